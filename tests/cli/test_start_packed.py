@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from onebit.evaluation import evaluate
 from onebit.packed import load, save
 from onebit.recipe import build_recipe, merge, read_settings, recipe_path
 from onebit.runs.model import build_training
+from onebit.runs.run import facts_of
 from onebit.runtime import run
+from onebit.train.weights import save_weights
 
 Onebit = Callable[..., Outcome]
 
@@ -75,6 +78,54 @@ def test_what_cannot_start_a_training_is_refused_before_data_are_read(
         assert refused.status == 2
         assert reason in refused.line
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"permutation": 3}, ["takes images with permutation none, this training has permutation 3"]),
+        ({"whitening": "zca"}, ["takes images with whitening none, this training has whitening zca"]),
+        ({}, []),
+    ],
+)
+def test_weights_for_other_images_are_told(settings: dict[str, object], said: list[str]) -> None:
+    data = load_dataset("mnist-sample")
+    asked = merge(read_settings(recipe_path("mnist-fast")), {"init_from": "mnist-mlp", **settings})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        build_training(build_recipe(asked), data)
+    told = [text.removeprefix("init_from: mnist-mlp ") for text in texts(found) if "signs become latents" not in text]
+    assert told == said
+
+
+def test_a_run_on_permuted_pixels_starts_without_a_word_only_on_the_same(tmp_path: Path) -> None:
+    data = load_dataset("mnist-sample")
+    asked = merge(read_settings(recipe_path("mnist-fast")), {"permutation": 3})
+    recipe = build_recipe(asked)
+    save_weights(tmp_path / "w.safetensors", build_training(recipe, data).model, facts_of(recipe, data))
+    for permutation, said in ((3, []), (4, ["takes images with permutation 3, this training has permutation 4"])):
+        again = replace(recipe, init_from=str(tmp_path / "w.safetensors"), permutation=permutation)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            build_training(again, data)
+        assert [text.partition(".safetensors ")[2] for text in texts(found)] == said
+
+
+def test_outputs_of_other_names_are_told() -> None:
+    data = load_dataset("mnist-sample")
+    letters = replace(data, classes=tuple("abcdefghij"))
+    asked = merge(read_settings(recipe_path("mnist-fast")), {"init_from": "mnist-mlp"})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        build_training(build_recipe(asked), letters)
+    assert texts(found)[1:] == [
+        "init_from: the outputs of mnist-mlp are 0, 1, 2, 3, 4, 5, … (10 in all); "
+        "those of mnist-sample are a, b, c, d, e, f, … (10 in all)"
+    ]
+
+
+def texts(found: list[warnings.WarningMessage]) -> list[str]:
+    return [str(warning.message) for warning in found]
 
 
 def test_a_loader_has_no_images_for_the_statistics() -> None:

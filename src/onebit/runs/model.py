@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from onebit.common.tables import resolve
-from onebit.data import VOID, Augmentation, Dataset, Split
+from onebit.data import VOID, Augmentation, Dataset, classes_in_short
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
@@ -122,7 +123,7 @@ def build_training(
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
-    _start(recipe, model, data.train)
+    _start(recipe, model, data)
     _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
@@ -132,29 +133,65 @@ def build_training(
     return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
-def _start(recipe: Recipe, model: nn.Module, train: Split | None) -> None:
+def _start(recipe: Recipe, model: nn.Module, data: Dataset | None) -> None:
     """Load the weights that a training starts from, if the recipe names some.
 
     Args:
-        train: of the data; a packed net needs images for the statistics of BatchNorm.
+        data: a packed net needs its images for the statistics of BatchNorm.
 
     Raises:
         UsageError, FormatError, CheckpointError: no such file, a damaged one, or another net.
     """
-    if recipe.init_from is None:
+    source = recipe.init_from
+    if source is None:
         return
-    if not is_packed(recipe.init_from):
-        file = trained_file(recipe.init_from)
-        load_weights(model, read_state(file)[0], source=str(file), start=True)
-        return
-    if train is None:
-        raise UsageError(f"init_from: {recipe.init_from} is a packed net, which needs a onebit.Dataset as data")
-    net, source = load(recipe.init_from), recipe.init_from
-    if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
-        check_structure(model, net, train.images.shape[1:], source=source)
-        return
-    said = unfold_(model, net, train.spread(STATISTICS).images[:], source=source)
-    warnings.warn(said, stacklevel=2)
+    trained: Any = {}  # a packed net takes images as they are stored
+    if is_packed(source):
+        if data is None:
+            raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
+        net = load(source)
+        classes: Any = net.classes
+        if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
+            check_structure(model, net, data.input_shape, source=source)
+        else:
+            said = unfold_(model, net, data.train.spread(STATISTICS).images[:], source=source)
+            warnings.warn(said, stacklevel=2)
+    else:
+        file = trained_file(source)
+        state, facts = read_state(file)
+        load_weights(model, state, source=str(file), start=True)
+        trained, classes = facts.get("recipe"), facts.get("classes")
+    if data is not None:
+        _tell_other_data(recipe, trained, classes, data)
+
+
+def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) -> None:
+    """Warn of weights for other images, or for classes of other names.
+
+    Args:
+        trained: settings of the recipe that the weights are from, classes: names of their outputs; None if unknown.
+    """
+    if isinstance(trained, Mapping) and (change := other_images(trained, recipe)):
+        warnings.warn(f"init_from: {recipe.init_from} {change}", stacklevel=3)
+    if isinstance(classes, (list, tuple)) and len(classes) == len(data.classes) and [*classes] != [*data.classes]:
+        there, here = classes_in_short([str(name) for name in classes], data.classes)
+        warnings.warn(
+            f"init_from: the outputs of {recipe.init_from} are {there}; those of {data.name} are {here}", stacklevel=3
+        )
+
+
+def other_images(trained: Mapping[str, Any], recipe: Recipe) -> str | None:
+    """How the images that a net was trained on differ from those of a recipe; None if they do not.
+
+    Args:
+        trained: settings of its training; empty for a net that takes images as they are stored.
+    """
+    for change in ("whitening", "permutation"):
+        there, here = trained.get(change), getattr(recipe, change)
+        if there != here:
+            one, other = ("none" if value is None else value for value in (there, here))
+            return f"takes images with {change} {one}, this training has {change} {other}"
+    return None
 
 
 def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps: int) -> Training:

@@ -22,7 +22,7 @@ from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
 from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import Training, build_training
+from onebit.runs.model import Training, build_training, other_images
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.trackers import open_trackers, tracking
@@ -134,22 +134,17 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         packed = PackedModule(name)
         model: nn.Module = packed
         shape, classes, names = packed.image_shape, next(iter(packed.logits_shape), None), packed.net.classes
-        trained = None  # on images as they are stored
+        trained: dict[str, Any] = {}  # on images as they are stored
         _refuse_crops(name, shape, recipe.augmentation.crop_size)
     else:
         run = open_run(name)
         model, shape, classes, names = run.model, run.input_shape, run.classes, run.facts.get("classes")
-        trained = run.recipe
+        trained = run.recipe.settings()
     refuse_teacher(shape, classes, data, name=name)
     if isinstance(data, Dataset):
         refuse_other_classes(data, names, source=f"teacher {name}")
-    for change in ("whitening", "permutation"):
-        there, here = getattr(trained, change, None), getattr(recipe, change)
-        if there != here:
-            raise UsageError(
-                f"teacher {name} takes images with {change} {_or_none(there)}, this training has {change} "
-                f"{_or_none(here)}: use a teacher that was trained on the same images"
-            )
+    if change := other_images(trained, recipe):
+        raise UsageError(f"teacher {name} {change}: use a teacher that was trained on the same images")
     return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
 
 
@@ -160,10 +155,6 @@ def _refuse_crops(name: str, shape: tuple[int, ...], crop: int | None) -> None:
             f"teacher {name} is a packed net for images of {'×'.join(map(str, shape[1:]))} pixels, the crops have "
             f"{crop}×{crop}: use --augmentation.crop_size null, or a run folder as the teacher"
         )
-
-
-def _or_none(value: Any) -> str:
-    return "none" if value is None else str(value)
 
 
 def first_stage(recipe: Recipe) -> Recipe:
