@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,19 @@ def test_an_opaque_image_with_alpha_and_one_without_orientation_are_not_changed(
     assert onebit("predict", color, tmp_path / "opaque.png").err.count("\n") == 1  # that it is not certified
 
 
+def test_16_bits_of_colors_are_said_too(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    rows = np.zeros((SIDE, 1 + SIDE * 6), np.uint8)  # a filter byte, then 16 bits of each color
+    rows[:, 1::2] = np.arange(SIDE * 3)
+    size = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    said = onebit("predict", color, tmp_path / "deep.png").err.splitlines()
+    assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
+
+
 def test_a_change_of_many_images_is_one_line(onebit: Onebit, color: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -199,6 +214,24 @@ def test_other_files_of_a_folder_are_counted_and_hidden_ones_ignored(
     assert f"{folder}: left out what does not end as an image: 1 without a suffix, 2 .heic, 1 .txt\n" in done.err
 
 
+def test_links_to_folders_are_named_and_not_followed(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = tmp_path / "photos", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+        smooth(SIDE, SIDE).save(place / "a.png")
+    (folder / "linked.png").symlink_to(other / "a.png")
+    (folder / "more").symlink_to(other)
+    (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "self").symlink_to(folder)
+    done = onebit("predict", color, folder, "--json")
+    assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png", f"{folder}/linked.png"]
+    assert f"left out what is not a file, such as a link to a folder: {folder}/lost.png and 2 more\n" in done.err
+    found = onebit("predict", color, f"{folder}/**/a.png", "--json").json["predictions"]
+    assert [one["file"] for one in found] == [f"{folder}/a.png", f"{folder}/more/a.png"]
+
+
 def test_the_most_probable_labels(onebit: Onebit, color: Path, tmp_path: Path) -> None:
     smooth(SIDE, SIDE).save(tmp_path / "a.png")
     pixels = np.asarray(smooth(SIDE, SIDE)).transpose(2, 0, 1)[np.newaxis]
@@ -248,6 +281,30 @@ def test_a_gray_background_is_noticed(onebit: Onebit, packed_file: Path, tmp_pat
         assert ("looks inverted" in said, "gray background" in said) == ("inverted" in words, "background" in words)
 
 
+def test_a_dim_digit_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images[:9].astype(np.int64)
+    for brightest, words in (
+        (1, "is dim: its brightest pixel has 1 of 255"),
+        (199, "brightest pixel has 199 of 255, where MNIST has 255: labels are often wrong; stretch its values"),
+        (200, ""),
+    ):
+        np.save(tmp_path / "dim.npy", (brightest * images // images.max(axis=(1, 2, 3), keepdims=True)).astype("uint8"))
+        said = onebit("predict", packed_file, tmp_path / "dim.npy").err
+        assert words in said
+        assert ("is dim" in said, "8 other images alike" in said) == (bool(words), bool(words))
+    np.save(tmp_path / "black.npy", np.zeros((1, 1, 28, 28), np.uint8))
+    assert "dim" not in onebit("predict", packed_file, tmp_path / "black.npy").err
+
+
+def test_a_picture_of_one_color_is_blank(onebit: Onebit, color: Path, packed_file: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "red.png")
+    Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
+    assert "red.png: is blank" in onebit("predict", color, tmp_path / "red.png").err
+    said = onebit("predict", packed_file, tmp_path / "white.png").err
+    assert "white.png: is blank" in said
+    assert "background" not in said
+
+
 def test_dark_ink_on_transparency_is_a_digit_when_inverted(
     onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]
 ) -> None:
@@ -273,6 +330,9 @@ def test_standard_input_is_one_image(
         done = onebit("predict", color, "-")
         assert (done.status, reason in done.err) == (2 if reason else 0, True)
         assert reason or "standard input: gray made RGB" in done.err
+    monkeypatch.chdir(tmp_path)
+    smooth(20, 20, 3).save("-", "PNG")
+    assert onebit("predict", color, "./-", "--json").json["predictions"][0]["file"] == str(tmp_path / "-")
     assert "'-' was given more than once" in onebit("predict", color, "-", "-").line
 
 

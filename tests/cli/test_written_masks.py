@@ -37,3 +37,14 @@ def test_no_image_and_no_true_mask_is_replaced(
         f"{named} would be replaced: name another folder with --masks, or rename the image"
     )
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def test_names_and_arrays(onebit: Onebit, tmp_path: Path) -> None:
+    name = tmp_path / "a\x1b[2J\n.png"
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(name)
+    done = onebit("predict", "membrane-unet", name, "--masks", tmp_path / "masks")
+    assert done.status == 0
+    assert "a\\x1b[2J\\n.png: " in done.out
+    assert "\x1b" not in done.out
+    refused = onebit("predict", "membrane-unet", "x.npy", "--masks", tmp_path / "masks")
+    assert refused.line.endswith("x.npy: masks are made of image files; --values gives the outputs of arrays")

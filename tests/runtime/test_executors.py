@@ -319,6 +319,7 @@ def test_gray_images_need_no_channel_axis_and_may_be_empty(packed_mlp: Maker) ->
 
 RAW = "; the net takes raw values, 0 to 255, and does the preprocessing itself"
 UINT8 = r"; batch.astype\('uint8'\) converts values from 0 to 255"
+BLACK_WHITE = r"; 255 \* batch.astype\('uint8'\) makes it black and white"
 ONE = r"; batch\[None\] makes a batch of one sample"
 STACK = "; numpy.stack makes one array of a list"
 
@@ -337,7 +338,7 @@ STACK = "; numpy.stack makes one array of a list"
         ([[[[0] * 4] * 3]], "list", STACK),
         ([[1], [1, 2]], "list", STACK),
         (None, "NoneType", ""),
-        (np.zeros((2, 1, 3, 4), bool), r"bool \(2, 1, 3, 4\)", UINT8),
+        (np.zeros((2, 1, 3, 4), bool), r"bool \(2, 1, 3, 4\)", BLACK_WHITE),
         (np.zeros((2, 1, 3, 4), object), r"object \(2, 1, 3, 4\)", ""),
     ],
 )

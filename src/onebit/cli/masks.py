@@ -14,7 +14,7 @@ import numpy as np
 from onebit.cli.output import answer_either, percent
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
 
@@ -74,7 +74,7 @@ def _line(found: dict[str, Any]) -> str:
     right = ""
     if "accuracy" in found:
         right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f} with packed weights"
-    return f"{found['file']}: {shares}{right}; {found['mask']}"
+    return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
 
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:

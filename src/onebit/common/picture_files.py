@@ -7,16 +7,16 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, opened, picture
+from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, is_deep, opened, picture
 from onebit.common.progress import say
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, escaped
 
 STANDARD_INPUT = Path("-")
 MOST_BYTES = 1 << 28
@@ -43,29 +43,51 @@ def image_files(words: Sequence[str]) -> list[Path]:
 
 def _named_by(word: str) -> list[Path]:
     path = Path(word)
+    if word == str(STANDARD_INPUT):
+        return [STANDARD_INPUT]
+    if path == STANDARD_INPUT:  # ./- is a file
+        return [path.absolute()]
     if path.is_dir():
-        found = sorted(_shown_files(path))
+        found, links = _shown_files(path)
         images = [file for file in found if file.suffix.lower() in SUFFIXES]
         if not images:
             raise UsageError(f"{word}: a folder without images; expected files that end in {', '.join(SUFFIXES)}")
         if others := Counter(file.suffix.lower() for file in found if file.suffix.lower() not in SUFFIXES):
             kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
             say(f"{word}: left out what does not end as an image: {kinds}")
+        if links:
+            more = f" and {len(links) - 1:,} more" if links[1:] else ""
+            say(f"{word}: left out what is not a file, such as a link to a folder: {escaped(links[0])}{more}")
         return images
-    if path == STANDARD_INPUT or path.exists() or glob.escape(word) == word:
+    if path.exists() or glob.escape(word) == word:
         return [path]
-    images = sorted(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name))
+    images = sorted(_once(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name)))
     if not images:
         raise UsageError(f"{word}: no file matches this pattern")
     return images
 
 
-def _shown_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below it that are not hidden."""
+def _once(files: Iterable[Path]) -> list[Path]:
+    """Files without those that a link to a folder above them names again."""
+    places: dict[tuple[str, str], Path] = {}
+    for file in sorted(files, key=lambda file: len(file.parts)):
+        places.setdefault((os.path.realpath(file.parent), file.name), file)
+    return list(places.values())
+
+
+def _shown_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files in a folder and below it, by name, and what is not a file, such as links to folders; no hidden ones."""
+    files: list[Path] = []
+    others: list[str] = []
     for place, inner, names in os.walk(folder):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        files = (Path(place, name) for name in names if not name.startswith("."))
-        yield from (file for file in files if file.is_file())  # a pipe would block forever
+        others += (os.path.join(place, name) for name in inner if os.path.islink(os.path.join(place, name)))
+        for file in (Path(place, name) for name in names if not name.startswith(".")):
+            if file.is_file():  # a pipe would block forever
+                files.append(file)
+            else:
+                others.append(str(file))
+    return sorted(files), sorted(others)
 
 
 def as_array(pixels: Any) -> Any:
@@ -118,7 +140,7 @@ class PictureReader:
                     array = as_array(picture(image, self.mode, paper=paper))
                 else:
                     array = as_array(fitted(image, self.size, self.mode, paper=paper))
-                if array.min() == array.max():
+                if (array == array[:, :1, :1]).all():
                     changes["blank"] = "is blank: all pixels have one value"
                 with suppress(Exception):  # of the frames behind the first, which are not read
                     if image.is_animated:
@@ -132,12 +154,11 @@ class PictureReader:
 
     def _changes(self, image: Any) -> dict[str, str]:
         """What reading an opened image changes: kind -> words."""
-        made: dict[str, str] = {}
+        made = {"bits": "16 bits reduced to 8"} if is_deep(image) else {}  # reading the EXIF data loads a PNG
         (width, height), turn = image.size, image.getexif().get(ORIENTATION, 1)
         if 2 <= turn <= 8:
             made["turned"] = "turned as its EXIF orientation says"
-        if deep := image.mode.startswith("I;16"):
-            made["bits"] = "16 bits reduced to 8"
+        deep = image.mode.startswith("I;16")
         if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema()[0] < 255):
             made["transparency"] = f"transparent pixels blended with {'white' if self.invert else 'black'}"
         colors = "gray" if deep else NAMES.get(image.mode, image.mode)

@@ -18,6 +18,11 @@ ORIENTATION = 0x0112
 """The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
 
 
+def is_deep(image: Any) -> bool:
+    """Whether an opened image, whose pixels are not loaded yet, has 16 bits; Pillow itself reduces those of colors."""
+    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
 @contextmanager
 def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
     """The image file, opened by Pillow; every error in the block becomes a DataError that names the file.

@@ -66,6 +66,8 @@ def refusal(spec: InputSpec, dtype: str, shape: tuple[int, ...]) -> UsageError:
             ways.append("batch.astype('float32') converts it")
         elif dtype.startswith("float"):
             ways.append("the net takes raw values, 0 to 255, and does the preprocessing itself")
+        elif dtype == "bool" and len(spec.shape) == 3:
+            ways.append("255 * batch.astype('uint8') makes it black and white")
         else:
             ways.append("batch.astype('uint8') converts values from 0 to 255")
     if shape == spec.shape or (_is_gray(spec) and shape == spec.shape[1:]):
