@@ -83,6 +83,12 @@ def test_an_unknown_name_is_one_line_with_the_nearest_one(missing: str, hint: st
     assert str(info.value) == f"cannot read {missing!r}: No such file or directory{hint}"
 
 
+@pytest.mark.parametrize("missing", ["./mnist-mlp", Path("mnist-mlp")])
+def test_a_path_with_the_name_of_a_net_is_told_from_the_name(missing: str | Path) -> None:
+    with pytest.raises(FormatError, match=r"the plain name 'mnist-mlp', a text without \./, is a net that comes with"):
+        onebit.load(missing)
+
+
 # ---------------------------------------------------------------------------------------------------------- what ships
 def test_all_nets_together_are_small() -> None:
     assert ship_nets.MOST_BYTES == 1_500_000

@@ -92,6 +92,15 @@ def test_a_card_tells_of_the_nets_that_a_training_used(
     assert (card.command is not None, str(card.method).endswith(words)) == (command, True)
 
 
+def test_a_command_that_needs_data_of_the_user_is_left_out(onebit: Onebit, copied: Path, tmp_path: Path) -> None:
+    recipe = copied / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("dataset: mnist-sample", "dataset: arrays"))
+    split_facts(copied, dataset="arrays")
+    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
+    card = card_of(tmp_path / "net.1bit")
+    assert (card.command, card.dataset) == (None, "arrays")
+
+
 def split_facts(folder: Path, **changes: object) -> dict[str, object]:
     """Change settings of the recipe that a weight file of the folder stores; returns them."""
     for path in folder.glob("*.safetensors"):

@@ -74,6 +74,12 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--augmentation.crop_padding 2 --augmentation.min_area 0.5", "two ways to crop: choose one"),
         ("--augmentation.rotate", "rotate"),
         ("--init_from nowhere.safetensors", "nowhere.safetensors: no such run folder or file"),
+        ("--init_from=", "init_from is empty; expected a run folder, a weight file or a packed net"),
+        ("--teacher=", "teacher is empty; expected"),
+        (
+            "--first_stage 1 --init_from mnist-mlp",
+            "first_stage trains real weights, those of init_from mnist-mlp are signs",
+        ),
         ("--teacher nowhere", "nowhere: no such run folder or file"),
         ("--first_stage 1 --method real", "first_stage trains real weights before binary ones"),
         ("--first_stage 1 --method bop", "first_stage trains real weights, which bop cannot"),

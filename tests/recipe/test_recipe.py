@@ -372,6 +372,10 @@ def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:
         ("mnist-binaryconect", "unknown recipe 'mnist-binaryconect'; did you mean 'mnist-binaryconnect'?"),
         ("folder/none.yaml", "folder/none.yaml: no such recipe file"),
         ("methods", "unknown recipe 'methods'"),
+        (
+            "mnist-mlp",
+            "mnist-mlp is a net that comes with onebit, not a recipe: onebit inspect mnist-mlp names its recipe",
+        ),
         ("", "unknown recipe ''"),
         ("x" * 5000, "unknown recipe"),
         ("a\0b", "unknown recipe"),

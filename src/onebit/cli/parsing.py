@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from onebit.common.files import refuse_unwritable
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
+from onebit.nets import net_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -153,6 +154,6 @@ def refuse_trained(text: str, *, run: str) -> Path:
         raise UsageError("--output is empty; expected a path")
     path = Path(text)
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
-    if os.path.realpath(path) == os.path.realpath(run) or part_of_run:
+    if os.path.realpath(path) == os.path.realpath(net_path(run)) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
     return path

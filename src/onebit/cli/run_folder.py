@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onebit.errors import UsageError
+from onebit.nets import net_names, net_path
 from onebit.recipe import recipe_names
 from onebit.runs.folders import is_replaceable, refuse_busy, seed_folder, seed_folders
 from onebit.train.history import holds_run, refuse_used
@@ -79,15 +80,28 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
         raise UsageError(f"{used} holds a run already: add --resume or --overwrite, or choose another --out")
 
 
+def refuse_name_of_net(folder: Path, read: Mapping[str, str | None]) -> None:
+    """Raise UsageError if the run folder would have the name of a net that the training reads: which is meant then?
+
+    Args:
+        read: flag -> the run folder, weight file or net that it names.
+    """
+    for flag, name in read.items():
+        if name in net_names() and os.path.realpath(folder) == os.path.realpath(str(name)):
+            raise UsageError(
+                f"{folder} as the run folder would have the name of the net that --{flag} reads: choose another --out"
+            )
+
+
 def refuse_overwriting(folder: Path, read: Mapping[str, str | None]) -> None:
     """Raise UsageError if `--overwrite` would replace other files than a run, or weights that the training reads.
 
     Args:
-        read: flag -> the run folder or weight file that it names.
+        read: flag -> the run folder, weight file or net that it names.
     """
     if not is_replaceable(folder):
         raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
     replaced = Path(os.path.realpath(folder))
     for flag, path in read.items():
-        if path and Path(os.path.realpath(path)).is_relative_to(replaced):
+        if path and Path(os.path.realpath(net_path(path))).is_relative_to(replaced):
             raise UsageError(f"--overwrite replaces {folder}, which --{flag} {path} reads: choose another --out")

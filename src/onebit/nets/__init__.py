@@ -59,6 +59,8 @@ def not_a_net(missing: str | os.PathLike[str]) -> str:
         ", and no net that comes with onebit has this name; did you mean 'mnist-mlp'?"
     """
     path = Path(missing)
+    if str(path) in net_names():
+        return f"; the plain name {str(path)!r}, a text without ./, is a net that comes with onebit"
     near = did_you_mean(path.stem, net_names(), or_all=False)
     if path.name != str(path) or path.suffix not in ("", SUFFIX) or (path.suffix and not near):
         return ""

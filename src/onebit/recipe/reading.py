@@ -12,6 +12,7 @@ from typing import Any
 from onebit.common.aliases import spelled_out
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
+from onebit.nets import net_names
 from onebit.recipe.flags import Flags, flag_values
 from onebit.recipe.options import Part, declared, with_own
 from onebit.recipe.own_names import is_own
@@ -85,6 +86,10 @@ def recipe_path(name: str) -> Path:
         if not os.path.isfile(name):
             raise UsageError(f"{name}: no such recipe file")
         return path
+    if name in net_names():
+        raise UsageError(
+            f"{name} is a net that comes with onebit, not a recipe: onebit inspect {name} names its recipe"
+        )
     raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
 
 

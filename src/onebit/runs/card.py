@@ -133,10 +133,11 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
     """What trains a recipe again, and whether its summary and reference are about this training.
 
     The command is a recipe that comes with onebit, and the settings that differ; None for any other recipe, and if it
-    needs a file of the user's own.
+    needs files of the user's own.
     """
     if recipe.name not in recipe_names():
         return None, True
+    own_data = recipe.dataset not in DATASETS or DATASETS[recipe.dataset].counts is None
     base = read_settings(recipe_path(recipe.name))
     changed = recipe.changed_from(build_recipe(base))
     described = {name for name, _, _ in changed} <= SAME_TRAINING
@@ -148,6 +149,6 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
     except UsageError:
         return None, described
     own_files = {recipe.init_from, recipe.teacher} - {None, *net_names()}
-    if own_files or recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
+    if own_data or own_files or recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
         return None, described
     return shlex.join(["onebit", "train", recipe.name, *flags]), described

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ def build_training(
     model: nn.Module | None = None,
     device: torch.device | None = None,
     processes: int = 1,
+    start: Path | None = None,
 ) -> Training:
     """Seed torch, then build the objects of a recipe for a data set.
 
@@ -113,17 +115,20 @@ def build_training(
         model: trained on instead of the one that the recipe describes.
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
+        start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
 
     Raises:
         UsageError, UnknownNameError: names or settings that do not fit together.
         FormatError, CheckpointError: `init_from` is damaged or holds another net.
     """
     torch.manual_seed(recipe.seed)
+    if start is not None:
+        recipe = replace(recipe, init_from=str(start))
     if model is None:
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
-    _start(recipe, model, data)
+    _start(recipe, model, data, tell=start is None)
     _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
@@ -133,11 +138,12 @@ def build_training(
     return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
-def _start(recipe: Recipe, model: nn.Module, data: Dataset | None) -> None:
+def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool) -> None:
     """Load the weights that a training starts from, if the recipe names some.
 
     Args:
         data: a packed net needs its images for the statistics of BatchNorm.
+        tell: whether to warn of weights that were trained on other data.
 
     Raises:
         UsageError, FormatError, CheckpointError: no such file, a damaged one, or another net.
@@ -161,7 +167,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None) -> None:
         state, facts = read_state(file)
         load_weights(model, state, source=str(file), start=True)
         trained, classes = facts.get("recipe"), facts.get("classes")
-    if data is not None:
+    if data is not None and tell:
         _tell_other_data(recipe, trained, classes, data)
 
 
@@ -201,7 +207,7 @@ def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps:
         samples: of training; steps: batches of an epoch.
     """
     torch.manual_seed(recipe.seed)
-    _start(recipe, model, None)
+    _start(recipe, model, None, tell=False)
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))

@@ -50,7 +50,10 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
-    for path in (recipe.init_from, recipe.teacher):
+    for name in ("init_from", "teacher"):
+        path = getattr(recipe, name)
+        if path == "":
+            raise UsageError(f"{name} is empty; expected a run folder, a weight file or a packed net")
         if path is not None and not is_packed(path):
             trained_file(path)
     if recipe.continual.tasks:

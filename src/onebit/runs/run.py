@@ -173,6 +173,10 @@ def first_stage(recipe: Recipe) -> Recipe:
             f"first_stage trains real weights, which {recipe.optimizer.name} cannot: leave it out, or train them with "
             "another recipe and name its run with --init_from"
         )
+    if recipe.init_from is not None and is_packed(recipe.init_from):
+        raise UsageError(
+            f"first_stage trains real weights, those of init_from {recipe.init_from} are signs: leave one out"
+        )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
@@ -228,7 +232,7 @@ def train_stage(
 
     Args:
         machine: from `resolve_machine`, which is called when None.
-        start: the run to start from instead of the recipe's `init_from`.
+        start: see `build_training`.
         ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
         trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
@@ -239,8 +243,7 @@ def train_stage(
     """
     machine = machine or resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
-    origin = recipe if start is None else replace(recipe, init_from=str(start))
-    training = build_training(origin, data, device=machine.device, processes=ranks.world)
+    training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
