@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import onebit
 from benchmarks.shared import add_rounds, describe_machine, set_up_process
 from benchmarks.variants import (
     EAGER,
+    EVERY_LAYER,
     FLOOR,
     Run,
     Variant,
@@ -71,6 +72,7 @@ def measure(
     compile: bool = False,
     default_malloc: bool = False,
     widths: Sequence[int] | None = None,
+    options: Mapping[str, Any] = EVERY_LAYER,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Check all variants, then time them in turn.
@@ -79,6 +81,7 @@ def measure(
         model, width: see `benchmarks.variants.build`.
         variants: the variants or their names; the binary ones of EAGER for None.
         widths: of the mlp, in place of `width`.
+        options: of a convolutional model, see `benchmarks.variants.build`.
         on_round: called with (rounds done, rounds).
 
     Returns:
@@ -99,7 +102,7 @@ def measure(
     timed: list[_Timed] = []
     for setting in settings_of(model):
         for variant in chosen(variants, compile=compile):
-            run = build(variant, setting, model=model, batch=batch, width=width, widths=widths)
+            run = build(variant, setting, model=model, batch=batch, width=width, widths=widths, options=options)
             started = time.perf_counter()
             run.step()
             timed.append(_Timed(run, time.perf_counter() - started))
@@ -110,7 +113,7 @@ def measure(
         if on_round is not None:
             on_round(done + 1, rounds)
     floors = {one.run.setting: one for one in timed if one.run.variant.name == FLOOR}
-    net = {"widths": list(widths)} if model == "mlp" else {"width": width}
+    net = {"widths": list(widths)} if model == "mlp" else {"width": width, "options": dict(options)}
     return {
         "benchmark": "training-step",
         "machine": where,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from benchmarks.shared import add_process_options, own_kernels
 WIDTHS = (784, 2048, 2048, 2048, 10)
 IMAGES, CLASSES = (3, 32, 32), 10
 FLOOR = "plain torch"
+EVERY_LAYER = {"last_norm": True}
+"""Options of a net whose last layer is binary, too."""
 CPU = torch.device("cpu")
 CERTAIN = 10.0
 """|λ| above which every draw of BayesBiNN has the sign of λ."""
@@ -175,14 +178,21 @@ def is_plain(net: nn.Module) -> bool:
 
 
 def build(
-    variant: Variant, setting: Setting, *, model: str, batch: int, width: float = 1.0, widths: Sequence[int] = WIDTHS
+    variant: Variant,
+    setting: Setting,
+    *,
+    model: str,
+    batch: int,
+    width: float = 1.0,
+    widths: Sequence[int] = WIDTHS,
+    options: Mapping[str, Any] = EVERY_LAYER,
 ) -> Run:
     """A variant with its optimizer and a batch of noise, the same seed for all.
 
     Args:
         model: "mlp", whose floor is `plain_net`, or a convolutional model, whose floor is the same model without
             quantizers.
-        width: of a convolutional model; widths: of the mlp.
+        width, options: of a convolutional model; widths: of the mlp.
 
     Raises:
         UnknownNameError, UsageError: no such model, or one that does not take images of 32×32 pixels.
@@ -197,10 +207,10 @@ def build(
             input_shape=IMAGES,
             classes=CLASSES,
             width=width,
-            last_norm=True,
             weight_quantizer=variant.weights,
             input_quantizer=variant.inputs,
             activation=variant.activation,
+            **options,
         )
         layout = onebit.evaluation.precision.resolve_memory_format(setting.memory_format, net)
         net.to(memory_format=layout)  # type: ignore[call-overload]

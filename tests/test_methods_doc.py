@@ -85,9 +85,9 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
         TOOL["PROTOCOLS"]["mlp"], seeds="0", step={"widths": (6, 8, 4), "batch": 4, "rounds": 1, "steps": 1}
     )
     file = tmp_path / "steps.json"
-    assert TOOL["step_ratios"](file, "fp32") == {}
+    assert TOOL["step_ratios"](file) == {}
     TOOL["time_steps"](protocol, ["real", "bop"], file)
-    ratios = TOOL["step_ratios"](file, "fp32")
+    ratios = TOOL["step_ratios"](file)
     assert set(ratios) == {training_step.FLOOR, "real", "bop"}
     assert ratios[training_step.FLOOR] == 1
     assert 1 != ratios["real"] > 0

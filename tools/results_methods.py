@@ -27,6 +27,8 @@ recipe = onebit.recipe
 DOCUMENT = Path("docs/results.md")
 RUNS = Path("runs/methods")
 STEPS_FILE = "steps.json"
+OF_NET = ("real_first", "real_last", "last_norm", "bireal")
+"""Options that say which net it is, whatever trains it."""
 
 
 @dataclass(frozen=True)
@@ -149,21 +151,24 @@ def _bits(input_quantizer: str | None) -> int:
 def time_steps(protocol: Protocol, methods: Iterable[str], file: Path) -> None:
     """Write the ratio of each method's training step to that of plain torch in the same precision."""
     variants = []
+    options: dict[str, Any] = {}
     for method in methods:
         trained = protocol.recipe(method)
         model, optimizer = trained.model, trained.optimizer.name
+        options = {name: value for name in OF_NET if (value := getattr(model, name)) is not None}
         weights, inputs = model.weight_quantizer, model.input_quantizer
         variants.append(Variant(method, weights, inputs, optimizer=optimizer, activation=model.activation))
-    result = measure(variants=variants, **protocol.step)
+    result = measure(variants=variants, options=options, **protocol.step)
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def step_ratios(file: Path, precision: str) -> dict[str, float]:
-    """Method -> the ratio that `time_steps` wrote; empty if there is none."""
+def step_ratios(file: Path) -> dict[str, float]:
+    """Method -> the ratio that `time_steps` wrote, in the precision of the training; empty if there is none."""
     if not file.exists():
         return {}
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    own = [row for row in rows if row["precision"] == precision and row["memory_format"] == rows[-1]["memory_format"]]
+    last = rows[-1]  # bf16 where the machine multiplies it, as trainings do
+    own = [row for row in rows if all(row[name] == last[name] for name in ("precision", "memory_format"))]
     return {row["variant"]: row["same_precision_ratio"] for row in own}
 
 
@@ -215,7 +220,7 @@ def write(protocols: dict[str, Protocol], runs: Path) -> None:
         present, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
-        steps = step_ratios(runs / name / STEPS_FILE, "bf16" if "bf16" in protocol.flags else "fp32")
+        steps = step_ratios(runs / name / STEPS_FILE)
         text = before + start + table(protocol, protocol.folders(runs / name), steps, present) + "\n" + end + after
     DOCUMENT.write_text(text, encoding="utf-8")
     print(f"wrote {DOCUMENT}")

@@ -16,6 +16,7 @@ from benchmarks.training_step import EAGER, FLOOR, check, describe, measure
 from benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
+from onebit.models.resnet import Block
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Quantizer, Sign
 
@@ -63,6 +64,20 @@ def test_convolutional_nets_are_measured_in_each_memory_format(model: str) -> No
     text = describe(result)
     assert f"training step of {model}, width 0.125, batch 8; 1 rounds of 1 steps" in text
     assert "NCHW" in text
+
+
+def test_a_net_and_its_twin_have_the_options_of_the_net() -> None:
+    options = {"real_first": True, "real_last": True, "bireal": True}
+    setting = Setting("fp32", "channels_last")
+    both = chosen(["bnn"])
+    runs = [build(v, setting, model="resnet20", width=1 / 16, batch=2, options=options) for v in both]
+    plain, binary = (run.net for run in runs)
+    assert is_plain(plain)
+    for net in (plain, binary):
+        assert all(block.around_each for block in net.modules() if isinstance(block, Block))
+    assert sum(isinstance(layer, BinaryConv2d) for layer in binary.modules()) == 18
+    result = measure(model="resnet20", width=1 / 8, variants=["bnn"], rounds=1, batch=8, options=options)
+    assert result["settings"]["options"] == options
 
 
 def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:
