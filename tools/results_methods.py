@@ -167,7 +167,7 @@ def step_ratios(file: Path) -> dict[str, float]:
     if not file.exists():
         return {}
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    last = rows[-1]  # bf16 where the machine multiplies it, as trainings do
+    last = rows[-1]  # bf16 where the machine multiplies it, as a training does
     own = [row for row in rows if all(row[name] == last[name] for name in ("precision", "memory_format"))]
     return {row["variant"]: row["same_precision_ratio"] for row in own}
 
