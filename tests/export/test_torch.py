@@ -29,7 +29,7 @@ from onebit.export.plain_torch.body import all_parts
 from onebit.export.plain_torch.names import MODULE_NAMES, Names
 from onebit.export.plain_torch.program import Program
 from onebit.export.plain_torch.target import HIDING
-from onebit.packed import Dense, PackedNet, Sign, infer
+from onebit.packed import Conv, Dense, MaxPool, PackedNet, Relu, Sign, infer
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
@@ -266,6 +266,20 @@ def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
             assert list(answer) == list(net.output)
 
     check()
+    assert_clean(tmp_path)
+
+
+def test_a_layer_in_the_padding_of_a_pool_fits_into_its_line(tmp_path: Path) -> None:
+    for length in range(8, 41):
+        b = Builder((1, 6, 6))
+        b.add(Conv, **b.signs(2, 9, scale=True), kernel=(3, 3))
+        b.add(Relu)
+        b.add(MaxPool, kernel=(2, 2), padding=(0, 1, 1, 0))
+        net = b.net()
+        conv, relu, pool = net.nodes
+        conv = dataclasses.replace(conv, output="n" * length)
+        made = conv, dataclasses.replace(relu, inputs=(conv.output,)), pool
+        export_net(dataclasses.replace(net, nodes=made), "torch", tmp_path / f"{length}.safetensors")
     assert_clean(tmp_path)
 
 

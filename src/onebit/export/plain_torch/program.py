@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from onebit.export.plain_torch.body import INDENT, Body, all_parts
-from onebit.export.plain_torch.layers import LAYERS, SEPARATE
+from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
 from onebit.export.plain_torch.text import WIDTH, listing, plain, quoted
-from onebit.packed import PackedNet, Quantize, infer
+from onebit.packed import MaxPool, PackedNet, Quantize, infer
 from onebit.packed.net import INPUT
 
 NESTED = 90
@@ -86,6 +86,8 @@ class Program:
         around = min(len(node.output), LONGEST) + len("self.()")
         if isinstance(node, Quantize):
             around = len(f"quantize(, least={node.least}, most={node.most})")
+        elif isinstance(node, MaxPool) and not fits(node):
+            around = len(f"F.pad(, {sides(node.padding)}, value=-torch.inf)")
         if alone and len(expression) + around <= NESTED and not isinstance(node, SEPARATE):
             return expression
         if waiting not in self._places:
