@@ -151,14 +151,16 @@ def _bits(input_quantizer: str | None) -> int:
 def time_steps(protocol: Protocol, methods: Iterable[str], file: Path) -> None:
     """Write the ratio of each method's training step to that of plain torch in the same precision."""
     variants = []
-    options: dict[str, Any] = {}
+    nets: list[dict[str, Any]] = []
     for method in methods:
         trained = protocol.recipe(method)
         model, optimizer = trained.model, trained.optimizer.name
-        options = {name: value for name in OF_NET if (value := getattr(model, name)) is not None}
+        nets.append({name: value for name in OF_NET if (value := getattr(model, name)) is not None})
         weights, inputs = model.weight_quantizer, model.input_quantizer
         variants.append(Variant(method, weights, inputs, optimizer=optimizer, activation=model.activation))
-    result = measure(variants=variants, options=options, **protocol.step)
+    if any(net != nets[0] for net in nets):
+        sys.exit(f"{protocol.model}: the methods train nets of different {', '.join(OF_NET)}; time them one by one")
+    result = measure(variants=variants, options=nets[0] if nets else {}, **protocol.step)
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -214,9 +214,7 @@ def test_other_files_of_a_folder_are_counted_and_hidden_ones_ignored(
     assert f"{folder}: left out what does not end as an image: 1 without a suffix, 2 .heic, 1 .txt\n" in done.err
 
 
-def test_links_to_folders_are_named_and_not_followed(
-    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_to_folders_are_named_and_not_followed(onebit: Onebit, color: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "photos", tmp_path / "other"
     for place in (folder, other):
         place.mkdir()

@@ -135,8 +135,8 @@ def _tell_odd_digits(net: PackedNet, names: list[dict[str, Any]], samples: np.nd
         f"looks inverted, dark on white, where MNIST is white on black: {way}": gray & light,
         f"has a gray background, where that of MNIST is black: labels are often wrong; make the "
         f"{'paper white' if inverted else 'background black'} first": gray & ~light,
-        f"is dim: its brightest pixel has {brightest[dim][:1].sum()} of 255, where MNIST has 255: labels are often "
-        "wrong; stretch its values to 255 first": dim,
+        f"is dim: its brightest pixel has {next(iter(brightest[dim]), 0)} of 255, where MNIST has 255: labels are "
+        "often wrong; stretch its values to 255 first": dim,
     }
     for said, kind in kinds.items():
         found = np.flatnonzero(kind)

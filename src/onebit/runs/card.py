@@ -137,7 +137,7 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
     """
     if recipe.name not in recipe_names():
         return None, True
-    own_data = recipe.dataset not in DATASETS or DATASETS[recipe.dataset].counts is None
+    own_data = data_in_words(recipe.dataset, None) is None
     base = read_settings(recipe_path(recipe.name))
     changed = recipe.changed_from(build_recipe(base))
     described = {name for name, _, _ in changed} <= SAME_TRAINING

@@ -138,7 +138,7 @@ def build_training(
     return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
-def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool) -> None:
+def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool = True) -> None:
     """Load the weights that a training starts from, if the recipe names some.
 
     Args:
@@ -207,7 +207,7 @@ def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps:
         samples: of training; steps: batches of an epoch.
     """
     torch.manual_seed(recipe.seed)
-    _start(recipe, model, None, tell=False)
+    _start(recipe, model, None)
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))

@@ -66,6 +66,7 @@ class Teacher:
 
     @property
     def packed(self) -> bool:
+        """Whether the model is a packed net, which stays on the CPU."""
         return isinstance(self.model, PackedModule)
 
     @torch.no_grad()
