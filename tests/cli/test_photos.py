@@ -162,6 +162,17 @@ def test_16_bits_of_colors_are_said_too(onebit: Onebit, color: Path, tmp_path: P
     assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
 
 
+def test_16_bits_of_three_colors_together_are_not_deep(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    """A BMP with 5 bits of red, 6 of green and 5 of blue."""
+    pixels = np.arange(SIDE * SIDE, dtype="<u2").tobytes()
+    size = struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(size) + len(masks)
+    head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
+    (tmp_path / "few.bmp").write_bytes(head + size + masks + pixels)
+    assert len(onebit("predict", color, tmp_path / "few.bmp").err.splitlines()) == 1  # that it is not certified
+
+
 def test_a_change_of_many_images_is_one_line(onebit: Onebit, color: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,13 +15,16 @@ from onebit.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case."""
+_DEEP = re.compile(";16[BLN]")
+"""A layout of pixels in a file with 16 bits a channel, in an order of bytes; `BGR;16` has 16 for all three."""
 ORIENTATION = 0x0112
 """The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
 
 
 def is_deep(image: Any) -> bool:
-    """Whether an opened image, whose pixels are not loaded yet, has 16 bits; Pillow itself reduces those of colors."""
-    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    """Whether an opened image has 16 bits a channel; Pillow itself reduces those of colors when it loads the pixels."""
+    layouts = (str(tile[3]) for tile in getattr(image, "tile", ()))
+    return image.mode.startswith("I;16") or any(map(_DEEP.search, layouts))
 
 
 @contextmanager
