@@ -61,7 +61,7 @@ def take(run: Path) -> str:
         if where != ("cpu", 1, 1):
             sys.exit("{}: trained on {} with {} threads in {} processes, expected cpu, 1, 1".format(run, *where))
     changed = changes(settings[0], shipped(name))
-    kept = ("bn", "count", *SHOWN_MASKS)
+    kept = ("bn", "count")
     folder = RESULTS / name
     before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
     result = {
@@ -75,7 +75,8 @@ def take(run: Path) -> str:
         "chosen_by": found[0]["chosen_by"],
         "precision": found[0]["precision"],
         "test": {
-            mode: {key: score[key] for key in kept if key in score}
+            mode: {key: score[key] for key in kept}
+            | {key: statistics.fmean(one["test"][mode][key] for one in found) for key in SHOWN_MASKS if key in score}
             | {"correct": [one["test"][mode]["correct"] for one in found]}
             for mode, score in found[0]["test"].items()
         },
@@ -178,12 +179,15 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     """A row of the table of a data set."""
     name, folder = result["recipe"], f"results/{result['recipe']}"
     settings = recipe.read_settings(RESULTS / name / "recipe.yaml")
-    model, start = settings["model"], settings.get("init_from")
+    model, start, teacher = settings["model"], settings.get("init_from"), settings.get("teacher")
     begun = f"; begun with the weights of `{Path(start).name}`" if start else ""
+    taught = f"; taught by `{Path(teacher).name}`" if teacher else ""
     inputs = model["input_quantizer"]
     options = model.get("input_options") or {}
     bits = 32 if inputs is None else options.get("bits") or onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
     error = result["dataset"].startswith("mnist")
+    ends = [end for end in ("first", "last") if model.get(f"real_{end}") and model["weight_quantizer"]]
+    real = f"; {' and '.join(ends)} layer real" if ends else ""
     shown = []
     for mode, score in result["test"].items():
         figure = percents(score, error=error)
@@ -197,9 +201,9 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     nets = [f"[`{net}`](nets.md)" for net, trained_by in _recipes_of_nets().items() if trained_by == name]
     return [
         f"`{command(result).removeprefix('onebit train ')}`",
-        f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}",
+        f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}{real}",
         "; ".join(shown),
-        trained(result) + begun,
+        trained(result) + begun + taught,
         _distance(result, published),
         ", ".join([*links, *nets]),
     ]

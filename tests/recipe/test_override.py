@@ -150,9 +150,13 @@ def test_flags_and_their_optimizer_choose_the_defaults() -> None:
     assert momentum == 0.9
 
 
+MIXED = ("cifar10-resnet20-signs",)
+"""Recipes with weights of one method and activations of another."""
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_method_of_every_recipe_is_known(name: str) -> None:
     found = method_of(shipped(name))
-    assert found is not None
+    assert (found is None) == (name in MIXED)
     named = next((method for method in sorted(methods(), key=len, reverse=True) if method in name), found)
     assert found == named

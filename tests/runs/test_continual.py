@@ -77,6 +77,24 @@ def test_each_cell_is_the_accuracy_under_its_own_permutation(
         assert cell["correct"] == score.correct
 
 
+def test_the_draws_of_an_ensemble_have_statistics_of_their_own_on_the_latest_task(
+    learned: tuple[Path, dict[str, Any]], toy: Dataset
+) -> None:
+    """Those in the file belong to the signs."""
+    folder, result = learned
+    cells = {
+        (cell["task"], cell["seen"]): cell["loss"]
+        for cell in result["cells"]
+        if (cell["method"], cell["weights"]) == ("bayesbinn", "ensemble:3")
+    }
+    model, latest = open_run(folder / "bayesbinn" / "task-2").model, permute_pixels(toy, 2).train
+    for seen in (1, 2):
+        test = permute_pixels(toy, seen).test
+        of_draws = evaluate(model, test, weights="ensemble:3", bn="reestimate", train=latest)
+        of_signs = evaluate(model, test, weights="ensemble:3", bn="trained")
+        assert cells[2, seen] == of_draws.loss != of_signs.loss
+
+
 def test_the_posterior_of_a_task_is_the_prior_of_the_next(learned: tuple[Path, dict[str, Any]]) -> None:
     folder = learned[0] / "bayesbinn"
     before = read_state(folder / "task-1" / "final.safetensors")[0]

@@ -9,7 +9,7 @@ import torch
 from toy_training import CASES, DATA, build
 
 from onebit.errors import UsageError
-from onebit.evaluation.modes import evaluate
+from onebit.evaluation.modes import bn_images, evaluate, reestimate_batch_norm_
 from onebit.train.average import WeightAverage
 from onebit.train.loop import fit
 from onebit.train.weights import read_weights
@@ -61,12 +61,29 @@ def test_the_average_is_what_is_validated_saved_and_left(tmp_path: Path) -> None
     assert final.keys() == held["average"].keys()
     moved = 0
     for name, tensor in final.items():
-        assert torch.equal(tensor, held["average"][name])
         assert torch.equal(tensor, toy.model.state_dict()[name])
+        if ".running_" in name or name.endswith(".num_batches_tracked"):
+            continue  # see below
+        assert torch.equal(tensor, held["average"][name])
         moved += not torch.equal(tensor, held["model"][name])
     assert moved > 5  # training itself goes on from the weights
     score = evaluate(toy.model, DATA.validation, loss="squared_hinge")
     assert score.error == pytest.approx(history.rows[-1].validation_error)
+
+
+@pytest.mark.parametrize("case", ["sign", "real"])
+def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: Path, case: str) -> None:
+    """No training step saw its signs: averages of the statistics of training belong to other nets."""
+    toy = build(CASES[case])
+    toy.fit(DATA, tmp_path, ema=0.8, epochs=1)
+    final, best = (read_weights(tmp_path / f"{name}.safetensors")[0] for name in ("final", "best"))
+    reestimate_batch_norm_(toy.model, bn_images(DATA.train))
+    expected = toy.model.state_dict()
+    statistics = [name for name in final if ".running_" in name]
+    assert len(statistics) > 1
+    for name in statistics:
+        assert torch.allclose(final[name], expected[name], atol=1e-5), name
+        assert torch.equal(best[name], final[name])
 
 
 @pytest.mark.parametrize("ema", [-0.1, 1.0])

@@ -40,7 +40,8 @@ WITHOUT_BINARY_LAYERS = ("real", "packed")
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
     """Whether the BatchNorm statistics after `fit` belong to the weights of this test mode.
 
-    They belong to the binary weights: for a net trained on random draws, `fit` re-estimates them at the end.
+    They belong to the binary weights: for a net trained on random draws, and for an average of weights, `fit`
+    re-estimates them at the end.
     """
     # fixed_weights refuses "real" and "packed" for a net with binary layers
     return weights in ("binary", *WITHOUT_BINARY_LAYERS) or not any(True for _ in binary_layers(model))

@@ -120,8 +120,7 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
         if certificate is not None and certificate.weights == "sample"
         else "",
     ]
-    name = method_of(recipe)
-    return f"{name}: {'; '.join(filter(None, parts))}" if name else "; ".join(filter(None, parts))
+    return f"{method_of(recipe) or 'mixed'}: {'; '.join(filter(None, parts))}"
 
 
 def _net(name: str) -> str:

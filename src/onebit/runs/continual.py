@@ -5,9 +5,9 @@ with the option `prior` also takes the posterior of that run as its prior (Meng,
 section 4.3), so that weights which matter to earlier tasks hardly change. After each task the net is tested on every
 task seen so far, each under its own permutation; the net is not given the task.
 
-BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). The table also has
-the scores with statistics of the training images of the tested task (`reestimate`), which a continual learner that
-keeps no old images does not have.
+BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`), each draw of an
+ensemble with its own. The table also has the scores with statistics of the training images of the tested task
+(`reestimate`), which a continual learner that keeps no old images does not have.
 """
 
 from __future__ import annotations
@@ -144,14 +144,17 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     run = open_run(part)
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
     shipped = "binary" if quantizers else "real"
-    modes = [(shipped, "trained"), (shipped, "reestimate")]
-    if recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers):
-        modes.insert(0, (f"ensemble:{recipe.draws}", "trained"))
+    latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train
+    ensemble = recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers)
     cells = []
     for seen in range(1, task + 1):
         permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)
-        for weights, bn in modes:
-            score = evaluate(run.model, permuted.test, weights=weights, bn=bn, train=permuted.train, seed=recipe.seed)
+        # test mode, name of the statistics in the table, how they are found, on which images
+        modes = [(shipped, "trained", "trained", None), (shipped, "reestimate", "reestimate", permuted.train)]
+        if ensemble:  # the statistics in the file are those of the signs: the draws get theirs from the latest task
+            modes.insert(0, (f"ensemble:{recipe.draws}", "trained", "reestimate", latest))
+        for weights, bn, found, train in modes:
+            score = evaluate(run.model, permuted.test, weights=weights, bn=found, train=train, seed=recipe.seed)
             cells.append(Cell(method, task, seen, weights, bn, score.correct or 0, score.count, score.loss))
     return cells
 

@@ -78,10 +78,13 @@ class Job:
         return None if self.output.folder is None else Path(self.output.folder)
 
     @property
-    def random_weights(self) -> bool:
-        """Whether training draws weights, so that its BatchNorm statistics are not those of the saved signs."""
+    def other_weights(self) -> bool:
+        """Whether training runs on other weights than are saved, so that its BatchNorm statistics are not theirs.
+
+        It runs on random draws, or an average of the weights is saved.
+        """
         quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(self.model)]
-        return any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
+        return self.average is not None or any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
 
     def saved_weights(self) -> AbstractContextManager[None]:
         """The context in which the model holds the weights that are validated and saved."""

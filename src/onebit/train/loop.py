@@ -56,7 +56,7 @@ from onebit.train.planning import (
 from onebit.train.printing import printed
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
-from onebit.train.validation import statistics_of_signs_, validate
+from onebit.train.validation import statistics_of_saved_, validate
 
 DEFAULT_STEP = StepSettings()
 LOSS_CHECK_STEPS = 50
@@ -325,7 +325,7 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 # ------------------------------------------------------------------------------------------------------ after the epoch
 def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
-    model, history, precision, random = job.model, job.history, job.execution.precision, job.random_weights
+    model, history, precision, other_weights = job.model, job.history, job.execution.precision, job.other_weights
     # on the images of the first rank, for all ranks, so that all have the same history
     other: dict[str, Any] = {"loss": job.loss} if trained.error is None else {}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))
@@ -334,14 +334,14 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
         if job.data.validation is not None:
             top5 = trained.error5 is not None
             score = validate(
-                model, job.data, loss=job.loss, precision=precision, reestimate=random, ranks=job.ranks, top5=top5,
-                metrics=job.metrics,
+                model, job.data, loss=job.loss, precision=precision, reestimate=other_weights, ranks=job.ranks,
+                top5=top5, metrics=job.metrics,
             )  # fmt: skip
         row = history.add(_epoch_log(job, trained, score, gradients))
         if score is not None and history.best is row:
             with kept_batch_norm(model):
-                if random:
-                    statistics_of_signs_(job)
+                if other_weights:
+                    statistics_of_saved_(job)
                 of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
                 write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
     write_epoch(job)
@@ -383,8 +383,8 @@ def finish(job: Job) -> None:
     """Leave the final weights in the model and in its file."""
     if job.average is not None:
         job.average.copy_to_model()
-    if job.random_weights:
-        statistics_of_signs_(job)
+    if job.other_weights:
+        statistics_of_saved_(job)
     write_weights(job, "final", epoch=job.history.rows[-1].epoch)
     job.ranks.wait()  # until the files are there
     job.model.eval()

@@ -44,7 +44,7 @@ def validate(
     counts are summed.
     """
     device = model_device(model)
-    weights = "binary" if any(True for _ in binary_layers(model)) else "real"
+    weights = _saved_mode(model)
     bn = "reestimate" if reestimate else "trained"
     mine = _share(model, data.validation, ranks)
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
@@ -64,6 +64,10 @@ def validate(
     return whole_score(ranks.gather(score))
 
 
+def _saved_mode(model: nn.Module) -> str:
+    return "binary" if any(True for _ in binary_layers(model)) else "real"
+
+
 def _share(model: nn.Module, data: Split | Samples | None, ranks: Ranks) -> Samples | None:
     """The validation samples of this rank; None for none."""
     if isinstance(data, LoaderSamples):
@@ -80,8 +84,8 @@ def bn_inputs(data: FitData) -> Any:
     return bn_images(data.train) if isinstance(data.train, Split) else data.train
 
 
-def statistics_of_signs_(job: Job) -> None:
-    """Give BatchNorm the statistics of the signs that are saved: those of training belong to random draws."""
+def statistics_of_saved_(job: Job) -> None:
+    """Give BatchNorm the statistics of the weights that are saved, which the model holds, see `Job.other_weights`."""
     context = autocast(job.execution.precision, job.device)
-    with fixed_weights(job.model, "binary"):
+    with fixed_weights(job.model, _saved_mode(job.model)):
         reestimate_batch_norm_(job.model, bn_inputs(job.data), autocast=context)
