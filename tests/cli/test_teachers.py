@@ -77,7 +77,14 @@ def test_what_cannot_be_learnt_from_is_one_line(onebit: Onebit, tmp_path: Path, 
             ["--teacher", "mnist-mlp", "--whitening", "zca", "--augmentation.crop_padding", "0"],
             "teacher mnist-mlp takes images with whitening none, this training has whitening zca",
         ),
-        (["--teacher", "mnist-mlp", "--label_smoothing", "0.1"], "label_smoothing belongs to labels in the loss, but"),
+        (
+            ["--teacher", "mnist-mlp", "--label_smoothing", "0.1"],
+            "label_smoothing belongs to labels in the training loss, but teacher_weight is 1.0: leave it out",
+        ),
+        (
+            ["--teacher", "mnist-mlp", "--loss", "hinge"],
+            "loss belongs to labels in the training loss, but teacher_weight is 1.0: leave it out",
+        ),
         (["--teacher", "./mnist-mlp"], "mnist-mlp: no such run folder or file"),
     ],
 )
@@ -86,6 +93,14 @@ def test_a_teacher_of_other_images_is_one_line(onebit: Onebit, tmp_path: Path, f
     assert refused.status == 2
     assert message in refused.line
     assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_of_a_recipe_that_a_teacher_takes_the_place_of_is_a_note(onebit: Onebit) -> None:
+    done = onebit("train", "mnist-bnn", "--teacher", "mnist-mlp", "--print-config")
+    assert done.status == 0
+    assert done.err == "note: loss belongs to labels in the training loss, but teacher_weight is 1.0\n"
+    both = onebit("train", "mnist-bnn", "--teacher", "mnist-mlp", "--teacher_weight", "0.5", "--print-config")
+    assert (both.status, both.err) == (0, "")
 
 
 def test_a_run_on_permuted_pixels_teaches_only_nets_on_the_same(onebit: Onebit, tmp_path: Path) -> None:

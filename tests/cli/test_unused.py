@@ -46,6 +46,9 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
         ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
         ("--augmentation.padding-mode reflect", "belongs to crop_padding, but augmentation.crop_padding is 0"),
+        ("--augmentation.growing 0.5", "growing belongs to first_size, but augmentation.first_size is None: leave it"),
+        ("--augmentation.first_size 4 --epochs 1", "belongs to more than one epoch, but epochs is 1.0: leave it"),
+        ("--split_seed 3 --validation 0", "split_seed belongs to validation images, but validation is 0: leave it out"),
         ("--teacher_weight 0.5", "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
         ("--teacher_temperature 2", "teacher_temperature belongs to a teacher, but teacher is None"),
         ("--continual.own ste", "continual.own belongs to several tasks, but continual.tasks is 0"),
@@ -76,6 +79,10 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         "--draws 0 --optimizer.samples 1",
         "--method real --optimizer.latent_clip null --optimizer.decay_latents false",
         "--teacher x --teacher_weight 0.5",
+        "--teacher x --teacher_weight 0.5 --loss hinge",
+        "--split_seed 3",
+        "--augmentation.first_size 16 --augmentation.growing 0.5 --epochs 1.5",
+        "--augmentation.first_size 16 --epochs 1 --first_stage 2",
         # used by what the recipe is set against
         "mnist-permuted --method ste --draws 5 --continual.against [bayesbinn]",
     ],
@@ -93,6 +100,12 @@ def test_a_file_with_a_setting_that_would_not_be_used_trains_and_says_so(onebit:
     assert done.status == 0, done.err
     notes = [line for line in done.err.splitlines() if "belongs to" in line]
     assert notes == ["note: optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam'"]
+
+
+def test_a_recipe_that_grows_its_images_says_that_one_epoch_has_full_size(onebit: Onebit) -> None:
+    done = onebit("train", "cifar10-resnet20-binaryconnect-fast", "--epochs", "1", "--print-config")
+    assert done.status == 0
+    assert "note: augmentation.first_size belongs to more than one epoch, but epochs is 1.0\n" in done.err
 
 
 def test_what_a_method_over_a_recipe_took_the_place_of_is_not_told(onebit: Onebit, tmp_path: Path) -> None:

@@ -40,8 +40,14 @@ _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
 _LABELS = Need(
-    "labels in the loss", lambda recipe: recipe.teacher is None or recipe.teacher_weight < 1, "teacher_weight"
+    "labels in the training loss",
+    lambda recipe: recipe.teacher is None or recipe.teacher_weight < 1,
+    "teacher_weight",
 )
+# the last epoch of each stage has images of full size
+_EPOCHS = Need("more than one epoch", lambda recipe: max(recipe.epochs, recipe.first_stage) > 1, "epochs")
+_GROWS = Need("first_size", lambda recipe: recipe.augmentation.first_size is not None, "augmentation.first_size")
+_HELD_OUT = Need("validation images", lambda recipe: recipe.validation != 0, "validation")
 _WEIGHT_DECAY = _above_zero("optimizer.weight_decay")
 _CLIPS = Need(
     "an optimizer that clips latents",
@@ -71,9 +77,13 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "schedule.final_lr": (_schedule("linear", "cosine", "one_cycle", "exponential"),),
     "augmentation.padding_mode": (_above_zero("augmentation.crop_padding"),),
     "augmentation.elastic_smoothness": (_above_zero("augmentation.elastic"),),
+    "augmentation.first_size": (_EPOCHS,),
+    "augmentation.growing": (_GROWS,),
     "recompute_inputs": (_BINARY_INPUTS,),
     "continual.against": (_TASKS,),
     "continual.own": (_TASKS,),
+    "split_seed": (_HELD_OUT,),
+    "loss": (_LABELS,),
     "label_smoothing": (_LABELS,),
     "teacher_weight": (_TEACHER,),
     "teacher_temperature": (_TEACHER,),
