@@ -183,7 +183,7 @@ class Trainer:
         options |= {"on_epoch": on_epoch, "verbose": verbose}
         if isinstance(source, str):
             if self._given is None:
-                resolve_recipe(recipe)
+                resolve_recipe(recipe, given=flatten(self._settings))
             source = load_recipe_data(recipe)
         elif unused := next((name for name in OF_FILES if name in self._settings), None):
             raise UsageError(f"{unused} is for data that is given by its name, got {source.name} as a Dataset")

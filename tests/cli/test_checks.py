@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import Outcome
@@ -16,7 +17,7 @@ from onebit.cli import train_command, train_verb
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
-from onebit.recipe import ModelRecipe, Recipe, build_recipe
+from onebit.recipe import ModelRecipe, Recipe, build_recipe, merge
 from onebit.runs.resolve import _stand_in, resolve
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
@@ -56,6 +57,12 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--optimizer.nesterov true", "optimizer.nesterov needs optimizer.name sgd and a momentum"),
         ("--method bayesbinn --optimizer.prior true", "optimizer.prior takes the weights that bayesbinn starts from"),
         ("--optimizer.prior true", "optimizer.prior belongs to optimizer bayesbinn, but optimizer.name is"),
+        (
+            "--optimizer.weight_decay 0.5",
+            "optimizer.weight_decay 0.5 has no effect: all weights are binary, and latents, biases and BatchNorm do "
+            "not decay: leave it out, or add --optimizer.decay_latents true",
+        ),
+        ("--method bop --optimizer.weight_decay 0.1", "do not decay: leave it out, or add --optimizer.decay_norm true"),
         ("--optimizer.lr_scale glorto", "lr_scale must be one of glorot, glorot_squared or none"),
         ("--optimizer.prox_strength 1", "optimizer.prox_strength belongs to weight_quantizer prox, but model."),
         ("--schedule exponential --schedule.final_lr 0", "needs a final learning rate above 0"),
@@ -71,6 +78,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("--label_smoothing 0.1 --loss hinge", "label_smoothing belongs to cross_entropy, the loss is 'hinge': add --"),
         ("--augmentation.crop_padding 28 --augmentation.padding_mode reflect", "expected at most 27 for images of 28"),
+        ("--augmentation.cutout 28", "cutout=28: expected at most 27 for images of 28×28 pixels"),
         ("--augmentation.crop_padding 2 --augmentation.min_area 0.5", "two ways to crop: choose one"),
         ("--augmentation.rotate", "rotate"),
         ("--init_from nowhere.safetensors", "nowhere.safetensors: no such run folder or file"),
@@ -116,6 +124,27 @@ def test_of_data_that_only_their_files_know_the_rest_is_checked(
     assert refused.status == 2
     assert message in refused.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": {"decay_latents": True}},
+        {"optimizer": {"decay_norm": True}},
+        {"optimizer": {"name": "bop", "decay_norm": True}},
+        {"model": {"real_last": True}},
+        {"model": {"weight_quantizer": None}},
+        {"first_stage": 1},  # has real weights
+    ],
+)
+def test_weight_decay_of_a_part_of_the_net_is_taken(settings: dict[str, Any]) -> None:
+    recipe = build_recipe(merge(settings, {"optimizer": {"weight_decay": 0.1}}))
+    resolve(recipe, given=["optimizer.weight_decay"])
+
+
+def test_weight_decay_of_nothing_in_a_recipe_is_a_note() -> None:
+    with pytest.warns(UserWarning, match=r"optimizer\.weight_decay 0\.1 has no effect: all weights are binary"):
+        resolve(build_recipe({"optimizer": {"weight_decay": 0.1}}))
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

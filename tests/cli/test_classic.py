@@ -23,6 +23,7 @@ from onebit.runs.results_table import write_results
 from onebit.runs.run import open_run
 
 Onebit = Callable[..., Outcome]
+pytestmark = pytest.mark.filterwarnings("default:optimizer.weight_decay:UserWarning")  # of scripts that name it
 EVERY = """
     --results_dir {results} --save try --dataset toy -a resnet_binary --input_size 8
     --model_config {{'depth':20,'width':0.25,'num_classes':4}} --type torch.FloatTensor --gpus 0 -j 1 --epochs 1
@@ -50,6 +51,7 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     }
     done = onebit("train", *words, "--json")
     assert done.status == 0, done.err
+    assert "note: optimizer.weight_decay 0.0001 has no effect: all weights are binary" in done.err
     assert done.json["folder"] == str(results / "try")
     number = r"[\d.e+-]+ \([\d.e+-]+\)"
     line = rf"Epoch: \[1\]\[(\d)/7\]  Time {number}  Loss {number}  Prec@1 {number}  Prec@5 {number}\n"
@@ -297,7 +299,7 @@ def test_bad_values_are_one_line_and_leave_nothing(
 def test_start_epoch_must_be_that_of_the_checkpoint(onebit: Onebit, results: Path) -> None:
     refused = onebit("train", "--resume", results / "try", "--start-epoch", "5")
     assert refused.status == 2
-    assert "has a checkpoint of epoch 1; leave the flag out" in refused.line
+    assert "has a checkpoint of epoch 1; leave the flag out" in refused.err.splitlines()[-1]
 
 
 def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path, tmp_path: Path) -> None:

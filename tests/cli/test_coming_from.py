@@ -158,7 +158,7 @@ def smaller(recipe: Recipe) -> list[str]:
         flags += ["--continual.tasks", "2"]
     if recipe.model.name == "mlp":
         return [*flags, "--model.widths", "[64,8,4]"]
-    flags += ["--augmentation.first_size", "null"]
+    flags += ["--augmentation.first_size", "null", "--augmentation.cutout", "0"]
     return [*flags, "--model.width", "0.02", *(["--input_size", "16"] if recipe.model.name == "alexnet" else [])]
 
 

@@ -58,6 +58,7 @@ def test_a_batch_equals_a_loop_over_single_images(
     shape: tuple[int, int, int, int], augmentation: Augmentation, seed: int
 ) -> None:
     assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
+    augmentation = replace(augmentation, cutout=min(augmentation.cutout, min(shape[2:]) - 1))
     images = np.random.default_rng(seed + 1).integers(1, 256, shape).astype(np.uint8)
     before = images.copy()
     got = augment_images(images, augmentation, rng=np.random.default_rng(seed))
@@ -86,6 +87,7 @@ def test_batches_of_a_training_set_are_the_same(
     part: slice,
 ) -> None:
     assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
+    augmentation = replace(augmentation, cutout=min(augmentation.cutout, min(shape[2:]) - 1))
     choice = np.random.default_rng(seed + 1)
     images = choice.integers(1, 256, shape).astype(np.uint8)
     before = images.copy()
@@ -183,6 +185,16 @@ def test_images_too_small_for_reflection_are_refused() -> None:
         augment_images(images, augmentation, rng=np.random.default_rng(0))
     with pytest.raises(UsageError, match="expected at most 3"):
         TrainingImages(images, augmentation, channels_last=False)
+
+
+@pytest.mark.parametrize("side", [4, 5, 56])
+def test_a_square_that_can_cover_an_image_is_refused(side: int) -> None:
+    images = np.full((2, 1, 9, 4), 255, np.uint8)
+    with pytest.raises(UsageError, match=rf"cutout={side}: expected at most 3 for images of 9×4 pixels, as a larger"):
+        TrainingImages(images, Augmentation(cutout=side), channels_last=False)
+    many = np.full((500, 1, 9, 4), 255, np.uint8)
+    cut = augment_images(many, Augmentation(cutout=3), rng=np.random.default_rng(0))
+    assert cut.max(axis=(1, 2, 3)).min() == 255
 
 
 def test_an_index_out_of_range_is_refused() -> None:

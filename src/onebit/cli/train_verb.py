@@ -134,7 +134,9 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
     ranks = ranks or ALONE
     set_threads()
-    machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
+    # scripts of other repositories name weight decay whichever net they train
+    given = () if "--weight_decay" in command.flags.of_sgd else command.flags.settings
+    machine = resolve(recipe, trackers=command.trackers, ranks=ranks, given=given)
     recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
     if command.flags.classes not in (None, len(data.classes)):
         raise UsageError(

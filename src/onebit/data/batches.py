@@ -35,12 +35,12 @@ class TrainingImages:
     ) -> None:
         _, channels, height, width = images.shape
         self.augmentation = augmentation or Augmentation()
-        padding = self.augmentation.crop_padding
+        padding, cutout = self.augmentation.crop_padding, self.augmentation.cutout
+        most = f"expected at most {min(height, width) - 1} for images of {height}×{width} pixels"
         if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
-            raise UsageError(
-                f"crop_padding={padding} with padding_mode reflect: expected at most {min(height, width) - 1} "
-                f"for images of {height}×{width} pixels"
-            )
+            raise UsageError(f"crop_padding={padding} with padding_mode reflect: {most}")
+        if cutout >= min(height, width):  # images that are shrunk afterwards lose the same share
+            raise UsageError(f"cutout={cutout}: {most}, as a larger square can cover a whole image")
         self.channels_last = channels_last
         self.count, self.size = len(images), (height, width)
         # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values

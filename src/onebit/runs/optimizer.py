@@ -69,6 +69,11 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
 
 
+def decays(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether weight decay applies to any parameter."""
+    return any(group.get("weight_decay") for group in optimizer.param_groups)
+
+
 def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
     steps, initialized = round(recipe.epochs * steps_per_epoch), recipe.init_from is not None
     return OptimizerSetup(recipe.optimizer, groups, count, steps_per_epoch, steps, initialized)

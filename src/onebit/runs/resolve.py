@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
+from onebit.optim import OPTIMIZERS
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
 from onebit.runs.machine import Machine, resolve_machine
 from onebit.runs.model import build_model, build_training, refuse_other_labels, training_of
 from onebit.runs.names import check_names
+from onebit.runs.optimizer import decays
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
 from onebit.train.ranks import ALONE, Ranks
@@ -31,7 +33,9 @@ MANY = 1_000_000
 """Assumed number of images where only the files know it: no batch is too large."""
 
 
-def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
+def resolve(
+    recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE, given: Container[str] = ()
+) -> Machine:
     """Check a recipe once, before any data are read, and say what trains it here.
 
     Refuses what no data can make right: unknown names, devices, options, sizes, and files or packages that are missing.
@@ -40,6 +44,8 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
 
     Args:
         trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
+        given: names of the requested settings. Weight decay without effect is refused if it is one of them; otherwise
+            it causes a warning.
 
     Raises:
         UsageError, UnknownNameError: the first mistake.
@@ -62,9 +68,24 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
         parts = [task_recipe(arm, 1) for arm in arms(recipe).values()]
     else:
         parts = [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
-    for part in parts:
-        _check_training(part, processes=ranks.world)
+    optimizers = [_check_training(part, processes=ranks.world) for part in parts]
+    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)):
+        _tell_no_decay(recipe, refuse="optimizer.weight_decay" in given, tell=ranks.writes)
     return machine
+
+
+def _tell_no_decay(recipe: Recipe, *, refuse: bool, tell: bool) -> None:
+    """Refuse weight decay of a net in which nothing decays, or warn of it."""
+    unused = (
+        f"optimizer.weight_decay {recipe.optimizer.weight_decay:g} has no effect: all weights are binary, and latents, "
+        "biases and BatchNorm do not decay"
+    )
+    if refuse:
+        own_rule = OPTIMIZERS.entry(recipe.optimizer.name).own_rule  # which does not decay latents
+        way = f"--optimizer.{'decay_norm' if own_rule else 'decay_latents'} true"
+        raise UsageError(f"{unused}: leave it out, or add {way}")
+    if tell:
+        warnings.warn(unused, stacklevel=3)
 
 
 def _check_loss(recipe: Recipe) -> None:
@@ -77,8 +98,8 @@ def _check_loss(recipe: Recipe) -> None:
         )
 
 
-def _check_training(recipe: Recipe, *, processes: int) -> None:
-    """Build one training on the meta device."""
+def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
+    """Build one training on the meta device; returns its optimizer."""
     entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
     shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
@@ -88,7 +109,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself prints them
         if data is None:
-            training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
+            training = training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
         else:
             training = build_training(recipe, data, model=model, device=torch.device("meta"), processes=processes)
             TrainingSamples(data.train[:1], training.augmentation, channels_last=False)
@@ -97,6 +118,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
             open_teacher(recipe, data)
     if entry is not None and entry.masks:
         refuse_other_labels(recipe, model, masks=True, name=entry.name)
+    return training.optimizer
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
