@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_support import Outcome
+from cli_support import SMALL, Outcome
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -48,6 +48,15 @@ def test_evaluate_agrees_with_the_result_of_training(onebit: Onebit, run_folder:
         } <= done.json.keys()
         assert done.json["correct"] == stored_result(run_folder)["test"][mode]["correct"]
         assert done.json["weights"] == mode
+
+
+def test_a_training_reports_the_loss_of_evaluate(onebit: Onebit, tmp_path: Path) -> None:
+    """Label smoothing is of the training; with it, the loss of the same net would be another one."""
+    smooth = ["--label_smoothing", "0.2", "--epochs", "0.2", "--precision", "fp32"]
+    trained = onebit("train", "digits-smoke", *SMALL, *smooth, "--out", tmp_path / "run", "--json").json
+    found = onebit("evaluate", tmp_path / "run", "--json").json
+    assert found["loss_name"] == "cross_entropy"
+    assert trained["test"]["binary"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
 
 
 def test_evaluate_packed_equals_binary(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:

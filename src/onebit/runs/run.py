@@ -267,13 +267,16 @@ def train_stage(
 
 
 def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
-    """The scores on the test split in each of `test_modes`, each rank on its share of the images."""
+    """The scores on the test split in each of `test_modes`, each rank on its share of the images.
+
+    The loss has no label smoothing, as in `onebit evaluate`.
+    """
     share = data.test[ranks.part(len(data.test))]
 
     def score(mode: str) -> Score | None:
         if not len(share) and ranks.world > 1:
             return None
-        return evaluate(training.model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
+        return evaluate(training.model, share, weights=mode, train=data.train, loss=recipe.loss, verbose=False)
 
     return [whole_score(ranks.gather(score(mode))) for mode in test_modes(training.model, draws=recipe.draws)]
 
