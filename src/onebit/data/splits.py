@@ -288,8 +288,7 @@ def _label_range(labels: Any) -> tuple[int, int]:
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     """Split `train` into a training and a validation split.
 
-    The first `count` entries of the permutation `numpy.random.default_rng(seed).permutation(len(train))` are held out.
-    Both splits keep the order of `train`.
+    The images of `held_out_indices` are held out. Both splits keep the order of `train`.
 
     Args:
         train: all images that are not test images.
@@ -304,8 +303,13 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     if count == 0:
         return train, train[:0]
     held_out = np.zeros(len(train), bool)
-    held_out[np.random.default_rng(seed).permutation(len(train))[:count]] = True
+    held_out[held_out_indices(len(train), count, seed=seed)] = True
     return train[~held_out], train[held_out]
+
+
+def held_out_indices(total: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """The images that are held out: the first `count` of `numpy.random.default_rng(seed).permutation(total)`."""
+    return np.random.default_rng(seed).permutation(total)[:count]
 
 
 def refuse_held_out(count: int, total: int) -> None:

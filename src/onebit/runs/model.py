@@ -24,6 +24,7 @@ from onebit.models import MODELS, create_model
 from onebit.nets import is_packed
 from onebit.packed import load
 from onebit.recipe import ModelRecipe, Recipe
+from onebit.runs.held_out import seen_validation, settings_of_card
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.runs.own_model import build_own
 from onebit.train.step import StepSettings
@@ -143,7 +144,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
 
     Args:
         data: a packed net needs its images for the statistics of BatchNorm.
-        tell: whether to warn of weights that were trained on other data.
+        tell: whether to warn of weights that were trained on other data, or on images that validate this training.
 
     Raises:
         UsageError, FormatError, CheckpointError: no such file, a damaged one, or another net.
@@ -152,11 +153,13 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
     if source is None:
         return
     trained: Any = {}  # a packed net takes images as they are stored
+    known: Any = {}
     if is_packed(source):
         if data is None:
             raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
         net = load(source)
         classes: Any = net.classes
+        known = settings_of_card(net.card)
         if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
             check_structure(model, net, data.input_shape, source=source)
         else:
@@ -166,9 +169,12 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         file = trained_file(source)
         state, facts = read_state(file)
         load_weights(model, state, source=str(file), start=True)
-        trained, classes = facts.get("recipe"), facts.get("classes")
+        trained = known = facts.get("recipe")
+        classes = facts.get("classes")
     if data is not None and tell:
         _tell_other_data(recipe, trained, classes, data)
+        if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
+            warnings.warn(f"init_from: {source} {seen}", stacklevel=2)
 
 
 def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) -> None:
