@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import runpy
 import time
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export import EXPORTS, export_net
 from onebit.export.html import scripts, writer
 from onebit.packed import (
+    OPS,
     AdaptiveAveragePool,
     Add,
     Affine,
@@ -38,6 +40,7 @@ from onebit.packed import (
     Dense,
     Flatten,
     Multiply,
+    Node,
     PackedNet,
     Quantize,
     RealConv,
@@ -117,6 +120,14 @@ def test_many_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, 
 
 
 @needs_node
+def test_operations_of_other_packages_are_not_those_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are registered before or after the page is imported."""
+    monkeypatch.setitem(OPS, "own_operation", Node)
+    imported_later = runpy.run_path(writer.__file__)["OPERATIONS"]
+    ours = {kind for kind in OPS.values() if kind.__module__.startswith("onebit.")} - {Node}
+    assert imported_later == writer.OPERATIONS == ours
+
+
 def test_nan_that_cannot_be_rounded_is_said(tmp_path: Path) -> None:
     b = Builder((3,), coding="float32")
     b.add(Quantize, least=-7, most=9)

@@ -16,6 +16,11 @@ def asset(name: str) -> str:
     return (resources.files("onebit.export.html") / name).read_text(encoding="utf-8")
 
 
+def written_operations(files: Iterable[str]) -> frozenset[str]:
+    """The names of the operations that files of the engine define."""
+    return frozenset(name for file in files for name in _OPERATIONS.findall(asset(f"engine/{file}.js")))
+
+
 def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
     """The engine for some operations: parts of files that define what nothing uses are left out.
 

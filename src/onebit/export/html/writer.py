@@ -19,17 +19,18 @@ from shutil import which
 import numpy as np
 
 from onebit.errors import OnebitError, short
-from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation
+from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import op_name
 from onebit.runtime import run as run_net
 
-OPERATIONS: frozenset[type[Node]] = frozenset(OPS.values())
+ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
+# not all of OPS, where packages register operations of their own
+OPERATIONS: frozenset[type[Node]] = frozenset(OPS[name] for name in written_operations((*ENGINE, "bits")))
 EXACT = True
 RUNS_WITH = "node"
 
-ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
 SAMPLES = 10
 LARGEST_DRAWING = 64
 """Gray images of more pixels on a side are chosen as files instead of drawn."""
