@@ -34,9 +34,9 @@ def test_one_epoch_of_every_recipe_can_be_trained(name: str) -> None:
 def test_the_warmup_keeps_its_share_of_training_and_a_note_says_so() -> None:
     full = read_settings(recipe_path("cifar10-resnet20-real"))
     assert (full["epochs"], full["schedule"]["warmup"]) == (150, 5)
-    short = asked("cifar10-resnet20-real", "--epochs", "1")
-    assert short.recipe.schedule.warmup == pytest.approx(1 / 30)
-    assert short.notes == ("schedule.warmup shrinks with --epochs 1, from 5 to 0.0333 epochs",)
+    short = asked("cifar10-resnet20-real", "--epochs", "2")
+    assert short.recipe.schedule.warmup == pytest.approx(2 / 30)
+    assert short.notes == ("schedule.warmup shrinks with --epochs 2, from 5 to 0.0667 epochs",)
     assert asked("cifar10-resnet20-real", "--epochs", "300").recipe.schedule.warmup == 5
     assert asked("cifar10-resnet20-real", "--seed", "3").notes == ()
     assert asked("mnist-real", "--epochs", "1").notes == ()
