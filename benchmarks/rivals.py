@@ -93,6 +93,7 @@ def float_rivals(product: Product, *, slack: float, threads: int) -> Iterator[Ri
         layouts[", channels_last"] = product.channels_last()
         yield rival(f"{FLOOR}, channels_last", layouts[", channels_last"].compute)
     else:
+        # operations that torch keeps to itself: not in every build, nor for every processor
         with suppress(RuntimeError, AttributeError, NotImplementedError):
             yield rival("oneDNN", _prepacked(product))
     for name, laid_out in layouts.items():

@@ -145,15 +145,15 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
     shipped = "binary" if quantizers else "real"
     latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train
-    ensemble = recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers)
+    modes = [(shipped, "trained"), (shipped, "reestimate")]
+    if recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers):
+        modes.insert(0, (f"ensemble:{recipe.draws}", "trained"))
     cells = []
     for seen in range(1, task + 1):
         permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)
-        # test mode, name of the statistics in the table, how they are found, on which images
-        modes = [(shipped, "trained", "trained", None), (shipped, "reestimate", "reestimate", permuted.train)]
-        if ensemble:  # the statistics in the file are those of the signs: the draws get theirs from the latest task
-            modes.insert(0, (f"ensemble:{recipe.draws}", "trained", "reestimate", latest))
-        for weights, bn, found, train in modes:
+        for weights, bn in modes:
+            # statistics in the file are those of the signs: draws get theirs from images of the latest task
+            found, train = ("auto", latest) if bn == "trained" else (bn, permuted.train)
             score = evaluate(run.model, permuted.test, weights=weights, bn=found, train=train, seed=recipe.seed)
             cells.append(Cell(method, task, seen, weights, bn, score.correct or 0, score.count, score.loss))
     return cells

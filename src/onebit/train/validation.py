@@ -15,12 +15,11 @@ from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric, task_of
 from onebit.evaluation.misfits import explained_targets
 from onebit.evaluation.model_inputs import model_device
-from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_, stated_mode
 from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
-from onebit.layers import binary_layers
 from onebit.train.batch_log import top5_correct
 from onebit.train.fit_data import FitData
 from onebit.train.job import Job
@@ -44,7 +43,7 @@ def validate(
     counts are summed.
     """
     device = model_device(model)
-    weights = _saved_mode(model)
+    weights, _ = stated_mode(model, "binary")
     bn = "reestimate" if reestimate else "trained"
     mine = _share(model, data.validation, ranks)
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
@@ -62,10 +61,6 @@ def validate(
             if top5:
                 score = replace(score, top5=int(top5_correct(outputs, targets)))
     return whole_score(ranks.gather(score))
-
-
-def _saved_mode(model: nn.Module) -> str:
-    return "binary" if any(True for _ in binary_layers(model)) else "real"
 
 
 def _share(model: nn.Module, data: Split | Samples | None, ranks: Ranks) -> Samples | None:
@@ -87,5 +82,6 @@ def bn_inputs(data: FitData) -> Any:
 def statistics_of_saved_(job: Job) -> None:
     """Give BatchNorm the statistics of the weights that are saved, which the model holds, see `Job.other_weights`."""
     context = autocast(job.execution.precision, job.device)
-    with fixed_weights(job.model, _saved_mode(job.model)):
+    weights, _ = stated_mode(job.model, "binary")
+    with fixed_weights(job.model, weights):
         reestimate_batch_norm_(job.model, bn_inputs(job.data), autocast=context)
