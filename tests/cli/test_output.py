@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+
 import pytest
+from cli_support import command
 
 from onebit.cli.output import Progress, download_progress
 from onebit.common import progress
@@ -21,3 +25,16 @@ def test_loading_says_once_what_it_does(capsys: pytest.CaptureFixture[str]) -> N
         for done in (1, 2):
             told("decoding images of photos", done, 2)
     assert capsys.readouterr().err == "decoding images of photos\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "said"),
+    [
+        ("<&-", "predict mnist-mlp -", "standard input is closed: name a file, or send data to it"),
+        (">&-", "list nets", "standard output is closed: > /dev/null throws it away"),
+    ],
+)
+def test_a_closed_stream_is_one_line(closed: str, words: str, said: str) -> None:
+    line = f"{shlex.join(command(*words.split()))} {closed}"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"onebit: {said}\n")

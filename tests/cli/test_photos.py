@@ -150,16 +150,34 @@ def test_an_opaque_image_with_alpha_and_one_without_orientation_are_not_changed(
 
 
 def test_16_bits_of_colors_are_said_too(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep.png").write_bytes(deep_png())
+    said = onebit("predict", color, tmp_path / "deep.png").err.splitlines()
+    assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
+
+
+def deep_png(clear: int | None = None) -> bytes:
+    """A PNG with 16 bits of each color.
+
+    Args:
+        clear: the value of all channels that is transparent.
+    """
     rows = np.zeros((SIDE, 1 + SIDE * 6), np.uint8)  # a filter byte, then 16 bits of each color
     rows[:, 1::2] = np.arange(SIDE * 3)
     size = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
-    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    marked = [] if clear is None else [(b"tRNS", struct.pack(">HHH", clear, clear, clear))]
+    chunks = [(b"IHDR", size), *marked, (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
     parts = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    said = onebit("predict", color, tmp_path / "deep.png").err.splitlines()
-    assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_transparent_color_of_16_bits_is_refused(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    """Pillow would compare it with pixels of 8 bits, and make others transparent."""
+    (tmp_path / "clear.png").write_bytes(deep_png(clear=0x3400))
+    assert "clear.png: does not decode as an image: one of its colors of 16 bits is transparent" in (
+        onebit("predict", color, tmp_path / "clear.png").line
+    )
 
 
 def test_16_bits_of_three_colors_together_are_not_deep(onebit: Onebit, color: Path, tmp_path: Path) -> None:
@@ -205,7 +223,9 @@ def test_files_that_do_not_decode_are_named_and_the_others_are_predicted(
     assert "page.jpg: is not an image" in done.err
     refused = onebit("predict", color, folder / "1.png", folder / "page.jpg")
     assert (refused.status, refused.out) == (2, "")
-    assert refused.line.endswith("; nor does any other of the 2 images decode")
+    assert [Path(line.split(": ")[1]).name for line in refused.err.splitlines()] == ["1.png", "page.jpg"]
+    answer = onebit("predict", color, folder / "1.png", folder / "page.jpg", "--json").json
+    assert (answer["predictions"], [Path(one["file"]).name for one in answer["failed"]]) == ([], ["1.png", "page.jpg"])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE // 2 - 1)
     assert "decompression bomb" in onebit("predict", color, folder / "0.png").line
 
@@ -237,8 +257,50 @@ def test_links_to_folders_are_named_and_not_followed(onebit: Onebit, color: Path
     done = onebit("predict", color, folder, "--json")
     assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png", f"{folder}/linked.png"]
     assert f"left out what is not a file, such as a link to a folder: {folder}/lost.png and 2 more\n" in done.err
+    assert f"/*: left out what is not a file, such as a folder: {folder}/lost.png and 2 more\n" in (
+        onebit("predict", color, f"{folder}/*").err
+    )
     found = onebit("predict", color, f"{folder}/**/a.png", "--json").json["predictions"]
     assert [one["file"] for one in found] == [f"{folder}/a.png", f"{folder}/more/a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth(SIDE, SIDE).save(tmp_path / "a.png")
+    closed, scan = tmp_path / "closed", os.scandir
+    closed.mkdir()
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for folder in (tmp_path, closed):
+        refused = onebit("predict", color, folder)
+        assert (refused.status, refused.out, refused.line) == (2, "", f"onebit: {closed}: Permission denied")
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    smooth(SIDE, SIDE).save("a.png")
+    assert onebit("predict", color, "").line == "onebit: an image file is named '': expected a path"
+
+
+def test_a_file_that_pillow_gives_to_another_program_is_refused(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"
+    path = tmp_path / "page.png"
+    path.write_bytes(page)
+    with Image.open(path) as image:
+        assert image.format == "EPS"  # which Ghostscript would draw
+    for word in (str(path), "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(page)))
+        assert "is not an image of a known kind (JPEG, " in onebit("predict", color, word).line
 
 
 def test_the_most_probable_labels(onebit: Onebit, color: Path, tmp_path: Path) -> None:
@@ -290,6 +352,19 @@ def test_a_gray_background_is_noticed(onebit: Onebit, packed_file: Path, tmp_pat
         assert ("looks inverted" in said, "gray background" in said) == ("inverted" in words, "background" in words)
 
 
+def test_light_paper_in_a_dark_frame_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images.astype(np.int64)
+    for paper, ink, words in ((255, 0, "looks inverted"), (60, 255, "has a gray background")):
+        framed = (paper + (ink - paper) * images // 255).astype(np.uint8)
+        border = np.ones((28, 28), bool)
+        border[2:-2, 2:-2] = False
+        framed[:, :, border] = 0
+        np.save(tmp_path / "framed.npy", framed)
+        said = onebit("predict", packed_file, tmp_path / "framed.npy").err
+        assert words in said
+        assert "and 1,9" in said  # a digit that covers half of the image hides its paper
+
+
 def test_a_dim_digit_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     images = load_dataset("mnist-sample").test.images[:9].astype(np.int64)
     for brightest, words in (
@@ -302,7 +377,9 @@ def test_a_dim_digit_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Pat
         assert words in said
         assert ("is dim" in said, "8 other images alike" in said) == (bool(words), bool(words))
     np.save(tmp_path / "black.npy", np.zeros((1, 1, 28, 28), np.uint8))
-    assert "dim" not in onebit("predict", packed_file, tmp_path / "black.npy").err
+    said = onebit("predict", packed_file, tmp_path / "black.npy").err
+    assert "is dim" not in said
+    assert "black.npy: is blank: all pixels have one value\n" in said
 
 
 def test_a_picture_of_one_color_is_blank(onebit: Onebit, color: Path, packed_file: Path, tmp_path: Path) -> None:

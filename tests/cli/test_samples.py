@@ -124,7 +124,7 @@ def test_images_come_as_arrays_too(onebit: Onebit, packed_file: Path, tmp_path: 
 def test_predict_repeats_the_certificate(onebit: Onebit, net: Path, samples: np.ndarray) -> None:
     np.save(net.parent / "x.npy", samples)
     assert onebit("predict", net, net.parent / "x.npy").line == (
-        "not certified: nothing was compared with the net as it was trained"
+        "not certified: nothing was compared with the trained net"
     )
     made = Certificate(
         onebit="1", dataset="wine", split="test", count=36, weights="binary", correct=34, label_mismatches=0,
@@ -132,8 +132,8 @@ def test_predict_repeats_the_certificate(onebit: Onebit, net: Path, samples: np.
     )  # fmt: skip
     save(feature_net(classes=("a", "b", "c"), certificate=made), net)
     assert onebit("predict", net, net.parent / "x.npy", "--json").line == (
-        "certified on 36 wine test labels: 34 correct with packed weights, 0 labels differ from torch, "
-        "largest logit difference 0"
+        "certified on 36 wine test samples: 34 correct with packed weights, 0 labels differ from torch, "
+        "largest logit difference 0; compared with the model on the same inputs, not with the training pipeline"
     )
 
 
@@ -148,6 +148,28 @@ def test_predict_says_whether_the_pipeline_of_the_training_was_compared(
     )  # fmt: skip
     save(feature_net(certificate=made), net)
     assert onebit("predict", net, net.parent / "x.npy").line.endswith(words)
+
+
+@pytest.mark.parametrize("compared", ["values", "multi-label"])
+def test_outputs_that_were_not_compared_as_labels_are_numbers(
+    onebit: Onebit, net: Path, samples: np.ndarray, compared: str
+) -> None:
+    path = net.parent / "X.NPY"
+    np.save(net.parent / "x.npy", samples)
+    (net.parent / "x.npy").rename(path)
+    made = Certificate(
+        onebit="1", dataset="own data (arrays)", split="", count=36, weights="binary", label_mismatches=0,
+        max_logit_difference=0.0, bit_exact=True, compared=compared,
+    )  # fmt: skip
+    save(feature_net(certificate=made), net)
+    found = onebit("predict", net, path, "--json").json["predictions"]
+    assert [one["values"] for one in found] == run(load(net), samples).tolist()
+    for verb in ("evaluate", "verify"):
+        refused = onebit(verb, net)
+        assert (refused.status, refused.out) == (2, "")
+        assert refused.line.endswith(
+            "takes no images, data sets are images with labels: onebit predict gives its outputs"
+        )
 
 
 def test_inspect_shows_input_and_outputs(onebit: Onebit, net: Path, packed_file: Path) -> None:

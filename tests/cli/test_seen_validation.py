@@ -79,11 +79,18 @@ def test_the_cards_of_nets_that_ship_name_their_split() -> None:
     assert settings_of_card(None) == {}
 
 
+def test_the_sample_is_a_part_of_mnist() -> None:
+    said = "was trained on mnist, which has images in common with mnist-sample: compare test errors"
+    data, recipe = load_dataset("mnist-sample"), Recipe(dataset="mnist-sample")
+    assert seen_validation({"dataset": "mnist"}, recipe, data) == said
+    assert seen_validation({"dataset": "mnist"}, recipe, load_dataset("mnist-sample", validation=0)) is None
+
+
 @pytest.mark.parametrize(
     "trained",
     [
         {},
-        {"dataset": "mnist", "validation": 0, "split_seed": 0},
+        {"dataset": "membrane", "validation": 0, "split_seed": 0},
         {"dataset": "mnist-sample", "validation": "0", "split_seed": 0},
         {"dataset": "mnist-sample", "validation": 0, "split_seed": -1},
         {"dataset": "mnist-sample", "validation": -1, "split_seed": 0},

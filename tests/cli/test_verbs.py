@@ -397,7 +397,7 @@ def test_predict_names_many_resized_images_once(onebit: Onebit, packed_file: Pat
         image.save(tmp_path / f"{i}.png")
     resized, certified = onebit("predict", packed_file, tmp_path).err.splitlines()
     assert resized.endswith("0.png: resized from 40×40 to 28×28, and 2 other images alike")
-    assert certified.startswith("certified on 2,000 mnist-sample test labels: ")
+    assert certified.startswith("certified on 2,000 mnist-sample test images: ")
 
 
 def test_predict_refuses_what_is_no_image(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:

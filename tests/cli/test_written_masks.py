@@ -39,6 +39,18 @@ def test_no_image_and_no_true_mask_is_replaced(
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
 
 
+@pytest.mark.parametrize(("mask", "said"), [("3.txt", ""), ("3.png", "3.png is not compared with its true mask: ")])
+def test_a_true_mask_that_cannot_be_read_stops_nothing(onebit: Onebit, tmp_path: Path, mask: str, said: str) -> None:
+    for place in ("image", "label"):
+        (tmp_path / place).mkdir()
+    for name in ("3.png", "4.png"):
+        Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "image" / name)
+    (tmp_path / "label" / mask).write_bytes(b"no mask")
+    done = onebit("predict", "membrane-unet", tmp_path / "image", "--masks", tmp_path / "masks")
+    assert (done.status, len(done.out.splitlines())) == (0, 2)
+    assert ("not compared" in done.err, said in done.err) == (bool(said), True)
+
+
 def test_names_and_arrays(onebit: Onebit, tmp_path: Path) -> None:
     name = tmp_path / "a\x1b[2J\n.png"
     Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(name)

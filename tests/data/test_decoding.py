@@ -81,11 +81,29 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(path, (16, 12)), np.asarray(ImageOps.exif_transpose(Image.open(path))))
 
 
+def test_a_turned_tiff_has_the_size_that_viewers_show(tmp_path: Path) -> None:
+    """Versions of Pillow differ in the size that they give it."""
+    rgb, exif = Image.fromarray(picture(4)), Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.tif", rgb, exif=exif)
+    assert image_size(path) == (16, 12)
+    np.testing.assert_array_equal(decode_image(path, (16, 12)), np.rot90(np.asarray(rgb), -1))
+
+
+def test_a_tiff_of_16_bits_whose_least_value_is_white_is_inverted(tmp_path: Path) -> None:
+    gray = np.arange(192, dtype=np.uint16).reshape(12, 16) * 257
+    for photometric, expected in ((0, 255 - gray // 257), (1, gray // 257)):
+        path = save(tmp_path / "a.tif", Image.fromarray(gray), tiffinfo={262: photometric})
+        with Image.open(path) as stored:
+            np.testing.assert_array_equal(np.asarray(stored), gray)  # not inverted by Pillow
+        np.testing.assert_array_equal(decode_image(path, (12, 16))[..., 0], expected)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is not an image that Pillow can read"),
-        (b"<html>not found</html>", "is not an image that Pillow can read"),
+        (b"", "is not an image of a known kind"),
+        (b"<html>not found</html>", "is not an image of a known kind"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "does not decode as an image|is not an image"),
         (None, "does not decode as an image: .*No such file"),
     ],

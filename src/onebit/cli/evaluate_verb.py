@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.inputs import load_data, open_trained, refuse_for_packed
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
 from onebit.cli.parsing import Parser, one_of
 from onebit.data import Dataset, Split
@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
     packed = is_packed(args.run)
+    if packed:
+        refuse_for_packed(args, "recipe", "model")
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.inputs import load_data, open_trained, refuse_for_packed
 from onebit.cli.output import answer_either, download_progress, say, size
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
@@ -77,9 +77,7 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
     """The packed net of a `.1bit` file, and the data that it is certified on; None without them."""
     from onebit.packed import load
 
-    for flag, given in (("--recipe", args.recipe), ("--model", args.model)):
-        if given:
-            raise UsageError(f"{flag} does not go with a packed net, which says itself what it is")
+    refuse_for_packed(args, "recipe", "model")
     net = load(args.run)
     name = net.certificate.dataset if net.certificate else None
     if name is None or not _takes_images(net):

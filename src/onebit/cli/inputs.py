@@ -44,6 +44,13 @@ def named_model(args: Namespace) -> ModelRecipe | None:
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
+def refuse_for_packed(args: Namespace, *names: str) -> None:
+    """Raise UsageError for options that are about a net in torch."""
+    for name in names:
+        if getattr(args, name):
+            raise UsageError(f"--{name} does not go with a packed net, which says itself what it is")
+
+
 def open_trained(args: Namespace) -> Run:
     """The run of the argument RUN."""
     from onebit.runs.run import open_run

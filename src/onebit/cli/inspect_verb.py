@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import named_model
+from onebit.cli.inputs import named_model, refuse_for_packed
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import NET_HELP, Parser
 from onebit.errors import OnebitError, UsageError
@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
+    if found.kind == "packed":
+        refuse_for_packed(args, "model")
     if args.plot and found.kind == "packed":
         raise UsageError(f"{args.run} is a packed net, whose one-bit weights have no histogram: leave --plot out")
     run = None if found.kind == "packed" else _known_net(args, found)

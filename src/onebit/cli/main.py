@@ -32,6 +32,8 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 
 def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) -> int:
     """Call `run(argv)` and turn its errors into one line on stderr; returns the exit status."""
+    if sys.stdout is None:  # as after `>&-`
+        return _say("standard output is closed: > /dev/null throws it away", 2)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
         return _run_guarded(run, argv, name)

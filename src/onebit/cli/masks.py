@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.output import answer_either, percent
+from onebit.cli.output import answer_predictions, percent, say
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader
+from onebit.common.pictures import SUFFIXES
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
 from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet, infer
@@ -51,13 +52,8 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     predictions = [
         _predict(net, file, image, folder, invert=args.invert) for file, image in images if image is not None
     ]
-    if not predictions:
-        reader.refuse_none()
     reader.tell()
-    text = "\n".join(map(_line, predictions))
-    answer = {"net": args.net, "predictions": predictions, "failed": reader.failures}
-    answer_either(answer, text, as_json=args.json)
-    return DataError.exit_status if reader.failed else 0
+    return answer_predictions(args, predictions, _line, reader.failures)
 
 
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
@@ -73,7 +69,10 @@ def _line(found: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
     right = ""
     if "accuracy" in found:
-        right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f} with packed weights"
+        right = (
+            f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f} "
+            "with packed weights"
+        )
     return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
 
 
@@ -108,16 +107,21 @@ def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, inv
 def _true_masks(file: Path) -> list[Path]:
     """The true mask of an image in a folder of images and masks, if there is one."""
     place = Path(os.path.realpath(file)).parent
-    return sorted((place.parent / "label").glob(f"{glob.escape(file.stem)}.*")) if place.name == "image" else []
+    found = (place.parent / "label").glob(f"{glob.escape(file.stem)}.*") if place.name == "image" else []
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
-    """The pixels of the true mask of an image; None without one."""
+    """The pixels of the true mask of an image; None without one that can be read."""
     found = _true_masks(file)
     if not found:
         return None
-    known, values = mask_classes(found[0].parents[1], names if len(names) == 2 else None)
-    return read_mask(found[0], size, values) if len(known) == len(names) else None
+    try:
+        known, values = mask_classes(found[0].parents[1], names if len(names) == 2 else None)
+        return read_mask(found[0], size, values) if len(known) == len(names) else None
+    except (DataError, UsageError) as error:
+        say(f"note: {file} is not compared with its true mask: {error}")
+        return None
 
 
 def _painted(mask: Masks, count: int) -> np.ndarray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from onebit.common.progress import Progress as Progress
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
+from onebit.errors import DataError
 
 
 def answer(text: str) -> None:
@@ -34,6 +36,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def answer_predictions(
+    args: Namespace, found: list[dict[str, Any]], line: Callable[[dict[str, Any]], str], failed: list[dict[str, str]]
+) -> int:
+    """The answer of `onebit predict`, a line for each prediction; returns the exit status."""
+    if found or args.json:
+        answer_either(
+            {"net": args.net, "predictions": found, "failed": failed}, "\n".join(map(line, found)), as_json=args.json
+        )
+    return DataError.exit_status if failed else 0
 
 
 def percent(fraction: float) -> str:

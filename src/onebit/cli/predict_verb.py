@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.output import answer_either, say
+from onebit.cli.output import answer_predictions, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
-from onebit.common.picture_files import STANDARD_INPUT, PictureReader, and_others, image_files
-from onebit.errors import DataError, UsageError, escaped
+from onebit.common.picture_files import BLANK, STANDARD_INPUT, PictureReader, and_others, image_files
+from onebit.errors import UsageError, escaped
 from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
 from onebit.runs.folders import is_run_folder
@@ -74,36 +74,30 @@ def main(argv: list[str]) -> int:
 
         if args.top:
             raise UsageError(f"{args.net} gives a class to each pixel, --top is for the labels of images: leave it out")
-        arrays = [word for word in args.files if Path(word).suffix in SUFFIXES]
+        arrays = [word for word in args.files if Path(word).suffix.lower() in SUFFIXES]
         if arrays:
             raise UsageError(f"{arrays[0]}: masks are made of image files; --values gives the outputs of arrays")
-        say(_certified(net, "pixels"))
+        say(net.statement)
         return write_masks(net, image_files(args.files), args)
+    if args.masks and args.values:
+        raise UsageError("--masks and --values exclude each other")
     if args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
-    # a single number chooses between nothing
-    labeled = len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
+    compared = net.certificate.compared if net.certificate else "labels"
+    # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
+    labeled = compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
     if args.top and not labeled:
         raise UsageError("--top is for labels, the answer is values: leave it out")
     names, samples, failed = _samples(args.files, net, invert=args.invert)
+    if samples is None:
+        return answer_predictions(args, [], _line, failed)
     outputs = run(net, samples)
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
     predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
     if labeled:
         _tell_odd_digits(net, names, samples, inverted=args.invert)
-    say(_certified(net, "pixels" if len(shape) == 3 else "labels"))
-    text = "\n".join(map(_line, predictions))
-    answer_either({"net": args.net, "predictions": predictions, "failed": failed}, text, as_json=args.json)
-    return DataError.exit_status if failed else 0
-
-
-def _certified(net: PackedNet, counted: str) -> str:
-    """What the certificate says about the packed net and the net as it was trained."""
-    if net.certificate is None:
-        return "not certified: nothing was compared with the net as it was trained"
-    made = net.certificate
-    own_data = made.trained_mismatches is not None or not made.split  # a data set by name has no outside preprocessing
-    return f"certified on {made.in_words(counted)}" + (f"; {made.against}" if own_data else "")
+    say(net.statement)
+    return answer_predictions(args, predictions, _line, failed)
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
@@ -125,10 +119,12 @@ def _tell_odd_digits(net: PackedNet, names: list[dict[str, Any]], samples: np.nd
         return
     border = np.ones(DIGITS, bool)
     border[:, FRAME:-FRAME, FRAME:-FRAME] = False
-    background = np.median(samples[:, border], axis=1)
+    frame, inside = samples[:, border], samples[:, ~border]
+    # of all pixels, too: a dark frame may hide light paper
+    background = np.maximum(np.median(frame, axis=1), np.median(samples, axis=(1, 2, 3)))
     darkest, brightest = (each(samples, axis=(1, 2, 3)) for each in (np.min, np.max))
     gray = (background >= GRAY) & (darkest < brightest)  # a blank image is reported as such
-    light = background > samples[:, ~border].mean(axis=1)
+    light = np.maximum(background, np.median(inside, axis=1)) > inside.mean(axis=1)
     dim = (background < GRAY) & (brightest > 0) & (brightest < DIM)
     way = "leave out --invert" if inverted else "add --invert"
     kinds = {
@@ -174,14 +170,14 @@ def _numbers(values: Any) -> str:
 
 def _samples(
     words: Sequence[str], net: PackedNet, *, invert: bool
-) -> tuple[list[dict[str, Any]], np.ndarray, list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, str]]]:
     """The samples that words of the command line name.
 
     Returns:
-        The file of each, and its place in a file of several; all samples; the images that do not decode.
+        The file of each, and its place in a file of several; all samples, None without any; images that do not decode.
 
     Raises:
-        UsageError: files that the net does not take. DataError: no image decodes.
+        UsageError: files that the net does not take. DataError: a damaged file of arrays.
     """
     names: list[dict[str, Any]] = []
     parts: list[np.ndarray] = []
@@ -192,8 +188,11 @@ def _samples(
     for path in [
         found for word in words for found in (image_files([word]) if image or not isdir(word) else [Path(word)])
     ]:
-        if path.suffix in SUFFIXES or (path == STANDARD_INPUT and not image):
+        if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
+            if image and (blank := np.flatnonzero((part == part[:, :, :1, :1]).all(axis=(1, 2, 3)))).size:
+                place = f" [{blank[0]}]" if len(part) > 1 else ""
+                say(f"{escaped(str(path))}{place}: {BLANK}{and_others(blank.size - 1)}")
             parts.append(255 - part if invert and image else part)
             several = len(part) > 1
             names += [{"file": str(path)} | ({"index": i} if several else {}) for i in range(len(part))]
@@ -206,7 +205,5 @@ def _samples(
         else:
             raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
     if reader is not None:
-        if not parts:
-            reader.refuse_none()
         reader.tell()
-    return names, np.concatenate(parts), reader.failures if reader else []
+    return names, np.concatenate(parts) if parts else None, reader.failures if reader else []

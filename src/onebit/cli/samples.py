@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from onebit.common.files import open_regular
+from onebit.common.files import open_regular, standard_input
 from onebit.common.picture_files import STANDARD_INPUT
 from onebit.errors import DataError, UsageError
 from onebit.packed import InputSpec
@@ -41,13 +40,13 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
         UsageError: not there, or another shape or other values than the net takes. DataError: damaged.
     """
     if path == STANDARD_INPUT:
-        data = sys.stdin.buffer.read(MOST_BYTES + 1)
+        data = standard_input().read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise DataError(f"standard input: expected at most {MOST_BYTES:,} bytes")
         return _of_text(data, "standard input", spec)
     if not path.is_file():  # a pipe would block forever
         raise UsageError(f"{str(path)!r}: no such file")
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _of_array(path, spec)
     with open_regular(path) as file:
         data = file.read(MOST_BYTES + 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from onebit.cli.inputs import named_model, set_threads
+from onebit.cli.inputs import named_model, refuse_for_packed, set_threads
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int:
             if getattr(args, flag) is not None:
                 parser.error(f"--{flag} is for --model without a net")
     packed = args.net is not None and is_packed(args.net)
+    if packed:
+        refuse_for_packed(args, "recipe", "model")
     name, rows, warnings = _packed(args) if packed else _modules(args)
     totals = {
         key: sum(getattr(row, key) for row in rows)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained, set_threads
+from onebit.cli.inputs import load_data, named_model, open_trained, refuse_for_packed, set_threads
 from onebit.cli.output import answer, answer_json, download_progress, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -31,12 +31,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.source and not is_packed(args.run):
         raise UsageError("--source belongs to a packed net")
-    if is_packed(args.run) and not args.source and (args.dataset or args.recipe):
-        flag = "--dataset" if args.dataset else "--recipe"
-        raise UsageError(
-            f"{flag} goes with --source: a packed net alone is verified on the data of its certificate; "
-            "onebit evaluate takes other data"
-        )
+    if is_packed(args.run) and not args.source:
+        if args.dataset:
+            raise UsageError(
+                "--dataset goes with --source: a packed net alone is verified on the data of its certificate; "
+                "onebit evaluate takes other data"
+            )
+        refuse_for_packed(args, "recipe", "model")
 
     done = []
     found: dict[str, str] = {}
@@ -94,7 +95,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
         say(f"note: {args.run} is of format 1 and has no digest: --source RUN notices changes to it")
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
-    source = on_raw_images(open_run(args.source, recipe=args.recipe)) if args.source else None
+    source = on_raw_images(open_run(args.source, recipe=args.recipe, model=named_model(args))) if args.source else None
     if net.certificate is None:
         say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)

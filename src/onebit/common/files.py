@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from onebit.errors import OnebitError
+from onebit.errors import OnebitError, UsageError
 
 PREFIX = ".onebit-"
 """Start of the names of temporary files; `_machine`, the process id and random digits follow."""
@@ -37,6 +38,13 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: it cannot be opened, or is a pipe, a device or a folder.
     """
     return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input; UsageError if the program was started without one."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed: name a file, or send data to it")
+    return sys.stdin.buffer
 
 
 def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, is_deep, opened, picture
+from onebit.common.files import standard_input
+from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, is_deep, opened, picture, upright_size
 from onebit.common.progress import say
 from onebit.errors import DataError, UsageError, escaped
 
@@ -25,6 +25,7 @@ MOST_NAMED = 10
 """Files that do not decode that are named one by one."""
 MODES = {1: "L", 3: "RGB"}
 """Channels of a net -> mode of its images in Pillow."""
+BLANK = "is blank: all pixels have one value"
 NAMES = {"1": "black and white", "L": "gray", "LA": "gray", "P": "palette", "PA": "palette", "RGBA": "RGB"}
 """Mode of an image in Pillow -> its colors in words; others are named as they are."""
 
@@ -36,12 +37,15 @@ def image_files(words: Sequence[str]) -> list[Path]:
     `photos/*.png` gives the files that match; `-` is standard input. Hidden files of a folder are ignored.
 
     Raises:
-        UsageError: a folder without images, or a pattern that nothing matches.
+        UsageError: an empty name, a folder without images, or a pattern that matches nothing. OSError: a folder that
+            cannot be read.
     """
     return [path for word in words for path in _named_by(word)]
 
 
 def _named_by(word: str) -> list[Path]:
+    if not word:
+        raise UsageError("an image file is named '': expected a path")
     path = Path(word)
     if word == str(STANDARD_INPUT):
         return [STANDARD_INPUT]
@@ -55,16 +59,23 @@ def _named_by(word: str) -> list[Path]:
         if others := Counter(file.suffix.lower() for file in found if file.suffix.lower() not in SUFFIXES):
             kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
             say(f"{word}: left out what does not end as an image: {kinds}")
-        if links:
-            more = f" and {len(links) - 1:,} more" if links[1:] else ""
-            say(f"{word}: left out what is not a file, such as a link to a folder: {escaped(links[0])}{more}")
+        _say_left_out(word, links, "a link to a folder")
         return images
     if path.exists() or glob.escape(word) == word:
         return [path]
-    images = sorted(_once(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name)))
+    names = glob.glob(word, recursive=True)
+    images = sorted(_once(Path(name) for name in names if os.path.isfile(name)))
     if not images:
         raise UsageError(f"{word}: no file matches this pattern")
+    if not any("**" in part for part in path.parts):  # which means the folders, too
+        _say_left_out(word, sorted(name for name in names if not os.path.isfile(name)), "a folder")
     return images
+
+
+def _say_left_out(word: str, names: Sequence[str], example: str) -> None:
+    if names:
+        more = f" and {len(names) - 1:,} more" if names[1:] else ""
+        say(f"{word}: left out what is not a file, such as {example}: {escaped(names[0])}{more}")
 
 
 def _once(files: Iterable[Path]) -> list[Path]:
@@ -76,10 +87,18 @@ def _once(files: Iterable[Path]) -> list[Path]:
 
 
 def _shown_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files in a folder and below it, by name, and what is not a file, such as links to folders; no hidden ones."""
+    """The files in a folder and below it, by name, and what is not a file, such as links to folders; no hidden ones.
+
+    Raises:
+        OSError: a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     files: list[Path] = []
     others: list[str] = []
-    for place, inner, names in os.walk(folder):
+    for place, inner, names in os.walk(folder, onerror=refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
         others += (os.path.join(place, name) for name in inner if os.path.islink(os.path.join(place, name)))
         for file in (Path(place, name) for name in names if not name.startswith(".")):
@@ -125,7 +144,7 @@ class PictureReader:
         """
         stream = None
         if path == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(MOST_BYTES + 1)
+            data = standard_input().read(MOST_BYTES + 1)
             if not 0 < len(data) <= MOST_BYTES:
                 raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
             stream = io.BytesIO(data)
@@ -141,7 +160,7 @@ class PictureReader:
                 else:
                     array = as_array(fitted(image, self.size, self.mode, paper=paper))
                 if (array == array[:, :1, :1]).all():
-                    changes["blank"] = "is blank: all pixels have one value"
+                    changes["blank"] = BLANK
                 with suppress(Exception):  # of the frames behind the first, which are not read
                     if image.is_animated:
                         changes["frames"] = "only the first of its frames"
@@ -155,8 +174,7 @@ class PictureReader:
     def _changes(self, image: Any) -> dict[str, str]:
         """What reading an opened image changes: kind -> words."""
         made = {"bits": "16 bits reduced to 8"} if is_deep(image) else {}  # reading the EXIF data loads a PNG
-        (width, height), turn = image.size, image.getexif().get(ORIENTATION, 1)
-        if 2 <= turn <= 8:
+        if 2 <= image.getexif().get(ORIENTATION, 1) <= 8:
             made["turned"] = "turned as its EXIF orientation says"
         deep = image.mode.startswith("I;16")
         if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema()[0] < 255):
@@ -167,9 +185,7 @@ class PictureReader:
         elif self.mode == "RGB" and colors not in ("RGB", "palette"):
             made[f"{colors} to RGB"] = f"{colors} made RGB"
         if self.size is not None:
-            if turn >= 5:
-                width, height = height, width
-            made |= _resizing((width, height), (self.size[1], self.size[0]))
+            made |= _resizing(upright_size(image), (self.size[1], self.size[0]))
         return made
 
     @property
@@ -185,12 +201,6 @@ class PictureReader:
             say(f"onebit: {error}")
         if len(self.failed) > MOST_NAMED:
             say(f"onebit: {len(self.failed) - MOST_NAMED:,} more do not decode; --json names all")
-
-    def refuse_none(self) -> None:
-        """Raises DataError: no image decodes."""
-        first, *others = self.failed.values()
-        more = f"; nor does any other of the {len(self.failed):,} images decode" if others else ""
-        raise DataError(first + more)
 
 
 def and_others(count: int) -> str:

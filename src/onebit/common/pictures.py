@@ -15,10 +15,14 @@ from onebit.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case."""
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""Formats that are read, as Pillow names them; it gives some others to programs of the machine, EPS to Ghostscript."""
 _DEEP = re.compile(";16[BLN]")
 """A layout of pixels in a file with 16 bits a channel, in an order of bytes; `BGR;16` has 16 for all three."""
 ORIENTATION = 0x0112
 """The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
+_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
+"""Tags of TIFF; a photometric interpretation of 0 means that the least value is white."""
 
 
 def is_deep(image: Any) -> bool:
@@ -40,12 +44,22 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images and odd EXIF data; an unreadable file is an error
             file: Any = open_regular(path) if stream is None else nullcontext(stream)
-            with file as content, Image.open(content) as image:
+            with file as content, Image.open(content, formats=FORMATS) as image:
+                if is_deep(image) and isinstance(image.info.get("transparency"), tuple):
+                    # Pillow compares it with pixels that it has reduced to 8 bits
+                    raise ValueError("one of its colors of 16 bits is transparent; save it with 8 bits")
                 yield image
     except UnidentifiedImageError:
-        raise DataError(f"{path}: is not an image that Pillow can read") from None
+        raise DataError(f"{path}: is not an image of a known kind ({', '.join(FORMATS)})") from None
     except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
         raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
+
+
+def upright_size(image: Any) -> tuple[int, int]:
+    """Width and height of an opened image after the rotation by its EXIF orientation."""
+    # versions of Pillow differ in whether the size of a TIFF is that after the rotation
+    width, height = (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]) if image.format == "TIFF" else image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
 
 
 def upright(image: Any) -> Any:
@@ -67,9 +81,12 @@ def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     """
     from PIL import Image
 
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
     image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip
         deep, clear = np.asarray(image), image.info.get("transparency")
+        if white_is_zero:  # which Pillow regards with 8 bits only
+            deep = 65535 - deep
         image = Image.fromarray((deep // 257).astype(np.uint8))
         if isinstance(clear, int):
             image.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onebit.common.pictures import ORIENTATION, fitted, opened
+from onebit.common.pictures import fitted, opened, upright_size
 from onebit.data.resizing import crop_box
 from onebit.data.streaming import Images
 from onebit.errors import DataError
@@ -33,8 +33,8 @@ _Idle: TypeAlias = queue.SimpleQueue[subprocess.Popen[bytes]]
 def image_size(path: str) -> tuple[int, int]:
     """(height, width) of an image file as a viewer shows it, from its header; DataError if Pillow cannot read it."""
     with opened(path) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+        width, height = upright_size(image)
+        return height, width
 
 
 def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None = None) -> Images:

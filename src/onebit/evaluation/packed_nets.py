@@ -19,6 +19,7 @@ from onebit.data import (
     mask_facts,
     refuse_other_classes,
 )
+from onebit.errors import UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
@@ -35,8 +36,14 @@ def load_packed_data(
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
 
     Raises:
-        UsageError: other classes than those of the net. DataError: the data are not there, or damaged.
+        UsageError: a net that does not classify images, or one for other classes; data of the user's own, by the name
+            in a certificate. DataError: the data are not there, or damaged.
     """
+    if len(net.input.shape) != 3 or (net.certificate and net.certificate.compared != "labels"):
+        kind = "has no labels" if len(net.input.shape) == 3 else "takes no images"
+        raise UsageError(f"{source} {kind}, data sets are images with labels: onebit predict gives its outputs")
+    if net.certificate and name == net.certificate.dataset and not net.certificate.split:
+        raise UsageError(f"{source} is certified on {name}, which has no name here: name a data set with --dataset")
     _, height, width = net.input.shape
     square = height == width and len(infer(net)[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)

@@ -14,9 +14,14 @@ from onebit.errors import OnebitError
 from onebit.packed import Card
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_names, recipe_path
 
+PARTS = {"mnist-sample": "mnist"}
+"""Data set -> the one that its images are taken from, training images from training images."""
+
 
 def seen_validation(trained: Mapping[str, Any], recipe: Recipe, data: Dataset) -> str | None:
     """How many validation images an earlier training used for its weights, and what to do; None for none.
+
+    How many is not known if the images of one data set are a part of the other's.
 
     Known of public data sets only: own files may have another content or validation images of their own.
 
@@ -24,7 +29,12 @@ def seen_validation(trained: Mapping[str, Any], recipe: Recipe, data: Dataset) -
         trained: settings of the earlier training; recipe, data: of this one.
     """
     entry, here, total = DATASETS.get(recipe.dataset), len(data.validation), len(data.train) + len(data.validation)
-    if entry is None or entry.counts is None or entry.counts[0] != total or trained.get("dataset") != recipe.dataset:
+    if entry is None or entry.counts is None or entry.counts[0] != total:
+        return None
+    before = trained.get("dataset")
+    if here and (PARTS.get(str(before)) == recipe.dataset or PARTS.get(recipe.dataset) == before):
+        return f"was trained on {before}, which has images in common with {recipe.dataset}: compare test errors"
+    if before != recipe.dataset:
         return None
     there, seed = trained.get("validation"), trained.get("split_seed")
     there = entry.validation if there is None else there
