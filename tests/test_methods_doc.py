@@ -49,6 +49,15 @@ def finished_run(folder: Path, accuracies: list[float], *flags: str) -> None:
     (folder / "seeds.json").write_text(json.dumps({"seeds": seeds, "test": modes}))
 
 
+@pytest.mark.parametrize("seeds", [[7, 8, 9], [0, 1, 2, 3]])
+def test_runs_of_other_seeds_are_refused(tmp_path: Path, seeds: list[int]) -> None:
+    finished_run(tmp_path / "bop", [0.97] * 3)
+    summary = tmp_path / "bop" / "seeds.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "seeds": seeds}))
+    with pytest.raises(SystemExit, match=r"trained with the seeds .*, expected \[0, 1, 2\]"):
+        TOOL["row"](TOOL["PROTOCOLS"]["mlp"], tmp_path / "bop")
+
+
 @pytest.mark.parametrize("accuracies", [[0.96, 0.98, 0.97], [0.97, 0.98]])
 def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, accuracies: list[float]) -> None:
     protocol: Any = TOOL["PROTOCOLS"]["mlp"]

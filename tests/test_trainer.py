@@ -247,6 +247,17 @@ def test_a_trainer_does_a_single_training(settings: dict[str, Any]) -> None:
         onebit.Trainer("mlp", **SMALL, **settings)
 
 
+def test_the_threads_are_those_of_the_settings(data: Dataset) -> None:
+    seen, before = [], torch.get_num_threads()
+    for model in ("mlp", dense()):
+        settings = SMALL if isinstance(model, str) else OWN
+        onebit.Trainer(model, threads=before + 1, **settings).fit(
+            data, on_epoch=lambda row: seen.append(torch.get_num_threads())
+        )
+        assert torch.get_num_threads() == before
+    assert set(seen) == {before + 1}
+
+
 def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
     with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
         onebit.Trainer("mlp", optimizer={"gamma": 0.5}, **SMALL).fit(data)

@@ -124,8 +124,11 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    if len(summary["seeds"]) < len(_seeds(protocol.seeds)):
+    stated_seeds = list(_seeds(protocol.seeds))
+    if summary["seeds"] == stated_seeds[: len(summary["seeds"])] != stated_seeds:
         return None
+    if summary["seeds"] != stated_seeds:
+        sys.exit(f"{folder}: trained with the seeds {summary['seeds']}, expected {stated_seeds}; name other --runs")
     logs = [
         [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
         for seed in summary["seeds"]

@@ -29,6 +29,7 @@ from onebit.models import MODELS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.constant_sign import LOOK_IMAGES, one_sign_warning
+from onebit.runs.machine import own_threads
 from onebit.runs.model import build_own_training, build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
@@ -198,7 +199,7 @@ class Trainer:
         training = build_training(recipe, source, model=given)
         if given is not None and len(source.train) > 1 and (text := one_sign_warning(given, _sample(source))):
             warnings.warn(text, stacklevel=2)
-        with lock_folder(folder):
+        with own_threads(recipe), lock_folder(folder):
             if folder is not None:
                 options["facts"] = facts_of(recipe, source)
             if folder is not None and given is None:
@@ -227,7 +228,8 @@ class Trainer:
         if isinstance(few, Tensor) and len(few) > 1 and (text := one_sign_warning(model, few)):
             warnings.warn(text, stacklevel=3)
         self._trained = model, data
-        history = fit_recipe(recipe, training, data, **options)
+        with own_threads(recipe):
+            history = fit_recipe(recipe, training, data, **options)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
 
@@ -353,5 +355,4 @@ def _own_data(data: Any, validation: Any, batch_size: int | None) -> Dataset | F
     if not isinstance(own.train, Split) or not isinstance(own.validation, (Split, type(None))):
         return own
     empty = own.train[:0]
-    identity = own.identity()
-    return Dataset(own.name, own.train, own.validation or empty, empty, own.classes, identity=identity)
+    return Dataset(own.name, own.train, own.validation or empty, empty, own.classes)

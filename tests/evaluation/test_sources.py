@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -136,6 +137,30 @@ def test_dicts_and_tuples_of_a_collate_function_stay() -> None:
     (inputs, targets), *_ = in_order(DataLoader(Pairs(), 4, collate_fn=collate))
     assert inputs["again"][1].shape == (4, 2)
     assert targets["y"].tolist() == [0, 1, 2, 0]
+
+
+class Noisy(Pairs):
+    """Samples with noise from the three generators that transforms use."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        x, y = super().__getitem__(index)
+        noise = random.random() + np.random.random() + float(torch.rand(()))
+        return x + np.float32(noise), y
+
+
+def test_random_transforms_draw_the_same_numbers_in_each_pass() -> None:
+    samples = LoaderSamples(DataLoader(Noisy(), batch_size=3, shuffle=True))
+    seen = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        seen.append([[x.clone() for x, _ in samples.batches()], list(samples.mixed(7))])
+        random.random(), np.random.random()
+    for ours, theirs in zip(*seen, strict=True):
+        assert len(ours) == len(theirs) > 0
+        assert all(map(torch.equal, ours, theirs))
+    before = random.getstate()
+    list(samples.mixed(7))
+    assert random.getstate() == before
 
 
 def test_the_digest_is_of_bytes_shape_and_dtype() -> None:

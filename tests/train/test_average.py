@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toy_training import CASES, DATA, build
 
 from onebit.errors import UsageError
 from onebit.evaluation.modes import bn_images, evaluate, reestimate_batch_norm_
+from onebit.quantizers import UInt4
 from onebit.train.average import WeightAverage
 from onebit.train.loop import fit
 from onebit.train.weights import read_weights
@@ -33,6 +35,20 @@ def test_the_average_is_its_formula() -> None:
     assert average.state.keys() == expected.keys()
     for name, tensor in average.state.items():
         assert torch.allclose(tensor, expected[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("range_rule", ["lsq", "follow"])
+def test_the_limit_of_a_range_begins_with_the_first_that_is_set(range_rule: str) -> None:
+    quantizer = UInt4(range=range_rule)
+    for model, name in ((nn.Sequential(quantizer), "0.limit"), (quantizer, "limit")):
+        quantizer.limit.data.zero_()
+        average = WeightAverage(model, 0.9)
+        average.update()
+        assert float(average.state[name]) == 0  # still not set
+        for limit, expected in ((3.0, 3.0), (5.0, 3.2)):
+            quantizer.limit.data.fill_(limit)
+            average.update()
+            assert float(average.state[name]) == pytest.approx(expected)
 
 
 def test_within_the_context_the_model_holds_the_average_and_afterwards_its_own_weights() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
 
+from onebit.data import VOID
 from onebit.errors import CheckpointError, UsageError, WrongTypeError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
@@ -60,6 +61,21 @@ def test_weight_shares_the_loss_with_the_labels(teacher: nn.Module) -> None:
     found = asked.loss(cross_entropy, logits, labels, images=images, precision="fp32")
     expected = 0.7 * cross_entropy(logits, labels) + 0.3 * distillation(logits, taught, temperature=2.0)
     torch.testing.assert_close(found, expected)
+
+
+def test_pixels_without_a_class_do_not_count() -> None:
+    torch.manual_seed(0)
+    images, masks = torch.randn(2, 1, 4, 4), torch.randint(3, (2, 4, 4)).to(torch.uint8)
+    masks[0, 1:] = VOID
+    model = nn.Conv2d(1, 3, 1)
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    known = (masks != VOID).flatten()
+    mine, taught = (x.movedim(1, -1).flatten(0, -2)[known] for x in (logits, model(images).detach()))
+    found = Teacher(model).loss(cross_entropy, logits, masks, images=images, precision="fp32")
+    torch.testing.assert_close(found, distillation(mine, taught))
+    nothing = Teacher(model).loss(cross_entropy, logits, masks * 0 + VOID, images=images, precision="fp32")
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert (float(nothing.detach()), float(gradient.abs().max())) == (0, 0)
 
 
 def test_a_net_learns_from_the_teacher_alone(teacher: nn.Module) -> None:

@@ -27,8 +27,8 @@ from toy_training import (
     stop_at_step,
 )
 
-from onebit.data import Augmentation
-from onebit.errors import CheckpointError
+from onebit.data import Augmentation, Split
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.losses import cross_entropy
 from onebit.optim import latent_groups
 from onebit.train.loop import fit
@@ -100,10 +100,13 @@ def test_resume_on_an_empty_folder_starts_afresh(tmp_path: Path, whole: Any) -> 
     assert everything(tmp_path) == whole("sign")
 
 
-def test_without_resume_a_checkpoint_is_not_read(tmp_path: Path, whole: Any) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"whatever")
-    build(CASES["sign"]).fit(DATA, tmp_path)
-    assert everything(tmp_path) == whole("sign")
+@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+def test_without_resume_a_training_is_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"whatever")
+    with pytest.raises(UsageError, match="holds a training already: continue it with resume=True, or choose another"):
+        build(CASES["sign"]).fit(DATA, tmp_path)
+    assert (tmp_path / name).read_bytes() == b"whatever"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
 def test_the_history_holds_the_epochs_of_both_parts(tmp_path: Path) -> None:
@@ -332,6 +335,19 @@ def test_an_optimizer_with_another_switch_is_refused(tmp_path: Path, name: str, 
     torch.save(state, tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match=f"was trained with {switch} = True, this run has False"):
         build(CASES[name]).fit(DATA, tmp_path, resume=True)
+
+
+def test_other_pixels_with_the_same_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    images = DATA.validation.images.copy()
+    images[-1] ^= 255
+    for change in (
+        {"train": Split(255 - DATA.train.images, DATA.train.labels)},
+        {"validation": Split(images, DATA.validation.labels)},
+    ):
+        with pytest.raises(CheckpointError, match="data"):
+            build(CASES["sign"]).fit(dataclasses.replace(DATA, **change), tmp_path, resume=True)
 
 
 def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from onebit.data import VOID
 from onebit.errors import UsageError
 from onebit.evaluation.losses import cross_entropy, squared_hinge
 from onebit.layers import BinaryLinear
@@ -61,6 +62,25 @@ def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts: int, count: int,
         assert torch.allclose(ours, theirs, atol=1e-6)
     assert float(found[1]) == pytest.approx(float(expected[1]), rel=1e-5)
     assert int(found[2]) == int(expected[2])
+
+
+@pytest.mark.parametrize("side", [4, 2])
+def test_parts_of_masks_count_by_their_pixels_with_a_class(side: int) -> None:
+    """Also where the net gives the center alone."""
+    torch.manual_seed(0)
+    x, masks = torch.randn(6, 1, 4, 4), torch.randint(2, (6, 4, 4)).to(torch.uint8)
+    masks[:3] = VOID
+    masks[0, 1, 1] = 1
+    model = nn.Conv2d(1, 2, 5 - side, padding=0 if side == 2 else "same")
+    seen = []
+    for parts in (1, 2, 3):
+        trained = copy.deepcopy(model)
+        optimizer = Keeper(trained.parameters(), lr=0.1)
+        settings = StepSettings(accumulate=parts)
+        loss, _ = optimizer_step(trained, optimizer, x, masks, loss=cross_entropy, precision="fp32", settings=settings)
+        seen.append(torch.cat([loss[None], *(gradient.flatten() for gradient in optimizer.seen)]))
+    for other in seen[1:]:
+        torch.testing.assert_close(other, seen[0], atol=1e-6, rtol=1e-5)
 
 
 def test_no_part_is_a_single_image() -> None:

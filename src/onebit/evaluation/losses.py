@@ -167,14 +167,24 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return logits, labels.long()
     if labels.dim() == 2:
         return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
-    height, width = logits.shape[2:]
-    top, left = (labels.shape[1] - height) // 2, (labels.shape[2] - width) // 2
-    labels = labels[:, top : top + height, left : left + width].flatten()
+    labels = _center(labels, logits).flatten()
     logits = logits.movedim(1, -1).flatten(0, -2)
     known = labels != VOID
     if not bool(known.all()):
         logits, labels = logits[known], labels[known]
     return logits, labels.long()
+
+
+def known_samples(logits: Tensor, labels: Tensor) -> int:
+    """How many samples `per_sample` makes of these labels, with logits of the shape of these."""
+    return int((_center(labels, logits) != VOID).sum()) if labels.dim() == 3 else labels.numel()
+
+
+def _center(masks: Tensor, logits: Tensor) -> Tensor:
+    """The center of masks (N, H, W) that logits (·, classes, h, w) are about."""
+    height, width = logits.shape[2:]
+    top, left = (masks.shape[1] - height) // 2, (masks.shape[2] - width) // 2
+    return masks[:, top : top + height, left : left + width]
 
 
 def paired(outputs: Tensor, targets: Tensor, task: str, *, loss: str = "") -> tuple[Tensor, Tensor]:

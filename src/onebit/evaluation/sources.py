@@ -26,6 +26,7 @@ from onebit.evaluation.loaders import (
     keeps_order,
     loader_length,
     sample_count,
+    seeded,
     seeded_globals,
     sequential,
 )
@@ -143,24 +144,29 @@ class LoaderSamples:
         return self.ordered is not self.loader or keeps_order(self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
-        """(inputs, targets) in order, as the collate function makes them; targets are None if there are none."""
+        """(inputs, targets) in order, as the collate function makes them; targets are None if there are none.
+
+        Random transforms draw the same numbers in each pass.
+        """
         del batch_size  # the loader has its own
         expected, given = loader_length(self.ordered), 0
-        for batch in self.ordered:
-            inputs, targets = parts_of(batch)
-            given += 1
-            yield inputs, targets
+        with seeded(self.ordered, seed=0, epoch=0):
+            for batch in self.ordered:
+                inputs, targets = parts_of(batch)
+                given += 1
+                yield inputs, targets
         if expected is not None and given != expected:
             raise length_error(self.name, expected, given)
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
-        """Inputs of the first batches with about `count` samples, in the loader's own order."""
+        """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same."""
         done = 0
-        for batch in self.loader:
-            inputs, _ = parts_of(batch)
-            yield inputs
-            if (done := done + size_of(inputs)) >= count:
-                return
+        with seeded(self.loader, seed=0, epoch=0):
+            for batch in self.loader:
+                inputs, _ = parts_of(batch)
+                yield inputs
+                if (done := done + size_of(inputs)) >= count:
+                    return
 
     @cached_property
     def digest(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from onebit.common.entries import Need
+from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
@@ -32,11 +33,22 @@ def _quantizer(name: str | None) -> WeightQuantizerEntry:
     return WEIGHT_QUANTIZERS.entry(name)
 
 
+def _reads_folder(dataset: str) -> bool:
+    """Whether image files are decoded; not known of data of the user's own."""
+    entry = DATASETS.get(dataset)
+    return entry is None or entry.folder
+
+
 def _above_zero(field: str) -> Need:
     return Need(field.partition(".")[2], lambda recipe: recipe.values()[field] > 0, field)
 
 
 _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
+_BINARY_LAYERS = Need(
+    "binary weights or inputs",
+    lambda recipe: recipe.model.weight_quantizer is not None or recipe.model.input_quantizer is not None,
+    "model.weight_quantizer",
+)
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
 _LABELS = Need(
@@ -47,6 +59,7 @@ _LABELS = Need(
 # the last epoch of each stage has images of full size
 _EPOCHS = Need("more than one epoch", lambda recipe: max(recipe.epochs, recipe.first_stage) > 1, "epochs")
 _GROWS = Need("first_size", lambda recipe: recipe.augmentation.first_size is not None, "augmentation.first_size")
+_FOLDER = Need("a folder of images", lambda recipe: _reads_folder(recipe.dataset), "dataset")
 _HELD_OUT = Need("validation images", lambda recipe: recipe.validation != 0, "validation")
 _WEIGHT_DECAY = _above_zero("optimizer.weight_decay")
 _CLIPS = Need(
@@ -65,6 +78,10 @@ def _quantizes_inputs(recipe: Recipe) -> bool:
 _BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer")
 
 NEEDS: dict[str, tuple[Need, ...]] = {
+    "model.value": (_BINARY,),
+    "model.real_first": (_BINARY_LAYERS,),
+    "model.real_last": (_BINARY_LAYERS,),
+    "model.padding_value": (_BINARY_INPUTS,),
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),
@@ -82,6 +99,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "recompute_inputs": (_BINARY_INPUTS,),
     "continual.against": (_TASKS,),
     "continual.own": (_TASKS,),
+    "skip_broken": (_FOLDER,),
     "split_seed": (_HELD_OUT,),
     "loss": (_LABELS,),
     "label_smoothing": (_LABELS,),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,3 +34,14 @@ def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
     """
     device = rank_device(resolve_device(recipe.device), ranks)
     return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())
+
+
+@contextmanager
+def own_threads(recipe: Recipe) -> Iterator[None]:
+    """The context in which torch has the threads of a recipe, if it names a number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

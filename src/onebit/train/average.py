@@ -8,11 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from onebit.quantizers.few_bits import FewBits
+
 
 class WeightAverage:
     """a ← decay·a + (1 − decay)·w for every parameter and BatchNorm statistic, after each optimizer step.
 
-    Latent weights are averaged before their sign is taken, so the averaged net is as binary as the trained one.
+    Latent weights are averaged before their sign is taken, so the averaged net is as binary as the trained one. The
+    limit of a range begins with the first one that is set.
 
     Args:
         model: whose weights are averaged.
@@ -23,12 +26,16 @@ class WeightAverage:
         self.decay = decay
         self._tensors = dict(model.state_dict(keep_vars=True))
         self.state = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        ranges = (f"{name}.limit" for name, module in model.named_modules() if isinstance(module, FewBits))
+        self._limits = [name.removeprefix(".") for name in ranges if name.removeprefix(".") in self.state]
 
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights."""
         real = {name: tensor for name, tensor in self._tensors.items() if tensor.is_floating_point()}
         weights = [tensor.detach() for tensor in real.values()]
+        for name in self._limits:  # 0: not set yet
+            self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
         torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
         _copy(self._tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 

@@ -33,6 +33,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "batch_size": job.batch_size,
         "total_steps": job.total_steps,
         "precision": job.execution.precision,
+        "compile": job.execution.compile,
         "classes": list(job.data.classes),
         "training images": job.data.count,
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onebit.common.arguments import described
 from onebit.data import Dataset
 from onebit.errors import OnebitError, UsageError, WrongTypeError
-from onebit.evaluation.losses import Loss, distillation
+from onebit.evaluation.losses import Loss, distillation, per_sample
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
 from onebit.packed import PackedNet
@@ -54,14 +54,19 @@ class Teacher:
             raise UsageError(f"the teacher's temperature must be positive, got {self.temperature!r}")
 
     def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
-        """The loss of logits (N, classes) that were computed from `images`.
+        """The loss of logits (N, classes) that were computed from `images`; pixels without a class do not count.
 
         Args:
             own: the loss against the labels.
         """
         with autocast(precision, images.device):
             targets = self.predict(images)
-        distilled = distillation(logits, targets.float(), temperature=self.temperature)
+        mine, taught = logits, targets.float()
+        if labels.dim() == 3 and logits.dim() == 4 and not labels.is_floating_point():
+            (mine, known), (taught, _) = per_sample(logits, labels), per_sample(taught, labels)
+            if not len(known):
+                return logits.sum() * 0
+        distilled = distillation(mine, taught, temperature=self.temperature)
         return distilled if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * distilled
 
     @property

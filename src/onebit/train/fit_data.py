@@ -27,7 +27,7 @@ class FitData:
         train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
             None.
         classes: the name of each label; () if they are not known.
-        digest: identifies the data of a `Dataset`; "" for other data, see `identity`.
+        digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
         directory: see `Dataset.directory`.
     """
 
@@ -52,7 +52,8 @@ class FitData:
 
     def identity(self) -> str:
         """What a checkpoint must have been trained on; reads all arrays."""
-        return self.digest or " | ".join(_digest(part) for part in (self.train, self.validation) if part is not None)
+        parts = [_digest(part) for part in (self.train, self.validation) if part is not None]
+        return " | ".join(filter(None, [self.digest, *parts]))
 
     @property
     def unchecked(self) -> str:
@@ -85,8 +86,7 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
         if isinstance(held_out, Split) and held_out.images.shape[1:] != data.input_shape:
             got = held_out.images.shape[1:]
             raise UsageError(f"validation: got images {got}, the training images are {data.input_shape}")
-        digest = data.digest if validation is None or held_out is None else f"{data.digest} | {_digest(held_out)}"
-        return FitData(data.name, data.train, held_out, data.classes, digest, data.directory)
+        return FitData(data.name, data.train, held_out, data.classes, data.digest, data.directory)
     train = _part(data, name="data", batch_size=batch_size)
     if isinstance(train, Split):
         known = [part.labels for part in (train, held_out) if isinstance(part, Split)]

@@ -19,7 +19,9 @@ STAGE_FOLDER = "stage1"
 """In the folder of a run in two stages: the run folder of the first one."""
 TABLE_FILE = "continual.json"
 """In a folder of several tasks: the scores."""
-RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
+FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
+"""What `fit` writes."""
+RUN_FILES = (*FIT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
@@ -54,6 +56,12 @@ def refuse_used(folder: Path, *, resume: bool) -> bool:
     if (used := holds_run(folder)) and not resume:
         raise in_use(folder)
     return used
+
+
+def refuse_trained(folder: Path) -> None:
+    """Raise UsageError for a folder into which `fit` wrote: an older best epoch would stay beside the new weights."""
+    if any((folder / name).exists() for name in FIT_FILES):
+        raise UsageError(f"{folder} holds a training already: continue it with resume=True, or choose another folder")
 
 
 def in_use(folder: Path) -> UsageError:

@@ -40,7 +40,7 @@ from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.growing import images_of_epoch
-from onebit.train.history import EpochLog, History
+from onebit.train.history import EpochLog, History, refuse_trained
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
 from onebit.train.options import Execution, Monitor, Output, group_options
@@ -119,8 +119,8 @@ def fit(
     Raises:
         UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative
             seed or ema, a model that does not take these inputs or has too few logits, targets that do not fit the
-            loss, an optimizer of another model, a teacher of other images or classes, or another training that writes
-            into `folder` now; WrongTypeError for arguments of another type.
+            loss, an optimizer of another model, a teacher of other images or classes, a `folder` that holds a run
+            without `resume`, or into which another training writes now; WrongTypeError for arguments of another type.
         DataError: values that are not finite, labels without a logit, batches that are not pairs, or a loader whose
             number of batches changes.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
@@ -146,6 +146,8 @@ def fit(
     check_arguments(job, epochs)
     plan(job, epochs)
     with lock_folder(output.folder, job.ranks):
+        if (folder := job.folder) is not None and not output.resume:
+            job.ranks.first(lambda: refuse_trained(folder))
         start(job)
         with printed(job), explained_fit(job):
             while job.step < job.total_steps:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onebit.errors import TrainingError, UsageError
 from onebit.evaluation.batches import batch_bounds
-from onebit.evaluation.losses import Loss, checked_loss, per_sample
+from onebit.evaluation.losses import Loss, checked_loss, known_samples, per_sample
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.nested import leaves, mapped, size_of, split_in
 from onebit.evaluation.precision import autocast
@@ -110,13 +110,17 @@ def optimizer_step(
     total = torch.zeros((), device=device)
     correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
-    passes = list(zip(*(split_in(each, parts) for each in whole), strict=True)) * settings.samples
-    for done, (inputs, images, labels) in enumerate(passes, start=1):
-        share = size_of(labels) / count / settings.samples
+    split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
+    shares = [size_of(labels) / count for _, _, labels in split]
+    passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
+    for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(precision, device):
                 logits = forward(inputs)
             logits = mapped(Tensor.float, logits)
+            if done == 1 and parts > 1 and task == "classification":
+                shares = _by_samples(shares, logits, [known for _, _, known in split])
+            share = shares[part] / settings.samples
             if teacher is None:
                 part_loss = loss(logits, labels)
             else:
@@ -150,6 +154,12 @@ def optimizer_step(
 
 
 @torch.no_grad()
+def _by_samples(shares: list[float], logits: Tensor, labels: list[Tensor]) -> list[float]:
+    """The shares of parts of a batch by their samples, the pixels of masks that have a class."""
+    counts = [known_samples(logits, each) for each in labels]
+    return [sum(shares) * count / max(1, sum(counts)) for count in counts]
+
+
 def _add_sums(
     sums: dict[str, Tensor], metrics: Mapping[str, Metric], outputs: Any, targets: Any, *, passes: int
 ) -> None:
