@@ -48,6 +48,8 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),
         ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
         ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
+        ("--schedule step --schedule.step_size 3 --epochs 3", "step_size belongs to more epochs, but epochs is 3.0"),
+        ("--schedule milestones --schedule.milestones [1,4] --epochs 3", "belongs to more epochs, but epochs is 3.0"),
         ("--augmentation.padding-mode reflect", "belongs to crop_padding, but augmentation.crop_padding is 0"),
         ("--augmentation.growing 0.5", "growing belongs to first_size, but augmentation.first_size is None: leave it"),
         ("--augmentation.first_size 4 --epochs 1", "belongs to more than one epoch, but epochs is 1.0: leave it"),

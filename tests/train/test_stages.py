@@ -86,6 +86,13 @@ def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Pa
     assert train(tmp_path, prox)["test"].keys() >= {"binary"}
 
 
+def test_the_rate_falls_in_the_first_stage_after_the_same_share() -> None:
+    asked = recipe(epochs=8, first_stage=2, schedule={"name": "milestones", "milestones": [4, 6], "step_size": 2})
+    assert first_stage(asked).schedule.milestones == (1, 1.5)
+    assert first_stage(asked).schedule.step_size == 0.5
+    assert first_stage(recipe()).schedule.step_size is None
+
+
 def test_the_first_stage_is_the_same_net_with_real_weights() -> None:
     stage = first_stage(recipe())
     assert (stage.model.weight_quantizer, stage.model.input_quantizer) == (None, "ste_sign")

@@ -58,6 +58,11 @@ _LABELS = Need(
 )
 # the last epoch of each stage has images of full size
 _EPOCHS = Need("more than one epoch", lambda recipe: max(recipe.epochs, recipe.first_stage) > 1, "epochs")
+_LONGER = Need(
+    "more epochs",
+    lambda recipe: all(mark < recipe.epochs for mark in (*recipe.schedule.milestones, recipe.schedule.step_size or 0)),
+    "epochs",
+)
 _GROWS = Need("first_size", lambda recipe: recipe.augmentation.first_size is not None, "augmentation.first_size")
 _FOLDER = Need("a folder of images", lambda recipe: _reads_folder(recipe.dataset), "dataset")
 _HELD_OUT = Need("validation images", lambda recipe: recipe.validation != 0, "validation")
@@ -89,8 +94,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "optimizer.decay_latents": (_BINARY, _WEIGHT_DECAY),
     "optimizer.decay_norm": (_WEIGHT_DECAY,),
     "schedule.gamma": (_schedule("step", "milestones"),),
-    "schedule.step_size": (_schedule("step"),),
-    "schedule.milestones": (_schedule("milestones"),),
+    "schedule.step_size": (_schedule("step"), _LONGER),
+    "schedule.milestones": (_schedule("milestones"), _LONGER),
     "schedule.final_lr": (_schedule("linear", "cosine", "one_cycle", "exponential"),),
     "augmentation.padding_mode": (_above_zero("augmentation.crop_padding"),),
     "augmentation.elastic_smoothness": (_above_zero("augmentation.elastic"),),

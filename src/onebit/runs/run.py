@@ -160,6 +160,8 @@ def _refuse_crops(name: str, shape: tuple[int, ...], crop: int | None) -> None:
 def first_stage(recipe: Recipe) -> Recipe:
     """The recipe of the first of two stages: the same training with real weights; activations are binary as before.
 
+    The rate falls after the same share of the epochs as in the second stage.
+
     Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
 
@@ -181,8 +183,14 @@ def first_stage(recipe: Recipe) -> Recipe:
     dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
     optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False, own=own)
+    share, schedule = recipe.first_stage / recipe.epochs, recipe.schedule
     stage = replace(
         recipe,
+        schedule=replace(
+            schedule,
+            milestones=tuple(share * mark for mark in schedule.milestones),
+            step_size=schedule.step_size and share * schedule.step_size,
+        ),
         name=f"{recipe.name}-stage1",
         summary=f"first stage of {recipe.name}: real weights",
         measured="",
