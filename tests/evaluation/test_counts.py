@@ -322,3 +322,8 @@ def test_an_example_that_does_not_fit_is_one_line(example: torch.Tensor, message
         summary(nn.Sequential(nn.Linear(4, 2)), example)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_without_weights_has_no_size() -> None:
+    with pytest.raises(UsageError, match="a LazyLinear has no weights yet: run a batch through the model first"):
+        summary(nn.Sequential(nn.LazyLinear(3)), torch.zeros(2, 6))

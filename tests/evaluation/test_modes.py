@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from onebit.data import Split, StreamedImages, make_toy
 from onebit.data.image_folder import MappedPixels
-from onebit.errors import UsageError
+from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.model_inputs import model_device
@@ -412,3 +412,14 @@ def test_progress_counts_the_images_of_all_draws(splits: tuple[Split, Split]) ->
     assert seen[-1] == (2 * len(test), 2 * len(test))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert {total for _, total in seen} == {2 * len(test)}
+
+
+class Undefined(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0 * 0
+
+
+def test_outputs_that_are_not_finite_have_no_accuracy() -> None:
+    model = nn.Sequential(BinaryLinear(6, 3), Undefined())
+    with pytest.raises(DataError, match="the model gives outputs that are not finite: they have no accuracy"):
+        evaluate(model, (torch.randn(8, 6), torch.arange(8) % 3), verbose=False)

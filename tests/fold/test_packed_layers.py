@@ -155,6 +155,15 @@ ATTENTION: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"batch_first": True, "add_bias_kv": True},
         {"attn_mask": torch.randn(12, 5, 5), "key_padding_mask": torch.tensor([[False] * 4 + [True]] * 3)},
     ),
+    # without weights torch takes the hint in place of the mask, which hides the added keys, too
+    *(
+        (
+            {"batch_first": True, **more},
+            {"attn_mask": torch.ones(5, 5).triu(1).bool(), "is_causal": True, "need_weights": needed},
+        )
+        for more in ({"add_bias_kv": True}, {"add_zero_attn": True}, {})
+        for needed in (False, True)
+    ),
 ]
 
 

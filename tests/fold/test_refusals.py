@@ -344,3 +344,92 @@ def test_every_activation_is_packed() -> None:
     # some sums of clipped values are 0 up to rounding, where torch's order of additions decides the sign
     different = (run(packed, images_of()) != torch_logits(model, images_of())).any(axis=1)
     assert different.mean() < 0.05
+
+
+class Latents(nn.Module):
+    """Reads the latents of binary layers as real numbers."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.out, self.product = BinaryLinear(6, 6, bias=False), BinaryLinear(6, 2), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.product(x, self.a.weight)))
+
+
+@pytest.mark.parametrize("product", [F.linear, lambda x, w: F.linear(x, w.t()), lambda x, w: x @ w, torch.matmul])
+def test_latents_as_real_numbers_are_refused(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(FoldError, match="its weights are the latents of the binary layer 'a', as real numbers; call"):
+        pack(Latents(product).eval(), torch.zeros(2, 6))
+
+
+def test_a_binary_layer_that_is_not_called_is_told() -> None:
+    with pytest.warns(UserWarning, match="layer 'a': its binary weights are not in the packed net, as forward does"):
+        pack(Latents(lambda x, w: x).eval(), torch.zeros(2, 6))
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Halved(BinaryLinear):
+    def effective_weight(self) -> Tensor:
+        return super().effective_weight() / 2
+
+
+class Described(BinaryLinear):
+    def extra_repr(self) -> str:
+        return "mine"
+
+
+def test_a_subclass_that_computes_something_else_is_refused() -> None:
+    for layer in (Standardized(3, 4, 3), nn.Sequential(nn.Flatten(), Halved(48, 4))):
+        model = nn.Sequential(layer, nn.Flatten(), BinaryLinear(16 if isinstance(layer, nn.Conv2d) else 4, 2))
+        with pytest.raises(FoldError, match=r"(Standardized|Halved)"):
+            pack(model.eval(), torch.zeros(2, 3, 4, 4))
+    pack(nn.Sequential(nn.Flatten(), Described(48, 4)).eval(), torch.zeros(2, 3, 4, 4))
+
+
+class Dropping(nn.Dropout):
+    def train(self, mode: bool = True) -> Dropping:
+        return super().train()
+
+
+def test_a_module_that_stays_in_training_mode_is_refused() -> None:
+    with pytest.raises(FoldError, match=r"'1' stays in training mode after eval\(\)"):
+        pack(nn.Sequential(BinaryLinear(6, 2), Dropping()), torch.zeros(2, 6))
+
+
+def test_a_layer_without_weights_is_refused() -> None:
+    with pytest.raises(FoldError, match="layer '0' has no weights yet: run a batch through the model first"):
+        pack(nn.Sequential(nn.LazyLinear(4), BinaryLinear(4, 2)), torch.zeros(2, 6))
+
+
+@pytest.mark.parametrize(("factor", "fits"), [(3.1, False), (3.0, True), (3, True), ((3.0, 3.1), False)])
+def test_only_whole_factors_repeat_pixels(factor: Any, fits: bool) -> None:
+    """With 3.1 torch makes 12 of 4 pixels, but of others than with 3."""
+    model = nn.Sequential(BinaryConv2d(1, 2, 1), nn.Upsample(scale_factor=factor), BinaryConv2d(2, 2, 1)).eval()
+    if fits:
+        x = torch.randn(2, 1, 4, 4)
+        np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
+    else:
+        with pytest.raises(FoldError, match="expected mode 'nearest' and whole factors"):
+            pack(model, torch.zeros(2, 1, 4, 4))
+
+
+class SameBits(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(torch.int32).float()
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mul(input=torch.add(input=x, other=1.5), other=2)
+
+
+def test_bits_as_another_dtype_are_refused_and_operands_may_be_named() -> None:
+    with pytest.raises(FoldError, match=r"same bits as another dtype|torch\.int32"):
+        pack(nn.Sequential(BinaryLinear(6, 2), SameBits()).eval(), torch.zeros(2, 6))
+    model, x = nn.Sequential(BinaryLinear(6, 2), Named()).eval(), torch.randn(3, 6)
+    np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)

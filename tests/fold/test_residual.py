@@ -22,6 +22,9 @@ from onebit.verification.agreement import prove, verify
 
 SHAPE = (3, 8, 8)
 
+UNUSED = "ignore:.*binary weights are not in the packed net:UserWarning"
+"""Not all layers of the model are in each of these nets."""
+
 
 class LambdaLayer(nn.Module):
     """Calls a function: a common way to write shortcuts without parameters."""
@@ -161,6 +164,7 @@ def bireal(m: Any, x: Tensor) -> Tensor:
         (bireal, "Conv Threshold Conv Affine Affine Add Sign Conv Affine Add AdaptiveAveragePool Flatten"),
     ],
 )
+@pytest.mark.filterwarnings(UNUSED)
 def test_a_value_that_is_added_and_binarized(body: Callable[[nn.Module, Tensor], Tensor], expected: str) -> None:
     model = make_nasty(Body(body))
     packed = pack(model, input_shape=SHAPE)
@@ -186,6 +190,7 @@ class NoMean(nn.Module):
         return m.body(m, m.bn(m.first(m.coding(x))))
 
 
+@pytest.mark.filterwarnings(UNUSED)
 @pytest.mark.parametrize("quantizer", [None, "ste_sign"])
 def test_a_normed_value_is_written_once_whichever_reader_comes_first(quantizer: str | None) -> None:
     for body in (both, relu_first, bireal, lambda m, x: F.relu(x) + m.a(x), lambda m, x: x + m.a(F.relu(x)) + x):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from onebit.errors import UnknownNameError, UsageError, WrongTypeError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binarize_, binary_layers
@@ -262,3 +262,49 @@ def test_where_and_the_input_quantizer_are_checked_before_anything_changes() -> 
     with pytest.raises(UnknownNameError, match="unknown input quantizer 'ste_sgn'; did you mean 'ste_sign'"):
         binarize_(model, input_quantizer="ste_sgn")
     assert type(model[0]) is nn.Linear
+
+
+class Listed(nn.Module):
+    """Calls layers that it holds in a plain list, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.hidden = [self.a, self.b]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        return self.out(x)
+
+
+def test_layers_outside_of_the_modules_become_binary_as_well() -> None:
+    torch.manual_seed(0)
+    net, x = Listed(), numbers(3, 4)
+    closure = lambda y, layer=net.a: layer(y)  # noqa: E731
+    binarize_(net, weight_quantizer="sign")
+    assert net.hidden[0] is net.a
+    assert isinstance(net.a, BinaryLinear)
+    hidden = torch.relu(F.linear(x, sign(net.a.weight), net.a.bias))
+    torch.testing.assert_close(closure(x), F.linear(x, sign(net.a.weight), net.a.bias))
+    hidden = torch.relu(F.linear(hidden, sign(net.b.weight), net.b.bias))
+    torch.testing.assert_close(net(x), F.linear(hidden, sign(net.out.weight), net.out.bias))
+
+
+def test_a_model_that_holds_the_forward_of_a_layer_is_refused() -> None:
+    net = Listed()
+    net.first = net.a.forward
+    with pytest.raises(UsageError, match=r"^first is a method of a layer that becomes binary: hold the layer itself"):
+        binarize_(net)
+    assert type(net.a) is nn.Linear
+
+
+def test_a_layer_with_a_forward_or_a_bias_of_its_own_is_refused() -> None:
+    net = Listed()
+    net.b.forward = torch.relu  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="layer 'b': its forward was replaced by another function"):
+        binarize_(net)
+    net = Listed()
+    parametrize.register_parametrization(net.b, "bias", nn.Identity())
+    with pytest.raises(UsageError, match="layer 'b': it has parametrizations; remove them first"):
+        binarize_(net)

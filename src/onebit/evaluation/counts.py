@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.arguments import described
@@ -30,6 +31,8 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
         return 0, 0  # counts with the layer that reads the weight
     if isinstance(layer, PackedLayer):
         return layer.sizes
+    if any(map(is_lazy, layer.parameters(recurse=False))):
+        raise UsageError(f"a {type(layer).__name__} has no weights yet: run a batch through the model first")
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()

@@ -21,7 +21,7 @@ from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, name_of, task_of
 from onebit.evaluation.misfits import check_targets, checked, explained_samples, refuse_not_finite
 from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
-from onebit.evaluation.nested import mapped, shown, size_of
+from onebit.evaluation.nested import all_finite, mapped, shown, size_of
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 from onebit.layers import LatentWeight, binary_layers, check_model
@@ -308,7 +308,7 @@ def evaluate(
     Raises:
         UsageError: unknown mode, no samples, a quantizer without a draw or a mean, `reestimate` without `train`, or
             inputs or targets that do not fit the model and the loss; WrongTypeError: not a model, or other data.
-        DataError: inputs that are not finite, or batches that are not pairs.
+        DataError: inputs or outputs that are not finite, or batches that are not pairs.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
@@ -337,4 +337,7 @@ def evaluate(
     score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
     if not math.isfinite(score.loss):
         refuse_not_finite(samples)
+        # a class without probability in all draws of an ensemble has log-probability -inf
+        if parse_weights(weights)[1] == 1 and not all_finite(outputs):
+            raise DataError("the model gives outputs that are not finite: they have no accuracy")
     return score

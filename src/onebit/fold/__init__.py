@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from onebit.common.arguments import check_kind, described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
@@ -230,9 +231,18 @@ def eval_copy(model: nn.Module) -> nn.Module:
             f"the {type(model).__name__} is on the device 'meta' and has no numbers; give it some: "
             "model.to_empty(device='cpu'), then load_state_dict"
         )
+    for name, module in model.named_modules():
+        if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
+            raise FoldError(f"layer {name!r} has no weights yet: run a batch through the model first")
     try:
-        return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+        made = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
     except Exception as error:
         raise FoldError(
             f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"
         ) from error
+    training = next((name or type(module).__name__ for name, module in made.named_modules() if module.training), None)
+    if training is not None:
+        raise FoldError(
+            f"{training!r} stays in training mode after eval(), a packed net has eval mode: remove its train()"
+        )
+    return made

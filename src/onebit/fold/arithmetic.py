@@ -71,7 +71,8 @@ def negate(folder: Folder, call: Call, x: Pending) -> Pending:
 def _terms(call: Call) -> tuple[Any, Any]:
     """The two operands, which may be numbers, constants or values of the net."""
     assert call.node is not None
-    first, second = call.node.args[0], call.argument(1, "other", None)
+    first = call.node.args[0] if call.node.args else call.node.kwargs["input"]
+    second = call.argument(1, "other", None)
     if len(call.node.args) > 1:
         second = call.node.args[1]
     if call.argument(9, "alpha", 1) != 1:

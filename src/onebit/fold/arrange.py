@@ -29,6 +29,9 @@ def same(folder: Folder, call: Call, x: Pending) -> Pending:
 def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
     # recognized by its effect, because the many ways to flatten have different arguments
     before, after = call.shapes
+    source = next(x for x in call.node.all_input_nodes if x.op != "get_attr") if call.node else None
+    if source is not None and call.node is not None and source.meta["value"].dtype != call.node.meta["value"].dtype:
+        raise call.refusal("it reads the same bits as another dtype")
     if after == before:
         return x
     if after[:1] != before[:1]:
@@ -79,6 +82,10 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     mode = call.argument(3, "mode", "nearest")
     whole = len(before) == len(after) and all(new % old == 0 for old, new in zip(before, after, strict=True))
+    factors = call.argument(2, "scale_factor", None)
+    if factors is not None and not call.argument(5, "recompute_scale_factor", None):  # else the sizes alone decide
+        each = factors if isinstance(factors, (tuple, list)) else (factors,)
+        whole = whole and all(float(factor).is_integer() for factor in each)
     if mode not in ("nearest", "nearest-exact") or not whole:
         raise call.refusal(
             f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -121,6 +122,8 @@ class Folder:
         self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
         self.calls: Counter[nn.Module] = Counter()
+        self.emitted: set[nn.Module] = set()
+        """The layers whose binary weights are in the packed net."""
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
@@ -145,6 +148,12 @@ class Folder:
         if INPUT in names:
             raise FoldError("the model returns its input itself, expected values that it computes")
         self._prune(names)
+        if self.refusals is None and (unused := [layer for layer in self.shipped if layer not in self.emitted]):
+            known = [repr(name) for name, module in self.model.named_modules() if module in unused]
+            warnings.warn(
+                f"layer {', '.join(known)}: its binary weights are not in the packed net, as forward does not call it",
+                stacklevel=2,
+            )
         try:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
@@ -244,11 +253,12 @@ class Folder:
         return isinstance(module, (BinaryLayer, Quantizer)) or bool(self._kinds(module))
 
     def _kinds(self, module: nn.Module) -> list[type]:
-        """The classes of a module that are in the table; none for a subclass that overrides `forward`."""
+        """The classes of a module that are in the table; none for a subclass that may compute something else."""
         cls = type(module)
         if isinstance(module, Quantizer):
             return [] if (module.binary_input(), module.integer_input()) == (None, None) else [Quantizer]
-        return [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
+        known = [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
+        return known if known and not _overridden(cls, known[0]) else []
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
         """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
@@ -390,6 +400,17 @@ class Folder:
         base = self.emit(Flatten, x.ops[at].name, x.base)
         before = (op.for_each_pixel(prod(shape[1:])) for op in x.ops[:at])
         return Pending(base, (*before, *x.ops[at + 1 :]))
+
+
+_WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
+"""Methods that a subclass may have without another result; `forward` is compared by itself."""
+
+
+def _overridden(cls: type, known: type) -> list[str]:
+    """What a subclass of a known class has in place of something that `forward` may read."""
+    below = cls.__mro__[: cls.__mro__.index(known)]
+    names = {name for sub in below for name in vars(sub) if hasattr(known, name)}
+    return sorted(name for name in names - _WITHOUT_EFFECT if not (name.startswith("__") and name.endswith("__")))
 
 
 def _returns(what: str) -> FoldError:

@@ -27,17 +27,20 @@ def linear(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def functional_linear(folder: Folder, call: Call, x: Pending) -> Pending:
     weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
-    return _dense(folder, call, x, _constant(call, weight), None if bias is None else _constant(call, bias))
+    weight = _constant(call, weight)
+    _refuse_latents(folder, call, weight)
+    return _dense(folder, call, x, weight, None if bias is None else _constant(call, bias))
 
 
 def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
     assert call.node is not None
-    first = call.node.args[0]
+    first = call.node.args[0] if call.node.args else call.node.kwargs["input"]
     weight = call.argument(1, "mat2" if call.node.target in (torch.mm, "mm") else "other", None)
     if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2 or first is weight:
         raise call.refusal(
             f"it multiplies two values of the net, expected x @ weight with a matrix of weights; {LAYER_BY_LAYER}"
         )
+    _refuse_latents(folder, call, weight)
     return _dense(folder, call, values[0], weight.t(), None)
 
 
@@ -45,6 +48,16 @@ def _constant(call: Call, given: Any) -> Tensor:
     if not isinstance(given, Tensor):
         raise call.refusal("its weights are a value of the net, expected parameters of the model")
     return given
+
+
+def _refuse_latents(folder: Folder, call: Call, weight: Tensor) -> None:
+    """Refuse the latent weights of a binary layer as real numbers."""
+    place = weight.untyped_storage().data_ptr()
+    for name, layer in folder.model.named_modules():
+        if layer in folder.shipped and layer.weight.untyped_storage().data_ptr() == place:
+            raise call.refusal(
+                f"its weights are the latents of the binary layer {name!r}, as real numbers; call the layer"
+            )
 
 
 def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
@@ -132,6 +145,7 @@ def _matmul(
     scale: Tensor | None = None
     if layer in folder.shipped:
         shipped = folder.shipped[layer]
+        folder.emitted.add(layer)
         scale = None if shipped.scale is None else check_finite(call.name, "scales", shipped.scale)
         fields.update(_one_bit_fields(call.name, shipped))
         if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred

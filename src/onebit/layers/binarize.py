@@ -40,11 +40,12 @@ def binarize_(
 ) -> BinarizeReport:
     """Make the layers of any torch model binary, in place; names stay, and the weights become the latents.
 
-    `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` are replaced by their binary twins,
-    which keep every key of the state_dict. `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get
+    `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins, which keep
+    every key of the state_dict; the objects stay, so a list or another model that holds one has the binary layer.
+    `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get
     parametrizations of their weights: their inputs stay real, and they load plain checkpoints too. Subclasses stay as
-    they are. The first of all layers keeps real inputs, whatever `input_quantizer` is: pixels are integers
-    already.
+    they are. The first of all layers, in the order of `model.modules()`, keeps real inputs, whatever `input_quantizer`
+    is: pixels are integers already.
 
     Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning.
 
@@ -58,7 +59,8 @@ def binarize_(
         What became binary, what stayed real and why; `print` it for a table. Its `model` is `model` itself.
 
     Raises:
-        UsageError: nothing to binarize, `model` itself would be replaced, or a layer is reparametrized.
+        UsageError: nothing to binarize, `model` itself would be replaced, a layer is reparametrized or has a forward of
+            its own, or the model holds the forward of a layer.
         WrongTypeError: `model` is not a module.
 
     Example:
@@ -85,19 +87,20 @@ def binarize_(
         names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
         because = missed[0] if missed else f"no layer of torch.nn ({names}) was found or chosen by `where`"
         raise UsageError(f"nothing to binarize: {because}")
+    _refuse_held_forwards(model, [place.layer for place in places])
     # all parts are made before the first one is put into the model: an error leaves it as it was
     made: dict[int, BinaryLayer | list[Part]] = {}
     for place in places:
         layer = place.layer
         if id(layer) in made:  # a layer that is used twice stays one layer
             continue
-        if type(layer) in PARAMETRIZED:
+        if kind_of(layer) in PARAMETRIZED:
             made[id(layer)] = make_parts(layer, lambda: _copied(weight_quantizer), value)
         else:
             inputs = _copied(input_quantizer) if made else None
             made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
     for place in places:
-        _install(place, made[id(place.layer)])
+        _install(place.layer, made[id(place.layer)])
     skip_fused_path_(model)
     report = describe(model, where)
     if report.warnings:
@@ -106,9 +109,8 @@ def binarize_(
 
 
 class _Place(NamedTuple):
-    """Where a layer to binarize stands; a layer that is used twice has two places, the model itself no parent."""
+    """A layer to binarize, by its name in the model; a layer that is used twice has two."""
 
-    parent: nn.Module | None
     name: str
     layer: nn.Module
 
@@ -118,19 +120,18 @@ def _choose(
 ) -> list[_Place]:
     """The places of the layers to binarize."""
 
-    def offered() -> Iterator[tuple[str, _Place]]:
+    def offered() -> Iterator[_Place]:
         if kind_of(model) in PARAMETRIZED:
-            yield "", _Place(None, "", model)
+            yield _Place("", model)
         for parent_name, parent in model.named_modules():
             for child_name, child in parent._modules.items():
                 # attention reads the weight of its output projection itself: a twin there would be passed by
                 if child is not None and not isinstance(parent, nn.MultiheadAttention):
-                    name = f"{parent_name}.{child_name}" if parent_name else child_name
-                    yield name, _Place(parent, child_name, child)
+                    yield _Place(f"{parent_name}.{child_name}" if parent_name else child_name, child)
 
     places = []
-    for name, place in offered():
-        layer = place.layer
+    for place in offered():
+        name, layer = place
         if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):
@@ -139,19 +140,37 @@ def _choose(
     return places
 
 
+def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
+    """Refuse a model that holds a method of a layer: it would go on with the real weights."""
+    chosen = set(map(id, layers))
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if id(getattr(value, "__self__", None)) in chosen:
+                place = ".".join(filter(None, (name, attribute)))
+                raise UsageError(
+                    f"{place} is a method of a layer that becomes binary: hold the layer itself and call it"
+                )
+
+
 def _check_weights(name: str, layer: nn.Module) -> None:
+    if "forward" in vars(layer):
+        raise UsageError(
+            f"layer {name!r}: its forward was replaced by another function; write a class with this forward"
+        )
+    if kind_of(layer) in BINARY_TWINS and is_parametrized(layer):
+        raise UsageError(f"layer {name!r}: it has parametrizations; remove them first")
     weights = weights_of(layer) if kind_of(layer) in PARAMETRIZED else [(layer, "weight")]
     if not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
         reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
         raise UsageError(f"layer {name!r}: {reason}")
 
 
-def _install(place: _Place, made: BinaryLayer | list[Part]) -> None:
-    if isinstance(made, BinaryLayer):
-        assert place.parent is not None
-        setattr(place.parent, place.name, made)
-    elif not is_parametrized(place.layer):  # the second place of a layer has nothing left to do
-        parametrize_(place.layer, made)
+def _install(layer: nn.Module, made: BinaryLayer | list[Part]) -> None:
+    if isinstance(made, BinaryLayer):  # the object itself, wherever else it is held
+        layer.__class__ = type(made)
+        object.__setattr__(layer, "__dict__", vars(made))
+    elif not is_parametrized(layer):  # the second place of a layer has nothing left to do
+        parametrize_(layer, made)
 
 
 def _copied(quantizer: Any) -> Any:

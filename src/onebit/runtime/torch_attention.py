@@ -89,7 +89,8 @@ class PackedAttention(nn.Module):
             made = weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
-            made = F.scaled_dot_product_attention(q, k, v, mask)
+            hinted = is_causal and key_padding_mask is None  # then torch does not read attn_mask
+            made = F.scaled_dot_product_attention(q, k, v, None if hinted else mask, is_causal=hinted)
         output = self.out_proj(made.transpose(1, 2).reshape(batch, length, self.embed_dim))
         if single:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
