@@ -452,3 +452,13 @@ def test_epochs_are_logged_for_every_form(capsys: pytest.CaptureFixture[str]) ->
     train(loader(), validation=(X, Y), verbose=False)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
+
+
+def test_pixels_up_to_1_are_not_those_of_an_input_coding() -> None:
+    images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 3
+    for coding in (onebit.InputCoding(), onebit.InputCoding("standardize", mean=[100.0], std=[50.0])):
+        model = nn.Sequential(coding, nn.Flatten(), nn.Linear(16, 3))
+        optimizer = torch.optim.Adam(model.parameters())
+        with pytest.raises(UsageError, match=r"takes pixels 0–255, data: got numbers up to .*; multiply them by 255"):
+            onebit.fit(model, (images, labels), optimizer, epochs=1)
+        onebit.fit(model, (255 * images, labels), optimizer, epochs=1)

@@ -38,6 +38,13 @@ def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
         UsageError: what the model got, why torch refuses it, and how to go on.
     """
     plain = getattr(model, "_orig_mod", model)
+    if any(isinstance(module, InputCoding) for module in plain.modules()):
+        largest = [float(leaf.max()) for leaf in leaves(inputs) if leaf.is_floating_point() and leaf.numel()]
+        if largest and 0 < max(largest) <= 1:
+            raise UsageError(
+                f"the InputCoding of the model takes pixels 0–255, {name or 'the inputs'}: got numbers up to "
+                f"{max(largest):.3g}; multiply them by 255, or leave them uint8"
+            )
     try:
         return outputs_for(model, inputs)
     except OnebitError:

@@ -68,15 +68,6 @@ class InputCoding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, np.ndarray):
             raise WrongTypeError(f"images: got numpy {described(x)}, expected a tensor: torch.from_numpy(images)")
-        if (
-            x.is_floating_point()
-            and x.numel()
-            and not torch.compiler.is_compiling()
-            and 0 < float(x.detach().max()) <= 1
-        ):
-            raise UsageError(
-                "images: got numbers up to 1, expected pixels 0–255: multiply them by 255, or leave them uint8"
-            )
         if self.coding == "integer":
             return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std
