@@ -38,7 +38,7 @@ def started(recipe: str, net: Path | str, **settings: object) -> tuple[float, fl
     return found, float((run(load(net), data.test.images).argmax(axis=1) == data.test.labels).mean())
 
 
-@pytest.mark.filterwarnings("default:.*has images in common with mnist-sample:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*has images in common with mnist-sample:UserWarning")
 def test_before_the_first_step_the_accuracy_is_that_of_the_packed_net(packed_file: Path) -> None:
     found, expected = started("digits-smoke", packed_file, model={"widths": [784, 32, 10]})
     certificate = load(packed_file).certificate
