@@ -124,11 +124,11 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    stated_seeds = list(_seeds(protocol.seeds))
-    if summary["seeds"] == stated_seeds[: len(summary["seeds"])] != stated_seeds:
+    done, asked = summary["seeds"], list(_seeds(protocol.seeds))
+    if done != asked[: len(done)]:
+        sys.exit(f"{folder}: trained with the seeds {done}, expected {asked}; name other --runs")
+    if len(done) < len(asked):
         return None
-    if summary["seeds"] != stated_seeds:
-        sys.exit(f"{folder}: trained with the seeds {summary['seeds']}, expected {stated_seeds}; name other --runs")
     logs = [
         [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
         for seed in summary["seeds"]

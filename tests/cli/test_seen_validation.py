@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_support import SMALL, Outcome
 
-from onebit.data import load_dataset
+from onebit.data import Dataset, Split, load_dataset
 from onebit.packed import load
 from onebit.recipe import Recipe
 from onebit.runs.held_out import seen_validation, settings_of_card
@@ -84,6 +85,15 @@ def test_the_sample_is_a_part_of_mnist() -> None:
     data, recipe = load_dataset("mnist-sample"), Recipe(dataset="mnist-sample")
     assert seen_validation({"dataset": "mnist"}, recipe, data) == said
     assert seen_validation({"dataset": "mnist"}, recipe, load_dataset("mnist-sample", validation=0)) is None
+
+
+def test_nothing_is_told_of_a_start_whose_data_are_not_known() -> None:
+    images, labels = np.zeros((60_000, 1, 1, 1), np.uint8), np.zeros(60_000, np.int64)
+    parts = [Split(images[part], labels[part]) for part in (slice(50_000), slice(50_000, None), slice(1))]
+    data = Dataset("mnist", *parts, ("0",))
+    for trained in ({}, {"dataset": None}, {"dataset": ["mnist-sample"]}):
+        assert seen_validation(trained, Recipe(dataset="mnist"), data) is None
+    assert seen_validation({"dataset": "mnist-sample"}, Recipe(dataset="mnist"), data) is not None
 
 
 @pytest.mark.parametrize(

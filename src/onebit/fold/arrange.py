@@ -29,8 +29,8 @@ def same(folder: Folder, call: Call, x: Pending) -> Pending:
 def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
     # recognized by its effect, because the many ways to flatten have different arguments
     before, after = call.shapes
-    source = next(x for x in call.node.all_input_nodes if x.op != "get_attr") if call.node else None
-    if source is not None and call.node is not None and source.meta["value"].dtype != call.node.meta["value"].dtype:
+    assert call.node is not None
+    if call.source.meta["value"].dtype != call.node.meta["value"].dtype:
         raise call.refusal("it reads the same bits as another dtype")
     if after == before:
         return x

@@ -37,11 +37,15 @@ class Call(NamedTuple):
         return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
 
     @property
-    def before(self) -> tuple[int, ...]:
-        """The shape of its first input that is not a constant for the example, with the batch axis."""
+    def source(self) -> fx.Node:
+        """Its first input that is not a constant."""
         assert self.node is not None
-        first = next(source for source in self.node.all_input_nodes if source.op != "get_attr")
-        return tuple(first.meta["value"].shape)
+        return next(source for source in self.node.all_input_nodes if source.op != "get_attr")
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The shape of its first input for the example, with the batch axis."""
+        return tuple(self.source.meta["value"].shape)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -258,7 +258,7 @@ class Folder:
         if isinstance(module, Quantizer):
             return [] if (module.binary_input(), module.integer_input()) == (None, None) else [Quantizer]
         known = [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
-        return known if known and not _overridden(cls, known[0]) else []
+        return known if known and not _overrides(cls, known[0]) else []
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
         """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
@@ -406,11 +406,11 @@ _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
 """Methods that a subclass may have without another result; `forward` is compared by itself."""
 
 
-def _overridden(cls: type, known: type) -> list[str]:
-    """What a subclass of a known class has in place of something that `forward` may read."""
+def _overrides(cls: type, known: type) -> bool:
+    """Whether a subclass of a known class has another of the attributes that `forward` may read."""
     below = cls.__mro__[: cls.__mro__.index(known)]
     names = {name for sub in below for name in vars(sub) if hasattr(known, name)}
-    return sorted(name for name in names - _WITHOUT_EFFECT if not (name.startswith("__") and name.endswith("__")))
+    return any(not (name.startswith("__") and name.endswith("__")) for name in names - _WITHOUT_EFFECT)
 
 
 def _returns(what: str) -> FoldError:

@@ -42,10 +42,9 @@ def binarize_(
 
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins, which keep
     every key of the state_dict; the objects stay, so a list or another model that holds one has the binary layer.
-    `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get
-    parametrizations of their weights: their inputs stay real, and they load plain checkpoints too. Subclasses stay as
-    they are. The first of all layers, in the order of `model.modules()`, keeps real inputs, whatever `input_quantizer`
-    is: pixels are integers already.
+    `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrizations of their weights: their inputs stay
+    real, and they load plain checkpoints too. Subclasses stay as they are. The first of all layers, in the order of
+    `model.modules()`, keeps real inputs, whatever `input_quantizer` is: pixels are integers already.
 
     Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning.
 

@@ -14,8 +14,8 @@ from onebit.errors import OnebitError
 from onebit.packed import Card
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_names, recipe_path
 
-PARTS = {"mnist-sample": "mnist"}
-"""Data set -> the one that its images are taken from, training images from training images."""
+SHARED = ("mnist", "mnist-sample"), ("mnist-sample", "mnist")
+"""Pairs of data sets with training images in common."""
 
 
 def seen_validation(trained: Mapping[str, Any], recipe: Recipe, data: Dataset) -> str | None:
@@ -32,7 +32,7 @@ def seen_validation(trained: Mapping[str, Any], recipe: Recipe, data: Dataset) -
     if entry is None or entry.counts is None or entry.counts[0] != total:
         return None
     before = trained.get("dataset")
-    if here and (PARTS.get(str(before)) == recipe.dataset or PARTS.get(recipe.dataset) == before):
+    if here and (before, recipe.dataset) in SHARED:
         return f"was trained on {before}, which has images in common with {recipe.dataset}: compare test errors"
     if before != recipe.dataset:
         return None

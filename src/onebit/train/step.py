@@ -153,13 +153,13 @@ def optimizer_step(
     return total, correct
 
 
-@torch.no_grad()
 def _by_samples(shares: list[float], logits: Tensor, labels: list[Tensor]) -> list[float]:
     """The shares of parts of a batch by their samples, the pixels of masks that have a class."""
     counts = [known_samples(logits, each) for each in labels]
     return [sum(shares) * count / max(1, sum(counts)) for count in counts]
 
 
+@torch.no_grad()
 def _add_sums(
     sums: dict[str, Tensor], metrics: Mapping[str, Metric], outputs: Any, targets: Any, *, passes: int
 ) -> None:
