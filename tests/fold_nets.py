@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.layers import RPReLU
+from onebit.layers import RPReLU, batch_norms
 from onebit.models import create_model
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import PackedNet, Threshold
@@ -52,6 +52,9 @@ def randomise(model: nn.Module, images: np.ndarray) -> nn.Module:
                 for parameter in module.parameters():
                     parameter.normal_(0.2, 0.5)
         model.train()(torch.from_numpy(images))
+        for norm in batch_norms(model):
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.zero_()  # any statistics will do: no warning that they are of random draws
     return model.eval()
 
 

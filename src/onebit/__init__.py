@@ -41,6 +41,7 @@ _HOME = {
     "packed_layers_": "onebit.fold.packed_layers",
     "run": "onebit.runtime",
     "save": "onebit.packed",
+    "set_progress": "onebit.quantizers",
     "sign": "onebit.quantizers",
     "summary": "onebit.evaluation.counts",
     "verify": "onebit.verification.agreement",

@@ -46,6 +46,7 @@ from onebit.optim import latent_groups as latent_groups
 from onebit.packed import load as load
 from onebit.packed import load_packed as load_packed
 from onebit.packed import save as save
+from onebit.quantizers import set_progress as set_progress
 from onebit.quantizers import sign as sign
 from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule

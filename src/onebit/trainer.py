@@ -17,7 +17,7 @@ from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
 from onebit.evaluation.batches import fitting_batch
-from onebit.evaluation.metrics import task_of
+from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.misfits import check_takes_inputs, explained_samples
 from onebit.evaluation.model_inputs import check_takes
 from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights
@@ -220,10 +220,11 @@ class Trainer:
         batch_size = self._settings.get("batch_size")
         self.recipe = recipe = replace(recipe, batch_size=batch_size_of(data, batch_size, usual=recipe.batch_size))
         model = _made_binary(self._given, recipe)
-        inputs = next(data.train.batches())[0]
+        inputs, targets = next(data.train.batches())
         check_takes_inputs(model, inputs, name=data.name)
         samples, steps = epoch_size(data, recipe.batch_size)
-        training = build_own_training(recipe, model, samples=samples, steps=steps)
+        labels = samples * labels_per_sample(targets, task_of(recipe.loss))
+        training = build_own_training(recipe, model, labels=labels, steps=steps)
         few = first_samples(inputs, LOOK_IMAGES)
         if isinstance(few, Tensor) and len(few) > 1 and (text := one_sign_warning(model, few)):
             warnings.warn(text, stacklevel=3)

@@ -17,7 +17,7 @@ from torch import Tensor
 from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
 from onebit.evaluation.loss_table import TASKS
 from onebit.evaluation.losses import LOSSES, bce, huber, mse, per_sample
-from onebit.evaluation.metrics import METRICS, added, chosen_metrics, task_of, values_of
+from onebit.evaluation.metrics import METRICS, added, chosen_metrics, labels_per_sample, task_of, values_of
 from onebit.evaluation.scores import Score, score_outputs, whole_score
 
 BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -179,3 +179,13 @@ def test_a_score_without_classes_has_no_accuracy() -> None:
             getattr(whole, ask)
     assert set(whole.as_dict()) == {"weights", "bn", "count", "loss", "metrics"}
     assert str(whole).startswith(f"loss {whole.loss:.4f}  r2 {whole.metrics['r2']:.4f}  mae ")
+
+
+def test_labels_of_a_sample_are_what_the_mean_loss_runs_over() -> None:
+    labels = torch.zeros(4, dtype=torch.long)
+    assert labels_per_sample(labels, "classification") == labels_per_sample(None, None) == 1
+    assert labels_per_sample(torch.zeros(4, 6, 5, dtype=torch.long), "classification") == 30  # pixels
+    assert labels_per_sample(torch.zeros(4, 3), "classification") == 1  # probabilities of classes
+    assert labels_per_sample(torch.zeros(4, 3, 6, 5), "classification") == 30
+    assert labels_per_sample((torch.zeros(4, 3), labels), "regression") == 3
+    assert labels_per_sample(torch.zeros(4, 0), "regression") == 1

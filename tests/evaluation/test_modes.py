@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+import onebit
 from onebit.data import Split, StreamedImages, make_toy
 from onebit.data.image_folder import MappedPixels
 from onebit.errors import DataError, UsageError
@@ -275,7 +278,7 @@ def test_an_empty_split_is_refused(splits: tuple[Split, Split]) -> None:
         ("sign", "binary", True),
         ("sign", "latent", False),
         ("sign", "sample", False),
-        ("stochastic", "binary", True),  # `fit` re-estimates at its end
+        ("stochastic", "binary", True),  # as long as nothing trained it
         ("stochastic", "latent", False),
         ("stochastic", "sample", False),
         ("stochastic", "ensemble:3", False),
@@ -423,3 +426,26 @@ def test_outputs_that_are_not_finite_have_no_accuracy() -> None:
     model = nn.Sequential(BinaryLinear(6, 3), Undefined())
     with pytest.raises(DataError, match="the model gives outputs that are not finite: they have no accuracy"):
         evaluate(model, (torch.randn(8, 6), torch.arange(8) % 3), verbose=False)
+
+
+@pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign", "prox"])
+def test_statistics_of_other_weights_than_ship_are_re_estimated(splits: tuple[Split, Split], quantizer: str) -> None:
+    """As after a loop of one's own; `fit` ends with a re-estimation."""
+    train, test = splits
+    model, images = net(quantizer), torch.from_numpy(train.images[:64])
+    assert is_trained_mode(model, "binary")
+    model.train()(images)
+    model.eval()
+    assert not is_trained_mode(model, "binary")
+    assert is_trained_mode(net("sign").train(), "binary")
+    with pytest.raises(UsageError, match="re-estimating BatchNorm for binary weights, with which BatchNorm was not tr"):
+        evaluate(model, test)
+    with pytest.warns(UserWarning, match="BatchNorm was trained with other weights than the binary ones"):
+        onebit.pack(model)
+    score = evaluate(model, test, train=train)
+    assert score.bn == "reestimate"
+    reestimate_batch_norm_(model, bn_images(train))
+    assert evaluate(model, test) == dataclasses.replace(score, bn="trained")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        onebit.pack(model)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.evaluation.modes import reestimate_batch_norm_
 from onebit.fold import pack
-from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers
+from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers, trains_other_weights
 from onebit.models import create_model
 from onebit.packed import Affine, AveragePool, Conv, Dense, PackedNet, Quantize, Relu, infer
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, UInt4, UInt8
@@ -46,6 +47,8 @@ def trained(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
     with torch.no_grad():
         for _ in range(20):  # the running statistics are nearly those of the images
             model.train()(images)
+        if trains_other_weights(model):  # as `fit` ends
+            reestimate_batch_norm_(model, images)
     return model.eval()
 
 

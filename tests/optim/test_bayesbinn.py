@@ -11,10 +11,12 @@ import torch
 from own_rule import bayesbinn, net, train
 from torch import Tensor, nn
 
+import onebit
+from onebit.data import load_dataset
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear
+from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, latent_groups
-from onebit.quantizers import ConcreteSign
+from onebit.quantizers import ConcreteSign, sign
 from onebit.quantizers.bayesbinn import _uniform
 
 COUNT = 1000
@@ -160,3 +162,33 @@ def test_without_momentum_there_is_no_state() -> None:
 def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         bayesbinn(net("concrete_sign"), **options)
+
+
+def test_a_second_fit_goes_on_from_the_posterior() -> None:
+    data = load_dataset("toy")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    trainer = onebit.Trainer(
+        nn.Sequential(onebit.InputCoding(), model), "bayesbinn", epochs=4, batch_size=50, precision="fp32"
+    )
+    trainer.fit(data, verbose=False)
+    before = [layer.weight.detach().clone() for _, layer in binary_layers(trainer.model)]
+    assert all(latent.abs().mean() > 5 for latent in before)
+    trainer.fit(data, epochs=1, verbose=False)
+    for latent, (_, layer) in zip(before, binary_layers(trainer.model), strict=True):
+        assert (sign(latent) == sign(layer.weight)).float().mean() > 0.75
+
+
+def test_n_counts_the_pixels_of_masks() -> None:
+    x = torch.randn(8, 1, 4, 4)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    trainer = onebit.Trainer(model, "bayesbinn", epochs=1, batch_size=4, precision="fp32")
+    trainer.fit((x, (x[:, 0] > 0).long()), verbose=False)
+    found: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        move = BayesBiNN.move_
+        patch.setattr(
+            BayesBiNN, "move_", lambda self, x, g, group: found.append(group["count"]) or move(self, x, g, group)
+        )
+        trainer.fit((x, (x[:, 0] > 0).long()), verbose=False)
+    assert {*found} == {8 * 16}

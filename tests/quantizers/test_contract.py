@@ -13,7 +13,7 @@ from formulas import WEIGHT_FORMULAS
 from torch import Tensor, nn
 
 import onebit
-from onebit.errors import OnebitError
+from onebit.errors import OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, scheduled
 
@@ -336,3 +336,19 @@ def test_functional_gradients_work(name: str) -> None:
     quantizer = make(name, latent)
     found = torch.func.grad(lambda w: (quantizer(w) * incoming).sum())(latent)
     agree([found], gradients(quantizer, latent, incoming)[1:2], 1e-6)
+
+
+def test_a_loop_of_ones_own_sets_the_progress_of_all_quantizers() -> None:
+    model = torch.nn.Sequential(
+        onebit.BinaryLinear(4, 3, weight_quantizer="irnet", input_quantizer="irnet"),
+        onebit.BinaryLinear(3, 2, weight_quantizer="recu"),
+    )
+    onebit.set_progress(model, 0.5)
+    assert [float(t) for name, t in model.named_buffers() if name.endswith(".t")] == pytest.approx([1.0, 1.0])
+    onebit.set_progress(model, 1)
+    assert float(model[1].weight_quantizer.tau) == pytest.approx(0.99)
+    assert "onebit.set_progress" in str(onebit.describe_layers(model))
+    assert "set_progress" not in str(onebit.describe_layers(torch.nn.Sequential(onebit.BinaryLinear(4, 3))))
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="progress must be a number from 0 to 1"):
+            onebit.set_progress(model, wrong)

@@ -135,3 +135,16 @@ def test_the_same_seed_gives_the_same_bits_with_a_random_method(toy: Dataset) ->
     recipe = recipe_of("bayesbinn", "mlp")
     once, again = (fit_recipe(recipe, build_training(recipe, toy), toy) for _ in range(2))
     assert [row.train_loss for row in once] == [row.train_loss for row in again]
+
+
+def test_plain_sgd_has_the_square_of_the_scale() -> None:
+    """As the paper of BinaryConnect has it, in section 2.5: Glorot's coefficients for ADAM, their squares for SGD."""
+    asked = {"model": {"name": "mlp"}, "dataset": "mnist", "optimizer": {"name": "sgd"}}
+    row = default_settings(build_recipe(asked), method="binaryconnect", given=["optimizer.name"])["optimizer"]
+    assert (row["lr"], row["lr_scale"]) == (0.1, "glorot_squared")
+
+
+def test_the_weight_only_form_of_irnet_has_the_blocks_of_its_authors() -> None:
+    for inputs, expected in (("irnet", True), (None, None)):
+        asked = build_recipe({"model": {"name": "resnet20", "weight_quantizer": "irnet", "input_quantizer": inputs}})
+        assert default_settings(asked, method="irnet", given=[])["model"].get("bireal") is expected

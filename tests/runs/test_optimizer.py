@@ -95,6 +95,13 @@ def test_real_parameters_may_have_a_rate_of_their_own(data: Dataset) -> None:
     assert rates == pytest.approx([0.5 / math.sqrt(1.5 / 80), 0.5 / math.sqrt(1.5 / 20), 0.125])
 
 
+def test_a_net_without_binary_weights_has_one_rate(data: Dataset) -> None:
+    real = {"weight_quantizer": None, "value": 1.0, "init": "default"}
+    own = {"lr": 0.5, "real_lr": 0.125, "latent_clip": None}
+    built = build_training(recipe(optimizer=own, model=real), data)
+    assert {group["initial_lr"] for group in built.optimizer.param_groups} == {0.5}
+
+
 @pytest.mark.parametrize("method", ["bop", "bayesbinn", "proxquant"])
 def test_the_method_trains(data: Dataset, method: str) -> None:
     """Toy images are easy; ten epochs of the presets' own rates, scaled up to so short a training."""

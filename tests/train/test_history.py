@@ -37,6 +37,14 @@ def test_the_last_epoch_where_nothing_was_validated() -> None:
     assert rows(None, None).best.epoch == 2
 
 
+def test_a_validation_loss_that_is_no_number_is_never_the_best() -> None:
+    row = dataclasses.replace(ROW, train_error=None, validation_error=None)
+    nan = float("nan")
+    for losses, best in (((nan, 0.3, 0.2, nan), 3), ((0.3, nan, 0.3), 1), ((nan, nan), 2)):
+        history = History([dataclasses.replace(row, epoch=i, validation_loss=x) for i, x in enumerate(losses, 1)])
+        assert history.best.epoch == best
+
+
 def test_a_line_per_epoch_that_reads_back() -> None:
     history = rows(0.5, None)
     lines = history.to_jsonl().splitlines()

@@ -267,6 +267,7 @@ LAMBDAS = [
         (Case(loss=LOSSES[0]), Case(loss=LOSSES[1]), "with label_smoothing = 0.0, this run has 0.1"),
         (Case(loss=LAMBDAS[0]), Case(loss=LAMBDAS[1]), "with numbers = [0.0], this run has [0.1]"),
         (Case(), Case(schedule="linear"), "with name = 'cosine', this run has 'linear'"),
+        (Case(inputs="ste_sign"), Case(inputs="swish_sign"), "with input quantizers = ['SteSign(clip_value=1)']"),
     ],
 )
 def test_other_options_of_the_same_objects_are_refused(tmp_path: Path, before: Case, now: Case, message: str) -> None:

@@ -12,6 +12,7 @@ from onebit.common.arguments import described
 from onebit.common.tables import resolve
 from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.losses import LOSSES, paired, per_sample
+from onebit.evaluation.nested import leaves
 
 Sums = tuple[float, ...]
 """What a metric adds up."""
@@ -122,6 +123,20 @@ def name_of(loss: Any) -> str:
         return loss
     whole = getattr(loss, "func", loss)  # of a functools.partial
     return next((name for name in LOSSES if LOSSES[name] is whole), "")
+
+
+def labels_per_sample(targets: Any, task: str | None) -> int:
+    """Targets that the mean loss runs over, for each sample of a batch: its pixels, tokens, labels or numbers.
+
+    Args:
+        targets: (N, …), or tuples or dicts of them, whose first one counts; None counts as one.
+        task: see `task_of`; a classification with real targets has probabilities of classes, (N, C, …).
+    """
+    if targets is None:
+        return 1
+    target = next(leaves(targets))
+    classes = target.shape[1] if task == "classification" and target.is_floating_point() and target.dim() > 1 else 1
+    return max(1, target.numel() // (len(target) * classes))
 
 
 def is_classification(task: str | None, outputs: Any, targets: Any) -> bool:

@@ -24,7 +24,7 @@ from onebit.evaluation.model_inputs import check_own_shape, kept_training, model
 from onebit.evaluation.nested import all_finite, mapped, shown, size_of
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
-from onebit.layers import LatentWeight, binary_layers, check_model
+from onebit.layers import LatentWeight, batch_norms, binary_layers, check_model, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
@@ -38,13 +38,15 @@ WITHOUT_BINARY_LAYERS = ("real", "packed")
 
 
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
-    """Whether the BatchNorm statistics after `fit` belong to the weights of this test mode.
+    """Whether the BatchNorm statistics of a model belong to the weights of this test mode.
 
-    They belong to the binary weights: for a net trained on random draws, and for an average of weights, `fit`
-    re-estimates them at the end.
+    They belong to the binary weights, unless a loop trained it on random draws or other real weights; `fit` then
+    re-estimates them at its end.
     """
+    if not any(True for _ in binary_layers(model)):
+        return True
     # fixed_weights refuses "real" and "packed" for a net with binary layers
-    return weights in ("binary", *WITHOUT_BINARY_LAYERS) or not any(True for _ in binary_layers(model))
+    return weights in ("binary", *WITHOUT_BINARY_LAYERS) and not has_other_statistics(model)
 
 
 @contextmanager
@@ -86,11 +88,6 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
     return None if parts is None else layer.dense(parts)
 
 
-def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    kind = nn.modules.batchnorm._BatchNorm
-    return [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
-
-
 @torch.no_grad()
 def reestimate_batch_norm_(
     model: nn.Module,
@@ -109,7 +106,7 @@ def reestimate_batch_norm_(
         batch_size: `fitting_batch` by default; a loader has its own.
         autocast: precision context of the forward passes.
     """
-    norms = _batch_norms(model)
+    norms = batch_norms(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -133,16 +130,18 @@ def reestimate_batch_norm_(
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.zero_()  # the statistics are of no batch of training
 
 
 @contextmanager
 def kept_batch_norm(model: nn.Module) -> Iterator[None]:
     """Restore the BatchNorm statistics at the end of the context."""
-    kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in _batch_norms(model)]
+    kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in batch_norms(model)]
     try:
         yield
     finally:
-        for norm, buffers in zip(_batch_norms(model), kept, strict=True):
+        for norm, buffers in zip(batch_norms(model), kept, strict=True):
             for name, buffer in norm.named_buffers():
                 buffer.copy_(buffers[name])
 
@@ -188,7 +187,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
         weights = "packed" if packed else "real"
     need("bn", bn, bn in ("auto", "trained", "reestimate"), "auto, trained or reestimate")
     if bn == "auto":
-        bn = "trained" if is_trained_mode(model, weights) or not _batch_norms(model) else "reestimate"
+        bn = "trained" if is_trained_mode(model, weights) or not batch_norms(model) else "reestimate"
     return weights, bn
 
 
@@ -243,8 +242,9 @@ def mode_outputs(
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)
     if bn == "reestimate" and train is None:
+        because = ", with which BatchNorm was not trained," if weights == "binary" else ""
         raise UsageError(
-            f"re-estimating BatchNorm for {weights} weights needs the training images: "
+            f"re-estimating BatchNorm for {weights} weights{because} needs the training images: "
             "pass train=data.train, or bn='trained' to keep the statistics"
         )
     if draws > 1 and not samples.repeatable:

@@ -10,6 +10,7 @@ and a sign are deferred too, because the sign of the largest value is the larges
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
 from onebit.integer import rounded_as_trained
-from onebit.layers import binary_layers, check_model
+from onebit.layers import binary_layers, check_model, has_other_statistics
 from onebit.packed import InputSpec, PackedNet
 from onebit.packed.difference import array_differences, graph_difference
 
@@ -94,6 +95,12 @@ def pack(
         ('uint8', ['Affine', 'Flatten', 'Dense'])
     """
     folded = fold_model(model, example, input_shape=input_shape, preprocess=preprocess, weights=weights, seed=seed)
+    if weights == "binary" and has_other_statistics(model):
+        warnings.warn(
+            "BatchNorm was trained with other weights than the binary ones, which costs accuracy: call "
+            "onebit.evaluation.reestimate_batch_norm_(model, training_inputs) before",
+            stacklevel=3,
+        )
     return replace(folded.net, classes=None if classes is None else tuple(classes), name=name)
 
 

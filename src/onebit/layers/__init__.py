@@ -27,6 +27,7 @@ from onebit.layers.coding import InputCoding, Normalize
 from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
+from onebit.layers.statistics import batch_norms, has_other_statistics, trains_other_weights
 
 __all__ = [
     "BINARY_TWINS",
@@ -47,16 +48,19 @@ __all__ = [
     "RPReLU",
     "RealRow",
     "WeightQuantizer",
+    "batch_norms",
     "binarize_",
     "binary_layers",
     "binary_parametrizations",
     "check_model",
     "describe_layers",
     "glorot_bound",
+    "has_other_statistics",
     "input_quantizers",
     "latent_keys",
     "make_input_quantizer",
     "make_weight_quantizer",
     "recompute_inputs_",
+    "trains_other_weights",
     "with_options",
 ]

@@ -16,7 +16,7 @@ from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_m
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, FewBits, Quantizer
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, FewBits, Quantizer, scheduled
 from onebit.runtime.torch_layers import PackedLayer
 
 REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -87,6 +87,8 @@ class BinarizeReport:
         ]
         binary, real = sum(row.weights for row in self.binary), sum(row.parameters for row in self.real)
         lines.append(f"{binary:,} binary weights, {real:,} real parameters")
+        if scheduled(self.model):
+            lines.append("its quantizers follow the training: your own loop calls onebit.set_progress before each step")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
 
     def _not_the_model(self, use: str) -> NoReturn:

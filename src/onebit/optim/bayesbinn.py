@@ -92,7 +92,7 @@ class BayesBiNN(CompanionOptimizer):
 
 
 def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
-    """The BayesBiNN of a recipe.
+    """The BayesBiNN of a recipe; a posterior that is given goes on, other latents begin as ±`latent_init`.
 
     Raises:
         UsageError: a prior, but no weights to start from.
@@ -107,9 +107,17 @@ def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
         count=setup.count * settings.data_scale,
         lr=settings.lr,
         momentum=settings.momentum,
-        # the λ of another training are where this one starts
-        init=None if setup.initialized else settings.latent_init,
+        init=None if setup.initialized or _is_posterior(setup.groups) else settings.latent_init,
     )
     if settings.prior:
         optimizer.set_prior_()
     return optimizer
+
+
+def _is_posterior(groups: Iterable[dict[str, Any]]) -> bool:
+    """Whether latents are λ that were trained: their mean size is above 1, which initializations keep below."""
+    latents = [latent.detach() for group in groups if group.get("latent") for latent in group["params"]]
+    if any(latent.is_meta for latent in latents):  # settings are checked on a model without numbers
+        return False
+    total = sum(float(latent.abs().sum()) for latent in latents)
+    return total > sum(latent.numel() for latent in latents)

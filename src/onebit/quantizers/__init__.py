@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onebit.quantizers.base import IntegerInput as IntegerInput
     from onebit.quantizers.base import Quantizer as Quantizer
     from onebit.quantizers.base import scheduled as scheduled
+    from onebit.quantizers.base import set_progress as set_progress
     from onebit.quantizers.base import sign as sign
     from onebit.quantizers.bayesbinn import ConcreteSign as ConcreteSign
     from onebit.quantizers.binaryconnect import Sign as Sign
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "adabin": "AdaBin",
-    "base": "BinaryInput BinaryWeight IntegerInput Quantizer scheduled sign",
+    "base": "BinaryInput BinaryWeight IntegerInput Quantizer scheduled set_progress sign",
     "bayesbinn": "ConcreteSign",
     "binaryconnect": "Sign Stochastic draw_signs",
     "few_bits": "FewBits Int2 Int4 Int8 UInt2 UInt4 UInt8",

@@ -255,6 +255,23 @@ def scheduled(model: torch.nn.Module) -> list[Any]:
     ]
 
 
+def set_progress(model: torch.nn.Module, progress: float) -> None:
+    """Tell the quantizers of a model how much of its training is done; a loop of your own calls it before each step.
+
+    Those of IR-Net, AdaBin and ReCU follow it. `fit` does this itself.
+
+    Args:
+        progress: steps done / all steps, in [0, 1].
+
+    Raises:
+        UsageError: another number.
+    """
+    if not 0 <= progress <= 1:
+        raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
+    for quantizer in scheduled(model):
+        quantizer.set_progress(progress)
+
+
 def check_positive(name: str, value: float) -> None:
     """Raises UsageError unless `value` is a positive number."""
     if not (math.isfinite(value) and value > 0):

@@ -206,18 +206,18 @@ def other_images(trained: Mapping[str, Any], recipe: Recipe) -> str | None:
     return None
 
 
-def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps: int) -> Training:
+def build_own_training(recipe: Recipe, model: nn.Module, *, labels: int, steps: int) -> Training:
     """`build_training` of a module on data that are not a `Dataset`.
 
     Args:
-        samples: of training; steps: batches of an epoch.
+        labels: see `training_of`; steps: batches of an epoch.
     """
     torch.manual_seed(recipe.seed)
     _start(recipe, model, None)
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))
-    return training_of(recipe, model, images=steps * recipe.batch_size, labels=samples)
+    return training_of(recipe, model, images=steps * recipe.batch_size, labels=labels)
 
 
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:

@@ -44,18 +44,19 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         raise UsageError(f"optimizer.nesterov needs optimizer.name {' or '.join(owners)} and a momentum")
     if entry.own_rule and settings.lr_scale is not None:
         raise UsageError(f"optimizer.lr_scale does not go with {settings.name}: set it to null")
+    real_lr = settings.real_lr if any(True for _ in binary_layers(model)) else None
     groups = latent_groups(
         model,
-        lr=settings.lr if settings.real_lr is None else settings.real_lr,
+        lr=settings.lr if real_lr is None else real_lr,
         latent_clip=settings.latent_clip,
         lr_scale=settings.lr_scale,
         weight_decay=settings.weight_decay,
         decay_latents=settings.decay_latents,
         decay_norm=settings.decay_norm,
     )
-    if not entry.own_rule and settings.real_lr is not None:
+    if not entry.own_rule and real_lr is not None:
         for group in groups:
-            group["lr"] *= settings.lr / settings.real_lr if group.get("latent") else 1
+            group["lr"] *= settings.lr / real_lr if group.get("latent") else 1
     setup = _setup(recipe, groups, count=count, steps_per_epoch=steps_per_epoch)
     if entry.build is not None:
         optimizer: torch.optim.Optimizer = load(entry.build)(setup)

@@ -14,7 +14,7 @@ from torch import nn
 from onebit.common.files import write_atomic
 from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, input_quantizers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
@@ -38,6 +38,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "training images": job.data.count,
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
+        "input quantizers": sorted({repr(quantizer) for _, quantizer in input_quantizers(job.model)}),
         "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
         "optimizer": type(job.optimizer).__name__,
         "schedule": type(job.schedule).__name__,
@@ -135,7 +136,8 @@ def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
     before = state["setting"] | {"generators": sorted(state["generators"])}
     for key, now in compared.items():
         of_data = key in ("classes", "data")
-        was = before.get(key, now if of_data else None)  # earlier versions did not store the data
+        # earlier versions did not store these
+        was = before.get(key, now if of_data or key == "input quantizers" else None)
         if was != now and not of_data:
             _refuse_other_setting(path, key, was, now)
         if was != now:  # all classes, or a digest, would not help the user

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -273,14 +274,16 @@ class History:
     @property
     def best(self) -> EpochLog:
         """The first epoch with the highest mean IoU, the lowest validation error, or the lowest validation loss where
-        there are no classes; the last one without validation.
+        there are no classes; the last one without validation, or if no validation gave a number.
         """
         if masked := [row for row in self.rows if row.validation_mean_iou is not None]:
             return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
         if validated := [row for row in self.rows if row.validation_error is not None]:
             return min(validated, key=lambda row: row.validation_error or 0.0)
-        scored = [row for row in self.rows if row.train_error is None and row.validation_loss is not None]
-        return min(scored, key=lambda row: row.validation_loss or 0.0, default=self.rows[-1])
+        losses = {row.epoch: row.validation_loss for row in self.rows if row.train_error is None}
+        scored = [(loss, epoch) for epoch, loss in losses.items() if loss is not None and not math.isnan(loss)]
+        best = min(scored, default=(0.0, self.rows[-1].epoch))[1]
+        return next(row for row in self.rows if row.epoch == best)
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from onebit.data import Augmentation
 from onebit.evaluation.health import HealthWatch
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric
-from onebit.layers import binary_layers
+from onebit.layers import trains_other_weights
 from onebit.train.average import WeightAverage
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import Feed
@@ -83,8 +83,7 @@ class Job:
 
         It runs on random draws, or an average of the weights is saved.
         """
-        quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(self.model)]
-        return self.average is not None or any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
+        return self.average is not None or trains_other_weights(self.model)
 
     def saved_weights(self) -> AbstractContextManager[None]:
         """The context in which the model holds the weights that are validated and saved."""
