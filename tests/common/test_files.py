@@ -135,6 +135,16 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert names(tmp_path) == ["other.bin"]
 
 
+def test_old_files_whose_names_begin_alike_stay(tmp_path: Path) -> None:
+    old = [".onebit-0123abcd-17-89abcdef", ".onebit-0123abcd-17-89abcdef.ckpt"]
+    kept = [".onebit-notes.txt", ".onebit-venv", ".onebit-0123abcd-17-89abcde", ".onebit-0123abcd-x-89abcdef"]
+    for name in old + kept:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

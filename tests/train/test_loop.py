@@ -18,7 +18,7 @@ from toy_training import DATA, EPOCHS, Case, build, flat, toy_data
 from onebit.data import Augmentation, Dataset, Split
 from onebit.evaluation.losses import cross_entropy
 from onebit.evaluation.modes import evaluate
-from onebit.layers import binarize_, binary_layers
+from onebit.layers import binarize_, binary_layers, has_other_statistics
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
@@ -236,3 +236,12 @@ def test_the_schedule_moves_once_a_step_and_keeps_the_factor_of_each_group() -> 
     for step, now in enumerate(rates, 1):
         assert now == pytest.approx([rate * 0.5**step for rate in first], rel=1e-12)
     assert [row.lr for row in history] == pytest.approx([0.1 * 0.5**step for step in (4, 8, 12)])
+
+
+@pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign", "prox"])
+def test_after_fit_the_statistics_are_those_of_the_weights_that_ship(quantizer: str) -> None:
+    toy = build(Case(quantizer))
+    toy.fit(DATA)
+    assert not has_other_statistics(toy.model)
+    toy.model.train()(torch.from_numpy(DATA.train.images[:8]))
+    assert has_other_statistics(toy.model)

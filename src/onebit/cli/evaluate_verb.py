@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--bn",
         **one_of("auto", "trained", "reestimate"),
-        help="BatchNorm statistics: of training, or re-estimated on training images with these weights "
-        "(auto: re-estimated in modes that were not trained in)",
+        help="BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these "
+        "weights (auto: re-estimated where those of the file belong to other weights)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)

@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "verify",
         "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
-        "torch layers, the packed net. For a packed net: its certificate, recomputed. "
+        "torch layers, the packed net. For a packed net: the accuracy in its certificate and card, with --source the "
+        "whole certificate. "
         "Exit status 1 when a claim does not hold.",
         *("run-or-net", "data", "threads", "json"),
     )
@@ -100,6 +101,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
         say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)
     if source is None:
+        say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
         with download_progress() as fetched:
             data = load_packed_data(
                 net, net.certificate.dataset, directory=args.data, progress=fetched, source=args.run

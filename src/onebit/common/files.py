@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -231,8 +232,12 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of killed processes from a folder; those of a running process stay."""
     for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if _is_left_over(path):
+            if (name := _TEMPORARY.fullmatch(path.name)) and _is_left_over(path, name["machine"], name["process"]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{8}})-(?P<process>\d+)-[0-9a-f]{{8}}(\..+)?", re.A)
+"""Names of `_temporary_name`, with the suffix of the file; other names are the user's."""
 
 
 def _temporary_name() -> str:
@@ -244,13 +249,11 @@ def _machine() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _is_left_over(path: Path) -> bool:
-    machine, _, rest = path.name.removeprefix(PREFIX).partition("-")
-    number = rest.partition("-")[0]
+def _is_left_over(path: Path, machine: str, process: str) -> bool:
     # os.name: on Windows, os.kill would end the process
-    if machine == _machine() and number.isdecimal() and os.name == "posix":
+    if machine == _machine() and os.name == "posix":
         try:
-            os.kill(int(number), 0)
+            os.kill(int(process), 0)
         except ProcessLookupError:
             return True
         except OverflowError:

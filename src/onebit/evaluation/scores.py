@@ -22,7 +22,8 @@ class Score:
     """Counts of one evaluation, summed before they are divided; a part of a split may have none.
 
     weights: the test mode: latent, binary, mean, sample, ensemble:N, packed, or real for a net without binary layers.
-    bn: the BatchNorm statistics, "trained" or "reestimate".
+    bn: the BatchNorm statistics, "trained" (those of the net, which `fit` leaves as they fit the weights that ship) or
+        "reestimate".
     loss: mean over samples.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
