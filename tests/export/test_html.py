@@ -241,6 +241,13 @@ def digits_net() -> PackedNet:
     return replace(b.net(), classes=tuple("0123456789"), name="mean digits")
 
 
+def test_only_digits_are_drawn() -> None:
+    net = digits_net()
+    assert writer.input_kind(net) == "digits"
+    assert writer.input_kind(replace(net, classes=("ill", *net.classes[1:]))) == "images"
+    assert writer.input_kind(replace(net, classes=None)) == "images"
+
+
 def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
     """The trained MLP takes 89.2 kB and ResNet-20 53.5 kB of base64: the limits are 110 and 75 kB."""
     rng = np.random.default_rng(0)

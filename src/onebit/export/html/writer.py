@@ -34,6 +34,8 @@ RUNS_WITH = "node"
 SAMPLES = 10
 LARGEST_DRAWING = 64
 """Gray images of more pixels on a side are chosen as files instead of drawn."""
+DIGITS = tuple("0123456789")
+"""The classes of a net whose inputs are drawn."""
 SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
 """Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file; but there is one at least."""
@@ -113,7 +115,8 @@ def input_kind(net: PackedNet) -> str:
     if net.input.dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3):
         return "numbers"
     small = shape[0] == 1 and max(shape) <= LARGEST_DRAWING
-    return "digits" if small and output_kind(net) == "classes" else "images"
+    # other gray images are not strokes, which the page scales and centers as MNIST does
+    return "digits" if small and output_kind(net) == "classes" and net.classes == DIGITS else "images"
 
 
 def output_kind(net: PackedNet) -> str:
