@@ -2,7 +2,8 @@
 
 The net is packed, proven against its run and evaluated on the whole real test set by the native library. Its card gets
 the result. Three files change: the net in src/onebit/nets, its line in tests/shipped_nets.json, and the table in
-docs/nets.md. Without NAME and RUN, only the table is written again.
+docs/nets.md. Without NAME and RUN, the cards take over what their recipes now say of their references, and the table is
+written again.
 """
 
 from __future__ import annotations
@@ -119,6 +120,24 @@ def write(name: str, net: PackedNet) -> None:
     print(f"{name}: {len(data):,} bytes; all nets together {total:,}")
 
 
+def reference(recipe: str) -> str:
+    """What a recipe says of its references, on one line."""
+    from onebit.recipe import read_settings, recipe_path
+
+    return " ".join(read_settings(recipe_path(recipe))["reference"].split())
+
+
+def refresh_references() -> None:
+    """Write the nets again whose recipes have other references by now."""
+    for name in net_names():
+        net = onebit.load_packed(name)
+        card = net.card
+        assert card is not None
+        assert card.recipe is not None
+        if card.reference != (text := reference(card.recipe)):
+            write(name, dataclasses.replace(net, card=dataclasses.replace(card, reference=text)))
+
+
 def table() -> str:
     """A line for each net that ships, as Markdown."""
     from onebit.cli.list_verb import nets
@@ -145,6 +164,7 @@ def main() -> None:
         if arguments.run is None:
             parser.error("name the run folder as well")
         write(arguments.name, ship(arguments.name, arguments.run))
+    refresh_references()
     write_table()
     print(f"{len(net_names())} nets ship")
 
