@@ -2,7 +2,7 @@
 
 The net is packed, proven against its run and evaluated on the whole real test set by the native library. Its card gets
 the result. Three files change: the net in src/onebit/nets, its line in tests/shipped_nets.json, and the table in
-docs/nets.md. Without NAME and RUN, the cards take over what their recipes now say of their references, and the table is
+docs/nets.md. Without NAME and RUN, the cards take over the references of their recipes, and the table is
 written again.
 """
 
@@ -121,7 +121,7 @@ def write(name: str, net: PackedNet) -> None:
 
 
 def reference(recipe: str) -> str:
-    """What a recipe says of its references, on one line."""
+    """The references of a recipe, on one line."""
     from onebit.recipe import read_settings, recipe_path
 
     return " ".join(read_settings(recipe_path(recipe))["reference"].split())

@@ -461,4 +461,21 @@ def test_pixels_up_to_1_are_not_those_of_an_input_coding() -> None:
         optimizer = torch.optim.Adam(model.parameters())
         with pytest.raises(UsageError, match=r"takes pixels 0–255, data: got numbers up to .*; multiply them by 255"):
             onebit.fit(model, (images, labels), optimizer, epochs=1)
+        with pytest.raises(UsageError, match=r"takes pixels 0–255, the inputs: got numbers up to .*; multiply them"):
+            onebit.evaluate(model, (images, labels), verbose=False)
         onebit.fit(model, (255 * images, labels), optimizer, epochs=1)
+        onebit.evaluate(model, (255 * images, labels), verbose=False)
+
+
+def test_a_model_may_make_pixels_of_its_inputs() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.coding, self.layer = onebit.InputCoding(), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.coding(255 * x).flatten(1))
+
+    model, data = Scaled(), (torch.rand(40, 1, 4, 4), torch.arange(40) % 3)
+    onebit.fit(model, data, torch.optim.Adam(model.parameters()), epochs=1)
+    assert onebit.evaluate(model, data, verbose=False).count == 40

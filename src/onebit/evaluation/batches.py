@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
-from onebit.evaluation.model_inputs import kept_training, model_device
+from onebit.evaluation.model_inputs import kept_training, model_device, whole_pixels
 from onebit.evaluation.nested import joined, mapped, size_of
 
 OnImages = Callable[[int, int], None]
@@ -136,7 +136,9 @@ def outputs_of(
     with kept_training(model):
         model.eval()
         for inputs, targets in batches:
-            outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
+            # a hook would compile the model again; the first batch shows what all are
+            with nullcontext() if done or hasattr(model, "_orig_mod") else whole_pixels(model):
+                outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
             parts.append(mapped(Tensor.float, outputs))
             known.append(mapped(lambda tensor: tensor.to(device), targets))
             done += size_of(inputs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.errors import DataError, OnebitError, UsageError, first_line
 from onebit.evaluation.losses import paired, per_sample
 from onebit.evaluation.metrics import is_classification
-from onebit.evaluation.model_inputs import check_takes, kept_training, model_device
+from onebit.evaluation.model_inputs import check_takes, kept_training, model_device, whole_pixels
 from onebit.evaluation.nested import all_finite, first_samples, leaves, mapped, shown, size_of
 from onebit.evaluation.sources import ArraySamples, Samples
 from onebit.layers import InputCoding
@@ -38,15 +38,9 @@ def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
         UsageError: what the model got, why torch refuses it, and how to go on.
     """
     plain = getattr(model, "_orig_mod", model)
-    if any(isinstance(module, InputCoding) for module in plain.modules()):
-        largest = [float(leaf.max()) for leaf in leaves(inputs) if leaf.is_floating_point() and leaf.numel()]
-        if largest and 0 < max(largest) <= 1:
-            raise UsageError(
-                f"the InputCoding of the model takes pixels 0–255, {name or 'the inputs'}: got numbers up to "
-                f"{max(largest):.3g}; multiply them by 255, or leave them uint8"
-            )
     try:
-        return outputs_for(model, inputs)
+        with whole_pixels(plain, name=name):
+            return outputs_for(model, inputs)
     except OnebitError:
         raise
     except OF_TORCH as error:

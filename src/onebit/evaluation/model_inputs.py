@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import described
 from onebit.errors import UsageError, first_line
+from onebit.layers import InputCoding
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -27,6 +28,31 @@ def kept_training(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def whole_pixels(model: nn.Module, *, name: str = "") -> Iterator[None]:
+    """Refuse numbers up to 1 where an `InputCoding` takes pixels 0–255, as if they were nearly black.
+
+    Raises:
+        UsageError: in the context, a forward pass with such numbers.
+    """
+
+    def check(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        x = arguments[0]
+        if x.is_floating_point() and x.numel() and 0 < (largest := float(x.max())) <= 1:
+            raise UsageError(
+                f"the InputCoding of the model takes pixels 0–255, {name or 'the inputs'}: got numbers up to "
+                f"{largest:.3g}; multiply them by 255, or leave them uint8"
+            )
+
+    plain = getattr(model, "_orig_mod", model)
+    hooks = [coding.register_forward_pre_hook(check) for coding in plain.modules() if isinstance(coding, InputCoding)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
