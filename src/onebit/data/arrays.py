@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from onebit.common.files import open_regular
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, arrays_digest, as_split, numbered_classes
+from onebit.data.splits import (
+    DatasetEntry,
+    LoadedFiles,
+    Progress,
+    Split,
+    arrays_digest,
+    as_split,
+    numbered_classes,
+    seen_images,
+)
 from onebit.errors import DataError
 
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
@@ -50,7 +59,8 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
     name, classes = str(path.resolve()), _classes(path, arrays, train)
     digest = arrays_digest(train.images, test.images)
-    return LoadedFiles(train, test, name, (name,), classes=classes, validation=validation, identity=digest)
+    note = seen_images(test, train, validation)
+    return LoadedFiles(train, test, name, (name,), note, classes, validation, digest)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
