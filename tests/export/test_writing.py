@@ -35,7 +35,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
             assert list(path.iterdir()) == []
             (path / "net.txt").write_text(f"{name}, written by onebit")
             (path / "src").mkdir()
-            (path / "src" / "more.txt").write_text("more")
+            (path / "src" / "more.txt").write_text("more, written by onebit")
 
         def give(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> Outputs:
             assert path.exists()
@@ -208,6 +208,21 @@ def test_a_folder_of_the_user_keeps_its_files(target: Callable[..., ModuleType],
         export_net(sign_net(), "own", tmp_path)
     assert mine.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+@pytest.mark.parametrize("layout", ["make", "arduino"])
+def test_each_file_of_a_folder_is_replaced_only_if_onebit_wrote_it(layout: str, tmp_path: Path) -> None:
+    """A file of the user does not become one of onebit's by lying beside them."""
+    for make in (sign_net, real_net):
+        files = export_net(make(), "c", tmp_path / "net", layout=layout).files
+    before = {file: file.read_bytes() for file in files}
+    for file in files:
+        file.write_text("mine")
+        with pytest.raises(UsageError, match=rf"^\S*{file.name} is there already, and onebit has not written it; .*$"):
+            export_net(sign_net(), "c", tmp_path / "net", layout=layout)
+        assert file.read_text() == "mine"
+        assert all(other == file or other.read_bytes() == text for other, text in before.items())
+        file.write_bytes(before[file])
 
 
 def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from onebit.runtime.running import as_batch, opened
 
 RANDOM_INPUTS = 20
 MARK = b"written by onebit"
-"""What a file beside the named one has near its start, and one file of a folder at least."""
+"""What every file but the named one has in its first 1000 bytes: only such a file is replaced."""
 
 
 class Exported(NamedTuple):
@@ -99,10 +99,7 @@ def export_net(
         needs = target.report_on(net, written, **settings) if report else ""
         names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
         size = sum((staging / name).stat().st_size for name in names)
-        if target.suffixes:
-            refuse_foreign(folder, [name for name in names if name != Path(path.name)])
-        elif not any(is_own(folder / name) for name in names):
-            refuse_foreign(folder, names)
+        refuse_foreign(folder, [name for name in names if not target.suffixes or name != Path(path.name)])
     return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
 
 

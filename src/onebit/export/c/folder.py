@@ -13,7 +13,7 @@ from onebit.export.c import source
 from onebit.export.c.plan import Planner
 from onebit.packed import PackedNet, costs, nodes
 
-DESCRIPTION = "A net with one-bit weights in plain C, without dependencies"
+DESCRIPTION = "A net with one-bit weights in plain C without dependencies, written by onebit"
 
 
 def write_folder(net: PackedNet, path: Path, *, layout: str) -> None:
@@ -171,9 +171,9 @@ typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 def weights_file(plan: Planner) -> str:
     top = source.block(
         [
-            "The weights of net.c. A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the",
-            "lowest bit of the first byte first. Words of 32 bits hold 4 weights of each of 8 rows, those of the",
-            "first row in the lowest bits.",
+            "The weights of net.c, written by onebit.",
+            "A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the lowest bit of the first",
+            "byte first. Words of 32 bits hold 4 weights of each of 8 rows, those of the first row in the lowest bits.",
         ]
     )
     arrays = [source.array(name, values) for name, values in plan.arrays.items()]

@@ -1,4 +1,5 @@
-/* Reads inputs as raw bytes (uint8, or float32 in little-endian order) and prints one line of outputs for each. */
+/* Reads inputs as raw bytes (uint8, or float32 in little-endian order) and prints one line of outputs for each;
+ * written by onebit. */
 #include <stdio.h>
 
 #include "net.h"

@@ -1,4 +1,4 @@
-// Runs the net on an empty input and prints its outputs.
+// Runs the net on an empty input and prints its outputs; written by onebit.
 #include <net.h>
 
 static net_input_t input[NET_INPUT_SIZE];
