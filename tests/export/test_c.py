@@ -137,6 +137,31 @@ def test_every_kernel_gives_the_bits_of_the_reference(compiler: str, tmp_path: P
     assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2"]))
 
 
+def compiled(net: PackedNet, folder: Path, *command: str) -> str:
+    """What a compiler says of net.c, "" if it compiles."""
+    place = exported(net, folder / "net")
+    done = subprocess.run(
+        [*command, "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fsyntax-only", str(place / "net.c")],
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("compiler", "flag"),
+    [
+        *(("gcc", "-Ofast"), ("gcc", "-ffast-math"), ("gcc", "-funsafe-math-optimizations")),
+        *(("gcc", "-ffinite-math-only"), ("clang", "-Ofast"), ("clang", "-ffinite-math-only")),
+    ],
+)
+def test_flags_that_change_sums_of_floats_are_refused(compiler: str, flag: str, tmp_path: Path) -> None:
+    needs(compiler)
+    said = compiled(IMAGE_NETS["real"](0), tmp_path / "real", compiler, flag)
+    assert '#error "-ffast-math and -Ofast give other bits: compile without them"' in said
+    assert compiled(integers_only(), tmp_path / "integers", compiler, flag) == ""
+
+
 def test_vectors_of_constants_are_not_exchanged(tmp_path: Path) -> None:
     """gcc 12 does that at -O3 with AVX to two affine operations in turn."""
     needs("gcc")
@@ -320,19 +345,25 @@ def test_an_integer_net_has_no_float_before_its_logits(tmp_path: Path) -> None:
     assert not re.search(r"\b(float|double)\b", text)
 
 
-def test_a_net_of_integers_has_no_float(tmp_path: Path) -> None:
+def integers_only() -> PackedNet:
+    """Signs in, sums out."""
     b = Builder((1, 6, 6))
     b.add(Conv, **b.signs(8, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
     b.threshold(8)
     b.add(Flatten)
     b.dense(5)
-    place = exported(b.net(), tmp_path / "net")
+    return b.net()
+
+
+def test_a_net_of_integers_has_no_float(tmp_path: Path) -> None:
+    net = integers_only()
+    place = exported(net, tmp_path / "net")
     for name in ("net.c", "net.h", "net_weights.h"):
         text = re.sub(r"/\*.*?\*/", "", (place / name).read_text(), flags=re.DOTALL)
         assert not re.search(r"\b(float|double)\b", text), name
     assert "int32_t *output" in (place / "net.h").read_text()
-    exact = export_net(b.net(), "c", tmp_path / "again").comparison
+    exact = export_net(net, "c", tmp_path / "again").comparison
     assert exact is not None
     assert exact.bit_exact
 

@@ -157,7 +157,10 @@ def source_file(plan: Planner, code: source.Code) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_CHECKS = """#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+_CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || __FINITE_MATH_ONLY__ + 0 > 0
+#error "-ffast-math and -Ofast give other bits: compile without them"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
 #error "float operations that are not rounded to float give other bits"
 #endif
 #if defined(__clang__)
@@ -225,5 +228,6 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
 
 In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
 C99, calls no library (what a processor cannot compute, its compiler's own routines do), allocates nothing, and is not
-reentrant. Compile with `-ffp-contract=off`. Every output is that of `onebit.run`, bit for bit.
+reentrant. Compile with `-ffp-contract=off`, without `-ffast-math` or `-Ofast`. Every output is that of `onebit.run`,
+bit for bit.
 """
