@@ -162,6 +162,30 @@ def test_flags_that_change_sums_of_floats_are_refused(compiler: str, flag: str, 
     assert compiled(integers_only(), tmp_path / "integers", compiler, flag) == ""
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("gcc", "-march=sapphirerapids"),
+        ("aarch64-linux-gnu-gcc", "-mcpu=cortex-a76"),
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m55", "-mfloat-abi=hard"),
+    ],
+)
+def test_processors_with_half_floats_compile(command: tuple[str, ...], tmp_path: Path) -> None:
+    """There FLT_EVAL_METHOD is 16 in the dialects of GNU."""
+    needs(command[0])
+    if subprocess.run([*command, "-E", "-"], input=b"", capture_output=True).returncode:
+        pytest.skip(f"this {command[0]} does not know {command[1]}")
+    assert compiled(IMAGE_NETS["real"](0), tmp_path, *command, "-std=gnu99") == ""
+
+
+def test_floats_that_are_not_rounded_are_refused(tmp_path: Path) -> None:
+    needs("gcc")
+    if platform.machine() != "x86_64":
+        pytest.skip("the processor has no x87")
+    said = compiled(IMAGE_NETS["real"](0), tmp_path, "gcc", "-mfpmath=387", "-ffreestanding")
+    assert "float operations that are not rounded to float give other bits" in said
+
+
 def test_vectors_of_constants_are_not_exchanged(tmp_path: Path) -> None:
     """gcc 12 does that at -O3 with AVX to two affine operations in turn."""
     needs("gcc")
