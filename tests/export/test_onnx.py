@@ -395,7 +395,10 @@ def test_the_file_says_what_the_net_is(certificate: Any, tmp_path: Path) -> None
     assert said["statement"] == net.statement
     assert "9,876 correct" in said["statement"]
     assert json.loads(said["classes"]) == list(net.classes or ())
-    assert json.loads(said["input"]) == {"dtype": "uint8", "shape": list(net.input.shape), "meaning": ""}
+    assert json.loads(said["input"]) == {
+        **{"dtype": "uint8", "shape": list(net.input.shape), "meaning": ""},
+        "values": "bytes 0 to 255, gray, white strokes on black, no normalization before",
+    }
     assert said["output"] == net.output
     digest = subprocess.run(["sha256sum", tmp_path / "net.1bit"], check=True, capture_output=True, text=True).stdout
     assert said["sha256"] == digest.split()[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from onebit._version import __version__
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
+from onebit.export.pixels import pixels_in_words
 from onebit.packed import PackedNet, costs, nodes
 
 DESCRIPTION = "A net with one-bit weights in plain C without dependencies, written by onebit"
@@ -121,6 +122,8 @@ def _input_in_words(net: PackedNet) -> list[str]:
     lines = [f"input: {source.dimensions(net.input.shape)}{axes}, the last axis fastest."]
     if net.input.meaning:
         lines.append(f"A sample is: {net.input.meaning}")
+    if pixels := pixels_in_words(net):
+        lines.append(f"Numbers are {pixels}.")
     if net.input.dtype == "float32":
         lines.append("Numbers that are not finite make NaN of what depends on them; the sign of NaN is -1.")
         if any(isinstance(node, nodes.Quantize) for node in net.nodes):
@@ -216,6 +219,8 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
             "A library for the Arduino IDE (copy this folder into `libraries`) and for PlatformIO (into `lib`).\n"
             "`examples/run` shows how to call it."
         )
+    if pixels := pixels_in_words(net):
+        build += f"\nThe numbers are {pixels}."
     text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan, code))
     where = "src/" if layout == "arduino" else ""
     return f"""# {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}

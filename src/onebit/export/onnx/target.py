@@ -22,6 +22,7 @@ from onebit.errors import UsageError
 from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
+from onebit.export.pixels import pixels_in_words
 from onebit.export.target import CannotRun
 from onebit.packed import Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import INPUT
@@ -99,10 +100,11 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
 def card(net: PackedNet) -> dict[str, str]:
     """What the metadata of the file tell about a net: names of fields -> texts, JSON where a field has parts."""
     spec = net.input
+    values = {"values": pixels} if (pixels := pixels_in_words(net)) else {}
     fields: dict[str, Any] = {
         "name": net.name,
         "statement": net.statement,
-        "input": {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning},
+        "input": {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, **values},
         "output": net.output,
         "classes": net.classes,
         "onebit": __version__,

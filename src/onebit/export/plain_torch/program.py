@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from onebit.export.pixels import pixels_in_words
 from onebit.export.plain_torch.body import INDENT, Body, all_parts
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
@@ -169,11 +170,14 @@ class Program:
             comma = "," if len(output) == 1 else ""
             answer = listing("return (", [values[name] for name in output], f"{comma})", indent=INDENT)
         meaning = f", {told}," if (told := plain(spec.meaning)) else ""
+        about = [f'    """{spec.dtype} {sized(spec.shape)}{meaning} -> {given}."""']
+        if pixels := pixels_in_words(self.net):
+            about = [about[0].removesuffix('"""'), "", f"    Inputs are {pixels}.", '    """']
         double = [f"{INDENT}self.double()  # float32 does not have all integers of this net"]
         return "\n".join(
             [
                 "class Net(nn.Module):",
-                f'    """{spec.dtype} {sized(spec.shape)}{meaning} -> {given}."""',
+                *about,
                 "",
                 "    def __init__(self) -> None:",
                 f"{INDENT}super().__init__()",

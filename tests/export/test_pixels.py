@@ -1,0 +1,61 @@
+"""What exported files say of the bytes that they take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packed_nets import OTHER_NETS, make_packed_mlp
+
+from onebit.data import DATASETS
+from onebit.export import export_net
+from onebit.export.onnx.target import card
+from onebit.export.pixels import IMAGE_DATA, UNKNOWN, pixels_in_words
+from onebit.packed import Card, Certificate
+
+COLOR = "bytes 0 to 255, planes in the order red, green, blue, no normalization before"
+DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape", "words"),
+    [
+        ("cifar10", (3, 2, 2), COLOR),
+        ("folder", (3, 2, 2), COLOR),
+        ("membrane", (1, 3, 4), "bytes 0 to 255, gray, no normalization before"),
+        ("mnist", (1, 3, 4), DIGITS),
+        ("mnist", (2, 3, 2), UNKNOWN),
+        ("arrays", (3, 2, 2), UNKNOWN),
+        ("a set of strangers", (3, 2, 2), UNKNOWN),
+        (None, (3, 2, 2), UNKNOWN),
+    ],
+)
+def test_no_more_is_said_than_is_known(dataset: str | None, shape: tuple[int, int, int], words: str) -> None:
+    net = make_packed_mlp(shape=shape)
+    assert pixels_in_words(replace(net, card=Card(dataset=dataset))) == words
+
+
+def test_a_certificate_names_the_data(certificate: Certificate) -> None:
+    net = make_packed_mlp(shape=(1, 3, 4))
+    assert pixels_in_words(replace(net, certificate=certificate)) == DIGITS
+    assert pixels_in_words(replace(net, certificate=replace(certificate, split=""))) == UNKNOWN
+
+
+def test_numbers_that_are_no_bytes_are_not_pixels() -> None:
+    assert pixels_in_words(OTHER_NETS["features"]()) == ""
+
+
+def test_the_data_are_in_the_table_of_data_sets() -> None:
+    assert set(IMAGE_DATA) < set(DATASETS)
+
+
+@pytest.mark.parametrize(("to", "name"), [("c", "net"), ("torch", "net.safetensors")])
+def test_exported_files_say_what_the_pixels_are(to: str, name: str, tmp_path: Path) -> None:
+    net: Any = replace(make_packed_mlp(shape=(3, 2, 2)), card=Card(dataset="cifar10"))
+    files = {file.name: file for file in export_net(net, to, tmp_path / name).files}
+    for file in ("net.h", "README.md") if to == "c" else ("net.py",):
+        assert COLOR in files[file].read_text(encoding="utf-8")
+    assert json.loads(card(net)["input"])["values"] == COLOR
