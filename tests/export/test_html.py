@@ -7,6 +7,7 @@ import io
 import json
 import re
 import runpy
+import subprocess
 import time
 import zlib
 from collections.abc import Iterator
@@ -206,6 +207,29 @@ def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
             ** np.arange(-3, 3, 6 / inputs[0].size, dtype=np.float32).reshape(-1, *inputs.shape[1:])[:1]
         )
     assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@needs_node
+def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
+    def said(net: PackedNet, numbers: str) -> str:
+        writer.write(net, tmp_path / "net.html")
+        text = run_page.replace(
+            "const sample = numbers.subarray(start, start + net.count)", f"const sample = {numbers}"
+        )
+        (tmp_path / "run.js").write_text(text)
+        command = ["node", str(tmp_path / "run.js"), str(tmp_path / "net.html"), net.input.dtype]
+        done = subprocess.run(command, input=bytes(48), capture_output=True, text=False)
+        return "" if done.returncode == 0 else done.stderr.decode()
+
+    run_page = (Path(writer.__file__).parent / "run_page.js").read_text()
+    assert "const sample = numbers.subarray(start, start + net.count)" in run_page
+    net = make_packed_mlp()
+    assert said(net, "new Uint8Array(12)") == ""
+    assert "Error: expected a Uint8Array, got Float32Array" in said(net, "new Float32Array(12)")
+    assert "Error: expected a Uint8Array, got Array" in said(net, "Array(12).fill(256)")
+    assert "Error: got 11 numbers, expected 12" in said(net, "new Uint8Array(11)")
+    floats = OTHER_NETS["features"]()
+    assert "Error: expected a Float32Array, got Uint8Array" in said(floats, "new Uint8Array(net.count)")
 
 
 @needs_node

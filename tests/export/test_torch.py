@@ -127,6 +127,22 @@ def test_a_process_that_cannot_import_onebit_runs_the_program(
         np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
+def test_other_inputs_than_those_of_the_net_are_an_error(tmp_path: Path) -> None:
+    export_net(make_packed_mlp(shape=(3, 2, 2)), "torch", tmp_path / "net.safetensors")
+    net = loaded(tmp_path / "net.safetensors")
+    assert net(torch.zeros(0, 3, 2, 2, dtype=torch.uint8)).shape == (0, 10)
+    with pytest.raises(TypeError, match=r"^expected torch\.uint8, got torch\.float32$"):
+        net(torch.rand(5, 3, 2, 2))
+    for shape in ((5, 2, 2, 3), (3, 2, 2), (5, 12), ()):
+        with pytest.raises(ValueError, match=r"^expected \(N, 3, 2, 2\), got \("):
+            net(torch.zeros(shape, dtype=torch.uint8))
+    export_net(OTHER_NETS["features"](), "torch", tmp_path / "floats.safetensors")
+    with pytest.raises(TypeError, match=r"^expected torch\.float32, got torch\.uint8$"):
+        loaded(tmp_path / "floats.safetensors")(
+            torch.zeros(2, *OTHER_NETS["features"]().input.shape, dtype=torch.uint8)
+        )
+
+
 # ------------------------------------------------------------------------------------------------------------ any net
 def is_integer(net: PackedNet) -> bool:
     """Whether all values are integers that float32 or float64 holds."""
@@ -255,7 +271,21 @@ def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
         made = export_net(net, "torch", path)
         assert made.comparison is not None
         text = made.files[0].read_text(encoding="utf-8")
-        allowed = {"super", "print", "net", "len", "tuple", "load", "main", "Net", "Path", *all_parts(), *IN_PARTS}
+        allowed = {
+            "super",
+            "print",
+            "net",
+            "len",
+            "tuple",
+            "TypeError",
+            "ValueError",
+            "load",
+            "main",
+            "Net",
+            "Path",
+            *all_parts(),
+            *IN_PARTS,
+        }
         assert called(ast.parse(text)) <= allowed
         module = runpy.run_path(str(made.files[0]))
         if net.classes:

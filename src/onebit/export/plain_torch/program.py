@@ -173,6 +173,12 @@ class Program:
         about = [f'    """{spec.dtype} {sized(spec.shape)}{meaning} -> {given}."""']
         if pixels := pixels_in_words(self.net):
             about = [about[0].removesuffix('"""'), "", f"    Inputs are {pixels}.", '    """']
+        checks = [
+            f"if x.dtype != torch.{spec.dtype}:",
+            f'    raise TypeError(f"expected torch.{spec.dtype}, got {{x.dtype}}")',
+            f"if x.shape[1:] != {spec.shape}:",
+            f'    raise ValueError(f"expected {sized(spec.shape)}, got {{tuple(x.shape)}}")',
+        ]
         double = [f"{INDENT}self.double()  # float32 does not have all integers of this net"]
         return "\n".join(
             [
@@ -185,6 +191,7 @@ class Program:
                 *(double if self._real == "double" else []),
                 "",
                 f"    def forward(self, x: Tensor) -> {kind}:",
+                *(INDENT + line for line in checks),
                 *self.body.steps,
                 answer,
             ]

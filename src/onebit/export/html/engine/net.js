@@ -37,9 +37,16 @@ function openNet(file) {
   const { output } = graph;
   const outputs = [...new Set(typeof output === "string" ? [output] : Object.values(output))];
 
-  // Numbers of one sample, 0 to 255 or float32 -> Map from the name of each output to its Float32Array
-  const run = (numbers) => {
+  // Other types would run in silence: floats from 0 to 1 for bytes, and bytes for floats
+  const type = bytes ? Uint8Array : Float32Array;
+  const check = (numbers) => {
+    if (!(numbers instanceof type)) throw new Error(`expected a ${type.name}, got ${numbers?.constructor.name}`);
     if (numbers.length !== size(shape)) throw new Error(`got ${numbers.length} numbers, expected ${size(shape)}`);
+  };
+
+  // A Uint8Array or a Float32Array of one sample -> Map from the name of each output to its Float32Array
+  const run = (numbers) => {
+    check(numbers);
     const held = new Map([["input", code(numbers)]]);
     nodes.forEach((node, index) => {
       held.set(node.output, node.made.run(...node.inputs.map((name) => held.get(name))));
