@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
-from onebit.packed import OPS, PackedNet
+from onebit.packed import OPS, Certificate, PackedNet
 from onebit.runtime import run
 
 Outputs = dict[str, np.ndarray]
@@ -119,6 +120,48 @@ def test_outputs_that_are_no_logits_differ_by_their_distance(factor: float) -> N
     else:
         with pytest.raises(OnebitError, match="is not the packed net"):
             found.check(exact=False)
+
+
+def compared_as(kind: str, certificate: Certificate) -> PackedNet:
+    """A net of 5 outputs that is certified to have labels, several labels, or values."""
+    return replace(sign_net(), certificate=replace(certificate, compared=kind))
+
+
+def test_a_regression_has_no_labels(certificate: Certificate) -> None:
+    """One number of five is wrong by a fifth of its range: the argmax may be the same, and the others are larger."""
+    net = compared_as("values", certificate)
+    expected = outputs_of(net)
+    (name,) = expected
+    expected[name] *= np.float32([1, 1, 1, 1, 1e-6])
+    expected[name] += np.float32([0, 0, 0, 100, 0])
+
+    def moved(factor: float) -> Outputs:
+        added = np.float32(factor) * np.ptp(expected[name], axis=0) * np.float32([0, 0, 0, 0, 1])
+        return {name: expected[name] + added}
+
+    found = compare(net, expected, moved(0.2), what="noise", runs_with="a test")
+    assert (found.labels, found.label_mismatches) == (None, None)
+    assert "label" not in str(found)
+    assert found.relative == pytest.approx(0.2, rel=1e-3)
+    with pytest.raises(OnebitError, match="is not the packed net"):
+        found.check(exact=False)
+    compare(net, expected, moved(0.5 * MOST_DISTANCE), what="noise", runs_with="a test").check(exact=False)
+    expected[name][:, 4] = 3
+    compare(net, expected, {name: expected[name] * np.float32(1 + 1e-6)}, what="", runs_with="").check(exact=False)
+    nothing = {name: np.zeros_like(expected[name])}
+    compare(net, nothing, nothing, what="zeros", runs_with="a test").check(exact=True)
+
+
+def test_each_of_several_labels_is_counted(certificate: Certificate) -> None:
+    net = compared_as("multi-label", certificate)
+    expected = outputs_of(net)
+    (name,) = expected
+    wrong = expected[name].copy()
+    wrong[:7, 2] *= -1
+    wrong[:7, 2] -= wrong[:7, 2] == 0
+    found = compare(net, expected, {name: wrong}, what="noise", runs_with="a test")
+    assert "7 of 500 labels differ" in str(found)
+    found.check(exact=False)
 
 
 def test_a_small_output_is_not_measured_by_a_large_one() -> None:

@@ -21,9 +21,10 @@ class Comparison(NamedTuple):
 
     samples, what: how many inputs, and what they are; runs_with: what ran the exported net.
     labels, label_mismatches: labels compared (pixels of masks), and how many differ; None where outputs are not logits.
-    largest: largest |difference|; relative: the same, relative to the largest number of that output; median: the
-    median of the relative differences, of the output where it is largest.
-    bit_exact: every bit is equal.
+    largest: largest |difference|; relative: the same, relative to the largest number of that output, or of a
+    regression to the range of that number; median: the median of the relative differences, of the output where it is
+    largest.
+    bit_exact: every bit is equal. noun: what the labels are, "labels" or "pixels".
     """
 
     samples: int
@@ -35,12 +36,12 @@ class Comparison(NamedTuple):
     relative: float
     median: float
     bit_exact: bool
+    noun: str = "labels"
 
     def __str__(self) -> str:
         found = "every bit equal" if self.bit_exact else f"largest difference {self.largest:.2g}"
         if self.label_mismatches is not None:
-            noun = "labels" if self.labels == self.samples else "pixels"
-            found = f"{self.label_mismatches:,} of {self.labels:,} {noun} differ, {found}"
+            found = f"{self.label_mismatches:,} of {self.labels:,} {self.noun} differ, {found}"
         return f"compared with the packed net on {self.what}, run with {self.runs_with}: {found}"
 
     def check(self, *, exact: bool) -> None:
@@ -63,6 +64,7 @@ def compare(
         OnebitError: `found` has other outputs or shapes.
     """
     known = infer(net)
+    compared = net.certificate.compared if net.certificate else "labels"
     labels = mismatches = None
     largest = relative = median = 0.0
     exact = True
@@ -74,13 +76,29 @@ def compare(
         exact &= here.tobytes() == there.tobytes()
         apart = np.abs(here - there)
         apart[~np.isfinite(apart)] = np.inf
-        most = float(np.abs(here).max(initial=0)) or 1.0
+        share = apart / (_ranges(here) if compared == "values" else float(np.abs(here).max(initial=0)) or 1.0)
         largest = max(largest, float(apart.max(initial=0)))
-        relative = max(relative, float(apart.max(initial=0)) / most)
-        median = max(median, float(np.median(apart)) / most if apart.size else 0.0)
+        relative = max(relative, float(share.max(initial=0)))
+        median = max(median, float(np.median(share)) if share.size else 0.0)
     shape = known[net.outputs[0]].shape
-    if isinstance(net.output, str) and len(shape) in (1, 3) and shape[0] > 1:
-        here, there = (outputs[net.output].argmax(axis=1) for outputs in (expected, found))
+    several = compared == "multi-label"
+    if isinstance(net.output, str) and (several or (compared == "labels" and len(shape) in (1, 3) and shape[0] > 1)):
+        here, there = (
+            outputs[net.output] > 0 if several else outputs[net.output].argmax(axis=1) for outputs in (expected, found)
+        )
         labels, mismatches = here.size, int(np.count_nonzero(here != there))
     samples = len(expected[net.outputs[0]])
-    return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact)
+    noun = "pixels" if compared == "labels" and len(shape) == 3 else "labels"
+    return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact, noun)
+
+
+def _ranges(values: np.ndarray) -> np.ndarray:
+    """The range of each number of an output (N, C, …), for broadcasting.
+
+    At least a hundredth of its magnitude: real numbers that hardly vary differ by their rounding.
+    """
+    axes = tuple(axis for axis in range(values.ndim) if axis != 1)
+    ranges = np.ptp(values, axis=axes, keepdims=True) if values.size else np.ones((1,) * values.ndim)
+    most = np.abs(values).max(axis=axes, keepdims=True, initial=0)
+    found = np.maximum(ranges, most / 100)
+    return np.where(found > 0, found, 1)
