@@ -555,6 +555,18 @@ def test_a_compiler_that_compiles_nothing_is_said(tmp_path: Path, monkeypatch: p
     assert made.not_compared == "cc compiles not even an empty program"
 
 
+def test_a_shell_for_another_processor_compares_with_the_native_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("cc", "make")
+    other = {"CC": "cc-of-another-processor", "CFLAGS": "-mcpu=other", "LDFLAGS": "-T other.ld", "MAKEFLAGS": "-e -k"}
+    for name, value in other.items():
+        monkeypatch.setenv(name, value)
+    made = export_net(IMAGE_NETS["sign"](0), "c", tmp_path / "net").comparison
+    assert made is not None
+    assert made.bit_exact
+
+
 def test_without_room_to_build_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(OnebitError, match=r"cannot build the exported program in '.*gone'.*TMPDIR"):

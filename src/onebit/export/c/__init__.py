@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from math import prod
@@ -20,6 +21,8 @@ from onebit.packed import PackedNet, infer
 OPERATIONS = tuple(MAKERS)
 EXACT = True
 RUNS_WITH = "a C compiler"
+_OF_SHELLS = ("CC", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEFILES")
+"""Variables that make follows: in a shell for another processor, the program would not run here."""
 _EMPTY_PROGRAM = b"#include <stdint.h>\n#include <stdio.h>\nint main(void) { return 0; }\n"
 
 
@@ -68,7 +71,8 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
 
 
 def _checked(command: list[str], given: bytes) -> bytes:
-    done = subprocess.run(command, input=given, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_SHELLS}
+    done = subprocess.run(command, input=given, capture_output=True, env=environment)
     if done.returncode:
         said = (done.stderr.decode("utf-8", "replace").strip() or "nothing").splitlines()[0]
         raise OnebitError(f"the exported program fails: {Path(command[0]).name} says {short(said)}; please report this")
