@@ -511,6 +511,23 @@ def test_the_report_measures_flash_and_memory(tmp_path: Path, packed_mlp: Any) -
     assert declared[1] == f"{static:,}"
 
 
+@pytest.mark.parametrize("tool", ["arm-none-eabi-gcc", "arm-none-eabi-size"])
+def test_a_compiler_that_cannot_link_measures_nothing(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed_mlp: Any
+) -> None:
+    needs("arm-none-eabi-gcc")
+    broken = tmp_path / "bin" / tool
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho cannot read spec file nano.specs >&2\necho more >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{os.environ['PATH']}")
+    report = export_net(packed_mlp(), "c", tmp_path / "net", report=True).report
+    assert re.search(
+        r"flash: [\d,]+ bytes of constants, and code \(not measured: cannot read spec file nano\.specs\)\n", report
+    )
+    assert "more" not in report
+
+
 def test_a_program_that_fails_is_reported(tmp_path: Path, packed_mlp: Any) -> None:
     needs("cc", "make")
     net = packed_mlp()

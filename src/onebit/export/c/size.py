@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from shutil import which
 
+from onebit.errors import shortened
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
 from onebit.packed import costs
@@ -17,16 +18,20 @@ FLAGS = ("-Os", "-std=c99", "-ffp-contract=off", "-ffunction-sections", "-fdata-
 _LIBRARY_STACK = 64  # of the compiler's routines for float64 and int64
 
 
+class CannotMeasure(Exception):
+    """The compiler is not installed, or it fails."""
+
+
 def measure(plan: Planner, folder: Path) -> str:
     """The report on a net whose net.c is in `folder`."""
     macs = {row.name: row.macs for row in costs(plan.net)}
     lines = [f"{sum(macs.values()):,} multiply-accumulates"]
-    if which(COMPILER) is None:
-        missing = f"{COMPILER} is not installed: not measured"
-        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({missing})")
+    try:
+        flash, static, stack = linked(folder)
+    except CannotMeasure as error:
+        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({error})")
         lines.append(f"RAM: {source.code_of(plan).static_bytes:,} bytes, and the stack")
     else:
-        flash, static, stack = linked(folder)
         constants = f"{plan.constant_bytes:,} of them constants"
         lines.append(f"flash: {flash:,} bytes on a Cortex-M4 at -Os with the compiler's own routines, {constants}")
         lines.append(f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack")
@@ -37,13 +42,19 @@ def measure(plan: Planner, folder: Path) -> str:
 
 
 def linked(folder: Path) -> tuple[int, int, int]:
-    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else."""
+    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else.
+
+    Raises:
+        CannotMeasure: the compiler is not installed, or it fails.
+    """
+    if which(COMPILER) is None:
+        raise CannotMeasure(f"{COMPILER} is not installed: not measured")
     with tempfile.TemporaryDirectory() as temporary:
         program = Path(temporary) / "net.elf"
         link = ("-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs")
         command = [COMPILER, *CORTEX_M4, *FLAGS, *link, str((folder / "net.c").resolve()), "-o", str(program)]
-        subprocess.run(command, check=True, capture_output=True, cwd=temporary)
-        text, data, bss = _output(["arm-none-eabi-size", str(program)]).splitlines()[1].split()[:3]
+        _output(command, temporary)
+        text, data, bss = _output(["arm-none-eabi-size", str(program)], temporary).splitlines()[1].split()[:3]
         usage = Path(temporary) / "net.su"
         compiled = [
             COMPILER,
@@ -55,7 +66,7 @@ def linked(folder: Path) -> tuple[int, int, int]:
             "-o",
             str(usage.with_suffix(".o")),
         ]
-        subprocess.run(compiled, check=True, capture_output=True, cwd=temporary)
+        _output(compiled, temporary)
         rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
     frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
     # no function calls itself, and no stage another one
@@ -64,5 +75,13 @@ def linked(folder: Path) -> tuple[int, int, int]:
     return int(text) + int(data), int(data) + int(bss), max(stages, default=0) + sum(others) + _LIBRARY_STACK
 
 
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _output(command: list[str], folder: str) -> str:
+    """What a tool prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
+    except OSError as error:
+        raise CannotMeasure(f"not measured: {command[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = done.stderr.strip() or f"{command[0]} fails"
+        raise CannotMeasure(f"not measured: {shortened(said.splitlines()[0], 200)}")
+    return done.stdout
