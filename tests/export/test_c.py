@@ -465,6 +465,29 @@ def test_the_program_says_when_an_input_is_cut_off(tmp_path: Path, packed_mlp: A
     assert (empty.returncode, empty.stdout) == (0, b"")
 
 
+def test_the_program_says_when_outputs_are_not_written(tmp_path: Path, packed_mlp: Any) -> None:
+    needs("cc", "make")
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    place = exported(packed_mlp(), tmp_path / "net")
+    subprocess.run(["make", "-s", "-C", str(place)], check=True)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([str(place / "net")], input=bytes(12), stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"cannot write the outputs\n")
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc"])
+def test_compilers_add_only_calls_that_the_readme_names(compiler: str, tmp_path: Path) -> None:
+    needs(compiler, "nm")
+    place = exported(IMAGE_NETS["real"](0), tmp_path / "net")
+    readme = (place / "README.md").read_text()
+    options = ["-O3", "-std=c99", "-ffp-contract=off", "-c", str(place / "net.c"), "-o", str(tmp_path / "net.o")]
+    subprocess.run([compiler, *options], check=True)
+    said = subprocess.run(["nm", "-u", str(tmp_path / "net.o")], check=True, capture_output=True, text=True).stdout
+    called = {name for name in said.split() if name != "U" and not name.startswith("__aeabi")}
+    assert all(f"`{name}`" in readme for name in called)
+
+
 def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path, packed_mlp: Any) -> None:
     needs("g++")
     net = packed_mlp()

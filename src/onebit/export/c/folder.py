@@ -232,7 +232,7 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
 {build}
 
 In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
-C99, calls no library (what a processor cannot compute, its compiler's own routines do), allocates nothing, and is not
-reentrant. Compile with `-ffp-contract=off`, without `-ffast-math` or `-Ofast`. Every output is that of `onebit.run`,
-bit for bit.
+C99, calls no library, allocates nothing, and is not reentrant. Compilers add calls: of their own routines for what a
+processor cannot compute, and of `memset`, `memcpy` and `memmove` for loops; without a C library, define these three.
+Compile with `-ffp-contract=off`, without `-ffast-math` or `-Ofast`. Every output is that of `onebit.run`, bit for bit.
 """

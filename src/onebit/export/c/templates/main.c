@@ -40,5 +40,7 @@ int main(void) {
         printf("\n");
     }
     if (got != 0) fprintf(stderr, "%lu bytes are left, an input has %lu\n", (unsigned long)got, (unsigned long)sizeof bytes);
-    return got != 0 || ferror(stdin);
+    int unwritten = fflush(stdout) != 0 || ferror(stdout);
+    if (unwritten) fprintf(stderr, "cannot write the outputs\n");
+    return got != 0 || ferror(stdin) || unwritten;
 }
