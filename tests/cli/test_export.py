@@ -109,6 +109,19 @@ def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: P
         assert done.json["comparison"]["what"] == "20 random inputs"
 
 
+def test_flags_about_images_that_have_no_effect_are_refused(onebit: Onebit, here: Path) -> None:
+    save(OTHER_NETS["features"](), "features.1bit")
+    save(sign_net(), "images.1bit")
+    why = {"features": "does not give one output for each image", "images": "has no certificate that names its data"}
+    for name, reason in why.items():
+        for flag, value in (("--images", "7"), ("--data", "somewhere")):
+            done = onebit("export", f"{name}.1bit", "--to", "torch", "-o", "net.pth", flag, value)
+            assert done.status == 2
+            said = f"{flag} has no effect: {name}.1bit {reason}, and is compared on random inputs"
+            assert done.err.splitlines() == [f"onebit: {said}"]
+    assert left(here) == ["features.1bit", "images.1bit"]
+
+
 def test_the_data_of_a_run_are_read_once(
     onebit: Onebit, run_folder: Path, here: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

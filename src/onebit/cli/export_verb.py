@@ -81,6 +81,7 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
     net = load(args.run)
     name = net.certificate.dataset if net.certificate else None
     if name is None or not _takes_images(net):
+        _refuse_unused(args, net, "images", "data")
         return net, None
     from onebit.evaluation.packed_nets import load_packed_data
 
@@ -108,11 +109,23 @@ def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
         say(f"note: the net is not certified: {error}")
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
-    return net, data if _takes_images(net) else None
+    if not _takes_images(net):
+        _refuse_unused(args, net, "images")
+        return net, None
+    return net, data
 
 
 def _takes_images(net: PackedNet) -> bool:
     return len(net.input.shape) == 3 and isinstance(net.output, str)
+
+
+def _refuse_unused(args: Any, net: PackedNet, *names: str) -> None:
+    """Raise UsageError for flags about test images where the comparison has none."""
+    for name in names:
+        if getattr(args, name) is not None:
+            takes = _takes_images(net)
+            why = "has no certificate that names its data" if takes else "does not give one output for each image"
+            raise UsageError(f"--{name} has no effect: {args.run} {why}, and is compared on random inputs")
 
 
 def _inputs(net: PackedNet, data: Dataset, most: int | None) -> tuple[np.ndarray, str]:
