@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,12 @@ def test_a_number_per_sample_is_a_vector() -> None:
     b.add(Relu)
     for executor in ("native", "reference"):
         assert run(b.net(), np.ones((7, 1), np.float32), executor=executor).shape == (7,)
+
+
+def test_every_variant_is_timed_with_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.runtime.running.check_logits", lambda net, logits: time.sleep(0.005))
+    for row in timing.time_packed(OTHER_NETS["features"](), [1], rounds=1, seconds=1e-4):
+        assert row["fastest_us"] > 5000, row["variant"]
 
 
 @pytest.mark.parametrize("form", OTHER_NETS)

@@ -18,7 +18,9 @@ OWN_BENCHMARKS = (
 
 def main(argv: list[str]) -> int:
     parser = Parser(
-        "bench", "The speed of a packed net on this machine, with each instruction set and in numpy.", "json"
+        "bench",
+        "The speed of onebit.run of a packed net on this machine, with each instruction set and in numpy.",
+        "json",
     )
     parser.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)

@@ -68,9 +68,22 @@ def run(
     net = opened(net)
     if batch is not None and images is not None:
         raise UsageError("got both a batch and images, expected one: run(net, batch)")
-    batch = as_batch(net.input, images if batch is None else batch)
+    batch, plan = images if batch is None else batch, native_plan(net, executor)
+    return run_planned(net, plan, batch, batch_size=batch_size, threads=threads, on_images=on_images)
+
+
+def run_planned(
+    net: PackedNet,
+    plan: NativePlan | None,
+    batch: Any,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Any:
+    """As `run`, with a plan of the native library, or with the reference executor for None."""
+    batch = as_batch(net.input, batch)
     check_batch_size(batch_size)
-    plan = native_plan(net, executor)
     known = infer(net)
     made = {name: np.empty((batch.shape[0], *known[name].shape), np.float32) for name in net.outputs}
     parts: Iterator[Sequence[np.ndarray]]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from onebit.errors import OnebitError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, PackedNet
-from onebit.runtime.running import run, threads_for
+from onebit.runtime.running import run, run_planned, threads_for
 
 CHECKED = 4
 """Images of a batch that the reference executor runs too: it is slow."""
@@ -104,7 +105,7 @@ def take_turns(
 
 
 def native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """As `run` shares images, or the work on one, between threads, but with the plan of a stated instruction set.
+    """As `run` shares images, or the work on one, between threads, but with the plan alone, without checks around it.
 
     The result is that of `plan.run`.
     """
@@ -124,17 +125,12 @@ def native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Callable[
     return call
 
 
-def _structured(net: PackedNet, plan: NativePlan | None, answer: Any, count: int) -> Any:
-    """What a timed call returned, as `run` returns it."""
-    if plan is None:
-        return answer
-    return net.structured(dict(zip(net.outputs, plan.separate(answer, count), strict=True)))
-
-
 def time_packed(
     net: PackedNet, batches: Sequence[int], *, rounds: int = 11, seconds: float = 0.02, threads: int = 1
 ) -> list[dict[str, Any]]:
     """Time a packed net on noise: numpy, then each instruction set of this processor, in turn.
+
+    Each is the whole of `onebit.run` with its checks, but for the choice of the executor.
 
     numpy alone if the native library does not run the net, is not installed, or ONEBIT_NATIVE=0 is set.
 
@@ -151,7 +147,7 @@ def time_packed(
     """
     if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
         raise UsageError("batches, rounds, threads and seconds must be positive")
-    plans = {}
+    plans: dict[str, NativePlan | None] = {"numpy": None}
     for isa, found in instruction_sets().items() if instruction_set() else ():
         with suppress(NotPlanned):
             plans[isa] = make_plan(net, found)
@@ -159,11 +155,12 @@ def time_packed(
     for batch in batches:
         images = noise(net.input, batch)
         reference = Reference(net, images)
-        timed = [Timed("numpy", None, lambda images=images: run(net, images, executor="reference"))]  # type: ignore[misc]
-        timed += [Timed(isa, isa, native_call(plan, images, threads)) for isa, plan in plans.items()]
+        timed = [
+            Timed(variant, variant if plan else None, partial(run_planned, net, plan, images, threads=threads))
+            for variant, plan in plans.items()
+        ]
         for one in timed:
-            answer = _structured(net, plans.get(one.isa or ""), one.call(), batch)
-            reference.check(f"{one.variant}, batch {batch}", answer)
+            reference.check(f"{one.variant}, batch {batch}", one.call())
         take_turns(timed, rounds=rounds, seconds=seconds)
         rows += [
             {
