@@ -34,7 +34,9 @@ def outputs_of(
         names = [f"-Dnet_run=net_run_{k}", f"-Dnet_classes=net_classes_{k}"]
         objects.append(str(folder / f"net{k}.o"))
         commands.append([*command, *STRICT, *names, "-c", str(place / "net.c"), "-o", objects[-1]])
-        lines += [f"#undef {name}" for name in ("NET_H", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")]
+        lines += [
+            f"#undef {name}" for name in ("NET_H", "NET_ID", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")
+        ]
         lines += ["#undef NET_OUTPUT_IS_FLOAT", *(f"#undef NET_OUTPUT_{n}" for n in range(9))]
         renamed = {"net_run": f"net_run_{k}", "net_classes": f"net_classes_{k}"}
         renamed |= {"net_input_t": f"input_{k}_t", "net_output_t": f"output_{k}_t"}

@@ -488,6 +488,51 @@ def test_compilers_add_only_calls_that_the_readme_names(compiler: str, tmp_path:
     assert all(f"`{name}`" in readme for name in called)
 
 
+def test_two_nets_in_one_program_need_names_of_their_own(tmp_path: Path, packed_mlp: Any) -> None:
+    needs("cc", "ar")
+    nets = {name: packed_mlp(seed=seed) for seed, name in enumerate(("first", "second"))}
+    inputs = inputs_of(nets["first"], 1)
+    for name, net in nets.items():
+        exported(net, tmp_path / name)
+        flags = ["-std=c99", "-ffp-contract=off", f"-Dnet_run={name}_run", f"-Dnet_classes={name}_classes"]
+        (tmp_path / f"{name}.c").write_text(
+            f'#include "net.h"\nint {name}_size = NET_OUTPUT_SIZE;\n'
+            f"void {name}(const net_input_t *x, net_output_t *y) {{ net_run(x, y); }}\n"
+        )
+        for file, made in ((f"{name}/net.c", f"{name}_net.o"), (f"{name}.c", f"{name}.o")):
+            command = ["cc", *flags, f"-I{tmp_path / name}", "-c", str(tmp_path / file), "-o", str(tmp_path / made)]
+            subprocess.run(command, check=True)
+        objects = [str(tmp_path / f"{name}{end}.o") for end in ("_net", "")]
+        subprocess.run(["ar", "rcs", str(tmp_path / f"lib{name}.a"), *objects], check=True)
+    numbers = ", ".join(map(str, inputs.reshape(-1)))
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\n#include <stdint.h>\n"
+        "void first(const uint8_t *x, float *y);\nvoid second(const uint8_t *x, float *y);\n"
+        f"static uint8_t x[] = {{{numbers}}};\nstatic float y[10];\n"
+        'static void show(void) { for (int k = 0; k < 10; k++) printf("%.9g ", y[k]); }\n'
+        "int main(void) { first(x, y); show(); second(x, y); show(); return 0; }\n"
+    )
+    libraries = [str(tmp_path / f"lib{name}.a") for name in nets]
+    program = str(tmp_path / "both")
+    subprocess.run(["cc", str(tmp_path / "main.c"), *libraries, "-o", program], check=True)
+    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
+    found = np.array(said, np.float64).astype(np.float32).reshape(2, 1, 10)
+    np.testing.assert_array_equal(found, [onebit.run(net, inputs) for net in nets.values()])
+
+
+def test_the_headers_of_two_nets_do_not_compile_together(tmp_path: Path, packed_mlp: Any) -> None:
+    needs("cc")
+    places = [exported(packed_mlp(seed=seed), tmp_path / str(seed)) for seed in range(2)]
+
+    def included(*folders: Path) -> str:
+        lines = "".join(f'#include "{folder / "net.h"}"\n' for folder in folders)
+        command = ["cc", "-std=c99", "-Wall", "-Werror", "-fsyntax-only", "-x", "c", "-"]
+        return subprocess.run(command, input=lines, capture_output=True, text=True).stderr
+
+    assert included(places[0], places[0]) == ""
+    assert "net.h of another net is included already" in included(*places)
+
+
 def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path, packed_mlp: Any) -> None:
     needs("g++")
     net = packed_mlp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from importlib.resources import files
@@ -12,7 +13,7 @@ from onebit._version import __version__
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
 from onebit.export.pixels import pixels_in_words
-from onebit.packed import PackedNet, costs, nodes
+from onebit.packed import PackedNet, costs, dumps, nodes
 
 DESCRIPTION = "A net with one-bit weights in plain C without dependencies, written by onebit"
 
@@ -71,11 +72,16 @@ def header(plan: Planner, code: source.Code) -> str:
     classes = []
     if net.classes:
         classes = ["", "/* The names of the outputs. */", "extern const char *const net_classes[NET_OUTPUT_SIZE];"]
+    digest = f"0x{hashlib.sha256(dumps(net)).hexdigest()[:8]}u"
     return "\n".join(
         [
             *source.block(lines),
+            f"#if defined(NET_H) && NET_ID != {digest}",
+            '#error "net.h of another net is included already: the names of the two are the same"',
+            "#endif",
             "#ifndef NET_H",
             "#define NET_H",
+            f"#define NET_ID {digest}",
             "",
             "#include <stdint.h>",
             "",
@@ -235,4 +241,6 @@ In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, o
 C99, calls no library, allocates nothing, and is not reentrant. Compilers add calls: of their own routines for what a
 processor cannot compute, and of `memset`, `memcpy` and `memmove` for loops; without a C library, define these three.
 Compile with `-ffp-contract=off`, without `-ffast-math` or `-Ofast`. Every output is that of `onebit.run`, bit for bit.
+A program holds one net: the names in `net.c` and `net.h` are those of every net. Two nets need other names, for example
+`-Dnet_run=first_run -Dnet_classes=first_classes` for `net.c` and for the file that includes this `net.h`.
 """
