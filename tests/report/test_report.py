@@ -92,6 +92,44 @@ def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -
     assert "96.67 ± 0.00 % binary weights, epoch 3" in text
 
 
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    again = [make_run(tmp_path / "a"), make_run(tmp_path / "a-2")]
+    assert [(row["label"], row["seeds"]) for row in compare_runs(again)] == [("tiny, a", [0]), ("tiny, a-2", [0])]
+    assert [row["test"]["binary"]["sd"] for row in compare_runs(again)] == [None, None]
+    slow = make_run(tmp_path / "b", recipe=replace(RECIPE, optimizer=OptimizerRecipe(lr=0.25)))
+    other = make_run(tmp_path / "c", recipe=replace(RECIPE, seed=1))
+    rows = compare_runs([*again, slow, other])
+    labels = ["tiny, a", "tiny, a-2", "tiny, optimizer.lr 0.25"]
+    assert [(row["label"], row["seeds"]) for row in rows] == list(zip(labels, [[0, 1], [0], [0]], strict=True))
+
+
+def test_runs_on_other_data_are_rows_of_their_own(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, recipe=replace(RECIPE, seed=seed)) for seed, name in enumerate("abcd")]
+    for run, digest in zip(runs, ("one", "two", "one", None), strict=True):
+        (run / "data.json").write_text(json.dumps({"directory": str(run), **({"digest": digest} if digest else {})}))
+    assert [row["seeds"] for row in compare_runs(runs)] == [[0, 2], [1], [3]]
+    for run, note in zip(runs, ("", "a copy", "", "a copy"), strict=True):
+        (run / "data.json").unlink()
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(result | {"note": note}))
+    assert [row["seeds"] for row in compare_runs(runs)] == [[0, 2], [1, 3]]
+
+
+@pytest.mark.usefixtures("no_ink")
+def test_unfinished_runs_are_rows_of_their_own(tmp_path: Path) -> None:
+    rows = [row(epoch, epochs=12) for epoch in (1, 2, 3)]
+    runs = [make_run(tmp_path / name, recipe=replace(RECIPE, seed=seed)) for seed, name in enumerate("ab")]
+    runs += [
+        make_run(tmp_path / name, recipe=replace(RECIPE, seed=seed), rows=rows, accuracy=None)
+        for seed, name in ((2, "c"), (3, "d"))
+    ]
+    found = compare_runs(runs)
+    assert [(row["seeds"], row["finished"]) for row in found] == [([0, 1], True), ([2], False), ([3], False)]
+    assert [row["validation"]["n"] for row in found] == [2, 1, 1]
+    write_report(runs, tmp_path / "report")
+    assert page_text(tmp_path / "report").count("3 of 12 unfinished") == 2
+
+
 @pytest.mark.usefixtures("no_ink")
 def test_a_folder_of_seeds_is_replaced_by_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
     for seed in (0, 2, 10):

@@ -61,7 +61,8 @@ def _comparison(rows: list[dict[str, Any]]) -> str:
         [
             row["label"],
             str(len(row["runs"])),
-            number_range(row["epochs"]),
+            number_range(row["epochs"])
+            + ("" if row["finished"] else f" of {number_range(row['planned_epochs'])}, unfinished"),
             *(
                 percent(found["accuracies"]) if found else MISSING
                 for found in (row["validation"], *(row["test"].get(mode) for mode in modes))

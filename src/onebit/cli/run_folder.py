@@ -10,7 +10,7 @@ from onebit.errors import UsageError
 from onebit.nets import net_names, net_path
 from onebit.recipe import recipe_names
 from onebit.runs.folders import is_replaceable, refuse_busy, seed_folder, seed_folders
-from onebit.train.history import holds_run, refuse_used
+from onebit.train.history import PLACE_FILE, holds_run, refuse_used
 
 
 def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) -> Path | None:
@@ -29,8 +29,6 @@ def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) ->
 
 def begun_files(folder: Path) -> list[Path]:
     """What a training writes into a run folder before its first step."""
-    from onebit.train.files import PLACE_FILE
-
     return [folder / name for name in ("recipe.yaml", "log.txt", "metrics.jsonl", PLACE_FILE)]
 
 

@@ -77,14 +77,17 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The comparison of a report as numbers: one row per group of runs that differ only in the seed.
+    """The comparison of a report as numbers: one row per group of finished runs on the same data, a seed each.
+
+    An unfinished run, and another run of the same seed, has a row of its own.
 
     Args:
         runs: see `write_report`; those of several tasks are left out.
 
     Returns:
-        For each row: label, folders, seeds, epochs done, mean seconds; `validation` of the best epochs (None without a
-        validation split) and `test` by test mode: n, mean accuracy, its sample standard deviation (None for one run).
+        For each row: label, folders, seeds, epochs done and planned, whether it is finished, mean seconds; `validation`
+        of the best epochs (None without a validation split) and `test` by test mode: n, mean accuracy, its sample
+        standard deviation (n − 1; None for one run).
         Segmentation runs also have a list `masks`: split, test mode, mean IoU and Dice.
 
     Raises:
@@ -106,6 +109,8 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
                 "runs": [run.name for run in group.runs],
                 "seeds": [run.settings.get("seed") for run in group.runs],
                 "epochs": [run.history.rows[-1].epoch for run in group.runs],
+                "planned_epochs": [run.history.rows[-1].epochs for run in group.runs],
+                "finished": group.finished,
                 "seconds": mean_sd([run.seconds for run in group.runs])[0],
                 "validation": over_runs(validation) if validation else None,
                 "test": {mode: over_runs([score.accuracy for score in scores]) for mode, scores in tests},
@@ -118,8 +123,9 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
 def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     """Compare run folders: pictures, and one page that contains them all.
 
-    Runs that differ only in the seed become one curve, mean ± standard deviation, and one row; the weights and the
-    health of the first of them are drawn.
+    Finished runs on the same data that differ only in the seed become one curve, mean ± sample standard deviation
+    (n − 1), and one row; the weights and the health of the first of them are drawn. An unfinished run, and another run
+    of the same seed, has a curve and a row of its own.
 
     Args:
         runs: run folders, finished or not, folders of several tasks or of `--seeds`, or folders of such folders;

@@ -95,7 +95,9 @@ def _comparison(groups: Sequence[Group[RunResults]]) -> list[str]:
     if not modes:
         notes = "No run has been tested yet: there is no result.json."
     if any(len(group.runs) > 1 for group in groups):
-        notes += " ± is the sample standard deviation over the seeds of a row."
+        notes += " ± is the sample standard deviation (n − 1) over the seeds of a row."
+    if len(groups) > 1:
+        notes += " A row has finished runs on the same data with different seeds."
     table = _table(header, [[_row(group, modes) for group in groups]], kind=' class="compared"')
     return [f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", table, f"<p>{notes}</p>"]
 
@@ -108,7 +110,7 @@ def _row(group: Group[RunResults], modes: Sequence[str]) -> list[str]:
         _cell(group.label, ", ".join(run.name for run in runs if run.name != group.label), head=True),
         _cell(*_method(group)),
         _cell(seeds) if len(runs) == 1 else _cell(f"{len(runs)}", seeds),
-        _cell(done if done == planned else f"{done} of {planned}", number=True),
+        _cell(done if done == planned else f"{done} of {planned}", "" if group.finished else "unfinished", number=True),
         _cell(*_validation(group), number=True),
         *(_cell(*_test(tests.get(mode, []), len(runs)), number=True) for mode in modes),
         _cell(duration([run.seconds for run in runs]), number=True),

@@ -1,23 +1,25 @@
-"""Run folders, read and checked without torch; runs that differ only in the seed form one group."""
+"""Run folders, read and checked without torch; finished runs that differ only in the seed form one group."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from onebit.common.files import read_regular
+from onebit.common.files import read_json, read_regular
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
 from onebit.train.history import (
     MOST_METRICS,
     MOST_RESULT,
+    PLACE_FILE,
     TABLE_FILE,
     WEIGHT_FILES,
     EpochLog,
@@ -49,10 +51,14 @@ class Training:
 
     name: the folder's name, unique in a report.
     settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
+    data: what tells the data from others of the same name; "" if that is not known.
+    finished: whether its results may be pooled with those of other seeds.
     """
 
     name: str
     settings: dict[str, Any]
+    data: str = field(default="", kw_only=True)
+    finished: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,10 @@ def recipe_label(run: Training) -> str:
 
 @dataclass(frozen=True)
 class Group(Generic[T]):
-    """Training runs of one recipe that differ at most in the seed; `label` is unique in a report."""
+    """Finished training runs of one recipe on the same data with different seeds, or a single run.
+
+    `label` is unique in a report.
+    """
 
     label: str
     runs: tuple[T, ...]
@@ -90,6 +99,10 @@ class Group(Generic[T]):
     @property
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
+
+    @property
+    def finished(self) -> bool:
+        return self.runs[0].finished
 
     @property
     def seeds(self) -> list[str]:
@@ -145,11 +158,18 @@ def _with_seeds(folder: Path) -> list[Path]:
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:
-    """Groups in the order of their first runs; a run without a recipe is a group of its own."""
-    members: dict[str, list[T]] = {}
+    """Groups in the order of their first runs; a run without a recipe, or unfinished, is a group of its own.
+
+    A seed counts once in a group: its spread would be too small with the same training twice.
+    """
+    members: dict[tuple[str, ...], list[T]] = {}
     for run in runs:
         same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
-        members.setdefault(repr(same) if same else run.name, []).append(run)
+        alike = (repr(same), run.data) if same and run.finished else (run.name,)
+        seed = run.settings.get("seed")
+        keys = ((*alike, str(repeat)) for repeat in itertools.count())
+        own = next(key for key in keys if seed not in [other.settings.get("seed") for other in members.get(key, [])])
+        members.setdefault(own, []).append(run)
     groups = [Group(recipe_label(found[0]), tuple(found)) for found in members.values()]
     labels = [group.label for group in groups]
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
@@ -170,9 +190,14 @@ def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
 
 def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     """The group with a label that tells it from others of its recipe: by a few settings, or by the name of its run."""
-    differing = differing_settings([other for other in groups if other.label == group.label])
-    own = ", ".join(f"{key} {setting(group.settings.get(key))}" for key in differing) if group.settings else ""
-    if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
+    same = [other for other in groups if other.label == group.label]
+    differing = differing_settings(same)
+
+    def words(other: Group[T]) -> str:
+        return ", ".join(f"{key} {setting(other.settings.get(key))}" for key in differing) if other.settings else ""
+
+    own = words(group)
+    if not own or len(differing) > 2 or len(own) > LABEL_LENGTH or [*map(words, same)].count(own) > 1:
         own = group.runs[0].name
     return Group(f"{group.label}, {own}", group.runs)
 
@@ -196,7 +221,32 @@ def _read_run(folder: Path, name: str) -> RunResults:
     tests, seconds, parameters = _read_result(folder / "result.json")
     seconds = history.seconds if seconds is None else seconds
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
-    return RunResults(name, settings, history, tests, seconds, parameters, weights)
+    last = history.rows[-1]
+    return RunResults(
+        name,
+        settings,
+        history,
+        tests,
+        seconds,
+        parameters,
+        weights,
+        data=data_of(folder),
+        finished=last.epoch >= last.epochs or (folder / "result.json").exists(),
+    )
+
+
+def data_of(folder: Path) -> str:
+    """What tells the data of a run from others of the same name: their digest, else their place or what is noted."""
+    places = [folder / PLACE_FILE, *sorted(folder.glob(f"*/task-1/{PLACE_FILE}"))]
+    for path, keys in [*((path, ("digest", "directory")) for path in places), (folder / "result.json", ("note",))]:
+        try:
+            known = read_json(path, largest=MOST_RESULT)
+            found = [known[key] for key in keys if known.get(key)]
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if found:
+            return str(found[0])
+    return ""
 
 
 def flat_settings(folder: Path) -> dict[str, Any]:

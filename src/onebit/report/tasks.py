@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
-from onebit.report.run_folders import Group, Training, flat_settings, unique_names
+from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
 from onebit.report.wording import mean_sd, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
@@ -91,7 +91,7 @@ def _read(folder: Path, name: str) -> TaskRun:
         replace(cell, method=printable(cell.method, limit=30), weights=printable(cell.weights, limit=30))
         for cell in table.cells
     )
-    return TaskRun(name, flat_settings(folder), replace(table, cells=cells))
+    return TaskRun(name, flat_settings(folder), replace(table, cells=cells), data=data_of(folder))
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:

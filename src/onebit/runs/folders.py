@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.errors import UsageError
-from onebit.train.history import RUN_FILES, holds_run, task_folders
+from onebit.train.history import PLACE_FILE, RUN_FILES, holds_run, task_folders
 from onebit.train.lock import LOCK_FILE, lock_folder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ ASIDE = ".replaced-run"
 DELETED = ".deleted-run"
 """Where a run is while it is deleted: a folder is renamed at once, and deleted file by file."""
 FILES = (
-    *("recipe.yaml", "log.txt", "data.json", RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
+    *("recipe.yaml", "log.txt", PLACE_FILE, RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
 """What training runs write into a run folder, beside the folders of seeds and tasks."""

@@ -9,7 +9,8 @@ from onebit.data import DATASETS, Dataset, Progress, refuse_other_classes
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
-from onebit.train.files import PLACE_FILE, remembered_place
+from onebit.train.files import remembered_place
+from onebit.train.history import PLACE_FILE
 
 
 def load_run_data(

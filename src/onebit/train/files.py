@@ -10,12 +10,9 @@ from onebit.common.files import read_json, write_atomic
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import MOST_RESULT
+from onebit.train.history import MOST_RESULT, PLACE_FILE
 from onebit.train.job import Job
 from onebit.train.weights import save_weights
-
-PLACE_FILE = "data.json"
-"""In a run folder: where the data were, if only `--data` finds them. Not a part of a weight file or a packed net."""
 
 
 def remembered_place(folder: Path) -> Path | None:
@@ -53,7 +50,7 @@ def write_place(job: Job) -> None:
     """Write data.json, for data that are the user's own."""
     data = job.data
     if data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
-        _write(job, PLACE_FILE, json.dumps({"directory": data.directory}) + "\n")
+        _write(job, PLACE_FILE, json.dumps({"directory": data.directory, "digest": data.digest}) + "\n")
 
 
 def write_rows(job: Job) -> None:

@@ -18,6 +18,8 @@ WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """In a run folder, the preferred one first: the reported net is the one that validation selected."""
 STAGE_FOLDER = "stage1"
 """In the folder of a run in two stages: the run folder of the first one."""
+PLACE_FILE = "data.json"
+"""In a run folder: which data, and where they were, if only `--data` finds them. Not in weight files or packed nets."""
 TABLE_FILE = "continual.json"
 """In a folder of several tasks: the scores."""
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
