@@ -156,6 +156,21 @@ def test_what_is_not_known_is_left_out(onebit: Onebit, copied: Path, tmp_path: P
     assert card.recipe == "digits-smoke"
 
 
+def test_a_card_of_an_interrupted_run_has_no_command_and_says_how_far_it_came(
+    onebit: Onebit, copied: Path, tmp_path: Path
+) -> None:
+    def packed() -> Card:
+        assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
+        return card_of(tmp_path / "net.1bit")
+
+    (copied / "result.json").unlink()
+    assert packed().command is not None  # all epochs are done, and not tested
+    row = json.loads((copied / "metrics.jsonl").read_text().splitlines()[0])
+    (copied / "metrics.jsonl").write_text(json.dumps(row | {"epoch": 3, "epochs": 12}) + "\n")
+    card = packed()
+    assert (card.command, str(card.method).endswith("; unfinished: 3 of 12 epochs")) == (None, True)
+
+
 def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     net, path = load(packed_file), tmp_path / "net.1bit"
     assert net.card is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import Any
 
-from onebit.common.files import read_json
+from onebit.common.files import read_json, read_regular
 from onebit.data import DATASETS
 from onebit.errors import FormatError, UsageError, first_line, shortened
 from onebit.nets import net_names
@@ -14,7 +15,7 @@ from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
-from onebit.train.history import MOST_RESULT
+from onebit.train.history import MOST_METRICS, MOST_RESULT, EpochLog
 from onebit.train.weights import weight_file
 
 _PATH = re.compile(r"[/\\~]")
@@ -41,15 +42,16 @@ def run_card(run: Run, certificate: Certificate | None) -> Card | None:
         if whole and certificate.dataset == recipe.dataset and certificate.compared == "labels":
             scores["packed"] = CardScore(correct=certificate.correct, count=certificate.count)
     command, described = _command(recipe)
+    unfinished = _unfinished(run)
     try:
         return Card(
             summary=_text(recipe.summary) if described else None,
             dataset=recipe.dataset or None,
             **_about_data(recipe, result),
-            method=_method(recipe, certificate),
+            method="; ".join(filter(None, (_method(recipe, certificate), unfinished))),
             recipe=_text(recipe.name),
             reference=_text(recipe.reference) if described else None,
-            command=command,
+            command=None if unfinished else command,  # which trains all epochs
             seed=recipe.seed if result else None,
             epochs=recipe.epochs if result else None,
             chosen_epoch=result.get("chosen_epoch"),
@@ -73,6 +75,19 @@ def _result(run: Run) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)})") from None
     return dict(result)
+
+
+def _unfinished(run: Run) -> str:
+    """How far the training of a run came that was interrupted; "" if it is finished, or if that is not known."""
+    folder = run.source.parent
+    if (folder / "result.json").is_file():
+        return ""
+    try:
+        rows = read_regular(folder / "metrics.jsonl", largest=MOST_METRICS).splitlines()
+        last = EpochLog.from_dict(json.loads(rows[-1]))
+    except (OSError, ValueError, LookupError, RecursionError):
+        return ""
+    return "" if last.epoch >= last.epochs else f"unfinished: {last.epoch} of {last.epochs} epochs"
 
 
 def _score(score: dict[str, Any]) -> CardScore:
