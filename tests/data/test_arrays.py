@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from onebit.data import Dataset, load_dataset, make_toy
-from onebit.errors import DataError, UnknownNameError
+from onebit.errors import DataError, UnknownNameError, UsageError
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
@@ -54,6 +55,9 @@ def test_own_validation_images_and_names(tmp_path: Path) -> None:
         assert [part.images.shape[1:] for part in (data.train, data.validation, data.test)] == 3 * [(1, 4, 4)]
         assert data.classes == ("cat", "dog", "boat", "car")
     assert len(load_dataset("arrays", directory=path, validation=0).validation) == 0
+    message = f"validation is 5, but {path.resolve()} has 7 validation images of its own: expected 7, or 0 for none"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_dataset("mine", directory=path, validation=5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onebit.data import DATASETS, Dataset, Progress, refuse_other_classes
+from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
@@ -35,7 +36,11 @@ def load_run_data(
             f"{run.source}: was trained on {recipe.dataset!r}, which is not a data set of onebit: "
             "name a file of its arrays with --data FILE.npz"
         )
-    data = load_from_place(recipe, place, directory=directory, progress=progress)
+    try:
+        data = load_from_place(recipe, place, directory=directory, progress=progress)
+    except OwnValidationError:  # another file than that of the training has a validation set of its own
+        recipe = replace(recipe, validation=None)
+        data = load_from_place(recipe, place, directory=directory, progress=progress)
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
     return data
 
