@@ -27,6 +27,7 @@ from onebit.train.sync_norm import SyncedNorms
 
 DATA = toy_data(130, 41)  # four batches of 31 and one of 6: uneven shares
 EVEN = toy_data(128, 40)
+LAST_27 = toy_data(151, 41)  # four batches of 31 and one of 27
 BATCH, EPOCHS = 31, 2
 
 
@@ -179,8 +180,8 @@ def all_in_ranks(folder: str) -> None:
     told: dict[str, Any] = talk(ranks, root)
     for name, curve in CURVES.items():
         told[name] = rows_of(curve(ranks))
-    # shares of 15 and 16 images: alone they would be cut into 7 and 8 parts, which would wait for each other
-    told["parts"] = rows_of(mlp(ranks, sync_norm=True, step_settings=StepSettings(accumulate=8)))
+    # shares of 13 and 14 images at the end: alone they would be cut into 6 and 7 parts, which would wait for each other
+    told["parts"] = rows_of(mlp(ranks, LAST_27, sync_norm=True, step_settings=StepSettings(accumulate=7)))
     told["shares"] = [rows_of(shares(ranks, parts)) for parts in (1, 2)]
     try:
         breaking(ranks, root / "breaking")

@@ -23,7 +23,7 @@ from onebit.runs.optimizer import decays
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.step import plan_steps
+from onebit.train.step import plan_steps, refuse_parts
 from onebit.train.weights import trained_file
 
 CLASSIFICATION = "classification"
@@ -100,6 +100,7 @@ def _check_loss(recipe: Recipe) -> None:
 
 def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
     """Build one training on the meta device; returns its optimizer."""
+    refuse_parts(recipe.optimizer.accumulate, batch_size=recipe.batch_size, processes=processes)
     entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
     shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)

@@ -32,7 +32,7 @@ from onebit.evaluation.sources import ArraySamples
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
 from onebit.train.growing import check_growing
 from onebit.train.job import Job
-from onebit.train.step import plan_steps
+from onebit.train.step import plan_steps, refuse_parts
 
 STRIDES = "view size is not compatible"
 """Words of torch's error for `view` of channels_last memory."""
@@ -45,6 +45,8 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
         UsageError: see `fit`.
     """
     data, ranks, device, seed = job.data.train, job.ranks, job.device, job.seed
+    shares = ranks.world if isinstance(data, (Split, ArraySamples)) else 1  # each process has a loader of its own
+    refuse_parts(job.step_settings.accumulate, batch_size=job.batch_size, processes=shares)
     if isinstance(data, Split):
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count

@@ -27,7 +27,7 @@ class StepSettings:
 
     Args:
         accumulate: number of parts that a batch is split into: the memory of one part, the gradient of all
-            (BatchNorm sees one part at a time).
+            (BatchNorm sees one part at a time). A part has two samples or more.
         clip_grad_norm: limit for the norm of all gradients together; None for no limit.
         clip_grad_value: limit for the magnitude of one gradient; None for no limit.
         samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
@@ -66,6 +66,23 @@ def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1
     if total_steps < 1:
         raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
     return batches, total_steps
+
+
+def refuse_parts(accumulate: int, *, batch_size: int, processes: int = 1) -> None:
+    """Refuse more parts than the share of a process in a batch has pairs of samples.
+
+    The last batch of an epoch may be smaller, and then has fewer parts.
+
+    Raises:
+        UsageError: too many parts.
+    """
+    most = max(1, batch_size // processes // 2)
+    if accumulate > most:
+        shared = f" over {processes} processes" if processes > 1 else ""
+        raise UsageError(
+            f"accumulate is {accumulate}, but a part needs two samples: a batch_size of {batch_size}{shared} "
+            f"has at most {most} parts"
+        )
 
 
 def optimizer_step(
