@@ -58,6 +58,11 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--teacher_weight 0.5", "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
         ("--teacher_temperature 2", "teacher_temperature belongs to a teacher, but teacher is None"),
         ("--continual.own ste", "continual.own belongs to several tasks, but continual.tasks is 0"),
+        ("--continual.prior false", "continual.prior belongs to several tasks, but continual.tasks is 0: leave it out"),
+        ("--continual.tasks 2 --continual.prior false", "belongs to optimizer bayesbinn, but optimizer.name is 'adam'"),
+        ("--sync_norm true", "sync_norm belongs to several processes (torchrun), but there is one: leave it out"),
+        ("--model.input_options {foo:1}", "belongs to an input quantizer, but model.input_quantizer is None: leave it"),
+        ("--method real --model.weight_options {foo:1}", "belongs to binary weights, but model.weight_quantizer is"),
         ("--continual.against [ste]", "continual.against belongs to several tasks, but continual.tasks is 0"),
     ],
 )  # fmt: skip
@@ -89,6 +94,9 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         "--split_seed 3",
         "--augmentation.first_size 16 --augmentation.growing 0.5 --epochs 1.5",
         "--augmentation.first_size 16 --epochs 1 --first_stage 2",
+        "--method bayesbinn --continual.tasks 2 --continual.prior false",
+        "--method irnet --model.input_options {}",
+        "mnist-permuted --method ste --continual.prior false --continual.against [bayesbinn]",
         # used by what the recipe is set against
         "mnist-permuted --method ste --draws 5 --continual.against [bayesbinn]",
     ],

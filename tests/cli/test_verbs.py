@@ -73,14 +73,33 @@ def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
     assert one[0] == one[1]
     assert one[0]["loss"] != one[2]["loss"]
     assert one[0]["bn"] == "reestimate"
+    assert [each["seed"] for each in one] == [0, 0, 1]
     several = onebit("evaluate", run_folder, "--weights", "ensemble:3", "--json").json
-    assert several["weights"] == "ensemble:3"
+    assert (several["weights"], several["seed"]) == ("ensemble:3", 0)
+    drawn = onebit("evaluate", run_folder, "--weights", "ensemble:2", "--seed", "4").out
+    assert "with ensemble:2 weights, seed 4, BatchNorm re-estimated" in drawn
+    assert "seed" not in onebit("evaluate", run_folder, "--json").json
     assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
     # digits-smoke is of binaryconnect, whose training never drew
     told = "draws from latents that were trained without draws: they are not probabilities of the signs"
     assert several["note"].endswith(f"; ensemble:3 {told}")
     assert told not in onebit("evaluate", run_folder, "--json").json["note"]
     assert f"sample {told}\n" in onebit("evaluate", run_folder, "--weights", "sample").err
+
+
+def test_a_seed_of_weights_that_are_not_drawn_is_refused(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    pack = ("pack", run_folder, "-o", tmp_path / "net.1bit")
+    for words, weights in (
+        (("evaluate", run_folder), "binary"),
+        (("evaluate", run_folder, "--weights", "latent"), "latent"),
+        (("evaluate", packed_file), "packed"),
+        (pack, "binary"),
+    ):
+        refused = onebit(*words, "--seed", "0")
+        assert refused.status == 2
+        assert f"--seed belongs to random draws, but the weights are {weights}: leave it out" in refused.line
 
 
 def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from onebit.cli.output import answer_either, download_progress
 from onebit.cli.parsing import Parser
-from onebit.data import fetch_dataset
+from onebit.data import DATASETS, fetch_dataset
+from onebit.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -16,6 +17,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode images (one a CPU)")
     parser.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
     args = parser.parse(argv)
+    if args.name in DATASETS and not DATASETS[args.name].folder:
+        for flag, given in (("--input-size", args.input_size is not None), ("--skip-broken", args.skip_broken)):
+            if given:
+                raise UsageError(f"{flag} belongs to a folder of images, but {args.name} is not one: leave it out")
     with download_progress() as fetched:
         found = fetch_dataset(
             args.name,

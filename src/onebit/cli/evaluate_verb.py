@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained, refuse_for_packed
+from onebit.cli.inputs import load_data, open_trained, refuse_for_packed, seed_of_draws
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
 from onebit.cli.parsing import Parser, one_of
 from onebit.data import Dataset, Split
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("--bn does not apply to packed weights: their BatchNorm is folded away")
     if packed and args.split != "test":
         raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
+    args.seed = seed_of_draws(args, weights)
     show(_packed_file(args) if packed else _run(args, weights), as_json=args.json)
     return 0
 
@@ -56,10 +57,11 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     if result["note"]:
         say(f"note: {result['note']}")
     bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
+    seed = f", seed {result['seed']}" if "seed" in result else ""
     masks = f", mean IoU {result['mean_iou']:.4f}, Dice {result['dice']:.4f}" if "mean_iou" in result else ""
     answer(
         f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
-        f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}{masks}; "
+        f"{result['dataset']} {result['split']} with {result['weights']} weights{seed}{bn}{masks}; "
         f"{result['loss_name']} {result['loss']:.4f}, entropy {result['entropy']:.4f} nats, "
         f"calibration error {percent(result['ece'])}"
     )
@@ -124,7 +126,7 @@ def evaluate_run(
     Args:
         weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
     """
-    from onebit.evaluation.modes import evaluate
+    from onebit.evaluation.modes import evaluate, parse_weights
 
     loss = run.recipe.loss
     images, facts = _images(data, split)
@@ -137,5 +139,6 @@ def evaluate_run(
             run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
         )
     facts["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
+    drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
     # the mean of several draws is a probability, which has a cross-entropy but no margins
-    return facts | score.as_dict() | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}
+    return facts | score.as_dict() | drawn | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}

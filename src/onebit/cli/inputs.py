@@ -44,6 +44,14 @@ def named_model(args: Namespace) -> ModelRecipe | None:
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
+def seed_of_draws(args: Namespace, weights: str) -> int:
+    """The seed of the argument --seed, 0 by default; UsageError for a seed of weights that are not drawn."""
+    drawn = weights == "sample" or weights.startswith("ensemble:")
+    if args.seed is not None and not drawn:
+        raise UsageError(f"--seed belongs to random draws, but the weights are {weights}: leave it out")
+    return args.seed or 0
+
+
 def refuse_for_packed(args: Namespace, *names: str) -> None:
     """Raise UsageError for options that are about a net in torch."""
     for name in names:

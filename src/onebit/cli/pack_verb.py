@@ -6,7 +6,7 @@ import dataclasses
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.inputs import load_data, open_trained, seed_of_draws
 from onebit.cli.output import answer_either, percent, progress, say, size
 from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         help=f"percentage points of accuracy that rounding the activations may cost (default: {ALLOWED_DROP})",
     )
     args = parser.parse(argv)
+    args.seed = seed_of_draws(args, args.weights)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     if args.no_certify:
         for flag, given in (("--images", args.images), ("--data", args.data)):

@@ -111,7 +111,7 @@ NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit 
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
 """The first argument of a verb -> its help; `--recipe` and `--model` go with it."""
 SHARED: dict[str, dict[str, Any]] = {
-    "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
+    "seed": {"type": whole_number(0, 2**63 - 1), "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {
         "type": _not_empty,
         "metavar": "DIR",

@@ -80,10 +80,20 @@ def _quantizes_inputs(recipe: Recipe) -> bool:
     return name is not None and (recipe.model.is_own or INPUT_QUANTIZERS.entry(name).bits == 1)
 
 
+_INPUT_QUANTIZER = Need(
+    "an input quantizer", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer"
+)
+_PRIOR = Need(
+    f"optimizer {' or '.join(declared('optimizer')['prior'].entries)}",
+    lambda recipe: "prior" in recipe.optimizer.chosen(),
+    "optimizer.name",
+)
 _BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer")
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "model.value": (_BINARY,),
+    "model.weight_options": (_BINARY,),
+    "model.input_options": (_INPUT_QUANTIZER,),
     "model.real_first": (_BINARY_LAYERS,),
     "model.real_last": (_BINARY_LAYERS,),
     "model.padding_value": (_BINARY_INPUTS,),
@@ -104,6 +114,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "recompute_inputs": (_BINARY_INPUTS,),
     "continual.against": (_TASKS,),
     "continual.own": (_TASKS,),
+    "continual.prior": (_TASKS, _PRIOR),
     "skip_broken": (_FOLDER,),
     "split_seed": (_HELD_OUT,),
     "loss": (_LABELS,),
@@ -133,7 +144,7 @@ def needs_of(name: str) -> tuple[Need, ...]:
 
 
 def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """A sentence for each setting that has no effect; null and false need nothing.
+    """A sentence for each setting that has no effect; null, and false where it is the default, need nothing.
 
     Args:
         recipe: what is trained; a setting that a method in `continual.against` uses has an effect.
@@ -144,14 +155,14 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
         ['teacher_weight belongs to a teacher, but teacher is None']
     """
     values = recipe.values()
-    named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(values[name])]
+    named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(name, _value(recipe, name))]
     if not named:
         return []
     learners = _learners(recipe)
     unused = []
     for name in named:
         lacking = [need for need in needs_of(name) if not need.holds(recipe)]
-        if lacking and not any(_uses(learner, name, values[name]) for learner in learners):
+        if lacking and not any(_uses(learner, name, _value(recipe, name)) for learner in learners):
             need = lacking[0]
             unused.append(f"{name} belongs to {need.name}, but {need.field} is {values[need.field]!r}")
     return unused
@@ -187,13 +198,19 @@ def changed_settings(recipe: Recipe) -> list[str]:
     return [name for name, _, _ in recipe.changed_from(Recipe())]
 
 
-def _is_off(value: Any) -> bool:
-    return value is None or value is False
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or (value is False and Recipe().values().get(name) is not True)
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    """The value of a setting; `values` has the options of a quantizer one by one."""
+    values = recipe.values()
+    return values[name] if name in values else getattr(recipe.model, name.removeprefix("model."))
 
 
 def _uses(recipe: Recipe, name: str, value: Any) -> bool:
     """Whether a value of a setting has an effect."""
-    return recipe.values()[name] == value and all(need.holds(recipe) for need in needs_of(name))
+    return _value(recipe, name) == value and all(need.holds(recipe) for need in needs_of(name))
 
 
 def _learners(recipe: Recipe) -> list[Recipe]:

@@ -45,7 +45,7 @@ def resolve(
     Args:
         trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
         given: names of the requested settings. Weight decay without effect is refused if it is one of them; otherwise
-            it causes a warning.
+            it causes a warning. `sync_norm` in one process is refused if it is one of them.
 
     Raises:
         UsageError, UnknownNameError: the first mistake.
@@ -53,6 +53,8 @@ def resolve(
     """
     check_names(recipe)
     _check_loss(recipe)
+    if "sync_norm" in given and recipe.sync_norm and ranks.world == 1:
+        raise UsageError("sync_norm belongs to several processes (torchrun), but there is one: leave it out")
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
