@@ -61,6 +61,18 @@ def test_resuming_leaves_out_what_is_done(onebit: Onebit, seeds_folder: Path) ->
     assert expected in done.out.splitlines()
 
 
+def test_resuming_one_seed_keeps_the_others_in_the_summary(onebit: Onebit, seeds_folder: Path, tmp_path: Path) -> None:
+    before = json.loads((seeds_folder / "seeds.json").read_text())
+    assert before["seeds"] == [0, 3, 4]
+    assert onebit("train", "--seeds", "3", "--resume", seeds_folder, "--json").json == before
+    more = shutil.copytree(seeds_folder, tmp_path / "more")
+    assert onebit("train", *QUICK, "--seeds", "1", "--out", more, "--json").json["seeds"] == [0, 1, 3, 4]
+    other = onebit("train", *QUICK, "--seeds", "7", "--optimizer.lr", "0.5", "--out", more)
+    assert other.status == 2
+    assert f"{more / 'seed-0'}: was trained with optimizer.lr = 0.03, now it is 0.5" in other.err
+    assert not (more / "seed-7").exists()
+
+
 @pytest.mark.usefixtures("no_ink")
 def test_report_compares_the_seeds_with_another_run(
     onebit: Onebit, seeds_folder: Path, real_folder: Path, tmp_path: Path

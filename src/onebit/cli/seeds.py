@@ -14,7 +14,7 @@ from onebit.cli.processes import way_on
 from onebit.common.files import read_json, write_atomic
 from onebit.errors import FormatError, UsageError
 from onebit.recipe import Recipe
-from onebit.runs.folders import SEEDS_FILE, seed_folder
+from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
 from onebit.train.history import MOST_RESULT
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def train_seeds(
 ) -> dict[str, Any]:
     """Train the recipe once for each seed into `folder/seed-N`; returns seeds.json, which is written after each.
 
+    It has the results of all finished seeds in the folder, also of those that are not trained now.
+
     Args:
         train: trains one recipe into one folder and returns its result.json.
         resume: skip the seeds that have a result.
@@ -57,13 +59,12 @@ def train_seeds(
     """
     from onebit.report.outcome import outcome_lines, summarize
 
-    results: list[dict[str, Any]] = []
+    results = ranks.first(lambda: _finished(recipe, folder))
     summary: dict[str, Any] = {}
     for i, seed in enumerate(seeds, start=1):
         run = seed_folder(folder, seed)
-        done = run / "result.json"
-        if resume and ranks.first(done.exists):
-            result = _stored(done, replace(recipe, seed=seed))
+        if resume and seed in results:
+            result = results[seed]
             time = "was trained before"
         else:
             try:
@@ -72,20 +73,32 @@ def train_seeds(
                 listed = ",".join(map(str, seeds))
                 raise KeyboardInterrupt(f"interrupted; {way_on(folder, ranks, options=f'--seeds {listed} ')}") from None
             time = f"{result['seconds']:.1f} s"
-        results.append(result)
-        summary = summarize(recipe, results, folder)
+        results[seed] = result
+        summary = summarize(recipe, [results[each] for each in sorted(results)], folder)
         if ranks.writes:
             say(f"seed {seed} ({i} of {len(seeds)}, {time}): {'; '.join(outcome_lines(result)[:-1])}")
             write_atomic(folder / SEEDS_FILE, (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
 
-def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """The result of a finished run; CheckpointError if it is of another recipe, FormatError if it is damaged."""
-    from onebit.report.outcome import outcome_lines
+def _finished(recipe: Recipe, folder: Path) -> dict[int, dict[str, Any]]:
+    """Seed -> result of the finished runs in a folder; CheckpointError if a run there is of another recipe."""
     from onebit.runs.run import refuse_other_recipe
 
-    refuse_other_recipe(path.parent, recipe)
+    found = {}
+    for run in seed_folders(folder):
+        if number := re.fullmatch(r"seed-(\d+)", run.name):
+            seed = int(number[1])
+            refuse_other_recipe(run, replace(recipe, seed=seed))
+            if (run / "result.json").exists():
+                found[seed] = _stored(run / "result.json")
+    return found
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The result of a finished run; FormatError if it is damaged."""
+    from onebit.report.outcome import outcome_lines
+
     try:
         result = read_json(path, largest=MOST_RESULT)
         outcome_lines(result)
