@@ -145,7 +145,7 @@ def test_overwrite_takes_the_place_of_several_seeds_and_of_tasks(onebit: Onebit,
     folder = tmp_path / "run"
     assert onebit("train", *SHORT, "--seeds", "0-1", "--out", folder).status == 0
     assert onebit("train", *SHORT, "--seeds", "5", "--out", folder, "--overwrite").status == 0
-    assert {path.name for path in folder.iterdir()} == {"seed-5", "seeds.json"}
+    assert {path.name for path in folder.iterdir()} == {"seed-0", "seed-1", "seed-5", "seeds.json"}
     tasks = ["--continual.tasks", "2", "--validation", "0"]
     assert onebit("train", *SHORT, *tasks, "--out", folder, "--overwrite").status == 0
     assert not list(folder.glob("seed*"))
@@ -155,6 +155,61 @@ def test_overwrite_takes_the_place_of_several_seeds_and_of_tasks(onebit: Onebit,
         *("metrics.jsonl", "last.ckpt", "best.safetensors", "final.safetensors", "result.json", "log.txt"),
         "recipe.yaml",
     }
+
+
+def test_only_the_named_seeds_are_replaced(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert onebit("train", *SHORT, "--seeds", "0-1", "--out", folder).status == 0
+    before = content(folder)
+    refused = onebit("train", *SHORT, "--lr", "0.5", "--seeds", "0", "--out", folder, "--overwrite")
+    assert refused.status == 2
+    assert f"{folder / 'seed-1'}: was trained with optimizer.lr" in refused.err
+    assert content(folder) == before
+    done = onebit("train", *SHORT, "--seeds", "0", "--out", folder, "--overwrite", "--json")
+    assert done.json["seeds"] == [0, 1]
+    assert content(folder / "seed-1") == {
+        name.removeprefix("seed-1/"): text for name, text in before.items() if name.startswith("seed-1/")
+    }
+    assert content(folder)["seed-0/result.json"] != before["seed-0/result.json"]  # which has its time
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--seeds", "0"], ["seed-0"]),
+        (["--method", "bnn", "--first_stage", "0.3"], ["stage1"]),
+        (["--continual.tasks", "2", "--validation", "0"], ["binaryconnect", "binaryconnect/task-1"]),
+    ],
+)
+def test_files_of_the_user_in_inner_folders_stay(
+    onebit: Onebit, tmp_path: Path, flags: list[str], parts: list[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert onebit("train", *SHORT, *flags, "--out", folder).status == 0
+    for part in parts:
+        (folder / part / "notes.txt").write_text("mine")
+    before = content(folder)
+    folders._set_aside(folder)
+    assert {name for name in content(folder) if not name.startswith(folders.ASIDE)} == {
+        f"{part}/notes.txt" for part in parts
+    }
+    folders._bring_back(folder)
+    assert content(folder) == before
+    assert onebit("train", *SHORT, *flags, "--out", folder, "--overwrite").status == 0
+    assert content(folder).keys() == before.keys()
+    assert onebit("train", *SHORT, "--out", folder, "--overwrite").status == 0
+    assert {name for name in content(folder) if "/" in name} == {f"{part}/notes.txt" for part in parts}
+
+
+def test_a_linked_folder_of_a_seed_is_not_followed(onebit: Onebit, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    assert onebit("train", *SHORT, "--seeds", "0", "--out", folder).status == 0
+    (folder / "seed-0").rename(elsewhere)
+    (folder / "seed-0").symlink_to(elsewhere)
+    before = content(elsewhere)
+    assert onebit("train", *SHORT, "--seeds", "0", "--out", folder, "--overwrite").status == 0
+    assert content(elsewhere) == before
+    assert not (folder / "seed-0").is_symlink()
 
 
 def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         for note in notes if ranks.writes else ():
             say(f"note: {note}")
 
-    with replacing(folder, ranks, wanted=command.overwrite) as on_begin:
+    with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds) as on_begin:
 
         def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             if recipe.continual.tasks:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.errors import UsageError
-from onebit.train.history import PLACE_FILE, RUN_FILES, holds_run, task_folders
+from onebit.train.history import PLACE_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
 from onebit.train.lock import LOCK_FILE, lock_folder
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def is_replaceable(folder: Path) -> bool:
 
 
 @contextmanager
-def replacing(folder: Path, ranks: Ranks, *, wanted: bool) -> Iterator[Callable[[], None]]:
+def replacing(
+    folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] | None = None
+) -> Iterator[Callable[[], None]]:
     """Within the context the run in a folder is out of the way; other files of the folder stay where they are.
 
     Yields:
@@ -94,10 +96,11 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool) -> Iterator[Callable[
 
     Args:
         wanted: whether to replace anything; a run that a killed training left aside comes back in any case.
+        seeds: those to replace of a folder of several; None for all.
     """
     ranks.first(lambda: _bring_back(folder))
     if wanted:
-        ranks.first(lambda: _set_aside(folder))
+        ranks.first(lambda: _set_aside(folder, seeds))
     try:
         yield lambda: _drop(folder) if ranks.writes else None
     finally:
@@ -105,13 +108,31 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool) -> Iterator[Callable[
             _bring_back(folder)
 
 
-def _set_aside(folder: Path) -> None:
-    paths = [folder / name for name in FILES] + seed_folders(folder) + [task.parent for task in task_folders(folder)]
-    there = [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+def _written_files(folder: Path, seeds: Sequence[int] | None) -> list[Path]:
+    """What training runs wrote into a folder, and into those of its seeds, stages and tasks."""
+    several = seed_folders(folder) if seeds is None else [seed_folder(folder, seed) for seed in seeds]
+    parts = [part for run in (folder, *several) for part in (run, run / STAGE_FOLDER, *task_folders(run))]
+    paths = [part / name for part in parts for name in FILES if os.path.lexists(part / name)]
+    return list(dict.fromkeys(_outermost_link(path, folder) for path in paths))
+
+
+def _outermost_link(path: Path, folder: Path) -> Path:
+    """The first link on the way from a folder to a path, which is moved and not followed; without one, the path."""
+    way = [folder / part for part in (*reversed(path.relative_to(folder).parents), path.relative_to(folder))]
+    return next((part for part in way[1:] if part.is_symlink()), path)
+
+
+def _set_aside(folder: Path, seeds: Sequence[int] | None = None) -> None:
+    """Move what training runs wrote, and remove the folders that are empty then."""
+    there = [path.relative_to(folder) for path in _written_files(folder, seeds)]
     if there:
         (folder / ASIDE).mkdir()
     for path in there:
-        path.rename(folder / ASIDE / path.name)
+        (folder / ASIDE / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).rename(folder / ASIDE / path)
+    for part in sorted({part for path in there for part in path.parents[:-1]}, reverse=True):
+        with suppress(OSError):  # not empty
+            (folder / part).rmdir()
 
 
 def _bring_back(folder: Path) -> None:
@@ -119,10 +140,21 @@ def _bring_back(folder: Path) -> None:
     _remove(folder / DELETED)
     if not (folder / ASIDE).is_dir():
         return
-    for path in (folder / ASIDE).iterdir():
-        _remove(folder / path.name)
-        path.rename(folder / path.name)
-    (folder / ASIDE).rmdir()
+    for path in list(_moved(folder / ASIDE)):
+        home = folder / path.relative_to(folder / ASIDE)
+        _remove(home)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(home)
+    _remove(folder / ASIDE)
+
+
+def _moved(aside: Path) -> Iterator[Path]:
+    """What was moved: files, links, and the folders of trackers."""
+    for path in aside.iterdir():
+        if path.name in FILES or path.is_symlink() or not path.is_dir():
+            yield path
+        else:
+            yield from _moved(path)
 
 
 def _drop(folder: Path) -> None:

@@ -24,7 +24,7 @@ TABLE_FILE = "continual.json"
 """In a folder of several tasks: the scores."""
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
 """What `fit` writes."""
-RUN_FILES = (*FIT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
+RUN_FILES = (*FIT_FILES, "result.json", f"{STAGE_FOLDER}/recipe.yaml", TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
