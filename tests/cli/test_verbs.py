@@ -519,3 +519,10 @@ def test_data_of_the_sample_and_a_damaged_file(onebit: Onebit, tmp_path: Path) -
     refused = onebit("data", "mnist", "--data", tmp_path)
     assert refused.status == 2
     assert str(tmp_path) in refused.line
+
+
+def test_losses_are_listed_with_their_task(onebit: Onebit) -> None:
+    listed = onebit("list", "losses", "--json").json["losses"]
+    assert listed["mse"].startswith("regression: ")
+    assert listed["bce"].startswith("multi-label: ")
+    assert listed["hinge"].startswith("classification: ")

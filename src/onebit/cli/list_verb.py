@@ -79,10 +79,10 @@ def _optimizers() -> dict[str, str]:
 
 
 def _losses() -> dict[str, str]:
-    """onebit train --loss NAME"""
+    """those of classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)"""
     from onebit.evaluation.losses import LOSSES
 
-    return _first_lines(LOSSES)
+    return {name: f"{LOSSES.entry(name).task}: {text}" for name, text in _first_lines(LOSSES).items()}
 
 
 def _schedules() -> dict[str, str]:
