@@ -71,6 +71,11 @@ def test_own_validation_images_and_names(tmp_path: Path) -> None:
         ({"test_labels": np.zeros(19, int)}, "test_labels: got int64 (19,), expected int64 (20,)"),
         ({"test_labels": np.full(20, 4)}, "test labels: got 4..4, expected 0..3"),
         ({"train_labels": np.array([None] * 40)}, "holds Python objects"),
+        ({"classes": ["a", "b", "c", "a"]}, "classes: got 'a' twice, expected a name of its own for each label"),
+        (
+            {"train_images": np.zeros((0, 1, 8, 8), np.uint8), "train_labels": np.zeros(0, int)},
+            "own.npz: there are no training images",
+        ),
         ({"classes": np.arange(4)}, "classes: got int64 (4,), expected a list of names"),
     ],
 )
@@ -80,6 +85,12 @@ def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], says:
         load_dataset("arrays", directory=path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_without_training_images_are_refused() -> None:
+    images, labels = np.zeros((3, 8, 8), np.uint8), np.zeros(3, int)
+    with pytest.raises(DataError, match="arrays: there are no training images"):
+        Dataset.from_arrays((images[:0], labels[:0]), (images, labels))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from onebit.data.splits import (
     arrays_digest,
     as_split,
     numbered_classes,
+    refuse_empty,
     seen_images,
 )
 from onebit.errors import DataError
@@ -56,6 +57,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
             f"{path}: {wrong}; expected {', '.join(NEEDED)}, and optionally {', '.join(VALIDATION)} and {CLASSES}"
         )
     train, test = _split(path, arrays, "train"), _split(path, arrays, "test")
+    refuse_empty(train, str(path))
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
     name, classes = str(path.resolve()), _classes(path, arrays, train)
     digest = arrays_digest(train.images, test.images)

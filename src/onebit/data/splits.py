@@ -122,7 +122,8 @@ class Dataset:
         identity: a digest that identifies these images; "" if the name and the labels do.
 
     Raises:
-        DataError: the splits differ in image shape, a label is out of range, or all pixels of a split are `VOID`.
+        DataError: two labels of the same name, splits that differ in image shape, a label out of range, or a split with
+            pixels that are all `VOID`.
     """
 
     name: str
@@ -135,6 +136,8 @@ class Dataset:
     identity: str = ""
 
     def __post_init__(self) -> None:
+        if repeated := [name for number, name in enumerate(self.classes) if name in self.classes[:number]]:
+            raise DataError(f"classes: got {repeated[0]!r} twice, expected a name of its own for each label")
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
             check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
@@ -192,7 +195,8 @@ class Dataset:
             note: a remark to show with every result on this data.
 
         Raises:
-            DataError: not a pair of images and labels, another dtype or shape, or a label outside the classes.
+            DataError: not a pair of images and labels, another dtype or shape, no training images, or a label outside
+                the classes.
             UsageError: `validation` leaves nothing to train on.
 
         Example:
@@ -201,6 +205,7 @@ class Dataset:
             Split(4 images of 1×8×8)
         """
         all_train, test_split = as_split(*_pair("train", train)), as_split(*_pair("test", test))
+        refuse_empty(all_train, name)
         if classes is None:
             classes = numbered_classes(all_train.labels)
         kept, held_out = hold_out(all_train, validation, seed=split_seed)
@@ -330,6 +335,12 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
 def held_out_indices(total: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
     """The images that are held out: the first `count` of `numpy.random.default_rng(seed).permutation(total)`."""
     return np.random.default_rng(seed).permutation(total)[:count]
+
+
+def refuse_empty(train: Split, name: str) -> None:
+    """Raise a DataError if there are no training images in the data or file of this name."""
+    if not len(train):
+        raise DataError(f"{name}: there are no training images")
 
 
 def refuse_held_out(count: int, total: int) -> None:
