@@ -122,6 +122,13 @@ def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
         assert kind in onebit("list", kind, "--json").json
 
 
+def test_train_help_says_whose_values_it_shows_and_what_a_method_sets(onebit: Onebit) -> None:
+    text = " ".join(onebit("train", "--help").out.split())
+    assert "shown with its base value; --model, --dataset and --method change some." in text
+    assert "--method NAME quantizers, optimizer, activation, initial weights and loss of a method" in text
+    assert "shown with its value in mnist-fast." in " ".join(onebit("train", "mnist-fast", "--help").out.split())
+
+
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = onebit("train", "--help").out.splitlines()

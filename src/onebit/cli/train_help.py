@@ -38,7 +38,7 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and
 """
 OPTIONS = {
     "RECIPE": "a recipe of onebit (onebit list recipes), or a YAML or JSON file; with --help, its own values",
-    "--method NAME": "set the quantizers of a method (onebit list methods)",
+    "--method NAME": "quantizers, optimizer, activation, initial weights and loss of a method (onebit list methods)",
     "--task NAME": "permuted-mnist: learn several tasks one after the other (docs/continual.md); image: none",
     "--out DIR": "run folder (default: runs/NAME, or runs/NAME-2 and so on if that holds a run)",
     "--resume [RUN]": "go on from the last checkpoint, bit-identically; of RUN, or of the run folder",
@@ -68,7 +68,8 @@ def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any,
         recipe: its values are shown; None for the defaults.
         parameters: of a model of the user's own, see `onebit.runs.own_code.OwnCode.parameters`.
     """
-    values = "its default" if recipe is None else f"its value in {recipe.name}"
+    base = "its base value; --model, --dataset and --method change some"
+    values = base if recipe is None else f"its value in {recipe.name}"
     parts = [
         USAGE,
         *(_line(flag, text) for flag, text in OPTIONS.items()),
