@@ -158,6 +158,20 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("no_ink")
+def test_a_report_tells_other_arrays_of_one_name_apart(onebit: Onebit, tmp_path: Path) -> None:
+    for seed, (name, count) in enumerate((("own", 80), ("copy", 80), ("other", 60))):
+        train, test = make_toy(count, 40)
+        parts = {"train_images": train.images, "train_labels": train.labels}
+        np.savez(tmp_path / f"{name}.npz", **parts, test_images=test.images, test_labels=test.labels)
+        flags = ["--model.widths", "[64,8,4]", "--dataset", "arrays", "--data", tmp_path / f"{name}.npz"]
+        out = ["--validation", "10", "--seed", seed, "--out", tmp_path / name]
+        assert onebit("train", *NET, *flags, *out).status == 0
+    runs = [tmp_path / name for name in ("own", "copy", "other")]
+    rows = onebit("report", *runs, "-o", tmp_path / "report", "--json").json["rows"]
+    assert [row["runs"] for row in rows] == [["own", "copy"], ["other"]]
+
+
 def test_a_run_is_evaluated_on_a_file_with_another_number_of_validation_images(onebit: Onebit, tmp_path: Path) -> None:
     train, test = make_toy(80, 40)
     parts = {"train_images": train.images, "train_labels": train.labels}
