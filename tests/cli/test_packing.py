@@ -152,7 +152,10 @@ def test_verify_recomputes_a_certificate(onebit: Onebit, run_folder: Path, packe
     done = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert (done.status, list(steps(done))) == (0, ["packed accuracy", "card", "source", "packed bits", "certificate"])
     assert steps(done)["certificate"][1] == "recomputed, equal"
-    assert list(steps(onebit("verify", packed_file, "--json"))) == ["packed accuracy", "card"]
+    alone = onebit("verify", packed_file, "--json")
+    assert list(steps(alone)) == ["packed accuracy", "card"]
+    assert "recomputed with --source RUN only" in alone.err
+    assert "--source" not in done.err
 
 
 @pytest.mark.parametrize(

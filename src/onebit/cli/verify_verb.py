@@ -101,11 +101,11 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
         say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)
     if source is None:
-        say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
         with download_progress() as fetched:
             data = load_packed_data(
                 net, net.certificate.dataset, directory=args.data, progress=fetched, source=args.run
             )
+        say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
     else:
         data = load_data(source, args.data, dataset=args.dataset)
         refuse_other_classes(data, net.classes, source=args.run)
