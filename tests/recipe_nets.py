@@ -10,6 +10,7 @@ from fold_nets import images_of, randomise
 
 from onebit.data import DATASETS
 from onebit.fold import pack
+from onebit.nets import net_names
 from onebit.packed import PackedNet
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_names, recipe_path
 from onebit.runs.model import build_model
@@ -51,6 +52,11 @@ RECIPES = {name: build_recipe(read_settings(recipe_path(name))) for name in reci
 BINARY = {name: recipe for name, recipe in RECIPES.items() if recipe.model.weight_quantizer is not None}
 SMALL = distinct({name: small(recipe) for name, recipe in BINARY.items()})
 WHOLE = distinct({name: whole(recipe) for name, recipe in BINARY.items()})
+
+
+def without_runs(recipe: Recipe) -> Recipe:
+    """The recipe without the runs that it starts from or learns from: each is one more training."""
+    return replace(recipe, init_from=None, teacher=recipe.teacher if recipe.teacher in net_names() else None)
 
 
 def packed_net(net: Net, count: int) -> tuple[torch.nn.Module, PackedNet]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from cli_support import Outcome
+from recipe_nets import without_runs
 
 from onebit.cli.train_command import read_command, train_request
-from onebit.nets import net_names
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
 from onebit.recipe.request import RecipeRequest
 from onebit.runs.resolve import resolve
@@ -28,9 +27,7 @@ def asked(*words: object) -> RecipeRequest:
 def test_one_epoch_of_every_recipe_can_be_trained(name: str) -> None:
     short = asked(name, "--epochs", "1").recipe
     assert short.epochs == 1
-    # a run that a recipe starts from, or learns from, is one more training
-    teacher = short.teacher if short.teacher in net_names() else None
-    resolve(dataclasses.replace(short, init_from=None, teacher=teacher))
+    resolve(without_runs(short))
 
 
 def test_the_warmup_keeps_its_share_of_training_and_a_note_says_so() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from covering import covering, recipe_traits
+from recipe_nets import without_runs
 from torch import nn
 from toy_training import TOY
 
@@ -232,10 +233,9 @@ def shrunken(name: str) -> tuple[Recipe, Dataset]:
         first, *hidden, last = shipped.model.widths
         thin = dataclasses.replace(shipped.model, widths=(first, *(8 for _ in hidden), last))
     small = dataclasses.replace(
-        shipped,
+        without_runs(shipped),
         model=thin,
         schedule=dataclasses.replace(shipped.schedule, warmup=0.0),
-        init_from=None,
         epochs=1,
         batch_size=32,
         device="cpu",
