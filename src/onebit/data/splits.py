@@ -216,15 +216,12 @@ class Dataset:
 def seen_images(test: Split, *others: Split | None) -> str:
     """How many test images are pixel for pixel in other splits, in words; "" for none, and where pixels are many."""
     parts = [part.images for part in (test, *others) if part is not None]
-    if any(isinstance(images, StreamedImages) for images in parts) or sum(map(_byte_count, parts)) > COMPARED_BYTES:
+    total = sum(math.prod(images.shape) for images in parts)
+    if total > COMPARED_BYTES or any(isinstance(images, StreamedImages) for images in parts):
         return ""
     known = {digest for images in parts[1:] for digest in map(_digest, images)}
     seen = sum(_digest(image) in known for image in parts[0])
     return f"{seen:,} of {len(test):,} test images are training or validation images, too" if seen else ""
-
-
-def _byte_count(images: npt.NDArray[np.uint8] | StreamedImages) -> int:
-    return math.prod(images.shape)
 
 
 def _digest(image: npt.NDArray[np.uint8]) -> bytes:

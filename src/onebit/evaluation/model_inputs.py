@@ -46,8 +46,7 @@ def whole_pixels(model: nn.Module, *, name: str = "") -> Iterator[None]:
                 f"{largest:.3g}; multiply them by 255, or leave them uint8"
             )
 
-    plain = getattr(model, "_orig_mod", model)
-    hooks = [coding.register_forward_pre_hook(check) for coding in plain.modules() if isinstance(coding, InputCoding)]
+    hooks = [coding.register_forward_pre_hook(check) for coding in model.modules() if isinstance(coding, InputCoding)]
     try:
         yield
     finally:

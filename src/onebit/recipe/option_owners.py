@@ -154,15 +154,15 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
         >>> unused_settings(Recipe(), ["optimizer.lr", "teacher_weight"])
         ['teacher_weight belongs to a teacher, but teacher is None']
     """
-    values = recipe.values()
-    named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(name, _value(recipe, name))]
+    values, defaults = _values(recipe), Recipe().values()
+    named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(values[name], defaults.get(name))]
     if not named:
         return []
     learners = _learners(recipe)
     unused = []
     for name in named:
         lacking = [need for need in needs_of(name) if not need.holds(recipe)]
-        if lacking and not any(_uses(learner, name, _value(recipe, name)) for learner in learners):
+        if lacking and not any(_uses(learner, name, values[name]) for learner in learners):
             need = lacking[0]
             unused.append(f"{name} belongs to {need.name}, but {need.field} is {values[need.field]!r}")
     return unused
@@ -198,19 +198,19 @@ def changed_settings(recipe: Recipe) -> list[str]:
     return [name for name, _, _ in recipe.changed_from(Recipe())]
 
 
-def _is_off(name: str, value: Any) -> bool:
-    return value is None or (value is False and Recipe().values().get(name) is not True)
+def _is_off(value: Any, default: Any) -> bool:
+    return value is None or (value is False and default is not True)
 
 
-def _value(recipe: Recipe, name: str) -> Any:
-    """The value of a setting; `values` has the options of a quantizer one by one."""
-    values = recipe.values()
-    return values[name] if name in values else getattr(recipe.model, name.removeprefix("model."))
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """All settings by flag name; the options of a quantizer one by one, and as a whole."""
+    whole = {f"model.{name}": getattr(recipe.model, name) for name in ("weight_options", "input_options")}
+    return whole | recipe.values()
 
 
 def _uses(recipe: Recipe, name: str, value: Any) -> bool:
     """Whether a value of a setting has an effect."""
-    return _value(recipe, name) == value and all(need.holds(recipe) for need in needs_of(name))
+    return _values(recipe)[name] == value and all(need.holds(recipe) for need in needs_of(name))
 
 
 def _learners(recipe: Recipe) -> list[Recipe]:

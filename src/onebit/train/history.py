@@ -282,10 +282,9 @@ class History:
             return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
         if validated := [row for row in self.rows if row.validation_error is not None]:
             return min(validated, key=lambda row: row.validation_error or 0.0)
-        losses = {row.epoch: row.validation_loss for row in self.rows if row.train_error is None}
-        scored = [(loss, epoch) for epoch, loss in losses.items() if loss is not None and not math.isnan(loss)]
-        best = min(scored, default=(0.0, self.rows[-1].epoch))[1]
-        return next(row for row in self.rows if row.epoch == best)
+        losses = [math.nan if row.validation_loss is None else row.validation_loss for row in self.rows]
+        scored = [i for i, row in enumerate(self.rows) if row.train_error is None and not math.isnan(losses[i])]
+        return self.rows[min(scored, key=losses.__getitem__, default=-1)]
 
     @property
     def seconds(self) -> float:
