@@ -166,11 +166,11 @@ def test_the_cut_square_is_where_it_was_drawn_and_ends_at_the_border() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"crop_padding": -1}, "crop_padding=-1: expected 0 or more pixels"),
-        ({"cutout": -2}, "cutout=-2: expected 0 or more pixels"),
-        ({"padding_mode": "edge"}, "padding_mode='edge': expected zero or reflect"),
-        ({"min_area": 0}, "min_area=0: expected more than 0 and at most 1"),
-        ({"min_area": 1.5}, "min_area=1.5: expected more than 0"),
+        ({"crop_padding": -1}, "crop_padding must be from 0 to 256 pixels, got -1"),
+        ({"cutout": -2}, "cutout must be from 0 to 4096 pixels, got -2"),
+        ({"padding_mode": "edge"}, "padding_mode must be zero or reflect, got 'edge'"),
+        ({"min_area": 0}, r"min_area must be in \(0, 1\], got 0"),
+        ({"min_area": 1.5}, r"min_area must be in \(0, 1\], got 1.5"),
         ({"min_area": 0.5, "crop_padding": 1}, "two ways to crop"),
     ],
 )

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
+from onebit.common.augmentation import Augmentation
 from onebit.data import LoadedFiles, StreamedImages, TrainingImages, image_folder, load_dataset
-from onebit.data.augment import Augmentation
 from onebit.data.decoding import Decoders, decode_image
 from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError

@@ -113,8 +113,8 @@ def test_an_epoch_uses_each_image_repeats_times() -> None:
         ({"crop_padding": 4}, "needs padding_mode reflect"),
         ({"crop_size": 41}, "a window of 41×41 with crop_padding=0 does not fit images of 40×40 pixels"),
         ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
-        ({"elastic": -1.0}, "elastic=-1.0: expected 0 or more"),
-        ({"repeats": 0}, "repeats=0: expected more than 0"),
+        ({"elastic": -1.0}, "elastic must be from 0 to 1000 pixels, got -1.0"),
+        ({"repeats": 0}, "repeats must be from 1 to 10000, got 0"),
     ],
 )
 def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onebit
 
 SOURCES = Path(onebit.__file__).parent / "native" / "csrc"
-FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"]
 PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm64"}
 """The names of machines in instruction_sets.txt."""
 

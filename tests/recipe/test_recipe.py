@@ -150,7 +150,8 @@ def file_of(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 
 def all_flags() -> list[str]:
-    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag != "label_smoothing"]
+    against_another = ("label_smoothing", "augmentation.min_area")  # a loss of its own, a second way to crop
+    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag not in against_another]
     return [word for flag, text in pairs for word in (f"--{flag}", text)]
 
 

@@ -141,11 +141,11 @@ def test_nets_of_one_size_are_refused_before_anything_is_trained() -> None:
 
 
 def test_first_sizes_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="first_size=0"):
+    with pytest.raises(UsageError, match="first_size must be from 1 to 4096 pixels, got 0"):
         Augmentation(first_size=0)
-    with pytest.raises(UsageError, match=r"growing=0\.0"):
+    with pytest.raises(UsageError, match=r"growing must be in \(0, 1\], got 0\.0"):
         Augmentation(first_size=8, growing=0.0)
-    with pytest.raises(UsageError, match=r"growing=1\.5"):
+    with pytest.raises(UsageError, match=r"growing must be in \(0, 1\], got 1\.5"):
         Augmentation(first_size=8, growing=1.5)
     masks = Split(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8))
     with pytest.raises(UsageError, match="first_size=8 does not work with masks"):

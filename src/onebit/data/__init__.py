@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onebit.data.augment import Augmentation
+from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
 from onebit.data.classes import classes_in_short, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset

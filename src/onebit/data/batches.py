@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.augment import Augmentation, Draws, draw
+from onebit.common.augmentation import Augmentation
+from onebit.data.augment import Draws, draw
 from onebit.data.mask_augment import MaskedImages
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import Split

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.augment import Augmentation
+from onebit.common.augmentation import Augmentation
 from onebit.data.mask_scores import Masks
 from onebit.data.streaming import Images
 from onebit.data.tiles import mirrored

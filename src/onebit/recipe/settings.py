@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from onebit.common.arguments import need, positive
+from onebit.common.augmentation import Augmentation
 from onebit.errors import UsageError
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
@@ -19,6 +20,9 @@ LONGEST_NAME = 200
 SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers", "model.source")
 OWN_ONLY = ("arguments", "source")
 """Fields of the model that only one of the user's own has."""
+
+AugmentationRecipe = Augmentation
+"""The name of `Augmentation` in earlier versions."""
 
 
 @dataclass(frozen=True, init=False)
@@ -108,58 +112,6 @@ class ModelRecipe(Part):
 
 
 @dataclass(frozen=True)
-class AugmentationRecipe:
-    """Random changes to training images, whole batches at a time.
-
-    Args:
-        crop_padding: pixels of padding on each side, before a random crop back to the size
-        flip: mirror left-right with probability one half
-        padding_mode: zero or reflect
-        cutout: side of a black square at a random place
-        min_area: crop a random part of at least this share of the area and resize it (ImageNet)
-        repeats: times that an epoch takes each image, with new random changes
-        first_size: shorter side of the images in the first epoch; they grow to full size (null for full size at once)
-        growing: share of the epochs in which they grow
-        crop_size: side of a random crop of images with masks; null for the whole image
-        flip_vertical: mirror images with masks upside down with probability one half
-        rotate: rotate images with masks by a random multiple of 90 degrees
-        elastic: standard deviation in pixels of a deformation of images with masks
-        elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
-    """
-
-    crop_padding: int = 0
-    flip: bool = False
-    padding_mode: str = "zero"
-    cutout: int = 0
-    min_area: float | None = None
-    repeats: int = 1
-    first_size: int | None = None
-    growing: float = 0.7
-    crop_size: int | None = None
-    flip_vertical: bool = False
-    rotate: bool = False
-    elastic: float = 0.0
-    elastic_smoothness: float = 8.0
-
-    def __post_init__(self) -> None:
-        need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
-        need("augmentation.repeats", self.repeats, 1 <= self.repeats <= 10_000, "from 1 to 10000")
-        first = self.first_size is None or 1 <= self.first_size <= 4096
-        need("augmentation.first_size", self.first_size, first, "from 1 to 4096 pixels")
-        need("augmentation.growing", self.growing, 0 < self.growing <= 1, "in (0, 1]")
-        size = self.crop_size is None or 1 <= self.crop_size <= 4096
-        need("augmentation.crop_size", self.crop_size, size, "from 1 to 4096 pixels")
-        need("augmentation.elastic", self.elastic, 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
-        need("augmentation.elastic_smoothness", self.elastic_smoothness, positive(self.elastic_smoothness), "positive")
-        need(
-            "augmentation.padding_mode", self.padding_mode, self.padding_mode in ("zero", "reflect"), "zero or reflect"
-        )
-        need("augmentation.cutout", self.cutout, 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
-        area = self.min_area is None or 0 < self.min_area <= 1
-        need("augmentation.min_area", self.min_area, area, "in (0, 1]")
-
-
-@dataclass(frozen=True)
 class ContinualRecipe:
     """Continual learning: one net learns the data set several times, each time with another permutation of the pixels.
 
@@ -235,7 +187,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
-    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     continual: ContinualRecipe = field(default_factory=ContinualRecipe)
     init_from: str | None = None
     first_stage: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,7 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
-    augmentation = Augmentation(**asdict(recipe.augmentation))
-    changes = augmentation if augmentation != Augmentation() else None
+    changes = recipe.augmentation if recipe.augmentation != Augmentation() else None
     step_settings = StepSettings(
         **{field.name: getattr(recipe.optimizer, field.name) for field in fields(StepSettings)}
     )

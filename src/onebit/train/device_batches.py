@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from onebit.common.augmentation import Augmentation
 from onebit.data import TrainingImages, TrainingSamples, prefetched
-from onebit.data.augment import Augmentation, draw
+from onebit.data.augment import draw
 
 Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
 """For each batch, the indices of its samples for all processes, and the part that this process makes."""

@@ -187,8 +187,9 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
         int32_t v[LUT_INPUTS] = {0};
         for (int k = 0; k < LUT_INPUTS && c + k < channels; k++) v[k] = x[c + k];
+        int32x4_t third = vdupq_n_s32(v[2]), fourth = vdupq_n_s32(v[3]); /* vectors wrap around, as scalars may not */
         int32x4_t pair = vmlaq_n_s32(vmulq_n_s32(vld1q_s32(signs), v[0]), vld1q_s32(next), v[1]);
-        int32x4_t plus = vdupq_n_s32(v[2] + v[3]), minus = vdupq_n_s32(v[2] - v[3]);
+        int32x4_t plus = vaddq_s32(third, fourth), minus = vsubq_s32(third, fourth);
         uint16x8_t s0 = vreinterpretq_u16_s32(vsubq_s32(pair, plus)), s1 = vreinterpretq_u16_s32(vaddq_s32(pair, minus));
         uint16x8_t s2 = vreinterpretq_u16_s32(vsubq_s32(pair, minus)), s3 = vreinterpretq_u16_s32(vaddq_s32(pair, plus));
         uint8x16_t low01 = vreinterpretq_u8_u16(vuzp1q_u16(s0, s1)), low23 = vreinterpretq_u8_u16(vuzp1q_u16(s2, s3));

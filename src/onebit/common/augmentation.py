@@ -1,0 +1,76 @@
+"""The options of data augmentation, without torch and NumPy: a recipe has them, and training reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from onebit.common.arguments import need, positive
+from onebit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images, whole batches at a time.
+
+    Args:
+        crop_padding: pixels of padding on each side, before a random crop back to the size
+        flip: mirror left-right with probability one half
+        padding_mode: zero or reflect
+        cutout: side of a black square at a random place
+        min_area: crop a random part of at least this share of the area and resize it (ImageNet)
+        repeats: times that an epoch takes each image, with new random changes
+        first_size: shorter side of the images in the first epoch; they grow to full size (null for full size at once)
+        growing: share of the epochs in which they grow
+        crop_size: side of a random crop of images with masks; null for the whole image
+        flip_vertical: mirror images with masks upside down with probability one half
+        rotate: rotate images with masks by a random multiple of 90 degrees
+        elastic: standard deviation in pixels of a deformation of images with masks
+        elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
+
+    A padding that reflects mirrors the image at its edge pixels. The black square is clipped at the border. A random
+    part has an aspect ratio of 3:4 to 4:3; streamed files are cropped at their full resolution. Images that grow are
+    shrunk after all other changes.
+
+    Raises:
+        UsageError: a value out of its range, an unknown padding, or both kinds of crops.
+
+    Source: cutout: DeVries and Taylor 2017 (arXiv:1708.04552); min_area: Szegedy et al. 2015 (arXiv:1409.4842);
+        elastic: Simard, Steinkraus, Platt 2003 (ICDAR), section 2, with a standard deviation in place of their scale α.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    padding_mode: str = "zero"
+    cutout: int = 0
+    min_area: float | None = None
+    repeats: int = 1
+    first_size: int | None = None
+    growing: float = 0.7
+    crop_size: int | None = None
+    flip_vertical: bool = False
+    rotate: bool = False
+    elastic: float = 0.0
+    elastic_smoothness: float = 8.0
+
+    def __post_init__(self) -> None:
+        self._need("crop_padding", 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
+        self._need("padding_mode", self.padding_mode in ("zero", "reflect"), "zero or reflect")
+        self._need("cutout", 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
+        self._need("min_area", self.min_area is None or 0 < self.min_area <= 1, "in (0, 1]")
+        self._need("repeats", 1 <= self.repeats <= 10_000, "from 1 to 10000")
+        self._need("first_size", self.first_size is None or 1 <= self.first_size <= 4096, "from 1 to 4096 pixels")
+        self._need("growing", 0 < self.growing <= 1, "in (0, 1]")
+        self._need("crop_size", self.crop_size is None or 1 <= self.crop_size <= 4096, "from 1 to 4096 pixels")
+        self._need("elastic", 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
+        self._need("elastic_smoothness", positive(self.elastic_smoothness), "positive")
+        if self.min_area is not None and self.crop_padding:
+            raise UsageError("augmentation.min_area and augmentation.crop_padding are two ways to crop: choose one")
+
+    def _need(self, name: str, holds: bool, expected: str) -> None:
+        need(f"augmentation.{name}", getattr(self, name), holds, expected)
+
+    def __repr__(self) -> str:
+        # checkpoints compare this text: without a first size it is that of earlier versions
+        unused = ("first_size", "growing") if self.first_size is None else ()
+        found = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in unused}
+        return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in found.items())})"
