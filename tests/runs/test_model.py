@@ -102,6 +102,16 @@ def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) 
         assert found[40] == pytest.approx(0.001)
 
 
+def test_the_schedule_counts_repeated_images(data: Dataset) -> None:
+    """128 images shown 3 times in batches of 32 are 12 steps an epoch."""
+    settings = {"schedule": {"name": "linear"}, "optimizer": {"lr": 0.1}, "augmentation": {"repeats": 3}}
+    built = build_training(recipe(**settings, epochs=2), data)
+    for _ in range(12):
+        built.optimizer.step()
+        built.schedule.step()
+    assert built.optimizer.param_groups[-1]["lr"] == pytest.approx(0.05)
+
+
 def test_augmentation_is_built_only_where_something_is_asked(data: Dataset) -> None:
     assert build_training(recipe(), data).augmentation is None
     built = build_training(recipe(augmentation={"crop_padding": 2, "flip": True}), data).augmentation

@@ -34,7 +34,8 @@ import onebit
 from onebit.data import Augmentation
 from onebit.data.decoding import default_workers
 from onebit.errors import CheckpointError, DataError, OnebitError, TrainingError, UsageError, WrongTypeError
-from onebit.train.feeds import LoaderFeed
+from onebit.evaluation.batches import batch_bounds
+from onebit.train.feeds import ArrayFeed, LoaderFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
 
@@ -108,8 +109,15 @@ def test_the_generators_of_the_user_are_put_back() -> None:
     assert np.array_equal(np.random.get_state()[1], state)  # type: ignore[index]
 
 
-def test_each_epoch_has_its_own_order_and_every_sample() -> None:
-    feed = LoaderFeed(fit_data(loader()).train, torch.device("cpu"), 0, Ranks())  # type: ignore[arg-type]
+FEEDS: dict[str, Callable[[], Any]] = {
+    "arrays": lambda: ArrayFeed(fit_data((X, Y)).train, batch_bounds(83, 20), torch.device("cpu"), 0, Ranks()),  # type: ignore[arg-type]
+    "loader": lambda: LoaderFeed(fit_data(loader()).train, torch.device("cpu"), 0, Ranks()),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("form", FEEDS)
+def test_each_epoch_has_its_own_order_and_every_sample(form: str) -> None:
+    feed = FEEDS[form]()
     orders = [torch.cat([x[:, 0] for x, _, _ in feed.epoch(epoch, steps=5)]) for epoch in (1, 2, 1)]
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])

@@ -33,6 +33,15 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_error() -> None:
     assert rows(0.3, 0.0).best.epoch == 2
 
 
+def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() -> None:
+    scores = ((0.5, 0.3), (0.75, 0.2), (0.75, 0.1), (0.625, 0.0))
+    masks = [
+        dataclasses.replace(ROW, epoch=i, validation_mean_iou=m, validation_error=e)
+        for i, (m, e) in enumerate(scores, 1)
+    ]
+    assert History(masks).best.epoch == 2
+
+
 def test_the_last_epoch_where_nothing_was_validated() -> None:
     assert rows(None, None).best.epoch == 2
 

@@ -20,6 +20,7 @@ from onebit.evaluation.losses import cross_entropy
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binarize_, binary_layers, has_other_statistics
 from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import IRNet
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_weights
@@ -236,6 +237,17 @@ def test_the_schedule_moves_once_a_step_and_keeps_the_factor_of_each_group() -> 
     for step, now in enumerate(rates, 1):
         assert now == pytest.approx([rate * 0.5**step for rate in first], rel=1e-12)
     assert [row.lr for row in history] == pytest.approx([0.1 * 0.5**step for step in (4, 8, 12)])
+
+
+def test_quantizers_get_the_share_of_the_training_that_is_done_before_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(IRNet, "set_progress", lambda quantizer, progress: seen.append(progress))
+    toy = build(Case("irnet"))
+    layers, steps = sum(isinstance(module, IRNet) for module in toy.model.modules()), EPOCHS * 4
+    toy.fit(DATA)
+    assert seen == [step / steps for step in range(steps) for _ in range(layers)]
 
 
 @pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign", "prox"])

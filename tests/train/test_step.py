@@ -84,6 +84,18 @@ def test_parts_of_masks_count_by_their_pixels_with_a_class(side: int) -> None:
         torch.testing.assert_close(other, seen[0], atol=1e-6, rtol=1e-5)
 
 
+def test_a_mask_counts_as_its_share_of_correct_pixels_with_a_class() -> None:
+    torch.manual_seed(0)
+    model, x, masks = nn.Conv2d(1, 2, 1), torch.randn(3, 1, 4, 4), torch.randint(2, (3, 4, 4)).to(torch.uint8)
+    masks[0, 1:] = VOID
+    right = (model(x).argmax(1) == masks)[masks != VOID]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    _, correct = optimizer_step(
+        model, optimizer, x, masks, loss=cross_entropy, precision="fp32", settings=StepSettings()
+    )
+    assert float(correct) == pytest.approx(3 * float(right.double().mean()))
+
+
 def test_no_part_is_a_single_image() -> None:
     sizes: list[int] = []
     model = net()
