@@ -15,7 +15,7 @@ setup: $(VENV)/dev
 $(VENV)/train: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing onebit and torch into $(VENV): a minute or two"
+	@echo "installing onebit and torch into $(VENV): minutes, as torch may bring CUDA (README.md: Install)"
 	$(PIP_INSTALL) -e '.[train]'
 	@touch $@
 

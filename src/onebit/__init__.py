@@ -61,7 +61,13 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"onebit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'onebit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "onebit":
+            raise
+        needs = f"onebit.{name} needs {error.name}: pip install 'onebit[train]'"
+        raise ModuleNotFoundError(needs, name=error.name) from error
     globals()[name] = value
     return value
 

@@ -49,6 +49,7 @@ def test_what_the_base_installation_can_do_works(packed_file: Path, tmp_path: Pa
         ["list", "datasets"],
         ["list", "exports"],
         ["train", "--help"],
+        ["completion", "bash"],
     ]
     for words, (status, out, err) in zip(commands, run_base(*commands), strict=True):
         assert status == 0, (words, err)
@@ -60,7 +61,6 @@ def test_what_needs_the_extra_says_so_in_one_line() -> None:
         "list recipes": "yaml",
         "list methods": "yaml",
         "list models": "torch",
-        "completion bash": "yaml",
         "train mnist-fast": "yaml",
         "train mnist-fast --help": "yaml",
         "pack run -o net.1bit": "torch",
@@ -68,3 +68,11 @@ def test_what_needs_the_extra_says_so_in_one_line() -> None:
     for line, (status, out, err) in zip(commands, run_base(*map(str.split, commands)), strict=True):
         needed = f"onebit: `onebit {line.split()[0]}` needs {commands[line]}: pip install 'onebit[train]'\n"
         assert (status, out, err) == (2, "", needed)
+
+
+def test_public_names_that_need_the_extra_say_so() -> None:
+    code = f"import sys; sys.modules |= dict.fromkeys({EXTRAS!r})\nimport onebit\nonebit.pack"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    expected = "ModuleNotFoundError: onebit.pack needs torch: pip install 'onebit[train]'"
+    assert done.stderr.splitlines()[-1] == expected

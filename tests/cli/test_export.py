@@ -184,7 +184,7 @@ def test_without_data_it_says_so(
             ["--to", "torch", "-o", "x.pth", "--report"],
             "--report does not go with --to torch; targets that have it: c, archive",
         ),
-        (["--to", "torch", "-o", "missing/x.pth"], "cannot write 'missing/x.pth': No such file or directory"),
+        (["--to", "torch", "-o", "missing/x.pth"], "cannot write 'missing/x.pth': the folder"),
         (["--to", "torch", "-o", "folder.pth"], "cannot write 'folder.pth': it is not a regular file"),
         (["--to", "torch", "-o", "file/x.pth"], "cannot write 'file/x.pth': Not a directory"),
         (["--to", "torch", "-o", "torch.pth"], "torch.pth: the program torch.py would hide a module of that name"),

@@ -55,7 +55,7 @@ def test_a_run_remembers_its_folder(onebit: Onebit, trained: Path) -> None:
     assert done.status == 0
     assert f"folder from {trained / 'pets'}\n" in done.err
     found = onebit("evaluate", trained / "run", "--json").json
-    assert (found["directory"], found["count"]) == (str(trained / "pets"), 4)
+    assert (found["directory"], found["count"]) == (str(trained / "pets"), 7)
     proof = onebit("verify", trained / "run")
     assert f"folder from {trained / 'pets'}\n" in proof.err
     proof = onebit("verify", trained / "net.1bit", "--source", trained / "run", "--json")
@@ -210,3 +210,31 @@ def test_a_folder_like_imagenet_trains_and_packs(onebit: Onebit, tmp_path: Path)
     assert (
         len(onebit("predict", tmp_path / "net.1bit", tmp_path / "imagenet" / "val", "--json").json["predictions"]) == 24
     )
+
+
+def test_other_files_than_those_of_the_training_are_noted(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
+    says = "these are not the files of the training: it may have seen their test images"
+    for folder in ("pets", "run"):
+        shutil.copytree(trained / folder, tmp_path / folder)
+    run, where = tmp_path / "run", ["--data", tmp_path / "pets"]
+    assert says not in onebit("evaluate", run, *where).err  # a copy of the folder is the same data
+    assert says not in onebit("pack", run, "-o", tmp_path / "same.1bit", *where).err
+    shutil.copy(tmp_path / "pets" / "cat" / "0.png", tmp_path / "pets" / "cat" / "new.png")
+    assert says in onebit("evaluate", run, *where, "--json").json["note"]
+    assert f"note: {says}" in onebit("verify", run, *where).err
+    packed = onebit("pack", run, "-o", tmp_path / "net.1bit", *where)
+    assert packed.status == 0
+    assert f"note: {says}" in packed.err
+    tests = [
+        onebit("inspect", tmp_path / f"{name}.1bit", "--json").json["facts"]["card"]["test"] for name in ("same", "net")
+    ]
+    assert ["packed" in test for test in tests] == [True, False]  # the card is about the training
+
+
+def test_labels_that_begin_with_one_are_noted(onebit: Onebit, tmp_path: Path) -> None:
+    train, test = make_toy(40, 8, classes=2)
+    images = {"train_images": train.images, "test_images": test.images}
+    labels = {"train_labels": train.labels + 1, "test_labels": test.labels + 1}
+    np.savez(tmp_path / "from_one.npz", **images, **labels)
+    done = onebit("data", "arrays", "--data", tmp_path / "from_one.npz")
+    assert "no training image has label 0" in done.out

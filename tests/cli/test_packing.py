@@ -293,7 +293,15 @@ def test_a_path_that_cannot_be_written_is_refused_before_anything_is_compared(
 ) -> None:
     monkeypatch.setattr("onebit.runs.run.open_run", None)
     (tmp_path / "folder.1bit").mkdir()
-    for path, why in (("nowhere/net.1bit", "No such file or directory"), ("folder.1bit", "it is not a regular file")):
+    for path, why in (("nowhere/net.1bit", "nowhere' does not exist"), ("folder.1bit", "it is not a regular file")):
         refused = onebit("pack", run_folder, "-o", tmp_path / path)
         assert refused.status == 2
-        assert f"cannot write '{tmp_path / path}': {why}; choose another path" in refused.line
+        assert refused.line.startswith(f"onebit: cannot write '{tmp_path / path}': ")
+        assert refused.line.endswith(f"{why}; choose another path")
+
+
+def test_a_draw_of_latents_that_were_trained_without_draws_is_noted(
+    onebit: Onebit, run_folder: Path, tmp_path: Path
+) -> None:
+    packed = onebit("pack", run_folder, "--weights", "sample", "-o", tmp_path / "net.1bit")
+    assert "note: sample draws from latents that were trained without draws" in packed.err

@@ -62,3 +62,13 @@ def test_the_recipe_is_printed_in_both_spellings(onebit: Onebit) -> None:
     assert other.status == 0
     assert other.out == one.out
     assert "name: digits-smoke" in one.out
+
+
+def test_dashes_and_underscores_in_flags_are_equivalent(onebit: Onebit) -> None:
+    flags = (["--input-shape", "[1, 28, 28]"], ["--input_shape=[1, 28, 28]"])
+    spelled = [onebit("summary", "--method", "bnn", "--model", "mlp", *flag) for flag in flags]
+    assert [done.status for done in spelled] == [0, 0], spelled[0].err
+    assert spelled[0].out == spelled[1].out
+    refused = [onebit("data", "folder", flag, "none") for flag in ("--input-size", "--input_size")]
+    assert refused[0].line == refused[1].line
+    assert "--input-size" in refused[0].line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cli_support import Outcome
@@ -20,6 +21,13 @@ def command(line: str) -> str:
     return line.partition("type: onebit ")[2].removesuffix(" (docs/coming-from.md)")
 
 
+def documented(part: str) -> str:
+    """The command of docs/coming-from.md that has `part`, without `onebit train`."""
+    document = Path(__file__).parents[2] / "docs" / "coming-from.md"
+    (line,) = (line for line in document.read_text(encoding="utf-8").splitlines() if f"[{part}" in line)
+    return line.removeprefix("onebit train ")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("verb", [[], ["train"]])
 def test_a_script_is_answered_with_the_command_to_type(onebit: Onebit, script: str, verb: list[str]) -> None:
@@ -28,7 +36,7 @@ def test_a_script_is_answered_with_the_command_to_type(onebit: Onebit, script: s
     assert refused.line.startswith(f"onebit: {script}.py is a script of another repository; type: onebit ")
     said, what, *_ = shlex.split(command(refused.line))
     assert said in VERBS
-    assert what in (*recipe_names(), "RUN", "CONFIG.json", "--loss")
+    assert what in (*recipe_names(), "RUN", "CONFIG.json", "--loss", "--model")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def test_a_script_is_answered_with_the_command_to_type(onebit: Onebit, script: s
         ("main_binary_hinge.py --model vgg_cifar10_binary", "train --loss hinge --model vgg_cifar10_binary"),
         ("main_binary_hinge.py", "train --loss hinge --model vgg_cifar10_binary --dataset cifar10"),
         ("python main_binary.py --dataset cifar10", "train --dataset cifar10"),
-        ("main_mnist.py", "train mnist-bnn"),
+        ("main_mnist.py", f"train {documented('784,6144')}"),
         ("main_mnist.py --model MLPBinaryConnect --optim BayesBiNN", "train mnist-bayesbinn"),
         ("main_cifar10.py --optim=STE", "train cifar10-ste"),
         ("main_mnist_binary", "train mnist-bnn"),

@@ -26,7 +26,7 @@ def test_a_path_that_cannot_be_written_is_refused_without_a_trace(tmp_path: Path
     refuse_unwritable(tmp_path / "new")
     (tmp_path / "old").write_text("old")
     refuse_unwritable(tmp_path / "old")
-    for path, why in ((tmp_path, "not a regular file"), (tmp_path / "no" / "a", "No such file or directory")):
+    for path, why in ((tmp_path, "not a regular file"), (tmp_path / "no" / "a", "does not exist")):
         with pytest.raises(OnebitError, match=why):
             refuse_unwritable(path)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -118,7 +118,7 @@ def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OnebitError, match=r"cannot write '.*gone.a\.bin': No such file or directory"):
+    with pytest.raises(OnebitError, match=r"cannot write '.*gone.a\.bin': the folder '.*gone' does not exist"):
         write_atomic(tmp_path / "gone" / "a.bin", b"")
 
 
@@ -241,7 +241,11 @@ def test_no_file_moves_if_one_of_them_cannot(tmp_path: Path, blocked: str) -> No
 
 def test_several_files_need_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, message in (("file", "it is not a folder"), ("missing/deep", "No such file"), ("file/x", "Not a dir")):
+    for folder, message in (
+        ("file", "it is not a folder"),
+        ("missing/deep", "missing' does not exist"),
+        ("file/x", "Not a dir"),
+    ):
         for use in (refuse_unwritable_folder, lambda path: atomic_files(path).__enter__()):
             with pytest.raises(OnebitError, match=f"cannot write into .*{message}"):
                 use(tmp_path / folder)

@@ -58,15 +58,24 @@ def test_with_a_test_folder_the_others_are_validation_images(tmp_path: Path, nam
 
 @pytest.mark.parametrize("top", ["", "train/"])
 def test_without_a_test_folder_a_share_of_each_class_is_the_test_split(tmp_path: Path, top: str) -> None:
-    touch(
-        tmp_path, *(f"{top}cat/{i}.jpg" for i in range(10)), *(f"{top}dog/{i}.jpg" for i in range(2)), f"{top}eel/1.jpg"
-    )
-    listing = list_folder(tmp_path)
-    assert [len([1 for f in listing.train if f.label == label]) for label in range(3)] == [8, 1, 1]
-    assert [len([1 for f in listing.test if f.label == label]) for label in range(3)] == [2, 1, 0]
+    cats, dogs = ([f"{top}{kind}/{i}.jpg" for i in range(count)] for kind, count in (("cat", 400), ("dog", 2)))
+    listing = list_folder(touch(tmp_path, *cats, *dogs, f"{top}eel/1.jpg"))
+    counts = [len([1 for f in listing.test if f.label == label]) for label in range(3)]
+    assert 60 < counts[0] < 100
+    assert counts[1:] == [1, 0]
+    assert [len([1 for f in listing.train if f.label == label]) for label in range(3)] == [400 - counts[0], 1, 1]
     assert not set(listing.train) & set(listing.test)
     assert listing == list_folder(tmp_path)
-    assert "20 % of the images of each class, drawn with seed 0, are the test images" in listing.note
+    assert "about 20 % of the images of each class, drawn by their paths, are the test images" in listing.note
+
+
+def test_images_that_are_added_make_no_training_image_a_test_image(tmp_path: Path) -> None:
+    def files(first: int, end: int) -> list[str]:
+        return [f"{kind}/{i}.png" for kind in ("a", "b") for i in range(first, end)]
+
+    before, after = list_folder(touch(tmp_path, *files(0, 40))), list_folder(touch(tmp_path, *files(40, 200)))
+    assert set(before.train) < set(after.train)
+    assert set(before.test) < set(after.test)
 
 
 def test_a_class_named_train(tmp_path: Path) -> None:

@@ -112,12 +112,16 @@ def read_twice(x: Tensor) -> Tensor:
     [
         (
             lambda x: F.log_softmax(x, dim=1),
-            r"cannot pack log_softmax \('log_softmax'\): known layers are InputCoding, .*",
+            r"cannot pack log_softmax \('log_softmax'\): a packed net has no log_softmax; return the logits, without",
+        ),
+        (
+            lambda x: x * F.softmax(x, dim=1),
+            r"cannot pack softmax \('softmax'\): known layers are InputCoding, .*move it out of the model",
         ),
         (lambda x: x.sigmoid(), r"cannot pack sigmoid"),
         (lambda x: torch.sign(x), r"cannot pack sign"),
         (lambda x: x + torch.randn_like(x), r"cannot pack randn_like"),
-        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*move it out of the model"),
+        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*return the logits, without training again"),
         (
             nn.BatchNorm1d(6, track_running_stats=False),
             r"cannot pack BatchNorm1d \('body'\): with track_running_stats=False",

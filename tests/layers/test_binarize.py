@@ -107,7 +107,7 @@ def test_binarize_keeps_the_training_flag() -> None:
     [
         (nn.Sequential(nn.ReLU()), "nothing to binarize"),
         (nn.Linear(2, 2), "wrap a lone layer"),
-        (nn.Sequential(BinaryLinear(2, 2)), "nothing to binarize"),
+        (nn.Sequential(BinaryLinear(2, 2)), "nothing to binarize: its only layer is binary already"),
     ],
     ids=["no linear", "lone linear", "binary already"],
 )

@@ -104,6 +104,7 @@ def test_the_input_shape_follows_from_the_first_width(width: int, shape: tuple[i
         ({"widths": (64, 4), "classes": 10}, "the last width is 4, but there are 10 classes"),
         ({"dropout": 1.5}, "model 'mlp': dropout probability has to be between 0 and 1"),
         ({"dropout": 0.1, "input_quantizer": "ste_sign"}, "dropout zeroes a unit before its sign"),
+        ({"width": (784, 10)}, "the sizes of the layers of an mlp are widths"),
         ({"stem": "cifar"}, "model 'mlp' takes no option 'stem'"),
     ],
 )

@@ -12,9 +12,10 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 
-from onebit.cli.output import answer
+from onebit.cli.output import answer, say
 from onebit.cli.parsing import Parser, one_of
 from onebit.cli.verbs import VERBS
 
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> int:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument("shell", **one_of(*SHELLS))
     args = parser.parse(argv)
-    names = _names()
+    names = _names(trains := find_spec("yaml") is not None)
+    if not trains:
+        say("note: without recipes and the options of training, which need pip install 'onebit[train]'")
     answer(SHELLS[args.shell]({verb: _words(_help(verb), names.get(verb, {})) for verb in VERBS}))
     return 0
 
@@ -61,8 +64,12 @@ def _help(verb: str) -> str:
     return text.getvalue()
 
 
-def _names() -> dict[str, dict[str, Iterable[str]]]:
-    """Verb -> option, or "" for the argument -> its names, as far as they are known without torch."""
+def _names(trains: bool) -> dict[str, dict[str, Iterable[str]]]:
+    """Verb -> option, or "" for the argument -> its names, as far as they are known without torch.
+
+    Args:
+        trains: recipes can be read, and with them the methods.
+    """
     from onebit.cli.list_verb import TABLES
     from onebit.data import DATASETS
     from onebit.export import EXPORTS
@@ -70,14 +77,15 @@ def _names() -> dict[str, dict[str, Iterable[str]]]:
     from onebit.recipe import methods, recipe_names
     from onebit.recipe.request import TASKS
 
+    ways = methods() if trains else {}
     return {
         "train": {
-            "": recipe_names(),
-            **{"--method": methods(), "--dataset": DATASETS, "--task": TASKS, "--init_from": net_names()},
+            "": recipe_names() if trains else (),
+            **{"--method": ways, "--dataset": DATASETS, "--task": TASKS, "--init_from": net_names()},
         },
         "evaluate": {"": net_names(), "--dataset": DATASETS},
         "inspect": {"": net_names()},
-        "summary": {"": net_names(), "--dataset": DATASETS, "--method": methods()},
+        "summary": {"": net_names(), "--dataset": DATASETS, "--method": ways},
         "verify": {"": net_names()},
         "predict": {"": net_names()},
         "export": {"": net_names(), "--to": EXPORTS},

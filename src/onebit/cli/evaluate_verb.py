@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained, refuse_for_packed, seed_of_draws
+from onebit.cli.inputs import load_data, note_on_draws, open_trained, refuse_for_packed, seed_of_draws
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
 from onebit.cli.parsing import Parser, one_of
 from onebit.data import Dataset, Split
@@ -67,17 +67,6 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     )
 
 
-def _note_on_draws(run: Run, weights: str) -> str:
-    """A note on draws from latents that were trained for their signs alone; "" in any other test mode."""
-    from onebit.evaluation.modes import parse_weights
-    from onebit.layers import binary_layers
-
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
-    if parse_weights(weights)[0] != "sample" or all(q is not None and q.random for q in quantizers):
-        return ""
-    return f"{weights} draws from latents that were trained without draws: they are not probabilities of the signs"
-
-
 def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
     """The images of a split, and which ones they are; UsageError if there are none."""
     images: Split = getattr(data, split)
@@ -138,7 +127,7 @@ def evaluate_run(
         score = evaluate(
             run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
         )
-    facts["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
+    facts["note"] = "; ".join(filter(None, [data.note, note_on_draws(run, weights)]))
     drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
     # the mean of several draws is a probability, which has a cross-entropy but no margins
     return facts | score.as_dict() | drawn | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}

@@ -73,3 +73,14 @@ def load_data(run: Run, directory: str | None, *, dataset: str | None = None) ->
 
     with download_progress() as fetched:
         return load_run_data(run, dataset=dataset, directory=directory, progress=fetched)
+
+
+def note_on_draws(run: Run, weights: str) -> str:
+    """A note on draws from latents that were trained for their signs alone; "" in any other test mode."""
+    from onebit.evaluation.modes import parse_weights
+    from onebit.layers import binary_layers
+
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
+    if parse_weights(weights)[0] != "sample" or all(q is not None and q.random for q in quantizers):
+        return ""
+    return f"{weights} draws from latents that were trained without draws: they are not probabilities of the signs"

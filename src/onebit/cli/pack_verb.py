@@ -6,7 +6,7 @@ import dataclasses
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained, seed_of_draws
+from onebit.cli.inputs import load_data, note_on_draws, open_trained, seed_of_draws
 from onebit.cli.output import answer_either, percent, progress, say, size
 from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
@@ -84,7 +84,8 @@ def main(argv: list[str]) -> int:
         if refusal:
             say(f"onebit: {refusal}")
             return 1
-    packed = dataclasses.replace(packed, card=run_card(trained, certificate))
+    card = run_card(trained, certificate, other_files=bool(compared.get("other_files")))
+    packed = dataclasses.replace(packed, card=card)
     save(packed, output)
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
@@ -142,6 +143,7 @@ def _too_much(made: Certificate, allowed: float) -> str:
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
     """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
+    from onebit.runs.run_data import OTHER_FILES
     from onebit.runtime import native_plan
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
@@ -150,6 +152,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
         data = load_data(run, args.data, dataset=args.dataset)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
+    for note in filter(None, (OTHER_FILES if OTHER_FILES in data.note else "", note_on_draws(run, args.weights))):
+        say(f"note: {note}")
     compared = 0
 
     def update(done: int, total: int) -> None:
@@ -178,8 +182,13 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
             on_ranges=state,
             on_images=update,
         )
-    if (plan := native_plan(packed)) is None:
-        return packed, {"images": compared, "native": None, "numpy": compared}, ranges
-    share = reference_images(compared)
-    say(f"native kernels ({plan.isa.name}) computed all of them, numpy {share:,}, with the same bits")
-    return packed, {"images": compared, "native": plan.isa.name, "numpy": share}, ranges
+    facts: dict[str, Any] = {
+        "images": compared,
+        "native": None,
+        "numpy": compared,
+        "other_files": OTHER_FILES in data.note,
+    }
+    if (plan := native_plan(packed)) is not None:
+        facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}
+        say(f"native kernels ({plan.isa.name}) computed all of them, numpy {facts['numpy']:,}, with the same bits")
+    return packed, facts, ranges

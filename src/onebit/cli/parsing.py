@@ -50,6 +50,7 @@ class Parser(argparse.ArgumentParser):
         for name in self._shared:
             self.add_argument(f"--{name}", **SHARED[name])
         arguments: dict[str, object] = {}
+        argv = self._spelled(argv)
         if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
             argv, arguments = _without_arguments(argv)
         found, extra = self.parse_known_args(argv)
@@ -62,6 +63,15 @@ class Parser(argparse.ArgumentParser):
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
             self.error(f"unexpected {extra[0]!r}{near}")
         return found
+
+    def _spelled(self, argv: Sequence[str]) -> list[str]:
+        """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""
+        known = {flag.replace("_", "-"): flag for action in self._actions for flag in action.option_strings}
+        words = []
+        for word in argv:
+            name, equals, value = word.partition("=")
+            words.append(known.get(name.replace("_", "-"), name) + equals + value if name[:2] == "--" else word)
+        return words
 
 
 def _without_arguments(words: Sequence[str]) -> tuple[list[str], dict[str, object]]:

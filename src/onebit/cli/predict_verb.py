@@ -14,6 +14,7 @@ from onebit.cli.output import answer_predictions, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import BLANK, STANDARD_INPUT, PictureReader, and_others, image_files
+from onebit.common.pictures import SUFFIXES as PICTURES
 from onebit.errors import UsageError, escaped
 from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> int:
     if not is_packed(args.net) and is_run_folder(Path(args.net)):
         command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
         raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
+    if Path(args.net).suffix.lower() in (*PICTURES, *SUFFIXES):
+        raise UsageError(f"{args.net} is not a packed net: the net comes first, onebit predict NET FILE")
     net = load(args.net)
     shapes = infer(net)
     shape = shapes[net.output].shape if isinstance(net.output, str) else ()

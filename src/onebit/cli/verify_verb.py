@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
             )
         refuse_for_packed(args, "recipe", "model")
 
+    from onebit.runs.run_data import OTHER_FILES
+
     done = []
     found: dict[str, str] = {}
 
@@ -47,6 +49,8 @@ def main(argv: list[str]) -> int:
         found.update(dataset=data.name, directory=data.directory)
         if not args.json:
             say(f"{data.name} from {data.directory or 'memory'}")
+            if OTHER_FILES in data.note:
+                say(f"note: {OTHER_FILES}")
 
     with progress("verifying", "images") as bar:
         for step in _steps(args, bar.update, on_data):

@@ -137,7 +137,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = _reason(error, target.parent)
         raise OnebitError(
             f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
@@ -176,13 +176,18 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, target / name)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = _reason(error, target.parent)
         raise OnebitError(
             f"cannot write into {os.fspath(folder)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the bytes of a file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
@@ -199,10 +204,12 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
     """
     if os.path.lexists(path) and not os.path.isfile(path):
         raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    parent = Path(os.path.realpath(path)).parent
     try:
-        tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
+        tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}; choose another path") from None
+        reason = _reason(error, parent)
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; choose another path") from None
 
 
 def refuse_unwritable_folder(folder: str | os.PathLike[str]) -> None:
@@ -215,9 +222,15 @@ def refuse_unwritable_folder(folder: str | os.PathLike[str]) -> None:
     try:
         tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
     except OSError as error:
-        raise OnebitError(
-            f"cannot write into {os.fspath(folder)!r}: {error.strerror or error}; choose another path"
-        ) from None
+        reason = _reason(error, target.parent)
+        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: {reason}; choose another path") from None
+
+
+def _reason(error: OSError, parent: Path) -> str:
+    """Why a file or folder in `parent` cannot be written."""
+    if error.errno == errno.ENOENT and not parent.exists():
+        return f"the folder {str(parent)!r} does not exist"
+    return error.strerror or str(error)
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:

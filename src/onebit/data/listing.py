@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from onebit.common.pictures import SUFFIXES
 from onebit.errors import DataError
 
@@ -58,7 +56,7 @@ def list_folder(root: Path) -> Listing:
 
     `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
     the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
-    fixed random share of each class is the test split.
+    share of each class, drawn by the paths of the files, is the test split.
 
     Raises:
         DataError: no images, a class without images, fewer than two classes, a class without training images, or
@@ -83,18 +81,32 @@ def list_folder(root: Path) -> Listing:
     if not test and validation:
         test, validation, note = validation, (), f"tested on the images of {next(iter(parts))}/"
     elif not test:
-        share = f"{100 * TEST_SHARE:.0f} % of the images of each class"
-        note = f"no test folder: {share}, drawn with seed 0, are the test images"
-        rng, drawn = np.random.default_rng(0), set[ImageFile]()
-        for _, group in itertools.groupby(train, key=lambda file: file.label):
-            files = list(group)
-            count = max(1, round(TEST_SHARE * len(files))) if len(files) > 1 else 0
-            drawn.update(files[i] for i in rng.permutation(len(files))[:count])
+        share = f"about {100 * TEST_SHARE:.0f} % of the images of each class"
+        note = f"no test folder: {share}, drawn by their paths, are the test images"
+        drawn = _drawn(root, train)
         test = tuple(file for file in train if file in drawn)
         train = tuple(file for file in train if file not in drawn)
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
     return Listing(root, classes, train, validation, test, note)
+
+
+def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
+    """Test images: those whose path below the root has a digest in the lowest share of all digests.
+
+    A file that is added later makes no training image a test image, except in a class that has no test image yet.
+    """
+    start, drawn = len(str(root)) + 1, set[ImageFile]()
+
+    def number(file: ImageFile) -> float:
+        path = file.path[start:].replace(os.sep, "/")
+        return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") / 2**64
+
+    for _, group in itertools.groupby(files, key=lambda file: file.label):
+        numbered = sorted((number(file), file) for file in group)
+        count = sum(drawn_at < TEST_SHARE for drawn_at, _ in numbered)
+        drawn.update(file for _, file in numbered[: min(max(1, count), len(numbered) - 1)])
+    return drawn
 
 
 def _sub_folders(folder: Path) -> tuple[str, ...]:

@@ -232,7 +232,8 @@ class Folder:
         kinds = self._kinds(module) if node is None or module is not None else [node.target]
         if not kinds or kinds[0] not in self.table:
             name = type(module).__name__ if node is None or module is not None else target_name(node)
-            raise call.refusal(unknown_operation(name, self.table))
+            last = node is not None and any(user.op == "output" for user in node.users)
+            raise call.refusal(unknown_operation(name, self.table, last=last))
         if module is not None and any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
         if module is not None and any("forward" in vars(m) for m in module.modules()):

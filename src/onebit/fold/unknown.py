@@ -28,16 +28,23 @@ ONLY_IN_TORCH = {
     *("pow", "exp", "log", "rsqrt", "cumsum", "softmin", "transformerencoderlayer", "lstmcell", "grucell"),
 }
 """What has nothing like it in a packed net."""
+PROBABILITIES = {"sigmoid", "softmax", "log_softmax", "logsigmoid", "logsoftmax"}
+"""Functions of the logits that change no label; at the end of a net, a loss that takes logits has them inside."""
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 
-def unknown_operation(name: str, known: Iterable[Any]) -> str:
+def unknown_operation(name: str, known: Iterable[Any], *, last: bool = False) -> str:
     """Why an operation is refused that is not in the table, and how to go on.
 
     Args:
         name: of the class, function or method.
         known: keys of the table.
+        last: its result is an output of the net.
     """
+    if last and name.lower() in PROBABILITIES:
+        return (
+            f"a packed net has no {name}; return the logits, without training again, and apply it to the packed outputs"
+        )
     if instead := INSTEAD.get(name.lower().rstrip("_")):
         return f"a packed net has no {name}; use {instead} in its place and train again, or {LAYER_BY_LAYER}"
     if name.lower().rstrip("_") in ONLY_IN_TORCH:

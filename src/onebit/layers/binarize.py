@@ -15,7 +15,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from onebit.common.arguments import check_kind
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model, skip_fused_path_
+from onebit.layers.base import (
+    BinaryLayer,
+    InputQuantizer,
+    WeightQuantizer,
+    binary_layers,
+    check_model,
+    skip_fused_path_,
+)
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.description import BinarizeReport, describe
 from onebit.layers.parametrized import (
@@ -82,6 +89,12 @@ def binarize_(
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     places = _choose(model, kinds, where)
     if not places:
+        binary = sum(1 for _ in binary_layers(model))
+        if binary and where is None:
+            already = "its only layer is" if binary == 1 else f"its {binary} layers are"
+            raise UsageError(
+                f"nothing to binarize: {already} binary already; for another quantizer, build the model again"
+            )
         missed = describe(model, where).warnings
         names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
         because = missed[0] if missed else f"no layer of torch.nn ({names}) was found or chosen by `where`"

@@ -46,6 +46,11 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
     for option in ("classes", "depth"):
         if option in options:
             check_number(option, options[option], whole=True)
+    if isinstance(name, str) and isinstance(options.get("width"), (list, tuple)):
+        raise UsageError(
+            f"model {name!r}: width must be a number, a factor of all widths, got {options['width']!r}; "
+            "the sizes of the layers of an mlp are widths"
+        )
     try:
         if isinstance(name, str):
             _refuse_too_large(name, kind, options)

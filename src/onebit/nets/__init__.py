@@ -62,6 +62,6 @@ def not_a_net(missing: str | os.PathLike[str]) -> str:
     if str(path) in net_names():
         return f"; the plain name {str(path)!r}, a text without ./, is a net that comes with onebit"
     near = did_you_mean(path.stem, net_names(), or_all=False)
-    if path.name != str(path) or path.suffix not in ("", SUFFIX) or (path.suffix and not near):
+    if path.name != str(path) or (path.suffix and (path.suffix != SUFFIX or path.stem not in net_names())):
         return ""
     return f", and no net that comes with onebit has this name{near or '; `onebit list nets` lists them'}"

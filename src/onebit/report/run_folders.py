@@ -7,12 +7,13 @@ import itertools
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from onebit.common.files import read_json, read_regular
+from onebit.common.files import read_json, read_regular, sha256_of
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
@@ -218,9 +219,13 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
-    tests, seconds, parameters = _read_result(folder / "result.json")
+    tests, seconds, parameters, scored = _read_result(folder / "result.json")
     seconds = history.seconds if seconds is None else seconds
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    if weights is not None and scored is not None and scored != sha256_of(weights):
+        # as while a finished run is trained further
+        warnings.warn(f"{folder / 'result.json'} is about other weights than {weights.name}: left out", stacklevel=2)
+        tests = {}
     last = history.rows[-1]
     return RunResults(
         name,
@@ -288,10 +293,10 @@ def _printable(row: EpochLog) -> EpochLog:
     return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
 
 
-def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None]:
-    """(test mode -> score, seconds, parameters) of a result.json; empty if it does not exist."""
+def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None, object]:
+    """(test mode -> score, seconds, parameters, SHA-256 of the weights) of a result.json, empty if there is none."""
     if not path.exists():
-        return {}, None, None
+        return {}, None, None, None
     try:
         result = json.loads(_read_text(path, largest=MOST_RESULT))
         if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
@@ -307,7 +312,7 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
             bn = score.get("bn") if isinstance(score.get("bn"), str) else None
             counts = {name: _number(score, name, int) for name in ("correct", "count")}
             tests[printable(mode, limit=30)] = TestScore(bn=bn, **counts, **shares)
-        return tests, _number(result, "seconds"), _number(result, "parameters", int)
+        return tests, _number(result, "seconds"), _number(result, "parameters", int), result.get("sha256")
     except (ValueError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from onebit.common.files import read_json, read_regular
@@ -23,11 +25,12 @@ SAME_TRAINING = {"seed", "validation", "device", "precision"}
 """Settings with which a recipe is still what its summary says."""
 
 
-def run_card(run: Run, certificate: Certificate | None) -> Card | None:
+def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = False) -> Card | None:
     """What is known about a trained net; None if no recipe of its training is stored with it.
 
     Args:
         certificate: of the packed net, which has the accuracy of the test mode "packed".
+        other_files: it is about data that are not those of the training; the card leaves its accuracy out.
 
     Raises:
         FormatError: result.json is damaged.
@@ -39,7 +42,7 @@ def run_card(run: Run, certificate: Certificate | None) -> Card | None:
     scores = {mode: _score(score) for mode, score in result.get("test", {}).items() if "correct" in score}
     if certificate is not None and certificate.correct is not None:
         whole = certificate.split == "test" and certificate.images is None
-        if whole and certificate.dataset == recipe.dataset and certificate.compared == "labels":
+        if whole and not other_files and certificate.dataset == recipe.dataset and certificate.compared == "labels":
             scores["packed"] = CardScore(correct=certificate.correct, count=certificate.count)
     command, described = _command(recipe)
     unfinished = _unfinished(run)
@@ -74,7 +77,15 @@ def _result(run: Run) -> dict[str, Any]:
             raise ValueError("test is not an object of objects")
     except (OSError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)})") from None
-    return dict(result)
+    return {} if is_of_other_weights(result, run) else dict(result)
+
+
+def is_of_other_weights(result: Mapping[str, Any], run: Run) -> bool:
+    """Whether a result.json has the SHA-256 of other weights than these: then its scores are not theirs."""
+    if result.get("sha256") in (None, run.sha256):
+        return False
+    warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=2)
+    return True
 
 
 def _unfinished(run: Run) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from onebit.common.files import sha256_of
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS
@@ -36,7 +36,7 @@ class Run:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.source.read_bytes()).hexdigest()
+        return sha256_of(self.source)
 
 
 def open_run(

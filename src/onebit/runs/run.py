@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.files import write_atomic
+from onebit.common.files import sha256_of, write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -34,7 +34,7 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.options import Execution
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.weights import load_weights, read_weights
+from onebit.train.weights import load_weights, read_weights, weight_file
 
 
 def load_recipe_data(
@@ -265,6 +265,8 @@ def train_stage(
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, scores, machine, ranks)
     result["folder"] = str(folder)
+    if ranks.writes:  # what the scores are about
+        result["sha256"] = sha256_of(weight_file(folder))
     if start is not None:
         result["seconds"] += read_seconds(start)
     if ranks.writes:

@@ -10,8 +10,11 @@ from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
-from onebit.train.files import remembered_place
+from onebit.train.files import remembered_digest, remembered_place
 from onebit.train.history import PLACE_FILE
+
+OTHER_FILES = "these are not the files of the training: it may have seen their test images"
+"""The note on own data that changed since the training, or that are named in place of those of the training."""
 
 
 def load_run_data(
@@ -22,6 +25,9 @@ def load_run_data(
     Args:
         dataset: instead of the recipe's.
         directory: of the data; where they were during training when nothing else names a place.
+
+    Returns:
+        The data; their note says so if they are the user's own and not those of the training.
 
     Raises:
         UsageError: other classes than the net, or own arrays in an unknown place.
@@ -42,7 +48,8 @@ def load_run_data(
         recipe = replace(recipe, validation=None)
         data = load_from_place(recipe, place, directory=directory, progress=progress)
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
-    return data
+    trained = remembered_digest(run.source.parent) if recipe.dataset == run.recipe.dataset else None
+    return data if trained in (None, data.digest) else data.changed(lambda split: split, OTHER_FILES)
 
 
 def load_from_place(

@@ -17,8 +17,18 @@ from onebit.train.weights import save_weights
 
 def remembered_place(folder: Path) -> Path | None:
     """The place of the data of a run; None if it is not stored."""
+    place = _remembered(folder, "directory")
+    return None if place is None else Path(place)
+
+
+def remembered_digest(folder: Path) -> str | None:
+    """The digest of the data of a run, see `Dataset.digest`; None if it is not stored."""
+    return _remembered(folder, "digest")
+
+
+def _remembered(folder: Path, key: str) -> str | None:
     try:
-        return Path(read_json(folder / PLACE_FILE, largest=MOST_RESULT)["directory"])
+        return str(read_json(folder / PLACE_FILE, largest=MOST_RESULT)[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

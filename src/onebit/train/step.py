@@ -60,7 +60,7 @@ def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1
             f"so {2 * processes} or more"
         )
     if batch_size > count > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images")
+        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images: give {count} or less")
     batches = batch_bounds(count, batch_size, least=2 * processes)
     total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
     if total_steps < 1:

@@ -11,7 +11,8 @@ from onebit.errors import UsageError
 SCRIPTS = {
     "main_binary": "train {}",
     "main_binary_hinge": "train --loss hinge {}",
-    "main_mnist": "train mnist-bnn",
+    "main_mnist": "train --model mlp --dataset mnist --method bnn --model.widths [784,6144,6144,6144,10] "
+    "--model.real_last true",
     "main_mnist_binary": "train mnist-bnn",
     "mnist": "train mnist-binaryconnect-stochastic",
     "mnist_standard": "train mnist-real --model.norm_momentum 0.1",
