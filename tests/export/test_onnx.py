@@ -23,7 +23,7 @@ from recipe_nets import WHOLE, packed_net
 
 from onebit.__main__ import main
 from onebit.data.mnist_sample import read_mnist_sample
-from onebit.errors import FormatError, NotBinaryError, UnknownNameError, UsageError
+from onebit.errors import FormatError, NotBinaryError, OnebitError, UnknownNameError, UsageError
 from onebit.export import export_net
 from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
@@ -94,8 +94,28 @@ def windows(seed: int = 0) -> PackedNet:
     return b.net((first, b.last))
 
 
+def far_borders(seed: int = 0) -> PackedNet:
+    """Padding as wide as the kernel, and additional rows as many as the stride, which dilations allow."""
+    b = Builder((2, 8, 8), seed=seed, coding="values")
+    pool = {"kernel": (2, 2), "dilation": (2, 3), "padding": (1, 2, 2, 0)}
+    b.add(ConvTranspose, **b.signs(4, 18, scale=True, centre=True), kernel=(3, 3), dilation=(2, 3), extra=(1, 2))
+    b.affine(4)
+    real = b.add(MaxPool, **pool)
+    b.add(Sign, shift=b.real(4))
+    b.add(MaxPool, **pool)
+    b.add(Conv, **b.signs(6, 16), kernel=(2, 2))
+    b.add(MaxPool, **{**pool, "padding": (2, 0, 0, 1)})
+    b.threshold(6)
+    b.add(Flatten)
+    b.dense(60)
+    b.add(Reshape, shape=(3, 4, 5))
+    b.add(MaxPool, **{**pool, "dilation": (3, 1), "padding": (1, 2, 0, 0)})
+    return b.net((real, b.last))
+
+
 NETS = {
     "windows": windows,
+    "far borders": far_borders,
     **{f"mlp {form}": functools.partial(make_packed_mlp, form=form) for form in ("weight-only", "sign", "mixed")},
     "signs in convolutions": signs_conv,
     **IMAGE_NETS,
@@ -497,6 +517,21 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match=r"needs the onnx package: pip install 'onebit\[export\]'"):
         export_net(net, "onnx", tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_what_onnxruntime_refuses_is_one_line(runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that it does not load, or that it does not run."""
+    net = make_packed_mlp()
+    written = target.build(net)
+    if runs:
+        written.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    else:
+        written.graph.node[-1].op_type = "NoSuchOperation"
+    monkeypatch.setattr(target, "build", lambda *_, **__: written)
+    with pytest.raises(OnebitError, match=r"^the exported file fails: onnxruntime \S+ says .+; please report this$"):
+        export_net(net, "onnx", tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exports_load_onnx_only_to_write() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
 from onebit.export.onnx.pointwise import real
-from onebit.export.onnx.products import pool_codes, pool_geometry
-from onebit.export.onnx.values import Values
+from onebit.export.onnx.products import max_pool, pool_codes, pool_geometry
+from onebit.export.onnx.values import DTYPES, Values
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
 from onebit.packed.net import op_name
 
@@ -23,7 +23,7 @@ def write_max_pool(to: Values, node: MaxPool) -> None:
         form = "double"
     if form == "raw":
         form = "float"
-    to.add("MaxPool", to.get(source, form), of=name, form=form, **pool_geometry(node))
+    max_pool(to, to.get(source, form), node, DTYPES[form], of=name, form=form)
 
 
 def write_average_pool(to: Values, node: AveragePool) -> None:

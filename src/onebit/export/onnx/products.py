@@ -103,8 +103,7 @@ def write_conv(to: Values, node: Conv | RealConv) -> None:
 def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) -> None:
     tensor, extra = to.get(node.inputs[0], "float"), list(node.extra)
     top, bottom, left, right = node.padding
-    limits = [max(pair) for pair in zip(node.stride, node.dilation, strict=True)]
-    if any(count >= limit for count, limit in zip(extra, limits, strict=True)):
+    if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
         # more than onnxruntime adds: rows and columns of zeros in the image, of whose results the rest is cut off
         below, beside = (-(-count // stride) for count, stride in zip(extra, node.stride, strict=True))
         zero = to.graph.number(0, np.float32)
@@ -248,7 +247,19 @@ def _padded_codes(to: Values, node: Conv) -> tuple[str, tuple[int, int, int, int
 
 def pool_codes(to: Values, codes: str, node: MaxPool, *, of: str) -> str:
     """The largest code of each window as float32, which onnxruntime pools several times as fast as uint8."""
-    return to.add("MaxPool", to.cast(codes, np.float32, of=of), of=of, **pool_geometry(node))
+    return max_pool(to, to.cast(codes, np.float32, of=of), node, np.float32, of=of)
+
+
+def max_pool(to: Values, tensor: str, node: MaxPool, dtype: Any, *, of: str, form: str = "") -> str:
+    """The largest number of each window of a tensor of floats."""
+    attributes = pool_geometry(node)
+    top, bottom, left, right = node.padding
+    height, width = node.kernel
+    if max(top, bottom) >= height or max(left, right) >= width:  # as dilations allow; onnxruntime refuses it
+        least = to.graph.number(-np.inf, dtype)
+        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, top, left, 0, 0, bottom, right), least, of=of)
+        del attributes["pads"]
+    return to.add("MaxPool", tensor, of=of, form=form, **attributes)
 
 
 def geometry(node: Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onebit._version import __version__
-from onebit.errors import UsageError
+from onebit.errors import OnebitError, UsageError, first_line
 from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
@@ -118,6 +118,7 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
 
     Raises:
         CannotRun: that is not installed.
+        OnebitError: onnxruntime refuses the file.
     """
     if flavor == "qonnx":
         from onebit.export.onnx.qonnx_executor import run_qonnx
@@ -129,10 +130,14 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in infer(net).values()))
-    parts = [
-        session.run(net.outputs, {INPUT: inputs[start : start + size].reshape(-1, *net.input.shape)})
-        for start in range(0, len(inputs), size)
-    ]
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        parts = [
+            session.run(net.outputs, {INPUT: inputs[start : start + size].reshape(-1, *net.input.shape)})
+            for start in range(0, len(inputs), size)
+        ]
+    except Exception as error:  # those of onnxruntime have no base of their own
+        said = f"onnxruntime {onnxruntime.__version__} says {first_line(error)}"
+        raise OnebitError(f"the exported file fails: {said}; please report this") from error
     return {name: np.concatenate(part) for name, part in zip(net.outputs, zip(*parts, strict=True), strict=True)}
