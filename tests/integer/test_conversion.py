@@ -33,6 +33,7 @@ from onebit.packed import (
     Dense,
     Flatten,
     MaxPool,
+    Node,
     PackedNet,
     Pad,
     Quantize,
@@ -129,11 +130,30 @@ def mixed_net(seed: int = 0) -> PackedNet:
     return b.net()
 
 
+def bordered_net(seed: int = 0, value: int = 1) -> PackedNet:
+    """The first rounded value is read by weights, and with a border of ±1 by others."""
+    b = Builder((2, 6, 6), seed=seed, coding="values")
+    b.add(Conv, **b.signs(4, 18), kernel=(3, 3))
+    b.affine(4)
+    x = b.add(Relu)
+    b.add(Conv, x, **b.signs(3, 4), kernel=(1, 1))
+    y = b.affine(3)
+    b.add(Pad, x, padding=(1, 0, 0, 1), value=value)
+    b.add(Conv, **b.signs(3, 16), kernel=(2, 2))
+    z = b.affine(3)
+    b.add(Add, y, z)
+    b.add(Flatten)
+    b.dense(4)
+    return b.net()
+
+
 NETS: dict[str, Callable[[int], PackedNet]] = {
     "residual": residual_net,
     "stream": stream_net,
     "unet": unet,
     "mixed": mixed_net,
+    "bordered": bordered_net,
+    "bordered by -1": lambda seed: bordered_net(seed, -1),
     "mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), seed=seed),
     "mixed mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), form="mixed", seed=seed),
     "real": IMAGE_NETS["real"],
@@ -285,6 +305,26 @@ def test_a_residual_block_is_one_rounding_of_sums_and_shortcut() -> None:
         *("AveragePool", "Flatten", "Dense", "Affine"),
     ]
     assert [len(node.inputs) for node in made.nodes if isinstance(node, Requantize)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("value", [1, -1])
+@pytest.mark.parametrize("bound", [Relu, Clamp])
+def test_a_border_of_ones_is_rounded_together_with_what_it_surrounds(bound: type[Node], value: int) -> None:
+    b = Builder((2, 6, 6))
+    b.add(Conv, **b.signs(8, 18), kernel=(3, 3))
+    b.add(Affine, scale=np.full(8, 1e-3, np.float32), shift=b.real(8))
+    b.add(bound, **({"low": np.float32([-1.5])} if bound is Clamp else {}))
+    b.add(Pad, padding=(1, 1, 1, 1), value=value)
+    b.add(Conv, **b.signs(8, 72), kernel=(3, 3))
+    b.add(Flatten)
+    b.dense(3)
+    net = b.net()
+    images = inputs_of(net, 64)
+    made = calibrated(net, images).net
+    operations = ["Conv", "Affine", bound.__name__, "Pad", "Affine", "Quantize", "Conv"]
+    assert [type(node).__name__ for node in made.nodes][: len(operations)] == operations
+    apart = np.abs(run(made, images) - run(net, images)).mean()
+    assert 0 < apart < 0.02 * np.abs(run(net, images)).max()
 
 
 def test_a_stream_has_16_bits_and_pixels_8() -> None:

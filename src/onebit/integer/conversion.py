@@ -263,6 +263,8 @@ class Conversion:
         """Whether an operation reads a form as it is."""
         if isinstance(reader, nodes.OneBitWeights):
             return form.plain is not None and self._multiplied(reader, self.values[form.plain[0]])
+        if isinstance(reader, nodes.Pad) and reader.value:
+            return True  # a border of ±1 is not a multiple of a step: rounded after it, and not before as well
         if isinstance(reader, (*ARRANGE, nodes.MaxPool)):
             return form.plain is not None
         if isinstance(reader, nodes.AdaptiveAveragePool):

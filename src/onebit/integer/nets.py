@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import pi
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,9 +150,17 @@ def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str,
 
 
 def _apart(groups: dict[str, frozenset[str]]) -> Callable[[Rounding, Form], float]:
-    """Another step for each group, so that values that will differ in their steps do so in a plan already."""
+    """Another step for each group, so that values that will differ in their steps do so in a plan already.
+
+    A step is never 1, also times a scale: borders of ±1 are multiples of 1, but not of the steps that will be found.
+    """
     steps: dict[str, float] = {}
-    return lambda rounding, _: steps.setdefault(min(groups.get(rounding.name, [rounding.name])), 1 + len(steps) / 1024)
+
+    def step(rounding: Rounding, _: Form) -> float:
+        group = min(groups.get(rounding.name, [rounding.name]))
+        return steps.setdefault(group, (pi + len(steps)) / 1024)
+
+    return step
 
 
 def _groups(names: Iterable[str], joined: list[tuple[str, str]]) -> dict[str, frozenset[str]]:
