@@ -24,16 +24,24 @@ def exported(net: PackedNet, folder: Path, **options: str) -> Path:
 
 
 def outputs_of(
-    cases: Sequence[Case], folder: Path, command: Sequence[str], runner: Sequence[str] = ()
+    cases: Sequence[Case],
+    folder: Path,
+    command: Sequence[str],
+    runner: Sequence[str] = (),
+    *,
+    strict: Sequence[str] = STRICT,
 ) -> list[np.ndarray]:
-    """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs."""
+    """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs.
+
+    strict: flags for net.c.
+    """
     lines = ["#include <stdio.h>"]
     body, objects, commands = [], [], []
     for k, (net, inputs) in enumerate(cases):
         place = exported(net, folder / f"net{k}")
         names = [f"-Dnet_run=net_run_{k}", f"-Dnet_classes=net_classes_{k}"]
         objects.append(str(folder / f"net{k}.o"))
-        commands.append([*command, *STRICT, *names, "-c", str(place / "net.c"), "-o", objects[-1]])
+        commands.append([*command, *strict, *names, "-c", str(place / "net.c"), "-o", objects[-1]])
         lines += [
             f"#undef {name}" for name in ("NET_H", "NET_ID", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")
         ]

@@ -153,12 +153,13 @@ def compiled(net: PackedNet, folder: Path, *command: str) -> str:
     [
         *(("gcc", "-Ofast"), ("gcc", "-ffast-math"), ("gcc", "-funsafe-math-optimizations")),
         *(("gcc", "-ffinite-math-only"), ("clang", "-Ofast"), ("clang", "-ffinite-math-only")),
+        ("gcc", "-D_M_FP_FAST"),  # what MSVC defines with /fp:fast
     ],
 )
 def test_flags_that_change_sums_of_floats_are_refused(compiler: str, flag: str, tmp_path: Path) -> None:
     needs(compiler)
     said = compiled(IMAGE_NETS["real"](0), tmp_path / "real", compiler, flag)
-    assert '#error "-ffast-math and -Ofast give other bits: compile without them"' in said
+    assert '#error "-ffast-math, -Ofast and /fp:fast give other bits: compile without them"' in said
     assert compiled(integers_only(), tmp_path / "integers", compiler, flag) == ""
 
 
@@ -184,6 +185,35 @@ def test_floats_that_are_not_rounded_are_refused(tmp_path: Path) -> None:
         pytest.skip("the processor has no x87")
     said = compiled(IMAGE_NETS["real"](0), tmp_path, "gcc", "-mfpmath=387", "-ffreestanding")
     assert "float operations that are not rounded to float give other bits" in said
+
+
+GNU = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pedantic")
+"""Of the dialects of GNU, in which gcc rounds products and sums together unless net.c forbids it."""
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_products_and_sums_are_rounded_one_by_one_without_a_flag(compiler: str, tmp_path: Path) -> None:
+    needs(compiler)
+    if platform.machine() != "x86_64" or "fma" not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip("the processor has no FMA")
+    cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES]]
+    assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2", "-mfma"], strict=GNU))
+
+
+@pytest.mark.parametrize("optimize", ["-Os", "-O3"])
+def test_a_cortex_m4_rounds_products_and_sums_one_by_one_without_a_flag(optimize: str, tmp_path: Path) -> None:
+    """The code is that with -ffp-contract=off, also in size."""
+    needs("arm-none-eabi-gcc", "arm-none-eabi-objdump")
+    b = Builder((2, 6, 6), coding="standardise")
+    b.add(Conv, **b.signs(8, 18, scale=True, centre=True), kernel=(3, 3))
+    place, made = exported(b.net(), tmp_path / "net"), []
+    for flags in (GNU, (*GNU, "-ffp-contract=off")):
+        command = ["arm-none-eabi-gcc", *size.CORTEX_M4, optimize, *flags, "-c", "net.c", "-o", "net.o"]
+        subprocess.run(command, check=True, cwd=place)
+        dump = ["arm-none-eabi-objdump", "-d", "net.o"]
+        made.append(subprocess.run(dump, check=True, cwd=place, capture_output=True, text=True).stdout)
+    assert not re.search(r"\bvfn?m[as]", made[0])
+    assert made[0] == made[1]
 
 
 def test_vectors_of_constants_are_not_exchanged(tmp_path: Path) -> None:

@@ -166,16 +166,23 @@ def source_file(plan: Planner, code: source.Code) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || __FINITE_MATH_ONLY__ + 0 > 0
-#error "-ffast-math and -Ofast give other bits: compile without them"
+_CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || __FINITE_MATH_ONLY__ + 0 > 0 || \\
+    defined(_M_FP_FAST)
+#error "-ffast-math, -Ofast and /fp:fast give other bits: compile without them"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16 concerns _Float16 alone */
 #error "float operations that are not rounded to float give other bits"
 #endif
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__) && defined(__AVX__)
+/* A product and a sum that are rounded together give other bits. gcc does that unless -std is one of ISO C. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("fp-contract=off")
+#if defined(__AVX__)
 #pragma GCC optimize("no-tree-slp-vectorize") /* gcc 12 exchanges constants that it converts to vectors of double */
+#endif
+#elif defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off)
+#else
+#pragma STDC FP_CONTRACT OFF
 #endif
 typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 
@@ -240,7 +247,9 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
 In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
 C99, calls no library, allocates nothing, and is not reentrant. Compilers add calls: of their own routines for what a
 processor cannot compute, and of `memset`, `memcpy` and `memmove` for loops; without a C library, define these three.
-Compile with `-ffp-contract=off`, without `-ffast-math` or `-Ofast`. Every output is that of `onebit.run`, bit for bit.
+Compile without `-ffast-math`, `-Ofast` or `-ffp-contract=fast`. Every output is that of `onebit.run`, bit for bit.
+A product and a sum that are rounded together give other bits: pragmas in `net.c` forbid it to gcc, clang and MSVC.
+Other compilers may need a flag like `-ffp-contract=off`.
 A program holds one net: the names in `net.c` and `net.h` are those of every net. Two nets need other names, for example
 `-Dnet_run=first_run -Dnet_classes=first_classes` for `net.c` and for the file that includes this `net.h`.
 """
