@@ -65,6 +65,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     )
     sixteen = Image.fromarray(gray.astype(np.uint16) * 257)
     np.testing.assert_array_equal(decoded("16.png", sixteen), np.stack([gray] * 3, axis=2))
+    assert (decoded("light.png", Image.fromarray(np.full((12, 16), 65_280, np.uint16))) == 254).all()
     alpha = rgb.copy()
     alpha.putalpha(Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), [4, 8], 0).repeat(16, 1)))
     on_black = np.asarray(rgb).copy()

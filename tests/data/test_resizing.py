@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onebit.data import load_dataset
-from onebit.data.resizing import crop_box, resize_images, resized_crops
+from onebit.data.resizing import crop_box, resize_images, resize_masks, resized_crops
 from onebit.errors import UsageError
 
 
@@ -39,6 +39,14 @@ def test_colors_and_nhwc_memory() -> None:
     np.testing.assert_array_equal(
         resize_images(images.transpose(0, 3, 1, 2), 5)[4].transpose(1, 2, 0), by_pillow(images[4], 5)
     )
+
+
+def test_a_pixel_of_a_mask_gets_the_class_at_its_center() -> None:
+    masks = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
+    assert resize_masks(masks, 1).tolist() == [[[4]]]
+    assert resize_masks(masks, 2).tolist() == [[[0, 2], [6, 8]]]
+    np.testing.assert_array_equal(resize_masks(masks, 3), masks)
+    np.testing.assert_array_equal(resize_masks(masks, 6), masks.repeat(2, axis=1).repeat(2, axis=2))
 
 
 def test_a_data_set_in_another_size() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from onebit.__main__ import main
 from onebit.data import Dataset, load_dataset, whiten
-from onebit.data.whitening import ADDED, LEVELS_PER_UNIT, fit_zca, normalized
+from onebit.data.whitening import fit_zca, normalized
 from onebit.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def test_the_covariance_is_white_where_there_is_variance(toy: Dataset) -> None:
     white = (flat - mean) @ matrix
     assert np.abs(white.mean(axis=0)).max() < 1e-4
     found = vectors.T @ np.cov(white.T, bias=True) @ vectors
-    assert np.diag(found) == pytest.approx(eigenvalues.clip(0) / (eigenvalues.clip(0) + ADDED), abs=1e-4)
+    assert np.diag(found) == pytest.approx(eigenvalues.clip(0) / (eigenvalues.clip(0) + 0.1), abs=1e-4)
     assert np.abs(found - np.diag(np.diag(found))).max() < 1e-4
     assert np.array_equal(matrix, matrix.T) or np.abs(matrix - matrix.T).max() < 1e-5
 
@@ -37,9 +37,9 @@ def test_all_splits_are_whitened_with_the_training_statistics(toy: Dataset) -> N
     white = whiten(toy)
     mean, matrix = fit_zca(toy.train.images)
     expected = (normalized(toy.test.images) - mean) @ matrix
-    found = (white.test.images.reshape(len(toy.test), -1).astype(np.float32) - 128) / LEVELS_PER_UNIT
+    found = (white.test.images.reshape(len(toy.test), -1).astype(np.float32) - 128) / 32
     inside = np.abs(expected) < 3.9
-    assert np.abs(found - expected)[inside].max() <= 0.5 / LEVELS_PER_UNIT + 1e-5
+    assert np.abs(found - expected)[inside].max() <= 0.5 / 32 + 1e-5
     assert inside.mean() > 0.99
     assert white.note == "generated data; contrast normalized and ZCA whitened"
     fewer = dataclasses.replace(toy, test=toy.test[:7], validation=toy.validation[:0])

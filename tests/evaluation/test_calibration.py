@@ -54,6 +54,12 @@ def test_the_ends_of_the_scale(logits: list[float], label: int, entropy: float, 
     assert len(gaps) == BINS
 
 
+@pytest.mark.parametrize(("classes", "index"), [(1, 14), (3, 4), (5, 2), (15, 0)])
+def test_a_confidence_at_an_edge_belongs_to_the_bin_below(classes: int, index: int) -> None:
+    _, gaps = confidence_gaps(np.zeros((1, classes)), np.array([classes]))  # a wrong answer
+    assert np.flatnonzero(gaps).tolist() == [index]
+
+
 def test_many_predictions_are_taken_in_parts(monkeypatch: Any) -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((50, 3)), rng.integers(0, 3, 50)

@@ -62,6 +62,14 @@ def test_r2_of_a_constant_column() -> None:
         assert METRICS["r2"].value(sums) == expected == sklearn.metrics.r2_score(constant, outputs)
 
 
+def test_r2_of_a_column_far_from_zero() -> None:
+    targets = 1e5 + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
+    outputs = targets + torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
+    value = METRICS["r2"].value(tuple(METRICS["r2"].sums(outputs, targets).tolist()))
+    assert value == pytest.approx(0.9375, abs=1e-4)
+    assert value == pytest.approx(sklearn.metrics.r2_score(targets, outputs), abs=1e-4)
+
+
 def test_losses_of_regression_and_several_labels() -> None:
     outputs, targets = made("regression")
     error = (outputs - targets).numpy()

@@ -199,6 +199,8 @@ def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split
     assert score.weights == "ensemble:5"
     assert score.correct == int((mean.argmax(1) == labels).sum())
     assert score.loss == pytest.approx(float(F.nll_loss(mean.log(), labels)), rel=1e-4)
+    hinge = evaluate(model, test, weights="ensemble:5", seed=2, bn="trained", loss="squared_hinge")
+    assert hinge.loss == score.loss  # a mean of probabilities has no margins
 
 
 def test_one_draw_is_the_smallest_ensemble(splits: tuple[Split, Split]) -> None:

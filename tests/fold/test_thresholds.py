@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from onebit.fold import pack
+from onebit.fold.chain import sums_are_exact
 from onebit.layers import BinaryLinear, InputCoding
 from onebit.packed import Threshold
 from onebit.runtime import run
@@ -132,6 +133,17 @@ def test_clips_and_two_norms_before_a_sign_are_one_threshold() -> None:
     np.testing.assert_array_equal(signs_of(packed.nodes[2], integers), expected)
     assert (packed.nodes[4].threshold == INT32.min).all()  # relu(x) >= 0: always +1
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+
+
+def test_float32_sums_are_exact_below_2_to_24_units_with_their_bias() -> None:
+    for unit in (1.0, 0.5, 0.25):  # the last digit of the bias
+        most, bias = int(2**24 * unit), torch.tensor([unit])
+        assert sums_are_exact(most - 1, None, bias) is (unit < 1)
+        assert sums_are_exact(most - 2, None, bias)
+        assert not sums_are_exact(most, None, bias)
+    assert sums_are_exact(2**22, torch.tensor([2.0, 0.25]), torch.tensor([2.0, 0.5]))
+    for scale, shift in ((3.0, 0.0), (1.0, 2.0**24), (1.0, 0.1)):
+        assert not sums_are_exact(10, torch.tensor([scale]), torch.tensor([shift]))
 
 
 def test_a_value_that_is_a_power_of_two_stays_in_the_chain() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onebit.integer.multipliers import MOST_OFF, Multipliers, half_up, multipliers
+from onebit.integer.multipliers import Multipliers, half_up, multipliers
 from onebit.packed import Requantize
 from onebit.packed.nodes import Value
 
@@ -47,7 +47,7 @@ def test_they_round_as_the_exact_map_does(data: st.DataObject) -> None:
     made = multipliers(scales, constant, bounds)
     if made is None:
         return
-    assert made.off <= MOST_OFF
+    assert made.off <= 1 / 256
     fields = {"multiplier": made.multiplier, "offset": made.offset, "right_shift": made.shift}
     node = Requantize(inputs=("x",) * inputs, output="y", least=0, most=255, **fields)
     node.check_values(*(Value((2,), "integer", bound) for bound in bounds))
@@ -86,6 +86,14 @@ def test_numbers_of_short_fractions_are_exact_also_at_ties() -> None:
 )
 def test_numbers_that_are_too_large_are_none(scale: float, constant: float, bound: int) -> None:
     assert multipliers(np.array([[scale]]), np.array([constant]), [bound]) is None
+
+
+def test_numbers_are_off_by_a_256th_at_most() -> None:
+    scale, constant = np.array([[2.0**22]]), np.zeros(1)
+    made = multipliers(scale, constant, [1])
+    assert made is not None
+    assert made.off == 1 / 256
+    assert multipliers(scale, constant, [2]) is None
 
 
 def test_half_up() -> None:

@@ -116,6 +116,17 @@ def layer(seed: int = 0) -> Drawn:
     return Drawn(node, RealRounding(("a", "b"), scales, shift, 0, 255), limits)
 
 
+def test_integers_an_ulp_from_a_tie_are_not_decided() -> None:
+    """The rule agrees with the float64 numbers: the tie is an ulp below 1 in one channel, above it in the other."""
+    shift, offset = 0.5 - np.nextafter(1.0, [0, 2]), np.array([0, -1])
+    fields = {"multiplier": np.full((1, 2), 2**14, np.int32), "offset": offset, "right_shift": 14}
+    node = Requantize(inputs=("a",), output="y", **fields, least=0, most=1)
+    drawn = Drawn(node, RealRounding(("a",), np.ones((1, 2)), shift, 0, 1), [(0, 3)])
+    assert all(result == trained_result(drawn, number) for _, _, result, number in pairs(drawn))
+    found = proved(*drawn)
+    assert (found.exact, found.integers, found.differing) == (True, 8, 2)
+
+
 def test_pairs_that_are_too_many_are_weighted_sums() -> None:
     found = proved(*layer())
     assert not found.exact

@@ -115,6 +115,15 @@ def test_runs_on_other_data_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [row["seeds"] for row in compare_runs(runs)] == [[0, 2], [1, 3]]
 
 
+def test_longer_training_runs_are_rows_of_their_own(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / str(seed), recipe=replace(RECIPE, epochs=epochs, seed=seed))
+        for seed, epochs in enumerate((3, 6, 3, 6))
+    ]
+    found = [(row["label"], row["seeds"]) for row in compare_runs(runs)]
+    assert found == [("tiny, epochs 3", [0, 2]), ("tiny, epochs 6", [1, 3])]
+
+
 @pytest.mark.usefixtures("no_ink")
 def test_unfinished_runs_are_rows_of_their_own(tmp_path: Path) -> None:
     rows = [row(epoch, epochs=12) for epoch in (1, 2, 3)]
