@@ -24,8 +24,9 @@ class Difference(NamedTuple):
     differing, size: how many numbers or signs differ, and how many there are.
     largest: largest |difference|.
     rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
-        equal, thresholds differ by at most one possible sum, other integers by at most 1 and 1e-5, and real numbers by
-        at most 1e-5, of the numbers of their own channel, see `_sizes`.
+        equal, thresholds differ by at most one possible sum (`onebit.verification.thresholds` asks for a tie there),
+        other integers by at most 1 and 1e-5, and real numbers by at most 1e-5, of the numbers of their own channel, see
+        `_sizes`.
     """
 
     node: str
@@ -44,7 +45,7 @@ def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
     """The first difference in words apart from arrays, certificates and cards; None if there is none."""
     parts = [
         (f"input {name}", getattr(net.input, name), getattr(other.input, name))
-        for name in ("shape", "dtype", "coding", "mean", "std")
+        for name in ("shape", "dtype", "coding", "meaning", "mean", "std")
     ]
     lines, others = to_lines(net.nodes), to_lines(other.nodes)
     parts += [("number of nodes", len(lines), len(others))]

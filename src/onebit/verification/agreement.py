@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from onebit._version import __version__
@@ -19,7 +18,6 @@ from onebit.integer import LEAST_IMAGES, MOST_OFF, RealRounding, proved, real_ar
 from onebit.packed import (
     Certificate,
     LayerProof,
-    Node,
     PackedNet,
     Quantize,
     Requantize,
@@ -32,6 +30,7 @@ from onebit.packed.net import op_name
 from onebit.verification.outcome import Agreement
 from onebit.verification.samples import Trained
 from onebit.verification.tally import seed_of, tally
+from onebit.verification.thresholds import same_threshold
 
 
 @renamed_argument("images", "data")
@@ -257,7 +256,7 @@ def _proofs(
     signs, real = folded.signs, folded.real
     if activations is not None:  # behind rounded values, a threshold is another one
         exact = {node.output: node for node in folded.net.nodes}
-        signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes.get(site.value)))
+        signs = tuple(site for site in signs if same_threshold(exact[site.value], nodes.get(site.value)))
         real = {**real, **real_arithmetic(folded.net, packed, activations)}
     elif _outline(folded.net) != _outline(packed):
         raise UsageError(
@@ -291,13 +290,6 @@ def _rounding(node: Requantize, real: RealRounding, inputs: list[Value]) -> Laye
         )
     proof = "every integer" if found.exact else "within one"
     return LayerProof(name=node.output, proof=proof, integers=found.integers, mismatches=found.differing)
-
-
-def _same_threshold(node: Node, twin: Node | None) -> bool:
-    """Whether an integer net has the threshold of the exact net."""
-    if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:
-        return False
-    return all(np.array_equal(getattr(node, name), getattr(twin, name)) for name in ("threshold", "direction"))
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:

@@ -26,9 +26,10 @@ VERDICTS = ("binary", "clipped", "real")
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One weight tensor (two or more axes; axis 0 is the output channel).
+    """One weight tensor (two or more axes; axis 0 is the output channel, or axis 1 in a transposed convolution).
 
-    verdict: "binary" (exactly two values per output channel), "clipped" (inside [−1, 1], not binary) or "real".
+    verdict: "binary" (exactly two values per output channel, not always ±1, see `is_binary`), "clipped" (inside
+        [−1, 1], not binary) or "real".
     minus_one, plus_one: number of values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
     distance: mean distance of |w| to 1. bits: per weight in a packed net, 1 or 32.
     histogram: counts over 21 equal bins of [low, high].
@@ -68,7 +69,7 @@ class Inspection:
 
 
 def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
-    """Inspect one weight of shape (O, …).
+    """Inspect one weight of shape (O, …), or (I, O, …) in a transposed convolution.
 
     Args:
         weight: its values, in float32 or float64.
@@ -77,7 +78,7 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
     numbers = weight[np.isfinite(weight)]
     whole = numbers.size == weight.size
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (math.nan, math.nan)
-    binary = whole and _two_values_each(weight.reshape(len(weight), -1))
+    binary = whole and is_binary(weight)
     clipped = whole and low >= -1 and high <= 1
     magnitude = np.abs(numbers)
     histogram = np.zeros(BINS, np.int64)
@@ -103,7 +104,25 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
     )
 
 
-def _two_values_each(rows: np.ndarray) -> bool:
+def is_binary(weight: np.ndarray) -> bool:
+    """Whether a weight of an unknown layer has two values per output channel, (O, …) or (I, O, …), all finite.
+
+    A channel with one or two weights always has: then its weights are ±c, or all channels share their values.
+    """
+    layouts = [weight] if weight.ndim < 3 else [weight, np.moveaxis(weight, 1, 0)]
+    return any(_binary_rows(layout.reshape(len(layout), -1)) for layout in layouts)
+
+
+def _binary_rows(rows: np.ndarray) -> bool:
+    if rows.shape[1] > 2 or not holds_two_values(rows):
+        return holds_two_values(rows)
+    magnitude = np.abs(rows)
+    opposite = rows.shape[1] == 2 and bool((magnitude[:, 0] == magnitude[:, 1]).all())
+    shared = rows.size > 2 and len(np.unique(rows)) <= 2
+    return opposite or shared or bool((magnitude == 1).all())
+
+
+def holds_two_values(rows: np.ndarray) -> bool:
     """Whether each row has at most two values; a row with a single value counts as ±c unless that value is 0."""
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
     return bool(((rows == low) | (rows == high)).all() and (low[low == high] != 0).all())
@@ -127,7 +146,8 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
         if layer.verdict == "binary" and layer.low == layer.high:
             warnings.append(f"{layer.name}: all {ones} weights have the same sign")
         if zeros and ones + zeros == math.prod(layer.shape):
-            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: a ternary net, not a binary one?")
+            what = "one of two values" if layer.verdict == "binary" else "a ternary net, not a binary one?"
+            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: {what}")
     return Inspection(
         file=file,
         kind=kind,

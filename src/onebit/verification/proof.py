@@ -20,9 +20,10 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
+from onebit.fold.chain import EXACT_SUM
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
+from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize, infer
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.runs.card import data_in_words
 from onebit.runs.plain_state import plain_twin, save_plain
@@ -32,8 +33,9 @@ from onebit.runtime import run as run_packed
 from onebit.train.weights import read_state
 from onebit.verification.agreement import certify, prove
 from onebit.verification.counted import decided_inside
-from onebit.verification.inspection import inspect_state
+from onebit.verification.inspection import holds_two_values, inspect_state
 from onebit.verification.tally import Agreement, reference_images
+from onebit.verification.thresholds import unexplained_thresholds
 
 CALIBRATION = 500
 """Training images on which the ranges of activations are found."""
@@ -180,13 +182,15 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
         save_plain(model, path)
         state, facts = read_state(path)
         inspection = inspect_state(state, file="binarized.pth", kind="torch", facts=facts)
-        binary = {latent.plain_key for latent in latent_keys(model).values()}
-        layers = [layer for layer in inspection.layers if layer.name in binary and layer.verdict == "binary"]
+        latents = latent_keys(model).values()
+        rows = {key: layer.outputs_first(state[key].detach()).flatten(1).numpy() for key, layer in latents}
+        binary = {key for key, values in rows.items() if holds_two_values(values)}
+        layers = [layer for layer in inspection.layers if layer.name in binary]
         minus, plus = sum(layer.minus_one for layer in layers), sum(layer.plus_one for layer in layers)
         yield Claim(
             "binarized weights",
-            len(layers) == len(binary),
-            f"{len(layers)} of {len(binary)} layers hold two values per output channel "
+            len(layers) == len(rows),
+            f"{len(layers)} of {len(rows)} layers hold two values per output channel "
             f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
         )
         twin = plain_twin(run, state, source=str(path))
@@ -266,12 +270,15 @@ def prove_packed(
         source: the trained net that was packed.
         on_images: called with (images done, images) during each claim.
     """
-    certificate = net.certificate
+    certificate, stated = net.certificate, (net.card or Card()).test.get("packed")
     if certificate is None or data is None:
         if source is None:
             yield Claim("certificate", False, "the packed net has no certificate")
-        else:
-            yield _same_net(net, fold_run(source, None)[1])
+            return
+        if stated is not None:
+            yield _card_claim(net, data, on_images=on_images)
+        model, fresh = fold_run(source, None)
+        yield _same_net(net, fresh, unexplained_thresholds(model, net, fresh))
         return
     split = getattr(data, certificate.split)
     split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
@@ -286,17 +293,9 @@ def prove_packed(
     if not ok and card.data and here and card.data != here:
         detail += f"; these are other data than the card is about: {card.data}"
     yield Claim("packed accuracy", ok, detail)
-    stated = card.test.get("packed")
-    if stated is not None and certificate.split == "test" and certificate.images is None:
-        iou = None
-        if stated.mean_iou is not None and split.labels.ndim > 1:
-            iou = pixel_score(confusion_matrix(labels, predicted, classes=logits.shape[1])).mean_iou
-        named = card.dataset or certificate.dataset
-        found = CardScore(correct=correct, count=count, mean_iou=iou)
-        same = (stated, named) == (found, certificate.dataset)
-        yield Claim(
-            "card", same, f"states {stated} on {named} test with packed weights" + ("" if same else f", found {found}")
-        )
+    if stated is not None:
+        whole = certificate.split == "test" and certificate.images is None
+        yield _card_claim(net, data, (logits, labels) if whole else None, on_images=on_images)
     if source is None:
         return
     same_file = source.sha256 == certificate.source
@@ -305,21 +304,24 @@ def prove_packed(
     model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
     if certificate.activations is not None and certificate.calibration is not None:
         fresh = calibrated_on(model, fresh, data, certificate.activations, certificate.calibration).net
-    yield _same_net(net, fresh)
+    moved = unexplained_thresholds(model, net, fresh, weights=certificate.weights, seed=seed)
+    yield _same_net(net, fresh, moved)
     if graph_difference(net, fresh) is not None:
         return
     given: dict[str, Any] = {"weights": certificate.weights, "seed": seed, "activations": certificate.activations}
+    different = list(array_differences(net, fresh))
+    # where rounding explains all that differs in thresholds, those of this processor are compared with torch here
+    tied = {array.node for array in different if array.field == "threshold" and array.rounding} - moved.keys()
+    pairs = zip(net.nodes, fresh.nodes, strict=True)
+    rounded_here = replace(net, nodes=tuple(twin if node.output in tied else node for node, twin in pairs))
     try:
-        # signs of the net packed here: another processor may round differently where a sum is exactly at a threshold
-        pairs = zip(net.nodes, fresh.nodes, strict=True)
-        nodes = tuple(node if isinstance(node, Requantize) else twin for node, twin in pairs)
-        layers = prove(model, replace(fresh, nodes=nodes), **given)
+        layers = prove(model, rounded_here, **given)
     except FoldError as error:
         yield Claim("certificate", False, str(error))
         return
     again = certify(
         model,
-        net,
+        rounded_here,
         split,
         dataset=data.name,
         split_name=certificate.split,
@@ -332,21 +334,69 @@ def prove_packed(
         on_images=on_images,
     ).certificate
     assert again is not None
+    if tied:
+        again = replace(again, correct=correct)  # of the file itself
     rounded = {node.output for node in net.nodes if isinstance(node, Requantize)}
-    yield _same_claims(certificate, again, rounded & {array.node for array in array_differences(net, fresh)})
+    exact = not different and _all_integers(net, again)
+    yield _same_claims(certificate, again, rounded & {array.node for array in different}, exact=exact)
 
 
-def _same_net(net: PackedNet, fresh: PackedNet) -> Claim:
-    """The packed net equals its source, packed again, up to rounding, which depends on the processor."""
+def _card_claim(
+    net: PackedNet,
+    data: Dataset | None,
+    made: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    on_images: OnImages | None = None,
+) -> Claim:
+    """The accuracy that a card states for the packed net is that of the whole test split.
+
+    Args:
+        made: logits and labels of the test split if they are known, (N, classes) and (N,).
+    """
+    card, certificate = net.card or Card(), net.certificate
+    stated = card.test["packed"]
+    if data is None:
+        detail = f"states {stated} with packed weights, which was not compared: the net has no certificate"
+        return Claim("card", False, detail)
+    test = fitted_to(net, data.test)
+    logits, labels = made or by_pixel(run_packed(net, test.images, on_images=on_images), test.labels)
+    predicted, iou = logits.argmax(axis=1), None
+    if stated.mean_iou is not None and test.labels.ndim > 1:
+        iou = pixel_score(confusion_matrix(labels, predicted, classes=logits.shape[1])).mean_iou
+    known = data.name if certificate is None else certificate.dataset
+    named = card.dataset or known
+    found = CardScore(correct=int((predicted == labels).sum()), count=len(labels), mean_iou=iou)
+    same = (stated, named) == (found, known)
+    return Claim(
+        "card", same, f"states {stated} on {named} test with packed weights" + ("" if same else f", found {found}")
+    )
+
+
+def _same_net(net: PackedNet, fresh: PackedNet, moved: dict[str, int]) -> Claim:
+    """The packed net equals its source, packed again, up to rounding, which depends on the processor.
+
+    Args:
+        moved: thresholds that differ where no rounding decides, see `unexplained_thresholds`.
+    """
     if (different := graph_difference(net, fresh)) is not None:
         return Claim("packed bits", False, f"the file differs from its source, packed again: {different}")
     arrays = list(array_differences(net, fresh))
-    if changed := [array for array in arrays if not array.rounding]:
-        return Claim("packed bits", False, f"the file differs from its source, packed again: {_listed(changed)}")
+    if changed := [array for array in arrays if not array.rounding or array.node in moved]:
+        detail = f"the file differs from its source, packed again: {_listed(changed)}"
+        if count := moved.get(changed[0].node):
+            detail += f"; rounding does not explain {count:,} of them"
+        return Claim("packed bits", False, detail)
     detail = "every weight and parameter equals that of the source, packed again"
     if arrays:
         detail = f"equal to the source, packed again, up to rounding in torch: {_listed(arrays)}"
     return Claim("packed bits", True, detail)
+
+
+def _all_integers(net: PackedNet, made: Certificate) -> bool:
+    """Whether torch computes the outputs of a net without rounding: all signs are proven, and outputs are integers."""
+    proven = all(layer.proof == "every integer" and not layer.mismatches for layer in made.layers)
+    values = infer(net)
+    return proven and all((values[name].bound or EXACT_SUM) < EXACT_SUM for name in net.outputs)
 
 
 def _listed(arrays: list[Difference]) -> str:
@@ -354,17 +404,24 @@ def _listed(arrays: list[Difference]) -> str:
     return f"{arrays[0]} differ{more}"
 
 
-def _same_claims(certificate: Certificate, again: Certificate, rounded: set[str]) -> Claim:
+def _same_claims(certificate: Certificate, again: Certificate, rounded: set[str], *, exact: bool) -> Claim:
     """A recomputed certificate equals the one in the file; version and largest logit difference may differ.
 
     Args:
         rounded: roundings whose numbers torch folds otherwise here: integers near a tie are others then.
+        exact: torch rounds nothing, so the logits differ by the same on every machine.
     """
     claims, found = ({**made.claims, "layers": _without_counts(made, rounded)} for made in (certificate, again))
     differing = [name for name, value in claims.items() if found.get(name) != value]
+    if exact:
+        names = "max_logit_difference", "bit_exact"
+        differing += [name for name in names if getattr(certificate, name) != getattr(again, name)]
     detail = f"differs in {', '.join(differing)}" if differing else "recomputed, equal"
     if rounded:
         detail += f"; without the counts of {len(rounded)} roundings that are folded otherwise here"
+    of_training = [name for name in ("trained_mismatches", "trained_correct") if getattr(certificate, name) is not None]
+    if of_training:  # a run does not store the pipeline that they are about
+        detail += f"; without {' and '.join(of_training)}, which a run cannot recompute"
     if again.onebit != certificate.onebit:
         detail += f"; packed by onebit {certificate.onebit}, recomputed by {again.onebit}"
     if again.max_logit_difference != certificate.max_logit_difference:

@@ -1,0 +1,229 @@
+"""A packed net beside its source: what rounding may change is accepted, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from onebit.data import Dataset
+from onebit.fold import fold_model
+from onebit.layers import BinaryConvTranspose2d, BinaryLinear, InputCoding
+from onebit.packed import Card, CardScore, Certificate, PackedNet, Threshold
+from onebit.quantizers import SteSign
+from onebit.recipe import Recipe
+from onebit.runs.run import Run
+from onebit.verification.proof import Claim, pack_run, prove_packed, prove_run
+
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    rng = np.random.default_rng(0)
+    arrays = [(rng.integers(0, 256, (60, 1, 4, 4), np.uint8), rng.integers(0, 4, 60)) for _ in range(2)]
+    return Dataset.from_arrays(*arrays)
+
+
+def net_of(*, last_norm: bool = True) -> nn.Sequential:
+    """Two layers of signs behind BatchNorm, and one more layer."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        InputCoding(), nn.Flatten(),
+        BinaryLinear(16, WIDTH), nn.BatchNorm1d(WIDTH), SteSign(),
+        BinaryLinear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), SteSign(),
+        BinaryLinear(WIDTH, 4), nn.BatchNorm1d(4) if last_norm else nn.Identity(),
+    )  # fmt: skip
+    for norm in model:
+        if isinstance(norm, nn.BatchNorm1d):
+            for tensor in (norm.running_mean, norm.bias.data):
+                assert tensor is not None
+                tensor.normal_()
+            norm.weight.data.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_of(net_of(), tmp_path)
+
+
+def run_of(model: nn.Module, folder: Path) -> Run:
+    path = folder / "net.safetensors"
+    path.write_bytes(b"weights")
+    model.input_shape = (1, 4, 4)  # type: ignore[assignment]
+    return Run(Recipe(name="net", dataset="arrays"), model, (1, 4, 4), 4, path, {})
+
+
+def claims(net: PackedNet, data: Dataset | None, run: Run | None = None) -> dict[str, Claim]:
+    return {claim.name: claim for claim in prove_packed(net, data, source=run)}
+
+
+def certified(net: PackedNet, **changes: Any) -> PackedNet:
+    assert net.certificate is not None
+    return replace(net, certificate=replace(net.certificate, **changes))
+
+
+def uncertified(net: PackedNet) -> PackedNet:
+    """The net as it is packed without data, which give the names of classes."""
+    return replace(net, certificate=None, classes=None)
+
+
+def moved(net: PackedNet, name: str, by: Any) -> PackedNet:
+    """The net with other thresholds in one layer."""
+    nodes = tuple(
+        replace(node, threshold=node.threshold + np.int32(by))
+        if node.output == name and isinstance(node, Threshold)
+        else node
+        for node in net.nodes
+    )
+    return replace(net, nodes=nodes)
+
+
+def recertified(net: PackedNet, data: Dataset, run: Run) -> PackedNet:
+    """The net with the counts that `verify` finds in it."""
+    made: Certificate | None = net.certificate
+    detail = claims(net, data)["packed accuracy"].detail
+    assert made is not None
+    return replace(net, certificate=replace(made, correct=int(detail.split()[0])))
+
+
+# --------------------------------------------------------------------------------------------------------- thresholds
+@pytest.mark.parametrize("count", [1, WIDTH])
+@pytest.mark.parametrize("name", ["4", "7"])
+def test_a_threshold_that_rounding_does_not_move_is_a_change(run: Run, data: Dataset, name: str, count: int) -> None:
+    net = pack_run(run, data)
+    assert all(claim.ok for claim in claims(net, data, run).values())
+    other = recertified(moved(net, name, [2] * count + [0] * (WIDTH - count)), data, run)
+    found = claims(other, data, run)
+    assert not found["packed bits"].ok
+    assert found["packed bits"].detail.endswith(
+        f"{count} of {WIDTH} values of threshold of {name} (by at most 2) differ; rounding does not explain {count} of "
+        "them"
+    )
+    assert not found["certificate"].ok
+    assert "layers" in found["certificate"].detail
+    alone = claims(uncertified(other), None, run)["packed bits"]
+    assert (alone.ok, "rounding does not explain" in alone.detail) == (False, True)
+
+
+def ties_in(run: Run, channels: int) -> np.ndarray:
+    """Let the first channels of the second BatchNorm give 0, up to rounding, at an integer; how to move it beyond."""
+    norm: Any = run.model.get_submodule("6")
+    at = torch.arange(WIDTH).remainder(5)[:channels].double() * 2 - 4
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    norm.bias.data[:channels] = (norm.running_mean.double()[:channels] - at).mul(scale[:channels]).float()
+    folded = fold_model(run.model, torch.zeros((2, 1, 4, 4), dtype=torch.uint8)).net
+    [node] = [node for node in folded.nodes if node.output == "7"]
+    assert isinstance(node, Threshold)
+    below = node.threshold[:channels] == at.numpy()  # here rounding decides for +1, there for the next integer
+    return np.concatenate([np.where(below, 2, -2), np.zeros(WIDTH - channels, int)])
+
+
+def test_a_threshold_at_a_tie_may_move_on_another_processor(run: Run, data: Dataset) -> None:
+    by = ties_in(run, 1)
+    net = recertified(moved(pack_run(run, data), "7", by), data, run)
+    found = claims(net, data, run)
+    assert all(claim.ok for claim in found.values()), found
+    detail = (
+        "equal to the source, packed again, up to rounding in torch: 1 of 24 values of threshold of 7 (by at most 2"
+    )
+    assert found["packed bits"].detail.startswith(detail)
+    assert claims(uncertified(net), None, run)["packed bits"].ok
+    assert not claims(moved(net, "7", -2 * by), data, run)["packed bits"].ok  # to the other side of the tie
+
+
+def test_rounding_moves_few_thresholds_of_a_layer(run: Run, data: Dataset) -> None:
+    by = ties_in(run, WIDTH)
+    net = moved(pack_run(run, data), "7", by)
+    detail = claims(net, data, run)["packed bits"].detail
+    assert detail.endswith(
+        "24 of 24 values of threshold of 7 (by at most 2) differ; rounding does not explain 24 of them"
+    )
+
+
+def test_a_sign_of_integers_themselves_is_not_rounded(data: Dataset, tmp_path: Path) -> None:
+    model = net_of()
+    model[6] = nn.Identity()
+    run = run_of(model, tmp_path)
+    found = claims(moved(pack_run(run, data), "7", [2] + [0] * (WIDTH - 1)), data, run)
+    assert not found["packed bits"].ok
+
+
+# -------------------------------------------------------------------------------------------------------- certificate
+def test_differences_are_compared_where_torch_rounds_nothing(data: Dataset, tmp_path: Path) -> None:
+    forged = {"max_logit_difference": 0.5, "bit_exact": False}
+    run = run_of(net_of(last_norm=False), tmp_path)
+    net = pack_run(run, data)
+    assert net.certificate is not None
+    assert net.certificate.bit_exact
+    assert claims(net, data, run)["certificate"] == Claim("certificate", True, "recomputed, equal")
+    found = claims(certified(net, **forged), data, run)["certificate"]
+    assert not found.ok
+    assert found.detail.startswith("differs in max_logit_difference, bit_exact; largest logit difference 0.5, here 0")
+    rounds = run_of(net_of(), tmp_path)  # as its last BatchNorm does
+    assert claims(certified(pack_run(rounds, data), **forged), data, rounds)["certificate"].ok
+
+
+def test_counts_of_the_pipeline_of_the_training_are_named(run: Run, data: Dataset) -> None:
+    net = certified(pack_run(run, data), trained_mismatches=0, trained_correct=60)
+    found = claims(net, data, run)["certificate"]
+    assert found.detail.startswith(
+        "recomputed, equal; without trained_mismatches and trained_correct, which a run cannot recompute"
+    )
+    found = claims(certified(net, trained_mismatches=None), data, run)["certificate"]
+    assert "without trained_correct, which" in found.detail
+
+
+# --------------------------------------------------------------------------------------------------------------- card
+@pytest.mark.parametrize("kind", ["whole", "some", "all by number", "train", "none"])
+def test_the_result_of_a_card_is_that_of_the_whole_test_split(run: Run, data: Dataset, kind: str) -> None:
+    net = pack_run(run, data, images=20 if kind == "some" else None)
+    assert net.certificate is not None
+    whole = pack_run(run, data).certificate
+    assert whole is not None
+    assert whole.correct is not None
+    if kind == "all by number":
+        net = certified(net, images=60)
+    elif kind == "train":
+        net = recertified(certified(net, split="train"), data, run)
+    elif kind == "none":
+        net = replace(net, certificate=None)
+    for off in (0, 1):
+        score = CardScore(correct=whole.correct + off, count=60)
+        stated = replace(net, card=Card(dataset="arrays", test={"packed": score}))
+        for source in (run,) if kind == "none" else (None, run):
+            found = claims(stated, data, source)
+            assert found["card"].ok is (off == 0), found
+    found = claims(replace(net, card=Card(dataset="mnist", test={"packed": score})), data, run)
+    assert not found["card"].ok
+
+
+def test_a_result_that_was_not_compared_fails(run: Run, data: Dataset) -> None:
+    net = replace(uncertified(pack_run(run, data)), card=Card(test={"packed": CardScore(correct=1, count=60)}))
+    found = claims(net, None, run)
+    assert (found["card"].ok, found["packed bits"].ok) == (False, True)
+    assert found["card"].detail.endswith("which was not compared: the net has no certificate")
+    assert list(claims(replace(net, card=Card(summary="a net")), None, run)) == ["packed bits"]
+
+
+# ------------------------------------------------------------------------------------------------- transposed layers
+@pytest.mark.parametrize("quantizer", ["sign", "xnor", "adabin"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_has_two_values_per_output_channel(
+    data: Dataset, tmp_path: Path, quantizer: str, groups: int
+) -> None:
+    torch.manual_seed(0)
+    up = BinaryConvTranspose2d(4, 6, 2, stride=2, groups=groups, weight_quantizer=quantizer)
+    model = nn.Sequential(
+        InputCoding(), nn.Flatten(), BinaryLinear(16, 16), nn.Unflatten(1, (4, 2, 2)), up, nn.Flatten(),
+        BinaryLinear(96, 4),
+    ).eval()  # fmt: skip
+    claim = next(claim for claim in prove_run(run_of(model, tmp_path), data) if claim.name == "binarized weights")
+    assert claim.ok
+    assert claim.detail.startswith("3 of 3 layers hold two values per output channel")
