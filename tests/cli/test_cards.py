@@ -192,6 +192,30 @@ def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_fi
     assert (done.status, f"FAIL  card: states {right} on cifar10 test" in done.out) == (1, True)
 
 
+def test_verify_measures_a_card_without_a_certificate(
+    onebit: Onebit, packed_file: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    net, path = load(packed_file), tmp_path / "net.1bit"
+    assert net.card is not None
+    right = net.card.test["packed"]
+    for correct, status in ((right.correct, 0), (right.correct + 1, 1)):
+        card = replace(net.card, test={"packed": replace(right, correct=correct)})
+        save(replace(net, certificate=None, card=card), path)
+        done = onebit("verify", path, "--source", run_folder)
+        assert (done.status, ("FAIL  card" in done.out), "ok    packed bits" in done.out) == (status, status == 1, True)
+
+
+def test_verify_of_a_certificate_of_data_in_memory_is_one_line(
+    onebit: Onebit, packed_file: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    net, path = load(packed_file), tmp_path / "net.1bit"
+    assert net.certificate is not None
+    save(replace(net, card=None, certificate=replace(net.certificate, split="", dataset="own arrays")), path)
+    refused = onebit("verify", path, "--source", run_folder)
+    assert refused.status == 2
+    assert "onebit: the certificate is about own arrays, which are not stored" in refused.err.splitlines()[-1]
+
+
 def test_verify_names_the_data_of_the_card_where_another_copy_is_at_hand(
     onebit: Onebit, packed_file: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,15 @@ def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = F
 
 def _result(run: Run) -> dict[str, Any]:
     """The content of result.json, if it is about these weights; FormatError if it is damaged."""
+    result = stored_result(run)
+    if is_about(result, run):
+        return result
+    warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=3)
+    return {}
+
+
+def stored_result(run: Run) -> dict[str, Any]:
+    """The content of the result.json of a run, {} without one; FormatError if it is damaged."""
     path = run.source.parent / "result.json"
     if not path.is_file() or weight_file(run.source.parent) != run.source:
         return {}
@@ -77,15 +86,12 @@ def _result(run: Run) -> dict[str, Any]:
             raise ValueError("test is not an object of objects")
     except (OSError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)})") from None
-    return {} if is_of_other_weights(result, run) else dict(result)
+    return dict(result)
 
 
-def is_of_other_weights(result: Mapping[str, Any], run: Run) -> bool:
-    """Whether a result.json has the SHA-256 of other weights than these: then its scores are not theirs."""
-    if result.get("sha256") in (None, run.sha256):
-        return False
-    warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=2)
-    return True
+def is_about(result: Mapping[str, Any], run: Run) -> bool:
+    """Whether a result.json is about these weights, as far as it says so."""
+    return "sha256" not in result or result["sha256"] == run.sha256
 
 
 def _unfinished(run: Run) -> str:

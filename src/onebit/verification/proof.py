@@ -25,7 +25,7 @@ from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize, infer
 from onebit.packed.difference import Difference, array_differences, graph_difference
-from onebit.runs.card import data_in_words
+from onebit.runs.card import data_in_words, is_about, stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
@@ -151,7 +151,8 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
     """Check every claim about a trained net on the test split, in float32, one after the other.
 
     The latent weights are in range; they binarize to exactly two values; the accuracy with binary weights; the
-    binarized file; equal predictions from plain layers that load it; equal predictions from the packed net.
+    binarized file; equal predictions from plain layers that load it; equal predictions from the packed net. A
+    result.json of other weights is a claim that fails.
 
     Args:
         on_images: called with (images done, images) during each claim about images.
@@ -166,6 +167,8 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 
 def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Claim]:
     model, test = run.model, in_tiles(run.model, data.test)
+    if not is_about(stored_result(run), run):
+        yield Claim("result", False, f"result.json is about other weights than {run.source.name}")
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
     yield _binarized(model)
     score = evaluate(model, test, weights="binary", loss=run.recipe.loss, on_images=on_images)
@@ -280,6 +283,8 @@ def prove_packed(
         model, fresh = fold_run(source, None)
         yield _same_net(net, fresh, unexplained_thresholds(model, net, fresh))
         return
+    if not certificate.split:
+        raise UsageError(f"the certificate is about {certificate.dataset}, which are not stored: use onebit.verify(…)")
     split = getattr(data, certificate.split)
     split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
     logits, labels = by_pixel(run_packed(net, split.images, on_images=on_images), split.labels)
