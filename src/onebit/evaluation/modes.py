@@ -166,7 +166,7 @@ def parse_weights(weights: str) -> tuple[str, int]:
 
 
 def _no_mode(weights: str) -> UsageError:
-    modes = f"latent, binary, packed, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
+    modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
     return UsageError(f"weights must be {modes}, got {weights!r}")
 
 
