@@ -72,7 +72,7 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
     slope, least = direction * scale, direction * (at - x.shift)  # slope · value >= least
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.where(slope == 0, np.where(least <= 0, -inf, inf), least / np.where(slope == 0, 1, slope))
-        # a quotient is rounded, the product of an integer and a float32 is not
+        # a quotient is rounded: the products that the net compares decide
         rising = slope >= 0
         threshold, ahead = np.where(rising, np.ceil(quotient), np.floor(quotient)), np.where(rising, 1, -1)
         threshold = np.where(slope * threshold < least, threshold + ahead, threshold)
