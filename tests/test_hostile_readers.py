@@ -407,6 +407,7 @@ RUN_FILES = ["recipe.yaml", "last.ckpt", "best.safetensors", "result.json", "met
 
 
 @pytest.mark.parametrize(("verb", "name"), covering(product(["train", "report", "evaluate"], RUN_FILES)))
+@pytest.mark.filterwarnings("default:.*is about other weights")  # of the last epoch, where the best are a pipe
 def test_a_pipe_in_a_run_folder_is_never_waited_for(
     run: Path, place: Path, capsys: pytest.CaptureFixture[str], name: str, verb: str
 ) -> None:
