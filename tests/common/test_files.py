@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import os
 import resource
 import stat
@@ -14,6 +16,7 @@ import pytest
 from onebit.common.files import (
     atomic_files,
     atomic_path,
+    json_text,
     read_json,
     refuse_unwritable_folder,
     remove_leftovers,
@@ -237,6 +240,13 @@ def test_no_file_moves_if_one_of_them_cannot(tmp_path: Path, blocked: str) -> No
     with pytest.raises(OnebitError, match=message):
         write()
     assert content(tmp_path) == before
+
+
+def test_json_has_null_for_numbers_that_are_not_finite() -> None:
+    text = json_text({"loss": math.inf, "rows": [(math.nan, 1.5)]}, indent=1)
+    assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "rows": [[None, 1.5]]}
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        json_text({"path": object()}, indent=1)
 
 
 def test_several_files_need_a_folder(tmp_path: Path) -> None:

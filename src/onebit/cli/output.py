@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from onebit.common.files import json_text
 from onebit.common.progress import Progress as Progress
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
@@ -26,16 +25,8 @@ def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def answer_json(value: dict[str, Any]) -> None:
-    """The answer as one JSON object on stdout; JSON has no number that is not finite, so those become null."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False, default=str), flush=True)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """The answer as one JSON object on stdout, see `json_text`."""
+    print(json_text(value, indent=2, default=str), flush=True)
 
 
 def answer_predictions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import say
 from onebit.cli.processes import way_on
-from onebit.common.files import read_json, write_atomic
+from onebit.common.files import json_text, read_json, write_atomic
 from onebit.errors import FormatError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
@@ -77,7 +76,7 @@ def train_seeds(
         summary = summarize(recipe, [results[each] for each in sorted(results)], folder)
         if ranks.writes:
             say(f"seed {seed} ({i} of {len(seeds)}, {time}): {'; '.join(outcome_lines(result)[:-1])}")
-            write_atomic(folder / SEEDS_FILE, (json.dumps(summary, indent=2) + "\n").encode())
+            write_atomic(folder / SEEDS_FILE, (json_text(summary, indent=2) + "\n").encode())
     return summary
 
 

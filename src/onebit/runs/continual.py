@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import write_atomic
+from onebit.common.files import json_text, write_atomic
 from onebit.data import Dataset, permute_pixels
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -120,7 +120,7 @@ def train_continual(
             _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
             tested = test_seen(own, data, part, method=method, task=task)
             cells += tested
-            write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
+            write_atomic(table, (json_text(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
             if on_task is not None:
                 on_task(method, task, tested)
     return _result(recipe, data, folder, cells)

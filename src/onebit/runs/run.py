@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.files import sha256_of, write_atomic
+from onebit.common.files import json_text, sha256_of, write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -270,7 +269,7 @@ def train_stage(
     if start is not None:
         result["seconds"] += read_seconds(start)
     if ranks.writes:
-        write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_atomic(folder / "result.json", (json_text(result, indent=2) + "\n").encode())
     for tracker in tracked:
         tracker.end(result)
     return result
