@@ -152,7 +152,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
         data = load_data(run, args.data, dataset=args.dataset)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
-    for note in filter(None, (OTHER_FILES if OTHER_FILES in data.note else "", note_on_draws(run, args.weights))):
+    other_files = OTHER_FILES in data.note
+    for note in filter(None, (OTHER_FILES if other_files else "", note_on_draws(run, args.weights))):
         say(f"note: {note}")
     compared = 0
 
@@ -182,12 +183,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
             on_ranges=state,
             on_images=update,
         )
-    facts: dict[str, Any] = {
-        "images": compared,
-        "native": None,
-        "numpy": compared,
-        "other_files": OTHER_FILES in data.note,
-    }
+    facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": other_files}
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}
         say(f"native kernels ({plan.isa.name}) computed all of them, numpy {facts['numpy']:,}, with the same bits")

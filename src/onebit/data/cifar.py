@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from onebit.common.files import sha256_of
 from onebit.data.fetch import OfficialArchive, OfficialFile, OfficialFiles, find_or_fetch
 from onebit.data.pickled import read_pickled
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
@@ -109,7 +109,7 @@ def read_cifar(
     train = Split(
         np.concatenate([part.images for part in parts[:-1]]), np.concatenate([part.labels for part in parts[:-1]])
     )
-    note = JPEG_NOTE if hashlib.sha256(paths[-1].read_bytes()).hexdigest() == JPEG_COPY else ""
+    note = JPEG_NOTE if sha256_of(paths[-1]) == JPEG_COPY else ""
     return LoadedFiles(train, parts[-1], str(paths[0].parent), tuple(map(str, paths)), note=note)
 
 
