@@ -35,6 +35,24 @@ def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
+def test_the_numbers_of_a_net_cannot_be_changed() -> None:
+    """Plans and certificates are of the numbers that it was made with."""
+    own, mean = np.ones(3, np.float32), np.ones(1, np.float32)
+    net = PackedNet(
+        input=replace(IMAGE, coding="standardise", mean=mean, std=mean),
+        nodes=(
+            flat(),
+            RealDense(inputs=("flat",), output="a", weight=zeros(3, 6)),
+            Affine(inputs=("a",), output="b", shift=own),
+        ),
+        output="b",
+    )
+    for array in (net.nodes[1].weight, net.nodes[2].shift, net.input.mean, net.input.std):  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 2
+    own[:] = 3  # the array that was given stays the caller's
+
+
 def flat() -> Flatten:
     return Flatten(inputs=("input",), output="flat")
 

@@ -13,7 +13,7 @@ from packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 
 import onebit
 from onebit.errors import FormatError, UsageError, WrongTypeError
-from onebit.packed import Affine, InputSpec, PackedNet, Relu, Reshape, save
+from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
 from onebit.runtime import batches, run, timing
 from onebit.runtime.running import check_images
 
@@ -84,6 +84,59 @@ def test_numbers_that_are_not_finite_are_counted(executor: str) -> None:
     for size, count in ((1, "1 of 240"), (3, "3 of 720")):
         with pytest.raises(UsageError, match=rf"^{count} numbers of the inputs"):
             run(net, streamed, batch_size=size, executor=executor)
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+@pytest.mark.parametrize(
+    ("read", "line"),
+    [
+        (lambda batch: batch.astype(np.uint8), r"^got inputs uint8 \(4, .*, expected float32 \(N, "),
+        (lambda batch: batch[:, :2], r"^got inputs float32 \(4, 2, .*, expected float32 \(N, "),
+        (lambda batch: batch[:3], r"^got 3 samples when 4 were read: \[0:4\]$"),
+        (lambda batch: np.repeat(batch, 2, axis=0), r"^got 8 samples when 4 were read: \[0:4\]$"),
+    ],
+)
+def test_samples_read_on_demand_are_what_was_promised(read: Any, line: str, executor: str) -> None:
+    net = OTHER_NETS["tokens"]()
+    batch = inputs_of(net, 9)
+
+    class Streamed:
+        shape = batch.shape
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            part: np.ndarray = batch[index]
+            return read(part) if len(part) else part
+
+    streamed: Any = Streamed()
+    with pytest.raises(UsageError, match=line):
+        run(net, streamed, batch_size=4, executor=executor)
+
+
+def test_numbers_below_the_normal_ones_count_whatever_torch_flushes() -> None:
+    """Threads of the pool keep the mode of the thread that made them; the flag is that of the calling thread."""
+    if not torch.set_flush_denormal(False):
+        pytest.skip("the processor flushes nothing")
+    b = Builder((3, 16, 16), coding="float32", seed=1)
+    for _ in range(2):
+        b.add(Affine, scale=np.full(3, 1e-20, np.float32))
+    b.add(Sign, shift=np.full(3, 1e-42, np.float32))
+    for channels in (3, 64, 64):
+        b.add(Conv, **b.signs(64, 9 * channels), kernel=(3, 3), padding=(1, 1, 1, 1))
+        b.threshold(64)
+    b.add(Flatten)
+    b.add(Dense, **b.signs(4, 64 * 256))
+    net = b.net()
+    batch = np.random.default_rng(0).normal(0, 0.1, (32, 3, 16, 16)).astype(np.float32)
+    right = run(net, batch, threads=2)
+    try:
+        torch.set_flush_denormal(True)
+        small = np.float32(1e-40) * np.ones(1, np.float32)
+        assert (torch.from_numpy(small) * 1).item() == 0
+        for threads in (1, 2):
+            np.testing.assert_array_equal(run(net, batch, threads=threads), right)
+        assert (torch.from_numpy(small) * 1).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_the_largest_numbers_are_finite() -> None:

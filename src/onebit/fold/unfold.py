@@ -225,7 +225,7 @@ class _Unfolding:
         if node.centre is not None and node.scale is not None:
             # two values whose mean and deviation over a row are center and scale
             share = (signs > 0).double().mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6)
-            centre, scale = (torch.from_numpy(array).double()[:, None] for array in (node.centre, node.scale))
+            centre, scale = (torch.from_numpy(array.astype(np.float64))[:, None] for array in (node.centre, node.scale))
             upper, lower = ((1 - share) / share).sqrt(), -(share / (1 - share)).sqrt()
             self.centered += 1
             return (centre + scale * torch.where(signs > 0, upper, lower)).float()

@@ -16,6 +16,7 @@ from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import MOST_RANK, OPS, Node, Value, check_finite, check_size
+from onebit.packed.nodes.node import read_only
 from onebit.packed.strict_json import check_text
 
 INPUT = "input"  # the name of the coded input
@@ -64,6 +65,8 @@ class InputSpec:
                 raise FormatError(
                     f"input {name} is not a float32 array of shape {self.shape[:1]}, as 'standardise' needs"
                 )
+            else:
+                object.__setattr__(self, name, read_only(array))
 
     @property
     def value(self) -> Value:

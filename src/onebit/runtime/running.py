@@ -202,9 +202,11 @@ def _native_parts(
 
 
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
-    """The samples from `start` on, with all axes of the net's input; UsageError for numbers that are not finite."""
+    """The samples from `start` on, with all axes of the net's input. Errors: see `as_batch`."""
     part = np.asarray(inputs[start : start + size])
     if not isinstance(inputs, np.ndarray):  # read on demand: not checked before
+        if check_images(spec, part) != (count := min(size, inputs.shape[0] - start)):
+            raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
         check_numbers(spec, part)
     return part.reshape(len(part), *spec.shape)
 

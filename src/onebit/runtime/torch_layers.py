@@ -119,7 +119,7 @@ class PackedLayer(nn.Module):
         if self.words.is_meta:
             destination[f"{prefix}signs"] = torch.empty(shape, dtype=torch.uint8, device="meta")
         else:
-            destination[f"{prefix}signs"] = torch.from_numpy(self.rows)
+            destination[f"{prefix}signs"] = torch.tensor(self.rows)
 
     def _load_from_state_dict(
         self,

@@ -4,6 +4,7 @@
 
 #include "onebit.h"
 #include "barrier.h"
+#include "rounding_mode.h"
 #include "../plain/numbers.h"
 #include "epilogue.h"
 #include "moves.h"
@@ -115,9 +116,8 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
     }
 }
 
-/* Outputs of images, batch by batch; returns 1 if the net took the sign of a NaN, else 0. */
-static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
-                        int32_t part, int32_t parts, ob_barrier *barrier) {
+static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
+                           int32_t part, int32_t parts, ob_barrier *barrier) {
     const share_t share = {part, parts, part * plan->scratch_units};
     int64_t bytes = (int64_t)plan->channels * plan->height * plan->width * (plan->coding == OB_CODING_REALS ? 4 : 1);
     int saw_nan = 0;
@@ -136,5 +136,15 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
             answer += count * output->size;
         }
     }
+    return saw_nan;
+}
+
+/* Outputs of images, batch by batch; returns 1 if the net took the sign of a NaN, else 0. */
+static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
+                        int32_t part, int32_t parts, ob_barrier *barrier) {
+    const rounding_mode_t mode = rounding_mode();
+    set_rounding_mode(DEFAULT_ROUNDING);
+    int64_t saw_nan = run_batches(plan, images, count, arena, answers, part, parts, barrier);
+    set_rounding_mode(mode);
     return saw_nan;
 }

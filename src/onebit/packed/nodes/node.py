@@ -77,6 +77,13 @@ class Numbers(NamedTuple):
             raise FormatError(f"{name} is {value!r}, expected integers from {self.least} to {self.most}")
 
 
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to: plans and certificates of a net hold for the numbers that it has."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node(ABC):
     """Base class of the operations.
@@ -113,6 +120,7 @@ class Node(ABC):
                 raise FormatError(f"{name} is {got}, expected a {stored.dtype} array with {stored.rank} axes")
             if array.size == 0:
                 raise FormatError(f"{name} has shape {array.shape}, expected no empty axis")
+            object.__setattr__(self, name, read_only(array))
 
     @abstractmethod
     def infer(self, *inputs: Any) -> Value:

@@ -1,0 +1,23 @@
+/* How the calling thread rounds: to the nearest number, and with subnormal numbers, whatever the program has chosen
+ * (torch.set_flush_denormal flushes them to zero). Threads of a pool keep the mode of the thread that made them. */
+#if defined(__SSE__) || defined(_M_X64)
+#include <xmmintrin.h>
+typedef unsigned int rounding_mode_t;
+#define DEFAULT_ROUNDING 0x1F80u
+static rounding_mode_t rounding_mode(void) { return _mm_getcsr(); }
+static void set_rounding_mode(rounding_mode_t mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__) && defined(__GNUC__)
+typedef uint64_t rounding_mode_t;
+#define DEFAULT_ROUNDING 0
+static rounding_mode_t rounding_mode(void) {
+    rounding_mode_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static void set_rounding_mode(rounding_mode_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
+#else
+typedef int rounding_mode_t;
+#define DEFAULT_ROUNDING 0
+static rounding_mode_t rounding_mode(void) { return DEFAULT_ROUNDING; }
+static void set_rounding_mode(rounding_mode_t mode) { (void)mode; }
+#endif
