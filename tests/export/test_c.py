@@ -153,6 +153,7 @@ def compiled(net: PackedNet, folder: Path, *command: str) -> str:
     [
         *(("gcc", "-Ofast"), ("gcc", "-ffast-math"), ("gcc", "-funsafe-math-optimizations")),
         *(("gcc", "-ffinite-math-only"), ("clang", "-Ofast"), ("clang", "-ffinite-math-only")),
+        ("gcc", "-freciprocal-math"),
         ("gcc", "-D_M_FP_FAST"),  # what MSVC defines with /fp:fast
     ],
 )
@@ -198,6 +199,15 @@ def test_products_and_sums_are_rounded_one_by_one_without_a_flag(compiler: str, 
         pytest.skip("the processor has no FMA")
     cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES]]
     assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2", "-mfma"], strict=GNU))
+
+
+@pytest.mark.parametrize("flag", ["-funsafe-math-optimizations", "-freciprocal-math"])
+def test_parts_of_fast_math_that_clang_does_not_name_change_nothing(flag: str, tmp_path: Path) -> None:
+    needs("clang")
+    if platform.machine() != "x86_64" or "fma" not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip("the processor has no FMA")
+    cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES[::3]]]
+    assert_same(cases, outputs_of(cases, tmp_path, ["clang", "-O2", "-mfma", flag], strict=GNU))
 
 
 @pytest.mark.parametrize("optimize", ["-Os", "-O3"])
@@ -389,6 +399,19 @@ def test_rounding_nan_gives_the_least_integer(tmp_path: Path) -> None:
     assert "NaN that is rounded to an integer becomes the least" in (place / "net.h").read_text()
 
 
+def test_nan_has_the_sign_minus_one_also_behind_a_pool(tmp_path: Path) -> None:
+    needs("cc", "make")
+    b = Builder((1, 2, 4), coding="float32")
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(Sign)
+    b.add(Flatten)
+    b.add(RealDense, weight=np.eye(2, dtype=np.float32))
+    net = b.net()
+    inputs = np.float32([[[[np.nan, 1, 2, 2], [2, 3, -1, -1]]], [[[-1, 5, -2, -2], [1, 1, -1, -1]]]])
+    (found,) = c.run(net, exported(net, tmp_path / "net"), inputs).values()
+    np.testing.assert_array_equal(found, [[-1, 1], [1, -1]])
+
+
 def test_an_integer_net_has_no_float_before_its_logits(tmp_path: Path) -> None:
     b = Builder((3, 9, 9), coding="values")
     b.requantize(least=-128, most=127)
@@ -459,7 +482,7 @@ def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path, packed_ml
     place = exported(net, tmp_path / "net")
     (place / "main.c").write_text(
         '#include <stdio.h>\n#include "net.h"\n'
-        "int main(void) { for (int k = 0; k < NET_OUTPUT_SIZE; k++) puts(net_classes[k]); return 0; }\n"
+        "int main(void) { for (int k = 0; k < NET_CLASS_COUNT; k++) puts(net_classes[k]); return 0; }\n"
     )
     subprocess.run(["make", "-s", "-C", str(place)], check=True)
     said = subprocess.run([str(place / "net")], capture_output=True, check=True).stdout

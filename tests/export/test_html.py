@@ -131,13 +131,29 @@ def test_operations_of_other_packages_are_not_those_of_the_page(monkeypatch: pyt
 
 def test_nan_that_cannot_be_rounded_is_said(tmp_path: Path) -> None:
     b = Builder((3,), coding="float32")
+    huge = np.full(3, 3e38, np.float32)
+    made = [b.add(Affine, "input", scale=scale, shift=np.zeros(3, np.float32)) for scale in (huge, -huge)]
+    b.add(Add, *made)
     b.add(Quantize, least=-7, most=9)
     net, page = b.net(), tmp_path / "net.html"
     writer.write(net, page)
-    (found,) = writer.run(net, page, np.float32([[-0.5, np.inf, 2.5]])).values()
-    np.testing.assert_array_equal(found, [[0, 9, 2]])
+    (found,) = writer.run(net, page, np.float32([[-0.5, 1, 0]])).values()
+    np.testing.assert_array_equal(found, [[0, 0, 0]])
     with pytest.raises(OnebitError, match="NaN cannot be rounded to an integer"):
-        writer.run(net, page, np.float32([[0, np.nan, 0]]))
+        writer.run(net, page, np.float32([[0, 2, 0]]))
+
+
+@needs_node
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_an_error(number: float, tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    b.add(RealDense, weight=np.full((1, 3), 1e38, np.float32))
+    net, page = b.net(), tmp_path / "net.html"
+    writer.write(net, page)
+    with pytest.raises(OnebitError, match="inputs are NaN or infinite"):
+        writer.run(net, page, np.float32([[0, number, 0]]))
+    with pytest.raises(OnebitError, match="outputs are NaN or infinite"):
+        writer.run(net, page, np.float32([[9, 9, 9]]))
 
 
 @needs_node
@@ -598,6 +614,47 @@ def test_an_image_from_a_file_is_answered(browser: Browser, tmp_path: Path) -> N
     assert (seen(browser, (3, 20, 24))[0] == np.array([10, 200, 30]).reshape(3, 1, 1)).all()
 
 
+SLOW = """
+const right = Worker.prototype.postMessage;
+window.sent = [];
+Worker.prototype.postMessage = function (data) { sent.push(data); right.call(this, data); };
+"""
+
+
+@needs_browser
+def test_the_last_of_many_pictures_is_answered(browser: Browser, tmp_path: Path) -> None:
+    """Those that are chosen while the net runs are left out, and the answer is never that of another picture."""
+    net = image_net()
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 20, 24), dtype=np.uint8)
+    open_page(browser, net, tmp_path / "net.html", images)
+    browser.wait("document.querySelectorAll('#results .bar').length > 0")
+    count = browser.script(
+        SLOW + "const buttons = document.querySelectorAll('#choices button');"
+        "buttons.forEach((one) => one.click());"
+        "window.waits = document.getElementById('results').style.visibility; return buttons.length"
+    )
+    browser.wait("document.getElementById('results').style.visibility === ''")
+    assert count > 2
+    assert browser.script("return [window.waits, window.sent.length]") == ["hidden", 2]
+    logits = run(net, seen(browser, (3, 20, 24)))[0]
+    names = net.classes or [str(k) for k in range(len(logits))]
+    assert answer(browser) == names[int(logits.argmax())]
+
+
+@needs_browser
+def test_what_the_net_refuses_is_said(browser: Browser, tmp_path: Path) -> None:
+    b = Builder((3, 20, 24), coding="values")
+    b.add(Affine, scale=np.full(3, 3e38, np.float32))
+    b.add(Flatten)
+    b.add(RealDense, weight=b.real(3, 3 * 20 * 24))
+    open_page(browser, b.net(), tmp_path / "net.html", np.zeros((1, 3, 20, 24), np.uint8))
+    browser.wait("document.querySelectorAll('#results .bar').length > 0")
+    Image.new("RGB", (24, 20), "white").save(tmp_path / "white.png")
+    browser.keys("#file", str(tmp_path / "white.png"))
+    browser.wait("document.getElementById('answer').textContent === 'outputs are NaN or infinite'")
+    assert browser.script("return document.getElementById('results').children.length") == 0
+
+
 @needs_browser
 def test_masks_show_the_label_of_each_pixel(browser: Browser, tmp_path: Path) -> None:
     net = mask_net()
@@ -678,6 +735,17 @@ def test_the_packed_net_can_be_taken_out_of_the_page(browser: Browser, tmp_path:
         "document.getElementById('download').click(); return [...new Uint8Array(await blob.arrayBuffer())]"
     )
     assert bytes(found) == dumps(net)
+
+
+@pytest.mark.parametrize(("shape", "stored"), [((1, 1, 70_000), 0), ((1, 30_000, 3), 2), ((3, 2, 65_500), 4)])
+def test_a_sheet_of_samples_is_one_that_jpeg_holds(shape: tuple[int, ...], stored: int) -> None:
+    b = Builder(shape)
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.add(Dense, **b.signs(3, shape[0]))
+    sheet, numbers = writer.samples_of(b.net(), "images", np.zeros((4, *shape), np.uint8), 1 << 20)
+    assert numbers == []
+    assert (Image.open(io.BytesIO(base64.b64decode(sheet))).height // shape[1] if sheet else 0) == stored
 
 
 def test_samples_of_features_are_stored_as_numbers(tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ def test_an_affine_map_is_rounded_to_float32_before_it_is_rounded_to_integers(
     np.testing.assert_array_equal(found[rounded], [[2, 4, 2, 4]])
 
 
+def test_a_session_takes_no_samples_too(tmp_path: Path) -> None:
+    net = integer_resnet()
+    target.write(net, tmp_path / "net.onnx")
+    (found,) = session(tmp_path / "net.onnx").run(None, {"input": np.zeros((0, *net.input.shape), net.input.dtype)})
+    assert found.shape == (0, *run(net, inputs_of(net, 1)).shape[1:])
+
+
 def test_nan_is_an_error_in_torch(tmp_path: Path) -> None:
     b = Builder((1,), coding="float32")
     big = b.add(Affine, scale=np.float32([3e38]))

@@ -71,7 +71,9 @@ def header(plan: Planner, code: source.Code) -> str:
             defines.append(f"#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}")
     classes = []
     if net.classes:
-        classes = ["", "/* The names of the outputs. */", "extern const char *const net_classes[NET_OUTPUT_SIZE];"]
+        count = f"#define NET_CLASS_COUNT {len(net.classes)}"
+        array = "extern const char *const net_classes[NET_CLASS_COUNT];"
+        classes = ["", "/* The names of the classes. */", count, array]
     digest = f"0x{hashlib.sha256(dumps(net)).hexdigest()[:8]}u"
     return "\n".join(
         [
@@ -160,14 +162,14 @@ def source_file(plan: Planner, code: source.Code) -> str:
     parts += [code.kernels, code.stages]
     if plan.net.classes:
         rows = "\n".join(f"    {source.string(text)}," for text in plan.net.classes)
-        parts.append(f"const char *const net_classes[NET_OUTPUT_SIZE] = {{\n{rows}\n}};")
+        parts.append(f"const char *const net_classes[NET_CLASS_COUNT] = {{\n{rows}\n}};")
     arguments = f"const {source.input_type(plan)} *input, {source.output_type(plan)} *output"
     parts.append(f"void net_run({arguments}) {{\n{code.calls}\n}}")
     return "\n\n".join(parts) + "\n"
 
 
-_CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || __FINITE_MATH_ONLY__ + 0 > 0 || \\
-    defined(_M_FP_FAST)
+_CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \\
+    __FINITE_MATH_ONLY__ + 0 > 0 || defined(_M_FP_FAST)
 #error "-ffast-math, -Ofast and /fp:fast give other bits: compile without them"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16 concerns _Float16 alone */
@@ -183,6 +185,13 @@ _CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || __FI
 #pragma fp_contract(off)
 #else
 #pragma STDC FP_CONTRACT OFF
+#endif
+/* clang has no macro for parts of -ffast-math. Elsewhere it does not know float_control. */
+#if defined(__clang__) && __clang_major__ >= 14
+#if defined(__x86_64__) || defined(__i386__)
+#pragma float_control(precise, on)
+#endif
+#pragma clang fp reassociate(off) contract(off)
 #endif
 typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 
@@ -247,8 +256,9 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
 In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
 C99, calls no library, allocates nothing, and is not reentrant. Compilers add calls: of their own routines for what a
 processor cannot compute, and of `memset`, `memcpy` and `memmove` for loops; without a C library, define these three.
-Compile without `-ffast-math`, `-Ofast` or `-ffp-contract=fast`. Every output is that of `onebit.run`, bit for bit.
-A product and a sum that are rounded together give other bits: pragmas in `net.c` forbid it to gcc, clang and MSVC.
+Compile without `-ffast-math`, its parts, `-Ofast` or `-ffp-contract=fast`. Every output is that of `onebit.run`, bit
+for bit. A product and a sum that are rounded together give other bits: pragmas in `net.c` forbid it to gcc, clang and
+MSVC.
 Other compilers may need a flag like `-ffp-contract=off`.
 A program holds one net: the names in `net.c` and `net.h` are those of every net. Two nets need other names, for example
 `-Dnet_run=first_run -Dnet_classes=first_classes` for `net.c` and for the file that includes this `net.h`.

@@ -10,7 +10,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.c.stages import Stages, index, real, title
 from onebit.export.c.values import LOADS
-from onebit.packed import Node, PackedNet, Value, nodes
+from onebit.packed import Node, PackedNet, Value, infer, nodes
 
 _INT32_MOST = 2**31 - 1
 
@@ -96,8 +96,10 @@ class Pools(Stages):
 def signs_before_pools(net: PackedNet) -> PackedNet:
     """The same net with pools of signs in place of signs of pools, which take a small part of the memory.
 
-    Rising thresholds commute with the maximum: max(x) >= t where some x >= t.
+    Rising thresholds commute with the maximum: max(x) >= t where some x >= t. A sign of reals does so unless one of
+    them is NaN, which only a float32 input brings.
     """
+    known = infer(net)
     readers: dict[str, list[Node]] = {}
     for node in net.nodes:
         for name in node.inputs:
@@ -108,7 +110,9 @@ def signs_before_pools(net: PackedNet) -> PackedNet:
         if not isinstance(pool, nodes.MaxPool) or len(only) != 1 or pool.output in net.outputs:
             continue
         (sign,) = only
-        if isinstance(sign, nodes.Sign) or (isinstance(sign, nodes.Threshold) and (sign.direction > 0).all()):
+        numbers = net.input.dtype != "float32" or known[pool.output].exact
+        rising = isinstance(sign, nodes.Threshold) and (sign.direction > 0).all()
+        if rising or (isinstance(sign, nodes.Sign) and numbers):
             changed[pool.output] = replace(sign, inputs=pool.inputs, output=pool.output)
             changed[sign.output] = replace(pool, inputs=(pool.output,), output=sign.output)
     return replace(net, nodes=tuple(changed.get(node.output, node) for node in net.nodes)) if changed else net

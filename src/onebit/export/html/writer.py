@@ -39,6 +39,8 @@ DIGITS = tuple("0123456789")
 SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
 """Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file; but there is one at least."""
+LARGEST_SHEET = 65_500
+"""Pixels on a side of a JPEG file."""
 MOST_NUMBERS = 4096
 """Samples of more numbers are not shown as text."""
 
@@ -142,7 +144,8 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
         return _zlib(b"".join(image.tobytes() for image in chosen)), []
     if kind == "numbers":
         return "", [[float(str(x)) for x in sample.reshape(-1)] for sample in chosen if sample.size <= MOST_NUMBERS]
-    count = len(chosen)
+    # a sheet that no JPEG file holds would be an error
+    count = min(len(chosen), LARGEST_SHEET // net.input.shape[1]) if net.input.shape[2] <= LARGEST_SHEET else 0
     while count > 1 and len(_jpeg(chosen[:count])) > max(SAMPLE_BYTES, SAMPLE_SHARE * size):
         count -= 1
     return _base64(_jpeg(chosen[:count])) if count else "", []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from onebit.export.onnx.exactness import fits_byte, zero_point
@@ -49,7 +51,7 @@ def _wide(to: Values, source: str, form: str, *, of: str) -> str:
     tensor, shape = to.get(source, form), to.value(source).shape
     if form != "code" or source not in to.written or len(shape) < 2 or to.graph.stored == "bipolar":
         return to.cast(tensor, np.float64, of=of)
-    flat = to.add("Reshape", tensor, to.graph.shape(0, 0, -1), of=of)
+    flat = to.add("Reshape", tensor, to.graph.shape(0, 0, prod(shape[1:])), of=of)
     return to.add("Reshape", to.cast(flat, np.float64, of=of), to.graph.shape(0, *shape), of=of)
 
 

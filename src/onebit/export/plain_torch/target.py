@@ -54,7 +54,7 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
                 f"{path.name}: torch, which writes such files, is not installed; {path.stem}.safetensors needs no torch"
             ) from None
         stream = io.BytesIO()  # on a full disk, torch raises no OSError
-        torch.save({name: torch.from_numpy(array) for name, array in program.body.state.items()}, stream)
+        torch.save({name: torch.tensor(array) for name, array in program.body.state.items()}, stream)
         path.write_bytes(stream.getvalue())
 
 

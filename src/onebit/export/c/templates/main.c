@@ -2,6 +2,11 @@
  * written by onebit. */
 #include <stdio.h>
 
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
+
 #include "net.h"
 
 static net_input_t input[NET_INPUT_SIZE];
@@ -26,6 +31,9 @@ static void decode(void) {
 
 int main(void) {
     size_t got;
+#ifdef _WIN32
+    _setmode(_fileno(stdin), _O_BINARY); /* as text, byte 26 would end the inputs */
+#endif
     while ((got = fread(bytes, 1, sizeof bytes, stdin)) == sizeof bytes) {
         decode();
         net_run(input, output);

@@ -9,6 +9,11 @@ const size = (shape) => shape.reduce((product, length) => product * length, 1);
 const real = (shape) => ({ shape, bound: null });
 const fresh = ({ shape, bound, form }) => new (form || (bound === null ? Float32Array : Int32Array))(size(shape));
 
+const finite = (numbers, what) => {
+  if (!numbers.every(Number.isFinite)) throw new Error(`${what} are NaN or infinite`);
+  return numbers;
+};
+
 // operation -> (node, description of each input) -> description of its output, with `run(numbers of each input)`
 const OPS = {};
 
@@ -42,6 +47,7 @@ function openNet(file) {
   const check = (numbers) => {
     if (!(numbers instanceof type)) throw new Error(`expected a ${type.name}, got ${numbers?.constructor.name}`);
     if (numbers.length !== size(shape)) throw new Error(`got ${numbers.length} numbers, expected ${size(shape)}`);
+    if (!bytes) finite(numbers, "inputs");
   };
 
   // A Uint8Array or a Float32Array of one sample -> Map from the name of each output to its Float32Array
@@ -52,7 +58,7 @@ function openNet(file) {
       held.set(node.output, node.made.run(...node.inputs.map((name) => held.get(name))));
       for (const name of node.inputs) if (lastUse.get(name) === index && !outputs.includes(name)) held.delete(name);
     });
-    return new Map(outputs.map((name) => [name, Float32Array.from(held.get(name))]));
+    return new Map(outputs.map((name) => [name, finite(Float32Array.from(held.get(name)), "outputs")]));
   };
   return { graph, nodes, values, outputs, count: size(shape), bytes, run };
 }

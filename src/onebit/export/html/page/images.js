@@ -1,17 +1,19 @@
 // Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized,
 // transparent pixels over black, as `onebit predict` does.
 
-// The net runs in a worker, so that the page lives on while a large one takes seconds
+// The net runs in a worker, so that the page lives on while a large one takes seconds; it is timed when nothing else is
+// to do. The last one of the pictures that come while it runs is answered, the others are left out.
 function worker() {
-  const begun = `let net;
+  const begun = `let net, idle;
     ${timed}
     onmessage = ({ data }) => {
       if (!net) return (net = openNet(data));
+      clearTimeout(idle);
       const began = performance.now();
       const made = net.run(data);
       const time = performance.now() - began;
       postMessage(made);
-      postMessage(time > 1000 ? time : timed(() => net.run(data)));
+      idle = setTimeout(() => postMessage(timed(() => net.run(data), time)), 300);
     };`;
   const engine = document.getElementById("engine-script").textContent;
   let made;
@@ -20,9 +22,29 @@ function worker() {
   } catch {
     return answer;
   }
-  made.onmessage = ({ data }) => (data instanceof Map ? show : showTime)(data);
+  let [asked, next, blocked] = [null, null, false];
+  const ask = (numbers) => {
+    if (blocked) answer(numbers);
+    else if (asked) next = numbers;
+    else made.postMessage((asked = numbers));
+  };
+  const goOn = (say) => {
+    const waits = next;
+    asked = next = null;
+    if (waits) return ask(waits);
+    $("results").style.visibility = "";
+    say();
+  };
+  made.onmessage = ({ data }) => (data instanceof Map ? goOn(() => show(data)) : showTime(data));
+  made.onerror = (error) => {
+    error.preventDefault();
+    const picture = asked;
+    blocked = !error.message; // a worker that the browser does not start has no message
+    if (!blocked) goOn(() => refuse(error.message.replace("Uncaught Error: ", "")));
+    else if (picture) goOn(() => answer(picture));
+  };
   made.postMessage(file);
-  return (numbers) => made.postMessage(numbers);
+  return ask;
 }
 
 function start() {
@@ -35,6 +57,7 @@ function start() {
   const see = (numbers) => {
     paint(seen, numbers, shape);
     $("answer").textContent = "Working …";
+    $("results").style.visibility = "hidden"; // what is there belongs to another picture
     ask(numbers);
   };
   const numbersOf = (picture, x, y, w, h) => {

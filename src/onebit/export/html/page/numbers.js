@@ -8,7 +8,6 @@ function start() {
   const form = $("fields");
   const samples = info.samples || [];
   const middle = samples[0] || Array(count).fill(bytes ? 128 : 0);
-  const refuse = (problem) => ($("answer").textContent = problem);
   const check = (numbers) => {
     const wrong = numbers.findIndex((x) => !Number.isFinite(Math.fround(x)) || (bytes && (x < 0 || x > 255 || x % 1)));
     if (numbers.length !== count) refuse(`Got ${text(numbers.length)} numbers, expected ${text(count)}`);
