@@ -327,3 +327,8 @@ def test_an_example_that_does_not_fit_is_one_line(example: torch.Tensor, message
 def test_a_layer_without_weights_has_no_size() -> None:
     with pytest.raises(UsageError, match="a LazyLinear has no weights yet: run a batch through the model first"):
         summary(nn.Sequential(nn.LazyLinear(3)), torch.zeros(2, 6))
+
+
+def test_the_summary_of_a_wrapped_model_is_that_of_the_model() -> None:
+    model = nn.Sequential(BinaryLinear(4, 3), nn.Linear(3, 2))
+    assert summary(nn.DataParallel(model), input_shape=(4,)) == summary(model, input_shape=(4,))

@@ -154,12 +154,13 @@ def test_a_look_is_at_few_images_and_leaves_nothing_behind() -> None:
     model.linear1.register_forward_hook(lambda layer, inputs, output: seen.append(len(output)))
     x, y = X.repeat(10, 1, 1, 1), Y.repeat(10)
     before = flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()
+    hooks = [list(module._forward_pre_hooks) for module in model.modules()]
     health(model, x, y)
     assert seen == [LOOK_IMAGES]
     assert (flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()) == before
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert [list(module._forward_pre_hooks) for module in model.modules()] == hooks
 
 
 def test_logits_too_large_for_a_gradient_say_nothing() -> None:

@@ -451,3 +451,37 @@ def test_statistics_of_other_weights_than_ship_are_re_estimated(splits: tuple[Sp
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         onebit.pack(model)
+
+
+def test_contexts_of_test_modes_nest() -> None:
+    model, x = net("stochastic"), 255 * torch.rand(3, 1, 8, 8)
+    binary = model(x)
+    with fixed_weights(model, "latent"):
+        latent = model(x)
+        with fixed_weights(model, "binary"):
+            assert torch.equal(model(x), binary)
+        evaluate(model, (x, torch.zeros(3, dtype=torch.long)), bn="trained")
+        assert torch.equal(model(x), latent)
+        with pytest.raises(UsageError), fixed_weights(model, "mean"):
+            pass
+        assert torch.equal(model(x), latent)
+        assert torch.equal(copy.deepcopy(model)(x), binary)
+    assert not torch.equal(latent, binary)
+    assert torch.equal(model(x), binary)
+
+
+def test_a_model_that_reads_latents_itself_is_a_warning() -> None:
+    class ReadsItself(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.fc = BinaryLinear(6, 6), BinaryLinear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.a(x), self.fc.weight)
+
+    model, data = ReadsItself(), (torch.randn(4, 6), torch.zeros(4, dtype=torch.long))
+    with pytest.warns(UserWarning, match="did not call its binary layer 'fc': where it reads `weight` itself") as found:
+        evaluate(model, data)
+    assert len(found) == 1
+    evaluate(model, data, weights="latent", bn="trained")
+    evaluate(nn.Sequential(model.a, model.fc), data)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from fold_nets import (
     SHAPE,
@@ -144,3 +145,18 @@ def test_a_compiled_model_is_packed() -> None:
 
     model = make_mlp()
     assert dumps(pack(Compiled(model))) == dumps(pack(model))
+
+
+@pytest.fixture
+def lone_process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("lone_process")
+def test_a_model_in_a_parallel_wrapper_is_packed() -> None:
+    model = make_mlp()
+    expected = dumps(pack(model))
+    for wrapped in (nn.DataParallel(model), nn.parallel.DistributedDataParallel(model)):
+        assert dumps(pack(wrapped)) == expected

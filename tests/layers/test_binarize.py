@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -308,3 +309,55 @@ def test_a_layer_with_a_forward_or_a_bias_of_its_own_is_refused() -> None:
     parametrize.register_parametrization(net.b, "bias", nn.Identity())
     with pytest.raises(UsageError, match="layer 'b': it has parametrizations; remove them first"):
         binarize_(net)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+def test_binary_layers_in_a_transformer_layer_are_not_passed_by(bias: bool, masked: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    layer.linear1 = BinaryLinear(8, 16, bias, input_quantizer="ste_sign")
+    layer.linear2 = BinaryLinear(16, 8, bias)
+    layer.eval()
+    x = numbers(2, 5, 8)
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if masked else None
+    expected = layer(x, src_key_padding_mask=mask)
+    for one in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            torch.testing.assert_close(one(x, src_key_padding_mask=mask), expected)
+
+
+def test_what_a_layer_holds_beyond_torch_stays() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    layer = model[1]
+    layer.register_buffer("count", torch.ones(2))
+    layer.register_buffer("note", torch.ones(1), persistent=False)
+    layer.gain, layer.helper, layer.rank = nn.Parameter(torch.ones(3)), nn.ReLU(), 4
+    saved: list[str] = []
+    layer.register_state_dict_post_hook(lambda *_: saved.append("saved"))
+    layer.register_load_state_dict_pre_hook(lambda *_: saved.append("loaded"))
+    keys = list(model.state_dict())
+    binarize_(model, input_quantizer="ste_sign")
+    assert type(layer) is BinaryLinear
+    assert list(model.state_dict()) == keys == ["0.weight", "0.bias", "1.weight", "1.bias", "1.gain", "1.count"]
+    model.load_state_dict(model.state_dict())
+    assert saved == ["saved"] * 3 + ["loaded"]
+    assert layer.rank == 4
+    assert layer.note.tolist() == [1]
+    assert [name for name, _ in layer.named_children()] == ["helper", "weight_quantizer", "input_quantizer"]
+    assert copy.deepcopy(model)(numbers(2, 4)).shape == (2, 2)
+
+
+def test_where_that_names_one_layer_twice_and_differs_is_a_warning() -> None:
+    def twice() -> nn.Sequential:
+        block = nn.Sequential(nn.Linear(4, 4))
+        return nn.Sequential(block, block)
+
+    with pytest.warns(
+        UserWarning, match=r"^'1.0', which `where` leaves out, is the layer '0.0', which becomes binary$"
+    ):
+        binarize_(twice(), where=lambda name, _: name == "0.0")
+    binarize_(twice(), where=lambda name, layer: type(layer) is nn.Linear)
+    shared = nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match=r"^'0', which `where` leaves out, is the layer '1', which becomes binary$"):
+        binarize_(nn.Sequential(shared, shared), where=lambda name, _: name == "1")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -142,3 +144,47 @@ def test_inputs_of_more_axes_have_their_channels_last(name: str, shape: tuple[in
 def test_quantizing_a_sequence_copies_nothing() -> None:
     layer = BinaryLinear(6, 4, input_quantizer="rsign")
     assert layer.quantized_input(numbers(2, 5, 6)).is_contiguous()
+
+
+@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_input_quantizers_have_the_dtype_of_the_layer(inputs: str, dtype: torch.dtype) -> None:
+    layer = BinaryLinear(7, 5, input_quantizer=inputs, dtype=dtype)
+    y = layer(numbers(3, 7).to(dtype))
+    y.sum().backward()
+    assert y.dtype == dtype
+    assert all(p.dtype == p.grad.dtype == dtype for p in layer.parameters())
+
+
+def test_a_copy_does_not_keep_the_weight_of_a_test_mode() -> None:
+    layer = BinaryLinear(3, 2)
+    layer.fixed_weight = torch.full((2, 3), 0.25)
+    for made in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(made.effective_weight(), sign(layer.weight))
+    assert layer.fixed_weight is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
+@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
+def test_a_compiled_layer_without_gradients_quantizes_inputs_and_weights(inputs: str) -> None:
+    torch._dynamo.reset()
+    layer, x = BinaryLinear(7, 5, input_quantizer=inputs).eval(), numbers(3, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(layer, backend="eager")(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
+def test_gradients_per_sample_work_under_vmap(inputs: str) -> None:
+    layer, x = BinaryLinear(7, 5, input_quantizer=inputs), numbers(3, 7)
+    layer(x)  # sets the range of few bits
+    layer.eval()
+    given = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(given, x)
+    layer(x).square().sum().backward()
+    for name, p in layer.named_parameters():
+        torch.testing.assert_close(found[name].sum(0), p.grad.reshape(p.shape), rtol=1e-4, atol=1e-4)

@@ -81,14 +81,17 @@ def test_the_mean_decays_by_gamma() -> None:
 def test_the_sign_of_what_bop_wrote_needs_no_pass_but_any_other_write_does() -> None:
     latent, optimizer = one_latent([1, -1], gamma=1.0, threshold=0.0)
     quantizer = Sign()
-    assert quantizer(latent).data_ptr() == latent.data_ptr()
     move(latent, optimizer, [1.0, 1.0])
-    assert quantizer(latent).tolist() == [[-1, -1]]
-    assert quantizer(latent).data_ptr() == latent.data_ptr()
+    found = quantizer(latent)
+    assert found.tolist() == [[-1, -1]]
+    assert found.data_ptr() == latent.data_ptr()
+    assert quantizer(latent).data_ptr() != latent.data_ptr()  # a note serves once
+    move(latent, optimizer, [1.0, 1.0])
     with torch.no_grad():
         latent.mul_(-0.5)
     assert quantizer(latent).tolist() == [[1, 1]]
     assert Sign(0.25)(latent).tolist() == [[0.25, 0.25]]
+    move(latent, optimizer, [1.0, 1.0])
     latent.data = torch.tensor([[-0.3, 0.3]])
     assert quantizer(latent).tolist() == [[-1, 1]]
 
@@ -162,3 +165,33 @@ def test_a_latent_clip_is_dropped() -> None:
 def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         bop(net(), **options)
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+def test_weights_that_are_loaded_count_by_their_signs(through_data: bool) -> None:
+    latent, optimizer = one_latent([1, 1, -1, -1], gamma=1.0, threshold=0.5)
+    loaded = torch.tensor([[0.3, -0.2, 0.0, -7.0]])
+    quantizer = Sign()
+    quantizer(latent)
+    if through_data:
+        latent.data.copy_(loaded)  # does not move the version
+    else:
+        latent.detach().copy_(loaded)
+    assert quantizer(latent).tolist() == [[1, -1, 1, -1]]
+    assert move(latent, optimizer, [0.1, 1.0, 1.0, 0.1]) == [1, -1, -1, -1]
+    assert quantizer(latent).data_ptr() == latent.data_ptr()
+    latent.data.mul_(0.5)
+    assert quantizer.eval()(latent).tolist() == [[1, -1, -1, -1]]
+
+
+def test_a_one_cycle_schedule_moves_gamma() -> None:
+    optimizer = bop(net(), gamma=0.1)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=10, cycle_momentum=False)
+    found = []
+    for _ in range(9):
+        optimizer.step()
+        schedule.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    assert max(found) == pytest.approx(0.1, rel=0.1)
+    assert found[-1] < 1e-4

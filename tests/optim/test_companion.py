@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.evaluation.precision import lay_out_state_
+from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
 
 
@@ -183,3 +184,49 @@ def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
     groups = latent_groups(net(), lr=0.1, weight_decay=0.1, decay_latents=True)
     with pytest.raises(UsageError, match=r"does not support weight decay of latents, got 0\.1"):
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))
+
+
+def test_groups_that_are_added_later_are_trained(name: str) -> None:
+    model, optimizer = pair(name)
+    train(model, optimizer, steps=1)
+    head, tail = nn.Linear(3, 3), BinaryLinear(3, 3, weight_quantizer=OPTIMIZERS[name][0])
+    grown = nn.Sequential(*model, head, tail)
+
+    def add(optimizer: torch.optim.Optimizer, head: nn.Module, tail: nn.Module) -> None:
+        optimizer.add_param_group({"params": head.parameters()})
+        optimizer.add_param_group({"params": [tail.weight], "latent": True, "latent_clip": 9.0})
+
+    add(optimizer, head, tail)
+    own = optimizer.param_groups[-1]
+    assert own.keys() <= optimizer.param_groups[0].keys() | {"latent_clip"}
+    assert own["lr"] == optimizer.param_groups[0]["lr"]
+    assert tail.weight.abs().unique().tolist() == ([1.0] if name == "bop" else [10.0])
+    before = [head.weight.detach().clone(), tail.weight.detach().clone()]
+    train(grown, optimizer, steps=5)
+    assert not torch.equal(head.weight, before[0])
+    assert not torch.equal(tail.weight, before[1])
+    assert "exp_avg" in optimizer.state[head.weight]
+    twin, fresh = pair(name)
+    twin = nn.Sequential(*twin, nn.Linear(3, 3), BinaryLinear(3, 3, weight_quantizer=OPTIMIZERS[name][0]))
+    add(fresh, twin[-2], twin[-1])
+    twin.load_state_dict(through_a_file(grown.state_dict()))
+    fresh.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(grown, optimizer, steps=3, seed=2)
+    train(twin, fresh, steps=3, seed=2)
+    assert same(grown, twin)
+
+
+def test_the_first_real_group_that_is_added_makes_the_companion(name: str) -> None:
+    quantizer, make = OPTIMIZERS[name]
+    optimizer = make(nn.Sequential(net(quantizer)[0]), companion=lambda groups: torch.optim.SGD(groups, lr=0.5))
+    assert optimizer.companion is None
+    head = nn.Linear(2, 1)
+    optimizer.add_param_group({"params": head.parameters()})
+    before = head.weight.detach().clone()
+    head(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert torch.allclose(head.weight, before - 0.5)
+    assert same(copy.deepcopy(head), head)
+    copy.deepcopy(optimizer).add_param_group({"params": nn.Linear(2, 1).parameters()})
+    with pytest.raises(UsageError, match="does not support weight decay of latents"):
+        optimizer.add_param_group({"params": [torch.zeros(2, 2)], "latent": True, "weight_decay": 0.1})

@@ -324,6 +324,17 @@ def test_the_whole_forward_and_backward_is_one_graph(name: str) -> None:
 
 
 @DYNAMO
+def test_compiled_without_gradients_equals_eager(name: str) -> None:
+    latent = moderate()
+    quantizer = make(name, latent).eval()
+    for forward in (torch.no_grad(), torch.enable_grad()):  # and a frozen latent
+        torch._dynamo.reset()
+        with forward:
+            found = torch.compile(quantizer, fullgraph=True, backend="eager")(latent)
+        torch.testing.assert_close(found, quantizer.decompose(latent).dense(), rtol=1e-6, atol=1e-6)
+
+
+@DYNAMO
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_compiled_equals_eager(name: str) -> None:
@@ -336,6 +347,21 @@ def test_functional_gradients_work(name: str) -> None:
     quantizer = make(name, latent)
     found = torch.func.grad(lambda w: (quantizer(w) * incoming).sum())(latent)
     agree([found], gradients(quantizer, latent, incoming)[1:2], 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_gradients_per_sample_and_ensembles_work_under_vmap(name: str) -> None:
+    latent, x, incoming = seeded(6, 50), seeded(5, 50), seeded(5, 6)
+    quantizer = make(name, latent).eval()
+
+    def loss(w: Tensor, x: Tensor, g: Tensor) -> Tensor:
+        return (torch.nn.functional.linear(x, quantizer(w)) * g).sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(latent, x, incoming)
+    expected = torch.stack([torch.func.grad(loss)(latent, *pair) for pair in zip(x, incoming, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    latents = torch.stack([latent, -latent])
+    torch.testing.assert_close(torch.func.vmap(quantizer)(latents), torch.stack([*map(quantizer, latents)]))
 
 
 def test_a_loop_of_ones_own_sets_the_progress_of_all_quantizers() -> None:

@@ -57,6 +57,34 @@ def test_bounds_are_those_of_the_authors(name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- schedules
+@pytest.mark.parametrize("assign", [False, True], ids=["to_empty", "assign"])
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_a_model_from_meta_has_its_scheduled_numbers(assign: bool, progress: float) -> None:
+    def build() -> torch.nn.Sequential:
+        return torch.nn.Sequential(
+            BinaryLinear(6, 5, weight_quantizer="irnet", input_quantizer="irnet"),
+            BinaryLinear(5, 4, weight_quantizer="recu"),
+        )
+
+    model = build()
+    with torch.device("meta"):
+        empty = build()
+    for one in (model, empty):
+        onebit.set_progress(one, progress)
+    if not assign:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(model.state_dict(), assign=assign)
+    expected = dict(model.named_buffers())
+    assert len(expected) == 3
+    for name, buffer in empty.named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+    x = seeded(3, 6)
+    for one in (model, empty):
+        one(x).square().sum().backward()
+    assert torch.equal(empty[0].weight.grad, model[0].weight.grad)
+    assert float(model.double()[0].weight_quantizer.t) == 0.1 * 100**progress  # not that of float32
+
+
 @pytest.mark.parametrize("kind", [IRNet, EdeSign, AdaBin])
 def test_t_grows_geometrically(kind: type[EdeSign]) -> None:
     quantizer = kind()
@@ -229,3 +257,18 @@ def test_a_layer_of_each_learns() -> None:
             optimizer.step()
             losses.append(loss.item())
         assert max(losses[15:]) < losses[0], name
+
+
+@pytest.mark.parametrize("name", ["xnor", "magnitude_aware"])
+def test_a_channel_of_zeros_has_two_values_and_finite_gradients_under_float16_autocast(name: str) -> None:
+    layer = BinaryLinear(4, 2, weight_quantizer=name)
+    with torch.no_grad():
+        layer.weight[0] = 0
+        layer.weight[1] = 1e-4  # what float16 holds stays
+    with torch.autocast("cpu", torch.float16):
+        weight = layer.effective_weight()
+        layer(seeded(3, 4)).float().sum().backward()
+    assert weight.dtype == torch.float16
+    assert (weight[0] > 0).all()
+    assert torch.equal(weight[1], torch.full((4,), 1e-4).half())
+    assert layer.weight.grad.isfinite().all()

@@ -15,6 +15,7 @@ from onebit.common.arguments import described
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
+from onebit.layers.base import unwrapped
 from onebit.layers.parametrized import kind_name
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
@@ -164,6 +165,7 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         UsageError: unknown shape, or the model does not take such inputs. WrongTypeError: not a module.
     """
     check_model(model)
+    model = unwrapped(model)  # a forward pass of one process alone would wait for the others
     inputs, what = _inputs(model, example, input_shape)
     names = {
         layer: name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -53,6 +54,9 @@ def is_trained_mode(model: nn.Module, weights: str) -> bool:
 def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator | None = None) -> Iterator[None]:
     """Within the context every binary layer uses the weights of one test mode.
 
+    Contexts nest: at the end of an inner one, the weights of the outer one are back. A copy of the model that is made
+    within the context has its own weights, not those of the mode.
+
     Args:
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned) or "sample" (one draw);
             a net without binary layers accepts any mode.
@@ -62,6 +66,9 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     """
     layers = list(binary_layers(model))
     skip_fused_path_(model)
+    before = [layer.fixed_weight for _, layer in layers]
+    for _, layer in layers:
+        layer.fixed_used = False
     try:
         for name, layer in layers:
             layer.fixed_weight = _mode_weight(layer, weights, generator)
@@ -71,8 +78,20 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
                 raise UsageError(f"layer {name!r}: {quantizer} has no {lacking}; use --weights binary")
         yield
     finally:
-        for _, layer in layers:
-            layer.fixed_weight = None
+        for (_, layer), fixed in zip(layers, before, strict=True):
+            layer.fixed_weight = fixed
+
+
+def _warn_of_unused(model: nn.Module) -> None:
+    """Warn if no forward pass took the weight of a test mode from a layer: the model may have read the latents."""
+    names = [name for name, layer in binary_layers(model) if not layer.fixed_used]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        warnings.warn(
+            f"the model did not call its binary layer {names[0]!r}{more}: where it reads `weight` itself, as in "
+            "F.linear(x, layer.weight), the score is that of the real weights; let it call the layer",
+            stacklevel=2,
+        )
 
 
 def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
@@ -264,6 +283,8 @@ def mode_outputs(
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
             outputs, targets = outputs_of(model, checked(samples, batch_size), count=count, on_images=done)
+            if draw == 0 and mode != "latent":
+                _warn_of_unused(model)
         if draws == 1:
             return outputs, targets
         if not isinstance(outputs, Tensor) or outputs.dim() < 2:

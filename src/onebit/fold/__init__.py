@@ -27,6 +27,7 @@ from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
 from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, check_model, has_other_statistics
+from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet
 from onebit.packed.difference import array_differences, graph_difference
 
@@ -231,8 +232,9 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode; for a compiled model, of the original. FoldError if it cannot be copied."""
+    """A copy on the CPU in eval mode, of the model itself if it is wrapped. FoldError if it cannot be copied."""
     check_model(model)
+    model = unwrapped(model)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise FoldError(
             f"the {type(model).__name__} is on the device 'meta' and has no numbers; give it some: "
@@ -242,7 +244,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise FoldError(f"layer {name!r} has no weights yet: run a batch through the model first")
     try:
-        made = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+        made = copy.deepcopy(model).cpu().eval()
     except Exception as error:
         raise FoldError(
             f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"

@@ -14,6 +14,14 @@ from onebit.fold.trace import called_in, target_name
 from onebit.layers.parametrized import kind_name
 
 
+class LatentsReadError(FoldError):
+    """The model multiplies by the latents of a binary layer, which it does not call; `layer` is its name."""
+
+    def __init__(self, message: str, layer: str = "") -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
 class Call(NamedTuple):
     """One operation of the model.
 

@@ -14,9 +14,11 @@ from torch import Tensor, fx, nn
 from onebit.common.arguments import described
 from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.fold import refusals_of
+from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import module_path
 from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
+from onebit.layers.base import unwrapped
 from onebit.layers.description import describe_layers
 from onebit.layers.parametrized import binary_parametrizations
 from onebit.quantizers import Quantizer
@@ -59,6 +61,8 @@ class CheckReport:
         reasons: why it does not: path of the operation and the message, for each that is refused.
         warnings: what will go wrong in training, a line each.
         problem: why the model could not be checked, "" if it could.
+        latents_read: names of binary layers whose `weight` the model multiplies by itself: its results are those of
+            the real weights, and `packed_layers_` does not help.
     """
 
     layers: BinarizeReport
@@ -66,6 +70,7 @@ class CheckReport:
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problem: str = ""
+    latents_read: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -87,6 +92,8 @@ class CheckReport:
             return "packs whole"
         if not self.layers.binary:
             return "nothing to pack"
+        if self.latents_read:
+            return f"does not pack: it reads the real weights of {self.latents_read[0]!r}"
         path, reason = next(iter(self.reasons.items()), ("", ""))
         if path:
             return f"packs layer by layer, because of {path!r}"
@@ -99,7 +106,8 @@ class CheckReport:
         elif self.whole:
             lines.append("packs whole: onebit.pack(model, example)")
         elif self.layers.binary:
-            lines.append("packs layer by layer: onebit.packed_layers_(model); not whole, because")
+            ways = "packs layer by layer: onebit.packed_layers_(model); not whole, because"
+            lines.append("does not pack, because" if self.latents_read else ways)
             lines += [f"  {reason}" for reason in dict.fromkeys(self.reasons.values())]
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
@@ -132,6 +140,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         'check: 1 of 2 layers binary (96.9 % of weights); packs whole'
     """
     check_model(model)
+    model = unwrapped(model)  # the names in its graph are those without a wrapper
     layers = describe_layers(model)
     if not any(True for _ in binary_layers(model)):
         return CheckReport(layers, False, problem=no_binary_layers(model))
@@ -147,7 +156,9 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     if graph is None:
         return CheckReport(layers, False, reasons)
     whole = model if preprocess is None else nn.Sequential(preprocess, model)
-    return CheckReport(layers, not reasons, reasons, (*_blown_up(whole, graph), *_constant(whole, graph)))
+    warnings = (*_blown_up(whole, graph), *_constant(whole, graph))
+    read = tuple(error.layer for error in refusals.values() if isinstance(error, LatentsReadError))
+    return CheckReport(layers, not reasons, reasons, warnings, latents_read=read)
 
 
 def _unfit(example: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
-from onebit.fold.call import Call, check_finite
+from onebit.fold.call import Call, LatentsReadError, check_finite
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image
@@ -55,9 +55,8 @@ def _refuse_latents(folder: Folder, call: Call, weight: Tensor) -> None:
     place = weight.untyped_storage().data_ptr()
     for name, layer in folder.model.named_modules():
         if layer in folder.shipped and layer.weight.untyped_storage().data_ptr() == place:
-            raise call.refusal(
-                f"its weights are the latents of the binary layer {name!r}, as real numbers; call the layer"
-            )
+            reason = f"its weights are the latents of the binary layer {name!r}, as real numbers; call the layer"
+            raise LatentsReadError(str(call.refusal(reason)), name)
 
 
 def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:

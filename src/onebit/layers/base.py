@@ -37,6 +37,16 @@ def check_model(model: object) -> None:
     check_kind("model", model, nn.Module, "a torch module", ways)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What `torch.compile`, `DataParallel` or `DistributedDataParallel` made a wrapper of, in any order."""
+    while True:
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def glorot_bound(weight: Tensor) -> float:
     """sqrt(1.5/(fan_in + fan_out)), the coefficient of the reference BinaryConnect code.
 
@@ -123,6 +133,8 @@ class LatentWeight(nn.Module):
     weight: Tensor
     weight_quantizer: Quantizer | None
     fixed_weight: Tensor | None
+    fixed_used: bool
+    """Whether a forward pass used `fixed_weight` since it was set."""
     input_quantizer: nn.Module | None
 
     def _add_weight_quantizer(self, latent: Tensor, quantizer: WeightQuantizer, value: float | str) -> None:
@@ -132,6 +144,11 @@ class LatentWeight(nn.Module):
             self.weight_quantizer.bind(latent)
         # the weight of a test mode (onebit.evaluation.modes), never part of the state_dict
         self.fixed_weight = None
+        self.fixed_used = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy outlives the context of a test mode, which would never take its weight from the copy
+        return {**vars(self), "fixed_weight": None}
 
     def outputs_first(self, weight: Tensor) -> Tensor:
         """The weight with output channels first, as quantizers expect it; most layers have this layout already."""
@@ -164,6 +181,7 @@ class LatentWeight(nn.Module):
     def effective_weight(self) -> Tensor:
         """The weight of this forward pass, in the shape of the latent weight."""
         if self.fixed_weight is not None:
+            self.fixed_used = True
             return self.fixed_weight
         if self.weight_quantizer is None:
             return self.weight
@@ -183,7 +201,7 @@ class BinaryLayer(LatentWeight):
         if bind_inputs is not None:
             bind_inputs(getattr(self, "in_channels", None) or self.in_features)
         if self.input_quantizer is not None:
-            self.input_quantizer.to(self.weight.device)
+            self.input_quantizer.to(self.weight.device, self.weight.dtype)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""

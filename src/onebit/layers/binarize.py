@@ -48,12 +48,14 @@ def binarize_(
     """Make the layers of any torch model binary, in place; names stay, and the weights become the latents.
 
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins, which keep
-    every key of the state_dict; the objects stay, so a list or another model that holds one has the binary layer.
+    every key of the state_dict; the objects stay, so a list or another model that holds one has the binary layer, and
+    keep what else they hold: buffers, parameters, modules, attributes and hooks.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrizations of their weights: their inputs stay
     real, and they load plain checkpoints too. Subclasses stay as they are. The first of all layers, in the order of
     `model.modules()`, keeps real inputs, whatever `input_quantizer` is: pixels are integers already.
 
-    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning.
+    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning; so is a layer
+    with several names of which `where` leaves some out: it is one layer, and becomes binary.
 
     Args:
         model: any module.
@@ -111,12 +113,13 @@ def binarize_(
         else:
             inputs = _copied(input_quantizer) if made else None
             made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
+    disputed = list(_disputed(model, where, places))  # before `where` would see the binary layers
     for place in places:
         _install(place.layer, made[id(place.layer)])
     skip_fused_path_(model)
     report = describe(model, where)
-    if report.warnings:
-        warnings.warn("; ".join(report.warnings), stacklevel=2)
+    if found := [*disputed, *report.warnings]:
+        warnings.warn("; ".join(found), stacklevel=2)
     return report
 
 
@@ -152,6 +155,14 @@ def _choose(
     return places
 
 
+def _disputed(model: nn.Module, where: Callable[[str, nn.Module], bool] | None, places: list[_Place]) -> Iterator[str]:
+    """A line for each layer that becomes binary though `where` leaves out one of its names."""
+    chosen = {id(place.layer): place.name for place in places}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if where is not None and id(module) in chosen and not where(name, module):
+            yield f"{name!r}, which `where` leaves out, is the layer {chosen.pop(id(module))!r}, which becomes binary"
+
+
 def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
     """Refuse a model that holds a method of a layer: it would go on with the real weights."""
     chosen = set(map(id, layers))
@@ -180,7 +191,12 @@ def _check_weights(name: str, layer: nn.Module) -> None:
 def _install(layer: nn.Module, made: BinaryLayer | list[Part]) -> None:
     if isinstance(made, BinaryLayer):  # the object itself, wherever else it is held
         layer.__class__ = type(made)
-        object.__setattr__(layer, "__dict__", vars(made))
+        own = vars(layer)
+        for name, value in vars(made).items():
+            if isinstance(value, dict):  # of torch: parameters, modules, hooks
+                own[name].update(value)
+            elif not name.startswith("_"):
+                own[name] = value
     elif not is_parametrized(layer):  # the second place of a layer has nothing left to do
         parametrize_(layer, made)
 
@@ -208,19 +224,9 @@ BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
 """Layer class -> a function that builds its binary twin, which gets the same weight and bias."""
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
-)
-"""What torch keeps of the hooks of calls of a module."""
-
-
 def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLayer:
     # on "meta": takes no memory and no random numbers; the parameters of `layer` replace its own
     twin = BINARY_TWINS[type(layer)](layer, weight_quantizer=None, device="meta")
     twin.weight, twin.bias = layer.weight, layer.bias  # type: ignore[assignment]
     twin._add_quantizers(weight, inputs, value)
-    for name in _HOOKS:  # the same dicts: the handles of the hooks remove them as before
-        vars(twin)[name] = vars(layer)[name]
     return twin.train(layer.training)

@@ -12,8 +12,19 @@ from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
 from onebit.layers.convolution import convolved
 
 
+def refuse_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """A hook that does nothing: the fused path of torch's transformer layers is closed to layers with hooks.
+
+    In eval mode without gradients that path reads `linear1.weight`, the latents, past the quantizers.
+    """
+
+
 class BinaryLinear(BinaryLayer, nn.Linear):
     """Dense layer y = q_in(x) · q_w(W)ᵀ + b with latent weight W.
+
+    It may take the place of `linear1` and `linear2` of a `torch.nn.TransformerEncoderLayer`, whose fused path it turns
+    off; with input quantizers, build a `torch.nn.TransformerEncoder` with `enable_nested_tensor=False`. Code that reads
+    `weight` itself gets the latents: call the layer, or read `effective_weight()`.
 
     Args:
         in_features, out_features: as in `torch.nn.Linear`.
@@ -44,6 +55,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._add_quantizers(weight_quantizer, input_quantizer, value)
+        self.register_forward_pre_hook(refuse_fused_path)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one; its channels are the last axis."""

@@ -27,9 +27,9 @@ class BayesBiNN(CompanionOptimizer):
         count: N, the number of training images; more for augmented ones.
         lr: of λ, in place of that in the groups of latents; None leaves it.
         momentum: β.
-        init: every λ begins as ±init at random; None leaves latents as they are.
+        init: every λ begins as ±init at random, also that of a group added later; None leaves latents as they are.
         companion: makes the optimizer of real parameters from their groups; Adam when None.
-        generator: source of the first signs; torch's default generator when None.
+        generator: source of those signs; torch's default generator when None.
 
     Raises:
         UsageError: numbers out of range, no latents, or weight decay of latents.
@@ -37,6 +37,8 @@ class BayesBiNN(CompanionOptimizer):
     Example:
         >>> optimizer = BayesBiNN(latent_groups(model, lr=1e-4), count=60_000)  # doctest: +SKIP
     """
+
+    kept = (*CompanionOptimizer.kept, "init", "generator")
 
     def __init__(
         self,
@@ -55,12 +57,13 @@ class BayesBiNN(CompanionOptimizer):
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum must be in [0, 1), got {momentum!r}")
         own = {"count": count, "momentum": momentum} | ({} if lr is None else {"lr": lr})
+        self.init, self.generator = init, generator
         super().__init__(groups, own, companion)
-        if init is not None:
-            with torch.no_grad():
-                for latent in self.latents():
-                    latent.copy_(torch.randint(2, latent.shape, device=latent.device, generator=generator))
-                    latent.mul_(2 * init).sub_(init)
+
+    def start_(self, latent: Tensor) -> None:
+        if self.init is not None:
+            latent.copy_(torch.randint(2, latent.shape, device=latent.device, generator=self.generator))
+            latent.mul_(2 * self.init).sub_(self.init)
 
     @torch.no_grad()
     def set_prior_(self) -> None:

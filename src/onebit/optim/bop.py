@@ -23,7 +23,8 @@ HUGE = 3e38
 class Bop(CompanionOptimizer):
     """Bop: weights are ±1 and flip where the running mean of their gradient is steadily against them.
 
-    m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Every latent is set to its sign here, and stays ±1.
+    m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Every latent is set to its sign here, and stays ±1;
+    other weights that are loaded later count by their signs, and are ±1 again after a step.
 
     Args:
         groups: of `latent_groups`; in those of latents `lr` becomes γ, which every scheduler can then move, and
@@ -54,13 +55,14 @@ class Bop(CompanionOptimizer):
         if not 0 <= threshold < math.inf:
             raise UsageError(f"threshold must be 0 or more, got {threshold!r}")
         super().__init__(groups, {"lr": gamma, "threshold": threshold}, companion)
-        for group in self.param_groups:
-            if group.get("latent"):
-                group.pop("latent_clip", None)
-        with torch.no_grad():
-            for latent in self.latents():
-                latent.copy_(sign(latent))
-                mark_signs_(latent)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if param_group.get("latent"):
+            param_group.pop("latent_clip", None)
+
+    def start_(self, latent: Tensor) -> None:
+        latent.copy_(sign(latent))
 
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[latent]
@@ -70,7 +72,9 @@ class Bop(CompanionOptimizer):
         for w, g, m in in_chunks(latent, gradient, state["mean"]):
             m.lerp_(g, float(group["lr"]))
             # 0 where |m| <= τ; a mean that agrees with its weight is on the far side of it and changes nothing
-            w.sub_(torch.nn.functional.hardshrink(m, least), alpha=HUGE).clamp_(-1, 1)
+            against = torch.nn.functional.hardshrink(m, least)
+            # of the sign, as weights that were loaded after the start can be any numbers
+            torch.sub(sign(w), against, alpha=HUGE, out=w).clamp_(-1, 1)
         mark_signs_(latent)
 
 

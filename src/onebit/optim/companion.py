@@ -32,6 +32,8 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     companion: torch.optim.Optimizer | None
     lr_of_latents = True
     """Whether `lr` of groups of latents is a learning rate."""
+    kept: tuple[str, ...] = ("companion", "make_companion", "own")
+    """What copies and pickles have, beside torch's own."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
@@ -41,16 +43,46 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         name = type(self).__name__
         if len(others) == len(groups):
             raise UsageError(f"{name} moves binary weights, and there are none; take another optimizer for a real net")
-        for group in groups:
-            if group.get("latent"):
-                if group.get("weight_decay"):
-                    raise UsageError(f"{name} does not support weight decay of latents, got {group['weight_decay']!r}")
-                group.update({key: value for key, value in own.items() if key == "lr" or key not in group})
-        self.companion = None
-        if others:
-            self.companion = torch.optim.Adam(others, fused=True) if companion is None else companion(others)
+        self.own, self.make_companion = dict(own), companion
+        made = self._companion(others) if others else None
         super().__init__(groups, {})
+        self.companion = made
         self._share()
+        with torch.no_grad():
+            for latent in self.latents():
+                self.start_(latent)
+
+    def _companion(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        make, self.make_companion = self.make_companion, None  # a function is often one that cannot be pickled
+        return torch.optim.Adam(groups, fused=True) if make is None else make(groups)
+
+    @torch.no_grad()
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: one with `latent` gets the own settings and follows the own rule, any other the companion's.
+
+        Raises:
+            UsageError: weight decay of latents.
+        """
+        if param_group.get("latent"):
+            decay = param_group.get("weight_decay")
+            if decay:
+                raise UsageError(f"{type(self).__name__} does not support weight decay of latents, got {decay!r}")
+            param_group.update({key: value for key, value in self.own.items() if key == "lr" or key not in param_group})
+        super().add_param_group(param_group)
+        if not hasattr(self, "companion"):
+            return  # `__init__` makes the companion of all its groups at once
+        if param_group.get("latent"):
+            for latent in param_group["params"]:
+                self.start_(latent)
+            return
+        if self.companion is None:
+            self.companion = self._companion([param_group])
+        else:
+            self.companion.add_param_group(param_group)
+        self._share()
+
+    def start_(self, latent: Tensor) -> None:  # most rules take latents as they are
+        """Give a latent that joins its first values, in place."""
 
     def _share(self) -> None:
         """Let the companion share the groups and the state of this optimizer."""
@@ -59,7 +91,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
             self.companion.state = self.state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "companion": self.companion}
+        return {**super().__getstate__(), **{key: value for key, value in vars(self).items() if key in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # of copies, and of groups and state that are loaded

@@ -30,7 +30,9 @@ def latent_groups(
 
     The Glorot learning-rate scale of the reference BinaryConnect code is a factor on the *update* of a latent weight:
     1/sqrt(1.5/(fan_in + fan_out)), squared for SGD. As a factor on the group's learning rate it is kept by every
-    scheduler that multiplies.
+    scheduler that multiplies. `OneCycleLR` and `CyclicLR` set rates instead: give them a list of one rate per group,
+    `max_lr=[8 * group["lr"] for group in optimizer.param_groups]`, and `cycle_momentum=False` with
+    optimizers that move latents by a rule of their own.
 
     Args:
         model: a model with binary layers.

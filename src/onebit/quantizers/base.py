@@ -15,6 +15,11 @@ ONE_BF16 = 0x3F80
 """The bits of 1 in bfloat16."""
 
 
+def is_transformed() -> bool:
+    """Whether torch.compile or a transform of torch.func follows the operations: `out=` does not work there."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0 (−0.0 too), −1 elsewhere, in the dtype of `x`.
 
@@ -25,7 +30,7 @@ def sign(x: Tensor) -> Tensor:
     Args:
         x: real, any shape.
     """
-    if torch.compiler.is_compiling():  # it fuses whatever it is given, but does not support `out` in channels_last
+    if is_transformed():
         return 1 - 2 * (x < 0).to(x.dtype)
     below = torch.empty_like(x)
     torch.lt(x, 0, out=below)
@@ -82,14 +87,19 @@ class Surrogate(torch.autograd.Function):
     That search takes half of the time a quantizer adds to a small layer. A subclass has `setup_context` and `backward`.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(x: Tensor, result: Tensor, *others: Any) -> Tensor:
-        """`result`, which the caller made from `x`; `others` are for `backward`."""
+    def forward(*args: Any) -> Tensor:
+        """(x, result, …) -> `result`, which the caller made from `x`; the other arguments are for `backward`."""
+        # where no gradient is needed, torch.compile puts a context before them; with named parameters it does so or
+        # not by their number, and the result would be `x`
+        result: Tensor = args[1] if isinstance(args[0], Tensor) else args[2]
         return result.detach()
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if is_transformed():
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
@@ -153,16 +163,20 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def mark_signs_(latent: Tensor) -> None:
-    """Note that `latent` holds ±1 and nothing else, until it is written again: its signs need no pass over it."""
+    """Note that `latent` holds ±1 and nothing else: the next forward pass of training needs no pass over its signs."""
     latent.held_signs = latent._version, latent.data_ptr()  # type: ignore[attr-defined]
 
 
-def holds_signs(latent: Tensor) -> bool:
-    """Whether `latent` is as `mark_signs_` found it; a write through `latent.data` goes unnoticed."""
-    if torch.compiler.is_compiling():
+def take_signs(latent: Tensor) -> bool:
+    """Whether `latent` is as `mark_signs_` found it; a mark serves once.
+
+    A write through `latent.data` goes unnoticed if it comes between the step that marks and this call.
+    """
+    held = None if torch.compiler.is_compiling() else getattr(latent, "held_signs", None)
+    if held is None:
         return False
-    held = getattr(latent, "held_signs", None)
-    return held is not None and held == (latent._version, latent.data_ptr())
+    latent.held_signs = None  # type: ignore[attr-defined]
+    return held == (latent._version, latent.data_ptr())
 
 
 class Prepared:
@@ -244,6 +258,43 @@ class Quantizer(torch.nn.Module):
         """The numbers that the quantizer was made with."""
         given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
         return ", ".join(f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)))
+
+
+class Scheduled(Quantizer):
+    """A quantizer with a number that follows the schedule, in a buffer that is not in the state_dict.
+
+    A buffer, because each new Python number would recompile the model. It is written again wherever torch makes its
+    memory anew: `to_empty`, which gives a model from "meta" its memory, leaves there what was in that memory before.
+
+    Args:
+        name: of the buffer.
+        number: its first value.
+    """
+
+    def __init__(self, name: str, number: float) -> None:
+        super().__init__()
+        self.followed = name, number
+        self.register_buffer(name, torch.tensor(number), persistent=False)
+
+    def set_scheduled(self, number: float) -> None:
+        """Give the number a new value."""
+        self.followed = self.followed[0], number
+        self._fill()
+
+    def _fill(self) -> None:
+        name, number = self.followed
+        getattr(self, name).fill_(number)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        made = super()._apply(*args, **kwargs)
+        self._fill()
+        return made
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        name, number = self.followed
+        if getattr(self, name).is_meta:  # `load_state_dict(state, assign=True)` brings all others their memory
+            setattr(self, name, torch.tensor(number, device="cpu"))
 
 
 def scheduled(model: torch.nn.Module) -> list[Any]:

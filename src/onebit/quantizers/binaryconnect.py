@@ -11,11 +11,11 @@ from onebit.quantizers.base import (
     Surrogate,
     autocast_dtype,
     check_positive,
-    holds_signs,
     memory_order,
     random_bits,
     scale_per_channel,
     sign,
+    take_signs,
 )
 
 
@@ -66,7 +66,7 @@ class Sign(Quantizer):
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""
         weight = self.take_prepared(latent)
-        if weight is None and self.value == 1.0 and holds_signs(latent):
+        if weight is None and self.training and self.value == 1.0 and take_signs(latent):
             weight = latent.detach().to(autocast_dtype(latent))
         return PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
 

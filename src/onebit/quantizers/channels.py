@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import memory_order
+from onebit.quantizers.base import is_transformed, memory_order
 
 
 def _order(like: Tensor) -> tuple[int, ...]:
@@ -35,9 +35,16 @@ def smallest_scale(dtype: torch.dtype) -> float:
     return max(1e-12, 16 * torch.finfo(dtype).tiny)  # 1e-3 in float16, so that its inverse is finite
 
 
-def mean_magnitude(latents: Tensor) -> Tensor:
-    """mean|w| of each row of (O, n), (O, 1); `smallest_scale` where it is less, as in a channel of zeros."""
-    return latents.abs().mean(1, keepdim=True).clamp_(min=smallest_scale(latents.dtype))
+def mean_magnitude(latents: Tensor, used: torch.dtype | None = None) -> Tensor:
+    """mean|w| of each row of (O, n), (O, 1); `smallest_scale` where it is less, as in a channel of zeros.
+
+    Args:
+        used: the dtype of matrix products, in which the mean must not become 0 either, as 1e-12 does in float16.
+    """
+    least = smallest_scale(latents.dtype)
+    if used is not None:
+        least = max(least, torch.finfo(used).tiny)
+    return latents.abs().mean(1, keepdim=True).clamp_(min=least)
 
 
 class Standardized(NamedTuple):
@@ -64,7 +71,7 @@ class Standardized(NamedTuple):
 
     def signs(self) -> Tensor:
         """sign(w − mean), (O, n)."""
-        if torch.compiler.is_compiling():
+        if is_transformed():
             return 1 - 2 * (self.latents < self.mean).to(self.latents.dtype)
         below = torch.empty_like(self.latents)
         torch.lt(self.latents, self.mean, out=below)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from onebit.quantizers.base import (
     BinaryInput,
     BinaryWeight,
-    Quantizer,
+    Scheduled,
     Surrogate,
     autocast_dtype,
     check_positive,
@@ -17,7 +16,7 @@ from onebit.quantizers.channels import Standardized, from_rows, rows, standardiz
 from onebit.quantizers.surrogates import bell, ede, ede_height, signed
 
 
-class EdeSign(Quantizer):
+class EdeSign(Scheduled):
     """sign(x) with the error decay estimator g·k·t·(1 − tanh²(t·x)), k = max(1/t, 1) (IR-Net, arXiv:1909.10788).
 
     t grows geometrically with the progress p of training, t = t_start·(t_end/t_start)^p: first nearly the identity, in
@@ -30,15 +29,13 @@ class EdeSign(Quantizer):
     t: Tensor
 
     def __init__(self, t_start: float = 0.1, t_end: float = 10.0) -> None:
-        super().__init__()
+        super().__init__("t", t_start)
         check_positive("t_start", t_start)
         check_positive("t_end", t_end)
         self.t_start, self.t_end = t_start, t_end
-        # a tensor: each new number would recompile the model
-        self.register_buffer("t", torch.tensor(t_start), persistent=False)
 
     def set_progress(self, progress: float) -> None:
-        self.t.fill_(self.t_start * (self.t_end / self.t_start) ** progress)
+        self.set_scheduled(self.t_start * (self.t_end / self.t_start) ** progress)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""

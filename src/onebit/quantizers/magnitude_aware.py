@@ -13,7 +13,8 @@ class MagnitudeAware(Quantizer):
     """α·sign(w), α = mean|w| per output channel, with gradient α·g·1{|w| <= 1} (Bi-Real net, arXiv:1808.00278).
 
     No gradient runs through α, as in the authors' code. Latents beyond ±1 get none and come back by weight decay alone;
-    no latent is clipped. In a channel of zeros α is 1e-12 (1e-3 in float16).
+    no latent is clipped. In a channel of zeros α is 1e-12 (1e-3 in float16, and 6e-5 in the products of
+    float16 autocast).
 
     Shapes:
         latent: (O, …) with at least two dimensions.
@@ -21,8 +22,9 @@ class MagnitudeAware(Quantizer):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±α."""
-        scale = mean_magnitude(rows(latent.detach(), latent)).view(-1, *[1] * (latent.dim() - 1))
-        return signed(latent, clipped) * scale.to(autocast_dtype(latent))
+        used = autocast_dtype(latent)
+        scale = mean_magnitude(rows(latent.detach(), latent), used).view(-1, *[1] * (latent.dim() - 1))
+        return signed(latent, clipped) * scale.to(used)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         latent = latent.detach()

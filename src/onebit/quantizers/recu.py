@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, sign
+from onebit.quantizers.base import BinaryWeight, Scheduled, Surrogate, autocast_dtype, sign
 from onebit.quantizers.channels import (
     Standardized,
     from_rows,
@@ -41,7 +41,7 @@ class _Clamped(Surrogate):
         return from_rows(through.mul_(ctx.factor), latent), None, None, None
 
 
-class ReCU(Quantizer):
+class ReCU(Scheduled):
     """scale·sign(w1), w1 = 2√2(w − mean)/√(var + 1e-5) per output channel, scale learned (arXiv:2103.12369).
 
     Gradient: scale·g·1{|w1| <= Q}, then through mean and unbiased variance; to the scale Σ g·sign(w1) over its channel.
@@ -66,13 +66,11 @@ class ReCU(Quantizer):
     scale: nn.Parameter | None
 
     def __init__(self, tau_start: float = 0.85, tau_end: float = 0.99) -> None:
-        super().__init__()
+        super().__init__("tau", tau_start)
         for name, tau in (("tau_start", tau_start), ("tau_end", tau_end)):
             if not 0.5 < tau < 1:
                 raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
         self.tau_start, self.tau_end = tau_start, tau_end
-        # a tensor: each new number would recompile the model
-        self.register_buffer("tau", torch.tensor(tau_start), persistent=False)
         self.register_parameter("scale", None)
 
     def bind(self, latent: Tensor) -> None:
@@ -80,7 +78,7 @@ class ReCU(Quantizer):
 
     def set_progress(self, progress: float) -> None:
         share = math.expm1(progress) / math.expm1(1)
-        self.tau.fill_(self.tau_start + (self.tau_end - self.tau_start) * share)
+        self.set_scheduled(self.tau_start + (self.tau_end - self.tau_start) * share)
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±scale."""
