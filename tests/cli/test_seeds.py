@@ -12,11 +12,14 @@ import pytest
 from cli_support import SMALL, Outcome
 
 from onebit.cli.seeds import parse_seeds, train_seeds
-from onebit.errors import UsageError
+from onebit.data import load_dataset
+from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe
+from onebit.runs.folders import seed_folder
 from onebit.train.ranks import ALONE
 
 Onebit = Callable[..., Outcome]
+DATA = load_dataset("toy")
 QUICK = ["digits-smoke", *SMALL, "--epochs", "0.5"]
 
 
@@ -114,8 +117,18 @@ def test_ctrl_c_says_how_all_seeds_go_on(tmp_path: Path) -> None:
         raise KeyboardInterrupt(f"of seed {recipe.seed}")
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train_seeds(Recipe(), [3, 5], tmp_path, train=interrupted, resume=False, ranks=ALONE)
+        train_seeds(Recipe(), [3, 5], tmp_path, data=DATA, train=interrupted, resume=False, ranks=ALONE)
     assert f"onebit train --seeds 3,5 --resume {tmp_path}" in str(stopped.value)
+
+
+def test_finished_seeds_are_of_the_same_data(tmp_path: Path) -> None:
+    run, recipe = seed_folder(tmp_path, 0), Recipe(dataset="own")
+    run.mkdir()
+    (run / "recipe.yaml").write_text(recipe.to_yaml())
+    (run / "result.json").write_text("{}")
+    (run / "data.json").write_text(json.dumps({"directory": "/own", "digest": "of other data"}))
+    with pytest.raises(CheckpointError, match="seed-0: was trained on other images or labels than these; resume with"):
+        train_seeds(recipe, [0, 1], tmp_path, data=DATA, train=pytest.fail, resume=True, ranks=ALONE)
 
 
 def test_a_refused_recipe_leaves_no_folder(onebit: Onebit, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from onebit.common.files import (
+    append_text,
     atomic_files,
     atomic_path,
     json_text,
@@ -108,6 +109,12 @@ def test_a_symbolic_link_is_written_through(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert (tmp_path / "real" / "file").read_bytes() == b"data"
     assert names(tmp_path / "real") == ["file"]
+
+
+def test_a_log_takes_names_of_files_that_are_not_utf8(tmp_path: Path) -> None:
+    with append_text(tmp_path / "log.txt") as log:
+        log.write(os.fsdecode(b"r\xff"))
+    assert (tmp_path / "log.txt").read_text() == "r\\udcff"
 
 
 def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:

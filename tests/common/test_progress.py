@@ -17,7 +17,7 @@ from torch import nn
 
 import onebit
 from onebit.__main__ import main
-from onebit.common.progress import COLUMNS, Progress, shows_progress
+from onebit.common.progress import COLUMNS, Progress, say, shows_progress
 from onebit.train.history import EpochLines, EpochLog, History
 from onebit.train.printing import net_lines
 
@@ -133,6 +133,17 @@ def test_a_pipe_gets_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[0] for line in err.splitlines()[4:]] == ["1/3", "2/3", "3/3"]
+
+
+def test_without_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a program without a console; `print` to None would print on stdout."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not shows_progress(None)
+    bar = Progress("work", "steps")
+    bar.update(1, 2)
+    bar.print("epoch")
+    say("note")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from toy_training import TOY, toy_data
+import torch
+from toy_training import TOY, Stop, toy_data
 
+import onebit.runs.trackers
 from onebit.data import Dataset
+from onebit.errors import CheckpointError
 from onebit.evaluation.modes import evaluate
-from onebit.recipe import build_recipe, merge
+from onebit.recipe import Recipe, build_recipe, merge
+from onebit.runs.card import is_about
 from onebit.runs.run import open_run, start_folder, train_run
+from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
 
 
-def trained(folder: Path, data: Dataset, **settings: Any) -> dict[str, Any]:
+@pytest.fixture
+def few_threads() -> Iterator[None]:
+    """The thread count of the other tests comes back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+HIGH: dict[str, Any] = {"optimizer": {"lr": 0.3}, "schedule": {"name": "constant"}, "epochs": 6}
+"""A rate so high that the last epoch is not the best."""
+
+
+def trained(
+    folder: Path, data: Dataset, *, resume: bool = False, trackers: tuple[str, ...] = (), **settings: Any
+) -> dict[str, Any]:
     recipe = build_recipe(merge(TOY, {"precision": "fp32", **settings}))
-    start_folder(folder, recipe, resume=False)
-    return train_run(recipe, data, folder)
+    start_folder(folder, recipe, resume=resume)
+    return train_run(recipe, data, folder, resume=resume, trackers=trackers)
 
 
 def test_the_scores_are_those_of_the_chosen_epoch_with_the_loss_of_the_training(tmp_path: Path) -> None:
     data = toy_data()
-    high = {"optimizer": {"lr": 0.3}, "schedule": {"name": "constant"}}  # so high that the last epoch is not the best
-    result = trained(tmp_path, data, **high, epochs=6, loss="squared_hinge")
+    result = trained(tmp_path, data, **HIGH, loss="squared_hinge")
     assert (result["chosen_epoch"] < 6, result["chosen_by"]) == (True, "validation error")
     model = open_run(tmp_path).model
     assert result["test"]["binary"]["loss"] == pytest.approx(evaluate(model, data.test, loss="squared_hinge").loss)
@@ -35,3 +54,68 @@ def test_the_scores_are_those_of_the_chosen_epoch_with_the_loss_of_the_training(
 def test_without_validation_the_last_epoch_is_chosen(tmp_path: Path) -> None:
     result = trained(tmp_path, toy_data(validation=0))
     assert (result["chosen_epoch"], result["chosen_by"]) == (2, "last epoch")
+
+
+def test_the_weights_of_the_chosen_epoch_are_tested_or_none(tmp_path: Path) -> None:
+    chosen = trained(tmp_path, toy_data(), **HIGH)["chosen_epoch"]
+    best = tmp_path / "best.safetensors"
+    kept = best.read_bytes()
+    best.write_bytes((tmp_path / "final.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=f"holds the weights of epoch 6, the training chose epoch {chosen}: put"):
+        trained(tmp_path, toy_data(), resume=True, **HIGH)
+    best.unlink()
+    with pytest.raises(CheckpointError, match=f"is missing, the training chose epoch {chosen}: put its file back, or"):
+        trained(tmp_path, toy_data(), resume=True, **HIGH)
+    best.write_bytes(kept)
+    trained(tmp_path, toy_data(), resume=True, **HIGH)
+
+
+def test_a_training_that_is_complete_keeps_its_thread_count(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, few_threads: None
+) -> None:
+    result = trained(tmp_path, toy_data(), threads=1)
+    files = {path.name: path.read_bytes() for path in tmp_path.glob("*.[!j]*")}
+    (tmp_path / "result.json").unlink()
+    again = trained(tmp_path, toy_data(), threads=2, resume=True)
+    assert (result["threads"], again["threads"]) == (1, 1)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.[!j]*")} == files
+    assert files.keys() >= {"recipe.yaml", "final.safetensors", "best.safetensors"}
+    assert not any("bit-identical" in str(warning.message) for warning in recwarn)
+
+
+def test_a_run_says_which_bytes_its_weights_are(tmp_path: Path) -> None:
+    """Also after a training that goes on has replaced the file."""
+    result = trained(tmp_path, toy_data())
+    run = open_run(tmp_path)
+    (tmp_path / "best.safetensors").write_bytes((tmp_path / "final.safetensors").read_bytes()[:-1])
+    assert run.sha256 == result["sha256"]
+    assert is_about(result, run)
+
+
+class KilledOnce:
+    """A tracker whose training is killed when it hears of the first epoch."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.kills = not (folder / "last.ckpt").exists()
+
+    @staticmethod
+    def ready() -> None: ...
+
+    def epoch(self, row: EpochLog) -> None:
+        if self.kills:
+            raise Stop
+        self.seen.append(row.epoch)
+
+    def end(self, result: Any) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def test_trackers_hear_of_the_last_epoch_before_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(onebit.runs.trackers.TRACKERS, "killed", KilledOnce)
+    with pytest.raises(Stop):
+        trained(tmp_path, toy_data(), trackers=("killed",))
+    trained(tmp_path, toy_data(), resume=True, trackers=("killed",))
+    assert KilledOnce.seen == [1, 2]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from toy_training import (
     stop_at_step,
 )
 
+import onebit.train.loop
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.losses import cross_entropy
 from onebit.optim import latent_groups
+from onebit.train.job import Job
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
 
@@ -130,6 +133,33 @@ def test_a_row_without_its_checkpoint_is_dropped(tmp_path: Path, whole: Any) -> 
     assert everything(tmp_path) == whole("sign")
 
 
+@pytest.mark.parametrize("name", ["sign", "stochastic", "average"])
+@pytest.mark.parametrize("left", ["old", "none"])
+def test_the_best_weights_are_those_of_the_checkpoint(
+    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, name: str, left: str
+) -> None:
+    """The process may die after the checkpoint of an epoch and before its best weights."""
+    whole_best, written = whole(name)["best"], onebit.train.loop.write_best
+
+    def die(job: Job) -> None:
+        if len(job.history) == best:
+            raise Stop
+        written(job)
+
+    best = build(CASES[name]).fit(DATA).best.epoch
+    monkeypatch.setattr(onebit.train.loop, "write_best", die)
+    with pytest.raises(Stop):
+        build(CASES[name]).fit(DATA, tmp_path)
+    monkeypatch.undo()
+    if left == "none":
+        (tmp_path / "best.safetensors").unlink(missing_ok=True)
+    with pytest.raises(Stop):
+        build(CASES[name]).fit(DATA, tmp_path, resume=True, on_restored=stop_after_epoch(best))
+    assert (tmp_path / "best.safetensors").read_bytes() == whole_best
+    build(CASES[name]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole(name)
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -173,8 +203,8 @@ def test_a_training_that_was_interrupted_goes_on_with_its_own_optimizer_and_sche
 # --------------------------------------------------------------------------------------------------------------- kills
 KILLS = {
     "epoch": ("stochastic", "step", 7),  # the seventh step, in the middle of the second epoch
-    "checkpoint": ("own generator", "write", 6),  # the bytes of the second last.ckpt, not yet renamed
-    "best": ("sign", "write", 5),
+    "checkpoint": ("own generator", "write", 5),  # the bytes of the second last.ckpt, not yet renamed
+    "best": ("sign", "write", 7),
 }
 KILLED = """
 import os, signal, sys
@@ -373,7 +403,8 @@ def test_another_net_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_thread_count_is_said(tmp_path: Path) -> None:
-    build(CASES["sign"]).fit(DATA, tmp_path)
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -382,6 +413,9 @@ def test_another_thread_count_is_said(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)  # no step is left
 
 
 # --------------------------------------------------------------------------------------------------------- determinism

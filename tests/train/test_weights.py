@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import struct
+import sys
 import threading
 import zipfile
 from collections.abc import Callable
@@ -227,6 +228,14 @@ def test_weights_and_facts_come_back(tmp_path: Path) -> None:
     state, facts = read_weights(tmp_path / "w.safetensors")
     assert facts == {"epoch": 3, "error": 0.25, "recipe": {"a": [1, None]}}
     assert flat(state) == flat(dict(sorted(model.state_dict().items())))
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are text there")
+def test_the_folder_may_have_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"r\xff")
+    folder.mkdir()
+    save_weights(folder / "w.safetensors", build(CASES["sign"]).model, {"epoch": 3})
+    assert read_state(folder / "w.safetensors")[1] == {"epoch": 3}
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:

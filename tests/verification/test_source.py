@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from onebit.common.files import sha256_of
 from onebit.data import Dataset
 from onebit.fold import fold_model
 from onebit.layers import BinaryConvTranspose2d, BinaryLinear, InputCoding
@@ -57,7 +58,7 @@ def run_of(model: nn.Module, folder: Path) -> Run:
     path = folder / "net.safetensors"
     path.write_bytes(b"weights")
     model.input_shape = (1, 4, 4)  # type: ignore[assignment]
-    return Run(Recipe(name="net", dataset="arrays"), model, (1, 4, 4), 4, path, {})
+    return Run(Recipe(name="net", dataset="arrays"), model, (1, 4, 4), 4, path, {}, sha256_of(path))
 
 
 def claims(net: PackedNet, data: Dataset | None, run: Run | None = None) -> dict[str, Claim]:

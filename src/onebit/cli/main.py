@@ -7,8 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
+from onebit.common.progress import discard, print_note
 from onebit.common.tables import did_you_mean
 from onebit.errors import OnebitError, UnknownNameError, one_line
 
@@ -32,17 +33,21 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 
 def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) -> int:
     """Call `run(argv)` and turn its errors into one line on stderr; returns the exit status."""
+    if sys.stderr is None:  # as after `2>&-`, and under pythonw
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
     if sys.stdout is None:  # as after `>&-`
         return _say("standard output is closed: > /dev/null throws it away", 2)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
-        return _run_guarded(run, argv, name)
+        status = _run_guarded(run, argv, name)
+    _flush(sys.stderr, OSError)  # else Python would exit with status 120
+    return status
 
 
 def _run_guarded(run: Callable[[list[str]], int], argv: list[str], name: str) -> int:
     try:
         status = run(argv)
-        sys.stdout.flush()
+        _flush(sys.stdout, BrokenPipeError)
         return status
     except OnebitError as error:
         return _say(str(error), error.exit_status)
@@ -53,15 +58,19 @@ def _run_guarded(run: Callable[[list[str]], int], argv: list[str], name: str) ->
         return _say(f"`{name}` needs {error.name}: pip install 'onebit[train]'", 2)
     except MemoryError:
         return _say("out of memory: choose a smaller net, batch or padding", 2)
-    except BrokenPipeError:
-        # the reader has gone, as in `onebit list recipes | head -1`: nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", 2)
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted", INTERRUPTED)
+
+
+def _flush(stream: TextIO, error: type[OSError]) -> None:
+    """Write what a stream still holds; it is dropped after an error of this type."""
+    try:
+        stream.flush()
+    except error:
+        discard(stream)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -70,5 +79,5 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 
 def _say(message: str, status: int) -> int:
-    print(f"onebit: {one_line(message)}", file=sys.stderr)
+    print_note(f"onebit: {one_line(message)}")
     return status

@@ -9,6 +9,7 @@ from typing import Any
 
 from onebit.common.files import json_text
 from onebit.common.progress import Progress as Progress
+from onebit.common.progress import print_answer
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
 from onebit.errors import DataError
@@ -16,7 +17,7 @@ from onebit.errors import DataError
 
 def answer(text: str) -> None:
     """The answer, on stdout."""
-    print(text, flush=True)
+    print_answer(text)
 
 
 def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -26,7 +27,7 @@ def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 def answer_json(value: dict[str, Any]) -> None:
     """The answer as one JSON object on stdout, see `json_text`."""
-    print(json_text(value, indent=2, default=str), flush=True)
+    print_answer(json_text(value, indent=2, default=str))
 
 
 def answer_predictions(

@@ -17,6 +17,7 @@ from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
 from onebit.train.history import MOST_RESULT
 
 if TYPE_CHECKING:
+    from onebit.data import Dataset
     from onebit.train.ranks import Ranks
 
 MOST_SEEDS = 1000
@@ -43,6 +44,7 @@ def train_seeds(
     seeds: Sequence[int],
     folder: Path,
     *,
+    data: Dataset,
     train: Callable[[Recipe, Path], dict[str, Any]],
     resume: bool,
     ranks: Ranks,
@@ -52,13 +54,14 @@ def train_seeds(
     It has the results of all finished seeds in the folder, also of those that are not trained now.
 
     Args:
+        data: of all of them.
         train: trains one recipe into one folder and returns its result.json.
         resume: skip the seeds that have a result.
         ranks: which process of several this is; one writes and prints.
     """
     from onebit.report.outcome import outcome_lines, summarize
 
-    results = ranks.first(lambda: _finished(recipe, folder))
+    results = ranks.first(lambda: _finished(recipe, data, folder))
     summary: dict[str, Any] = {}
     for i, seed in enumerate(seeds, start=1):
         run = seed_folder(folder, seed)
@@ -80,15 +83,17 @@ def train_seeds(
     return summary
 
 
-def _finished(recipe: Recipe, folder: Path) -> dict[int, dict[str, Any]]:
-    """Seed -> result of the finished runs in a folder; CheckpointError if a run there is of another recipe."""
+def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str, Any]]:
+    """Seed -> result of the finished runs in a folder; CheckpointError if one is of another recipe, or other data."""
     from onebit.runs.run import refuse_other_recipe
+    from onebit.train.files import refuse_other_data
 
     found = {}
     for run in seed_folders(folder):
         if number := re.fullmatch(r"seed-(\d+)", run.name):
             seed = int(number[1])
             refuse_other_recipe(run, replace(recipe, seed=seed))
+            refuse_other_data(run, data)
             if (run / "result.json").exists():
                 found[seed] = _stored(run / "result.json")
     return found

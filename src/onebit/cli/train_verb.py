@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         from onebit.runs.names import check_names
 
         check_names(recipe)
+        if recipe.optimizer.weight_decay and "optimizer.weight_decay" in _given(command) and not recipe.model.is_own:
+            from onebit.runs.resolve import refuse_no_decay
+
+            refuse_no_decay(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
         return 0
     if command.flags.evaluate is not None:
@@ -134,9 +138,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
     ranks = ranks or ALONE
     set_threads()
-    # scripts of other repositories name weight decay whichever net they train
-    given = () if "--weight_decay" in command.flags.of_sgd else command.flags.settings
-    machine = resolve(recipe, trackers=command.trackers, ranks=ranks, given=given)
+    machine = resolve(recipe, trackers=command.trackers, ranks=ranks, given=_given(command))
     recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
     if command.flags.classes not in (None, len(data.classes)):
         raise UsageError(
@@ -158,7 +160,13 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
         if command.seeds is None:
             return train(recipe, folder)
-        return train_seeds(recipe, command.seeds, folder, train=train, resume=command.resume, ranks=ranks)
+        return train_seeds(recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks)
+
+
+def _given(command: TrainCommand) -> Container[str]:
+    """Names of the settings that are refused if they have no effect."""
+    # scripts of other repositories name weight decay whichever net they train
+    return () if "--weight_decay" in command.flags.of_sgd else command.flags.settings
 
 
 def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:

@@ -89,7 +89,8 @@ def append_text(path: str | os.PathLike[str]) -> TextIO:
         elif error.errno == errno.ENXIO:  # a pipe without a reader
             reason = "is not a regular file"
         raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; remove it") from None
-    return os.fdopen(descriptor, "a", encoding="utf-8")
+    # names of files may hold bytes that are not UTF-8
+    return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def open_locked(path: str | os.PathLike[str]) -> int:

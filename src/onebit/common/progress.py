@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from contextlib import closing
-from typing import Any, ClassVar
+from contextlib import closing, suppress
+from typing import Any, ClassVar, TextIO
 
 from onebit.errors import escaped, shortened
 
@@ -17,7 +18,28 @@ LONGEST_LABEL = 24
 
 def say(text: str) -> None:
     """A line of progress or a note, on stderr; characters that do not print, as of names of files, are escaped."""
-    print("\n".join(map(escaped, text.split("\n"))), file=sys.stderr, flush=True)
+    print_note("\n".join(map(escaped, text.split("\n"))))
+
+
+def print_note(text: str) -> None:
+    """Print text as it is on stderr; it is dropped if that fails: the reader has gone, or the disk is full."""
+    if sys.stderr is not None:  # as after `2>&-`; to print to None prints on stdout
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def print_answer(text: str) -> None:
+    """Print text on stdout; it is dropped if the reader has gone, as in `onebit list recipes | head -1`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard(sys.stdout)
+
+
+def discard(stream: TextIO) -> None:
+    """From now on, throw away what is written to a stream; what it still holds would fail again at the exit."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:  # one in memory has no descriptor
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def in_notebook() -> bool:
@@ -35,7 +57,12 @@ def shows_progress(verbose: bool | None, *callbacks: object) -> bool:
     """
     if verbose is not None:
         return verbose
-    return all(callback is None for callback in callbacks) and (sys.stderr.isatty() or in_notebook())
+    return all(callback is None for callback in callbacks) and (_on_terminal() or in_notebook())
+
+
+def _on_terminal() -> bool:
+    """Whether stderr is a terminal; programs without a console, as of pythonw, have none."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
@@ -60,26 +87,30 @@ class Progress:
         """Show that `done` of `total` are done; cheap enough to be called often."""
         if self._first is None:
             self._first = done, time.monotonic()
-        if not sys.stderr.isatty() or Progress._drawn not in (None, self):
+        if not _on_terminal() or Progress._drawn not in (None, self):
             return
         now = time.monotonic()
         if now - self._shown < 0.1 and done != total:
             return
         self._shown = now
-        if self._bar is None and not self._open(total):
-            return
-        self._bar.update(self._task, completed=done, total=total, rate=self._rate(done))
+        with suppress(OSError):  # as in `print_note`
+            if self._bar is not None or self._open(total):
+                self._bar.update(self._task, completed=done, total=total, rate=self._rate(done))
 
     def print(self, text: str) -> None:
         """Print a line above the bar."""
-        if self._bar is None:
-            print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+        if self._bar is not None:
+            with suppress(OSError):
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif in_notebook():
+            print(text, flush=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_note(text)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
             self._bar = None
             Progress._drawn = None
 

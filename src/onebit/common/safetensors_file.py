@@ -12,6 +12,17 @@ MOST_HEADER = 8_000_000
 """Bytes of the header with the names of the tensors and the facts; parsed JSON takes 40 times as much memory."""
 
 
+def facts_of(content: bytes) -> dict[str, Any]:
+    """The facts that onebit wrote into the content of a safetensors file, {} in other files.
+
+    Raises:
+        ValueError, RecursionError, TypeError, AttributeError: damaged.
+    """
+    size = int.from_bytes(content[:8], "little")
+    _check_header(size)
+    return _facts(json.loads(content[8 : 8 + size]).get("__metadata__"))
+
+
 def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any, dict[str, Any]]:
     """(the open file, a context manager; the facts that onebit wrote into it, {} in other files).
 
@@ -24,10 +35,20 @@ def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any,
     import safetensors
 
     with open_regular(path) as stream:
-        if int.from_bytes(stream.read(8), "little") > MOST_HEADER:
-            raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+        _check_header(int.from_bytes(stream.read(8), "little"))
     file = safetensors.safe_open(path, framework=framework)
-    facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+    return file, _facts(file.metadata())
+
+
+def _check_header(size: int) -> None:
+    """Raises ValueError: a header of too many bytes."""
+    if size > MOST_HEADER:
+        raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+
+
+def _facts(metadata: Any) -> dict[str, Any]:
+    """The facts in the metadata of a file; ValueError, RecursionError, TypeError for damaged ones."""
+    facts = json.loads((metadata or {}).get("onebit", "{}"))
     if not isinstance(facts, dict):
         raise TypeError("its facts are not a mapping")
-    return file, facts
+    return facts

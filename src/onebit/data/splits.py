@@ -165,6 +165,11 @@ class Dataset:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def test_digest(self) -> str:
+        """A digest of the test labels, which `digest` does not cover."""
+        return hashlib.sha256(self.test.labels.tobytes()).hexdigest()[:16]
+
     def changed(self, change: Callable[[Split], Split], note: str = "") -> Dataset:
         """Apply `change` to each split, and add to the note."""
         train, validation, test = map(change, (self.train, self.validation, self.test))

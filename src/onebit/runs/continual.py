@@ -27,6 +27,7 @@ from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, meth
 from onebit.runs.model import build_training
 from onebit.runs.run import open_run, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
+from onebit.train.files import refuse_other_data
 from onebit.train.history import TABLE_FILE
 from onebit.train.lock import lock_folder
 
@@ -113,9 +114,10 @@ def train_continual(
     done = {(cell.method, cell.task) for cell in cells}
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
+            part = folder / method / f"task-{task}"
+            refuse_other_data(part, data)
             if (method, task) in done:
                 continue
-            part = folder / method / f"task-{task}"
             before = part.with_name(f"task-{task - 1}") if task > 1 else None
             _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
             tested = test_seen(own, data, part, method=method, task=task)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from onebit.common.files import sha256_of
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS
@@ -16,15 +16,16 @@ from onebit.recipe import ModelRecipe, Recipe, build_recipe, check_keys, read_se
 from onebit.recipe.bounded import checked_tree
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
-from onebit.train.weights import load_weights, read_state, trained_file
+from onebit.train.weights import load_weights, read_bytes, state_of, trained_file
 
 
 @dataclass(frozen=True)
 class Run:
     """A trained net opened from a run folder or a weight file.
 
-    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
-    facts: stored next to the weights (epoch, validation error).
+    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; facts: stored next to
+    the weights (epoch, validation error); sha256: of the bytes that the weights were read from, as a training may
+    replace the file meanwhile.
     """
 
     recipe: Recipe
@@ -33,10 +34,7 @@ class Run:
     classes: int
     source: Path
     facts: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        return sha256_of(self.source)
+    sha256: str = ""
 
 
 def open_run(
@@ -61,7 +59,8 @@ def open_run(
         FormatError: a damaged file. CheckpointError: the weights of another net.
     """
     source = trained_file(path)
-    state, facts = read_state(source)
+    data = read_bytes(source)
+    state, facts = state_of(data, source)
     if fallback is None and model is not None:
         fallback = Recipe(name=source.stem, dataset=dataset or str(facts.get("dataset") or ""), model=model)
     if recipe is not None:
@@ -90,7 +89,7 @@ def open_run(
     input_shape, classes = _shape_and_classes(facts, built, source)
     net = build_model(built.model, input_shape=input_shape, classes=classes)
     load_weights(net, state, source=str(source))
-    return Run(built, net.eval(), input_shape, classes, source, facts)
+    return Run(built, net.eval(), input_shape, classes, source, facts, hashlib.sha256(data).hexdigest())
 
 
 def _with_code(recipe: Recipe, model: ModelRecipe, source: Path) -> Recipe:

@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
@@ -64,16 +65,35 @@ def resolve(
             raise UsageError(f"{name} is empty; expected a run folder, a weight file or a packed net")
         if path is not None and not is_packed(path):
             trained_file(path)
-    if recipe.continual.tasks:
-        if ranks.world > 1:
-            raise UsageError("several tasks are learned by one process: start without torchrun")
-        parts = [task_recipe(arm, 1) for arm in arms(recipe).values()]
-    else:
-        parts = [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
-    optimizers = [_check_training(part, processes=ranks.world) for part in parts]
+    if recipe.continual.tasks and ranks.world > 1:
+        raise UsageError("several tasks are learned by one process: start without torchrun")
+    optimizers = [_check_training(part, processes=ranks.world) for part in _parts(recipe)]
     if recipe.optimizer.weight_decay and not any(map(decays, optimizers)):
         _tell_no_decay(recipe, refuse="optimizer.weight_decay" in given, tell=ranks.writes)
     return machine
+
+
+def refuse_no_decay(recipe: Recipe) -> None:
+    """Refuse weight decay without effect, as `resolve` does, but read none of the files that the recipe names.
+
+    Raises:
+        UsageError: nothing decays, or the settings do not fit together.
+    """
+    optimizers = []
+    for part in _parts(recipe):
+        model = _meta_model(part, _fixed_data(part))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training prints them
+            optimizers.append(training_of(part, model, images=MANY, labels=MANY).optimizer)
+    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)):
+        _tell_no_decay(recipe, refuse=True, tell=False)
+
+
+def _parts(recipe: Recipe) -> list[Recipe]:
+    """The recipes of what is trained: stages, tasks and methods that learn them, or one."""
+    if recipe.continual.tasks:
+        return [task_recipe(arm, 1) for arm in arms(recipe).values()]
+    return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
 
 
 def _tell_no_decay(recipe: Recipe, *, refuse: bool, tell: bool) -> None:
@@ -103,11 +123,8 @@ def _check_loss(recipe: Recipe) -> None:
 def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
     """Build one training on the meta device; returns its optimizer."""
     refuse_parts(recipe.optimizer.accumulate, batch_size=recipe.batch_size, processes=processes)
-    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
-    data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
-    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
-    with torch.device("meta"):
-        model = build_model(recipe.model, input_shape=shape, classes=classes)
+    data = _fixed_data(recipe)
+    model = _meta_model(recipe, data)
     resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself prints them
@@ -119,9 +136,22 @@ def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
             count = len(data.train) * recipe.augmentation.repeats
             plan_steps(count, batch_size=recipe.batch_size, epochs=recipe.epochs, processes=processes)
             open_teacher(recipe, data)
+    entry = DATASETS.get(recipe.dataset)
     if entry is not None and entry.masks:
         refuse_other_labels(recipe, model, masks=True, name=entry.name)
     return training.optimizer
+
+
+def _fixed_data(recipe: Recipe) -> Dataset | None:
+    """A stand-in for a data set with fixed content; None for others."""
+    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
+    return None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
+
+
+def _meta_model(recipe: Recipe, data: Dataset | None) -> nn.Module:
+    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
+    with torch.device("meta"):
+        return build_model(recipe.model, input_shape=shape, classes=classes)
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:

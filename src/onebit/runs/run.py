@@ -27,6 +27,7 @@ from onebit.runs.opening import open_run
 from onebit.runs.trackers import open_trackers, tracking
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
+from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
@@ -74,7 +75,8 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     if refuse_used(folder, resume=resume):
         refuse_other_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
+    if not is_trained(folder):
+        write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return any((part / "last.ckpt").exists() for part in (folder, folder / STAGE_FOLDER))
 
 
@@ -82,12 +84,21 @@ def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
     """Raises CheckpointError: the recipe.yaml of a run folder is that of another recipe."""
     if not (folder / "recipe.yaml").exists():
         return
-    if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
+    if changed := recipe.changed_from(_stored_recipe(folder)):
         name, was, now = changed[0]
         raise CheckpointError(
             f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
             "resume with the same recipe or choose another --out"
         )
+
+
+def _stored_recipe(folder: Path) -> Recipe:
+    return build_recipe(read_settings(folder / "recipe.yaml"))
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a training has made all its steps; only its result may be missing."""
+    return all((folder / name).exists() for name in ("recipe.yaml", "last.ckpt", "final.safetensors"))
 
 
 def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **options: Any) -> History:
@@ -217,6 +228,7 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     ranks, stage, before = options.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
     with lock_folder(stage, ranks):
         ranks.first(lambda: start_folder(stage, before, resume=resume))
+        ranks.first(lambda: refuse_other_data(stage, data))
         if not ranks.first((stage / "result.json").exists):
             train_stage(before, data, stage, resume=resume, **options)
     return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
@@ -248,18 +260,27 @@ def train_stage(
     Returns:
         The content of result.json; `test` maps each test mode to its counts on the test split.
     """
+    ranks.first(lambda: refuse_other_data(folder, data, of_fit=False))
     machine = machine or resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
+    if ranks.first(lambda: is_trained(folder)):  # with the threads of then
+        recipe = replace(recipe, threads=ranks.first(lambda: _stored_recipe(folder).threads))
     training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
+
+    def restored(row: EpochLog) -> None:
+        for tracker in tracked:  # a training that was killed may have written a checkpoint and called no tracker
+            tracker.epoch(row)
+
     with tracking(tracked, on_epoch) as epoch_done:
         exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)
         history = fit_recipe(
-            exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done, **options
-        )
-        ranks.first(lambda: _load_best(training.model, folder / "best.safetensors"))
+            exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done,
+            on_restored=restored, **options,
+        )  # fmt: skip
+        ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, scores, machine, ranks)
@@ -317,7 +338,7 @@ def _result(
         "parameters": sum(p.numel() for p in model.parameters()),
         "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
         "precision": machine.precision,
-        "threads": machine.threads,
+        "threads": history.threads or machine.threads,
         "processes": ranks.world,
         "batch_per_process": -(-recipe.batch_size // ranks.world),
         "device": str(machine.device),
@@ -325,10 +346,21 @@ def _result(
     }
 
 
-def _load_best(model: nn.Module, best: Path) -> None:
-    """Load the weights that validation selected, if there are any."""
-    if best.exists():
-        load_weights(model, read_weights(best)[0], source=str(best))
+def _load_best(model: nn.Module, path: Path, best: EpochLog) -> None:
+    """Load the weights of the best epoch, which validation selected; without validation the last weights stay.
+
+    Raises:
+        CheckpointError: the file is missing, or holds another epoch. FormatError: it is damaged.
+    """
+    if best.validation_loss is None:
+        return
+    lost = f"the training chose epoch {best.epoch}: put its file back, or train again with --overwrite"
+    if not path.exists():
+        raise CheckpointError(f"{path}: is missing, {lost}")
+    state, facts = read_weights(path)
+    if not is_of_epoch(facts, best):
+        raise CheckpointError(f"{path}: holds the weights of epoch {facts.get('epoch')}, {lost}")
+    load_weights(model, state, source=str(path))
 
 
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:

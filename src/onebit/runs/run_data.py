@@ -10,7 +10,7 @@ from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
-from onebit.train.files import remembered_digest, remembered_place
+from onebit.train.files import changed_data, remembered_place
 from onebit.train.history import PLACE_FILE
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
@@ -48,8 +48,8 @@ def load_run_data(
         recipe = replace(recipe, validation=None)
         data = load_from_place(recipe, place, directory=directory, progress=progress)
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
-    trained = remembered_digest(run.source.parent) if recipe.dataset == run.recipe.dataset else None
-    return data if trained in (None, data.digest) else data.changed(lambda split: split, OTHER_FILES)
+    changed = recipe.dataset == run.recipe.dataset and changed_data(run.source.parent, data)
+    return data.changed(lambda split: split, OTHER_FILES) if changed else data
 
 
 def load_from_place(

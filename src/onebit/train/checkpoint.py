@@ -116,13 +116,14 @@ def load_checkpoint(path: Path, job: Job) -> None:
             torch.cuda.set_rng_state(cuda, job.device)
         for name, generator in _generators(job.model).items():
             generator.set_state(state["generators"][name][job.ranks.rank])
-        threads = int(state["threads"])
+        history.threads = int(state["threads"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{path}: does not fit this training ({reason})") from error
-    if threads != torch.get_num_threads():
+    unfinished = not history.rows or history.rows[-1].step < job.total_steps
+    if unfinished and history.threads != torch.get_num_threads():
         warnings.warn(
-            f"the run had {threads} threads and continues with {torch.get_num_threads()}: "
+            f"the run had {history.threads} threads and continues with {torch.get_num_threads()}: "
             "the result will not be bit-identical",
             stacklevel=2,
         )

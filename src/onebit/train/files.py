@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onebit.common.files import read_json, write_atomic
-from onebit.data import DATASETS
-from onebit.errors import UsageError
+from onebit.data import DATASETS, Dataset
+from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import MOST_RESULT, PLACE_FILE
+from onebit.train.history import MOST_RESULT, PLACE_FILE, EpochLog
 from onebit.train.job import Job
-from onebit.train.weights import save_weights
+from onebit.train.weights import read_weights, save_weights
 
 
 def remembered_place(folder: Path) -> Path | None:
@@ -21,9 +22,26 @@ def remembered_place(folder: Path) -> Path | None:
     return None if place is None else Path(place)
 
 
-def remembered_digest(folder: Path) -> str | None:
-    """The digest of the data of a run, see `Dataset.digest`; None if it is not stored."""
-    return _remembered(folder, "digest")
+def changed_data(folder: Path, data: Dataset) -> str:
+    """How data differ from those of a run: "images or labels", "test labels", or ""; as far as they are stored."""
+    if _remembered(folder, "digest") not in (None, data.digest):
+        return "images or labels"
+    # earlier versions did not store it
+    return "" if _remembered(folder, "test") in (None, data.test_digest) else "test labels"
+
+
+def refuse_other_data(folder: Path, data: Dataset, *, of_fit: bool = True) -> None:
+    """Raises CheckpointError: the training in a folder, finished or not, is on other data.
+
+    Args:
+        of_fit: whether to compare what `fit` compares with the checkpoint, whose messages say more.
+    """
+    trained = any((folder / name).exists() for name in ("last.ckpt", "result.json"))
+    changed = changed_data(folder, data)
+    if trained and (changed if of_fit else changed == "test labels"):
+        raise CheckpointError(
+            f"{folder}: was trained on other {changed} than these; resume with the same data or choose another --out"
+        )
 
 
 def _remembered(folder: Path, key: str) -> str | None:
@@ -60,7 +78,24 @@ def write_place(job: Job) -> None:
     """Write data.json, for data that are the user's own."""
     data = job.data
     if data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
-        _write(job, PLACE_FILE, json.dumps({"directory": data.directory, "digest": data.digest}) + "\n")
+        place = {"directory": data.directory, "digest": data.digest, "test": data.test_digest}
+        _write(job, PLACE_FILE, json.dumps(place) + "\n")
+
+
+def is_of_epoch(facts: Mapping[str, Any], row: EpochLog) -> bool:
+    """Whether the facts of a best.safetensors are those of an epoch."""
+    return (facts.get("epoch"), facts.get("validation_error")) == (row.epoch, row.validation_error)
+
+
+def lacks_best(job: Job) -> bool:
+    """Whether validation chose the last epoch, and best.safetensors is missing, damaged, or of another one."""
+    last = job.history.rows[-1] if job.history.rows else None
+    if job.folder is None or last is None or last.validation_loss is None or last is not job.history.best:
+        return False
+    try:
+        return not is_of_epoch(read_weights(job.folder / "best.safetensors")[1], last)
+    except FormatError:
+        return True
 
 
 def write_rows(job: Job) -> None:

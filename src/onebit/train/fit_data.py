@@ -27,7 +27,7 @@ class FitData:
         train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
             None.
         classes: the name of each label; () if they are not known.
-        digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
+        digest, test_digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
         directory: see `Dataset.directory`.
     """
 
@@ -37,6 +37,7 @@ class FitData:
     classes: tuple[str, ...] = ()
     digest: str = ""
     directory: str = ""
+    test_digest: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -86,7 +87,7 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
         if isinstance(held_out, Split) and held_out.images.shape[1:] != data.input_shape:
             got = held_out.images.shape[1:]
             raise UsageError(f"validation: got images {got}, the training images are {data.input_shape}")
-        return FitData(data.name, data.train, held_out, data.classes, data.digest, data.directory)
+        return FitData(data.name, data.train, held_out, data.classes, data.digest, data.directory, data.test_digest)
     train = _part(data, name="data", batch_size=batch_size)
     if isinstance(train, Split):
         known = [part.labels for part in (train, held_out) if isinstance(part, Split)]

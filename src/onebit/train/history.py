@@ -269,9 +269,13 @@ def time_left(seconds: float) -> str:
 
 @dataclass(repr=False)
 class History:
-    """All epochs of a training, and the one that validation selected (the last one without a validation split)."""
+    """All epochs of a training, and the one that validation selected (the last one without a validation split).
+
+    threads: of torch in the last epoch; None if it is not known.
+    """
 
     rows: list[EpochLog] = field(default_factory=list)
+    threads: int | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def best(self) -> EpochLog:

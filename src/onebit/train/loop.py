@@ -37,7 +37,15 @@ from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
 from onebit.train.checkpoint import settings_of
 from onebit.train.distillation import Teacher, ready_teacher
-from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
+from onebit.train.files import (
+    lacks_best,
+    last_checkpoint,
+    restore,
+    write_epoch,
+    write_place,
+    write_rows,
+    write_weights,
+)
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History, refuse_trained
@@ -149,6 +157,8 @@ def fit(
         if (folder := job.folder) is not None and not output.resume:
             job.ranks.first(lambda: refuse_trained(folder))
         start(job)
+        if job.monitor.on_restored is not None and job.history.rows:
+            job.monitor.on_restored(job.history.rows[-1])
         with printed(job), explained_fit(job):
             while job.step < job.total_steps:
                 row = after_epoch(job, train_epoch(job))
@@ -217,6 +227,8 @@ def start(job: Job) -> None:
     with job.saved_weights():
         job.signs = binary_signs(model)
     job.health = HealthWatch(model, job.optimizer)
+    if ranks.first(lambda: lacks_best(job)):
+        write_best(job)
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
@@ -250,6 +262,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     epochs, on_step, batch_watch = total_steps / job.feed.steps, job.monitor.on_step, job.monitor.batch_watch
     steps, counts = min(job.feed.steps, total_steps - job.step), list[int]()
     top5 = batch_watch is not None
+    job.history.threads = torch.get_num_threads()
     losses = torch.zeros(steps, device=device)
     correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
@@ -340,18 +353,26 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
                 top5=top5, metrics=job.metrics,
             )  # fmt: skip
         row = history.add(_epoch_log(job, trained, score, gradients))
-        if score is not None and history.best is row:
-            with kept_batch_norm(model):
-                if other_weights:
-                    statistics_of_saved_(job)
-                of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
-                write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
     write_epoch(job)
+    if score is not None and history.best is row:
+        # after the checkpoint, from which `start` makes it again if the process is killed in between
+        write_best(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
         for text in job.health.read(row.layers, epoch=row.epoch, steps=trained.steps, early=early):
             warnings.warn(text, stacklevel=3)
     return row
+
+
+def write_best(job: Job) -> None:
+    """Write best.safetensors after an epoch that is the best so far; random states stay those of the checkpoint."""
+    row = job.history.best
+    cuda = [job.device] if job.device.type == "cuda" else []
+    with job.saved_weights(), kept_batch_norm(job.model), torch.random.fork_rng(cuda):
+        if job.other_weights:
+            statistics_of_saved_(job)
+        of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
+        write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
 
 
 def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:

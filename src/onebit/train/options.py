@@ -56,6 +56,7 @@ class Monitor:
 
     Args:
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        on_restored: called with the `EpochLog` of the last checkpoint when a training goes on from there.
         batch_watch: reads the batches of each epoch; top-5 errors are then counted as well.
         verbose: whether to print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default
             on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
@@ -65,6 +66,7 @@ class Monitor:
     on_epoch: Callable[[EpochLog], None] | None = None
     batch_watch: BatchWatch | None = None
     verbose: bool | None = None
+    on_restored: Callable[[EpochLog], None] | None = None
 
 
 GROUPS: dict[str, type] = {"execution": Execution, "output": Output, "monitor": Monitor}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickletools
 import signal
 import threading
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import open_regular, write_atomic
-from onebit.common.safetensors_file import open_safetensors
+from onebit.common.safetensors_file import facts_of
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
 from onebit.nets import net_names, not_a_net
@@ -90,13 +89,17 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FormatError: unreadable, damaged, or without tensors.
     """
-    start = _first_bytes(path, 9)
+    return state_of(read_bytes(path), path)
+
+
+def state_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`read_state` of a file whose bytes are read already; the path is for messages."""
     # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
-    is_zip_or_pickle = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if start[8:] == b"{" or not is_zip_or_pickle:
-        state, facts = read_weights(path)
+    is_zip_or_pickle = data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if data[8:9] == b"{" or not is_zip_or_pickle:
+        state, facts = _weights_of(data, path)
     else:
-        content, facts = read_torch_file(path), {}
+        content, facts = _torch_content(data, path), {}
         content = content if isinstance(content, dict) else {}
         inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
         if inner is not None:
@@ -138,12 +141,16 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
     """
-    _first_bytes(path)
+    return _torch_content(read_bytes(path), path)
+
+
+def _torch_content(data: bytes, path: Path) -> Any:
+    """`read_torch_file` of a file whose bytes are read already."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
-            _check_torch_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            _check_torch_file(data)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all kinds of errors for a damaged file
         if any(mark in str(error).lower() for mark in CODE_MARKS):
             raise FormatError(
@@ -153,38 +160,38 @@ def read_torch_file(path: Path) -> Any:
         raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
 
 
-def _first_bytes(path: Path, count: int = 0) -> bytes:
-    """The first bytes of a file; FormatError if it cannot be opened."""
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a weight file; FormatError if it cannot be read."""
     try:
         with open_regular(path) as file:
-            return file.read(count)
+            return file.read()
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _check_torch_file(path: Path) -> None:
+def _check_torch_file(data: bytes) -> None:
     """Check what `torch.load` does not: sizes and checksums of a zip archive, and the length of its pickles.
 
     Raises:
         ValueError, OSError, zipfile.BadZipFile, …: the file must not be loaded.
     """
-    with open_regular(path) as file:
-        if not zipfile.is_zipfile(file):
-            file.seek(0)
-            _check_pickles(file)  # the oldest format: some pickles, then the values of the tensors
-            return
-        with zipfile.ZipFile(file) as archive:
-            items = archive.infolist()
-            # torch stores without compression; anything else may unpack to any size
-            if sum(item.file_size for item in items) > os.fstat(file.fileno()).st_size:
-                raise ValueError("holds compressed or overlapping parts")
-            if broken := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-            for item in items:
-                if item.filename.lower().endswith(".pkl"):
-                    _check_pickles(io.BytesIO(archive.read(item)))
+    file = io.BytesIO(data)
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        _check_pickles(file)  # the oldest format: some pickles, then the values of the tensors
+        return
+    with zipfile.ZipFile(file) as archive:
+        items = archive.infolist()
+        # torch stores without compression; anything else may unpack to any size
+        if sum(item.file_size for item in items) > len(data):
+            raise ValueError("holds compressed or overlapping parts")
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        for item in items:
+            if item.filename.lower().endswith(".pkl"):
+                _check_pickles(io.BytesIO(archive.read(item)))
 
 
 def _check_pickles(stream: BinaryIO) -> None:
@@ -291,12 +298,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FormatError: unreadable or damaged.
     """
-    _first_bytes(path)
+    return _weights_of(read_bytes(path), path)
+
+
+def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`read_weights` of a file whose bytes are read already."""
     try:
-        opened, facts = open_safetensors(path, "pt")
-        with opened as file:
-            names = in_order(file.keys(), facts.pop("order", []))
-            facts.pop("latents", None)
-            return {name: file.get_tensor(name) for name in names}, facts
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        facts = facts_of(data)
+        tensors = safetensors.torch.load(data)
+        names = in_order(tensors, facts.pop("order", []))
+        facts.pop("latents", None)
+        return {name: tensors[name] for name in names}, facts
+    except (safetensors.SafetensorError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None

@@ -1,0 +1,72 @@
+"""Exit status and work of a verb whose output nobody reads, or cannot be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import command
+
+VERB = """
+import os, sys
+from onebit.cli.main import run_program
+from onebit.cli.output import answer
+from onebit.common.progress import Progress, say, shows_progress
+
+def verb(argv):
+    assert not shows_progress(None)
+    with open(argv[0], "w") as done:
+        for _ in range(3):
+            say("note " * 5_000)
+            Progress("work", "steps").print("epoch")
+            Progress("work", "steps").update(1, 2)
+        answer("answer " * 50_000)
+        done.write("done")
+    return 1
+
+sys.exit(run_program(verb, sys.argv[1:], name="a test"))
+"""
+
+
+def status_of(tmp_path: Path, **streams: int) -> int:
+    """The exit status of a verb that prints much and says 1; its work must be done."""
+    found = subprocess.run([sys.executable, "-c", VERB, str(tmp_path / "done")], **streams, timeout=60)
+    assert (tmp_path / "done").read_text() == "done"
+    return found.returncode
+
+
+def broken_pipe() -> int:
+    """The end of a pipe that is written to, whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_a_reader_of_the_answer_that_has_gone_leaves_the_status(tmp_path: Path) -> None:
+    """`onebit verify RUN | head -1` says that a claim failed."""
+    assert status_of(tmp_path, stdout=broken_pipe(), stderr=subprocess.DEVNULL) == 1
+
+
+def test_notes_that_nobody_reads_stop_no_work(tmp_path: Path) -> None:
+    assert status_of(tmp_path, stdout=subprocess.DEVNULL, stderr=broken_pipe()) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_notes_on_a_full_disk_stop_no_work(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert status_of(tmp_path, stdout=subprocess.DEVNULL, stderr=full) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors as on POSIX")
+def test_without_stderr_the_answer_is_the_only_output(tmp_path: Path) -> None:
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", VERB, str(tmp_path / "done")]
+    found = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (1, "answer " * 50_000 + "\n")
+
+
+def test_a_list_whose_reader_has_gone_is_no_error() -> None:
+    done = subprocess.run(command("list", "recipes"), stdout=broken_pipe(), stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,80 @@
+"""Data that changed since a training: it does not go on with them, and what evaluates them says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_training import TOY, Stop, stop_after_epoch, toy_data
+
+from onebit.data import Dataset, Split
+from onebit.errors import CheckpointError
+from onebit.recipe import Recipe, build_recipe, merge
+from onebit.runs import run_data
+from onebit.runs.continual import train_continual
+from onebit.runs.run import open_run, start_folder, train_run
+from onebit.runs.run_data import OTHER_FILES, load_run_data
+
+OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")
+OTHER_LABELS = "was trained on other images or labels than these; resume with the same data or choose another --out"
+
+
+def relabeled(split: Split) -> Split:
+    return Split(split.images, (split.labels + 1) % 4)
+
+
+OTHER = replace(OWN, train=relabeled(OWN.train))
+OTHER_TEST = replace(OWN, test=relabeled(OWN.test))
+
+
+def recipe(**settings: Any) -> Recipe:
+    return build_recipe(merge(TOY, {"dataset": "own", "precision": "fp32", **settings}))
+
+
+def train(folder: Path, asked: Recipe, data: Dataset = OWN, *, resume: bool = False, **options: Any) -> dict[str, Any]:
+    start_folder(folder, asked, resume=resume)
+    return train_run(asked, data, folder, resume=resume, **options)
+
+
+def test_a_finished_first_stage_is_of_the_same_data(tmp_path: Path) -> None:
+    asked = recipe(first_stage=1)
+    with pytest.raises(Stop):
+        train(tmp_path, asked, on_epoch=stop_after_epoch(2))  # the second stage counts from 1 again
+    (tmp_path / "last.ckpt").unlink()  # the second stage has not begun
+    with pytest.raises(CheckpointError, match=f"stage1: {OTHER_LABELS}"):
+        train(tmp_path, asked, OTHER, resume=True)
+    train(tmp_path, asked, resume=True)
+
+
+def test_finished_tasks_are_of_the_same_data(tmp_path: Path) -> None:
+    asked = recipe(continual={"tasks": 2}, epochs=1)
+    train_continual(asked, OWN, tmp_path)
+    with pytest.raises(CheckpointError, match=f"task-1: {OTHER_LABELS}"):
+        train_continual(asked, OTHER, tmp_path, resume=True)
+    (tmp_path / "continual.json").unlink()
+    with pytest.raises(CheckpointError, match=f"task-1: {OTHER_LABELS}"):
+        train_continual(asked, OTHER, tmp_path, resume=True)
+    train_continual(asked, OWN, tmp_path, resume=True)
+
+
+def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, recipe())
+    with pytest.raises(CheckpointError, match="was trained on other test labels than these; resume with the same data"):
+        train(tmp_path, recipe(), OTHER_TEST, resume=True)
+    for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
+        monkeypatch.setattr(run_data, "load_from_place", lambda *_, data=data, **__: data)
+        assert (OTHER_FILES in load_run_data(open_run(tmp_path)).note) == note
+
+
+def test_a_run_of_an_earlier_version_does_not_say_what_its_test_labels_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, recipe())
+    place = json.loads((tmp_path / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps({name: place[name] for name in ("directory", "digest")}))
+    monkeypatch.setattr(run_data, "load_from_place", lambda *_, **__: OTHER_TEST)
+    assert OTHER_FILES not in load_run_data(open_run(tmp_path)).note
+    train(tmp_path, recipe(), OTHER_TEST, resume=True)
