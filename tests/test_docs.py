@@ -96,7 +96,9 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-MACHINE = re.compile(r"\b(EPYC|Xeon|Core i\d|Ryzen|(Cascade|Ice) Lake|Skylake|Sapphire Rapids|Zen ?\d|A100|H[12]00)\b")
+MACHINE = re.compile(
+    r"\b(EPYC|Xeon|Core i\d|Ryzen|(Cascade|Ice) Lake|Skylake|Sapphire Rapids|Zen ?\d|A100|H[12]00|AMX)\b"
+)
 MEASURED_TIME = re.compile(r"\b\d+(\.\d+)? ?(µs|ms|s|min|minutes|hours)\b")
 
 
@@ -123,6 +125,14 @@ def commands(text: str) -> Iterator[list[str]]:
                 words = list(lexer)
                 end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
                 yield words[:end]
+
+
+def commands_of_tables(text: str) -> Iterator[list[str]]:
+    """Arguments of every `onebit …` in a table, but for verbs with options alone, and `train` of a placeholder."""
+    rows = "\n".join(line for line in FENCE.sub("", text).splitlines() if line.startswith("|"))
+    for line in re.findall(r"`(onebit \w+ [^-`][^`]*)`", rows):
+        if not re.match(r"onebit train.*(…|RECIPE|NAME|\bruns/|\bresults/)", line):
+            yield from commands(f"```\n{line}\n```\n")
 
 
 def check_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +164,8 @@ def check_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys:
 def test_commands_are_understood(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in commands(path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    for arguments in [*commands(text), *commands_of_tables(text)]:
         check_command(arguments, monkeypatch, capsys)
 
 
@@ -202,6 +213,11 @@ def test_a_wrong_command_is_found(
     [arguments] = commands(f"```sh\n{line}\n```\n")
     with pytest.raises(AssertionError):
         check_command(arguments, monkeypatch, capsys)
+
+
+def test_commands_in_tables_are_found() -> None:
+    table = "| `onebit pack RUN` | as `onebit verify`, or `onebit train RECIPE` |\n\nMore: `onebit pack`.\n"
+    assert list(commands_of_tables(f"| a | b |\n|---|---|\n{table}")) == [["pack", "RUN"]]
 
 
 def test_commands_are_cut_out_of_their_lines() -> None:
@@ -348,9 +364,12 @@ def test_the_picture_of_the_architecture_draws_rooms_in_layers(tmp_path: Path, m
     (package / "low" / "__init__.py").write_text('"""Low: what all need."""\n')
     (package / "middle.py").write_text('"""Middle."""\nimport torch\nfrom onebit.low import x\n')
     (package / "high.py").write_text("def run():\n    from onebit import low\n    import onebit.middle\n")
+    (package / "runtime").mkdir()
+    (package / "runtime" / "__init__.py").write_text('"""Runs."""\nfrom onebit.low import x\n')
+    (package / "runtime" / "torch_module.py").write_text('"""For torch programs."""\nimport torch\n')
     rooms = tool.read_rooms(package)
-    assert tool.as_text(rooms) == "high -> middle\nlow\nmiddle -> low\n"
-    assert tool.layers_of(tool.reduced(rooms)) == {"low": 0, "middle": 1, "high": 2}
+    assert tool.as_text(rooms) == "high -> middle\nlow\nmiddle (torch) -> low\nruntime -> low\n"
+    assert tool.layers_of(tool.reduced(rooms)) == {"low": 0, "middle": 1, "high": 2, "runtime": 1}
     assert [name for name, room in rooms.items() if room.torch] == ["middle"]
     tool.draw(tmp_path / "new.png", rooms)
     with Image.open(tmp_path / "new.png") as picture:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import onebit
 from benchmarks import training_step
@@ -106,6 +108,46 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
 def test_the_tables_of_results_are_those_of_what_was_measured() -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert RESULTS["written"](text) == text, "run python -m tools.results_table"
+
+
+@pytest.mark.parametrize("picture", RESULTS["TOGETHER"])
+def test_a_picture_of_several_nets_shows_the_logs_of_today(picture: str) -> None:
+    folder, (dataset, _) = ROOT / "docs" / "results", RESULTS["TOGETHER"][picture]
+    with Image.open(folder / picture) as drawn:
+        assert drawn.info[RESULTS["LOGS_KEY"]] == RESULTS["digest_of_logs"](dataset), "python -m tools.results_table"
+    assert {path.name for path in folder.glob("*.png")} == set(RESULTS["TOGETHER"])
+
+
+def test_a_picture_of_several_nets_is_drawn_again_from_new_logs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [picture] = RESULTS["TOGETHER"]
+    kept = Path(shutil.copytree(ROOT / "docs" / "results", tmp_path / "results"))
+    monkeypatch.setitem(RESULTS["draw_together"].__globals__, "RESULTS", kept)
+    drawn = (kept / picture).read_bytes()
+    RESULTS["draw_together"](picture)
+    assert (kept / picture).read_bytes() == drawn
+    log = kept / "membrane-unet-ste-short" / "metrics.jsonl"
+    log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    RESULTS["draw_together"](picture)
+    assert (kept / picture).read_bytes() != drawn
+
+
+def test_settings_are_kept_without_what_an_earlier_run_measured(tmp_path: Path) -> None:
+    run, copy = tmp_path / "run.yaml", tmp_path / "copy.yaml"
+    for measured in ("measured: ''\n", "measured: 85 % of\n  all\n", "measured: >-\n  85 %: of\n  all\n", ""):
+        run.write_text(f"name: a\n{measured}dataset: mnist\n")
+        RESULTS["keep_settings"](run, copy)
+        assert copy.read_text() == "name: a\ndataset: mnist\n"
+    kept = sorted((ROOT / "docs" / "results").glob("*/recipe.yaml"))
+    assert len(kept) > 15
+    assert [path for path in kept if "\nmeasured:" in path.read_text(encoding="utf-8")] == []
+
+
+def test_a_note_on_the_data_is_not_spliced_into_a_sentence() -> None:
+    note = "6 of its 30 images, drawn with seed 0, are the test images; and more"
+    measured = RESULTS["measured"]({**RESULTS["results"]()["membrane-unet-ste-short"], "note": note})
+    assert "; bf16 on membrane (6 of its 30 images, drawn with seed 0, are the test images); onebit train" in measured
 
 
 def test_a_row_tells_from_which_net_a_training_began() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.plain_words import OLD_NAMES, PHRASES, SPELLINGS, find_words, main
+from tools.plain_words import OLD_NAMES, PHRASES, PLACES, SPELLINGS, find_in_file, find_words, main
+
+ROOT = Path(__file__).parent.parent
 
 BAD = {
     "the colour of a neighbour's behaviour": ["colour", "neighbour", "behaviour"],
@@ -98,3 +100,10 @@ def test_the_command_prints_places(tmp_path: Path, capsys: pytest.CaptureFixture
     assert second.startswith(f"{book}:cell 1:2: 'told' (say ")
     page.write_text("plain\n", encoding="utf-8")
     assert main([str(page)]) == 0
+
+
+def test_every_document_is_looked_at_and_plain() -> None:
+    documents = {*ROOT.glob("*.md"), *(ROOT / "src").rglob("*.md"), *(ROOT / "docs").rglob("*.md")}
+    assert {"CHANGELOG.md", "MNIST_SAMPLE_LICENSE.md", "results.md"} <= {path.name for path in documents}
+    assert documents <= {path for place in PLACES for path in ROOT.glob(place)}
+    assert [line for path in sorted(documents) for line in find_in_file(path)] == []

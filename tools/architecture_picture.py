@@ -34,6 +34,8 @@ TEXT_KEY = "rooms"
 NOT_ROOMS = {"__init__", "__main__", "_version"}
 TORCH_SHARE = 1 / 3
 """A room with at least this share of modules that import torch is drawn as one that needs torch."""
+FOR_TORCH_PROGRAMS = ("runtime/torch_*.py", "runtime/layer_operator.py", "export/plain_torch/*.py")
+"""Modules that only torch programs load: not counted. `tests/test_layering.py` keeps their rooms free of torch."""
 TORCH, NO_TORCH = ("#D55E00", "#FCEBDF"), ("#0072B2", "#E3F0F8")  # edge, fill
 WIDTH, HEIGHT, GAP, LAYER, BEND = 2.2, 0.72, 0.2, 1.16, 0.16  # inches
 CHARACTERS = 40  # per line of a caption
@@ -59,9 +61,13 @@ def read_rooms(package: Path) -> dict[str, Room]:
         trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files[name]]
         imported = [_imported(tree) for tree in trees]
         others = {full.split(".")[1] for full in set().union(*imported) if full.startswith("onebit.")}
-        with_torch = sum(any(full.split(".")[0] == "torch" for full in _imported(tree, nested=False)) for tree in trees)
+        counted = [
+            any(full.split(".")[0] == "torch" for full in _imported(tree, nested=False))
+            for path, tree in zip(files[name], trees, strict=True)
+            if not any(path.match(pattern) for pattern in FOR_TORCH_PROGRAMS)
+        ]
         summary = (ast.get_docstring(trees[0]) or "").partition("\n\n")[0].replace("\n", " ").replace("`", "")
-        rooms[name] = Room(frozenset(others & names - {name}), summary, with_torch >= TORCH_SHARE * len(trees))
+        rooms[name] = Room(frozenset(others & names - {name}), summary, sum(counted) >= TORCH_SHARE * len(counted))
     return rooms
 
 
@@ -90,9 +96,11 @@ def reduced(rooms: dict[str, Room]) -> dict[str, list[str]]:
 
 
 def as_text(rooms: dict[str, Room]) -> str:
-    """A line per room, with its arrows."""
+    """A line per room, with its color and its arrows."""
+    named = {name: f"{name} (torch)" if room.torch else name for name, room in rooms.items()}
     return "".join(
-        f"{name} -> {', '.join(lower)}\n" if lower else f"{name}\n" for name, lower in reduced(rooms).items()
+        f"{named[name]} -> {', '.join(lower)}\n" if lower else f"{named[name]}\n"
+        for name, lower in reduced(rooms).items()
     )
 
 

@@ -22,11 +22,20 @@ PLACES = (
         "src/**/*.js",
         "src/**/*.html",
         "src/**/*.yaml",
+        "src/**/*.md",
         "tools/*.py",
         "benchmarks/*.py",
         "examples/*.py",
     ),
-    *("docs/**/*.md", "README.md", "CONTRIBUTING.md", "notebooks/*.ipynb", "Makefile", "pyproject.toml"),
+    *(
+        "docs/**/*.md",
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "notebooks/*.ipynb",
+        "Makefile",
+        "pyproject.toml",
+    ),
 )
 
 OLD_NAMES = {"COLOURS", "GREY", "centre", "colour", "licence", "standardise"}

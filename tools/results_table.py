@@ -1,4 +1,4 @@
-"""docs/results.md and the `measured` of recipes, from what runs measured; `python -m tools.results_table`.
+"""docs/results.md, its pictures of several nets, and the `measured` of recipes; `python -m tools.results_table`.
 
     python -m tools.results_table --take RUN...      first copy what finished runs measured into docs/results
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import onebit
 
@@ -44,6 +47,10 @@ MODES = {
 NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "workers", "device", "precision")
 """Settings that make no other training, or are stated elsewhere."""
 SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
+TOGETHER = {"membrane-unet-mean-iou.png": ("membrane", "mean-iou.png")}
+"""Picture of all nets of a data set -> (the data set, the picture of `onebit report`)."""
+LOGS_KEY = "logs"
+"""Keyword of the PNG text chunk with the digest of the logs that a picture shows."""
 
 
 def take(run: Path) -> str:
@@ -84,14 +91,52 @@ def take(run: Path) -> str:
     }
     folder.mkdir(exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in ("metrics.jsonl", "recipe.yaml"):
-        shutil.copy(folders[0] / file, folder / file)
+    shutil.copy(folders[0] / "metrics.jsonl", folder)
+    keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
     with tempfile.TemporaryDirectory() as made:
         subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
-        for picture in ("error.png", "mean_iou.png"):
-            if (Path(made) / picture).exists():
-                shutil.copy(Path(made) / picture, folder / picture)
+        shutil.copy(Path(made) / "error.png", folder)
     return str(name)
+
+
+def keep_settings(file: Path, copy: Path) -> None:
+    """Copy the recipe of a run without what an earlier run of the same recipe measured."""
+    lines = re.sub(r"^measured:.*\n(?: +.*\n)*", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    copy.write_text(lines, encoding="utf-8")
+
+
+def logs(dataset: str) -> dict[str, Path]:
+    """Recipe -> the folder of its log and settings, of all nets that were trained on a data set."""
+    return {name: RESULTS / name for name, result in results().items() if result["dataset"] == dataset}
+
+
+def digest_of_logs(dataset: str) -> str:
+    """The SHA-256 of names and logs of the nets that a picture shows."""
+    digest = hashlib.sha256()
+    for name, folder in logs(dataset).items():
+        digest.update(name.encode() + (folder / "metrics.jsonl").read_bytes())
+    return digest.hexdigest()
+
+
+def draw_together(picture: str) -> None:
+    """Draw a picture of several nets from the logs in docs/results, unless it shows them already."""
+    dataset, made = TOGETHER[picture]
+    digest = digest_of_logs(dataset)
+    with Image.open(RESULTS / picture) as before:
+        if before.info.get(LOGS_KEY) == digest:
+            return
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = []
+        for name, folder in logs(dataset).items():
+            runs.append(Path(scratch) / name)
+            runs[-1].mkdir()
+            for file in ("metrics.jsonl", "recipe.yaml"):  # no result.json, which is not that of a run
+                shutil.copy(folder / file, runs[-1])
+        onebit.report.write_report(runs, Path(scratch) / "report")
+        info = PngInfo()
+        info.add_text(LOGS_KEY, digest)
+        with Image.open(Path(scratch) / "report" / made) as drawn:
+            drawn.save(RESULTS / picture, optimize=True, pnginfo=info)
 
 
 def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -157,10 +202,11 @@ def measured(result: Mapping[str, Any]) -> str:
         counts = ", ".join(f"{correct:,}" for correct in score["correct"])
         parts.append(f"{percents(score)}{masks} with {words}{norm} ({counts} of {score['count']:,})")
     what = "pixel accuracy" if any("mean_iou" in score for score in result["test"].values()) else "accuracy"
-    note = f" on {result['note'].partition(';')[0]}" if result["note"] else ""
+    note = result["note"].partition(";")[0]
+    data = f" on {result['dataset']} ({note})" if note else ""
     remark = f". {result['remark']}" if result["remark"] else ""
     return (
-        f"Test {what} {'; '.join(parts)}; {trained(result)}; {result['precision']}{note}; {command(result)} "
+        f"Test {what} {'; '.join(parts)}; {trained(result)}; {result['precision']}{data}; {command(result)} "
         f"--threads 1{remark}"
     )
 
@@ -194,7 +240,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
         if "mean_iou" in score:
             figure = f"{score['mean_iou']:.4f} ({figure} of the pixels)"
         shown.append(f"**{figure}** {mode}" if mode in ("binary", "real") else f"{figure} {mode}")
-    pictures = {"curve": "error.png", "mean IoU": "mean_iou.png", "log": "metrics.jsonl", "settings": "recipe.yaml"}
+    pictures = {"curve": "error.png", "log": "metrics.jsonl", "settings": "recipe.yaml"}
     links = [
         f"[{word}]({folder}/{file})" for word, file in pictures.items() if (DOCUMENT.parent / folder / file).exists()
     ]
@@ -283,6 +329,8 @@ def main() -> None:
         print(f"took {take(run)}")
     for name, result in results().items():
         write_measured(name, measured(result))
+    for picture in TOGETHER:
+        draw_together(picture)
     DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -23,6 +23,8 @@ from onebit.runs.results_table import write_results
 from onebit.runs.run import open_run
 
 Onebit = Callable[..., Outcome]
+REAL = ("--method", "real")  # whose weights decay
+CIFAR = ("--dataset", "cifar10", "--model_config")
 pytestmark = pytest.mark.filterwarnings("default:optimizer.weight_decay:UserWarning")  # of scripts that name it
 EVERY = """
     --results_dir {results} --save try --dataset toy -a resnet_binary --input_size 8
@@ -88,8 +90,8 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     [
         (["--learning_rate", "0.5"], ["--optimizer.lr", "0.5"]),
         (["--learning-rate=0.5"], ["--optimizer.lr", "0.5"]),
-        (["--wd", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
-        (["--weight_decay", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
+        (["--wd", "0.1", *REAL], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1", *REAL]),
+        (["--weight_decay", "0.1", *REAL], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1", *REAL]),
         (["--batch_size", "7"], ["-b7"]),
         (["--model", "resnet"], ["-a", "resnet"]),
         (["--workers=2"], ["-j", "2"]),
@@ -278,7 +280,12 @@ def test_a_bare_state_dict_is_evaluated_as_the_flags_say(onebit: Onebit, results
         (["--model_config", "__import__('os')"], "--model_config must be a Python dictionary such as"),
         (["--model_config", "{'depth': 18}"], "depth belongs to --model resnet and resnet_binary"),
         (["--model_config", "{'depth': '18'}"], "depth must be a whole number, got '18'"),
-        (["-a", "resnet", "--dataset", "cifar10", "--model_config", "{'depth': 26}"], "unknown model 'resnet26'"),
+        (
+            ["-a", "resnet", *CIFAR, "{'depth': 26}"],
+            "depth of a resnet of cifar10 must be one of 14, 20, 32, 44, 56, 110",
+        ),
+        (["-a", "resnet", *CIFAR, "{'depth': 101}"], "must be one of 14, 20, 32, 44, 56, 110, got 101"),
+        (["-a", "resnet", *CIFAR, "{'depth': 50}"], "must be one of 14, 20, 32, 44, 56, 110, got 50"),
         (["--model_config", "{'num_classes': 7}"], "num_classes is 7, toy has 4 classes"),
         (["--model_config", "{'width': 'wide'}"], "model.width: expected float, got wide"),
         (["--save", "b"], "--out names TMP/run, --results_dir and --save names results/b: leave one of them out"),

@@ -77,8 +77,13 @@ def test_print_config_has_the_notes_and_the_checks_of_a_training(onebit: Onebit)
         ("--model", "mpl"): "unknown model 'mpl'; did you mean 'mlp'?",
         ("--loss", "squared"): "unknown loss 'squared'",
         ("--dataset", "mnits"): "unknown data set 'mnits'; did you mean 'mnist'?",
+        ("--optimizer.weight_decay", "0.1"): "weight_decay 0.1 has no effect: all weights are binary, and latents, ",
     }.items():
-        assert message in onebit("train", "mnist-fast", *flags, "--print-config").line
+        refused = onebit("train", "mnist-fast", *flags, "--print-config")
+        assert (refused.status, refused.out) == (2, "")
+        assert message in refused.line
+    decays = ["--optimizer.weight_decay", "0.1", "--model.real_last", "--teacher", "not-yet-trained"]
+    assert onebit("train", "mnist-fast", *decays, "--print-config").status == 0  # reads no file
 
 
 def test_a_folder_without_a_slash_is_offered_with_one(

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import join, split
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_net
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_net, integer_resnet
 from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError
+from onebit.nets import net_names, net_path
 from onebit.packed import (
     OPS,
     Add,
@@ -38,6 +39,7 @@ from onebit.packed import (
     RealDense,
     Relu,
     Repeat,
+    Requantize,
     Reshape,
     Sign,
     Slice,
@@ -216,8 +218,31 @@ def test_the_file_is_as_small_as_promised(
     assert weights == sum(a * b for a, b in pairwise(widths))
     hidden = 2 * sum(widths[1:]) if form == "weight-only" else sum(widths[1:-1]) + 2 * widths[-1]
     assert reals == hidden
-    # counts only layers with weights, although affine maps, thresholds and ReLUs take bytes too
-    assert len(dumps(net)) <= 1.02 * (weights / 8 + 4 * reals) + 2000 + 150 * layers
+    directions = sum(widths[1:-1]) if form == "sign" else 0
+    rows = sum(-(-fan_in // 8) * outputs for fan_in, outputs in pairwise(widths))
+    assert sum(cost.bytes for cost in costs(net)) == rows + 4 * reals + directions
+    assert_small(net)
+
+
+def assert_small(net: PackedNet) -> None:
+    """What docs/format.md promises."""
+    net = replace(net, card=None)
+    coding = 8 * net.input.shape[0] if net.input.coding == "standardise" else 0
+    assert len(dumps(net)) <= sum(cost.bytes for cost in costs(net)) + coding + 2000 + 100 * len(net.nodes)
+
+
+@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS, "resnet"])
+def test_integer_nets_and_others_are_as_small_as_promised(name: str) -> None:
+    net = integer_resnet() if name == "resnet" else {**IMAGE_NETS, **OTHER_NETS}[name]()
+    assert_small(net)
+    for node in net.nodes:
+        if isinstance(node, Requantize):
+            assert node.stored_bytes == 4 * node.multiplier.size + 8 * node.offset.size
+
+
+@pytest.mark.parametrize("name", net_names())
+def test_the_nets_that_ship_are_as_small_as_promised(name: str) -> None:
+    assert_small(load(net_path(name)))
 
 
 def test_any_safetensors_reader_opens_the_file(tmp_path: Path, packed_mlp: Maker) -> None:

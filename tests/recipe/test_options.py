@@ -9,12 +9,13 @@ import pickle
 
 import pytest
 
+from onebit.common.augmentation import Augmentation
 from onebit.common.entries import Entry, load
 from onebit.models import MODELS, option_names
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe, methods
-from onebit.recipe.options import declared
+from onebit.recipe.options import declared, descriptions
 from onebit.recipe.typed import typed
 
 PARTS = {"model": ModelRecipe, "optimizer": OptimizerRecipe}
@@ -72,3 +73,9 @@ def test_a_part_is_a_value() -> None:
     assert dataclasses.replace(part, threshold=0.5).settings()["gamma"] == 0.5
     with pytest.raises(dataclasses.FrozenInstanceError):
         part.lr = 1.0  # type: ignore[misc]
+
+
+def test_a_field_is_described_by_its_line_under_args_alone() -> None:
+    found = descriptions(Augmentation)  # its `Source:` names fields, too
+    assert list(found) == [field.name for field in dataclasses.fields(Augmentation)]
+    assert found["elastic"] == "standard deviation in pixels of an elastic deformation of images with masks; 0 for none"

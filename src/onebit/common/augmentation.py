@@ -24,7 +24,7 @@ class Augmentation:
         crop_size: side of a random crop of images with masks; null for the whole image
         flip_vertical: mirror images with masks upside down with probability one half
         rotate: rotate images with masks by a random multiple of 90 degrees
-        elastic: standard deviation in pixels of a deformation of images with masks
+        elastic: standard deviation in pixels of an elastic deformation of images with masks; 0 for none
         elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
 
     A padding that reflects mirrors the image at its edge pixels. The black square is clipped at the border. A random

@@ -13,11 +13,15 @@ from onebit.common.arguments import positive
 
 
 class Need(NamedTuple):
-    """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides."""
+    """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides.
+
+    `reason`: from the recipe, why the setting has no effect, in place of the usual sentence.
+    """
 
     name: str
     holds: Callable[[Any], bool]
     field: str
+    reason: Callable[[Any], str] | None = None
 
 
 class Check(NamedTuple):

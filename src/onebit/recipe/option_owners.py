@@ -58,10 +58,19 @@ _LABELS = Need(
 )
 # the last epoch of each stage has images of full size
 _EPOCHS = Need("more than one epoch", lambda recipe: max(recipe.epochs, recipe.first_stage) > 1, "epochs")
+
+
+def _late(recipe: Recipe) -> float | None:
+    """The first epoch after which the schedule would change the rate, but no epoch follows."""
+    marks = (*recipe.schedule.milestones, recipe.schedule.step_size or 0)
+    return next((mark for mark in marks if mark >= recipe.epochs), None)
+
+
 _LONGER = Need(
     "more epochs",
-    lambda recipe: all(mark < recipe.epochs for mark in (*recipe.schedule.milestones, recipe.schedule.step_size or 0)),
+    lambda recipe: _late(recipe) is None,
     "epochs",
+    lambda recipe: f"{_late(recipe):g} has no effect, because the last epoch is {recipe.epochs:g} (--epochs)",
 )
 _GROWS = Need("first_size", lambda recipe: recipe.augmentation.first_size is not None, "augmentation.first_size")
 _FOLDER = Need("a folder of images", lambda recipe: _reads_folder(recipe.dataset), "dataset")
@@ -164,7 +173,8 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
         lacking = [need for need in needs_of(name) if not need.holds(recipe)]
         if lacking and not any(_uses(learner, name, values[name]) for learner in learners):
             need = lacking[0]
-            unused.append(f"{name} belongs to {need.name}, but {need.field} is {values[need.field]!r}")
+            usual = f"belongs to {need.name}, but {need.field} is {values[need.field]!r}"
+            unused.append(f"{name} {need.reason(recipe) if need.reason else usual}")
     return unused
 
 

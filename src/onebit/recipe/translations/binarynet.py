@@ -59,6 +59,8 @@ TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
 CIFAR_RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as that repository does: (depth − 2) / 6 blocks a stage, rounded down."""
 
+CIFAR_DEPTHS = (14, 20, 32, 44, 56, 110)
+"""Depths of these names on other data, so counted."""
 IMAGENET_DEPTHS = (18, 34, 50)
 """Depths of these names on ImageNet."""
 IMAGENET_DEPTH = 50
@@ -204,11 +206,16 @@ def _resnet(model: str | None, given: Mapping[str, Any], depth: int) -> dict[str
             f"--model_config: depth belongs to --model {' and '.join(CIFAR_RESNETS)}: name the model itself"
         )
     if "imagenet" in given.get("dataset", "imagenet"):
-        if depth not in IMAGENET_DEPTHS:
-            known = ", ".join(map(str, IMAGENET_DEPTHS))
-            raise UsageError(f"--model_config: depth of a resnet of ImageNet must be one of {known}, got {depth}")
+        _need_depth(depth, IMAGENET_DEPTHS, "a resnet of ImageNet", given=depth)
         return {"name": f"resnet{depth}", "width": None}
-    return {"name": f"resnet{6 * ((depth - 2) // 6) + 2}"}
+    counted = 6 * ((depth - 2) // 6) + 2
+    _need_depth(counted, CIFAR_DEPTHS, f"a resnet of {given.get('dataset')}", given=depth)
+    return {"name": f"resnet{counted}"}
+
+
+def _need_depth(depth: int, known: Sequence[int], of: str, *, given: int) -> None:
+    if depth not in known:
+        raise UsageError(f"--model_config: depth of {of} must be one of {', '.join(map(str, known))}, got {given}")
 
 
 def _data_path(dataset: Any) -> tuple[str | None, Any]:
