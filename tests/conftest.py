@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from packed_nets import make_packed_mlp
 from PIL import Image
 from rank_agents import Agents, warm_agents
@@ -16,6 +17,10 @@ from onebit.packed import Certificate, LayerProof, PackedNet
 
 # before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# the same examples in every run; `pytest --hypothesis-profile=default` draws new ones
+settings.register_profile("same", settings(derandomize=True, database=None))
+settings.load_profile("same")
 
 CERTIFICATE = Certificate(
     onebit="0.1.0",

@@ -10,6 +10,7 @@ import runpy
 import string
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 from recipe_nets import SMALL, packed_net
 from torch import nn
 
@@ -29,7 +30,7 @@ from onebit.export.plain_torch.body import all_parts
 from onebit.export.plain_torch.names import MODULE_NAMES, Names
 from onebit.export.plain_torch.program import Program
 from onebit.export.plain_torch.target import HIDING
-from onebit.packed import Conv, Dense, MaxPool, PackedNet, Relu, Sign, infer
+from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, infer
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
@@ -44,6 +45,7 @@ except ImportError:
 else:
     sys.exit("onebit can be imported")
 import numpy as np, torch
+from collections.abc import Callable
 from pathlib import Path
 for folder in map(Path, sys.argv[1:]):  # each with the two files of a net, and inputs
     (weights,) = (path for path in folder.glob("net.*") if path.suffix != ".py")
@@ -310,6 +312,30 @@ def test_a_layer_in_the_padding_of_a_pool_fits_into_its_line(tmp_path: Path) -> 
         conv = dataclasses.replace(conv, output="n" * length)
         made = conv, dataclasses.replace(relu, inputs=(conv.output,)), pool
         export_net(dataclasses.replace(net, nodes=made), "torch", tmp_path / f"{length}.safetensors")
+    assert_clean(tmp_path)
+
+
+def with_names(net: PackedNet, name: Callable[[int], str]) -> PackedNet:
+    """The same net, with other names of its nodes."""
+    new = {"input": "input"} | {node.output: name(k) for k, node in enumerate(net.nodes)}
+    made = (
+        dataclasses.replace(node, output=new[node.output], inputs=tuple(new[source] for source in node.inputs))
+        for node in net.nodes
+    )
+    return dataclasses.replace(net, nodes=tuple(made), output=new[net.only_output])
+
+
+def test_lines_of_long_names_are_broken_as_ruff_does_it(tmp_path: Path) -> None:
+    b = Builder((6,))
+    b.add(Dense, **b.signs(5, 6, scale=True, centre=True))
+    twice = b.add(Relu)  # a value of two readers has a name of its own
+    b.add(Dense, **b.signs(5, 5, scale=True, centre=True))
+    b.add(Add, b.last, twice)
+    for length in range(24, 41):
+        net = with_names(b.net(), lambda k: f"n{k}".ljust(length, "n"))  # noqa: B023 - called at once
+        export_net(net, "torch", tmp_path / f"{length}.safetensors")
+    net = with_names(integer_resnet(), lambda k: f"n{k}".ljust(40, "n"))
+    export_net(net, "torch", tmp_path / "several.safetensors")  # a layer with several inputs
     assert_clean(tmp_path)
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 
 from onebit.export.plain_torch.names import MODULE_NAMES, Names
-from onebit.export.plain_torch.text import call, listing
+from onebit.export.plain_torch.text import WIDTH, call, listing
 from onebit.packed import Value
 
 INDENT = " " * 8
@@ -59,7 +59,11 @@ class Body:
 
     def step(self, expression: str, *, into: str = "x") -> str:
         """Add a line that computes something on the way to the value of a node; the name of its variable."""
-        self.steps.append(f"{INDENT}{into} = {expression}")
+        line = f"{INDENT}{into} = {expression}"
+        function, _, rest = expression.partition("(")
+        if len(line) > WIDTH and rest.endswith(")") and rest.count("(") == 0:  # a call with long names
+            line = call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT)
+        self.steps.append(line)
         return into
 
     def list_of(self, items: Sequence[str]) -> str:

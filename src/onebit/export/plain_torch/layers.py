@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.plain_torch.body import Body
+from onebit.export.plain_torch.body import INDENT, Body
+from onebit.export.plain_torch.text import WIDTH
 from onebit.packed import Node, nodes
 from onebit.packed.bits import unpack_signs
 
@@ -47,14 +48,23 @@ def products(body: Body, node: Any, layer: str, x: str) -> str:
     """A layer of weights with its scale and center."""
     ones = [1] * (len(body.known[node.output].shape) - 1)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
-    made = f"{layer}({x})"
+    made, after = f"{layer}({x})", ""
     if scale is not None:
-        made = f"{made} * {body.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
+        after = f" * {body.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
     if centre is not None:
         name = body.parameter(f"{node.output}_center", centre.reshape(-1, *ones), start="zeros")
-        sums = body.part("sums")
-        made += f" + {body.step(f'{sums}({layer}, {x}) * {name}', into='total')}"
-    return made
+        total = f"{body.part('sums')}({layer}, {x})"
+        if not fits_line(f"total = {total} * {name}"):
+            total = body.step(total, into="total")
+        after += f" + {body.step(f'{total} * {name}', into='total')}"
+    if not fits_line(f"x = {made}{after}"):
+        made = body.step(made)
+    return made + after
+
+
+def fits_line(step: str) -> bool:
+    """Whether names are not so long that ruff would break the line."""
+    return len(f"{INDENT}{step}") <= WIDTH
 
 
 def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
