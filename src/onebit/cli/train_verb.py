@@ -65,7 +65,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         from onebit.runs.names import check_names
 
         check_names(recipe)
-        if recipe.optimizer.weight_decay and "optimizer.weight_decay" in _given(command) and not recipe.model.is_own:
+        if "optimizer.weight_decay" in _given(command) and not recipe.model.is_own:
             from onebit.runs.resolve import refuse_no_decay
 
             refuse_no_decay(recipe)

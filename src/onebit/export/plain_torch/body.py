@@ -59,17 +59,23 @@ class Body:
 
     def step(self, expression: str, *, into: str = "x") -> str:
         """Add a line that computes something on the way to the value of a node; the name of its variable."""
-        line = f"{INDENT}{into} = {expression}"
+        step = f"{into} = {expression}"
         function, _, rest = expression.partition("(")
-        if len(line) > WIDTH and rest.endswith(")") and rest.count("(") == 0:  # a call with long names
-            line = call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT)
-        self.steps.append(line)
+        if not fits_line(step) and rest.endswith(")") and "(" not in rest:  # a call with long names
+            self.steps.append(call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT))
+        else:
+            self.steps.append(INDENT + step)
         return into
 
     def list_of(self, items: Sequence[str]) -> str:
         """Add lines with a long list; the name of its variable."""
         self.steps.append(listing("parts = [", items, "]", indent=INDENT))
         return "parts"
+
+
+def fits_line(step: str) -> bool:
+    """Whether the names in a line of `forward` are not so long that ruff would break it."""
+    return len(INDENT + step) <= WIDTH
 
 
 @cache

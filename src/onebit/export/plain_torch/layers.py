@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.plain_torch.body import INDENT, Body
-from onebit.export.plain_torch.text import WIDTH
+from onebit.export.plain_torch.body import Body, fits_line
 from onebit.packed import Node, nodes
 from onebit.packed.bits import unpack_signs
 
@@ -60,11 +59,6 @@ def products(body: Body, node: Any, layer: str, x: str) -> str:
     if not fits_line(f"x = {made}{after}"):
         made = body.step(made)
     return made + after
-
-
-def fits_line(step: str) -> bool:
-    """Whether names are not so long that ruff would break the line."""
-    return len(f"{INDENT}{step}") <= WIDTH
 
 
 def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from onebit.export.pixels import pixels_in_words
-from onebit.export.plain_torch.body import INDENT, Body, all_parts
+from onebit.export.plain_torch.body import INDENT, Body, all_parts, fits_line
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
-from onebit.export.plain_torch.text import WIDTH, listing, plain, quoted
+from onebit.export.plain_torch.text import listing, plain, quoted
 from onebit.packed import MaxPool, PackedNet, Quantize, infer
 from onebit.packed.net import INPUT
 
@@ -102,7 +102,7 @@ class Program:
         soon = self._readers[name] == 1 and name in following
         variable = "x" if soon else self._locals.make("coded" if name == INPUT else name)
         self._places[name] = variable
-        if len(f"{INDENT}{variable} = {expression}") > WIDTH:
+        if not fits_line(f"{variable} = {expression}"):
             expression = self.body.step(expression)
         if expression != variable:
             self.body.step(expression, into=variable)
