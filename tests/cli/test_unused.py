@@ -91,6 +91,8 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         "--method real --optimizer.latent_clip null --optimizer.decay_latents false",
         "--teacher x --teacher_weight 0.5",
         "--teacher x --teacher_weight 0.5 --loss hinge",
+        "cifar10-resnet20-real --teacher x --label_smoothing 0",
+        "--method bop --optimizer.weight_decay 0",
         "--split_seed 3",
         "--augmentation.first_size 16 --augmentation.growing 0.5 --epochs 1.5",
         "--augmentation.first_size 16 --epochs 1 --first_stage 2",

@@ -209,7 +209,7 @@ def changed_settings(recipe: Recipe) -> list[str]:
 
 
 def _is_off(value: Any, default: Any) -> bool:
-    return value is None or (value is False and default is not True)
+    return value is None or (value is False and default is not True) or value == default == 0
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
