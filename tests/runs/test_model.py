@@ -22,11 +22,13 @@ from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
+from onebit.quantizers import sign
 from onebit.recipe import (
     Recipe,
     build_recipe,
     default_settings,
     merge,
+    method_settings,
     methods,
     read_settings,
     recipe_names,
@@ -310,6 +312,33 @@ def test_a_training_starts_from_the_weights_of_another(data: Dataset, tmp_path: 
     assert all(isinstance(layer.weight_quantizer, nn.Module) for _, layer in binary_layers(started))
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, started.state_dict()[name])
+
+
+@pytest.mark.parametrize(("method", "size"), [("bayesbinn", 10.0), ("binaryconnect-stochastic", 1.0)])
+def test_latents_too_small_for_their_draws_begin_with_their_signs(
+    data: Dataset, tmp_path: Path, method: str, size: float
+) -> None:
+    """Draws of weights of a real net would be coin flips: the training would forget its start."""
+    real = build_training(recipe(model={"weight_quantizer": None}, optimizer={"latent_clip": None}), data)
+    save_weights(tmp_path / "real.safetensors", real.model, {})
+    start = {"init_from": str(tmp_path / "real.safetensors")}
+    drawn = build_recipe(merge(merge(TOY, method_settings(method)), start))
+    with pytest.warns(UserWarning, match=f"those of 2 layers, in 'linear1' of mean size 0[.]0.+, begin as ±{size:g}"):
+        started = build_training(drawn, data)
+    weights = real.model.state_dict()
+    for name, layer in binary_layers(started.model):
+        assert torch.equal(layer.weight, sign(weights[f"{name}.weight"]) * size)
+
+    save_weights(tmp_path / "drawn.safetensors", started.model, {})
+    again = build_training(dataclasses.replace(drawn, init_from=str(tmp_path / "drawn.safetensors")), data)
+    assert all(torch.equal(w, v) for w, v in zip(again.model.parameters(), started.model.parameters(), strict=True))
+
+
+def test_latents_that_are_not_drawn_begin_as_they_are(data: Dataset, tmp_path: Path) -> None:
+    real = build_training(recipe(model={"weight_quantizer": None}, optimizer={"latent_clip": None}), data).model
+    save_weights(tmp_path / "real.safetensors", real, {})
+    started = build_training(recipe(init_from=str(tmp_path / "real.safetensors")), data).model
+    assert torch.equal(started.linear1.weight, real.linear1.weight)
 
 
 def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Dataset, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class _Line(NamedTuple):
 def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str) -> str:
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
-    Latents get the magnitude `Quantizer.start`: those far below it forget their signs in the first steps (docs/train.md
+    Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps (docs/train.md
     has the measurement). Where the last layer has another number of outputs than that of the packed net, it stays as it
     is, and so does what follows.
 
@@ -232,9 +232,8 @@ class _Unfolding:
         scale_parameter = getattr(quantizer, "scale", None)
         if isinstance(scale_parameter, nn.Parameter):
             scale_parameter.fill_(1)
-        magnitude = quantizer.start * (quantizer.latent_bound or 1.0)
-        self.magnitudes.append(magnitude)
-        return signs * magnitude
+        self.magnitudes.append(quantizer.start_size)
+        return signs * quantizer.start_size
 
     def set_norms(self, images: Any) -> None:
         """BatchNorm, biases and shifts: of the affine maps and thresholds that they were folded into."""

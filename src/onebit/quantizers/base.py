@@ -222,6 +222,11 @@ class Quantizer(torch.nn.Module):
     prepared: Prepared | None = None
     """Set by `onebit.optim.compile_update_` only."""
 
+    @property
+    def start_size(self) -> float:
+        """Magnitude of latents that begin with given signs."""
+        return self.start * (self.latent_bound or 1.0)
+
     def take_prepared(self, latent: Tensor) -> Tensor | None:
         """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves once."""
         if torch.compiler.is_compiling():  # a compiled model fuses its own quantizer

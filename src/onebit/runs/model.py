@@ -23,6 +23,7 @@ from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
 from onebit.nets import is_packed
 from onebit.packed import load
+from onebit.quantizers import Quantizer, sign
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.held_out import seen_validation, settings_of_card
 from onebit.runs.optimizer import build_optimizer, build_schedule
@@ -48,6 +49,10 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 
 STATISTICS = 1000
 """Training images, evenly spread, that BatchNorm takes its statistics from where a packed net has none."""
+
+
+FAINT = 0.25
+"""Share of `Quantizer.start_size` below which latents are too small for their draws to have their signs."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -169,12 +174,37 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         file = trained_file(source)
         state, facts = read_state(file)
         load_weights(model, state, source=str(file), start=True)
+        _settle_drawn_(model, source)
         trained = known = facts.get("recipe")
         classes = facts.get("classes")
     if data is not None and tell:
         _tell_other_data(recipe, trained, classes, data)
         if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
             warnings.warn(f"init_from: {source} {seen}", stacklevel=2)
+
+
+@torch.no_grad()
+def _settle_drawn_(model: nn.Module, source: str) -> None:
+    """Give latents that are drawn, and too small for it, the magnitude that a packed net's signs begin with.
+
+    The weights of a real net, about ±0.05, are such: nearly half of the signs in each draw would be others.
+    """
+    settled = {}
+    for name, layer in binary_layers(model):
+        quantizer = layer.weight_quantizer
+        if not isinstance(quantizer, Quantizer) or not quantizer.random or layer.weight.is_meta:
+            continue
+        size = float(layer.weight.abs().mean())
+        if size < FAINT * quantizer.start_size:
+            settled[name] = f"{size:.2g}, begin as ±{quantizer.start_size:g}"
+            layer.weight.copy_(sign(layer.weight) * quantizer.start_size)
+    if settled:
+        first, change = next(iter(settled.items()))
+        warnings.warn(
+            f"init_from: {source} has weights whose draws would lose their signs: those of {len(settled)} layers, in "
+            f"{first!r} of mean size {change}",
+            stacklevel=3,
+        )
 
 
 def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) -> None:
