@@ -37,6 +37,12 @@ def test_every_method_is_described() -> None:
         assert rows >= set(protocol.methods or methods())
 
 
+def test_the_command_of_every_row_is_one_that_trains() -> None:
+    for protocol in TOOL["PROTOCOLS"].values():
+        for name in protocol.methods or methods():
+            assert protocol.recipe(name).model.name == protocol.model
+
+
 def finished_run(folder: Path, accuracies: list[float], *flags: str) -> None:
     modes = {"binary": {"accuracies": accuracies}, "latent": {"accuracies": [0.5] * len(accuracies)}}
     seeds = list(range(len(accuracies)))

@@ -40,7 +40,6 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--method bop --optimizer.latent_clip 2", "latent_clip belongs to an optimizer that clips latents, but"),
         ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
         ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
-        ("--method real --model.real_last", "model.real_last belongs to binary weights or inputs, but model.weight_"),
         ("--method real --model.value 0.5", "model.value belongs to binary weights, but model.weight_quantizer is"),
         ("--method binaryconnect --model.padding_value 1", "model.padding_value belongs to binary inputs, but model."),
         ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
@@ -98,6 +97,7 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         "--augmentation.first_size 16 --epochs 1 --first_stage 2",
         "--method bayesbinn --continual.tasks 2 --continual.prior false",
         "--method irnet --model.input_options {}",
+        "--method real --model.real_first --model.real_last",  # which is so: one command for all methods
         "mnist-permuted --method ste --continual.prior false --continual.against [bayesbinn]",
         # used by what the recipe is set against
         "mnist-permuted --method ste --draws 5 --continual.against [bayesbinn]",

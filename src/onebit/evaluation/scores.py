@@ -24,7 +24,7 @@ class Score:
     weights: the test mode: latent, binary, mean, sample, ensemble:N, packed, or real for a net without binary layers.
     bn: the BatchNorm statistics, "trained" (those of the net, which `fit` leaves as they fit the weights that ship) or
         "reestimate".
-    loss: mean over samples.
+    loss: mean over samples; of an ensemble always the cross-entropy.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
     top5: number of samples whose class is among the five largest logits; None if not counted.

@@ -51,9 +51,9 @@ class _Line(NamedTuple):
 def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str) -> str:
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
-    Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps (docs/train.md
-    has the measurement). Where the last layer has another number of outputs than that of the packed net, it stays as it
-    is, and so does what follows.
+    Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps
+    (docs/train.md has the measurement). Where the last layer has another number of outputs than that of the packed net,
+    it stays as it is, and so does what follows.
 
     Args:
         model: as it was created for a training: its structure must be that of the packed net.

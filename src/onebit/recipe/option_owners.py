@@ -44,11 +44,6 @@ def _above_zero(field: str) -> Need:
 
 
 _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
-_BINARY_LAYERS = Need(
-    "binary weights or inputs",
-    lambda recipe: recipe.model.weight_quantizer is not None or recipe.model.input_quantizer is not None,
-    "model.weight_quantizer",
-)
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
 _LABELS = Need(
@@ -103,8 +98,6 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "model.value": (_BINARY,),
     "model.weight_options": (_BINARY,),
     "model.input_options": (_INPUT_QUANTIZER,),
-    "model.real_first": (_BINARY_LAYERS,),
-    "model.real_last": (_BINARY_LAYERS,),
     "model.padding_value": (_BINARY_INPUTS,),
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
