@@ -16,6 +16,7 @@ from onebit.optim import BayesBiNN, Bop
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
+from onebit.train.weights import save_weights
 
 
 def recipe(method: str | None = None, **settings: Any) -> Recipe:
@@ -72,8 +73,8 @@ def test_bayesbinn_goes_on_from_the_latents_of_another_training(data: Dataset, t
     first = build_training(recipe("bayesbinn"), data)
     with torch.no_grad():
         first.model.linear1.weight.mul_(0.123)
-    torch.save(first.model.state_dict(), tmp_path / "first.pth")
-    second = build_training(recipe("bayesbinn", init_from=str(tmp_path / "first.pth")), data)
+    save_weights(tmp_path / "first.safetensors", first.model, {"recipe": recipe("bayesbinn").settings()})
+    second = build_training(recipe("bayesbinn", init_from=str(tmp_path / "first.safetensors")), data)
     assert torch.equal(second.model.linear1.weight, first.model.linear1.weight)
 
 

@@ -174,13 +174,21 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         file = trained_file(source)
         state, facts = read_state(file)
         load_weights(model, state, source=str(file), start=True)
-        _settle_drawn_(model, source)
         trained = known = facts.get("recipe")
+        before = _quantizer_of(trained)
+        if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
+            _settle_drawn_(model, source)
         classes = facts.get("classes")
     if data is not None and tell:
         _tell_other_data(recipe, trained, classes, data)
         if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
             warnings.warn(f"init_from: {source} {seen}", stacklevel=2)
+
+
+def _quantizer_of(settings: Any) -> Any:
+    """The weight quantizer of the recipe in a weight file; None if it has none."""
+    model = settings.get("model") if isinstance(settings, Mapping) else None
+    return model.get("weight_quantizer") if isinstance(model, Mapping) else None
 
 
 @torch.no_grad()
