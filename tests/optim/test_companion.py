@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryLinear
-from onebit.optim import clip_latents_, latent_groups
+from onebit.optim import BayesBiNN, clip_latents_, latent_groups
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -214,6 +214,32 @@ def test_groups_that_are_added_later_are_trained(name: str) -> None:
     train(grown, optimizer, steps=3, seed=2)
     train(twin, fresh, steps=3, seed=2)
     assert same(grown, twin)
+
+
+def test_an_unused_function_for_the_companion_is_copied_but_not_pickled(name: str) -> None:
+    quantizer, make = OPTIMIZERS[name]
+    optimizer = make(nn.Sequential(net(quantizer)[0]), companion=lambda groups: torch.optim.SGD(groups, lr=0.5))
+    twin, loaded = copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))
+    twin.add_param_group({"params": nn.Linear(2, 1).parameters()})
+    assert isinstance(twin.companion, torch.optim.SGD)
+    assert optimizer.companion is None
+    with pytest.raises(UsageError, match="a pickle, which does not hold the function `companion`"):
+        loaded.add_param_group({"params": nn.Linear(2, 1).parameters()})
+    plain = pickle.loads(pickle.dumps(make(nn.Sequential(net(quantizer)[0]))))
+    plain.add_param_group({"params": nn.Linear(2, 1).parameters()})
+    assert isinstance(plain.companion, torch.optim.Adam)
+
+
+def test_latents_that_are_added_without_a_rate_take_that_of_the_others() -> None:
+    optimizer = BayesBiNN(latent_groups(net("concrete_sign"), lr=0.02), count=100)
+    added = nn.Parameter(torch.ones(3))
+    optimizer.add_param_group({"params": [added], "latent": True})
+    assert optimizer.param_groups[-1]["lr"] == 0.02
+    added.grad, before = torch.ones(3), added.detach().clone()
+    optimizer.step()
+    assert not torch.equal(added, before)
+    with pytest.raises(UsageError, match="BayesBiNN: a group of latents has no rate: give it an lr"):
+        BayesBiNN([{"params": [nn.Parameter(torch.ones(3))], "latent": True}], count=100)
 
 
 def test_the_first_real_group_that_is_added_makes_the_companion(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,14 @@ from torch import Tensor
 from onebit.errors import UsageError
 
 Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+def _refuse_companion(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The companion of an optimizer from a pickle, which does not have the function of the user."""
+    raise UsageError(
+        "the optimizer comes from a pickle, which does not hold the function `companion`: make the optimizer anew and "
+        "load the state_dict of this one"
+    )
 
 
 class CompanionOptimizer(torch.optim.Optimizer, ABC):
@@ -32,8 +41,8 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     companion: torch.optim.Optimizer | None
     lr_of_latents = True
     """Whether `lr` of groups of latents is a learning rate."""
-    kept: tuple[str, ...] = ("companion", "make_companion", "own")
-    """What copies and pickles have, beside torch's own."""
+    kept: tuple[str, ...] = ("companion", "own")
+    """What copies and pickles have, beside torch's own. Copies also have the function that makes the companion."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
@@ -53,21 +62,28 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
                 self.start_(latent)
 
     def _companion(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        make, self.make_companion = self.make_companion, None  # a function is often one that cannot be pickled
+        make, self.make_companion = self.make_companion, None
         return torch.optim.Adam(groups, fused=True) if make is None else make(groups)
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group: one with `latent` gets the own settings and follows the own rule, any other the companion's.
 
+        Latents without a rate `lr`, where the own settings have none, take that of the first group of latents.
+
         Raises:
-            UsageError: weight decay of latents.
+            UsageError: weight decay of latents, no rate, or a first group for the companion after unpickling, if a
+                function was to make it.
         """
         if param_group.get("latent"):
             decay = param_group.get("weight_decay")
             if decay:
                 raise UsageError(f"{type(self).__name__} does not support weight decay of latents, got {decay!r}")
             param_group.update({key: value for key, value in self.own.items() if key == "lr" or key not in param_group})
+            first = next((group for group in self.param_groups if group.get("latent")), param_group)
+            if "lr" not in first:
+                raise UsageError(f"{type(self).__name__}: a group of latents has no rate: give it an lr")
+            param_group.setdefault("lr", first["lr"])
         super().add_param_group(param_group)
         if not hasattr(self, "companion"):
             return  # `__init__` makes the companion of all its groups at once
@@ -91,7 +107,16 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
             self.companion.state = self.state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{key: value for key, value in vars(self).items() if key in self.kept}}
+        kept = {key: value for key, value in vars(self).items() if key in self.kept}
+        # a function is often one that cannot be pickled
+        return {**super().__getstate__(), **kept, "make_companion": self.make_companion and _refuse_companion}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompanionOptimizer:
+        made: CompanionOptimizer = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        made.make_companion = self.make_companion
+        return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # of copies, and of groups and state that are loaded
