@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.native import instruction_sets
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, SteSign
 from onebit.runtime.torch_layers import PackedLayer, PackedLinear
 
@@ -399,3 +400,25 @@ def test_packed_layers_stay_in_eval_mode_and_compile() -> None:
         assert torch.equal(compiled(x), net(x))
     assert net(x).requires_grad  # through the normalization
     net(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: BinaryConv2d(3, 16, 3, value=1e-40), lambda: BinaryLinear(6, 16, value=1e-40)]
+)
+def test_numbers_below_the_normal_ones_count_whatever_torch_flushes(make: Any) -> None:
+    if not instruction_sets() or not torch.set_flush_denormal(False):
+        pytest.skip("without the native library, torch computes; or the processor flushes nothing")
+    torch.manual_seed(0)
+    net = nn.Sequential(make())
+    onebit.packed_layers_(net)
+    x = torch.randn(9, 3, 6, 6)
+    if isinstance(net[0], PackedLinear):
+        x = x[:, 0]
+    with torch.no_grad():
+        right = net(x)
+        assert right.view(torch.int32).count_nonzero() > right.numel() // 2
+        try:
+            torch.set_flush_denormal(True)
+            assert torch.equal(net(x).view(torch.int32), right.view(torch.int32))
+        finally:
+            torch.set_flush_denormal(False)

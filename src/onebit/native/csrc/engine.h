@@ -142,8 +142,7 @@ static int64_t run_batches(const ob_plan *plan, const void *images, int64_t coun
 /* Outputs of images, batch by batch; returns 1 if the net took the sign of a NaN, else 0. */
 static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
                         int32_t part, int32_t parts, ob_barrier *barrier) {
-    const rounding_mode_t mode = rounding_mode();
-    set_rounding_mode(DEFAULT_ROUNDING);
+    const rounding_mode_t mode = start_default_rounding();
     int64_t saw_nan = run_batches(plan, images, count, arena, answers, part, parts, barrier);
     set_rounding_mode(mode);
     return saw_nan;

@@ -483,9 +483,9 @@ static void run_pixels(const ob_layer *layer, const room_t *room, span_t tiles, 
     }
 }
 
-/* See ob_isa. */
-static int64_t run_layer(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
-                         uint32_t *scratch, int32_t part, int32_t parts) {
+/* See ob_isa; rounds as the thread does. */
+static int64_t run_part(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
+                        uint32_t *scratch, int32_t part, int32_t parts) {
     room_t room = {0};
     int64_t units = room_for(layer, scratch, &room);
     if (!scratch) return units;
@@ -504,5 +504,14 @@ static int64_t run_layer(const ob_layer *layer, const float *x, int64_t count, c
         if (all.begin >= all.end) return units;
     }
     (layer->rows ? run_pixels : run_samples)(layer, &room, places, all, x, given, out);
+    return units;
+}
+
+/* See ob_isa. */
+static int64_t run_layer(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
+                         uint32_t *scratch, int32_t part, int32_t parts) {
+    const rounding_mode_t mode = start_default_rounding();
+    int64_t units = run_part(layer, x, count, given, out, scratch, part, parts);
+    set_rounding_mode(mode);
     return units;
 }

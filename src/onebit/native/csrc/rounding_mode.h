@@ -21,3 +21,10 @@ typedef int rounding_mode_t;
 static rounding_mode_t rounding_mode(void) { return DEFAULT_ROUNDING; }
 static void set_rounding_mode(rounding_mode_t mode) { (void)mode; }
 #endif
+
+/* Round as kernels of packed nets do; returns the mode of the program, to be set again after them. */
+static rounding_mode_t start_default_rounding(void) {
+    const rounding_mode_t mode = rounding_mode();
+    set_rounding_mode(DEFAULT_ROUNDING);
+    return mode;
+}
