@@ -152,7 +152,7 @@ def test_without_data_it_says_so(
     def missing(*_: object, **__: object) -> None:
         raise DataError("no such folder")
 
-    monkeypatch.setattr("onebit.cli.export_verb.load_data", missing)
+    monkeypatch.setattr("onebit.cli.export_verb.load_noted_data", missing)
     monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", missing)
     for source, note in ((run_folder, "the net is not certified"), (packed_file, "no test images to compare with")):
         request = ["export", source, "--to", "torch", "-o", "net.pth"]

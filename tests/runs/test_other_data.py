@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toy_training import TOY, Stop, stop_after_epoch, toy_data
 
-from onebit.data import Dataset, Split
+from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import CheckpointError
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs import run_data
@@ -67,6 +68,20 @@ def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
         monkeypatch.setattr(run_data, "load_from_place", lambda *_, data=data, **__: data)
         assert (OTHER_FILES in load_run_data(open_run(tmp_path)).note) == note
+
+
+def test_files_that_are_split_in_another_way_are_the_same_files(tmp_path: Path) -> None:
+    images, test = toy_data(validation=0).train, toy_data().test
+    for name, labels in (("own", images.labels), ("other", (images.labels + 1) % 4)):
+        parts = {"train_images": images.images, "train_labels": labels}
+        np.savez(tmp_path / f"{name}.npz", **parts, test_images=test.images, test_labels=test.labels)
+    data = load_dataset("own", directory=tmp_path / "own.npz", validation=20, split_seed=1)
+    train(tmp_path / "run", recipe(), data)
+    run = open_run(tmp_path / "run")
+    for name, other in (("own", False), ("other", True)):
+        again = load_run_data(run, directory=tmp_path / f"{name}.npz")
+        assert len(again.validation) != 20
+        assert (OTHER_FILES in again.note) == other
 
 
 def test_a_run_of_an_earlier_version_does_not_say_what_its_test_labels_were(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained, refuse_for_packed
+from onebit.cli.inputs import load_noted_data, open_trained, refuse_for_packed
 from onebit.cli.output import answer_either, download_progress, say, size
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
@@ -102,7 +102,7 @@ def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
 
     run = on_raw_images(open_trained(args))
     try:
-        data = load_data(run, args.data)
+        data = load_noted_data(run, args.data)
     except (DataError, UsageError) as error:
         if args.data is not None:
             raise

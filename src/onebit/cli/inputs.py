@@ -6,7 +6,7 @@ import os
 from argparse import ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
-from onebit.cli.output import download_progress
+from onebit.cli.output import download_progress, say
 from onebit.cli.parsing import thread_number
 from onebit.errors import UsageError
 
@@ -73,6 +73,16 @@ def load_data(run: Run, directory: str | None, *, dataset: str | None = None) ->
 
     with download_progress() as fetched:
         return load_run_data(run, dataset=dataset, directory=directory, progress=fetched)
+
+
+def load_noted_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
+    """As `load_data`, for verbs that do not show the note of the data: say that they are not those of the training."""
+    from onebit.runs.run_data import OTHER_FILES, are_other_files
+
+    data = load_data(run, directory, dataset=dataset)
+    if are_other_files(data):
+        say(f"note: {OTHER_FILES}")
+    return data
 
 
 def note_on_draws(run: Run, weights: str) -> str:

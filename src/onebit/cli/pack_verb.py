@@ -6,7 +6,7 @@ import dataclasses
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, note_on_draws, open_trained, seed_of_draws
+from onebit.cli.inputs import load_noted_data, note_on_draws, open_trained, seed_of_draws
 from onebit.cli.output import answer_either, percent, progress, say, size
 from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
@@ -143,17 +143,16 @@ def _too_much(made: Certificate, allowed: float) -> str:
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
     """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
-    from onebit.runs.run_data import OTHER_FILES
+    from onebit.runs.run_data import are_other_files
     from onebit.runtime import native_plan
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
 
     try:
-        data = load_data(run, args.data, dataset=args.dataset)
+        data = load_noted_data(run, args.data, dataset=args.dataset)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
-    other_files = OTHER_FILES in data.note
-    for note in filter(None, (OTHER_FILES if other_files else "", note_on_draws(run, args.weights))):
+    if note := note_on_draws(run, args.weights):
         say(f"note: {note}")
     compared = 0
 
@@ -183,7 +182,12 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
             on_ranges=state,
             on_images=update,
         )
-    facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": other_files}
+    facts: dict[str, Any] = {
+        "images": compared,
+        "native": None,
+        "numpy": compared,
+        "other_files": are_other_files(data),
+    }
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}
         say(f"native kernels ({plan.isa.name}) computed all of them, numpy {facts['numpy']:,}, with the same bits")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, named_model, open_trained, refuse_for_packed, set_threads
+from onebit.cli.inputs import load_noted_data, named_model, open_trained, refuse_for_packed, set_threads
 from onebit.cli.output import answer, answer_json, download_progress, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -40,17 +40,13 @@ def main(argv: list[str]) -> int:
             )
         refuse_for_packed(args, "recipe", "model")
 
-    from onebit.runs.run_data import OTHER_FILES
-
     done = []
     found: dict[str, str] = {}
 
     def on_data(data: Dataset) -> None:
-        found.update(dataset=data.name, directory=data.directory)
+        found.update(dataset=data.name, directory=data.directory, note=data.note)
         if not args.json:
             say(f"{data.name} from {data.directory or 'memory'}")
-            if OTHER_FILES in data.note:
-                say(f"note: {OTHER_FILES}")
 
     with progress("verifying", "images") as bar:
         for step in _steps(args, bar.update, on_data):
@@ -81,7 +77,7 @@ def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> 
     from onebit.verification.raw_images import on_raw_images
 
     run = on_raw_images(open_trained(args))
-    data = load_data(run, args.data, dataset=args.dataset)
+    data = load_noted_data(run, args.data, dataset=args.dataset)
     on_data(data)
     return prove_run(run, data, on_images=on_images)
 
@@ -113,7 +109,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
             )
         say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
     else:
-        data = load_data(source, args.data, dataset=args.dataset)
+        data = load_noted_data(source, args.data, dataset=args.dataset)
         refuse_other_classes(data, net.classes, source=args.run)
     on_data(data)
     return prove_packed(net, data, source=source, on_images=on_images)

@@ -104,7 +104,9 @@ def load_dataset(
         train, held_out = hold_out(loaded.train, count, seed=split_seed)
     note = "; ".join(filter(None, (entry.note, loaded.note)))
     classes = entry.classes or loaded.classes
-    data = Dataset(entry.name, train, held_out, loaded.test, classes, loaded.directory, note, loaded.identity)
+    data = Dataset(
+        entry.name, train, held_out, loaded.test, classes, loaded.directory, note, loaded.identity, loaded.digest
+    )
     return data if input_size is None or entry.folder else data.changed(lambda split: _resized(split, input_size))
 
 

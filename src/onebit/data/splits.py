@@ -120,6 +120,8 @@ class Dataset:
         directory: where the files were read from; "" if there are none.
         note: a remark to show with every result on this data; "" for the complete official set.
         identity: a digest that identifies these images; "" if the name and the labels do.
+        files_digest: a digest of `identity` and of all labels that were loaded, however they are split into training
+            and validation; "" for data that were not loaded by `load_dataset`.
 
     Raises:
         DataError: two labels of the same name, splits that differ in image shape, a label out of range, or a split with
@@ -134,6 +136,7 @@ class Dataset:
     directory: str = ""
     note: str = ""
     identity: str = ""
+    files_digest: str = ""
 
     def __post_init__(self) -> None:
         if repeated := [name for number, name in enumerate(self.classes) if name in self.classes[:number]]:
@@ -263,6 +266,15 @@ class LoadedFiles(NamedTuple):
     classes: tuple[str, ...] = ()
     validation: Split | None = None
     identity: str = ""
+
+    @property
+    def digest(self) -> str:
+        """See `Dataset.files_digest`."""
+        digest = hashlib.sha256(json.dumps([self.identity, self.classes]).encode())
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                digest.update(split.labels.tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
-from onebit.train.files import changed_data, remembered_place
+from onebit.train.files import is_of_other_files, remembered_place
 from onebit.train.history import PLACE_FILE
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
@@ -33,7 +33,9 @@ def load_run_data(
         UsageError: other classes than the net, or own arrays in an unknown place.
         DataError: missing or damaged.
     """
-    recipe = run.recipe if dataset is None else replace(run.recipe, dataset=dataset, validation=None)
+    recipe = run.recipe
+    if dataset not in (None, recipe.dataset):
+        recipe = replace(recipe, dataset=dataset, validation=None)
     place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
     if not recipe.dataset:
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
@@ -48,8 +50,13 @@ def load_run_data(
         recipe = replace(recipe, validation=None)
         data = load_from_place(recipe, place, directory=directory, progress=progress)
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
-    changed = recipe.dataset == run.recipe.dataset and changed_data(run.source.parent, data)
-    return data.changed(lambda split: split, OTHER_FILES) if changed else data
+    others = recipe.dataset == run.recipe.dataset and is_of_other_files(run.source.parent, data)
+    return data.changed(lambda split: split, OTHER_FILES) if others else data
+
+
+def are_other_files(data: Dataset) -> bool:
+    """Whether data have the note on other files than those of the training."""
+    return OTHER_FILES in data.note
 
 
 def load_from_place(

@@ -30,6 +30,14 @@ def changed_data(folder: Path, data: Dataset) -> str:
     return "" if _remembered(folder, "test") in (None, data.test_digest) else "test labels"
 
 
+def is_of_other_files(folder: Path, data: Dataset) -> bool:
+    """Whether data are from other files than those of a run, as far as that is stored; their splits may differ."""
+    stored = _remembered(folder, "files")
+    if stored is None or not data.files_digest:  # earlier versions stored digests of the splits alone
+        return changed_data(folder, data) != ""
+    return stored != data.files_digest
+
+
 def refuse_other_data(folder: Path, data: Dataset, *, of_fit: bool = True) -> None:
     """Raises CheckpointError: the training in a folder, finished or not, is on other data.
 
@@ -79,6 +87,8 @@ def write_place(job: Job) -> None:
     data = job.data
     if data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
         place = {"directory": data.directory, "digest": data.digest, "test": data.test_digest}
+        if data.files_digest:
+            place["files"] = data.files_digest
         _write(job, PLACE_FILE, json.dumps(place) + "\n")
 
 

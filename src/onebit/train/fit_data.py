@@ -27,7 +27,7 @@ class FitData:
         train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
             None.
         classes: the name of each label; () if they are not known.
-        digest, test_digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
+        digest, test_digest, files_digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
         directory: see `Dataset.directory`.
     """
 
@@ -38,6 +38,7 @@ class FitData:
     digest: str = ""
     directory: str = ""
     test_digest: str = ""
+    files_digest: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -87,7 +88,8 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
         if isinstance(held_out, Split) and held_out.images.shape[1:] != data.input_shape:
             got = held_out.images.shape[1:]
             raise UsageError(f"validation: got images {got}, the training images are {data.input_shape}")
-        return FitData(data.name, data.train, held_out, data.classes, data.digest, data.directory, data.test_digest)
+        digests = {"digest": data.digest, "test_digest": data.test_digest, "files_digest": data.files_digest}
+        return FitData(data.name, data.train, held_out, data.classes, directory=data.directory, **digests)
     train = _part(data, name="data", batch_size=batch_size)
     if isinstance(train, Split):
         known = [part.labels for part in (train, held_out) if isinstance(part, Split)]
@@ -135,11 +137,18 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
 def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
     """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer."""
     if isinstance(data.train, LoaderSamples):
-        size = batch_samples(data.train.loader)  # None: a batch sampler of the user, whose batches may differ
-        return size or max(1, (data.train.count or 0) // data.train.steps)
+        return loader_batch_size(data.train) or 1
     if batch_size is not None:
         return batch_size
     return usual if data.digest else min(usual, len(data.train))
+
+
+def loader_batch_size(samples: LoaderSamples) -> int | None:
+    """Samples of a batch of a loader, on average where its batches differ; None if that is not known."""
+    size = batch_samples(samples.loader)  # None: a batch sampler of the user, whose batches may differ
+    if size is None and samples.count is not None:
+        size = max(1, samples.count // samples.steps)
+    return size
 
 
 def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:
