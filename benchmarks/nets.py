@@ -173,15 +173,36 @@ def time_net(
         images = make_images(model, batch)
         timed = [timing.Timed(variant, None, call) for variant, call in float_nets(twin, images)]
         for isa, plan in plans.items():
-            timed.append(timing.Timed(isa, isa, timing.native_call(plan, images, threads)))
+            timed.append(timing.Timed(isa, isa, native_call(plan, images, threads)))
         if INT8 in others:
             timed.append(timing.Timed(INT8, None, partial(others[INT8], images)))
         if EXACT in others:
-            timed.append(timing.Timed(EXACT, None, timing.native_call(others[EXACT], images, threads)))
+            timed.append(timing.Timed(EXACT, None, native_call(others[EXACT], images, threads)))
         mismatches = check(f"{name}, batch {batch}", packed, images, timed, rounded=activations is not None)
         timing.take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
         rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
+
+
+def native_call(plan: native.NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
+    """As `run` shares images, or the work on one, between threads, but with the plan alone, without checks around it.
+
+    The result is that of `plan.run`.
+    """
+    workers = onebit.runtime.running.threads_for(plan, len(images), threads)
+    if workers == 1 or len(images) < workers:
+        return lambda: plan.run(images, parts=workers)[0]
+    shares = np.array_split(images, workers)
+
+    def call() -> np.ndarray:
+        parts = [
+            plan.separate(answers, len(share))
+            for share, (answers, _) in zip(shares, native.run_shares(plan.run, shares), strict=True)
+        ]
+        outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
+
+    return call
 
 
 def _rows(timed: Sequence[timing.Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:

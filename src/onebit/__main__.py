@@ -1,4 +1,4 @@
-"""`onebit VERB …`. `--help` is printed before anything is imported."""
+"""`onebit VERB …`. `--help` is printed without the modules of a verb."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def _about(arguments: list[str]) -> int:
+    """Print the version, or what verbs there are."""
+    from onebit._version import __version__
+    from onebit.common.progress import print_answer
+
+    print_answer(f"onebit {__version__}" if arguments[:1] in (["-V"], ["--version"]) else overview())
+    return 0 if arguments else 2
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command line. Exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        return 0 if arguments else 2
-    if arguments[0] in ("-V", "--version"):
-        from onebit._version import __version__
+    from onebit.cli.main import run_program, run_verb
 
-        print(f"onebit {__version__}")
-        return 0
-    from onebit.cli.main import run_verb
+    if not arguments or arguments[0] in ("-h", "--help", "-V", "--version"):
+        return run_program(_about, arguments, name="onebit")
 
     # idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
     if "OMP_WAIT_POLICY" not in os.environ:

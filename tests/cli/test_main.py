@@ -67,6 +67,17 @@ def test_without_stderr_the_answer_is_the_only_output(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout) == (1, "answer " * 50_000 + "\n")
 
 
-def test_a_list_whose_reader_has_gone_is_no_error() -> None:
-    done = subprocess.run(command("list", "recipes"), stdout=broken_pipe(), stderr=subprocess.PIPE, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["list", "recipes"], 0), (["--help"], 0), (["--version"], 0), ([], 2)]
+)
+def test_an_answer_whose_reader_has_gone_is_no_error(arguments: list[str], status: int) -> None:
+    done = subprocess.run(command(*arguments), stdout=broken_pipe(), stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_an_answer_on_a_full_disk_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "onebit: No space left on device\n")

@@ -131,6 +131,20 @@ def test_finished_seeds_are_of_the_same_data(tmp_path: Path) -> None:
         train_seeds(recipe, [0, 1], tmp_path, data=DATA, train=pytest.fail, resume=True, ranks=ALONE)
 
 
+def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seeds_folder: Path, tmp_path: Path) -> None:
+    runs = shutil.copytree(seeds_folder, tmp_path / "runs")
+    (runs / "seed-3" / "result.json").write_text((runs / "seed-0" / "result.json").read_text())
+    shutil.copy(runs / "seed-4" / "best.safetensors", runs / "seed-0")
+    refused = onebit("train", "--seeds", "0", "--resume", runs)
+    assert refused.status == 2
+    assert "seed-0/result.json: is about other weights than best.safetensors; remove it to evaluate" in refused.err
+    result = json.loads((runs / "seed-0" / "result.json").read_text())
+    del result["sha256"]  # as earlier versions wrote it
+    for seed in (0, 3):
+        (runs / f"seed-{seed}" / "result.json").write_text(json.dumps(result))
+    assert onebit("train", "--seeds", "0", "--resume", runs).status == 0
+
+
 def test_a_refused_recipe_leaves_no_folder(onebit: Onebit, tmp_path: Path) -> None:
     refused = onebit("train", "digits-smoke", "--batch_size", "8000", "--seeds", "0-2", "--out", tmp_path / "a" / "b")
     assert refused.status == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from report_runs import task_cells, write_tasks
 
+from onebit.common.files import json_text
 from onebit.errors import FormatError
 from onebit.runs.task_grid import TaskTable, read_table
 
@@ -19,6 +21,16 @@ def test_the_table_is_read_back(tmp_path: Path) -> None:
     path = write_tasks(tmp_path / "run", cells, tasks=5) / "continual.json"
     assert read_table(path) == TaskTable(tuple(cells), 5, 12.5, 2176)
     assert [cell.accuracy for cell in cells] == [0.9, 0.5, 0.8]
+
+
+def test_a_loss_that_is_not_finite_is_read_back(tmp_path: Path) -> None:
+    path = write_tasks(tmp_path / "run", task_cells({"ste": [[0.9]]}), tasks=5) / "continual.json"
+    values = json.loads(path.read_text())
+    values["cells"][0]["loss"] = math.inf
+    path.write_text(json_text(values, indent=1))  # as a training writes it
+    (cell,) = read_table(path).cells
+    assert math.isnan(cell.loss)
+    assert cell.accuracy == 0.9
 
 
 @pytest.mark.parametrize(

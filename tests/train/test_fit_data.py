@@ -233,6 +233,26 @@ def test_a_net_with_several_outputs_and_the_loss_of_the_user(tmp_path: Path) -> 
     }
 
 
+class OwnBatches(Sampler[list[int]]):
+    """Batches of a sampler of the user, which does not say how many samples they have."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.arange(80).view(4, 20).tolist())
+
+    def __len__(self) -> int:
+        return 4
+
+
+@pytest.mark.filterwarnings("ignore:two training runs on this loader may differ")
+def test_parts_of_batches_of_unknown_size_are_taken() -> None:
+    step = onebit.train.step.StepSettings(accumulate=4)
+    assert np.isfinite(train(DataLoader(tensors(), batch_sampler=OwnBatches()), step_settings=step).rows[-1].train_loss)
+    batches = [(torch.from_numpy(X[:20]), torch.from_numpy(Y[:20]))] * 3
+    assert np.isfinite(train(DataLoader(batches, batch_size=None), step_settings=step).rows[-1].train_loss)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a batch_size of 20 has at most 10 parts"):
+        train(loader(), step_settings=onebit.train.step.StepSettings(accumulate=11))
+
+
 def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
     history = train((X, VALUES), tmp_path, loss="mse")
     assert history.best is history.rows[-1]

@@ -18,8 +18,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
     args = parser.parse(argv)
     if args.name in DATASETS and not DATASETS[args.name].folder:
-        for flag, given in (("--input-size", args.input_size is not None), ("--skip-broken", args.skip_broken)):
-            if given:
+        flags = {"--input-size": args.input_size, "--workers": args.workers, "--skip-broken": args.skip_broken or None}
+        for flag, given in flags.items():
+            if given is not None:
                 raise UsageError(f"{flag} belongs to a folder of images, but {args.name} is not one: leave it out")
     with download_progress() as fetched:
         found = fetch_dataset(

@@ -23,11 +23,10 @@ def facts_of(content: bytes) -> dict[str, Any]:
     return _facts(json.loads(content[8 : 8 + size]).get("__metadata__"))
 
 
-def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any, dict[str, Any]]:
+def open_safetensors(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """(the open file, a context manager; the facts that onebit wrote into it, {} in other files).
 
-    Args:
-        framework: of its tensors: pt or numpy.
+    Its tensors are arrays of numpy.
 
     Raises:
         OSError, ValueError, RecursionError, TypeError, safetensors.SafetensorError: it cannot be read, or is damaged.
@@ -36,7 +35,7 @@ def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any,
 
     with open_regular(path) as stream:
         _check_header(int.from_bytes(stream.read(8), "little"))
-    file = safetensors.safe_open(path, framework=framework)
+    file = safetensors.safe_open(path, framework="numpy")
     return file, _facts(file.metadata())
 
 

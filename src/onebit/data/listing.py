@@ -94,7 +94,8 @@ def list_folder(root: Path) -> Listing:
 def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
     """Test images: those whose path below the root has a digest in the lowest share of all digests.
 
-    A file that is added later makes no training image a test image, except in a class that has no test image yet.
+    A file that is added later makes no training image a test image, unless that is the only one of its class: a class
+    always has a training image, whatever the digest of its path.
     """
     start, drawn = len(str(root)) + 1, set[ImageFile]()
 

@@ -165,7 +165,7 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None
     import safetensors
 
     try:
-        file, facts = open_safetensors(path, "numpy")
+        file, facts = open_safetensors(path)
         order, latents = facts.pop("order", None), facts.pop("latents", None)
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, TypeError, ValueError, RecursionError, OSError) as error:

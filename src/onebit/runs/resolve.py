@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -68,8 +68,7 @@ def resolve(
     if recipe.continual.tasks and ranks.world > 1:
         raise UsageError("several tasks are learned by one process: start without torchrun")
     optimizers = [_check_training(part, processes=ranks.world) for part in _parts(recipe)]
-    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)):
-        _tell_no_decay(recipe, refuse="optimizer.weight_decay" in given, tell=ranks.writes)
+    _tell_no_decay(recipe, optimizers, refuse="optimizer.weight_decay" in given, tell=ranks.writes)
     return machine
 
 
@@ -77,16 +76,17 @@ def refuse_no_decay(recipe: Recipe) -> None:
     """Refuse weight decay without effect, as `resolve` does, but read none of the files that the recipe names.
 
     Raises:
-        UsageError: nothing decays, or the settings do not fit together.
+        UsageError: nothing decays, or the settings that say so do not fit together.
     """
-    optimizers = []
-    for part in _parts(recipe):
+
+    def optimizer_of(part: Recipe) -> torch.optim.Optimizer:
         model = _meta_model(part, _fixed_data(part))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training prints them
-            optimizers.append(training_of(part, model, images=MANY, labels=MANY).optimizer)
-    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)):
-        _tell_no_decay(recipe, refuse=True, tell=False)
+            return training_of(part, model, images=MANY, labels=MANY).optimizer
+
+    # built one by one, as far as they are needed
+    _tell_no_decay(recipe, (optimizer_of(part) for part in _parts(recipe)), refuse=True, tell=False)
 
 
 def _parts(recipe: Recipe) -> list[Recipe]:
@@ -96,8 +96,10 @@ def _parts(recipe: Recipe) -> list[Recipe]:
     return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
 
 
-def _tell_no_decay(recipe: Recipe, *, refuse: bool, tell: bool) -> None:
+def _tell_no_decay(recipe: Recipe, optimizers: Iterable[torch.optim.Optimizer], *, refuse: bool, tell: bool) -> None:
     """Refuse weight decay of a net in which nothing decays, or warn of it."""
+    if not recipe.optimizer.weight_decay or any(map(decays, optimizers)):
+        return
     unused = (
         f"optimizer.weight_decay {recipe.optimizer.weight_decay:g} has no effect: all weights are binary, and latents, "
         "biases and BatchNorm do not decay"

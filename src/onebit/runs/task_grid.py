@@ -79,6 +79,8 @@ def _read_cell(values: Any) -> Cell:
     names = [field.name for field in fields(Cell)]
     if not isinstance(values, dict) or not set(names) <= values.keys():
         raise ValueError(f"a cell needs {', '.join(names)}")
+    if values["loss"] is None:  # JSON has no number for a loss that is not finite
+        values = {**values, "loss": math.nan}
     cell = Cell(**{name: values[name] for name in names})
     if (
         not isinstance(cell.method, str)

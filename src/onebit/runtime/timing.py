@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import OnebitError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
+from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
 from onebit.packed import InputSpec, PackedNet
-from onebit.runtime.running import run, run_planned, threads_for
+from onebit.runtime.running import run, run_planned
 
 CHECKED = 4
 """Images of a batch that the reference executor runs too: it is slow."""
@@ -102,27 +102,6 @@ def take_turns(
                 after(one)
         if on_round is not None:
             on_round(done + 1, rounds)
-
-
-def native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """As `run` shares images, or the work on one, between threads, but with the plan alone, without checks around it.
-
-    The result is that of `plan.run`.
-    """
-    workers = threads_for(plan, len(images), threads)
-    if workers == 1 or len(images) < workers:
-        return lambda: plan.run(images, parts=workers)[0]
-    shares = np.array_split(images, workers)
-
-    def call() -> np.ndarray:
-        parts = [
-            plan.separate(answers, len(share))
-            for share, (answers, _) in zip(shares, run_shares(plan.run, shares), strict=True)
-        ]
-        outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
-        return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
-
-    return call
 
 
 def time_packed(

@@ -28,8 +28,9 @@ from onebit.evaluation.misfits import (
 )
 from onebit.evaluation.model_inputs import explained, kept_training, model_device
 from onebit.evaluation.nested import all_finite, first_samples, mapped, size_of
-from onebit.evaluation.sources import ArraySamples
+from onebit.evaluation.sources import ArraySamples, LoaderSamples
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
+from onebit.train.fit_data import loader_batch_size
 from onebit.train.growing import check_growing
 from onebit.train.job import Job
 from onebit.train.step import plan_steps, refuse_parts
@@ -46,7 +47,8 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
     """
     data, ranks, device, seed = job.data.train, job.ranks, job.device, job.seed
     shares = ranks.world if isinstance(data, (Split, ArraySamples)) else 1  # each process has a loader of its own
-    refuse_parts(job.step_settings.accumulate, batch_size=job.batch_size, processes=shares)
+    if not isinstance(data, LoaderSamples) or loader_batch_size(data):
+        refuse_parts(job.step_settings.accumulate, batch_size=job.batch_size, processes=shares)
     if isinstance(data, Split):
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count
