@@ -163,6 +163,8 @@ def test_without_data_it_says_so(
         refused = onebit(*request, "--data", "somewhere")  # asked for
         assert refused.status == 2
         assert refused.line.endswith("no such folder")
+        few = onebit(*request, "--images", "7", "--json")
+        assert few.json["comparison"]["what"] == "7 random inputs"
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

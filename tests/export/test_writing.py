@@ -16,7 +16,7 @@ from packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
-from onebit.packed import OPS, Certificate, PackedNet
+from onebit.packed import OPS, Certificate, PackedNet, costs
 from onebit.runtime import run
 
 Outputs = dict[str, np.ndarray]
@@ -229,9 +229,26 @@ def test_a_file_target(target: Callable[..., ModuleType], tmp_path: Path) -> Non
     assert (
         export_net(sign_net(), "own", str(tmp_path / "net.own"), form="b").files[0].read_text() == "own {'form': 'b'}"
     )
+    few = export_net(sign_net(), "own", tmp_path / "net.own", count=3).comparison
+    assert few is not None
+    assert few.what == "3 random inputs"
+    with pytest.raises(UsageError, match="got both inputs and a count"):
+        export_net(sign_net(), "own", tmp_path / "net.own", count=3, inputs=inputs_of(sign_net(), 3))
     given = export_net(sign_net(), "own", tmp_path / "net.own", inputs=inputs_of(sign_net(), 3)).comparison
     assert given is not None
     assert (given.samples, given.what) == (3, "3 inputs")
+
+
+def test_a_large_net_is_compared_on_fewer_inputs(
+    target: Callable[..., ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target("own", suffixes=(".own",))
+    macs = sum(row.macs for row in costs(sign_net()))
+    for most, expected in ((30 * macs, 20), (7 * macs, 7), (macs // 2, 2)):
+        monkeypatch.setattr("onebit.export.writing.MOST_MACS", most)
+        made = export_net(sign_net(), "own", tmp_path / "net.own").comparison
+        assert made is not None
+        assert (made.samples, made.what) == (expected, f"{expected} random inputs")
 
 
 def test_a_folder_target(target: Callable[..., ModuleType], tmp_path: Path) -> None:

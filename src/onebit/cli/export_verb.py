@@ -9,7 +9,7 @@ from onebit.cli.output import answer_either, download_progress, say, size
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
 from onebit.export import EXPORTS, export_net
-from onebit.export.writing import check_request
+from onebit.export.writing import affordable, check_request
 from onebit.nets import is_packed
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from onebit.packed import PackedNet
 
 IMAGES = 200
-LEAST_IMAGES = 2
-MOST_MACS = 10**10  # of all images that are compared by default: seconds of plain C or JavaScript
 CERTIFIED = 1000
 
 
@@ -37,7 +35,8 @@ def main(argv: list[str]) -> int:
         "--images",
         type=whole_number(1),
         metavar="N",
-        help=f"test images to compare, evenly spread (default: {IMAGES}, fewer for large nets)",
+        help=f"test images to compare, evenly spread (default: {IMAGES}, fewer for large nets); random inputs if the "
+        "data are not there",
     )
     for option in _options():
         takes = "; ".join(
@@ -54,7 +53,8 @@ def main(argv: list[str]) -> int:
     check_request(args.to, path, options, report=args.report)
     net, data = _packed_file(args) if is_packed(args.run) else _packed_run(args)
     inputs, what = (None, "") if data is None else _inputs(net, data, args.images)
-    made = export_net(net, args.to, path, inputs=inputs, what=what, report=args.report, **options)
+    count = args.images if data is None else None
+    made = export_net(net, args.to, path, inputs=inputs, count=count, what=what, report=args.report, **options)
     checked = str(made.comparison) if made.comparison else f"not run here: {made.not_compared}"
     facts = {
         "file": args.output,
@@ -131,9 +131,6 @@ def _refuse_unused(args: Any, net: PackedNet, *names: str) -> None:
 def _inputs(net: PackedNet, data: Dataset, most: int | None) -> tuple[np.ndarray, str]:
     """Test images to compare with, and what they are."""
     from onebit.data import fitted_to
-    from onebit.packed import costs
 
-    macs = sum(row.macs for row in costs(net))
-    count = most or max(LEAST_IMAGES, min(IMAGES, MOST_MACS // max(1, macs)))
-    images = fitted_to(net, data.test).spread(count)
+    images = fitted_to(net, data.test).spread(most or affordable(net, IMAGES))
     return images.images[:], f"{len(images):,} {data.name} test images"

@@ -8,18 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onebit.common.arguments import check_number
 from onebit.common.files import atomic_files, open_regular, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
 from onebit.export.target import CannotRun, Target
 from onebit.export.targets import EXPORTS
-from onebit.packed import PackedNet
+from onebit.packed import PackedNet, costs
 from onebit.packed.net import op_name
 from onebit.runtime import run
 from onebit.runtime.running import as_batch, opened
 
 RANDOM_INPUTS = 20
+"""Random inputs that are compared, fewer for large nets, see `affordable`."""
+LEAST_INPUTS = 2
+MOST_MACS = 10**10
+"""Multiply-adds of all inputs that are compared by default: seconds of plain C or JavaScript."""
 MARK = b"written by onebit"
 """What every file but the named one has in its first 1000 bytes: only such a file is replaced."""
 
@@ -44,6 +49,7 @@ def export_net(
     path: str | Path,
     *,
     inputs: np.ndarray | None = None,
+    count: int | None = None,
     what: str = "",
     report: bool = False,
     **options: str,
@@ -56,15 +62,16 @@ def export_net(
         net: a packed net, or the path of its file.
         to: name of a target in `EXPORTS`.
         path: a file with a suffix of the target, or a folder, which is made.
-        inputs: (N, …) inputs of the net to compare with; 20 random ones if None. Some targets store a few of them as
+        inputs: (N, …) inputs of the net to compare with; random ones if None. Some targets store a few of them as
             samples.
+        count: number of random inputs; 20 if None, fewer for large nets.
         what: what the inputs are, for display.
         report: also measure what the exported net needs, where the target can.
         options: of the target.
 
     Raises:
         UnknownNameError: unknown target, option or value of an option.
-        UsageError: another suffix, or the net has an operation that the target lacks.
+        UsageError: another suffix, the net has an operation that the target lacks, or a `count` beside `inputs`.
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 
     Example:
@@ -72,12 +79,17 @@ def export_net(
     """
     net = opened(net)
     path = Path(path)
+    if count is not None:
+        check_number("count", count, whole=True, least=1)
+        if inputs is not None:
+            raise UsageError("got both inputs and a count of random ones, expected one")
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
     samples = None if inputs is None else as_batch(net.input, inputs)
     given = {"samples": samples} if target.samples else {}
     if samples is None:
-        inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
+        count = count or affordable(net, RANDOM_INPUTS)
+        inputs, what = random_inputs(net, count), f"{count} random inputs"
     else:
         inputs = samples
     writer = target.writer
@@ -166,6 +178,12 @@ def check_operations(net: PackedNet, name: str, target: Target) -> None:
             raise UsageError(
                 f"{name} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net; {others}"
             )
+
+
+def affordable(net: PackedNet, most: int) -> int:
+    """How many inputs to compare by default: `most`, and fewer where the net needs more than `MOST_MACS` for them."""
+    macs = sum(row.macs for row in costs(net))
+    return max(LEAST_INPUTS, min(most, MOST_MACS // max(1, macs)))
 
 
 def random_inputs(net: PackedNet, count: int, *, seed: int = 0) -> np.ndarray:
