@@ -13,7 +13,7 @@ from cli_support import Outcome
 from PIL import Image
 
 from onebit import Dataset, Trainer
-from onebit.data import make_toy
+from onebit.data import load_dataset, make_toy
 
 Onebit = Callable[..., Outcome]
 NET = ["--model.widths", "[192,8,2]", "--epochs", "1", "--batch_size", "4", "--precision", "fp32", "--threads", "1"]
@@ -256,3 +256,41 @@ def test_labels_that_begin_with_one_are_noted(onebit: Onebit, tmp_path: Path) ->
     np.savez(tmp_path / "from_one.npz", **images, **labels)
     done = onebit("data", "arrays", "--data", tmp_path / "from_one.npz")
     assert "no training image has label 0" in done.out
+
+
+def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
+    onebit: Onebit, packed_file: Path, tmp_path: Path
+) -> None:
+    digits = load_dataset("mnist-sample").test
+    for i, (image, label) in enumerate(zip(digits.images[:60], digits.labels[:60], strict=True)):
+        for part in ("train", "val"):
+            path = tmp_path / "digits" / part / str(label) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0]).save(path)
+    request = ("evaluate", packed_file, "--dataset", "folder", "--data", tmp_path / "digits")
+    done = onebit(*request, "--json")
+    assert done.status == 0, done.err
+    rows = onebit("predict", packed_file, tmp_path / "digits" / "val", "--json").json["predictions"]
+    assert done.json["count"] == len(rows) == 60
+    assert done.json["correct"] == sum(Path(row["file"]).parent.name == row["name"] for row in rows)
+    Image.fromarray(np.eye(28, dtype=np.uint8)[..., np.newaxis] * np.uint8([255, 0, 0])).save(path)
+    refused = onebit(*request)
+    assert refused.status == 2
+    assert "takes gray images, folder from" in refused.err.splitlines()[-1]
+    assert "has color images: convert them to gray first" in refused.err.splitlines()[-1]
+
+
+def test_masks_without_names_are_those_of_a_net_of_two_classes(onebit: Onebit, tmp_path: Path) -> None:
+    for part in ("image", "label"):
+        (tmp_path / part).mkdir()
+        for i in range(3):
+            Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(tmp_path / part / f"{i}.png")
+    done = onebit("evaluate", "membrane-unet", "--dataset", "segmentation", "--data", tmp_path)
+    assert done.status == 0, done.err
+    assert "without classes.txt, the masks mean: 0 is membrane, 255 is cell" in done.err
+    for part in (tmp_path / "label").iterdir():
+        Image.fromarray(np.asarray(Image.open(part)) // 255).save(part)
+    (tmp_path / "classes.txt").write_text("cell\nmembrane\n")
+    refused = onebit("evaluate", "membrane-unet", "--dataset", "segmentation", "--data", tmp_path)
+    assert refused.status == 2
+    assert "was trained on the classes membrane, cell; segmentation from" in refused.err

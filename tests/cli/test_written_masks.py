@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_support import Outcome
+from packed_nets import Builder
 from PIL import Image
+
+from onebit.cli import masks
+from onebit.data import Tiling
+from onebit.packed import Conv, load, save
+from onebit.runtime import run
 
 Onebit = Callable[..., Outcome]
 
@@ -60,3 +67,84 @@ def test_names_and_arrays(onebit: Onebit, tmp_path: Path) -> None:
     assert "\x1b" not in done.out
     refused = onebit("predict", "membrane-unet", "x.npy", "--masks", tmp_path / "masks")
     assert refused.line.endswith("x.npy: masks are made of image files; --values gives the outputs of arrays")
+
+
+def masked(folder: Path, high: int, classes: str = "") -> Path:
+    """A folder with one image and its mask, which has the values 0 and `high`; returns the image."""
+    for place in ("image", "label"):
+        (folder / place).mkdir(parents=True)
+    pixels = np.eye(40, dtype=np.uint8)
+    Image.fromarray(pixels * 255).save(folder / "image" / "3.png")
+    Image.fromarray(pixels * high).save(folder / "label" / "3.png")
+    if classes:
+        (folder / "classes.txt").write_text(classes)
+    return folder / "image" / "3.png"
+
+
+@pytest.mark.parametrize(
+    ("high", "classes", "note"),
+    [
+        (255, "", ""),
+        (1, "membrane\ncell\n", ""),
+        (1, "cell\nmembrane\n", "its classes are cell, membrane, those of the net are membrane, cell"),
+        (1, "membrane\ncell\nedge\n", "its classes are membrane, cell, edge, those of the net are membrane, cell"),
+    ],
+)
+def test_a_true_mask_of_other_classes_is_not_compared(
+    onebit: Onebit, tmp_path: Path, high: int, classes: str, note: str
+) -> None:
+    image = masked(tmp_path, high, classes)
+    done = onebit("predict", "membrane-unet", image, "--masks", tmp_path / "masks")
+    assert done.status == 0
+    assert ("mean IoU" in done.out) == (not note)
+    said = [line for line in done.err.splitlines() if "true mask" in line]
+    assert said == ([f"note: {image} is not compared with its true mask: {note}"] if note else [])
+
+
+@pytest.mark.parametrize(("classes", "compared"), [("a\nb\n", True), ("a\nb\nc\n", False)])
+def test_a_net_that_stores_no_classes_compares_their_number(
+    onebit: Onebit, tmp_path: Path, classes: str, compared: bool
+) -> None:
+    save(replace(load("membrane-unet"), classes=None), tmp_path / "net.1bit")
+    done = onebit("predict", tmp_path / "net.1bit", masked(tmp_path, 1, classes), "--masks", tmp_path / "masks")
+    assert done.status == 0
+    assert ("mean IoU" in done.out) == compared
+    assert ("true mask: it has 3 classes, the net 2" in done.err) == (not compared)
+
+
+def test_a_folder_of_masks_that_cannot_be_made_is_named(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save("a.png")
+    request = ("predict", "membrane-unet", "a.png", "--masks")
+    refused = onebit(*request, "a.png")
+    assert (refused.status, refused.line) == (
+        2,
+        "onebit: --masks: a.png is a file, expected a folder; name another one",
+    )
+    refused = onebit(*request, "a.png/masks")
+    assert refused.status == 2
+    assert refused.line == "onebit: --masks: cannot make the folder a.png/masks: Not a directory; name another one"
+
+
+def test_a_refused_request_says_nothing_about_the_certificate(onebit: Onebit, tmp_path: Path) -> None:
+    image = masked(tmp_path, 255)
+    refused = onebit("predict", "membrane-unet", image)
+    assert "name a folder for the masks with --masks DIR" in refused.line
+    done = onebit("predict", "membrane-unet", image, "--masks", tmp_path / "masks")
+    assert load("membrane-unet").statement in done.err
+
+
+def test_tiles_in_groups_give_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder((1, 16, 16))
+    b.add(Conv, kernel=(3, 3), padding=(1, 1, 1, 1), **b.signs(3, 9))
+    b.affine(3)
+    net = b.net()
+    image = np.random.default_rng(0).integers(0, 256, (1, 50, 70), np.uint8)
+    tiling = Tiling((50, 70), (16, 16), (16, 16))
+    expected = tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0)
+    assert len(np.unique(expected)) == 3
+    for most in (1, 3 * 16 * 16 * 3 + 1, masks.MOST_VALUES):
+        monkeypatch.setattr(masks, "MOST_VALUES", most)
+        np.testing.assert_array_equal(masks.predict_mask(net, image), expected)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_masks import masked_folder
 from toy_training import TOY, Stop, stop_after_epoch, toy_data
 
 from onebit.data import Dataset, Split, load_dataset
-from onebit.errors import CheckpointError
+from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs import run_data
 from onebit.runs.continual import train_continual
@@ -93,3 +94,14 @@ def test_a_run_of_an_earlier_version_does_not_say_what_its_test_labels_were(
     monkeypatch.setattr(run_data, "load_from_place", lambda *_, **__: OTHER_TEST)
     assert OTHER_FILES not in load_run_data(open_run(tmp_path)).note
     train(tmp_path, recipe(), OTHER_TEST, resume=True)
+
+
+def test_masks_without_names_are_those_of_a_run_of_two_classes(tmp_path: Path) -> None:
+    masked_folder(tmp_path / "masks", 3)
+    trained = train(tmp_path / "run", recipe(epochs=0.25)) and open_run(tmp_path / "run")
+    named = replace(trained, facts={**trained.facts, "classes": ["membrane", "cell"]})
+    data = load_run_data(named, dataset="segmentation", directory=str(tmp_path / "masks"))
+    assert data.classes == ("membrane", "cell")
+    assert "without classes.txt, the masks mean: 0 is membrane, 255 is cell" in data.note
+    with pytest.raises(UsageError, match="was trained on the classes"):
+        load_run_data(trained, dataset="segmentation", directory=str(tmp_path / "masks"))

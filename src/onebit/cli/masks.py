@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,14 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.output import answer_predictions, percent, say
+from onebit.cli.output import answer_predictions, percent, progress, say
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader
 from onebit.common.pictures import SUFFIXES
-from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
+from onebit.data import (
+    VOID,
+    Masks,
+    Tiling,
+    classes_in_short,
+    confusion_matrix,
+    is_counted,
+    mask_classes,
+    pixel_score,
+    read_mask,
+)
 from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
 
+MOST_VALUES = 1 << 22
+"""Values of the outputs of the tiles that are held at once; of a large image they take a multiple of its memory."""
 GAP = 6
 """White pixels between two parts of a picture."""
 COLORS = np.array(
@@ -46,13 +59,15 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
     folder = Path(args.masks)
     _refuse_to_replace(files, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     reader = PictureReader(net.input.shape[0], None)
     images = ((file, reader.read(file)) for file in files)
     predictions = [
         _predict(net, file, image, folder, invert=args.invert) for file, image in images if image is not None
     ]
     reader.tell()
+    if predictions:
+        say(net.statement)
     return answer_predictions(args, predictions, _line, reader.failures)
 
 
@@ -63,6 +78,18 @@ def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
         if os.path.realpath(path) in kept:
             raise UsageError(f"{path} would be replaced: name another folder with --masks, or rename the image")
         kept.add(os.path.realpath(path))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the masks, and those above it; UsageError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"--masks: {folder} is a file, expected a folder; name another one") from None
+    except OSError as error:
+        raise UsageError(
+            f"--masks: cannot make the folder {folder}: {error.strerror or error}; name another one"
+        ) from None
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -80,7 +107,15 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W)."""
     taken, made = net.input.shape, infer(net)[net.only_output].shape
     tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
-    return tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0).astype(np.uint8)
+    tiles = tiling.cut(image[np.newaxis])
+    masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
+    group = max(1, MOST_VALUES // math.prod(made))
+    with progress("predicting", "tiles") as bar:
+        for start in range(0, len(tiles), group):
+            part = tiles[start : start + group]
+            masks[start : start + group, 0] = run(net, part).argmax(axis=1)
+            bar.update(start + len(part), len(tiles))
+    return tiling.join(masks)[0, 0]
 
 
 def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, invert: bool) -> dict[str, Any]:
@@ -92,7 +127,7 @@ def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, inv
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")
-    truth = _truth(file, mask.shape, names)
+    truth = _truth(net, file, mask.shape, count)
     if truth is not None and is_counted(truth):
         score = pixel_score(confusion_matrix(truth, mask, classes=count))
         facts |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
@@ -111,14 +146,19 @@ def _true_masks(file: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
-    """The pixels of the true mask of an image; None without one that can be read."""
+def _truth(net: PackedNet, file: Path, size: tuple[int, ...], count: int) -> Masks | None:
+    """The pixels of the true mask of an image; None, with a note, for one that cannot be read or has other classes."""
     found = _true_masks(file)
     if not found:
         return None
     try:
-        known, values = mask_classes(found[0].parents[1], names if len(names) == 2 else None)
-        return read_mask(found[0], size, values) if len(known) == len(names) else None
+        known, values = mask_classes(found[0].parents[1], net.classes if count == 2 else None)
+        if net.classes is None and len(known) != count:
+            raise UsageError(f"it has {len(known)} classes, the net {count}")
+        if net.classes is not None and known != tuple(net.classes):
+            there, here = classes_in_short(known, net.classes)
+            raise UsageError(f"its classes are {there}, those of the net are {here}")
+        return read_mask(found[0], size, values)
     except (DataError, UsageError) as error:
         say(f"note: {file} is not compared with its true mask: {error}")
         return None

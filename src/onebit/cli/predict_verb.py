@@ -80,7 +80,6 @@ def main(argv: list[str]) -> int:
         arrays = [word for word in args.files if Path(word).suffix.lower() in SUFFIXES]
         if arrays:
             raise UsageError(f"{arrays[0]}: masks are made of image files; --values gives the outputs of arrays")
-        say(net.statement)
         return write_masks(net, image_files(args.files), args)
     if args.masks and args.values:
         raise UsageError("--masks and --values exclude each other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
-from onebit.data.classes import classes_in_short, refuse_other_classes
+from onebit.data.classes import classes_in_short, named_as, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.mask_folder import mask_classes, read_mask
@@ -73,6 +73,7 @@ __all__ = [
     "make_toy",
     "mask_classes",
     "mask_facts",
+    "named_as",
     "permute_pixels",
     "pixel_score",
     "prefetched",

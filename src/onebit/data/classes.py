@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from onebit.data.mask_folder import UNNAMED
 from onebit.data.splits import Dataset
 from onebit.errors import UsageError
 
@@ -29,6 +31,21 @@ def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source
     there, here = classes_in_short(classes, data.classes)
     where = f" from {data.directory}" if data.directory else ""
     raise UsageError(f"{source}: was trained on the classes {there}; {data.name}{where} has {here}")
+
+
+def named_as(data: Dataset, classes: Sequence[str] | None) -> Dataset:
+    """Masks whose two classes have no names, with those of a net; a note says which value is which. Else `data`.
+
+    Args:
+        data: the data set.
+        classes: those of the net; None if unknown.
+    """
+    unnamed = data.test.labels.ndim > 1 and data.classes == UNNAMED
+    if not unnamed or classes is None or len(classes) != len(UNNAMED) or tuple(classes) == UNNAMED:
+        return data
+    values = ", ".join(f"{value} is {name}" for value, name in zip(UNNAMED, classes, strict=True))
+    note = f"without classes.txt, the masks mean: {values}"
+    return replace(data.changed(lambda split: split, note), classes=tuple(classes))
 
 
 def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:

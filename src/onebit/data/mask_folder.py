@@ -22,6 +22,8 @@ from onebit.errors import DataError
 TEST_SHARE = 0.2
 """The share of the images that are test images; such a folder has no separate ones."""
 SPLIT_SEED = 0
+UNNAMED = ("0", "255")
+"""The classes of masks without `classes.txt`: their values."""
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 
 
@@ -90,7 +92,7 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     """The names of the classes, and the class number for each value in a mask."""
     path = root / CLASS_FILE
     if not path.is_file():
-        return tuple(names or ("0", "255")), {0: 0, 255: 1}
+        return tuple(names or UNNAMED), {0: 0, 255: 1}
     try:
         lines = [line.strip() for line in read_regular(path, largest=1_000_000).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -12,11 +12,13 @@ from onebit.data import (
     Dataset,
     Progress,
     Split,
+    StreamedImages,
     by_pixel,
     confusion_matrix,
     fitted_to,
     load_dataset,
     mask_facts,
+    named_as,
     refuse_other_classes,
 )
 from onebit.errors import UsageError
@@ -30,14 +32,15 @@ def load_packed_data(
 ) -> Dataset:
     """A data set with images of the size that a packed net takes.
 
-    A segmentation net takes images of any size, in tiles.
+    A segmentation net takes images of any size, in tiles, and masks of two classes without names as its own two. A net
+    for gray images takes those of a folder as gray.
 
     Args:
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
 
     Raises:
-        UsageError: a net that does not classify images, or one for other classes; data of the user's own, by the name
-            in a certificate. DataError: the data are not there, or damaged.
+        UsageError: a net that does not classify images, or one for other classes, or for gray images instead of color;
+            data of the user's own, by the name in a certificate. DataError: the data are not there, or damaged.
     """
     if len(net.input.shape) != 3 or (net.certificate and net.certificate.compared != "labels"):
         kind = "has no labels" if len(net.input.shape) == 3 else "takes no images"
@@ -47,8 +50,21 @@ def load_packed_data(
     _, height, width = net.input.shape
     square = height == width and len(infer(net)[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
+    data = named_as(data, net.classes)
     refuse_other_classes(data, net.classes, source=source)
-    return data
+    return _gray(data, source) if net.input.shape[0] == 1 and data.input_shape[0] == 3 else data
+
+
+def _gray(data: Dataset, source: str) -> Dataset:
+    """RGB images that are gray, with one channel; UsageError for others."""
+    for split in (data.train, data.validation, data.test):
+        # those of a large folder are not all read here
+        if isinstance(split.images, StreamedImages) or (split.images != split.images[:, :1]).any():
+            raise UsageError(
+                f"{source} takes gray images, {data.name} from {data.directory or 'memory'} has color images: convert "
+                "them to gray first; onebit predict converts each image"
+            )
+    return data.changed(lambda split: Split(split.images[:, :1], split.labels))
 
 
 def score_packed(

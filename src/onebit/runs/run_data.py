@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from onebit.data import DATASETS, Dataset, Progress, refuse_other_classes
+from onebit.data import DATASETS, Dataset, Progress, named_as, refuse_other_classes
 from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
@@ -49,6 +49,7 @@ def load_run_data(
     except OwnValidationError:  # another file than that of the training has a validation set of its own
         recipe = replace(recipe, validation=None)
         data = load_from_place(recipe, place, directory=directory, progress=progress)
+    data = named_as(data, run.facts.get("classes"))
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
     others = recipe.dataset == run.recipe.dataset and is_of_other_files(run.source.parent, data)
     return data.changed(lambda split: split, OTHER_FILES) if others else data
