@@ -46,8 +46,8 @@ def test_a_word_is_a_name_and_a_path_is_a_path(tmp_path: Path, monkeypatch: pyte
     for path in ("other.1bit", "./mnist-mlp", "mnist-mlp.1bit", "word", Path("mnist-mlp")):
         assert net_path(path) == Path(path)
     assert net_path("mnist-mlp") == FOLDER / "mnist-mlp.1bit"
-    means = {net: is_packed(net) for net in ("mnist-mlp", "gone.1bit", "word", Path("mnist-mlp"))}
-    assert list(means.values()) == [True, True, False, False]
+    means = {net: is_packed(net) for net in ("mnist-mlp", "gone.1bit", "GONE.1BIT", "word", Path("mnist-mlp"))}
+    assert list(means.values()) == [True, True, True, False, False]
     assert onebit.load("word").name == onebit.load("other.1bit").name == "mnist-fast"
 
 

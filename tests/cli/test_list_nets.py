@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from cli_support import Outcome
 from test_start import loaded_modules
 
@@ -44,3 +46,15 @@ def test_the_bits_are_those_of_the_operations(onebit: Onebit) -> None:
 
 def test_the_list_needs_no_torch() -> None:
     assert "torch" not in loaded_modules("list", "nets")
+
+
+def test_files_and_run_folders_with_the_name_of_a_net_change_nothing(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = onebit("list", "nets").out
+    monkeypatch.chdir(tmp_path)
+    Path("mnist-mlp").touch()
+    Path("membrane-unet").mkdir()
+    Path("membrane-unet/recipe.yaml").touch()
+    listed = onebit("list", "nets")
+    assert (listed.status, listed.out, listed.err) == (0, expected, "")

@@ -47,7 +47,7 @@ def test_every_truncation_is_refused(data: bytes) -> None:
     header = 8 + int.from_bytes(data[:8], "little")
     places = {*range(0, 20), *range(20, header, 37), header - 1, header, header + 1, *range(header, len(data), 61)}
     for length in sorted(places | {len(data) - 1}):
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match="truncated"):
             loads(data[:length])
 
 
@@ -455,6 +455,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         (b"onebit" * 100, "is not a .1bit file"),
         (save_tensors({"weight": np.ones(3, np.float32)}), "is not a packed net"),
         (save_tensors({"weight": np.ones(3, np.float32)}, metadata={"format": "pt"}), "is not a packed net"),
+        (
+            save_tensors({"linear1.weight": np.ones((3, 2), np.float32)}, metadata={"onebit": "{}"}),
+            "is a weight file, with tensors such as 'linear1.weight', not a packed net; `onebit pack` makes one$",
+        ),
     ]:
         path.write_bytes(content)
         with pytest.raises(FormatError, match=rf"x\.1bit: {message}"):

@@ -560,7 +560,7 @@ def test_damaged_bytes_and_other_logits_are_refused(packed_mlp: Maker) -> None:
         RUN_PACKED(images, module.file, (6,))
     assert_runs(module, net)
     module.file.data = module.file.data[:-1]
-    with pytest.raises(FormatError, match=r"^the bytes of the packed net: tensor "):
+    with pytest.raises(FormatError, match=r"^the bytes of the packed net: is truncated or damaged: tensor "):
         module(images)
     module.file[:8] = 255
     for _ in range(2):

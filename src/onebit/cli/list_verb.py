@@ -110,12 +110,13 @@ def _datasets() -> dict[str, str]:
 
 def nets() -> dict[str, dict[str, Any]]:
     """packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME"""
-    from onebit.nets import net_names, net_path
+    from onebit.nets import net_names, shipped_path
     from onebit.packed import Card, load
 
     found = {}
     for name in net_names():
-        net = load(name)
+        file = shipped_path(name)
+        net = load(file)
         card = net.card or Card()
         score = card.test.get("packed")
         found[name] = {
@@ -127,7 +128,7 @@ def nets() -> dict[str, dict[str, Any]]:
             "correct": score and score.correct,
             "count": score and score.count,
             "accuracy": score and score.correct / score.count,
-            "bytes": net_path(name).stat().st_size,
+            "bytes": file.stat().st_size,
         }
     return found
 

@@ -24,6 +24,11 @@ def net_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
 
 
+def shipped_path(name: str) -> Path:
+    """The file of a net that comes with onebit, whatever has its name here."""
+    return FOLDER / f"{name}{SUFFIX}"
+
+
 def net_path(net: str | os.PathLike[str]) -> Path:
     """The file of a packed net: a name in `net_names()`, or a path.
 
@@ -43,12 +48,22 @@ def net_path(net: str | os.PathLike[str]) -> Path:
             f"{net} is a net that comes with onebit, and also a {'file' if os.path.isfile(net) else 'run folder'} "
             f"here: write {os.path.join(os.curdir, net)} for the one here, or rename it"
         )
-    return FOLDER / f"{net}{SUFFIX}"
+    return shipped_path(net)
 
 
 def is_packed(net: str | os.PathLike[str]) -> bool:
     """Whether an argument means a packed net, by its name or by its path; a path may not exist. Errors: `net_path`."""
-    return net_path(net).suffix == SUFFIX
+    return ends_as_packed(net_path(net))
+
+
+def ends_as_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether a path ends as that of a packed net, in capitals or not.
+
+    Example:
+        >>> ends_as_packed("net.1bit"), ends_as_packed("NET.1BIT"), ends_as_packed("net")
+        (True, True, False)
+    """
+    return Path(path).suffix.lower() == SUFFIX
 
 
 def not_a_net(missing: str | os.PathLike[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,8 @@ from onebit.packed.strict_json import check_fields, check_text
 
 LONGEST_CARD_TEXT = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
-"""Part of the method of an integer net."""
+"""The end of the method of an integer net."""
+_ROUNDED = re.compile(ROUNDED.format(r"(\d)") + r"\Z")
 MOST_MODES = 20
 _MOST = 2**63 - 1
 _TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
@@ -60,7 +62,7 @@ class Card:
         method: how the net was trained to be binary.
         recipe: name of the recipe.
         reference: what was published about it.
-        command: what trains the same net with this version of onebit.
+        command: what trains the same net with this version of onebit; `str` adds how an integer net is packed.
         seed, epochs: of the training.
         chosen_epoch, chosen_by: the epoch whose weights were packed, and why.
         test: the result in each test mode. "packed" is that of this file, the others are of the trained net.
@@ -120,6 +122,8 @@ class Card:
             lines.append(f"training: {', '.join(filter(None, training))}")
         if self.command:
             lines.append(f"command: {self.command}")
+            if rounded := _ROUNDED.search(self.method or ""):
+                lines.append(f"then: onebit pack RUN -o NET.1bit --activations {rounded[1]}")
         return "\n".join(lines)
 
     def of_rounded(self, bits: int | None) -> Card:

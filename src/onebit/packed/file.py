@@ -21,8 +21,8 @@ import numpy as np
 
 from onebit.common.arguments import check_kind
 from onebit.common.files import open_regular, write_atomic
-from onebit.errors import FormatError, short
-from onebit.nets import net_path, not_a_net
+from onebit.errors import FormatError, UsageError, short
+from onebit.nets import SUFFIX, ends_as_packed, net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.card import Card
 from onebit.packed.certificate import Certificate
@@ -66,9 +66,11 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def check_path(path: object) -> None:
-    """Raise WrongTypeError unless `path` is a path."""
+    """Raise WrongTypeError unless `path` is a path, and UsageError for an empty one."""
     ways = {"bytes": "onebit.packed.loads reads bytes"}
     check_kind("path", path, (str, os.PathLike), "the path of a .1bit file", ways)
+    if not os.fspath(path):  # type: ignore[call-overload]  # which pathlib takes for the current folder
+        raise UsageError("path: got '', expected the path of a .1bit file")
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
@@ -76,11 +78,14 @@ def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
 
     Raises:
         WrongTypeError: not a packed net, or not a path.
+        UsageError: the path does not end in `.1bit`, by which a packed net is recognized.
         FormatError: some array has invalid values (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
     check_net(net)
     check_path(path)
+    if not ends_as_packed(path):
+        raise UsageError(f"{os.fspath(path)}: the output ends in {SUFFIX}")
     write_atomic(path, dumps(net))
 
 
@@ -92,7 +97,7 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
 
     Raises:
         WrongTypeError: not a path.
-        UsageError: the name of a net, and also of a file or run folder here.
+        UsageError: an empty path, or the name of a net, and also of a file or run folder here.
         FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written; the
             message names the file.
     """
@@ -216,6 +221,11 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
             f"is not a packed net: the safetensors metadata lacks the key {KEY!r}; `onebit pack` makes one"
         )
     check_fields("the metadata", metadata, (KEY,))
+    if header and not header.keys() & TENSORS.keys():  # of a run, or of an export to torch
+        raise FormatError(
+            f"is a weight file, with tensors such as {short(next(iter(header)))}, not a packed net; "
+            "`onebit pack` makes one"
+        )
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
     return prefix + text, tensors, metadata[KEY]
 
@@ -232,7 +242,10 @@ def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     if not _are_sizes(shape) or len(shape) != 1 or 0 in shape:
         raise FormatError(f"{what} has shape {short(shape)}, expected one positive integer")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] > size:
-        raise FormatError(f"{what} has offsets {short(offsets)}, expected two inside the {size} bytes of data")
+        raise FormatError(
+            f"is truncated or damaged: {what} has offsets {short(offsets)}, expected two inside the {size} bytes of "
+            "data"
+        )
     if offsets[1] - offsets[0] != shape[0] * _DTYPES[dtype].itemsize:
         raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which does not match its shape {short(shape)}")
     return _DTYPES[dtype], shape[0]

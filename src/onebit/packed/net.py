@@ -102,6 +102,7 @@ class PackedNet:
         card: what the net is and how it was made, or None.
 
     Raises:
+        WrongTypeError: the input, the certificate or the card is something else.
         FormatError: the graph is invalid; see `infer`.
     """
 
@@ -114,6 +115,9 @@ class PackedNet:
     card: Card | None = None
 
     def __post_init__(self) -> None:
+        check_kind("input", self.input, InputSpec, "an InputSpec")
+        check_kind("certificate", self.certificate, (Certificate, type(None)), "a Certificate or None")
+        check_kind("card", self.card, (Card, type(None)), "a Card or None")
         check_text("name", self.name)
         for text in self.classes or ():
             check_text("class name", text)

@@ -24,7 +24,7 @@ from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import facts_of
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
-from onebit.nets import net_names, not_a_net
+from onebit.nets import ends_as_packed, net_names, not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
@@ -75,7 +75,7 @@ def trained_file(net: str | Path) -> Path:
     path = Path(net)
     shipped = net in net_names() and not path.exists()
     found = path if shipped else weight_file(path)
-    if shipped or found.suffix == ".1bit":
+    if shipped or ends_as_packed(found):
         raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
     return found
 
