@@ -436,3 +436,12 @@ def test_names_of_files_cannot_write_to_the_terminal(color: Path, tmp_path: Path
     assert "\x1b" not in done.out + done.err
     answer = onebit("predict", color, folder, "--json").json
     assert [Path(one["file"]).name for one in answer["predictions"]][:2] == ["a\x1b[2J.png", "b\nc.png"]
+
+
+def test_a_pipe_is_not_read_and_standard_input_is_offered(onebit: Onebit, gray: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.csv"):
+        os.mkfifo(tmp_path / name)
+        refused = onebit("predict", gray, tmp_path / name)
+        assert refused.status == 2
+        assert ": not a regular file; - reads standard input: onebit predict NET - < FILE" in refused.line
+    assert "no such image file" in onebit("predict", gray, tmp_path / "gone.png").line

@@ -117,6 +117,11 @@ def test_images_come_as_arrays_too(onebit: Onebit, packed_file: Path, tmp_path: 
     for name in ("x.npy", "float.npy"):
         found = onebit("predict", packed_file, tmp_path / name, "--json").json["predictions"]
         assert [row["label"] for row in found] == expected
+    for name, gray in (("batch.npy", images[:, 0]), ("one.npy", images[0, 0])):  # as `onebit.run` takes them
+        np.save(tmp_path / name, gray)
+        found = onebit("predict", packed_file, tmp_path / name, "--json").json["predictions"]
+        assert [row["label"] for row in found] == expected[: len(found)]
+        assert len(found) == (3 if name == "batch.npy" else 1)
     inverted = onebit("predict", packed_file, tmp_path / "x.npy", "--invert", "--json").json["predictions"]
     assert [row["label"] for row in inverted] == run(load(packed_file), 255 - images).argmax(axis=1).tolist()
 

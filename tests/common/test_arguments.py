@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,21 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "save a model": (lambda: onebit.save(MODEL, "net.1bit"), WrongTypeError, ("got MLP", "onebit.pack(model)")),
     "save, the wrong way round": (lambda: onebit.save("net.1bit", PACKED), WrongTypeError, ("expected a packed net",)),
     "save to nothing": (lambda: onebit.save(PACKED, None), WrongTypeError, ("path: got None", ".1bit")),
+    "save without the suffix": (lambda: onebit.save(PACKED, "mnist-mlp"), UsageError, ("mnist-mlp: ", "ends in .1bit")),
+    "save with another suffix": (lambda: onebit.save(PACKED, Path("x.npz")), UsageError, ("x.npz: ", "ends in .1bit")),
+    "save to an empty path": (lambda: onebit.save(PACKED, ""), UsageError, ("path: got ''", ".1bit")),
+    "load an empty path": (lambda: load(""), UsageError, ("path: got ''", ".1bit")),
+    "run in a fraction of a thread": (lambda: run(PACKED, IMAGES, threads=1.5), UsageError, ("threads", "1.5")),
+    "run in a flag of threads": (lambda: run(PACKED, IMAGES, threads=True), UsageError, ("threads", "True")),
+    "run in a text of threads": (lambda: run(PACKED, IMAGES, threads="2"), UsageError, ("threads", "'2'")),
+    "run in wrong threads without the library": (
+        lambda: run(PACKED, IMAGES, threads=0, executor="reference"), UsageError, ("threads", "0"),
+    ),
+    "a net with a text as card": (lambda: replace(PACKED, card="x"), WrongTypeError, ("card: got 'x'", "Card")),
+    "a net with a text as certificate": (
+        lambda: replace(PACKED, certificate="x"), WrongTypeError, ("certificate: got 'x'", "Certificate"),
+    ),
+    "a net without an input": (lambda: replace(PACKED, input=None), WrongTypeError, ("input: got None", "InputSpec")),
     "load an array": (lambda: load(IMAGES), WrongTypeError, ("array uint8 (512, 1, 8, 8)", "path of a .1bit file")),
     "load bytes": (lambda: load(b"12345678"), WrongTypeError, ("bytes", "onebit.packed.loads")),
     "load a number": (lambda: load(3), WrongTypeError, ("path: got 3",)),

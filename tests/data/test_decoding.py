@@ -82,6 +82,19 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(path, (16, 12)), np.asarray(ImageOps.exif_transpose(Image.open(path))))
 
 
+def test_a_turned_jpeg_keeps_its_detail(tmp_path: Path) -> None:
+    """It is decoded at no less than twice the size that is needed, turned or not."""
+    blocks = np.random.default_rng(0).integers(0, 256, (20, 80), np.uint8)
+    stored = Image.fromarray(blocks.repeat(4, 0).repeat(4, 1)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = save(tmp_path / "plain.jpg", stored.rotate(-90, expand=True), quality=95)
+    turned = save(tmp_path / "turned.jpg", stored, exif=exif, quality=95)
+    size = (10, 40)
+    expected = decode_image(plain, size).astype(int)
+    assert np.abs(decode_image(turned, size).astype(int) - expected).mean() < 4
+
+
 def test_a_turned_tiff_has_the_size_that_viewers_show(tmp_path: Path) -> None:
     """Versions of Pillow differ in the size that they give it."""
     rgb, exif = Image.fromarray(picture(4)), Image.Exif()

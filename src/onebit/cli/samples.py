@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from onebit.common.files import open_regular, standard_input
-from onebit.common.picture_files import STANDARD_INPUT
+from onebit.common.picture_files import NOT_REGULAR, STANDARD_INPUT
 from onebit.errors import DataError, UsageError
 from onebit.packed import InputSpec
+from onebit.runtime.inputs import is_gray
 
 MOST_BYTES = 1 << 30
 """Largest file of samples."""
@@ -33,8 +34,8 @@ def in_words(spec: InputSpec) -> str:
 def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     """The samples in a file, or on standard input (CSV): (N, *shape) in the dtype of the net's input.
 
-    A .npy file holds one sample or (N, …) of them; a .csv file holds one in each row, its numbers in C order, and may
-    begin with a line of names.
+    A .npy file holds one sample or (N, …) of them, of gray images also without the axis of the channel. A .csv file
+    holds one in each row, its numbers in C order, and may begin with a line of names.
 
     Raises:
         UsageError: not there, or another shape or other values than the net takes. DataError: damaged.
@@ -45,7 +46,7 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
             raise DataError(f"standard input: expected at most {MOST_BYTES:,} bytes")
         return _of_text(data, "standard input", spec)
     if not path.is_file():  # a pipe would block forever
-        raise UsageError(f"{str(path)!r}: no such file")
+        raise UsageError(f"{str(path)!r}: {NOT_REGULAR if path.exists() else 'no such file'}")
     if path.suffix.lower() == ".npy":
         return _of_array(path, spec)
     with open_regular(path) as file:
@@ -63,8 +64,8 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         raise DataError(f"{path}: not a .npy file of numbers ({str(error).splitlines()[0][:100]})") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "uif":
         raise DataError(f"{path}: not a .npy file of numbers")
-    if found.shape == spec.shape:
-        found = found[np.newaxis]
+    if found.shape == spec.shape or (is_gray(spec) and found.ndim in (2, 3) and found.shape[-2:] == spec.shape[1:]):
+        found = found.reshape(-1, *spec.shape)
     if found.shape[1:] != spec.shape or not len(found):
         raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {in_words(spec)}, or (N, …) of them")
     return _as_input(np.asarray(found), str(path), spec)

@@ -25,6 +25,7 @@ MOST_NAMED = 10
 """Files that do not decode that are named one by one."""
 MODES = {1: "L", 3: "RGB"}
 """Channels of a net -> mode of its images in Pillow."""
+NOT_REGULAR = "not a regular file; - reads standard input: onebit predict NET - < FILE"
 BLANK = "is blank: all pixels have one value"
 NAMES = {"1": "black and white", "L": "gray", "LA": "gray", "P": "palette", "PA": "palette", "RGBA": "RGB"}
 """Mode of an image in Pillow -> its colors in words; others are named as they are."""
@@ -140,7 +141,7 @@ class PictureReader:
         """The image as uint8 (C, H, W), None if it does not decode.
 
         Raises:
-            UsageError: no such file. DataError: too large on standard input.
+            UsageError: no such file, or a pipe. DataError: too large on standard input.
         """
         stream = None
         if path == STANDARD_INPUT:
@@ -149,7 +150,7 @@ class PictureReader:
                 raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
             stream = io.BytesIO(data)
         elif not path.is_file():
-            raise UsageError(f"{str(path)!r}: no such image file")
+            raise UsageError(f"{str(path)!r}: {NOT_REGULAR if path.exists() else 'no such image file'}")
         name = "standard input" if stream else str(path)
         try:
             with opened(name, stream) as image:

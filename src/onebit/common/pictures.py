@@ -59,7 +59,12 @@ def upright_size(image: Any) -> tuple[int, int]:
     """Width and height of an opened image after the rotation by its EXIF orientation."""
     # versions of Pillow differ in whether the size of a TIFF is that after the rotation
     width, height = (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]) if image.format == "TIFF" else image.size
-    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
+    return (height, width) if _is_quarter_turned(image) else (width, height)
+
+
+def _is_quarter_turned(image: Any) -> bool:
+    """Whether the EXIF orientation of an opened image swaps its width and height."""
+    return image.getexif().get(ORIENTATION, 1) in range(5, 9)
 
 
 def upright(image: Any) -> Any:
@@ -112,7 +117,8 @@ def fitted(
     from PIL import Image, ImageOps
 
     height, width = size
-    image.draft(image.mode, (2 * width, 2 * height))  # a large JPEG is decoded at a half, quarter or eighth
+    # a large JPEG is decoded at a half, quarter or eighth; `draft` takes the size before the rotation
+    image.draft(image.mode, (2 * height, 2 * width) if _is_quarter_turned(image) else (2 * width, 2 * height))
     image = picture(image, mode, paper=paper)
     if box is None:
         return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

@@ -32,7 +32,7 @@ MAPPED_ABOVE = 1 << 30
 """Bytes of decoded images; more are read from the cached file for each batch."""
 STREAMED_ABOVE = 1 << 34
 """Bytes of decoded images; more are not cached but decoded for each batch."""
-_VERSION = 2  # of the output of `decode_image`; another version ignores all older caches
+_VERSION = 3  # of the output of `decode_image`; another version ignores all older caches
 _CHUNK = 1 << 26  # bytes decoded between two writes
 
 

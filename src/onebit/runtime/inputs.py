@@ -23,7 +23,7 @@ def check_images(spec: InputSpec, images: Any) -> int:
         raise _refused(spec, type(images).__name__, _OTHER_WAYS.get(type(images).__name__, ""))
     shape = tuple(images.shape)
     dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
-    if dtype == spec.dtype and (shape[1:] == spec.shape or (_is_gray(spec) and shape[1:] == spec.shape[1:])):
+    if dtype == spec.dtype and (shape[1:] == spec.shape or (is_gray(spec) and shape[1:] == spec.shape[1:])):
         return int(shape[0])
     raise refusal(spec, str(dtype), shape)
 
@@ -51,10 +51,11 @@ def all_finite(array: np.ndarray) -> bool:
 def describe_shape(spec: InputSpec) -> str:
     """What the net takes, such as `uint8 (N, 1, 28, 28) or (N, 28, 28)`."""
     sizes = ", ".join(map(str, spec.shape))
-    return f"{spec.dtype} (N, {sizes})" + (f" or (N, {sizes[3:]})" if _is_gray(spec) else "")
+    return f"{spec.dtype} (N, {sizes})" + (f" or (N, {sizes[3:]})" if is_gray(spec) else "")
 
 
-def _is_gray(spec: InputSpec) -> bool:
+def is_gray(spec: InputSpec) -> bool:
+    """Whether a net takes images of one channel, which batches may leave out."""
     return len(spec.shape) == 3 and spec.shape[0] == 1
 
 
@@ -70,7 +71,7 @@ def refusal(spec: InputSpec, dtype: str, shape: tuple[int, ...]) -> UsageError:
             ways.append("255 * batch.astype('uint8') makes it black and white")
         else:
             ways.append("batch.astype('uint8') converts values from 0 to 255")
-    if shape == spec.shape or (_is_gray(spec) and shape == spec.shape[1:]):
+    if shape == spec.shape or (is_gray(spec) and shape == spec.shape[1:]):
         ways.append("batch[None] makes a batch of one sample")
     return _refused(spec, f"{dtype} {shape}", "; ".join(ways))
 

@@ -84,6 +84,7 @@ def run_planned(
     """As `run`, with a plan of the native library, or with the reference executor for None."""
     batch = as_batch(net.input, batch)
     check_batch_size(batch_size)
+    threads = thread_count(threads)
     known = infer(net)
     made = {name: np.empty((batch.shape[0], *known[name].shape), np.float32) for name in net.outputs}
     parts: Iterator[Sequence[np.ndarray]]
@@ -91,7 +92,7 @@ def run_planned(
         every = batches(net, batch, net.outputs, batch_size=batch_size)
         parts = ([values[name] for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, thread_count(threads))
+        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, threads)
     done = 0
     for part in parts:
         for whole, array in zip(made.values(), part, strict=True):
@@ -158,9 +159,9 @@ def thread_count(threads: int | None = None) -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         count = int(given or 0)
-    except ValueError:
+    except (ValueError, TypeError):
         count = 0
-    if count < 1:
+    if count < 1 or (threads is not None and type(threads) is not int):
         raise UsageError(f"threads or ONEBIT_THREADS is {given!r}, expected a positive integer")
     return count
 
