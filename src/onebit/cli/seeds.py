@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import say
 from onebit.cli.processes import way_on
-from onebit.common.files import json_text, read_json, sha256_of, write_atomic
+from onebit.common.files import json_text, read_json, write_atomic
 from onebit.errors import FormatError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
-from onebit.train.history import MOST_RESULT, WEIGHT_FILES
+from onebit.train.history import MOST_RESULT, reported_weights
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -103,13 +103,13 @@ def _stored(run: Path) -> dict[str, Any]:
     """The result of a finished run; FormatError if it is damaged, or not about the weights in its folder."""
     from onebit.report.outcome import outcome_lines
 
-    path, weights = run / "result.json", next(filter(Path.is_file, (run / name for name in WEIGHT_FILES)), None)
+    path = run / "result.json"
     try:
         result = read_json(path, largest=MOST_RESULT)
         outcome_lines(result)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the run again") from None
-    # earlier versions did not store the digest
-    if weights is not None and result.get("sha256") not in (None, sha256_of(weights)):
+    weights, are_others = reported_weights(run, result.get("sha256"))
+    if weights is not None and are_others:
         raise FormatError(f"{path}: is about other weights than {weights.name}; remove it to evaluate the run again")
     return dict(result)

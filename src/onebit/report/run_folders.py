@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from onebit.common.files import read_json, read_regular, sha256_of
+from onebit.common.files import read_json, read_regular
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
@@ -22,9 +22,9 @@ from onebit.train.history import (
     MOST_RESULT,
     PLACE_FILE,
     TABLE_FILE,
-    WEIGHT_FILES,
     EpochLog,
     History,
+    reported_weights,
     task_folders,
 )
 
@@ -221,8 +221,8 @@ def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
     tests, seconds, parameters, scored = _read_result(folder / "result.json")
     seconds = history.seconds if seconds is None else seconds
-    weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
-    if weights is not None and scored is not None and scored != sha256_of(weights):
+    weights, are_others = reported_weights(folder, scored)
+    if weights is not None and are_others:
         # as while a finished run is trained further
         warnings.warn(f"{folder / 'result.json'} is about other weights than {weights.name}: left out", stacklevel=2)
         tests = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_json
+from onebit.common.files import read_json, sha256_of
 from onebit.errors import FormatError, UsageError, first_line
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
@@ -40,6 +40,16 @@ _KINDS = {
     "str": (str,),
     "bool": (bool,),
 }
+
+
+def reported_weights(folder: Path, digest: object) -> tuple[Path | None, bool]:
+    """(the weights in a run folder that its result is about, None if there are none; whether they are others by now).
+
+    Args:
+        digest: that in the result; earlier versions stored none, and results of theirs count as about these weights.
+    """
+    weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    return weights, weights is not None and digest not in (None, sha256_of(weights))
 
 
 def task_folders(folder: Path) -> list[Path]:
