@@ -59,6 +59,18 @@ def test_a_training_reports_the_loss_of_evaluate(onebit: Onebit, tmp_path: Path)
     assert trained["test"]["binary"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
 
 
+def test_the_name_of_the_loss_is_that_of_what_was_computed(onebit: Onebit, tmp_path: Path) -> None:
+    """The mean of several draws has no margins; one draw has, and a net without draws."""
+    hinge = ["--loss", "squared_hinge", "--label_smoothing", "0", "--epochs", "0.2"]
+    onebit("train", "digits-smoke", *SMALL, *hinge, "--out", tmp_path / "run")
+    found = {}
+    for weights in ("sample", "ensemble:1", "ensemble:2"):
+        result = onebit("evaluate", tmp_path / "run", "--weights", weights, "--json").json
+        found[weights] = result["loss_name"], result["loss"]
+    assert found["ensemble:1"] == found["sample"]
+    assert [name for name, _ in found.values()] == ["squared_hinge", "squared_hinge", "cross_entropy"]
+
+
 def test_evaluate_packed_equals_binary(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
     binary = onebit("evaluate", run_folder, "--json").json
     for source in ([run_folder, "--weights", "packed"], [packed_file]):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 import onebit
@@ -34,6 +35,7 @@ from onebit.evaluation.modes import (
     reestimate_batch_norm_,
 )
 from onebit.evaluation.scores import Score, whole_score
+from onebit.evaluation.sources import as_samples
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.models import MLP
@@ -296,10 +298,13 @@ def test_modes_that_the_statistics_do_not_belong_to_re_estimate_them(
     assert score.bn == ("trained" if trained else "reestimate")
 
 
-def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(splits: tuple[Split, Split]) -> None:
+@pytest.mark.parametrize("count", [66, 70, 96])
+def test_re_estimated_statistics_are_the_mean_over_batches_by_their_sizes(
+    count: int, splits: tuple[Split, Split]
+) -> None:
     model = net()
-    images = torch.from_numpy(splits[0].images[:70])
-    mixed = images[np.random.default_rng(0).permutation(70)]
+    images = torch.from_numpy(splits[0].images[:count])
+    mixed = images[np.random.default_rng(0).permutation(count)]
     by_hand = []
     for batch in (mixed[:32], mixed[32:64], mixed[64:]):
         first = (2.0 * batch.flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
@@ -307,11 +312,39 @@ def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(s
         normal = normal * model.norm1.weight.double() + model.norm1.bias.double()
         second = normal.relu() @ sign(model.linear2.weight).double().t()
         by_hand.append([first.mean(0), first.var(0), second.mean(0), second.var(0)])
-    mean = [torch.stack(values).mean(0) for values in zip(*by_hand, strict=True)]
+    share = torch.tensor([32, 32, count - 64]).view(-1, 1) / count
+    mean = [(share * torch.stack(values)).sum(0) for values in zip(*by_hand, strict=True)]
     reestimate_batch_norm_(model, images, batch_size=32)
     found = [model.norm1.running_mean, model.norm1.running_var, model.norm2.running_mean, model.norm2.running_var]
     for ours, expected in zip(found, mean, strict=True):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "used"), [(1000, 1000), (1001, 1000), (1002, 1002)])
+def test_a_small_last_batch_of_a_loader_counts_by_its_size(count: int, used: int) -> None:
+    inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(count, 1)).astype(np.float32))
+    inputs[1000:] = 5.0
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    reestimate_batch_norm_(model, as_samples(DataLoader(TensorDataset(inputs), batch_size=500)))
+    found = model[0].running_mean
+    torch.testing.assert_close(found, inputs[:used].mean(0))
+
+
+class Twice(nn.Module):
+    """One BatchNorm for all samples and, once more, for two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x).mean() + self.norm(x[:2] + 10)
+
+
+def test_a_batch_norm_that_is_called_twice_counts_both_calls() -> None:
+    model = Twice()
+    reestimate_batch_norm_(model, torch.arange(8.0)[:, None], batch_size=8)
+    assert float(model.norm.running_mean) == pytest.approx((sum(range(8)) + 10 + 11) / 10)
 
 
 @pytest.mark.parametrize("kind", ["array", "streamed", "tensor"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toy_training import flat
 
@@ -20,9 +21,12 @@ from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import in_tiles
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
+from onebit.layers import BinaryConv2d
+from onebit.optim import latent_groups
 from onebit.recipe import build_recipe
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
+from onebit.train.loop import fit
 
 SETTINGS: dict[str, Any] = {
     "dataset": "segmentation",
@@ -128,6 +132,32 @@ def test_scores_of_parts_add_up() -> None:
     whole = whole_score(parts)
     assert whole.confusion == ((3, 1), (3, 1))
     assert (whole.correct, whole.count, whole.loss) == (4, 8, 0.75)
+
+
+class Net(torch.nn.Module):
+    """A net without statistics of batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = BinaryConv2d(1, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(x / 255.0)
+        return logits
+
+
+def test_a_batch_of_void_pixels_alone_changes_neither_loss_nor_error_of_an_epoch(data: Dataset) -> None:
+    images, labels = data.train.images[:1].repeat(4, axis=0), data.train.labels[:1].repeat(4, axis=0)
+    labels[2:] = VOID
+    rows = set()
+    for seed in range(6):  # some orders make a batch of the two void images
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = torch.optim.SGD(latent_groups(model, lr=0.0))
+        masked = replace(data, train=Split(images, labels), validation=data.test)
+        row = fit(model, masked, optimizer, epochs=1, batch_size=2, seed=seed, precision="fp32").rows[-1]
+        rows.add((round(row.train_loss, 4), round(row.train_error, 4)))
+    assert len(rows) == 1
 
 
 def test_a_part_of_void_pixels_alone_counts_nothing_and_a_whole_of_them_is_refused(data: Dataset) -> None:

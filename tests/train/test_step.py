@@ -39,7 +39,7 @@ def gradients(settings: StepSettings, *, count: int = 10, loss=cross_entropy) ->
     model = net()
     optimizer = Keeper(model.parameters(), lr=0.1)
     x, y = batch(count)
-    found, correct = optimizer_step(model, optimizer, x, y, loss=loss, precision="fp32", settings=settings)
+    found, correct, _ = optimizer_step(model, optimizer, x, y, loss=loss, precision="fp32", settings=settings)
     assert all(p.grad is None for p in model.parameters())
     return optimizer.seen, found, correct
 
@@ -78,7 +78,7 @@ def test_parts_of_masks_count_by_their_pixels_with_a_class(side: int) -> None:
         trained = copy.deepcopy(model)
         optimizer = Keeper(trained.parameters(), lr=0.1)
         settings = StepSettings(accumulate=parts)
-        loss, _ = optimizer_step(trained, optimizer, x, masks, loss=cross_entropy, precision="fp32", settings=settings)
+        loss, *_ = optimizer_step(trained, optimizer, x, masks, loss=cross_entropy, precision="fp32", settings=settings)
         seen.append(torch.cat([loss[None], *(gradient.flatten() for gradient in optimizer.seen)]))
     for other in seen[1:]:
         torch.testing.assert_close(other, seen[0], atol=1e-6, rtol=1e-5)
@@ -90,10 +90,11 @@ def test_a_mask_counts_as_its_share_of_correct_pixels_with_a_class() -> None:
     masks[0, 1:] = VOID
     right = (model(x).argmax(1) == masks)[masks != VOID]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    _, correct = optimizer_step(
+    _, correct, share = optimizer_step(
         model, optimizer, x, masks, loss=cross_entropy, precision="fp32", settings=StepSettings()
     )
-    assert float(correct) == pytest.approx(3 * float(right.double().mean()))
+    assert share == pytest.approx(36 / 48)
+    assert float(correct) == pytest.approx(3 * share * float(right.double().mean()))
 
 
 def test_no_part_is_a_single_image() -> None:
@@ -151,7 +152,7 @@ def test_a_share_of_a_batch_counts_as_its_share() -> None:
     for part in (slice(0, 6), slice(6, 10)):
         replica = copy.deepcopy(model)
         optimizer = Keeper(replica.parameters(), lr=0.1)
-        found, _ = optimizer_step(
+        found, *_ = optimizer_step(
             replica, optimizer, x[part], y[part],
             loss=cross_entropy, precision="fp32", settings=StepSettings(), count=10,
         )  # fmt: skip
@@ -177,7 +178,7 @@ def test_samples_of_the_weights_are_averaged() -> None:
     x, y = batch()
     twin = copy.deepcopy(model)
     settings = StepSettings(samples=3, accumulate=2)
-    found, correct = optimizer_step(model, optimizer, x, y, loss=cross_entropy, precision="fp32", settings=settings)
+    found, correct, _ = optimizer_step(model, optimizer, x, y, loss=cross_entropy, precision="fp32", settings=settings)
     assert [len(images) for images in seen] == [5] * 6
     assert torch.equal(seen[0], seen[2])
     seen.clear()

@@ -130,4 +130,5 @@ def evaluate_run(
     facts["note"] = "; ".join(filter(None, [data.note, note_on_draws(run, weights)]))
     drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
     # the mean of several draws is a probability, which has a cross-entropy but no margins
-    return facts | score.as_dict() | drawn | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}
+    several = parse_weights(score.weights)[1] > 1
+    return facts | score.as_dict() | drawn | {"loss_name": "cross_entropy" if several else loss}

@@ -117,7 +117,7 @@ def reestimate_batch_norm_(
 ) -> None:
     """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the current weights.
 
-    Images are often sorted by class, and a batch of one class lacks the variance between classes. Each batch is
+    In the mean each batch counts by its size: the last one may have two images only. Images are often sorted by class, and a batch of one class lacks the variance between classes. Each batch is
     therefore drawn from all of `images`, with a fixed seed.
 
     Args:
@@ -129,6 +129,14 @@ def reestimate_batch_norm_(
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
+    values = dict.fromkeys(norms, 0)
+
+    def weigh(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Let torch take the mean over all batches so far, each by its values per channel."""
+        count = inputs[0].numel() // inputs[0].shape[1]
+        values[norm] += count
+        norm.momentum = count / max(1, values[norm])
+
     if isinstance(images, np.ndarray) and hasattr(model, "output_shape"):
         images = in_tiles(model, Split(images, np.zeros((len(images), *images.shape[2:]), np.uint8))).images
     device = model_device(model)
@@ -138,15 +146,17 @@ def reestimate_batch_norm_(
         batches = image_batches(model, images, batch_size, mixed=True)
     with kept_training(model):
         model.eval()
+        hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
         try:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # torch then takes the plain mean over batches
                 norm.train()
             with autocast or nullcontext():
                 for batch in batches:
                     model(mapped(lambda tensor: tensor.to(device), batch))
         finally:
+            for hook in hooks:
+                hook.remove()
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 if norm.num_batches_tracked is not None:

@@ -159,11 +159,17 @@ class LoaderSamples:
             raise length_error(self.name, expected, given)
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
-        """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same."""
-        done = 0
+        """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same.
+
+        A batch of a single sample, which has no variance, is left out behind a larger one.
+        """
+        done = most = 0
         with seeded(self.loader, seed=0, epoch=0):
             for batch in self.loader:
                 inputs, _ = parts_of(batch)
+                most = max(most, size_of(inputs))
+                if size_of(inputs) == 1 < most:
+                    continue
                 yield inputs
                 if (done := done + size_of(inputs)) >= count:
                     return

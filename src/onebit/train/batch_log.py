@@ -67,13 +67,13 @@ class BatchWatch:
         self._last = 0
 
     def add(
-        self, epoch: int, batch: int, batches: int, *, loss: Tensor, correct: Tensor, count: int, ranks: Ranks = ALONE
+        self, epoch: int, batch: int, batches: int, *, loss: Tensor, correct: Tensor, count: float, ranks: Ranks = ALONE
     ) -> None:
         """Count a batch, and log it if it is its turn.
 
         Args:
             loss: this rank's share of the mean loss; correct: (2,), this rank's top-1 and top-5 counts.
-            count: images of the batch over all ranks.
+            count: images of the batch over all ranks; those with masks by their shares of pixels with a class.
         """
         if self.every is None:
             return
@@ -83,7 +83,8 @@ class BatchWatch:
             return
         both = ranks.sum_(torch.stack([counts, self._sums]))
         now = time.perf_counter()
-        values = [[row[0] / row[3], 100 * row[1] / row[3], 100 * row[2] / row[3]] for row in both.tolist()]
+        rows = [(*row[:3], row[3] or 1) for row in both.tolist()]  # masks may have no pixel with a class
+        values = [[loss / images, 100 * first / images, 100 * fifth / images] for loss, first, fifth, images in rows]
         seconds = (now - self._read) / (batch - self._last), (now - self._began) / batch
         self._read, self._last = now, batch
         loss_of, first, fifth = zip(*values, strict=True)

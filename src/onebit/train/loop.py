@@ -260,7 +260,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     epochs, on_step, batch_watch = total_steps / job.feed.steps, job.monitor.on_step, job.monitor.batch_watch
-    steps, counts = min(job.feed.steps, total_steps - job.step), list[int]()
+    steps, images, counts = min(job.feed.steps, total_steps - job.step), 0, list[float]()
     top5 = batch_watch is not None
     job.history.threads = torch.get_num_threads()
     losses = torch.zeros(steps, device=device)
@@ -276,15 +276,16 @@ def train_epoch(job: Job) -> TrainedEpoch:
     if batch_watch is not None:
         batch_watch.begin()
     for i, (whole, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
-        counts.append(count)
+        images += count
         x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
         for quantizer in following:
             quantizer.set_progress(job.step / total_steps)
         with explained_step(job, x, y):
-            losses[i - 1], right = step(x, y, count=count, teacher_inputs=whole)
+            losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
+        counts.append(count * known)
         correct = None if right is None or correct is None else correct.add_(right)
         if batch_watch is not None and right is not None:
-            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=count, ranks=ranks)
+            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=counts[-1], ranks=ranks)
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -298,16 +299,21 @@ def train_epoch(job: Job) -> TrainedEpoch:
     # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
-    loss, error, error5 = _epoch_means(counts, losses, None if correct is None else ranks.sum_(correct))
+    known_images = ranks.sum_(losses.new_tensor(counts)) / ranks.world
+    loss, error, error5 = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
     metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, steps, sum(counts), loss, error, error5, metrics, (x, y), x is not whole)
+    return TrainedEpoch(started, seconds, steps, images, loss, error, error5, metrics, (x, y), x is not whole)
 
 
-def _epoch_means(counts: list[int], losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:
-    """Mean loss, top-1 error, and top-5 error, each None if it was not counted."""
-    images = sum(counts)
-    loss = float((losses * torch.tensor(counts, device=losses.device)).sum()) / images
+def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:
+    """Mean loss, top-1 error, and top-5 error, each None if it was not counted.
+
+    Args:
+        counts: images of each batch; those with masks by their shares of pixels with a class.
+    """
+    images = float(counts.double().sum()) or 1.0  # masks may have no pixel with a class
+    loss = float((losses * counts).sum()) / images
     if correct is None:
         return loss, None, None
     # the counts are sums of rounded fractions: together they may be some 1e-8 more than all

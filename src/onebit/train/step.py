@@ -102,7 +102,7 @@ def optimizer_step(
     task: str | None = "classification",
     metrics: Mapping[str, Metric] | None = None,
     sums: dict[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, float]:
     """Train on one batch.
 
     Args:
@@ -116,9 +116,9 @@ def optimizer_step(
         metrics: whose sums over this rank's samples are added to `sums`.
 
     Returns:
-        (this rank's share of the mean loss, number of its correct predictions), both on the device, averaged over Monte
-        Carlo samples. An image with a mask counts with its share of correct pixels. With `top5` the second is (2,).
-        It is None where there are no classes.
+        (this rank's share of the mean loss, number of its correct predictions, share of its samples with a class). The
+        first two are on the device, averaged over Monte Carlo samples. An image with a mask counts with its share of
+        pixels with a class. With `top5` the second is (2,). It is None where there are no classes.
     """
     count = size_of(y) if count is None else count
     device = next(leaves(y)).device
@@ -129,6 +129,7 @@ def optimizer_step(
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
     split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
     shares = [size_of(labels) / count for _, _, labels in split]
+    seen = 0.0
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
@@ -150,6 +151,9 @@ def optimizer_step(
             # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
+        with_class = _with_class(task, logits, labels)
+        if done <= parts:  # the first pass over the batch
+            seen += with_class
         if metrics and sums is not None:
             _add_sums(sums, metrics, logits, labels, passes=settings.samples)
         if correct is None or not is_classification(task, logits, labels):
@@ -159,7 +163,7 @@ def optimizer_step(
         right = (found.argmax(dim=1) == truth).sum()
         if top5:
             right = torch.stack([right, top5_correct(found, truth)])
-        correct += right * (len(labels) / max(1, len(truth)) / settings.samples)
+        correct += right * (with_class / max(1, len(truth)) / settings.samples)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm)
@@ -167,7 +171,15 @@ def optimizer_step(
         nn.utils.clip_grad_value_(parameters, settings.clip_grad_value)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, correct
+    return total, correct, seen / size_of(y)
+
+
+def _with_class(task: str | None, logits: Tensor, labels: Any) -> float:
+    """How many samples are in a batch; an image with a mask counts with its share of pixels with a class."""
+    if task != "classification" or not is_classification(task, logits, labels):
+        return size_of(labels)
+    every = logits.numel() // logits.shape[1]
+    return len(labels) * known_samples(logits, labels) / every
 
 
 def _by_samples(shares: list[float], logits: Tensor, labels: list[Tensor]) -> list[float]:
