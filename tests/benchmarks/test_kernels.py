@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,6 @@ FIELDS = {
 }
 native = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 with_onnxruntime = pytest.mark.skipif(onnxruntime_version() is None, reason="onnxruntime is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """`measure` sets the threads of the process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -36,14 +36,6 @@ FIELDS = {
 native = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """`measure` sets the threads of the process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def quick(**options: Any) -> dict[str, Any]:
     return measure(**{"width": TINY, "rounds": 2, "seconds": 1e-6, "default_malloc": True, **options})
 

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-import torch
 
 from benchmarks import onnx as benchmark
 from benchmarks.__main__ import main
 from benchmarks.twins import NETS
 from onebit.errors import OnebitError, UnknownNameError, UsageError
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """`measure` sets the threads of the process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def quick(**options: Any) -> dict[str, Any]:

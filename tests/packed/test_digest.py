@@ -22,7 +22,7 @@ from onebit.runtime import run
 
 Maker = Callable[..., PackedNet]
 
-# written by onebit 0.1.0: 12 pixels, 9 signs with thresholds, 4 classes, and a certificate
+# written by a development version before 0.1.0: 12 pixels, 9 signs with thresholds, 4 classes, and a certificate
 OF_FORMAT_1 = base64.b64decode(
     b"CAQAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJvbmViaXQiOiJ7XCJmb3JtYXRcIjoxLFwibmFtZVwiOlwicmFuZG9tIHNpZ25cIixc"
     b"ImlucHV0XCI6e1wic2hhcGVcIjpbMSwxLDEyXSxcImNvZGluZ1wiOlwiaW50ZWdlclwifSxcIm5vZGVzXCI6W1wiZmxhdHRlbiBm"
@@ -117,7 +117,7 @@ def test_a_file_of_format_1_is_read_as_it_was(tmp_path: Path, certificate: Certi
     assert digest is None
     assert (net.name, net.certificate) == ("random sign", certificate)
     image = np.arange(0, 240, 20, dtype=np.uint8).reshape(1, 1, 1, 12)
-    expected = [[0.4662703275680542, -1.2567335367202759, 0.8414762020111084, 0.7070202827453613]]  # by onebit 0.1.0
+    expected = [[0.4662703275680542, -1.2567335367202759, 0.8414762020111084, 0.7070202827453613]]  # by that version
     np.testing.assert_array_equal(run(net, image, executor="reference"), np.float32(expected))
     save(net, path)
     again, digest = load_with_digest(path)

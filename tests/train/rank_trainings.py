@@ -158,7 +158,7 @@ def talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "failed everywhere": message(lambda: ranks.in_turns(fail)),
         "failed on 1": message(lambda: ranks.in_turns(fail if ranks.rank == 1 else note)),
         "first failed": message(lambda: ranks.first(fail)),
-        "one of all": sum(ranks.gather(ranks.is_first_to("speak"))),
+        "one of all": sum(ranks.gather(ranks.is_first_to_report())),
         "batch": message(lambda: mlp(ranks, batch_size=3)),
         "elsewhere": message(lambda: mlp(ranks, folder=own_disk(ranks, folder), resume=True)),
     }

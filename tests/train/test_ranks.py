@@ -153,7 +153,7 @@ def test_alone_nothing_is_asked_of_torch_distributed() -> None:
     assert ALONE.wrap(model) is model
     assert ALONE.first(lambda: 3) == ALONE.in_turns(lambda: 3) == 3
     assert ALONE.gather(3) == [3]
-    assert ALONE.is_first_to("speak")
+    assert ALONE.is_first_to_report()
     assert float(ALONE.sum_(torch.ones(()))) == 1
     ALONE.same_([torch.ones(2)])
     ALONE.wait()

@@ -22,7 +22,7 @@ ALLOWED_DROP = 0.5
 
 def main(argv: list[str]) -> int:
     description = "Fold and pack a trained net to one bit per weight, and certify it on its test data."
-    parser = Parser("pack", description, "run", "seed", "data", "threads", "json")
+    parser = Parser("pack", description, "run", "dataset", "seed", "data", "threads", "json")
     parser.add_argument("-o", "--output", required=True, metavar="NET.1bit")
     parser.add_argument(
         "--weights",
@@ -35,7 +35,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     parser.add_argument(
         "--activations",
         type=_bits,

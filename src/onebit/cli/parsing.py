@@ -28,9 +28,7 @@ class Parser(argparse.ArgumentParser):
         self._shared = [name for name in shared if name not in RUNS]
         for name in RUNS.keys() & shared:
             self.add_argument("run", metavar=name.upper(), help=RUNS[name])
-            self.add_argument(
-                "--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder"
-            )
+            self.add_argument("--recipe", **SHARED["recipe"])
             self.add_model()
 
     def add_model(self) -> None:
@@ -121,6 +119,8 @@ NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit 
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
 """The first argument of a verb -> its help; `--recipe` and `--model` go with it."""
 SHARED: dict[str, dict[str, Any]] = {
+    "recipe": {"metavar": "NAME", "help": "recipe of a weight file without one, outside a run folder"},
+    "dataset": {"metavar": "NAME", "help": "another data set than the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {
         "type": _not_empty,

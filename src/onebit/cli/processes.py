@@ -51,13 +51,13 @@ def together(verb: Callable[[Ranks], int]) -> int:
             leave(ranks)
             return status
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
-            if reporter.is_first_to("report"):
+            if reporter.is_first_to_report():
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 2)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            if reporter.is_first_to("report"):
+            if reporter.is_first_to_report():
                 raise TrainingError("another process of this training stopped") from None
             return TrainingError.exit_status
         finally:
@@ -144,6 +144,6 @@ class Signals:
         if not number:  # withdrawn
             return
         time.sleep(GRACE)
-        if self.ranks is None or self.ranks.is_first_to("report"):
+        if self.ranks is None or self.ranks.is_first_to_report():
             say(f"onebit: {TERMINATED}; go on from the last checkpoint with --resume")
         os._exit(INTERRUPTED)

@@ -59,11 +59,10 @@ def main(argv: list[str]) -> int:
         "summary",
         "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
         "is a run folder, a weight file or a packed net; or --model NAME, as it would be trained.",
-        *("threads", "json"),
+        *("recipe", "threads", "json"),
     )
     parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
     parser.add_model()
-    parser.add_argument("--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder")
     parser.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
     parser.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
     parser.add_argument(

@@ -25,10 +25,9 @@ def main(argv: list[str]) -> int:
         "torch layers, the packed net. For a packed net: the accuracy in its certificate and card, with --source the "
         "whole certificate. "
         "Exit status 1 when a claim does not hold.",
-        *("run-or-net", "data", "threads", "json"),
+        *("run-or-net", "dataset", "data", "threads", "json"),
     )
     parser.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
-    parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
     if args.source and not is_packed(args.run):
         raise UsageError("--source belongs to a packed net")

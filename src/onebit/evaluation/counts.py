@@ -16,6 +16,7 @@ from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
 from onebit.layers.base import unwrapped
+from onebit.layers.description import column_name
 from onebit.layers.parametrized import kind_name
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
@@ -117,7 +118,6 @@ COLUMNS = {
     "real MACs": "real_macs",
 }
 """Heading in the printed summary -> field or property."""
-LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,13 @@ class Summary:
         rows = [["layer", "kind", "output", *COLUMNS]]
         for layer in self.layers:
             counts = [f"{getattr(layer, field):,}" for field in COLUMNS.values()]
-            rows.append([_shortened(layer.name), layer.kind, "×".join(map(str, layer.output_shape)), *counts])
+            rows.append([column_name(layer.name), layer.kind, "×".join(map(str, layer.output_shape)), *counts])
         rows.append(["total", "", "", *(f"{self.total(field):,}" for field in COLUMNS.values())])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         aligned = [f"<{width}" for width in widths[:3]] + [f">{width}" for width in widths[3:]]
         head, *lines, total = ("  ".join(map(format, row, aligned)) for row in rows)
         rule = "-" * len(head)
         return "\n".join([head, rule, *lines, rule, total])
-
-
-def _shortened(name: str) -> str:
-    """A name that fits a column; the end is kept because it is the most specific."""
-    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
 
 @torch.no_grad()

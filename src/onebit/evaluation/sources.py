@@ -241,31 +241,6 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     return _arrays(data, name)
 
 
-def in_order(data: Any, *, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
-    """(inputs, targets) of data of any form, batch by batch, in the order of the data, not shuffled.
-
-    A shuffling loader is read in the order of its data set, its last batch included; a sampler of your own keeps its
-    order. Targets are None if there are none: inputs alone, or a loader that gives only inputs.
-
-    Args:
-        data: see `as_samples`.
-        batch_size: of arrays and splits, by default `fitting_batch`; a loader has its own.
-
-    Returns:
-        Tensors on the CPU, or what the collate function of a loader makes: tuples or dicts of tensors.
-
-    Raises:
-        As `as_samples`; DataError: a batch that is not a pair, or a loader that gives another number of batches than
-            its length.
-
-    Example:
-        >>> [(x.shape, y.shape) for x, y in in_order((np.zeros((3, 20)), np.arange(3)), batch_size=2)]
-        [(torch.Size([3, 20]), torch.Size([3]))]
-    """
-    samples = as_samples(data, batch_size=None if isinstance(data, DataLoader) else batch_size)
-    return samples.batches(batch_size)
-
-
 def _arrays(data: Any, name: str) -> ArraySamples:
     """A pair of arrays, or inputs alone."""
     if isinstance(data, (tuple, list)):

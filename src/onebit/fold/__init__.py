@@ -132,7 +132,6 @@ def refusals_of(
     model: nn.Module,
     example: Any = None,
     *,
-    input_shape: tuple[int, ...] | None = None,
     preprocess: nn.Module | None = None,
 ) -> tuple[torch.fx.Graph | None, dict[str, OnebitError]]:
     """The traced graph of a model, None if it cannot be traced, and why it cannot be packed whole: path -> error.
@@ -140,7 +139,7 @@ def refusals_of(
     Each operation is tried, also behind those that are refused. Other errors are those of `pack`.
     """
     refusals: dict[str, OnebitError] = {}
-    folder, batch, whole = _prepared(model, example, input_shape, preprocess, "binary", 0, refusals)
+    folder, batch, whole = _prepared(model, example, None, preprocess, "binary", 0, refusals)
     try:
         graph = _traced(whole, batch, folder)
     except FoldError as error:

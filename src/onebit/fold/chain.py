@@ -12,12 +12,12 @@ from torch import Tensor
 
 from onebit.integer import Affines
 from onebit.packed import Flatten, MaxPool, Node, Permute, Prelu, Repeat, Reshape
+from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
 
-EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in any order
 MOST_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
 _BLOCK = 1 << 18  # float32 values per block of a proof: it stays in the second-level cache
-_INT32 = np.iinfo(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class Chain:
     @property
     def exact(self) -> bool:
         """Whether torch gives the same sign for an integer in any batch, so that trying all integers is a proof."""
-        bounded = self.integers[-1] < EXACT_SUM and len(self.integers) <= MOST_INTEGERS
+        bounded = self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MOST_INTEGERS
         return bounded and all(op.exact for op in self.ops)
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +143,7 @@ class Chain:
             as_first = self._at(middle) == first
             low, high = np.where(as_first, middle, low), np.where(as_first, high, middle)
         threshold = self.integers.start + self.integers.step * np.where(first, low, high)  # the outermost integer of +1
-        threshold = np.where(first == last, np.where(first, _INT32.min, _INT32.max), threshold)
+        threshold = np.where(first == last, np.where(first, INT32.min, INT32.max), threshold)
         return threshold.astype(np.int32), np.where(first & ~last, -1, 1).astype(np.int8)
 
     def mismatches(self, threshold: np.ndarray, direction: np.ndarray) -> int:
@@ -176,7 +176,7 @@ def sums_are_exact(bound: int, scale: Tensor | None, bias: Tensor | None) -> boo
         return True
     shift = np.abs(bias.double().numpy())
     mantissa, exponent = np.frexp(shift)
-    digits = (mantissa * EXACT_SUM).astype(np.int64)
+    digits = (mantissa * FLOAT32_EXACT).astype(np.int64)
     last_digit = np.ldexp((digits & -digits).astype(np.float64), exponent - 24)
     grid = np.where(shift > 0, np.minimum(unit, last_digit), unit)
-    return bool(((unit * bound + shift) / grid < EXACT_SUM).all())
+    return bool(((unit * bound + shift) / grid < FLOAT32_EXACT).all())

@@ -13,7 +13,7 @@ from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image, shown
-from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool
+from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool, Node
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.packed.nodes.rounding import WIDEST
 
@@ -110,19 +110,19 @@ def mean(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def total(folder: Folder, call: Call, x: Pending) -> Pending:
-    before, after = call.shapes
-    axes = _axes(call, call.argument(1, "dim", None))
-    source = folder.write(_last(folder, call, x, axes))
-    count = prod(before[axis] for axis in axes)
-    made = folder.emit(AveragePool, call.name, source, kernel=(1, count), sums=1)
-    return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
+    return _over_axes(folder, call, x, AveragePool, sums=1)
 
 
 def largest(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _over_axes(folder, call, x, MaxPool)
+
+
+def _over_axes(folder: Folder, call: Call, x: Pending, kind: type[Node], **fields: Any) -> Pending:
+    """A reduction as a pool whose window is all values of the reduced axes."""
     before, after = call.shapes
     axes = _axes(call, call.argument(1, "dim", None))
     count = prod(before[axis] for axis in axes)
-    made = folder.emit(MaxPool, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count))
+    made = folder.emit(kind, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count), **fields)
     return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
 
 

@@ -15,7 +15,7 @@ from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
 from onebit.packed import InputSpec, Node, PackedNet, infer, nodes
-from onebit.packed.net import INPUT, check_name
+from onebit.packed.net import INPUT, check_name, readers
 from onebit.packed.nodes import Value
 from onebit.packed.nodes.node import SUM_LIMIT
 
@@ -72,10 +72,7 @@ class Conversion:
         self.numbers = numbers or {}
         self.real_roundings: dict[str, RealRounding] = {}
         self.makers = {node.output: node for node in net.nodes}
-        self.readers: dict[str, list[Node]] = {name: [] for name in self.known}
-        for node in net.nodes:
-            for name in node.inputs:
-                self.readers[name].append(node)
+        self.readers = readers(net)
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.forms: dict[str, Form] = {}

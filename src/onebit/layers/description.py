@@ -36,6 +36,7 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
 )
 """Why a layer stays real -> classes of such layers."""
 LONGEST_NAME = 32
+"""Characters of a name in a table."""
 THE_MODEL = "(the model)"
 
 
@@ -110,8 +111,12 @@ class BinarizeReport:
 
 
 def _shown(name: str) -> str:
+    return column_name(name or THE_MODEL)
+
+
+def column_name(name: str) -> str:
     """A name that fits a column; the end is kept because it is the most specific."""
-    return (name or THE_MODEL) if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
 
 def describe_layers(model: nn.Module) -> BinarizeReport:

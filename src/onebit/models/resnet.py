@@ -96,7 +96,7 @@ class Block(nn.Module):
         return self.forward_twice(x, x)[0]
 
     def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` of the same values for two uses, for two uses: see `normalized_twice`."""
+        """`forward` of the same values for two uses: see `normalized_twice`."""
         shortcut = self.downsample(again)
         if self.around_each and not are_watched(*self.conv2.modules()):
             y, shortcut = normalized_twice(self.conv1(x), self.bn1, self.relu1, shortcut)
@@ -146,7 +146,7 @@ class Bottleneck(nn.Module):
         return self.forward_twice(x, x)[0]
 
     def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` of the same values for two uses, for two uses: see `normalized_twice`."""
+        """`forward` of the same values for two uses: see `normalized_twice`."""
         y = normalized(self.conv1(x), self.bn1, self.relu1)
         y = normalized(self.conv2(y), self.bn2, self.relu2)
         return normalized_twice(self.conv3(y), self.bn3, self.relu3, self.downsample(again))

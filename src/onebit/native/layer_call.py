@@ -43,7 +43,7 @@ def panel_spans(outputs: int) -> list[slice]:
     return [slice(first, min(first + PANEL, outputs)) for first in range(0, outputs, PANEL)]
 
 
-def word_count(groups: int, outputs: int, terms: int) -> int:
+def kernel_word_count(outputs: int, terms: int) -> int:
     """How many words `kernel_words` gives."""
     return outputs * -(-terms // WORD) + PADDING
 

@@ -26,8 +26,8 @@ from onebit.native.weight_kernels import (
 from onebit.packed import Node, OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
+from onebit.packed.nodes.node import INT32
 
-_INT32_MOST = 2**31 - 1
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
@@ -182,7 +182,7 @@ class _Planner(Pointwise):
 
     def average_pool(self, node: nodes.AveragePool) -> Slot:
         x, made = self.known[node.inputs[0]], self.known[node.output]
-        if x.bound is not None and x.bound * prod(node.kernel) > _INT32_MOST:
+        if x.bound is not None and x.bound * prod(node.kernel) > INT32.max:
             raise NotPlanned("averages of integers beyond int32")
         slot = self.value(node.inputs[0])
         if slot.kind != BYTES:

@@ -10,9 +10,9 @@ from onebit.native.kernel_calls import BITS, BYTES, INTEGER, Operation, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.values import Values
 from onebit.packed import Node, nodes
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
-_FLOAT32_EXACT = 2**24
 _MOST_INPUTS = 1000  # of a sum that is rounded: bytes without their zeros add less than 2⁴⁰ each, and 2⁵³ is exact
 _EPILOGUE_KERNELS = (
     *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "dot_lut", "lut", "real"),
@@ -121,7 +121,7 @@ class Pointwise(Values):
                 self.calls.then(slot, "prelu", node.slope)
             else:
                 assert isinstance(node, nodes.Sign)
-                if (self.known[name].bound or 0) > _FLOAT32_EXACT:
+                if (self.known[name].bound or 0) > FLOAT32_EXACT:
                     raise NotPlanned("signs of integers beyond float32")
                 self.calls.then_sign(slot, "sign", node.shift)
         return slot

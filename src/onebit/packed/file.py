@@ -31,7 +31,7 @@ from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.strict_json import check_fields, parse_json
 
-FORMAT = 2  # format 1, of onebit 0.1.0, has no digest
+FORMAT = 2  # format 1, of development versions before 0.1.0, has no digest
 KEY = "onebit"  # the only key, because safetensors writes several in random order
 MOST_HEADER_BYTES = (
     4_000_000  # 20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text

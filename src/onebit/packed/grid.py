@@ -11,6 +11,8 @@ import numpy as np
 
 GRID_BITS = 24
 """Integers on a grid are within ±2²⁴: sums of 127 fit an int32, and sums of 32 products of two a float64, exactly."""
+FLOAT32_EXACT = 2**GRID_BITS
+"""float32 holds every integer up to here, so sums of integers that stay below are exact in any order."""
 _MOST = 126
 """The largest e for which 2ᵉ and 2⁻ᵉ are normal float32 numbers."""
 EXACT_TERMS = 32

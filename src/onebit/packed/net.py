@@ -236,6 +236,15 @@ def infer(net: PackedNet) -> dict[str, Value]:
     return values
 
 
+def readers(net: PackedNet) -> dict[str, list[Node]]:
+    """The nodes that read each value, one entry per read: a node that reads a value twice is listed twice."""
+    found: dict[str, list[Node]] = {name: [] for name in (INPUT, *(node.output for node in net.nodes))}
+    for node in net.nodes:
+        for name in node.inputs:
+            found[name].append(node)
+    return found
+
+
 def _check_output(output: object) -> None:
     """Raise FormatError unless `output` is a name, a tuple of names, or a dict from keys to names."""
     names = (output,) if isinstance(output, str) else output

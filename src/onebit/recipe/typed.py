@@ -52,13 +52,13 @@ def build(kind: type[Kind], settings: Mapping[str, Any], *, prefix: str = "") ->
         if dataclasses.is_dataclass(part := hints[name]):
             values[name] = build(part, value, prefix=f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
-            values[name] = _field(value, hints[name], name=prefix + name)
+            values[name] = _field(value, hints[name], typed, name=prefix + name)
     return kind(**values)
 
 
-def _field(value: Any, hint: Any, *, name: str) -> Any:
+def _field(value: Any, hint: Any, read: Callable[[Any, Any], Any], *, name: str) -> Any:
     try:
-        return typed(value, hint)
+        return read(value, hint)
     except _WrongTypeError as error:
         expected, got = error.args
         raise UsageError(f"{name}: expected {expected}, got {'null' if got is None else str(got)[:100]}") from None
@@ -124,11 +124,7 @@ def argument_of(value: Any, hint: Any, default: Any, *, name: str) -> Any:
     """
     if hint is None and isinstance(default, (bool, int, float, str, tuple, list)):
         hint = int | float if type(default) is int else type(default)
-    try:
-        return _as_hinted(value, hint)
-    except _WrongTypeError as error:
-        expected, got = error.args
-        raise UsageError(f"{name}: expected {expected}, got {'null' if got is None else str(got)[:100]}") from None
+    return _field(value, hint, _as_hinted, name=name)
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:

@@ -110,7 +110,7 @@ def load_code(name: str, *, named: bool, digest: str | None = None) -> OwnCode:
             without having been named.
     """
     parts = split_own(name)
-    file = _source(parts, named=named)
+    file = _source(parts)
     source = b"" if file is None else _read(file)
     now = None if file is None else _digest(source)
     key = (parts.where if file is None else os.path.realpath(file), now)
@@ -133,7 +133,7 @@ def _digest(source: bytes) -> str:
     return f"sha256:{hashlib.sha256(source).hexdigest()}"
 
 
-def _source(parts: OwnName, *, named: bool) -> Path | None:
+def _source(parts: OwnName) -> Path | None:
     """The file of the code, as far as it is known before anything is imported."""
     if parts.is_file:
         path = Path(parts.where)

@@ -105,7 +105,8 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
     """`fit` with the settings of a recipe and the objects that `build_training` made from it.
 
     Args:
-        options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose`.
+        options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `on_restored`,
+            `batch_watch`, `verbose`.
     """
     return fit(
         training.model,

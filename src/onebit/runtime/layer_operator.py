@@ -15,7 +15,7 @@ from torch.nn.grad import conv2d_input
 
 from onebit.errors import UsageError
 from onebit.native import instruction_set
-from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, panel_spans, window_call, word_count
+from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, kernel_word_count, panel_spans, window_call
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words
 from onebit.runtime.executors import EXECUTORS
@@ -75,7 +75,7 @@ def linear(
 ) -> Tensor:
     """(…, K) -> (…, O). words: see `onebit.native.layer_call.kernel_words`. signs: take the signs of the values."""
     inputs = x.shape[-1] if x.dim() else 0
-    if inputs < 1 or word_count(1, outputs, inputs) != words.numel():
+    if inputs < 1 or kernel_word_count(outputs, inputs) != words.numel():
         raise _wrong_inputs(x, words, outputs)
     isa, given = instruction_set(), (words, scale, center, bias)
     _check_given(given, outputs)
@@ -103,7 +103,7 @@ def _conv(
     _check_given(given, outputs)
     made = (outputs, *_made(how, x))
     terms = shape[0] // how.groups * how.kernel[0] * how.kernel[1]
-    if word_count(how.groups, outputs, terms) != words.numel() or shape[0] % how.groups:
+    if kernel_word_count(outputs, terms) != words.numel() or shape[0] % how.groups:
         raise UsageError(f"got images {tuple(x.shape)}, expected as many channels as the weights have")
     out = _empty(x, (x.shape[0], *made))
     if isa is None:
@@ -163,7 +163,7 @@ def _kind_of(tensor: Tensor) -> str:
 
 
 def _wrong_inputs(x: Tensor, words: Tensor, outputs: int) -> UsageError:
-    most = (words.numel() - word_count(1, outputs, 0)) // max(1, outputs) * WORD
+    most = (words.numel() - kernel_word_count(outputs, 0)) // max(1, outputs) * WORD
     return UsageError(
         f"got a tensor of shape {tuple(x.shape)}, expected {most - WORD + 1} to {most} inputs on the last axis"
     )

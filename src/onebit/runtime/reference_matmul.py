@@ -8,14 +8,13 @@ import numpy as np
 
 from onebit.packed import OneBitWeights, Value, nodes
 from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
-from onebit.packed.grid import GRID_BITS, exact_products, on_grid
+from onebit.packed.grid import FLOAT32_EXACT, GRID_BITS, exact_products, on_grid
 
 Executor = Callable[..., np.ndarray]
 """Arrays (N, …), one per input of the node -> the array (N, …) of its output."""
 AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
 AnyNode = nodes.Dense | nodes.RealDense | AnyConv
 
-_FLOAT32_EXACT = 2**24  # float32 holds every integer up to here, so sums of integers below it are exact in any order
 _BLOCK_VALUES = 1 << 18  # of windows unrolled at once: they stay in the second-level cache
 
 
@@ -71,7 +70,7 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
     """
     if not isinstance(node, OneBitWeights):
         return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
-    exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= _FLOAT32_EXACT
+    exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= FLOAT32_EXACT
     dtype = np.float32 if exact else np.float64
     weight = unpack_signs(node.signs, node.terms, dtype=dtype).reshape(groups, -1, node.terms)
     if node.centre is None:

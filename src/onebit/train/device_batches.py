@@ -20,6 +20,13 @@ SHARE_OF_FREE_MEMORY = 0.25
 """Share of the free memory of a device that images may use; the rest is for the net."""
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device."""
+    if device.type == "cuda" and not tensor.is_cuda:  # a copy from pinned memory runs beside the computation
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class DeviceBatches:
     """The batches of `samples` on a device.
 
@@ -54,13 +61,7 @@ class DeviceBatches:
         if self._device.type != "cpu":
             made = prefetched(made)
         for pixels, labels in made:
-            yield self._sent(pixels), self._sent(labels)
-
-    def _sent(self, array: npt.NDArray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":  # a copy from pinned memory runs beside the computation
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+            yield sent(torch.from_numpy(pixels), self._device), sent(torch.from_numpy(labels), self._device)
 
 
 class DeviceImages:

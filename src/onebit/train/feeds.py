@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import of_rank, seeded
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
-from onebit.train.device_batches import DeviceBatches
+from onebit.train.device_batches import DeviceBatches, sent
 from onebit.train.ranks import Ranks
 
 Batch = tuple[Any, Any, int]
@@ -83,12 +82,7 @@ class ArrayFeed:
         bounds = self.bounds[:steps]
         chosen = [order[start:stop][self.ranks.part(stop - start)] for start, stop in bounds]
         for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
-            yield self._sent(x), self._sent(y), stop - start
-
-    def _sent(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda" and not tensor.is_cuda:  # a copy from pinned memory runs beside the computation
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+            yield sent(x, self.device), sent(y, self.device), stop - start
 
 
 @dataclass

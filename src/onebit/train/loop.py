@@ -120,7 +120,7 @@ def fit(
         step_settings: accumulation and gradient clipping.
         execution: precision, memory_format, compile, sync_norm and ranks, see `onebit.train.options.Execution`.
         output: folder, resume and facts, see `onebit.train.options.Output`.
-        monitor: on_step, on_epoch, batch_watch and verbose, see `onebit.train.options.Monitor`.
+        monitor: on_step, on_epoch, on_restored, batch_watch and verbose, see `onebit.train.options.Monitor`.
         flat: fields of these three groups by name; fit(…, folder="run", resume=True) is the same as
             fit(…, output=Output("run", resume=True)).
 

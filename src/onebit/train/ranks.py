@@ -111,12 +111,12 @@ class Ranks:
                     raise failed
         return found  # type: ignore[return-value]  # each rank has had its turn
 
-    def is_first_to(self, what: str) -> bool:
-        """Whether this rank is the first to ask this; True for a rank that has lost its connection, too."""
+    def is_first_to_report(self) -> bool:
+        """Whether this rank is the first to ask, and reports an error; True for a rank without a connection, too."""
         if self.store is None:
             return True
         try:
-            return self.store.add(what, 1) == 1
+            return self.store.add("report", 1) == 1
         except RuntimeError:  # the process that hosts the store has ended
             return True
 
@@ -178,7 +178,7 @@ def join(ranks: Ranks) -> Ranks:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     met = meet(ranks) if ranks.store is None else ranks
-    # a connection of its own: it may wait for a process that never starts, and `is_first_to` must not wait for it
+    # a connection of its own: it may wait for a process that never starts; `is_first_to_report` must not wait for it
     own = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
     try:
         dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)

@@ -20,11 +20,11 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
-from onebit.fold.chain import EXACT_SUM
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize, infer
 from onebit.packed.difference import Difference, array_differences, graph_difference
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.runs.card import data_in_words, is_about, stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
@@ -401,7 +401,7 @@ def _all_integers(net: PackedNet, made: Certificate) -> bool:
     """Whether torch computes the outputs of a net without rounding: all signs are proven, and outputs are integers."""
     proven = all(layer.proof == "every integer" and not layer.mismatches for layer in made.layers)
     values = infer(net)
-    return proven and all((values[name].bound or EXACT_SUM) < EXACT_SUM for name in net.outputs)
+    return proven and all((values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT for name in net.outputs)
 
 
 def _listed(arrays: list[Difference]) -> str:

@@ -7,10 +7,9 @@ import numpy as np
 from onebit.export.c.stages import Stages, index, real
 from onebit.export.c.values import LOADS
 from onebit.packed import Node, nodes
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import op_name
-
-FLOAT32_EXACT = 2**24
-_INT32_MOST = 2**31 - 1
+from onebit.packed.nodes.node import INT32
 
 
 class Pointwise(Stages):
@@ -18,7 +17,7 @@ class Pointwise(Stages):
 
     def pointwise(self, node: Node) -> None:
         (name,) = node.inputs
-        stage = self.reading(name, node.output, self.known[node.output], f"{node.output}: {op_name(node)}")
+        stage = self.reading(name, node.output, f"{node.output}: {op_name(node)}")
         count, exact = stage.channels, stage.made.bound is not None
         made, line = self.known[node.output], ""
         if isinstance(node, nodes.Threshold):
@@ -43,7 +42,7 @@ class Pointwise(Stages):
             kernel = ("affine" if len(given) == 2 else given[0][0]) + "_integers" * exact + "_by" * (len(given) == 1)
             line = f"{kernel}(x, {count}, {arrays});"
         elif isinstance(node, nodes.Relu):
-            line = f"clamp_integers(x, {count}, 0, {_INT32_MOST});" if exact else f"relu(x, {count});"
+            line = f"clamp_integers(x, {count}, 0, {INT32.max});" if exact else f"relu(x, {count});"
         elif isinstance(node, nodes.Quantize):
             kernel = "clamp_integers" if exact else "quantize"
             line = f"{kernel}(x, {count}, {node.least}, {node.most});"
@@ -71,7 +70,7 @@ class Pointwise(Stages):
         (first, multiplier), *rest = inputs
         others = [(self.even(self.value(name), name), row) for name, row in rest]
         named = ", ".join(name for name, _ in rest)
-        stage = self.reading(first, node.output, made, f"{node.output}: {op_name(node)} {named}".rstrip())
+        stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {named}".rstrip())
         count, offset = stage.channels, self.array(node.output, "offset", node.offset)
         for other, row in others:
             self.row(stage, "wide_t *totals", 8 * count)
@@ -95,7 +94,7 @@ class Pointwise(Stages):
         if self.open is not None and self.open.value == names[1]:
             names.reverse()
         other = self.even(self.value(names[1]), names[1])
-        stage = self.reading(names[0], node.output, made, f"{node.output}: {op_name(node)} {node.inputs[1]}")
+        stage = self.reading(names[0], node.output, f"{node.output}: {op_name(node)} {node.inputs[1]}")
         count, exact = stage.channels, made.exact
         if not exact:
             self.as_real(stage)

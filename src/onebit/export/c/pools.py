@@ -11,8 +11,8 @@ from onebit.errors import UsageError
 from onebit.export.c.stages import Stages, index, real, title
 from onebit.export.c.values import LOADS
 from onebit.packed import Node, PackedNet, Value, infer, nodes
-
-_INT32_MOST = 2**31 - 1
+from onebit.packed.net import readers
+from onebit.packed.nodes.node import INT32
 
 
 class Pools(Stages):
@@ -27,7 +27,7 @@ class Pools(Stages):
             least, most = (prod(node.kernel) * limit for limit in source.limits or ())
             # windows over the border have fewer pixels
             value = Value(made.shape, "integer", max(-least, most), min(0, least), max(0, most))
-            if max(-least, most) > _INT32_MOST:
+            if max(-least, most) > INT32.max:
                 raise UsageError(
                     f"--to c takes averages of integers whose sums fit 32 bits; those of {node.output!r} do not"
                 )
@@ -100,13 +100,10 @@ def signs_before_pools(net: PackedNet) -> PackedNet:
     them is NaN, which only a float32 input brings.
     """
     known = infer(net)
-    readers: dict[str, list[Node]] = {}
-    for node in net.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    reads = readers(net)
     changed: dict[str, Node] = {}
     for pool in net.nodes:
-        only = readers.get(pool.output, [])
+        only = reads[pool.output]
         if not isinstance(pool, nodes.MaxPool) or len(only) != 1 or pool.output in net.outputs:
             continue
         (sign,) = only

@@ -14,6 +14,7 @@ from onebit.export.c.values import LOADS, Stored
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
+from onebit.packed.net import readers
 
 PART = 96
 """Inputs that are multiplied by weights at once, as in kernels.h."""
@@ -242,15 +243,12 @@ class Products(Stages):
 
 def sums_last(net: PackedNet) -> PackedNet:
     """The same net with sums of products right before the only `requantize` that reads them: they need no memory."""
-    readers: dict[str, list[Node]] = {}
-    for node in net.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    reads = readers(net)
     waiting: dict[str, Node] = {}
     order: list[Node] = []
     for node in net.nodes:
-        alone = node.output not in net.outputs and len(readers[node.output]) == 1
-        if isinstance(node, OneBitWeights) and alone and isinstance(readers[node.output][0], nodes.Requantize):
+        alone = node.output not in net.outputs and len(reads[node.output]) == 1
+        if isinstance(node, OneBitWeights) and alone and isinstance(reads[node.output][0], nodes.Requantize):
             waiting[node.output] = node
             continue
         order += [waiting.pop(name) for name in node.inputs if name in waiting]

@@ -175,7 +175,7 @@ class Stages:
 
     # pixels
 
-    def reading(self, name: str, value: str, made: Value, title: str) -> Stage:
+    def reading(self, name: str, value: str, title: str) -> Stage:
         """A stage whose `x` holds each pixel of a stored value: the open one if nothing else needs the value."""
         stage = self.open
         if stage is not None and stage.value == name and self.uses[name] == 1:

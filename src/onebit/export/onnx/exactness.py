@@ -8,7 +8,6 @@ before it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from math import prod
 
 from onebit.packed import (
@@ -37,10 +36,9 @@ from onebit.packed import (
     Value,
     infer,
 )
-from onebit.packed.net import INPUT
+from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.net import INPUT, readers
 
-FLOAT_EXACT = 2**24
-"""float32 holds every integer up to here, so sums that stay below are exact in any order."""
 MOVES = (Flatten, Reshape, Permute, Repeat, Slice, Pad, MaxPool)
 """Operations of one input that compute on codes of ±1 as on the numbers."""
 SIGNS = (Sign, Threshold)
@@ -72,17 +70,14 @@ def fits_byte(value: Value) -> bool:
 class Uses:
     """What is known of the values of a net from the nodes before and after them.
 
-    values: shape and kind. readers: the nodes that read a value. exact: values that a graph computes bit for bit.
-    precise: exact values whose bits matter. codes: ±1 values that are read as {0, 2} by products of integers.
+    values: shape and kind. readers: the nodes that read a value, each once. exact: values that a graph computes bit for
+    bit. precise: exact values whose bits matter. codes: ±1 values that are read as {0, 2} by products of integers.
     """
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
         self.values = infer(net)
-        self.readers: dict[str, list[Node]] = defaultdict(list)
-        for node in net.nodes:
-            for name in dict.fromkeys(node.inputs):
-                self.readers[name].append(node)
+        self.readers = {name: list(dict.fromkeys(found)) for name, found in readers(net).items()}
         self.exact = {INPUT}
         for node in net.nodes:
             if self._keeps_bits(node):
@@ -105,13 +100,13 @@ class Uses:
         if isinstance(node, (Dense, AdaptiveAveragePool)):  # double holds the sums
             return inputs[0].exact
         if isinstance(node, (Conv, ConvTranspose, AveragePool)):
-            return inputs[0].exact and sum_bound(node, inputs[0]) <= FLOAT_EXACT
+            return inputs[0].exact and sum_bound(node, inputs[0]) <= FLOAT32_EXACT
         return all(name in self.exact for name in node.inputs)
 
     def only_reader(self, node: Node) -> Node | None:
         """The only node that reads the output of `node`; None if several do, or if it is an output of the net."""
-        readers = self.readers[node.output]
-        return readers[0] if len(readers) == 1 and node.output not in self.net.outputs else None
+        found = self.readers[node.output]
+        return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
 
     def dense_to_sign(self, node: Dense) -> Node | None:
         """The sign of the integers that a dense layer computes, if nothing else reads them."""

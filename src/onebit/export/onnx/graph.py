@@ -17,15 +17,12 @@ IR_VERSION = 9  # that of onnxruntime 1.16; the default of the onnx package may 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 _TABLE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.int8) * 2 - 1
 
-WEIGHTS = ("bits", "floats", "bipolar")
-"""How ±1 weights are stored: one bit each, as floats, or as floats that BipolarQuant marks as binary."""
-
 
 class Graph:
     """Nodes and constants in the order in which they were added. Equal constants are stored once.
 
     Args:
-        weights: how ±1 weights are stored, see `WEIGHTS`.
+        weights: how ±1 weights are stored, a value of `onebit.export.onnx.target.FLAVORS`.
     """
 
     def __init__(self, weights: str = "bits") -> None:

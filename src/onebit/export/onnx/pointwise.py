@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.onnx.exactness import FLOAT_EXACT, zero_point
+from onebit.export.onnx.exactness import zero_point
 from onebit.export.onnx.values import Values
 from onebit.packed import (
     Add,
@@ -28,6 +28,7 @@ from onebit.packed import (
     Threshold,
     Value,
 )
+from onebit.packed.grid import FLOAT32_EXACT
 
 
 def real(to: Values, op: str, a: str, b: str, *, of: str, last: bool = False) -> str:
@@ -130,7 +131,7 @@ def write_add(to: Values, node: Add) -> None:
     name, made = node.output, to.value(node.output)
     if made.exact:
         wide = any(to.natural(source) in ("int", "double") for source in node.inputs)
-        form = "int" if wide or (made.bound or 0) > FLOAT_EXACT else "float"
+        form = "int" if wide or (made.bound or 0) > FLOAT32_EXACT else "float"
         to.add("Add", to.get(a, form), to.get(b, form), of=name, form=form)
     else:
         real(to, "Add", to.get(a, "float"), to.get(b, "float"), of=name, last=True)
@@ -178,7 +179,7 @@ def write_concat(to: Values, node: Concat) -> None:
     zeros = {zero_point(value) for value in (made, *map(to.value, node.inputs)) if form == "code" and value.exact}
     if form != "float" and (not made.exact or form == "raw" or len(zeros) > 1):
         form = "float"
-    if form == "float" and made.exact and (made.bound or 0) > FLOAT_EXACT:
+    if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT:
         form = "int"
     to.add("Concat", *(to.get(source, form) for source in node.inputs), of=node.output, form=form, axis=1)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
+from onebit.export.onnx.exactness import sum_bound
 from onebit.export.onnx.pointwise import real
 from onebit.export.onnx.products import max_pool, pool_codes, pool_geometry
 from onebit.export.onnx.values import DTYPES, Values
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import op_name
 
 
@@ -35,10 +36,10 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
     if not (x.exact or node.sums or dilated):
         to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **attributes)
         return
-    if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
+    if to.value(name).exact and sum_bound(node, x) > FLOAT32_EXACT:
         raise UsageError(
             f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows only up to "
-            f"{FLOAT_EXACT:,}, which float32 holds; use another target"
+            f"{FLOAT32_EXACT:,}, which float32 holds; use another target"
         )
     _, height, width = x.shape
     if dilated:
@@ -56,7 +57,7 @@ def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
     """Sums down the rows and across, as products with 0 and 1, so that windows may overlap; then the division."""
     (source,), name = node.inputs, node.output
     x = to.value(source)
-    form = "double" if x.exact and sum_bound(node, x) > FLOAT_EXACT else "float"
+    form = "double" if x.exact and sum_bound(node, x) > FLOAT32_EXACT else "float"
     dtype = np.float64 if form == "double" else np.float32
     rows, columns = node.windows(x)
     tensor = to.get(source, form)

@@ -15,7 +15,7 @@ import numpy as np
 
 from onebit.errors import UsageError
 from onebit.export.onnx.byte_conv import Scales, scales
-from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound, zero_point
+from onebit.export.onnx.exactness import sum_bound, zero_point
 from onebit.export.onnx.pointwise import real, rising, write_sign
 from onebit.export.onnx.values import Values
 from onebit.packed import (
@@ -31,6 +31,7 @@ from onebit.packed import (
     Requantize,
 )
 from onebit.packed.bits import unpack_signs
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import op_name
 from onebit.packed.nodes import Kernel
 from onebit.packed.nodes.pool import Pool
@@ -53,7 +54,7 @@ def write_dense(to: Values, node: Dense) -> None:
     if to.integers and (raw or x.bound == 1 or to.natural(source) == "code"):
         _integer_dense(to, node, signs, raw=raw)
         return
-    form = "float" if not x.exact or sum_bound(node, x) <= FLOAT_EXACT else "double"
+    form = "float" if not x.exact or sum_bound(node, x) <= FLOAT32_EXACT else "double"
     weight = to.graph.weights(name, signs, np.float32 if form == "float" else np.float64)
     tensor = to.get(source, form)
     _finish(to, node, to.add("MatMul", tensor, weight, of=name, form=_last_form(node, form)), form)
@@ -120,10 +121,10 @@ def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) ->
 def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[str, Any]) -> None:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     x, name = to.value(node.inputs[0]), node.output
-    if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
+    if to.value(name).exact and sum_bound(node, x) > FLOAT32_EXACT:
         raise UsageError(
             f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has fast convolutions only for "
-            f"sums up to {FLOAT_EXACT:,}, which float32 holds; binarize its input, or use another target"
+            f"sums up to {FLOAT32_EXACT:,}, which float32 holds; binarize its input, or use another target"
         )
     if isinstance(node, OneBitWeights):
         weight = to.graph.weights(name, _kernels(node, unpack_signs(node.signs, node.terms)))
@@ -163,7 +164,7 @@ def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Calla
 def _total(to: Values, node: OneBitWeights) -> str:
     """(N, 1) sums of the inputs of a dense layer."""
     x = to.value(node.inputs[0])
-    exact = not x.exact or sum_bound(node, x) <= FLOAT_EXACT
+    exact = not x.exact or sum_bound(node, x) <= FLOAT32_EXACT
     tensor = to.get(node.inputs[0], "float" if exact else "double")
     total = to.add("ReduceSum", tensor, to.graph.shape(1), of=node.output)
     return total if exact else to.cast(total, np.float32, of=node.output)

@@ -28,7 +28,7 @@ from onebit.packed import Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import INPUT
 
 FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
-"""How each flavor stores ±1 weights."""
+"""How each flavor stores ±1 weights: one bit each, as floats, or as floats that BipolarQuant marks as binary."""
 
 WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
     nodes.Flatten: pointwise.write_flatten,

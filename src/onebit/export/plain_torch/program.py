@@ -10,12 +10,11 @@ from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
 from onebit.export.plain_torch.text import listing, plain, quoted
 from onebit.packed import MaxPool, PackedNet, Quantize, infer
+from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
 
 NESTED = 90
 """Longest expression that applies one layer to the result of another, so that it fits into a line."""
-EXACT_FLOAT = 2**24
-"""Integers up to this magnitude are exact in float32."""
 LOAD = '''\
 def load(path: str | Path) -> Net:
     """The net with the weights in a file, ready to be used."""
@@ -67,7 +66,7 @@ class Program:
         self._places: dict[str, str] = {}  # value -> the variable that has it
         self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
         self._readers.update(net.outputs)
-        wide = any((value.bound or 0) > EXACT_FLOAT for value in self.known.values())
+        wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.known.values())
         self._real = "double" if wide else "float"  # has every integer of the net
         self._write()
 
