@@ -117,8 +117,9 @@ def reestimate_batch_norm_(
 ) -> None:
     """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the current weights.
 
-    In the mean each batch counts by its size: the last one may have two images only. Images are often sorted by class, and a batch of one class lacks the variance between classes. Each batch is
-    therefore drawn from all of `images`, with a fixed seed.
+    In the mean each batch counts by its size: the last one may have two images only. Images are often sorted by class,
+    and a batch of one class lacks the variance between classes. Each batch is therefore drawn from all of `images`,
+    with a fixed seed.
 
     Args:
         images: uint8 (N, C, H, W), any inputs (N, …), or samples of any form, of which `BN_IMAGES` are used.
@@ -129,9 +130,9 @@ def reestimate_batch_norm_(
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    values = dict.fromkeys(norms, 0)
+    values: dict[Any, int] = dict.fromkeys(norms, 0)
 
-    def weigh(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         """Let torch take the mean over all batches so far, each by its values per channel."""
         count = inputs[0].numel() // inputs[0].shape[1]
         values[norm] += count
