@@ -32,6 +32,7 @@ import onebit.train.loop
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.losses import cross_entropy
+from onebit.layers import BinaryLinear
 from onebit.optim import latent_groups
 from onebit.train.job import Job
 from onebit.train.loop import fit
@@ -291,6 +292,10 @@ LAMBDAS = [
 ]
 
 
+CALLS = [lambda logits, labels: nn.functional.cross_entropy(logits, labels),
+          lambda logits, labels: nn.functional.multi_margin_loss(logits, labels)]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("before", "now", "message"),
     [
@@ -298,7 +303,8 @@ LAMBDAS = [
         (Case(schedule=None), Case(schedule=None, lr=0.5), "with lr = 0.02, this run has 0.5"),
         (Case(loss=SMOOTHED[0]), Case(loss=SMOOTHED[1]), "with label_smoothing = 0.0, this run has 0.1"),
         (Case(loss=LOSSES[0]), Case(loss=LOSSES[1]), "with label_smoothing = 0.0, this run has 0.1"),
-        (Case(loss=LAMBDAS[0]), Case(loss=LAMBDAS[1]), "with numbers = [0.0], this run has [0.1]"),
+        (Case(loss=LAMBDAS[0]), Case(loss=LAMBDAS[1]), "with numbers in its code = [0.0], this run has [0.1]"),
+        (Case(loss=CALLS[0]), Case(loss=CALLS[1]), "with names in its code = ['nn', 'functional', 'cross_entropy']"),
         (Case(), Case(schedule="linear"), "with name = 'cosine', this run has 'linear'"),
         (Case(inputs="ste_sign"), Case(inputs="swish_sign"), "with input quantizers = ['SteSign(clip_value=1)']"),
     ],
@@ -310,6 +316,32 @@ def test_other_options_of_the_same_objects_are_refused(tmp_path: Path, before: C
         build(now).fit(DATA, tmp_path, resume=True)
     assert message in str(caught.value)
     build(before).fit(DATA, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (nn.ReLU(), nn.Hardtanh(), "module '2' = 'ReLU()', this run has 'Hardtanh(min_val=-1.0, max_val=1.0)'"),
+        (nn.Dropout(0.2), nn.Dropout(0.5), "module '2' = 'Dropout(p=0.2, inplace=False)'"),
+        (nn.Dropout(0.2), None, "module '2' = 'Dropout(p=0.2, inplace=False)', this run has None"),
+    ],
+)
+def test_another_net_with_weights_of_the_same_shapes_is_refused(
+    tmp_path: Path, before: nn.Module, now: nn.Module | None, message: str
+) -> None:
+    def train(layer: nn.Module | None, **options: Any) -> None:
+        layers = [nn.Flatten(), BinaryLinear(4, 3), *([] if layer is None else [layer])]
+        model = nn.Sequential(*layers)
+        optimizer = torch.optim.Adam(latent_groups(model, lr=0.01))
+        data = (torch.arange(64.0).view(16, 4) / 64, torch.arange(16) % 3)
+        fit(model, data, optimizer, epochs=2, batch_size=4, folder=tmp_path, precision="fp32", **options)
+
+    with pytest.raises(Stop):
+        train(before, on_epoch=stop_after_epoch(1))
+    with pytest.raises(CheckpointError) as caught:
+        train(now, resume=True)
+    assert message in str(caught.value)
+    train(before, resume=True)
 
 
 @pytest.mark.parametrize(

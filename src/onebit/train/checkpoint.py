@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import reprlib
 import warnings
 from pathlib import Path
@@ -22,6 +23,8 @@ from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change,
 from onebit.train.weights import load_weights, read_torch_file, uninterrupted
 
 CHECKPOINT_FORMAT = 2
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where a representation puts an object in memory: elsewhere in each process."""
 
 
 def settings_of(job: Job) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
         "input quantizers": sorted({repr(quantizer) for _, quantizer in input_quantizers(job.model)}),
+        "modules": _modules(job.model),
         "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
         "optimizer": type(job.optimizer).__name__,
         "schedule": type(job.schedule).__name__,
@@ -48,6 +52,12 @@ def settings_of(job: Job) -> dict[str, Any]:
         "teacher": None if job.teacher is None else job.teacher.digest,
         "settings": training_settings(job.optimizer, job.schedule, job.loss),
     }
+
+
+def _modules(model: nn.Module) -> dict[str, str]:
+    """What each module is, by name: weights of the same shapes fit nets that compute something else."""
+    found = {name: f"{type(module).__name__}({module.extra_repr()})" for name, module in model.named_modules()}
+    return {name: ADDRESS.sub("", text) for name, text in found.items()}
 
 
 def _generators(model: nn.Module) -> dict[str, torch.Generator]:
@@ -107,6 +117,7 @@ def load_checkpoint(path: Path, job: Job) -> None:
         _refuse_other_settings(path, job, state)
         history = History.from_rows(state["rows"])
         load_weights(job.model, state["model"], source=str(path))
+        _refuse_other_modules(path, job, state)
         _load_optimizer(path, job, state)
         if job.average is not None:
             job.average.load_state(state["average"])
@@ -131,9 +142,9 @@ def load_checkpoint(path: Path, job: Job) -> None:
 
 
 def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Compare `settings_of` two training runs, but for the settings of optimizer, schedule and loss."""
+    """Compare `settings_of` two training runs, but for modules and the settings of optimizer, schedule and loss."""
     compared = {**job.settings, "generators": sorted(_generators(job.model))}
-    del compared["settings"]
+    del compared["settings"], compared["modules"]
     before = state["setting"] | {"generators": sorted(state["generators"])}
     for key, now in compared.items():
         of_data = key in ("classes", "data")
@@ -146,6 +157,15 @@ def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
             if key == "classes":
                 on = "the classes {}, this data has {}".format(*classes_in_short(was, now))
             raise CheckpointError(f"{path}: was trained on {on}; resume with the same data or choose another --out")
+
+
+def _refuse_other_modules(path: Path, job: Job, state: dict[str, Any]) -> None:
+    """Refuse a net that computes something else with the same weights, as with another activation."""
+    now = job.settings["modules"]
+    before = state["setting"].get("modules", now)  # earlier versions did not store them
+    for name in (*now, *before):
+        if before.get(name) != now.get(name):
+            _refuse_other_setting(path, f"module {name!r}", before.get(name), now.get(name))
 
 
 def _load_optimizer(path: Path, job: Job, state: dict[str, Any]) -> None:

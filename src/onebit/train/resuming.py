@@ -79,7 +79,8 @@ def _of_callable(function: Any) -> Any:
         defaults = {"defaults": list(function.__defaults__ or ()), **(function.__kwdefaults__ or {})}
         own = (function.__module__ or "").partition(".")[0] == "onebit"  # its code may change between versions
         numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
-        return {**held, **defaults, "numbers": [] if own else numbers}
+        of_code = {} if own else {"numbers in its code": numbers, "names in its code": list(code.co_names)}
+        return {**held, **defaults, **of_code}
     attributes = getattr(function, "__dict__", {})
     return {name: value for name, value in attributes.items() if not name.startswith("_") and name != "training"}
 
