@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    shared = ("run-or-net", "seed", "data", "threads", "json")
+    shared = ("run-or-net", "dataset", "seed", "data", "threads", "json")
     parser = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
     parser.add_argument(
         "--weights",
@@ -31,7 +31,6 @@ def main(argv: list[str]) -> int:
         help="BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these "
         "weights (auto: re-estimated where those of the file belong to other weights)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
     packed = is_packed(args.run)
     if packed:

@@ -151,19 +151,19 @@ def optimizer_step(
             # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
-        with_class = _with_class(task, logits, labels)
-        if done <= parts:  # the first pass over the batch
-            seen += with_class
         if metrics and sums is not None:
             _add_sums(sums, metrics, logits, labels, passes=settings.samples)
         if correct is None or not is_classification(task, logits, labels):
             correct = None
+            seen += size_of(labels)
             continue
         found, truth = per_sample(logits.detach(), labels)
+        every = logits.numel() // logits.shape[1]  # pixels without a class included
+        seen += len(labels) * len(truth) / every
         right = (found.argmax(dim=1) == truth).sum()
         if top5:
             right = torch.stack([right, top5_correct(found, truth)])
-        correct += right * (with_class / max(1, len(truth)) / settings.samples)
+        correct += right * (len(labels) / every / settings.samples)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm)
@@ -171,15 +171,7 @@ def optimizer_step(
         nn.utils.clip_grad_value_(parameters, settings.clip_grad_value)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, correct, seen / size_of(y)
-
-
-def _with_class(task: str | None, logits: Tensor, labels: Any) -> float:
-    """How many samples are in a batch; an image with a mask counts with its share of pixels with a class."""
-    if task != "classification" or not is_classification(task, logits, labels):
-        return size_of(labels)
-    every = logits.numel() // logits.shape[1]
-    return len(labels) * known_samples(logits, labels) / every
+    return total, correct, seen / (size_of(y) * settings.samples)
 
 
 def _by_samples(shares: list[float], logits: Tensor, labels: list[Tensor]) -> list[float]:
