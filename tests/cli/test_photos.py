@@ -331,6 +331,9 @@ def test_digits_on_white_paper_are_noticed(onebit: Onebit, packed_file: Path, tm
     assert "white on black: add --invert, and 1,999 other images alike" in said
     assert "looks inverted" not in onebit("predict", packed_file, tmp_path / "paper.npy", "--invert").err
     assert "leave out --invert" in onebit("predict", packed_file, tmp_path / "right.npy", "--invert").err
+    between = onebit("predict", packed_file, tmp_path / "paper.npy", "--invert", tmp_path / "right.npy")
+    assert between.status == 0
+    assert len(between.out.splitlines()) == 2 * len(images)
     Image.fromarray(255 - images[0, 0]).resize((300, 200)).save(tmp_path / "scan.png")
     assert "scan.png: looks inverted" in onebit("predict", packed_file, tmp_path / "scan.png").err
 

@@ -99,7 +99,12 @@ def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, 
     )
     changed = onebit("train", "--seeds", "0", "--resume", seeds_folder, "--optimizer.lr", "0.5")
     assert "was trained with optimizer.lr = 0.03, now it is 0.5" in changed.line
+    longer = onebit("train", "--seeds", "0", "--resume", seeds_folder, "--epochs", "9")
+    assert "was trained with epochs = " in longer.line
     assert "holds the runs of several seeds" in onebit("train", "--resume", seeds_folder).line
+    for verb in (["evaluate"], ["verify"], ["inspect"], ["pack", "-o", "x.1bit"]):
+        line = onebit(*verb, seeds_folder).line
+        assert f"holds the runs of several seeds; name one of them, such as {seeds_folder / 'seed-0'}" in line
     (seeds_folder / "seed-3" / "result.json").write_text("{")
     assert "result.json: damaged" in onebit("train", "--seeds", "3", "--resume", seeds_folder).err.splitlines()[-1]
 

@@ -30,4 +30,6 @@ def test_a_path_that_cannot_be_written_is_refused_without_a_trace(tmp_path: Path
         with pytest.raises(OnebitError, match=why):
             refuse_unwritable(path)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    (tmp_path / "link").symlink_to("missing")
+    refuse_unwritable(tmp_path / "link")
     assert (tmp_path / "old").read_text() == "old"

@@ -14,7 +14,15 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.optim import OPTIMIZERS, Bop, CompanionOptimizer, clip_latents_, latent_groups, latent_rate
+from onebit.optim import (
+    OPTIMIZERS,
+    Bop,
+    CompanionOptimizer,
+    clip_latents_,
+    finish_steps_,
+    latent_groups,
+    latent_rate,
+)
 from onebit.quantizers import WEIGHT_QUANTIZERS
 
 EXCEPTIONS = {
@@ -212,6 +220,17 @@ def test_the_scale_acts_on_the_update() -> None:
     step(model, optimizer)
     moved = (model[0].weight.detach() - before).abs()
     assert float(moved[moved > 0].max()) == pytest.approx(1e-3 / math.sqrt(1.5 / 14), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_a_weight_decay_of_the_optimizer_has_no_effect_and_is_warned_of(name: str) -> None:
+    kind = getattr(torch.optim, name)
+    optimizer = kind(latent_groups(net(), lr=1e-3), weight_decay=0.5)
+    with pytest.warns(UserWarning, match=rf"{name}\(weight_decay=0.5\) has no effect.*give it to latent_groups"):
+        clip_latents_(optimizer)
+    clip_latents_(kind(latent_groups(net(), lr=1e-3), lr=1e-3))  # AdamW's own 0.01 is no wish of the user
+    clip_latents_(kind(latent_groups(net(), lr=1e-3, weight_decay=0.5), weight_decay=0.5))
+    finish_steps_(kind(net().parameters(), weight_decay=0.5))
 
 
 def test_layers_with_equal_settings_share_a_group() -> None:

@@ -77,9 +77,12 @@ def test_a_row_reads_well() -> None:
 
 def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
     errors = [0.5 - 0.01 * epoch if epoch != 20 else 0.1 for epoch in range(30)]
-    lines = str(rows(*errors)).splitlines()
+    history = rows(*errors)
+    lines = str(history).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["1", "2", "3", "…", "21", "…", "28", "29", "30"]
     assert lines[-1] == "30 epochs, 60.0 s; best: epoch 21, validation error 10.00 % (binary weights)"
+    history.precision = "bf16"
+    assert str(history).endswith("validation error 10.00 % (binary weights, bf16 products)")
     assert len(str(rows(*errors[:10])).splitlines()) == 12
 
 

@@ -220,7 +220,7 @@ def test_augmentation_changes_training_images_only() -> None:
 def test_the_precision_is_that_of_the_products(precision: str) -> None:
     toy, found = build(Case(precision=precision)), set()
     toy.model.linear2.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
-    toy.fit(DATA)
+    assert toy.fit(DATA).precision == precision
     assert found == {torch.bfloat16 if precision == "bf16" else torch.float32}
     assert all(p.dtype == torch.float32 for p in toy.model.parameters())
 

@@ -59,3 +59,10 @@ def test_zeros_of_a_binary_layer_are_one_of_its_values() -> None:
         f"a.weight: {zeros} weights are exactly 0: one of two values",
         "b.weight: 1 weights are exactly 0: a ternary net, not a binary one?",
     )
+
+
+def test_a_table_that_is_looked_up_counts_no_products() -> None:
+    state = {"embedding.weight": torch.ones(7, 3), "head.weight": torch.randn(2, 3)}
+    assert inspect_state(state, file="net.pth", kind="torch", facts={}).total["macs"] is None
+    del state["embedding.weight"]
+    assert inspect_state(state, file="net.pth", kind="torch", facts={}).total["macs"] == 6

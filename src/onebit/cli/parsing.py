@@ -51,7 +51,9 @@ class Parser(argparse.ArgumentParser):
         argv = self._spelled(argv)
         if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
             argv, arguments = _without_arguments(argv)
-        found, extra = self.parse_known_args(argv)
+        # intermixed: `predict NET a.png --invert b.png` has two files
+        several = any(action.nargs == "+" for action in self._get_positional_actions())
+        found, extra = (self.parse_known_intermixed_args if several else self.parse_known_args)(argv)
         if arguments:
             found.model_arguments = arguments
             if not found.model:

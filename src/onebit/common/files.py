@@ -128,9 +128,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> with atomic_path("curves.png") as temporary:
         ...     figure.savefig(temporary)
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    target = _file(path)
     temporary = target.with_name(_temporary_name() + target.suffix)
     try:
         # not tempfile: only the owner can read its files, also after the rename
@@ -217,9 +215,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
     Raises:
         OnebitError: as `atomic_path`.
     """
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
-    parent = Path(os.path.realpath(path)).parent
+    parent = _file(path).parent
     try:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
@@ -246,6 +242,14 @@ def _reason(error: OSError, parent: Path) -> str:
     if error.errno == errno.ENOENT and not parent.exists():
         return f"the folder {str(parent)!r} does not exist"
     return error.strerror or str(error)
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """Where a file is or will be; OnebitError if something else is there."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    return target
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:

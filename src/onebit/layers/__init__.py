@@ -27,7 +27,7 @@ from onebit.layers.coding import InputCoding, Normalize
 from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
-from onebit.layers.statistics import batch_norms, has_other_statistics, trains_other_weights
+from onebit.layers.statistics import batch_norms, has_other_statistics, settling_steps, trains_other_weights
 
 __all__ = [
     "BINARY_TWINS",
@@ -61,6 +61,7 @@ __all__ = [
     "make_input_quantizer",
     "make_weight_quantizer",
     "recompute_inputs_",
+    "settling_steps",
     "trains_other_weights",
     "with_options",
 ]

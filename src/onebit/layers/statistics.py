@@ -8,11 +8,22 @@ from torch import nn
 
 from onebit.layers.base import binary_layers
 
+TIME_CONSTANTS = 5.0
+"""A running mean holds e⁻⁵ = 0.7 % of what it began with after this many times 1/momentum batches."""
+
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """The BatchNorm layers that keep statistics."""
     kind = nn.modules.batchnorm._BatchNorm
     return [module for module in model.modules() if isinstance(module, kind) and module.track_running_stats]
+
+
+def settling_steps(model: nn.Module) -> float:
+    """Batches after which the running statistics of all BatchNorm layers have settled; 0 for a model without them.
+
+    Before, they still hold much of the mean 0 and variance 1 that they begin with.
+    """
+    return max((TIME_CONSTANTS / norm.momentum for norm in batch_norms(model) if norm.momentum), default=0.0)
 
 
 def trains_other_weights(model: nn.Module) -> bool:

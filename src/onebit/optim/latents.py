@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from inspect import signature
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ def latent_groups(
         lr: learning rate of the other parameters, and of latents before the scale.
         latent_clip: bound c of w ← clip(w, ±c) after each step; "value" for each quantizer's own bound, None for none.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
-        weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
+        weight_decay: for weights of real layers; latents, biases and BatchNorm get none. Every group has its own, so
+            that of the optimizer has no effect.
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
 
     Returns:
@@ -121,6 +124,7 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """
     if _finish_step not in optimizer._optimizer_step_post_hooks.values():
         optimizer.register_step_post_hook(_finish_step)
+        _warn_of_decay(optimizer)
     return optimizer
 
 
@@ -147,6 +151,21 @@ def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
             "build it on onebit.latent_groups(model, lr=...) instead of model.parameters()"
         )
     return finish_steps_(optimizer)
+
+
+def _warn_of_decay(optimizer: torch.optim.Optimizer) -> None:
+    """Warn of a weight decay that was given to an optimizer, whose groups have their own."""
+    given = optimizer.defaults.get("weight_decay")
+    usual = signature(type(optimizer).__init__).parameters.get("weight_decay")
+    if usual is None or given == usual.default or not any("latent" in group for group in optimizer.param_groups):
+        return
+    if given not in [group.get("weight_decay") for group in optimizer.param_groups]:
+        name = type(optimizer).__name__
+        warnings.warn(
+            f"{name}(weight_decay={given:g}) has no effect, because each group of latent_groups has a weight decay of "
+            f"its own: give it to latent_groups(model, lr=..., weight_decay={given:g})",
+            stacklevel=4,
+        )
 
 
 def check_optimizer(optimizer: object) -> None:

@@ -85,7 +85,7 @@ def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
     if not (folder / "recipe.yaml").exists():
         return
     if changed := recipe.changed_from(_stored_recipe(folder)):
-        name, was, now = changed[0]
+        name, was, now = min(changed, key=lambda change: change[0] != "epochs")  # which change others: name their cause
         raise CheckpointError(
             f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
             "resume with the same recipe or choose another --out"
@@ -263,9 +263,10 @@ def train_stage(
     """
     ranks.first(lambda: refuse_other_data(folder, data, of_fit=False))
     machine = machine or resolve_machine(recipe, ranks)
-    torch.set_num_threads(machine.threads)
     if ranks.first(lambda: is_trained(folder)):  # with the threads of then
         recipe = replace(recipe, threads=ranks.first(lambda: _stored_recipe(folder).threads))
+        machine = replace(machine, threads=recipe.threads or machine.threads)
+    torch.set_num_threads(machine.threads)
     training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))

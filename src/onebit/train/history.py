@@ -282,10 +282,12 @@ class History:
     """All epochs of a training, and the one that validation selected (the last one without a validation split).
 
     threads: of torch in the last epoch; None if it is not known.
+    precision: of training and validation; None if it is not known.
     """
 
     rows: list[EpochLog] = field(default_factory=list)
     threads: int | None = field(default=None, compare=False, kw_only=True)
+    precision: str | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def best(self) -> EpochLog:
@@ -338,11 +340,12 @@ class History:
         if best.validation_error is None and (best.train_error is not None or best.validation_loss is None):
             last = "loss" if best.train_error is None else "train error"
             return f"{count}; last {last} {CELLS[last](best)}"
-        if best.validation_error is None:
-            loss = _number(best.validation_loss)
-            return f"{count}; best: epoch {best.epoch}, validation loss {loss} ({best.validation_weights} weights)"
         name = "validation error" if best.validation_mean_iou is None else "mean IoU"
-        return f"{count}; best: epoch {best.epoch}, {name} {CELLS[name](best)} ({best.validation_weights} weights)"
+        scored = f"{name} {CELLS[name](best)}"
+        if best.validation_error is None:
+            scored = f"validation loss {_number(best.validation_loss)}"
+        products = "" if self.precision in (None, "fp32") else f", {self.precision} products"
+        return f"{count}; best: epoch {best.epoch}, {scored} ({best.validation_weights} weights{products})"
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)

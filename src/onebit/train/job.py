@@ -15,7 +15,7 @@ from onebit.data import Augmentation
 from onebit.evaluation.health import HealthWatch
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric
-from onebit.layers import trains_other_weights
+from onebit.layers import settling_steps, trains_other_weights
 from onebit.train.average import WeightAverage
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import Feed
@@ -78,12 +78,12 @@ class Job:
         return None if self.output.folder is None else Path(self.output.folder)
 
     @property
-    def other_weights(self) -> bool:
-        """Whether training runs on other weights than are saved, so that its BatchNorm statistics are not theirs.
+    def other_statistics(self) -> bool:
+        """Whether the BatchNorm statistics of training are not those of the weights that are saved.
 
-        It runs on random draws, or an average of the weights is saved.
+        It runs on random draws, or an average of the weights is saved, or the steps so far are too few.
         """
-        return self.average is not None or trains_other_weights(self.model)
+        return self.average is not None or trains_other_weights(self.model) or self.step < settling_steps(self.model)
 
     def saved_weights(self) -> AbstractContextManager[None]:
         """The context in which the model holds the weights that are validated and saved."""

@@ -157,6 +157,7 @@ def fit(
         if (folder := job.folder) is not None and not output.resume:
             job.ranks.first(lambda: refuse_trained(folder))
         start(job)
+        job.history.precision = job.execution.precision
         if job.monitor.on_restored is not None and job.history.rows:
             job.monitor.on_restored(job.history.rows[-1])
         with printed(job), explained_fit(job):
@@ -346,7 +347,7 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 # ------------------------------------------------------------------------------------------------------ after the epoch
 def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
-    model, history, precision, other_weights = job.model, job.history, job.execution.precision, job.other_weights
+    model, history, precision = job.model, job.history, job.execution.precision
     # on the images of the first rank, for all ranks, so that all have the same history
     other: dict[str, Any] = {"loss": job.loss} if trained.error is None else {}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))
@@ -355,7 +356,7 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
         if job.data.validation is not None:
             top5 = trained.error5 is not None
             score = validate(
-                model, job.data, loss=job.loss, precision=precision, reestimate=other_weights, ranks=job.ranks,
+                model, job.data, loss=job.loss, precision=precision, reestimate=job.other_statistics, ranks=job.ranks,
                 top5=top5, metrics=job.metrics,
             )  # fmt: skip
         row = history.add(_epoch_log(job, trained, score, gradients))
@@ -375,7 +376,7 @@ def write_best(job: Job) -> None:
     row = job.history.best
     cuda = [job.device] if job.device.type == "cuda" else []
     with job.saved_weights(), kept_batch_norm(job.model), torch.random.fork_rng(cuda):
-        if job.other_weights:
+        if job.other_statistics:
             statistics_of_saved_(job)
         of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
         write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
@@ -412,7 +413,7 @@ def finish(job: Job) -> None:
     """Leave the final weights in the model and in its file."""
     if job.average is not None:
         job.average.copy_to_model()
-    if job.other_weights:
+    if job.other_statistics:
         statistics_of_saved_(job)
     write_weights(job, "final", epoch=job.history.rows[-1].epoch)
     job.ranks.wait()  # until the files are there

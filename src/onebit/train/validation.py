@@ -80,7 +80,7 @@ def bn_inputs(data: FitData) -> Any:
 
 
 def statistics_of_saved_(job: Job) -> None:
-    """Give BatchNorm the statistics of the weights that are saved, which the model holds, see `Job.other_weights`."""
+    """Give BatchNorm the statistics of the weights that are saved, which the model holds: `Job.other_statistics`."""
     context = autocast(job.execution.precision, job.device)
     weights, _ = stated_mode(job.model, "binary")
     with fixed_weights(job.model, weights):

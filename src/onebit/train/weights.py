@@ -67,6 +67,8 @@ def weight_file(path: Path) -> Path:
     for name in (*WEIGHT_FILES, "last.ckpt"):
         if (path / name).is_file():
             return path / name
+    if seeds := sorted(path.glob("seed-*/")):
+        raise UsageError(f"{path}: holds the runs of several seeds; name one of them, such as {seeds[0]}")
     raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
+from onebit.common.weight_names import EMBEDDING_NAME, RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
 from onebit.packed import PackedNet, RealWeights, costs, infer
@@ -189,9 +189,14 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        # the MACs of a convolution depend on the image size, those of a recurrent layer on the length of the sequence
-        "macs": None if any(len(x.shape) > 2 or RECURRENT_NAME.search(x.name) for x in layers) else weights,
+        "macs": None if any(_macs_unknown(layer) for layer in layers) else weights,
     }
+
+
+def _macs_unknown(layer: LayerReport) -> bool:
+    """Whether the MACs do not follow from the weights: they depend on the image size, or the length of a sequence."""
+    names = (RECURRENT_NAME, EMBEDDING_NAME)  # an embedding has none, what follows it is applied to each token
+    return len(layer.shape) > 2 or any(name.search(layer.name) for name in names)
 
 
 def inspect_file(path: str | Path) -> Inspection:
