@@ -71,6 +71,20 @@ def test_the_name_of_the_loss_is_that_of_what_was_computed(onebit: Onebit, tmp_p
     assert [name for name, _ in found.values()] == ["squared_hinge", "squared_hinge", "cross_entropy"]
 
 
+def test_statistics_of_a_training_that_was_stopped_after_few_steps_are_re_estimated(
+    onebit: Onebit, tmp_path: Path
+) -> None:
+    note = "note: BatchNorm was trained for few steps"
+    few = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--batch_size", "100", "--out", tmp_path)
+    assert few.status == 0
+    whole = onebit("evaluate", tmp_path, "--json")
+    assert (whole.json["bn"], note in whole.err) == ("trained", False)
+    stopped = onebit("evaluate", tmp_path / "last.ckpt", "--json")
+    assert (stopped.json["bn"], note in stopped.err) == ("reestimate", True)
+    assert stopped.json["correct"] == whole.json["correct"]
+    assert note in onebit("pack", tmp_path / "last.ckpt", "-o", tmp_path / "net.1bit").err
+
+
 def test_evaluate_packed_equals_binary(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
     binary = onebit("evaluate", run_folder, "--json").json
     for source in ([run_folder, "--weights", "packed"], [packed_file]):

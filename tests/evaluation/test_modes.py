@@ -518,3 +518,18 @@ def test_a_model_that_reads_latents_itself_is_a_warning() -> None:
     assert len(found) == 1
     evaluate(model, data, weights="latent", bn="trained")
     evaluate(nn.Sequential(model.a, model.fc), data)
+
+
+def test_a_layer_that_is_not_called_keeps_its_statistics() -> None:
+    used, unused = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    model = nn.Sequential(used)
+    model.add_module("unused", unused)
+    model.forward = lambda x: used(x)
+    unused.running_mean.fill_(4.0)
+    reestimate_batch_norm_(model, torch.randn(20, 3) + 2)
+    assert unused.running_mean.tolist() == [4.0] * 3
+    assert unused.momentum == used.momentum == 0.1
+    assert float((used.running_mean - 2).abs().max()) < 1
+    before = used.running_mean.clone()
+    reestimate_batch_norm_(model, torch.randn(20, 3), norms=[unused])
+    assert torch.equal(used.running_mean, before)

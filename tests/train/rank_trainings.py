@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_epoch, toy_data
 
 from onebit.data import Dataset
@@ -78,6 +79,18 @@ CURVES: dict[str, Any] = {
 def shares(ranks: Ranks, parts: int) -> History:
     """Each process normalizes its own share, as one process does with so many parts of a batch."""
     return mlp(ranks, EVEN, batch_size=32, step_settings=StepSettings(accumulate=parts))
+
+
+def loader_training(ranks: Ranks) -> dict[str, list[float]]:
+    """The buffers of BatchNorm after few steps on a loader of each process, with its share of the samples."""
+    x = 3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1)) + 5
+    samples = TensorDataset(x, (x[:, 0] > 5).long())
+    loader = DataLoader(samples, batch_size=16, sampler=DistributedSampler(samples, ranks.world, ranks.rank))
+    torch.manual_seed(0)
+    net = binarize_(nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)), weight_quantizer="sign").model
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.01)))
+    fit(net, loader, optimizer, epochs=2, ranks=ranks)
+    return {name: buffer.reshape(-1).tolist() for name, buffer in net.named_buffers()}
 
 
 def breaking(ranks: Ranks, folder: Path) -> History:
@@ -193,6 +206,7 @@ def all_in_ranks(folder: str) -> None:
     few_bits = build(Case(inputs="uint4"))
     fit(few_bits.model, DATA, few_bits.optimizer, epochs=1, ranks=ranks)
     told["ranges"] = {name: tensor.tolist() for name, tensor in few_bits.model.state_dict().items() if "limit" in name}
+    told["loader"] = loader_training(ranks)
     told["seed"] = torch.initial_seed()
     for name, case in RESUMED.items():
         interrupted(case, ranks, root / name)

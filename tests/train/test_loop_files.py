@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from numbered_images import Recorder, numbered
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from toy_training import CASES, DATA, EPOCHS, Case, Toy, build, flat, toy_data
 
 from onebit.evaluation.modes import evaluate
-from onebit.layers import batch_norms, binary_layers
+from onebit.layers import BinaryLinear, batch_norms, binary_layers
+from onebit.optim import clip_latents_, latent_groups
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
 from onebit.train.weights import load_weights, read_weights
@@ -105,6 +108,23 @@ def test_after_few_steps_batch_norm_belongs_to_the_weights_that_ship(momentum: f
     for norm in batch_norms(toy.model):
         norm.momentum = momentum
     assert _belongs_to_the_weights(toy) is not settled
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path, batch: int) -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    model = Frozen(BinaryLinear(4, 3), nn.BatchNorm1d(3), BinaryLinear(3, 2, True))
+    model[1].running_mean.fill_(0.5)
+    x = torch.randn(32, 4)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=batch)
+    fit(model, loader, clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.01))), epochs=1, folder=tmp_path)
+    assert model[1].running_mean.tolist() == [0.5] * 3
+    assert (tmp_path / "final.safetensors").exists()
 
 
 def _belongs_to_the_weights(toy: Toy) -> bool:

@@ -115,6 +115,7 @@ def evaluate_run(
         weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
     """
     from onebit.evaluation.modes import evaluate, parse_weights
+    from onebit.layers import has_unsettled_statistics
 
     loss = run.recipe.loss
     images, facts = _images(data, split)
@@ -122,6 +123,8 @@ def evaluate_run(
         from onebit.fold import pack
 
         return facts | _score_packed(pack(run.model, classes=data.classes), images)
+    if bn == "auto" and has_unsettled_statistics(run.model):  # of a training that was stopped after few steps
+        bn = "reestimate"
     with progress("evaluating", "images") as bar:
         score = evaluate(
             run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update

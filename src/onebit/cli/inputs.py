@@ -61,10 +61,14 @@ def refuse_for_packed(args: Namespace, *names: str) -> None:
 
 def open_trained(args: Namespace) -> Run:
     """The run of the argument RUN."""
+    from onebit.layers import has_unsettled_statistics
     from onebit.runs.run import open_run
 
     set_threads()
-    return open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
+    run = open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
+    if has_unsettled_statistics(run.model):
+        say("note: BatchNorm was trained for few steps, which costs accuracy; a training re-estimates it at its end")
+    return run
 
 
 def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:

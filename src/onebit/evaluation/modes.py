@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def reestimate_batch_norm_(
     images: Images | StreamedImages | Tensor | Samples,
     *,
     batch_size: int | None = None,
-    autocast: AbstractContextManager | None = None,
+    norms: Sequence[Any] | None = None,
 ) -> None:
     """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the current weights.
 
@@ -124,12 +124,12 @@ def reestimate_batch_norm_(
     Args:
         images: uint8 (N, C, H, W), any inputs (N, …), or samples of any form, of which `BN_IMAGES` are used.
         batch_size: `fitting_batch` by default; a loader has its own.
-        autocast: precision context of the forward passes.
+        norms: the layers whose statistics are replaced; None for all. Those that the model does not call keep theirs.
     """
-    norms = batch_norms(model)
+    norms = batch_norms(model) if norms is None else norms
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, _copies(norm)) for norm in norms]
     values: dict[Any, int] = dict.fromkeys(norms, 0)
 
     def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -152,28 +152,44 @@ def reestimate_batch_norm_(
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
-            with autocast or nullcontext():
-                for batch in batches:
-                    model(mapped(lambda tensor: tensor.to(device), batch))
+            for batch in batches:
+                model(mapped(lambda tensor: tensor.to(device), batch))
         finally:
             for hook in hooks:
                 hook.remove()
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, (momentum, kept) in zip(norms, before, strict=True):
                 norm.momentum = momentum
-                if norm.num_batches_tracked is not None:
+                if not values[norm]:
+                    _put_back_(norm, kept)
+                elif norm.num_batches_tracked is not None:
                     norm.num_batches_tracked.zero_()  # the statistics are of no batch of training
+
+
+def trained_norms(model: nn.Module) -> list[Any]:
+    """The BatchNorm layers whose statistics training changes: `train()` of a model may leave some in eval mode."""
+    with kept_training(model):
+        model.train()
+        return [norm for norm in batch_norms(model) if norm.training and norm.momentum != 0]
 
 
 @contextmanager
 def kept_batch_norm(model: nn.Module) -> Iterator[None]:
     """Restore the BatchNorm statistics at the end of the context."""
-    kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in batch_norms(model)]
+    kept = [_copies(norm) for norm in batch_norms(model)]
     try:
         yield
     finally:
         for norm, buffers in zip(batch_norms(model), kept, strict=True):
-            for name, buffer in norm.named_buffers():
-                buffer.copy_(buffers[name])
+            _put_back_(norm, buffers)
+
+
+def _copies(norm: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in norm.named_buffers()}
+
+
+def _put_back_(norm: nn.Module, copies: dict[str, Tensor]) -> None:
+    for name, buffer in norm.named_buffers():
+        buffer.copy_(copies[name])
 
 
 def bn_images(train: Split) -> Images | StreamedImages:

@@ -27,7 +27,13 @@ from onebit.layers.coding import InputCoding, Normalize
 from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
-from onebit.layers.statistics import batch_norms, has_other_statistics, settling_steps, trains_other_weights
+from onebit.layers.statistics import (
+    batch_norms,
+    has_other_statistics,
+    has_unsettled_statistics,
+    settling_steps,
+    trains_other_weights,
+)
 
 __all__ = [
     "BINARY_TWINS",
@@ -56,6 +62,7 @@ __all__ = [
     "describe_layers",
     "glorot_bound",
     "has_other_statistics",
+    "has_unsettled_statistics",
     "input_quantizers",
     "latent_keys",
     "make_input_quantizer",

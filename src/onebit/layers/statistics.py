@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -18,12 +19,17 @@ def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [module for module in model.modules() if isinstance(module, kind) and module.track_running_stats]
 
 
-def settling_steps(model: nn.Module) -> float:
-    """Batches after which the running statistics of all BatchNorm layers have settled; 0 for a model without them.
+def settling_steps(norms: Iterable[nn.modules.batchnorm._BatchNorm]) -> float:
+    """Batches after which the running statistics of all these layers have settled; 0 for none of them.
 
     Before, they still hold much of the mean 0 and variance 1 that they begin with.
     """
-    return max((TIME_CONSTANTS / norm.momentum for norm in batch_norms(model) if norm.momentum), default=0.0)
+    return max((TIME_CONSTANTS / norm.momentum for norm in norms if norm.momentum), default=0.0)
+
+
+def has_unsettled_statistics(model: nn.Module) -> bool:
+    """Whether BatchNorm statistics are of too few batches of training, see `settling_steps`."""
+    return any(0 < (norm.num_batches_tracked or 0) < settling_steps([norm]) for norm in batch_norms(model))
 
 
 def trains_other_weights(model: nn.Module) -> bool:

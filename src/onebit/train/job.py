@@ -15,6 +15,7 @@ from onebit.data import Augmentation
 from onebit.evaluation.health import HealthWatch
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric
+from onebit.evaluation.modes import trained_norms
 from onebit.layers import settling_steps, trains_other_weights
 from onebit.train.average import WeightAverage
 from onebit.train.distillation import Teacher
@@ -83,7 +84,9 @@ class Job:
 
         It runs on random draws, or an average of the weights is saved, or the steps so far are too few.
         """
-        return self.average is not None or trains_other_weights(self.model) or self.step < settling_steps(self.model)
+        if self.average is not None or trains_other_weights(self.model):
+            return True
+        return self.step < settling_steps(trained_norms(self.model))
 
     def saved_weights(self) -> AbstractContextManager[None]:
         """The context in which the model holds the weights that are validated and saved."""

@@ -15,7 +15,14 @@ from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric, task_of
 from onebit.evaluation.misfits import explained_targets
 from onebit.evaluation.model_inputs import model_device
-from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_, stated_mode
+from onebit.evaluation.modes import (
+    bn_images,
+    fixed_weights,
+    kept_batch_norm,
+    reestimate_batch_norm_,
+    stated_mode,
+    trained_norms,
+)
 from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs, whole_score
@@ -48,7 +55,7 @@ def validate(
     mine = _share(model, data.validation, ranks)
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
         if reestimate:
-            reestimate_batch_norm_(model, bn_inputs(data))
+            _reestimate_(model, data, ranks)
         score = None
         if mine is not None:
             outputs, targets = outputs_of(model, mine.batches(), count=mine.count)
@@ -81,7 +88,13 @@ def bn_inputs(data: FitData) -> Any:
 
 def statistics_of_saved_(job: Job) -> None:
     """Give BatchNorm the statistics of the weights that are saved, which the model holds: `Job.other_statistics`."""
-    context = autocast(job.execution.precision, job.device)
     weights, _ = stated_mode(job.model, "binary")
-    with fixed_weights(job.model, weights):
-        reestimate_batch_norm_(job.model, bn_inputs(job.data), autocast=context)
+    with fixed_weights(job.model, weights), autocast(job.execution.precision, job.device):
+        _reestimate_(job.model, job.data, job.ranks)
+
+
+def _reestimate_(model: nn.Module, data: FitData, ranks: Ranks) -> None:
+    """Re-estimate the BatchNorm statistics that training changes, from the inputs of the first rank."""
+    norms = trained_norms(model)
+    reestimate_batch_norm_(model, bn_inputs(data), norms=norms)
+    ranks.same_([buffer for norm in norms for buffer in norm.buffers()])
