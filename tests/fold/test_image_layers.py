@@ -195,6 +195,7 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
     assert_agrees(model, packed, images_of(20, SHAPE))
 
 
+@pytest.mark.filterwarnings("ignore:This overload of")  # torch.add(x, 2, y)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -202,12 +203,17 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (lambda x: F.avg_pool2d(x, 3, divisor_override=2), "use divisor_override=None"),
         (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "use ceil_mode=False"),
         (lambda x: torch.add(x, x, alpha=2), "expected the sum of two values"),
+        (lambda x: torch.add(x, 2, x), "cannot pack add .*it has three arguments, .*write x \\+ alpha \\* y"),
+        (lambda x: x.sub(2, F.relu(x)), "it has three arguments"),
+        (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "got bounds inf and None, expected finite numbers"),
+        (lambda x: x.clamp(max=float("nan")), "got bounds None and nan, expected finite numbers"),
         (lambda x: x.mean(0, keepdim=True), r"got dim=0 of \(N, 6, 7, 6\), expected axes without the batch"),
         (
             lambda x: x / x.mean((2, 3), keepdim=True),
             "it divides by a value of the net; multiply, or",
         ),
         (lambda x: 1 / (x + 900), "cannot pack .*: it divides by a value of the net"),
+        (lambda x: torch.cat([x, x], axis=0), r"got dim=0 of \(N, 6, 7, 6\), the batch; expected another axis"),
         (lambda x: torch.cat([x, x], 0), r"got dim=0 of \(N, 6, 7, 6\), the batch; expected another axis: dim=1"),
         (lambda x: x.transpose(0, 1).transpose(0, 1), r"it moves the batch axis of \(N, 6, 7, 6\), expected it first"),
         (lambda x: torch.matmul(x, x.transpose(2, 3)), r"it multiplies two values of the net.*onebit.packed_layers_"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryLinear, RPReLU
+from onebit.quantizers import SteSign
 
 Body = Callable[["Net", Tensor], Any]
 
@@ -107,6 +108,7 @@ ANY_SHAPE: dict[str, Body] = {
     "x.clamp_": lambda net, x: (x * 2).clamp_(min=-0.7),
     "clamp_min": lambda net, x: torch.clamp_min(x, -0.2),
     "x.clamp_max": lambda net, x: x.clamp_max(0.2),
+    "clamp to infinity": lambda net, x: x.clamp(-0.3, float("inf")).clamp(float("-inf"), 5),
     "clamp by a buffer": lambda net, x: x.clip(max=net.number),
     "Dropout": with_module(lambda: nn.Dropout(0.5)),
     "F.dropout": lambda net, x: F.dropout(x, 0.5, net.training),
@@ -166,6 +168,7 @@ ANY_SHAPE: dict[str, Body] = {
     "unflatten": lambda net, x: x.unflatten(1, (2, -1)),
     "Unflatten": with_module(lambda: nn.Unflatten(1, (2, -1))),
     "cat": lambda net, x: torch.cat([x, F.relu(x)], dim=1),
+    "cat with axis": lambda net, x: torch.cat([x, x.chunk(2, axis=1)[0]], axis=1),
     "cat last": lambda net, x: torch.cat((x, x * 2, F.relu(x)), -1),
     "stack": lambda net, x: torch.stack([x, F.relu(x)], 1),
     "stack last": lambda net, x: torch.stack((x, x + 1), dim=-1),
@@ -178,6 +181,8 @@ ANY_SHAPE: dict[str, Body] = {
     "index": lambda net, x: x[:, -1:] + x[:, :1],
     "last axis": lambda net, x: x[..., 1:4],
     "Linear last": lambda net, x: F.linear(x, net.weight, net.weight[:, 0]),
+    "a layer of constants": lambda net, x: x * with_module(nn.Sigmoid)(net, net.gate) + 0.1,
+    "a quantizer of constants": lambda net, x: x * with_module(SteSign)(net, net.gate),
     "matmul": lambda net, x: x @ net.weight.t() + torch.matmul(x, net.weight.T),
 }  # fmt: skip
 
@@ -209,6 +214,7 @@ IMAGES: dict[str, Body] = {
     "AdaptiveMaxPool2d": with_module(lambda: nn.AdaptiveMaxPool2d(2)),
     "adaptive_max_pool2d": lambda net, x: F.adaptive_max_pool2d(x, 1),
     "mean": lambda net, x: x.mean((2, 3)),
+    "mean with axis": lambda net, x: x.mean(axis=(2, 3), keepdims=True) + x.sum(axis=-1, keepdim=True),
     "mean of all pixels": lambda net, x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1),
     "mean after mean": lambda net, x: x.mean(-1).mean(dim=-1),
     "global pool": lambda net, x: F.avg_pool2d(x, x.size()[2:]).squeeze(-1).squeeze(-1),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold import pack
+from onebit.fold.operations import FOLDS
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
 from onebit.packed import Affine, Dense, Hardtanh, RealDense, Relu, Sign
 from onebit.quantizers import BinaryWeight, Quantizer
@@ -240,6 +241,32 @@ def test_assignments_in_place_pack_where_no_other_name_reads_the_value() -> None
 
     model, x = Own(), torch.rand(5, 12)
     assert np.allclose(run(pack(model, x), x.numpy()), model(x).detach(), atol=1e-5)
+
+
+class Twice(nn.Module):
+    """Two binary layers, whose outputs `join` makes one."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.join = BinaryLinear(12, 3), BinaryLinear(12, 3), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.first(x), self.second(x))
+
+
+def test_an_assignment_by_its_method_is_refused() -> None:
+    def assign(a: Tensor, b: Tensor) -> Tensor:
+        a.__setitem__((slice(None), 0), 7.0)
+        return a + b
+
+    with pytest.raises(FoldError, match="__setitem__"):
+        pack(Twice(assign), torch.zeros(2, 12))
+
+
+def test_a_layer_that_a_fold_drops_is_not_in_the_packed_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FOLDS, torch.maximum, lambda folder, call, a, b: a)
+    with pytest.warns(UserWarning, match="layer 'second': its binary weights are not in the packed net, as forward"):
+        pack(Twice(torch.maximum), torch.zeros(2, 12))
 
 
 def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:

@@ -38,7 +38,7 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return bool(getattr(module, "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    method = name.endswith("_") and not name.endswith("__")
+    method = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
     last = node.target in _BY_LAST_ARGUMENT and any(value is True for value in node.args[-1:])
     written = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
     return node.target in _IN_PLACE or method or last or written

@@ -75,6 +75,8 @@ def _terms(call: Call) -> tuple[Any, Any]:
     second = call.argument(1, "other", None)
     if len(call.node.args) > 1:
         second = call.node.args[1]
+    if len(call.node.args) > 2:
+        raise call.refusal("it has three arguments, as torch.add(x, alpha, y), expected two: write x + alpha * y")
     if call.argument(9, "alpha", 1) != 1:
         raise call.refusal("it multiplies by alpha, expected the sum of two values: write x + alpha * y")
     return first, second

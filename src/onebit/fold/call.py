@@ -41,7 +41,10 @@ class Call(NamedTuple):
         if self.node is None or self.module is not None:
             return getattr(self.module, keyword, default)
         arguments = self.node.args
-        found = arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
+        named = dict(self.node.kwargs)
+        if keyword == "dim" and "axis" in named:  # as NumPy calls it
+            keyword = "axis"
+        found = arguments[position] if len(arguments) > position else named.get(keyword, default)
         return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
 
     @property

@@ -123,8 +123,8 @@ class Folder:
         self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
         self.calls: Counter[nn.Module] = Counter()
-        self.emitted: set[nn.Module] = set()
-        """The layers whose binary weights are in the packed net."""
+        self.emitted: dict[str, nn.Module] = {}
+        """The layers of the values that are products with their binary weights."""
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
@@ -149,10 +149,11 @@ class Folder:
         if INPUT in names:
             raise FoldError("the model returns its input itself, expected values that it computes")
         self._prune(names)
-        if self.refusals is None and (unused := [layer for layer in self.shipped if layer not in self.emitted]):
+        used = {self.emitted.get(node.output) for node in self.nodes}
+        if self.refusals is None and (unused := [layer for layer in self.shipped if layer not in used]):
             known = [repr(name) for name, module in self.model.named_modules() if module in unused]
             warnings.warn(
-                f"layer {', '.join(known)}: its binary weights are not in the packed net, as forward does not call it",
+                f"layer {', '.join(known)}: its binary weights are not in the packed net, as forward does not use it",
                 stacklevel=2,
             )
         try:

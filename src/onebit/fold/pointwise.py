@@ -186,9 +186,11 @@ def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> 
         low = high  # as torch: the upper bound decides
     fields = {
         side: np.array([bound], np.float32)
-        for side, bound in (("low", low), ("high", high))
-        if bound is not None and np.isfinite(np.float32(bound))
+        for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf))
+        if bound is not None and np.float32(bound) != free
     }
+    if not all(np.isfinite(bound).all() for bound in fields.values()):
+        raise call.refusal(f"got bounds {low} and {high}, expected finite numbers")
     if not fields:
         return x
     low, high = (None if (array := fields.get(side)) is None else float(array[0]) for side in ("low", "high"))

@@ -172,9 +172,17 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ExampleProxy(node, self)
 
-    # while a node runs, calls inside its layer are not recorded
+    # while a node runs, calls inside its layer are not recorded; neither are layers that are called on constants
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+        found: list[fx.Proxy] = []
+        fx.node.map_aggregate((args, kwargs), lambda x: found.append(x) if isinstance(x, fx.Proxy) else x)
+        if found and not self.running:
+            return super().call_module(m, forward, args, kwargs)
+        before, self.running = self.running, True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.running = before
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val  # what forward computes from parameters alone is not recorded, but computed

@@ -144,7 +144,6 @@ def _matmul(
     scale: Tensor | None = None
     if layer in folder.shipped:
         shipped = folder.shipped[layer]
-        folder.emitted.add(layer)
         scale = None if shipped.scale is None else check_finite(call.name, "scales", shipped.scale)
         fields.update(_one_bit_fields(call.name, shipped))
         if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred
@@ -152,6 +151,7 @@ def _matmul(
             fields.update(centre=centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
         base = folder.emit(one_bit, call.name, source, **fields)
+        folder.emitted[base] = layer
     else:
         rows = _rows(check_finite(call.name, "weights", weight)).contiguous()
         base = folder.emit(real, call.name, source, weight=rows.numpy(), **fields)
