@@ -76,6 +76,11 @@ def test_own_validation_images_and_names(tmp_path: Path) -> None:
             {"train_images": np.zeros((0, 1, 8, 8), np.uint8), "train_labels": np.zeros(0, int)},
             "own.npz: there are no training images",
         ),
+        (
+            {"test_images": np.zeros((0, 1, 8, 8), np.uint8), "test_labels": np.zeros(0, int)},
+            "own.npz: there are no test images",
+        ),
+        ({"train_labels": np.full(40, 2**40)}, "labels: got 1099511627776, expected class numbers 0, 1, … below"),
         ({"classes": np.arange(4)}, "classes: got int64 (4,), expected a list of names"),
     ],
 )

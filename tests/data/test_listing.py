@@ -110,6 +110,10 @@ def test_a_class_named_train(tmp_path: Path) -> None:
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"),
             "got val/ and validation/, expected one of them",
         ),
+        (("Train/a/1.png", "Test/a/1.png"), "Test and Train would be classes; expected train/CLASS/IMAGE"),
+        (("train/1.png", "test/1.png"), "test and train would be classes"),
+        (("train/a/1.png", "train/b/1.png", "Test/a/1.png"), "Test: would be ignored; expected test/"),
+        (("a\tb/1.png", "b/1.png"), "the class folder 'a\\tb' has characters that do not print"),
         (("a/1.png", "b/1.png"), "got one image for each class, expected more"),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from tiny_masks import blobs, masked_folder, write
 
 from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
-from onebit.errors import DataError
+from onebit.errors import DataError, UsageError
 
 
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
@@ -84,11 +84,10 @@ def test_one_bit_masks_have_the_first_two_classes(tmp_path: Path, named: bool) -
     np.testing.assert_array_equal(read_mask(mask, (32, 32), values), blobs(0))
 
 
-def test_input_size_resizes_images_and_masks(tmp_path: Path) -> None:
-    data = load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
-    assert data.train.images.shape == (3, 1, 16, 16)
-    assert data.train.labels.shape == (3, 16, 16)
-    assert set(np.unique(data.train.labels)) == {0, 1}
+def test_images_with_masks_are_not_resized(tmp_path: Path) -> None:
+    """`predict` gives a net for masks images as they are: it would see another scale than it was trained on."""
+    with pytest.raises(UsageError, match="a net for masks takes images of any size"):
+        load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
 
 
 def turned(path: Path, orientation: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onebit.data import load_dataset
-from onebit.data.resizing import crop_box, resize_images, resize_masks, resized_crops
+from onebit.data.decoding import decode_image
+from onebit.data.resizing import crop_box, resize_images, resized_crops
 from onebit.errors import UsageError
 
 
 def by_pillow(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    """The largest centered square, resized."""
+    height, width = image.shape[:2]
+    left, top = (width - min(height, width)) / 2, (height - min(height, width)) / 2
+    box = (left, top, width - left, height - top)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
 
 
 @settings(deadline=None)
@@ -41,12 +47,12 @@ def test_colors_and_nhwc_memory() -> None:
     )
 
 
-def test_a_pixel_of_a_mask_gets_the_class_at_its_center() -> None:
-    masks = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
-    assert resize_masks(masks, 1).tolist() == [[[4]]]
-    assert resize_masks(masks, 2).tolist() == [[[0, 2], [6, 8]]]
-    np.testing.assert_array_equal(resize_masks(masks, 3), masks)
-    np.testing.assert_array_equal(resize_masks(masks, 6), masks.repeat(2, axis=1).repeat(2, axis=2))
+def test_resized_arrays_are_what_predict_makes_of_a_photo(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 23), dtype=np.uint8)
+    Image.fromarray(images[1].transpose(1, 2, 0)).save(tmp_path / "photo.png")
+    np.testing.assert_array_equal(
+        resize_images(images, 6)[1].transpose(1, 2, 0), decode_image(str(tmp_path / "photo.png"), (6, 6))
+    )
 
 
 def test_a_data_set_in_another_size() -> None:

@@ -11,6 +11,7 @@ from sklearn.metrics import hinge_loss, log_loss
 from torch import Tensor
 
 from onebit.data import VOID
+from onebit.errors import UsageError
 from onebit.evaluation.losses import LOSSES, cross_entropy, hinge, per_sample, squared_hinge
 
 OF_CLASSES = [name for name in LOSSES if LOSSES.entry(name).task == "classification"]
@@ -126,3 +127,10 @@ def test_masks_of_void_pixels_alone_cost_nothing_and_teach_nothing(name: str) ->
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_masks_have_no_class_with_the_number_of_void() -> None:
+    masks = torch.tensor([[[3, VOID]]])
+    assert per_sample(torch.zeros(1, VOID, 1, 2), masks)[1].tolist() == [3]
+    with pytest.raises(UsageError, match="masks of 256 classes: expected at most 255"):
+        per_sample(torch.zeros(1, VOID + 1, 1, 2), masks)

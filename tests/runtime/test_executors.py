@@ -363,6 +363,12 @@ def test_a_bad_batch_size_is_refused(packed_mlp: Maker, batch_size: Any) -> None
         run(net, random_images(net, 1), batch_size=batch_size)
 
 
+def test_numbers_of_numpy_are_numbers(packed_mlp: Maker) -> None:
+    net = packed_mlp((12, 5))
+    images = random_images(net, 4)
+    np.testing.assert_array_equal(run(net, images, batch_size=np.int64(2), threads=np.int32(1)), run(net, images))
+
+
 def test_parameters_that_overflow_are_found() -> None:
     huge = np.full(2, 3e38, np.float32)
     double = Affine(inputs=("x",), output="a", scale=huge)

@@ -377,7 +377,9 @@ def test_a_loss_without_a_gradient_is_refused_in_one_line(returned: Any) -> None
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge", "hinge"])
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool]
+)
 def test_labels_of_every_integer_type_train_alike(loss: str, dtype: torch.dtype) -> None:
     labels = torch.from_numpy(Y % 2).to(dtype)
     expected = trained(loader(pairs(X, Y % 2)), loss=loss, epochs=1)

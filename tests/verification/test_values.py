@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
-from onebit.packed import Affine, Certificate, PackedNet
+from onebit.packed import Affine, Certificate, Node, PackedNet
 from onebit.runtime import run
 from onebit.verification.agreement import certify, verify
 from onebit.verification.spread import Spread
@@ -49,6 +49,13 @@ def shifted(packed: PackedNet, by: float) -> PackedNet:
     assert isinstance(last, Affine)
     assert last.shift is not None
     return replace(packed, nodes=(*packed.nodes[:-1], replace(last, shift=last.shift + np.float32(by))))
+
+
+def times(node: Node, factor: float) -> Affine:
+    assert isinstance(node, Affine)
+    assert node.scale is not None
+    assert node.shift is not None
+    return replace(node, scale=node.scale * np.float32(factor), shift=node.shift * np.float32(factor))
 
 
 def outputs_of(net: nn.Module) -> np.ndarray:
@@ -160,14 +167,17 @@ def test_several_labels_are_the_signs_of_the_logits(width: int, dtype: Any) -> N
     assert found.ok
     assert (found.compared, found.count) == ("multi-label", COUNT * width)
     assert found.correct == ((theirs > 0) == (targets > 0)).sum()
-    wrong = verify(net, shifted(packed, 0.3), (RAW, targets), trained=lambda x: net(x) - 0.3)
-    assert wrong.label_mismatches == ((theirs > 0) != (theirs > -0.3)).sum() > 0
-    assert wrong.trained_mismatches == ((theirs > 0.3) != (theirs > -0.3)).sum()
-    assert wrong.trained_correct == ((theirs > 0.3) == (targets > 0)).sum()
-    assert not wrong.ok
+    other = verify(net, packed, (RAW, targets), trained=lambda x: net(x) - 0.3)
+    assert other.trained_mismatches == ((theirs > 0.3) != (theirs > 0)).sum() > 0
+    assert other.trained_correct == ((theirs > 0.3) == (targets > 0)).sum()
+    wrong = verify(net, shifted(packed, 0.3), (RAW, targets))
+    assert (wrong.compared, wrong.label_mismatches, wrong.ok) == ("values", COUNT, False)
+    louder = replace(packed, nodes=(*packed.nodes[:-1], times(packed.nodes[-1], 1.5)))
+    assert not verify(net, louder, (RAW, targets)).ok  # the same signs; but 0 and 1 may also be values
     certified = certify(net, packed, (RAW, targets))
     assert certified.statement.startswith(
-        f"certified on {COUNT * width:,} labels of own data (arrays): {found.correct:,} correct"
+        f"certified on {COUNT * width:,} labels (1 for an output above 0) of own data (arrays): "
+        f"{found.correct:,} correct"
     )
 
 

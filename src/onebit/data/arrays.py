@@ -58,6 +58,8 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
         )
     train, test = _split(path, arrays, "train"), _split(path, arrays, "test")
     refuse_empty(train, str(path))
+    if not len(test):
+        raise DataError(f"{path}: there are no test images")
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
     name, classes = str(path.resolve()), _classes(path, arrays, train)
     digest = arrays_digest(train.images, test.images)

@@ -15,7 +15,7 @@ from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
-from onebit.data.resizing import resize_images, resize_masks
+from onebit.data.resizing import resize_images
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError
@@ -70,16 +70,16 @@ def load_dataset(
         directory: the only folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; for the data set
             "folder" the folder itself, for "arrays" the file.
         progress: called during downloads and while images are decoded.
-        input_size: side in pixels to resize every image to; None keeps their size, except for `imagenet` (224). Needed
-            for a folder with images of several sizes.
+        input_size: side in pixels to resize the largest centered square of every image to; None keeps their size,
+            except for `imagenet` (224). Needed for a folder with images of several sizes.
         workers: number of processes that decode image files; 0 decodes in this one; None means one for each CPU.
         skip_broken: leave out image files that do not decode, and list them in the note.
 
     Raises:
         UnknownNameError: no such data set.
         DataError: files are damaged, or missing and cannot be downloaded.
-        UsageError: `validation` leaves nothing to train on, `input_size` is out of range, or `directory` is given for a
-            data set that is part of onebit.
+        UsageError: `validation` leaves nothing to train on, `input_size` is out of range or given for masks, or
+            `directory` is given for a data set that is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
@@ -166,6 +166,10 @@ def _read(
 
 
 def _resized(split: Split, size: int) -> Split:
-    """Resize all images and masks to `size`×`size`."""
-    labels = split.labels if split.labels.ndim == 1 else resize_masks(split.labels, size)
-    return Split(resize_images(split.images, size), labels)
+    """Resize the largest centered square of all images to `size`×`size`, as a net's input is made of a photo."""
+    if split.labels.ndim > 1:
+        raise UsageError(
+            "input_size: a net for masks takes images of any size, and gets new ones as they are: leave it out, or "
+            "resize the files"
+        )
+    return Split(resize_images(split.images, size), split.labels)

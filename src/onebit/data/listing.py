@@ -60,10 +60,20 @@ def list_folder(root: Path) -> Listing:
 
     Raises:
         DataError: no images, a class without images, fewer than two classes, a class without training images, or
-            several folders of validation images.
+            several folders of validation images, splits that would be classes or ignored, as `Train` and `Test`, or a
+            class name with characters that do not print.
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
+    splits = [name for name in _sub_folders(root) if name.lower() in ("train", "test", *VALIDATION)]
+    if train_folder == root and len(splits) > 1:
+        raise DataError(
+            f"{root}: {' and '.join(splits)} would be classes; expected train/CLASS/IMAGE, test/CLASS/IMAGE"
+        )
+    if train_folder != root and (other := [name for name in splits if name != name.lower()]):
+        raise DataError(f"{root / other[0]}: would be ignored; expected {other[0].lower()}/, in small letters")
     classes = _sub_folders(train_folder)
+    if odd := [name for name in classes if not name.isprintable()]:
+        raise DataError(f"{train_folder}: the class folder {odd[0]!r} has characters that do not print: rename it")
     train = _list_images(train_folder, classes)
     if len(classes) < 2:
         raise DataError(f"{root}: got the single class {classes[0]!r}, expected sub-folders of two or more classes")

@@ -1,4 +1,4 @@
-"""Resizing of images, masks and random crops, with Pillow's bilinear filter, which is antialiased."""
+"""Resizing of images and random crops, with Pillow's bilinear filter, which is antialiased."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.mask_scores import Masks
 from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
 
 def resize_images(images: Images, size: int) -> Images:
-    """Resize all images (N, C, H, W) to `size`×`size` pixels, each channel by itself; images of that size stay."""
+    """Resize the largest centered square of all images (N, C, H, W) to `size`×`size` pixels, as a photo for `predict`.
+
+    Each channel is resized by itself; images of that size stay.
+    """
     count, channels, height, width = images.shape
     if (height, width) == (size, size):
         return images
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     resized = np.empty((count, channels, size, size), np.uint8)
     planes = np.ascontiguousarray(images).reshape(-1, height, width)
     for plane, out in zip(planes, resized.reshape(-1, size, size), strict=True):
-        out[...] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
+        out[...] = np.asarray(ImageOps.fit(Image.fromarray(plane), (size, size), Image.Resampling.BILINEAR))
     return resized
-
-
-def resize_masks(masks: Masks, size: int) -> Masks:
-    """Resize all masks (N, H, W) to `size`×`size`; each new pixel gets the class at its center."""
-    rows, columns = (((np.arange(size) + 0.5) * side / size).astype(np.int64) for side in masks.shape[1:])
-    return masks[:, rows[:, None], columns]
 
 
 def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:

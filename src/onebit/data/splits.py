@@ -26,6 +26,7 @@ total (0 if unknown)."""
 STATISTICS_IMAGES = 10_000
 """Number of streamed images that the statistics of the channels are estimated from."""
 FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one from your own arrays"
+MOST_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
 COMPARED_BYTES = 1 << 30
@@ -364,8 +365,11 @@ def refuse_held_out(count: int, total: int) -> None:
 
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
-    """ "0", "1", … up to the largest label."""
-    return tuple(str(label) for label in range(_label_range(labels)[1] + 1))
+    """ "0", "1", … up to the largest label; DataError if that is not below `MOST_CLASSES`."""
+    largest = _label_range(labels)[1]
+    if largest >= MOST_CLASSES:
+        raise DataError(f"labels: got {largest}, expected class numbers 0, 1, … below {MOST_CLASSES:,}")
+    return tuple(str(label) for label in range(largest + 1))
 
 
 def arrays_digest(*parts: Any) -> str:

@@ -159,7 +159,7 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (M, classes) and (M,) int64.
 
     Raises:
-        UsageError: labels or logits of another kind or shape.
+        UsageError: labels or logits of another kind or shape; masks of so many classes that `VOID` is one of them.
     """
     if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
         raise _unfit("classification", logits, labels)
@@ -167,6 +167,10 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return logits, labels.long()
     if labels.dim() == 2:
         return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
+    if logits.shape[1] > VOID:
+        raise UsageError(
+            f"masks of {logits.shape[1]} classes: expected at most {VOID}; {VOID} is for pixels without one"
+        )
     labels = _center(labels, logits).flatten()
     logits = logits.movedim(1, -1).flatten(0, -2)
     known = labels != VOID

@@ -104,6 +104,7 @@ def check_targets(outputs: Any, targets: Any, task: str | None, *, loss: str = "
 
 def check_labels(labels: Tensor, classes: int) -> None:
     """Refuse labels without a logit with a DataError."""
+    labels = labels.long()  # torch has no minimum of uint16, uint32 and uint64
     low, high = (int(labels.min()), int(labels.max())) if labels.numel() else (0, 0)
     if not 0 <= low <= high < classes:
         wrong = low if low < 0 else high

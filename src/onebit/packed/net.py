@@ -167,7 +167,7 @@ class PackedNet:
         pixels = len(shapes) == 1 and len(shapes[0]) == 3 and made.compared == "labels"
         counted = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
         if made.compared == "multi-label":
-            counted = "labels"
+            counted = "labels (1 for an output above 0)"
         # a recipe has no preprocessing outside of its model
         against = "" if made.recipe is not None and made.trained_mismatches is None else f"; {made.against}"
         return f"certified on {made.in_words(counted)}{against}"

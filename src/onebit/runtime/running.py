@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -161,7 +161,7 @@ def thread_count(threads: int | None = None) -> int:
         count = int(given or 0)
     except (ValueError, TypeError):
         count = 0
-    if count < 1 or (threads is not None and type(threads) is not int):
+    if count < 1 or (threads is not None and not _is_integer(threads)):
         raise UsageError(f"threads or ONEBIT_THREADS is {given!r}, expected a positive integer")
     return count
 
@@ -264,8 +264,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def check_batch_size(batch_size: object) -> None:
     """Raise UsageError unless `batch_size` is a positive integer or None."""
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+    if batch_size is not None and (not _is_integer(batch_size) or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
+
+
+def _is_integer(value: object) -> TypeGuard[int | np.integer]:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _code(spec: InputSpec, batch: np.ndarray) -> np.ndarray:

@@ -100,6 +100,10 @@ class OutputCounts:
         as_trained: np.ndarray | None,
         decided: Decided,
     ) -> None:
+        if targets is not None and ours.ndim == 4 and ours.shape[1] > VOID:
+            raise UsageError(
+                f"masks of {ours.shape[1]} classes: expected at most {VOID}; {VOID} is for pixels without one"
+            )
         predicted, expected = ours.argmax(axis=1), theirs.argmax(axis=1)
         truth = predicted if targets is None else targets
         known = np.ones(predicted.shape, np.bool_) if truth.ndim < 3 else truth != VOID
@@ -158,7 +162,7 @@ class OutputCounts:
 
     def result(self) -> Agreement:
         """The counts of all batches."""
-        if self.kind == "labels" or (self.with_targets and self.zero_or_one):
+        if self._by_labels:
             return Agreement(
                 self.count,
                 self.mismatches,
@@ -206,8 +210,15 @@ class OutputCounts:
         return self._apart(self.trained_differs, self.trained_values)
 
     def _apart(self, labels: list[np.ndarray], values: Spread) -> np.ndarray:
-        by_labels = self.kind == "labels" or (self.with_targets and self.zero_or_one)
-        return np.concatenate(labels) if by_labels else values.apart()
+        return np.concatenate(labels) if self._by_labels else values.apart()
+
+    @property
+    def _by_labels(self) -> bool:
+        """Whether labels count. Targets 0 and 1 may also be values, so where only rounding may differ, values count."""
+        if self.kind == "labels":
+            return True
+        several = self.with_targets and self.zero_or_one
+        return several and (self.signs or self.integers or not self.values.apart().any())
 
 
 def joint(outputs: dict[str, OutputCounts]) -> Agreement:
