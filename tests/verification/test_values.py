@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
-from onebit.packed import Affine, Certificate, Node, PackedNet
+from onebit.packed import Affine, Certificate, Node, PackedNet, Threshold
 from onebit.runtime import run
 from onebit.verification.agreement import certify, verify
 from onebit.verification.spread import Spread
@@ -144,6 +144,28 @@ def test_rounding_may_decide_signs_of_few_samples_and_only_where_there_are_signs
         assert (found.label_mismatches, found.ok) == (wrong, ok)
         assert found.tied == (wrong if ok else 0)
         assert (f"; in {wrong} rounding decides a sign" in str(found)) == ok
+
+
+def test_rounding_decides_the_sign_of_scaled_sums_that_are_0_and_of_no_others() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        InputCoding("standardize", mean=[100.0], std=[50.0]),
+        nn.Flatten(),
+        BinaryLinear(12, 64),
+        nn.BatchNorm1d(64),
+        BinaryLinear(64, 64, weight_quantizer="xnor", input_quantizer="ste_sign", bias=False),
+        BinaryLinear(64, 5, input_quantizer="ste_sign"),
+    )
+    net.train()(X)
+    packed = pack(net.eval(), input_shape=SHAPE)
+    [threshold] = [node for node in packed.nodes if isinstance(node, Threshold)]
+    found = verify(net, packed, RAW)  # torch adds ±0.1 or so 64 times: not always 0 where there are 32 of each
+    assert found.ok
+    assert found.tied == found.label_mismatches > 0
+    for by in (-4, 4):
+        moved = replace(threshold, threshold=threshold.threshold + np.int32(by))
+        nodes = tuple(moved if node is threshold else node for node in packed.nodes)
+        assert not verify(net, replace(packed, nodes=nodes), RAW).ok
 
 
 def test_maps_of_values_are_compared() -> None:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.fold import RoundingSite, SignSite
+from onebit.fold.chain import Chain
 from onebit.packed import Node, PackedNet, Requantize, Sign, Threshold
 from onebit.runtime.executors import per_channel
 from onebit.verification.outcome import TIED
+from onebit.verification.thresholds import NEAR
 
 
 @contextmanager
@@ -48,7 +50,8 @@ def decided_by_ties(
 
     It does if ties decide the first signs or integers that differ: the packed net compares a real value with a number
     that is as near to it as `TIED` times the largest such value, or rounds a number as near as that to the tie between
-    neighboring integers. Later ones follow from these.
+    neighboring integers. In front of a threshold, ties are integers at which the modules change their sign. Later ones
+    follow from these.
 
     Args:
         inputs: the whole batch, because torch may round otherwise in another one.
@@ -76,17 +79,27 @@ def decided_by_ties(
         other = theirs[node.output].reshape(ours.shape).astype(np.float64)
         first = ~differ & (ours != other).any(axis=1)
         if first.any():
-            tied = _tied(node, parts, ours, other) if compared[node.output] == node.output else ours == other
+            site = by_value[node.output]
+            tied = _tied(node, site, parts, ours, other) if compared[node.output] == node.output else ours == other
             explained &= ~first | tied.all(axis=1)
         differ |= first
     return differ & explained
 
 
-def _tied(node: Node, parts: list[dict[str, np.ndarray]], ours: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _tied(
+    node: Node,
+    site: SignSite | RoundingSite,
+    parts: list[dict[str, np.ndarray]],
+    ours: np.ndarray,
+    other: np.ndarray,
+) -> np.ndarray:
     """Where signs or integers (n, values) of the two nets are equal, or a tie decides between them."""
-    if isinstance(node, Threshold):  # of integers, which have no ties
-        return ours == other
     number = np.concatenate([_numbers(node, values) for values in parts])
+    if isinstance(node, Threshold):
+        chain = site.chain if isinstance(site, SignSite) else None
+        if chain is None or chain.exact or number.shape[1] != chain.channels:  # integers by themselves have no ties
+            return ours == other
+        return (ours == other) | _changes_sign(chain, number).reshape(ours.shape)
     largest = np.abs(number).max(initial=0)
     if isinstance(node, Sign):
         shift = 0.0 if node.shift is None else per_channel(node.shift.astype(np.float64), number.ndim)
@@ -94,6 +107,14 @@ def _tied(node: Node, parts: list[dict[str, np.ndarray]], ours: np.ndarray, othe
     number = number.reshape(ours.shape)
     near = np.abs(number - (ours + other) / 2) <= TIED * max(largest, 1)
     return (ours == other) | (near & (np.abs(ours - other) == 1))
+
+
+def _changes_sign(chain: Chain, integers: np.ndarray) -> np.ndarray:
+    """Where the modules change their sign at an integer, (n, C, …): they may sum it in an order that is rounded."""
+    columns = torch.from_numpy(np.moveaxis(integers, 1, -1).reshape(-1, chain.channels))
+    near = NEAR * chain.integers[-1]
+    changes = chain.positive((columns - near).float()) != chain.positive((columns + near).float())
+    return np.moveaxis(changes.numpy().reshape(*integers.shape[:1], *integers.shape[2:], chain.channels), -1, 1)
 
 
 def _numbers(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
