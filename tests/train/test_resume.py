@@ -418,8 +418,10 @@ def test_other_pixels_with_the_same_labels_are_refused(tmp_path: Path) -> None:
 
 def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:
     build(CASES["stochastic"]).fit(DATA, tmp_path)
-    with pytest.raises(CheckpointError, match="was trained with training images = 129, this run has 128"):
+    with pytest.raises(CheckpointError, match="training images = 129, this run has 128; resume with the same data"):
         build(CASES["stochastic"]).fit(dataclasses.replace(DATA, train=DATA.train[:128]), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="training images = 129, this run has 65; resume with the same data"):
+        build(CASES["stochastic"]).fit(dataclasses.replace(DATA, train=DATA.train[:65]), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match=r"was trained with generators = \[\], this run has \['linear1"):
         build(CASES["own generator"]).fit(DATA, tmp_path, resume=True)
 

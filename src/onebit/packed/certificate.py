@@ -150,8 +150,10 @@ class Certificate:
         """What was compared, with the result; `counted` names what `count` counts."""
         correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
         if self.activations is not None:
-            before = "" if self.model_correct is None else f" ({self.model_correct:,} in torch, with real activations)"
-            correct = f"{correct[:-2]} and {self.activations}-bit activations{before}, "
+            correct = f"{correct[:-2] or 'packed weights'} and {self.activations}-bit activations"
+            if self.model_correct is not None:
+                correct += f" ({self.model_correct:,} in torch, with real activations)"
+            correct += ", "
         tied = f" ({self.tied:,} of them decided by rounding)" if self.tied else ""
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"

@@ -34,11 +34,11 @@ def settings_of(job: Job) -> dict[str, Any]:
         "processes": f"{world} with sync_norm" if job.execution.sync_norm and world > 1 else world,
         "seed": job.seed,
         "batch_size": job.batch_size,
+        "training images": job.data.count,  # before the number of steps, which follows from it
         "total_steps": job.total_steps,
         "precision": job.execution.precision,
         "compile": job.execution.compile,
         "classes": list(job.data.classes),
-        "training images": job.data.count,
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
         "input quantizers": sorted({repr(quantizer) for _, quantizer in input_quantizers(job.model)}),
@@ -93,7 +93,8 @@ def save_checkpoint(path: Path, job: Job) -> None:
 
 
 def _refuse_other_setting(path: Path, name: str, before: Any, now: Any) -> NoReturn:
-    same = "as many processes under torchrun" if name == "processes" else "the same recipe"
+    others = {"processes": "as many processes under torchrun", "training images": "the same data"}
+    same = others.get(name, "the same recipe")
     was = repr(before) if isinstance(before, PLAIN) else reprlib.repr(before)  # short, however deep a file nests it
     raise CheckpointError(
         f"{path}: was trained with {name} = {was}, this run has {now!r}; resume with {same} or choose another --out"
