@@ -158,8 +158,10 @@ def test_a_note_on_the_data_is_not_spliced_into_a_sentence() -> None:
 
 def test_a_row_tells_from_which_net_a_training_began() -> None:
     name = "cifar10-resnet20-w1a4-short"
-    row = RESULTS["cells"](RESULTS["results"]()[name], {})
-    assert row[3].endswith("; begun with the weights of `cifar10-resnet20-binaryconnect-short`")
+    notes: list[str] = []
+    row = RESULTS["cells"](RESULTS["results"]()[name], {}, notes)
+    assert row[0].endswith(" <sup>1</sup>")
+    assert notes == ["Begun with the weights of `cifar10-resnet20-binaryconnect-short`"]
 
 
 def test_only_seeds_that_a_command_can_name_are_taken(tmp_path: Path) -> None:
@@ -197,7 +199,36 @@ def test_a_run_of_other_settings_or_another_machine_is_not_taken(
 @pytest.mark.parametrize("net", net_names())
 def test_a_row_links_the_net_that_ships(net: str) -> None:
     recipe = onebit.load_packed(net).card.recipe  # type: ignore[union-attr]
-    assert f"[`{net}`](nets.md)" in RESULTS["cells"](RESULTS["results"]()[recipe], {})[-1]
+    assert f"[`{net}`](nets.md)" in RESULTS["cells"](RESULTS["results"]()[recipe], {}, [])[-1]
+
+
+def test_published_figures_are_compared_in_their_own_mode_and_lines_share_notes() -> None:
+    result = {
+        "recipe": "mnist-fast",
+        "dataset": "mnist",
+        "test": {
+            mode: {"count": 100, "correct": correct}
+            for mode, correct in {"binary": [97, 99], "latent": [96, 96]}.items()
+        },
+    }
+    notes: list[str] = []
+    shown = [
+        RESULTS["_published"](result | {"dataset": dataset}, {"figure": 97.5, "mode": mode, "note": note}, notes)
+        for dataset, mode, note in [("mnist", "binary", "A"), ("cifar10", "binary", "B"), ("mnist", "latent", "A")]
+    ]
+    assert shown == [
+        "2.50 (−0.50) <sup>1</sup>",
+        "97.50 (+0.50) <sup>2</sup>",
+        "2.50 latent (+1.50) <sup>1</sup>",
+    ]
+    assert RESULTS["_published"](result, {"note": "B"}, notes) == "none <sup>2</sup>"
+    assert RESULTS["_published"](result, {}, notes) == ""
+    assert notes == ["A", "B"]
+
+
+def test_every_published_figure_is_of_a_net_that_was_trained() -> None:
+    published = RESULTS["yaml"].safe_load((ROOT / "docs" / "results" / "published.yaml").read_text(encoding="utf-8"))
+    assert set(published) <= set(RESULTS["results"]())
 
 
 def test_recipes_say_what_was_measured_with_them() -> None:

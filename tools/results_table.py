@@ -183,13 +183,23 @@ def command(result: Mapping[str, Any]) -> str:
 
 def trained(result: Mapping[str, Any]) -> str:
     """Seeds and epochs in words."""
-    seeds, chosen = result["seeds"], result["chosen_epochs"]
+    seeds, chosen = result["seeds"], _chosen(result)
     seed = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     epochs = f"{result['epochs']:g}"
-    if result["chosen_by"] == "last epoch":
+    if chosen == LAST:
         return f"{seed}; the last of {epochs} epochs"
-    which = "–".join(map(str, sorted({min(chosen), max(chosen)})))
-    return f"{seed}; epoch {which} of {epochs}, by {result['chosen_by']}"
+    return f"{seed}; epoch {chosen} of {epochs}, by {result['chosen_by']}"
+
+
+LAST = "last"
+
+
+def _chosen(result: Mapping[str, Any]) -> str:
+    """The epoch whose weights were tested, of several seeds from the first to the last one."""
+    if result["chosen_by"] == "last epoch":
+        return LAST
+    chosen = result["chosen_epochs"]
+    return "–".join(map(str, sorted({min(chosen), max(chosen)})))
 
 
 def measured(result: Mapping[str, Any]) -> str:
@@ -221,38 +231,52 @@ def write_measured(name: str, text: str) -> None:
     path.write_text(after, encoding="utf-8")
 
 
-def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
-    """A row of the table of a data set."""
+def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """A row of the table of a data set. What does not fit into a cell is appended to the notes below the table."""
     name, folder = result["recipe"], f"results/{result['recipe']}"
     settings = recipe.read_settings(RESULTS / name / "recipe.yaml")
     model, start, teacher = settings["model"], settings.get("init_from"), settings.get("teacher")
-    begun = f"; begun with the weights of `{Path(start).name}`" if start else ""
-    taught = f"; taught by `{Path(teacher).name}`" if teacher else ""
+    begun = f"Begun with the weights of `{Path(start).name}`" if start else ""
+    taught = f"{', taught' if begun else 'Taught'} by `{Path(teacher).name}`" if teacher else ""
     inputs = model["input_quantizer"]
     options = model.get("input_options") or {}
     bits = 32 if inputs is None else options.get("bits") or onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
-    error = result["dataset"].startswith("mnist")
     ends = [end for end in ("first", "last") if model.get(f"real_{end}") and model["weight_quantizer"]]
-    real = f"; {' and '.join(ends)} layer real" if ends else ""
-    shown = []
-    for mode, score in result["test"].items():
-        figure = percents(score, error=error)
-        if "mean_iou" in score:
-            figure = f"{score['mean_iou']:.4f} ({figure} of the pixels)"
-        shown.append(f"**{figure}** {mode}" if mode in ("binary", "real") else f"{figure} {mode}")
-    pictures = {"curve": "error.png", "log": "metrics.jsonl", "settings": "recipe.yaml"}
-    links = [
-        f"[{word}]({folder}/{file})" for word, file in pictures.items() if (DOCUMENT.parent / folder / file).exists()
-    ]
+    real = "" if not ends else ", real ends" if len(ends) == 2 else f", real {ends[0]} layer"
+    shown = {mode: _figure(score, result["dataset"]) for mode, score in result["test"].items()}
+    ships = f"**{shown.pop('binary')}**" if "binary" in shown else f"**{shown.pop('real')}** real"
+    files = {"curve": "error.png", "log": "metrics.jsonl"}
+    links = [f"[{word}]({folder}/{file})" for word, file in files.items() if (RESULTS / name / file).exists()]
     nets = [f"[`{net}`](nets.md)" for net, trained_by in _recipes_of_nets().items() if trained_by == name]
+    seeds = result["seeds"]
     return [
-        f"`{command(result).removeprefix('onebit train ')}`",
+        f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
+        f"{_reference(begun + taught, notes)}",
         f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}{real}",
-        "; ".join(shown),
-        trained(result) + begun + taught,
-        _distance(result, published),
+        ships,
+        shown.pop("latent", ""),
+        ", ".join(f"{figure} {mode}" for mode, figure in shown.items()),
+        f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}",
+        f"{_chosen(result)} of {result['epochs']:g}",
+        _published(result, published, notes),
         ", ".join([*links, *nets]),
     ]
+
+
+def _figure(score: Mapping[str, Any], dataset: str) -> str:
+    """What the table of a data set shows of a test mode."""
+    if "mean_iou" in score:
+        return f"{score['mean_iou']:.4f} ({percents(score)} of the pixels)"
+    return percents(score, error=dataset.startswith("mnist")).removesuffix(" %")
+
+
+def _reference(note: str, notes: list[str]) -> str:
+    """The number of a note, behind what it is about; lines with the same note share it."""
+    if not note:
+        return ""
+    if note not in notes:
+        notes.append(note)
+    return f" <sup>{notes.index(note) + 1}</sup>"
 
 
 @functools.cache
@@ -262,42 +286,53 @@ def _recipes_of_nets() -> dict[str, str | None]:
     return {name: None if card is None else card.recipe for name, card in cards.items()}
 
 
-def _distance(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
-    """The published figure, how far it is, and why."""
+def _published(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> str:
+    """The published figure and how far ours is from it; the note has the source and what else differs."""
+    if not published:
+        return ""
+    note = _reference(published["note"], notes)
     if "figure" not in published:
-        return str(published.get("why", ""))
-    ours = statistics.mean(result["test"][published["mode"]]["correct"]) / result["test"][published["mode"]]["count"]
+        return f"none{note}"
+    score = result["test"][published["mode"]]
+    ours = statistics.mean(score["correct"]) / score["count"]
     error = result["dataset"].startswith("mnist")
-    figure = f"{100 - published['figure'] if error else published['figure']:.2f} %"
+    figure = f"{100 - published['figure'] if error else published['figure']:.2f}"
     apart = (100 * ours - published["figure"]) * (-1 if error else 1)
-    sign = "+" if apart > 0 else "−"
-    why = f"; {published['why']}" if "why" in published else ""
-    return f"{figure} {published['mode']} ({published['source']}): {sign}{abs(apart):.2f}{why}"
+    mode = "" if published["mode"] in ("binary", "real") else f" {published['mode']}"
+    return f"{figure}{mode} ({'+' if apart > 0 else '−'}{abs(apart):.2f}){note}"
 
 
-GROUPS = {"mnist": "error", "cifar10": "accuracy", "membrane": "mean IoU"}
+GROUPS = {"mnist": "test error in %", "cifar10": "test accuracy in %", "membrane": "test mean IoU"}
 """Data set -> what its table shows."""
 
 
 def tables() -> dict[str, str]:
-    """Data set -> its table as Markdown."""
+    """Data set -> its table as Markdown, with its notes."""
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     made = {}
     for dataset, what in GROUPS.items():
         head = [
             "`onebit train`",
             "bits of weights / inputs",
-            f"test {what} by test mode",
-            "trained",
+            f"{what}, binary",
+            "latent",
+            "other modes",
+            "seeds",
+            "epoch",
             "published",
             "run",
         ]
+        notes: list[str] = []
         rows = [
-            cells(result, published.get(name, {}))
+            cells(result, published.get(name, {}), notes)
             for name, result in results().items()
             if result["dataset"].removesuffix("-sample") == dataset
         ]
-        made[dataset] = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+        shown = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
+        head, *rows = map(list, zip(*shown, strict=True))
+        lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+        numbered = [f"{number}. {note}." for number, note in enumerate(notes, 1)]
+        made[dataset] = "\n".join([*lines, *([""] if notes else []), *numbered])
     made["untrained"] = "\n".join(_untrained())
     return made
 
