@@ -331,11 +331,28 @@ def test_digits_on_white_paper_are_noticed(onebit: Onebit, packed_file: Path, tm
     assert "white on black: add --invert, and 1,999 other images alike" in said
     assert "looks inverted" not in onebit("predict", packed_file, tmp_path / "paper.npy", "--invert").err
     assert "leave out --invert" in onebit("predict", packed_file, tmp_path / "right.npy", "--invert").err
-    between = onebit("predict", packed_file, tmp_path / "paper.npy", "--invert", tmp_path / "right.npy")
-    assert between.status == 0
-    assert len(between.out.splitlines()) == 2 * len(images)
     Image.fromarray(255 - images[0, 0]).resize((300, 200)).save(tmp_path / "scan.png")
     assert "scan.png: looks inverted" in onebit("predict", packed_file, tmp_path / "scan.png").err
+
+
+def test_options_may_stand_between_files_and_files_may_begin_with_a_dash(
+    onebit: Onebit, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.npy", "-b.npy"):
+        np.save(tmp_path / name, load_dataset("mnist-sample").test.images[:2])
+    for words in (
+        (packed_file, "a.npy", "--invert", "./-b.npy"),
+        (packed_file, "a.npy", "--invert", "--", "-b.npy"),
+        ("--invert", "--", packed_file, "-b.npy", "a.npy"),
+        ("--", packed_file, "-b.npy", "a.npy"),
+    ):
+        found = onebit("predict", *words)
+        assert (found.status, len(found.out.splitlines())) == (0, 4), words
+    assert ", or ./-b.npy for the file of this name (" in onebit("predict", packed_file, "a.npy", "-b.npy").line
+    assert onebit("predict", packed_file, "a.npy", "--topp", 3).line.endswith(
+        "did you mean '--top'? (onebit predict --help)"
+    )
 
 
 def test_a_gray_background_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:

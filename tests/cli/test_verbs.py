@@ -80,9 +80,14 @@ def test_statistics_of_a_training_that_was_stopped_after_few_steps_are_re_estima
     whole = onebit("evaluate", tmp_path, "--json")
     assert (whole.json["bn"], note in whole.err) == ("trained", False)
     stopped = onebit("evaluate", tmp_path / "last.ckpt", "--json")
-    assert (stopped.json["bn"], note in stopped.err) == ("reestimate", True)
+    assert (stopped.json["bn"], note in stopped.err) == ("reestimate", False)
     assert stopped.json["correct"] == whole.json["correct"]
-    assert note in onebit("pack", tmp_path / "last.ckpt", "-o", tmp_path / "net.1bit").err
+    for verb in (
+        ("pack", "-o", tmp_path / "net.1bit"),
+        ("evaluate", "--bn", "trained"),
+        ("evaluate", "--weights", "packed"),
+    ):
+        assert note in onebit(verb[0], tmp_path / "last.ckpt", *verb[1:]).err
 
 
 def test_evaluate_packed_equals_binary(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:

@@ -422,6 +422,24 @@ def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], bat
     assert (model.training, model.norm1.training) == (True, False), "each module keeps its own mode"
 
 
+def test_statistics_that_training_does_not_change_are_not_re_estimated(splits: tuple[Split, Split]) -> None:
+    class KeepsNorm(nn.Sequential):
+        def train(self, mode: bool = True) -> nn.Module:
+            super().train(mode)
+            self[2].eval()
+            return self
+
+    model = KeepsNorm(nn.Flatten(), BinaryLinear(splits[0].images[0].size, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    model[2].running_mean.fill_(0.5)
+    seen: list[list[float]] = []
+    for norm in (model[2], model[3]):
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(module.running_mean.tolist()))
+    data = [(torch.from_numpy(split.images).float(), torch.from_numpy(split.labels)) for split in splits]
+    evaluate(model, data[1], weights="latent", train=data[0])
+    assert seen[-2] == [0.5] * 4
+    assert 0.0 not in seen[-1]
+
+
 def test_the_text_of_a_score_names_its_counts() -> None:
     score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
     assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -254,13 +255,77 @@ class Twice(nn.Module):
         return self.join(self.first(x), self.second(x))
 
 
-def test_an_assignment_by_its_method_is_refused() -> None:
+def set_first(a: Tensor) -> None:
+    a.__setitem__((slice(None), 0), 7.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (set_first, "__setitem__"),
+        (lambda a: a.__idiv__(2), "__idiv__"),
+        (lambda a: a.__ipow__(2), "ipow"),
+        (lambda a: operator.imod(a, 2), "imod"),
+        (lambda a: operator.ifloordiv(a, 2), "ifloordiv"),
+    ],
+)
+def test_an_assignment_is_refused_though_its_result_is_not_used(change: Callable[[Tensor], Any], name: str) -> None:
     def assign(a: Tensor, b: Tensor) -> Tensor:
-        a.__setitem__((slice(None), 0), 7.0)
+        change(a)
         return a + b
 
-    with pytest.raises(FoldError, match="__setitem__"):
+    with pytest.raises(FoldError, match=f"cannot pack {name} "):
         pack(Twice(assign), torch.zeros(2, 12))
+
+
+class OfConstants(nn.Module):
+    """A gate made of parameters, by a binary layer or not."""
+
+    def __init__(self, **layer: Any) -> None:
+        super().__init__()
+        self.first, self.gate = BinaryLinear(12, 3, **layer), nn.Parameter(torch.rand(1, 4))
+        self.block = nn.Sequential(nn.Identity(), BinaryLinear(4, 3, **layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) * self.block(self.gate)
+
+
+@pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
+def test_a_binary_layer_of_constants_is_refused(quantizer: str) -> None:
+    with pytest.raises(FoldError, match=r"cannot pack BinaryLinear \('block.1'\): it is called on parameters"):
+        pack(OfConstants(weight_quantizer=quantizer).eval(), torch.zeros(2, 12), weights="binary")
+
+
+@dataclasses.dataclass
+class State:
+    x: Tensor
+
+
+class TakesState(nn.Module):
+    """Its layers get values in a container that `torch.fx` does not look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = BinaryLinear(12, 6), nn.BatchNorm1d(6)
+
+    def forward(self, state: State) -> State:
+        return State(self.norm(self.first(state.x)))
+
+
+class PassesState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.last = TakesState(), BinaryLinear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.block(State(x)).x)
+
+
+def test_layers_whose_values_come_in_containers_are_packed_with_one_bit() -> None:
+    model, x = PassesState().eval(), torch.rand(5, 12)
+    packed = pack(model, x)
+    assert [type(node) for node in packed.nodes] == [Dense, Affine, Dense]
+    assert np.allclose(run(packed, x.numpy()), model(x).detach(), atol=1e-4)
 
 
 def test_a_layer_that_a_fold_drops_is_not_in_the_packed_net(monkeypatch: pytest.MonkeyPatch) -> None:

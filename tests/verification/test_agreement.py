@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -315,6 +316,25 @@ def test_a_tied_pixel_is_counted_and_not_a_disagreement(moved: float, tied: int)
     assert (certificate.count, certificate.label_mismatches, certificate.tied) == (28, 28, 28 if tied else 0)
     assert Certificate.from_json(certificate.to_json()) == certificate
     assert ("tied" in certificate.to_json()) == bool(tied)
+
+
+def test_without_true_masks_no_class_is_void() -> None:
+    model = nn.Sequential(InputCoding(), BinaryConv2d(1, VOID + 45, 1, bias=True)).eval()
+    packed = pack(model, input_shape=(1, 4, 4))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[1].bias[VOID] = 1e5  # the model always says 255, the packed net never
+    images = images_of(8, (1, 4, 4))
+    assert verify(model, packed, images).ok
+    agreement = verify(other, packed, images)
+    assert (agreement.count, agreement.label_mismatches, agreement.ok) == (16 * len(images), 16 * len(images), False)
+    with torch.no_grad():
+        model[1].bias[VOID] = 1e5
+        other[1].bias[VOID] = -1e5  # the other way round
+    agreement = verify(other, pack(model, input_shape=(1, 4, 4)), images)
+    assert (agreement.count, agreement.label_mismatches) == (16 * len(images), 16 * len(images))
+    with pytest.raises(UsageError, match="masks of 300 classes: expected at most 255"):
+        verify(model, packed, Split(images, np.zeros((len(images), 4, 4), np.uint8)))
 
 
 def test_a_tied_image_is_a_mismatch() -> None:

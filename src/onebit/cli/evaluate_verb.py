@@ -101,7 +101,7 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
 
     if weights != "packed":
         parse_weights(weights)  # a wrong mode is reported before anything is loaded
-    run = open_trained(args)
+    run = open_trained(args, reestimated=weights != "packed" and args.bn != "trained")
     data = load_data(run, args.data, dataset=args.dataset)
     return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
 

@@ -59,15 +59,18 @@ def refuse_for_packed(args: Namespace, *names: str) -> None:
             raise UsageError(f"--{name} does not go with a packed net, which says itself what it is")
 
 
-def open_trained(args: Namespace) -> Run:
-    """The run of the argument RUN."""
+def open_trained(args: Namespace, *, reestimated: bool = False) -> Run:
+    """The run of the argument RUN, with a note on BatchNorm of few steps if its statistics are not `reestimated`."""
     from onebit.layers import has_unsettled_statistics
     from onebit.runs.run import open_run
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
-    if has_unsettled_statistics(run.model):
-        say("note: BatchNorm was trained for few steps, which costs accuracy; a training re-estimates it at its end")
+    if has_unsettled_statistics(run.model) and not reestimated:
+        say(
+            "note: BatchNorm was trained for few steps, which costs accuracy; finish the training (onebit train "
+            "--resume RUN), which re-estimates it at its end"
+        )
     return run
 
 

@@ -51,9 +51,7 @@ class Parser(argparse.ArgumentParser):
         argv = self._spelled(argv)
         if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
             argv, arguments = _without_arguments(argv)
-        # intermixed: `predict NET a.png --invert b.png` has two files
-        several = any(action.nargs == "+" for action in self._get_positional_actions())
-        found, extra = (self.parse_known_intermixed_args if several else self.parse_known_args)(argv)
+        found, extra = self._known(argv)
         if arguments:
             found.model_arguments = arguments
             if not found.model:
@@ -61,8 +59,21 @@ class Parser(argparse.ArgumentParser):
         if extra:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
-            self.error(f"unexpected {extra[0]!r}{near}")
+            file = f", or ./{extra[0]} for the file of this name" if os.path.lexists(extra[0]) else ""
+            self.error(f"unexpected {extra[0]!r}{near}{file}")
         return found
+
+    def _known(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """What is understood of `argv`, and the rest."""
+        if any(action.nargs == "+" for action in self._get_positional_actions()):
+            try:  # `predict NET a.png --invert b.png` has two files
+                found, extra = self.parse_known_intermixed_args(argv)
+            except UsageError:
+                extra = argv
+            if not extra:
+                return found, extra
+            # argparse cannot intermix all words if `--` stands before the first positional one
+        return self.parse_known_args(argv)
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
         """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""

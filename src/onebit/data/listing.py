@@ -64,13 +64,13 @@ def list_folder(root: Path) -> Listing:
             class name with characters that do not print.
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
-    splits = [name for name in _sub_folders(root) if name.lower() in ("train", "test", *VALIDATION)]
+    splits = [name for name in _sub_folders(root) if _split_of(name)]
     if train_folder == root and len(splits) > 1:
         raise DataError(
             f"{root}: {' and '.join(splits)} would be classes; expected train/CLASS/IMAGE, test/CLASS/IMAGE"
         )
-    if train_folder != root and (other := [name for name in splits if name != name.lower()]):
-        raise DataError(f"{root / other[0]}: would be ignored; expected {other[0].lower()}/, in small letters")
+    if train_folder != root and (other := [name for name in splits if name != _split_of(name)]):
+        raise DataError(f"{root / other[0]}: would be ignored; expected {_split_of(other[0])}/")
     classes = _sub_folders(train_folder)
     if odd := [name for name in classes if not name.isprintable()]:
         raise DataError(f"{train_folder}: the class folder {odd[0]!r} has characters that do not print: rename it")
@@ -99,6 +99,15 @@ def list_folder(root: Path) -> Listing:
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
     return Listing(root, classes, train, validation, test, note)
+
+
+def _split_of(folder: str) -> str:
+    """The split that the name of a folder means, as its folder is to be named; "" for a class."""
+    name = folder.lower()
+    for split in ("train", "test"):
+        if name in (split, f"{split}ing", f"{split}_set", f"{split}set", f"{split}-set"):
+            return split
+    return name if name in VALIDATION else ""
 
 
 def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:

@@ -8,10 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onebit.errors import UsageError
+
 Masks = npt.NDArray[np.uint8]
 """(N, H, W), class numbers 0, 1, … or `VOID`."""
 VOID = 255
 """The value of a pixel without a class: training and scores ignore it."""
+
+
+def check_mask_classes(classes: int) -> None:
+    """UsageError if `VOID` is one of so many classes."""
+    if classes > VOID:
+        raise UsageError(f"masks of {classes} classes: expected at most {VOID}; {VOID} is for pixels without one")
 
 
 class PixelScore(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from onebit.common.arguments import described
 from onebit.data import VOID
+from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.loss_table import LOSSES as LOSSES
 from onebit.evaluation.loss_table import TASKS
@@ -167,10 +168,7 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return logits, labels.long()
     if labels.dim() == 2:
         return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
-    if logits.shape[1] > VOID:
-        raise UsageError(
-            f"masks of {logits.shape[1]} classes: expected at most {VOID}; {VOID} is for pixels without one"
-        )
+    check_mask_classes(logits.shape[1])
     labels = _center(labels, logits).flatten()
     logits = logits.movedim(1, -1).flatten(0, -2)
     known = labels != VOID

@@ -124,9 +124,10 @@ def reestimate_batch_norm_(
     Args:
         images: uint8 (N, C, H, W), any inputs (N, …), or samples of any form, of which `BN_IMAGES` are used.
         batch_size: `fitting_batch` by default; a loader has its own.
-        norms: the layers whose statistics are replaced; None for all. Those that the model does not call keep theirs.
+        norms: the layers whose statistics are replaced; `trained_norms` by default. Those that the model does not call
+            keep theirs.
     """
-    norms = batch_norms(model) if norms is None else norms
+    norms = trained_norms(model) if norms is None else norms
     if not norms:
         return
     before = [(norm.momentum, _copies(norm)) for norm in norms]

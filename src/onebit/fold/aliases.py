@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-ASSIGNMENTS: dict[Any, str] = {operator.iadd: "+", operator.isub: "-", operator.imul: "*", operator.itruediv: "/"}
+ASSIGNMENTS: dict[Any, str] = {
+    operator.iadd: "+",
+    operator.isub: "-",
+    operator.imul: "*",
+    operator.itruediv: "/",
+    operator.ifloordiv: "//",
+    operator.imod: "%",
+    operator.ipow: "**",
+}
 """Operators such as +=, which change their first argument."""
 _IN_PLACE: tuple[Any, ...] = (*ASSIGNMENTS, torch.relu_)
 _BY_LAST_ARGUMENT: tuple[Any, ...] = (F.relu, F.hardtanh, F.dropout, F.relu6, F.leaky_relu, F.hardswish, F.hardsigmoid)
@@ -38,7 +46,7 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return bool(getattr(module, "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    method = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    method = name in ("__setitem__", "__idiv__") or (name.endswith("_") and not name.endswith("__"))
     last = node.target in _BY_LAST_ARGUMENT and any(value is True for value in node.args[-1:])
     written = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
     return node.target in _IN_PLACE or method or last or written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
-from onebit.fold.aliases import remove_unused_
+from onebit.fold.aliases import ASSIGNMENTS, remove_unused_
 from onebit.fold.unknown import LAYER_BY_LAYER
+from onebit.layers import BinaryLayer
 
 
 def trace(
@@ -123,19 +123,6 @@ class _ExampleProxy(fx.Proxy):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return getattr(value, name) if name in known else super().__getattr__(name)
 
-    # without these, Python would take a += b for a = a + b, and no other name of a would see the sum
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
     def __len__(self) -> int:
         return len(self.node.meta["value"])
 
@@ -146,6 +133,26 @@ class _ExampleProxy(fx.Proxy):
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
+
+
+def _recorded(assignment: Callable[..., Any]) -> Callable[..., Any]:
+    def assign(self: _ExampleProxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", assignment, (self, other), {})
+
+    return assign
+
+
+# without these, Python would take a += b for a = a + b, and no other name of a would see the sum
+for _assignment in ASSIGNMENTS:
+    setattr(_ExampleProxy, f"__{_assignment.__name__}__", _recorded(_assignment))
+
+
+def _constants(arguments: Any) -> bool:
+    """Whether a layer is called on tensors that do not depend on the input."""
+    leaves: list[Any] = []
+    fx.node.map_aggregate(arguments, leaves.append)
+    known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)  # others may hold a proxy
+    return known and any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
 def _is_float(value: Any) -> bool:
@@ -174,15 +181,21 @@ class _Tracer(fx.Tracer):
 
     # while a node runs, calls inside its layer are not recorded; neither are layers that are called on constants
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        found: list[fx.Proxy] = []
-        fx.node.map_aggregate((args, kwargs), lambda x: found.append(x) if isinstance(x, fx.Proxy) else x)
-        if found and not self.running:
+        if self.running:
+            return forward(*args, **kwargs)
+        if not _constants((args, kwargs)):
             return super().call_module(m, forward, args, kwargs)
-        before, self.running = self.running, True
+        for name, layer in m.named_modules(prefix=_in_model(self.path_of_module(m))):
+            if isinstance(layer, BinaryLayer):  # its weights could be of another draw than those that ship
+                raise FoldError(
+                    f"cannot pack {type(layer).__name__} ({name!r}): it is called on parameters or buffers alone, "
+                    "expected values that depend on the input; give it real weights"
+                )
+        self.running = True
         try:
             return forward(*args, **kwargs)
         finally:
-            self.running = before
+            self.running = False
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val  # what forward computes from parameters alone is not recorded, but computed

@@ -162,8 +162,8 @@ def _warn_of_decay(optimizer: torch.optim.Optimizer) -> None:
     if given not in [group.get("weight_decay") for group in optimizer.param_groups]:
         name = type(optimizer).__name__
         warnings.warn(
-            f"{name}(weight_decay={given:g}) has no effect, because each group of latent_groups has a weight decay of "
-            f"its own: give it to latent_groups(model, lr=..., weight_decay={given:g})",
+            f"{name}(weight_decay={given}) has no effect, because each group of latent_groups has a weight decay of "
+            f"its own: give it to latent_groups(model, lr=..., weight_decay={given})",
             stacklevel=4,
         )
 

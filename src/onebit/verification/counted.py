@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onebit.data import VOID
+from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, Quantize, Requantize, Sign
 from onebit.verification.outcome import MOST_CHANGED, TIED, Agreement
@@ -100,13 +101,11 @@ class OutputCounts:
         as_trained: np.ndarray | None,
         decided: Decided,
     ) -> None:
-        if targets is not None and ours.ndim == 4 and ours.shape[1] > VOID:
-            raise UsageError(
-                f"masks of {ours.shape[1]} classes: expected at most {VOID}; {VOID} is for pixels without one"
-            )
+        if targets is not None and ours.ndim == 4:
+            check_mask_classes(ours.shape[1])
         predicted, expected = ours.argmax(axis=1), theirs.argmax(axis=1)
         truth = predicted if targets is None else targets
-        known = np.ones(predicted.shape, np.bool_) if truth.ndim < 3 else truth != VOID
+        known = np.ones(predicted.shape, np.bool_) if targets is None or truth.ndim < 3 else truth != VOID
         if targets is not None and (wrong := (truth < 0) | (truth >= ours.shape[1])).any() and (wrong & known).any():
             raise UsageError(
                 f"got the label {int(truth[wrong & known][0])}, expected 0 to {ours.shape[1] - 1}: the net has "

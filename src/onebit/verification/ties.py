@@ -99,7 +99,7 @@ def _tied(
         chain = site.chain if isinstance(site, SignSite) else None
         if chain is None or chain.exact or number.shape[1] != chain.channels:  # integers by themselves have no ties
             return ours == other
-        return (ours == other) | _changes_sign(chain, number).reshape(ours.shape)
+        return (ours == other) | _signs_at_change(chain, number, ours)
     largest = np.abs(number).max(initial=0)
     if isinstance(node, Sign):
         shift = 0.0 if node.shift is None else per_channel(node.shift.astype(np.float64), number.ndim)
@@ -109,12 +109,17 @@ def _tied(
     return (ours == other) | (near & (np.abs(ours - other) == 1))
 
 
-def _changes_sign(chain: Chain, integers: np.ndarray) -> np.ndarray:
-    """Where the modules change their sign at an integer, (n, C, …): they may sum it in an order that is rounded."""
+def _signs_at_change(chain: Chain, integers: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """Where the modules change their sign at an integer, (n, C, …), and give ours (n, values) there.
+
+    They may sum in an order that is rounded, so beside the integer they give the other sign.
+    """
     columns = torch.from_numpy(np.moveaxis(integers, 1, -1).reshape(-1, chain.channels))
     near = NEAR * chain.integers[-1]
-    changes = chain.positive((columns - near).float()) != chain.positive((columns + near).float())
-    return np.moveaxis(changes.numpy().reshape(*integers.shape[:1], *integers.shape[2:], chain.channels), -1, 1)
+    below, at, above = (chain.positive((columns + by).float()) for by in (-near, 0, near))
+    last = (*integers.shape[:1], *integers.shape[2:], chain.channels)
+    changes, positive = (np.moveaxis(x.numpy().reshape(last), -1, 1).reshape(ours.shape) for x in (below != above, at))
+    return changes & (positive == (ours > 0))
 
 
 def _numbers(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
