@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from onebit.cli.interrupts import interrupts_end
 from onebit.cli.verbs import VERBS
 
 
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    from onebit.cli.main import run_program, run_verb
+    with interrupts_end():
+        from onebit.cli.main import run_program, run_verb
 
     if not arguments or arguments[0] in ("-h", "--help", "-V", "--version"):
         return run_program(_about, arguments, name="onebit")

@@ -54,6 +54,42 @@ def test_notes_that_nobody_reads_stop_no_work(tmp_path: Path) -> None:
     assert status_of(tmp_path, stdout=subprocess.DEVNULL, stderr=broken_pipe()) == 1
 
 
+@pytest.mark.parametrize(("encoding", "dots"), [("ascii", b"\\u2026"), ("cp1252", b"\x85"), ("utf-8", "…".encode())])
+def test_an_answer_is_printed_whatever_the_encoding(encoding: str, dots: bytes) -> None:
+    shown = subprocess.run(
+        [*command(), "--help"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=60
+    )
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert shown.stdout.startswith(b"usage: onebit VERB " + dots)
+
+
+@pytest.mark.parametrize(
+    ("before", "inside", "status", "said"),
+    [
+        ("", "kill()", 130, b"onebit: interrupted\n"),
+        ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "kill()", 7, b""),  # as under nohup
+        ("", "pass", 0, b"taken\n"),
+    ],
+)
+def test_an_interrupt_during_imports_is_one_line(before: str, inside: str, status: int, said: bytes) -> None:
+    program = f"""
+import os, signal, sys
+from onebit.cli.interrupts import interrupts_end
+def kill(): os.kill(os.getpid(), signal.SIGINT)
+{before}
+with interrupts_end():
+    {inside}
+try:
+    kill()
+except KeyboardInterrupt:
+    os.write(2, b"taken\\n")
+    sys.exit(0)
+sys.exit(7)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (found.returncode, found.stderr) == (status, said)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_notes_on_a_full_disk_stop_no_work(tmp_path: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)

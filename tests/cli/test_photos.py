@@ -402,6 +402,85 @@ def test_a_dim_digit_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Pat
     assert "black.npy: is blank: all pixels have one value\n" in said
 
 
+def test_digits_that_are_not_placed_as_in_mnist_are_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images[:50, 0]
+
+    def said(digits: list[np.ndarray]) -> str:
+        np.save(tmp_path / "x.npy", np.stack(digits)[:, np.newaxis])
+        return onebit("predict", packed_file, tmp_path / "x.npy").err
+
+    def moved(digit: np.ndarray, down: int, right: int) -> np.ndarray:
+        wide = np.pad(digit, 4)
+        return wide[4 - down : 32 - down, 4 - right : 32 - right]
+
+    def scaled(digit: np.ndarray, side: int) -> np.ndarray:
+        """The digit with this longer side, its center of mass in the middle as before."""
+        size = 28 * side // 20
+        inner = Image.fromarray(digit).resize((size, size), Image.Resampling.BILINEAR)
+        paper = Image.new("L", (28, 28))
+        paper.paste(inner, ((28 - size) // 2, (28 - size) // 2))
+        return np.asarray(paper)
+
+    def cut(digit: np.ndarray) -> np.ndarray:
+        rows, columns = (np.flatnonzero(digit.any(axis=axis)) for axis in (1, 0))
+        box = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return np.asarray(Image.fromarray(box).resize((28, 28), Image.Resampling.BILINEAR))
+
+    assert "digit" not in said(list(images))
+    assert "digit" not in said([moved(image, 0, 1) for image in images])
+    for down, right in ((3, 0), (-3, 0), (1, 4)):
+        off = said([moved(image, down, right) for image in images])
+        assert f"x.npy: has a digit that is off center by {max(abs(down), right)} pixels, where" in off
+        assert "and 49 other images alike" in off
+        assert off.count("has a digit") == 1
+    large, small = said([cut(image) for image in images]), said([scaled(image, 12) for image in images])
+    assert (
+        "has a digit of 28 pixels, where those of MNIST have 20 of 28: labels are often wrong; leave a margin" in large
+    )
+    assert "pixels, where those of MNIST have 20 of 28: labels are often wrong; cut the image closer first" in small
+    assert "and 49 other images alike" in small
+
+
+def test_the_answer_has_the_notes_on_each_image(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images
+    Image.fromarray(images[0, 0]).save(tmp_path / "a.png")
+    Image.fromarray(255 - images[1, 0]).convert("RGB").resize((40, 40)).save(tmp_path / "b.png")
+    np.save(tmp_path / "c.npy", np.stack([images[2], np.zeros_like(images[0]), images[3] // 2]))
+    done = onebit("predict", packed_file, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.npy", "--json").json
+    fine, paper, first, blank, dim = (one["notes"] for one in done["predictions"])
+    assert (fine, first, blank) == ([], [], ["is blank: all pixels have one value"])
+    assert paper[:2] == ["RGB made gray", "resized from 40×40 to 28×28"]
+    assert paper[2].startswith("looks inverted")
+    assert len(paper) == 3
+    assert [note.partition(":")[0] for note in dim] == ["is dim"]
+
+
+@pytest.mark.parametrize("most", [1023, 65535])
+def test_pgm_of_more_than_8_bits_is_read(onebit: Onebit, gray: Path, tmp_path: Path, most: int) -> None:
+    values = np.linspace(0, most, 16 * 16).round().astype(">u2")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 16 16 %d\n" % most + values.tobytes())
+    Image.fromarray((values.astype(np.int64) * 255 // most).astype(np.uint8).reshape(16, 16)).save(tmp_path / "8.png")
+    deep, same = onebit("predict", gray, tmp_path / "deep.pgm", tmp_path / "8.png", "--json").json["predictions"]
+    assert deep["notes"] == ["16 bits reduced to 8"]
+    assert deep["probability"] == pytest.approx(same["probability"], abs=1e-2)
+
+
+def test_why_a_file_cannot_be_read_is_said(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth(SIDE, SIDE).save(tmp_path / "a.png")
+    for error, words in (
+        (MemoryError(), "a.png: needs more memory than there is"),
+        (PermissionError(13, "Permission denied"), "a.png: Permission denied"),
+    ):
+
+        def fail(*args: object, error: BaseException = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Image, "open", fail)
+        assert onebit("predict", color, tmp_path / "a.png").line.endswith(words)
+
+
 def test_a_picture_of_one_color_is_blank(onebit: Onebit, color: Path, packed_file: Path, tmp_path: Path) -> None:
     Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "red.png")
     Image.new("L", (28, 28), 255).save(tmp_path / "white.png")

@@ -128,6 +128,34 @@ def test_a_folder_of_masks_that_cannot_be_made_is_named(
     assert refused.line == "onebit: --masks: cannot make the folder a.png/masks: Not a directory; name another one"
 
 
+def test_a_missing_image_is_told_before_the_first_mask_is_written(onebit: Onebit, tmp_path: Path) -> None:
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a.png")
+    refused = onebit("predict", "membrane-unet", tmp_path / "a.png", tmp_path / "b.png", "--masks", tmp_path / "masks")
+    assert (refused.status, refused.line) == (2, f"onebit: '{tmp_path}/b.png': no such image file")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_masks_before_one_that_cannot_be_written_are_told(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.eye(40, dtype=np.uint8) * 255).convert("RGB").save(tmp_path / name)
+
+    def save(pixels: np.ndarray, path: Path, save: Callable[[np.ndarray, Path], None] = masks._save) -> None:
+        if path.stem == "b":
+            raise OSError(28, "No space left on device", str(path))
+        save(pixels, path)
+
+    monkeypatch.setattr(masks, "_save", save)
+    done = onebit("predict", "membrane-unet", tmp_path / "a.png", tmp_path / "b.png", "--masks", tmp_path / "m")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.splitlines()[-2:] == [
+        f"{tmp_path}/m has the masks of 1 of 2 images",
+        f"onebit: {tmp_path}/m/b.png: No space left on device",
+    ]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["a-beside.png", "a.png"]
+
+
 def test_a_refused_request_says_nothing_about_the_certificate(onebit: Onebit, tmp_path: Path) -> None:
     image = masked(tmp_path, 255)
     refused = onebit("predict", "membrane-unet", image)

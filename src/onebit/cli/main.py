@@ -9,12 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
+from onebit.cli.interrupts import INTERRUPTED, interrupts_end
 from onebit.common.progress import discard, print_note
 from onebit.common.tables import did_you_mean
 from onebit.errors import OnebitError, UnknownNameError, one_line
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells expect it."""
 
 
 def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
@@ -26,7 +24,9 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 
             refuse_script(verb, argv)
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
-        return importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
+        with interrupts_end():
+            module = importlib.import_module(f"onebit.cli.{verb}_verb")
+        return module.main(argv)
 
     return run_program(run, argv, name=f"onebit {verb}")
 
@@ -37,6 +37,8 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
     if sys.stdout is None:  # as after `>&-`
         return _say("standard output is closed: > /dev/null throws it away", 2)
+    if hasattr(sys.stdout, "reconfigure"):  # an answer is printed whatever the encoding of a console or file
+        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
         status = _run_guarded(run, argv, name)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_predictions, percent, progress, say
-from onebit.common.picture_files import STANDARD_INPUT, PictureReader
+from onebit.common.picture_files import STANDARD_INPUT, PictureReader, ReadPicture, check_image_file
 from onebit.common.pictures import SUFFIXES
 from onebit.data import (
     VOID,
@@ -26,7 +26,7 @@ from onebit.data import (
     pixel_score,
     read_mask,
 )
-from onebit.errors import DataError, UsageError, escaped
+from onebit.errors import DataError, OnebitError, UsageError, escaped
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
 
@@ -58,13 +58,21 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     if twice:
         raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
     folder = Path(args.masks)
+    for file in files:  # before the first mask is written
+        check_image_file(file)
     _refuse_to_replace(files, folder)
     _make_folder(folder)
     reader = PictureReader(net.input.shape[0], None)
-    images = ((file, reader.read(file)) for file in files)
-    predictions = [
-        _predict(net, file, image, folder, invert=args.invert) for file, image in images if image is not None
-    ]
+    predictions: list[dict[str, Any]] = []
+    try:
+        images = ((file, reader.read(file)) for file in files)
+        predictions.extend(
+            _predict(net, file, read, folder, invert=args.invert) for file, read in images if read is not None
+        )
+    except (OnebitError, OSError, KeyboardInterrupt):
+        if predictions:
+            say(f"{folder} has the masks of {len(predictions)} of {len(files)} images")
+        raise
     reader.tell()
     if predictions:
         say(net.statement)
@@ -118,8 +126,9 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     return tiling.join(masks)[0, 0]
 
 
-def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, invert: bool) -> dict[str, Any]:
+def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
+    image = read.pixels
     seen = 255 - image if invert else image
     mask = predict_mask(net, seen)
     count = infer(net)[net.only_output].shape[0]
@@ -136,7 +145,7 @@ def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, inv
     gap = np.full((len(mask), GAP, 3), 255, np.uint8)
     facts["picture"] = str(folder / f"{file.stem}-beside.png")
     _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), Path(facts["picture"]))
-    return facts
+    return facts | {"notes": read.notes}
 
 
 def _true_masks(file: Path) -> list[Path]:

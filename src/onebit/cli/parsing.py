@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
                 extra = argv
             if not extra:
                 return found, extra
-            # argparse cannot intermix all words if `--` stands before the first positional one
+            # argparse does not intermix all words with `--` before the first positional one
         return self.parse_known_args(argv)
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.cli.digits import tell_odd_digits
 from onebit.cli.output import answer_predictions, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
@@ -23,14 +24,6 @@ from onebit.runtime import load, run, softmax
 
 MOST_SHOWN = 12
 """Values of an output that the text shows; --json has all of them."""
-DIGITS = (1, 28, 28)
-"""The input of a net for MNIST, which is white on black."""
-FRAME = 2
-"""Pixels at the border of a digit that are background."""
-GRAY = 4
-"""The least background that is not black: with 4 of 255 mnist-mlp loses 0.8 points of accuracy, with 12 it loses 26."""
-DIM = 200
-"""A digit is dim below this brightest pixel: at 200 of 255 mnist-mlp-large loses 1.0 points of accuracy, at 100 6.6."""
 
 
 def main(argv: list[str]) -> int:
@@ -90,14 +83,16 @@ def main(argv: list[str]) -> int:
     labeled = compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
     if args.top and not labeled:
         raise UsageError("--top is for labels, the answer is values: leave it out")
-    names, samples, failed = _samples(args.files, net, invert=args.invert)
+    names, samples, notes, failed = _samples(args.files, net, invert=args.invert)
     if samples is None:
         return answer_predictions(args, [], _line, failed)
     outputs = run(net, samples)
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
-    predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
     if labeled:
-        _tell_odd_digits(net, names, samples, inverted=args.invert)
+        tell_odd_digits(net, [name["file"] for name in names], samples, notes, inverted=args.invert)
+    predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
+    if is_image(net.input):
+        predictions = [{**facts, "notes": said} for facts, said in zip(predictions, notes, strict=True)]
     say(net.statement)
     return answer_predictions(args, predictions, _line, failed)
 
@@ -112,34 +107,6 @@ def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[
             for label, name in zip(order, names, strict=True)
         ]
         yield found[0] | ({"top": found} if top else {})
-
-
-def _tell_odd_digits(net: PackedNet, names: list[dict[str, Any]], samples: np.ndarray, *, inverted: bool) -> None:
-    """Name digits that are not white on black, as a net for MNIST has them: they look inverted, gray or dim."""
-    made = net.certificate
-    if samples.shape[1:] != DIGITS or samples.dtype != np.uint8 or (made and not made.dataset.startswith("mnist")):
-        return
-    border = np.ones(DIGITS, bool)
-    border[:, FRAME:-FRAME, FRAME:-FRAME] = False
-    frame, inside = samples[:, border], samples[:, ~border]
-    # of all pixels, too: a dark frame may hide light paper
-    background = np.maximum(np.median(frame, axis=1), np.median(samples, axis=(1, 2, 3)))
-    darkest, brightest = (each(samples, axis=(1, 2, 3)) for each in (np.min, np.max))
-    gray = (background >= GRAY) & (darkest < brightest)  # a blank image is reported as such
-    light = np.maximum(background, np.median(inside, axis=1)) > inside.mean(axis=1)
-    dim = (background < GRAY) & (brightest > 0) & (brightest < DIM)
-    way = "leave out --invert" if inverted else "add --invert"
-    kinds = {
-        f"looks inverted, dark on white, where MNIST is white on black: {way}": gray & light,
-        f"has a gray background, where that of MNIST is black: labels are often wrong; make the "
-        f"{'paper white' if inverted else 'background black'} first": gray & ~light,
-        f"is dim: its brightest pixel has {next(iter(brightest[dim]), 0)} of 255, where MNIST has 255: labels are "
-        "often wrong; stretch its values to 255 first": dim,
-    }
-    for said, kind in kinds.items():
-        found = np.flatnonzero(kind)
-        if len(found):
-            say(f"{escaped(names[found[0]]['file'])}: {said}{and_others(len(found) - 1)}")
 
 
 def _values(net: PackedNet, outputs: Any) -> Iterator[dict[str, Any]]:
@@ -172,17 +139,19 @@ def _numbers(values: Any) -> str:
 
 def _samples(
     words: Sequence[str], net: PackedNet, *, invert: bool
-) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], np.ndarray | None, list[list[str]], list[dict[str, str]]]:
     """The samples that words of the command line name.
 
     Returns:
-        The file of each, and its place in a file of several; all samples, None without any; images that do not decode.
+        The file of each, and its place in a file of several; all samples, None without any; what was changed in each,
+        or is odd about it; images that do not decode.
 
     Raises:
         UsageError: files that the net does not take. DataError: a damaged file of arrays.
     """
     names: list[dict[str, Any]] = []
     parts: list[np.ndarray] = []
+    notes: list[list[str]] = []
     image = is_image(net.input)
     if invert and not image:
         raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}: leave it out")
@@ -192,20 +161,23 @@ def _samples(
     ]:
         if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
-            if image and (blank := np.flatnonzero((part == part[:, :, :1, :1]).all(axis=(1, 2, 3)))).size:
-                place = f" [{blank[0]}]" if len(part) > 1 else ""
-                say(f"{escaped(str(path))}{place}: {BLANK}{and_others(blank.size - 1)}")
+            blank = (part == part[:, :, :1, :1]).all(axis=(1, 2, 3)) if image else np.zeros(len(part), bool)
+            if blank.any():
+                place = f" [{blank.argmax()}]" if len(part) > 1 else ""
+                say(f"{escaped(str(path))}{place}: {BLANK}{and_others(int(blank.sum()) - 1)}")
+            notes += [[BLANK] if one else [] for one in blank]
             parts.append(255 - part if invert and image else part)
             several = len(part) > 1
             names += [{"file": str(path)} | ({"index": i} if several else {}) for i in range(len(part))]
         elif image:
             channels, height, width = net.input.shape
             reader = reader or PictureReader(channels, (height, width), invert=invert)
-            if (pixels := reader.read(path)) is not None:
-                parts.append(pixels[np.newaxis])
+            if (read := reader.read(path)) is not None:
+                parts.append(read.pixels[np.newaxis])
+                notes.append(read.notes)
                 names.append({"file": str(path)})
         else:
             raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
     if reader is not None:
         reader.tell()
-    return names, np.concatenate(parts) if parts else None, reader.failures if reader else []
+    return names, np.concatenate(parts) if parts else None, notes, reader.failures if reader else []

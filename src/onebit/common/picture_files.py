@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,10 +110,23 @@ def _shown_files(folder: Path) -> tuple[list[Path], list[str]]:
     return sorted(files), sorted(others)
 
 
+def check_image_file(path: Path) -> None:
+    """UsageError if a file is missing, or is a pipe, which would block."""
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r}: {NOT_REGULAR if path.exists() else 'no such image file'}")
+
+
 def as_array(pixels: Any) -> Any:
     """A gray or RGB picture as uint8 (C, H, W)."""
     array = np.asarray(pixels, dtype=np.uint8)
     return array.reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
+
+
+class ReadPicture(NamedTuple):
+    """An image as a net takes it, uint8 (C, H, W), and what reading it changed or is odd about it, in words."""
+
+    pixels: Any
+    notes: list[str]
 
 
 class PictureReader:
@@ -137,8 +150,8 @@ class PictureReader:
         self.failed: dict[str, str] = {}
         """File that does not decode -> why."""
 
-    def read(self, path: Path) -> Any:
-        """The image as uint8 (C, H, W), None if it does not decode.
+    def read(self, path: Path) -> ReadPicture | None:
+        """The image of a file; None if it does not decode.
 
         Raises:
             UsageError: no such file, or a pipe. DataError: too large on standard input.
@@ -149,8 +162,8 @@ class PictureReader:
             if not 0 < len(data) <= MOST_BYTES:
                 raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
             stream = io.BytesIO(data)
-        elif not path.is_file():
-            raise UsageError(f"{str(path)!r}: {NOT_REGULAR if path.exists() else 'no such image file'}")
+        else:
+            check_image_file(path)
         name = "standard input" if stream else str(path)
         try:
             with opened(name, stream) as image:
@@ -170,14 +183,14 @@ class PictureReader:
             return None
         for kind, words in changes.items():
             self.changes.setdefault(kind, []).append(f"{name}: {words}")
-        return 255 - array if self.invert else array
+        return ReadPicture(255 - array if self.invert else array, list(changes.values()))
 
     def _changes(self, image: Any) -> dict[str, str]:
         """What reading an opened image changes: kind -> words."""
         made = {"bits": "16 bits reduced to 8"} if is_deep(image) else {}  # reading the EXIF data loads a PNG
         if 2 <= image.getexif().get(ORIENTATION, 1) <= 8:
             made["turned"] = "turned as its EXIF orientation says"
-        deep = image.mode.startswith("I;16")
+        deep = image.mode.startswith("I")  # with numbers of unknown range it is refused
         if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema()[0] < 255):
             made["transparency"] = f"transparent pixels blended with {'white' if self.invert else 'black'}"
         colors = "gray" if deep else NAMES.get(image.mode, image.mode)

@@ -28,7 +28,12 @@ _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
 def is_deep(image: Any) -> bool:
     """Whether an opened image has 16 bits a channel; Pillow itself reduces those of colors when it loads the pixels."""
     layouts = (str(tile[3]) for tile in getattr(image, "tile", ()))
-    return image.mode.startswith("I;16") or any(map(_DEEP.search, layouts))
+    return image.mode.startswith("I;16") or _is_deep_pgm(image) or any(map(_DEEP.search, layouts))
+
+
+def _is_deep_pgm(image: Any) -> bool:
+    """Whether an image is of a PGM with more than 8 bits, whose values Pillow brings to 0 to 65,535."""
+    return image.format == "PPM" and image.mode == "I"
 
 
 @contextmanager
@@ -51,6 +56,10 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not an image of a known kind ({', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise DataError(f"{path}: needs more memory than there is") from None
+    except PermissionError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
         raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
 
@@ -86,6 +95,8 @@ def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     """
     from PIL import Image
 
+    if _is_deep_pgm(image):
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
     image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip

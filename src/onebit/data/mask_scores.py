@@ -17,7 +17,7 @@ VOID = 255
 
 
 def check_mask_classes(classes: int) -> None:
-    """UsageError if `VOID` is one of so many classes."""
+    """UsageError if `VOID` is the number of a class."""
     if classes > VOID:
         raise UsageError(f"masks of {classes} classes: expected at most {VOID}; {VOID} is for pixels without one")
 
