@@ -310,7 +310,7 @@ def test_predict_equals_the_executor(onebit: Onebit, packed_file: Path, tmp_path
     done = onebit("predict", packed_file, *files, "--json")
     assert done.status == 0
     assert [found["label"] for found in done.json["predictions"]] == run(load(packed_file), images).argmax(1).tolist()
-    assert {"file", "label", "name", "probability"} == done.json["predictions"][0].keys()
+    assert {"file", "label", "name", "probability", "notes"} == done.json["predictions"][0].keys()
     inverted = tmp_path / "paper.png"
     Image.fromarray(255 - images[0, 0]).save(inverted)
     assert (
@@ -443,7 +443,7 @@ def test_a_word_of_other_libraries_is_answered_with_the_valid_ones(
 def test_predict_names_many_resized_images_once(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     for i in range(3):
         image = Image.new("L", (40, 40))
-        image.paste(255, (15, 10, 25, 30))
+        image.paste(255, (13, 6, 27, 34))
         image.save(tmp_path / f"{i}.png")
     resized, certified = onebit("predict", packed_file, tmp_path).err.splitlines()
     assert resized.endswith("0.png: resized from 40×40 to 28×28, and 2 other images alike")

@@ -20,8 +20,6 @@ class MagnitudeAware(Quantizer):
         latent: (O, …) with at least two dimensions.
     """
 
-    latent_bound = 1.0
-
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±α."""
         used = autocast_dtype(latent)
