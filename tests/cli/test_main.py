@@ -66,9 +66,9 @@ def test_an_answer_is_printed_whatever_the_encoding(encoding: str, dots: bytes) 
 @pytest.mark.parametrize(
     ("before", "inside", "status", "said"),
     [
-        ("", "kill()", 130, b"onebit: interrupted\n"),
-        ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "kill()", 7, b""),  # as under nohup
-        ("", "pass", 0, b"taken\n"),
+        ("default_int_handler", "kill()", 130, b"onebit: interrupted\n"),
+        ("SIG_IGN", "kill()", 7, b""),  # as under nohup
+        ("default_int_handler", "pass", 0, b"taken\n"),
     ],
 )
 def test_an_interrupt_during_imports_is_one_line(before: str, inside: str, status: int, said: bytes) -> None:
@@ -76,7 +76,7 @@ def test_an_interrupt_during_imports_is_one_line(before: str, inside: str, statu
 import os, signal, sys
 from onebit.cli.interrupts import interrupts_end
 def kill(): os.kill(os.getpid(), signal.SIGINT)
-{before}
+signal.signal(signal.SIGINT, signal.{before})
 with interrupts_end():
     {inside}
 try:
