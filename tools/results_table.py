@@ -36,6 +36,8 @@ RESULTS = Path("docs/results")
 PUBLISHED = RESULTS / "published.yaml"
 UNTRAINED = "not yet trained"
 """`measured` of a recipe that is not trained yet."""
+LAST = "last"
+"""The epoch of a net that no validation images chose."""
 MODES = {
     "real": "real weights",
     "binary": "binary weights",
@@ -183,15 +185,18 @@ def command(result: Mapping[str, Any]) -> str:
 
 def trained(result: Mapping[str, Any]) -> str:
     """Seeds and epochs in words."""
-    seeds, chosen = result["seeds"], _chosen(result)
-    seed = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    chosen = _chosen(result)
+    seed = f"seed{'s' if len(result['seeds']) > 1 else ''} {_seeds(result)}"
     epochs = f"{result['epochs']:g}"
     if chosen == LAST:
         return f"{seed}; the last of {epochs} epochs"
     return f"{seed}; epoch {chosen} of {epochs}, by {result['chosen_by']}"
 
 
-LAST = "last"
+def _seeds(result: Mapping[str, Any]) -> str:
+    """The first and the last seed, or the only one."""
+    seeds = result["seeds"]
+    return f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
 
 
 def _chosen(result: Mapping[str, Any]) -> str:
@@ -248,7 +253,6 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
     files = {"curve": "error.png", "log": "metrics.jsonl"}
     links = [f"[{word}]({folder}/{file})" for word, file in files.items() if (RESULTS / name / file).exists()]
     nets = [f"[`{net}`](nets.md)" for net, trained_by in _recipes_of_nets().items() if trained_by == name]
-    seeds = result["seeds"]
     return [
         f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
         f"{_reference(begun + taught, notes)}",
@@ -256,7 +260,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
         ships,
         shown.pop("latent", ""),
         ", ".join(f"{figure} {mode}" for mode, figure in shown.items()),
-        f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}",
+        _seeds(result),
         f"{_chosen(result)} of {result['epochs']:g}",
         _published(result, published, notes),
         ", ".join([*links, *nets]),
