@@ -11,8 +11,8 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ OF_NET = ("real_first", "real_last", "last_norm", "bireal")
 class Protocol:
     """One net, data set and length of training for many methods.
 
-    flags: for every `onebit train`. step: arguments of `measure` for the training step. methods: None for all.
+    flags: for every `onebit train`. own: those of single methods. step: arguments of `measure` for the training step.
+    methods: None for all.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Protocol:
     flags: tuple[str, ...]
     step: dict[str, Any]
     methods: tuple[str, ...] | None = None
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def folders(self, runs: Path) -> dict[str, Path]:
         """Method -> its run folder."""
@@ -50,7 +52,8 @@ class Protocol:
 
     def command(self, method: str, folder: Path) -> list[str]:
         """The arguments of `onebit` that train into a folder."""
-        flags = ["--model", self.model, "--method", method, *self.flags, "--seeds", self.seeds, "--threads", "1"]
+        flags = ["--model", self.model, "--method", method, *self.flags, *self.own.get(method, ())]
+        flags += ["--seeds", self.seeds, "--threads", "1"]
         return ["train", *flags, "--out", str(folder)]
 
     def recipe(self, method: str) -> recipe.Recipe:
@@ -68,6 +71,8 @@ BIREAL = (
     *(*CIFAR, "--epochs", "30", "--validation", "0", "--augmentation.padding_mode", "reflect"),
     *("--model.bireal", "true", "--optimizer.name", "adam", "--optimizer.lr", "0.02"),
 )
+# Adam at this rate carries most latents beyond ±1, where the gradient of these is 0 for good
+WITHIN_BOUNDS = dict.fromkeys(("bireal", "react"), ("--optimizer.latent_clip", "1"))
 SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
 
 PROTOCOLS = {
@@ -91,9 +96,20 @@ PROTOCOLS = {
     "resnet20-signs": Protocol(
         model="resnet20",
         seeds="0",
-        flags=BIREAL,
+        # an activation after every sum: without one, signs cost some points more
+        flags=(*BIREAL, "--model.activation", "rprelu"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=SIGNS,
+        own={
+            **WITHIN_BOUNDS,
+            # BatchNorm undoes the scale, whose gradient is rounding, of which Adam makes full steps
+            "recu": ("--model.weight_options.learn_scale", "false"),
+            # as in the authors' code for this net, whose hard tanh bounds what the gradient of the sign does not
+            "irnet": (
+                *("--model.activation", "hardtanh"),
+                *("--model.weight_options.t_start", "0.001", "--model.input_options.t_start", "0.001"),
+            ),
+        },
     ),
     "resnet20-weights": Protocol(
         model="resnet20",
@@ -101,6 +117,7 @@ PROTOCOLS = {
         flags=(*BIREAL, "--model.input_quantizer", "null"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=SIGNS,
+        own=WITHIN_BOUNDS,
     ),
 }
 

@@ -38,6 +38,7 @@ def small_net(weight_quantizer: str | None) -> Any:
         (ReCU, {"tau_start": 0.5}, "tau_start must lie between 0.5 and 1, got 0.5"),
         (ReCU, {"tau_end": 1.0}, "tau_end must lie between 0.5 and 1, got 1.0"),
         (ReCU, {"tau_end": math.nan}, "tau_end must lie between 0.5 and 1, got nan"),
+        (ReCU, {"learn_scale": "no"}, "learn_scale must be true or false, got 'no'"),
     ],
 )
 def test_wrong_arguments_are_refused(kind: type, options: dict[str, float], said: str) -> None:
@@ -175,6 +176,23 @@ def test_a_learnt_scale_starts_uniform_and_from_the_seed() -> None:
     assert torch.equal(*scales)
     assert 0 <= float(scales[0].min()) < 0.05
     assert 0.95 < float(scales[0].max()) < 1
+
+
+def test_a_fixed_scale_stays_1_and_draws_no_random_numbers() -> None:
+    torch.manual_seed(3)
+    layer = BinaryLinear(5, 4, weight_quantizer=ReCU(learn_scale=False))
+    torch.manual_seed(3)
+    plain = BinaryLinear(5, 4)
+    assert torch.equal(layer.weight, plain.weight)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, weight_decay=0.1)
+    before = layer.weight.detach().clone()
+    (layer(seeded(3, 5)) * seeded(3, 4)).sum().backward()
+    optimizer.step()
+    quantizer: Any = layer.weight_quantizer
+    assert not torch.equal(layer.weight, before)
+    assert quantizer.scale.tolist() == [1.0] * 4
+    assert set(layer.effective_weight().unique().tolist()) == {-1.0, 1.0}
+    assert repr(quantizer) == "ReCU(tau_start=0.85, tau_end=0.99, learn_scale=False)"
 
 
 def test_magnitude_aware_sends_no_gradient_through_its_scale() -> None:

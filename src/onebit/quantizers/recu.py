@@ -54,27 +54,35 @@ class ReCU(Scheduled):
 
     Args:
         tau_start, tau_end: quantile at the beginning and at the end of training, between 0.5 and 1.
+        learn_scale: False fixes the scale at 1. A BatchNorm behind the layer undoes every scale; what is left of its
+            gradient is rounding, of which Adam makes full steps.
 
     Shapes:
         latent: (O, …) with at least two dimensions; scale (O,).
 
     Raises:
-        UsageError: a quantile that is not between 0.5 and 1.
+        UsageError: a quantile that is not between 0.5 and 1, or a `learn_scale` that is not a bool.
     """
 
     tau: Tensor
     scale: nn.Parameter | None
 
-    def __init__(self, tau_start: float = 0.85, tau_end: float = 0.99) -> None:
+    def __init__(self, tau_start: float = 0.85, tau_end: float = 0.99, *, learn_scale: bool = True) -> None:
         super().__init__("tau", tau_start)
         for name, tau in (("tau_start", tau_start), ("tau_end", tau_end)):
             if not 0.5 < tau < 1:
                 raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
+        if not isinstance(learn_scale, bool):
+            raise UsageError(f"learn_scale must be true or false, got {learn_scale!r}")
         self.tau_start, self.tau_end = tau_start, tau_end
+        self.learn_scale = learn_scale
         self.register_parameter("scale", None)
 
     def bind(self, latent: Tensor) -> None:
-        self.scale = nn.Parameter(torch.rand(latent.shape[0], dtype=latent.dtype, device=latent.device))
+        scale = latent.new_ones(latent.shape[0])
+        if self.learn_scale:
+            scale.uniform_()
+        self.scale = nn.Parameter(scale, requires_grad=self.learn_scale)
 
     def set_progress(self, progress: float) -> None:
         share = math.expm1(progress) / math.expm1(1)
