@@ -45,6 +45,12 @@ class Ended:
         assert "Traceback" not in self.talk
         return [line for line in self.talk.splitlines() if line.startswith("onebit: ")]
 
+    @property
+    def line(self) -> str:
+        """The only one of `lines`."""
+        assert len(self.lines) == 1, self.err
+        return self.lines[0]
+
 
 class Launch:
     """One training of several processes."""

@@ -77,3 +77,25 @@ def starting(folder: str, lost: str) -> int:
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
+
+
+def failing() -> int:
+    """Two ranks that fail at the same time; torchrun's SIGTERM reaches the second one as it asks who reports."""
+    from onebit.cli import processes
+    from onebit.cli.main import run_program
+    from onebit.errors import UsageError
+    from onebit.train.ranks import Ranks
+
+    ask = Ranks.is_first_to_report
+
+    def asked(ranks: Ranks) -> bool:
+        first = ask(ranks)
+        if not first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return first
+
+    def verb(ranks: Ranks) -> int:
+        raise UsageError(str(ranks.gather("both fail")[0]))
+
+    Ranks.is_first_to_report = asked  # type: ignore[method-assign]
+    return run_program(lambda argv: processes.together(verb), [], name="onebit train")

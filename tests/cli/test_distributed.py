@@ -109,7 +109,7 @@ def test_whatever_stops_a_process_stops_all_with_one_line(stopped: Stopped, name
     ended = stopped.ends[name]
     assert ended.status != 0
     assert ended.out == ""
-    (line,) = ended.lines
+    line = ended.line
     assert line.endswith(f"; go on with: torchrun … -m onebit train --resume {stopped.folder}")
     reasons = {
         "ctrl-c": ["interrupted"],
@@ -126,17 +126,21 @@ def test_a_process_that_cannot_run_python_ends_too(agents: Agents, tmp_path: Pat
     os.kill(launch.pid, signal.SIGTERM)
     ended = launch.end()
     assert ended.status != 0
-    (line,) = ended.lines
-    assert line.startswith("onebit: terminated by SIGTERM")
-    assert line.endswith("go on from the last checkpoint with --resume")
+    assert ended.line.startswith("onebit: terminated by SIGTERM")
+    assert ended.line.endswith("go on from the last checkpoint with --resume")
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_that_is_lost_at_the_start_is_told(agents: Agents, tmp_path: Path, lost: int) -> None:
     ended = agents.launch("cli_support:starting", tmp_path, lost).end()
     assert ended.status != 0
-    (line,) = ended.lines
-    assert line.startswith("onebit: terminated by SIGTERM: another process ended")
+    assert ended.line.startswith("onebit: terminated by SIGTERM: another process ended")
+
+
+def test_a_signal_while_an_error_is_reported_adds_no_line(agents: Agents) -> None:
+    ended = agents.launch("cli_support:failing").end()
+    assert ended.status != 0
+    assert ended.line == "onebit: both fail"
 
 
 def alive(pid: int) -> bool:
@@ -182,8 +186,7 @@ def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callab
 def test_wrong_settings_are_said_once(agents: Agents, tmp_path: Path, arguments: list[str], message: str) -> None:
     ended = agents.onebit("train", *arguments, "--out", tmp_path / "run").end()
     assert ended.status != 0
-    (line,) = ended.lines
-    assert message in line
+    assert message in ended.line
     assert not (tmp_path / "run").exists()
 
 

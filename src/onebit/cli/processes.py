@@ -40,16 +40,19 @@ def together(verb: Callable[[Ranks], int]) -> int:
     reporter = ALONE  # a single process always prints
     with ExitStack() as quiet:
         try:
-            ranks = launched_ranks()
-            if not ranks.writes:
-                quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-                warnings.simplefilter("ignore")  # rank 0 prints them
-            reporter = ranks = meet(ranks)
-            signals.obey(ranks)
-            ranks = join(ranks)
-            status = verb(ranks)
-            leave(ranks)
-            return status
+            try:
+                ranks = launched_ranks()
+                if not ranks.writes:
+                    quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+                    warnings.simplefilter("ignore")  # rank 0 prints them
+                reporter = ranks = meet(ranks)
+                signals.obey(ranks)
+                ranks = join(ranks)
+                status = verb(ranks)
+                leave(ranks)
+                return status
+            finally:  # no call, within which Python would raise what a signal left behind
+                signals.ending = True
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
             if reporter.is_first_to_report():
                 raise
@@ -64,7 +67,7 @@ def together(verb: Callable[[Ranks], int]) -> int:
             if reporter is ALONE:
                 signals.withdraw()
             else:
-                _ignore_signals()  # torchrun may send one to a process that is leaving
+                _ignore_signals()
 
 
 @contextmanager
@@ -96,9 +99,9 @@ def _ignore_signals() -> None:
 
 
 class Signals:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once: from `obey` on, which raises an earlier one.
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once: from `obey` on, which raises an earlier one, until `ending`.
 
-    Until then the process does not know which one reports.
+    Before, the process does not know which one reports; after, it reports, and torchrun may send it a signal.
 
     Python code cannot run while it waits for the GPU or another process, and a GPU waits forever for a process that
     has ended. So a thread receives the signal too, and ends the process when Python code has not done so in time.
@@ -107,6 +110,7 @@ class Signals:
     def __init__(self) -> None:
         self.ranks: Ranks | None = None
         self.received: int | None = None
+        self.ending = False
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
@@ -131,7 +135,7 @@ class Signals:
 
     def _stop(self, number: int, frame: Any) -> None:
         self.received = number
-        if self.ranks is not None:
+        if self.ranks is not None and not self.ending:
             self._raise(number)
 
     def _raise(self, number: int) -> None:
