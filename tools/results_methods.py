@@ -73,6 +73,8 @@ BIREAL = (
 )
 # Adam at this rate carries most latents beyond ±1, where the gradient of these is 0 for good
 WITHIN_BOUNDS = dict.fromkeys(("bireal", "react"), ("--optimizer.latent_clip", "1"))
+# as in the authors' code for this net, whose hard tanh bounds what the gradient of the sign does not
+IRNET = ("--model.activation", "hardtanh", "--model.weight_options.t_start", "0.001")
 SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
 
 PROTOCOLS = {
@@ -104,11 +106,7 @@ PROTOCOLS = {
             **WITHIN_BOUNDS,
             # BatchNorm undoes the scale, whose gradient is rounding, of which Adam makes full steps
             "recu": ("--model.weight_options.learn_scale", "false"),
-            # as in the authors' code for this net, whose hard tanh bounds what the gradient of the sign does not
-            "irnet": (
-                *("--model.activation", "hardtanh"),
-                *("--model.weight_options.t_start", "0.001", "--model.input_options.t_start", "0.001"),
-            ),
+            "irnet": (*IRNET, "--model.input_options.t_start", "0.001"),
         },
     ),
     "resnet20-weights": Protocol(
@@ -117,7 +115,7 @@ PROTOCOLS = {
         flags=(*BIREAL, "--model.input_quantizer", "null"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=SIGNS,
-        own=WITHIN_BOUNDS,
+        own={**WITHIN_BOUNDS, "irnet": IRNET},
     ),
 }
 
