@@ -69,7 +69,7 @@ class Launch:
 
     def end(self) -> Ended:
         """Wait for it."""
-        status = self.agents.answer()
+        status = self.agents.answer("ended", self.pid)
         return Ended(status, (self.folder / "out").read_text(), (self.folder / "err").read_text())
 
 
@@ -90,15 +90,19 @@ class Agents:
         request = {"function": function, "arguments": list(map(str, arguments)), "processes": processes}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request | {"path": sys.path, "folder": str(folder)}) + "\n")
-        return Launch(self, folder, self.answer())
+        return Launch(self, folder, self.answer("launched"))
 
     def onebit(self, *arguments: object) -> Launch:
         """`torchrun --nproc-per-node 2 -m onebit ARGUMENTS`."""
         return self.launch("onebit.__main__:main", *arguments)
 
-    def answer(self) -> int:
+    def answer(self, kind: str, pid: int | None = None) -> int:
+        """The number of the next answer of a kind; those of launches that a failed test left behind are skipped."""
         assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+        while True:
+            found, of, number = self.process.stdout.readline().split()
+            if found == kind and pid in (None, int(of)):
+                return int(number)
 
 
 @contextmanager
@@ -173,8 +177,8 @@ def serve() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print("launched", pid, pid, flush=True)
+        print("ended", pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ print(*[p.pid for p in list(decoders._idle.get() for _ in range(2))], flush=True
 def is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone, or as it was read
         return False
 
 

@@ -150,6 +150,18 @@ def test_after_a_training_the_folder_is_free_again(tmp_path: Path) -> None:
     assert everything(tmp_path) == everything(tmp_path / "straight")
 
 
+def test_ctrl_c_waits_for_the_lock_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, folder = Path.unlink, tmp_path / "run"
+
+    def interrupted(path: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        unlink(path)
+
+    with pytest.raises(KeyboardInterrupt), lock_folder(folder):
+        monkeypatch.setattr(Path, "unlink", interrupted)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
 def test_a_lock_file_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
     run, lock = tmp_path / "run", tmp_path / "run" / LOCK_FILE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import struct
 import sys
 import threading
@@ -29,7 +28,6 @@ from onebit.train.weights import (
     read_weights,
     save_weights,
     strip_prefixes,
-    uninterrupted,
 )
 
 
@@ -342,36 +340,6 @@ def test_weights_of_another_net_are_refused_and_nothing_is_loaded(change: dict[A
 
 
 # -------------------------------------------------------------------------------------------------------------- Ctrl-C
-def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
-    done = False
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            done = True
-        pytest.fail("the interrupt was lost")
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_an_error_in_the_block_comes_first_and_the_handler_is_put_back() -> None:
-    with pytest.raises(ZeroDivisionError), uninterrupted():
-        _ = 1 / 0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_own_handlers_are_called_after_the_block() -> None:
-    calls: list[str] = []
-    before = signal.signal(signal.SIGINT, lambda *_: calls.append("handler"))
-    try:
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            calls.append("block")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert calls == ["block", "handler"]
-
-
 def test_other_threads_may_save_too(tmp_path: Path) -> None:
     """Python allows signal handlers in the main thread only."""
     thread = threading.Thread(target=save_weights, args=(tmp_path / "w", net(), {}))

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.main import INTERRUPTED
 from onebit.cli.output import say
+from onebit.common.signals import SIGNALS
 from onebit.errors import OnebitError, TrainingError
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0
 """Seconds within which Python code must end after a signal; torchrun kills after 30."""
 TERMINATED = "terminated by SIGTERM: another process ended, or the machine is needed"
@@ -54,12 +54,14 @@ def together(verb: Callable[[Ranks], int]) -> int:
             finally:  # no call, within which Python would raise what a signal left behind
                 signals.ending = True
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
+            signals.reporting.acquire()
             if reporter.is_first_to_report():
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 2)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
+            signals.reporting.acquire()
             if reporter.is_first_to_report():
                 raise TrainingError("another process of this training stopped") from None
             return TrainingError.exit_status
@@ -94,8 +96,8 @@ def way_on(folder: Path, ranks: Ranks, *, options: str = "") -> str:
 
 
 def _ignore_signals() -> None:
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    for each in SIGNALS:  # SIG_IGN would make Python print a traceback for one that comes at this moment
+        signal.signal(each, lambda *_: None)
 
 
 class Signals:
@@ -105,16 +107,21 @@ class Signals:
 
     Python code cannot run while it waits for the GPU or another process, and a GPU waits forever for a process that
     has ended. So a thread receives the signal too, and ends the process when Python code has not done so in time.
+
+    reporting: held from the question whether this process reports until it has; never released.
     """
 
     def __init__(self) -> None:
         self.ranks: Ranks | None = None
         self.received: int | None = None
         self.ending = False
+        self.reporting = threading.Lock()
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._before = {each: signal.signal(each, self._stop) for each in SIGNALS}
+        if hasattr(os, "register_at_fork"):  # what a child receives would arrive here, too
+            os.register_at_fork(after_in_child=self._forget)
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
 
@@ -126,12 +133,16 @@ class Signals:
 
     def withdraw(self) -> None:
         """Restore the former signal handlers."""
-        signal.set_wakeup_fd(-1)
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        self._forget()
         self._sender.close()
         self._watching.join()
         self._receiver.close()
+
+    def _forget(self) -> None:
+        if signal.getsignal(signal.SIGTERM) == self._stop:
+            signal.set_wakeup_fd(-1)
+            for each, handler in self._before.items():
+                signal.signal(each, handler)
 
     def _stop(self, number: int, frame: Any) -> None:
         self.received = number
@@ -148,6 +159,9 @@ class Signals:
         if not number:  # withdrawn
             return
         time.sleep(GRACE)
-        if self.ranks is None or self.ranks.is_first_to_report():
-            say(f"onebit: {TERMINATED}; go on from the last checkpoint with --resume")
-        os._exit(INTERRUPTED)
+        try:
+            free = self.reporting.acquire(timeout=GRACE)  # else the main thread reports, and has not come to its end
+            if free and (self.ranks is None or self.ranks.is_first_to_report()):
+                say(f"onebit: {TERMINATED}; go on from the last checkpoint with --resume")
+        finally:
+            os._exit(INTERRUPTED)

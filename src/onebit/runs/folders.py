@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onebit.common.signals import uninterrupted
 from onebit.errors import UsageError
 from onebit.train.history import PLACE_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
 from onebit.train.lock import LOCK_FILE, lock_folder
@@ -105,7 +106,8 @@ def replacing(
         yield lambda: _drop(folder) if ranks.writes else None
     finally:
         if ranks.writes:
-            _bring_back(folder)
+            with uninterrupted():
+                _bring_back(folder)
 
 
 def _written_files(folder: Path, seeds: Sequence[int] | None) -> list[Path]:

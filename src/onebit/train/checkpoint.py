@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from onebit.common.files import write_atomic
+from onebit.common.signals import uninterrupted
 from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.layers import binary_layers, input_quantizers
@@ -20,7 +21,7 @@ from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
 from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change, settings_of_states, training_settings
-from onebit.train.weights import load_weights, read_torch_file, uninterrupted
+from onebit.train.weights import load_weights, read_torch_file
 
 CHECKPOINT_FORMAT = 2
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.common.files import open_locked, remove_leftovers
+from onebit.common.signals import uninterrupted
 from onebit.errors import OnebitError, UsageError
 
 if TYPE_CHECKING:
@@ -72,14 +73,16 @@ def _locked(folder: Path) -> Iterator[None]:
             remove_leftovers(folder)
             yield
         finally:
-            _held.reset(token)
-            with suppress(OSError):  # while it is locked: no other training can have locked this file
-                (folder / LOCK_FILE).unlink()
-            os.close(descriptor)
+            with uninterrupted():
+                _held.reset(token)
+                with suppress(OSError):  # while it is locked: no other training can have locked this file
+                    (folder / LOCK_FILE).unlink()
+                os.close(descriptor)
     finally:
-        for path in made:
-            with suppress(OSError):  # not empty
-                path.rmdir()
+        with uninterrupted():
+            for path in made:
+                with suppress(OSError):  # not empty
+                    path.rmdir()
 
 
 def _take(folder: Path) -> int:

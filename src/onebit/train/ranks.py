@@ -193,8 +193,9 @@ def _unconnected(ranks: Ranks, error: Exception) -> UsageError:
 
 
 def leave(ranks: Ranks) -> None:
-    """Disconnect the processes."""
+    """Disconnect the processes, when all have come here: one that left could be missed by one that still connects."""
     if ranks.world > 1:
+        ranks.wait()
         dist.destroy_process_group()
 
 

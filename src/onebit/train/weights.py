@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickletools
-import signal
-import threading
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import facts_of
+from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
 from onebit.nets import ends_as_packed, net_names, not_a_net
@@ -29,33 +28,12 @@ from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PICKLES = 5
 """In a torch file of the oldest format: magic number, version, machine, objects, names of tensors."""
 MOST_INSTRUCTIONS = 2_000_000
 """In the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
 CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
 """Words of `torch.load` about a file that names functions or classes, in lower case."""
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """The context in which Ctrl-C and SIGTERM wait for its end, so that a write is never cut in half."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # other handlers raise nothing, or were not installed by Python and cannot be restored
-    handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
-    pending: list[tuple[Any, ...]] = []
-    for number in handlers:
-        signal.signal(number, lambda *args: pending.append(args))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if pending:
-        handlers[pending[0][0]](*pending[0])
 
 
 def weight_file(path: Path) -> Path:
