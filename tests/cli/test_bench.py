@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +94,14 @@ def test_the_name_of_a_benchmark_gives_its_command(onebit: Callable[..., Outcome
     done = onebit("bench", "kernels")
     assert done.status == 2
     assert "`python -m benchmarks kernels`" in done.line
+
+
+def test_numpy_takes_one_thread(net: Path) -> None:
+    """Its BLAS reads the number as it is loaded, so in a process of its own."""
+    code = (
+        "import os, sys; from onebit.__main__ import main; before = 'numpy' in sys.modules; "
+        f"status = main(['bench', {str(net)!r}, *{FAST!r}]); print(status, before, os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=free, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 False 1", done.stderr

@@ -49,6 +49,13 @@ def test_a_command_that_cannot_be_read_is_one_line(onebit: Onebit, flags: list[s
     assert message in done.line
 
 
+@pytest.mark.parametrize(("verb", "missing"), [("predict", "NET, FILE"), ("report", "RUN, -o/--output")])
+def test_what_a_verb_of_several_files_lacks_is_named(onebit: Onebit, verb: str, missing: str) -> None:
+    done = onebit(verb)
+    assert done.status == 2
+    assert done.line.endswith(f"the following arguments are required: {missing} (onebit {verb} --help)")
+
+
 def test_a_recipe_may_follow_the_flags(onebit: Onebit) -> None:
     one, other = (
         onebit("train", *words, "--print-config")

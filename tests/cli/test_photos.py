@@ -17,6 +17,7 @@ from packed_nets import Builder
 from PIL import Image
 
 from onebit.cli import predict_verb
+from onebit.common.pictures import opened, picture
 from onebit.data import load_dataset
 from onebit.packed import Dense, Flatten, save
 from onebit.runtime import load, run, softmax
@@ -163,13 +164,34 @@ def deep_png(clear: int | None = None) -> bytes:
     """
     rows = np.zeros((SIDE, 1 + SIDE * 6), np.uint8)  # a filter byte, then 16 bits of each color
     rows[:, 1::2] = np.arange(SIDE * 3)
-    size = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
-    marked = [] if clear is None else [(b"tRNS", struct.pack(">HHH", clear, clear, clear))]
+    return png(rows, bits=16, color=2, clear=None if clear is None else struct.pack(">HHH", clear, clear, clear))
+
+
+def gray_png(bits: int, clear: int) -> bytes:
+    """A gray PNG, black with a white left half; `clear` is the transparent number of its `bits` bits."""
+    white = np.repeat(np.arange(SIDE) < SIDE // 2, bits)
+    rows = np.tile(np.packbits(np.concatenate([np.zeros(8, bool), white])), (SIDE, 1))
+    return png(rows, bits=bits, color=0, clear=struct.pack(">H", clear))
+
+
+def png(rows: np.ndarray, *, bits: int, color: int, clear: bytes | None) -> bytes:
+    """A square PNG of SIDE rows of bytes, each after its filter byte."""
+    size = struct.pack(">IIBBBBB", SIDE, SIDE, bits, color, 0, 0, 0)
+    marked = [] if clear is None else [(b"tRNS", clear)]
     chunks = [(b"IHDR", size), *marked, (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
     parts = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_gray_of_any_bits(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "gray.png"
+    for clear, seen in ((0, [255, 9]), ((1 << bits) - 1, [9, 0])):
+        path.write_bytes(gray_png(bits, clear))
+        with opened(str(path)) as image:
+            assert np.asarray(picture(image, "L", paper=9))[:, [0, -1]].tolist() == [seen] * SIDE
 
 
 def test_a_transparent_color_of_16_bits_is_refused(onebit: Onebit, color: Path, tmp_path: Path) -> None:

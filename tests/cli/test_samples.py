@@ -66,6 +66,16 @@ def test_arrays_and_tables_give_what_the_executor_gives(onebit: Onebit, net: Pat
     assert f"{folder / 'all.npy'} [3]: " in both.out
 
 
+def test_numbers_from_0_on_in_the_first_row_are_noted(onebit: Onebit, net: Path, tmp_path: Path) -> None:
+    """The names that pandas gives to columns, and a sample that looks like them."""
+    (tmp_path / "x.csv").write_text("0,1,2,3,4\n5,6,7,8,9\n")
+    done = onebit("predict", net, tmp_path / "x.csv")
+    assert len(done.out.splitlines()) == 2
+    assert "x.csv: the first row, numbers from 0 on, is a sample; delete it if these are names of columns" in done.err
+    (tmp_path / "x.csv").write_text("0,1,2,3,4\n")
+    assert "first row" not in onebit("predict", net, tmp_path / "x.csv").err
+
+
 def test_standard_input_holds_rows(
     onebit: Onebit, net: Path, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,8 +222,10 @@ NAN = np.array([[1, 2, 3, 4, 5], [1, 2, np.nan, 4, np.inf]], np.float32)
         ("x.npy", np.zeros(5, complex), "not a .npy file of numbers"),
         ("x.npy", b"\x93NUMPY", "not a .npy file of numbers"),
         ("x.npy", b"", "not a .npy file of numbers"),
-        ("x.csv", "", "holds no rows of numbers; the net takes float32 (5)"),
+        ("x.csv", "", "holds no rows of numbers, separated by commas, semicolons or tabs; the net takes float32 (5)"),
         ("x.csv", "a,b,c,d,e\n", "holds no rows of numbers"),
+        ("x.csv", "1 2 3 4 5\n", "holds no rows of numbers, separated by commas"),
+        ("x.csv", "a,b,c,d,e\nNA,NA,NA,NA,NA\n1,2,3,4,5\n", "x.csv, row 1: 'NA' is not a number"),
         ("x.csv", "1,2,3,4,5\n1,2,3,4\n", "x.csv, row 2: got 4 numbers, the net takes float32 (5)"),
         ("x.csv", "1,2,3,4,5\n1,2,x,4,5\n", "x.csv, row 2: 'x' is not a number"),
         ("x.csv", "1,2,x,4,5\n", "x.csv, row 1: 'x' is not a number"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from onebit.cli.output import answer_either, say, table
 from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.errors import UsageError
-from onebit.packed import load
-from onebit.runtime.timing import time_packed
 
 OWN_BENCHMARKS = (
     *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory", "training-step"),
@@ -33,6 +32,11 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"bench takes a packed net; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
         )
+    for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    from onebit.packed import load
+    from onebit.runtime.timing import time_packed
+
     rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
     if len(rows) == len(args.batches):
         say("note: numpy alone is timed: the native library is missing, switched off, or does not run this net")

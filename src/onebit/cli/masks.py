@@ -62,7 +62,7 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         check_image_file(file)
     _refuse_to_replace(files, folder)
     _make_folder(folder)
-    reader = PictureReader(net.input.shape[0], None)
+    reader = PictureReader(net.input.shape[0], None, invert=args.invert)
     predictions: list[dict[str, Any]] = []
     try:
         images = ((file, reader.read(file)) for file in files)
@@ -128,9 +128,8 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
 def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
-    image = read.pixels
-    seen = 255 - image if invert else image
-    mask = predict_mask(net, seen)
+    image = 255 - read.pixels if invert else read.pixels
+    mask = predict_mask(net, read.pixels)
     count = infer(net)[net.only_output].shape[0]
     names = net.classes or tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}

@@ -68,10 +68,10 @@ class Parser(argparse.ArgumentParser):
         if any(action.nargs == "+" for action in self._get_positional_actions()):
             try:  # `predict NET a.png --invert b.png` has two files
                 found, extra = self.parse_known_intermixed_args(argv)
+                if not extra:
+                    return found, extra
             except UsageError:
-                extra = argv
-            if not extra:
-                return found, extra
+                pass
             # argparse does not intermix all words with `--` before the first positional one
         return self.parse_known_args(argv)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onebit.cli.output import say
 from onebit.common.files import open_regular, standard_input
 from onebit.common.picture_files import NOT_REGULAR, STANDARD_INPUT
 from onebit.errors import DataError, UsageError
@@ -81,13 +82,15 @@ def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
     delimiter = next((mark for mark in ("\t", ";") if mark in first), ",")
     expected = math.prod(spec.shape)
     rows: list[list[float]] = []
+    named = False
     try:
         for words in csv.reader(io.StringIO(text), delimiter=delimiter):
             if not words:
                 continue
             numbers = _numbers(words)
-            if numbers is None and not rows and not any(map(_is_number, words)):
-                continue  # names of the columns
+            if numbers is None and not named and not rows and not any(map(_is_number, words)):
+                named = True  # the columns, in the first row
+                continue
             where = f"{name}, row {len(rows) + 1}"
             if numbers is None:
                 wrong = next(word for word in words if not _is_number(word))
@@ -98,7 +101,11 @@ def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
     except csv.Error as error:
         raise DataError(f"{name}: not CSV ({error})") from None
     if not rows:
-        raise UsageError(f"{name}: holds no rows of numbers; the net takes {in_words(spec)}")
+        raise UsageError(
+            f"{name}: holds no rows of numbers, separated by commas, semicolons or tabs; the net takes {in_words(spec)}"
+        )
+    if len(rows) > 1 and rows[0] == list(range(expected)):
+        say(f"note: {name}: the first row, numbers from 0 on, is a sample; delete it if these are names of columns")
     return _as_input(np.array(rows, np.float64).reshape(len(rows), *spec.shape), name, spec)
 
 

@@ -53,6 +53,7 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
                 if is_deep(image) and isinstance(image.info.get("transparency"), tuple):
                     # Pillow compares it with pixels that it has reduced to 8 bits
                     raise ValueError("one of its colors of 16 bits is transparent; save it with 8 bits")
+                _scale_transparency(image)
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not an image of a known kind ({', '.join(FORMATS)})") from None
@@ -62,6 +63,15 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
         raise DataError(f"{path}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
         raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
+
+
+def _scale_transparency(image: Any) -> None:
+    """Bring the transparent gray of a PNG with fewer than 8 bits to the 8 bits of its pixels."""
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(clear, int) and image.tile:
+        white = {"1": 1, "L;2": 3, "L;4": 15}.get(image.tile[0][3], 0)
+        if 0 < clear <= white:  # else 0, or scaled by this version of Pillow
+            image.info["transparency"] = clear * 255 // white
 
 
 def upright_size(image: Any) -> tuple[int, int]:

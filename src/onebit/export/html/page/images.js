@@ -1,5 +1,5 @@
-// Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized,
-// transparent pixels over black, as `onebit predict` does.
+// Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized, transparent pixels
+// over black, as `onebit predict` does for nets that classify. Those for masks, which it tiles, see a scaled picture, too.
 
 // The net runs in a worker, so that the page lives on while a large one takes seconds; it is timed when nothing else is
 // to do. The last one of the pictures that come while it runs is answered, the others are left out.
