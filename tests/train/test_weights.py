@@ -339,7 +339,7 @@ def test_weights_of_another_net_are_refused_and_nothing_is_loaded(change: dict[A
     assert flat(model.state_dict()) == before
 
 
-# -------------------------------------------------------------------------------------------------------------- Ctrl-C
+# ------------------------------------------------------------------------------------------------------------- threads
 def test_other_threads_may_save_too(tmp_path: Path) -> None:
     """Python allows signal handlers in the main thread only."""
     thread = threading.Thread(target=save_weights, args=(tmp_path / "w", net(), {}))

@@ -128,7 +128,7 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
 def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
-    image = 255 - read.pixels if invert else read.pixels
+    image = 255 - read.pixels if invert else read.pixels  # as the file shows it
     mask = predict_mask(net, read.pixels)
     count = infer(net)[net.only_output].shape[0]
     names = net.classes or tuple(map(str, range(count)))

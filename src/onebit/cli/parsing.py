@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -66,12 +67,10 @@ class Parser(argparse.ArgumentParser):
     def _known(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         """What is understood of `argv`, and the rest."""
         if any(action.nargs == "+" for action in self._get_positional_actions()):
-            try:  # `predict NET a.png --invert b.png` has two files
+            with suppress(UsageError):  # `predict NET a.png --invert b.png` has two files
                 found, extra = self.parse_known_intermixed_args(argv)
                 if not extra:
                     return found, extra
-            except UsageError:
-                pass
             # argparse does not intermix all words with `--` before the first positional one
         return self.parse_known_args(argv)
 

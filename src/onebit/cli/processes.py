@@ -54,15 +54,13 @@ def together(verb: Callable[[Ranks], int]) -> int:
             finally:  # no call, within which Python would raise what a signal left behind
                 signals.ending = True
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
-            signals.reporting.acquire()
-            if reporter.is_first_to_report():
+            if signals.reports(reporter):
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 2)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            signals.reporting.acquire()
-            if reporter.is_first_to_report():
+            if signals.reports(reporter):
                 raise TrainingError("another process of this training stopped") from None
             return TrainingError.exit_status
         finally:
@@ -107,15 +105,13 @@ class Signals:
 
     Python code cannot run while it waits for the GPU or another process, and a GPU waits forever for a process that
     has ended. So a thread receives the signal too, and ends the process when Python code has not done so in time.
-
-    reporting: held from the question whether this process reports until it has; never released.
     """
 
     def __init__(self) -> None:
         self.ranks: Ranks | None = None
         self.received: int | None = None
         self.ending = False
-        self.reporting = threading.Lock()
+        self._asked = threading.Lock()
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
@@ -130,6 +126,12 @@ class Signals:
         self.ranks = ranks
         if self.received is not None:
             self._raise(self.received)
+
+    def reports(self, ranks: Ranks | None, *, timeout: float = -1) -> bool:
+        """Whether this process reports; None asks no other. The thread that asks first ends the process, and no other
+        gets an answer before: after `timeout` seconds it is False.
+        """
+        return self._asked.acquire(timeout=timeout) and (ranks is None or ranks.is_first_to_report())
 
     def withdraw(self) -> None:
         """Restore the former signal handlers."""
@@ -160,8 +162,7 @@ class Signals:
             return
         time.sleep(GRACE)
         try:
-            free = self.reporting.acquire(timeout=GRACE)  # else the main thread reports, and has not come to its end
-            if free and (self.ranks is None or self.ranks.is_first_to_report()):
+            if self.reports(self.ranks, timeout=GRACE):
                 say(f"onebit: {TERMINATED}; go on from the last checkpoint with --resume")
         finally:
             os._exit(INTERRUPTED)

@@ -82,15 +82,11 @@ def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
     delimiter = next((mark for mark in ("\t", ";") if mark in first), ",")
     expected = math.prod(spec.shape)
     rows: list[list[float]] = []
-    named = False
     try:
-        for words in csv.reader(io.StringIO(text), delimiter=delimiter):
-            if not words:
-                continue
+        for line, words in enumerate(filter(None, csv.reader(io.StringIO(text), delimiter=delimiter))):
+            if line == 0 and not any(map(_is_number, words)):
+                continue  # names of the columns
             numbers = _numbers(words)
-            if numbers is None and not named and not rows and not any(map(_is_number, words)):
-                named = True  # the columns, in the first row
-                continue
             where = f"{name}, row {len(rows) + 1}"
             if numbers is None:
                 wrong = next(word for word in words if not _is_number(word))
