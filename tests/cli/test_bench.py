@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from cli_support import Outcome
 
+from onebit.cli import bench_verb
 from onebit.native import instruction_sets, plan
 from onebit.packed import Dense, Flatten, InputSpec, PackedNet, save
 from onebit.packed.bits import pack_signs
@@ -94,6 +96,18 @@ def test_the_name_of_a_benchmark_gives_its_command(onebit: Callable[..., Outcome
     done = onebit("bench", "kernels")
     assert done.status == 2
     assert "`python -m benchmarks kernels`" in done.line
+
+
+def test_a_large_batch_that_takes_minutes_is_timed_only_by_name(
+    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    assert variants(onebit("bench", net, *FAST[:4], "--json")) == [(1, "numpy"), (64, "numpy")]
+    monkeypatch.setattr(bench_verb, "PATIENCE", 0)
+    done = onebit("bench", net, *FAST[:4], "--json")
+    assert variants(done) == [(1, "numpy")]
+    assert re.match(r"note: not with 64 samples at once, up to \d+ minutes; `--batches 64` does it", done.err)
+    assert variants(onebit("bench", net, *FAST, "--json")) == [(1, "numpy"), (3, "numpy")]
 
 
 def test_numpy_takes_one_thread(net: Path) -> None:

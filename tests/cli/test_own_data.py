@@ -288,6 +288,9 @@ def test_masks_without_names_are_those_of_a_net_of_two_classes(onebit: Onebit, t
     done = onebit("evaluate", "membrane-unet", "--dataset", "segmentation", "--data", tmp_path)
     assert done.status == 0, done.err
     assert "without classes.txt, the masks mean: 0 is membrane, 255 is cell" in done.err
+    refused = onebit("evaluate", "mnist-mlp", "--dataset", "segmentation", "--data", tmp_path)
+    assert refused.status == 2
+    assert "mnist-mlp has one answer for an image, segmentation has masks" in refused.line
     for part in (tmp_path / "label").iterdir():
         Image.fromarray(np.asarray(Image.open(part)) // 255).save(part)
     (tmp_path / "classes.txt").write_text("cell\nmembrane\n")

@@ -596,6 +596,8 @@ def test_an_image_from_a_file_is_answered(browser: Browser, tmp_path: Path) -> N
     label = net.classes[int(run(net, smooth[np.newaxis])[0].argmax())] if net.classes else ""
     browser.wait("document.getElementById('answer').textContent === values[0]", label)
     np.testing.assert_array_equal(seen(browser, (3, 20, 24))[0], smooth)
+    done = "return document.getElementById('how').textContent"
+    assert browser.script(done) == ""
     # a larger one, dropped: cut to the net's shape around its middle
     large = np.zeros((40, 100, 3), np.uint8)
     large[:, 26:74] = (10, 200, 30)
@@ -612,6 +614,7 @@ def test_an_image_from_a_file_is_answered(browser: Browser, tmp_path: Path) -> N
     while seen(browser, (3, 20, 24))[0, 1, 0, 0] != 200 and time.monotonic() < stop:
         time.sleep(0.05)
     assert (seen(browser, (3, 20, 24))[0] == np.array([10, 200, 30]).reshape(3, 1, 1)).all()
+    assert browser.script(done) == "100 × 40 pixels, its middle 48 × 40, scaled to 24 × 20"
 
 
 SLOW = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from onebit.cli.output import answer_either, say, table
+from onebit.cli.output import answer_either, progress, say, table
 from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.errors import UsageError
 
@@ -13,6 +13,10 @@ OWN_BENCHMARKS = (
     *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory", "training-step"),
 )
 """Benchmarks of onebit itself: `onebit bench NAME` says how to run them in its repository."""
+
+BATCHES = (1, 64)
+PATIENCE = 300.0
+"""Seconds that the timing of a batch that nobody named may take."""
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +27,13 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
-    parser.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
+    parser.add_argument(
+        "--batches",
+        type=count,
+        nargs="+",
+        metavar="N",
+        help="samples at once (1 64; the larger one not for a net with which it takes minutes)",
+    )
     parser.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
     parser.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
     parser.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
@@ -34,19 +44,36 @@ def main(argv: list[str]) -> int:
         )
     for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    from onebit.packed import load
-    from onebit.runtime.timing import time_packed
-
-    rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
-    if len(rows) == len(args.batches):
+    rows = _time(args)
+    if all(row["variant"] == "numpy" for row in rows):
         say("note: numpy alone is timed: the native library is missing, switched off, or does not run this net")
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0
 
 
+def _time(args: Any) -> list[dict[str, Any]]:
+    """The rows of `time_packed` for the batches that were named, or for those of `BATCHES` that take no minutes."""
+    from onebit.packed import load
+    from onebit.runtime.timing import time_packed
+
+    net = load(args.net)
+    numbers = {"rounds": args.rounds, "seconds": args.seconds, "threads": args.threads}
+    rows: list[dict[str, Any]] = []
+    for batch in args.batches or BATCHES:
+        expected = 1e-6 * sum(row["us"] for row in rows) * batch * args.rounds  # as if a large batch saved nothing
+        if expected > PATIENCE and not args.batches:
+            minutes = f"up to {expected / 60:.0f} minutes"
+            say(f"note: not with {batch} samples at once, {minutes}; `--batches {batch}` does it")
+            break
+        with progress(f"{args.net}, {batch} at once", "rounds") as bar:
+            bar.update(0, args.rounds)
+            rows += time_packed(net, [batch], on_round=bar.update, **numbers)
+    return rows
+
+
 def _describe(rows: list[dict[str, Any]], args: Any) -> str:
-    cells = [["batch", "variant", "µs", "µs an image", "× numpy"]]
+    cells = [["batch", "variant", "µs", "µs a sample", "× numpy"]]
     cells += [
         [
             str(row["batch"]),

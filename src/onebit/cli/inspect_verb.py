@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
         f"{size(total['bytes_in_file'])} {measured}, {size(total['bytes_at_32_bit'])} at 32 bits, "
         f"{size(total['bytes_at_1_bit'])} with weights at 1 bit"
-        + (f"; {total['macs']:,} multiply-adds an image" if total["macs"] is not None else "")
+        + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
     )
     if found.kind == "packed":
         answer(_interface(found.facts["input"], found.facts["outputs"]))

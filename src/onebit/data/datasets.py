@@ -39,6 +39,10 @@ class OwnValidationError(UsageError):
     """Another number of validation images than a file of arrays has."""
 
 
+class MasksKeepSizeError(UsageError):
+    """A size for images with masks, which keep theirs."""
+
+
 class FetchedFiles(NamedTuple):
     """Where the checked files of a data set are, and its note, see `Dataset.note`."""
 
@@ -168,7 +172,7 @@ def _read(
 def _resized(split: Split, size: int) -> Split:
     """Resize the largest centered square of all images to `size`×`size`, as a net's input is made of a photo."""
     if split.labels.ndim > 1:
-        raise UsageError(
+        raise MasksKeepSizeError(
             "input_size: a net for masks takes images of any size, and gets new ones as they are: leave it out, or "
             "resize the files"
         )

@@ -21,6 +21,7 @@ from onebit.data import (
     named_as,
     refuse_other_classes,
 )
+from onebit.data.datasets import MasksKeepSizeError
 from onebit.errors import UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
 from onebit.packed import PackedNet, infer
@@ -49,7 +50,10 @@ def load_packed_data(
         raise UsageError(f"{source} is certified on {name}, which has no name here: name a data set with --dataset")
     _, height, width = net.input.shape
     square = height == width and len(infer(net)[net.only_output].shape) == 1
-    data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
+    try:
+        data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
+    except MasksKeepSizeError:
+        raise UsageError(f"{source} has one answer for an image, {name} has masks: it needs a net for masks") from None
     data = named_as(data, net.classes)
     refuse_other_classes(data, net.classes, source=source)
     return _gray(data, source) if net.input.shape[0] == 1 and data.input_shape[0] == 3 else data

@@ -105,7 +105,13 @@ def take_turns(
 
 
 def time_packed(
-    net: PackedNet, batches: Sequence[int], *, rounds: int = 11, seconds: float = 0.02, threads: int = 1
+    net: PackedNet,
+    batches: Sequence[int],
+    *,
+    rounds: int = 11,
+    seconds: float = 0.02,
+    threads: int = 1,
+    on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Time a packed net on noise: numpy, then each instruction set of this processor, in turn.
 
@@ -115,7 +121,7 @@ def time_packed(
 
     Args:
         batches: numbers of samples, such as images, that are run at once.
-        rounds, seconds: see `take_turns`.
+        rounds, seconds, on_round: see `take_turns`; each batch has its own rounds.
         threads: the most that the native library takes; numpy takes one.
 
     Returns:
@@ -140,7 +146,7 @@ def time_packed(
         ]
         for one in timed:
             reference.check(f"{one.variant}, batch {batch}", one.call())
-        take_turns(timed, rounds=rounds, seconds=seconds)
+        take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
         rows += [
             {
                 "batch": batch,

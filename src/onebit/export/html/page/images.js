@@ -54,8 +54,9 @@ function start() {
   const seen = $("seen");
   seen.width = width;
   seen.height = height;
-  const see = (numbers) => {
+  const see = (numbers, how = "") => {
     paint(seen, numbers, shape);
+    $("how").textContent = how;
     $("answer").textContent = "Working …";
     $("results").style.visibility = "hidden"; // what is there belongs to another picture
     ask(numbers);
@@ -74,12 +75,20 @@ function start() {
     }
     return numbers;
   };
+  // What was done to a picture of which the middle w × h is seen, in words; "" for one of the net's own size
+  const changed = (picture, w, h) => {
+    const size = (...sides) => sides.map((side) => text(Math.max(1, Math.round(side)))).join(" × ");
+    const [whole, middle] = [size(picture.width, picture.height), size(w, h)];
+    const cut = whole === middle ? "" : `, its middle ${middle}`;
+    const scaled = middle === size(width, height) ? "" : `, scaled to ${size(width, height)}`;
+    return cut || scaled ? `${whole} pixels${cut}${scaled}` : "";
+  };
   const read = async (blob) => {
     try {
       const picture = await createImageBitmap(blob);
       const scale = Math.min(picture.width / width, picture.height / height);
       const [w, h] = [width * scale, height * scale];
-      see(numbersOf(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h));
+      see(numbersOf(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h), changed(picture, w, h));
     } catch {
       $("answer").textContent = "This file is not a picture";
     }
