@@ -34,81 +34,96 @@ def test_every_method_is_described() -> None:
     assert tables.count("<!-- end -->") == len(TOOL["PROTOCOLS"]) + len(RESULTS["tables"]())
     for protocol in TOOL["PROTOCOLS"].values():
         rows = set(re.findall(r"^\| `([\w-]+)` \| \d+ / \d+ \|", tables, re.MULTILINE))
-        assert rows >= set(protocol.methods or methods())
+        assert rows >= set(protocol.names())
 
 
 def test_the_command_of_every_row_is_one_that_trains() -> None:
     for protocol in TOOL["PROTOCOLS"].values():
-        for name in protocol.methods or methods():
+        for name in protocol.names():
             assert protocol.recipe(name).model.name == protocol.model
 
 
-def finished_run(folder: Path, accuracies: list[float], *flags: str) -> None:
-    modes = {"binary": {"accuracies": accuracies}, "latent": {"accuracies": [0.5] * len(accuracies)}}
-    seeds = list(range(len(accuracies)))
-    command = TOOL["PROTOCOLS"]["mlp"].command(folder.name, folder)[1:]
-    stated = train_request(read_command([*command, *flags])).recipe.to_yaml()
-    for seed in seeds:
-        run = folder / f"seed-{seed}"
-        run.mkdir(parents=True)
-        rows = [{"flip_ratio": ratio} for ratio in (0.25, 0.01)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (run / "recipe.yaml").write_text(stated)
-    (folder / "seeds.json").write_text(json.dumps({"seeds": seeds, "test": modes}))
+def finished_run(folder: Path, seed: int, correct: int, *flags: str, threads: int = 1) -> None:
+    command = [*TOOL["PROTOCOLS"]["mlp"].command(folder.name)[1:], "--seeds", str(seed)]
+    run = folder / f"seed-{seed}"
+    run.mkdir(parents=True)
+    rows = [{"flip_ratio": ratio} for ratio in (0.25, 0.01)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "recipe.yaml").write_text(train_request(read_command([*command, *flags])).recipe.to_yaml())
+    test = {mode: {"correct": count, "count": 100} for mode, count in {"binary": correct, "latent": 50}.items()}
+    result = {"seed": seed, "test": test, "device": "cpu", "threads": threads, "processes": 1}
+    (run / "result.json").write_text(json.dumps(result))
 
 
-@pytest.mark.parametrize("seeds", [[7, 8, 9], [0, 1, 2, 3]])
-def test_runs_of_other_seeds_are_refused(tmp_path: Path, seeds: list[int]) -> None:
-    finished_run(tmp_path / "bop", [0.97] * 3)
-    summary = tmp_path / "bop" / "seeds.json"
-    summary.write_text(json.dumps({**json.loads(summary.read_text()), "seeds": seeds}))
-    with pytest.raises(SystemExit, match=r"trained with the seeds .*, expected \[0, 1, 2\]"):
-        TOOL["row"](TOOL["PROTOCOLS"]["mlp"], tmp_path / "bop")
+def test_rows_are_of_the_seeds_that_were_measured_wherever_they_were_trained(tmp_path: Path) -> None:
+    protocol: Any = dataclasses.replace(TOOL["PROTOCOLS"]["mlp"], methods=("bop", "ste"))
+    entries: dict[str, Any] = {}
+
+    def rows() -> list[str]:
+        head, _, *rows = TOOL["table"](protocol, entries).splitlines()
+        assert {row.count("|") for row in rows} == {head.count("|")}
+        return rows
+
+    assert [row.split(" | ")[2] for row in rows()] == ["not yet trained"] * 2
+    finished_run(tmp_path / "here" / "bop", 1, 98)
+    TOOL["take"](protocol, "bop", tmp_path / "here" / "bop", entries)
+    assert rows()[0] == "| `bop` | 1 / 32 | **98.00 %** | 50.00 % | 25.00 → 1.000 % | 1 |  |"
+    for seed, correct in {0: 96, 2: 97}.items():
+        finished_run(tmp_path / "there" / "bop", seed, correct)
+    for _ in range(2):  # the same runs again change nothing
+        TOOL["take"](protocol, "bop", tmp_path / "there" / "bop", entries)
+        entries["bop"]["step"] = 1.0625
+        assert list(entries["bop"]["seeds"]) == ["0", "1", "2"]
+        bop, ste = rows()
+        assert bop == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 0–2 | 1.06 |"
+        assert "not yet trained" in ste
 
 
-@pytest.mark.parametrize("accuracies", [[0.96, 0.98, 0.97], [0.97, 0.98]])
-def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, accuracies: list[float]) -> None:
-    protocol: Any = TOOL["PROTOCOLS"]["mlp"]
-    finished_run(tmp_path / "bop", accuracies)
-    folders = {"bop": tmp_path / "bop", "ste": tmp_path / "ste"}
-    head, _, *rows = TOOL["table"](protocol, folders, {"bop": 1.0625}).splitlines()
-    assert "not yet trained" in rows[1]
-    if len(accuracies) < 3:
-        assert "not yet trained" in rows[0]
-    else:
-        assert rows[0] == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 1.06 |"
-        assert head.count("|") == rows[0].count("|") == rows[1].count("|")
-        gone = {"bop": tmp_path / "gone", "ste": tmp_path / "ste"}
-        again = TOOL["table"](protocol, gone, {}, "\n".join([head, _, *rows]))
-        assert again.splitlines() == [head, _, *rows]
-        timed = TOOL["table"](protocol, gone, {"bop": 2.0}, "\n".join([head, _, *rows])).splitlines()
-        assert timed == [head, _, rows[0].replace("1.06", "2.00"), *rows[1:]]
-        narrow = "| method | flips, first → last epoch |\n| --- | --- |\n| `bop` | 25.00 → 1.000 % |"
-        assert TOOL["table"](protocol, gone, {}, narrow).splitlines()[2] == "| `bop` |  |  | 25.00 → 1.000 % |  |"
+@pytest.mark.parametrize(
+    ("seed", "flags", "threads", "message"),
+    [
+        (3, (), 1, r"seed-3: trained with the seed 3, expected one of \(0, 1, 2\)"),
+        (0, ("--optimizer.lr", "0.5", "--loss", "hinge"), 1, r"trained with another loss, optimizer\.lr than the comm"),
+        (0, (), 2, "trained on cpu with 2 threads in 1 processes, expected cpu, 1, 1"),
+    ],
+)
+def test_a_run_of_another_protocol_is_not_a_row(
+    tmp_path: Path, seed: int, flags: tuple[str, ...], threads: int, message: str
+) -> None:
+    finished_run(tmp_path / "bop", seed, 90, *flags, threads=threads)
+    with pytest.raises(SystemExit, match=message):
+        TOOL["measured"](TOOL["PROTOCOLS"]["mlp"], "bop", tmp_path / "bop")
 
 
-def test_a_run_of_another_protocol_is_not_a_row(tmp_path: Path) -> None:
-    finished_run(tmp_path / "bop", [0.9] * 3, "--optimizer.lr", "0.5", "--loss", "hinge")
-    with pytest.raises(SystemExit, match=r"bop: trained with another loss, optimizer\.lr than the command"):
-        TOOL["row"](TOOL["PROTOCOLS"]["mlp"], tmp_path / "bop")
+def test_what_another_command_measured_is_not_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = TOOL["read_record"]()
+    assert {name: set(entries) for name, entries in record.items()} == {
+        name: set(protocol.names()) for name, protocol in TOOL["PROTOCOLS"].items()
+    }
+    changed = tmp_path / "methods.json"
+    record["mlp"]["bop"]["command"] += " --epochs 19"
+    changed.write_text(json.dumps(record))
+    monkeypatch.setitem(TOOL["read_record"].__globals__, "RECORD", changed)
+    with pytest.raises(SystemExit, match="mlp, bop: measured with another command than that of today"):
+        TOOL["read_record"]()
+
+
+def test_the_tables_of_methods_are_those_of_the_record() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert TOOL["written"](text, TOOL["read_record"]()) == text, "run python -m tools.results_methods --table"
 
 
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    protocol = dataclasses.replace(
-        TOOL["PROTOCOLS"]["mlp"], seeds="0", step={"widths": (6, 8, 4), "batch": 4, "rounds": 1, "steps": 1}
-    )
-    file = tmp_path / "steps.json"
-    assert TOOL["step_ratios"](file) == {}
-    TOOL["time_steps"](protocol, ["real", "bop"], file)
-    ratios = TOOL["step_ratios"](file)
-    assert set(ratios) == {training_step.FLOOR, "real", "bop"}
-    assert ratios[training_step.FLOOR] == 1
-    assert 1 != ratios["real"] > 0
-    assert 1 != ratios["bop"] > 0
+    step = {"widths": (6, 8, 4), "batch": 4, "rounds": 1, "steps": 1}
+    protocol = dataclasses.replace(TOOL["PROTOCOLS"]["mlp"], methods=("real", "bop"), step=step)
+    ratios = TOOL["time_steps"](protocol)
+    assert ratios.pop(training_step.FLOOR) == 1
+    assert set(ratios) == {"real", "bop"}
+    assert all(1 != ratio > 0 for ratio in ratios.values())
 
 
 def test_the_tables_of_results_are_those_of_what_was_measured() -> None:
@@ -194,6 +209,35 @@ def test_a_run_of_other_settings_or_another_machine_is_not_taken(
         (folder / "recipe.yaml").write_text(recipe.replace(*settings) if seed else recipe)
     with pytest.raises(SystemExit, match=message):
         RESULTS["take"](tmp_path)
+
+
+def test_seeds_that_follow_are_added_to_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mnist-w1a4"
+    kept = tmp_path / "results" / name
+    shutil.copytree(ROOT / "docs" / "results" / name, kept)
+    monkeypatch.setitem(RESULTS["take"].__globals__, "RESULTS", kept.parent)
+    before = json.loads((kept / "result.json").read_text())
+    run = tmp_path / "run" / "seed-3"
+    run.mkdir(parents=True)
+    test = {mode: {**score, "correct": 9_000} for mode, score in before["test"].items()}
+    place = {"device": "cpu", "threads": 1, "processes": 1}
+    (run / "result.json").write_text(json.dumps({**before, **place, "seed": 3, "chosen_epoch": 4, "test": test}))
+    settings = (kept / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(settings.replace("epochs: 5.0", "epochs: 6.0"))
+    with pytest.raises(SystemExit, match=r"has another epochs than .*mnist-w1a4, whose seeds it would follow"):
+        RESULTS["take"](run.parent)
+    (run / "recipe.yaml").write_text(settings)
+    log = (kept / "metrics.jsonl").read_bytes()
+    assert RESULTS["take"](run.parent) == name
+    after = json.loads((kept / "result.json").read_text())
+    assert after["seeds"] == [0, 1, 2, 3]
+    assert after["chosen_epochs"] == [*before["chosen_epochs"], 4]
+    for mode, score in before["test"].items():
+        assert after["test"][mode] == {**score, "correct": [*score["correct"], 9_000]}
+    assert (kept / "metrics.jsonl").read_bytes() == log
+    (run / "result.json").write_text(json.dumps({**before, **place, "seed": 4, "chosen_epoch": 4, "precision": "fp32"}))
+    with pytest.raises(SystemExit, match="precision: the first seeds have 'bf16', the others 'fp32'"):
+        RESULTS["take"](run.parent)
 
 
 @pytest.mark.parametrize("net", net_names())

@@ -1,13 +1,15 @@
 """`make results-methods`: trains every method under one protocol and writes the tables of docs/results.md.
 
-Each row is one `onebit train` command, given in the document. What is already trained is not trained again. Then the
-training steps of all methods are timed in turn against plain torch, as `python -m benchmarks training-step` does.
+Each row is one `onebit train` command, given in the document. docs/results/methods.json is the one place of what its
+runs measured: seeds that it has are not trained again. Then the training steps of all methods are timed in turn
+against plain torch, as `python -m benchmarks training-step` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -20,13 +22,17 @@ import onebit
 from benchmarks.training_step import measure
 from benchmarks.variants import Variant
 from onebit.cli.train_command import read_command, train_request
-from tools.results_table import changes, flat, settings_of
+from tools.results_table import changes, flat, refuse_other_place, settings_of
 
 recipe = onebit.recipe
 
 DOCUMENT = Path("docs/results.md")
+RECORD = Path("docs/results/methods.json")
 RUNS = Path("runs/methods")
-STEPS_FILE = "steps.json"
+Record = dict[str, dict[str, dict[str, Any]]]
+"""Protocol -> method -> its command, the ratio of its step, and for each seed what was measured."""
+MODES = ("latent", "mean", "sample", "ensemble:10")
+"""Test modes with a column of their own, where a row has them."""
 OF_NET = ("real_first", "real_last", "last_norm", "bireal")
 """Options that say which net it is, whatever trains it."""
 
@@ -40,25 +46,23 @@ class Protocol:
     """
 
     model: str
-    seeds: str
     flags: tuple[str, ...]
     step: dict[str, Any]
     methods: tuple[str, ...] | None = None
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def folders(self, runs: Path) -> dict[str, Path]:
-        """Method -> its run folder."""
-        return {method: runs / method for method in self.methods or recipe.methods()}
+    def names(self) -> list[str]:
+        """The methods, in the order of the rows."""
+        return list(self.methods or recipe.methods())
 
-    def command(self, method: str, folder: Path) -> list[str]:
-        """The arguments of `onebit` that train into a folder."""
-        flags = ["--model", self.model, "--method", method, *self.flags, *self.own.get(method, ())]
-        flags += ["--seeds", self.seeds, "--threads", "1"]
-        return ["train", *flags, "--out", str(folder)]
+    def command(self, method: str) -> list[str]:
+        """The arguments of `onebit` that train it, but for seeds and folder."""
+        own = self.own.get(method, ())
+        return ["train", "--model", self.model, "--method", method, *self.flags, *own, "--threads", "1"]
 
     def recipe(self, method: str) -> recipe.Recipe:
         """What the command trains."""
-        return train_request(read_command(self.command(method, Path(method))[1:])).recipe
+        return train_request(read_command(self.command(method)[1:])).recipe
 
 
 # real first and last layer, as the papers have them; images that grow take a third off the time
@@ -77,16 +81,16 @@ WITHIN_BOUNDS = dict.fromkeys(("bireal", "react"), ("--optimizer.latent_clip", "
 IRNET = ("--model.activation", "hardtanh", "--model.weight_options.t_start", "0.001")
 SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
 
+SEEDS = (0, 1, 2)
+
 PROTOCOLS = {
     "mlp": Protocol(
         model="mlp",
-        seeds="0-2",
         flags=("--dataset", "mnist", "--model.widths", "[784,512,512,10]", "--epochs", "20"),
         step={"widths": (784, 512, 512, 10), "batch": 100, "rounds": 31, "steps": 5},
     ),
     "resnet20": Protocol(
         model="resnet20",
-        seeds="0",
         # as the papers compare 1-bit weights: real inputs, the blocks of He et al.
         flags=(
             *(*CIFAR, "--epochs", "40"),
@@ -97,7 +101,6 @@ PROTOCOLS = {
     ),
     "resnet20-signs": Protocol(
         model="resnet20",
-        seeds="0-2",
         # an activation after every sum: without one, signs cost some points more
         flags=(*BIREAL, "--model.activation", "rprelu"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
@@ -111,7 +114,6 @@ PROTOCOLS = {
     ),
     "resnet20-weights": Protocol(
         model="resnet20",
-        seeds="0",
         flags=(*BIREAL, "--model.input_quantizer", "null"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=SIGNS,
@@ -120,9 +122,19 @@ PROTOCOLS = {
 }
 
 
-def train(protocol: Protocol, method: str, folder: Path) -> None:
-    """Train one method with all seeds; interrupted runs are resumed."""
-    command = protocol.command(method, folder)
+def read_record() -> Record:
+    """What was measured; an entry of another command than the present one ends the program."""
+    record: Record = json.loads(RECORD.read_text(encoding="utf-8"))
+    for name, entries in record.items():
+        for method, entry in entries.items():
+            if entry["command"] != shlex.join(PROTOCOLS[name].command(method)):
+                sys.exit(f"{RECORD}: {name}, {method}: measured with another command than that of today; remove it")
+    return record
+
+
+def train(protocol: Protocol, method: str, seeds: Iterable[int], folder: Path) -> None:
+    """Train one method with these seeds; interrupted runs are resumed."""
+    command = [*protocol.command(method), "--seeds", ",".join(map(str, seeds)), "--out", str(folder)]
     print(f"\n$ onebit {' '.join(command)}", flush=True)
     resume = ["--resume"] if folder.exists() else []
     done = subprocess.run([sys.executable, "-m", "onebit", *command, *resume])
@@ -130,35 +142,33 @@ def train(protocol: Protocol, method: str, folder: Path) -> None:
         sys.exit(done.returncode)
 
 
-def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
-    """The results of one method, whose name the folder has; None if its training is not finished.
+def measured(protocol: Protocol, method: str, folder: Path) -> dict[str, Any]:
+    """Seed -> what its finished run in the folder measured.
 
-    A run of other settings than those of the protocol ends the program.
+    A run of another seed, of other settings than those of the protocol or on another device ends the program.
     """
-    try:
-        summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    done, asked = summary["seeds"], list(_seeds(protocol.seeds))
-    if done != asked[: len(done)]:
-        sys.exit(f"{folder}: trained with the seeds {done}, expected {asked}; name other --runs")
-    if len(done) < len(asked):
-        return None
-    logs = [
-        [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
-        for seed in summary["seeds"]
-    ]
-    stated = protocol.recipe(folder.name)
-    for seed in summary["seeds"]:
-        if differing := sorted(changes(settings_of(folder / f"seed-{seed}" / "recipe.yaml"), flat(stated))):
-            sys.exit(f"{folder}: trained with another {', '.join(differing)} than the command; name other --runs")
-    model = recipe.read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
-    return {
-        "test": summary["test"],
-        "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
-        "flips_last": statistics.mean(log[-1]["flip_ratio"] for log in logs),
-        "bits": f"{'32' if model['weight_quantizer'] is None else '1'} / {_bits(model['input_quantizer'])}",
-    }
+    stated = flat(protocol.recipe(method))
+    found = {}
+    for file in sorted(folder.glob("seed-*/result.json")):
+        run, result = file.parent, json.loads(file.read_text(encoding="utf-8"))
+        if result["seed"] not in SEEDS:
+            sys.exit(f"{run}: trained with the seed {result['seed']}, expected one of {SEEDS}; name other --runs")
+        if differing := sorted(changes(settings_of(run / "recipe.yaml"), stated)):
+            sys.exit(f"{run}: trained with another {', '.join(differing)} than the command; name other --runs")
+        refuse_other_place(run, result)
+        log = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        scores = {mode: {key: score[key] for key in ("correct", "count")} for mode, score in result["test"].items()}
+        flips = [round(row["flip_ratio"], 6) for row in (log[0], log[-1])]
+        found[str(result["seed"])] = {"test": scores, "flip_ratios": flips}
+    return found
+
+
+def take(protocol: Protocol, method: str, folder: Path, entries: dict[str, Any]) -> None:
+    """Add what the finished runs of a folder measured to the record of its protocol."""
+    entry = entries.setdefault(method, {"command": shlex.join(protocol.command(method)), "seeds": {}})
+    entry["seeds"] = dict(sorted((entry["seeds"] | measured(protocol, method, folder)).items()))
+    if len(entry["seeds"]) == len(SEEDS):
+        entry.pop("before", None)
 
 
 def _bits(input_quantizer: str | None) -> int:
@@ -166,11 +176,11 @@ def _bits(input_quantizer: str | None) -> int:
     return 32 if input_quantizer is None else onebit.quantizers.INPUT_QUANTIZERS.entry(input_quantizer).bits
 
 
-def time_steps(protocol: Protocol, methods: Iterable[str], file: Path) -> None:
-    """Write the ratio of each method's training step to that of plain torch in the same precision."""
+def time_steps(protocol: Protocol) -> dict[str, float]:
+    """Method -> the ratio of its training step to that of plain torch in the same precision, that of the training."""
     variants = []
     nets: list[dict[str, Any]] = []
-    for method in methods:
+    for method in protocol.names():
         trained = protocol.recipe(method)
         model, optimizer = trained.model, trained.optimizer.name
         nets.append({name: value for name in OF_NET if (value := getattr(model, name)) is not None})
@@ -178,72 +188,74 @@ def time_steps(protocol: Protocol, methods: Iterable[str], file: Path) -> None:
         variants.append(Variant(method, weights, inputs, optimizer=optimizer, activation=model.activation))
     if any(net != nets[0] for net in nets):
         sys.exit(f"{protocol.model}: the methods train nets of different {', '.join(OF_NET)}; time them one by one")
-    result = measure(variants=variants, options=nets[0] if nets else {}, **protocol.step)
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def step_ratios(file: Path) -> dict[str, float]:
-    """Method -> the ratio that `time_steps` wrote, in the precision of the training; empty if there is none."""
-    if not file.exists():
-        return {}
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = measure(variants=variants, options=nets[0], **protocol.step)["rows"]
     last = rows[-1]  # bf16 where the machine multiplies it, as a training does
     own = [row for row in rows if all(row[name] == last[name] for name in ("precision", "memory_format"))]
     return {row["variant"]: row["same_precision_ratio"] for row in own}
 
 
-def _seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+def cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Column -> what a row shows of its runs; `before` has that of runs whose single figures were not kept."""
+    if "before" in entry:
+        return dict(entry["before"])
+    runs = list(entry["seeds"].values())
+    if not runs:
+        return {}
+    shown = {
+        mode: onebit.report.wording.percent([score["correct"] / score["count"] for score in scores])
+        for mode in runs[0]["test"]
+        for scores in [[run["test"][mode] for run in runs]]
+    }
+    if "real" not in shown:
+        first, last = (statistics.mean(run["flip_ratios"][i] for run in runs) for i in (0, 1))
+        shown["flips"] = f"{100 * first:.2f} → {100 * last:.3f} %"
+    return shown | {"seeds": onebit.report.wording.number_range([int(seed) for seed in entry["seeds"]])}
 
 
-def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float], before: str = "") -> str:
+def table(protocol: Protocol, entries: Mapping[str, Any]) -> str:
     """The rows as Markdown; methods that are not trained are marked.
 
     Args:
-        steps: see `step_ratios`.
-        before: the present table, whose rows are kept for methods without a run here, but for the step.
+        entries: method -> what `read_record` has.
     """
-    modes = ("latent", "mean", "sample", "ensemble:10")
-    found = {name: row(protocol, folder) for name, folder in folders.items()}
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in before.splitlines()]
-    present = rows[0] if rows else []
-    shown = [
-        mode for mode in modes if mode in present or any(entry and mode in entry["test"] for entry in found.values())
-    ]
-    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown]
-    head += ["flips, first → last epoch", "step, to plain torch"]
+    rows = {method: cells(entries[method]) if method in entries else {} for method in protocol.names()}
+    modes = [mode for mode in MODES if any(mode in row for row in rows.values())]
+    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *modes]
+    head += ["flips, first → last epoch", "seeds", "step, to plain torch"]
     lines = [head, ["---"] * len(head)]
-    kept = {cells[0]: dict(zip(rows[0], cells, strict=True)) for cells in rows[2:]}
-    for name, entry in found.items():
-        ratio = f"{steps[name]:.2f}" if name in steps else ""
-        if entry is None and f"`{name}`" in kept:
-            *cells, before_ratio = (kept[f"`{name}`"].get(column, "") for column in head)
-            lines.append([*cells, ratio or before_ratio])
+    for method, row in rows.items():
+        if not row:
+            lines.append([f"`{method}`", "", "not yet trained", *[""] * (len(head) - 3)])
             continue
-        if entry is None:
-            lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
-            continue
-        test = {mode: onebit.report.wording.percent(score["accuracies"]) for mode, score in entry["test"].items()}
-        flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
-        ships = f"**{test['binary']}**" if "binary" in test else test["real"]
-        others = [test.get(mode, "") for mode in shown]
-        lines.append([f"`{name}`", entry["bits"], ships, *others, flips, ratio])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        model, step = protocol.recipe(method).model, entries[method].get("step")
+        lines.append(
+            [
+                f"`{method}`",
+                f"{32 if model.weight_quantizer is None else 1} / {_bits(model.input_quantizer)}",
+                f"**{row['binary']}**" if "binary" in row else row["real"],
+                *(row.get(column, "") for column in (*modes, "flips", "seeds")),
+                "" if step is None else f"{step:.2f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(protocols: dict[str, Protocol], runs: Path) -> None:
-    """Write the tables between their markers in the document."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name, protocol in protocols.items():
+def write(record: Record) -> None:
+    """Write the record and the tables between their markers in the document."""
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8"), record), encoding="utf-8")
+    print(f"wrote {RECORD} and {DOCUMENT}")
+
+
+def written(text: str, record: Record) -> str:
+    """The text of the document with the tables of the record."""
+    for name, protocol in PROTOCOLS.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
-        present, end, after = rest.partition("<!-- end -->")
+        _, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
-        steps = step_ratios(runs / name / STEPS_FILE)
-        text = before + start + table(protocol, protocol.folders(runs / name), steps, present) + "\n" + end + after
-    DOCUMENT.write_text(text, encoding="utf-8")
-    print(f"wrote {DOCUMENT}")
+        text = before + start + table(protocol, record.get(name, {})) + "\n" + end + after
+    return text
 
 
 def main() -> None:
@@ -251,17 +263,22 @@ def main() -> None:
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), help="only this one")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"folder of the run folders (default: {RUNS})")
-    parser.add_argument("--table", action="store_true", help="write the document from what was trained, train nothing")
+    parser.add_argument("--table", action="store_true", help="take what was trained, train and time nothing")
     args = parser.parse_args()
-    chosen = {name: PROTOCOLS[name] for name in PROTOCOLS if args.protocol in (None, name)}
-    for name, protocol in chosen.items() if not args.table else ():
-        folders = protocol.folders(args.runs / name)
-        for method in args.methods or folders:
-            if row(protocol, folders[method]) is None:
-                train(protocol, method, folders[method])
-        trained = [method for method, folder in folders.items() if row(protocol, folder) is not None]
-        time_steps(protocol, trained, args.runs / name / STEPS_FILE)
-    write(chosen, args.runs)
+    record = read_record()
+    for name in [args.protocol] if args.protocol else PROTOCOLS:
+        protocol, entries = PROTOCOLS[name], record.setdefault(name, {})
+        for method in args.methods or protocol.names():
+            folder = args.runs / name / method
+            take(protocol, method, folder, entries)
+            missing = [seed for seed in SEEDS if str(seed) not in entries[method]["seeds"]]
+            if missing and not args.table:
+                train(protocol, method, missing, folder)
+                take(protocol, method, folder, entries)
+        for method, ratio in time_steps(protocol).items() if not args.table else ():
+            if method in entries:
+                entries[method]["step"] = round(ratio, 4)
+    write(record)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import onebit
 
-recipe = onebit.recipe
+recipe, wording = onebit.recipe, onebit.report.wording
 
 DOCUMENT = Path("docs/results.md")
 RESULTS = Path("docs/results")
@@ -56,7 +56,11 @@ LOGS_KEY = "logs"
 
 
 def take(run: Path) -> str:
-    """Copy a finished run to docs/results; returns the name of its recipe."""
+    """Copy a finished run to docs/results; returns the name of its recipe.
+
+    Seeds that follow those which are there already are added to them, if all settings are the same. The curve and the
+    log are those of the first seed.
+    """
     folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
     found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
     name, seeds = found[0]["recipe"], [one["seed"] for one in found]
@@ -65,14 +69,12 @@ def take(run: Path) -> str:
     settings = [settings_of(folder / "recipe.yaml") for folder in folders]
     if differing := sorted({key for other in settings for key in changes(other, settings[0])}):
         sys.exit(f"{run}: the seeds differ in {', '.join(differing)}")
-    for one in found:  # what the document says about all
-        where = one["device"], one["threads"], one["processes"]
-        if where != ("cpu", 1, 1):
-            sys.exit("{}: trained on {} with {} threads in {} processes, expected cpu, 1, 1".format(run, *where))
-    changed = changes(settings[0], shipped(name))
-    kept = ("bn", "count")
+    for one in found:
+        refuse_other_place(run, one)
     folder = RESULTS / name
     before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
+    changed = changes(settings[0], shipped(name))
+    kept = ("bn", "count")
     result = {
         "recipe": name,
         "dataset": found[0]["dataset"],
@@ -85,20 +87,45 @@ def take(run: Path) -> str:
         "precision": found[0]["precision"],
         "test": {
             mode: {key: score[key] for key in kept}
-            | {key: statistics.fmean(one["test"][mode][key] for one in found) for key in SHOWN_MASKS if key in score}
+            | {key: [one["test"][mode][key] for one in found] for key in SHOWN_MASKS if key in score}
             | {"correct": [one["test"][mode]["correct"] for one in found]}
             for mode, score in found[0]["test"].items()
         },
         "remark": before.get("remark", ""),
     }
+    more = bool(before) and before["seeds"][-1] + 1 == seeds[0]
+    if more:
+        if differing := sorted(changes(settings_of(folder / "recipe.yaml"), settings[0])):
+            sys.exit(f"{run}: has another {', '.join(differing)} than {folder}, whose seeds it would follow")
+        result = with_more(before, result, of=name)
     folder.mkdir(exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if more:
+        return str(name)
     shutil.copy(folders[0] / "metrics.jsonl", folder)
     keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
     with tempfile.TemporaryDirectory() as made:
         subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
         shutil.copy(Path(made) / "error.png", folder)
     return str(name)
+
+
+def with_more(first: Any, more: Any, *, of: str) -> Any:
+    """A result.json with more seeds: lists have what each seed has, all else must be the same."""
+    if isinstance(first, dict) and isinstance(more, dict) and first.keys() == more.keys():
+        return {key: with_more(first[key], more[key], of=f"{of}, {key}") for key in first}
+    if isinstance(first, list) and isinstance(more, list):
+        return [*first, *more]
+    if first != more:
+        sys.exit(f"{of}: the first seeds have {first!r}, the others {more!r}")
+    return first
+
+
+def refuse_other_place(run: Path, result: Mapping[str, Any]) -> None:
+    """End the program if a run has another device or more threads than the document states for all."""
+    where = result["device"], result["threads"], result["processes"]
+    if where != ("cpu", 1, 1):
+        sys.exit("{}: trained on {} with {} threads in {} processes, expected cpu, 1, 1".format(run, *where))
 
 
 def keep_settings(file: Path, copy: Path) -> None:
@@ -173,7 +200,7 @@ def results() -> dict[str, dict[str, Any]]:
 def percents(score: Mapping[str, Any], *, error: bool = False) -> str:
     """ "98.62 ± 0.05 %", over the seeds."""
     shares = [correct / score["count"] for correct in score["correct"]]
-    return str(onebit.report.wording.percent([1 - share if error else share for share in shares]))
+    return str(wording.percent([1 - share if error else share for share in shares]))
 
 
 def command(result: Mapping[str, Any]) -> str:
@@ -211,7 +238,7 @@ def measured(result: Mapping[str, Any]) -> str:
     """The results in one sentence, for the recipe."""
     parts = []
     for mode, score in result["test"].items():
-        masks = "".join(f", {word} {score[key]:.4f}" for key, word in SHOWN_MASKS.items() if key in score)
+        masks = "".join(f", {word} {wording.share(score[key])}" for key, word in SHOWN_MASKS.items() if key in score)
         words = MODES.get(mode) or f"an ensemble of {mode.partition(':')[2]} draws"
         norm = "" if score["bn"] == "trained" else " and re-estimated BatchNorm"
         counts = ", ".join(f"{correct:,}" for correct in score["correct"])
@@ -270,7 +297,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
 def _figure(score: Mapping[str, Any], dataset: str) -> str:
     """What the table of a data set shows of a test mode."""
     if "mean_iou" in score:
-        return f"{score['mean_iou']:.4f} ({percents(score)} of the pixels)"
+        return f"{wording.share(score['mean_iou'])} ({percents(score)} of the pixels)"
     return percents(score, error=dataset.startswith("mnist")).removesuffix(" %")
 
 
