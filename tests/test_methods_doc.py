@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import runpy
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def finished_run(folder: Path, seed: int, correct: int, *flags: str, threads: in
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "recipe.yaml").write_text(train_request(read_command([*command, *flags])).recipe.to_yaml())
     test = {mode: {"correct": count, "count": 100} for mode, count in {"binary": correct, "latent": 50}.items()}
-    result = {"seed": seed, "test": test, "device": "cpu", "threads": threads, "processes": 1}
+    result = {"seed": seed, "test": test, "device": "cpu", "threads": threads, "processes": 1, "precision": "fp32"}
     (run / "result.json").write_text(json.dumps(result))
 
 
@@ -93,6 +94,22 @@ def test_a_run_of_another_protocol_is_not_a_row(
     finished_run(tmp_path / "bop", seed, 90, *flags, threads=threads)
     with pytest.raises(SystemExit, match=message):
         TOOL["measured"](TOOL["PROTOCOLS"]["mlp"], "bop", tmp_path / "bop")
+
+
+def test_a_run_in_another_precision_is_not_a_row(tmp_path: Path) -> None:
+    finished_run(tmp_path / "bop", 0, 90)
+    protocol = TOOL["PROTOCOLS"]["mlp"]
+    assert TOOL["measured"](protocol, "bop", tmp_path / "bop")
+    exact = dataclasses.replace(protocol, flags=(*protocol.flags, "--precision", "bf16"))
+    with pytest.raises(SystemExit, match="trained in fp32, the command has another precision"):
+        TOOL["measured"](exact, "bop", tmp_path / "bop")
+
+
+def test_settings_that_are_off_are_not_those_of_the_default() -> None:
+    default, off = (RESULTS["shipped"]("mnist-fast", flags) for flags in ({}, {"model.last_norm": "false"}))
+    assert RESULTS["changes"](off, default) == {"model.last_norm": False}
+    small = RESULTS["shipped"]("mnist-fast", {"model.widths": "[784,64,10]"})
+    assert RESULTS["changes"](small, default) == {"model.widths": (784, 64, 10)}
 
 
 def test_what_another_command_measured_is_not_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +212,13 @@ def test_only_seeds_that_a_command_can_name_are_taken(tmp_path: Path) -> None:
         ({"device": "cuda"}, ("", ""), "trained on cuda with 1 threads in 1 processes, expected cpu, 1, 1"),
         ({"threads": 4}, ("", ""), "trained on cpu with 4 threads"),
         ({"processes": 2}, ("", ""), "in 2 processes"),
+        ({"precision": "fp32"}, ("", ""), "seeds were trained in bf16 and in fp32"),
     ],
 )
 def test_a_run_of_other_settings_or_another_machine_is_not_taken(
     tmp_path: Path, result: dict[str, Any], settings: tuple[str, str], message: str
 ) -> None:
-    made = {"recipe": "mnist-fast", "device": "cpu", "threads": 1, "processes": 1}
+    made = {"recipe": "mnist-fast", "device": "cpu", "threads": 1, "processes": 1, "precision": "bf16"}
     recipe = (ROOT / "docs" / "results" / "mnist-fast" / "recipe.yaml").read_text(encoding="utf-8")
     for seed in (0, 1):
         folder = tmp_path / f"seed-{seed}"
@@ -296,6 +314,6 @@ def test_a_result_belongs_to_its_log_and_to_its_recipe_as_it_is_today(name: str)
         "validation mean IoU": lambda row: row.get("validation_mean_iou", 0),
     }[result["chosen_by"]]
     assert best(rows[result["chosen_epochs"][0] - 1]) == max(map(best, rows))
-    flags = dict(zip(*[iter(result["flags"].split())] * 2, strict=True))
+    flags = dict(zip(*[iter(shlex.split(result["flags"]))] * 2, strict=True))
     today = RESULTS["shipped"](name, {flag.removeprefix("--"): value for flag, value in flags.items()})
     assert RESULTS["changes"](RESULTS["settings_of"](folder / "recipe.yaml"), today) == {}

@@ -57,6 +57,22 @@ def test_a_module_of_features_is_binarized_trained_and_predicts() -> None:
         trainer.predict(X[:, :4])
 
 
+@pytest.mark.parametrize(("loss", "targets"), [("mse", VALUES[:, :2]), ("bce", (VALUES[:, :2] > 0).astype(np.float32))])
+def test_an_ensemble_predicts_the_mean_of_its_draws(loss: str, targets: np.ndarray) -> None:
+    trainer = onebit.Trainer(net(2), "binaryconnect-stochastic", loss=loss, epochs=4, batch_size=16, **OWN)
+    trainer.fit((X, targets))
+    one, many = (trainer.predict(X, weights=weights, seed=3) for weights in ("sample", "ensemble:60"))
+    draws = [trainer.predict(X, weights="sample", seed=seed) for seed in range(60)]
+    # two means of 60 draws each differ by less than one draw does
+    assert 0 < np.abs(many - np.mean(draws, axis=0)).mean() < 0.4 * np.abs(one - many).mean()
+    score = trainer.evaluate((X, targets), weights="ensemble:60", seed=3)
+    if loss == "mse":
+        assert score.loss == pytest.approx(np.mean((many - targets) ** 2), rel=1e-4)
+    else:
+        assert score.loss == pytest.approx(-np.log(np.where(targets > 0, many, 1 - many)).mean(), rel=1e-4)
+        assert score.metrics["exact_match"] == pytest.approx(((many > 0.5) == (targets > 0)).all(axis=1).mean())
+
+
 def test_regression_from_a_loader_resumes(tmp_path: Path) -> None:
     def make(**settings: Any) -> onebit.Trainer:
         return onebit.Trainer(net(), "bnn", loss="mse", epochs=4, **OWN, **settings)

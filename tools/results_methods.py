@@ -156,6 +156,8 @@ def measured(protocol: Protocol, method: str, folder: Path) -> dict[str, Any]:
         if differing := sorted(changes(settings_of(run / "recipe.yaml"), stated)):
             sys.exit(f"{run}: trained with another {', '.join(differing)} than the command; name other --runs")
         refuse_other_place(run, result)
+        if protocol.recipe(method).precision not in ("auto", result["precision"]):
+            sys.exit(f"{run}: trained in {result['precision']}, the command has another precision; name other --runs")
         log = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         scores = {mode: {key: score[key] for key in ("correct", "count")} for mode, score in result["test"].items()}
         flips = [round(row["flip_ratio"], 6) for row in (log[0], log[-1])]

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -71,6 +72,8 @@ def take(run: Path) -> str:
         sys.exit(f"{run}: the seeds differ in {', '.join(differing)}")
     for one in found:
         refuse_other_place(run, one)
+        if one["precision"] != found[0]["precision"]:
+            sys.exit(f"{run}: seeds were trained in {found[0]['precision']} and in {one['precision']}")
     folder = RESULTS / name
     before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
     changed = changes(settings[0], shipped(name))
@@ -79,7 +82,7 @@ def take(run: Path) -> str:
         "recipe": name,
         "dataset": found[0]["dataset"],
         "note": found[0]["note"],
-        "flags": " ".join(f"--{key} {recipe.flag_text(value)}" for key, value in changed.items()),
+        "flags": " ".join(f"--{key} {shlex.quote(recipe.flag_text(value))}" for key, value in changed.items()),
         "seeds": seeds,
         "epochs": found[0]["epochs"],
         "chosen_epochs": [one["chosen_epoch"] for one in found],
@@ -177,13 +180,13 @@ def flat(built: onebit.recipe.Recipe) -> dict[str, Any]:
     """All settings of a recipe that is built, as a run of it states them."""
     if built.validation is None:  # a run states the number
         built = dataclasses.replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
-    return dict(recipe.flatten(dataclasses.asdict(built)))
+    return built.values()
 
 
 def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the settings makes another training; one that is off may be absent."""
+    """What of the settings makes another training; arguments of a quantizer may be in one of them only."""
     keys = {*settings, *others}.difference(NO_CHANGE)
-    return {key: settings.get(key) for key in sorted(keys) if (settings.get(key) or None) != (others.get(key) or None)}
+    return {key: settings.get(key) for key in sorted(keys) if settings.get(key) != others.get(key)}
 
 
 def shipped(name: str, flags: Mapping[str, str] | None = None) -> dict[str, Any]:

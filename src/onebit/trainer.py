@@ -289,10 +289,10 @@ class Trainer:
             samples: Samples = ArraySamples(images)
         else:
             samples = as_samples(images, name="inputs")
+        task = task_of(self.recipe.loss)
         with explained_samples(model, samples):
-            outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed)
+            outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed, task=task)
         if isinstance(outputs, Tensor):
-            task = task_of(self.recipe.loss)
             outputs = outputs.sigmoid() if task == "multi-label" else outputs
             outputs = outputs.softmax(dim=1) if task == "classification" else outputs
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)

@@ -42,6 +42,8 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
         ("--method real --model.value 0.5", "model.value belongs to binary weights, but model.weight_quantizer is"),
         ("--method binaryconnect --model.padding_value 1", "model.padding_value belongs to binary inputs, but model."),
+        ("--method bnn --model.padding_value 1", "padding_value belongs to a net with convolutions, but model.name is"),
+        ("--method real --model.init uniform", "model.init belongs to binary weights, but model.weight_quantizer is"),
         ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
         ("--optimizer.prox_freeze 0.5", "prox_freeze belongs to weight_quantizer prox, but model.weight_"),
         ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),

@@ -151,6 +151,8 @@ def test_metrics_are_chosen_by_name_and_function() -> None:
         bn="trained",
     )
     assert score.metrics["own mae"] == 7.0 != score.metrics["mae"]
+    several = [lambda outputs, targets: 1.0, lambda outputs, targets: 2.0, mae, mae]
+    assert list(chosen_metrics(several, None)) == ["<lambda>", "<lambda> 2", "own mae", "own mae 2"]
     wrong: list[tuple[Any, type[OnebitError], str]] = [
         ("r22", UnknownNameError, "did you mean 'r2'"),
         (

@@ -156,15 +156,15 @@ def test_random_transforms_draw_the_same_numbers_in_each_pass() -> None:
     samples = LoaderSamples(DataLoader(Noisy(), batch_size=3, shuffle=True))
     seen = []
     for _ in range(2):
-        torch.manual_seed(0)
         seen.append([[x.clone() for x, _ in samples.batches()], list(samples.mixed(7))])
-        random.random(), np.random.random()
+        random.random(), np.random.random(), torch.rand(1)
     for ours, theirs in zip(*seen, strict=True):
         assert len(ours) == len(theirs) > 0
         assert all(map(torch.equal, ours, theirs))
-    before = random.getstate()
+    before, drawn = random.getstate(), torch.get_rng_state()
     list(samples.mixed(7))
     assert random.getstate() == before
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_the_digest_is_of_bytes_shape_and_dtype() -> None:

@@ -60,6 +60,13 @@ def test_both_methods_are_tested_on_every_task_seen(learned: tuple[Path, dict[st
     assert result["test"]["binary"]["correct"] == sum(c["correct"] for c in final if c["weights"] == "binary")
 
 
+def test_the_seconds_of_each_task_count_once(learned: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = learned
+    logs = [path.read_text().splitlines() for path in folder.glob("*/task-*/metrics.jsonl")]
+    assert len(logs) == 6
+    assert result["seconds"] == pytest.approx(sum(json.loads(line)["seconds"] for log in logs for line in log))
+
+
 def test_each_cell_is_the_accuracy_under_its_own_permutation(
     learned: tuple[Path, dict[str, Any]], toy: Dataset
 ) -> None:

@@ -14,7 +14,7 @@ from onebit.evaluation.modes import bn_images, evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
 from onebit.train.average import WeightAverage
 from onebit.train.loop import fit
-from onebit.train.weights import read_weights
+from onebit.train.weights import read_state, read_weights
 
 
 def test_the_average_is_its_formula() -> None:
@@ -85,6 +85,16 @@ def test_the_average_is_what_is_validated_saved_and_left(tmp_path: Path) -> None
     assert moved > 5  # training itself goes on from the weights
     score = evaluate(toy.model, DATA.validation, loss="squared_hinge")
     assert score.error == pytest.approx(history.rows[-1].validation_error)
+
+
+def test_a_checkpoint_read_as_a_net_is_the_average(tmp_path: Path) -> None:
+    build(CASES["sign"]).fit(DATA, tmp_path, ema=0.8, epochs=1)
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state, facts = read_state(tmp_path / "last.ckpt")
+    assert all(torch.equal(tensor, held["average"][name]) for name, tensor in state.items())
+    assert any(not torch.equal(tensor, held["model"][name]) for name, tensor in state.items())
+    assert facts["epoch"] == 1
+    assert "validation_error" not in facts  # that of the average with statistics of its own
 
 
 @pytest.mark.parametrize("case", ["sign", "real"])

@@ -22,6 +22,7 @@ from onebit.models import create_model
 from onebit.packed import load
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
+from onebit.train.loop import fit
 from onebit.train.step import StepSettings
 
 
@@ -161,6 +162,14 @@ def test_a_teacher_that_does_not_fit_is_refused(options: dict[str, Any], message
     with pytest.raises(UsageError, match=message) as caught:
         build(CASES["sign"]).fit(DATA, teacher=model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_a_teacher_of_anything_but_classes_is_refused(loss: str) -> None:
+    model = nn.Linear(4, 2)
+    data = torch.rand(20, 4), torch.rand(20, 2).round()
+    with pytest.raises(UsageError, match="teacher: the net learns from it which class is how likely, but the loss is"):
+        fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=1, loss=loss, teacher=nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def evaluate_run(
     Args:
         weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
     """
-    from onebit.evaluation.modes import evaluate, parse_weights
+    from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
     from onebit.layers import has_unsettled_statistics
 
     loss = run.recipe.loss
@@ -131,6 +131,4 @@ def evaluate_run(
         )
     facts["note"] = "; ".join(filter(None, [data.note, note_on_draws(run, weights)]))
     drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
-    # the mean of several draws is a probability, which has a cross-entropy but no margins
-    several = parse_weights(score.weights)[1] > 1
-    return facts | score.as_dict() | drawn | {"loss_name": "cross_entropy" if several else loss}
+    return facts | score.as_dict() | drawn | {"loss_name": scored_loss(score.weights, loss)}

@@ -120,6 +120,14 @@ def seeded_globals(number: int) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+@contextmanager
+def torch_seeded() -> Iterator[None]:
+    """The context in which torch's generator of the CPU starts from 0, for transforms of a pass that trains nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
 def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
     """A loader of the same samples in the order of the data set, the last batch included.
 

@@ -154,7 +154,7 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
 
     Args:
         metric: a name in METRICS, a function (outputs, targets) -> float, the mean over the samples that it gets, or
-            several of these; None for those of the task.
+            several of these; None for those of the task. Functions with one name are numbered.
 
     Raises:
         UnknownNameError: no such metric. UsageError: one of another task. WrongTypeError: not a metric.
@@ -170,7 +170,9 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
                 raise UsageError(f"metric {one!r} is for {found.task}, the loss is for {task}: use {fit}")
             chosen[one] = found
         elif callable(one) and not isinstance(one, type):
-            chosen[own_name(one)] = Metric("", _sums_of(one), _ratio)
+            name = own_name(one)
+            others = sum(known == name or known.startswith(f"{name} ") for known in chosen)
+            chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one), _ratio)
         else:
             raise WrongTypeError(
                 f"metric: got {described(one)}, expected a function (outputs, targets), or one of {', '.join(METRICS)}"

@@ -277,10 +277,15 @@ def mode_outputs(
     seed: int = 0,
     batch_size: int | None = None,
     on_images: OnImages | None = None,
+    task: str | None = "classification",
 ) -> tuple[Any, Any]:
     """Outputs in a test mode, as `mode_logits`, and the targets of the same samples; None without targets.
 
+    The mean prediction of an ensemble comes back as outputs: log-probabilities; of several labels the logits of mean
+    probabilities; of a regression the mean outputs.
+
     Args:
+        task: what is predicted, see `onebit.evaluation.loss_table`; None for classes.
         Remaining arguments: see `evaluate`.
 
     Raises:
@@ -315,10 +320,31 @@ def mode_outputs(
                 _warn_of_unused(model)
         if draws == 1:
             return outputs, targets
-        if not isinstance(outputs, Tensor) or outputs.dim() < 2:
-            raise UsageError(f"{weights} averages probabilities, the model returns {shown(outputs)}: use one sample")
-        mean = mean + outputs.double().softmax(dim=1) / draws
-    return mean.log().float(), targets
+        averaged = "outputs" if task == "regression" else "probabilities"
+        if not isinstance(outputs, Tensor) or (outputs.dim() < 2 and task != "regression"):
+            raise UsageError(f"{weights} averages {averaged}, the model returns {shown(outputs)}: use one sample")
+        mean = mean + _prediction(outputs.double(), task) / draws
+    return _outputs_of(mean, task).float(), targets
+
+
+def _prediction(outputs: Tensor, task: str | None) -> Tensor:
+    """What an ensemble averages."""
+    if task == "regression":
+        return outputs
+    return outputs.sigmoid() if task == "multi-label" else outputs.softmax(dim=1)
+
+
+def _outputs_of(prediction: Tensor, task: str | None) -> Tensor:
+    """The outputs of a net with this prediction."""
+    if task == "regression":
+        return prediction
+    return prediction.logit(eps=1e-15) if task == "multi-label" else prediction.log()
+
+
+def scored_loss(weights: str, loss: str | Loss) -> str | Loss:
+    """The loss that is stated for a test mode: probabilities that were averaged over draws have no margins."""
+    averaged = parse_weights(weights)[1] > 1 and task_of(loss) not in ("regression", "multi-label")
+    return "cross_entropy" if averaged else loss
 
 
 @torch.no_grad()
@@ -342,7 +368,7 @@ def evaluate(
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or a `Dataset`,
             whose test split is evaluated. Samples are read in order, also those of a shuffling loader.
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
-            "ensemble:N" (mean softmax of N draws); without binary layers, the score says "real", or "packed" for a
+            "ensemble:N" (mean prediction of N draws); without binary layers, the score says "real", or "packed" for a
             `PackedModule` and for packed layers.
         train: training data of any form, needed to re-estimate BatchNorm statistics.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
@@ -375,12 +401,12 @@ def evaluate(
     metrics = chosen_metrics(metric, task_of(loss))
     with images_done(verbose, on_images) as done, explained_samples(model, samples):
         outputs, targets = mode_outputs(
-            model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done
-        )
+            model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done,
+            task=task_of(loss),
+        )  # fmt: skip
     if targets is None:
         raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
-    # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
-    loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
+    loss = scored_loss(weights, loss)
     check_targets(outputs, targets, task_of(loss), loss=name_of(loss))
     count = size_of(targets)
     score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)

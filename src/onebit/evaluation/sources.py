@@ -29,6 +29,7 @@ from onebit.evaluation.loaders import (
     seeded,
     seeded_globals,
     sequential,
+    torch_seeded,
 )
 from onebit.evaluation.nested import size_of
 
@@ -150,7 +151,7 @@ class LoaderSamples:
         """
         del batch_size  # the loader has its own
         expected, given = loader_length(self.ordered), 0
-        with seeded(self.ordered, seed=0, epoch=0):
+        with torch_seeded(), seeded(self.ordered, seed=0, epoch=0):
             for batch in self.ordered:
                 inputs, targets = parts_of(batch)
                 given += 1
@@ -164,7 +165,7 @@ class LoaderSamples:
         A batch of a single sample, which has no variance, is left out behind a larger one.
         """
         done = most = 0
-        with seeded(self.loader, seed=0, epoch=0):
+        with torch_seeded(), seeded(self.loader, seed=0, epoch=0):
             for batch in self.loader:
                 inputs, _ = parts_of(batch)
                 most = max(most, size_of(inputs))

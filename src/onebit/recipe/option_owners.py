@@ -44,6 +44,11 @@ def _above_zero(field: str) -> Need:
 
 
 _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
+_NEW_BINARY = Need(
+    "binary weights",
+    lambda recipe: recipe.model.weight_quantizer is not None or recipe.model.init == "default",
+    "model.weight_quantizer",
+)
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
 _LABELS = Need(
@@ -94,11 +99,14 @@ _PRIOR = Need(
 )
 _BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer")
 
+_CONVOLUTIONS = Need("a net with convolutions", lambda recipe: recipe.model.name != "mlp", "model.name")
+
 NEEDS: dict[str, tuple[Need, ...]] = {
     "model.value": (_BINARY,),
     "model.weight_options": (_BINARY,),
     "model.input_options": (_INPUT_QUANTIZER,),
-    "model.padding_value": (_BINARY_INPUTS,),
+    "model.padding_value": (_BINARY_INPUTS, _CONVOLUTIONS),
+    "model.init": (_NEW_BINARY,),
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),

@@ -232,7 +232,8 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
         ranks.first(lambda: refuse_other_data(stage, data))
         if not ranks.first((stage / "result.json").exists):
             train_stage(before, data, stage, resume=resume, **options)
-    return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
+    spent = ranks.first(lambda: read_seconds(stage))
+    return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
 
 
 def train_stage(
@@ -242,6 +243,7 @@ def train_stage(
     *,
     machine: Machine | None = None,
     start: Path | None = None,
+    spent: float = 0.0,
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
     on_epoch: Callable[[EpochLog], None] | None = None,
@@ -252,7 +254,7 @@ def train_stage(
 
     Args:
         machine: from `resolve_machine`, which is called when None.
-        start: see `build_training`.
+        start: see `build_training`; spent: seconds of a first stage, which count in the result.
         ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
         trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
@@ -289,8 +291,7 @@ def train_stage(
     result["folder"] = str(folder)
     if ranks.writes:  # what the scores are about
         result["sha256"] = sha256_of(weight_file(folder))
-    if start is not None:
-        result["seconds"] += read_seconds(start)
+    result["seconds"] += spent
     if ranks.writes:
         write_atomic(folder / "result.json", (json_text(result, indent=2) + "\n").encode())
     for tracker in tracked:

@@ -116,7 +116,7 @@ def fit(
         augmentation: applied to whole batches of uint8 images (N, C, H, W) in memory.
         ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
             turns it off.
-        teacher: a trained net to learn from, see `onebit.train.distillation`; its weights are not changed.
+        teacher: a trained net whose classes are learned, see `onebit.train.distillation`; its weights are not changed.
         step_settings: accumulation and gradient clipping.
         execution: precision, memory_format, compile, sync_norm and ranks, see `onebit.train.options.Execution`.
         output: folder, resume and facts, see `onebit.train.options.Output`.
@@ -125,10 +125,11 @@ def fit(
             fit(…, output=Output("run", resume=True)).
 
     Raises:
-        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative
-            seed or ema, a model that does not take these inputs or has too few logits, targets that do not fit the
-            loss, an optimizer of another model, a teacher of other images or classes, a `folder` that holds a run
-            without `resume`, or into which another training writes now; WrongTypeError for arguments of another type.
+        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative seed
+            or ema, a model that does not take these inputs or has too few logits, targets that do not fit the loss, an
+            optimizer of another model, a teacher of other images or classes or for a loss without classes, a `folder`
+            that holds a run without `resume`, or into which another training writes now; WrongTypeError for arguments
+            of another type.
         DataError: values that are not finite, labels without a logit, batches that are not pairs, or a loader whose
             number of batches changes.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
@@ -181,6 +182,10 @@ def check_arguments(job: Job, epochs: float) -> None:
     if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
         raise UsageError(
             "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
+        )
+    if job.teacher is not None and job.task in ("regression", "multi-label"):
+        raise UsageError(
+            f"teacher: the net learns from it which class is how likely, but the loss is for {job.task}: leave it out"
         )
     if isinstance(job.loss, type) or not callable(job.loss):
         raise WrongTypeError(

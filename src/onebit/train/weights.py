@@ -64,7 +64,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
-    are dropped. Facts are the other entries: epoch, accuracy, recipe.
+    are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving average
+    gives the average.
 
     Raises:
         FormatError: unreadable, damaged, or without tensors.
@@ -84,7 +85,8 @@ def state_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]
         inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
         if inner is not None:
             facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))} | _checkpoint_facts(content)
-            content = inner
+            # the average of weights is what a training with one saves in the end
+            content = average if isinstance(average := content.get("average"), dict) else inner
         state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not state or not all(isinstance(name, str) for name in state):
         raise FormatError(f"{path}: holds no tensors by name")
@@ -112,7 +114,11 @@ def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
         last = read_row(rows[-1]) if isinstance(rows, list) and rows else None
     except (ValueError, RecursionError):
         last = None
-    return {name: last.get(name) for name in ("epoch", "validation_error")} if isinstance(last, dict) else {}
+    if not isinstance(last, dict):
+        return {}
+    # the error of an average is that with statistics of BatchNorm of its own, which a checkpoint does not have
+    averaged = isinstance(content.get("average"), dict)
+    return {name: last.get(name) for name in (("epoch",) if averaged else ("epoch", "validation_error"))}
 
 
 def read_torch_file(path: Path) -> Any:
