@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
+from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
 from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
 from onebit.runtime import run
@@ -167,6 +168,39 @@ def test_asymmetric_same_padding_is_that_of_torch() -> None:
     packed = pack(model.eval(), input_shape=SHAPE)
     assert node_of(packed, Conv).padding == (0, 1, 1, 1)
     np.testing.assert_array_equal(run(packed, images_of(9, SHAPE)), torch_logits(model, images_of(9, SHAPE)))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("changed", [{"padding": (2, 2), "dilation": (2, 2)}, {"dilation": (2, 2)}, {"padding": 0}])
+@pytest.mark.parametrize("padding", [1, "same"])
+@pytest.mark.parametrize("kind", [BinaryConv2d, nn.Conv2d])
+def test_a_convolution_is_packed_as_it_is_now(kind: Any, padding: Any, changed: dict[str, Any]) -> None:
+    """Backbones are dilated after they are made; torch keeps a field of the padding of before."""
+    torch.manual_seed(0)
+    model = nn.Sequential(InputCoding(), BinaryConv2d(3, 4, 3), kind(4, 5, 3, padding=padding)).eval()
+    for name, value in changed.items():
+        setattr(model[2], name, value)
+    assert_agrees(model, pack(model, input_shape=(3, 9, 8)), images_of(7, (3, 9, 8)))
+    if kind is BinaryConv2d:
+        images = torch.from_numpy(images_of(7, (3, 9, 8)))
+        before = model(images)
+        packed_layers_(model)
+        torch.testing.assert_close(model(images), before)
+
+
+@pytest.mark.parametrize("negated", [lambda x: F.max_pool2d(-x, 2), lambda x: 2 * F.adaptive_max_pool2d(x * -0.5, 5)])
+@pytest.mark.parametrize("behind", [BinaryConv2d(4, 5, 3), nn.Conv2d(4, 5, 3)])
+def test_the_maximum_of_negated_integers_is_no_minimum(negated: Callable[[Tensor], Tensor], behind: nn.Module) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.behind = BinaryConv2d(3, 4, 3), behind
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.behind(negated(self.first(x.float()))).mean((2, 3))
+
+    model = Pooled().eval()
+    assert_agrees(model, pack(model, input_shape=(3, 12, 12)), images_of(9, (3, 12, 12)))
 
 
 def test_a_transposed_convolution_called_with_a_size() -> None:

@@ -21,12 +21,15 @@ from fold_nets import (
 )
 from torch import Tensor, nn
 
+import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold import pack
 from onebit.fold.operations import FOLDS
+from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
 from onebit.packed import Affine, Dense, Hardtanh, RealDense, Relu, Sign
 from onebit.quantizers import BinaryWeight, Quantizer
+from onebit.quantizers import Sign as SignQuantizer
 from onebit.runtime import run
 
 
@@ -529,3 +532,38 @@ def test_bits_as_another_dtype_are_refused_and_operands_may_be_named() -> None:
         pack(nn.Sequential(BinaryLinear(6, 2), SameBits()).eval(), torch.zeros(2, 6))
     model, x = nn.Sequential(BinaryLinear(6, 2), Named()).eval(), torch.randn(3, 6)
     np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("ask", [lambda x: isinstance(x, Tensor), torch.is_tensor, lambda x: type(x) is Tensor])
+def test_a_forward_that_asks_what_its_input_is_is_refused(ask: Callable[[Any], bool]) -> None:
+    """It takes another branch while it is traced."""
+
+    class Asks(nn.Module):
+        def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.fc, self.change = BinaryLinear(10, 4), change
+
+        def forward(self, x: Tensor) -> Tensor:
+            if ask(x):
+                x = self.change(x)
+            return self.fc(x)
+
+    x = torch.zeros(2, 10)
+    for change in (lambda x: (x - 3) / 2, lambda x: 3 * x):  # zeros alone would not show the second
+        model = Asks(change).eval()
+        with pytest.raises(FoldError, match=r"Asks\.forward computes something else while it is traced"):
+            pack(model, x)
+        assert "computes something else while it is traced" in onebit.check(model, x).line
+    same = Asks(lambda x: x).eval()
+    assert onebit.check(same, x).line.endswith("packs whole")
+
+
+def test_a_weight_quantizer_that_does_not_compute_what_it_says_is_refused() -> None:
+    class Scaled(SignQuantizer):
+        def forward(self, latent: Tensor) -> Tensor:
+            return super().forward(latent) * latent.detach().abs().mean(1, keepdim=True)
+
+    model = nn.Sequential(BinaryLinear(10, 4, weight_quantizer=Scaled())).eval()
+    for way in (lambda: pack(model, torch.zeros(2, 10)), lambda: packed_layers_(model)):
+        with pytest.raises(FoldError, match="layer '0': Scaled does not compute in eval mode what its decompose"):
+            way()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
-from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Certificate, Node, PackedNet, Threshold
 from onebit.runtime import run
 from onebit.verification.agreement import certify, verify
+from onebit.verification.outcome import Agreement
 from onebit.verification.spread import Spread
 
 COUNT = 400
@@ -345,3 +347,46 @@ def test_constant_outputs_have_no_r2_unless_they_are_equal() -> None:
         spread = Spread()
         spread.add(theirs + np.float32(by), theirs)
         assert (spread.r2, spread.apart().sum()) == (r2, apart)
+
+
+def test_the_sums_of_a_large_channel_are_no_reason_for_those_of_a_small_one() -> None:
+    """Pressure in pascals beside an acceleration: what turns the signs of the second is not rounding."""
+    torch.manual_seed(0)
+    x = torch.stack([101_325 + 1_000 * torch.randn(200, 32), 0.01 * torch.randn(200, 32)], 1)
+    net = nn.Sequential(
+        BinaryConv1d(2, 4, 3, groups=2, weight_quantizer="xnor"),
+        BinaryConv1d(4, 16, 3, weight_quantizer="xnor", input_quantizer="rsign"),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        BinaryLinear(16, 3, weight_quantizer="xnor"),
+    )
+    with torch.no_grad():
+        net[1].input_quantizer.shift.copy_(net[0](x).mean((0, 2)))
+        net.train()(x)
+    other = copy.deepcopy(net.eval())
+    with torch.no_grad():
+        other[0].weight[2:] *= -1
+    found = verify(net, pack(other.eval(), x[:2]), x)
+    assert found.label_mismatches > 10
+    assert not found.ok
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "ok"), [(1, 1, False), (9, 1, False), (10, 1, True), (10, 2, False), (400, 2, True)]
+)
+def test_few_samples_leave_nothing_to_rounding(count: int, wrong: int, ok: bool) -> None:
+    found = Agreement(count, 0, 0.0, True, trained_mismatches=wrong)
+    assert found.as_trained is found.ok is ok
+
+
+def test_one_sample_of_another_net_is_refused() -> None:
+    def net(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        first = BinaryLinear(10, 32, weight_quantizer="xnor")
+        return nn.Sequential(first, BinaryLinear(32, 1, input_quantizer="ste_sign", bias=True)).eval()
+
+    x = torch.randn(5, 10)
+    found = verify(net(1), pack(net(2), x), x[:1])
+    assert (found.label_mismatches, found.ok) == (1, False)

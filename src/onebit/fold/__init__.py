@@ -24,7 +24,7 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, Wr
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.trace import trace
+from onebit.fold.trace import refuse_other_branch, trace
 from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, check_model, has_other_statistics
 from onebit.layers.base import unwrapped
@@ -116,8 +116,10 @@ def fold_model(
 ) -> Folded:
     """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
     folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
-    folded = folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
+    graph = trace(whole, batch, is_leaf=folder.is_leaf)
+    folded = folder.fold(graph)
     _check_other_batch(folded.net, whole, batch, folder.again())
+    refuse_other_branch(whole, graph, batch)
     net, real = rounded_as_trained(folded.net, folded.numbers)
     return folded._replace(net=net, real=real)
 
@@ -148,6 +150,8 @@ def refusals_of(
         output = folder.walk(graph)
         if not refusals:
             _check_other_batch(folder.finish(output).net, whole, batch, folder.again())
+            if not any(isinstance(found := node.meta.get("value"), Tensor) and found.is_meta for node in graph.nodes):
+                refuse_other_branch(whole, graph, batch)
     except OnebitError as error:
         refusals.setdefault("", error)
     return graph, refusals

@@ -26,6 +26,7 @@ from onebit.layers import (
     check_model,
 )
 from onebit.layers.base import skip_fused_path_
+from onebit.layers.binary import padding_of
 from onebit.layers.parametrized import kind_name, kind_of
 from onebit.packed.bits import pack_signs, words_to_bytes
 from onebit.quantizers import BinaryInput, BinaryWeight
@@ -80,9 +81,10 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     """Replace the binary layers of any torch model by modules that hold one bit per weight, in place.
 
     The rest of the model stays torch: use this where `onebit.pack` cannot pack the whole graph. Inputs of packed layers
-    may be any real values; products are those of a packed net, exact on the 24-bit grid of each sample. The state_dict
-    of a packed layer has `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any
-    packed model of the same architecture. For inference on the CPU; inputs have the gradient of the dense layer.
+    may be any real values; products are those of a packed net, exact on the 24-bit grid of each sample, on which an
+    input that is thousands of times smaller than the largest one loses digits. The state_dict of a packed layer has
+    `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any packed model of the same
+    architecture. For inference on the CPU; inputs have the gradient of the dense layer.
 
     Args:
         model: with layers of `onebit.layers`, or made binary by `onebit.binarize_`; float32, on the CPU.
@@ -184,7 +186,7 @@ def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
 
 def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
     bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
-    padding = tuple(layer._reversed_padding_repeated_twice)
+    padding = padding_of(layer)
     left, right, top, bottom = (*padding, 0, 0) if axes == 1 else padding
     window = _window(layer, axes)._replace(padding_value=int(layer.padding_value))
     if layer.padding_mode == "zeros":
@@ -207,8 +209,9 @@ def _window(layer: Any, axes: int) -> PackedWindow:
     return PackedWindow(kernel, layer.groups, stride, dilation=dilation)
 
 
-def _pair(numbers: tuple[int, ...], axes: int, of_height: int) -> tuple[int, int]:
+def _pair(numbers: int | tuple[int, ...], axes: int, of_height: int) -> tuple[int, int]:
     """(down, across); one axis is across."""
+    numbers = (numbers,) * axes if isinstance(numbers, int) else numbers
     return (of_height, int(numbers[0])) if axes == 1 else (int(numbers[0]), int(numbers[1]))
 
 

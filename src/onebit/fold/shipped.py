@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from onebit.errors import UsageError
+from onebit.errors import FoldError, UsageError
 from onebit.fold.call import check_finite
 from onebit.layers import binary_layers
+from onebit.layers.base import LatentWeight
 from onebit.quantizers import BinaryWeight
 from onebit.runtime.torch_layers import PackedLayer
 
@@ -31,5 +32,23 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
+        if weights == "binary":
+            _refuse_other_forward(name, layer, weight)
         shipped[layer] = weight
     return shipped
+
+
+@torch.no_grad()
+def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) -> None:
+    """Raise FoldError if the model computes with other weights in eval mode than those that ship."""
+    quantizer, expected = layer.weight_quantizer, weight.dense()
+    assert quantizer is not None
+    was = quantizer.training
+    try:
+        found = quantizer.eval().forward(layer.outputs_first(layer.weight))
+    finally:
+        quantizer.train(was)
+    atol = 1e-5 * float(expected.abs().max())
+    if found.shape != expected.shape or not torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=atol):
+        kind = type(quantizer).__name__
+        raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() says")

@@ -66,6 +66,47 @@ def trace(
     return graph
 
 
+@torch.no_grad()
+def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> None:
+    """Raise FoldError if forward of a tensor is not what was traced: it asks what its input is, as with `isinstance`.
+
+    Args:
+        example: as for `trace`; random numbers of its shape and dtype are tried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(example.shape, generator=generator)
+    if example.dtype == torch.uint8:
+        inputs = torch.randint(256, example.shape, generator=generator, dtype=torch.uint8)
+    with torch.autocast("cpu", enabled=False):
+        try:
+            expected = model(inputs.clone())
+        except Exception:  # takes not all numbers, as one that looks them up in a table
+            inputs = example
+            expected = model(inputs.clone())
+        whole = _Whole(model)
+        parts = {str(n.target): whole.get_submodule(str(n.target)) for n in graph.nodes if n.op == "call_module"}
+        parts |= {str(n.target): n.meta["value"] for n in graph.nodes if n.op == "get_attr"}
+        traced = fx.GraphModule(parts, graph)(inputs.clone())
+    if not _same(expected, traced):
+        raise FoldError(
+            f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
+            f"kind of object its input is, as in isinstance(x, torch.Tensor) or hasattr(x, ...); {LAYER_BY_LAYER}"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two outputs have the same tensors, but for rounding."""
+    ours, theirs = _leaves(one), _leaves(other)
+    if len(ours) != len(theirs):
+        return False
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max()) if a.numel() else 0.0
+            if a.shape != b.shape or not torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=atol, equal_nan=True):
+                return False
+    return True
+
+
 def module_path(node: fx.Node) -> str:
     """The path of the module of a node in the model."""
     return _in_model(str(node.target))
@@ -147,10 +188,16 @@ for _assignment in ASSIGNMENTS:
     setattr(_ExampleProxy, f"__{_assignment.__name__}__", _recorded(_assignment))
 
 
+def _leaves(nested: Any) -> list[Any]:
+    """What tuples, lists and dicts hold."""
+    leaves: list[Any] = []
+    fx.node.map_aggregate(nested, leaves.append)
+    return leaves
+
+
 def _constants(arguments: Any) -> bool:
     """Whether a layer is called on tensors that do not depend on the input."""
-    leaves: list[Any] = []
-    fx.node.map_aggregate(arguments, leaves.append)
+    leaves = _leaves(arguments)
     known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)  # others may hold a proxy
     return known and any(isinstance(leaf, Tensor) for leaf in leaves)
 

@@ -15,7 +15,8 @@ from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image
 from onebit.fold.unknown import LAYER_BY_LAYER
-from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
+from onebit.layers.binary import padding_of
+from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.quantizers import BinaryWeight, Quantizer
@@ -80,8 +81,7 @@ def conv(folder: Folder, call: Call, x: Pending) -> Pending:
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
     x, _, _ = as_image(folder, call, _quantized(folder, call, x))
-    # torch's own field, because padding "same" is asymmetric for even kernels
-    left, right, top, bottom = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    left, right, top, bottom = (*padding_of(layer), 0, 0)[:4]
     fields = {**_geometry(call, layer), "padding": (top, bottom, left, right)}
     fields["padding_value"] = int(getattr(layer, "padding_value", 0))
     y = _matmul(folder, call, x, Conv, RealConv, layer.weight, layer.bias, **fields)
@@ -181,6 +181,9 @@ def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | Non
     if not all(op.kind is None or op.moves for op in x.ops):
         return None, x
     if any(factor is None or not np.isfinite(factor) or factor == 0 for factor in factors):
+        return None, x
+    pools = [i for i, op in enumerate(x.ops) if op.kind is MaxPool]
+    if pools and any((op.factor or 0) < 0 for op in x.ops[: pools[-1]]):  # its maxima are minima of the integers
         return None, x
     return prod(factors), Pending(x.base, tuple(op for op in x.ops if op.kind is not None))  # type: ignore[arg-type]
 

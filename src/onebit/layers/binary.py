@@ -82,6 +82,26 @@ class _Convolution(BinaryLayer):
         return super().quantized_input(x.unsqueeze(0)).squeeze(0)  # one sample without an axis N
 
 
+def padding_of(layer: Any) -> tuple[int, ...]:
+    """What a convolution pads, in the order of `F.pad`: (left, right, top, bottom), or (left, right) of one axis.
+
+    With zeros that follows from its padding and dilation as they are now. torch's own field has what they were when the
+    layer was made, and only its other padding modes read it.
+    """
+    if layer.padding_mode != "zeros":
+        return tuple(layer._reversed_padding_repeated_twice)
+    axes = len(layer.kernel_size)
+    dilation, padding = (n if isinstance(n, (tuple, str)) else (n,) * axes for n in (layer.dilation, layer.padding))
+    sides: list[int] = []
+    for axis in reversed(range(axes)):
+        spread = dilation[axis] * (layer.kernel_size[axis] - 1)
+        if isinstance(padding, str):
+            sides += (spread // 2, spread - spread // 2) if padding == "same" else (0, 0)
+        else:
+            sides += (padding[axis], padding[axis])
+    return tuple(sides)
+
+
 class _Conv(_Convolution):
     """The constructor and the forward pass of `BinaryConv1d` and `BinaryConv2d`."""
 
@@ -120,9 +140,7 @@ class _Conv(_Convolution):
         x = super().quantized_input(x)
         if not self.padding_value:
             return x
-        own: Any = self
-        # in the order of F.pad: left, right, top, bottom; torch uses this field for its other padding modes
-        return F.pad(x, own._reversed_padding_repeated_twice, value=self.padding_value)
+        return F.pad(x, padding_of(self), value=self.padding_value)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs, weight = self.quantized_input(x), self.effective_weight()

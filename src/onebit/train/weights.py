@@ -64,8 +64,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
-    are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving average
-    gives the average.
+    are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving
+    average gives the average.
 
     Raises:
         FormatError: unreadable, damaged, or without tensors.

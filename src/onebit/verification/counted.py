@@ -11,7 +11,7 @@ from onebit.data import VOID
 from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, Quantize, Requantize, Sign
-from onebit.verification.outcome import MOST_CHANGED, TIED, Agreement
+from onebit.verification.outcome import TIED, Agreement, most_changed
 from onebit.verification.spread import Spread
 
 Decided = Callable[[np.ndarray], np.ndarray]
@@ -182,7 +182,7 @@ class OutputCounts:
         differs = self.samples_apart()
         count, mismatches = len(differs), int(np.count_nonzero(differs))
         tied = int(np.count_nonzero(differs & np.concatenate(self.decided)))
-        if self.signs and mismatches <= max(1, MOST_CHANGED * count):
+        if self.signs and mismatches <= most_changed(count):
             tied = mismatches
         return Agreement(
             count,

@@ -13,6 +13,11 @@ MOST_ROUNDED = 1e-3
 takes no signs."""
 
 
+def most_changed(count: int) -> float:
+    """How many of `count` samples rounding may change without a look at each: of ten or more at least one."""
+    return max(float(count >= 10), MOST_CHANGED * count)
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Counts of two executions of a net: torch in float32 with binary weights, and the packed net.
@@ -84,7 +89,7 @@ class Agreement:
     @property
     def as_trained(self) -> bool:
         """Whether rounding can explain the labels that differ from those of the model as trained."""
-        return (self.trained_mismatches or 0) <= max(1, MOST_CHANGED * self.count)
+        return (self.trained_mismatches or 0) <= most_changed(self.count)
 
     @property
     def doubt(self) -> str:

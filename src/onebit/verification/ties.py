@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ def decided_by_ties(
     """For the samples `rows` of a batch, bool (n,): whether rounding explains that the two nets differ in them.
 
     It does if ties decide the first signs or integers that differ: the packed net compares a real value with a number
-    that is as near to it as `TIED` times the largest such value, or rounds a number as near as that to the tie between
-    neighboring integers. In front of a threshold, ties are integers at which the modules change their sign. Later ones
-    follow from these.
+    that is as near to it as `TIED` times the largest such value of the channel in the batch, or rounds a number as near
+    as that to the tie between neighboring integers. In front of a threshold, ties are integers at which the modules
+    change their sign. Later ones follow from these.
 
     Args:
         inputs: the whole batch, because torch may round otherwise in another one.
@@ -80,7 +81,9 @@ def decided_by_ties(
         first = ~differ & (ours != other).any(axis=1)
         if first.any():
             site = by_value[node.output]
-            tied = _tied(node, site, parts, ours, other) if compared[node.output] == node.output else ours == other
+            tied = ours == other
+            if compared[node.output] == node.output:
+                tied = _tied(node, site, parts, ours, other, partial(_largest, node, packed, inputs))
             explained &= ~first | tied.all(axis=1)
         differ |= first
     return differ & explained
@@ -92,6 +95,7 @@ def _tied(
     parts: list[dict[str, np.ndarray]],
     ours: np.ndarray,
     other: np.ndarray,
+    largest: Callable[[], np.ndarray],
 ) -> np.ndarray:
     """Where signs or integers (n, values) of the two nets are equal, or a tie decides between them."""
     number = np.concatenate([_numbers(node, values) for values in parts])
@@ -100,13 +104,19 @@ def _tied(
         if chain is None or chain.exact or number.shape[1] != chain.channels:  # integers by themselves have no ties
             return ours == other
         return (ours == other) | _signs_at_change(chain, number, ours)
-    largest = np.abs(number).max(initial=0)
     if isinstance(node, Sign):
         shift = 0.0 if node.shift is None else per_channel(node.shift.astype(np.float64), number.ndim)
-        return (ours == other) | (np.abs(number - shift) <= TIED * largest).reshape(ours.shape)
-    number = number.reshape(ours.shape)
-    near = np.abs(number - (ours + other) / 2) <= TIED * max(largest, 1)
-    return (ours == other) | (near & (np.abs(ours - other) == 1))
+        return (ours == other) | (np.abs(number - shift) <= TIED * largest()).reshape(ours.shape)
+    ties = ((ours + other) / 2).reshape(number.shape)
+    near = np.abs(number - ties) <= TIED * np.maximum(largest(), 1)
+    return (ours == other) | (near.reshape(ours.shape) & (np.abs(ours - other) == 1))
+
+
+def _largest(node: Node, packed: PackedNet, inputs: Tensor) -> np.ndarray:
+    """The largest number of each channel in a batch, (1, C, 1, …): one may have far smaller ones than another."""
+    parts = (_numbers(node, values) for _, values in runtime.batches(packed, inputs.numpy(), set(node.inputs)))
+    tops = [np.abs(part).max(axis=(0, *range(2, part.ndim)), keepdims=True) for part in parts]
+    return np.max(tops, axis=0)
 
 
 def _signs_at_change(chain: Chain, integers: np.ndarray, ours: np.ndarray) -> np.ndarray:
