@@ -14,7 +14,8 @@ from PIL import Image
 
 from onebit.cli import masks
 from onebit.data import Tiling
-from onebit.packed import Conv, load, save
+from onebit.export.html import writer
+from onebit.packed import Conv, PackedNet, load, save
 from onebit.runtime import run
 
 Onebit = Callable[..., Outcome]
@@ -25,6 +26,7 @@ Onebit = Callable[..., Outcome]
     [
         (["image/3.png"], "image", "image/3.png"),  # the image
         (["image/4.jpg", "image/3.png"], "other/../image", "image/3.png"),
+        (["image/5.jpg"], "image", "image/5-beside.png"),  # another file in the folder of the images
         (["image/3.png"], "label", "label/3.png"),  # the true mask, which would then be found to be right
         (["image/3.png", "image/3-beside.png"], "masks", "masks/3-beside.png"),  # the picture of the other image
     ],
@@ -34,7 +36,8 @@ def test_no_image_and_no_true_mask_is_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("other").mkdir()
-    for place in ("image/3.png", "image/4.jpg", "image/3-beside.png", "label/3.png"):
+    images_there = ("3.png", "4.jpg", "5.jpg", "3-beside.png", "5-beside.png")
+    for place in (*(f"image/{name}" for name in images_there), "label/3.png"):
         Path(place).parent.mkdir(exist_ok=True)
         Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(place)
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
@@ -190,3 +193,55 @@ def test_tiles_in_groups_give_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> 
     for most in (1, 3 * 16 * 16 * 3 + 1, masks.MOST_VALUES):
         monkeypatch.setattr(masks, "MOST_VALUES", most)
         np.testing.assert_array_equal(masks.predict_mask(net, image), expected)
+
+
+def pixel_net(outputs: int, compared: str = "labels", stride: int = 1) -> PackedNet:
+    b = Builder((1, 16, 16))
+    kernel, edge = (3 if stride == 1 else stride,) * 2, int(stride == 1)
+    b.add(Conv, kernel=kernel, stride=(stride, stride), padding=(edge,) * 4, **b.signs(outputs, kernel[0] * kernel[1]))
+    b.affine(outputs)
+    certificate = load("mnist-mlp").certificate
+    assert certificate is not None
+    return replace(b.net(), certificate=replace(certificate, compared=compared, layers=()))
+
+
+def test_a_single_output_is_a_mask_of_two_classes(onebit: Onebit, tmp_path: Path) -> None:
+    net = pixel_net(1, "multi-label")
+    save(net, tmp_path / "net.1bit")
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16), np.uint8)
+    Image.fromarray(image[0]).save(tmp_path / "a.png")
+    done = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png", "--masks", tmp_path / "masks")
+    assert done.status == 0, done.err
+    expected = run(net, image[np.newaxis])[0, 0] > 0
+    assert 0.05 < expected.mean() < 0.95
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")), expected * np.uint8(255))
+    assert f"0 {100 * (1 - expected.mean()):.2f} %, 1 {100 * expected.mean():.2f} %" in done.out
+
+
+@pytest.mark.parametrize(("outputs", "compared"), [(3, "multi-label"), (3, "values"), (1, "values")])
+def test_pixels_with_values_or_several_labels_have_no_mask(
+    onebit: Onebit, tmp_path: Path, outputs: int, compared: str
+) -> None:
+    save(pixel_net(outputs, compared), tmp_path / "net.1bit")
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "a.png")
+    refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png", "--masks", tmp_path / "masks")
+    assert refused.line.endswith("gives no mask of an image: leave --masks out")
+    done = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png")
+    assert f"({outputs}×16×16)" in done.out
+    assert writer.output_kind(pixel_net(outputs, compared)) == "outputs" or (outputs, compared) == (1, "multi-label")
+
+
+def test_a_mask_of_another_scale_than_the_image_is_refused(onebit: Onebit, tmp_path: Path) -> None:
+    save(replace(pixel_net(2, stride=4), certificate=None), tmp_path / "net.1bit")
+    for place in ("image", "label"):
+        (tmp_path / place).mkdir()
+        for i in range(3):
+            Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(tmp_path / place / f"{i}.png")
+    told = "the net predicts 4×4 pixels for images of 16×16, not their own but some of another scale"
+    refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "image" / "0.png", "--masks", tmp_path / "masks")
+    assert told in refused.line
+    refused = onebit("evaluate", tmp_path / "net.1bit", "--dataset", "segmentation", "--data", tmp_path)
+    assert told in refused.err.splitlines()[-1]
+    save(replace(pixel_net(1), certificate=None), tmp_path / "one.1bit")
+    refused = onebit("evaluate", tmp_path / "one.1bit", "--dataset", "segmentation", "--data", tmp_path)
+    assert "one.1bit has 1 outputs, segmentation has 2 classes" in refused.err.splitlines()[-1]

@@ -226,6 +226,19 @@ def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
 
 
 @needs_node
+def test_outputs_are_those_of_their_keys_in_any_order(tmp_path: Path) -> None:
+    """JavaScript sorts keys that are numbers."""
+    b = Builder((12,))
+    b.add(Dense, **b.signs(3, 12))
+    first = b.last
+    b.add(Dense, **b.signs(2, 3))
+    net = replace(b.net(), output={"10": first, "2": b.last})
+    inputs = inputs_of(net, 5)
+    writer.write(net, tmp_path / "net.html")
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@needs_node
 def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
     def said(net: PackedNet, numbers: str) -> str:
         writer.write(net, tmp_path / "net.html")
@@ -234,6 +247,7 @@ def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
         )
         (tmp_path / "run.js").write_text(text)
         command = ["node", str(tmp_path / "run.js"), str(tmp_path / "net.html"), net.input.dtype]
+        command.append(json.dumps(net.outputs))
         done = subprocess.run(command, input=bytes(48), capture_output=True, text=False)
         return "" if done.returncode == 0 else done.stderr.decode()
 

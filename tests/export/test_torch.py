@@ -30,7 +30,7 @@ from onebit.export.plain_torch.body import all_parts
 from onebit.export.plain_torch.names import MODULE_NAMES, Names
 from onebit.export.plain_torch.program import Program
 from onebit.export.plain_torch.target import HIDING
-from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, infer
+from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer, load
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
@@ -208,6 +208,20 @@ def test_integers_beyond_those_of_float32_stay_exact(tmp_path: Path) -> None:
     made.files[0].write_text(narrow)
     with torch.inference_mode():
         assert not np.array_equal(loaded(made.files[1])(torch.from_numpy(inputs)).numpy(), expected)
+
+
+def test_thresholds_beyond_the_integers_of_float32_stay_exact(tmp_path: Path) -> None:
+    b = Builder((70_000,), coding="values")
+    b.add(Dense, signs=pack_signs(np.ones((2, 70_000), np.int8)), in_features=70_000)
+    b.add(Threshold, threshold=np.array([17_000_001, 5], np.int32), direction=np.ones(2, np.int8))
+    net = b.net()
+    inputs = np.full((2, 70_000), 242, np.uint8)
+    for row, total in zip(inputs, (17_000_000, 17_000_001), strict=True):
+        row[: total - 242 * 70_000] += 1
+    made = export_net(net, "torch", tmp_path / "net.safetensors", inputs=inputs)
+    assert made.comparison is not None
+    assert made.comparison.bit_exact
+    assert loaded(made.files[1])(torch.from_numpy(inputs)).tolist() == run(net, inputs).tolist() == [[-1, 1], [1, 1]]
 
 
 def test_zero_is_plus_one(tmp_path: Path) -> None:
@@ -391,6 +405,16 @@ def test_a_program_prints_its_weights_and_the_classes_of_inputs(tmp_path: Path) 
     assert "n0.weight: (6, 3, 3, 3), 2 values" in lines
     assert "n2.threshold: (6, 1, 1), 6 values" in lines
     assert printed("inputs.npy") == [net.classes[label] for label in run(net, inputs).argmax(axis=1)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("compared", ["labels", "multi-label", "values"])
+def test_a_net_of_values_or_of_several_labels_prints_no_class(compared: str) -> None:
+    net = dataclasses.replace(IMAGE_NETS["sign"](), classes=tuple("abcde"))
+    certificate = load("mnist-mlp").certificate
+    assert certificate is not None
+    net = dataclasses.replace(net, certificate=dataclasses.replace(certificate, compared=compared, layers=()))
+    program = Program(net, suffix=".pth").text()
+    assert ("CLASSES[label]" in program) == (compared == "labels")
 
 
 @pytest.mark.parametrize("stem", ["torch", "numpy", "random", "signal"])

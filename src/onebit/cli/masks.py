@@ -23,6 +23,7 @@ from onebit.data import (
     confusion_matrix,
     is_counted,
     mask_classes,
+    mask_shape,
     pixel_score,
     read_mask,
 )
@@ -82,8 +83,9 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
     """Raise UsageError where what is written would replace an image, its true mask, or what is written for another."""
     kept = {os.path.realpath(path) for file in files for path in (file, *_true_masks(file))}
+    beside_images = os.path.realpath(folder) in {os.path.dirname(os.path.realpath(file)) for file in files}
     for path in (folder / f"{file.stem}{end}.png" for file in files for end in ("", "-beside")):
-        if os.path.realpath(path) in kept:
+        if os.path.realpath(path) in kept or (beside_images and path.exists()):  # any file there may be an image
             raise UsageError(f"{path} would be replaced: name another folder with --masks, or rename the image")
         kept.add(os.path.realpath(path))
 
@@ -112,8 +114,11 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
-    """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W)."""
-    taken, made = net.input.shape, infer(net)[net.only_output].shape
+    """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W).
+
+    A net with a single output says 1 where that is above 0.
+    """
+    taken, made = net.input.shape, mask_shape(net)
     tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
     tiles = tiling.cut(image[np.newaxis])
     masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
@@ -121,7 +126,8 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     with progress("predicting", "tiles") as bar:
         for start in range(0, len(tiles), group):
             part = tiles[start : start + group]
-            masks[start : start + group, 0] = run(net, part).argmax(axis=1)
+            outputs = run(net, part)
+            masks[start : start + group, 0] = outputs.argmax(axis=1) if made[0] > 1 else outputs[:, 0] > 0
             bar.update(start + len(part), len(tiles))
     return tiling.join(masks)[0, 0]
 
@@ -130,8 +136,8 @@ def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, inv
     """Predict one image and write its mask and picture; returns the facts for the answer."""
     image = 255 - read.pixels if invert else read.pixels  # as the file shows it
     mask = predict_mask(net, read.pixels)
-    count = infer(net)[net.only_output].shape[0]
-    names = net.classes or tuple(map(str, range(count)))
+    count = max(2, infer(net)[net.only_output].shape[0])
+    names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")

@@ -65,7 +65,10 @@ def main(argv: list[str]) -> int:
     net = load(args.net)
     shapes = infer(net)
     shape = shapes[net.output].shape if isinstance(net.output, str) else ()
-    if len(shape) == 3 and is_image(net.input) and not args.values:
+    compared = net.certificate.compared if net.certificate else "labels"
+    # a pixel with several labels has no class, neither has a regression; one output says which of two classes
+    of_pixels = compared == "labels" or (compared == "multi-label" and shape[:1] == (1,))
+    if len(shape) == 3 and of_pixels and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks
 
         if args.top:
@@ -78,7 +81,6 @@ def main(argv: list[str]) -> int:
         raise UsageError("--masks and --values exclude each other")
     if args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
-    compared = net.certificate.compared if net.certificate else "labels"
     # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
     labeled = compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
     if args.top and not labeled:

@@ -32,7 +32,7 @@ from onebit.data.splits import (
     refuse_held_out,
 )
 from onebit.data.streaming import Images, StreamedImages, prefetched, read_batches
-from onebit.data.tiles import Tiling, fitted, fitted_to
+from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
 from onebit.data.toy import make_toy
 from onebit.data.whitening import whiten
 
@@ -73,6 +73,7 @@ __all__ = [
     "make_toy",
     "mask_classes",
     "mask_facts",
+    "mask_shape",
     "named_as",
     "permute_pixels",
     "pixel_score",

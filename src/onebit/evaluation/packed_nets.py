@@ -54,6 +54,9 @@ def load_packed_data(
         data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
     except MasksKeepSizeError:
         raise UsageError(f"{source} has one answer for an image, {name} has masks: it needs a net for masks") from None
+    answers = infer(net)[net.only_output].shape[0]
+    if answers < len(data.classes):
+        raise UsageError(f"{source} has {answers} outputs, {name} has {len(data.classes)} classes")
     data = named_as(data, net.classes)
     refuse_other_classes(data, net.classes, source=source)
     return _gray(data, source) if net.input.shape[0] == 1 and data.input_shape[0] == 3 else data

@@ -94,7 +94,7 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     if node is None:
         raise CannotRun("node is not installed")
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
-        command = [node, str(script), str(path), net.input.dtype]
+        command = [node, str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
     known, found, start = infer(net), {}, 0
     expected = 4 * len(inputs) * sum(prod(known[name].shape) for name in net.outputs)
@@ -128,7 +128,7 @@ def output_kind(net: PackedNet) -> str:
         image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
         if len(shape) == 1 and shape[0] > 1 and (image or net.classes):
             return "classes"
-        if len(shape) == 3 and image:
+        if len(shape) == 3 and image and (shape[0] == 1 or _compared(net) == "labels"):
             return "masks"
     return "outputs"
 

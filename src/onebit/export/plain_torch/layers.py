@@ -10,6 +10,7 @@ import numpy as np
 from onebit.export.plain_torch.body import Body, fits_line
 from onebit.packed import Node, nodes
 from onebit.packed.bits import unpack_signs
+from onebit.packed.grid import FLOAT32_EXACT
 
 
 def pair(sizes: tuple[int, ...]) -> str:
@@ -166,7 +167,11 @@ def affine(body: Body, node: nodes.Affine, x: str) -> str:
 
 def threshold(body: Body, node: nodes.Threshold, x: str) -> str:
     body.part("sign")
-    state = {"threshold": node.threshold.astype(np.float32), "direction": node.direction.astype(np.float32)}
+    large = np.abs(node.threshold.astype(np.int64)).max(initial=0) > FLOAT32_EXACT
+    state = {
+        "threshold": node.threshold.astype(np.float64) if large else node.threshold.astype(np.float32),
+        "direction": node.direction.astype(np.float32),
+    }
     return f"{per_channel(body, node, 'Threshold', **state)}({x})"
 
 

@@ -8,7 +8,7 @@ function show(made) {
   const seen = new Float64Array(count);
   const map = new Uint8Array(3 * pixels);
   for (let i = 0; i < pixels; i++) {
-    let best = labels === 1 ? +(values[i] >= 0) : 0;
+    let best = labels === 1 ? +(values[i] > 0) : 0;
     for (let k = 1; k < labels; k++) if (values[k * pixels + i] > values[best * pixels + i]) best = k;
     seen[best]++;
     color(best).forEach((v, c) => (map[c * pixels + i] = v));
