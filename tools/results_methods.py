@@ -147,8 +147,8 @@ def measured(protocol: Protocol, method: str, folder: Path) -> dict[str, Any]:
 
     A run of another seed, of other settings than those of the protocol or on another device ends the program.
     """
-    stated = flat(protocol.recipe(method))
-    found = {}
+    trained = protocol.recipe(method)
+    stated, found = flat(trained), {}
     for file in sorted(folder.glob("seed-*/result.json")):
         run, result = file.parent, json.loads(file.read_text(encoding="utf-8"))
         if result["seed"] not in SEEDS:
@@ -156,7 +156,7 @@ def measured(protocol: Protocol, method: str, folder: Path) -> dict[str, Any]:
         if differing := sorted(changes(settings_of(run / "recipe.yaml"), stated)):
             sys.exit(f"{run}: trained with another {', '.join(differing)} than the command; name other --runs")
         refuse_other_place(run, result)
-        if protocol.recipe(method).precision not in ("auto", result["precision"]):
+        if trained.precision not in ("auto", result["precision"]):
             sys.exit(f"{run}: trained in {result['precision']}, the command has another precision; name other --runs")
         log = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         scores = {mode: {key: score[key] for key in ("correct", "count")} for mode, score in result["test"].items()}
@@ -204,9 +204,8 @@ def cells(entry: Mapping[str, Any]) -> dict[str, str]:
     if not runs:
         return {}
     shown = {
-        mode: onebit.report.wording.percent([score["correct"] / score["count"] for score in scores])
+        mode: onebit.report.wording.percent([run["test"][mode]["correct"] / run["test"][mode]["count"] for run in runs])
         for mode in runs[0]["test"]
-        for scores in [[run["test"][mode] for run in runs]]
     }
     if "real" not in shown:
         first, last = (statistics.mean(run["flip_ratios"][i] for run in runs) for i in (0, 1))

@@ -103,13 +103,12 @@ def take(run: Path) -> str:
         result = with_more(before, result, of=name)
     folder.mkdir(exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if more:
-        return str(name)
-    shutil.copy(folders[0] / "metrics.jsonl", folder)
-    keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
-    with tempfile.TemporaryDirectory() as made:
-        subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
-        shutil.copy(Path(made) / "error.png", folder)
+    if not more:
+        shutil.copy(folders[0] / "metrics.jsonl", folder)
+        keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
+        with tempfile.TemporaryDirectory() as made:
+            subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
+            shutil.copy(Path(made) / "error.png", folder)
     return str(name)
 
 

@@ -20,7 +20,7 @@ from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.misfits import check_takes_inputs, explained_samples
 from onebit.evaluation.model_inputs import check_takes
-from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights
+from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights, prediction_of
 from onebit.evaluation.nested import first_samples, mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import ArraySamples, Samples, as_samples
@@ -293,8 +293,7 @@ class Trainer:
         with explained_samples(model, samples):
             outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed, task=task)
         if isinstance(outputs, Tensor):
-            outputs = outputs.sigmoid() if task == "multi-label" else outputs
-            outputs = outputs.softmax(dim=1) if task == "classification" else outputs
+            outputs = prediction_of(outputs, task)
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
 
     def _check_images(self, images: Any) -> None:

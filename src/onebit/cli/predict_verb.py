@@ -65,10 +65,7 @@ def main(argv: list[str]) -> int:
     net = load(args.net)
     shapes = infer(net)
     shape = shapes[net.output].shape if isinstance(net.output, str) else ()
-    compared = net.certificate.compared if net.certificate else "labels"
-    # a pixel with several labels has no class, neither has a regression; one output says which of two classes
-    of_pixels = compared == "labels" or (compared == "multi-label" and shape[:1] == (1,))
-    if len(shape) == 3 and of_pixels and is_image(net.input) and not args.values:
+    if len(shape) == 3 and net.pixels_have_classes(shape[0]) and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks
 
         if args.top:
@@ -82,7 +79,7 @@ def main(argv: list[str]) -> int:
     if args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
     # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
-    labeled = compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
+    labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
     if args.top and not labeled:
         raise UsageError("--top is for labels, the answer is values: leave it out")
     names, samples, notes, failed = _samples(args.files, net, invert=args.invert)

@@ -195,7 +195,7 @@ def work() -> None:
     size = int(sys.argv[1]), int(sys.argv[2])
     try:
         while True:
-            path, crop = pickle.load(sys.stdin.buffer)
+            path, crop = pickle.load(sys.stdin.buffer)  # what the parent process wrote, as in `_decode_in_worker`
             pickle.dump(_decoded(path, size, crop), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()
     except EOFError:

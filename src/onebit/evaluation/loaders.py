@@ -51,7 +51,7 @@ def sample_count(loader: DataLoader[Any]) -> int | None:
     source: Any = loader.dataset if streamed else loader.sampler if loader.batch_size else _index_order(loader)
     try:
         count = len(source)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # no `__len__`, or one that only says so
         return None
     if size is None:
         return None

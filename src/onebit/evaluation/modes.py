@@ -304,7 +304,7 @@ def mode_outputs(
             f"{samples.name}: an ensemble needs the same order in each pass: pass a loader without sampler"
         )
     generator = torch.Generator(model_device(model)).manual_seed(seed)
-    mean, count, targets = torch.zeros(()), samples.count, None
+    mean, count, targets, task = torch.zeros(()), samples.count, None, task or "classification"
     for draw in range(draws):
 
         def done(now: int, total: int, draw: int = draw) -> None:
@@ -323,22 +323,22 @@ def mode_outputs(
         averaged = "outputs" if task == "regression" else "probabilities"
         if not isinstance(outputs, Tensor) or (outputs.dim() < 2 and task != "regression"):
             raise UsageError(f"{weights} averages {averaged}, the model returns {shown(outputs)}: use one sample")
-        mean = mean + _prediction(outputs.double(), task) / draws
+        mean = mean + prediction_of(outputs.double(), task) / draws
     return _outputs_of(mean, task).float(), targets
 
 
-def _prediction(outputs: Tensor, task: str | None) -> Tensor:
-    """What an ensemble averages."""
-    if task == "regression":
-        return outputs
-    return outputs.sigmoid() if task == "multi-label" else outputs.softmax(dim=1)
+def prediction_of(outputs: Tensor, task: str | None) -> Tensor:
+    """Probabilities of the classes, or of each label; the outputs themselves of other tasks."""
+    if task == "classification":
+        return outputs.softmax(dim=1)
+    return outputs.sigmoid() if task == "multi-label" else outputs
 
 
-def _outputs_of(prediction: Tensor, task: str | None) -> Tensor:
+def _outputs_of(prediction: Tensor, task: str) -> Tensor:
     """The outputs of a net with this prediction."""
-    if task == "regression":
-        return prediction
-    return prediction.logit(eps=1e-15) if task == "multi-label" else prediction.log()
+    if task == "classification":
+        return prediction.log()
+    return prediction.logit(eps=1e-15) if task == "multi-label" else prediction
 
 
 def scored_loss(weights: str, loss: str | Loss) -> str | Loss:

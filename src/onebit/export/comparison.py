@@ -64,7 +64,6 @@ def compare(
         OnebitError: `found` has other outputs or shapes.
     """
     known = infer(net)
-    compared = net.certificate.compared if net.certificate else "labels"
     labels = mismatches = None
     largest = relative = median = 0.0
     exact = True
@@ -76,19 +75,21 @@ def compare(
         exact &= here.tobytes() == there.tobytes()
         apart = np.abs(here - there)
         apart[~np.isfinite(apart)] = np.inf
-        share = apart / (_ranges(here) if compared == "values" else float(np.abs(here).max(initial=0)) or 1.0)
+        share = apart / (_ranges(here) if net.compared == "values" else float(np.abs(here).max(initial=0)) or 1.0)
         largest = max(largest, float(apart.max(initial=0)))
         relative = max(relative, float(share.max(initial=0)))
         median = max(median, float(np.median(share)) if share.size else 0.0)
     shape = known[net.outputs[0]].shape
-    several = compared == "multi-label"
-    if isinstance(net.output, str) and (several or (compared == "labels" and len(shape) in (1, 3) and shape[0] > 1)):
+    several = net.compared == "multi-label"
+    if isinstance(net.output, str) and (
+        several or (net.compared == "labels" and len(shape) in (1, 3) and shape[0] > 1)
+    ):
         here, there = (
             outputs[net.output] > 0 if several else outputs[net.output].argmax(axis=1) for outputs in (expected, found)
         )
         labels, mismatches = here.size, int(np.count_nonzero(here != there))
     samples = len(expected[net.outputs[0]])
-    noun = "pixels" if compared == "labels" and len(shape) == 3 else "labels"
+    noun = "pixels" if net.compared == "labels" and len(shape) == 3 else "labels"
     return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact, noun)
 
 

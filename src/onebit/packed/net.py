@@ -158,6 +158,18 @@ class PackedNet:
         return self.output
 
     @property
+    def compared(self) -> str:
+        """What its outputs mean, see `Certificate.compared`; "labels" without a certificate."""
+        return self.certificate.compared if self.certificate else "labels"
+
+    def pixels_have_classes(self, outputs: int) -> bool:
+        """Whether each pixel has one class, for a net with this number of outputs for each.
+
+        It has none where it has several labels, or values. A single output says which of two classes it is.
+        """
+        return self.compared == "labels" or (self.compared == "multi-label" and outputs == 1)
+
+    @property
     def statement(self) -> str:
         """What was compared with the trained model, in one line; also that nothing was."""
         made = self.certificate

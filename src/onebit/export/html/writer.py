@@ -65,7 +65,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "form": asset(f"page/{kind}.html").strip(),
         # no "<", so that no name of the net ends the script
         "info": json.dumps(
-            {"statement": net.statement, "several": _compared(net) == "multi-label", "samples": numbers}
+            {"statement": net.statement, "several": net.compared == "multi-label", "samples": numbers}
         ).replace("<", "\\u003c"),
         "net": _zlib(*parts_of(file)),
         "samples": stored,
@@ -123,12 +123,12 @@ def input_kind(net: PackedNet) -> str:
 
 def output_kind(net: PackedNet) -> str:
     """How outputs are shown: probabilities of "classes", "masks" with the label of each pixel, or any "outputs"."""
-    if isinstance(net.output, str) and _compared(net) != "values":
+    if isinstance(net.output, str) and net.compared != "values":
         shape = infer(net)[net.output].shape
         image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
         if len(shape) == 1 and shape[0] > 1 and (image or net.classes):
             return "classes"
-        if len(shape) == 3 and image and (shape[0] == 1 or _compared(net) == "labels"):
+        if len(shape) == 3 and image and net.pixels_have_classes(shape[0]):
             return "masks"
     return "outputs"
 
@@ -169,11 +169,6 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=80, optimize=True)
     return stream.getvalue()
-
-
-def _compared(net: PackedNet) -> str:
-    """What was compared when the net was certified: "labels", "multi-label" or "values"."""
-    return net.certificate.compared if net.certificate else "labels"
 
 
 def _multiplies_signs(net: PackedNet) -> bool:

@@ -121,8 +121,7 @@ class Program:
     def text(self) -> str:
         """The program."""
         shape, classes = self.known[self.net.outputs[0]].shape, self.net.classes
-        compared = self.net.certificate.compared if self.net.certificate else "labels"
-        labels = isinstance(self.net.output, str) and len(shape) == 1 and shape[0] > 1 and compared == "labels"
+        labels = isinstance(self.net.output, str) and len(shape) == 1 and shape[0] > 1 and self.net.compared == "labels"
         answer = "outputs" if not labels else "classes" if classes else "labels"
         what = "the outputs" if answer == "outputs" else "the class"
         head = [
