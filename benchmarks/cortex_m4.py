@@ -34,7 +34,7 @@ class OnBoard(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("net", metavar="NET.1bit", help="a packed net")
+    parser.add_argument("net", metavar="NET", help="a packed net: a file, or the name of one that comes with onebit")
     parser.add_argument("--optimize", default="-O2", metavar="FLAG", help="flag of the compiler (default: -O2)")
 
 

@@ -17,13 +17,16 @@ from benchmarks.browser import MISSING, Browser
 from benchmarks.shared import add_rounds, describe_machine, set_up_process
 from onebit.export.html import writer
 from onebit.export.writing import export_net, random_inputs
+from onebit.nets import net_path
 
 SAMPLES = 100
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("nets", nargs="+", metavar="NET.1bit", help="packed nets")
+    parser.add_argument(
+        "nets", nargs="+", metavar="NET", help="packed nets: files, or names of those that come with onebit"
+    )
     parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help=f"timed in node ({SAMPLES})")
     add_rounds(parser, 5)
 
@@ -58,7 +61,7 @@ def measure(
             rows.append(
                 {
                     "net": Path(name).name,
-                    "file_bytes": Path(name).stat().st_size,
+                    "file_bytes": net_path(name).stat().st_size,
                     "page_bytes": page.stat().st_size,
                     "node_ms": statistics.median(median for median, _ in times),
                     "node_fastest_ms": min(fastest for _, fastest in times),

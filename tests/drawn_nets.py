@@ -46,7 +46,7 @@ _RANGES = [
     *((-200, 55), (0, 256), (-129, 127), (-3, 300), (0, 2**16), (-(2**16), 1), (-(2**16), 2**16)),
 ]
 _INTEGERS = "relu", "hardtanh", "sign", "threshold", "add", "concat", "move", "round", "round", "through reals"
-_REALS = "clamp", "affine", "prelu", "multiply"
+_REALS = "clamp", "affine", "prelu", "multiply", "levels"
 _SPECIAL = np.float32([0, -0.0, 1, -1, 1e-40, -1e-30, 3e5, 1e30])
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -109,6 +109,10 @@ def _any_value(b: Builder, draw: Draw, *, integers: bool) -> None:
         b.add(Clamp, **bounds, **({"high": np.float32([high])} if which != "low" else {}))
     elif kind == "affine":
         b.affine(channels)
+    elif kind == "levels":
+        if b.values[b.last].kind != "sign":
+            b.add(Sign)
+        b.levels(*draw(st.tuples(*[st.sampled_from([-2.7, -1.0, 0.0, 0.1, 1.3, 3e5])] * 2)))
     elif kind == "prelu":
         b.add(Prelu, slope=b.real(channels))
     elif kind == "round":

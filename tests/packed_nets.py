@@ -82,6 +82,12 @@ class Builder:
     def affine(self, channels: int) -> str:
         return self.add(Affine, scale=self.real(channels), shift=self.real(channels))
 
+    def levels(self, low: float, high: float) -> str:
+        """Signs as two real values, the same for all channels."""
+        channels = self.values[self.last].shape[0]
+        scale, shift = (np.full(channels, number, np.float32) for number in ((high - low) / 2, (high + low) / 2))
+        return self.add(Affine, scale=scale, shift=shift)
+
     def requantize(self, *inputs: str, least: int = 0, most: int = 255) -> str:
         """Multipliers of either sign with which most results are inside the range, and some at its ends."""
         values = [self.values[name] for name in inputs or (self.last,)]
@@ -220,7 +226,32 @@ def integer_resnet(widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: 
     return b.net()
 
 
-IMAGE_NETS = {"sign": sign_net, "real": real_net, "integer": integer_net}
+def levels_net(seed: int = 0) -> PackedNet:
+    """One-bit weights times signs that mean two real values: borders, strides, groups, a map where all are alike."""
+    b = Builder((8, 6, 7), seed=seed)
+    b.threshold(8, most=200)
+    b.levels(-0.3, 5.2)
+    first = b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(Sign, shift=np.full(16, 3e4, np.float32))  # all are -1, which has a finer grid than +1
+    b.levels(0.7, 3e4)
+    b.add(Conv, **b.signs(16, 72, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2)
+    b.add(Add, b.last, first)
+    b.add(Sign, shift=b.real(16))
+    b.levels(-7.3, -2.1)
+    b.add(Conv, **b.signs(8, 48), kernel=(1, 3), stride=(2, 1), padding=(0, 1, 2, 0), dilation=(1, 2))
+    b.affine(8)
+    b.add(Sign)
+    b.levels(1e-3, -1.0)
+    second = b.add(ConvTranspose, **b.signs(4, 8), kernel=(1, 1))
+    b.add(Flatten, second)
+    b.add(Sign)
+    b.levels(0.0, 0.3)
+    b.dense(5)
+    b.affine(5)
+    return b.net()
+
+
+IMAGE_NETS = {"sign": sign_net, "real": real_net, "integer": integer_net, "levels": levels_net}
 
 
 def features_net(seed: int = 0) -> PackedNet:

@@ -10,6 +10,7 @@ import pytest
 from packed_nets import make_packed_mlp
 
 from benchmarks.__main__ import main
+from onebit.nets import shipped_path
 from onebit.packed import save
 
 
@@ -25,8 +26,10 @@ def test_every_net_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for row, file in zip(rows, files, strict=True):
         assert 0 < row["node_fastest_ms"] <= row["node_ms"]
         assert row["page_bytes"] > row["file_bytes"] == file.stat().st_size
-    assert main(["web", str(files[0]), "--rounds", "1", "--samples", "2"]) == 0
-    assert "sign.1bit" in capsys.readouterr().out
+    assert main(["web", str(files[0]), "mnist-mlp", "--rounds", "1", "--samples", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "sign.1bit" in printed
+    assert f"{shipped_path('mnist-mlp').stat().st_size:,} B" in printed
 
 
 def test_no_rounds_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agreeing import assert_agrees, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_nets import images_of
@@ -21,6 +22,7 @@ from onebit.packed import (
     Affine,
     AveragePool,
     Conv,
+    ConvTranspose,
     Dense,
     Flatten,
     Hardtanh,
@@ -160,6 +162,76 @@ def test_convolutions_of_every_size(
     assert_same(b.net(), 3)
 
 
+LEVELS = [-3e30, -7.1, -1.0, -1e-3, -0.0, 0.0, 1e-40, 0.3, 1.0, 5.2, 3e5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["dense", "conv", "groups", "transposed"]),
+    low=st.sampled_from(LEVELS),
+    high=st.sampled_from(LEVELS),
+    channels=st.integers(1, 70),
+    outputs=st.sampled_from([1, 5, 16, 32, 48, 70]),
+    most=st.sampled_from([1, 200, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_two_levels_are_multiplied_as_signs(
+    kind: str, low: float, high: float, channels: int, outputs: int, most: int, seed: int
+) -> None:
+    """Also where an image has only one of them, whose grid is finer than that of both."""
+    groups = 1 + (kind == "groups")
+    channels = 32 * groups if groups > 1 else channels
+    b = Builder((channels, 4, 5), seed=seed)
+    b.threshold(channels, most=most)
+    if kind == "dense":
+        b.add(Flatten)
+    b.levels(low, high)
+    if kind == "dense":
+        b.dense(outputs)
+    else:
+        fields: dict[str, Any] = {"kernel": (3, 3), "groups": groups}
+        signs = b.signs(groups * outputs, 9 * channels // groups, scale=bool(seed % 2))
+        if kind == "transposed":
+            b.add(ConvTranspose, **signs, stride=(2, 1), padding=(1, 0, 0, 1), **fields)
+        else:
+            b.add(Conv, **signs, stride=(1, 2), padding=(1, 2, 0, 1), dilation=(1, 2), **fields)
+    b.levels(-0.5, 2.0)
+    net = b.net()
+    assert_same(net, 4)
+    constant = np.full((2, channels, 4, 5), 255, np.uint8) * np.uint8([[[[0]]], [[[1]]]])
+    expected = run(net, constant, executor="reference")
+    for isa in instruction_sets().values():
+        plan = make_plan(net, isa)
+        assert {"levels", "xnor"} <= set(plan.kernels)
+        assert not {"grid", "lut"} & set(plan.kernels)
+        np.testing.assert_array_equal(plan.run(constant)[0], expected)
+        np.testing.assert_array_equal(plan.run(constant, parts=2)[0], expected)
+
+
+@pytest.mark.parametrize("reason", ["padding", "sum", "output", "each channel", "groups", "infinite", "center"])
+def test_levels_that_are_not_multiplied_as_signs(reason: str) -> None:
+    b = Builder((6, 4, 5))
+    b.threshold(6, most=200)
+    if reason == "each channel":
+        levels = b.affine(6)
+    elif reason == "infinite":
+        levels = b.add(Affine, scale=np.full(6, 3e38, np.float32), shift=np.full(6, 3e38, np.float32))
+    else:
+        levels = b.levels(-0.7, 2.9)
+    groups = 2 if reason == "groups" else 1
+    signs = b.signs(6, 54 // groups, centre=reason == "center")
+    padding_value = int(reason == "padding")
+    made = b.add(Conv, **signs, kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=padding_value, groups=groups)
+    if reason == "sum":
+        b.add(Add, made, levels)
+    net = b.net((made, levels) if reason == "output" else None)
+    images = images_of(net, 3)
+    expected = reference(net, images)
+    for isa in instruction_sets().values():
+        assert "levels" not in make_plan(net, isa).kernels
+        assert assert_agrees(net, images, expected, isa)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("outputs", [8, 17, 32, 40, 70])
 @pytest.mark.parametrize("form", ["sign", "integer", "real", "weights"])
@@ -182,6 +254,31 @@ def test_signs_directly_after_a_convolution(form: str, outputs: int, groups: int
     b.add(Flatten)
     b.add(Dense, **b.signs(3, b.values[b.last].shape[0]))
     assert_same(b.net(), 3)
+
+
+@pytest.mark.parametrize("outputs", [1, 4, 16, 32, 48, 64, 80])
+@pytest.mark.parametrize("form", ["sign", "integer", "real"])
+def test_signs_of_several_pixels_are_words_of_their_own(form: str, outputs: int) -> None:
+    """Of images of one pixel, and of images; at the end of products, and of a sum."""
+    for size in ((1, 1), (4, 6)):
+        b = Builder((5, *size), seed=outputs)
+        if form == "sign":
+            b.threshold(5, most=200)
+        if form == "real":
+            b.affine(5)
+        b.add(Conv, **b.signs(outputs, 5), kernel=(1, 1))
+        if form == "real":
+            b.add(Sign, shift=b.real(outputs))
+        else:
+            b.threshold(outputs)
+        first = b.add(Conv, **b.signs(outputs, outputs), kernel=(1, 1))
+        b.add(Sign)
+        b.add(Conv, **b.signs(outputs, outputs), kernel=(1, 1))
+        b.add(Add, b.last, first)
+        b.add(Sign)
+        b.add(Flatten)
+        b.dense(7)
+        assert_same(b.net(), 11)
 
 
 def test_sums_that_need_more_than_an_int32() -> None:

@@ -19,11 +19,11 @@ from onebit.packed import PackedNet, infer
 
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
-    *("real", "scale", "center", "affine", "affine_int", "relu", "relu_int"),
+    *("real", "scale", "shift", "center", "affine", "affine_int", "relu", "relu_int"),
     *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign", "requantize", "quantize"),
 )
 _KERNELS = (
-    *("pointwise", "xnor", "dot", "dot_lut", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
+    *("pointwise", "xnor", "dot", "dot_lut", "lut", "real", "depthwise", "depthwise_real", "grid", "expand", "levels"),
     *("add", "add_int", "multiply", "fill", "copy"),
     *("max", "max_int", "max_bits", "max_bytes", "sum", "sum_int", "average"),
 )
@@ -217,20 +217,24 @@ def _fill_struct(
             more = [(s.buffer.place, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
-    struct.epilogue, struct.epilogue_count, struct.bits = ctypes.addressof(epilogue), len(call.epilogue), call.bits
+    struct.epilogue, struct.epilogue_count = ctypes.addressof(epilogue), len(call.epilogue)
+    if call.bits:
+        struct.bits = min(_WORD, _BLOCK // repeats) if repeats else _WORD
 
 
 def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
     fields = call.fields
     if call.kernel in _POINTWISE:
-        alike = all(op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue)
+        alike = not call.bits and all(op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue)
         channels = 1 if alike else fields["channels"]
-        return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
+        return 0 if _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
     simple = call.kernel in ("xnor", "dot", "dot_lut", "lut") and fields["groups"] == 1
     padded = fields.get("constant") and call.kernel not in ("dot", "dot_lut")
-    if not simple or padded or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
+    if not simple or padded or fields.get("center") or outputs % _VECTOR:
+        return 0
+    if call.bits and outputs > _WORD and outputs % _WORD:  # the words of a pixel are not all full
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0

@@ -44,6 +44,7 @@ class _Planner(Pointwise):
     def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
         super().__init__(net)
         self.isa = isa
+        self.levels: dict[str, Slot] = {}  # real values that are in memory as signs -> their levels on the grid
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
@@ -86,6 +87,30 @@ class _Planner(Pointwise):
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
         return self.matmul(node, slot, rows, axes, made)
 
+    def affine(self, node: nodes.Affine) -> Slot:
+        """Two levels stay signs where one-bit weights alone read them: `matmul` multiplies the signs."""
+        slot, levels = self.value(node.inputs[0], flat=True), node.levels()
+        if slot.kind != BITS or levels is None or not all(map(self.takes_levels, self.readers(node.output))):
+            return self.pointwise(node)
+        low, high = map(float, levels)
+        self.levels[node.output] = self.calls.emit(
+            "levels", (slot,), (3, 1, 1), INTEGER, low=low, high=high, tap_channels=slot.shape[0]
+        )
+        return slot.seen_as(slot.shape, flat=slot.flat)
+
+    def readers(self, name: str) -> list[Node | None]:
+        """The nodes that read a value; None for an output of the net."""
+        return [*(node for node in self.net.nodes if name in node.inputs), *[None] * (name in self.net.outputs)]
+
+    @staticmethod
+    def takes_levels(node: Any) -> bool:
+        """Whether a node has one-bit weights and reads signs as words."""
+        if not isinstance(node, (nodes.Dense, nodes.Conv, nodes.ConvTranspose)) or node.centre is not None:
+            return False
+        if isinstance(node, nodes.Dense):
+            return True
+        return not getattr(node, "padding_value", 0) and (node.groups == 1 or node.group_channels % 32 == 0)
+
     def packs(self, node: Any, slot: Slot) -> bool:
         """Whether one-bit weights multiply signs that an operation has left as integers."""
         return isinstance(node, OneBitWeights) and slot.kind == INTEGER and self.known[node.inputs[0]].kind == "sign"
@@ -99,12 +124,15 @@ class _Planner(Pointwise):
         padding = getattr(node, "padding_value", 0)
         fields: dict[str, Any] = {"groups": groups, "outputs": outputs, "tap_channels": channels}
         fields |= {"constant": padding, "runs": axes[1].runs, **_taps(*axes)}
-        if padding:
+        levels = self.levels.get(node.inputs[0])
+        if padding or levels:
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
         depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
-            kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes))
+            # with levels, the sums of weights are in scratch memory
+            kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes), 2 * groups * outputs * bool(levels))
+            fields["levels"] = levels is not None
         elif one_bit and self.isa.dot_fours and slot.coding and depthwise is None and node.centre is None:
             kernel = dot_kernel(node, rows, axes, slot.shape[2], slot.pixel, slot.coding, self.isa)
         else:
@@ -122,8 +150,9 @@ class _Planner(Pointwise):
                 kernel = planes_kernel(node, rows, axes, slot.shape[2], slot.pixel, self.isa) or lookup_kernel(
                     node, rows, axes, slot.shape[2], self.isa
                 )
-        kind = INTEGER if one_bit and not fields.get("real") else REAL
-        answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
+        kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
+        sources = (slot,) if levels is None else (slot, levels)
+        answer = self.calls.emit(kernel.name, sources, made, kind, **{**fields, **kernel.fields})
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
         if kernel.name == "lut" and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
@@ -218,7 +247,7 @@ _MAKERS: dict[type[Node], Any] = {
     nodes.MaxPool: _Planner.max_pool,
     nodes.AveragePool: _Planner.average_pool,
     nodes.AdaptiveAveragePool: _Planner.adaptive_average_pool,
-    nodes.Affine: _Planner.pointwise,
+    nodes.Affine: _Planner.affine,
     nodes.Threshold: _Planner.pointwise,
     nodes.Sign: _Planner.pointwise,
     nodes.Relu: _Planner.pointwise,

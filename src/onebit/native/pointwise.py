@@ -103,7 +103,12 @@ class Pointwise(Values):
             flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
             self.calls.then_sign(slot, "threshold", node.threshold ^ flip, flip)
         elif isinstance(node, nodes.Affine):
-            self.calls.then(slot, "affine_int" if exact else "affine", node.scale, node.shift)
+            if exact or (node.scale is not None and node.shift is not None):
+                self.calls.then(slot, "affine_int" if exact else "affine", node.scale, node.shift)
+            elif node.scale is not None:  # in float32: a single product or sum has the same bits
+                self.calls.then(slot, "scale", node.scale)
+            else:
+                self.calls.then(slot, "shift", node.shift)
         elif isinstance(node, nodes.Relu):
             self.calls.then(slot, "relu_int" if exact else "relu")
         elif isinstance(node, nodes.Hardtanh):

@@ -10,6 +10,12 @@ typedef struct {
     float power, unit;
 } grid_t;
 
+/* Two values on a grid: their difference and their sum. */
+typedef struct {
+    int32_t difference, sum;
+    float unit;
+} levels_t;
+
 /* A sliding window on the rows and columns of an image, or of a group of its channels; `steps`: between channels, rows and
  * columns in memory. */
 typedef struct {
@@ -264,6 +270,38 @@ static void signs_dot_inside(const uint8_t *x, const uint8_t *inside, int32_t te
         for (; k + 4 <= bytes; k += 4) differing += ones((word_at(x + k) ^ word_at(rows + k)) & word_at(inside + k));
         for (; k < bytes; k++) differing += ones(((uint32_t)x[k] ^ rows[k]) & inside[k]);
         sums[o].i = count - 2 * (int32_t)differing;
+    }
+}
+
+/* The sums of rows of signs where `inside` has a 1; `whole` has those of whole rows. */
+static void sums_inside(const uint8_t *inside, int32_t terms, const uint8_t *rows, int32_t outputs, const int32_t *whole,
+                        int32_t *sums) {
+    int32_t k = 0;
+    while (k < terms / 8 && inside[k] == 255) k++;
+    if (k < terms / 8)
+        signs_dot_inside(inside, inside, terms, rows, outputs, (value_t *)sums);
+    else
+        for (int32_t o = 0; o < outputs; o++) sums[o] = whole[o];
+}
+
+/* Signs that mean `low` and `high`, on the grid of those that are there; one that is not counts as the other. */
+static levels_t levels_of(const uint8_t *signs, int32_t count, float low, float high) {
+    int32_t positive = 0;
+    for (int32_t k = 0; k < count; k++) positive += signs[k / 8] >> k % 8 & 1;
+    if (positive == count) low = high;
+    if (positive == 0) high = low;
+    uint32_t a = bits_of_float(high) & 0x7fffffffu, b = bits_of_float(low) & 0x7fffffffu;
+    int e = grid_exponent(a > b ? a : b);
+    int32_t upper = rounded(high * power_of_two(e)), lower = rounded(low * power_of_two(e));
+    levels_t levels = {upper - lower, upper + lower, power_of_two(-e)};
+    return levels;
+}
+
+/* Sums of signs as those of their levels, which are (difference * sign + sum) / 2. totals: the sums of the weights. */
+static void levels_real(value_t *x, int32_t count, const levels_t *levels, const int32_t *totals) {
+    for (int32_t k = 0; k < count; k++) {
+        int64_t sum = ((int64_t)levels->difference * x[k].i + (int64_t)levels->sum * totals[k]) / 2;
+        x[k].f = (sum == (int32_t)sum ? (float)(int32_t)sum : (float)(double)sum) * levels->unit;
     }
 }
 

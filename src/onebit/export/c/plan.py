@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from onebit.export.c.moves import Moves
-from onebit.export.c.pointwise import Pointwise
 from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
 from onebit.native.arena import place
 from onebit.packed import Node, PackedNet, nodes
 
 
-class Planner(Moves, Pointwise, Products, Pools):
+class Planner(Moves, Products, Pools):
     """Plans a net.
 
     arena_bytes: of the memory for values; constant_bytes: of the weights.
@@ -64,7 +63,7 @@ MAKERS: dict[type[Node], Any] = {
     nodes.MaxPool: Planner.pool,
     nodes.AveragePool: Planner.pool,
     nodes.AdaptiveAveragePool: Planner.adaptive,
-    nodes.Affine: Planner.pointwise,
+    nodes.Affine: Planner.affine,
     nodes.Threshold: Planner.pointwise,
     nodes.Sign: Planner.pointwise,
     nodes.Relu: Planner.pointwise,

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.export.c.stages import Stage, Stages, index, real, title
-from onebit.export.c.values import LOADS, Stored
+from onebit.export.c.pointwise import Pointwise
+from onebit.export.c.stages import Stage, index, real, title
+from onebit.export.c.values import LOADS, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
@@ -27,7 +28,7 @@ TOGETHER = 8
 _BYTES = {"bytes": (0, 255), "small": (-128, 127)}
 
 
-class Products(Stages):
+class Products(Pointwise):
     """Products of inputs and rows of weights."""
 
     def matmul(self, node: Any) -> None:
@@ -52,6 +53,8 @@ class Products(Stages):
             self.window(stage, node, source, node.group_channels)
         if one_bit and source.form == "signs" and node.centre is None and _has_bytes(node, source):
             self.sign_products(stage, node, source, weights)
+            if name in self.levels:
+                self.level_products(stage, node, source, weights)
         elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
             stage.room = 8
             stage.body.append(f"dense({self.pointer(source, stage)}, {node.terms}, {weights}, {node.outputs}, x);")
@@ -87,6 +90,33 @@ class Products(Stages):
             stage.body.append(f"signs_dot(column, {terms}, {rows}, {outputs}, {sums});")
         else:
             stage.body.append(f"signs_dot_inside(column, inside, {terms}, {rows}, {outputs}, {sums});")
+
+    def affine(self, node: nodes.Affine) -> None:
+        """Two levels stay signs where one-bit weights alone read them, and are multiplied as signs."""
+        (name,) = node.inputs
+        levels, reads = node.levels(), [other for other in self.net.nodes if node.output in other.inputs]
+        if self.known[name].kind == "sign" and levels is not None and node.output not in self.net.outputs:
+            made = self.stored.get(name) or plain(self.known[name], 0)
+            if made.form == "signs" and made.is_plain and all(takes_levels(other, made) for other in reads):
+                self.stored[node.output] = self.value(name)
+                self.levels[node.output] = levels
+                return
+        self.pointwise(node)
+
+    def level_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+        """Sums of signs as those of their levels."""
+        low, high = self.levels[node.inputs[0]]
+        whole = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32))
+        _, rows, sums, outputs = _group(node, source, weights, "x", -(-node.terms // 8))
+        totals = whole if outputs == node.outputs else f"{whole} + {outputs} * g"
+        given = f"{self.pointer(source, stage)}, {self.size_of(source)}, {real(low)}, {real(high)}"
+        stage.head.append(f"const levels_t levels = levels_of({given});")
+        if any(getattr(node, "padding", ())):
+            self.row(stage, "int32_t *totals", 4 * outputs)
+            stage.body.append(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {totals}, totals);")
+            totals = "totals"
+        stage.body.append(f"levels_real({sums}, {outputs}, &levels, {totals});")
+        stage.made = Value(stage.made.shape, "real")
 
     def has_pairs(self, stage: Stage, node: Any, source: Stored) -> bool:
         """Whether the windows of two pixels can be summed at once: they are bytes."""
@@ -273,6 +303,13 @@ def _has_bytes(node: Any, source: Stored) -> bool:
     if steps is None or isinstance(node, nodes.Transposed) or node.group_channels % 8 or steps[0] != 1:
         return False
     return not any(number % 8 for number in (source.first, *steps[1:]))
+
+
+def takes_levels(node: Any, source: Stored) -> bool:
+    """Whether a node has one-bit weights and reads signs as bytes."""
+    if not isinstance(node, (nodes.Dense, nodes.Conv)) or node.centre is not None:
+        return False
+    return _has_bytes(node, source) and not (isinstance(node, nodes.Conv) and node.padding_value)
 
 
 def words_of(rows: np.ndarray) -> np.ndarray:

@@ -73,6 +73,7 @@ class Stages:
         self.memories: list[Memory] = []
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
+        self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
         self.open: Stage | None = None
         self.uses = dict.fromkeys(self.known, 0)
         for name in [*net.outputs, *(name for node in net.nodes for name in node.inputs)]:

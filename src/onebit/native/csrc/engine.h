@@ -98,6 +98,9 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
     case OB_KERNEL_EXPAND:
         expand_bits(call, share, count, arena);
         return 0;
+    case OB_KERNEL_LEVELS:
+        levels_to_grid(call, share, count, arena);
+        return 0;
     case OB_KERNEL_FILL:
         fill(call, share, count, arena);
         return 0;

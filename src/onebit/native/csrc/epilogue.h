@@ -3,7 +3,7 @@
 #define BLOCK 256 /* most channels of a block; blocks begin at multiples of 32 */
 
 typedef union {
-    int32_t i[BLOCK];
+    int32_t i[BLOCK + 32]; /* word_of reads 32 flags, of which all but the first few may be of no channel */
     float f[BLOCK];
 } block_t;
 
@@ -110,6 +110,9 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
     case OB_EPILOGUE_SCALE:
         CHANNELS(x->f[k] *= p[k])
         break;
+    case OB_EPILOGUE_SHIFT:
+        CHANNELS(x->f[k] += p[k])
+        break;
     case OB_EPILOGUE_CENTER:
         CHANNELS(x->f[k] += total * p[k])
         break;
@@ -160,6 +163,14 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
     return saw_nan;
 }
 
+/* Words of `bits` flags each; tail bits are 0. */
+static inline void write_bits(uint32_t *out, const block_t *x, int count, int bits) {
+    for (int k = 0; k < count; k += bits) {
+        int width = count - k < bits ? count - k : bits;
+        *out++ = word_of(x->i + k) & (width < 32 ? (1u << width) - 1 : ~0u);
+    }
+}
+
 /* Runs the epilogue of a call on `count` channels, whose parameters begin at `first`, and writes them; 1 for a NaN that has no
  * sign or integer. */
 static int finish_block(const ob_call *call, block_t *x, const site_t *at, int first, int count, float total) {
@@ -184,8 +195,7 @@ static int finish_block(const ob_call *call, block_t *x, const site_t *at, int f
     }
     uint32_t *out = image + at->pixel * call->out_pixel;
     if (call->bits)
-        for (int k = 0; k < count; k += 32) /* tail bits are 0 */
-            out[(at->from + k) / 32] = word_of(x->i + k) & (count - k < 32 ? (1u << (count - k)) - 1 : ~0u);
+        write_bits(out + at->from / (call->bits == 32 ? 32 : call->bits), x, count, call->bits);
     else if (count % 16 == 0) { /* unlike memcpy, no function call */
         out += at->from;
         CHANNELS(out[k] = (uint32_t)x->i[k])

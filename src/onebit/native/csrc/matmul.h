@@ -78,6 +78,7 @@ typedef struct {
     int i;
     const int32_t *run;
     int64_t terms; /* weights of the taps inside the image */
+    const double *weights; /* their sum for each output of all groups, if `levels` */
 } place_t;
 
 /* One of these pixels: pixel t of the run in image n. */
@@ -156,6 +157,30 @@ static inline float float_of(int64_t x) {
     return (float)(sum - 6755399441055744.0);
 }
 
+/* The sums of the weights of the taps inside the image, for each output of all groups. */
+static void sum_weights(const place_t *at, double *weights) {
+    const ob_call *call = at->call;
+    int outputs = call->groups * call->outputs;
+    for (int o = 0; o < outputs; o++) weights[o] = 0;
+    for (int a = 0; a < call->taps_down; a++)
+        for (int b = 0; b < call->taps_across; b++) {
+            if (call->rows[at->i * call->taps_down + a] < 0 || call->columns[at->run[0] * call->taps_across + b] < 0) continue;
+            const int64_t *tap = call->tap_sums + (int64_t)(a * call->taps_across + b) * outputs;
+            for (int o = 0; o < outputs; o++) weights[o] += (double)tap[o];
+        }
+}
+
+/* The same as read_sums of bits that mean two levels: an input is (difference * sign + sum) / 2, on the grid of its image. No
+ * product and no sum in double is rounded. `first`: the output of sums[0]. */
+static inline void read_levels(const place_t *at, spot_t spot, int first, float *real, int count, const int32_t *sums) {
+    levels_t levels;
+    memcpy(&levels, at->arena + at->call->in2 + spot.n * at->call->in2_size, sizeof levels);
+    const double difference = levels.difference * 0.5, sum = levels.sum * 0.5, *weights = at->weights + first;
+    int32_t terms = (int32_t)at->terms;
+    for (int k = 0; k < count; k++) /* + 0.0 makes -0.0 positive */
+        real[k] = (float)(difference * (terms - 2 * sums[k]) + sum * weights[k] + 0.0) * levels.unit;
+}
+
 /* Writes sums (`wide` if not NULL) to a block from index `start` on: as integers, or as real values in units of `unit`. */
 static inline void read_sums(const place_t *at, block_t *x, int start, int count, const int32_t *sums, const int64_t *wide,
                              float unit) {
@@ -183,7 +208,11 @@ static int finish_sums(const place_t *at, spot_t spot, int group, int first, int
     int offset = group * call->outputs + first;
     float unit = unit_of(at, spot);
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
-    if (padding || call->weight_units) {
+    if (call->levels)
+        read_levels(at, spot, offset, x.f, count, sums);
+    else if (!padding && wide && call->weight_units)
+        for (int k = 0; k < count; k++) x.f[k] = (float)wide[k] * unit * call->weight_units[offset + k];
+    else if (padding || call->weight_units) {
         for (int k = 0; k < count; k++) {
             int64_t sum = wide ? wide[k] : call->kernel == OB_KERNEL_XNOR ? at->terms - 2 * sums[k] : sums[k];
             if (padding) sum += outside(call, at->i, at->run, offset + k, padding);
@@ -208,7 +237,10 @@ static int finish_together(const place_t *at, spot_t spot, int many, const int32
     const ob_call *call = at->call;
     block_t x;
     site_t site = site_of(at, spot, 0);
-    if (at->run[2] > 1 && !wide && sums_stride == call->outputs) /* contiguous in one image */
+    if (call->levels)
+        for (int m = 0; m < many; m++, spot = next_spot(at, spot))
+            read_levels(at, spot, 0, x.f + m * call->outputs, call->outputs, sums + m * sums_stride);
+    else if (at->run[2] > 1 && !wide && sums_stride == call->outputs) /* contiguous in one image */
         read_sums(at, &x, 0, many * call->outputs, sums, NULL, unit_of(at, spot));
     else
         for (int m = 0; m < many; m++, spot = next_spot(at, spot))
@@ -238,6 +270,7 @@ static inline int tile_rows(int64_t left, int most) { return left >= most ? most
 /* Products of words of bits. */
 static int matmul_words(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     segment_t *segments = (segment_t *)(arena + call->scratch + share->scratch);
+    double *weights = (double *)(segments + (int64_t)call->taps_down * call->taps_across);
     int64_t row_units = (int64_t)call->in_width * call->in_pixel;
     int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
     work_t work = work_of(call, share, TILE_OUTPUTS);
@@ -246,6 +279,7 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
         for (int r = 0; r < call->run_count; r++) {
             place_t at = {call, arena, i, call->runs + 4 * r, 0};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 0, segments, &at.terms);
+            if (call->levels) at.weights = weights, sum_weights(&at, weights);
             for (int group = 0; group < call->groups; group++)
                 for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
                     int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
@@ -397,16 +431,20 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
 
 static void real_sums(const ob_call *call, const int32_t *x, const segment_t *segments, int found, const double *b,
                       int64_t *wide) {
+    double sums[REAL_LANES] = {0};
+    int left = EXACT_TERMS; /* terms that the sums can take */
     for (int k = 0; k < found; k++)
-        for (int from = 0; from < call->tap_channels; from += EXACT_TERMS) {
-            int to = call->tap_channels - from < EXACT_TERMS ? call->tap_channels : from + EXACT_TERMS;
-            double sums[REAL_LANES] = {0};
-            for (int c = from; c < to; c++) {
-                double value = x[segments[k].a + c];
-                const double *w = b + (segments[k].b + c) * REAL_LANES;
+        for (int from = 0; from < call->tap_channels;) {
+            int to = call->tap_channels - from < left ? call->tap_channels : from + left;
+            left -= to - from;
+            for (; from < to; from++) {
+                double value = x[segments[k].a + from];
+                const double *w = b + (segments[k].b + from) * REAL_LANES;
                 for (int l = 0; l < REAL_LANES; l++) sums[l] += value * w[l];
             }
-            for (int l = 0; l < REAL_LANES; l++) wide[l] += (int64_t)sums[l];
+            if (left && (k + 1 < found || from < call->tap_channels)) continue;
+            for (int l = 0; l < REAL_LANES; l++) wide[l] += (int64_t)sums[l], sums[l] = 0;
+            left = EXACT_TERMS;
         }
 }
 

@@ -48,8 +48,40 @@ static void expand_bits(const ob_call *call, const share_t *share, int64_t count
         int32_t *out = (int32_t *)(arena + call->out + n * call->out_size);
         span_t mine = span_of(share, (int64_t)call->out_height * call->out_width);
         for (int64_t at = mine.begin; at < mine.end; at++)
-            for (int k = 0; k < call->channels; k++)
-                out[at * call->out_pixel + k] = (int32_t)(in[at * call->in_pixel + k / 32] >> (k % 32) & 1) * 2 - 1;
+            for (int k = 0; k < call->channels; k += 32) { /* word by word, which compilers vectorize */
+                uint32_t word = in[at * call->in_pixel + k / 32];
+                int32_t *to = out + at * call->out_pixel + k;
+                int width = call->channels - k < 32 ? call->channels - k : 32;
+                for (int l = 0; l < width; l++) to[l] = (int32_t)(word >> l & 1) * 2 - 1;
+            }
+    }
+}
+
+/* What bits that mean two real values are on the grid of an image: difference and sum of the two integers, and the grid's unit.
+ * A value that the image does not have counts as the other one, because the grid is that of the values in it. */
+typedef struct {
+    int32_t difference, sum;
+    float unit;
+} levels_t;
+
+static void levels_to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    int64_t pixels = (int64_t)call->in_height * call->in_width;
+    int last = call->in_pixel - 1;
+    uint32_t tail = call->tap_channels % 32 ? (1u << call->tap_channels % 32) - 1 : ~0u; /* of the last word of a pixel */
+    span_t mine = span_of(share, count);
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+        const uint32_t *in = arena + call->in + n * call->in_size;
+        uint32_t ones = 0, zeros = 0;
+        for (int64_t at = 0; at < pixels; at++, in += call->in_pixel) {
+            for (int k = 0; k < last; k++) ones |= in[k], zeros |= ~in[k];
+            ones |= in[last], zeros |= ~in[last] & tail;
+        }
+        float low = zeros ? call->low : call->high, high = ones ? call->high : call->low;
+        uint32_t of_low = bits_of_float(low) & 0x7fffffffu, of_high = bits_of_float(high) & 0x7fffffffu;
+        int e = grid_exponent(of_low > of_high ? of_low : of_high);
+        int32_t a = rounded(high * power_of_two(e)), b = rounded(low * power_of_two(e));
+        levels_t levels = {a - b, a + b, power_of_two(-e)};
+        memcpy(arena + call->out + n * call->out_size, &levels, sizeof levels);
     }
 }
 

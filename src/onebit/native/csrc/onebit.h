@@ -15,6 +15,7 @@
 enum {
     OB_EPILOGUE_REAL = 1,     /* int32 -> float32 */
     OB_EPILOGUE_SCALE,        /* x * p */
+    OB_EPILOGUE_SHIFT,        /* x + p */
     OB_EPILOGUE_CENTER,       /* x + total * p */
     OB_EPILOGUE_AFFINE,       /* x * p + q in double, p and q too, of float32 */
     OB_EPILOGUE_AFFINE_INT,   /* the same, of int32 */
@@ -56,6 +57,7 @@ enum {
     OB_KERNEL_DEPTHWISE_REAL, /* the same with real weights */
     OB_KERNEL_GRID,          /* float32 -> int32 on a grid, followed by the image's grid unit and the bound of row_to_grid */
     OB_KERNEL_EXPAND,        /* bits -> int32 of +1 and -1 */
+    OB_KERNEL_LEVELS,        /* bits that mean `low` and `high` -> those of an image on its grid, see levels_t in moves.h */
     OB_KERNEL_ADD,           /* float32 + float32, then the epilogue */
     OB_KERNEL_ADD_INT,
     OB_KERNEL_MULTIPLY,      /* float32 * float32, then the epilogue */
@@ -96,6 +98,7 @@ typedef struct {
     const int32_t *runs; /* output columns with the same taps inside the image: (first, stride, count, input stride) */
     int32_t run_count;
     int32_t constant; /* the padding value, or the value to fill with */
+    float low, high;  /* OB_KERNEL_LEVELS */
 
     /* matrix products: rows of weights in panels of `lanes` outputs, group by group; for OB_KERNEL_DEPTHWISE -1 or 0 for
      * each output, tap by tap, and for OB_KERNEL_DEPTHWISE_REAL doubles */
@@ -107,6 +110,7 @@ typedef struct {
     int32_t tap_lookups;  /* lookups per tap; a tap may cover several neighboring pixels */
     int32_t tap_fours;    /* OB_KERNEL_DOT: fours per tap in the memory of a call, with those that have weights of 0 */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
+    int32_t levels;       /* OB_KERNEL_XNOR: bits mean the levels in in2, and sums are real */
     int32_t center;       /* the epilogue needs sum(x) */
     int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never. OB_KERNEL_DOT:
                              planes of bytes that int32 images may have; 0: images of bytes */
@@ -115,7 +119,8 @@ typedef struct {
     const float *weight_units; /* grid units of real weights */
 
     const ob_epilogue_op *epilogue;
-    int32_t epilogue_count, bits; /* bits: the epilogue ends in signs */
+    int32_t epilogue_count, bits; /* bits: of a word of the signs in which the epilogue ends, 32, or fewer where each pixel has a
+                                     word and several pixels are finished together; 0: it does not end in signs */
     const float *divisor;         /* per window, [out_height][out_width] */
 
     /* boxes: counts, and strides in units. The first axis is the innermost, the second the outermost: threads share it. */

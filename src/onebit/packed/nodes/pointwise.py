@@ -47,6 +47,18 @@ class Affine(_PerChannel):
         if self.scale is None and self.shift is None:
             raise FormatError("has neither scale nor shift, expected at least one")
 
+    def levels(self) -> tuple[np.float32, np.float32] | None:
+        """What the signs -1 and +1 become, if this is the same finite number for every channel; else None."""
+        scale, shift = (
+            np.float64(x) if array is None else array.astype(np.float64)
+            for array, x in ((self.scale, 1), (self.shift, 0))
+        )
+        with np.errstate(over="ignore"):
+            low, high = (np.unique(np.float32(sign * scale + shift)) for sign in (-1, 1))
+        if len(low) == len(high) == 1 and np.isfinite(low[0]) and np.isfinite(high[0]):
+            return low[0], high[0]
+        return None
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Threshold(_PerChannel):
