@@ -243,9 +243,8 @@ def test_a_cortex_m4_rounds_affine_maps_as_double_does(optimize: str, tmp_path: 
     b.add(Affine, scale=scale, shift=shift)
     net = b.net()
     middles = run(net, x[None])[0, :count]
-    np.testing.assert_array_equal(
-        np.abs(middles.view(np.int32) - shift[:count].view(np.int32)), 1
-    )  # not `shift` itself
+    # the neighbors of `shift`, which a fused multiply-add gives
+    np.testing.assert_array_equal(np.abs(middles.view(np.int32) - shift[:count].view(np.int32)), 1)
     special = np.float32([0, -0.0, 1e-40, -1e-38, 3e30, 1])
     inputs = np.stack([x, rng.choice(special, x.size), rng.standard_normal(x.size).astype(np.float32)])
     on_board(net, tmp_path, optimize=optimize, inputs=inputs)

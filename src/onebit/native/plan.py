@@ -26,6 +26,7 @@ from onebit.native.weight_kernels import (
 from onebit.packed import Node, OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
+from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
@@ -80,7 +81,7 @@ class _Planner(Pointwise):
 
     def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
-        if node.group_channels % 32 == 0 or node.groups == 1:
+        if _in_words(node):
             slot = self.calls.as_kind(slot, BITS) if self.packs(node, slot) else slot
         made: Any = self.known[node.output].shape
         axes = _axes_of(node, slot.shape[1:], made[1:])
@@ -89,18 +90,15 @@ class _Planner(Pointwise):
 
     def affine(self, node: nodes.Affine) -> Slot:
         """Two levels stay signs where one-bit weights alone read them: `matmul` multiplies the signs."""
-        slot, levels = self.value(node.inputs[0], flat=True), node.levels()
-        if slot.kind != BITS or levels is None or not all(map(self.takes_levels, self.readers(node.output))):
+        slot, made = self.value(node.inputs[0], flat=True), node.output
+        levels = node.levels() if slot.kind == BITS and made not in self.net.outputs else None
+        if levels is None or not all(map(self.takes_levels, readers(self.net)[made])):
             return self.pointwise(node)
         low, high = map(float, levels)
-        self.levels[node.output] = self.calls.emit(
+        self.levels[made] = self.calls.emit(
             "levels", (slot,), (3, 1, 1), INTEGER, low=low, high=high, tap_channels=slot.shape[0]
         )
         return slot.seen_as(slot.shape, flat=slot.flat)
-
-    def readers(self, name: str) -> list[Node | None]:
-        """The nodes that read a value; None for an output of the net."""
-        return [*(node for node in self.net.nodes if name in node.inputs), *[None] * (name in self.net.outputs)]
 
     @staticmethod
     def takes_levels(node: Any) -> bool:
@@ -109,7 +107,7 @@ class _Planner(Pointwise):
             return False
         if isinstance(node, nodes.Dense):
             return True
-        return not getattr(node, "padding_value", 0) and (node.groups == 1 or node.group_channels % 32 == 0)
+        return not getattr(node, "padding_value", 0) and _in_words(node)
 
     def packs(self, node: Any, slot: Slot) -> bool:
         """Whether one-bit weights multiply signs that an operation has left as integers."""
@@ -272,6 +270,11 @@ def _rows(node: Any) -> np.ndarray:
     if isinstance(node, OneBitWeights):
         return unpack_signs(node.signs, node.in_features) > 0
     return on_grid(node.weight)[0].astype(np.float64)
+
+
+def _in_words(node: Any) -> bool:
+    """Whether the signs that each group of a convolution reads are words of their own."""
+    return bool(node.groups == 1 or node.group_channels % 32 == 0)
 
 
 def _axes_of(node: nodes.Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:

@@ -273,6 +273,9 @@ static void signs_dot_inside(const uint8_t *x, const uint8_t *inside, int32_t te
     }
 }
 
+/* A sum on a grid, rounded once either way: double holds sums of up to 2^28 values exactly; small ones take less time. */
+static inline float float_of_sum(int64_t sum) { return sum == (int32_t)sum ? (float)(int32_t)sum : (float)(double)sum; }
+
 /* The sums of rows of signs where `inside` has a 1; `whole` has those of whole rows. */
 static void sums_inside(const uint8_t *inside, int32_t terms, const uint8_t *rows, int32_t outputs, const int32_t *whole,
                         int32_t *sums) {
@@ -290,10 +293,8 @@ static levels_t levels_of(const uint8_t *signs, int32_t count, float low, float 
     for (int32_t k = 0; k < count; k++) positive += signs[k / 8] >> k % 8 & 1;
     if (positive == count) low = high;
     if (positive == 0) high = low;
-    uint32_t a = bits_of_float(high) & 0x7fffffffu, b = bits_of_float(low) & 0x7fffffffu;
-    int e = grid_exponent(a > b ? a : b);
-    int32_t upper = rounded(high * power_of_two(e)), lower = rounded(low * power_of_two(e));
-    levels_t levels = {upper - lower, upper + lower, power_of_two(-e)};
+    levels_t levels;
+    levels_on_grid(low, high, &levels.difference, &levels.sum, &levels.unit);
     return levels;
 }
 
@@ -301,7 +302,7 @@ static levels_t levels_of(const uint8_t *signs, int32_t count, float low, float 
 static void levels_real(value_t *x, int32_t count, const levels_t *levels, const int32_t *totals) {
     for (int32_t k = 0; k < count; k++) {
         int64_t sum = ((int64_t)levels->difference * x[k].i + (int64_t)levels->sum * totals[k]) / 2;
-        x[k].f = (sum == (int32_t)sum ? (float)(int32_t)sum : (float)(double)sum) * levels->unit;
+        x[k].f = float_of_sum(sum) * levels->unit;
     }
 }
 
@@ -315,9 +316,7 @@ static int64_t total_of(const value_t *x, int32_t count) {
 /* Sums on a grid as real values; they may share their memory. */
 static void grid_real(const wide_t *sums, int32_t count, float unit, value_t *x) {
     for (int32_t k = 0; k < count; k++) {
-        int64_t sum = sums[k];
-        /* rounded once either way: double holds sums of up to 2^28 values exactly; small ones take less time */
-        x[k].f = (sum == (int32_t)sum ? (float)(int32_t)sum : (float)(double)sum) * unit;
+        x[k].f = float_of_sum(sums[k]) * unit;
     }
 }
 
@@ -361,7 +360,7 @@ static void center(value_t *x, int32_t count, float total, const float *by) {
 #define FUSED(x, y, z) 0.0f
 #endif
 
-/* affine_of a real value, in a tenth of the time where FUSED is not 0. That is the same number unless double rounds the sum to
+/* affine_of a real value, in a fifth of the time where FUSED is not 0. That is the same number unless double rounds the sum to
  * the middle of two floats: so sums near the middle are computed in double. */
 static float affine_real(float x, float by, float shift) {
     float y = FUSED(x, by, shift);

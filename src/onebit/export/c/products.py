@@ -94,14 +94,13 @@ class Products(Pointwise):
     def affine(self, node: nodes.Affine) -> None:
         """Two levels stay signs where one-bit weights alone read them, and are multiplied as signs."""
         (name,) = node.inputs
-        levels, reads = node.levels(), [other for other in self.net.nodes if node.output in other.inputs]
-        if self.known[name].kind == "sign" and levels is not None and node.output not in self.net.outputs:
-            made = self.stored.get(name) or plain(self.known[name], 0)
-            if made.form == "signs" and made.is_plain and all(takes_levels(other, made) for other in reads):
-                self.stored[node.output] = self.value(name)
-                self.levels[node.output] = levels
-                return
-        self.pointwise(node)
+        alone = self.known[name].kind == "sign" and node.output not in self.net.outputs
+        levels, source = node.levels() if alone else None, self.stored.get(name) or plain(self.known[name], 0)
+        reads = readers(self.net)[node.output]
+        if levels is None or not source.is_plain or not all(takes_levels(other, source) for other in reads):
+            self.pointwise(node)
+            return
+        self.stored[node.output], self.levels[node.output] = self.value(name), levels
 
     def level_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
         """Sums of signs as those of their levels."""
@@ -307,7 +306,7 @@ def _has_bytes(node: Any, source: Stored) -> bool:
 
 def takes_levels(node: Any, source: Stored) -> bool:
     """Whether a node has one-bit weights and reads signs as bytes."""
-    if not isinstance(node, (nodes.Dense, nodes.Conv)) or node.centre is not None:
+    if not isinstance(node, (nodes.Dense, nodes.Conv)) or node.centre is not None or source.form != "signs":
         return False
     return _has_bytes(node, source) and not (isinstance(node, nodes.Conv) and node.padding_value)
 

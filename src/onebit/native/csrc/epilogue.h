@@ -195,7 +195,8 @@ static int finish_block(const ob_call *call, block_t *x, const site_t *at, int f
     }
     uint32_t *out = image + at->pixel * call->out_pixel;
     if (call->bits)
-        write_bits(out + at->from / (call->bits == 32 ? 32 : call->bits), x, count, call->bits);
+        /* to divide by a constant is a shift */
+        write_bits(out + (call->bits == 32 ? at->from / 32 : at->from / call->bits), x, count, call->bits);
     else if (count % 16 == 0) { /* unlike memcpy, no function call */
         out += at->from;
         CHANNELS(out[k] = (uint32_t)x->i[k])

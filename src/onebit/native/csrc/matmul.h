@@ -210,7 +210,7 @@ static int finish_sums(const place_t *at, spot_t spot, int group, int first, int
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     if (call->levels)
         read_levels(at, spot, offset, x.f, count, sums);
-    else if (!padding && wide && call->weight_units)
+    else if (!padding && wide && call->weight_units) /* the loop below without its branches: compilers vectorize it */
         for (int k = 0; k < count; k++) x.f[k] = (float)wide[k] * unit * call->weight_units[offset + k];
     else if (padding || call->weight_units) {
         for (int k = 0; k < count; k++) {

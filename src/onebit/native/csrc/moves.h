@@ -77,10 +77,8 @@ static void levels_to_grid(const ob_call *call, const share_t *share, int64_t co
             ones |= in[last], zeros |= ~in[last] & tail;
         }
         float low = zeros ? call->low : call->high, high = ones ? call->high : call->low;
-        uint32_t of_low = bits_of_float(low) & 0x7fffffffu, of_high = bits_of_float(high) & 0x7fffffffu;
-        int e = grid_exponent(of_low > of_high ? of_low : of_high);
-        int32_t a = rounded(high * power_of_two(e)), b = rounded(low * power_of_two(e));
-        levels_t levels = {a - b, a + b, power_of_two(-e)};
+        levels_t levels;
+        levels_on_grid(low, high, &levels.difference, &levels.sum, &levels.unit);
         memcpy(arena + call->out + n * call->out_size, &levels, sizeof levels);
     }
 }

@@ -36,6 +36,14 @@ static inline int32_t rounded(float x) {
     return (int32_t)((bits & 0x7fffffffu) < whole ? nearest : x);
 }
 
+/* Two values on the grid that their larger magnitude gives: difference and sum of the integers, and the grid's unit. */
+static inline void levels_on_grid(float low, float high, int32_t *difference, int32_t *sum, float *unit) {
+    uint32_t of_low = bits_of_float(low) & 0x7fffffffu, of_high = bits_of_float(high) & 0x7fffffffu;
+    int e = grid_exponent(of_low > of_high ? of_low : of_high);
+    int32_t upper = rounded(high * power_of_two(e)), lower = rounded(low * power_of_two(e));
+    *difference = upper - lower, *sum = upper + lower, *unit = power_of_two(-e);
+}
+
 /* scale * x + shift of numbers that were float or int32: rounded once. */
 static inline float affine_of(double x, double scale, double shift) { return (float)(x * scale + shift); }
 
