@@ -154,6 +154,14 @@ def test_16_bits_of_colors_are_said_too(onebit: Onebit, color: Path, tmp_path: P
     (tmp_path / "deep.png").write_bytes(deep_png())
     said = onebit("predict", color, tmp_path / "deep.png").err.splitlines()
     assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
+    for highest, changes in ((65535, ["16 bits reduced to 8"]), (256, ["16 bits reduced to 8"]), (255, []), (63, [])):
+        values = np.arange(SIDE * SIDE * 3) % highest
+        pixels = values.astype(">u2" if highest > 255 else "u1").tobytes()
+        (tmp_path / "colors.ppm").write_bytes(b"P6 %d %d %d\n" % (SIDE, SIDE, highest) + pixels)
+        (tmp_path / "plain.ppm").write_text(f"P3 {SIDE} {SIDE} {highest}\n{' '.join(map(str, values))}\n")
+        for name in ("colors.ppm", "plain.ppm"):
+            said = onebit("predict", color, tmp_path / name).err.splitlines()
+            assert said[:-1] == [f"{tmp_path}/{name}: {change}" for change in changes]
 
 
 def deep_png(clear: int | None = None) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome
 
+from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import (
     build_recipe,
@@ -37,6 +38,8 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--optimizer.threshold=0", "optimizer.threshold belongs to optimizer bop"),
         ("--method bop --optimizer.gamma_decay 0.5", "optimizer.gamma_decay belongs to decay_epochs, but optimizer."),
         ("--method bop --optimizer.data_scale 2", "data_scale belongs to optimizer bayesbinn, but optimizer.name is"),
+        ("--method bop --optimizer.lr 0.1 --optimizer.real_lr 0.01", "optimizer.lr belongs to parameters of which"),
+        ("--model.norm_momentum 0.2 --model.dense_norm_momentum 0.1", "norm_momentum belongs to BatchNorm of which de"),
         ("--method bop --optimizer.latent_clip 2", "latent_clip belongs to an optimizer that clips latents, but"),
         ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
         ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
@@ -81,6 +84,10 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
     [
         "--method bayesbinn --draws 5 --optimizer.samples 4 --optimizer.data_scale 2 --optimizer.latent_init 3",
         "--method bop --optimizer.gamma 0.5 --optimizer.decay_epochs 3 --optimizer.gamma_decay 0.5",
+        "--method bop --optimizer.lr 0.1",
+        "--method bayesbinn --optimizer.lr 0.1 --optimizer.real_lr 0.01",
+        "--model.norm_momentum 0.2 --model.dense_norm_momentum null",
+        "--model lenet --model.norm_momentum 0.2 --model.dense_norm_momentum 0.1",
         "--method proxquant --optimizer.prox_freeze 0.5",
         "--method binaryconnect-stochastic --optimizer.samples 4",
         "--model.dropout 0.5 --optimizer.samples 4",
@@ -167,3 +174,8 @@ def test_the_quantizers_are_called_what_they_are() -> None:
     for name, entry in WEIGHT_QUANTIZERS.entries().items():
         assert (entry.random, entry.bayesian) == (entry.object.random, hasattr(entry.object, "mean")), name
     assert not any(getattr(kind, "random", False) for kind in INPUT_QUANTIZERS.values())
+
+
+def test_the_optimizers_follow_the_rate_that_they_declare() -> None:
+    for name, entry in OPTIMIZERS.entries().items():
+        assert entry.lr_of_latents == getattr(entry.object, "lr_of_latents", True), name

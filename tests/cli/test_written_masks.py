@@ -152,6 +152,14 @@ def test_a_missing_image_is_told_before_the_first_mask_is_written(onebit: Onebit
     assert not (tmp_path / "masks").exists()
 
 
+def test_a_folder_without_masks_stays_only_where_it_was(onebit: Onebit, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "old").mkdir()
+    for folder in ("old", "new"):
+        assert onebit("predict", "membrane-unet", tmp_path / "a.png", "--masks", tmp_path / folder).status == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "old"]
+
+
 def test_masks_before_one_that_cannot_be_written_are_told(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +248,7 @@ def test_a_mask_of_another_scale_than_the_image_is_refused(onebit: Onebit, tmp_p
     told = "the net predicts 4×4 pixels for images of 16×16, not their own but some of another scale"
     refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "image" / "0.png", "--masks", tmp_path / "masks")
     assert told in refused.line
+    assert not (tmp_path / "masks").exists()
     refused = onebit("evaluate", tmp_path / "net.1bit", "--dataset", "segmentation", "--data", tmp_path)
     assert told in refused.err.splitlines()[-1]
     save(replace(pixel_net(1), certificate=None), tmp_path / "one.1bit")

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     for file in files:  # before the first mask is written
         check_image_file(file)
     _refuse_to_replace(files, folder)
+    is_new = not folder.exists()
     _make_folder(folder)
     reader = PictureReader(net.input.shape[0], None, invert=args.invert)
     predictions: list[dict[str, Any]] = []
@@ -74,6 +76,10 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         if predictions:
             say(f"{folder} has the masks of {len(predictions)} of {len(files)} images")
         raise
+    finally:
+        if is_new and not predictions:
+            with suppress(OSError):  # it has a part of what is written for an image
+                folder.rmdir()
     reader.tell()
     if predictions:
         say(net.statement)

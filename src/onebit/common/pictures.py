@@ -27,8 +27,11 @@ _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
 
 def is_deep(image: Any) -> bool:
     """Whether an opened image has 16 bits a channel; Pillow itself reduces those of colors when it loads the pixels."""
-    layouts = (str(tile[3]) for tile in getattr(image, "tile", ()))
-    return image.mode.startswith("I;16") or _is_deep_pgm(image) or any(map(_DEEP.search, layouts))
+    layouts = [tile[3] for tile in getattr(image, "tile", ())]
+    if image.mode.startswith("I;16") or _is_deep_pgm(image) or any(_DEEP.search(str(layout)) for layout in layouts):
+        return True
+    # a PPM's is its mode and its largest value
+    return image.format == "PPM" and any(isinstance(layout, tuple) and layout[1] > 255 for layout in layouts)
 
 
 def _is_deep_pgm(image: Any) -> bool:

@@ -37,6 +37,7 @@ class OptimizerEntry(Entry):
     Args:
         trains: the weight quantizers that it can train; None for all that do not name their optimizers.
         own_rule: it moves latents by a rule of its own, leaves other parameters to a companion, and needs latents.
+        lr_of_latents: latents follow `lr`, not an option of another name.
         clips_latents: `latent_clip` has an effect.
         clips_gradients: False for gradients as large as the number of images, of which a clip would leave nothing.
         build: OptimizerSetup -> optimizer, or "module:name" of it; None for `target(groups, lr=…, momentum=…)`.
@@ -46,6 +47,7 @@ class OptimizerEntry(Entry):
 
     trains: tuple[str, ...] | None = None
     own_rule: bool = False
+    lr_of_latents: bool = True
     clips_latents: bool = True
     clips_gradients: bool = True
     build: Any = None
@@ -90,6 +92,7 @@ OPTIMIZERS = Table(
             options=BOP,
             trains=("sign", "ste_sign"),
             own_rule=True,
+            lr_of_latents=False,
             clips_latents=False,
             build="onebit.optim.bop:build_bop",
             factors="onebit.optim.bop:bop_factors",

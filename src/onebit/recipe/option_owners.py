@@ -101,12 +101,28 @@ _BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer
 
 _CONVOLUTIONS = Need("a net with convolutions", lambda recipe: recipe.model.name != "mlp", "model.name")
 
+
+def _uses_lr(recipe: Recipe) -> bool:
+    """Whether any parameters take `lr`, where latents may have a rate of another name and others `real_lr`."""
+    latents_have = OPTIMIZERS.entry(recipe.optimizer.name).lr_of_latents
+    return latents_have or recipe.optimizer.real_lr is None or recipe.model.weight_quantizer is None
+
+
+def _other_norms(recipe: Recipe) -> bool:
+    """Whether any BatchNorm takes `norm_momentum`; an MLP has none but those after dense layers."""
+    return recipe.model.dense_norm_momentum is None or recipe.model.name != "mlp"
+
+
 NEEDS: dict[str, tuple[Need, ...]] = {
     "model.value": (_BINARY,),
     "model.weight_options": (_BINARY,),
     "model.input_options": (_INPUT_QUANTIZER,),
     "model.padding_value": (_BINARY_INPUTS, _CONVOLUTIONS),
     "model.init": (_NEW_BINARY,),
+    "model.norm_momentum": (
+        Need("BatchNorm of which dense_norm_momentum is null", _other_norms, "model.dense_norm_momentum"),
+    ),
+    "optimizer.lr": (Need("parameters of which real_lr is null", _uses_lr, "optimizer.real_lr"),),
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),
