@@ -26,7 +26,20 @@ from onebit.errors import OnebitError, UsageError
 from onebit.export import CannotRun, c, export_net
 from onebit.export.c import size
 from onebit.export.c.plan import Planner
-from onebit.packed import OPS, Affine, AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Relu, Sign
+from onebit.packed import (
+    OPS,
+    Affine,
+    AveragePool,
+    Conv,
+    Flatten,
+    MaxPool,
+    PackedNet,
+    RealDense,
+    Relu,
+    Reshape,
+    Sign,
+    Slice,
+)
 from onebit.runtime import run
 
 sys.path.append(str(Path(__file__).parents[1] / "native"))  # nets that cover every kernel
@@ -248,6 +261,56 @@ def test_a_cortex_m4_rounds_affine_maps_as_double_does(optimize: str, tmp_path: 
     special = np.float32([0, -0.0, 1e-40, -1e-38, 3e30, 1])
     inputs = np.stack([x, rng.choice(special, x.size), rng.standard_normal(x.size).astype(np.float32)])
     on_board(net, tmp_path, optimize=optimize, inputs=inputs)
+
+
+@pytest.mark.parametrize("way", ["rows", "in place", "reshaped", "pixel"])
+def test_levels_of_a_part_of_the_signs_are_on_the_grid_of_that_part(way: str, tmp_path: Path) -> None:
+    """All signs of the part are -1, and one beside it is +1: the grid of both levels is coarser."""
+    needs("gcc")
+    b = Builder((8, 4, 5), coding="float32")
+    b.add(Sign)
+    b.add(Slice, stop=(8, 1, 1) if way == "pixel" else (8, 2, 5))
+    if way == "in place":
+        b.add(Sign)
+    elif way == "reshaped":
+        b.add(Reshape, shape=(8, 1, 10))
+    b.levels(0.1, 1000.7)
+    b.add(Conv, **b.signs(8, 8), kernel=(1, 1))
+    net = b.net()
+    assert Planner(net).levels
+    inputs = np.full((1, 8, 4, 5), -1, np.float32)
+    inputs[0, :, 3, 4] = 1
+    assert_same([(net, inputs)], outputs_of([(net, inputs)], tmp_path, ["gcc", *SANITIZE]))
+
+
+@pytest.mark.parametrize("before", ["levels", "center"])
+def test_sums_of_weights_and_of_inputs_meet_a_rounded_sum_in_one_function(before: str, tmp_path: Path) -> None:
+    needs("gcc")
+    b = Builder((8, 4, 5))
+    signs = b.threshold(8, most=200)
+    if before == "levels":
+        b.levels(-0.3, 1.7)
+    b.add(Conv, **b.signs(8, 72, centre=before == "center"), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(onebit.packed.Quantize, least=-100, most=100)
+    b.requantize(b.last, signs, least=-20, most=20)
+    case = b.net(), inputs_of(b.net(), 3)
+    assert len(Planner(case[0]).list) == 2
+    assert_same([case], outputs_of([case], tmp_path, ["gcc", *SANITIZE]))
+
+
+@pytest.mark.parametrize("compiler", ["arm-none-eabi-gcc", "clang --target=arm-none-eabi"])
+@pytest.mark.parametrize("optimize", ["-O0", "-Os", "-O2"])
+def test_a_cortex_m4_multiplies_and_adds_without_a_library(compiler: str, optimize: str, tmp_path: Path) -> None:
+    command = compiler.split()
+    needs(command[0], "arm-none-eabi-nm", "arm-none-eabi-objdump")
+    b = Builder((4,), coding="float32")
+    b.affine(4)
+    place = exported(b.net(), tmp_path / "net")
+    flags = (*size.CORTEX_M4, optimize, *GNU, "-ffreestanding")
+    subprocess.run([*command, *flags, "-c", "net.c", "-o", "net.o"], check=True, cwd=place)
+    missing = subprocess.check_output(["arm-none-eabi-nm", "-u", "net.o"], cwd=place, text=True)
+    assert "fma" not in missing
+    assert "vfma.f32" in subprocess.check_output(["arm-none-eabi-objdump", "-d", "net.o"], cwd=place, text=True)
 
 
 def test_vectors_of_constants_are_not_exchanged(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class _Planner(Pointwise):
     def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
         super().__init__(net)
         self.isa = isa
+        self.readers = readers(net)
         self.levels: dict[str, Slot] = {}  # real values that are in memory as signs -> their levels on the grid
 
     def plan(self) -> NativePlan:
@@ -92,7 +93,7 @@ class _Planner(Pointwise):
         """Two levels stay signs where one-bit weights alone read them: `matmul` multiplies the signs."""
         slot, made = self.value(node.inputs[0], flat=True), node.output
         levels = node.levels() if slot.kind == BITS and made not in self.net.outputs else None
-        if levels is None or not all(map(self.takes_levels, readers(self.net)[made])):
+        if levels is None or not all(map(self.takes_levels, self.readers[made])):
             return self.pointwise(node)
         low, high = map(float, levels)
         self.levels[made] = self.calls.emit(

@@ -354,20 +354,24 @@ static void center(value_t *x, int32_t count, float total, const float *by) {
 }
 
 /* x * y + z, rounded once, where a processor has that for float but no double; else 0. */
+static float fused(float x, float y, float z) {
 #if defined(__GNUC__) && defined(__ARM_FEATURE_FMA) && defined(__ARM_FP) && !(__ARM_FP & 8)
-#define FUSED(x, y, z) __builtin_fmaf(x, y, z)
+    __asm__("vfma.f32 %0, %1, %2" : "+t"(z) : "t"(x), "t"(y)); /* clang makes a call of __builtin_fmaf */
+    return z;
 #else
-#define FUSED(x, y, z) 0.0f
+    (void)x, (void)y, (void)z;
+    return 0;
 #endif
+}
 
-/* affine_of a real value, in a fifth of the time where FUSED is not 0. That is the same number unless double rounds the sum to
+/* affine_of a real value, in a fifth of the time where fused is not 0. That is the same number unless double rounds the sum to
  * the middle of two floats: so sums near the middle are computed in double. */
 static float affine_real(float x, float by, float shift) {
-    float y = FUSED(x, by, shift);
+    float y = fused(x, by, shift);
     uint32_t bits = bits_of_float(y), exponent = bits >> 23 & 255;
     if (bits << 9 && exponent - 61 < 193) { /* with a float on either side that is equally near */
         float rest = shift - y, back = rest + y, lost = (shift - back) - (y - (back - rest));
-        float error = FUSED(x, by, rest) + lost; /* of y */
+        float error = fused(x, by, rest) + lost; /* of y */
         float half = float_of_bits(((exponent - 24) << 23) - 1000); /* of the way to the next float, a little less */
         if ((error < 0 ? -error : error) < half) return y;
     }

@@ -96,7 +96,7 @@ class Products(Pointwise):
         (name,) = node.inputs
         alone = self.known[name].kind == "sign" and node.output not in self.net.outputs
         levels, source = node.levels() if alone else None, self.stored.get(name) or plain(self.known[name], 0)
-        reads = readers(self.net)[node.output]
+        reads = self.readers[node.output]
         if levels is None or not source.is_plain or not all(takes_levels(other, source) for other in reads):
             self.pointwise(node)
             return
@@ -107,14 +107,15 @@ class Products(Pointwise):
         low, high = self.levels[node.inputs[0]]
         whole = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32))
         _, rows, sums, outputs = _group(node, source, weights, "x", -(-node.terms // 8))
-        totals = whole if outputs == node.outputs else f"{whole} + {outputs} * g"
-        given = f"{self.pointer(source, stage)}, {self.size_of(source)}, {real(low)}, {real(high)}"
+        weight_sums = whole if outputs == node.outputs else f"{whole} + {outputs} * g"
+        count = prod(source.shape)  # its memory may have more, of which this is a slice
+        given = f"{self.pointer(source, stage)}, {count}, {real(low)}, {real(high)}"
         stage.head.append(f"const levels_t levels = levels_of({given});")
         if any(getattr(node, "padding", ())):
-            self.row(stage, "int32_t *totals", 4 * outputs)
-            stage.body.append(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {totals}, totals);")
-            totals = "totals"
-        stage.body.append(f"levels_real({sums}, {outputs}, &levels, {totals});")
+            self.row(stage, "int32_t *weight_sums", 4 * outputs)
+            stage.body.append(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {weight_sums}, weight_sums);")
+            weight_sums = "weight_sums"
+        stage.body.append(f"levels_real({sums}, {outputs}, &levels, {weight_sums});")
         stage.made = Value(stage.made.shape, "real")
 
     def has_pairs(self, stage: Stage, node: Any, source: Stored) -> bool:
@@ -169,14 +170,14 @@ class Products(Pointwise):
         inner.append(f"{kernel}({column}, {_k(terms)}, {terms}, {rows}, {outputs}, {sums});")
         group = "g" if getattr(node, "groups", 1) > 1 else "0"
         if one_bit and node.centre is not None:
-            stage.head.append(f"float totals[{getattr(node, 'groups', 1)}];")
+            stage.head.append(f"float input_sums[{getattr(node, 'groups', 1)}];")
             stage.body.insert(0, "int64_t total = 0;")
             inner.append(f"total += total_of({column}, {_count(terms)});")
         if terms > PART:
             inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
         stage.body += inner
         if one_bit and node.centre is not None:
-            stage.body.append(f"totals[{group}] = (float)total{' * grid.unit' if on_a_grid else ''};")
+            stage.body.append(f"input_sums[{group}] = (float)total{' * grid.unit' if on_a_grid else ''};")
         if wide:
             part = f"x + {outputs} * g" if group == "g" else "x"
             unit = "grid.unit" if on_a_grid else real(1)
@@ -233,10 +234,10 @@ class Products(Pointwise):
             return
         center, each = self.array(node.output, "center", node.centre), count // groups
         if groups == 1:
-            stage.body.append(f"center(x, {count}, totals[0], {center});")
+            stage.body.append(f"center(x, {count}, input_sums[0], {center});")
         else:
             stage.body.append(f"for (int32_t g = 0; g < {groups}; g++)")
-            stage.body.append(f"center(x + {each} * g, {each}, totals[g], {center} + {each} * g);")
+            stage.body.append(f"center(x + {each} * g, {each}, input_sums[g], {center} + {each} * g);")
 
     def covers(self, source: Stored) -> bool:
         """Whether a value consists of all numbers in its memory."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from onebit.export.c.values import BITS, LOADS, STORES, Axis, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value, infer
-from onebit.packed.net import op_name
+from onebit.packed.net import op_name, readers
 
 
 @dataclass
@@ -69,6 +69,7 @@ class Stages:
     def __init__(self, net: PackedNet) -> None:
         self.net = net
         self.known = infer(net)
+        self.readers = readers(net)
         self.list: list[Stage] = []
         self.memories: list[Memory] = []
         self.stored: dict[str, Stored] = {}
