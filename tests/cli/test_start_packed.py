@@ -112,16 +112,52 @@ def test_a_run_on_permuted_pixels_starts_without_a_word_only_on_the_same(tmp_pat
         assert [text.partition(".safetensors ")[2] for text in texts(found)] == said
 
 
+LETTERS = tuple("abcdefghij")
+TURNED = tuple("9876543210")
+
+
+@pytest.mark.parametrize("kind", ["packed", "run"])
+@pytest.mark.parametrize(
+    ("there", "here", "anew"),
+    [(None, LETTERS, True), (LETTERS, LETTERS[::-1], True), (LETTERS, LETTERS, False), (LETTERS, TURNED, False)],
+)
+def test_a_last_layer_for_other_classes_begins_anew(
+    kind: str, there: tuple[str, ...] | None, here: tuple[str, ...], anew: bool, tmp_path: Path
+) -> None:
+    """Numbers can mean any classes: labels of arrays have no names."""
+    data, net = load_dataset("mnist-sample"), library.load_packed("mnist-mlp")
+    there = net.classes if there is None else there
+    assert there is not None
+    recipe = build_recipe(read_settings(recipe_path("mnist-fast")))
+    new = build_training(recipe, replace(data, classes=here)).model.state_dict()
+    if kind == "packed":
+        source = tmp_path / "net.1bit"
+        save(replace(net, classes=there, certificate=None), source)
+    else:
+        source = tmp_path / "net.safetensors"
+        trained = build_training(replace(recipe, seed=5), data).model
+        save_weights(source, trained, {**facts_of(recipe, data), "classes": [*there]})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        started = build_training(replace(recipe, init_from=str(source)), replace(data, classes=here)).model.state_dict()
+    same = {key: torch.equal(new[key], started[key]) for key in new if key.startswith("linear")}
+    assert same == {key: anew and key.startswith("linear3") for key in same}
+    told = [text for text in texts(found) if "the outputs of" in text]
+    assert len(told) == (there != here)
+    assert all(text.endswith("anew" if anew else "stays, as if these were the same") for text in told)
+    if kind == "packed":
+        assert texts(found)[0].endswith("; 'linear3' begins anew") == anew
+
+
 def test_outputs_of_other_names_are_told() -> None:
     data = load_dataset("mnist-sample")
-    letters = replace(data, classes=tuple("abcdefghij"))
     asked = merge(read_settings(recipe_path("mnist-fast")), {"init_from": "mnist-mlp"})
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        build_training(build_recipe(asked), letters)
+        build_training(build_recipe(asked), replace(data, classes=LETTERS))
     assert texts(found)[1:] == [
-        "init_from: the outputs of mnist-mlp are 0, 1, 2, 3, 4, 5, … (10 in all); "
-        "those of mnist-sample are a, b, c, d, e, f, … (10 in all)"
+        "init_from: the outputs of mnist-mlp are 0, 1, 2, 3, 4, 5, … (10 in all); those of mnist-sample are "
+        "a, b, c, d, e, f, … (10 in all): the last layer begins anew"
     ]
 
 

@@ -48,17 +48,18 @@ class _Line(NamedTuple):
 
 
 @torch.no_grad()
-def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str) -> str:
+def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other_classes: bool = False) -> str:
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
     Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps
     (docs/train.md has the measurement). Where the last layer has another number of outputs than that of the packed net,
-    it stays as it is, and so does what follows.
+    or they mean other classes, it stays as it is, and so does what follows.
 
     Args:
         model: as it was created for a training: its structure must be that of the packed net.
         images: (N, C, H, W) uint8 of the new training, for the statistics of BatchNorm.
         source: name of the packed net, for messages.
+        other_classes: the outputs mean other classes than those of the packed net.
 
     Returns:
         What was made of it, in one line.
@@ -66,7 +67,8 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str) -> st
     Raises:
         CheckpointError: the packed net belongs to another model, or its activations are integers of few bits.
     """
-    kept = check_structure(model, net, tuple(images.shape[1:]), source=source)
+    same = check_structure(model, net, tuple(images.shape[1:]), source=source)
+    kept = min(same, _last_weights(net)) if other_classes else same
     unfolding = _Unfolding(model, net, net.nodes[:kept], source)
     try:
         unfolding.set_weights()
@@ -81,7 +83,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str) -> st
         exact = difference.field in ("signs", "threshold", "direction")
         if exact or difference.largest > ROUNDING * largest:
             raise CheckpointError(f"{source}: cannot become the start of this model, which changes {difference}")
-    return unfolding.said()
+    return unfolding.said("begins anew" if kept < same else "has another number of outputs and begins anew")
 
 
 @torch.no_grad()
@@ -117,11 +119,15 @@ def check_structure(model: nn.Module, net: PackedNet, shape: tuple[int, ...], *,
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(ours))
     if same == len(theirs) == len(ours):
         return same
-    weights = [i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights))]
-    if len(theirs) == len(ours) and same == weights[-1] and _kinds(net.nodes[same:]) == _kinds(made.nodes[same:]):
+    if len(theirs) == len(ours) and same == _last_weights(net) and _kinds(net.nodes[same:]) == _kinds(made.nodes[same:]):
         return same
     there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
     raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")
+
+
+def _last_weights(net: PackedNet) -> int:
+    """The place of the last node with weights."""
+    return max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
 
 
 def _kinds(nodes: tuple[Node, ...]) -> list[tuple[Any, ...]]:
@@ -157,8 +163,8 @@ class _Unfolding:
         self.magnitudes: list[float] = []
         self.centered = 0
 
-    def said(self) -> str:
-        """What was made of the packed net."""
+    def said(self, last: str) -> str:
+        """What was made of the packed net. last: of the last layer, if it is not the net's."""
         low, high = min(self.magnitudes, default=0.0), max(self.magnitudes, default=0.0)
         size = f"{low:.2g}" if high - low < 0.005 * high else f"{low:.2g} to {high:.2g}"
         free = sum(line.free for line in self.lines.values())
@@ -168,7 +174,7 @@ class _Unfolding:
         if free:
             parts.append(f"{free} BatchNorm before signs keep their thresholds and begin with factors of ±1")
         if len(self.nodes) < len(self.net.nodes):
-            parts.append(f"{self.net.nodes[len(self.nodes)].output!r} has another number of outputs and begins anew")
+            parts.append(f"{self.net.nodes[len(self.nodes)].output!r} {last}")
         return f"{self.source}: " + "; ".join(filter(None, parts))
 
     def set_weights(self) -> None:

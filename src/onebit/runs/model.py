@@ -168,17 +168,19 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
             check_structure(model, net, data.input_shape, source=source)
         else:
-            said = unfold_(model, net, data.train.spread(STATISTICS).images[:], source=source)
+            images = data.train.spread(STATISTICS).images[:]
+            said = unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
             warnings.warn(said, stacklevel=2)
     else:
         file = trained_file(source)
         state, facts = read_state(file)
-        load_weights(model, state, source=str(file), start=True)
+        classes = facts.get("classes")
+        other = data is not None and _are_other(classes, data)
+        load_weights(model, state, source=str(file), start=True, other_classes=other)
         trained = known = facts.get("recipe")
         before = _quantizer_of(trained)
         if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
             _settle_drawn_(model, source)
-        classes = facts.get("classes")
     if data is not None and tell:
         _tell_other_data(recipe, trained, classes, data)
         if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
@@ -225,9 +227,21 @@ def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) 
         warnings.warn(f"init_from: {recipe.init_from} {change}", stacklevel=3)
     if isinstance(classes, (list, tuple)) and len(classes) == len(data.classes) and [*classes] != [*data.classes]:
         there, here = classes_in_short([str(name) for name in classes], data.classes)
+        fate = "begins anew" if _are_other(classes, data) else "stays, as if these were the same"
         warnings.warn(
-            f"init_from: the outputs of {recipe.init_from} are {there}; those of {data.name} are {here}", stacklevel=3
+            f"init_from: the outputs of {recipe.init_from} are {there}; those of {data.name} are {here}: the last "
+            f"layer {fate}",
+            stacklevel=3,
         )
+
+
+def _are_other(classes: Any, data: Dataset) -> bool:
+    """Whether outputs mean other classes than those of a data set, or the same in another order.
+
+    Numbers are no names: labels of an array can be those of any classes.
+    """
+    named = not all(name.isdecimal() for name in data.classes)
+    return named and isinstance(classes, (list, tuple)) and [*classes] != [*data.classes]
 
 
 def other_images(trained: Mapping[str, Any], recipe: Recipe) -> str | None:
