@@ -116,6 +116,7 @@ def test_a_card_is_complete_and_states_what_is_certified(name: str) -> None:
     card, made = net.card, net.certificate
     ship_nets.refuse_gaps(card)
     assert (card.summary, card.reference) == (shipped.summary, ship_nets.reference(card.recipe))
+    assert card.license == DATASETS[card.dataset].licence
     assert (card.test["packed"].correct, card.test["packed"].count) == (made.correct, made.count)
     assert {"packed", "binary"} <= card.test.keys()
     assert (made.dataset, made.split, made.images, made.recipe) == (card.dataset, "test", None, card.recipe)

@@ -2,8 +2,8 @@
 
 The net is packed, proven against its run and evaluated on the whole real test set by the native library. Its card gets
 the result. Three files change: the net in src/onebit/nets, its line in tests/shipped_nets.json, and the table in
-docs/nets.md. Without NAME and RUN, the cards take over the references of their recipes, and the table is
-written again.
+docs/nets.md. Without NAME and RUN, the cards take over the references of their recipes and the terms of their data,
+and the table is written again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import onebit
+from onebit.data import DATASETS
 from onebit.errors import OnebitError, UsageError
 from onebit.nets import FOLDER, SUFFIX, net_names
 from onebit.packed import Card, CardScore, PackedNet, dumps
@@ -127,15 +128,18 @@ def reference(recipe: str) -> str:
     return " ".join(read_settings(recipe_path(recipe))["reference"].split())
 
 
-def refresh_references() -> None:
-    """Write the nets again whose recipes have other references by now."""
+def refresh_cards() -> None:
+    """Write the nets again whose recipes have other references by now, or whose data other terms."""
     for name in net_names():
         net = onebit.load_packed(name)
         card = net.card
         assert card is not None
         assert card.recipe is not None
-        if card.reference != (text := reference(card.recipe)):
-            write(name, dataclasses.replace(net, card=dataclasses.replace(card, reference=text)))
+        assert card.dataset is not None
+        terms = DATASETS[card.dataset].licence
+        now = dataclasses.replace(card, reference=reference(card.recipe), license=terms)
+        if now != card:
+            write(name, dataclasses.replace(net, card=now))
 
 
 def table() -> str:
@@ -164,7 +168,7 @@ def main() -> None:
         if arguments.run is None:
             parser.error("name the run folder as well")
         write(arguments.name, ship(arguments.name, arguments.run))
-    refresh_references()
+    refresh_cards()
     write_table()
     print(f"{len(net_names())} nets ship")
 

@@ -155,13 +155,42 @@ def test_16_bits_of_colors_are_said_too(onebit: Onebit, color: Path, tmp_path: P
     said = onebit("predict", color, tmp_path / "deep.png").err.splitlines()
     assert said[:-1] == [f"{tmp_path}/deep.png: 16 bits reduced to 8"]
     for highest, changes in ((65535, ["16 bits reduced to 8"]), (256, ["16 bits reduced to 8"]), (255, []), (63, [])):
-        values = np.arange(SIDE * SIDE * 3) % highest
+        values = np.linspace(0, highest, SIDE * SIDE * 3).astype(int)
         pixels = values.astype(">u2" if highest > 255 else "u1").tobytes()
         (tmp_path / "colors.ppm").write_bytes(b"P6 %d %d %d\n" % (SIDE, SIDE, highest) + pixels)
         (tmp_path / "plain.ppm").write_text(f"P3 {SIDE} {SIDE} {highest}\n{' '.join(map(str, values))}\n")
         for name in ("colors.ppm", "plain.ppm"):
             said = onebit("predict", color, tmp_path / name).err.splitlines()
             assert said[:-1] == [f"{tmp_path}/{name}: {change}" for change in changes]
+
+
+@pytest.mark.parametrize(("most", "told"), [(4095, 15), (16383, 63), (16700, None), (65535, None)])
+def test_16_bits_that_hold_fewer_are_named(
+    onebit: Onebit, gray: Path, tmp_path: Path, most: int, told: int | None
+) -> None:
+    """As of a camera with 12 bits: in 8 bits, the image would be nearly black."""
+    Image.fromarray(np.linspace(0, most, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)).save(tmp_path / "a.tif")
+    (line, _) = onebit("predict", gray, tmp_path / "a.tif").err.splitlines()
+    dim = f", of which the brightest pixel has {told} of 255: if the file holds 12 or 14 bits, stretch it first"
+    assert line == f"{tmp_path}/a.tif: 16 bits reduced to 8{dim if told else ''}"
+
+
+def test_a_folder_with_brackets_is_no_pattern(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    for name in ("set [1]", "set 1"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        for file in ("a.png", "inner/b.png"):
+            smooth(SIDE, SIDE).save(tmp_path / name / file)
+    for pattern, found in (("*.png", ["a.png"]), ("[ab].png", ["a.png"]), ("**/*.png", ["a.png", "inner/b.png"])):
+        done = onebit("predict", color, tmp_path / "set [1]" / pattern, "--json")
+        expected = [str(tmp_path / "set [1]" / file) for file in found]
+        assert [one["file"] for one in done.json["predictions"]] == expected
+    assert "no file matches this pattern" in onebit("predict", color, tmp_path / "set [2]" / "*.png").line
+
+
+def test_a_line_feed_in_a_name_stays_in_its_line(onebit: Onebit, gray: Path, tmp_path: Path) -> None:
+    smooth(SIDE, SIDE).save(tmp_path / "a\nb.png")
+    (line, _) = onebit("predict", gray, tmp_path / "a\nb.png").err.splitlines()
+    assert line == f"{tmp_path}/a\\nb.png: RGB made gray"
 
 
 def deep_png(clear: int | None = None) -> bytes:
@@ -171,7 +200,7 @@ def deep_png(clear: int | None = None) -> bytes:
         clear: the value of all channels that is transparent.
     """
     rows = np.zeros((SIDE, 1 + SIDE * 6), np.uint8)  # a filter byte, then 16 bits of each color
-    rows[:, 1::2] = np.arange(SIDE * 3)
+    rows[:, 1::2] = 200 - np.arange(SIDE * 3)
     return png(rows, bits=16, color=2, clear=None if clear is None else struct.pack(">HHH", clear, clear, clear))
 
 

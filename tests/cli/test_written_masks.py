@@ -226,6 +226,23 @@ def test_a_single_output_is_a_mask_of_two_classes(onebit: Onebit, tmp_path: Path
     assert f"0 {100 * (1 - expected.mean()):.2f} %, 1 {100 * expected.mean():.2f} %" in done.out
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "told"),
+    [
+        (16, 16, None),
+        (10, 40, "40×10 pixels in 3 tiles of 16×16, mirrored beyond the border"),
+        (3, 16, "16×3 pixels in one tile of 16×16, mirrored beyond the border"),
+        (17, 16, "16×17 pixels in 2 tiles of 16×16"),
+    ],
+)
+def test_how_an_image_is_cut_is_said(onebit: Onebit, tmp_path: Path, height: int, width: int, told: str | None) -> None:
+    save(replace(pixel_net(2), certificate=None), tmp_path / "net.1bit")
+    Image.fromarray(np.arange(height * width, dtype=np.uint8).reshape(height, width)).save(tmp_path / "a.png")
+    done = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png", "--masks", tmp_path / "masks", "--json")
+    assert done.json["predictions"][0]["notes"] == ([told] if told else [])
+    assert (f"{tmp_path}/a.png: {told}\n" in done.err) == bool(told)
+
+
 @pytest.mark.parametrize(("outputs", "compared"), [(3, "multi-label"), (3, "values"), (1, "values")])
 def test_pixels_with_values_or_several_labels_have_no_mask(
     onebit: Onebit, tmp_path: Path, outputs: int, compared: str

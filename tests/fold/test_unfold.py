@@ -153,7 +153,10 @@ def test_another_net_is_refused_before_anything_changes() -> None:
             shape,
         ),
         "takes (1, 28, 28), the model takes (1, 4, 4)": (replace(recipe, widths=(16, 70, 70, last)), (1, 4, 4)),
-        "its input coding is 'integer', the model has 'standardise'": (replace(recipe, coding="standardize"), shape),
+        "its input coding is 'integer', the model has 'standardize': train with --model.coding integer": (
+            replace(recipe, coding="standardize"),
+            shape,
+        ),
         "the model has 'threshold": (replace(recipe, input_quantizer="ste_sign"), shape),
         "the model has no binary layer": (replace(recipe, weight_quantizer=None), shape),
     }

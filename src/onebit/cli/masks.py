@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,10 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     for file in files:  # before the first mask is written
         check_image_file(file)
     _refuse_to_replace(files, folder)
+    mask_shape(net)  # refuses a net of another scale before anything is written
     is_new = not folder.exists()
     _make_folder(folder)
-    reader = PictureReader(net.input.shape[0], None, invert=args.invert)
+    reader = PictureReader(net.input.shape[0], None, invert=args.invert, in_tiles=partial(_in_tiles, net))
     predictions: list[dict[str, Any]] = []
     try:
         images = ((file, reader.read(file)) for file in files)
@@ -119,21 +121,38 @@ def _line(found: dict[str, Any]) -> str:
     return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
 
 
+def _tiling(net: PackedNet, image: tuple[int, ...]) -> Tiling:
+    """How an image of some (H, W) is cut for a net."""
+    (_, *seen), (_, *made) = net.input.shape, mask_shape(net)
+    return Tiling((image[0], image[1]), (seen[0], seen[1]), (made[0], made[1]))
+
+
+def _in_tiles(net: PackedNet, image: tuple[int, int]) -> str | None:
+    """How an image of some (H, W) is cut for a net, in words; None for one that it takes as it is."""
+    tiling = _tiling(net, image)
+    if image == tiling.seen == tiling.made:
+        return None
+    count = len(tiling.spans(0)) * len(tiling.spans(1))
+    tiles = f"{count} tiles" if count > 1 else "one tile"
+    beyond = tiling.seen != tiling.made or any(a < b for a, b in zip(image, tiling.seen, strict=True))
+    told = f"{image[1]}×{image[0]} pixels in {tiles} of {tiling.seen[1]}×{tiling.seen[0]}"
+    return f"{told}, mirrored beyond the border" if beyond else told
+
+
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W).
 
     A net with a single output says 1 where that is above 0.
     """
-    taken, made = net.input.shape, mask_shape(net)
-    tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
+    tiling, classes = _tiling(net, image.shape[1:]), mask_shape(net)[0]
     tiles = tiling.cut(image[np.newaxis])
     masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
-    group = max(1, MOST_VALUES // math.prod(made))
+    group = max(1, MOST_VALUES // (classes * math.prod(tiling.made)))
     with progress("predicting", "tiles") as bar:
         for start in range(0, len(tiles), group):
             part = tiles[start : start + group]
             outputs = run(net, part)
-            masks[start : start + group, 0] = outputs.argmax(axis=1) if made[0] > 1 else outputs[:, 0] > 0
+            masks[start : start + group, 0] = outputs.argmax(axis=1) if classes > 1 else outputs[:, 0] > 0
             bar.update(start + len(part), len(tiles))
     return tiling.join(masks)[0, 0]
 

@@ -6,7 +6,7 @@ import glob
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ MOST_NAMED = 10
 MODES = {1: "L", 3: "RGB"}
 """Channels of a net -> mode of its images in Pillow."""
 NOT_REGULAR = "not a regular file; - reads standard input: onebit predict NET - < FILE"
+DIM = 64
+"""Images of 16 bits whose values, in 8 bits, stay below this may hold only 12 or 14 bits."""
 BLANK = "is blank: all pixels have one value"
 NAMES = {"1": "black and white", "L": "gray", "LA": "gray", "P": "palette", "PA": "palette", "RGBA": "RGB"}
 """Mode of an image in Pillow -> its colors in words; others are named as they are."""
@@ -64,7 +66,9 @@ def _named_by(word: str) -> list[Path]:
         return images
     if path.exists() or glob.escape(word) == word:
         return [path]
-    names = glob.glob(word, recursive=True)
+    # brackets in the name of a folder that is there are no pattern
+    place = next(parent for parent in path.parents if parent.is_dir() or parent == parent.parent)
+    names = glob.glob(os.path.join(glob.escape(str(place)), path.relative_to(place)), recursive=True)
     images = sorted(_once(Path(name) for name in names if os.path.isfile(name)))
     if not images:
         raise UsageError(f"{word}: no file matches this pattern")
@@ -136,15 +140,23 @@ class PictureReader:
         channels: of the net: 1 or 3.
         size: height and width to bring images to, as the images of a folder are for training; None leaves their size.
         invert: whether to invert the images; what is transparent is black all the same.
+        in_tiles: (height, width) of an image -> how it is cut into tiles, in words; None for one that is not.
 
     Raises:
         UsageError: another number of channels.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int] | None, *, invert: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int] | None,
+        *,
+        invert: bool = False,
+        in_tiles: Callable[[tuple[int, int]], str | None] | None = None,
+    ) -> None:
         if channels not in MODES:
             raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
-        self.mode, self.size, self.invert = MODES[channels], size, invert
+        self.mode, self.size, self.invert, self.in_tiles = MODES[channels], size, invert, in_tiles
         self.changes: dict[str, list[str]] = {}
         """Kind of change -> the change in words for each file, its path first."""
         self.failed: dict[str, str] = {}
@@ -175,6 +187,11 @@ class PictureReader:
                     array = as_array(fitted(image, self.size, self.mode, paper=paper))
                 if (array == array[:, :1, :1]).all():
                     changes["blank"] = BLANK
+                elif "bits" in changes and array.max() < DIM:
+                    changes["bits"] += (
+                        f", of which the brightest pixel has {array.max()} of 255: if the file holds 12 or 14 bits, "
+                        "stretch it first"
+                    )
                 with suppress(Exception):  # of the frames behind the first, which are not read
                     if image.is_animated:
                         changes["frames"] = "only the first of its frames"
@@ -182,7 +199,7 @@ class PictureReader:
             self.failed[str(path)] = str(error)
             return None
         for kind, words in changes.items():
-            self.changes.setdefault(kind, []).append(f"{name}: {words}")
+            self.changes.setdefault(kind, []).append(f"{escaped(name)}: {words}")
         return ReadPicture(255 - array if self.invert else array, list(changes.values()))
 
     def _changes(self, image: Any) -> dict[str, str]:
@@ -200,6 +217,8 @@ class PictureReader:
             made[f"{colors} to RGB"] = f"{colors} made RGB"
         if self.size is not None:
             made |= _resizing(upright_size(image), (self.size[1], self.size[0]))
+        if self.in_tiles is not None and (words := self.in_tiles(upright_size(image)[::-1])):
+            made["tiles"] = words
         return made
 
     @property

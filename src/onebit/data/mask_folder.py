@@ -163,7 +163,10 @@ MEMBRANE = DatasetEntry(
     input_shape=(1, 512, 512),
     counts=(24, 6),
     validation=4,
-    licence="Cardona et al., ISBI 2012 EM segmentation challenge",
+    licence=(
+        "Cardona et al. 2010 (doi:10.1371/journal.pbio.1000502), to be cited with TrakEM2; to make or test "
+        "non-commercial segmentation software"
+    ),
     masks=True,
 )
 

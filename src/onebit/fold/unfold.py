@@ -21,6 +21,7 @@ from onebit.fold import example_of, fold_with_folder
 from onebit.fold.chain import Chain, FoldedOp, joined
 from onebit.fold.folder import Folded, Folder
 from onebit.layers import InputCoding, LatentWeight, RPReLU
+from onebit.layers.coding import OLD_CODINGS
 from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
 from onebit.packed.bits import unpack_signs
 from onebit.packed.difference import array_differences
@@ -111,15 +112,20 @@ def check_structure(model: nn.Module, net: PackedNet, shape: tuple[int, ...], *,
     except OnebitError as error:
         raise CheckpointError(f"{source}: the model is not one that was packed: {error}") from None
     if made.input.coding != net.input.coding:
+        there, here = (OLD_CODINGS.get(spec.coding, spec.coding) for spec in (net.input, made.input))
+        way = "" if there == "values" else f": train with --model.coding {there}"
         raise CheckpointError(
-            f"{source}: belongs to another net: its input coding is {net.input.coding!r}, "
-            f"the model has {made.input.coding!r}"
+            f"{source}: belongs to another net: its input coding is {there!r}, the model has {here!r}{way}"
         )
     theirs, ours = to_lines(net.nodes), to_lines(made.nodes)
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(ours))
     if same == len(theirs) == len(ours):
         return same
-    if len(theirs) == len(ours) and same == _last_weights(net) and _kinds(net.nodes[same:]) == _kinds(made.nodes[same:]):
+    if (
+        len(theirs) == len(ours)
+        and same == _last_weights(net)
+        and _kinds(net.nodes[same:]) == _kinds(made.nodes[same:])
+    ):
         return same
     there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
     raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")

@@ -238,7 +238,7 @@ def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) 
 def _are_other(classes: Any, data: Dataset) -> bool:
     """Whether outputs mean other classes than those of a data set, or the same in another order.
 
-    Numbers are no names: labels of an array can be those of any classes.
+    Numbers name nothing: the labels of an array can be those of any classes.
     """
     named = not all(name.isdecimal() for name in data.classes)
     return named and isinstance(classes, (list, tuple)) and [*classes] != [*data.classes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,9 @@ from onebit.train.loop import fit
 from onebit.train.options import Execution
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_weights, weight_file
+
+FORGOTTEN = 0.25
+"""A start of which more than this share of the signs changes in an epoch is as good as forgotten."""
 
 
 def load_recipe_data(
@@ -278,7 +282,17 @@ def train_stage(
         for tracker in tracked:  # a training that was killed may have written a checkpoint and called no tracker
             tracker.epoch(row)
 
-    with tracking(tracked, on_epoch) as epoch_done:
+    def after(row: EpochLog) -> None:
+        if row.epoch == 1 and recipe.init_from is not None and row.flip_ratio > FORGOTTEN and ranks.writes:
+            warnings.warn(
+                f"init_from: {100 * row.flip_ratio:.0f} % of the signs changed in the first epoch: little is left of "
+                f"{recipe.init_from}; lower the learning rate",
+                stacklevel=2,
+            )
+        if on_epoch is not None:
+            on_epoch(row)
+
+    with tracking(tracked, after) as epoch_done:
         exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)
         history = fit_recipe(
             exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done,
