@@ -311,3 +311,13 @@ def test_a_module_that_takes_no_pixels_is_told_how_to_begin(data: Dataset) -> No
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
     with pytest.raises(UsageError, match=r"does not take the uint8 images 1×8×8 of toy .* begin it with onebit.Input"):
         onebit.Trainer(net, "ste", epochs=1, batch_size=32, device="cpu").fit(data)
+
+
+def test_a_start_that_is_forgotten_at_once_is_told() -> None:
+    trainer = onebit.Trainer("mlp", method="bayesbinn", init_from="mnist-mlp", batch_size=100)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer.fit("mnist-sample", epochs=0.1, verbose=False)
+    told = [text for warning in found if "of the signs changed in the first epoch" in (text := str(warning.message))]
+    assert len(told) == 1
+    assert told[0].endswith("little is left of mnist-mlp; lower the learning rate")

@@ -144,7 +144,8 @@ def test_a_last_layer_for_other_classes_begins_anew(
     assert same == {key: anew and key.startswith("linear3") for key in same}
     told = [text for text in texts(found) if "the outputs of" in text]
     assert len(told) == (there != here)
-    assert all(text.endswith("anew" if anew else "stays, as if these were the same") for text in told)
+    layer = "layer, 'linear3', begins anew" if kind == "run" else "layer begins anew"
+    assert all(text.endswith(layer if anew else "layer stays, as if these were the same") for text in told)
     if kind == "packed":
         assert texts(found)[0].endswith("; 'linear3' begins anew") == anew
 

@@ -155,7 +155,7 @@ def test_a_missing_image_is_told_before_the_first_mask_is_written(onebit: Onebit
 def test_a_folder_without_masks_stays_only_where_it_was(onebit: Onebit, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "old").mkdir()
-    for folder in ("old", "new"):
+    for folder in ("old", "new", "new/inner"):
         assert onebit("predict", "membrane-unet", tmp_path / "a.png", "--masks", tmp_path / folder).status == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "old"]
 

@@ -20,7 +20,7 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import evaluate
-from onebit.layers import binary_layers
+from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import sign
 from onebit.recipe import (
@@ -370,6 +370,34 @@ def test_a_last_layer_of_other_outputs_begins_anew(data: Dataset, tmp_path: Path
     torch.save(wrong, tmp_path / "wrong.pth")
     with pytest.raises(CheckpointError, match=r"'linear2\.weight' has shape \(2, 3\)"):
         build_training(recipe(init_from=str(tmp_path / "wrong.pth")), data)
+
+
+class HeadFirst(nn.Module):
+    """Declares its last layer before the others; `twice` calls it twice."""
+
+    def __init__(self, twice: bool = False) -> None:
+        super().__init__()
+        self.head, self.norm = BinaryLinear(64, 64 if twice else 4, weight_quantizer="sign"), nn.BatchNorm1d(4)
+        self.body, self.twice = BinaryLinear(64, 64, weight_quantizer="sign"), twice
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x.float().flatten(1))
+        return self.head(self.head(x))[:, :4] if self.twice else self.norm(self.head(x))
+
+
+def test_the_layer_that_begins_anew_for_other_classes_is_the_last_one_called(data: Dataset, tmp_path: Path) -> None:
+    known, asked = {"classes": list("abcd")}, recipe(init_from=str(tmp_path / "w.safetensors"))
+    trained, new, named = HeadFirst(), HeadFirst(), dataclasses.replace(data, classes=tuple("efgh"))
+    save_weights(tmp_path / "w.safetensors", trained, known)
+    before = {key: value.clone() for key, value in new.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"are a, b, c, d; those of .* are e, f, g, h: the last layer, 'head', begins"):
+        build_training(asked, named, model=new)
+    assert new.training
+    for key, value in new.state_dict().items():
+        assert torch.equal(value, (trained.state_dict() if key == "body.weight" else before)[key])
+    save_weights(tmp_path / "w.safetensors", HeadFirst(twice=True), known)
+    with pytest.raises(CheckpointError, match="trained for other classes, and the model has no last layer of its own"):
+        build_training(asked, named, model=HeadFirst(twice=True))
 
 
 def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> None:

@@ -135,3 +135,9 @@ def test_a_start_whose_signs_change_at_once_is_told(rate: float, forgets: bool, 
     assert (flips > FORGOTTEN) == forgets
     said = f"init_from: {100 * flips:.0f} % of the signs changed in the first epoch: little is left of {tmp_path}/start"
     assert told == ([f"{said}; lower the learning rate"] if forgets else [])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        recipe = build_recipe(merge(TOY, {**start, "schedule": {"name": "constant"}}))
+        start_folder(tmp_path / "later", recipe, resume=False)
+        train_run(recipe, toy_data(), tmp_path / "later", start=tmp_path / "start")
+    assert not [w for w in found if "of the signs changed" in str(w.message)]  # those of another training

@@ -7,7 +7,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,6 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         check_image_file(file)
     _refuse_to_replace(files, folder)
     mask_shape(net)  # refuses a net of another scale before anything is written
-    is_new = not folder.exists()
-    _make_folder(folder)
     reader = PictureReader(net.input.shape[0], None, invert=args.invert, in_tiles=partial(_in_tiles, net))
     predictions: list[dict[str, Any]] = []
     try:
@@ -78,10 +75,6 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         if predictions:
             say(f"{folder} has the masks of {len(predictions)} of {len(files)} images")
         raise
-    finally:
-        if is_new and not predictions:
-            with suppress(OSError):  # it has a part of what is written for an image
-                folder.rmdir()
     reader.tell()
     if predictions:
         say(net.statement)
@@ -159,6 +152,7 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
 def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
+    _make_folder(folder)
     image = 255 - read.pixels if invert else read.pixels  # as the file shows it
     mask = predict_mask(net, read.pixels)
     count = max(2, infer(net)[net.only_output].shape[0])

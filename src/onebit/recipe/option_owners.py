@@ -105,7 +105,8 @@ _CONVOLUTIONS = Need("a net with convolutions", lambda recipe: recipe.model.name
 def _uses_lr(recipe: Recipe) -> bool:
     """Whether any parameters take `lr`, where latents may have a rate of another name and others `real_lr`."""
     latents_have = OPTIMIZERS.entry(recipe.optimizer.name).lr_of_latents
-    return latents_have or recipe.optimizer.real_lr is None or recipe.model.weight_quantizer is None
+    alone = latents_have or recipe.optimizer.real_lr is None or recipe.model.weight_quantizer is None
+    return alone or recipe.schedule.final_lr > 0  # which becomes a share of `lr`
 
 
 def _other_norms(recipe: Recipe) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import nn
 
 from onebit.common.tables import resolve
 from onebit.data import VOID, Augmentation, Dataset, classes_in_short
-from onebit.errors import UnknownNameError, UsageError
+from onebit.errors import CheckpointError, UnknownNameError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
+from onebit.evaluation.model_inputs import kept_training
 from onebit.fold.unfold import check_structure, unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
@@ -159,6 +161,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         return
     trained: Any = {}  # a packed net takes images as they are stored
     known: Any = {}
+    anew: list[str] = []
     if is_packed(source):
         if data is None:
             raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
@@ -175,16 +178,42 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
         file = trained_file(source)
         state, facts = read_state(file)
         classes = facts.get("classes")
-        other = data is not None and _are_other(classes, data)
-        load_weights(model, state, source=str(file), start=True, other_classes=other)
+        if data is not None and _are_other(classes, data) and not any(p.is_meta for p in model.parameters()):
+            anew = _last_tensors(model, data, source=str(file))
+        load_weights(model, state, source=str(file), start=True, anew=anew)
         trained = known = facts.get("recipe")
         before = _quantizer_of(trained)
         if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
             _settle_drawn_(model, source)
     if data is not None and tell:
-        _tell_other_data(recipe, trained, classes, data)
+        _tell_other_data(recipe, trained, classes, data, layer=anew[0].rpartition(".")[0] if anew else None)
         if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
             warnings.warn(f"init_from: {source} {seen}", stacklevel=2)
+
+
+@torch.no_grad()
+def _last_tensors(model: nn.Module, data: Dataset, *, source: str) -> list[str]:
+    """The names of the tensors of the last layer that forward calls, and of those after it.
+
+    Raises:
+        CheckpointError: forward calls this layer more than once, so that it is not only the last one.
+    """
+    called: list[str] = []
+    with ExitStack() as stack:
+        stack.enter_context(kept_training(model))
+        for name, module in model.named_modules():
+            if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+                hook = module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+                stack.callback(hook.remove)
+        model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
+    with_matrix = {name.rpartition(".")[0] for name, weight in model.named_parameters() if weight.dim() > 1}
+    layers = [i for i, name in enumerate(called) if name in with_matrix]
+    last = called[layers[-1] :] if layers else []
+    if not last or last[0] in called[: layers[-1]]:
+        raise CheckpointError(
+            f"{source}: was trained for other classes, and the model has no last layer of its own that could begin anew"
+        )
+    return [key for key in model.state_dict() if any(key.startswith(f"{name}.") for name in last)]
 
 
 def _quantizer_of(settings: Any) -> Any:
@@ -217,11 +246,12 @@ def _settle_drawn_(model: nn.Module, source: str) -> None:
         )
 
 
-def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) -> None:
+def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset, *, layer: str | None) -> None:
     """Warn of weights for other images, or for classes of other names.
 
     Args:
         trained: settings of the recipe that the weights are from, classes: names of their outputs; None if unknown.
+        layer: the last layer, if its name is known.
     """
     if isinstance(trained, Mapping) and (change := other_images(trained, recipe)):
         warnings.warn(f"init_from: {recipe.init_from} {change}", stacklevel=3)
@@ -230,7 +260,7 @@ def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset) 
         fate = "begins anew" if _are_other(classes, data) else "stays, as if these were the same"
         warnings.warn(
             f"init_from: the outputs of {recipe.init_from} are {there}; those of {data.name} are {here}: the last "
-            f"layer {fate}",
+            f"layer{'' if layer is None else f', {layer!r},'} {fate}",
             stacklevel=3,
         )
 

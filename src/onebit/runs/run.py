@@ -112,6 +112,18 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `on_restored`,
             `batch_watch`, `verbose`.
     """
+    on_epoch, ranks = options.pop("on_epoch", None), options.get("ranks", ALONE)
+
+    def after(row: EpochLog) -> None:
+        if row.epoch == 1 and recipe.init_from is not None and row.flip_ratio > FORGOTTEN and ranks.writes:
+            warnings.warn(
+                f"init_from: {100 * row.flip_ratio:.0f} % of the signs changed in the first epoch: little is left of "
+                f"{recipe.init_from}; lower the learning rate",
+                stacklevel=2,
+            )
+        if on_epoch is not None:
+            on_epoch(row)
+
     return fit(
         training.model,
         data,
@@ -126,6 +138,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         teacher=open_teacher(recipe, data),
         step_settings=training.step_settings,
         execution=Execution(recipe.precision, recipe.memory_format, recipe.compile, recipe.sync_norm),
+        on_epoch=after,
         **options,
     )
 
@@ -282,18 +295,9 @@ def train_stage(
         for tracker in tracked:  # a training that was killed may have written a checkpoint and called no tracker
             tracker.epoch(row)
 
-    def after(row: EpochLog) -> None:
-        if row.epoch == 1 and recipe.init_from is not None and row.flip_ratio > FORGOTTEN and ranks.writes:
-            warnings.warn(
-                f"init_from: {100 * row.flip_ratio:.0f} % of the signs changed in the first epoch: little is left of "
-                f"{recipe.init_from}; lower the learning rate",
-                stacklevel=2,
-            )
-        if on_epoch is not None:
-            on_epoch(row)
-
-    with tracking(tracked, after) as epoch_done:
-        exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)
+    with tracking(tracked, on_epoch) as epoch_done:
+        begun = recipe.init_from if start is None else None  # the epochs before `start` were another training
+        exact, facts = replace(recipe, precision=machine.precision, init_from=begun), facts_of(recipe, data)
         history = fit_recipe(
             exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done,
             on_restored=restored, **options,

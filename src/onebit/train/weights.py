@@ -7,7 +7,7 @@ import json
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -197,7 +197,7 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_weights(
-    model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, other_classes: bool = False
+    model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
 ) -> None:
     """Load a state_dict into `model`, with a one-line error when it belongs to another net.
 
@@ -206,7 +206,7 @@ def load_weights(
     Args:
         start: for the start of a training: BatchNorm, biases and codings that `state` lacks keep their initial values,
             with one warning. So does the last layer, and what follows it, if `state` has another number of outputs.
-        other_classes: at a start, the last layer begins anew whatever its number of outputs, without a warning.
+        anew: names of tensors that keep their initial values whatever `state` has for them.
 
     Raises:
         CheckpointError: missing, unexpected or differently shaped tensors.
@@ -226,11 +226,9 @@ def load_weights(
     matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
     kept = [key for key in own if start and key not in state and key not in matrices]
     state = state | {key: own[key] for key in kept}
-    last = _last_layer(own, state, matrices) if start else []
-    if last and state[last[0]].shape != own[last[0]].shape:
+    state = state | {key: own[key] for key in anew}
+    if start and (last := _other_outputs(own, state, matrices)):
         warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
-        other_classes = True
-    if last and other_classes:
         state = state | {key: own[key] for key in last}
     for key in own:
         if key not in state:
@@ -252,10 +250,10 @@ def load_weights(
     model.load_state_dict(state)
 
 
-def _last_layer(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
-    """The tensors from the last weight matrix on, if at most its number of outputs differs; else none."""
+def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
+    """The tensors from the last weight matrix on, if only its number of outputs differs; else none."""
     last = [key for key in own if key in matrices][-1:]
-    if not last:
+    if not last or last[0] not in state or state[last[0]].shape[:1] == own[last[0]].shape[:1]:
         return []
     keys = list(own)
     tail = keys[keys.index(last[0]) :]
