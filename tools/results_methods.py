@@ -77,6 +77,8 @@ BIREAL = (
 )
 # Adam at this rate carries most latents beyond ±1, where the gradient of these is 0 for good
 WITHIN_BOUNDS = dict.fromkeys(("bireal", "react"), ("--optimizer.latent_clip", "1"))
+# BatchNorm undoes the scale, whose gradient is rounding, of which Adam makes full steps
+RECU = ("--model.weight_options.learn_scale", "false")
 # as in the authors' code for this net, whose hard tanh bounds what the gradient of the sign does not
 IRNET = ("--model.activation", "hardtanh", "--model.weight_options.t_start", "0.001")
 SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
@@ -107,8 +109,7 @@ PROTOCOLS = {
         methods=SIGNS,
         own={
             **WITHIN_BOUNDS,
-            # BatchNorm undoes the scale, whose gradient is rounding, of which Adam makes full steps
-            "recu": ("--model.weight_options.learn_scale", "false"),
+            "recu": RECU,
             "irnet": (*IRNET, "--model.input_options.t_start", "0.001"),
         },
     ),
@@ -117,7 +118,7 @@ PROTOCOLS = {
         flags=(*BIREAL, "--model.input_quantizer", "null"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=SIGNS,
-        own={**WITHIN_BOUNDS, "irnet": IRNET},
+        own={**WITHIN_BOUNDS, "irnet": IRNET, "recu": RECU},
     ),
 }
 
