@@ -112,19 +112,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `on_restored`,
             `batch_watch`, `verbose`.
     """
-    on_epoch, ranks = options.pop("on_epoch", None), options.get("ranks", ALONE)
-
-    def after(row: EpochLog) -> None:
-        if row.epoch == 1 and recipe.init_from is not None and row.flip_ratio > FORGOTTEN and ranks.writes:
-            warnings.warn(
-                f"init_from: {100 * row.flip_ratio:.0f} % of the signs changed in the first epoch: little is left of "
-                f"{recipe.init_from}; lower the learning rate",
-                stacklevel=2,
-            )
-        if on_epoch is not None:
-            on_epoch(row)
-
-    return fit(
+    history = fit(
         training.model,
         data,
         training.optimizer,
@@ -138,9 +126,16 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         teacher=open_teacher(recipe, data),
         step_settings=training.step_settings,
         execution=Execution(recipe.precision, recipe.memory_format, recipe.compile, recipe.sync_norm),
-        on_epoch=after,
         **options,
     )
+    flips = history.rows[0].flip_ratio if history.rows else 0.0
+    if recipe.init_from is not None and flips > FORGOTTEN and options.get("ranks", ALONE).writes:
+        warnings.warn(
+            f"init_from: {100 * flips:.0f} % of the signs changed in the first epoch: little is left of "
+            f"{recipe.init_from}; lower the learning rate",
+            stacklevel=2,
+        )
+    return history
 
 
 def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
