@@ -63,8 +63,9 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     for file in files:  # before the first mask is written
         check_image_file(file)
     _refuse_to_replace(files, folder)
-    mask_shape(net)  # refuses a net of another scale before anything is written
-    reader = PictureReader(net.input.shape[0], None, invert=args.invert, in_tiles=partial(_in_tiles, net))
+    made = mask_shape(net)  # refuses a net of another scale before anything is written
+    in_tiles = partial(_in_tiles, net.input.shape, made)
+    reader = PictureReader(net.input.shape[0], None, invert=args.invert, in_tiles=in_tiles)
     predictions: list[dict[str, Any]] = []
     try:
         images = ((file, reader.read(file)) for file in files)
@@ -114,15 +115,13 @@ def _line(found: dict[str, Any]) -> str:
     return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
 
 
-def _tiling(net: PackedNet, image: tuple[int, ...]) -> Tiling:
-    """How an image of some (H, W) is cut for a net."""
-    (_, *seen), (_, *made) = net.input.shape, mask_shape(net)
-    return Tiling((image[0], image[1]), (seen[0], seen[1]), (made[0], made[1]))
+def _in_tiles(taken: tuple[int, ...], made: tuple[int, ...], image: tuple[int, int]) -> str | None:
+    """How an image of some (H, W) is cut for a net, in words; None for one that it takes as it is.
 
-
-def _in_tiles(net: PackedNet, image: tuple[int, int]) -> str | None:
-    """How an image of some (H, W) is cut for a net, in words; None for one that it takes as it is."""
-    tiling = _tiling(net, image)
+    Args:
+        taken: (C, H, W), the input shape of the net; made: see `mask_shape`.
+    """
+    tiling = Tiling(image, (taken[1], taken[2]), (made[1], made[2]))
     if image == tiling.seen == tiling.made:
         return None
     count = len(tiling.spans(0)) * len(tiling.spans(1))
@@ -137,15 +136,16 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
     A net with a single output says 1 where that is above 0.
     """
-    tiling, classes = _tiling(net, image.shape[1:]), mask_shape(net)[0]
+    taken, made = net.input.shape, mask_shape(net)
+    tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
     tiles = tiling.cut(image[np.newaxis])
     masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
-    group = max(1, MOST_VALUES // (classes * math.prod(tiling.made)))
+    group = max(1, MOST_VALUES // math.prod(made))
     with progress("predicting", "tiles") as bar:
         for start in range(0, len(tiles), group):
             part = tiles[start : start + group]
             outputs = run(net, part)
-            masks[start : start + group, 0] = outputs.argmax(axis=1) if classes > 1 else outputs[:, 0] > 0
+            masks[start : start + group, 0] = outputs.argmax(axis=1) if made[0] > 1 else outputs[:, 0] > 0
             bar.update(start + len(part), len(tiles))
     return tiling.join(masks)[0, 0]
 

@@ -162,23 +162,24 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
     trained: Any = {}  # a packed net takes images as they are stored
     known: Any = {}
     anew: list[str] = []
+    only_checked = any(parameter.is_meta for parameter in model.parameters())  # before data are read
     if is_packed(source):
         if data is None:
             raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
         net = load(source)
         classes: Any = net.classes
         known = settings_of_card(net.card)
-        if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
+        if only_checked:
             check_structure(model, net, data.input_shape, source=source)
         else:
             images = data.train.spread(STATISTICS).images[:]
-            said = unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
+            said = unfold_(model, net, images, source=source, other_classes=_are_other(classes, data))
             warnings.warn(said, stacklevel=2)
     else:
         file = trained_file(source)
         state, facts = read_state(file)
         classes = facts.get("classes")
-        if data is not None and _are_other(classes, data) and not any(p.is_meta for p in model.parameters()):
+        if data is not None and _are_other(classes, data) and not only_checked:
             anew = _last_tensors(model, data, source=str(file))
         load_weights(model, state, source=str(file), start=True, anew=anew)
         trained = known = facts.get("recipe")
