@@ -167,6 +167,22 @@ def test_random_transforms_draw_the_same_numbers_in_each_pass() -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
+@pytest.mark.parametrize("name", ["batches", "mixed"])
+def test_a_pass_left_unfinished_takes_no_random_numbers_from_the_program(name: str) -> None:
+    def states() -> list[Any]:
+        return [random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist(), loader.generator]
+
+    loader = DataLoader(Noisy(), batch_size=3, shuffle=True, generator=torch.Generator())
+    before = states()
+    passing = getattr(LoaderSamples(loader), name)(*[10] * (name == "mixed"))
+    next(passing)
+    assert states() == before
+    random.random(), np.random.random(), torch.rand(1)
+    drawn = states()
+    passing.close()  # as when Python collects it, at any time
+    assert states() == drawn
+
+
 def test_the_digest_is_of_bytes_shape_and_dtype() -> None:
     def of(data: Any) -> str:
         return as_samples(data).digest

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -91,17 +92,50 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     well. The generators of the user are put back as they were.
     """
     number = (seed * EPOCH_SEEDS + epoch) % 2**63
-    sampler = _index_order(loader) or loader.batch_sampler
+    if callable(set_epoch := getattr(_order(loader), "set_epoch", None)):
+        set_epoch(epoch)
+    with _drawing_from(torch.Generator().manual_seed(number), loader), seeded_globals(number):
+        yield
+
+
+def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader, with the same order and random transforms in each pass.
+
+    Its random numbers are in force while it makes a batch, and not in between: a pass that is left unfinished, as by an
+    error, takes nothing from the program around it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if callable(set_epoch := getattr(_order(loader), "set_epoch", None)):
+        set_epoch(0)
+    with torch_seeded(), seeded_globals(0):
+        inside = _states()
+    batches = None
+    while True:
+        with torch_seeded(), seeded_globals(0), _drawing_from(generator, loader):
+            _set_states(*inside)
+            batches = iter(loader) if batches is None else batches
+            batch = next(batches, batches)  # itself at the end
+            inside = _states()
+        if batch is batches:
+            return
+        yield batch
+
+
+def _order(loader: DataLoader[Any]) -> Any:
+    """The sampler that decides the order of the samples or batches."""
+    return _index_order(loader) or loader.batch_sampler
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator, loader: DataLoader[Any]) -> Iterator[None]:
+    """The context in which a loader and its sampler draw from a generator instead of their own."""
+    sampler = _order(loader)
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     kept = [owner.generator for owner in owners]
-    generator = torch.Generator().manual_seed(number)
+    for owner in owners:
+        owner.generator = generator
     try:
-        for owner in owners:
-            owner.generator = generator
-        if callable(set_epoch := getattr(sampler, "set_epoch", None)):
-            set_epoch(epoch)
-        with seeded_globals(number):
-            yield
+        yield
     finally:
         for owner, before in zip(owners, kept, strict=True):
             owner.generator = before
@@ -126,6 +160,17 @@ def torch_seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
+
+
+def _states() -> tuple[Any, ...]:
+    """The states of the global generators that transforms in this process draw from."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def _set_states(of_torch: Tensor, of_python: Any, of_numpy: Any) -> None:
+    torch.set_rng_state(of_torch)
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
 
 
 def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:

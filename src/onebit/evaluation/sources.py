@@ -25,8 +25,8 @@ from onebit.evaluation.loaders import (
     is_iterable,
     keeps_order,
     loader_length,
+    repeated,
     sample_count,
-    seeded,
     seeded_globals,
     sequential,
     torch_seeded,
@@ -151,11 +151,10 @@ class LoaderSamples:
         """
         del batch_size  # the loader has its own
         expected, given = loader_length(self.ordered), 0
-        with torch_seeded(), seeded(self.ordered, seed=0, epoch=0):
-            for batch in self.ordered:
-                inputs, targets = parts_of(batch)
-                given += 1
-                yield inputs, targets
+        for batch in repeated(self.ordered):
+            inputs, targets = parts_of(batch)
+            given += 1
+            yield inputs, targets
         if expected is not None and given != expected:
             raise length_error(self.name, expected, given)
 
@@ -165,15 +164,14 @@ class LoaderSamples:
         A batch of a single sample, which has no variance, is left out behind a larger one.
         """
         done = most = 0
-        with torch_seeded(), seeded(self.loader, seed=0, epoch=0):
-            for batch in self.loader:
-                inputs, _ = parts_of(batch)
-                most = max(most, size_of(inputs))
-                if size_of(inputs) == 1 < most:
-                    continue
-                yield inputs
-                if (done := done + size_of(inputs)) >= count:
-                    return
+        for batch in repeated(self.loader):
+            inputs, _ = parts_of(batch)
+            most = max(most, size_of(inputs))
+            if size_of(inputs) == 1 < most:
+                continue
+            yield inputs
+            if (done := done + size_of(inputs)) >= count:
+                return
 
     @cached_property
     def digest(self) -> str:
@@ -328,8 +326,7 @@ def _few_samples(loader: DataLoader[Any]) -> str | None:
 
 def _look(dataset: Any, count: int) -> str | None:
     """A digest of the first samples with all global random numbers seeded, as transforms draw from them."""
-    with torch.random.fork_rng(devices=[]), seeded_globals(0):
-        torch.manual_seed(0)
+    with torch_seeded(), seeded_globals(0):
         samples = [dataset[index] for index in range(count)]
     total = hashlib.sha256()
     for sample in samples:
