@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from report_runs import task_cells, write_tasks
 
 import onebit
 from benchmarks import training_step
 from onebit.cli.train_command import read_command, train_request
 from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
+from onebit.runs.task_grid import read_table
+from tools import results_tasks
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools" / "results_methods.py"))
@@ -298,9 +301,25 @@ def test_recipes_say_what_was_measured_with_them() -> None:
     assert len(results) > 15
     for name in recipe_names():
         stated = read_settings(recipe_path(name))["measured"]
-        if name == "mnist-permuted-short":  # several tasks: its own table
-            continue
-        assert stated == (RESULTS["measured"](results[name]) if name in results else RESULTS["UNTRAINED"]), name
+        tasks = results_tasks.measured() if name == results_tasks.NAME else RESULTS["UNTRAINED"]
+        assert stated == (RESULTS["measured"](results[name]) if name in results else tasks), name
+
+
+def test_seeds_of_several_tasks_have_the_settings_of_their_recipe_as_it_is_today() -> None:
+    own, today = (
+        RESULTS[read](of)
+        for read, of in (("settings_of", ROOT / results_tasks.FOLDER / "recipe.yaml"), ("shipped", results_tasks.NAME))
+    )
+    assert RESULTS["changes"](own, today) == {}
+    tables = [read_table(file) for file in sorted((ROOT / results_tasks.FOLDER).glob("seed-*.json"))]
+    assert len(tables) == 3
+    assert len({(table.tasks, table.parameters, max(c.task for c in table.cells)) for table in tables}) == 1
+
+
+def test_an_unfinished_seed_of_several_tasks_is_not_taken(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "seed-0", task_cells({"ste": [[0.9], [0.5, 0.8]]}), tasks=5)
+    with pytest.raises(SystemExit, match="seed-0: not finished"):
+        RESULTS["take_tasks"](tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULT_FILES))

@@ -29,6 +29,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import onebit
+from tools import results_tasks
 
 recipe, wording = onebit.recipe, onebit.report.wording
 
@@ -52,6 +53,8 @@ NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "wor
 SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
 TOGETHER = {"membrane-unet-mean-iou.png": ("membrane", "mean-iou.png")}
 """Picture of all nets of a data set -> (the data set, the picture of `onebit report`)."""
+TASKS_FILE = "continual.json"
+"""What a training on several tasks measured."""
 LOGS_KEY = "logs"
 """Keyword of the PNG text chunk with the digest of the logs that a picture shows."""
 
@@ -110,6 +113,27 @@ def take(run: Path) -> str:
             subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
             shutil.copy(Path(made) / "error.png", folder)
     return str(name)
+
+
+def take_tasks(run: Path) -> str:
+    """Copy what the seeds of a finished training on several tasks measured; returns the name of its recipe."""
+    place = results_tasks.FOLDER
+    for folder in sorted(run.glob("seed-*")):
+        values = json.loads((folder / TASKS_FILE).read_text(encoding="utf-8"))
+        if max(cell["task"] for cell in values["cells"]) < values["tasks"]:
+            sys.exit(f"{folder}: not finished")
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/task-*/result.json")]
+        for result in results:
+            refuse_other_place(folder, result)
+        [values["precision"]] = {result["precision"] for result in results}
+        del values["folder"]
+        (place / f"{folder.name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        keep_settings(folder / "recipe.yaml", place / "recipe.yaml")
+    with tempfile.TemporaryDirectory() as made:
+        subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
+        [picture] = Path(made).glob("tasks*.png")
+        shutil.copy(picture, place / "tasks.png")
+    return results_tasks.NAME
 
 
 def with_more(first: Any, more: Any, *, of: str) -> Any:
@@ -366,6 +390,7 @@ def tables() -> dict[str, str]:
         lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
         numbered = [f"{number}. {note}." for number, note in enumerate(notes, 1)]
         made[dataset] = "\n".join([*lines, *([""] if notes else []), *numbered])
+    made["permuted"] = results_tasks.table()
     made["untrained"] = "\n".join(_untrained())
     return made
 
@@ -394,9 +419,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--take", type=Path, nargs="+", default=[], metavar="RUN", help="finished runs to copy first")
     for run in parser.parse_args().take:
-        print(f"took {take(run)}")
+        print(f"took {take_tasks(run) if any(run.glob(f'seed-*/{TASKS_FILE}')) else take(run)}")
     for name, result in results().items():
         write_measured(name, measured(result))
+    write_measured(results_tasks.NAME, results_tasks.measured())
     for picture in TOGETHER:
         draw_together(picture)
     DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -22,13 +24,16 @@ def test_a_stated_precision_is_kept(precision: str) -> None:
     ("capabilities", "expected"),
     [
         ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9B45"}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "fp32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
         ({"amx_bf16": True, "avx512_bf16": False}, "bf16"),
         ({"bf16": True}, "bf16"),
         ({"avx2": True, "avx512_bf16": False}, "fp32"),
         ({}, "fp32"),
     ],
 )
-def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str) -> None:
+def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], expected: str) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert resolve_precision("auto", CPU) == expected
 
@@ -36,7 +41,7 @@ def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[s
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
-    assert module.multiplies_bf16(torch.device("cuda")) is native
+    assert module.prefers_bf16(torch.device("cuda")) is native
 
 
 def test_this_cpu_gives_an_answer() -> None:

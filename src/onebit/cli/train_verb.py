@@ -265,8 +265,8 @@ def _check_start(folder: Path, epoch: int | None) -> None:
 
 
 def _precision_line(recipe: Recipe, machine: Machine, *, processes: int) -> str:
-    native = recipe.precision == "auto" and machine.precision == "bf16"
-    why = " (the device multiplies it natively; ±1 weights are exact in it)" if native else ""
+    chosen = recipe.precision == "auto" and machine.precision == "bf16"
+    why = " (faster than fp32 on this device; ±1 weights are exact in it)" if chosen else ""
     threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
     device = machine.device if processes == 1 else machine.device.type
     where = f"{device}, {threads}" if processes == 1 else f"{processes} processes ({device}, {threads})"
