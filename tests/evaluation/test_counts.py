@@ -332,3 +332,18 @@ def test_a_layer_without_weights_has_no_size() -> None:
 def test_the_summary_of_a_wrapped_model_is_that_of_the_model() -> None:
     model = nn.Sequential(BinaryLinear(4, 3), nn.Linear(3, 2))
     assert summary(nn.DataParallel(model), input_shape=(4,)) == summary(model, input_shape=(4,))
+
+
+def test_the_summary_leaves_the_example_as_it_was() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = BinaryLinear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x /= 255
+            return self.fc(x)
+
+    x = torch.full((5, 4), 255.0)
+    summary(InPlace(), x[:2])
+    assert bool((x == 255).all())

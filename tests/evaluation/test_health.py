@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 
 import numpy as np
@@ -152,12 +153,15 @@ def test_a_look_is_at_few_images_and_leaves_nothing_behind() -> None:
     model.generator = generator
     seen: list[int] = []
     model.linear1.register_forward_hook(lambda layer, inputs, output: seen.append(len(output)))
+    model.linear1.register_forward_hook(lambda layer, inputs, output: output * (random.random() + np.random.random()))
+    numbers = random.getstate(), repr(np.random.get_state())
     x, y = X.repeat(10, 1, 1, 1), Y.repeat(10)
     before = flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()
     hooks = [list(module._forward_pre_hooks) for module in model.modules()]
     health(model, x, y)
     assert seen == [LOOK_IMAGES]
     assert (flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()) == before
+    assert (random.getstate(), repr(np.random.get_state())) == numbers
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [list(module._forward_pre_hooks) for module in model.modules()] == hooks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -519,6 +521,47 @@ def test_contexts_of_test_modes_nest() -> None:
         assert torch.equal(copy.deepcopy(model)(x), binary)
     assert not torch.equal(latent, binary)
     assert torch.equal(model(x), binary)
+
+
+def test_threads_that_evaluate_one_model_take_turns() -> None:
+    model, x = net("stochastic"), 255 * torch.rand(40, 1, 8, 8)
+    data = x, torch.arange(40) % 4
+    alone = {mode: evaluate(model, data, weights=mode, bn="trained").loss for mode in ("binary", "latent")}
+    assert len(set(alone.values())) == 2
+    found: dict[str, float] = {}
+    inside = threading.Event()
+
+    def run(mode: str) -> None:
+        def wait(done: int, total: int) -> None:
+            inside.set()  # the other thread begins while this one has batches to come
+            time.sleep(0.02)
+
+        found[mode] = evaluate(model, data, weights=mode, bn="trained", batch_size=10, on_images=wait).loss
+
+    threads = [threading.Thread(target=run, args=(mode,)) for mode in alone]
+    threads[0].start()
+    inside.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert found == pytest.approx(alone)
+    assert all(layer.fixed_weight is None for _, layer in binary_layers(model))
+
+
+def test_an_autocast_of_the_caller_does_not_change_a_score(splits: tuple[Split, Split]) -> None:
+    model = net("stochastic")
+    expected = evaluate(model, splits[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert evaluate(model, splits[1]) == expected
+
+
+def test_an_evaluation_between_forward_and_backward_leaves_the_gradient() -> None:
+    model = nn.Sequential(BinaryLinear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    value = F.cross_entropy(model(x), y)
+    evaluate(model, (x, y))
+    value.backward()  # torch refuses it if a buffer was written
+    assert model[0].weight.grad is not None
 
 
 def test_a_model_that_reads_latents_itself_is_a_warning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import (
 
 from onebit.data import Split, make_toy
 from onebit.errors import DataError, OnebitError, UsageError, WrongTypeError
+from onebit.evaluation.loaders import seeded
 from onebit.evaluation.sources import LoaderSamples, as_samples
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -181,6 +183,74 @@ def test_a_pass_left_unfinished_takes_no_random_numbers_from_the_program(name: s
     drawn = states()
     passing.close()  # as when Python collects it, at any time
     assert states() == drawn
+
+
+def test_two_threads_leave_the_random_numbers_of_the_program() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    class Slow(Pairs):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            entered.set()
+            left.wait(0.05)  # without turns, the other thread begins a batch here
+            return super().__getitem__(index)
+
+    def read(dataset: Any) -> None:
+        list(LoaderSamples(DataLoader(dataset, batch_size=5)).batches())
+
+    before = random.getstate(), torch.get_rng_state()
+    threads = [threading.Thread(target=read, args=(Slow(),)) for _ in range(2)]
+    threads[0].start()
+    entered.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_the_epoch_of_a_sampler_is_put_back() -> None:
+    class Own(Sampler[int]):
+        """Reads its epoch when the order is asked for, and has no length."""
+
+        epoch = 7
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Iterator[int]:
+            return iter([(index + self.epoch) % len(X) for index in range(len(X))])
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    samples = LoaderSamples(DataLoader(Pairs(), batch_size=3, sampler=Own()))
+    orders = [[y.tolist() for _, y in samples.batches()] for _ in range(2)]
+    assert orders[0] == orders[1] == [y.tolist() for y in torch.from_numpy(Y).split(3)]
+    assert samples.loader.sampler.epoch == 7  # type: ignore[attr-defined]
+    with seeded(samples.loader, seed=0, epoch=3):
+        assert samples.loader.sampler.epoch == 3  # type: ignore[attr-defined]
+    assert samples.loader.sampler.epoch == 7  # type: ignore[attr-defined]
+
+
+def test_a_pass_does_not_end_that_of_the_user() -> None:
+    loader = DataLoader(Pairs(), batch_size=3, num_workers=1, persistent_workers=True)
+    given = 0
+    for _ in loader:
+        given += 1
+        assert len(list(LoaderSamples(loader).batches())) == 4
+    assert given == 4
+
+
+def test_counting_the_batches_of_a_stream_draws_nothing() -> None:
+    class Drawing(Stream):
+        def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+            random.random(), np.random.random(), torch.rand(1)
+            return super().__iter__()
+
+    before = random.getstate(), torch.get_rng_state()
+    assert LoaderSamples(DataLoader(Drawing(), batch_size=3)).steps == 4
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_the_digest_is_of_bytes_shape_and_dtype() -> None:

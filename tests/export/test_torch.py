@@ -180,6 +180,15 @@ def test_nets_with_every_operation(name: str, suffix: str, tmp_path: Path) -> No
     assert "onebit" not in program.split('"""', 2)[2]
 
 
+def test_the_comparison_leaves_the_random_numbers_and_knows_no_autocast(tmp_path: Path) -> None:
+    net, before = IMAGE_NETS["sign"](0), torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        comparison = export_net(net, "torch", tmp_path / "net.safetensors", inputs=inputs_of(net, 4)).comparison
+    assert comparison is not None
+    assert not comparison.label_mismatches
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -210,3 +210,15 @@ def test_draws_are_refused_for_quantizers_without_them() -> None:
         pack(make_mlp(weight_quantizer="ste_sign"), weights="sample")
     with pytest.raises(UsageError, match=r"got weights 'latent', expected 'binary' or 'sample'"):
         pack(make_mlp(), weights="latent")
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    model = make_mlp(nasty=None)
+    expected = pack(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = pack(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    images = images_of(20)
+    assert np.array_equal(run(found, images), run(expected, images))

@@ -375,6 +375,10 @@ def test_what_cannot_be_packed_is_named(net: nn.Module, error: Any, message: str
 
 
 def test_a_refusal_leaves_the_model_as_it_was() -> None:
+    mixed = nn.Sequential(BinaryLinear(8, 8, input_quantizer="int8"), Own(8, 8)).train()
+    with pytest.raises(FoldError):
+        onebit.packed_layers_(mixed)
+    assert all(module.training for module in mixed.modules())
     net = nn.Sequential(BinaryLinear(8, 8), BinaryLinear(8, 8, bias=True))
     with torch.no_grad():
         net[1].bias[2] = float("nan")  # type: ignore[index]

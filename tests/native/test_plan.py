@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from onebit.packed import (
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from onebit.runtime.running import native_plan
 from onebit.runtime.torch_module import PackedModule
 
 ISAS = list(instruction_sets())
@@ -397,6 +400,19 @@ def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:
     b.add(Flatten)
     with pytest.raises(NotPlanned, match="too many taps"):
         make_plan(b.net(), instruction_sets()[ISAS[0]])
+
+
+def test_a_net_that_has_no_plan_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(net: PackedNet, isa: Any) -> None:
+        raise NotPlanned("too many taps")
+
+    monkeypatch.setattr("onebit.runtime.running.make_plan", refuse)
+    net = IMAGE_NETS["sign"](0)
+    assert native_plan(net) is None
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
 
 
 def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,11 @@ from onebit.data import Augmentation
 from onebit.data.decoding import default_workers
 from onebit.errors import CheckpointError, DataError, OnebitError, TrainingError, UsageError, WrongTypeError
 from onebit.evaluation.batches import batch_bounds
+from onebit.layers import BinaryLinear
 from onebit.train.feeds import ArrayFeed, LoaderFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
+from onebit.train.step import StepSettings
 
 FORMS: dict[str, Callable[[], Any]] = {
     "arrays": lambda: (X, Y),
@@ -422,6 +424,33 @@ def test_a_model_that_works_in_place_leaves_the_data_alone() -> None:
         found = onebit.verify(model, packed, (inputs, labels), trained=model)
         assert (found.label_mismatches, found.trained_mismatches) == (0, 0)
         assert np.array_equal(x.numpy(), X)
+
+
+@pytest.mark.parametrize("twice", ["teacher", "samples", "health"])
+def test_a_batch_that_is_read_twice_is_that_before_forward_changed_it(twice: str) -> None:
+    class Halved(InPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x / 2)
+
+    outcomes = []
+    for kind in (InPlace, Halved):
+        options = {"teacher": {"teacher": net()}, "samples": {"step_settings": StepSettings(samples=2)}, "health": {}}[
+            twice
+        ]
+        model = kind()
+        if twice == "health":  # has the share of inputs beyond ±1
+            model.fc.insert(0, BinaryLinear(X.shape[1], X.shape[1], input_quantizer="ste_sign"))
+        history = train((X.copy(), Y), model=model, epochs=2, **options)
+        assert history.rows[-1].layers
+        outcomes.append((history.rows[-1].train_loss, history.rows[-1].layers, model.state_dict()))
+    assert outcomes[0][:2] == outcomes[1][:2]
+    assert same(outcomes[0][2], outcomes[1][2])
+
+
+def test_an_autocast_of_the_user_does_not_change_the_precision() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trained((X, Y), epochs=1)
+    assert same(found, trained((X, Y), epochs=1))
 
 
 def test_a_loss_that_is_no_number_is_not_blamed_on_sound_data() -> None:

@@ -312,9 +312,12 @@ CALLS = [lambda logits, labels: nn.functional.cross_entropy(logits, labels),
 def test_other_options_of_the_same_objects_are_refused(tmp_path: Path, before: Case, now: Case, message: str) -> None:
     with pytest.raises(Stop):
         build(before).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    other = build(now)
+    weights = {name: value.clone() for name, value in other.model.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        build(now).fit(DATA, tmp_path, resume=True)
+        other.fit(DATA, tmp_path, resume=True)
     assert message in str(caught.value)
+    assert all(torch.equal(value, weights[name]) for name, value in other.model.state_dict().items())
     build(before).fit(DATA, tmp_path, resume=True)
 
 

@@ -206,7 +206,8 @@ def _inputs(model: nn.Module, example: Tensor | None, input_shape: tuple[int, ..
         batch = torch.as_tensor(example)
         if batch.dim() == 0 or len(batch) == 0:
             raise UsageError(f"example must be a batch (N, …) of at least one sample, got {described(example)}")
-        return batch.to(model_device(model)), f"the example {tuple(batch.shape)}"
+        # a copy, as forward may change its inputs
+        return batch.to(model_device(model), copy=True), f"the example {tuple(batch.shape)}"
     shape = input_shape or getattr(model, "input_shape", None)
     if not isinstance(shape, (tuple, list)):
         got = "the model has none of its own" if shape is None else f"got {described(shape)}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.nested import first_samples, leaves, mapped
@@ -83,6 +84,8 @@ def layer_health(
 def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: Loss = cross_entropy) -> LayerHealth:
     """Shares of zero gradients, from one extra forward and backward pass that leaves the training unchanged.
 
+    Counters and other attributes that forward of the user keeps outside of buffers count this pass, too.
+
     For a classification the gradient is that of the cross-entropy, whatever the training loss: a hinge loss of 0 has no
     gradient, which says nothing about the layers.
 
@@ -137,7 +140,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
     states = [(generator, generator.get_state()) for generator in generators]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices), kept_training(model):
+    with torch.random.fork_rng(devices), kept_globals(), kept_training(model):
         try:
             yield
         finally:

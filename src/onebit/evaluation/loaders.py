@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,8 @@ from torch.utils.data import (
 
 EPOCH_SEEDS = 1_000_003
 """Distance between the seeds of two training runs; the seeds of the epochs of one are in between."""
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while a batch is made from global generators: another thread would put back the states of this one."""
 
 
 def is_iterable(dataset: Any) -> bool:
@@ -34,7 +37,7 @@ def loader_length(loader: DataLoader[Any]) -> int | None:
     """Batches of an epoch; None if the loader does not know."""
     try:
         return len(loader)
-    except TypeError:
+    except (TypeError, NotImplementedError):  # no `__len__`, or one that only says so
         return None
 
 
@@ -89,12 +92,10 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
 
     That is the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and what transforms in
     this process draw from `random` and `numpy.random`; they draw from torch's generator, which the caller seeds, as
-    well. The generators of the user are put back as they were.
+    well. The generators of the user, and the `epoch` of a sampler, are put back as they were.
     """
     number = (seed * EPOCH_SEEDS + epoch) % 2**63
-    if callable(set_epoch := getattr(_order(loader), "set_epoch", None)):
-        set_epoch(epoch)
-    with _drawing_from(torch.Generator().manual_seed(number), loader), seeded_globals(number):
+    with _drawing_from(torch.Generator().manual_seed(number), loader, epoch=epoch), seeded_globals(number):
         yield
 
 
@@ -105,13 +106,11 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
     error, takes nothing from the program around it.
     """
     generator = torch.Generator().manual_seed(0)
-    if callable(set_epoch := getattr(_order(loader), "set_epoch", None)):
-        set_epoch(0)
-    with torch_seeded(), seeded_globals(0):
+    with _ONE_AT_A_TIME, torch_seeded(), seeded_globals(0):
         inside = _states()
     batches = None
     while True:
-        with torch_seeded(), seeded_globals(0), _drawing_from(generator, loader):
+        with _ONE_AT_A_TIME, torch_seeded(), seeded_globals(0), _drawing_from(generator, loader, epoch=0):
             _set_states(*inside)
             batches = iter(loader) if batches is None else batches
             batch = next(batches, batches)  # itself at the end
@@ -123,20 +122,26 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _order(loader: DataLoader[Any]) -> Any:
     """The sampler that decides the order of the samples or batches."""
-    return _index_order(loader) or loader.batch_sampler
+    sampler = _index_order(loader)  # its truth would ask for its length, which it may not have
+    return loader.batch_sampler if sampler is None else sampler
 
 
 @contextmanager
-def _drawing_from(generator: torch.Generator, loader: DataLoader[Any]) -> Iterator[None]:
-    """The context in which a loader and its sampler draw from a generator instead of their own."""
+def _drawing_from(generator: torch.Generator, loader: DataLoader[Any], *, epoch: int) -> Iterator[None]:
+    """The context in which a loader and its sampler draw from a generator instead of their own, or for an epoch."""
     sampler = _order(loader)
+    set_epoch, epoch_before = getattr(sampler, "set_epoch", None), getattr(sampler, "epoch", None)
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     kept = [owner.generator for owner in owners]
     for owner in owners:
         owner.generator = generator
+    if callable(set_epoch):
+        set_epoch(epoch)
     try:
         yield
     finally:
+        if callable(set_epoch) and epoch_before is not None:
+            set_epoch(epoch_before)
         for owner, before in zip(owners, kept, strict=True):
             owner.generator = before
 
@@ -144,14 +149,10 @@ def _drawing_from(generator: torch.Generator, loader: DataLoader[Any]) -> Iterat
 @contextmanager
 def seeded_globals(number: int) -> Iterator[None]:
     """The context in which `random` and `numpy.random` start from a seed; their states are put back at the end."""
-    states = random.getstate(), np.random.get_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    try:
+    with kept_globals():
+        random.seed(number)
+        np.random.seed(number % 2**32)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 @contextmanager
@@ -160,6 +161,17 @@ def torch_seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
+
+
+@contextmanager
+def kept_globals() -> Iterator[None]:
+    """Put the states of `random` and `numpy.random` back at the end of the context."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _states() -> tuple[Any, ...]:
@@ -183,7 +195,10 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
         order: Any = list(sampler.indices)
     elif isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset):  # type: ignore[arg-type]
         order = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    elif isinstance(sampler, SequentialSampler) and getattr(loader.batch_sampler, "drop_last", False):
+    elif isinstance(sampler, SequentialSampler) and (
+        getattr(loader.batch_sampler, "drop_last", False)
+        or loader.persistent_workers  # a second pass ends one that the user is in the middle of
+    ):
         order = sampler
     else:
         return loader

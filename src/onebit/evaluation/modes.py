@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from onebit.evaluation.metrics import chosen_metrics, name_of, task_of
 from onebit.evaluation.misfits import check_targets, checked, explained_samples, refuse_not_finite
 from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
 from onebit.evaluation.nested import all_finite, mapped, shown, size_of
+from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 from onebit.layers import LatentWeight, batch_norms, binary_layers, check_model, has_other_statistics
@@ -34,6 +36,8 @@ BN_IMAGES = 10_000
 """Number of training images that re-estimate BatchNorm statistics."""
 MOST_DRAWS = 1_000_000
 """Largest N of "ensemble:N"."""
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while a model has the weights of a test mode: a second thread would keep those of the first for its own."""
 WITHOUT_BINARY_LAYERS = ("real", "packed")
 """Test modes of nets without binary layers."""
 
@@ -190,7 +194,8 @@ def _copies(norm: nn.Module) -> dict[str, Tensor]:
 
 def _put_back_(norm: nn.Module, copies: dict[str, Tensor]) -> None:
     for name, buffer in norm.named_buffers():
-        buffer.copy_(copies[name])
+        if not torch.equal(buffer, copies[name]):  # a write would end a backward pass that is still to come
+            buffer.copy_(copies[name])
 
 
 def bn_images(train: Split) -> Images | StreamedImages:
@@ -311,7 +316,8 @@ def mode_outputs(
             if on_images is not None:
                 on_images(draw * total + now, draws * total)
 
-        with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
+        exact = autocast("fp32", model_device(model))  # whatever the caller has
+        with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
@@ -363,6 +369,8 @@ def evaluate(
     verbose: bool | None = None,
 ) -> Score:
     """Loss and metrics in a test mode, in float32. A classification also has accuracy, entropy and calibration.
+
+    Several threads take turns; none may train the model meanwhile.
 
     Args:
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or a `Dataset`,

@@ -134,7 +134,7 @@ class LoaderSamples:
         """
         known = loader_length(self.loader)
         if known is None:
-            known = sum(1 for _ in self.loader)
+            known = sum(1 for _ in repeated(self.loader))
         if not known:
             raise UsageError(f"{self.name}: the loader is empty, it gives no batches")
         return known

@@ -30,7 +30,7 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     def apply(x: Tensor) -> Tensor:
         return norm(x) if isinstance(norm, nn.BatchNorm1d) else norm(x[:, :, None, None])[:, :, 0, 0]
 
-    zeros = torch.zeros(1, norm.num_features)
+    zeros = torch.zeros(1, norm.num_features, dtype=norm.running_var.dtype)
     with torch.no_grad():
         scale = F.batch_norm(zeros + 1, zeros[0], norm.running_var, norm.weight, None, eps=norm.eps)[0]
         shift = apply(zeros)[0]

@@ -139,9 +139,9 @@ def compile_update_(
     The same arithmetic as torch's Adam, up to rounding. Gradients of these latents are None after a step. Drawn weights
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
     state_dict and its loading work as before; a run that goes on after `optimizer.state_dict()` and one resumed from it
-    agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized again. Everything
-    else (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
-    optimizer are eager again.
+    agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized again, but not
+    one written through `.data`, which torch does not count. Everything else (other parameters, `step(closure)`,
+    quantizers not in QUANTIZERS) runs as before. Copies and pickles of the optimizer are eager again.
 
     The first step compiles, for 5 to 25 seconds; torch keeps the result on disk, which makes it 1 to 5 the next time.
 

@@ -143,7 +143,7 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
         try:
             plans[isa.name] = make_plan(net, isa)
         except NotPlanned as error:
-            plans[isa.name] = error
+            plans[isa.name] = NotPlanned(str(error))  # without the traceback, which would keep the net alive
     plan = plans[isa.name]
     if isinstance(plan, NativePlan):
         return plan

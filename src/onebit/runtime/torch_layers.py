@@ -63,7 +63,7 @@ class PackedLayer(nn.Module):
         self.register_buffer("words", words, persistent=False)
         for name, value in (("scale", scale), ("center", center), ("bias", bias)):
             self.register_buffer(name, None if value is None else value.detach().float().cpu().contiguous().clone())
-        self.input_quantizer = None if input_quantizer is None else input_quantizer.eval()
+        self.input_quantizer = input_quantizer
         self.signs, self.plain = signs, plain
         self.training = False
 

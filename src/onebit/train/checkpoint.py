@@ -21,7 +21,7 @@ from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
 from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change, settings_of_states, training_settings
-from onebit.train.weights import load_weights, read_torch_file
+from onebit.train.weights import fitting_state, read_torch_file
 
 CHECKPOINT_FORMAT = 2
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -118,9 +118,14 @@ def load_checkpoint(path: Path, job: Job) -> None:
     try:
         _refuse_other_settings(path, job, state)
         history = History.from_rows(state["rows"])
-        load_weights(job.model, state["model"], source=str(path))
+        weights = fitting_state(job.model, state["model"], source=str(path))
         _refuse_other_modules(path, job, state)
-        _load_optimizer(path, job, state)
+        moved, scheduled = _checked_optimizer(path, job, state)
+        job.model.load_state_dict(weights)  # nothing is changed before all of it fits
+        job.optimizer.load_state_dict(moved)
+        finish_steps_(job.optimizer)
+        if job.schedule is not None and scheduled is not None:
+            job.schedule.load_state_dict(scheduled)
         if job.average is not None:
             job.average.load_state(state["average"])
         cpu, cuda = state["rng"][job.ranks.rank]
@@ -170,8 +175,8 @@ def _refuse_other_modules(path: Path, job: Job, state: dict[str, Any]) -> None:
             _refuse_other_setting(path, f"module {name!r}", before.get(name), now.get(name))
 
 
-def _load_optimizer(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Restore optimizer and schedule, if they have the settings that the training began with."""
+def _checked_optimizer(path: Path, job: Job, state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The states of optimizer and schedule, if they have the settings that the training began with."""
     moved = checked_optimizer(state["optimizer"], job.optimizer)
     scheduled = None if job.schedule is None else alike(state["schedule"], job.schedule.state_dict(), "schedule")
     began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
@@ -179,7 +184,4 @@ def _load_optimizer(path: Path, job: Job, state: dict[str, Any]) -> None:
     if changed := first_change(began, last, job.settings["settings"]):
         _refuse_other_setting(path, *changed)
     job.settings["settings"] = began
-    job.optimizer.load_state_dict(moved)
-    finish_steps_(job.optimizer)
-    if job.schedule is not None and scheduled is not None:
-        job.schedule.load_state_dict(scheduled)
+    return moved, scheduled

@@ -16,6 +16,7 @@ from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
 from onebit.evaluation.health import (
+    LOOK_IMAGES,
     HealthWatch,
     LayerHealth,
     binary_signs,
@@ -28,7 +29,8 @@ from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import kept_batch_norm
-from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.nested import first_samples, mapped
+from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score
 from onebit.layers import check_model
 from onebit.layers.base import skip_fused_path_
@@ -154,7 +156,8 @@ def fit(
     )  # fmt: skip
     check_arguments(job, epochs)
     plan(job, epochs)
-    with lock_folder(output.folder, job.ranks):
+    # without an autocast of the user: the precision is that of each step
+    with lock_folder(output.folder, job.ranks), autocast("fp32", job.device):
         if (folder := job.folder) is not None and not output.resume:
             job.ranks.first(lambda: refuse_trained(folder))
         start(job)
@@ -245,7 +248,7 @@ class TrainedEpoch:
     started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
     loss, error, error5: means over its images; an error is None if it is not counted.
     metrics: name -> value.
-    batch: inputs and targets of the last batch.
+    batch: inputs and targets of the last batch, LOOK_IMAGES at most.
     small: whether the images had less than their full size.
     """
 
@@ -286,6 +289,8 @@ def train_epoch(job: Job) -> TrainedEpoch:
         x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
         for quantizer in following:
             quantizer.set_progress(job.step / total_steps)
+        if i == steps:  # before the step, in which forward may change its inputs
+            last = mapped(Tensor.clone, first_samples(x, LOOK_IMAGES)), first_samples(y, LOOK_IMAGES)
         with explained_step(job, x, y):
             losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
         counts.append(count * known)
@@ -309,7 +314,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     loss, error, error5 = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
     metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, steps, images, loss, error, error5, metrics, (x, y), x is not whole)
+    return TrainedEpoch(started, seconds, steps, images, loss, error, error5, metrics, last, x is not whole)
 
 
 def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onebit.common.progress import progress, shows_progress
 from onebit.errors import first_line
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
+from onebit.evaluation.loaders import kept_globals
 from onebit.fold.check import check
 from onebit.layers import binary_layers, binary_parametrizations
 from onebit.train.history import EpochLines, EpochLog
@@ -49,19 +48,15 @@ def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
         inputs: a batch, for a model without `input_shape`.
     """
     ours = hasattr(model, "input_shape") and (inputs is None or getattr(inputs, "dtype", None) == torch.uint8)
-    state, numbers = random.getstate(), np.random.get_state()  # forward may draw from both
     try:
         if ours and not any(True for _ in binary_layers(model)):
             return []
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), kept_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the first step warns of, it warns of once
             several = {} if isinstance(inputs, (tuple, list)) else inputs
             return [check(model, None if ours else several).line]
     except Exception as error:  # a note must not stop a training
         return [f"check: not checked: {type(error).__name__}: {first_line(error)}"]
-    finally:
-        random.setstate(state)
-        np.random.set_state(numbers)
 
 
 @contextmanager

@@ -131,10 +131,11 @@ def optimizer_step(
     shares = [size_of(labels) / count for _, _, labels in split]
     seen = 0.0
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
+    again = teacher is not None or settings.samples > 1  # inputs are read more than once, and forward may change them
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(precision, device):
-                logits = forward(inputs)
+                logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
             logits = mapped(Tensor.float, logits)
             if done == 1 and parts > 1 and task == "classification":
                 shares = _by_samples(shares, logits, [known for _, _, known in split])

@@ -199,7 +199,14 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 def load_weights(
     model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
 ) -> None:
-    """Load a state_dict into `model`, with a one-line error when it belongs to another net.
+    """Load a state_dict into `model`; arguments, warnings and errors as `fitting_state`."""
+    model.load_state_dict(fitting_state(model, state, source=source, start=start, anew=anew))
+
+
+def fitting_state(
+    model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """A state_dict with the names of `model`, with a one-line error when it belongs to another net.
 
     Learnable quantizer parameters are dropped with one warning when the model has no such quantizer.
 
@@ -247,7 +254,7 @@ def load_weights(
         warnings.warn(
             f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
         )
-    model.load_state_dict(state)
+    return state
 
 
 def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:

@@ -64,9 +64,10 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[
         import torch
     except ImportError:
         raise CannotRun("torch is not installed") from None
-    model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
     made: list[dict[str, Any]] = []
-    with torch.inference_mode():
+    with torch.random.fork_rng(devices=[]):  # new layers draw their weights
+        model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         for start in range(0, len(inputs), BATCH):
             outputs = model(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH])))
             made.append({name: value.numpy() for name, value in net.by_name(outputs).items()})
