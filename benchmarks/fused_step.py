@@ -49,7 +49,7 @@ def measure(
     if min(rounds, batch, threads) < 1:
         raise onebit.errors.UsageError("rounds, batch and threads must be 1 or more")
     where = set_up_process(threads, default_malloc=default_malloc)
-    precision = "bf16" if onebit.evaluation.precision.prefers_bf16(CPU) else "fp32"
+    precision = "bf16" if onebit.evaluation.precision.multiplies_bf16(CPU) else "fp32"
     variants = {variant.name: variant for variant in (*EAGER, *METHODS)}
     rows = []
     for done, (model, name, width) in enumerate(NETS):

@@ -129,7 +129,7 @@ def settings_of(model: str) -> list[Setting]:
     settings = [Setting("fp32")] if model == "mlp" else [Setting("fp32"), Setting("fp32", "channels_last")]
     return (
         [*settings, Setting("bf16", settings[-1].memory_format)]
-        if onebit.evaluation.precision.prefers_bf16(CPU)
+        if onebit.evaluation.precision.multiplies_bf16(CPU)
         else settings
     )
 

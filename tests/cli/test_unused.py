@@ -85,7 +85,7 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         "--method bayesbinn --draws 5 --optimizer.samples 4 --optimizer.data_scale 2 --optimizer.latent_init 3",
         "--method bop --optimizer.gamma 0.5 --optimizer.decay_epochs 3 --optimizer.gamma_decay 0.5",
         "--method bop --optimizer.lr 0.1",
-        "--method bop --optimizer.lr 0.1 --optimizer.real_lr 0.01 --schedule.final_lr 0.001",
+        "--method bop --optimizer.real_lr 0.01 --schedule.final_lr 0.001",
         "--method bayesbinn --optimizer.lr 0.1 --optimizer.real_lr 0.01",
         "--model.norm_momentum 0.2 --model.dense_norm_momentum null",
         "--model lenet --model.norm_momentum 0.2 --model.dense_norm_momentum 0.1",

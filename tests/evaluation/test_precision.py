@@ -41,7 +41,7 @@ def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[s
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
-    assert module.prefers_bf16(torch.device("cuda")) is native
+    assert module.multiplies_bf16(torch.device("cuda")) is native
 
 
 def test_this_cpu_gives_an_answer() -> None:

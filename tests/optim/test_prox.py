@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,21 @@ def test_after_the_freeze_latents_are_their_signs() -> None:
     for weight, sign in zip((model[0].weight, model[4].weight), signs, strict=True):
         assert set(weight.detach().abs().unique().tolist()) == {1.0}
         assert float(((weight >= 0) != sign).float().mean()) < 0.1  # the first of these steps may still cross 0
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_after_the_freeze_no_step_is_too_long_for_a_sign(kind: Any) -> None:
+    model = net("prox")
+    optimizer = prox_latents_(kind(latent_groups(model, lr=30.0)), growth=0.05, freeze=2)
+    train(model, optimizer, steps=3)
+    weights = model[0].weight, model[4].weight
+    frozen = [weight.detach().clone() for weight in weights]
+    others = model[7].bias.detach().clone()
+    train(model, optimizer, steps=4, seed=5)
+    assert all(map(torch.equal, weights, frozen))
+    assert set(frozen[0].abs().unique().tolist()) == {1.0}
+    assert not torch.equal(model[7].bias, others)
+    assert optimizer.param_groups[0]["prox_step"] == 7
 
 
 def test_a_state_dict_goes_on_to_the_same_bits() -> None:

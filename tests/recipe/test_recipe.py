@@ -402,6 +402,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_recipe_that_extends_another_has_its_settings_and_not_its_words(tmp_path: Path) -> None:
+    base = build_recipe(read_settings(recipe_path("mnist-fast")))
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: mnist-fast\nmodel: {widths: [784, 32, 10]}\nschedule: {warmup: 0.5}\n")
+    own = build_recipe(read_settings(path))
+    assert (own.name, own.summary, own.reference, own.measured) == ("mine", "", "", "")
+    assert own.model == dataclasses.replace(base.model, widths=(784, 32, 10))
+    assert own.schedule == dataclasses.replace(base.schedule, warmup=0.5)
+    assert own.optimizer == base.optimizer
+
+
 # ----------------------------------------------------------------------------------------------------------- what ships
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_shipped_recipe_names_itself_its_reference_and_its_data(name: str) -> None:

@@ -99,7 +99,7 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     slow = make_run(tmp_path / "b", recipe=replace(RECIPE, optimizer=OptimizerRecipe(lr=0.25)))
     other = make_run(tmp_path / "c", recipe=replace(RECIPE, seed=1))
     rows = compare_runs([*again, slow, other])
-    labels = ["tiny, a", "tiny, a-2", "tiny, optimizer.lr 0.25"]
+    labels = ["tiny, a … c", "tiny, a-2", "tiny, optimizer.lr 0.25"]
     assert [(row["label"], row["seeds"]) for row in rows] == list(zip(labels, [[0, 1], [0], [0]], strict=True))
 
 

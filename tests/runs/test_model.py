@@ -104,6 +104,18 @@ def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) 
         assert found[40] == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("rates", [{"lr": 0.1}, {"real_lr": 0.1}])
+def test_the_final_rate_of_bop_is_that_of_its_real_parameters(data: Dataset, rates: dict[str, float]) -> None:
+    settings = {"model": {"weight_quantizer": "sign"}, "optimizer": {"name": "bop", "gamma": 0.01, **rates}}
+    built = build_training(recipe(**settings, schedule={"name": "linear", "final_lr": 0.001}, epochs=2), data)
+    for _ in range(8):
+        built.optimizer.step()
+        built.schedule.step()
+    latent, real = built.optimizer.param_groups[0], built.optimizer.param_groups[-1]
+    assert real["lr"] == pytest.approx(0.001)
+    assert latent["lr"] == pytest.approx(0.0001)
+
+
 def test_the_schedule_counts_repeated_images(data: Dataset) -> None:
     """128 images shown 3 times in batches of 32 are 12 steps an epoch."""
     settings = {"schedule": {"name": "linear"}, "optimizer": {"lr": 0.1}, "augmentation": {"repeats": 3}}

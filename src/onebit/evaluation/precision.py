@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 
 
-def prefers_bf16(device: torch.device) -> bool:
+def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices faster in bfloat16 than in float32.
 
     Intel's AVX-512 instruction for bfloat16 is at most as fast as those for float32: without tiles (AMX), ResNet-20
@@ -39,7 +39,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """
     need("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision == "auto":
-        return "bf16" if prefers_bf16(device) else "fp32"
+        return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
 
 

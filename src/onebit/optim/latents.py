@@ -13,7 +13,7 @@ from onebit.common.arguments import check_kind, check_number
 from onebit.common.entries import load
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, check_model, glorot_bound
-from onebit.optim.optimizer_table import AFTER_STEP
+from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
 
 LR_SCALES = ("glorot", "glorot_squared")
 
@@ -101,6 +101,14 @@ def latent_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[-1]["lr"])
 
 
+def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """`BEFORE_STEP` of each group."""
+    for group in optimizer.param_groups:
+        for key, rule in BEFORE_STEP.items():
+            if key in group:
+                load(rule)(group)
+
+
 @torch.no_grad()  # post hooks run with gradients enabled
 def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """`AFTER_STEP`, then the clip, of the parameters that moved: those with a gradient."""
@@ -115,7 +123,9 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
 
 
 def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After each `step()`, do what the groups of an optimizer ask for (`AFTER_STEP`, `latent_clip`); idempotent.
+    """Around each `step()`, do what the groups of an optimizer ask for; idempotent.
+
+    That is `BEFORE_STEP`, `AFTER_STEP` and `latent_clip`.
 
     Copies and pickles of an optimizer lose hooks, which is why `fit` and the loading of checkpoints call this again.
 
@@ -123,6 +133,7 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         `optimizer` itself.
     """
     if _finish_step not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_pre_hook(_begin_step)
         optimizer.register_step_post_hook(_finish_step)
         _warn_of_decay(optimizer)
     return optimizer

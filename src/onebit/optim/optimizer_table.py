@@ -112,6 +112,8 @@ those that move latents by a rule of their own."""
 
 AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
 """Key of a parameter group -> what is done after each step to its parameters that moved, before their clip."""
+BEFORE_STEP = {"prox_freeze": "onebit.optim.prox:freeze_group_"}
+"""Key of a parameter group -> what is done before each step."""
 
 
 def takes(kind: Any, option: str) -> bool:

@@ -38,6 +38,13 @@ def prox_group_(group: dict[str, Any], moved: list[Tensor]) -> None:
         prox_(latent, strength)
 
 
+def freeze_group_(group: dict[str, Any]) -> None:
+    """Take the gradients from latents that are their signs for good: a step longer than 1 would flip them."""
+    if group["prox_step"] > group["prox_freeze"]:
+        for latent in group["params"]:
+            latent.grad = None
+
+
 def prox_latents_(
     optimizer: torch.optim.Optimizer, *, growth: float, freeze: float = math.inf
 ) -> torch.optim.Optimizer:
@@ -50,7 +57,7 @@ def prox_latents_(
     Args:
         optimizer: over `latent_groups`.
         growth: of λ per step.
-        freeze: number of steps after which each step sets latents to their signs.
+        freeze: number of steps after which latents become their signs, with the next step, and do not move any more.
 
     Returns:
         `optimizer` itself.

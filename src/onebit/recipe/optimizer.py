@@ -73,7 +73,7 @@ class ScheduleRecipe:
 
     Args:
         name: constant, linear, cosine, one_cycle, exponential, step or milestones
-        final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
+        final_lr: lr at the end of linear, cosine, one_cycle and exponential; other rates fall by the same factor
         warmup: epochs of linear warm-up; for one_cycle, of its rise (0 means 30 % of training)
         gamma: factor at each step or milestone
         step_size: epochs between steps

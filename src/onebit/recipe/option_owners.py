@@ -102,11 +102,10 @@ _BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer
 _CONVOLUTIONS = Need("a net with convolutions", lambda recipe: recipe.model.name != "mlp", "model.name")
 
 
-def _uses_lr(recipe: Recipe) -> bool:
+def uses_lr(recipe: Recipe) -> bool:
     """Whether any parameters take `lr`, where latents may have a rate of another name and others `real_lr`."""
     latents_have = OPTIMIZERS.entry(recipe.optimizer.name).lr_of_latents
-    alone = latents_have or recipe.optimizer.real_lr is None or recipe.model.weight_quantizer is None
-    return alone or recipe.schedule.final_lr > 0  # which becomes a share of `lr`
+    return latents_have or recipe.optimizer.real_lr is None or recipe.model.weight_quantizer is None
 
 
 def _other_norms(recipe: Recipe) -> bool:
@@ -123,7 +122,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "model.norm_momentum": (
         Need("BatchNorm of which dense_norm_momentum is null", _other_norms, "model.dense_norm_momentum"),
     ),
-    "optimizer.lr": (Need("parameters of which real_lr is null", _uses_lr, "optimizer.real_lr"),),
+    "optimizer.lr": (Need("parameters of which real_lr is null", uses_lr, "optimizer.real_lr"),),
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),

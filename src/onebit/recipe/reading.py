@@ -114,7 +114,8 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     if path in extending:
         raise UsageError(f"{path}: extends itself, by way of {extending[-1]}")
     inherited = read_settings(recipe_path(str(base)), extending=(*extending, path))
-    return merge(inherited | {"measured": ""}, settings)
+    own = dict.fromkeys(("summary", "reference", "measured"), "")  # what they say is of the other recipe
+    return merge(inherited | own, settings)
 
 
 def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> None:

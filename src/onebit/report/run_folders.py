@@ -199,7 +199,7 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
 
     own = words(group)
     if not own or len(differing) > 2 or len(own) > LABEL_LENGTH or [*map(words, same)].count(own) > 1:
-        own = group.runs[0].name
+        own = " … ".join(dict.fromkeys((group.runs[0].name, group.runs[-1].name)))
     return Group(f"{group.label}, {own}", group.runs)
 
 

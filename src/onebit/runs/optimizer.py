@@ -14,6 +14,7 @@ from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, method_with, refuse_clipping, refuse_long_warmup
+from onebit.recipe.option_owners import uses_lr
 from onebit.train.schedules import make_schedule, schedule_factor
 
 FUSED = ("adam", "adamw", "sgd")
@@ -123,7 +124,8 @@ def build_schedule(
         UsageError: unknown, a warm-up as long as training, or no factor that ends where it should.
     """
     refuse_long_warmup(recipe)
-    settings = recipe.schedule
+    settings, own_rate = recipe.schedule, recipe.optimizer.real_lr
+    rate = recipe.optimizer.lr if uses_lr(recipe) or own_rate is None else own_rate
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
     epochs_of = settings.milestones
     if settings.name == "step" and settings.step_size:
@@ -132,7 +134,7 @@ def build_schedule(
         settings.name,
         total_steps=total_steps,
         warmup_steps=min(round(settings.warmup * steps_per_epoch), total_steps - 1),  # both are rounded
-        final=settings.final_lr / recipe.optimizer.lr,
+        final=settings.final_lr / rate,
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
     )
