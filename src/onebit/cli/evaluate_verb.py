@@ -103,7 +103,11 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
         parse_weights(weights)  # a wrong mode is reported before anything is loaded
     run = open_trained(args, reestimated=weights != "packed" and args.bn != "trained")
     data = load_data(run, args.data, dataset=args.dataset)
-    return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
+    found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
+    if found.get("bn") == "reestimate" and args.dataset not in (None, run.recipe.dataset):
+        source = f"BatchNorm re-estimated on the training images of {found['dataset']}"
+        found["note"] = "; ".join(filter(None, [found["note"], source]))
+    return found
 
 
 def evaluate_run(
