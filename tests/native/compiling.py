@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,16 +15,8 @@ PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm
 """The names of machines in instruction_sets.txt."""
 
 
-def compiled(
-    command: list[str], machine: str, folder: Path, *, names: Sequence[str] | None = None, support: Path | None = None
-) -> list[str]:
-    """Object files of the library.
-
-    Args:
-        names: of the C files without `.c`; for None the portable kernels and those of each instruction set of a machine
-            that the compiler supports.
-        support: in place of `support.c`.
-    """
+def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
+    """Object files: the portable kernels and those of each instruction set of a machine that the compiler supports."""
     processor = PROCESSORS.get(machine, "other")
     define = f"-DOB_{processor.upper()}"
     options: dict[str, list[str]] = {"dispatch": [define], "portable": [], "support": [define]}
@@ -37,13 +28,12 @@ def compiled(
 
     def compile_one(name: str) -> str:
         made = str(folder / f"{name}.o")
-        source = str(support if support and name == "support" else SOURCES / f"{name}.c")
-        include = f"-I{SOURCES}"
-        subprocess.run([*command, *FLAGS, *options[name], include, "-c", source, "-o", made], check=True)
+        source = str(SOURCES / f"{name}.c")
+        subprocess.run([*command, *FLAGS, *options[name], "-c", source, "-o", made], check=True)
         return made
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, names or options))
+        return list(pool.map(compile_one, options))
 
 
 def compiles(command: list[str], options: list[str], folder: Path) -> bool:

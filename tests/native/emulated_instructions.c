@@ -12,9 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #include "onebit.h"
 
@@ -219,16 +217,3 @@ __attribute__((constructor)) static void install(void) {
     action.sa_sigaction = refused;
     sigaction(SIGILL, &action, &before);
 }
-
-#if defined(ALONE) /* a library of these kernels only */
-extern const ob_isa ob_amx, ob_avxvnni;
-OB_PUBLIC const ob_isa *ob_instruction_set(int index) { return index == 0 ? &ob_avxvnni : index == 1 ? &ob_amx : NULL; }
-#else /* in place of csrc/support.c; AVX-VNNI has the memory accesses of AVX2, and a signal for each product is slow */
-/* A processor that has AMX does all of it itself once the system permits it, and only half of it before. */
-int ob_has_amx(void) {
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-    syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
-    return 1;
-}
-int ob_has_avxvnni(void) { return 0; }
-#endif

@@ -220,6 +220,7 @@ def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(path)
         sizes = [library.ob_size(which) for which in range(10)]
+        library.ob_is_supported.restype = ctypes.c_int
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
@@ -248,12 +249,15 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
     library = _load()
     if library is None:
         return {}
-    known = sets_of(library)
-    return known if library.ob_looks_up_quickly() else {name: isa._replace(dot_lut=0) for name, isa in known.items()}
+    known = compiled_sets(library).items()
+    supported = {name: isa for index, (name, isa) in enumerate(known) if library.ob_is_supported(index)}
+    if library.ob_looks_up_quickly():
+        return supported
+    return {name: isa._replace(dot_lut=0) for name, isa in supported.items()}
 
 
-def sets_of(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
-    """The instruction sets of a compiled library that this processor has."""
+def compiled_sets(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
+    """The instruction sets of the library by name, also those that this processor lacks."""
     library.ob_instruction_set.restype = ctypes.POINTER(_IsaStruct)
     known: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(known)):

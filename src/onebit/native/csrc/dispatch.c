@@ -67,11 +67,11 @@ static const struct {
 #endif
 };
 
-const ob_isa *ob_instruction_set(int index) {
-    for (size_t k = 0; k < sizeof(known) / sizeof(known[0]); k++)
-        if (known[k].is_supported() && index-- == 0) return known[k].isa;
-    return NULL;
-}
+static int is_known(int index) { return index >= 0 && (size_t)index < sizeof(known) / sizeof(known[0]); }
+
+const ob_isa *ob_instruction_set(int index) { return is_known(index) ? known[index].isa : NULL; }
+
+int ob_is_supported(int index) { return is_known(index) && known[index].is_supported(); }
 
 int ob_looks_up_quickly(void) {
 #if defined(OB_X86)

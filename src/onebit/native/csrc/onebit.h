@@ -305,8 +305,10 @@ typedef struct {
 /* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution, ob_activation, ob_concrete for
  * `which` 0 to 9: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
-/* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
+/* The instruction sets that were compiled in, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);
+/* Whether this processor supports that instruction set. */
+OB_PUBLIC int ob_is_supported(int index);
 /* Whether the processor looks up 16-bit sums as fast as it multiplies bytes. */
 OB_PUBLIC int ob_looks_up_quickly(void);
 /* `count` dependent multiply-adds: measures the clock frequency. */
