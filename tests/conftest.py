@@ -18,7 +18,7 @@ from onebit.packed import Certificate, LayerProof, PackedNet
 # before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# the same examples in every run, however slow the machine; `pytest --hypothesis-profile=default` draws new ones, and more
+# the same examples in every run, however slow the machine; `pytest --hypothesis-profile=default` draws others, and more
 settings.register_profile("same", settings(derandomize=True, database=None, deadline=None, max_examples=50))
 settings.load_profile("same")
 

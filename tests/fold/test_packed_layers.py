@@ -426,3 +426,81 @@ def test_numbers_below_the_normal_ones_count_whatever_torch_flushes(make: Any) -
             assert torch.equal(net(x).view(torch.int32), right.view(torch.int32))
         finally:
             torch.set_flush_denormal(False)
+
+
+class Half(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+class InAList(nn.Module):
+    """Reaches its layers through a list that torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.steps = [self.a, self.b]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = torch.relu(step(x))
+        return x
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    onebit.binarize_(model)
+    model[0].register_forward_hook(lambda module, inputs, y: 2 * y - 1)
+    return model
+
+
+def hooked_lstm() -> nn.Module:
+    model = nn.Sequential(nn.LSTM(8, 8))
+    onebit.binarize_(model)
+    model[0].register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    return model
+
+
+def twice_parametrized() -> nn.Module:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    onebit.binarize_(model, weight_quantizer="xnor")
+    nn.utils.parametrize.register_parametrization(model.self_attn.out_proj, "weight", Half())
+    return model
+
+
+def in_a_list() -> nn.Module:
+    model = InAList()
+    onebit.binarize_(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (hooked, "layer '0' has forward hooks, which its packed twin would not run"),
+        (hooked_lstm, "layer '0' has forward hooks, which its packed twin would not run"),
+        (twice_parametrized, "layer 'self_attn': weight has another parametrization than the one of onebit.binarize_"),
+        (in_a_list, "steps holds a layer that would become packed, and torch does not know of that place"),
+    ],
+)
+def test_what_a_packed_layer_would_not_compute_is_refused(make: Any, reason: str) -> None:
+    model = make().eval()
+    x = torch.randn(4, 5, 8)
+    before, kept = tensors_of(model(x)), dict(model.named_modules())
+    with pytest.raises(FoldError, match=reason):
+        onebit.packed_layers_(model)
+    assert dict(model.named_modules()) == kept
+    for one, other in zip(before, tensors_of(model(x)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("quantizer", ["xnor", "recu", "adabin"])
+def test_autocast_around_a_call_changes_nothing(quantizer: str) -> None:
+    torch.manual_seed(0)
+    models = [nn.Sequential(BinaryLinear(64, 32, weight_quantizer=quantizer)).eval() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(3, 64)
+    expected = onebit.packed_layers_(models[0]).model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed = onebit.packed_layers_(models[1]).model
+    assert torch.equal(packed(x), expected)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from compiled_training import adam, compiled, latents, net, quantizers, train, used_weights
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from onebit.errors import TrainingError
 from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, compile_update_
 from onebit.quantizers import sign
@@ -136,3 +138,39 @@ def test_a_model_in_torch_compile_quantizes_by_itself() -> None:
     x = torch.randn(8, 20)
     whole = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(whole(x), model(x))
+
+
+def checkpointed(model: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(model, x, use_reentrant=False)
+
+
+def plainly(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+@pytest.mark.parametrize("name", ["sign", "stochastic"])
+def test_checkpointing_repeats_a_pass_with_its_prepared_weights(name: str) -> None:
+    gradients = []
+    for call in (plainly, checkpointed):
+        model = net(name)
+        optimizer = compiled(model)
+        train(model, optimizer, steps=2)
+        for step in range(2):  # the draws of the first pass after a step are prepared
+            x = torch.randn(16, 20, generator=torch.Generator().manual_seed(step), requires_grad=True)
+            optimizer.zero_grad()
+            call(model, x).square().sum().backward()
+            assert x.grad is not None
+            gradients.append(x.grad)
+            optimizer.step()
+    assert torch.equal(gradients[0], gradients[2])
+    assert torch.equal(gradients[1], gradients[3])
+
+
+def test_checkpointing_of_several_passes_with_random_weights_is_refused() -> None:
+    """Only the first of them had the prepared draw, and none knows which it repeats."""
+    model = net("stochastic")
+    train(model, compiled(model), steps=2)
+    x = torch.randn(16, 20, requires_grad=True)
+    both = checkpointed(model, x).sum() + checkpointed(model, x).sum()
+    with pytest.raises(TrainingError, match="checkpointing repeats one of several forward passes"):
+        both.backward()

@@ -125,3 +125,22 @@ def test_a_real_net_is_refused() -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(UsageError, match="there are none: use `latent_groups`"):
         prox_latents_(optimizer, growth=1.0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_grad_scaler_skips_changes_nothing(fused: bool) -> None:
+    model = net("prox")
+    optimizer = prox_latents_(torch.optim.Adam(latent_groups(model, lr=0.1), fused=fused), growth=10.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    group = optimizer.param_groups[0]
+    [latent, *_] = group["params"]
+    for finite in (False, True):
+        before = latent.detach().clone()
+        scaler.scale(sum(p.sum() for p in model.parameters())).backward()
+        if not finite:
+            latent.grad[0, 0] = math.inf
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        assert torch.equal(latent, before) is not finite
+        assert group["prox_step"] == finite

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onebit.errors import UsageError
+from onebit.layers import BinaryLinear
 from onebit.quantizers import Sign, SteSign, Stochastic, draw_signs, sign
 from onebit.quantizers import binaryconnect as module
 
@@ -87,8 +88,6 @@ def test_at_and_beyond_the_value_nothing_is_random(
 
 @pytest.mark.parametrize("fans", [(10, 4), (2048, 784)])
 def test_the_glorot_value_sets_the_probability(monkeypatch: pytest.MonkeyPatch, fans: tuple[int, int]) -> None:
-    from onebit.layers import BinaryLinear
-
     layer = BinaryLinear(fans[1], fans[0], weight_quantizer="stochastic", value="glorot")
     value = math.sqrt(1.5 / sum(fans))
     assert isinstance(layer.weight_quantizer, Stochastic)
@@ -197,3 +196,13 @@ def test_value_one_is_not_stored() -> None:
     scale = Sign(0.5).decompose(torch.ones(3, 2)).scale
     assert scale is not None
     assert scale.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_members_of_an_ensemble_draw_their_own_weights() -> None:
+    model = BinaryLinear(20, 10, weight_quantizer="stochastic")
+    state = {key: torch.zeros(8, *value.shape) for key, value in model.state_dict().items()}
+    x = torch.eye(20)
+    weights = torch.func.vmap(lambda one: torch.func.functional_call(model, one, (x,)), randomness="different")(state)
+    assert bool((weights.abs() == 1).all())
+    assert 0.4 < float((weights > 0).float().mean()) < 0.6
+    assert all(bool((weights[k] != weights[k + 1]).any()) for k in range(7))

@@ -378,3 +378,14 @@ def test_a_loop_of_ones_own_sets_the_progress_of_all_quantizers() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="progress must be a number from 0 to 1"):
             onebit.set_progress(model, wrong)
+
+
+@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS.entries())
+def test_gradients_of_several_losses_in_one_pass(name: str) -> None:
+    """`is_grads_batched`, as for vectorized Jacobians."""
+    torch.manual_seed(0)
+    layer = BinaryLinear(6, 4, weight_quantizer=name)
+    y = layer(torch.randn(3, 6)).sum(dim=0)
+    one_by_one = [torch.autograd.grad(y[k], layer.weight, retain_graph=True)[0] for k in range(4)]
+    (together,) = torch.autograd.grad(y, layer.weight, torch.eye(4), is_grads_batched=True)
+    torch.testing.assert_close(together, torch.stack(one_by_one))

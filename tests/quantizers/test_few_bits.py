@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onebit.errors import TrainingError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binarize_, input_quantizers, recompute_inputs_
@@ -298,3 +299,18 @@ def test_recomputed_inputs_give_the_same_and_move_a_range_once(rule: str, dims: 
         found.append([x.grad, layer.weight.grad, *(p.grad for p in layer.input_quantizer.parameters())])
         found[-1] += list(layer.input_quantizer.state_dict().values())
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("range", RANGES)
+def test_checkpointing_repeats_a_pass_with_its_limit(range: str) -> None:
+    made = []
+    for call in (lambda model, x: model(x), lambda model, x: checkpoint(model, x, use_reentrant=False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), INPUT_QUANTIZERS["uint4"](range=range), nn.Linear(16, 4))
+        model(seeded(16, 8))
+        x = (3 * seeded(16, 8, seed=1)).requires_grad_()
+        call(model, x).square().sum().backward()
+        assert x.grad is not None
+        made.append((x.grad, model[1].integer_input().step))
+    assert torch.equal(made[0][0], made[1][0])
+    assert torch.equal(made[0][1], made[1][1])

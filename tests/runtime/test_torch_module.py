@@ -592,3 +592,13 @@ def test_the_repr_of_a_module(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5))
     line = "(0): PackedModule('random weight-only', uint8 1×1×12 -> 5, 60 one-bit weights, 10 real parameters, "
     assert f"{line}{len(dumps(net)):,} bytes)" in repr(torch.nn.Sequential(PackedModule(net)))
+
+
+def test_outputs_have_no_gradient() -> None:
+    """A layer before the net would be trained by nothing, in silence."""
+    b = Builder((6,), coding="float32")
+    b.affine(6)
+    x = torch.randn(3, 6, requires_grad=True)
+    made = PackedModule(b.net())(x)
+    assert not made.requires_grad
+    assert torch.equal(made, PackedModule(b.net())(x.detach()))

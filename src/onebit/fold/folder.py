@@ -23,6 +23,7 @@ from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
 from onebit.layers import BinaryLayer, InputCoding
 from onebit.layers.binary import refuse_fused_path
+from onebit.layers.parametrized import hold_weights, release_weights
 from onebit.packed import (
     Affine,
     AveragePool,
@@ -236,7 +237,7 @@ class Folder:
             name = type(module).__name__ if node is None or module is not None else target_name(node)
             last = node is not None and any(user.op == "output" for user in node.users)
             raise call.refusal(unknown_operation(name, self.table, last=last))
-        if module is not None and any(map(_has_hooks, module.modules())):
+        if module is not None and any(map(has_hooks, module.modules())):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
         if module is not None and any("forward" in vars(m) for m in module.modules()):
             raise call.refusal("its forward was replaced by another function; write a class with this forward")
@@ -409,10 +410,10 @@ _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
 """Methods that a subclass may have without another result; `forward` is compared by itself."""
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether a call of a module runs hooks that may change what it computes."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(hook is not refuse_fused_path for hook in hooks)
+    return not {refuse_fused_path, hold_weights, release_weights}.issuperset(hooks)
 
 
 def _overrides(cls: type, known: type) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import FoldError, NotBinaryError, UsageError
-from onebit.fold.folder import check_finite
+from onebit.fold.folder import check_finite, has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.layers import (
     PARAMETRIZED,
@@ -124,10 +124,12 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
             continue
         own = [part for part in module.modules() if part in left]
         left.difference_update(own)
+        _refuse_lost(name, module)
         made[module] = maker(name, module, shipped)
         parts = [part for part in made[module].modules() if isinstance(part, PackedLayer)]
         count = sum(shipped[part].signs.numel() for part in own)
         rows.append(PackedRow(name, kind_name(module), count, 4 * count, sum(part.nbytes for part in parts)))
+    _refuse_other_places(model, made)
     for parent in list(model.modules()):
         if parent not in made:
             for name, child in list(parent._modules.items()):
@@ -136,6 +138,34 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     kept = (*model.parameters(), *model.buffers())
     held = sum(row.packed_bytes for row in rows)
     return PackedLayersReport(model, rows, sum(one.numel() * one.element_size() for one in kept) - held)
+
+
+def _refuse_lost(name: str, module: nn.Module) -> None:
+    """Raise FoldError for what a layer computes beside its class and its quantizers: its packed twin would not."""
+    for part in module.modules():
+        if has_hooks(part):
+            raise FoldError(f"layer {name!r} has forward hooks, which its packed twin would not run; remove them first")
+        for weight in binary_parametrizations(part):
+            if len(part.parametrizations[weight]) > 1:  # type: ignore[index]
+                raise FoldError(
+                    f"layer {name!r}: {weight} has another parametrization than the one of onebit.binarize_, which its "
+                    "packed twin would not compute; remove it first"
+                )
+
+
+def _refuse_other_places(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
+    """Raise FoldError where a module holds a layer past its children, as in a list: it would go on with the old one."""
+    for name, module in model.named_modules():
+        if module in made:
+            continue
+        for attribute, value in vars(module).items():
+            held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            if attribute != "_modules" and any(isinstance(one, nn.Module) and one in made for one in held):
+                place = ".".join(filter(None, (name, attribute)))
+                raise FoldError(
+                    f"{place} holds a layer that would become packed, and torch does not know of that place: use "
+                    "nn.ModuleList or nn.ModuleDict, or the layer's own attribute"
+                )
 
 
 Maker = Callable[[str, Any, Shipped], nn.Module]
@@ -149,7 +179,7 @@ def _maker(name: str, module: nn.Module, left: set[nn.Module]) -> Maker | None:
         if type(module) in PACKED:
             return PACKED[type(module)]
         kind = type(module).__name__
-        known = ", ".join(one.__name__ for one in (*PACKED, *PARAMETRIZED))
+        known = ", ".join(one.__name__ for one in PACKED)
         raise FoldError(f"layer {name!r}: {kind} cannot hold bits; known are {known}, not subclasses of them")
     if kind_of(module) in PACKED and any(part in left for part in module.modules()):
         return PACKED[kind_of(module)]

@@ -45,7 +45,8 @@ def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) 
     assert quantizer is not None
     was = quantizer.training
     try:
-        found = quantizer.eval().forward(layer.outputs_first(layer.weight))
+        with torch.autocast(layer.weight.device.type, enabled=False):  # whatever the caller has
+            found = quantizer.eval().forward(layer.outputs_first(layer.weight))
     finally:
         quantizer.train(was)
     atol = 1e-5 * float(expected.abs().max())

@@ -179,7 +179,10 @@ class LatentWeight(nn.Module):
         return self.own_layout(binary.dense())
 
     def effective_weight(self) -> Tensor:
-        """The weight of this forward pass, in the shape of the latent weight."""
+        """The weight of this forward pass, in the shape of the latent weight.
+
+        Valid until the optimizer steps, which may write the next weight into the same memory: clone it to keep it.
+        """
         if self.fixed_weight is not None:
             self.fixed_used = True
             return self.fixed_weight

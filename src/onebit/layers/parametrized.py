@@ -135,8 +135,8 @@ def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
         object.__setattr__(made, "holder", lists[name])
     for module in {id(module): module for module, _, _ in parts}.values():
         module.register_load_state_dict_pre_hook(_take_plain_keys)
-    layer.register_forward_pre_hook(_hold)
-    layer.register_forward_hook(_release, always_call=True)
+    layer.register_forward_pre_hook(hold_weights)
+    layer.register_forward_hook(release_weights, always_call=True)
     if isinstance(layer, nn.RNNBase):
         # the list of weights that torch's kernels read would keep the latents, and later the weights of one pass
         layer.__dict__.pop("_flat_weights")
@@ -156,7 +156,7 @@ def _parts(layer: nn.Module) -> list[BinaryParametrization]:
     return [module for module in layer.modules() if isinstance(module, BinaryParametrization)]
 
 
-def _hold(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def hold_weights(layer: nn.Module, args: tuple[Any, ...]) -> None:
     """Compute each weight once for the forward pass that begins."""
     if not torch.compiler.is_compiling():  # a compiled graph computes what is equal once
         for part in _parts(layer):
@@ -166,7 +166,7 @@ def _hold(layer: nn.Module, args: tuple[Any, ...]) -> None:
             part.hold(weight.clone() if weight.is_cuda and isinstance(layer, nn.RNNBase) else weight)
 
 
-def _release(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def release_weights(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     if not torch.compiler.is_compiling():
         for part in _parts(layer):
             part.hold(None)

@@ -112,6 +112,10 @@ def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 @torch.no_grad()  # post hooks run with gradients enabled
 def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """`AFTER_STEP`, then the clip, of the parameters that moved: those with a gradient."""
+    # a fused optimizer skips the step itself where GradScaler found a gradient that is not finite
+    skipped = getattr(optimizer, "found_inf", None)
+    if skipped is not None and bool(skipped):
+        return
     for group in optimizer.param_groups:
         moved = [parameter for parameter in group["params"] if parameter.grad is not None]
         for key, rule in AFTER_STEP.items():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onebit.errors import UsageError
+from onebit.errors import TrainingError, UsageError
 
 ONE_BF16 = 0x3F80
 """The bits of 1 in bfloat16."""
@@ -18,6 +18,12 @@ ONE_BF16 = 0x3F80
 def is_transformed() -> bool:
     """Whether torch.compile or a transform of torch.func follows the operations: `out=` does not work there."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def in_backward() -> bool:
+    """Whether a backward pass runs: a forward pass within one is the second of activation checkpointing."""
+    # torch has no public question for this; its own checkpointing asks it in the same way
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def sign(x: Tensor) -> Tensor:
@@ -182,11 +188,14 @@ def take_signs(latent: Tensor) -> bool:
 class Prepared:
     """The weight of the next forward pass, written together with a latent; it fits until the latent is written again.
 
+    taken: by that forward pass. It stays for activation checkpointing, which repeats the pass within the backward pass.
+    again: another pass began since.
     Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
     """
 
     def __init__(self, latent: Tensor, weight: Tensor) -> None:
         self.latent, self.weight = latent, weight
+        self.taken = self.again = False
         self.version, self.address = latent._version, latent.data_ptr()
 
     def fits(self, latent: Tensor) -> bool:
@@ -228,13 +237,26 @@ class Quantizer(torch.nn.Module):
         return self.start * (self.latent_bound or 1.0)
 
     def take_prepared(self, latent: Tensor) -> Tensor | None:
-        """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves once."""
+        """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves one pass.
+
+        Raises:
+            TrainingError: activation checkpointing repeats one of several forward passes, which had different draws.
+        """
         if torch.compiler.is_compiling():  # a compiled model fuses its own quantizer
             return None
         prepared = self.prepared
         if prepared is None or not self.training:
             return None
-        self.prepared = None
+        if in_backward():
+            if prepared.taken and prepared.again and self.random and prepared.fits(latent):
+                raise TrainingError(
+                    "checkpointing repeats one of several forward passes since the last step, and only the first had "
+                    "the draw of compile_update_: leave out one of the two, or step after each backward pass"
+                )
+        elif prepared.taken:
+            prepared.again = True
+            return None
+        prepared.taken = True
         return prepared.weight if prepared.fits(latent) else None
 
     def bind(self, latent: Tensor) -> None:

@@ -11,6 +11,7 @@ from onebit.quantizers.base import (
     Surrogate,
     autocast_dtype,
     check_positive,
+    is_transformed,
     memory_order,
     random_bits,
     scale_per_channel,
@@ -44,6 +45,8 @@ def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator
     """
     latent = latent.detach()
     threshold = random_bits(latent.numel(), torch.uint8, latent.device, generator).view(latent.shape).to(latent.dtype)
+    if is_transformed():
+        return 2 * (threshold <= 127.5 + latent * (128.0 / value)).to(latent.dtype) - 1
     threshold.add_(latent, alpha=-128.0 / value)
     torch.gt(threshold, 127.5, out=threshold)
     return torch.sub(latent.new_ones(()), threshold, alpha=2, out=threshold)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import TrainingError, UsageError
-from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_dtype
+from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_dtype, in_backward
 
 RANGES = ("lsq", "pact", "dorefa", "follow")
 FOLLOWED = 0.1
@@ -99,7 +99,9 @@ class FewBits(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> a step times integers, of the same shape."""
-        if self.training and self.range != "dorefa" and x.numel():
+        if (
+            self.training and self.range != "dorefa" and x.numel() and not in_backward()
+        ):  # whose forward pass has seen x
             self._see(x.detach())
         limit = self._limit(x)
         step = limit.detach() / self.most

@@ -15,6 +15,11 @@ def _just_above(bound: float) -> dict[torch.dtype, float]:
     return {d: float(torch.nextafter(number.to(d), infinity.to(d))) for d in dtypes}
 
 
+def _is_batched(gradient: Tensor) -> bool:
+    """Whether it is that of a vectorized Jacobian, where `out=` does not work."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(gradient))
+
+
 class _SignClipped(Surrogate):
     """`signs` of x; the gradient passes to x where |x| <= clip_value, given as the numbers just above it."""
 
@@ -29,7 +34,7 @@ class _SignClipped(Surrogate):
         # the kernel cuts at |x| >= its bound; a latent clipped to exactly clip_value must be able to come back
         bound = ctx.above[x.dtype]
         cast = gradient.to(x.dtype)
-        if cast is gradient or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or _is_batched(cast):
             return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound), None, None
         # over the fresh cast: of a large dense layer, one more tensor would be the peak of the step's memory
         cut = torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)

@@ -189,6 +189,10 @@ class PackedModule(nn.Module):
         signature = self.signature
         if images.dtype is not signature.dtype:
             raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))
+        if images.requires_grad:
+            images = (
+                images.detach()
+            )  # outputs that seem to have a gradient would train nothing before the net, in silence
         if signature.order is None:
             return _call(images, self.file, signature.shapes[0])
         made = _call_outputs(images, self.file, signature.sizes, signature.ranks)
