@@ -98,6 +98,16 @@ def test_the_name_of_a_benchmark_gives_its_command(onebit: Callable[..., Outcome
     assert "`python -m benchmarks kernels`" in done.line
 
 
+def test_a_run_folder_gives_the_command_that_packs_it(onebit: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("recipe.yaml", "metrics.jsonl"):
+        (tmp_path / "mine" / name).touch()
+    done = onebit("bench", tmp_path / "mine")
+    assert done.status == 2
+    command = f"onebit pack {tmp_path / 'mine'} -o mine.1bit"
+    assert f"is a run folder, bench takes a packed net; pack it first: {command}" in done.line
+
+
 def test_a_large_batch_that_takes_minutes_is_timed_only_by_name(
     onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import onebit
-from onebit.errors import UsageError
+from onebit.errors import UsageError, WrongTypeError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, SwishSign, Xnor
 from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
@@ -290,3 +290,9 @@ def test_a_channel_of_zeros_has_two_values_and_finite_gradients_under_float16_au
     assert (weight[0] > 0).all()
     assert torch.equal(weight[1], torch.full((4,), 1e-4).half())
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("progress", "kind"), [("a", WrongTypeError), (None, WrongTypeError), (1.5, UsageError)])
+def test_progress_is_a_share(progress: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="progress"):
+        onebit.set_progress(small_net("irnet"), progress)

@@ -15,7 +15,8 @@ from onebit.train.options import Execution, Monitor, Output
 
 def train(**options: Any) -> Any:
     toy = build(CASES["sign"])
-    fit(toy.model, DATA, toy.optimizer, epochs=EPOCHS, schedule=toy.schedule, batch_size=32, **options)
+    options = {"schedule": toy.schedule, **options}
+    fit(toy.model, DATA, toy.optimizer, epochs=EPOCHS, batch_size=32, **options)
     return toy.model
 
 
@@ -44,6 +45,8 @@ def test_a_keyword_replaces_the_field_of_a_group(tmp_path: Path) -> None:
         ({"epoch": 3}, "unexpected keyword argument 'epoch'; did you mean 'epochs'?"),
         ({"shedule": None}, "unexpected keyword argument 'shedule'; did you mean 'schedule'?"),
         ({"output": "run"}, "output: got 'run', expected onebit.train.options.Output"),
+        ({"schedule": "cosine"}, "schedule: got 'cosine', expected a torch scheduler of the optimizer"),
+        ({"step_settings": 3}, "step_settings: got 3, expected onebit.train.step.StepSettings"),
         ({"execution": Output()}, "execution: got Output, expected onebit.train.options.Execution"),
     ],
 )

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from onebit.cli.output import answer_either, progress, say, table
-from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
+from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, thread_number, whole_number
 from onebit.errors import UsageError
 
 OWN_BENCHMARKS = (
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"bench takes a packed net; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
         )
+    refuse_run_folder(args.net, "bench")
     for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     rows = _time(args)

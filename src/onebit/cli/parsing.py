@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, NoReturn
 from onebit.common.files import refuse_unwritable
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.nets import net_path
+from onebit.nets import is_packed, net_path
+from onebit.runs.folders import is_run_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -179,3 +181,10 @@ def refuse_trained(text: str, *, run: str) -> Path:
     if os.path.realpath(path) == os.path.realpath(net_path(run)) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
     return path
+
+
+def refuse_run_folder(net: str, verb: str) -> None:
+    """UsageError where a run folder is given to a verb that takes a packed net: with the command that packs it."""
+    if not is_packed(net) and is_run_folder(Path(net)):
+        command = shlex.join(["onebit", "pack", net, "-o", f"{Path(net).resolve().name}.1bit"])
+        raise UsageError(f"{net} is a run folder, {verb} takes a packed net; pack it first: {command}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from os.path import isdir
 from pathlib import Path
@@ -12,14 +11,12 @@ import numpy as np
 
 from onebit.cli.digits import tell_odd_digits
 from onebit.cli.output import answer_predictions, say
-from onebit.cli.parsing import NET_HELP, Parser, whole_number
+from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import BLANK, STANDARD_INPUT, PictureReader, and_others, image_files
 from onebit.common.pictures import SUFFIXES as PICTURES
 from onebit.errors import UsageError, escaped
-from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
-from onebit.runs.folders import is_run_folder
 from onebit.runtime import load, run, softmax
 
 MOST_SHOWN = 12
@@ -57,9 +54,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.files.count(str(STANDARD_INPUT)) > 1:
         raise UsageError("'-' was given more than once: standard input is read once")
-    if not is_packed(args.net) and is_run_folder(Path(args.net)):
-        command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
-        raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
+    refuse_run_folder(args.net, "predict")
     if Path(args.net).suffix.lower() in (*PICTURES, *SUFFIXES):
         raise UsageError(f"{args.net} is not a packed net: the net comes first, onebit predict NET FILE")
     net = load(args.net)

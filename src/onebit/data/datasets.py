@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.arguments import check_kind
+from onebit.common.arguments import check_kind, check_number
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
@@ -82,14 +82,15 @@ def load_dataset(
     Raises:
         UnknownNameError: no such data set.
         DataError: files are damaged, or missing and cannot be downloaded.
-        UsageError: `validation` leaves nothing to train on, `input_size` is out of range or given for masks, or
-            `directory` is given for a data set that is part of onebit.
+        UsageError: `validation` leaves nothing to train on, `split_seed` is negative, `input_size` is out of range or
+            given for masks, or `directory` is given for a data set that is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
         >>> data.train, data.validation, data.test
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
+    check_number("split_seed", split_seed, whole=True, least=0)
     entry = _entry(name, directory)
     loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
     if entry.read is ARRAYS.read and loaded.validation is not None:

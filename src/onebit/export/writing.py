@@ -59,7 +59,7 @@ def export_net(
     The files appear at `path` only after the comparison.
 
     Args:
-        net: a packed net, or the path of its file.
+        net: a packed net, the path of its file, or the name of a net that ships.
         to: name of a target in `EXPORTS`.
         path: a file with a suffix of the target, or a folder, which is made.
         inputs: (N, …) inputs of the net to compare with; random ones if None. Some targets store a few of them as
@@ -70,7 +70,7 @@ def export_net(
         options: of the target.
 
     Raises:
-        UnknownNameError: unknown target, option or value of an option.
+        UnknownNameError: unknown target, option or value of an option. WrongTypeError, FormatError: as `onebit.load`.
         UsageError: another suffix, the net has an operation that the target lacks, or a `count` beside `inputs`.
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 

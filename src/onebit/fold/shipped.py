@@ -20,10 +20,15 @@ def no_binary_layers(model: nn.Module) -> str:
     return "the model has no binary layer; make its layers binary with onebit.binarize_ and train it"
 
 
-def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
-    """The binary weight of everything that `binary_layers` finds. Arguments and errors: see `onebit.pack`."""
+def check_packed_mode(weights: str) -> None:
+    """UsageError for a test mode that cannot be packed."""
     if weights not in ("binary", "sample"):
         raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
+
+
+def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
+    """The binary weight of everything that `binary_layers` finds. Arguments and errors: see `onebit.pack`."""
+    check_packed_mode(weights)
     generator = torch.Generator().manual_seed(seed)
     shipped: dict[nn.Module, BinaryWeight] = {}
     for name, layer in binary_layers(model):

@@ -46,8 +46,9 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
         activations: bits of an activation: 8, 4 or 2.
 
     Raises:
-        UsageError: other bits, too few images, a value that is zero for all of them, or a net whose activations are ±1
-            or integers already.
+        WrongTypeError: not a packed net.
+        UsageError: other bits, too few images or of another shape, a value that is zero for all of them, or a net whose
+            activations are ±1 or integers already.
         FormatError: values that are NaN or infinite, or sums that may not fit an int32; the message names the layer.
 
     Example:

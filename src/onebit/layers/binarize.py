@@ -68,7 +68,8 @@ def binarize_(
 
     Raises:
         UsageError: nothing to binarize, `model` itself would be replaced, a layer is reparametrized or has a forward of
-            its own, or the model holds the forward of a layer.
+            its own, the model holds the forward of a layer, or `value` is not positive. UnknownNameError: no such
+            quantizer.
         WrongTypeError: `model` is not a module.
 
     Example:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import described
+from onebit.common.arguments import check_kind, described
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError, WrongTypeError
 
@@ -47,6 +47,7 @@ class InputCoding(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
+        check_kind("coding", coding, str, "the name of one")
         if coding in OLD_CODINGS:
             warnings.warn(f"{coding!r} is now {OLD_CODINGS[coding]!r}", DeprecationWarning, stacklevel=2)
             coding = OLD_CODINGS[coding]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onebit.common.arguments import check_number
 from onebit.errors import TrainingError, UsageError
 
 ONE_BF16 = 0x3F80
@@ -345,8 +346,9 @@ def set_progress(model: torch.nn.Module, progress: float) -> None:
         progress: steps done / all steps, in [0, 1].
 
     Raises:
-        UsageError: another number.
+        UsageError: another number. WrongTypeError: not a number.
     """
+    check_number("progress", progress)
     if not 0 <= progress <= 1:
         raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
     for quantizer in scheduled(model):

@@ -134,10 +134,10 @@ class PackedModule(nn.Module):
     accepts any net with the same shapes and dtype of inputs and outputs.
 
     Args:
-        net: a packed net, or the path of its file.
+        net: a packed net, the path of its file, or the name of a net that ships.
 
     Raises:
-        WrongTypeError: neither. FormatError: as `onebit.load`.
+        WrongTypeError: none of these. FormatError: as `onebit.load`.
 
     Example:
         >>> module = PackedModule("mnist.1bit")

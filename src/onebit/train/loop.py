@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number, described
+from onebit.common.arguments import check_kind, check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
@@ -179,6 +179,9 @@ def check_arguments(job: Job, epochs: float) -> None:
     check_optimizer(job.optimizer)
     check_number("epochs", epochs)
     check_number("seed", job.seed, whole=True, least=0)
+    if job.schedule is not None and not hasattr(job.schedule, "state_dict"):
+        raise WrongTypeError(f"schedule: got {described(job.schedule)}, expected a torch scheduler of the optimizer")
+    check_kind("step_settings", job.step_settings, StepSettings, "onebit.train.step.StepSettings")
     if not 0 <= job.ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {job.ema}")
     mine = {id(parameter) for parameter in job.model.parameters()}

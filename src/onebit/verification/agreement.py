@@ -15,6 +15,7 @@ from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
 from onebit.integer import LEAST_IMAGES, MOST_OFF, RealRounding, proved, real_arithmetic
+from onebit.layers import check_model
 from onebit.packed import (
     Certificate,
     LayerProof,
@@ -70,8 +71,9 @@ def verify(
         on_images: called with (samples done, all samples).
 
     Raises:
-        UsageError: no samples, samples of another shape or dtype, wrong labels, or a test mode that cannot be packed.
-        DataError: `data` and `trained` are not the same samples. FoldError: the model's own outputs are not finite.
+        UsageError: no samples, samples of another shape or dtype, wrong labels, another number of samples in `trained`,
+            or a test mode that cannot be packed. WrongTypeError: not a model, or not a packed net.
+        DataError: `data` and `trained` have other labels. FoldError: the model's own outputs are not finite.
 
     Example:
         >>> print(verify(model, packed, data.test))  # doctest: +SKIP
@@ -81,6 +83,7 @@ def verify(
         9,999 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,832 correct, 1 labels
         differ
     """
+    check_model(model)
     counted = tally(
         *(model, packed, data, weights, seed, batch_size),
         labels=labels,
@@ -152,8 +155,8 @@ def certify(
 
     Args:
         data, labels, trained, preprocess, batch_size, on_images: as for `verify`.
-        dataset, split_name: names of the data set and the split; by default of the test split of a `Dataset`, and "own
-            data" for other forms.
+        dataset, split_name: names of the data set and the split; by default of the test split of a `Dataset`, and for
+            other forms "own data (arrays)" or the like, and no split.
         weights, seed: as for `verify`.
         source: sha256 of the checkpoint, in hexadecimal.
         recipe: name of the recipe.

@@ -54,10 +54,13 @@ def pack(
         on_images: called with (samples done, all samples) during the comparison.
 
     Raises:
-        UsageError: no example, an unknown test mode, or a quantizer that defines no random draw.
+        WrongTypeError: not a model.
+        UsageError: no example or one of another dtype, an unknown test mode, a quantizer that defines no random draw,
+            or another number of samples in `trained`.
         NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
         FoldError: an operation that cannot be packed; or the packed net does not agree with the model on the data.
-        DataError: `data` and `trained` are not the same samples.
+        FormatError: a name that is too long, or another number of `classes` than of logits.
+        DataError: `data` and `trained` have other labels.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), onebit.BinaryLinear(4, 2))

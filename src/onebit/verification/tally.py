@@ -18,6 +18,7 @@ from onebit.errors import FoldError, OnebitError, UsageError, first_line
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
+from onebit.fold.shipped import check_packed_mode
 from onebit.layers import InputCoding
 from onebit.packed import LayerProof, PackedNet, check_net
 from onebit.packed.node_text import to_lines
@@ -285,7 +286,8 @@ def _checked(who: str, packed: PackedNet, made: Any, ours: dict[str, np.ndarray]
 
 
 def seed_of(weights: str, seed: int | None) -> int | None:
-    """The seed of the draw that was packed; None without a draw."""
+    """The seed of the draw that was packed; None without a draw. UsageError for a test mode that cannot be packed."""
+    check_packed_mode(weights)
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
     return seed if weights == "sample" else None
