@@ -144,7 +144,7 @@ ALL = [*kernel_nets(), pooled_signs(1), pooled_signs(-1)]
 CASES = [*ALL[1:28:3], *ALL[28:]]
 
 
-# daily, clang compiles the same nets without -ffp-contract=off, below
+# daily, clang compiles half of these nets, without -ffp-contract=off, below
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.nightly)])
 def test_every_kernel_gives_the_bits_of_the_reference(compiler: str, tmp_path: Path) -> None:
     needs(compiler)
@@ -212,7 +212,7 @@ def test_products_and_sums_are_rounded_one_by_one_without_a_flag(compiler: str, 
     needs(compiler)
     if platform.machine() != "x86_64" or "fma" not in Path("/proc/cpuinfo").read_text().split():
         pytest.skip("the processor has no FMA")
-    cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES]]
+    cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES[::2]]]
     assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2", "-mfma"], strict=GNU))
 
 
@@ -337,7 +337,7 @@ def test_every_width_gives_the_bits_of_the_reference(tmp_path: Path) -> None:
 def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -> None:
     needs("cc")
     cases = [
-        *drawn(20),
+        *drawn(14),
         *extremes(),
         *drawn(12, integers=True),
         (overflowing(), inputs_of(overflowing(), 2)),

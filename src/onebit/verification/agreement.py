@@ -83,6 +83,7 @@ def verify(
         9,999 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,832 correct, 1 labels
         differ
     """
+    check_net(packed)
     check_model(model)
     counted = tally(
         *(model, packed, data, weights, seed, batch_size),
