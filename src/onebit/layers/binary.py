@@ -36,6 +36,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     Shapes:
         x: (N, …, I) -> (N, …, O); weight (O, I).
 
+    Raises:
+        UnknownNameError: no such quantizer. UsageError: `value` is not positive.
+
     Example:
         >>> BinaryLinear(784, 512, weight_quantizer="sign")(torch.zeros(2, 784)).shape
         torch.Size([2, 512])
