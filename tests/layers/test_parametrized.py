@@ -402,7 +402,7 @@ def test_bop_and_the_compiled_update_move_the_latents(classifier: nn.Module) -> 
         prepared = [layer.weight_quantizer.prepared for _, layer in binary_layers(net)]  # type: ignore[union-attr]
         assert [one is not None for one in prepared] == [compiled] * len(prepared)
         net(X)
-        assert all(one.taken for one in prepared if one is not None)
+        assert all(one.passes == 1 for one in prepared if one is not None)
     for one, other in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 

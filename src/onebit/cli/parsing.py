@@ -14,7 +14,6 @@ from onebit.common.files import refuse_unwritable
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.nets import is_packed, net_path
-from onebit.runs.folders import is_run_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,6 +184,8 @@ def refuse_trained(text: str, *, run: str) -> Path:
 
 def refuse_run_folder(net: str, verb: str) -> None:
     """UsageError where a run folder is given to a verb that takes a packed net: with the command that packs it."""
+    from onebit.runs.folders import is_run_folder  # a third of the start-up of verbs that need none
+
     if not is_packed(net) and is_run_folder(Path(net)):
         command = shlex.join(["onebit", "pack", net, "-o", f"{Path(net).resolve().name}.1bit"])
         raise UsageError(f"{net} is a run folder, {verb} takes a packed net; pack it first: {command}")

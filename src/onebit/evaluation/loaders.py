@@ -35,8 +35,12 @@ def is_iterable(dataset: Any) -> bool:
 
 def loader_length(loader: DataLoader[Any]) -> int | None:
     """Batches of an epoch; None if the loader does not know."""
+    return _length(loader)
+
+
+def _length(of: Any) -> int | None:
     try:
-        return len(loader)
+        return len(of)
     except (TypeError, NotImplementedError):  # no `__len__`, or one that only says so
         return None
 
@@ -53,11 +57,8 @@ def sample_count(loader: DataLoader[Any]) -> int | None:
     """Samples of an epoch; None if that is not known."""
     size, streamed = batch_samples(loader), is_iterable(loader.dataset)
     source: Any = loader.dataset if streamed else loader.sampler if loader.batch_size else _index_order(loader)
-    try:
-        count = len(source)
-    except (TypeError, NotImplementedError):  # no `__len__`, or one that only says so
-        return None
-    if size is None:
+    count = _length(source)
+    if size is None or count is None:
         return None
     drops = loader.drop_last if streamed else getattr(loader.batch_sampler, "drop_last", False)
     return count // size * size if drops else count

@@ -189,14 +189,14 @@ def take_signs(latent: Tensor) -> bool:
 class Prepared:
     """The weight of the next forward pass, written together with a latent; it fits until the latent is written again.
 
-    taken: by that forward pass. It stays for activation checkpointing, which repeats the pass within the backward pass.
-    again: another pass began since.
+    passes: that began since. The weight serves the first, and stays for activation checkpointing, which repeats it
+        within the backward pass.
     Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
     """
 
     def __init__(self, latent: Tensor, weight: Tensor) -> None:
         self.latent, self.weight = latent, weight
-        self.taken = self.again = False
+        self.passes = 0
         self.version, self.address = latent._version, latent.data_ptr()
 
     def fits(self, latent: Tensor) -> bool:
@@ -248,17 +248,16 @@ class Quantizer(torch.nn.Module):
         prepared = self.prepared
         if prepared is None or not self.training:
             return None
-        if in_backward():
-            if prepared.taken and prepared.again and self.random and prepared.fits(latent):
-                raise TrainingError(
-                    "checkpointing repeats one of several forward passes since the last step, and only the first had "
-                    "the draw of compile_update_: leave out one of the two, or step after each backward pass"
-                )
-        elif prepared.taken:
-            prepared.again = True
+        repeats = in_backward() and prepared.passes > 0
+        prepared.passes += not repeats
+        if not prepared.fits(latent) or (prepared.passes > 1 and not (repeats and self.random)):
             return None
-        prepared.taken = True
-        return prepared.weight if prepared.fits(latent) else None
+        if prepared.passes > 1:
+            raise TrainingError(
+                "checkpointing repeats one of several forward passes since the last step, and only the first had "
+                "the draw of compile_update_: leave out one of the two, or step after each backward pass"
+            )
+        return prepared.weight
 
     def bind(self, latent: Tensor) -> None:
         """Called once, by the layer that holds `latent` (O, …): make the parameters that depend on its shape."""
