@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebit.data import Dataset, Split, hold_out
+from onebit.data import Dataset, Split, hold_out, load_dataset
 from onebit.errors import DataError, UsageError
 
 
@@ -132,6 +132,14 @@ def test_from_arrays_refuses_anything_but_pairs() -> None:
     ):
         with pytest.raises(DataError, match=says):
             Dataset.from_arrays(train, test)  # type: ignore[arg-type]
+
+
+def test_a_negative_seed_of_the_split_is_refused() -> None:
+    images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
+    with pytest.raises(UsageError, match="split_seed must be 0 or more, got -1"):
+        Dataset.from_arrays((images, labels), (images, labels), validation=2, split_seed=-1)
+    with pytest.raises(UsageError, match="split_seed must be 0 or more, got -1"):
+        load_dataset("toy", split_seed=-1)
 
 
 def test_the_digest_depends_on_images_labels_and_classes() -> None:

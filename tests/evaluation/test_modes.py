@@ -261,7 +261,7 @@ def test_fixed_weights_end_with_their_context_even_after_an_error() -> None:
     ("options", "message"),
     [
         ({"bn": "retrained"}, "bn must be auto, trained or reestimate"),
-        ({"bn": "reestimate"}, "needs the training images"),
+        ({"bn": "reestimate"}, "re-estimating BatchNorm for binary weights needs the training images"),
         ({"loss": "hing"}, "unknown loss 'hing'; did you mean 'hinge'?"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
     ],

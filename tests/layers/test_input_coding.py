@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onebit.errors import UsageError
+from onebit.errors import UsageError, WrongTypeError
 from onebit.layers import InputCoding, Normalize
 
 
@@ -57,6 +57,11 @@ def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         InputCoding(**arguments)
     assert message in str(caught.value)
+
+
+def test_a_coding_that_is_no_name_is_refused() -> None:
+    with pytest.raises(WrongTypeError, match="coding: got 3, expected the name of one"):
+        InputCoding(3)  # type: ignore[arg-type]
 
 
 def test_normalize_refuses_another_number_of_channels() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
@@ -395,6 +396,18 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer() -> None:
     found = torch.autograd.grad(conv(images).square().sum(), images)[0]
     expected = torch.autograd.grad(dense.square().sum(), images)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, at its first jvp
+def test_forward_mode_derivatives_are_refused() -> None:
+    """The operator would give zeros in silence."""
+    for layer, x in ((small_layer(), torch.randn(4, 20)), (small_conv(), torch.randn(2, 8, 7, 6))):
+        with pytest.raises(UsageError, match="packed layers have no forward-mode derivatives"):
+            torch.func.jvp(layer, (x,), (x,))
+        with forward_ad.dual_level():
+            with pytest.raises(UsageError, match="packed layers have no forward-mode derivatives"):
+                layer(forward_ad.make_dual(x, x))
+            assert forward_ad.unpack_dual(layer(x)).tangent is None  # as the features of a head that is differentiated
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -594,6 +594,7 @@ def test_the_repr_of_a_module(packed_mlp: Maker) -> None:
     assert f"{line}{len(dumps(net)):,} bytes)" in repr(torch.nn.Sequential(PackedModule(net)))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, at its first jvp
 def test_outputs_have_no_gradient() -> None:
     """A layer before the net would be trained by nothing, in silence."""
     b = Builder((6,), coding="float32")
@@ -602,3 +603,5 @@ def test_outputs_have_no_gradient() -> None:
     made = PackedModule(b.net())(x)
     assert not made.requires_grad
     assert torch.equal(made, PackedModule(b.net())(x.detach()))
+    with pytest.raises(UsageError, match="packed nets have no forward-mode derivatives"):
+        torch.func.jvp(PackedModule(b.net()), (x,), (x,))

@@ -206,13 +206,14 @@ class Dataset:
         Raises:
             DataError: not a pair of images and labels, another dtype or shape, no training images, or a label outside
                 the classes.
-            UsageError: `validation` leaves nothing to train on.
+            UsageError: `validation` leaves nothing to train on, or `split_seed` is negative.
 
         Example:
             >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
             >>> Dataset.from_arrays((images, labels), (images, labels), validation=2).train
             Split(4 images of 1×8×8)
         """
+        check_number("split_seed", split_seed, whole=True, least=0)
         all_train, test_split = as_split(*_pair("train", train)), as_split(*_pair("test", test))
         refuse_empty(all_train, name)
         if classes is None:

@@ -299,7 +299,8 @@ def mode_outputs(
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)
     if bn == "reestimate" and train is None:
-        because = ", with which BatchNorm was not trained," if weights == "binary" else ""
+        untrained = weights == "binary" and not is_trained_mode(model, weights)
+        because = ", with which BatchNorm was not trained," if untrained else ""
         raise UsageError(
             f"re-estimating BatchNorm for {weights} weights{because} needs the training images: "
             "pass train=data.train, or bn='trained' to keep the statistics"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input
 
 from onebit.errors import UsageError
@@ -295,6 +296,12 @@ def is_unwatched(x: Tensor) -> bool:
 
 
 # gradients of inputs
+
+
+def refuse_tangent(x: Tensor, what: str) -> None:
+    """Raise a UsageError for inputs of `torch.func.jvp` and its like: operators would give tangents of 0 in silence."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        raise UsageError(f"{what} have no forward-mode derivatives: use the model before it was packed")
 
 
 def dense_signs(words: Tensor, groups: int, outputs: int, terms: int) -> Tensor:

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from onebit.errors import FormatError, UsageError
 from onebit.native.layer_call import file_rows, kernel_words
 from onebit.packed.bits import byte_count, bytes_to_words
-from onebit.runtime.layer_operator import PackedWindow, is_unwatched, linear, packed_conv, packed_linear, use_dense
+from onebit.runtime.layer_operator import (
+    PackedWindow,
+    is_unwatched,
+    linear,
+    packed_conv,
+    packed_linear,
+    refuse_tangent,
+    use_dense,
+)
 
 
 class PackedLayer(nn.Module):
@@ -192,8 +200,10 @@ class PackedLinear(PackedLayer):
         """(…, K) -> (…, O), in the dtype of `x`, computed in float32.
 
         Raises:
-            UsageError: another number of inputs, or a tensor that is not real or not on the CPU.
+            UsageError: another number of inputs, or a tensor that is not real, not on the CPU, or has a forward-mode
+                tangent.
         """
+        refuse_tangent(x, "packed layers")
         if x.dim() == 0 or x.shape[-1] != self.terms:
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
         if self.input_quantizer is not None:
@@ -239,8 +249,9 @@ class PackedConv(PackedLayer):
             output_size: of a transposed convolution, as in torch.
 
         Raises:
-            UsageError: another shape, or a tensor that is not real or not on the CPU.
+            UsageError: another shape, or a tensor that is not real, not on the CPU, or has a forward-mode tangent.
         """
+        refuse_tangent(x, "packed layers")
         if x.dim() == self.axes + 1:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:

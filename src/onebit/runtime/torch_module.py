@@ -20,6 +20,7 @@ from onebit.native import NativePlan
 from onebit.packed import InputSpec, PackedNet, costs, dumps, infer, loads
 from onebit.runtime import native_plan, run
 from onebit.runtime.inputs import refusal, without_torch
+from onebit.runtime.layer_operator import refuse_tangent
 from onebit.runtime.running import opened, thread_count, threads_for
 
 _COMPARED = 1 << 16  # bytes of a file that every call compares: the graph and real parameters, which precede the signs
@@ -181,7 +182,8 @@ class PackedModule(nn.Module):
             one tensor, such as logits; a tuple or dict, as the model returned it, for several outputs.
 
         Raises:
-            UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
+            UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU or
+                have a forward-mode tangent.
         """
         if not isinstance(images, Tensor):
             kind, way = (" of numpy", ": torch.from_numpy(images)") if isinstance(images, np.ndarray) else ("", "")
@@ -189,10 +191,9 @@ class PackedModule(nn.Module):
         signature = self.signature
         if images.dtype is not signature.dtype:
             raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))
-        if images.requires_grad:
-            images = (
-                images.detach()
-            )  # outputs that seem to have a gradient would train nothing before the net, in silence
+        refuse_tangent(images, "packed nets")
+        if images.requires_grad:  # outputs that seem to have a gradient would train nothing before the net, in silence
+            images = images.detach()
         if signature.order is None:
             return _call(images, self.file, signature.shapes[0])
         made = _call_outputs(images, self.file, signature.sizes, signature.ranks)
