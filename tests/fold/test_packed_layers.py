@@ -474,6 +474,12 @@ def in_a_list() -> nn.Module:
     return model
 
 
+def by_its_method() -> nn.Module:
+    model = in_a_list()
+    model.steps = [model.a.forward, model.b.forward]
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -481,6 +487,7 @@ def in_a_list() -> nn.Module:
         (hooked_lstm, "layer '0' has forward hooks, which its packed twin would not run"),
         (twice_parametrized, "layer 'self_attn': weight has another parametrization than the one of onebit.binarize_"),
         (in_a_list, "steps holds a layer that would become packed, and torch does not know of that place"),
+        (by_its_method, "steps holds a layer that would become packed, and torch does not know of that place"),
     ],
 )
 def test_what_a_packed_layer_would_not_compute_is_refused(make: Any, reason: str) -> None:

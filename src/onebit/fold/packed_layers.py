@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,13 +155,14 @@ def _refuse_lost(name: str, module: nn.Module) -> None:
 
 
 def _refuse_other_places(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
-    """Raise FoldError where a module holds a layer past its children, as in a list: it would go on with the old one."""
+    """Raise FoldError where a module holds a layer in a list or by its method: it would go on with the old one."""
     for name, module in model.named_modules():
         if module in made:
             continue
         for attribute, value in vars(module).items():
             held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            if attribute != "_modules" and any(isinstance(one, nn.Module) and one in made for one in held):
+            owners = [getattr(one, "__self__", None) if inspect.ismethod(one) else one for one in held]
+            if attribute != "_modules" and any(isinstance(one, nn.Module) and one in made for one in owners):
                 place = ".".join(filter(None, (name, attribute)))
                 raise FoldError(
                     f"{place} holds a layer that would become packed, and torch does not know of that place: use "

@@ -118,7 +118,8 @@ class ConcreteSign(Quantizer):
 
     Args:
         temperature: T; at 1e-10 all but one draw in millions are ±1.
-        generator: source of the draws; torch's default generator when None.
+        generator: source of the draws; None for torch's default generator, the only one whose draws activation
+            checkpointing repeats.
 
     Raises:
         UsageError: a temperature that is not positive.

@@ -95,7 +95,8 @@ class Stochastic(Sign):
 
     Args:
         value: the two values are ±value.
-        generator: source of the draws; torch's default generator when None.
+        generator: source of the draws; None for torch's default generator, the only one whose draws activation
+            checkpointing repeats.
     """
 
     random = True
