@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from onebit.errors import UnknownNameError, UsageError, WrongTypeError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binarize_, binary_layers
 from onebit.optim import clip_latents_, latent_groups
-from onebit.quantizers import WEIGHT_QUANTIZERS, Sign, Stochastic, sign
+from onebit.quantizers import WEIGHT_QUANTIZERS, Sign, SteSign, Stochastic, sign
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -361,3 +361,14 @@ def test_where_that_names_one_layer_twice_and_differs_is_a_warning() -> None:
     shared = nn.Linear(4, 4)
     with pytest.warns(UserWarning, match=r"^'0', which `where` leaves out, is the layer '1', which becomes binary$"):
         binarize_(nn.Sequential(shared, shared), where=lambda name, _: name == "1")
+
+
+@pytest.mark.parametrize("which", ["weight", "input"])
+def test_a_function_that_quantizes_is_not_one_that_makes_a_quantizer(which: str) -> None:
+    with pytest.raises(WrongTypeError, match=rf"{which} quantizer: sign\(\) fails: .*expected one of .*, a module, or"):
+        BinaryLinear(8, 4, **{f"{which}_quantizer": torch.sign})
+    with pytest.raises(WrongTypeError, match=f"{which} quantizer made by a call: got 3, expected a module"):
+        BinaryLinear(8, 4, **{f"{which}_quantizer": lambda: 3})
+    made = {"weight": Sign, "input": SteSign}[which]
+    layer = BinaryLinear(8, 4, **{f"{which}_quantizer": lambda: made()})
+    assert isinstance(getattr(layer, f"{which}_quantizer"), made)

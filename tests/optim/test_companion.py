@@ -13,7 +13,7 @@ import torch
 from own_rule import OPTIMIZERS, net, parameters, same, train
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
+from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryLinear
 from onebit.optim import BayesBiNN, clip_latents_, latent_groups
@@ -184,6 +184,18 @@ def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
     groups = latent_groups(net(), lr=0.1, weight_decay=0.1, decay_latents=True)
     with pytest.raises(UsageError, match=r"does not support weight decay of latents, got 0\.1"):
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))
+
+
+def test_anything_but_parameter_groups_is_refused(name: str) -> None:
+    kind, more = type(pair(name)[1]), {"count": 10} if name == "bayesbinn" else {}
+    model = net()
+    for wrong in (model.parameters(), model, None):
+        with pytest.raises(
+            WrongTypeError, match=rf"groups: got .*, expected .*: {kind.__name__}\(onebit.latent_groups"
+        ):
+            kind(wrong, **more)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"there are none that onebit\.latent_groups marked"):
+        kind([{"params": model.parameters()}], **more)
 
 
 def test_groups_that_are_added_later_are_trained(name: str) -> None:

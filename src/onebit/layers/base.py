@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import check_kind
 from onebit.common.tables import did_you_mean, resolve
-from onebit.errors import UsageError
+from onebit.errors import UsageError, WrongTypeError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 
 WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
@@ -67,6 +67,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
     Raises:
         UnknownNameError: no such quantizer.
+        WrongTypeError: a function or class that makes no module without arguments.
         UsageError: the quantizer has no `value`, or `value` is not a positive number.
     """
     if isinstance(value, str):
@@ -84,7 +85,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
             raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
         return kind  # type: ignore[return-value]  # any other module fails at its first use
     if value == 1.0:
-        return kind()
+        return _made("weight quantizer", kind, WEIGHT_QUANTIZERS)  # type: ignore[return-value]
     try:
         return kind(value=value)
     except TypeError as error:
@@ -121,7 +122,23 @@ def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
         known = ", ".join(INPUT_QUANTIZERS)
         check_kind("input quantizer", quantizer, (str, Callable), f"one of {known}, or such an object")
     found = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
-    return found if found is None or isinstance(found, nn.Module) else found()
+    if found is None or isinstance(found, nn.Module):
+        return found
+    return _made("input quantizer", found, INPUT_QUANTIZERS)
+
+
+def _made(kind: str, maker: Callable[[], Any], names: Iterable[str]) -> nn.Module:
+    """What a class or function makes; WrongTypeError for a function that quantizes itself, such as `torch.sign`."""
+    try:
+        made = maker()
+    except TypeError as error:
+        name = getattr(maker, "__name__", repr(maker))
+        raise WrongTypeError(
+            f"{kind}: {name}() fails: {error}; expected one of {', '.join(names)}, a module, or what makes one "
+            "without arguments"
+        ) from error
+    check_kind(f"{kind} made by a call", made, nn.Module, "a module")
+    return made
 
 
 class LatentWeight(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onebit.common.arguments import check_kind
 from onebit.errors import UsageError
 
 Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -35,6 +36,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         companion: makes the optimizer of the other groups, with their own `lr`; None for Adam.
 
     Raises:
+        WrongTypeError: not parameter groups, such as bare parameters.
         UsageError: no group of latents, or weight decay of latents.
     """
 
@@ -47,11 +49,19 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
     ) -> None:
+        name = type(self).__name__
+        expected = f"the groups that onebit.latent_groups makes: {name}(onebit.latent_groups(model, lr=1e-3), …)"
+        check_kind("groups", groups, Iterable, expected)
+        groups = list(groups)
+        for group in groups:
+            check_kind("groups", group, dict, expected)
         groups = [dict(group) for group in groups]
         others = [group for group in groups if not group.get("latent")]
-        name = type(self).__name__
         if len(others) == len(groups):
-            raise UsageError(f"{name} moves binary weights, and there are none; take another optimizer for a real net")
+            raise UsageError(
+                f"{name} moves binary weights, and there are none that onebit.latent_groups marked; take another "
+                "optimizer for a real net"
+            )
         self.own, self.make_companion = dict(own), companion
         made = self._companion(others) if others else None
         super().__init__(groups, {})
