@@ -18,7 +18,7 @@ from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
 from onebit.quantizers import Stochastic, UInt2
 from onebit.train.history import EpochLog, History, read_row
-from onebit.train.loop import DEFAULT_STEP, fit
+from onebit.train.loop import fit
 from onebit.train.schedules import make_schedule, schedule_factor
 from onebit.train.step import StepSettings
 
@@ -62,7 +62,7 @@ class Case:
     augmentation: Augmentation | None = None
     precision: str = "fp32"
     loss: str | Loss = "squared_hinge"
-    step: StepSettings = DEFAULT_STEP
+    step: StepSettings | None = None
     ema: float = 0.0
 
 

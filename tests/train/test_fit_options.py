@@ -11,6 +11,7 @@ from toy_training import CASES, DATA, EPOCHS, Stop, build, everything, flat, sto
 from onebit.errors import WrongTypeError
 from onebit.train.loop import fit
 from onebit.train.options import Execution, Monitor, Output
+from onebit.train.step import StepSettings
 
 
 def train(**options: Any) -> Any:
@@ -32,6 +33,13 @@ def test_groups_and_keywords_are_the_same(tmp_path: Path) -> None:
     assert steps[-1] == (12, 12)
 
 
+def test_settings_of_the_step_are_keywords_too() -> None:
+    settings: dict[str, Any] = {"accumulate": 3, "clip_grad_norm": 0.01}
+    found, expected = train(**settings), train(step_settings=StepSettings(**settings))
+    assert flat(found.state_dict()) == flat(expected.state_dict())
+    assert flat(found.state_dict()) != flat(train().state_dict())
+
+
 def test_a_keyword_replaces_the_field_of_a_group(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(output=Output(tmp_path), monitor=Monitor(verbose=True), verbose=False, on_epoch=stop_after_epoch(1))
@@ -47,6 +55,8 @@ def test_a_keyword_replaces_the_field_of_a_group(tmp_path: Path) -> None:
         ({"output": "run"}, "output: got 'run', expected onebit.train.options.Output"),
         ({"schedule": "cosine"}, "schedule: got 'cosine', expected a torch scheduler of the optimizer"),
         ({"step_settings": 3}, "step_settings: got 3, expected onebit.train.step.StepSettings"),
+        ({"accumulate": 1.5}, "accumulate: got 1.5, expected a whole number"),
+        ({"clip_grad_norm": "1"}, "clip_grad_norm: got '1', expected a number"),
         ({"execution": Output()}, "execution: got Output, expected onebit.train.options.Execution"),
     ],
 )

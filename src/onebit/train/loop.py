@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_kind, check_number, described
+from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
@@ -68,7 +68,6 @@ from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
 from onebit.train.validation import statistics_of_saved_, validate
 
-DEFAULT_STEP = StepSettings()
 LOSS_CHECK_STEPS = 50
 """Reading a loss waits for the device, so losses are checked in groups."""
 RANK_SEEDS = 1_000_003
@@ -90,7 +89,7 @@ def fit(
     augmentation: Augmentation | None = None,
     ema: float = 0.0,
     teacher: nn.Module | Teacher | None = None,
-    step_settings: StepSettings = DEFAULT_STEP,
+    step_settings: StepSettings | None = None,
     execution: Execution | None = None,
     output: Output | None = None,
     monitor: Monitor | None = None,
@@ -119,11 +118,11 @@ def fit(
         ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
             turns it off.
         teacher: a trained net whose classes are learned, see `onebit.train.distillation`; its weights are not changed.
-        step_settings: accumulation and gradient clipping.
+        step_settings: accumulate, clip_grad_norm, clip_grad_value and samples, see `onebit.train.step.StepSettings`.
         execution: precision, memory_format, compile, sync_norm and ranks, see `onebit.train.options.Execution`.
         output: folder, resume and facts, see `onebit.train.options.Output`.
         monitor: on_step, on_epoch, on_restored, batch_watch and verbose, see `onebit.train.options.Monitor`.
-        flat: fields of these three groups by name; fit(…, folder="run", resume=True) is the same as
+        flat: fields of these four groups by name; fit(…, folder="run", resume=True) is the same as
             fit(…, output=Output("run", resume=True)).
 
     Raises:
@@ -141,8 +140,9 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
-    groups = {"execution": execution, "output": output, "monitor": monitor}
-    execution, output, monitor = group_options(groups, flat, own=["epochs", *(fit.__kwdefaults__ or ())])
+    groups = {"step_settings": step_settings, "execution": execution, "output": output, "monitor": monitor}
+    own = ["epochs", *(fit.__kwdefaults__ or ())]
+    step_settings, execution, output, monitor = group_options(groups, flat, own=own)
     teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
     task = task_of(loss)
     check_model(model)
@@ -181,7 +181,6 @@ def check_arguments(job: Job, epochs: float) -> None:
     check_number("seed", job.seed, whole=True, least=0)
     if job.schedule is not None and not hasattr(job.schedule, "state_dict"):
         raise WrongTypeError(f"schedule: got {described(job.schedule)}, expected a torch scheduler of the optimizer")
-    check_kind("step_settings", job.step_settings, StepSettings, "onebit.train.step.StepSettings")
     if not 0 <= job.ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {job.ema}")
     mine = {id(parameter) for parameter in job.model.parameters()}

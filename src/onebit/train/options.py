@@ -14,6 +14,7 @@ from onebit.errors import WrongTypeError
 from onebit.train.batch_log import BatchWatch
 from onebit.train.history import EpochLog
 from onebit.train.ranks import ALONE, Ranks
+from onebit.train.step import StepSettings
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ class Monitor:
     on_restored: Callable[[EpochLog], None] | None = None
 
 
-GROUPS: dict[str, type] = {"execution": Execution, "output": Output, "monitor": Monitor}
+GROUPS: dict[str, type] = {
+    "step_settings": StepSettings,
+    "execution": Execution,
+    "output": Output,
+    "monitor": Monitor,
+}
 
 
 def group_options(given: Mapping[str, Any], flat: Mapping[str, Any], *, own: Iterable[str]) -> list[Any]:
@@ -91,6 +97,6 @@ def group_options(given: Mapping[str, Any], flat: Mapping[str, Any], *, own: Ite
     grouped = []
     for name, kind in GROUPS.items():
         group = kind() if given[name] is None else given[name]
-        check_kind(name, group, kind, f"onebit.train.options.{kind.__name__}")
+        check_kind(name, group, kind, f"{kind.__module__}.{kind.__name__}")
         grouped.append(dataclasses.replace(group, **{key: flat[key] for key in flat if homes[key] == name}))
     return grouped

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.arguments import check_number
 from onebit.errors import TrainingError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import Loss, checked_loss, known_samples, per_sample
@@ -33,7 +34,7 @@ class StepSettings:
         samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
 
     Raises:
-        UsageError: a number that is not positive.
+        UsageError: a number that is not positive; WrongTypeError: not a number, or a part of a sample.
     """
 
     accumulate: int = 1
@@ -44,7 +45,10 @@ class StepSettings:
     def __post_init__(self) -> None:
         for name in ("accumulate", "clip_grad_norm", "clip_grad_value", "samples"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is None and name.startswith("clip"):
+                continue
+            check_number(name, value, whole=not name.startswith("clip"))
+            if not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
 
 
