@@ -60,6 +60,17 @@ def test_products_run_in_the_precision(precision: str, dtype: torch.dtype) -> No
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("outer", ["bf16", "fp32"])
+def test_products_use_the_weights_of_now(outer: str) -> None:
+    """torch keeps cast parameters until the outermost autocast ends."""
+    layer, x = nn.Linear(4, 3, bias=False), torch.ones(2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=outer == "bf16"):
+        for value in (1.0, 2.0):
+            nn.init.constant_(layer.weight, value)
+            with autocast("bf16", CPU):
+                assert torch.equal(layer(x).float(), torch.full((2, 3), 4 * value))
+
+
 def test_nets_with_convolutions_are_channels_last_by_default() -> None:
     dense, convolving = nn.Linear(2, 2), nn.Conv2d(2, 2, 1)
     assert resolve_memory_format("auto", dense) is torch.contiguous_format

@@ -225,6 +225,22 @@ def test_the_precision_is_that_of_the_products(precision: str) -> None:
     assert all(p.dtype == torch.float32 for p in toy.model.parameters())
 
 
+@pytest.mark.parametrize("within", ["nothing", "an autocast of the user"])
+def test_each_step_in_bf16_uses_the_real_weights_of_now(within: str) -> None:
+    toy, steps = build(Case(precision="bf16")), []
+
+    def check(layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        weight, bias = layer.weight.detach().bfloat16(), None if layer.bias is None else layer.bias.detach().bfloat16()
+        assert torch.equal(output, nn.functional.linear(inputs[0].detach().bfloat16(), weight, bias))
+        steps.append(weight.flatten()[0].item())
+
+    toy.model.linear2.weight_quantizer = None
+    toy.model.linear2.register_forward_hook(check)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=within != "nothing"):
+        toy.fit(DATA)
+    assert len(set(steps)) > EPOCHS  # they move
+
+
 def test_the_schedule_moves_once_a_step_and_keeps_the_factor_of_each_group() -> None:
     toy = build(Case("sign", schedule=None))
     toy.optimizer = clip_latents_(torch.optim.Adam(latent_groups(toy.model, lr=0.1, lr_scale="glorot")))

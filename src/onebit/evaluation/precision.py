@@ -44,8 +44,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context in which a forward pass of the resolved precision runs."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """The context in which a forward pass of the resolved precision runs.
+
+    torch's cache of cast parameters is off: within another autocast it is not emptied at the end, and the next step
+    would multiply with the real weights of this one.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_format:
