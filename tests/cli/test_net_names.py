@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_support import Outcome
 from PIL import Image
+from safetensors.numpy import save_file
 from test_start import loaded_modules
 
 from onebit.nets import FOLDER
@@ -99,3 +101,26 @@ def test_verbs_for_trained_nets_refuse_a_packed_one(onebit: Onebit) -> None:
 def test_no_torch_for_a_packed_net(verb: str) -> None:
     rest = {"predict": [IMAGE], "evaluate": ["--dataset", "mnist-sample"]}.get(verb, [])
     assert "torch" not in loaded_modules(verb, NAME, *rest)
+
+
+@pytest.mark.parametrize("verb", ["inspect", "summary", "evaluate", "verify", "export"])
+def test_a_packed_net_of_another_suffix_is_to_be_renamed(onebit: Onebit, verb: str) -> None:
+    shutil.copy("copy.1bit", "net")
+    done = onebit(verb, "net", *(["--to", "c", "-o", "c"] if verb == "export" else []))
+    assert (done.status, done.line) == (2, "onebit: net: is a packed net, whose name has to end in .1bit: rename it")
+
+
+def test_names_in_an_answer_are_escaped(onebit: Onebit) -> None:
+    """A tensor could clear the screen and print another verdict."""
+    forged = "\x1b[2J\x1b[Hforged: binary (safetensors file)\nfc.weight"
+    save_file({forged: np.full((8, 8), 0.5, np.float32)}, "forged.safetensors")
+    torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, "epoch": "\x1b[31m1\n2"}, "epoch.pt")
+    shutil.copy("copy.1bit", "a\x1b[31m\n.1bit")
+    for net, shown in (
+        ("forged.safetensors", r"\x1b[2J\x1b[Hforged: binary (safetensors file)\nfc.weight"),
+        ("epoch.pt", r"epoch: \x1b[31m1\n2"),
+        ("a\x1b[31m\n.1bit", r"a\x1b[31m\n.1bit: "),
+    ):
+        out = onebit("inspect", net).out
+        assert shown in out
+        assert "\x1b" not in out

@@ -207,6 +207,11 @@ def write(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
+def npy(header: bytes) -> bytes:
+    """An .npy file of five bytes with this header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(5)
+
+
 NAN = np.array([[1, 2, 3, 4, 5], [1, 2, np.nan, 4, np.inf]], np.float32)
 
 
@@ -222,6 +227,10 @@ NAN = np.array([[1, 2, 3, 4, 5], [1, 2, np.nan, 4, np.inf]], np.float32)
         ("x.npy", np.zeros(5, complex), "not a .npy file of numbers"),
         ("x.npy", b"\x93NUMPY", "not a .npy file of numbers"),
         ("x.npy", b"", "not a .npy file of numbers"),
+        ("x.npy", b"PK\x03\x04aaaa", "not a .npy file of numbers (the magic string is not correct"),
+        ("x.npy", npy(b"{'descr': ('|u1',), 'fortran_order': False, 'shape': (5,)}"), "not a .npy file of numbers"),
+        ("x.npy", npy(b'{"descr": ("|u1",)'), "not a .npy file of numbers"),
+        ("x.npy", npy(b"-" * 3_000 + b"1"), "not a .npy file of numbers"),
         ("x.csv", "", "holds no rows of numbers, separated by commas, semicolons or tabs; the net takes float32 (5)"),
         ("x.csv", "a,b,c,d,e\n", "holds no rows of numbers"),
         ("x.csv", "1 2 3 4 5\n", "holds no rows of numbers, separated by commas"),

@@ -29,6 +29,8 @@ Onebit = Callable[..., Outcome]
         (["image/5.jpg"], "image", "image/5-beside.png"),  # another file in the folder of the images
         (["image/3.png"], "label", "label/3.png"),  # the true mask, which would then be found to be right
         (["image/3.png", "image/3-beside.png"], "masks", "masks/3-beside.png"),  # the picture of the other image
+        (["image/4.jpg"], "drawn", "drawn/4.png"),  # a file that onebit has not written
+        (["image/3.png"], "drawn", "drawn/3-beside.png"),
     ],
 )
 def test_no_image_and_no_true_mask_is_replaced(
@@ -37,7 +39,7 @@ def test_no_image_and_no_true_mask_is_replaced(
     monkeypatch.chdir(tmp_path)
     Path("other").mkdir()
     images_there = ("3.png", "4.jpg", "5.jpg", "3-beside.png", "5-beside.png")
-    for place in (*(f"image/{name}" for name in images_there), "label/3.png"):
+    for place in (*(f"image/{name}" for name in images_there), "label/3.png", "drawn/4.png", "drawn/3-beside.png"):
         Path(place).parent.mkdir(exist_ok=True)
         Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(place)
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
@@ -47,6 +49,24 @@ def test_no_image_and_no_true_mask_is_replaced(
         f"{named} would be replaced: name another folder with --masks, or rename the image"
     )
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def test_masks_of_an_earlier_call_are_replaced(onebit: Onebit, tmp_path: Path) -> None:
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a.png")
+    made = []
+    for flags in ((), ("--invert",)):
+        assert onebit("predict", "membrane-unet", tmp_path / "a.png", "--masks", tmp_path / "m", *flags).status == 0
+        made.append([(tmp_path / "m" / name).read_bytes() for name in ("a.png", "a-beside.png")])
+    assert made[0][0] != made[1][0]
+
+
+def test_a_mask_is_not_written_without_its_picture(onebit: Onebit, tmp_path: Path) -> None:
+    name = "x" * 250 + ".png"  # too long for the picture
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / name)
+    refused = onebit("predict", "membrane-unet", tmp_path / name, "--masks", tmp_path / "m")
+    assert refused.status == 2
+    assert "File name too long" in refused.line
+    assert not list((tmp_path / "m").iterdir())
 
 
 @pytest.mark.parametrize(("mask", "said"), [("3.txt", ""), ("3.png", "3.png is not compared with its true mask: ")])
@@ -176,7 +196,8 @@ def test_masks_before_one_that_cannot_be_written_are_told(
     assert (done.status, done.out) == (2, "")
     assert done.err.splitlines()[-2:] == [
         f"{tmp_path}/m has the masks of 1 of 2 images",
-        f"onebit: {tmp_path}/m/b.png: No space left on device",
+        f"onebit: cannot write into '{tmp_path}/m': No space left on device; nothing was changed; fix that or choose "
+        "another path",
     ]
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["a-beside.png", "a.png"]
 

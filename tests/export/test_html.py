@@ -358,7 +358,9 @@ def test_the_page_asks_for_nothing(tmp_path: Path) -> None:
 
 def test_names_of_strangers_stay_text(tmp_path: Path) -> None:
     page = tmp_path / "net.html"
-    writer.write(replace(digits_net(), name=HOSTILE[:60] + "{{net}}", classes=(HOSTILE,) * 10), page)
+    writer.write(
+        replace(digits_net(), name=HOSTILE[:60] + "{{net}}", classes=tuple(f"{HOSTILE}{k}" for k in range(10))), page
+    )
     text = page.read_text(encoding="utf-8")
     assert "<img" not in text
     assert text.count("<script") == text.count("</script>") == 7
@@ -734,9 +736,9 @@ def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path
 
 @needs_browser
 def test_names_of_strangers_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
-    net = replace(digits_net(), name=HOSTILE, classes=(HOSTILE,) * 10)
+    net = replace(digits_net(), name=HOSTILE, classes=tuple(f"{HOSTILE}{k}" for k in range(10)))
     open_page(browser, net, tmp_path / "net.html", load_dataset("mnist-sample").test.images[:1])
-    browser.wait("document.getElementById('answer').textContent === values[0]", HOSTILE)
+    browser.wait("document.getElementById('answer').textContent.startsWith(values[0])", HOSTILE)
     assert browser.script("return [document.title, document.getElementById('name').textContent]") == [HOSTILE, HOSTILE]
     assert browser.script("return document.querySelectorAll('img').length") == 0
     assert browser.messages() == []

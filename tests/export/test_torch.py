@@ -283,7 +283,8 @@ def renamed(draw: Any) -> PackedNet:
         keys = draw(st.lists(texts, min_size=len(net.output), max_size=len(net.output), unique=True))
         output = {key: new[name] for key, name in zip(keys, net.output.values(), strict=True)}
     shape = infer(net)[net.output].shape if isinstance(net.output, str) else ()
-    classes = tuple(draw(texts) for _ in range(shape[0])) if shape and draw(st.booleans()) else None
+    unique = st.lists(texts, min_size=shape[0], max_size=shape[0], unique=True) if shape else st.none()
+    classes = tuple(draw(unique)) if shape and draw(st.booleans()) else None
     spec = dataclasses.replace(net.input, meaning=draw(texts))
     return PackedNet(input=spec, nodes=made, output=output, classes=classes, name=draw(texts))
 

@@ -301,6 +301,11 @@ def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path)
         export_net(net, "own", tmp_path / "net.onw")
     with pytest.raises(UsageError, match="--report does not go with --to own"):
         export_net(net, "own", path, report=True)
+    with pytest.raises(UsageError, match="path: got '', expected the path of a file or folder"):
+        export_net(net, "own", "")  # pathlib takes it for the current folder
+    for to, where, name in ((None, path, "to"), ("own", 5, "path")):
+        with pytest.raises(WrongTypeError, match=f"{name}: got {to if name == 'to' else where}, expected"):
+            export_net(net, to, where)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -360,6 +365,6 @@ def test_a_file_beside_is_replaced_only_if_onebit_wrote_it(tmp_path: Path) -> No
     program.unlink()
     program.mkdir()
     before = (tmp_path / "net.pth").read_bytes()
-    with pytest.raises(OnebitError, match="cannot write into"):
+    with pytest.raises(OnebitError, match=r"net\.py is there already, and onebit has not written it"):
         export_net(sign_net(), "torch", tmp_path / "net.pth")
     assert (tmp_path / "net.pth").read_bytes() == before

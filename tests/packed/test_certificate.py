@@ -111,6 +111,9 @@ def test_rounded_activations_are_stated(certificate: Certificate) -> None:
         "10,000 mnist test labels: 9,876 correct with packed weights and 4-bit activations (9,880 in torch, with real "
         "activations), 7 labels differ from torch, largest logit difference 1.5e-05; ranges of 500 training images"
     )
+    one = replace(made, label_mismatches=1, trained_mismatches=1)
+    assert ", 1 label differs from torch, " in str(one)
+    assert one.against.endswith(": 1 differs")
     assert str(replace(made, correct=None, model_correct=None)) == (
         "10,000 mnist test labels: packed weights and 4-bit activations, 7 labels differ from torch, "
         "largest logit difference 1.5e-05; ranges of 500 training images"

@@ -19,7 +19,7 @@ from hostile_files import join, split
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_net, integer_resnet
 from safetensors import safe_open
 
-from onebit.errors import FormatError, OnebitError
+from onebit.errors import FormatError, OnebitError, WrongTypeError
 from onebit.nets import net_names, net_path
 from onebit.packed import (
     OPS,
@@ -283,9 +283,21 @@ def test_files_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "gone.1bit", r"cannot read '.*gone\.1bit': No such file or directory"),
         (tmp_path, r"cannot read '.*': Is a directory"),
         (pipe, "is not a regular file"),
+        ("a\0b", "cannot read .*: embedded null byte"),
+        ("\ud800", "cannot read .*: .* surrogates not allowed"),
     ]:
         with pytest.raises(FormatError, match=message):
             load(path)
+
+
+def test_what_is_no_net_and_no_bytes_is_refused() -> None:
+    with pytest.raises(WrongTypeError, match=r"data: got 'a.1bit', expected the bytes of a \.1bit file; onebit\.load"):
+        loads("a.1bit")  # type: ignore[arg-type]
+    for function in (dumps, costs):
+        with pytest.raises(WrongTypeError, match="net: got 'mnist-mlp', expected a packed net"):
+            function("mnist-mlp")  # type: ignore[operator]
+    with pytest.raises(WrongTypeError, match="net: got 5, expected the name of a net"):
+        net_path(5)  # type: ignore[arg-type]
 
 
 def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_mlp: Maker) -> None:

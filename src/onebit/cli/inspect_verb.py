@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.inputs import named_model, refuse_for_packed
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import NET_HELP, Parser
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import OnebitError, UsageError, escaped
 
 if TYPE_CHECKING:
     from onebit.runs.run import Run
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     if args.json:
         answer_json(found.as_dict())
         return 0
-    answer(f"{found.file}: {found.verdict} ({found.kind} file)")
+    answer(f"{escaped(found.file)}: {found.verdict} ({found.kind} file)")
     rows = [["layer", "shape", "verdict", "lowest", "highest", "-1", "+1", "between", "outside", "distance to ±1"]]
     for layer in found.layers:
         counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         answer(_interface(found.facts["input"], found.facts["outputs"]))
     for key, value in found.facts.items():
         if key == "recipe" and isinstance(value, dict):
-            answer(f"recipe: {value.get('name')}")
+            answer(escaped(f"recipe: {value.get('name')}"))
         elif key == "card" and isinstance(value, dict):
             answer(str(Card.from_json(value)))
         elif key == "certificate" and isinstance(value, dict):
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         elif isinstance(value, float):
             answer(f"{key}: {value:.4g}")
         elif isinstance(value, (str, int)):
-            answer(f"{key}: {value}")
+            answer(escaped(f"{key}: {value}"))
     for warning in found.warnings:
         say(f"warning: {warning}")
     return 0

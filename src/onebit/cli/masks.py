@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_predictions, percent, progress, say
+from onebit.common.files import OWN, atomic_files, is_own
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader, ReadPicture, check_image_file
 from onebit.common.pictures import SUFFIXES
 from onebit.data import (
@@ -58,7 +59,9 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         raise UsageError("a mask gets the name of its image: name image files, not standard input")
     twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
     if twice:
-        raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
+        raise UsageError(
+            f"several images are named {twice[0]!r}, and their masks would be: predict them into different folders"
+        )
     folder = Path(args.masks)
     for file in files:  # before the first mask is written
         check_image_file(file)
@@ -83,11 +86,12 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
 
 
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
-    """Raise UsageError where what is written would replace an image, its true mask, or what is written for another."""
+    """Raise UsageError where what is written would replace anything but an earlier mask or its picture."""
     kept = {os.path.realpath(path) for file in files for path in (file, *_true_masks(file))}
     beside_images = os.path.realpath(folder) in {os.path.dirname(os.path.realpath(file)) for file in files}
     for path in (folder / f"{file.stem}{end}.png" for file in files for end in ("", "-beside")):
-        if os.path.realpath(path) in kept or (beside_images and path.exists()):  # any file there may be an image
+        taken = os.path.lexists(path) and (beside_images or not is_own(path))  # any file there may be an image
+        if os.path.realpath(path) in kept or taken:
             raise UsageError(f"{path} would be replaced: name another folder with --masks, or rename the image")
         kept.add(os.path.realpath(path))
 
@@ -159,7 +163,6 @@ def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, inv
     names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
-    _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")
     truth = _truth(net, file, mask.shape, count)
     if truth is not None and is_counted(truth):
         score = pixel_score(confusion_matrix(truth, mask, classes=count))
@@ -167,8 +170,11 @@ def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, inv
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]
     parts += [_painted(shown, count) for shown in (truth, mask) if shown is not None]
     gap = np.full((len(mask), GAP, 3), 255, np.uint8)
-    facts["picture"] = str(folder / f"{file.stem}-beside.png")
-    _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), Path(facts["picture"]))
+    picture = f"{file.stem}-beside.png"
+    facts["picture"] = str(folder / picture)
+    with atomic_files(folder) as staging:  # both or neither
+        _save(mask * np.uint8(255) if count == 2 else mask, staging / f"{file.stem}.png")
+        _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), staging / picture)
     return facts | {"notes": read.notes}
 
 
@@ -207,8 +213,8 @@ def _painted(mask: Masks, count: int) -> np.ndarray:
 
 def _save(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    from onebit.common.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+    text = PngInfo()
+    text.add_text("Comment", OWN.decode())
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=text)

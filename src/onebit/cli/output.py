@@ -12,12 +12,12 @@ from onebit.common.progress import Progress as Progress
 from onebit.common.progress import print_answer
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
-from onebit.errors import DataError
+from onebit.errors import DataError, escaped
 
 
 def answer(text: str) -> None:
-    """The answer, on stdout."""
-    print_answer(text)
+    """The answer, on stdout; names in it, of files and of tensors, can hold control characters, which are escaped."""
+    print_answer("\n".join(map(escaped, text.split("\n"))))
 
 
 def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -56,6 +56,7 @@ def size(count: float) -> str:
 
 def table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
     """Columns of text, two spaces apart; columns in `right` are aligned right."""
+    rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -92,9 +92,10 @@ def main(argv: list[str]) -> int:
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
-    """The most probable label of each sample; with `top` also that many of them, the most probable first."""
-    for row in softmax(logits):
-        order = np.argsort(-row, kind="stable")[: top or 1].tolist()  # of equal ones the first, as argmax
+    """The label of the largest logit of each sample; with `top` also that many of them, the largest logit first."""
+    for values, row in zip(logits, softmax(logits), strict=True):
+        # not by probability: float32 rounds those far behind to 0; the first of equal ones, as argmax
+        order = np.argsort(-values, kind="stable")[: top or 1].tolist()
         names = [net.classes[label] if net.classes else str(label) for label in order]
         found = [
             {"label": label, "name": name, "probability": float(row[label])}

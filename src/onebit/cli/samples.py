@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from onebit.cli.output import say
 from onebit.common.files import open_regular, standard_input
 from onebit.common.picture_files import NOT_REGULAR, STANDARD_INPUT
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
 from onebit.runtime.inputs import is_gray
 
@@ -60,10 +61,12 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
 def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
     try:
         # mapped: a header that claims more than the file holds takes no memory
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{path}: not a .npy file of numbers ({str(error).splitlines()[0][:100]})") from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "uif":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers of Python 2
+            found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy raises almost anything for a damaged file
+        raise DataError(f"{path}: not a .npy file of numbers ({first_line(error)[:100]})") from None
+    if found.dtype.kind not in "uif":
         raise DataError(f"{path}: not a .npy file of numbers")
     if found.shape == spec.shape or (is_gray(spec) and found.ndim in (2, 3) and found.shape[-2:] == spec.shape[1:]):
         found = found.reshape(-1, *spec.shape)

@@ -29,6 +29,8 @@ PREFIX = ".onebit-"
 """Start of the names of temporary files; `_machine`, the process id and random digits follow."""
 ABANDONED = 24 * 3600.0
 """Age in seconds at which a temporary file is removed if nobody can tell whether its process still runs."""
+OWN = b"written by onebit"
+"""What files have in their first 1000 bytes that onebit writes under names that the user did not give."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -47,6 +49,15 @@ def standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise UsageError("standard input is closed: name a file, or send data to it")
     return sys.stdin.buffer
+
+
+def is_own(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there that onebit has written, see `OWN`: only such a file is replaced without being named."""
+    try:
+        with open_regular(path) as stream:
+            return OWN in stream.read(1000)
+    except OSError:
+        return False
 
 
 def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
@@ -103,7 +114,10 @@ def open_locked(path: str | os.PathLike[str]) -> int:
 
 
 def _regular(path: str | os.PathLike[str], flags: int) -> int:
-    descriptor = os.open(path, flags | _FLAGS, 0o666)
+    try:
+        descriptor = os.open(path, flags | _FLAGS, 0o666)
+    except ValueError as error:  # a zero byte, or what no name can be encoded from
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)

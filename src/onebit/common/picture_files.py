@@ -188,9 +188,9 @@ class PictureReader:
                 if (array == array[:, :1, :1]).all():
                     changes["blank"] = BLANK
                 elif "bits" in changes and array.max() < DIM:
-                    changes["bits"] += (
-                        f", of which the brightest pixel has {array.max()} of 255: if the file holds 12 or 14 bits, "
-                        "stretch it first"
+                    changes["dim"] = (  # a line of its own: other images of 16 bits are not alike
+                        f"{changes.pop('bits')}, of which the brightest pixel has {array.max()} of 255: if the file "
+                        "holds 12 or 14 bits, stretch it first"
                     )
                 with suppress(Exception):  # of the frames behind the first, which are not read
                     if image.is_animated:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.common.arguments import check_number
-from onebit.common.files import atomic_files, open_regular, refuse_unwritable, refuse_unwritable_folder
+from onebit.common.arguments import check_kind, check_number
+from onebit.common.files import atomic_files, is_own, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
@@ -25,8 +25,6 @@ RANDOM_INPUTS = 20
 LEAST_INPUTS = 2
 MOST_MACS = 10**10
 """Multiply-adds of all inputs that are compared by default: seconds of plain C or JavaScript."""
-MARK = b"written by onebit"
-"""What every file but the named one has in its first 1000 bytes: only such a file is replaced."""
 
 
 class Exported(NamedTuple):
@@ -78,6 +76,10 @@ def export_net(
         >>> export_net("net.1bit", "onnx", "net.onnx").comparison
     """
     net = opened(net)
+    check_kind("to", to, str, f"one of {', '.join(EXPORTS)}")
+    check_kind("path", path, (str, os.PathLike), "the path of a file or folder")
+    if not os.fspath(path):  # which pathlib takes for the current folder
+        raise UsageError("path: got '', expected the path of a file or folder")
     path = Path(path)
     if count is not None:
         check_number("count", count, whole=True, least=1)
@@ -141,14 +143,6 @@ def refuse_foreign(folder: Path, names: list[Path]) -> None:
             raise UsageError(
                 f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
             )
-
-
-def is_own(file: Path) -> bool:
-    """Whether a file is there and an export has written it."""
-    if not os.path.lexists(file):
-        return False
-    with open_regular(file) as stream:
-        return MARK in stream.read(1000)
 
 
 def find_target(name: str) -> Target:

@@ -114,7 +114,7 @@ class Card:
         if epoch and self.chosen_by:
             epoch += f" ({self.chosen_by})"
         training = [
-            "" if self.epochs is None else f"{self.epochs:g} epochs",
+            "" if self.epochs is None else f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}",
             epoch,
             "" if self.seed is None else f"seed {self.seed}",
         ]

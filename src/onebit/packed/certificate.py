@@ -25,6 +25,18 @@ PROOFS = "every integer", "within one", "float"
 """How a layer was compared, see `LayerProof`."""
 
 
+def counted_differing(count: int, what: str = "differ") -> str:
+    """How many differ, in words.
+
+    Example:
+        >>> counted_differing(1_000, "labels differ"), counted_differing(1, "labels differ")
+        ('1,000 labels differ', '1 label differs')
+    """
+    if count == 1:
+        what = what.replace("s differ", " differ").replace("differ", "differs")
+    return f"{count:,} {what}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerProof:
     """How one layer was compared.
@@ -52,8 +64,10 @@ class LayerProof:
 
     def __str__(self) -> str:
         what = {"every integer": "integers, all that can occur", "within one": "weighted sums, all that can occur"}
-        differ = "may differ by 1" if self.proof == "within one" else "differ"
-        return f"{self.integers:,} {what.get(self.proof, 'signs on the images')}: {self.mismatches:,} {differ}"
+        differ = (
+            f"{self.mismatches:,} may differ by 1" if self.proof == "within one" else counted_differing(self.mismatches)
+        )
+        return f"{self.integers:,} {what.get(self.proof, 'signs on the images')}: {differ}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +172,7 @@ class Certificate:
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
         return (
-            f"{self.count:,} {what}: {correct}{self.label_mismatches:,} {COMPARED[self.compared]} "
+            f"{self.count:,} {what}: {correct}{counted_differing(self.label_mismatches, COMPARED[self.compared])} "
             f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}{calibrated}"
         )
 
@@ -168,7 +182,7 @@ class Certificate:
         if self.trained_mismatches is None:
             return "compared with the model on the same inputs, not with the training pipeline"
         correct = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
-        return f"compared with the training pipeline: {correct}{self.trained_mismatches:,} differ"
+        return f"compared with the training pipeline: {correct}{counted_differing(self.trained_mismatches)}"
 
     @property
     def claims(self) -> dict[str, object]:

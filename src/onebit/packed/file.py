@@ -123,9 +123,10 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | Non
 
 
 def dumps(net: PackedNet) -> bytes:
-    """The bytes of the file of a packed net; FormatError for invalid values."""
+    """The bytes of the file of a packed net; WrongTypeError for anything else, FormatError for invalid values."""
     from safetensors.numpy import save as save_tensors
 
+    check_net(net)
     net.check_values()
     moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
     parts = {name: [array] for name, array in moments.items() if array is not None}
@@ -155,8 +156,10 @@ def loads(data: bytes) -> PackedNet:
     """The packed net in the bytes of a file; inverse of `dumps`.
 
     Raises:
-        FormatError: not a valid `.1bit` file, or changed bytes.
+        WrongTypeError: not bytes. FormatError: not a valid `.1bit` file, or changed bytes.
     """
+    ways = {"str": "onebit.load(path) reads a file", "PurePath": "onebit.load(path) reads a file"}
+    check_kind("data", data, (bytes, bytearray, memoryview), "the bytes of a .1bit file", ways)
     return _read(io.BytesIO(data), len(data))[0]
 
 

@@ -102,7 +102,7 @@ class PackedNet:
         card: what the net is and how it was made, or None.
 
     Raises:
-        WrongTypeError: the input, the certificate or the card is something else.
+        WrongTypeError: the input, the classes, the certificate or the card is something else.
         FormatError: the graph is invalid; see `infer`.
     """
 
@@ -119,6 +119,7 @@ class PackedNet:
         check_kind("certificate", self.certificate, (Certificate, type(None)), "a Certificate or None")
         check_kind("card", self.card, (Card, type(None)), "a Card or None")
         check_text("name", self.name)
+        check_kind("classes", self.classes, (tuple, list, type(None)), "the names of the classes, or None")
         for text in self.classes or ():
             check_text("class name", text)
         made = infer(self)
@@ -127,6 +128,8 @@ class PackedNet:
             if logits != (len(self.classes),):
                 expected = f"{logits[0]} outputs" if logits else "outputs that are not logits of classes"
                 raise FormatError(f"got {len(self.classes)} class names for {expected}")
+            if repeated := [text for text, count in Counter(self.classes).items() if count > 1]:
+                raise FormatError(f"got the class name {short(repeated[0])} twice, expected a name of its own for each")
 
     def __repr__(self) -> str:
         """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
@@ -298,7 +301,11 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
     """Weights, parameters, bytes in the file and multiply-accumulates for one image, per node.
 
     `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file.
+
+    Raises:
+        WrongTypeError: not a packed net.
     """
+    check_net(net)
     values, rows = infer(net), []
     for node in net.nodes:
         x, y = values[node.inputs[0]], values[node.output]

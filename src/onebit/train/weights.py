@@ -23,7 +23,7 @@ from onebit.common.safetensors_file import facts_of
 from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
-from onebit.nets import ends_as_packed, net_names, not_a_net
+from onebit.nets import SUFFIX, ends_as_packed, net_names, not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
@@ -302,6 +302,8 @@ def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, A
     """`read_weights` of a file whose bytes are read already."""
     try:
         facts = facts_of(data)
+        if "nodes" in facts:
+            raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
         tensors = safetensors.torch.load(data)
         names = in_order(tensors, facts.pop("order", []))
         facts.pop("latents", None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onebit.packed.certificate import counted_differing
+
 TIED = 1e-5
 """Two logits are equal up to rounding if they differ by at most this fraction of the largest logit."""
 MOST_CHANGED = 1 / 200
@@ -140,12 +142,14 @@ class Agreement:
         right = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
         if self.trained_error is not None:
             right = f"mean squared error {self.trained_error:.4g}, "
-        differ = "labels differ" if self.compared != "values" else "outputs differ"
+        differ = counted_differing(
+            self.trained_mismatches, "labels differ" if self.compared != "values" else "outputs differ"
+        )
         if self.trained_r2 is not None and not self.as_trained:
             differ += f" (R² {_r2_text(self.trained_r2)})"
         way_out = "" if self.as_trained else f": {self.coding} is not the preprocessing of the training"
         doubt = f"; {self.doubt}" if self.doubt else ""
-        return f"; as trained {right}{self.trained_mismatches:,} {differ}{way_out}{doubt}"
+        return f"; as trained {right}{differ}{way_out}{doubt}"
 
 
 def _r2_text(value: float) -> str:
