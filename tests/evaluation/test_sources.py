@@ -238,6 +238,7 @@ def test_a_pass_does_not_end_that_of_the_user() -> None:
     for _ in loader:
         given += 1
         assert len(list(LoaderSamples(loader).batches())) == 4
+        assert len(list(LoaderSamples(loader).mixed(9))) == 3
     assert given == 4
 
 

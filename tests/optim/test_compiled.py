@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.evaluation.precision import lay_out_state_
-from onebit.layers import BinaryConv2d, BinaryLinear
-from onebit.optim import clip_latents_, compile_update_
+from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
+from onebit.optim import clip_latents_, compile_update_, latent_groups, prox_latents_
 from onebit.optim.compiled import QUANTIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
@@ -215,6 +215,15 @@ def test_every_quantizer_of_the_package_is_known_to_it() -> None:
     assert all(kind.random == drawn for kind, drawn in QUANTIZERS.items())
 
 
+def test_a_prox_that_comes_later_is_applied() -> None:
+    model = net()
+    optimizer = compile_update_(torch.optim.Adam(latent_groups(model, lr=0.01)), model, backend="eager")
+    prox_latents_(optimizer, growth=1e3)
+    model(torch.randn(4, 20)).square().sum().backward()
+    optimizer.step()
+    assert all(bool((layer.weight.abs() == 1).all()) for _, layer in binary_layers(model))
+
+
 # --------------------------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -226,6 +235,10 @@ def test_every_quantizer_of_the_package_is_known_to_it() -> None:
         ),
         (lambda model: torch.optim.AdamW(model.parameters()), "does not support weight_decay of latents, got 0.01"),
         (lambda model: torch.optim.Adam(model[-1].parameters()), "holds no latent"),
+        (
+            lambda model: prox_latents_(torch.optim.Adam(latent_groups(model, lr=0.1)), growth=0.5),
+            r"does not support prox_growth of latents, got 0\.5",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_told(make: Callable[[nn.Module], torch.optim.Optimizer], message: str) -> None:

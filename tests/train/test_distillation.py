@@ -111,6 +111,30 @@ def test_the_teacher_sees_the_augmented_batch_and_its_parts_in_the_precision_of_
     assert {y.dtype for y in seen["dtype"][1:]} == {torch.bfloat16}
 
 
+class Rescaled(nn.Module):
+    """A teacher that changes its inputs in place, or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place, self.layer = in_place, nn.Linear(6, 2)
+        nn.init.constant_(self.layer.weight, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mul_(3) if self.in_place else x * 3)
+
+
+def test_a_teacher_that_changes_its_inputs_leaves_the_students_alone() -> None:
+    x, y = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+    losses = []
+    for in_place in (True, False):
+        torch.manual_seed(0)
+        model, teacher = nn.Linear(6, 2), Rescaled(in_place)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        history = fit(model, (x.clone(), y), optimizer, epochs=2, batch_size=32, teacher=teacher, samples=2)
+        losses.append([row.train_loss for row in history])
+    assert losses[0] == losses[1]
+
+
 def test_a_packed_net_teaches_as_the_net_it_was_packed_from() -> None:
     binary = build(CASES["sign"])
     binary.fit(DATA)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from toy_training import (
     CASES,
     DATA,
@@ -199,6 +201,59 @@ def test_a_training_that_was_interrupted_goes_on_with_its_own_optimizer_and_sche
     with pytest.raises(Stop):
         toy.fit(DATA, tmp_path, on_step=stop_at_step(7))
     assert len(toy.fit(DATA, tmp_path, resume=True)) == EPOCHS
+
+
+def test_an_interrupt_before_the_first_checkpoint_is_told_to_the_same_objects(tmp_path: Path) -> None:
+    """The weights, the optimizer and the schedule are not those of a beginning any more."""
+    for schedule, message in (
+        ("cosine", "the schedule has made 2 steps before"),
+        (None, "there is no checkpoint"),
+    ):
+        toy = build(dataclasses.replace(CASES["sign"], schedule=schedule))
+        with pytest.raises(Stop):
+            toy.fit(DATA, tmp_path / str(schedule), on_step=stop_at_step(2))
+        with pytest.warns(UserWarning, match=message):
+            toy.fit(DATA, tmp_path / str(schedule), resume=True)
+
+
+def test_a_finished_schedule_is_told() -> None:
+    toy = build(CASES["sign"])
+    toy.fit(DATA)
+    with pytest.warns(UserWarning, match="the schedule has made 12 steps before this training, which goes on"):
+        toy.fit(DATA)
+
+
+class Deep(nn.Module):
+    """A forward that draws from the generators of Python and numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x + self.layers[0](x) if random.random() < 0.5 else x
+        return first + self.layers[1](first) * float(np.random.random())
+
+
+def test_draws_of_python_and_numpy_in_forward_are_resumed(tmp_path: Path) -> None:
+    x, y = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 6
+
+    def train(folder: Path, **options: Any) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = Deep()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        fit(model, (x, y), optimizer, epochs=3, batch_size=16, folder=folder, **options)
+        return model.state_dict()
+
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    expected = train(tmp_path / "whole")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    random.random(), np.random.random()
+    with pytest.raises(Stop):
+        train(tmp_path / "parts", on_epoch=stop_after_epoch(1))
+    random.random(), np.random.random()
+    found = train(tmp_path / "parts", resume=True)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 # --------------------------------------------------------------------------------------------------------------- kills

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections.abc import Iterator
@@ -95,17 +96,26 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     this process draw from `random` and `numpy.random`; they draw from torch's generator, which the caller seeds, as
     well. The generators of the user, and the `epoch` of a sampler, are put back as they were.
     """
-    number = (seed * EPOCH_SEEDS + epoch) % 2**63
+    number = epoch_seed(seed, epoch)
     with _drawing_from(torch.Generator().manual_seed(number), loader, epoch=epoch), seeded_globals(number):
         yield
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of what an epoch draws from other generators than torch's."""
+    return (seed * EPOCH_SEEDS + epoch) % 2**63
 
 
 def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader, with the same order and random transforms in each pass.
 
     Its random numbers are in force while it makes a batch, and not in between: a pass that is left unfinished, as by an
-    error, takes nothing from the program around it.
+    error, takes nothing from the program around it. A loader has one pass of persistent workers at a time, which may be
+    the user's: this one has workers of its own.
     """
+    if loader.persistent_workers:
+        loader = copy.copy(loader)
+        loader._iterator = None
     generator = torch.Generator().manual_seed(0)
     with _ONE_AT_A_TIME, torch_seeded(), seeded_globals(0):
         inside = _states()

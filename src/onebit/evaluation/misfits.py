@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import DataError, OnebitError, UsageError, first_line
+from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import paired, per_sample
 from onebit.evaluation.metrics import is_classification
 from onebit.evaluation.model_inputs import check_takes, kept_training, model_device, whole_pixels
@@ -27,7 +28,7 @@ def outputs_for(model: nn.Module, inputs: Any) -> Any:
     """The outputs for the first two samples in eval mode; nothing changes, also no random state of the CPU."""
     plain, device = getattr(model, "_orig_mod", model), model_device(model)
     few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
-    with torch.random.fork_rng(devices=[]), kept_training(plain):
+    with torch.random.fork_rng(devices=[]), kept_globals(), kept_training(plain):
         return plain.eval()(few)
 
 

@@ -25,8 +25,8 @@ class Bop(CompanionOptimizer):
 
     m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Every latent is set to its sign here, and stays ±1;
     other weights that are loaded later count by their signs, and are ±1 again after a step. A write through
-    `parameter.data` right after a step goes unnoticed: the next forward pass uses those numbers. Write in
-    `torch.no_grad()`.
+    `parameter.data`, or by a fused optimizer of torch, right after a step goes unnoticed: the next forward pass uses
+    those numbers. Write in `torch.no_grad()`.
 
     Args:
         groups: of `latent_groups`; in those of latents `lr` becomes γ, which every scheduler can then move, and

@@ -18,6 +18,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
 from onebit.optim.latents import clip_latents_
+from onebit.optim.optimizer_table import AFTER_STEP
 from onebit.quantizers import Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.quantizers.base import Prepared, memory_order
 
@@ -140,8 +141,9 @@ def compile_update_(
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
     state_dict and its loading work as before; a run that goes on after `optimizer.state_dict()` and one resumed from it
     agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized again, but not
-    one written through `.data`, which torch does not count. Everything else (other parameters, `step(closure)`,
-    quantizers not in QUANTIZERS) runs as before. Copies and pickles of the optimizer are eager again.
+    one written through `.data` or by another fused optimizer of torch, which torch does not count. Everything else
+    (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
+    optimizer are eager again.
 
     The first step compiles, for 5 to 25 seconds; torch keeps the result on disk, which makes it 1 to 5 the next time.
 
@@ -171,8 +173,8 @@ def compile_update_(
     if not owned:
         raise UsageError("nothing to compile: the optimizer holds no latent of sign, ste_sign or stochastic layers")
     for _, group in owned:
-        for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable"):
-            if group[option]:
+        for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP):
+            if group.get(option):
                 raise UsageError(
                     f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
                 )
@@ -196,7 +198,9 @@ def compile_update_(
     def update_latents(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if len(args) > 1 or kwargs or getattr(optimizer, "found_inf", None) is not None:
             return  # gradients that a closure will make, or scaled ones: the eager step knows what to do
-        groups = {p: group for group in optimizer.param_groups for p in group["params"] if p in known}
+        # a rule that a group got later needs the eager step, after which it runs
+        compiled = [group for group in optimizer.param_groups if not AFTER_STEP.keys() & group.keys()]
+        groups = {p: group for group in compiled for p in group["params"] if p in known}
         latents = [p for p in groups if p.grad is not None]
         if not latents:
             return

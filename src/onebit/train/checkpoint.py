@@ -72,12 +72,13 @@ def save_checkpoint(path: Path, job: Job) -> None:
     cuda = torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None
     generators = {name: generator.get_state() for name, generator in _generators(job.model).items()}
     streams = job.ranks.gather((torch.get_rng_state(), cuda, generators))
+    optimizer = job.optimizer.state_dict()  # on all ranks: it drops draws of `compile_update_`, which are not saved
     if not job.ranks.writes:
         return
     state = {
         "format": CHECKPOINT_FORMAT,
         "model": job.model.state_dict(),
-        "optimizer": job.optimizer.state_dict(),
+        "optimizer": optimizer,
         "schedule": None if job.schedule is None else job.schedule.state_dict(),
         "average": None if job.average is None else job.average.state,
         "rng": [(cpu, cuda) for cpu, cuda, _ in streams],

@@ -12,7 +12,7 @@ import torch
 
 from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.loaders import of_rank, seeded
+from onebit.evaluation.loaders import epoch_seed, of_rank, seeded, seeded_globals
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
 from onebit.train.device_batches import DeviceBatches, sent
@@ -59,8 +59,9 @@ class ImageFeed:
         rng = np.random.default_rng([self.seed, epoch])
         order = self.samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
-        for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
-            yield x, y, len(indices)
+        with seeded_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
+            for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
+                yield x, y, len(indices)
 
 
 @dataclass
@@ -81,8 +82,9 @@ class ArrayFeed:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
         bounds = self.bounds[:steps]
         chosen = [order[start:stop][self.ranks.part(stop - start)] for start, stop in bounds]
-        for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
-            yield sent(x, self.device), sent(y, self.device), stop - start
+        with seeded_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
+            for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
+                yield sent(x, self.device), sent(y, self.device), stop - start
 
 
 @dataclass

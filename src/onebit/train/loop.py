@@ -225,6 +225,8 @@ def start(job: Job) -> None:
         restore(job)
         if job.history.rows and job.data.unchecked and ranks.writes:
             warnings.warn(job.data.unchecked, stacklevel=3)
+    if not job.history.rows:
+        _warn_of_earlier_steps(job)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:
@@ -240,6 +242,23 @@ def start(job: Job) -> None:
     job.health = HealthWatch(model, job.optimizer)
     if ranks.first(lambda: lacks_best(job)):
         write_best(job)
+
+
+def _warn_of_earlier_steps(job: Job) -> None:
+    """Warn of a schedule that is not at its beginning, and of an interrupted training that left no checkpoint."""
+    done = getattr(job.schedule, "last_epoch", 0)
+    if done > 0:
+        warnings.warn(
+            f"the schedule has made {done:,} steps before this training, which goes on from there: make a new one for "
+            "a training from the start",
+            stacklevel=4,
+        )
+    elif job.output.resume and job.optimizer.state:
+        warnings.warn(
+            "there is no checkpoint to resume from, and the optimizer has made steps: the training begins with its "
+            "state and the present weights; make the model and the optimizer anew for a training from the start",
+            stacklevel=4,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch

@@ -25,7 +25,8 @@ class Execution:
         precision: "auto", "bf16" or "fp32".
         memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
         compile: run the model through torch.compile.
-        sync_norm: compute BatchNorm statistics in training over all ranks, not on each rank alone.
+        sync_norm: compute BatchNorm statistics in training over all ranks, not on each rank alone. Not for models with
+            activation checkpointing, which would repeat a part with the statistics of its rank.
         ranks: which of several processes this is, see `onebit.train.ranks`.
     """
 

@@ -147,7 +147,8 @@ def optimizer_step(
             if teacher is None:
                 part_loss = loss(logits, labels)
             else:
-                part_loss = teacher.loss(loss, logits, labels, images=images, precision=precision)
+                seen_by_teacher = mapped(Tensor.clone, images) if settings.samples > 1 else images
+                part_loss = teacher.loss(loss, logits, labels, images=seen_by_teacher, precision=precision)
             if not checked_loss(part_loss, loss).requires_grad:
                 raise TrainingError(
                     "the loss does not depend on any parameter that is trained: compute it from the outputs, without "
