@@ -253,7 +253,8 @@ def _warn_of_earlier_steps(job: Job) -> None:
             "a training from the start",
             stacklevel=4,
         )
-    elif job.output.resume and job.optimizer.state:
+    # a prior is set before the first step
+    elif job.output.resume and any(state.keys() - {"prior"} for state in job.optimizer.state.values()):
         warnings.warn(
             "there is no checkpoint to resume from, and the optimizer has made steps: the training begins with its "
             "state and the present weights; make the model and the optimizer anew for a training from the start",
