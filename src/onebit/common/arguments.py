@@ -46,6 +46,17 @@ def check_kind(name: str, value: object, kind: Any, expected: str, ways: Mapping
     raise WrongTypeError(f"{name}: got {described(value)}, expected {expected}{f'; {way}' if way else ''}")
 
 
+def check_path(path: object, expected: str, ways: Mapping[str, str] | None = None) -> None:
+    """Check that the argument `path` is a path and not empty; `expected` and `ways` are those of `check_kind`.
+
+    Raises:
+        WrongTypeError: it is not a path. UsageError: it is empty.
+    """
+    check_kind("path", path, (str, os.PathLike), expected, ways)
+    if not os.fspath(path):  # type: ignore[call-overload]  # which pathlib takes for the current folder
+        raise UsageError(f"path: got '', expected {expected}")
+
+
 def check_number(name: str, value: Any, *, whole: bool = False, least: float | None = None) -> None:
     """Check that an argument is a number, and at least `least`.
 

@@ -206,10 +206,7 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
         order: Any = list(sampler.indices)
     elif isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset):  # type: ignore[arg-type]
         order = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    elif isinstance(sampler, SequentialSampler) and (
-        getattr(loader.batch_sampler, "drop_last", False)
-        or loader.persistent_workers  # a second pass ends one that the user is in the middle of
-    ):
+    elif isinstance(sampler, SequentialSampler) and getattr(loader.batch_sampler, "drop_last", False):
         order = sampler
     else:
         return loader

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.common.arguments import check_kind, check_number
+from onebit.common.arguments import check_kind, check_number, check_path
 from onebit.common.files import atomic_files, is_own, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
@@ -77,9 +77,7 @@ def export_net(
     """
     net = opened(net)
     check_kind("to", to, str, f"one of {', '.join(EXPORTS)}")
-    check_kind("path", path, (str, os.PathLike), "the path of a file or folder")
-    if not os.fspath(path):  # which pathlib takes for the current folder
-        raise UsageError("path: got '', expected the path of a file or folder")
+    check_path(path, "the path of a file or folder")
     path = Path(path)
     if count is not None:
         check_number("count", count, whole=True, least=1)

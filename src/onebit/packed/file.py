@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from onebit.common.arguments import check_kind
+from onebit.common.arguments import check_kind, check_path
 from onebit.common.files import open_regular, write_atomic
 from onebit.errors import FormatError, UsageError, short
 from onebit.nets import SUFFIX, ends_as_packed, net_path, not_a_net
@@ -63,14 +63,7 @@ _SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
 _SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
-
-
-def check_path(path: object) -> None:
-    """Raise WrongTypeError unless `path` is a path, and UsageError for an empty one."""
-    ways = {"bytes": "onebit.packed.loads reads bytes"}
-    check_kind("path", path, (str, os.PathLike), "the path of a .1bit file", ways)
-    if not os.fspath(path):  # type: ignore[call-overload]  # which pathlib takes for the current folder
-        raise UsageError("path: got '', expected the path of a .1bit file")
+_WAYS = {"bytes": "onebit.packed.loads reads bytes"}
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
@@ -83,7 +76,7 @@ def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
         OnebitError: the file cannot be written.
     """
     check_net(net)
-    check_path(path)
+    check_path(path, "the path of a .1bit file", _WAYS)
     if not ends_as_packed(path):
         raise UsageError(f"{os.fspath(path)}: the output ends in {SUFFIX}")
     write_atomic(path, dumps(net))
@@ -109,7 +102,7 @@ load_packed = load  # as `load_dataset`; `load` alone does not say what
 
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
     """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
-    check_path(path)
+    check_path(path, "the path of a .1bit file", _WAYS)
     try:
         with open_regular(net_path(path)) as stream:
             return _read(stream, os.fstat(stream.fileno()).st_size)

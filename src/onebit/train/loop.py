@@ -64,6 +64,7 @@ from onebit.train.planning import (
     two_inputs,
 )
 from onebit.train.printing import printed
+from onebit.train.resuming import earlier_steps
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
 from onebit.train.validation import statistics_of_saved_, validate
@@ -225,8 +226,9 @@ def start(job: Job) -> None:
         restore(job)
         if job.history.rows and job.data.unchecked and ranks.writes:
             warnings.warn(job.data.unchecked, stacklevel=3)
-    if not job.history.rows:
-        _warn_of_earlier_steps(job)
+    earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.output.resume)
+    if earlier and ranks.writes:
+        warnings.warn(earlier, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:
@@ -242,24 +244,6 @@ def start(job: Job) -> None:
     job.health = HealthWatch(model, job.optimizer)
     if ranks.first(lambda: lacks_best(job)):
         write_best(job)
-
-
-def _warn_of_earlier_steps(job: Job) -> None:
-    """Warn of a schedule that is not at its beginning, and of an interrupted training that left no checkpoint."""
-    done = getattr(job.schedule, "last_epoch", 0)
-    if done > 0:
-        warnings.warn(
-            f"the schedule has made {done:,} steps before this training, which goes on from there: make a new one for "
-            "a training from the start",
-            stacklevel=4,
-        )
-    # a prior is set before the first step
-    elif job.output.resume and any(state.keys() - {"prior"} for state in job.optimizer.state.values()):
-        warnings.warn(
-            "there is no checkpoint to resume from, and the optimizer has made steps: the training begins with its "
-            "state and the present weights; make the model and the optimizer anew for a training from the start",
-            stacklevel=4,
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch

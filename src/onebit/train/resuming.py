@@ -24,6 +24,28 @@ KNOWN = ("torch.", "onebit.")
 """Modules of optimizers with the same kind of state for every parameter."""
 
 
+def earlier_steps(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, *, resume: bool
+) -> str:
+    """What is not at its beginning where a training has no checkpoint to go on from, in words; "" for nothing.
+
+    Args:
+        resume: a checkpoint was looked for, so the objects can be those of an interrupted training.
+    """
+    done = getattr(schedule, "last_epoch", 0)
+    if done > 0:
+        return (
+            f"the schedule has made {done:,} steps before this training, which goes on from there: make a new one for "
+            "a training from the start"
+        )
+    if resume and any(state.keys() - {"prior"} for state in optimizer.state.values()):  # set before the first step
+        return (
+            "there is no checkpoint to resume from, and the optimizer has made steps: the training begins with its "
+            "state and the present weights; make the model and the optimizer anew for a training from the start"
+        )
+    return ""
+
+
 # ------------------------------------------------------------------------------------------------------------ settings
 def training_settings(
     optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, loss: Any

@@ -43,11 +43,10 @@ class StepSettings:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("accumulate", "clip_grad_norm", "clip_grad_value", "samples"):
-            value = getattr(self, name)
-            if value is None and name.startswith("clip"):
-                continue
-            check_number(name, value, whole=not name.startswith("clip"))
+        counts = {"accumulate": self.accumulate, "samples": self.samples}
+        limits = {"clip_grad_norm": self.clip_grad_norm, "clip_grad_value": self.clip_grad_value}
+        for name, value in {**counts, **{name: limit for name, limit in limits.items() if limit is not None}}.items():
+            check_number(name, value, whole=name in counts)
             if not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
 
