@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binary_layers, glorot_bound
@@ -94,6 +95,17 @@ def test_a_layer_with_real_weights_has_no_binary_weight() -> None:
     with pytest.raises(UsageError, match="has real weights"):
         layer.binary_weight()
     assert list(binary_layers(nn.Sequential(layer))) == []
+
+
+def test_pruned_weights_are_refused_because_a_binary_one_cannot_be_0() -> None:
+    layer = BinaryLinear(4, 2)
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    for use in (lambda: layer(torch.ones(1, 4)), layer.binary_weight):
+        with pytest.raises(UsageError, match="pruned to 0"):
+            use()
+    real = BinaryLinear(4, 2, weight_quantizer=None)
+    prune.random_unstructured(real, "weight", amount=0.5)
+    assert (real(torch.eye(4)) == 0).sum() == 4
 
 
 @pytest.mark.parametrize("bias", [True, False])

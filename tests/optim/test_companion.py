@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.precision import lay_out_state_
-from onebit.layers import BinaryLinear
+from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, clip_latents_, latent_groups
 
 
@@ -50,6 +50,17 @@ def test_real_parameters_move_as_adam_moves_them(name: str) -> None:
         adam.step()
         for mine, theirs in zip(own, adam.param_groups[0]["params"], strict=True):
             assert torch.allclose(mine, theirs, atol=1e-7)
+
+
+def test_a_frozen_latent_keeps_its_values(name: str) -> None:
+    quantizer, make = OPTIMIZERS[name]
+    model = net(quantizer)
+    frozen = next(layer for _, layer in binary_layers(model))
+    frozen.weight.requires_grad_(False)
+    before = frozen.weight.clone()
+    optimizer = make(model)
+    train(model, optimizer, steps=2)
+    assert torch.equal(frozen.weight, before)
 
 
 def test_another_companion_may_be_given(name: str) -> None:

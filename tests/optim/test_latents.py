@@ -11,9 +11,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binarize_
+from onebit.layers import BinaryLinear, binarize_, binary_layers
 from onebit.optim import (
     OPTIMIZERS,
     Bop,
@@ -253,6 +254,14 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         latent_groups(net(), lr=1.0, **options)
     assert message in str(caught.value)
+
+
+def test_latents_that_are_computed_are_refused() -> None:
+    model = net()
+    name = next(name for name, _ in binary_layers(model))
+    spectral_norm(model.get_submodule(name))
+    with pytest.raises(UsageError, match=f"the latent weight of {name} is not a parameter"):
+        latent_groups(model, lr=1.0)
 
 
 @pytest.mark.parametrize("name", OF_TORCH)

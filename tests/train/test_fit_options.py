@@ -58,6 +58,9 @@ def test_a_keyword_replaces_the_field_of_a_group(tmp_path: Path) -> None:
         ({"accumulate": 1.5}, "accumulate: got 1.5, expected a whole number"),
         ({"clip_grad_norm": "1"}, "clip_grad_norm: got '1', expected a number"),
         ({"execution": Output()}, "execution: got Output, expected onebit.train.options.Execution"),
+        ({"ranks": 2}, "ranks: got 2, expected onebit.train.ranks.Ranks"),
+        ({"folder": 3}, "folder: got 3, expected a path"),
+        ({"on_epoch": 3}, "on_epoch: got 3, expected a function"),
     ],
 )
 def test_an_unknown_option_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:

@@ -250,7 +250,8 @@ def eval_copy(model: nn.Module) -> nn.Module:
         made = copy.deepcopy(model).cpu().eval()
     except Exception as error:
         raise FoldError(
-            f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"
+            f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it, and "
+            "make pruned weights permanent (torch.nn.utils.prune.remove)"
         ) from error
     training = next((name or type(module).__name__ for name, module in made.named_modules() if module.training), None)
     if training is not None:

@@ -51,7 +51,7 @@ def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) 
     was = quantizer.training
     try:
         with torch.autocast(layer.weight.device.type, enabled=False):  # whatever the caller has
-            found = quantizer.eval().forward(layer.outputs_first(layer.weight))
+            found = quantizer.eval().forward(layer.latent())
     finally:
         quantizer.train(was)
     atol = 1e-5 * float(expected.abs().max())

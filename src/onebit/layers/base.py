@@ -175,21 +175,34 @@ class LatentWeight(nn.Module):
         """The inverse of `outputs_first`."""
         return weight
 
+    def latent(self) -> Tensor:
+        """The latent weight, output channels first.
+
+        Raises:
+            UsageError: `torch.nn.utils.prune` removes some of it.
+        """
+        if "weight_mask" in self._buffers:
+            raise UsageError(
+                "weights of a binary layer are pruned to 0, but there are only two values: each would become +1. "
+                "Prune layers with real weights only"
+            )
+        return self.outputs_first(self.weight)
+
     def binary_weight(self) -> BinaryWeight:
         """The binary weight that is packed: weight = scale·signs + center, output channels first.
 
         Raises:
-            UsageError: the layer has real weights.
+            UsageError: the layer has real weights, or pruned ones.
         """
         if self.weight_quantizer is None:
             raise UsageError("this layer has real weights (weight_quantizer=None): it has no binary weight")
-        return self.weight_quantizer.decompose(self.outputs_first(self.weight))
+        return self.weight_quantizer.decompose(self.latent())
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the binary weight, or None if the method has no random draws."""
         if self.weight_quantizer is None:
             return None
-        return self.weight_quantizer.sample(self.outputs_first(self.weight), generator=generator)
+        return self.weight_quantizer.sample(self.latent(), generator=generator)
 
     def dense(self, binary: BinaryWeight) -> Tensor:
         """`binary` as one tensor, in the shape of the latent weight."""
@@ -205,7 +218,7 @@ class LatentWeight(nn.Module):
             return self.fixed_weight
         if self.weight_quantizer is None:
             return self.weight
-        return self.own_layout(self.weight_quantizer(self.outputs_first(self.weight)))
+        return self.own_layout(self.weight_quantizer(self.latent()))
 
 
 class BinaryLayer(LatentWeight):

@@ -67,9 +67,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         super().__init__(groups, {})
         self.companion = made
         self._share()
-        with torch.no_grad():
-            for latent in self.latents():
-                self.start_(latent)
+        self._start_moved(self.latents())
 
     def _companion(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         make, self.make_companion = self.make_companion, None
@@ -98,14 +96,20 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         if not hasattr(self, "companion"):
             return  # `__init__` makes the companion of all its groups at once
         if param_group.get("latent"):
-            for latent in param_group["params"]:
-                self.start_(latent)
+            self._start_moved(param_group["params"])
             return
         if self.companion is None:
             self.companion = self._companion([param_group])
         else:
             self.companion.add_param_group(param_group)
         self._share()
+
+    @torch.no_grad()
+    def _start_moved(self, latents: list[Tensor]) -> None:
+        """`start_` for each latent that trains: a frozen one keeps its values."""
+        for latent in latents:
+            if latent.requires_grad:
+                self.start_(latent)
 
     def start_(self, latent: Tensor) -> None:  # most rules take latents as they are
         """Give a latent that joins its first values, in place."""

@@ -50,7 +50,8 @@ def latent_groups(
         `lr_factor` (which their `lr` contains), and `latent_clip` where they are clipped.
 
     Raises:
-        UsageError: an unknown scale, a negative rate or a clip that is not positive; WrongTypeError for another type.
+        UsageError: an unknown scale, a negative rate, a clip that is not positive, or latents computed from other
+            tensors; WrongTypeError for another type.
     """
     check_model(model)
     check_number("lr", lr, least=0)
@@ -62,7 +63,12 @@ def latent_groups(
         raise UsageError(f"latent_clip must be a positive number, 'value' or none, got {latent_clip!r}")
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     seen: set[int] = set()
-    for _, layer in binary_layers(model):
+    for name, layer in binary_layers(model):
+        if not isinstance(layer.weight, nn.Parameter):
+            raise UsageError(
+                f"the latent weight of {name} is not a parameter but computed from others, by pruning or a "
+                "parametrization such as spectral_norm: no optimizer can clip it. Leave that out for binary layers"
+            )
         if id(layer.weight) in seen:
             continue
         seen.add(id(layer.weight))

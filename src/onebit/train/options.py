@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ class Execution:
     sync_norm: bool = False
     ranks: Ranks = ALONE
 
+    def __post_init__(self) -> None:
+        check_kind("ranks", self.ranks, Ranks, "onebit.train.ranks.Ranks")
+
 
 @dataclass(frozen=True)
 class Output:
@@ -50,6 +54,9 @@ class Output:
     folder: str | Path | None = None
     resume: bool = False
     facts: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_kind("folder", self.folder, (str, os.PathLike, type(None)), "a path, or None")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,10 @@ class Monitor:
     batch_watch: BatchWatch | None = None
     verbose: bool | None = None
     on_restored: Callable[[EpochLog], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("on_step", "on_epoch", "on_restored"):
+            check_kind(name, getattr(self, name), (Callable, type(None)), "a function, or None")
 
 
 GROUPS: dict[str, type] = {
