@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_epoch, toy_data
 
-from onebit.data import Dataset
+from onebit.data import VOID, Dataset
 from onebit.errors import DataError, OnebitError
 from onebit.evaluation.losses import cross_entropy
 from onebit.layers import binarize_
@@ -55,10 +55,10 @@ class Pixels(nn.Module):
         return x.float() / 128 - 1
 
 
-def train(model: nn.Module, ranks: Ranks, **options: Any) -> History:
-    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.01)))
+def train(model: nn.Module, ranks: Ranks, data: Any = DATA, lr: float = 0.01, **options: Any) -> History:
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=lr)))
     settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH, "precision": "fp32", "sync_norm": True}
-    return fit(model, DATA, optimizer, ranks=ranks, **(settings | options))
+    return fit(model, data, optimizer, ranks=ranks, **(settings | options))
 
 
 def mlp(ranks: Ranks, data: Dataset = DATA, **options: Any) -> History:
@@ -66,11 +66,25 @@ def mlp(ranks: Ranks, data: Dataset = DATA, **options: Any) -> History:
     return build(Case(schedule=None, lr=0.01)).fit(data, ranks=ranks, **(settings | options))
 
 
+def masks(ranks: Ranks, parts: int = 1) -> History:
+    """Bright and dark pixels, in masks whose pixels without a class are nearly all in some of the images."""
+    y = torch.randint(2, (130, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    x = 50 + 150 * y[:, None]
+    y[::3, 1:] = VOID
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    binary = binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign").model
+    # a rate at which rounding errors stay rounding errors
+    return train(binary, ranks, (x, y), lr=1e-3, validation=(x, y), sync_norm=False, accumulate=parts)
+
+
 CURVES: dict[str, Any] = {
     "mlp": lambda ranks: mlp(ranks, sync_norm=True),
     "convolutions": lambda ranks: train(convolutional(), ranks),
     "average": lambda ranks: train(convolutional(), ranks, memory_format="contiguous", ema=0.8),
     "no norms": lambda ranks: train(without_norms(), ranks, sync_norm=False),
+    "masks": masks,
+    "accumulated masks": lambda ranks: masks(ranks, 3),
     "accumulate": lambda ranks: train(without_norms(), ranks, step_settings=StepSettings(3, clip_grad_norm=0.3)),
 }
 """Trainings that give the same curve in any number of processes."""

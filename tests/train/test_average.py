@@ -51,6 +51,20 @@ def test_the_limit_of_a_range_begins_with_the_first_that_is_set(range_rule: str)
             assert float(average.state[name]) == pytest.approx(expected)
 
 
+def test_a_buffer_that_forward_assigns_anew_is_averaged() -> None:
+    model = nn.Module()
+    model.register_buffer("seen", torch.zeros(2))
+    average = WeightAverage(model, 0.75)
+    model.seen = model.seen + 4
+    average.update()
+    assert average.state["seen"].tolist() == [1, 1]
+    with average.applied():
+        assert model.seen.tolist() == [1, 1]
+    assert model.seen.tolist() == [4, 4]
+    average.copy_to_model()
+    assert model.seen.tolist() == [1, 1]
+
+
 def test_within_the_context_the_model_holds_the_average_and_afterwards_its_own_weights() -> None:
     model = build(CASES["sign"]).model
     average = WeightAverage(model, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -233,6 +234,47 @@ class Deep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = x + self.layers[0](x) if random.random() < 0.5 else x
         return first + self.layers[1](first) * float(np.random.random())
+
+
+class Counting(nn.Module):
+    """Counts its passes of training in a buffer, and depends on their number."""
+
+    def __init__(self, *, assigns: bool, persistent: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.assigns = BinaryLinear(64, 4), assigns
+        self.register_buffer("passes", torch.zeros(()), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.assigns:
+            self.passes = self.passes + 1
+        elif self.training:
+            self.passes += 1
+        return self.net(x.flatten(1) / (255 + self.passes))
+
+
+@pytest.mark.parametrize("assigns", [True, False])
+@pytest.mark.parametrize("persistent", [True, False])
+def test_buffers_of_forward_count_passes_of_training_alone_and_are_resumed(
+    tmp_path: Path, assigns: bool, persistent: bool
+) -> None:
+    results = []
+    for stops in (False, True):
+        folder = tmp_path / str(stops)
+        if stops:
+            _count(folder, assigns, persistent, on_epoch=stop_after_epoch(1))
+        model = _count(folder, assigns, persistent, resume=stops)
+        assert model.passes == 3 * 5
+        results.append(model.net.weight.tolist())
+    assert results[0] == results[1]
+
+
+def _count(folder: Path, assigns: bool, persistent: bool, **options: Any) -> Counting:
+    model = Counting(assigns=assigns, persistent=persistent)
+    with contextlib.suppress(Stop):
+        optimizer = torch.optim.Adam(latent_groups(model, lr=0.01))
+        fit(model, DATA, optimizer, epochs=3, batch_size=30, folder=folder, **options)
+    return model
 
 
 def test_draws_of_python_and_numpy_in_forward_are_resumed(tmp_path: Path) -> None:

@@ -136,7 +136,11 @@ def _cut_inputs(into: list[Tensor]) -> Any:
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers, random states and the mode at the end of the context, so that training is not affected."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
     states = [(generator, generator.get_state()) for generator in generators]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
@@ -145,8 +149,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for owner, name, buffer, value in buffers:
+                    owner[name] = buffer.copy_(value)  # forward may have assigned another tensor
             for generator, state in states:
                 generator.set_state(state)
 

@@ -72,7 +72,8 @@ class FewBits(Quantizer):
 
     The first batch of training sets a learned limit so that step = 2·mean|x|/√most, as LSQ does; of a range that
     begins at 0, over inputs that are positive or 0 elsewhere. Before it the limit is `UNSEEN`, and 0 is stored. Only
-    the magnitude of a learned limit counts.
+    the magnitude of a learned limit counts. Under `torch.compile` each process sets a limit of its own, and each batch
+    costs a pass to see whether there is one: train on the first batch without it, as `fit` does.
 
     Args:
         range: `lsq`, `pact`, `dorefa` or `follow`, see the module.
@@ -123,6 +124,7 @@ class FewBits(Quantizer):
     @torch.no_grad()
     def _see(self, x: Tensor) -> None:
         """Set the limit from a batch of training: a learned one from the first, one that follows from each."""
+        compiling = torch.compiler.is_compiling()
         if self.range != "follow" and self.begun:
             return
         if self.range == "follow":
@@ -130,7 +132,7 @@ class FewBits(Quantizer):
         else:
             magnitude = x.abs() if self.least else x.clamp(min=0)
             now = magnitude.mean(dtype=self.limit.dtype) * (2 * math.sqrt(self.most))
-        if not torch.compiler.is_compiling() and not self.begun:
+        if not compiling and not self.begun:
             if dist.is_available() and dist.is_initialized():  # the same range in every process
                 dist.all_reduce(now)
                 now = now / dist.get_world_size()
@@ -142,8 +144,14 @@ class FewBits(Quantizer):
             moved = torch.where(first, now, self.limit.lerp(now, FOLLOWED))
             self.limit.copy_(torch.where(now.isfinite(), moved, self.limit))
         else:
-            self.limit.copy_(torch.where(first, now, self.limit))  # that of a checkpoint stays
-        self.begun = torch.compiler.is_compiling() or bool(now > 0)
+            self.limit.copy_(torch.where(first & now.isfinite(), now, self.limit))  # that of a checkpoint stays
+        if not compiling:  # a compiled pass does not know whether it has set the limit
+            self.begun = bool(now > 0)
+
+    def has_begun(self) -> bool:
+        """Whether a batch of training has set the range."""
+        self.begun = self.begun or self.range == "dorefa" or bool(self.limit != 0)
+        return self.begun
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

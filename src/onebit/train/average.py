@@ -24,20 +24,26 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._tensors = dict(model.state_dict(keep_vars=True))
+        self._model = model
         self.state = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
         ranges = (f"{name}.limit" for name, module in model.named_modules() if isinstance(module, FewBits))
         self._limits = [name.removeprefix(".") for name in ranges if name.removeprefix(".") in self.state]
 
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        """Those of now: a forward pass may assign a new tensor to a buffer."""
+        return dict(self._model.state_dict(keep_vars=True))
+
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights."""
-        real = {name: tensor for name, tensor in self._tensors.items() if tensor.is_floating_point()}
+        tensors = self._tensors
+        real = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
         weights = [tensor.detach() for tensor in real.values()]
         for name in self._limits:  # 0: not set yet
             self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
         torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
-        _copy(self._tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
+        _copy(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -67,6 +67,12 @@ def _generators(model: nn.Module) -> dict[str, torch.Generator]:
     return {name: generator for name, generator in found.items() if isinstance(generator, torch.Generator)}
 
 
+def _other_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that weight files do not hold, `persistent=False`; the training goes on from them all the same."""
+    saved = model.state_dict()
+    return {name: buffer.detach() for name, buffer in model.named_buffers() if name not in saved}
+
+
 def save_checkpoint(path: Path, job: Job) -> None:
     """Write everything that a bit-identical continuation needs. All ranks call this, one of them writes."""
     cuda = torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None
@@ -78,6 +84,7 @@ def save_checkpoint(path: Path, job: Job) -> None:
     state = {
         "format": CHECKPOINT_FORMAT,
         "model": job.model.state_dict(),
+        "buffers": _other_buffers(job.model),
         "optimizer": optimizer,
         "schedule": None if job.schedule is None else job.schedule.state_dict(),
         "average": None if job.average is None else job.average.state,
@@ -122,7 +129,15 @@ def load_checkpoint(path: Path, job: Job) -> None:
         weights = fitting_state(job.model, state["model"], source=str(path))
         _refuse_other_modules(path, job, state)
         moved, scheduled = _checked_optimizer(path, job, state)
+        others = state.get("buffers", {})  # earlier versions did not store them
+        stored = [
+            (buffer, others[name].view_as(buffer))
+            for name, buffer in _other_buffers(job.model).items()
+            if name in others
+        ]
         job.model.load_state_dict(weights)  # nothing is changed before all of it fits
+        for buffer, value in stored:
+            buffer.copy_(value)
         job.optimizer.load_state_dict(moved)
         finish_steps_(job.optimizer)
         if job.schedule is not None and scheduled is not None:

@@ -29,7 +29,7 @@ from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import kept_batch_norm
-from onebit.evaluation.nested import first_samples, mapped
+from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score
 from onebit.layers import check_model
@@ -38,6 +38,7 @@ from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
 from onebit.train.checkpoint import settings_of
+from onebit.train.compiling import Compiled
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import (
     lacks_best,
@@ -237,7 +238,7 @@ def start(job: Job) -> None:
     # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
     write_rows(job)
     write_place(job)
-    forward: nn.Module = torch.compile(model) if job.execution.compile else model  # type: ignore[assignment]
+    forward = Compiled(model) if job.execution.compile else model
     job.forward = ranks.wrap(SyncedNorms(forward) if job.execution.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
         job.signs = binary_signs(model)
@@ -299,10 +300,10 @@ def train_epoch(job: Job) -> TrainedEpoch:
             last = mapped(Tensor.clone, first_samples(x, LOOK_IMAGES)), first_samples(y, LOOK_IMAGES)
         with explained_step(job, x, y):
             losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
-        counts.append(count * known)
+        counts.append(size_of(y) * known)
         correct = None if right is None or correct is None else correct.add_(right)
         if batch_watch is not None and right is not None:
-            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=counts[-1], ranks=ranks)
+            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=count * known, ranks=ranks)
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -316,7 +317,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
-    known_images = ranks.sum_(losses.new_tensor(counts)) / ranks.world
+    known_images = ranks.sum_(losses.new_tensor(counts))
     loss, error, error5 = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
     metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started

@@ -140,8 +140,8 @@ def optimizer_step(
             with autocast(precision, device):
                 logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
             logits = mapped(Tensor.float, logits)
-            if done == 1 and parts > 1 and task == "classification":
-                shares = _by_samples(shares, logits, [known for _, _, known in split])
+            if done == 1 and task == "classification" and labels.dim() == 3 and (parts > 1 or ranks.world > 1):
+                shares = _by_pixels(logits, [masks for _, _, masks in split], ranks)
             share = shares[part] / settings.samples
             if teacher is None:
                 part_loss = loss(logits, labels)
@@ -179,10 +179,11 @@ def optimizer_step(
     return total, correct, seen / (size_of(y) * settings.samples)
 
 
-def _by_samples(shares: list[float], logits: Tensor, labels: list[Tensor]) -> list[float]:
-    """The shares of parts of a batch by their samples, the pixels of masks that have a class."""
-    counts = [known_samples(logits, each) for each in labels]
-    return [sum(shares) * count / max(1, sum(counts)) for count in counts]
+def _by_pixels(logits: Tensor, masks: list[Tensor], ranks: Ranks) -> list[float]:
+    """The shares of the parts of this rank by their pixels with a class, of which the loss of a part is the mean."""
+    counts = [known_samples(logits, part) for part in masks]
+    over_ranks = int(ranks.sum_(torch.tensor(sum(counts), device=logits.device)))
+    return [count / max(1, over_ranks) for count in counts]
 
 
 @torch.no_grad()
