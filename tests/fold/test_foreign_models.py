@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_
-from onebit.packed import Threshold, dumps
+from onebit.packed import Threshold, costs, dumps
+from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
 
@@ -116,6 +117,8 @@ def test_a_layer_shared_between_places_is_folded_at_each() -> None:
         f"3.sign{suffix}" for suffix in ("", "_2", "_3")
     ]
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+    assert sum(row.binary_weights for row in costs(packed)) == 12 * 16 + 3 * 16 * 16
+    assert copied_weights(packed) == 2 * 16 * 16
 
 
 def test_layers_of_torchs_own_subclasses_fold_and_overridden_forwards_do_not() -> None:

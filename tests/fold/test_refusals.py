@@ -517,6 +517,37 @@ def test_only_whole_factors_repeat_pixels(factor: Any, fits: bool) -> None:
             pack(model, torch.zeros(2, 1, 4, 4))
 
 
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("by_size", [True, False])
+def test_factors_that_torch_rounds_are_refused(mode: str, by_size: bool) -> None:
+    """torch computes indices in float32: of 82 rows made of 2, the first 40 or 42 may come from the first."""
+    x, rows = (
+        torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[[[0.0] * 2, [1.0] * 2]]]),
+    )
+    repeating = 0
+    for factor in (2, 41, 47, 55, 61):
+        size: dict[str, Any] = {"size": (2 * factor, 2)} if by_size else {"scale_factor": (factor, 1)}
+        model = nn.Sequential(BinaryConv2d(1, 2, 1), nn.Upsample(mode=mode, **size)).eval()
+        if torch.equal(model[1](rows), rows.repeat_interleave(factor, 2)):
+            repeating += 1
+            np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
+        else:
+            with pytest.raises(FoldError, match="with which torch repeats each value"):
+                pack(model, x)
+    assert repeating < 5 or mode != "nearest"
+    assert repeating
+
+
+@pytest.mark.parametrize("quantizer", ["irnet", "adabin"])
+def test_scales_that_are_not_finite_are_refused(quantizer: str) -> None:
+    layer = BinaryConv2d(6, 6, 1, weight_quantizer=quantizer).eval()
+    with torch.no_grad():
+        layer.weight.mul_(1e30)
+    with pytest.raises(NotBinaryError, match="layer '0': 6 of 6 scales are not finite"):
+        pack(nn.Sequential(layer), torch.zeros(2, 6, 4, 4))
+
+
 class SameBits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.view(torch.int32).float()

@@ -208,6 +208,16 @@ def test_a_net_of_another_model_is_refused() -> None:
         verify(make_mlp((12, 31, 4)), packed, images_of())
 
 
+def test_a_model_of_another_number_of_samples_is_refused() -> None:
+    class First(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[:64])
+
+    model, x = First(BinaryLinear(9, 5)).eval(), torch.randn(100, 9)
+    with pytest.raises(UsageError, match=r"the model makes logits \(64, 5\), the packed net \(100, 5\)"):
+        verify(model, pack(model, x), x)
+
+
 def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
     model, split = make_mlp(input_quantizer="ste_sign"), split_of()
     packed = pack(model, name="a net")

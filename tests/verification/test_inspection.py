@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from onebit.verification.inspection import inspect_state, inspect_weight
+from onebit.fold import pack
+from onebit.layers import BinaryLinear
+from onebit.packed import save
+from onebit.verification.inspection import inspect_file, inspect_state, inspect_weight
 
 RNG = np.random.default_rng(0)
 SIGNS = RNG.choice([-1.0, 1.0], (6, 8))
@@ -59,6 +64,34 @@ def test_zeros_of_a_binary_layer_are_one_of_its_values() -> None:
         f"a.weight: {zeros} weights are exactly 0: one of two values",
         "b.weight: 1 weights are exactly 0: a ternary net, not a binary one?",
     )
+
+
+@pytest.mark.parametrize("name", ["b.weight_orig", "dense.kernel", "b.parametrizations.weight.original1", "proj"])
+def test_real_weights_of_another_name_are_not_overlooked(name: str) -> None:
+    state = {"a.weight": torch.from_numpy(SIGNS), "a.scale": torch.rand(4, 1, 1, 1)}
+    assert inspect_state(state, file="f", kind="torch", facts={}).verdict == "binary"
+    found = inspect_state(state | {name: torch.randn(30, 40)}, file="f", kind="torch", facts={})
+    assert (found.verdict, found.total["macs"]) == ("mixed", None)
+    assert (found.total["binary_weights"], found.total["weights"]) == (SIGNS.size, SIGNS.size + 1200)
+    assert found.warnings == (f"not named as weights, but perhaps weights that are not binary: {name}",)
+
+
+def test_weights_that_are_integers_are_weights() -> None:
+    codes = torch.randint(-128, 128, (30, 40), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    state = {"a.weight": torch.from_numpy(SIGNS), "b.weight": codes, "mask": torch.ones(9, 9, dtype=torch.bool)}
+    found = inspect_state(state, file="f", kind="torch", facts={})
+    assert [(layer.dtype, layer.verdict) for layer in found.layers] == [("float64", "binary"), ("int8", "real")]
+    assert (found.verdict, found.total["parameters"]) == ("mixed", SIGNS.size + 1200)
+    assert not found.warnings
+
+
+def test_weights_that_are_stored_for_each_call_count_once(tmp_path: Path) -> None:
+    layer = BinaryLinear(16, 16)
+    save(pack(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 16)), tmp_path / "net.1bit")
+    found = inspect_file(tmp_path / "net.1bit")
+    assert (found.total["binary_weights"], found.total["parameters"]) == (512, 256)
+    assert found.total["bytes_at_32_bit"] == 4 * 256
+    assert "256 weights are copies, as the model calls a layer again" in found.warnings
 
 
 def test_a_table_that_is_looked_up_counts_no_products() -> None:

@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         if given is not None and args.activations is None:
             raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
     from onebit.packed import Requantize, costs, save
+    from onebit.packed.net import copied_weights
     from onebit.runs.card import run_card
     from onebit.verification.proof import fold_run
     from onebit.verification.raw_images import on_raw_images
@@ -88,19 +89,21 @@ def main(argv: list[str]) -> int:
     save(packed, output)
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
-    count = output.stat().st_size
-    ratio = 4 * (bits + reals) / count
+    count, copied = output.stat().st_size, copied_weights(packed)
+    ratio = 4 * (bits - copied + reals) / count
     result = {
         "file": args.output,
         "bytes": count,
         "weight_bits": bits,
+        "copied_weights": copied,
         "real_parameters": reals,
         "ratio_to_float32": ratio,
         "certificate": None if certificate is None else dataclasses.asdict(certificate),
         "compared": compared,
         **({} if args.activations is None else {"activations": args.activations, "ranges": ranges}),
     }
-    text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
+    again = f" ({copied:,} of them copies, as the model calls a layer again)" if copied else ""
+    text = f"{args.output}: {size(count)}, {bits:,} weights at one bit{again}, {ratio:.1f} times smaller than float32\n"
     text += packed.statement
     if certificate is not None:
         roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}

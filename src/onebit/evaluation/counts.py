@@ -70,8 +70,10 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
             sizes.append((0, 2 * state[names["running_mean"]].numel()))
         elif set(names) != {"mean", "std"}:  # an `InputCoding` learns nothing
             binary = [name in weights for name in names.values()]
-            tensors = [state[name] for name in names.values()]
-            numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors]
+            counted = [state[name].is_floating_point() or name in weights for name in names.values()]
+            numbers = [
+                state[name].numel() if counts else 0 for name, counts in zip(names.values(), counted, strict=True)
+            ]
             signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
             sizes.append((signs, sum(numbers) - signs))
     return sizes

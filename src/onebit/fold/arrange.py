@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import Pending
@@ -81,17 +81,28 @@ def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
 def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     mode = call.argument(3, "mode", "nearest")
-    whole = len(before) == len(after) and all(new % old == 0 for old, new in zip(before, after, strict=True))
     factors = call.argument(2, "scale_factor", None)
-    if factors is not None and not call.argument(5, "recompute_scale_factor", None):  # else the sizes alone decide
-        each = factors if isinstance(factors, (tuple, list)) else (factors,)
-        whole = whole and all(float(factor).is_integer() for factor in each)
-    if mode not in ("nearest", "nearest-exact") or not whole:
+    if call.argument(5, "recompute_scale_factor", None):
+        factors = None  # the sizes alone decide
+    whole = mode in ("nearest", "nearest-exact") and _repeats(before[2:], after[2:], mode, factors)
+    if not whole:
         raise call.refusal(
-            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors, "
-            f"or {LAYER_BY_LAYER}"
+            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors "
+            f"with which torch repeats each value, or {LAYER_BY_LAYER}"
         )
     return folder.repeated(call, x, before[1:], after[1:])
+
+
+def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: Any) -> bool:
+    """Whether this interpolation repeats each value; torch rounds its indices, which misses some whole factors."""
+    if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
+        return False
+    probe = torch.arange(prod(before), dtype=torch.float64).view(1, 1, *before)
+    size = {"size": after} if factors is None else {"scale_factor": factors}
+    expected = probe
+    for axis, (old, new) in enumerate(zip(before, after, strict=True), start=2):
+        expected = expected.repeat_interleave(new // old, axis)
+    return torch.equal(nn.functional.interpolate(probe, **size, mode=mode), expected)
 
 
 @any_dtype

@@ -37,6 +37,9 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
+        for what, numbers in (("scales", weight.scale), ("centers", weight.centre)):
+            if numbers is not None:
+                check_finite(name, what, numbers)
         if weights == "binary":
             _refuse_other_forward(name, layer, weight)
         shipped[layer] = weight

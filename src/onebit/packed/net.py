@@ -314,6 +314,19 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
     return tuple(rows)
 
 
+def copied_weights(net: PackedNet) -> int:
+    """Binary weights that are stored once more: those of layers that the model calls several times."""
+    seen: set[tuple[type, bytes]] = set()
+    count = 0
+    for node in net.nodes:
+        if node.binary_weights:
+            arrays = node.stored.items()
+            key = type(node), b"".join(f"{field} {array.shape}".encode() + array.tobytes() for field, array in arrays)
+            count += node.binary_weights * (key in seen)
+            seen.add(key)
+    return count
+
+
 def op_name(node: Node) -> str:
     """The key of a node in `OPS`, or FormatError."""
     for op, kind in OPS.items():

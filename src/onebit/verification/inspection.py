@@ -16,6 +16,7 @@ from onebit.nets import is_packed, net_path
 from onebit.packed import PackedNet, RealWeights, costs, infer
 from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
+from onebit.packed.net import copied_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,16 +130,28 @@ def holds_two_values(rows: np.ndarray) -> bool:
 
 
 def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
-    """Inspect every weight tensor of a state_dict."""
+    """Inspect every weight tensor of a state_dict.
+
+    A tensor that may hold weights under another name takes the verdict "binary" away: nothing says how it is used.
+    """
+    numbers = {name: tensor for name, tensor in state.items() if str(tensor.dtype) != "torch.bool"}
     layers = tuple(
         inspect_weight(name, _values(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
-        for name, tensor in state.items()
-        if tensor.dim() >= 2 and tensor.is_floating_point() and WEIGHT_NAME.search(name)
+        for name, tensor in numbers.items()
+        if tensor.dim() >= 2 and WEIGHT_NAME.search(name) and not (tensor.is_complex() or tensor.is_quantized)
     )
     if not layers:
         raise FormatError(f"{file}: no weight tensors found (two or more axes, named …weight)")
     verdicts = {layer.verdict for layer in layers}
     warnings = []
+    found = {layer.name for layer in layers}
+    # two axes or more without those of length 1, which a scale per channel has
+    others = [name for name, t in numbers.items() if name not in found and sum(side > 1 for side in t.shape) > 1]
+    if others:
+        if verdicts == {"binary"}:
+            verdicts = {"mixed"}
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        warnings.append(f"not named as weights, but perhaps weights that are not binary: {', '.join(others[:3])}{more}")
     for layer in layers:
         ones, zeros = layer.plus_one + layer.minus_one, int((state[layer.name] == 0).sum())
         if layer.not_numbers:
@@ -148,12 +161,15 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
         if zeros and ones + zeros == math.prod(layer.shape):
             what = "one of two values" if layer.verdict == "binary" else "a ternary net, not a binary one?"
             warnings.append(f"{layer.name}: {zeros} weights are exactly 0: {what}")
+    total = _total(state, layers)
+    if others:
+        total |= {"weights": total["weights"] + sum(state[name].numel() for name in others), "macs": None}
     return Inspection(
         file=file,
         kind=kind,
         verdict=verdicts.pop() if len(verdicts) == 1 else "mixed",
         layers=layers,
-        total=_total(state, layers),
+        total=total,
         facts=facts,
         tensors=tuple(
             {"name": n, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in state.items()
@@ -241,12 +257,13 @@ def _inspect_packed(path: str | Path) -> Inspection:
             layers.append(inspect_weight(node.output, node.weight, dtype="float32"))
     rows = costs(net)
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
+    copied = copied_weights(net)
     return Inspection(
         file=str(path),
         kind="packed",
         verdict="binary" if not any(row.op.startswith("real_") for row in rows) else "mixed",
         layers=tuple(layers),
-        total=_sizes(binary, real, sum(r.bytes for r in rows))
+        total=_sizes(binary - copied, real, sum(r.bytes for r in rows))
         | {
             "weights": sum(math.prod(layer.shape) for layer in layers),
             "binary_weights": binary,
@@ -265,5 +282,6 @@ def _inspect_packed(path: str | Path) -> Inspection:
         warnings=(
             *(() if digest else ("the file has format 1 and no digest: changes to it cannot be detected",)),
             *(() if net.certificate else ("the packed net has no certificate",)),
+            *((f"{copied:,} weights are copies, as the model calls a layer again",) if copied else ()),
         ),
     )

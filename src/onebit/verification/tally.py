@@ -278,9 +278,11 @@ def _checked(who: str, packed: PackedNet, made: Any, ours: dict[str, np.ndarray]
     theirs = by_key(packed, made, who)
     for key, output in ours.items():
         if theirs[key].shape != output.shape:
-            got, expected = (f"(N, {', '.join(map(str, part.shape[1:]))})" for part in (theirs[key], output))
+            shapes = [theirs[key].shape, output.shape]
+            per_sample = len({shape[1:] for shape in shapes}) == 1  # the model makes another number of samples
+            got, expected = (", ".join(map(str, shape if per_sample else ("N", *shape[1:]))) for shape in shapes)
             raise UsageError(
-                f"{who} logits {got}{key and f' as {key}'}, the packed net {expected}: it is from another model"
+                f"{who} logits ({got}){key and f' as {key}'}, the packed net ({expected}): it is from another model"
             )
     return theirs
 
