@@ -112,6 +112,7 @@ def test_a_class_named_train(tmp_path: Path) -> None:
         ),
         (("Train/a/1.png", "Test/a/1.png"), "Test and Train would be classes; expected train/CLASS/IMAGE"),
         (("train/1.png", "test/1.png"), "test and train would be classes"),
+        (("a/1.png", "b/1.png", "test/a/1.png", "test/b/1.png"), "test would be a class; expected train/CLASS/IMAGE"),
         (("train/a/1.png", "train/b/1.png", "Test/a/1.png"), "Test: would be ignored; expected test/"),
         (("train/a/1.png", "train/b/1.png", "testing/a/1.png"), "testing: would be ignored; expected test/"),
         (("Training/a/1.png", "Testing/a/1.png"), "Testing and Training would be classes"),

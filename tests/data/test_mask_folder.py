@@ -48,7 +48,7 @@ def test_membrane_is_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_classes_txt_names_the_classes_and_255_is_void(tmp_path: Path) -> None:
     masked_folder(tmp_path, 4)
-    (tmp_path / "classes.txt").write_text("sky\n\ntree\nroad\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("sky\n\ntree\nroad\n", encoding="utf-8-sig")
     for i in range(4):
         mask = np.full((32, 32), i % 3, np.uint8)
         mask[0] = 255

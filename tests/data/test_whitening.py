@@ -74,5 +74,6 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
         assert "was trained on whitened images, and a packed net takes raw images" in said.err
         assert said.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2
-    assert "whitening and augmentation.crop_padding" in capsys.readouterr().err
+    for name in ("crop_padding", "cutout"):
+        assert main(["train", "--dataset", "toy", "--whitening", "zca", f"--augmentation.{name}", "2"]) == 2
+        assert f"whitening and augmentation.{name}" in capsys.readouterr().err

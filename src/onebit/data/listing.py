@@ -65,10 +65,10 @@ def list_folder(root: Path) -> Listing:
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
     splits = [name for name in _sub_folders(root) if _split_of(name)]
-    if train_folder == root and len(splits) > 1:
-        raise DataError(
-            f"{root}: {' and '.join(splits)} would be classes; expected train/CLASS/IMAGE, test/CLASS/IMAGE"
-        )
+    # a lone one may be a class of that name, unless it holds folders of the other classes
+    if train_folder == root and (len(splits) > 1 or any(_holds_classes(root, name) for name in splits)):
+        kind = "classes" if len(splits) > 1 else "a class"
+        raise DataError(f"{root}: {' and '.join(splits)} would be {kind}; expected train/CLASS/IMAGE, test/CLASS/IMAGE")
     if train_folder != root and (other := [name for name in splits if name != _split_of(name)]):
         raise DataError(f"{root / other[0]}: would be ignored; expected {_split_of(other[0])}/")
     classes = _sub_folders(train_folder)
@@ -99,6 +99,11 @@ def list_folder(root: Path) -> Listing:
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
     return Listing(root, classes, train, validation, test, note)
+
+
+def _holds_classes(root: Path, name: str) -> bool:
+    """Whether a folder holds folders with names of its neighbors."""
+    return bool({*_sub_folders(root / name)} & {*_sub_folders(root)})
 
 
 def _split_of(folder: str) -> str:

@@ -94,9 +94,14 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     if not path.is_file():
         return tuple(names or UNNAMED), {0: 0, 255: 1}
     try:
-        lines = [line.strip() for line in read_regular(path, largest=1_000_000).decode().splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in read_regular(path, largest=1_000_000).decode("utf-8-sig").splitlines()
+            if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not 2 <= len(set(lines)) == len(lines) < VOID:
         raise DataError(f"{path}: got {len(lines)} names, expected 2 to {VOID - 1} different names, one on each line")
     return tuple(lines), {value: value for value in (*range(len(lines)), VOID)}

@@ -47,10 +47,11 @@ def load_recipe_data(
     """The data of a recipe, with its split and preprocessing.
 
     Raises:
-        UsageError: whitened images with black borders.
+        UsageError: whitened images with black borders or squares.
     """
-    if recipe.whitening is not None and recipe.augmentation.crop_padding:
-        raise UsageError("whitening and augmentation.crop_padding: black borders are not whitened; leave one out")
+    for name in ("crop_padding", "cutout"):
+        if recipe.whitening is not None and getattr(recipe.augmentation, name):
+            raise UsageError(f"whitening and augmentation.{name}: black pixels are not whitened; leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
