@@ -94,11 +94,7 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     if not path.is_file():
         return tuple(names or UNNAMED), {0: 0, 255: 1}
     try:
-        lines = [
-            line.strip()
-            for line in read_regular(path, largest=1_000_000).decode("utf-8-sig").splitlines()
-            if line.strip()
-        ]
+        text = read_regular(path, largest=1_000_000).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
