@@ -317,6 +317,15 @@ def test_a_single_number_in_place_of_those_of_a_layer_is_refused(run: Path, plac
         train_run(build_recipe(TOY), DATA, place, resume=True)
 
 
+def test_a_rate_factor_of_zero_is_refused(run: Path, place: Path) -> None:
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    state["rows"] = state["rows"][:1]
+    state["optimizer"]["param_groups"][0]["lr_factor"] = 0.0
+    torch.save(state, place / "last.ckpt")
+    with pytest.raises(OnebitError, match=r"lr_factor 0\.0, not a positive number"):
+        train_run(build_recipe(TOY), DATA, place, resume=True)
+
+
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, place: Path) -> None:
     resume_forged(run, place, 3 * len(STRANGE))
 

@@ -138,6 +138,8 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
         if group["params"] != own["params"]:
             raise ValueError("a parameter group has other parameters")
+        if not group.get("lr_factor", 1.0) > 0:
+            raise ValueError(f"a parameter group has lr_factor {group['lr_factor']}, not a positive number")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     first: dict[Any, Any] = {}  # the kinds of the first parameter's states, for latents and for other parameters
