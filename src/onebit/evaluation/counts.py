@@ -69,13 +69,9 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
         if "running_mean" in names:  # a BatchNorm
             sizes.append((0, 2 * state[names["running_mean"]].numel()))
         elif set(names) != {"mean", "std"}:  # an `InputCoding` learns nothing
-            binary = [name in weights for name in names.values()]
-            counted = [state[name].is_floating_point() or name in weights for name in names.values()]
-            numbers = [
-                state[name].numel() if counts else 0 for name, counts in zip(names.values(), counted, strict=True)
-            ]
-            signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
-            sizes.append((signs, sum(numbers) - signs))
+            counted = [name for name in names.values() if state[name].is_floating_point() or name in weights]
+            signs = sum(state[name].numel() for name in counted if name in weights)
+            sizes.append((signs, sum(state[name].numel() for name in counted) - signs))
     return sizes
 
 

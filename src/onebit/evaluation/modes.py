@@ -104,7 +104,7 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
         return layer.weight.detach()
     if weights == "mean":
         mean = getattr(layer.weight_quantizer, "mean", None)
-        return None if mean is None else layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
+        return None if mean is None else layer.own_layout(mean(layer.latent().detach()))
     if weights not in ("binary", "sample"):
         raise _no_mode(weights)
     parts = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)

@@ -84,8 +84,7 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     factors = call.argument(2, "scale_factor", None)
     if call.argument(5, "recompute_scale_factor", None):
         factors = None  # the sizes alone decide
-    whole = mode in ("nearest", "nearest-exact") and _repeats(before[2:], after[2:], mode, factors)
-    if not whole:
+    if mode not in ("nearest", "nearest-exact") or not _repeats(before[2:], after[2:], mode, factors):
         raise call.refusal(
             f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors "
             f"with which torch repeats each value, or {LAYER_BY_LAYER}"

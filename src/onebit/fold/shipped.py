@@ -37,9 +37,9 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
-        for what, numbers in (("scales", weight.scale), ("centers", weight.centre)):
-            if numbers is not None:
-                check_finite(name, what, numbers)
+        scale = None if weight.scale is None else check_finite(name, "scales", weight.scale)
+        centre = None if weight.centre is None else check_finite(name, "centers", weight.centre)
+        weight = weight._replace(scale=scale, centre=centre)
         if weights == "binary":
             _refuse_other_forward(name, layer, weight)
         shipped[layer] = weight

@@ -144,11 +144,10 @@ def _matmul(
     scale: Tensor | None = None
     if layer in folder.shipped:
         shipped = folder.shipped[layer]
-        scale = None if shipped.scale is None else check_finite(call.name, "scales", shipped.scale)
+        scale = shipped.scale  # finite, as `shipped_weights` made sure
         fields.update(_one_bit_fields(call.name, shipped))
         if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred
-            centre = check_finite(call.name, "centers", shipped.centre)
-            fields.update(centre=centre.numpy(), scale=None if scale is None else scale.numpy())
+            fields.update(centre=shipped.centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
         base = folder.emit(one_bit, call.name, source, **fields)
         folder.emitted[base] = layer

@@ -394,6 +394,6 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     if all(hasattr(quantizer, "mean") for quantizer in quantizers):
         return ["binary", "mean", *([f"ensemble:{draws}"] if draws else [])]
     random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
-    if not random and all(torch.equal(x.outputs_first(x.weight), x.binary_weight().signs) for x in layers):
+    if not random and all(torch.equal(x.latent(), x.binary_weight().signs) for x in layers):
         return ["binary"]
     return ["binary", "latent", *(["sample"] if random else [])]
