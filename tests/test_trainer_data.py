@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import onebit
-from onebit.data import make_toy
+from onebit.data import load_dataset, make_toy, whiten
 from onebit.errors import CheckpointError, DataError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -129,3 +130,35 @@ def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
     with pytest.raises((UsageError, DataError), match=message) as caught:
         make().fit(data())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", [{"whitening": "zca"}, {"permutation": 3}])
+def test_others_images_are_prepared_as_those_of_the_training(setting: dict[str, Any]) -> None:
+    trainer = onebit.Trainer("mlp", "bnn", epochs=1, options={"widths": (784, 16, 10)}, device="cpu", **setting)
+    trainer.fit("mnist-sample")
+    stored = load_dataset("mnist-sample")
+    images, labels = stored.test.images, stored.test.labels
+    score = trainer.evaluate("test")
+    for given in (stored, stored.test, (images, labels), [images, labels]):
+        assert trainer.evaluate(given) == score
+    errors = (trainer.predict(images).argmax(axis=1) != labels).mean()
+    assert errors == pytest.approx(score.error)
+    assert len(trainer.predict(images[:0])) == 0
+    with pytest.raises(UsageError, match=r"got a DataLoader|got DataLoader"):
+        trainer.evaluate(DataLoader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels)), 16))
+    with pytest.raises(UsageError, match=r"expected uint8 \(N, 1, 28, 28\)"):
+        trainer.evaluate((images[:, :, :20], labels))
+
+
+def test_images_that_come_whitened_are_not_whitened_twice() -> None:
+    stored = load_dataset("mnist-sample")
+    white = whiten(stored)
+    by_setting = onebit.Trainer(
+        "mlp", "bnn", epochs=1, options={"widths": (784, 16, 10)}, device="cpu", whitening="zca"
+    )
+    by_setting.fit("mnist-sample")
+    assert by_setting.evaluate(white) == by_setting.evaluate()
+    own = onebit.Trainer("mlp", "bnn", epochs=1, options={"widths": (784, 16, 10)}, device="cpu")
+    own.fit(white)
+    assert own.evaluate(white) == own.evaluate(white.test) == own.evaluate()
+    assert np.array_equal(pickle.loads(pickle.dumps(white)).prepared(stored.test).images, white.test.images)

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onebit.common.arguments import described
 from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split
+from onebit.data.splits import as_split
 from onebit.errors import UsageError
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.metrics import labels_per_sample, task_of
@@ -241,13 +243,15 @@ class Trainer:
 
         Args:
             split: "test", "validation" or "train" of the data set of the training, or data of any form that
-                `onebit.evaluate` takes; your own data have no test split.
+                `onebit.evaluate` takes; your own data have no test split. The settings `whitening` and `permutation`
+                are applied: pass images as they are stored.
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
             UsageError: an unknown split, images of another shape than in training, or an unknown test mode.
         """
         model, data = self._model_and_data()
+        prepared = isinstance(split, str) or not self._prepares or (isinstance(split, Dataset) and split.preparation)
         if isinstance(split, str):
             if split not in SPLITS:
                 raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
@@ -261,8 +265,11 @@ class Trainer:
                 f"split must be a Split or one of {', '.join(SPLITS)}, got {type(split).__name__}; of arrays pass "
                 "(inputs, targets)"
             )
+        if not prepared:
+            split = _as_images(split)
         if isinstance(split, Split) and isinstance(data, Dataset):
             self._check_images(split.images)
+            split = split if prepared else data.prepared(split)
         loss, metric = self.recipe.loss, self._metric
         return evaluate(
             model, split, weights=weights, train=data.train, loss=loss, metric=metric, seed=seed, verbose=verbose
@@ -273,7 +280,8 @@ class Trainer:
 
         Args:
             images: uint8 images (N, C, H, W), or inputs of the kind that the net was trained on: an array, a tensor, a
-                loader or a data set, whose targets are left out.
+                loader or a data set, whose targets are left out. The settings `whitening` and `permutation` are
+                applied: pass images as they are stored.
             weights, seed: see `onebit.evaluate`.
 
         Raises:
@@ -286,6 +294,8 @@ class Trainer:
             self._check_images(images)
             if not len(images):
                 return np.zeros((0, *getattr(model, "output_shape", (len(data.classes),))), np.float32)
+            if self._prepares:
+                images = data.prepared(Split(images, np.zeros(len(images), np.int64))).images
             samples: Samples = ArraySamples(images)
         else:
             samples = as_samples(images, name="inputs")
@@ -295,6 +305,11 @@ class Trainer:
         if isinstance(outputs, Tensor):
             outputs = prediction_of(outputs, task)
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
+
+    @property
+    def _prepares(self) -> bool:
+        """Whether the settings change images; those who whiten a data set on their own do so with other images, too."""
+        return self.recipe.whitening is not None or self.recipe.permutation is not None
 
     def _check_images(self, images: Any) -> None:
         """Refuse all but uint8 (N, C, H, W), C × H × W as in training; a U-Net takes other sizes as well."""
@@ -332,6 +347,15 @@ def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[s
         )
     way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
     refuse_other_quantizers(model, recipe.model, way=way, owner=f"method {method!r}")
+
+
+def _as_images(given: Any) -> Split:
+    """The images and labels of an argument of `evaluate`, for a net that was trained on prepared images."""
+    if isinstance(given, Split):
+        return given
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        return as_split(*given)
+    raise UsageError(f"split: got {described(given)}, expected (images, labels), which are whitened or permuted first")
 
 
 def _sample(data: Dataset) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from onebit.data.splits import Dataset, Split
@@ -31,9 +33,9 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
     if isinstance(data.train.images, StreamedImages):
         raise UsageError(f"permutation={seed}: the images of {data.name} do not fit in memory; permute a smaller set")
     order = pixel_order(seed, data.input_shape[1] * data.input_shape[2])
+    return data.prepared_by(partial(_permuted, order=order), f"pixels permuted with seed {seed}")
 
-    def permuted(split: Split) -> Split:
-        images = split.images
-        return Split(images.reshape(*images.shape[:2], len(order))[:, :, order].reshape(images.shape), split.labels)
 
-    return data.changed(permuted, f"pixels permuted with seed {seed}")
+def _permuted(split: Split, *, order: np.ndarray) -> Split:
+    images = split.images
+    return Split(images.reshape(*images.shape[:2], len(order))[:, :, order].reshape(images.shape), split.labels)

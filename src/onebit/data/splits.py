@@ -123,6 +123,7 @@ class Dataset:
         identity: a digest that identifies these images; "" if the name and the labels do.
         files_digest: a digest of `identity` and of all labels that were loaded, however they are split into training
             and validation; "" for data that were not loaded by `load_dataset`.
+        preparation: what `whiten` and `permute_pixels` did to the images, in their order.
 
     Raises:
         DataError: two labels of the same name, splits that differ in image shape, a label out of range, or a split with
@@ -138,6 +139,7 @@ class Dataset:
     note: str = ""
     identity: str = ""
     files_digest: str = ""
+    preparation: tuple[Callable[[Split], Split], ...] = ()
 
     def __post_init__(self) -> None:
         if repeated := [name for number, name in enumerate(self.classes) if name in self.classes[:number]]:
@@ -179,6 +181,16 @@ class Dataset:
         train, validation, test = map(change, (self.train, self.validation, self.test))
         note = "; ".join(filter(None, (self.note, note)))
         return replace(self, train=train, validation=validation, test=test, note=note)
+
+    def prepared_by(self, change: Callable[[Split], Split], note: str) -> Dataset:
+        """`changed`, in a way that a net trained on these data also needs for other images: see `prepared`."""
+        return replace(self.changed(change, note), preparation=(*self.preparation, change))
+
+    def prepared(self, split: Split) -> Split:
+        """Other images of the same shape, as they are stored, prepared as these were."""
+        for change in self.preparation:
+            split = change(split)
+        return split
 
     @classmethod
     def from_arrays(

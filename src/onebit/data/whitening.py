@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,17 +38,17 @@ def whiten(data: Dataset) -> Dataset:
             f"whitening supports at most {MOST_VALUES:,} values for each image: leave it out"
         )
     mean, matrix = fit_zca(data.train.images)
+    return data.prepared_by(partial(_whitened, mean=mean, matrix=matrix), "contrast normalized and ZCA whitened")
 
-    def whitened(split: Split) -> Split:
-        images = np.empty_like(split.images, order="C")
-        for start in range(0, len(images), _CHUNK):
-            part = split.images[start : start + _CHUNK]
-            flat = (normalized(part) - mean) @ matrix
-            levels = np.rint(128 + LEVELS_PER_UNIT * flat).clip(0, 255)
-            images[start : start + _CHUNK] = levels.astype(np.uint8).reshape(part.shape)
-        return Split(images, split.labels)
 
-    return data.changed(whitened, "contrast normalized and ZCA whitened")
+def _whitened(split: Split, *, mean: Floats, matrix: Floats) -> Split:
+    images = np.empty_like(split.images, order="C")
+    for start in range(0, len(images), _CHUNK):
+        part = split.images[start : start + _CHUNK]
+        flat = (normalized(part) - mean) @ matrix
+        levels = np.rint(128 + LEVELS_PER_UNIT * flat).clip(0, 255)
+        images[start : start + _CHUNK] = levels.astype(np.uint8).reshape(part.shape)
+    return Split(images, split.labels)
 
 
 def normalized(images: npt.NDArray[np.uint8]) -> Floats:

@@ -15,6 +15,7 @@ from onebit.train.history import PLACE_FILE
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
 """The note on own data that changed since the training, or that are named in place of those of the training."""
+OTHER_WHITENING = "the whitening is fitted to these data, not to those of the training: the accuracy may be too low"
 
 
 def load_run_data(
@@ -51,8 +52,12 @@ def load_run_data(
         data = load_from_place(recipe, place, directory=directory, progress=progress)
     data = named_as(data, run.facts.get("classes"))
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
-    others = recipe.dataset == run.recipe.dataset and is_of_other_files(run.source.parent, data)
-    return data.changed(lambda split: split, OTHER_FILES) if others else data
+    same_name = recipe.dataset == run.recipe.dataset
+    if others := same_name and is_of_other_files(run.source.parent, data):
+        data = data.changed(lambda split: split, OTHER_FILES)
+    if recipe.whitening is not None and (others or not same_name):
+        data = data.changed(lambda split: split, OTHER_WHITENING)
+    return data
 
 
 def are_other_files(data: Dataset) -> bool:
