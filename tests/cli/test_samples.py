@@ -66,12 +66,16 @@ def test_arrays_and_tables_give_what_the_executor_gives(onebit: Onebit, net: Pat
     assert f"{folder / 'all.npy'} [3]: " in both.out
 
 
-def test_numbers_from_0_on_in_the_first_row_are_noted(onebit: Onebit, net: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begin", [0, 1])
+def test_counting_numbers_in_the_first_row_are_noted(onebit: Onebit, net: Path, tmp_path: Path, begin: int) -> None:
     """The names that pandas gives to columns, and a sample that looks like them."""
-    (tmp_path / "x.csv").write_text("0,1,2,3,4\n5,6,7,8,9\n")
+    (tmp_path / "x.csv").write_text(f"{','.join(str(begin + i) for i in range(5))}\n5,6,7,8,9\n")
     done = onebit("predict", net, tmp_path / "x.csv")
     assert len(done.out.splitlines()) == 2
-    assert "x.csv: the first row, numbers from 0 on, is a sample; delete it if these are names of columns" in done.err
+    assert (
+        f"x.csv: the first row, numbers from {begin} on, is a sample; delete it if these are names of columns"
+        in done.err
+    )
     (tmp_path / "x.csv").write_text("0,1,2,3,4\n")
     assert "first row" not in onebit("predict", net, tmp_path / "x.csv").err
 

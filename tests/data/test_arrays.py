@@ -55,6 +55,8 @@ def test_own_validation_images_and_names(tmp_path: Path) -> None:
         assert [part.images.shape[1:] for part in (data.train, data.validation, data.test)] == 3 * [(1, 4, 4)]
         assert data.classes == ("cat", "dog", "boat", "car")
     assert len(load_dataset("arrays", directory=path, validation=0).validation) == 0
+    changed = write(tmp_path / "changed.npz", **{**held, "validation_images": 255 - own.images})
+    assert data.files_digest != load_dataset("arrays", directory=changed, input_size=4).files_digest
     message = f"validation is 5, but {path.resolve()} has 7 validation images of its own: expected 7, or 0 for none"
     with pytest.raises(UsageError, match=re.escape(message)):
         load_dataset("mine", directory=path, validation=5)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
+from onebit.common.pictures import ORIENTATION
 from onebit.data.decoding import Decoders, decode_image, default_workers, image_size
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
@@ -46,6 +47,20 @@ def test_a_crop_is_resized_to_the_full_size(tmp_path: Path) -> None:
     got = decode_image(str(write(tmp_path / "a.png", pixels)), (9, 9), crop=crop)
     expected = Image.fromarray(pixels).resize((9, 9), Image.Resampling.BILINEAR, crop_box(60, 40, crop))
     np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_crop_of_a_large_jpeg_keeps_its_detail(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stripes = np.where(np.arange(640) // 4 % 2, 230, 20).astype(np.uint8)
+    photo = Image.fromarray(np.broadcast_to(stripes, (480, 640)))
+    path = save(tmp_path / "photo.jpg", photo, quality=95, exif=exif)
+    crop = np.array([1 / 64, 0, 0.4, 0.4])  # 60×80 pixels, or 80×60
+    seen = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    whole = seen.resize((40, 40), Image.Resampling.BILINEAR, crop_box(*seen.size, crop))
+    got = decode_image(path, (40, 40), crop=crop)
+    np.testing.assert_allclose(got.astype(float), np.asarray(whole, float), atol=8)
 
 
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:

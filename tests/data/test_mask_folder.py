@@ -60,6 +60,34 @@ def test_classes_txt_names_the_classes_and_255_is_void(tmp_path: Path) -> None:
     assert (found[:, 0] == VOID).all()
 
 
+def test_masks_of_0_and_255_beside_two_names_are_refused(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 4)
+    (tmp_path / "classes.txt").write_text("ground\ndisc\n")
+    with pytest.raises(DataError, match=r"one class and 255, which means no class where there is a classes\.txt"):
+        load_dataset("segmentation", directory=tmp_path)
+
+
+def test_classes_that_no_mask_has_are_noted(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 4)
+    (tmp_path / "classes.txt").write_text("sky\ntree\nroad\nriver\n")
+    for i in range(4):
+        write(tmp_path / "label" / f"{i}.png", blobs(i).astype(np.uint8) * 2)
+    data = load_dataset("segmentation", directory=tmp_path)
+    assert data.note == "1 of its 4 images, drawn with seed 0, are the test images; no mask has class tree, river"
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_have_their_numbers(tmp_path: Path, bits: int) -> None:
+    mask = np.array([[0, 1, 2, 3]] * 2, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.png", bits=bits)
+    data = (tmp_path / "mask.png").read_bytes()
+    assert data[24] == bits
+    assert data[25] == 0
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    _, values = mask_classes(tmp_path, None)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", (2, 4), values), mask)
+
+
 def test_color_images_stay_rgb_and_palette_masks_keep_their_numbers(tmp_path: Path) -> None:
     masked_folder(tmp_path, 3)
     write(tmp_path / "image" / "1.png", np.dstack([blobs(1) * np.uint8(200)] * 3))

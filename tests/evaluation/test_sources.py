@@ -20,6 +20,8 @@ from torch.utils.data import (
     Sampler,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
 )
 
 from onebit.data import Split, make_toy
@@ -40,6 +42,14 @@ class Pairs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return X[index], int(Y[index])
+
+
+class Evens(Sampler):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(0, 10, 2))
+
+    def __len__(self) -> int:
+        return 5
 
 
 class Stream(IterableDataset):
@@ -286,6 +296,24 @@ def test_the_digest_of_computed_samples_is_of_their_number_and_the_first() -> No
     assert of(Unseeded()) == of(Unseeded()) == "loader of 10 samples"
     assert "only the number of samples" in LoaderSamples(DataLoader(Pairs())).unchecked
     assert LoaderSamples(DataLoader(TENSORS)).unchecked == ""
+
+
+def test_the_digest_is_of_the_choice_of_samples() -> None:
+    def of(data: Any, sampler: Any) -> str:
+        return as_samples(DataLoader(data, 2, sampler=sampler)).digest
+
+    for data in (TENSORS, Pairs()):
+        samplers = [None, *(SubsetRandomSampler(part) for part in ([0, 1, 2], [0, 1, 3], np.arange(4)))]
+        samplers += [WeightedRandomSampler(weights, 10) for weights in ([1.0] * 10, [2.0, *[1.0] * 9])]
+        assert len({of(data, sampler) for sampler in samplers}) == len(samplers)
+        assert of(data, SubsetRandomSampler(range(4))) == of(data, samplers[3])
+
+
+@pytest.mark.parametrize("own", [{"collate_fn": lambda batch: default_collate(batch)}, {"sampler": Evens()}])
+def test_a_sampler_or_collate_function_of_ones_own_is_not_compared(own: dict[str, Any]) -> None:
+    assert (
+        "the collate function of the loader are not compared" in LoaderSamples(DataLoader(TENSORS, 2, **own)).unchecked
+    )
 
 
 class TooLong(Stream):

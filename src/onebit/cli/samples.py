@@ -103,8 +103,11 @@ def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
         raise UsageError(
             f"{name}: holds no rows of numbers, separated by commas, semicolons or tabs; the net takes {in_words(spec)}"
         )
-    if len(rows) > 1 and rows[0] == list(range(expected)):
-        say(f"note: {name}: the first row, numbers from 0 on, is a sample; delete it if these are names of columns")
+    if len(rows) > 1 and (begin := rows[0][0]) in (0, 1) and rows[0] == [begin + i for i in range(expected)]:
+        say(
+            f"note: {name}: the first row, numbers from {begin:.0f} on, is a sample; "
+            "delete it if these are names of columns"
+        )
     return _as_input(np.array(rows, np.float64).reshape(len(rows), *spec.shape), name, spec)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -141,9 +142,14 @@ def fitted(
     from PIL import Image, ImageOps
 
     height, width = size
-    # a large JPEG is decoded at a half, quarter or eighth; `draft` takes the size before the rotation
-    image.draft(image.mode, (2 * height, 2 * width) if _is_quarter_turned(image) else (2 * width, 2 * height))
+    whole = upright_size(image)
+    left, top, right, bottom = (0.0, 0.0, *whole) if box is None else box(*whole)
+    # a large JPEG is decoded at a half, quarter or eighth, so that the part keeps twice its pixels in each direction
+    least = math.ceil(2 * width * whole[0] / (right - left)), math.ceil(2 * height * whole[1] / (bottom - top))
+    image.draft(image.mode, least[::-1] if _is_quarter_turned(image) else least)  # the size before the rotation
     image = picture(image, mode, paper=paper)
     if box is None:
         return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box(image.width, image.height))
+    across, down = image.width / whole[0], image.height / whole[1]
+    part = left * across, top * down, min(right * across, image.width), min(bottom * down, image.height)
+    return image.resize((width, height), Image.Resampling.BILINEAR, part)

@@ -62,7 +62,8 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
         raise DataError(f"{path}: there are no test images")
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
     name, classes = str(path.resolve()), _classes(path, arrays, train)
-    digest = arrays_digest(train.images, test.images)
+    parts = (train, test) if validation is None else (train, test, validation)
+    digest = arrays_digest(*(part.images for part in parts))
     note = "; ".join(filter(None, (_without_images(train, classes), seen_images(test, train, validation))))
     return LoadedFiles(train, test, name, (name,), note, classes, validation, digest)
 

@@ -24,6 +24,8 @@ TEST_SHARE = 0.2
 SPLIT_SEED = 0
 UNNAMED = ("0", "255")
 """The classes of masks without `classes.txt`: their values."""
+_WHITE = {"L;2": 3, "L;4": 15}
+"""Layouts of grays of fewer than 8 bits, and their largest value."""
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 
 
@@ -47,7 +49,8 @@ def read_masked_folder(
 
     Raises:
         DataError: no such folder, an image without a mask, a file that does not decode, several sizes, a mask of
-            another size than its image, or a mask with other values than the classes.
+            another size than its image, a mask with other values than the classes, or a `classes.txt` beside masks
+            that have one class and 255.
     """
     if name == "segmentation" and directory is None:
         raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
@@ -63,9 +66,10 @@ def read_masked_folder(
     stems = sorted(images, key=_by_number)
     pixels = _read_images([images[stem] for stem in stems])
     truth = np.stack([read_mask(masks[stem], pixels.shape[2:], values) for stem in stems])
+    absent = _absent_classes(root, names, truth)
     count = max(1, round(TEST_SHARE * len(stems)))
     train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
-    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images"
+    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images{absent}"
     files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
     sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
     identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
@@ -81,6 +85,22 @@ def _files(folder: Path) -> dict[str, Path]:
                 raise DataError(f"{path}: got a second file beside {files[path.stem].name}, expected one for each name")
             files[path.stem] = path
     return files
+
+
+def _absent_classes(root: Path, names: Sequence[str], masks: Masks) -> str:
+    """Which classes no mask has, as a part of a note; "" for none.
+
+    Raises:
+        DataError: the masks have one class and 255, as two classes without `classes.txt` would be written.
+    """
+    counts = np.bincount(masks.ravel(), minlength=VOID + 1)
+    absent = [name for number, name in enumerate(names) if not counts[number]]
+    if counts[VOID] and len(absent) == len(names) - 1:
+        raise DataError(
+            f"{root / MASK_FOLDER}: the masks have one class and {VOID}, which means no class where there is a "
+            f"{CLASS_FILE}: write the number of the other class, or leave {CLASS_FILE} out for masks of 0 and 255"
+        )
+    return f"; no mask has class {', '.join(absent)}" if absent else ""
 
 
 def _by_number(stem: str) -> tuple[int, str]:
@@ -132,10 +152,12 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
         DataError: the file does not decode, has another size or other values; the message names it.
     """
     with opened(str(path)) as image:
-        mode = image.mode
+        mode, layout = image.mode, str(image.tile[0][3]) if image.tile else ""
         mask = np.array(upright(image))
     if mode == "1":  # one bit for each pixel: the first class and the second
         mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
+    if layout in _WHITE and 1 in values:  # Pillow scales these grays to 0..255
+        mask //= 255 // _WHITE[layout]
     if mode not in ("1", "L", "P"):
         raise DataError(f"{path}: the mask has {mode!r} pixels, expected one 8-bit number for each pixel, its class")
     if mask.shape != size:

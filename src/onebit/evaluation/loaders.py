@@ -21,6 +21,9 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+    default_convert,
 )
 
 EPOCH_SEEDS = 1_000_003
@@ -234,6 +237,20 @@ def _resampled(loader: DataLoader[Any], order: Any) -> DataLoader[Any]:
         multiprocessing_context=loader.multiprocessing_context,
         **batches,
     )
+
+
+def chosen(loader: DataLoader[Any]) -> list[Tensor]:
+    """What the sampler of a loader chooses samples by, beside random numbers."""
+    sampler = _order(loader)
+    if isinstance(sampler, SubsetRandomSampler):
+        return [torch.as_tensor(list(sampler.indices))]
+    return [sampler.weights] if isinstance(sampler, WeightedRandomSampler) else []
+
+
+def is_known(loader: DataLoader[Any]) -> bool:
+    """Whether the sampler and the collate function are torch's own, so that their samples and numbers say all."""
+    usual = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+    return type(_order(loader)) in usual and loader.collate_fn in (default_collate, default_convert)
 
 
 def held_tensors(loader: DataLoader[Any]) -> tuple[torch.Tensor, ...] | None:

@@ -21,8 +21,10 @@ from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
 from onebit.evaluation.loaders import (
     batch_samples,
+    chosen,
     held_tensors,
     is_iterable,
+    is_known,
     keeps_order,
     loader_length,
     repeated,
@@ -176,18 +178,20 @@ class LoaderSamples:
     @cached_property
     def digest(self) -> str:
         """What identifies the data: all bytes where they are in memory, else the length and a few samples."""
-        tensors = held_tensors(self.loader)
+        tensors, order = held_tensors(self.loader), chosen(self.loader)
+        of_order = f", in the order {_digest(order)}" if order else ""
         if tensors is not None:
-            return "arrays " + _digest(tensors)
+            return "arrays " + _digest(tensors) + of_order
         seen = _few_samples(self.loader)
         count = f"{loader_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
-        return f"loader of {count}" + ("" if seen is None else f", the first are {seen}")
+        return f"loader of {count}" + ("" if seen is None else f", the first are {seen}") + of_order
 
     @cached_property
     def unchecked(self) -> str:
         """What the digest does not cover, in words; "" if it covers all."""
         if held_tensors(self.loader) is not None:
-            return ""
+            known = is_known(self.loader)
+            return "" if known else "on resume the sampler and the collate function of the loader are not compared"
         if is_iterable(self.loader.dataset):
             return "the samples of an iterable data set are not compared on resume"
         return "on resume only the number of samples and the first ones are compared"
