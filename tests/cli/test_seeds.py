@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cli_support import SMALL, Outcome
 from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.data import load_dataset
 from onebit.errors import CheckpointError, UsageError
-from onebit.recipe import Recipe
+from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.runs.folders import seed_folder
 from onebit.train.ranks import ALONE
 
@@ -134,6 +135,15 @@ def test_finished_seeds_are_of_the_same_data(tmp_path: Path) -> None:
     (run / "data.json").write_text(json.dumps({"directory": "/own", "digest": "of other data"}))
     with pytest.raises(CheckpointError, match="seed-0: was trained on other images or labels than these; resume with"):
         train_seeds(recipe, [0, 1], tmp_path, data=DATA, train=pytest.fail, resume=True, ranks=ALONE)
+
+
+def test_finished_seeds_are_of_data_with_the_same_note(seeds_folder: Path) -> None:
+    recipe = build_recipe(read_settings(seeds_folder / "seed-0" / "recipe.yaml"))
+    other = replace(DATA, note="a copy stored as JPEG")
+    with pytest.raises(
+        CheckpointError, match=r"seed-0: was trained on other data \(a sample of MNIST.*\) than these \(a copy"
+    ):
+        train_seeds(recipe, [0], seeds_folder, data=other, train=pytest.fail, resume=True, ranks=ALONE)
 
 
 def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seeds_folder: Path, tmp_path: Path) -> None:

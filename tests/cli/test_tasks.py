@@ -72,6 +72,18 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
     assert len(rows) == 6
     assert all(" ± " in row for row in rows)
     assert (tmp_path / "report" / "tasks-mnist-permuted.png").exists()
+    more = onebit("train", *flags, "--seeds", "2", "--out", folder)
+    assert "with binary weights (n = 3: " in more.out
+    again = onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume")
+    assert again.out.splitlines()[:-1] == more.out.splitlines()[:-1]
+    assert "seed 1 (1 of 1, was trained before)" in again.err
+    task = folder / "seed-0" / "bayesbinn" / "task-1" / "result.json"
+    task.write_text("{")
+    damaged = onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume")
+    assert f"{task}: damaged (JSONDecodeError); remove it to evaluate the task again" in damaged.line
+    (folder / "seed-0" / "continual.json").unlink()
+    assert "n = 2" in onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume").out
+
     as_json = onebit("report", folder, "-o", tmp_path / "report", "--json").json
     assert as_json["rows"] == []
     assert [len(row["seen"]) for row in as_json["tasks"][0]["table"]] == [1, 2] * 3
@@ -169,6 +181,11 @@ def test_the_method_that_was_asked_for_names_its_arm(onebit: Onebit, tmp_path: P
         (["--continual.against", '["bop","bop"]'], "continual.against: bop learns the tasks already: name it once"),
         (["--continual.against", '["bop","react"]', "--model.dropout", "0.5"], "dropout zeroes a unit before its sign"),
         (["--first_stage", "1"], "first_stage does not go with several tasks: leave it out"),
+        (
+            ["--optimizer.prior", "false"],
+            "optimizer.prior belongs to a single training, several tasks have continual.pr",
+        ),
+        (["--augmentation.flip", "true"], "permutation and augmentation.flip: permuted pixels have no neighbors"),
         (["--permutation", "3"], "permutation does not go with several tasks: leave it out"),
         (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
         (["--permutation", "-1"], "permutation must be 0 or more, got -1"),

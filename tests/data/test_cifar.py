@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_a_label_out_of_range_is_one_clear_line(tiny: TinyCifar, tmp_path: Path,
     place = tiny.write(tmp_path, pickled=pickled)
     tiny.labels[-1][7] = 7
     with pytest.raises(DataError, match=f"{place}.*image 7 has label {tiny.classes}, expected 0 to {tiny.classes - 1}"):
+        read(tiny, tmp_path)
+
+
+def test_a_label_beyond_64_bits_is_one_clear_line(tmp_path: Path) -> None:
+    tiny = tiny_cifar100()
+    path = tiny.write(tmp_path, pickled=True) / "test"
+    entries = pickle.loads(path.read_bytes(), encoding="latin1")
+    entries["fine_labels"][0] = 2**70
+    path.write_bytes(pickle.dumps(entries, protocol=2))
+    with pytest.raises(DataError, match="its fine_labels are not"):
         read(tiny, tmp_path)
 
 

@@ -41,6 +41,14 @@ def test_an_empty_split_stays_empty() -> None:
     assert permute_pixels(bare, 1).validation.images.shape == (0, 3, 5, 4)
 
 
+def test_masks_are_refused() -> None:
+    masks = np.zeros((12, 5, 4), np.uint8)
+    images = colors().train.images
+    data = Dataset.from_arrays((images, masks[:6]), (images, masks[:6]), classes=("a", "b"))
+    with pytest.raises(UsageError, match="permutation=1: arrays has masks, whose pixels belong to those of the images"):
+        permute_pixels(data, 1)
+
+
 def test_streamed_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = colors()
     streamed = object.__new__(StreamedImages)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 import onebit
-from onebit.data import Split, StreamedImages, make_toy
+from onebit.data import Dataset, Split, StreamedImages, make_toy
 from onebit.data.image_folder import MappedPixels
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import predict_logits
@@ -147,6 +147,13 @@ def test_the_mean_mode_equals_a_plain_net_with_the_mean_weights(splits: tuple[Sp
     score = evaluate(model, test, weights="mean", bn="trained")
     assert (score.weights, (score.correct, score.loss)) == ("mean", pytest.approx(score_by_hand(logits, test)))
     assert evaluate(model, test, weights="mean", train=splits[0]).bn == "reestimate"
+
+
+def test_the_statistics_of_a_dataset_are_of_its_training_split(splits: tuple[Split, Split]) -> None:
+    model, (train, test) = net("stochastic"), splits
+    data = Dataset("own", train, train[:0], test, tuple("abcd"))
+    assert evaluate(model, data, weights="sample", train=data) == evaluate(model, test, weights="sample", train=train)
+    assert evaluate(model, data, weights="sample", train=data) != evaluate(model, test, weights="sample", train=test)
 
 
 def test_a_quantizer_without_a_mean_is_refused(splits: tuple[Split, Split]) -> None:

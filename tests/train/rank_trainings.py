@@ -81,7 +81,7 @@ def masks(ranks: Ranks, parts: int = 1) -> History:
 CURVES: dict[str, Any] = {
     "mlp": lambda ranks: mlp(ranks, sync_norm=True),
     "convolutions": lambda ranks: train(convolutional(), ranks),
-    "average": lambda ranks: train(convolutional(), ranks, memory_format="contiguous", ema=0.8),
+    "average": lambda ranks: train(convolutional(), ranks, memory_format="contiguous", ema=0.5),
     "no norms": lambda ranks: train(without_norms(), ranks, sync_norm=False),
     "masks": masks,
     "accumulated masks": lambda ranks: masks(ranks, 3),
@@ -215,7 +215,7 @@ def all_in_ranks(folder: str) -> None:
     except OnebitError as error:
         told["breaking"] = str(error)
     toy = build(Case())
-    fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.8, ranks=ranks, folder=root / "two")
+    fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.5, ranks=ranks, folder=root / "two")
     told["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
     few_bits = build(Case(inputs="uint4"))
     fit(few_bits.model, DATA, few_bits.optimizer, epochs=1, ranks=ranks)

@@ -12,7 +12,7 @@ from toy_training import CASES, DATA, build
 from onebit.errors import UsageError
 from onebit.evaluation.modes import bn_images, evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
-from onebit.train.average import WeightAverage
+from onebit.train.average import WeightAverage, too_short
 from onebit.train.loop import fit
 from onebit.train.weights import read_state, read_weights
 
@@ -85,7 +85,7 @@ def test_within_the_context_the_model_holds_the_average_and_afterwards_its_own_w
 
 def test_the_average_is_what_is_validated_saved_and_left(tmp_path: Path) -> None:
     toy = build(CASES["sign"])
-    history = toy.fit(DATA, tmp_path, ema=0.8, epochs=1)
+    history = toy.fit(DATA, tmp_path, ema=0.5, epochs=1)
     held = torch.load(tmp_path / "last.ckpt", weights_only=True)
     final, _ = read_weights(tmp_path / "final.safetensors")
     assert final.keys() == held["average"].keys()
@@ -102,7 +102,7 @@ def test_the_average_is_what_is_validated_saved_and_left(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_read_as_a_net_is_the_average(tmp_path: Path) -> None:
-    build(CASES["sign"]).fit(DATA, tmp_path, ema=0.8, epochs=1)
+    build(CASES["sign"]).fit(DATA, tmp_path, ema=0.5, epochs=1)
     held = torch.load(tmp_path / "last.ckpt", weights_only=True)
     state, facts = read_state(tmp_path / "last.ckpt")
     assert all(torch.equal(tensor, held["average"][name]) for name, tensor in state.items())
@@ -115,7 +115,7 @@ def test_a_checkpoint_read_as_a_net_is_the_average(tmp_path: Path) -> None:
 def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: Path, case: str) -> None:
     """No training step saw its signs: averages of the statistics of training belong to other nets."""
     toy = build(CASES[case])
-    toy.fit(DATA, tmp_path, ema=0.8, epochs=1)
+    toy.fit(DATA, tmp_path, ema=0.5, epochs=1)
     final, best = (read_weights(tmp_path / f"{name}.safetensors")[0] for name in ("final", "best"))
     reestimate_batch_norm_(toy.model, bn_images(DATA.train))
     expected = toy.model.state_dict()
@@ -131,3 +131,21 @@ def test_a_share_outside_of_zero_to_one_is_refused(ema: float) -> None:
     toy = build(CASES["sign"])
     with pytest.raises(UsageError, match=r"ema must be in \[0, 1\)"):
         fit(toy.model, DATA, toy.optimizer, epochs=1, ema=ema)
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(6, False), (3, True)])
+def test_an_average_that_is_mostly_the_beginning_is_said(steps: int, warned: bool) -> None:
+    text = too_short(0.65, steps)
+    assert (text != "") == warned == (0.65**steps > 0.1)
+    assert text in (
+        "",
+        "ema 0.65: after all 3 steps, 27 % of the average are still the weights of the beginning: "
+        "choose a smaller one, or train longer",
+    )
+    assert too_short(0.0, steps) == too_short(None, steps) == ""
+
+
+def test_fit_says_so(tmp_path: Path) -> None:
+    toy = build(CASES["sign"])
+    with pytest.warns(UserWarning, match=r"ema 0\.99: after all \d steps, 9\d % of the average are still the weights"):
+        toy.fit(DATA, tmp_path, ema=0.99, epochs=1)

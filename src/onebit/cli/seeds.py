@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.output import say
 from onebit.cli.processes import way_on
 from onebit.common.files import json_text, read_json, write_atomic
-from onebit.errors import FormatError, UsageError
+from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
 from onebit.train.history import MOST_RESULT, reported_weights
@@ -85,6 +85,7 @@ def train_seeds(
 
 def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str, Any]]:
     """Seed -> result of the finished runs in a folder; CheckpointError if one is of another recipe, or other data."""
+    from onebit.runs.continual import finished_tasks
     from onebit.runs.run import refuse_other_recipe
     from onebit.train.files import refuse_other_data
 
@@ -92,10 +93,20 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
     for run in seed_folders(folder):
         if number := re.fullmatch(r"seed-(\d+)", run.name):
             seed = int(number[1])
-            refuse_other_recipe(run, replace(recipe, seed=seed))
+            own = replace(recipe, seed=seed)
+            refuse_other_recipe(run, own)
             refuse_other_data(run, data)
-            if (run / "result.json").exists():
-                found[seed] = _stored(run)
+            if recipe.continual.tasks:
+                result = finished_tasks(own, data, run)
+            else:
+                result = _stored(run) if (run / "result.json").exists() else None
+            if result is not None:
+                if (note := result.get("note", data.note)) != data.note:
+                    raise CheckpointError(
+                        f"{run}: was trained on other data ({note or 'without a note'}) than these "
+                        f"({data.note or 'without a note'}); resume with the same data or choose another --out"
+                    )
+                found[seed] = result
     return found
 
 

@@ -140,7 +140,11 @@ def _read_pickled(path: Path, files: CifarFiles, count: int) -> tuple[Images, La
     images, labels = entries.get("data"), entries.get(files.labels[-1])
     if not isinstance(images, np.ndarray) or images.shape != (count, PIXELS):
         raise DataError(f"{path} is damaged: its data is not an array of uint8 ({count}, {PIXELS}); {_remedy(files)}")
-    if not (isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)):
+    if not (
+        isinstance(labels, list)
+        and len(labels) == count
+        and all(type(label) is int and label.bit_length() < 64 for label in labels)
+    ):
         raise DataError(f"{path} is damaged: its {files.labels[-1]} are not {count:,} numbers; {_remedy(files)}")
     return images, np.array(labels, np.int64)
 

@@ -24,7 +24,7 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
     arXiv:1312.6211).
 
     Raises:
-        UsageError: the images are not in memory.
+        UsageError: the images are not in memory, or have masks.
 
     Example:
         >>> permute_pixels(load_dataset("mnist"), 1).train  # doctest: +SKIP
@@ -32,6 +32,8 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
     """
     if isinstance(data.train.images, StreamedImages):
         raise UsageError(f"permutation={seed}: the images of {data.name} do not fit in memory; permute a smaller set")
+    if data.train.labels.ndim > 1:
+        raise UsageError(f"permutation={seed}: {data.name} has masks, whose pixels belong to those of the images")
     order = pixel_order(seed, data.input_shape[1] * data.input_shape[2])
     return data.prepared_by(partial(_permuted, order=order), f"pixels permuted with seed {seed}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import check_number, need
-from onebit.data import Images, Split, StreamedImages
+from onebit.data import Dataset, Images, Split, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
 from onebit.evaluation.batches import predict_logits as predict_logits
@@ -259,7 +259,8 @@ def mode_logits(
 
     Args:
         images: uint8 (N, C, H, W), or any inputs (N, …).
-        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`.
+        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`; of a `Dataset` its
+            training split.
         Remaining arguments: see `evaluate`.
 
     Raises:
@@ -320,6 +321,7 @@ def mode_outputs(
         exact = autocast("fp32", model_device(model))  # whatever the caller has
         with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
+                train = train.train if isinstance(train, Dataset) else train
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
             outputs, targets = outputs_of(model, checked(samples, batch_size), count=count, on_images=done)
@@ -379,7 +381,7 @@ def evaluate(
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
             "ensemble:N" (mean prediction of N draws); without binary layers, the score says "real", or "packed" for a
             `PackedModule` and for packed layers.
-        train: training data of any form, needed to re-estimate BatchNorm statistics.
+        train: training data of any form, needed to re-estimate BatchNorm statistics; of a `Dataset` its training split.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
         loss: name or function (outputs, targets) -> scalar; the name decides the task, see
             `onebit.evaluation.loss_table`.

@@ -12,23 +12,22 @@ ensemble with its own. The table also has the scores with statistics of the trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import json_text, write_atomic
+from onebit.common.files import json_text, read_json, write_atomic
 from onebit.data import Dataset, permute_pixels
-from onebit.errors import CheckpointError, UsageError
+from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
 from onebit.runs.model import build_training
-from onebit.runs.run import open_run, start_folder, train_stage
+from onebit.runs.run import open_run, refuse_other_recipe, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
 from onebit.train.files import refuse_other_data
-from onebit.train.history import TABLE_FILE
+from onebit.train.history import MOST_RESULT, TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
@@ -115,7 +114,7 @@ def train_continual(
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
             part = folder / method / f"task-{task}"
-            refuse_other_data(part, data)
+            _refuse_other(part, task_recipe(own, task), data)
             if (method, task) in done:
                 continue
             before = part.with_name(f"task-{task - 1}") if task > 1 else None
@@ -126,6 +125,31 @@ def train_continual(
             if on_task is not None:
                 on_task(method, task, tested)
     return _result(recipe, data, folder, cells)
+
+
+def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any] | None:
+    """What `train_continual` returned for a folder in which all tasks are learned; None for any other folder.
+
+    Raises:
+        CheckpointError: the tasks are those of other data. FormatError: a file is damaged.
+    """
+    table = folder / TABLE_FILE
+    if not table.exists():
+        return None
+    cells = read_table(table).cells
+    done = {(cell.method, cell.task) for cell in cells}
+    for method, own in arms(recipe).items():
+        for task in range(1, recipe.continual.tasks + 1):
+            if (method, task) not in done:
+                return None
+            _refuse_other(folder / method / f"task-{task}", task_recipe(own, task), data)
+    return _result(recipe, data, folder, cells)
+
+
+def _refuse_other(part: Path, recipe: Recipe, data: Dataset) -> None:
+    """Raises CheckpointError: the run of a task is on other data, or of another recipe."""
+    refuse_other_data(part, data)
+    refuse_other_recipe(part, recipe)
 
 
 def _train_task(recipe: Recipe, data: Dataset, part: Path, *, resume: bool, **options: Any) -> None:
@@ -161,11 +185,20 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     return cells
 
 
+def _read_result(path: Path) -> dict[str, Any]:
+    """The seconds and parameters of a task; FormatError if they are damaged."""
+    try:
+        values = read_json(path, largest=MOST_RESULT)
+        return {"seconds": float(values["seconds"]), "parameters": values["parameters"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the task again") from None
+
+
 def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
     """The content of continual.json."""
     own = cells[0].method
     last = max(cell.task for cell in cells if cell.method == own)
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
+    runs = [_read_result(path) for path in sorted(folder.glob("*/task-*/result.json"))]
     final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]
     test = {}
     for weights in dict.fromkeys(cell.weights for cell in final):

@@ -56,6 +56,10 @@ def resolve(
     _check_loss(recipe)
     if "sync_norm" in given and recipe.sync_norm and ranks.world == 1:
         raise UsageError("sync_norm belongs to several processes (torchrun), but there is one: leave it out")
+    if "optimizer.prior" in given and recipe.continual.tasks:
+        raise UsageError(
+            "optimizer.prior belongs to a single training, several tasks have continual.prior: leave it out"
+        )
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))

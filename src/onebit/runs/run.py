@@ -47,11 +47,15 @@ def load_recipe_data(
     """The data of a recipe, with its split and preprocessing.
 
     Raises:
-        UsageError: whitened images with black borders or squares.
+        UsageError: whitened images with black borders or squares, or permuted ones that are cropped, mirrored, …
     """
+    augmentation = recipe.augmentation
     for name in ("crop_padding", "cutout"):
-        if recipe.whitening is not None and getattr(recipe.augmentation, name):
+        if recipe.whitening is not None and getattr(augmentation, name):
             raise UsageError(f"whitening and augmentation.{name}: black pixels are not whitened; leave one out")
+    for name in ("crop_padding", "flip", "cutout", "min_area", "first_size"):
+        if (recipe.permutation is not None or recipe.continual.tasks) and getattr(augmentation, name):
+            raise UsageError(f"permutation and augmentation.{name}: permuted pixels have no neighbors; leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,

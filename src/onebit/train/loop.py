@@ -36,7 +36,7 @@ from onebit.layers import check_model
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
-from onebit.train.average import WeightAverage
+from onebit.train.average import WeightAverage, too_short
 from onebit.train.checkpoint import settings_of
 from onebit.train.compiling import Compiled
 from onebit.train.distillation import Teacher, ready_teacher
@@ -228,8 +228,8 @@ def start(job: Job) -> None:
         if job.history.rows and job.data.unchecked and ranks.writes:
             warnings.warn(job.data.unchecked, stacklevel=3)
     earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.output.resume)
-    if earlier and ranks.writes:
-        warnings.warn(earlier, stacklevel=3)
+    for text in filter(None, (earlier, too_short(job.ema, job.total_steps)) if ranks.writes else ()):
+        warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:
