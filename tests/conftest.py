@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from packed_nets import make_packed_mlp
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rank_agents import Agents, warm_agents
 
 from onebit.packed import Certificate, LayerProof, PackedNet
@@ -55,8 +56,10 @@ def no_ink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are made of all their parts and left blank, for tests of pages: rendering is most of their time."""
     from matplotlib.figure import Figure
 
-    def save(figure: Figure, path: Path, **_: Any) -> None:
-        Image.new("RGB", (3, 3), "white").save(path, "PNG")
+    def save(figure: Figure, path: Path, *, metadata: dict[str, str], **_: Any) -> None:
+        text = PngInfo()
+        text.add_text("Comment", metadata["Comment"])
+        Image.new("RGB", (3, 3), "white").save(path, "PNG", pnginfo=text)
 
     monkeypatch.setattr(Figure, "savefig", save)
 

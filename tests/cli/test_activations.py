@@ -260,6 +260,7 @@ def test_the_verbs_take_it(onebit: Onebit, integer_file: Path, tmp_path: Path) -
     inspected = onebit("inspect", integer_file)
     assert inspected.status == 0
     assert "8-bit activations (" in inspected.out
+    assert "packed by: onebit pack RUN -o NET.1bit --activations 8 --calibration " in inspected.out
     [line] = [line for line in inspected.out.splitlines() if "integers, all that can occur" in line]
     assert re.fullmatch(r"relu1 +[\d,]+ integers, all that can occur: (1 differs|(?!1 )\d+ differ)", line)
     row = next(line for line in onebit("summary", integer_file).out.splitlines() if line.startswith("relu1"))

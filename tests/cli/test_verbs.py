@@ -289,6 +289,10 @@ def test_pack_of_one_random_draw(onebit: Onebit, run_folder: Path, tmp_path: Pat
     assert done.status == 0
     assert (done.json["certificate"]["weights"], done.json["certificate"]["seed"]) == ("sample", 3)
     assert onebit("verify", tmp_path / "draw.1bit", "--source", run_folder).status == 0
+    assert (
+        "packed by: onebit pack RUN -o NET.1bit --weights sample --seed 3"
+        in onebit("inspect", tmp_path / "draw.1bit").out
+    )
     # the draw that ships has its own BatchNorm statistics, as the same draw has in evaluation
     drawn = onebit("evaluate", run_folder, "--weights", "sample", "--seed", 3, "--json").json
     assert done.json["certificate"]["correct"] == drawn["correct"]

@@ -71,10 +71,6 @@ def test_a_card_in_plain_words() -> None:
         "command: onebit train mnist-fast --seed 3",
     ]
     assert "training: 1 epoch, chosen" in str(replace(CARD, epochs=1))
-    assert str(CARD.of_rounded(8)).splitlines()[-2:] == [
-        "command: onebit train mnist-fast --seed 3",
-        "then: onebit pack RUN -o NET.1bit --activations 8",
-    ]
     assert str(Card()) == ""
 
 

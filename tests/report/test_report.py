@@ -390,3 +390,19 @@ def test_a_report_needs_no_torch_and_its_import_no_matplotlib(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     check_picture(tmp_path / "report" / "weights-run.png")
+
+
+@pytest.mark.parametrize("name", ["index.html", "error.png"])
+def test_files_of_the_user_are_not_replaced(tmp_path: Path, name: str) -> None:
+    run, site = make_run(tmp_path / "run"), tmp_path / "site"
+    site.mkdir()
+    (site / name).write_text("<h1>My home page</h1>")
+    with pytest.raises(UsageError, match=f"{name} is there already, and onebit has not written it"):
+        write_report([run], site)
+    assert [path.name for path in site.iterdir()] == [name]
+    assert (site / name).read_text() == "<h1>My home page</h1>"
+    (site / name).unlink()
+    (site / "notes.txt").write_text("mine")
+    first = {path: path.read_bytes() for path in write_report([run], site)}
+    assert {path: path.read_bytes() for path in write_report([run], site)} == first
+    assert (site / "notes.txt").read_text() == "mine"

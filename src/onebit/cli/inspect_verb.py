@@ -76,6 +76,8 @@ def main(argv: list[str]) -> int:
             certificate = Certificate(**{**value, "layers": layers})
             source = f" of {certificate.recipe}" if certificate.recipe else ""
             answer(f"certificate: {certificate}; {certificate.weights} weights{source}")
+            if certificate.packing:
+                answer(f"packed by: onebit pack RUN -o NET.1bit {certificate.packing}")
             if layers:
                 answer(table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)]))
         elif isinstance(value, float):

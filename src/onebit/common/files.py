@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -58,6 +58,15 @@ def is_own(path: str | os.PathLike[str]) -> bool:
             return OWN in stream.read(1000)
     except OSError:
         return False
+
+
+def refuse_foreign(folder: Path, names: Iterable[Path]) -> None:
+    """Raise UsageError for a file that the user has not named and that would be replaced without being ours."""
+    for name in names:
+        if os.path.lexists(folder / name) and not is_own(folder / name):
+            raise UsageError(
+                f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
+            )
 
 
 def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:

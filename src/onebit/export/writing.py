@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.common.arguments import check_kind, check_number, check_path
-from onebit.common.files import atomic_files, is_own, refuse_unwritable, refuse_unwritable_folder
+from onebit.common.files import atomic_files, refuse_foreign, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
@@ -132,15 +132,6 @@ def check_request(
     else:
         refuse_unwritable_folder(path)
     return target, settings
-
-
-def refuse_foreign(folder: Path, names: list[Path]) -> None:
-    """Raise UsageError for a file that the user has not named and an export would replace without having written it."""
-    for name in names:
-        if os.path.lexists(folder / name) and not is_own(folder / name):
-            raise UsageError(
-                f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
-            )
 
 
 def find_target(name: str) -> Target:

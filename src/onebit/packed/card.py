@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,6 @@ from onebit.packed.strict_json import check_fields, check_text
 LONGEST_CARD_TEXT = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
 """The end of the method of an integer net."""
-_ROUNDED = re.compile(ROUNDED.format(r"(\d)") + r"\Z")
 MOST_MODES = 20
 _MOST = 2**63 - 1
 _TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
@@ -122,8 +120,6 @@ class Card:
             lines.append(f"training: {', '.join(filter(None, training))}")
         if self.command:
             lines.append(f"command: {self.command}")
-            if rounded := _ROUNDED.search(self.method or ""):
-                lines.append(f"then: onebit pack RUN -o NET.1bit --activations {rounded[1]}")
         return "\n".join(lines)
 
     def of_rounded(self, bits: int | None) -> Card:

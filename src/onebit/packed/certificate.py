@@ -177,6 +177,14 @@ class Certificate:
         )
 
     @property
+    def packing(self) -> str:
+        """The flags of `onebit pack` that decide what was packed; "" for the signs of a trained net alone."""
+        flags = [] if self.seed is None else [f"--weights {self.weights} --seed {self.seed}"]
+        if self.activations is not None:
+            flags.append(f"--activations {self.activations} --calibration {self.calibration}")
+        return " ".join(flags)
+
+    @property
     def against(self) -> str:
         """Whether the net was compared with the training pipeline, or only with the model on the same inputs."""
         if self.trained_mismatches is None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import remove_leftovers, write_atomic
+from onebit.common.files import atomic_files, refuse_foreign, write_atomic
 from onebit.errors import DataError, OnebitError
 from onebit.report.curves import plot_history, write_curves
 from onebit.report.drawing import Picture
@@ -140,7 +140,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         DataError: no run given, a folder that is not a run, a run without an epoch, or several tasks of which none is
             finished; nothing is written then.
         FormatError, UsageError: a damaged file of a run; the message names the file and, if it has lines, the line.
-        OnebitError: a file cannot be written.
+        UsageError: a file of such a name is there, and onebit has not written it. OnebitError: a file cannot be
+            written. Nothing is changed then.
 
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
@@ -151,7 +152,14 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
-    remove_leftovers(folder)
+    with atomic_files(folder) as staging:
+        names = [path.relative_to(staging) for path in _draw(groups, several, staging)]
+        refuse_foreign(folder, names)
+    return [folder / name for name in names]
+
+
+def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder: Path) -> list[Path]:
+    """The files of `write_report`, in a folder."""
     pictures = write_curves(groups, folder) if groups else []
     taken: set[str] = set()
     healths: list[Picture] = []

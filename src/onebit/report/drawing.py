@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.common.files import atomic_path
+from onebit.common.files import OWN, atomic_path
 from onebit.common.moved import renamed
 from onebit.errors import UsageError
 from onebit.report.wording import printable
@@ -74,7 +74,7 @@ def picture(path: str | os.PathLike[str], *, width: float, height: float) -> Ite
         FigureCanvasAgg(figure)
         yield figure
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+            figure.savefig(temporary, format="png", metadata={"Software": None, "Comment": OWN.decode()})
 
 
 def curve_color(index: int, count: int) -> Any:

@@ -10,6 +10,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from onebit._version import __version__
+from onebit.common.files import OWN
 from onebit.report.drawing import Picture
 from onebit.report.mask_scores import mask_rows
 from onebit.report.run_folders import Group, RunResults, TestScore, data_name, differing_settings, tests_by_mode
@@ -76,7 +77,7 @@ def render_page(
         f"<footer>Written by onebit {escape(__version__)}.</footer>",
     ]
     head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!DOCTYPE html>\n<!-- {OWN.decode()} -->\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)} – onebit report</title>\n<style>{CSS}</style>\n</head>\n<body>\n"

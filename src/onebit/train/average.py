@@ -15,7 +15,7 @@ MOST_OF_START = 0.1
 
 
 def too_short(decay: float | None, steps: int) -> str:
-    """How much of an average are the weights that a training of so many steps begins with, if that is much."""
+    """The share of the first weights in an average after all steps of a training, in words; "" if it is small."""
     left = decay**steps if decay else 0.0
     if left <= MOST_OF_START:
         return ""

@@ -40,7 +40,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EOFError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"{{sys.argv[-1]}}: {{error}}")
 '''
 ANSWERS = {
     "classes": 'print(*(CLASSES[label] for label in net(inputs).argmax(dim=1).tolist()), sep="\\n")',
