@@ -179,7 +179,7 @@ class LoaderSamples:
     def digest(self) -> str:
         """What identifies the data: all bytes where they are in memory, else the length and a few samples."""
         tensors, order = held_tensors(self.loader), chosen(self.loader)
-        of_order = f", in the order {_digest(order)}" if order else ""
+        of_order = f", chosen by {_digest(order)}" if order else ""
         if tensors is not None:
             return "arrays " + _digest(tensors) + of_order
         seen = _few_samples(self.loader)
