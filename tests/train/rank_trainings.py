@@ -215,7 +215,7 @@ def all_in_ranks(folder: str) -> None:
     except OnebitError as error:
         told["breaking"] = str(error)
     toy = build(Case())
-    fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.5, ranks=ranks, folder=root / "two")
+    fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.3, ranks=ranks, folder=root / "two")
     told["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
     few_bits = build(Case(inputs="uint4"))
     fit(few_bits.model, DATA, few_bits.optimizer, epochs=1, ranks=ranks)
