@@ -96,25 +96,24 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
             own = replace(recipe, seed=seed)
             refuse_other_recipe(run, own)
             refuse_other_data(run, data)
-            if recipe.continual.tasks:
-                result = finished_tasks(own, data, run)
-            else:
-                result = _stored(run) if (run / "result.json").exists() else None
+            result = finished_tasks(own, data, run) if recipe.continual.tasks else _stored(run, data)
             if result is not None:
-                if (note := result.get("note", data.note)) != data.note:
-                    raise CheckpointError(
-                        f"{run}: was trained on other data ({note or 'without a note'}) than these "
-                        f"({data.note or 'without a note'}); resume with the same data or choose another --out"
-                    )
                 found[seed] = result
     return found
 
 
-def _stored(run: Path) -> dict[str, Any]:
-    """The result of a finished run; FormatError if it is damaged, or not about the weights in its folder."""
+def _stored(run: Path, data: Dataset) -> dict[str, Any] | None:
+    """The result of a run, None before it is finished.
+
+    Raises:
+        FormatError: it is damaged, or not about the weights in its folder. CheckpointError: it is of data with another
+            note.
+    """
     from onebit.report.outcome import outcome_lines
 
     path = run / "result.json"
+    if not path.exists():
+        return None
     try:
         result = read_json(path, largest=MOST_RESULT)
         outcome_lines(result)
@@ -123,4 +122,9 @@ def _stored(run: Path) -> dict[str, Any]:
     weights, are_others = reported_weights(run, result.get("sha256"))
     if weights is not None and are_others:
         raise FormatError(f"{path}: is about other weights than {weights.name}; remove it to evaluate the run again")
+    if (note := result.get("note", data.note)) != data.note:
+        raise CheckpointError(
+            f"{run}: was trained on other data ({note or 'without a note'}) than these "
+            f"({data.note or 'without a note'}); resume with the same data or choose another --out"
+        )
     return dict(result)

@@ -69,11 +69,16 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
         raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
 
 
+def white_of_few_bits(image: Any) -> int:
+    """The largest gray in the file of an opened image with fewer than 8 bits a pixel; 0 for other images."""
+    return {"1": 1, "L;2": 3, "L;4": 15}.get(str(image.tile[0][3]), 0) if image.tile else 0
+
+
 def _scale_transparency(image: Any) -> None:
     """Bring the transparent gray of a PNG with fewer than 8 bits to the 8 bits of its pixels."""
     clear = image.info.get("transparency")
-    if image.format == "PNG" and isinstance(clear, int) and image.tile:
-        white = {"1": 1, "L;2": 3, "L;4": 15}.get(image.tile[0][3], 0)
+    if image.format == "PNG" and isinstance(clear, int):
+        white = white_of_few_bits(image)
         if 0 < clear <= white:  # else 0, or scaled by this version of Pillow
             image.info["transparency"] = clear * 255 // white
 

@@ -45,7 +45,7 @@ def named_as(data: Dataset, classes: Sequence[str] | None) -> Dataset:
         return data
     values = ", ".join(f"{value} is {name}" for value, name in zip(UNNAMED, classes, strict=True))
     note = f"without classes.txt, the masks mean: {values}"
-    return replace(data.changed(lambda split: split, note), classes=tuple(classes))
+    return replace(data.noted(note), classes=tuple(classes))
 
 
 def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onebit.common.files import read_regular
-from onebit.common.pictures import SUFFIXES, opened, picture, upright
+from onebit.common.pictures import SUFFIXES, opened, picture, upright, white_of_few_bits
 from onebit.data.fetch import find_folder
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
@@ -24,8 +24,6 @@ TEST_SHARE = 0.2
 SPLIT_SEED = 0
 UNNAMED = ("0", "255")
 """The classes of masks without `classes.txt`: their values."""
-_WHITE = {"L;2": 3, "L;4": 15}
-"""Layouts of grays of fewer than 8 bits, and their largest value."""
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 
 
@@ -152,12 +150,12 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
         DataError: the file does not decode, has another size or other values; the message names it.
     """
     with opened(str(path)) as image:
-        mode, layout = image.mode, str(image.tile[0][3]) if image.tile else ""
+        mode, white = image.mode, white_of_few_bits(image)
         mask = np.array(upright(image))
     if mode == "1":  # one bit for each pixel: the first class and the second
         mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
-    if layout in _WHITE and 1 in values:  # Pillow scales these grays to 0..255
-        mask //= 255 // _WHITE[layout]
+    if mode == "L" and white and 1 in values:  # Pillow has scaled its grays to 0..255
+        mask //= 255 // white
     if mode not in ("1", "L", "P"):
         raise DataError(f"{path}: the mask has {mode!r} pixels, expected one 8-bit number for each pixel, its class")
     if mask.shape != size:

@@ -182,6 +182,10 @@ class Dataset:
         note = "; ".join(filter(None, (self.note, note)))
         return replace(self, train=train, validation=validation, test=test, note=note)
 
+    def noted(self, note: str) -> Dataset:
+        """Add to the note."""
+        return self.changed(lambda split: split, note)
+
     def prepared_by(self, change: Callable[[Split], Split], note: str) -> Dataset:
         """`changed`, in a way that a net trained on these data also needs for other images: see `prepared`."""
         return replace(self.changed(change, note), preparation=(*self.preparation, change))

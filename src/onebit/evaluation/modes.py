@@ -299,6 +299,8 @@ def mode_outputs(
     """
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)
+    if isinstance(train, Dataset):
+        train = train.train
     if bn == "reestimate" and train is None:
         untrained = weights == "binary" and not is_trained_mode(model, weights)
         because = ", with which BatchNorm was not trained," if untrained else ""
@@ -321,7 +323,6 @@ def mode_outputs(
         exact = autocast("fp32", model_device(model))  # whatever the caller has
         with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
-                train = train.train if isinstance(train, Dataset) else train
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
             outputs, targets = outputs_of(model, checked(samples, batch_size), count=count, on_images=done)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import atomic_files, refuse_foreign, write_atomic
+from onebit.common.files import atomic_files, refuse_foreign
 from onebit.errors import DataError, OnebitError
 from onebit.report.curves import plot_history, write_curves
 from onebit.report.drawing import Picture
@@ -179,7 +179,7 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
     pictures += healths
     pictures += [_write_tasks(tasks, folder / f"tasks-{_file_name(tasks.label, taken)}.png") for tasks in several]
     page = folder / "index.html"
-    write_atomic(page, render_page(groups, several, pictures))
+    page.write_bytes(render_page(groups, several, pictures))
     return [*(path for _, path, _ in pictures), page]
 
 

@@ -54,9 +54,9 @@ def load_run_data(
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
     same_name = recipe.dataset == run.recipe.dataset
     if others := same_name and is_of_other_files(run.source.parent, data):
-        data = data.changed(lambda split: split, OTHER_FILES)
+        data = data.noted(OTHER_FILES)
     if recipe.whitening is not None and (others or not same_name):
-        data = data.changed(lambda split: split, OTHER_WHITENING)
+        data = data.noted(OTHER_WHITENING)
     return data
 
 
