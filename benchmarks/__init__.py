@@ -14,6 +14,7 @@ BENCHMARKS = (
     "nets",
     "onnx",
     "packed-layers",
+    "packed-memory",
     "startup",
     "training-memory",
     "training-step",

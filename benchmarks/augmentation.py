@@ -8,6 +8,7 @@ pixels to floats: once with Pillow, once with numpy alone.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def measure(
         UsageError: numbers that are not positive, or a batch larger than the data.
         OnebitError: two variants return different batches.
     """
-    if min(rounds, batch) < 1 or seconds <= 0 or count < batch:
+    if min(rounds, batch) < 1 or not 0 < seconds < math.inf or count < batch:
         raise onebit.errors.UsageError(f"rounds, batch and seconds must be positive, and batch at most {count}")
     images = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     cut = onebit.data.Augmentation(crop_padding=4, flip=True, cutout=16)

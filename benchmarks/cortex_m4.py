@@ -35,25 +35,26 @@ class OnBoard(NamedTuple):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     parser.add_argument("net", metavar="NET", help="a packed net: a file, or the name of one that comes with onebit")
-    parser.add_argument("--optimize", default="-O2", metavar="FLAG", help="flag of the compiler (default: -O2)")
+    parser.add_argument("--optimize", default="O2", metavar="LEVEL", help="of the compiler, such as Os (default: O2)")
 
 
-def measure(*, net: str, optimize: str = "-O2", on_round: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def measure(*, net: str, optimize: str = "O2", on_round: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Export a net, run it on one random input, and compare every bit.
 
     Raises:
-        OnebitError: the compiler or the emulator is not installed, or the bits differ.
+        OnebitError: the compiler or the emulator is not installed or fails, or the bits differ.
     """
     for tool in (COMPILER, EMULATOR):
         if which(tool) is None:
             raise OnebitError(f"{tool} is not installed")
+    level = optimize.lstrip("-")
     packed = load(net)
     inputs = random_inputs(packed, 1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "net"
         folder.mkdir()
         c.write(packed, folder)
-        found = on_cortex_m4(folder, inputs, Path(temporary), f"-{optimize.lstrip('-')}")
+        found = on_cortex_m4(folder, inputs, Path(temporary), f"-{level}")
         flash, static, stack = linked(folder)
     expected = packed.by_name(run(packed, inputs))
     flat = np.concatenate([expected[name].reshape(1, -1) for name in packed.outputs], axis=1)
@@ -63,7 +64,7 @@ def measure(*, net: str, optimize: str = "-O2", on_round: Callable[[int, int], N
         on_round(1, 1)
     macs = sum(row.macs for row in costs(packed))
     rows = {"instructions": found.instructions, "macs": macs, "stack": found.stack}
-    return {"net": net, "optimize": optimize, **rows, "flash": flash, "static": static, "most_stack": stack}
+    return {"net": net, "optimize": f"-{level}", **rows, "flash": flash, "static": static, "most_stack": stack}
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -86,10 +87,10 @@ def on_cortex_m4(folder: Path, inputs: np.ndarray, place: Path, optimize: str) -
     )
     net, program = str(place / "net.o"), str(place / "program.elf")
     compiler = [COMPILER, *CORTEX_M4, *FLAGS[3:], optimize]
-    subprocess.run([*compiler, *STRICT, "-c", str(folder / "net.c"), "-o", net], check=True)
+    _compile([*compiler, *STRICT, "-c", str(folder / "net.c"), "-o", net])
     link = ["-Wl,--gc-sections", "-nostartfiles", "--specs=nano.specs", "-T", str(PROGRAM / "memory.ld")]
     sources = [str(PROGRAM / "start.c"), str(PROGRAM / "main.c"), net]
-    subprocess.run([*compiler, *link, f"-I{place}", f"-I{folder}", *sources, "-o", program], check=True)
+    _compile([*compiler, *link, f"-I{place}", f"-I{folder}", *sources, "-o", program])
     board = [EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0", "-kernel", program]
     done = subprocess.run(board, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     numbers, _, rest = (done.stdout + done.stderr).partition("instructions")
@@ -100,3 +101,9 @@ def on_cortex_m4(folder: Path, inputs: np.ndarray, place: Path, optimize: str) -
     floats = "NET_OUTPUT_IS_FLOAT 1" in (folder / "net.h").read_text()
     outputs = bits.view(np.float32 if floats else np.int32).astype(np.float32)
     return OnBoard(outputs.reshape(len(inputs), -1), int(instructions, 16), int(stack, 16))
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OnebitError(f"{COMPILER}: {(done.stderr or done.stdout).strip().partition(chr(10))[0]}")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import onebit
-from benchmarks.shared import add_process_options, add_rounds, describe_machine, set_up_process
-from benchmarks.variants import CPU, EAGER, METHODS, Setting, build
+from benchmarks.shared import add_process_options, add_rounds, describe_machine, own_kernels, set_up_process
+from benchmarks.variants import CPU, EAGER, METHODS, Setting, batch_size, build
 
 NETS = (*(("resnet20", name, 1.0) for name in ("sign", "bnn", "irnet", "react")), ("vgg_small", "bnn", 0.25))
 """Model, variant and width."""
@@ -44,10 +44,14 @@ def measure(
         machine, settings, and rows of model, variant, width, milliseconds of both, and the median ratio.
 
     Raises:
-        UsageError: numbers that are not positive.
+        UsageError: numbers that are not positive, or no native library. OnebitError: see `check`.
     """
-    if min(rounds, batch, threads) < 1:
-        raise onebit.errors.UsageError("rounds, batch and threads must be 1 or more")
+    if min(rounds, threads) < 1:
+        raise onebit.errors.UsageError("rounds and threads must be 1 or more")
+    batch = batch_size("resnet20", batch)
+    with own_kernels(True):
+        if not onebit.native.instruction_sets():
+            raise onebit.errors.UsageError("the native library is not installed; reinstall onebit with a C compiler")
     where = set_up_process(threads, default_malloc=default_malloc)
     precision = "bf16" if onebit.evaluation.precision.multiplies_bf16(CPU) else "fp32"
     variants = {variant.name: variant for variant in (*EAGER, *METHODS)}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -189,7 +190,7 @@ def measure(
             native library, or a picture that cannot be drawn.
         OnebitError: see `check`.
     """
-    if min(rounds, threads) < 1 or seconds <= 0:
+    if min(rounds, threads) < 1 or not 0 < seconds < math.inf:
         raise onebit.errors.UsageError("rounds, threads and seconds must be positive")
     if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
         raise onebit.errors.UsageError("--scaling has its own layers, and takes one instruction set")

@@ -15,6 +15,7 @@ labels of the batch with those of plain torch.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -111,7 +112,7 @@ def measure(
         OnebitError: see `check`.
     """
     chosen = {name: onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)}
-    if min(rounds, threads, *(batches or ())) < 1 or seconds <= 0:
+    if min(rounds, threads, *(batches or ())) < 1 or not 0 < seconds < math.inf:
         raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
     if not native.instruction_sets():
         raise onebit.errors.UsageError(

@@ -7,6 +7,7 @@ is that of one round. Before anything is timed, the outputs of both must be equa
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections import Counter
@@ -66,7 +67,7 @@ def measure(
         OnebitError: outputs of the two files that differ.
     """
     chosen = [onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)]
-    if min(rounds, threads, *batches) < 1 or seconds <= 0:
+    if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
         raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
     where = set_up_process(threads, default_malloc=default_malloc)
     rows = []

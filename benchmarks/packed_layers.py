@@ -74,7 +74,7 @@ def measure(
     machine = set_up_process(threads, default_malloc=default_malloc)
     torch.manual_seed(0)
     made = []
-    dense, block = nn.Linear(features, features, bias=False), Block(width, max(1, width // 64))
+    dense, block = nn.Linear(features, features, bias=False), Block(width, max(1, width // 64)).eval()  # as it is run
     cases: list[tuple[str, nn.Module, Tensor]]
     cases = [(f"dense {features} × {features}, batch {n}", dense, torch.randn(n, features)) for n in rows]
     cases += [(f"ViT block of width {width}, {n} tokens", block, torch.randn(1, n, width)) for n in tokens]

@@ -96,7 +96,7 @@ def train_here(
     Returns:
         increase of peak resident memory, and peak size of the tensors, in bytes.
     """
-    found = next(v for v in (*EAGER, *METHODS, *COMPILED) if v.name == variant)
+    found = next(v for v in (*EAGER, *METHODS, *COMPILED.values()) if v.name == variant)
     set_up_process(threads, default_malloc=default_malloc)
     # the first optimizer of a process loads shared code: this memory is not that of the net
     weight = torch.zeros(1, requires_grad=True)

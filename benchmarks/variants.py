@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,7 +59,8 @@ METHODS = (
     Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
 )
 """Measured only if requested by name."""
-COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
+COMPILED = {v.name: Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:]}
+"""The compiled forms of variants; `compile_update_` has none for other quantizers and optimizers."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> l
         names: names or `Variant` objects.
 
     Raises:
-        UnknownNameError: no such variant.
+        UnknownNameError: no such variant. UsageError: one that has no compiled form, with `compile`.
     """
     table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
     names = EAGER[1:] if names is None else names
@@ -121,7 +123,11 @@ def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> l
         name if isinstance(name, Variant) else onebit.common.tables.resolve(table, name, kind="variant")
         for name in names
     ]
-    return [EAGER[0], *found, *(c for c in COMPILED if compile and any(c.name.startswith(f"{v.name},") for v in found))]
+    if not compile:
+        return [EAGER[0], *found]
+    if unlike := [variant.name for variant in found if variant.name not in COMPILED]:
+        raise onebit.errors.UsageError(f"{', '.join(unlike)}: no compiled form; known: {', '.join(COMPILED)}")
+    return [EAGER[0], *found, *(COMPILED[variant.name] for variant in found)]
 
 
 def settings_of(model: str) -> list[Setting]:
@@ -147,7 +153,13 @@ def batch_size(model: str, batch: int | None) -> int:
 
 
 def mlp_widths(width: float) -> tuple[int, ...]:
-    """Units of each layer, the hidden ones times `width`."""
+    """Units of each layer, the hidden ones times `width`.
+
+    Raises:
+        UsageError: a width that is not positive.
+    """
+    if not 0 < width < math.inf:
+        raise onebit.errors.UsageError(f"width must be positive, got {width:g}")
     return (WIDTHS[0], *(max(1, round(units * width)) for units in WIDTHS[1:-1]), WIDTHS[-1])
 
 

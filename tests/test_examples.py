@@ -72,6 +72,12 @@ def test_what_an_example_does_not_load_is_refused_in_one_line(tmp_path: Path) ->
     for arguments in ([], [tmp_path / "nowhere.pth"], [tmp_path], [tmp_path / "net.pth", "sign"]):
         with pytest.raises(SystemExit, match=r"^expected one file, which onebit export --to torch has written$"):
             plain_net(*arguments)
+    for name in ("damaged.pth", "damaged.safetensors"):
+        (tmp_path / name).write_bytes(b"damaged" * 100)
+        onebit.export.export_net(sign_net(), "torch", (good := tmp_path / f"good-{name}"))
+        good.with_suffix(".py").rename((tmp_path / name).with_suffix(".py"))
+        with pytest.raises(SystemExit, match=rf"^.*{name}: damaged\? [^\n]+$"):
+            plain_net(tmp_path / name)
     with pytest.raises(SystemExit, match=r"^got .*alone\.pth without its program alone\.py beside it; .* writes both$"):
         plain_net(tmp_path / "alone.pth")
 

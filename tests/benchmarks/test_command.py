@@ -28,6 +28,12 @@ def test_every_benchmark_has_help(name: str, capsys: pytest.CaptureFixture[str])
         (["startup", "--round", "1"], "unrecognized arguments: --round 1 (python -m benchmarks startup --help)"),
         (["startup", "--rounds", "x"], "argument --rounds: invalid int value: 'x'"),
         (["startup", "--rounds", "0"], "rounds must be 1 or more"),
+        *(([name, "--seconds", "nan"], "must be positive") for name in ("augmentation", "kernels", "nets", "onnx")),
+        (["nets", "--nets", "mlp-8bit", "--width", "nan"], "width must be positive, got nan"),
+        (["training-step", "--width", "-1", "--variants", "sign"], "width must be positive, got -1"),
+        (["training-step", "--variants", "sign,xnor", "--compile"], "xnor: no compiled form; known: sign, stochastic"),
+        (["fused-step", "--batch", "1"], "BatchNorm needs a batch of 2 or more, got 1"),
+        (["mnist-time", "--cold", "--targets", "97", "98"], "97: no limit for a cold process"),
     ],
 )
 def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import onebit
 from benchmarks import fused_step
 from onebit.errors import UsageError
 
@@ -24,3 +25,6 @@ def test_both_ways_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "resnet14, sign, width 0.5" in fused_step.describe(result)
     with pytest.raises(UsageError, match="1 or more"):
         fused_step.measure(rounds=0)
+    monkeypatch.setattr(onebit.native, "instruction_sets", dict)
+    with pytest.raises(UsageError, match="the native library is not installed"):  # or plain torch is timed twice
+        fused_step.measure(rounds=1)

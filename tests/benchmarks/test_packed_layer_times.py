@@ -35,6 +35,20 @@ def test_each_case_and_variant_has_a_row(capsys: pytest.CaptureFixture[str]) -> 
     assert len(text.splitlines()) == 7
 
 
+def test_the_block_of_torch_is_timed_as_it_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, training = packed_layers.Block.forward, []
+
+    def noted(block: packed_layers.Block, x: torch.Tensor) -> torch.Tensor:
+        training.append(block.training)
+        return forward(block, x)
+
+    monkeypatch.setattr(packed_layers.Block, "forward", noted)
+    threads = torch.get_num_threads()
+    packed_layers.measure(features=64, rows=[1], width=64, tokens=[2], rounds=1, seconds=0.001)
+    torch.set_num_threads(threads)
+    assert not any(training)  # attention in training mode takes none of the shortcuts of torch
+
+
 def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = PackedLinear.forward
     monkeypatch.setattr(PackedLinear, "forward", lambda self, x: 1.01 * forward(self, x))

@@ -12,44 +12,39 @@ from covering import covering
 from kernel_nets import images_of
 from packed_nets import Builder
 
-from benchmarks.twins import NETS, Net, build, packed_form
-from onebit.native import NativePlan, instruction_sets, make_plan
-from onebit.packed import OneBitWeights, PackedNet, infer
+from benchmarks.packed_memory import COUNTED, arena_bytes, packed_bytes, weight_bytes
+from benchmarks.twins import build, packed_form
+from onebit.native import instruction_sets, make_plan
+from onebit.packed import PackedNet, infer
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
-TIMED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 VALUES = {"mlp": 2, "resnet20": 3.25, "vgg_small": 1.26}
 """Size of the arena relative to the largest value of a net; a residual block also keeps its shortcut and a grid, and
 the portable kernels make int32 of the bytes of an image."""
-each_plan = pytest.mark.parametrize(("name", "isa"), covering(product(TIMED, ISAS), heavy={"vgg-signs"}))
+each_plan = pytest.mark.parametrize(("name", "isa"), covering(product(COUNTED, ISAS), heavy={"vgg-signs"}))
 
 
 @cache
 def packed_of(name: str) -> PackedNet:
-    return packed_form(build(TIMED[name]), TIMED[name].activations)
-
-
-def weight_bytes(plan: NativePlan) -> int:
-    arrays = {array.ctypes.data: array.nbytes for array in plan.kept if isinstance(array, np.ndarray)}
-    return sum(arrays[call.weights] for call in plan.kept[0] if call.weights)
+    return packed_form(build(COUNTED[name]), COUNTED[name].activations)
 
 
 @each_plan
 def test_weights_take_at_most_a_quarter_more_than_their_bits(name: str, isa: str) -> None:
     net = packed_of(name)
-    bits = sum(node.binary_weights for node in net.nodes if isinstance(node, OneBitWeights))
-    assert weight_bytes(make_plan(net, instruction_sets()[isa])) <= 1.25 * bits / 8
+    assert weight_bytes(make_plan(net, instruction_sets()[isa])) <= 1.25 * packed_bytes(net)
 
 
 @each_plan
 def test_the_arena_holds_only_values_in_use_at_the_same_time(name: str, isa: str) -> None:
     net = packed_of(name)
-    plan = make_plan(net, instruction_sets()[isa]).plan
+    plan = make_plan(net, instruction_sets()[isa])
+    values, scratch = arena_bytes(plan)
     largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
-    assert 4 * (plan.arena_units - plan.scratch_units) <= plan.batch * VALUES[TIMED[name].model] * (largest + 8) + 1024
+    assert values <= plan.plan.batch * VALUES[COUNTED[name].model] * (largest + 8) + 1024
     # AMX: the bytes of 64 rows of 2048 real values, and sums
-    assert 4 * plan.scratch_units <= (700_000 if isa == "amx" and name == "mlp-weights" else 200_000)
+    assert scratch <= (700_000 if isa == "amx" and name == "mlp-weights" else 200_000)
 
 
 def test_rows_that_are_never_split_into_bytes_have_no_memory_for_it() -> None:
