@@ -240,10 +240,14 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
 
     Returns:
         The content of result.json; `test` maps each test mode to its counts on the test split.
+
+    Raises:
+        CheckpointError: a second stage is to be resumed whose first one is not there.
     """
     if not recipe.first_stage:
         return train_stage(recipe, data, folder, resume=resume, **options)
     ranks, stage, before = options.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
+    ranks.first(lambda: _refuse_lost_stage(folder))
     with lock_folder(stage, ranks):
         ranks.first(lambda: start_folder(stage, before, resume=resume))
         ranks.first(lambda: refuse_other_data(stage, data))
@@ -251,6 +255,13 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
             train_stage(before, data, stage, resume=resume, **options)
     spent = ranks.first(lambda: read_seconds(stage))
     return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
+
+
+def _refuse_lost_stage(folder: Path) -> None:
+    """A new first stage would take its time again, and may differ from the one that the checkpoint began with."""
+    stage = folder / STAGE_FOLDER
+    if (folder / "last.ckpt").exists() and not (stage / "result.json").exists():
+        raise CheckpointError(f"{stage}: not found or not finished, but {folder} began with its result; put it back")
 
 
 def train_stage(
