@@ -80,6 +80,17 @@ def test_counting_numbers_in_the_first_row_are_noted(onebit: Onebit, net: Path, 
     assert "first row" not in onebit("predict", net, tmp_path / "x.csv").err
 
 
+def test_a_first_row_without_numbers_is_noted_unless_each_word_is_another(
+    onebit: Onebit, net: Path, tmp_path: Path
+) -> None:
+    """What names of columns are, but not NA in place of each number of a sample."""
+    for first, noted in (("NA,NA,NA,NA,NA", True), ("a,b,c,d,e", False)):
+        (tmp_path / "x.csv").write_text(f"{first}\n5,6,7,8,9\n")
+        done = onebit("predict", net, tmp_path / "x.csv")
+        assert len(done.out.splitlines()) == 1
+        assert ("x.csv: the first row is taken for names of columns, not for a sample" in done.err) == noted
+
+
 def test_standard_input_holds_rows(
     onebit: Onebit, net: Path, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

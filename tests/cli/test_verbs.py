@@ -161,8 +161,8 @@ def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Pa
     assert latent["verdict"] == "clipped"
     assert latent["facts"]["recipe"]["name"] == "digits-smoke"
     assert latent["facts"]["epoch"] in (1, 2)
-    for suffix in (".pth", ".safetensors"):
-        path = tmp_path / f"plain{suffix}"
+    for file in ("plain.pth", "net.safetensors"):
+        path = tmp_path / file
         exported = onebit("export", run_folder, "--to", "torch", "-o", path, "--json")
         assert exported.status == 0
         assert {"file", "files", "bytes", "checked", "comparison"} <= exported.json.keys()

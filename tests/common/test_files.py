@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -247,6 +248,36 @@ def test_no_file_moves_if_one_of_them_cannot(tmp_path: Path, blocked: str) -> No
     with pytest.raises(OnebitError, match=message):
         write()
     assert content(tmp_path) == before
+
+
+def test_a_folder_that_takes_no_files_is_found_before_the_first_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    before = content(tmp_path)
+    access = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "sub" and access(path, mode))
+
+    def write() -> None:
+        with atomic_files(tmp_path) as staging:
+            (staging / "a").write_bytes(b"new")
+            (staging / "sub").mkdir()
+            (staging / "sub" / "c").write_bytes(b"new")
+
+    with pytest.raises(OnebitError, match="sub is a folder there that takes no files; nothing was changed"):
+        write()
+    assert content(tmp_path) == before
+    monkeypatch.undo()
+    replace = os.replace
+
+    def fail_late(source: Path, target: Path) -> None:
+        if target.name == "c":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_late)
+    with pytest.raises(OnebitError, match="No space left on device; written: a; fix that"):
+        write()
 
 
 def test_json_has_null_for_numbers_that_are_not_finite() -> None:

@@ -225,6 +225,13 @@ def test_parts_of_fast_math_that_clang_does_not_name_change_nothing(tmp_path: Pa
     assert_same(cases, outputs_of(cases, tmp_path, ["clang", "-O2", "-mfma", *flags], strict=GNU))
 
 
+def test_a_pragma_of_gcc_does_not_turn_on_what_it_refuses_as_a_flag(tmp_path: Path) -> None:
+    """gcc drops -fassociative-math, which needs other flags, and defines no macro; a pragma turned it on again."""
+    needs("gcc")
+    cases = [(net, inputs_of(net, 20)) for net in [*SMALL, *CASES[::3]]]
+    assert_same(cases, outputs_of(cases, tmp_path, ["gcc", "-O2", "-fassociative-math"], strict=("-std=c99", "-w")))
+
+
 @pytest.mark.parametrize("optimize", ["-Os", "-O3"])
 def test_a_cortex_m4_rounds_products_and_sums_one_by_one_without_a_flag(optimize: str, tmp_path: Path) -> None:
     """The code is that with -ffp-contract=off, also in size."""

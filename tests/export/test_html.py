@@ -29,6 +29,7 @@ from onebit.data import load_dataset
 from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export import EXPORTS, export_net
 from onebit.export.html import scripts, writer
+from onebit.export.html.scripts import asset
 from onebit.packed import (
     OPS,
     AdaptiveAveragePool,
@@ -578,6 +579,36 @@ def test_first_weights_are_pictures(browser: Browser, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[:5, 7 * k : 7 * k + 6, 0] > 128, signs[k] > 0)
 
 
+@needs_node
+def test_of_several_labels_those_above_zero_are_shown(tmp_path: Path) -> None:
+    """As `onebit evaluate` counts them; an output of integers can be 0."""
+    program = """
+      const part = (children = []) => ({
+        children, style: {}, append(...more) { children.push(...more); }, get firstChild() { return children[0]; },
+      });
+      const boxes = { answer: part(), results: part() };
+      const $ = (id) => boxes[id];
+      const element = (tag, options, ...children) => part(children);
+      const net = { outputs: ["y"], graph: { classes: ["a", "b", "c"] } };
+      const info = { several: true };
+    """
+    program += asset("page/classes.js") + 'show(new Map([["y", Float32Array.of(0, 2, -2)]]));'
+    (tmp_path / "page.js").write_text(program + "console.log(boxes.answer.textContent);")
+    done = subprocess.run(["node", str(tmp_path / "page.js")], capture_output=True, text=True, check=True)
+    assert done.stdout == "b\n"
+
+
+def test_the_page_counts_the_weights_of_a_layer_once(tmp_path: Path) -> None:
+    """Those that a model calls again are copies; `onebit pack` and `inspect` count the same."""
+    b = Builder((8,))
+    signs = b.signs(8, 8)
+    for _ in range(3):
+        b.add(Dense, **signs)
+    writer.write(b.net(), tmp_path / "net.html")
+    info = json.loads(re.findall(r'id="?info"?[^>]*>(.*?)</script>', (tmp_path / "net.html").read_text())[0])
+    assert info["ratio"] == pytest.approx(4 * 64 / len(dumps(b.net())))
+
+
 @needs_browser
 def test_several_labels_have_a_probability_each(browser: Browser, tmp_path: Path) -> None:
     net = digits_net()
@@ -596,7 +627,7 @@ def test_several_labels_have_a_probability_each(browser: Browser, tmp_path: Path
     open_page(browser, replace(net, certificate=compared), tmp_path / "net.html", image)
     browser.wait("document.querySelectorAll('.bar').length === 10")
     logits = run(net, image)[0].astype(np.float64)
-    assert answer(browser) == ", ".join(str(k) for k in np.flatnonzero(logits >= 0))
+    assert answer(browser) == ", ".join(str(k) for k in np.flatnonzero(logits > 0))
     shown = browser.script("return [...document.querySelectorAll('.bar b')].map((one) => parseFloat(one.textContent))")
     np.testing.assert_allclose(shown, 100 / (1 + np.exp(-logits)), atol=0.051)
     assert writer.output_kind(replace(net, certificate=replace(compared, compared="values"))) == "outputs"

@@ -16,7 +16,7 @@ from packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
-from onebit.packed import OPS, Certificate, PackedNet, costs
+from onebit.packed import OPS, Certificate, Dense, Flatten, PackedNet, costs
 from onebit.runtime import run
 
 Outputs = dict[str, np.ndarray]
@@ -368,3 +368,37 @@ def test_a_file_beside_is_replaced_only_if_onebit_wrote_it(tmp_path: Path) -> No
     with pytest.raises(OnebitError, match=r"net\.py is there already, and onebit has not written it"):
         export_net(sign_net(), "torch", tmp_path / "net.pth")
     assert (tmp_path / "net.pth").read_bytes() == before
+
+
+def test_files_of_two_exports_are_not_mixed(tmp_path: Path) -> None:
+    for first, second, left in (("make", "arduino", "net.c"), ("arduino", "make", "src/net.c")):
+        folder = tmp_path / first
+        export_net(sign_net(), "c", folder, layout=first)
+        with pytest.raises(UsageError, match=rf"{left} is of another layout; remove it, or choose another folder"):
+            export_net(real_net(), "c", folder, layout=second)
+        export_net(real_net(), "c", folder, layout=first)
+    export_net(sign_net(), "torch", tmp_path / "net.pt")
+    before = (tmp_path / "net.py").read_bytes()
+    with pytest.raises(UsageError, match=r"net\.py is there already, and belongs to .*net\.pt; choose another name"):
+        export_net(real_net(), "torch", tmp_path / "net.pth")
+    assert (tmp_path / "net.py").read_bytes() == before
+    assert not (tmp_path / "net.pth").exists()
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    link = tmp_path / "net.onnx"
+    link.symlink_to("versions/1.onnx")
+    export_net(sign_net(), "onnx", link)
+    assert link.is_symlink()
+    assert link.read_bytes() == (tmp_path / "versions" / "1.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("to", ["html", "torch", "onnx", "c"])
+def test_gray_images_need_no_axis_of_channels(to: str, tmp_path: Path) -> None:
+    b = Builder((1, 6, 6))
+    b.add(Flatten)
+    b.add(Dense, **b.signs(3, 36))
+    path = tmp_path / f"net{(*EXPORTS[to].suffixes, '')[0]}"
+    made = export_net(b.net(), to, path, inputs=inputs_of(b.net(), 5)[:, 0])
+    assert made.comparison is None or made.comparison.samples == 5

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         if given is not None and args.activations is None:
             raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
     from onebit.packed import Requantize, costs, save
-    from onebit.packed.net import copied_weights
+    from onebit.packed.net import copied_weights, float32_bytes
     from onebit.runs.card import run_card
     from onebit.verification.proof import fold_run
     from onebit.verification.raw_images import on_raw_images
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
     count, copied = output.stat().st_size, copied_weights(packed)
-    ratio = 4 * (bits - copied + reals) / count
+    ratio = float32_bytes(packed) / count
     result = {
         "file": args.output,
         "bytes": count,

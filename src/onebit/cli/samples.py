@@ -88,7 +88,9 @@ def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
     try:
         for line, words in enumerate(filter(None, csv.reader(io.StringIO(text), delimiter=delimiter))):
             if line == 0 and not any(map(_is_number, words)):
-                continue  # names of the columns
+                if len({*words}) < len(words):
+                    say(f"note: {name}: the first row is taken for names of columns, not for a sample")
+                continue
             numbers = _numbers(words)
             where = f"{name}, row {len(rows) + 1}"
             if numbers is None:

@@ -178,10 +178,11 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     nothing is changed.
 
     Raises:
-        OnebitError: for every OSError; the message names `folder`.
+        OnebitError: for every OSError; the message names `folder`, and the files that moved before a move failed.
     """
     target = _folder(folder)
     staging = None
+    moved: list[str] = []
     try:
         place = target if target.exists() else target.parent
         remove_leftovers(place)
@@ -195,17 +196,25 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
                 raise IsADirectoryError(errno.EISDIR, f"{name} is a folder there")
             if taken := [str(parent) for parent in name.parents if (target / parent).is_file()]:
                 raise NotADirectoryError(errno.ENOTDIR, f"{taken[0]} is a file there")
+            if closed := [str(parent) for parent in name.parents if not _takes_files(target / parent)]:
+                raise PermissionError(errno.EACCES, f"{closed[0]} is a folder there that takes no files")
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, target / name)
+            moved.append(str(name))
     except OSError as error:
         reason = _reason(error, target.parent)
+        changed = f"written: {', '.join(moved)}" if moved else "nothing was changed"
         raise OnebitError(
-            f"cannot write into {os.fspath(folder)!r}: {reason}; nothing was changed; fix that or choose another path"
+            f"cannot write into {os.fspath(folder)!r}: {reason}; {changed}; fix that or choose another path"
         ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _takes_files(folder: Path) -> bool:
+    return not folder.exists() or os.access(folder, os.W_OK | os.X_OK)
 
 
 def json_text(value: Any, *, indent: int, default: Callable[[Any], Any] | None = None) -> str:

@@ -57,6 +57,7 @@ class Target:
         module: name of the module that writes it, a `Writer`; imported when it is used.
         suffixes: of the file; empty if a folder is written.
         options: options of its own -> their values, the first of which is the default.
+        layout_files: one of the files of each layout of a folder, which no other layout has.
         report: the module has `report(net, path, **options)`, a text on what the exported net needs.
         samples: `write` takes `samples`: (N, …) real inputs of the net, or None.
     """
@@ -65,6 +66,7 @@ class Target:
     module: str
     suffixes: tuple[str, ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layout_files: tuple[str, ...] = ()
     report: bool = False
     samples: bool = False
 

@@ -20,6 +20,7 @@ EXPORTS: dict[str, Target] = {
         text="a folder of C99 without dependencies, for microcontrollers",
         module="onebit.export.c",
         options={"layout": ("make", "arduino")},
+        layout_files=("net.c", "src/net.c"),
         report=True,
     ),
     "html": Target(

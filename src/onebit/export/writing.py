@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.common.arguments import check_kind, check_number, check_path
-from onebit.common.files import atomic_files, refuse_foreign, refuse_unwritable, refuse_unwritable_folder
+from onebit.common.files import atomic_files, is_own, refuse_foreign, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
@@ -59,7 +59,8 @@ def export_net(
     Args:
         net: a packed net, the path of its file, or the name of a net that ships.
         to: name of a target in `EXPORTS`.
-        path: a file with a suffix of the target, or a folder, which is made.
+        path: a file with a suffix of the target, or a folder, which is made. A link stays; what it names is
+            written.
         inputs: (N, …) inputs of the net to compare with; random ones if None. Some targets store a few of them as
             samples.
         count: number of random inputs; 20 if None, fewer for large nets.
@@ -78,14 +79,14 @@ def export_net(
     net = opened(net)
     check_kind("to", to, str, f"one of {', '.join(EXPORTS)}")
     check_path(path, "the path of a file or folder")
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if count is not None:
         check_number("count", count, whole=True, least=1)
         if inputs is not None:
             raise UsageError("got both inputs and a count of random ones, expected one")
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
-    samples = None if inputs is None else as_batch(net.input, inputs)
+    samples = None if inputs is None else np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
     given = {"samples": samples} if target.samples else {}
     if samples is None:
         count = count or affordable(net, RANDOM_INPUTS)
@@ -111,8 +112,22 @@ def export_net(
         needs = target.report_on(net, written, **settings) if report else ""
         names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
         size = sum((staging / name).stat().st_size for name in names)
+        _refuse_mixture(target, path, names)
         refuse_foreign(folder, [name for name in names if not target.suffixes or name != Path(path.name)])
     return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
+
+
+def _refuse_mixture(target: Target, path: Path, names: list[Path]) -> None:
+    """Raise UsageError for files of an earlier export that would be used with, or in place of, those of this one."""
+    if not target.suffixes:
+        for name in map(Path, target.layout_files):
+            if name not in names and is_own(path / name):
+                raise UsageError(f"{path / name} is of another layout; remove it, or choose another folder")
+        return
+    beside = [name for name in names if name != Path(path.name) and (path.parent / name).exists()]
+    for other in map(path.with_suffix, target.suffixes):
+        if beside and not os.path.lexists(path) and other.exists():
+            raise UsageError(f"{path.parent / beside[0]} is there already, and belongs to {other}; choose another name")
 
 
 def check_request(

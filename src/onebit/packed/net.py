@@ -327,6 +327,12 @@ def copied_weights(net: PackedNet) -> int:
     return count
 
 
+def float32_bytes(net: PackedNet) -> int:
+    """Bytes of the same net in float32, in which a layer that is called several times has its weights once."""
+    rows = costs(net)
+    return 4 * (sum(row.binary_weights + row.real_parameters for row in rows) - copied_weights(net))
+
+
 def op_name(node: Node) -> str:
     """The key of a node in `OPS`, or FormatError."""
     for op, kind in OPS.items():

@@ -118,8 +118,8 @@ def about(plan: Planner, code: source.Code) -> list[str]:
     kind = "float32" if net.input.dtype == "float32" else "uint8"
     given = " and ".join(source.dimensions(plan.known[name].shape) for name in net.outputs)
     return [
-        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}",
         f"written by onebit {__version__}, {net.statement}",
+        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}",
         f"{weights:,} one-bit weights, {plan.constant_bytes:,} bytes of constants, "
         f"{code.static_bytes:,} bytes of memory",
     ]
@@ -177,7 +177,7 @@ _CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defi
 #endif
 /* A product and a sum that are rounded together give other bits. gcc does that unless -std is one of ISO C. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("fp-contract=off", "no-associative-math") /* a pragma alone turns on -fassociative-math again */
 #if defined(__AVX__)
 #pragma GCC optimize("no-tree-slp-vectorize") /* gcc 12 exchanges constants that it converts to vectors of double */
 #endif
@@ -245,7 +245,8 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
         build += f"\nThe numbers are {pixels}."
     text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan, code))
     where = "src/" if layout == "arduino" else ""
-    return f"""# {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}
+    return f"""<!-- written by onebit -->
+# {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}
 
 {text}
 

@@ -22,7 +22,7 @@ from onebit.errors import OnebitError, short
 from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
-from onebit.packed.net import op_name
+from onebit.packed.net import float32_bytes, op_name
 from onebit.runtime import run as run_net
 
 ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
@@ -65,7 +65,12 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "form": asset(f"page/{kind}.html").strip(),
         # no "<", so that no name of the net ends the script
         "info": json.dumps(
-            {"statement": net.statement, "several": net.compared == "multi-label", "samples": numbers}
+            {
+                "statement": net.statement,
+                "several": net.compared == "multi-label",
+                "samples": numbers,
+                "ratio": float32_bytes(net) / len(file),
+            }
         ).replace("<", "\\u003c"),
         "net": _zlib(*parts_of(file)),
         "samples": stored,

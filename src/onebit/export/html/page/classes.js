@@ -8,7 +8,7 @@ function show(made) {
   const powers = Array.from(logits, (x) => Math.exp(x - logits[best]));
   const sum = powers.reduce((a, b) => a + b, 0);
   const share = (k) => (info.several ? 100 / (1 + Math.exp(-logits[k])) : (100 * powers[k]) / sum);
-  const chosen = info.several ? [...logits.keys()].filter((k) => logits[k] >= 0) : [best];
+  const chosen = info.several ? [...logits.keys()].filter((k) => logits[k] > 0) : [best];
   const text = chosen.map((k) => names[k]).join(", ") || "none";
   if ($("answer").textContent !== text) $("answer").textContent = text;
 

@@ -70,7 +70,7 @@ function showTime(time) {
 }
 
 function facts() {
-  const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high"];
+  const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high", "multiplier", "offset"];
   const rows = net.nodes.map((node) => ({
     name: node.output,
     operation: node.op.replaceAll("_", " "),
@@ -79,10 +79,9 @@ function facts() {
     reals: reals.reduce((sum, field) => sum + (node[field]?.length || 0), 0),
   }));
   const total = (key) => rows.reduce((sum, row) => sum + row[key], 0);
-  const ratio = (4 * (total("bits") + total("reals"))) / file.length;
   $("name").textContent = net.graph.name || "Packed net";
   const list = {
-    Size: `${text(total("bits"))} weights of one bit in a file of ${text(file.length / 1000, 1)} kB, ${text(ratio, 1)} × smaller than float32`,
+    Size: `${text(total("bits"))} weights of one bit in a file of ${text(file.length / 1000, 1)} kB, ${text(info.ratio, 1)} × smaller than float32`,
     Certificate: info.statement,
     "Time per sample": "…",
   };
