@@ -44,7 +44,7 @@ def measure(
         machine, settings, and rows of model, variant, width, milliseconds of both, and the median ratio.
 
     Raises:
-        UsageError: numbers that are not positive, or no native library. OnebitError: see `check`.
+        UsageError: numbers that are not positive, or no native library.
     """
     if min(rounds, threads) < 1:
         raise onebit.errors.UsageError("rounds and threads must be 1 or more")

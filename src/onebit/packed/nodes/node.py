@@ -78,8 +78,8 @@ class Numbers(NamedTuple):
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written to: plans and certificates of a net hold for the numbers that it has."""
-    view = array.view()
+    """The same numbers, which nobody can change: plans and certificates of a net hold for those that it has."""
+    view = array.copy() if array.flags.writeable else array.view()
     view.flags.writeable = False
     return view
 
