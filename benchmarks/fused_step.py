@@ -13,7 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import onebit
-from benchmarks.shared import add_process_options, add_rounds, describe_machine, own_kernels, set_up_process
+from benchmarks.shared import (
+    add_process_options,
+    add_rounds,
+    describe_machine,
+    native_sets,
+    own_kernels,
+    set_up_process,
+)
 from benchmarks.variants import CPU, EAGER, METHODS, Setting, batch_size, build
 
 NETS = (*(("resnet20", name, 1.0) for name in ("sign", "bnn", "irnet", "react")), ("vgg_small", "bnn", 0.25))
@@ -50,8 +57,7 @@ def measure(
         raise onebit.errors.UsageError("rounds and threads must be 1 or more")
     batch = batch_size("resnet20", batch)
     with own_kernels(True):
-        if not onebit.native.instruction_sets():
-            raise onebit.errors.UsageError("the native library is not installed; reinstall onebit with a C compiler")
+        native_sets()
     where = set_up_process(threads, default_malloc=default_malloc)
     precision = "bf16" if onebit.evaluation.precision.multiplies_bf16(CPU) else "fp32"
     variants = {variant.name: variant for variant in (*EAGER, *METHODS)}

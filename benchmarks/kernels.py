@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +33,7 @@ from benchmarks.kernel_pictures import draw, open_picture
 from benchmarks.layers import CASES, KINDS, Case, Layer, scaling_cases
 from benchmarks.peaks import clock, limit, microarchitecture
 from benchmarks.rivals import Rival, onnxruntime_version
-from benchmarks.shared import add_process_options, add_rounds, add_seconds, set_up_process
+from benchmarks.shared import add_process_options, add_rounds, add_seconds, native_sets, need_positive, set_up_process
 
 library, timing = onebit.native.library, onebit.runtime.timing
 
@@ -190,15 +189,10 @@ def measure(
             native library, or a picture that cannot be drawn.
         OnebitError: see `check`.
     """
-    if min(rounds, threads) < 1 or not 0 < seconds < math.inf:
-        raise onebit.errors.UsageError("rounds, threads and seconds must be positive")
+    need_positive(seconds, rounds=rounds, threads=threads)
     if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
         raise onebit.errors.UsageError("--scaling has its own layers, and takes one instruction set")
-    known = onebit.native.instruction_sets()
-    if not known:
-        raise onebit.errors.UsageError(
-            "the native library is not installed; reinstall onebit with a C compiler available"
-        )
+    known = native_sets()
     default = list(known)[-1:] if scaling else list(known)
     isas = {
         name: onebit.common.tables.resolve(known, name, kind="instruction set of this machine")

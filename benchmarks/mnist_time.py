@@ -45,7 +45,7 @@ def _recipe(
 ) -> onebit.recipe.Recipe:
     """The settings of all targets. Latents start small (torch's default): larger ones do not cross 0 in a few steps."""
     return onebit.recipe.Recipe(
-        dataset="mnist",
+        dataset=DATASET,
         validation=0,
         model=onebit.recipe.ModelRecipe(
             widths=(784, *hidden, 10), weight_quantizer="sign", init="default", norm_momentum=norm_momentum

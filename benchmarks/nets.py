@@ -15,7 +15,6 @@ labels of the batch with those of plain torch.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +25,15 @@ from torch import nn
 import onebit
 from benchmarks.quantized import quantized_session
 from benchmarks.rivals import onnxruntime_version
-from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
+from benchmarks.shared import (
+    add_process_options,
+    add_rounds,
+    add_seconds,
+    describe_machine,
+    native_sets,
+    need_positive,
+    set_up_process,
+)
 from benchmarks.twins import (
     FLOOR,
     NETS,
@@ -112,12 +119,8 @@ def measure(
         OnebitError: see `check`.
     """
     chosen = {name: onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)}
-    if min(rounds, threads, *(batches or ())) < 1 or not 0 < seconds < math.inf:
-        raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
-    if not native.instruction_sets():
-        raise onebit.errors.UsageError(
-            "the native library is not installed; reinstall onebit with a C compiler available"
-        )
+    need_positive(seconds, batches=min(batches or [1]), rounds=rounds, threads=threads)
+    native_sets()
     where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     for name, net in chosen.items():

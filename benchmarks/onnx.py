@@ -7,7 +7,6 @@ is that of one round. Before anything is timed, the outputs of both must be equa
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +18,14 @@ import numpy as np
 import onnxruntime
 
 import onebit
-from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
+from benchmarks.shared import (
+    add_process_options,
+    add_rounds,
+    add_seconds,
+    describe_machine,
+    need_positive,
+    set_up_process,
+)
 from benchmarks.twins import NETS, build, packed_form
 from onebit.export.onnx import target
 from onebit.export.writing import random_inputs
@@ -67,8 +73,7 @@ def measure(
         OnebitError: outputs of the two files that differ.
     """
     chosen = [onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)]
-    if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
-        raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
+    need_positive(seconds, batches=min(batches, default=1), rounds=rounds, threads=threads)
     where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     for name, net in zip(NETS if nets is None else nets, chosen, strict=True):

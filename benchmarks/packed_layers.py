@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
+from benchmarks.shared import (
+    add_process_options,
+    add_rounds,
+    add_seconds,
+    describe_machine,
+    need_positive,
+    set_up_process,
+)
 from onebit.native.layer_call import dense_call
 from onebit.runtime.timing import Timed, speedups, take_turns
 
@@ -67,8 +73,8 @@ def measure(
     Raises:
         UsageError: numbers that are not positive, or no native library. OnebitError: packed layers with wrong answers.
     """
-    if min(features, width, threads, rounds, *rows, *tokens) < 1 or not 0 < seconds < math.inf:
-        raise onebit.errors.UsageError("features, rows, width, tokens, threads, rounds and seconds must be positive")
+    least = {"features": features, "rows": min(rows, default=1), "width": width, "tokens": min(tokens, default=1)}
+    need_positive(seconds, **least, threads=threads, rounds=rounds)
     if (isa := onebit.native.instruction_set()) is None:
         raise onebit.errors.UsageError("the native library is not installed, or ONEBIT_NATIVE=0 is set")
     machine = set_up_process(threads, default_malloc=default_malloc)

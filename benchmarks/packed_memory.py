@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import onebit
+from benchmarks.shared import native_sets
 from benchmarks.twins import NETS, Net, build, packed_form
 from onebit import native
 from onebit.packed import OneBitWeights, PackedNet
@@ -56,9 +57,7 @@ def measure(
     Raises:
         UnknownNameError: no such net or instruction set. UsageError: no native library.
     """
-    known = native.instruction_sets()
-    if not known:
-        raise onebit.errors.UsageError("the native library is not installed, or ONEBIT_NATIVE=0 is set")
+    known = native_sets()
     resolve = onebit.common.tables.resolve
     chosen = {name: resolve(COUNTED, name, kind="net") for name in (COUNTED if nets is None else nets)}
     isas = {name: resolve(known, name, kind="instruction set of this machine") for name in isa or known}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,21 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
     )
+
+
+def need_positive(seconds: float, **counts: int) -> None:
+    """Raise UsageError unless the counts, of what is named, are 1 or more, and the seconds positive and finite."""
+    if min(counts.values()) < 1 or not 0 < seconds < math.inf:
+        raise onebit.errors.UsageError(f"{', '.join(counts)} and seconds must be positive")
+
+
+def native_sets() -> Mapping[str, onebit.native.InstructionSet]:
+    """The instruction sets of this machine; UsageError without the native library."""
+    if not (known := onebit.native.instruction_sets()):
+        raise onebit.errors.UsageError(
+            "the native library is not installed; reinstall onebit with a C compiler available"
+        )
+    return known
 
 
 def set_up_process(threads: int, *, default_malloc: bool = False) -> dict[str, Any]:

@@ -50,7 +50,9 @@ from onebit.packed import (
     RealDense,
     Relu,
     Sign,
+    costs,
     dumps,
+    load,
 )
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
@@ -607,6 +609,15 @@ def test_the_page_counts_the_weights_of_a_layer_once(tmp_path: Path) -> None:
     writer.write(b.net(), tmp_path / "net.html")
     info = json.loads(re.findall(r'id="?info"?[^>]*>(.*?)</script>', (tmp_path / "net.html").read_text())[0])
     assert info["ratio"] == pytest.approx(4 * 64 / len(dumps(b.net())))
+
+
+def test_the_page_counts_real_numbers_as_inspect_does(tmp_path: Path) -> None:
+    """Those of an integer net are multipliers and offsets, too."""
+    net = load("resnet20-cifar10-int8")
+    writer.write(net, tmp_path / "net.html")
+    info = json.loads(re.findall(r'id="?info"?[^>]*>(.*?)</script>', (tmp_path / "net.html").read_text())[0])
+    assert info["reals"] == [row.real_parameters for row in costs(net)]
+    assert sum(info["reals"]) > 1000
 
 
 @needs_browser

@@ -402,3 +402,10 @@ def test_gray_images_need_no_axis_of_channels(to: str, tmp_path: Path) -> None:
     path = tmp_path / f"net{(*EXPORTS[to].suffixes, '')[0]}"
     made = export_net(b.net(), to, path, inputs=inputs_of(b.net(), 5)[:, 0])
     assert made.comparison is None or made.comparison.samples == 5
+
+
+@pytest.mark.parametrize("layout", ["make", "arduino"])
+def test_files_of_a_net_with_a_long_name_are_known_as_those_of_onebit(layout: str, tmp_path: Path) -> None:
+    net = replace(sign_net(), name="\u7d50" * 90)
+    for _ in range(2):
+        export_net(net, "c", tmp_path, layout=layout)

@@ -69,6 +69,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
                 "statement": net.statement,
                 "several": net.compared == "multi-label",
                 "samples": numbers,
+                "reals": [node.real_parameters for node in net.nodes],
                 "ratio": float32_bytes(net) / len(file),
             }
         ).replace("<", "\\u003c"),

@@ -70,13 +70,12 @@ function showTime(time) {
 }
 
 function facts() {
-  const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high", "multiplier", "offset"];
-  const rows = net.nodes.map((node) => ({
+  const rows = net.nodes.map((node, k) => ({
     name: node.output,
     operation: node.op.replaceAll("_", " "),
     output: node.made.shape.join(" × "),
     bits: node.signs ? node.rows * node.terms : 0,
-    reals: reals.reduce((sum, field) => sum + (node[field]?.length || 0), 0),
+    reals: info.reals[k],
   }));
   const total = (key) => rows.reduce((sum, row) => sum + row[key], 0);
   $("name").textContent = net.graph.name || "Packed net";
