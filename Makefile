@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one process per core; the tests of a file run in the same process, so their fixtures are made once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test nightly results-methods notebooks lint types format clean
+.PHONY: setup demo test test-gpu nightly results-methods notebooks lint types format clean
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -31,8 +31,14 @@ demo: $(VENV)/train
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# skipped, with a notice, where torch finds no GPU
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu
+
+# the tests for a GPU run on a device that stands in for one
 nightly: setup
 	$(BIN)/python -m pytest -m nightly $(PARALLEL)
+	ONEBIT_TEST_DEVICE=stand-in $(BIN)/python -m pytest -m gpu $(PARALLEL) tests/gpu
 
 # takes hours; finished runs are not trained again
 results-methods: setup

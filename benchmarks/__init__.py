@@ -9,6 +9,7 @@ BENCHMARKS = (
     "augmentation",
     "cortex-m4",
     "fused-step",
+    "gpu",
     "kernels",
     "mnist-time",
     "nets",

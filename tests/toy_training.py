@@ -90,7 +90,7 @@ class Toy:
         return fit(self.model, data, self.optimizer, **(settings | options))
 
 
-def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4) -> Toy:
+def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4, device: Any = "cpu") -> Toy:
     torch.manual_seed(seed)
     quantizer: Any = case.quantizer
     if case.generator:
@@ -101,7 +101,7 @@ def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4) -> Toy:
         input_quantizer=case.inputs,
         dropout=case.dropout,
         init="default" if quantizer is None else "uniform",
-    )
+    ).to(device)
     groups = latent_groups(model, lr=case.lr, latent_clip=None if quantizer is None else "value")
     options = OPTIONS.get(case.optimizer, {})
     optimizer = clip_latents_(OPTIMIZERS[case.optimizer](groups, **options))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     would multiply with the real weights of this one.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """The context in which cuDNN takes algorithms that give the same bits each time, as a resumed training needs."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_format:

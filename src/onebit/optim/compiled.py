@@ -213,7 +213,7 @@ def compile_update_(
         try:
             update(
                 *map(list, zip(*rows, strict=True)),
-                torch.tensor(numbers, dtype=torch.float32).to(latents[0].device),
+                torch.tensor(numbers, dtype=torch.float32).to(latents[0].device, non_blocking=True),
                 [_seed(quantizers[p], p) for p in latents],
             )
         except BackendCompilerFailed as error:

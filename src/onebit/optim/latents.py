@@ -127,9 +127,13 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
         for key, rule in AFTER_STEP.items():
             if key in group:
                 load(rule)(group, moved)
-        if group.get("latent_clip") is not None:  # .get: a group added later need not have the key
+        clip = group.get("latent_clip")  # .get: a group added later need not have the key
+        if clip is not None and moved and moved[0].is_cuda:  # two kernels for all latents; on a CPU two passes
+            torch._foreach_clamp_min_(moved, -clip)
+            torch._foreach_clamp_max_(moved, clip)
+        elif clip is not None:
             for parameter in moved:
-                parameter.clamp_(-group["latent_clip"], group["latent_clip"])
+                parameter.clamp_(-clip, clip)
 
 
 def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -41,6 +41,8 @@ def sign(x: Tensor) -> Tensor:
         return 1 - 2 * (x < 0).to(x.dtype)
     below = torch.empty_like(x)
     torch.lt(x, 0, out=below)
+    if x.is_cuda:  # a tensor that holds 1 would take a kernel to fill
+        return torch.rsub(below, 1, alpha=2)
     if x.dtype == torch.bfloat16:
         # 0 or 1 to ±1 in the bits, a third of the time of bfloat16 arithmetic: 256 times those of 1 wrap to the sign
         bits = below.view(torch.int16)

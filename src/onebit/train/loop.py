@@ -30,7 +30,13 @@ from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.nested import first_samples, mapped, size_of
-from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.precision import (
+    autocast,
+    lay_out_state_,
+    repeatable,
+    resolve_memory_format,
+    resolve_precision,
+)
 from onebit.evaluation.scores import Score
 from onebit.layers import check_model
 from onebit.layers.base import skip_fused_path_
@@ -159,7 +165,7 @@ def fit(
     check_arguments(job, epochs)
     plan(job, epochs)
     # without an autocast of the user: the precision is that of each step
-    with lock_folder(output.folder, job.ranks), autocast("fp32", job.device):
+    with lock_folder(output.folder, job.ranks), autocast("fp32", job.device), repeatable(job.device):
         if (folder := job.folder) is not None and not output.resume:
             job.ranks.first(lambda: refuse_trained(folder))
         start(job)

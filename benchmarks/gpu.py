@@ -1,0 +1,292 @@
+"""Training steps of each method on a GPU against the same net without quantizers; loader and profile beside them.
+
+A method and its float twin take turns in one process, some steps each, and a ratio is that of one round; the figure is
+the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and schedule. The nets are measured in
+the order of worth, and what no longer fits into the minutes is named. On a CPU the same runs slowly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import onebit
+from benchmarks.shared import ROOT, machine
+from onebit.cli.train_command import read_command, train_request
+from onebit.recipe import Recipe
+from onebit.runs.model import Training, build_model, resolve_device, training_of
+from onebit.train.device_batches import DeviceBatches
+from onebit.train.step import optimizer_step
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model with its images and batch; `flags` of `onebit train`."""
+
+    flags: tuple[str, ...]
+    shape: tuple[int, int, int]
+    batch: int
+    classes: int = 10
+
+
+NETS = {
+    "mlp": Net(("mlp", "--dataset", "mnist", "--model.widths", "[784,2048,2048,2048,10]"), (1, 28, 28), 100),
+    "resnet20": Net(("resnet20", "--dataset", "cifar10"), (3, 32, 32), 125),
+    "vgg_small": Net(("vgg_small", "--dataset", "cifar10"), (3, 32, 32), 128),
+    "resnet18": Net(("resnet18", "--dataset", "imagenet"), (3, 224, 224), 128, 1000),
+}
+COMPILED = ("binaryconnect", "bnn")
+"""Methods that are compiled as well: each takes the compiler a minute."""
+MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
+"""How a model runs -> mode of torch.compile; "reduce-overhead" replays CUDA graphs."""
+AUGMENTATION = onebit.data.Augmentation(crop_padding=4, flip=True)
+PROCESSES = (1, 2, 4, 8)
+"""How many training runs share the GPU."""
+
+
+@dataclass
+class Steps:
+    """A net, what trains it, and a batch of noise on the device."""
+
+    training: Training
+    forward: nn.Module
+    x: Tensor
+    y: Tensor
+    precision: str
+
+    def take(self, count: int) -> float:
+        """Seconds per step, over `count` steps."""
+        _wait(self.x)
+        started = time.perf_counter()
+        for _ in range(count):
+            made = self.training
+            onebit.quantizers.set_progress(made.model, 0.5)
+            optimizer_step(
+                self.forward, made.optimizer, self.x, self.y, loss=made.loss, precision=self.precision,
+                settings=made.step_settings,
+            )  # fmt: skip
+            made.schedule.step()
+        _wait(self.x)
+        return (time.perf_counter() - started) / count
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def recipe_of(net: str, method: str) -> Recipe:
+    model, *flags = NETS[net].flags
+    return train_request(read_command(["--model", model, "--method", method, *flags, "--epochs", "2"])).recipe
+
+
+def twin_of(recipe: Recipe) -> Recipe:
+    """The same net with real weights and activations, and the optimizer of the method, or Adam for one of its own."""
+    real: dict[str, Any] = {
+        "weight_quantizer": None,
+        "weight_options": None,
+        "input_quantizer": None,
+        "input_options": None,
+    }
+    optimizer = recipe.optimizer
+    name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
+    optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, own={})
+    return replace(recipe, model=replace(recipe.model, value=1.0, init="default", **real), optimizer=optimizer)
+
+
+def build(recipe: Recipe, net: str, *, precision: str, mode: str, device: torch.device) -> Steps:
+    """A net on a device, as `onebit train` makes it."""
+    about = NETS[net]
+    torch.manual_seed(0)
+    statistics = ([120.0] * about.shape[0], [60.0] * about.shape[0]) if recipe.model.coding == "standardize" else None
+    model = build_model(recipe.model, input_shape=about.shape, classes=about.classes, statistics=statistics)
+    layout: Any = onebit.evaluation.precision.resolve_memory_format("auto", model)
+    model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randint(0, 256, (about.batch, *about.shape), dtype=torch.uint8).to(device, memory_format=layout)
+    y = torch.randint(0, about.classes, (about.batch,)).to(device)
+    training = training_of(recipe, model.train(), images=1000 * about.batch, labels=1000 * about.batch)
+    forward: Any = model if MODES[mode] is None else torch.compile(model, mode=MODES[mode])
+    return Steps(training, forward, x, y, precision)
+
+
+def cases(nets: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+    """(net, precision, mode, method), the most telling ones first."""
+    for mode, precisions in (
+        ("eager", ("bf16",)),
+        ("compiled", ("bf16",)),
+        ("graphs", ("bf16",)),
+        ("eager", ("fp32",)),
+    ):
+        for net in nets:
+            for precision in precisions:
+                for method in methods if mode == "eager" else [name for name in methods if name in COMPILED]:
+                    yield net, precision, mode, method
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The keyword arguments of `measure` as flags."""
+    known = [name for name in onebit.recipe.methods() if name != "real"]
+    split: Any = functools.partial(str.split, sep=",")
+    parser.add_argument("--nets", type=split, default=list(NETS), help=f"some of {','.join(NETS)}")
+    parser.add_argument("--methods", type=split, default=known, help=f"some of {','.join(known)}")
+    parser.add_argument("--minutes", type=float, default=5.0, help="for the steps; the rest takes two more (5)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
+    parser.add_argument("--device", default="auto", help="cuda, cpu, or auto")
+
+
+def measure(
+    *,
+    nets: Sequence[str] = tuple(NETS),
+    methods: Sequence[str] = ("binaryconnect", "bnn"),
+    minutes: float = 5.0,
+    rounds: int = 7,
+    device: str = "auto",
+    together: Sequence[int] = PROCESSES,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Time steps until the minutes are over, then loader, profile and several training runs at once.
+
+    Returns:
+        machine; rows of net, precision, mode, method, ms, twin_ms, ratio (median), first_seconds; `left`, the cases
+        that were not measured; images a second of the loader; the ten operations that take longest; steps a second of
+        several processes together.
+
+    Raises:
+        UnknownNameError: no such net.
+    """
+    for net in nets:
+        onebit.common.tables.resolve(NETS, net, kind="net")
+    place = resolve_device(device)
+    end, every = time.monotonic() + 60 * minutes, list(cases(nets, methods))
+    rows: list[dict[str, Any]] = []
+    twins: dict[tuple[Any, ...], Steps] = {}
+    for done, case in enumerate(every):
+        if time.monotonic() >= end:
+            break
+        rows.append(_row(case, twins, rounds, place))
+        if on_round is not None:
+            on_round(done + 1, len(every))
+    twins.clear()
+    return {
+        "benchmark": "gpu",
+        "machine": {**machine(torch.get_num_threads()), "device": _name(place)},
+        "rows": rows,
+        "left": [" ".join(case) for case in every[len(rows) :]],
+        "loader": _loader(place),
+        "profile": _profile(place),
+        "together": {str(count): steps_together(count, device=str(place)) for count in together},
+    }
+
+
+def _row(
+    case: tuple[str, str, str, str], twins: dict[tuple[Any, ...], Steps], rounds: int, place: Any
+) -> dict[str, Any]:
+    net, precision, mode, method = case
+    recipe = recipe_of(net, method)
+    how: dict[str, Any] = {"precision": precision, "mode": mode, "device": place}
+    twin, key = twin_of(recipe), (net, precision, mode, repr(twin_of(recipe)))
+    if key not in twins:
+        if twins and next(iter(twins))[:3] != key[:3]:  # those of another net only take memory
+            twins.clear()
+        twins[key] = build(twin, net, **how)
+        twins[key].take(3)
+    started = time.perf_counter()
+    steps = build(recipe, net, **how)
+    steps.take(3)
+    first = time.perf_counter() - started
+    count = max(1, min(20, round(0.1 / steps.take(1))))
+    pairs = [(steps.take(count), twins[key].take(count)) for _ in range(rounds)]
+    ms, twin_ms = (1e3 * statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    names = dict(zip(("net", "precision", "mode", "method"), case, strict=True))
+    return {**names, "ms": ms, "twin_ms": twin_ms, "ratio": ratio, "first_seconds": first}
+
+
+def _name(place: torch.device) -> str:
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
+
+
+def _loader(place: torch.device) -> dict[str, float]:
+    """Images a second of CIFAR's shape, cropped and flipped: kept on the device, and made by numpy and copied."""
+    rng = np.random.default_rng(0)
+    split = onebit.data.Split(rng.integers(0, 256, (50_000, 3, 32, 32), dtype=np.uint8), np.zeros(50_000, np.int64))
+    samples = onebit.data.TrainingSamples(split, AUGMENTATION, channels_last=True)
+    chosen = [(rng.permutation(50_000)[:125], slice(None)) for _ in range(200)]
+    found = {}
+    for name, hold in (("on the device", True), ("by numpy", False)):
+        batches = DeviceBatches(samples, place, hold=hold)
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            (last,) = deque(batches.batches(chosen, np.random.default_rng(1)), maxlen=1)
+            _wait(last[0])
+            seconds.append(time.perf_counter() - started)
+        found[name] = 200 * 125 / min(seconds)
+    return found
+
+
+def _profile(
+    place: torch.device, *, net: str = "resnet20", method: str = "bnn", most: int = 10
+) -> list[dict[str, Any]]:
+    """The operations of three steps that take longest by themselves, on the GPU where there is one."""
+    steps = build(recipe_of(net, method), net, precision="bf16", mode="eager", device=place)
+    steps.take(3)
+    with torch.profiler.profile() as profile:
+        steps.take(3)
+    on = "self_device_time_total" if place.type == "cuda" else "self_cpu_time_total"
+    found = sorted(profile.key_averages(), key=lambda event: -getattr(event, on))[:most]
+    return [{"name": one.key, "ms": getattr(one, on) / 3e3, "calls": one.count / 3} for one in found]
+
+
+def steps_together(count: int, *, device: str, net: str = "resnet20", method: str = "react") -> float:
+    """Steps a second of `count` processes together, each of which trains a net."""
+    start = time.time() + 15 + 3 * count  # when all of them have loaded torch
+    code = f"from benchmarks.gpu import steps_from; print(steps_from({start}, {device!r}, {net!r}, {method!r}))"
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return sum(float(process.communicate()[0].split()[-1]) for process in running)
+
+
+def steps_from(start: float, device: str, net: str, method: str, *, seconds: float = 4.0) -> float:
+    """Steps a second of this process, from a point in time on."""
+    torch.set_num_threads(1)
+    steps = build(recipe_of(net, method), net, precision="bf16", mode="eager", device=torch.device(device))
+    steps.take(3)
+    time.sleep(max(0.0, start - time.time()))
+    started, taken = time.monotonic(), 0
+    while (spent := time.monotonic() - started) < seconds:
+        steps.take(5)
+        taken += 5
+    return taken / spent
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as text."""
+    where = result["machine"]
+    head = f"{'net':<11}{'precision':<11}{'mode':<10}{'method':<26}{'ms':>9}{'twin':>9}{'ratio':>8}{'first':>9}"
+    lines = [f"{where['device']}; {where['cpu']}; torch {where['torch']}", "twin: the same net without quantizers", ""]
+    lines += [head]
+    lines += [
+        f"{row['net']:<11}{row['precision']:<11}{row['mode']:<10}{row['method']:<26}{row['ms']:>9.2f}"
+        f"{row['twin_ms']:>9.2f}{row['ratio']:>8.3f}{row['first_seconds']:>7.1f} s"
+        for row in result["rows"]
+    ]
+    if result["left"]:
+        lines.append(f"not measured: {len(result['left'])} more, from {result['left'][0]} on; give more --minutes")
+    lines += ["", *(f"images a second, cropped and flipped {name}: {n:,.0f}" for name, n in result["loader"].items())]
+    lines += ["", "resnet20 bnn bf16, the operations that take longest (ms and calls a step):"]
+    lines += [f"  {one['ms']:>8.3f}{one['calls']:>7.0f}  {one['name'][:90]}" for one in result["profile"]]
+    lines += ["", *(f"{n:.1f} steps a second by {count} processes" for count, n in result["together"].items())]
+    return "\n".join(lines)
