@@ -38,7 +38,7 @@ from onebit.packed import (
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from onebit.runtime.running import native_plan
+from onebit.runtime.running import native_plan, thread_count
 from onebit.runtime.torch_module import PackedModule
 
 ISAS = list(instruction_sets())
@@ -423,8 +423,8 @@ def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPat
         run(net, images)
     monkeypatch.delenv("ONEBIT_ISA")
     monkeypatch.setenv("ONEBIT_THREADS", "many")
-    with pytest.raises(UsageError, match="ONEBIT_THREADS is 'many', expected a positive integer"):
-        run(net, images)
+    with pytest.raises(UsageError, match="ONEBIT_THREADS"):
+        thread_count()
     monkeypatch.setenv("ONEBIT_NATIVE", "0")
     with pytest.raises(UsageError, match="not installed, or ONEBIT_NATIVE=0 is set"):
         run(net, images, executor="native")

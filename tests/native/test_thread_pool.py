@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread, get_ident
+from threading import Barrier, Event, Thread, active_count, get_ident
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
-from onebit.native.library import BarrierStruct, NormStruct
+from onebit.native.layer_call import LayerCall
+from onebit.native.library import BarrierStruct, LayerStruct, NormStruct
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 
@@ -77,10 +79,11 @@ def test_a_call_takes_as_many_threads_as_its_work_is_worth(
     assert calls == [(get_ident(), 1, 2)]
 
 
-def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
+def test_shares_do_not_wait_for_threads_that_have_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine."""
-    over = Event()
-    busy = [thread_pool._pool("shares", 3).submit(over.wait, 60) for _ in range(2)]
+    over, pool = Event(), ThreadPoolExecutor(2)
+    monkeypatch.setattr(thread_pool, "_pool", lambda: pool)
+    busy = [pool.submit(over.wait, 60) for _ in range(2)]
     try:
         assert list(thread_pool.run_shares(lambda share: (share, get_ident()), "abc")) == [
             (s, get_ident()) for s in "abc"
@@ -88,25 +91,61 @@ def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
     finally:
         over.set()
     assert all(one.result() for one in busy)
+    pool.shutdown()
 
 
-def test_a_thread_keeps_the_memory_of_an_interrupted_call() -> None:
+def test_calls_of_any_number_of_threads_share_the_same_threads() -> None:
+    def together(count: int) -> None:
+        """All shares at the same time."""
+        start = Barrier(count)
+        assert list(thread_pool.run_shares(lambda share: start.wait(30) >= 0, range(count))) == [True] * count
+
+    together(8)
+    before = active_count()
+    for count in range(2, 9):
+        together(count)
+        thread_pool.run_together(lambda part, parts, barrier: 0, count)
+    assert active_count() <= before + 1  # one may be about to be idle
+
+
+def stage_call(kernel: Callable[[int], None]) -> Callable[[Any], None]:
+    """A call of a kernel of training in two threads; it gets what it keeps."""
+
+    def run_part(address: Any, stage: int, part: int, parts: int) -> int:
+        if stage:
+            kernel(part)
+        return 1
+
+    return lambda values: thread_pool.run_stages(run_part, NormStruct(), (1,), parts=2, keep=values)
+
+
+def layer_call(kernel: Callable[[int], None]) -> Callable[[Any], None]:
+    """The same of a layer by itself."""
+
+    def run_part(*arguments: Any) -> int:
+        kernel(arguments[-2])
+        return 0
+
+    isa = list(instruction_sets().values())[-1]._replace(run_layer=run_part)
+    call = LayerCall(LayerStruct(), isa, 1, 1 << 30, ())
+    return lambda values: call.run(0, 1, (None,) * 4, 0, 2, keep=values)
+
+
+@pytest.mark.parametrize("made", [stage_call, layer_call])
+def test_a_thread_keeps_the_memory_of_an_interrupted_call(made: Callable[..., Callable[[Any], None]]) -> None:
     entered, interrupted, alive, values = Event(), Event(), [], np.zeros(3)
     kept = weakref.ref(values)
 
-    def kernel(address: Any, stage: int, part: int, parts: int) -> int:
-        if stage == 0:
-            return 1
+    def kernel(part: int) -> None:
         if part == 0:
             assert entered.wait(10)
             raise KeyboardInterrupt
         entered.set()
         assert interrupted.wait(10)
         alive.append(kept() is not None)
-        return 0
 
     with pytest.raises(KeyboardInterrupt):
-        thread_pool.run_stages(kernel, NormStruct(), (1,), parts=2, keep=values)
+        made(kernel)(values)
     del values
     gc.collect()
     interrupted.set()
@@ -185,7 +224,7 @@ def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.Monke
             return self.pool.submit(*arguments)  # type: ignore[arg-type]
 
     interrupted = Interrupted()
-    monkeypatch.setattr(thread_pool, "_pool", lambda work, parts: interrupted)
+    monkeypatch.setattr(thread_pool, "_pool", lambda: interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan.run(images, parts=3)
     interrupted.pool.shutdown(wait=True)  # the submitted part has returned

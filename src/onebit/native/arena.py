@@ -15,7 +15,7 @@ from onebit.native import library
 from onebit.native.kernel_calls import BYTES, Buffer, KernelCall, KernelCalls, Slot
 from onebit.native.panels import LOOKUPS
 from onebit.native.thread_pool import run_together
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
@@ -112,6 +112,12 @@ def lay_out(
         # rows of bytes that are aligned, and not all in one set of a cache; short ones may have been made together
         if row.units > _BLOCK // 4 and row not in of_answers:
             row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
+    for at, call in enumerate(calls.list):
+        for buffer in call.buffers:
+            buffer.first, buffer.last = at if buffer.first < 0 else buffer.first, at
+    image.buffer.first = -1  # the input is there before the first call
+    for buffer in of_answers:
+        buffer.last = len(calls.list)
     largest = max(buffer.units for buffer in calls.buffers)
     batch = most_batch(largest)
     end = place(calls.buffers, batch)
@@ -131,8 +137,7 @@ def lay_out(
     plan.outputs, plan.output_count, plan.batch = _pointer(outputs, kept), len(answers), batch
     plan.arena_units, plan.scratch_units = end + scratch, scratch
     work = sum(_work(call, isa) for call in calls.list)
-    known = infer(net)
-    return NativePlan(plan, isa, tuple(known[name].shape for name in net.outputs), (structs, *kept), work)
+    return NativePlan(plan, isa, tuple(net.values[name].shape for name in net.outputs), (structs, *kept), work)
 
 
 def _is_dense(call: KernelCall) -> bool:
@@ -161,26 +166,38 @@ def _work(call: KernelCall, isa: library.InstructionSet) -> int:
 
 def place(buffers: list[Buffer], batch: int) -> int:
     """Place buffers in the arena so that those in use at the same time do not overlap; returns where the last ends."""
-    largest_first = sorted(buffers, key=lambda buffer: -buffer.units)
     earliest_first = sorted(buffers, key=lambda buffer: buffer.first)
+    beside: dict[Buffer, list[Buffer]] = {buffer: [] for buffer in buffers}  # in use at the same time
+    used: list[Buffer] = []
+    for buffer in earliest_first:
+        used = [other for other in used if other.last >= buffer.first]
+        for other in used:
+            beside[buffer].append(other)
+            beside[other].append(buffer)
+        used.append(buffer)
+    sizes = {buffer: -(-buffer.units * batch // _ALIGNED) * _ALIGNED + _SLACK for buffer in buffers}
     # neither order is always the tighter one
-    tighter = min((largest_first, earliest_first), key=lambda order: _place_in_order(order, batch))
-    return _place_in_order(tighter, batch)
+    orders = sorted(buffers, key=lambda buffer: -buffer.units), earliest_first
+    end, places = min((_places(order, sizes, beside) for order in orders), key=lambda made: made[0])
+    for buffer, start in places.items():
+        buffer.place = start
+    return end
 
 
-def _place_in_order(buffers: list[Buffer], batch: int) -> int:
-    placed: list[tuple[int, int, Buffer]] = []
+def _places(
+    buffers: list[Buffer], sizes: dict[Buffer, int], beside: dict[Buffer, list[Buffer]]
+) -> tuple[int, dict[Buffer, int]]:
+    """Where the last one ends, and the first free place of each, taken in this order."""
+    places: dict[Buffer, int] = {}
     end = 0
     for buffer in buffers:
-        size = -(-buffer.units * batch // _ALIGNED) * _ALIGNED + _SLACK
-        place = 0
-        for start, stop, other in sorted(placed, key=lambda entry: entry[0]):
-            if other.first <= buffer.last and buffer.first <= other.last and start < place + size and place < stop:
-                place = stop
-        buffer.place = place
-        placed.append((place, place + size, buffer))
-        end = max(end, place + size)
-    return end
+        start = 0
+        for taken, other in sorted((places[other], sizes[other]) for other in beside[buffer] if other in places):
+            if taken < start + sizes[buffer] and start < taken + other:
+                start = taken + other
+        places[buffer] = start
+        end = max(end, start + sizes[buffer])
+    return end, places
 
 
 def _fill_struct(

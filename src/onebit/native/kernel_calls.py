@@ -37,11 +37,11 @@ def coding_of(least: int, most: int) -> Coding | None:
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of the arena: units per image, and the first and last call that use it."""
+    """A piece of the arena: units per image, the first and last call that use it, and where it begins."""
 
     units: int
-    first: int
-    last: int
+    first: int = -1
+    last: int = -1
     place: int = -1
 
 
@@ -106,6 +106,11 @@ class KernelCall:
     bits: bool = False
 
     @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Those that it writes and reads."""
+        return self.out, *self.inputs, *(slot.buffer for operation in self.epilogue for slot in operation.more)
+
+    @property
     def closed(self) -> bool:
         """Whether the epilogue has ended: nothing follows signs and bytes."""
         return self.bits or self.fields["out_bytes"] > 0
@@ -119,7 +124,7 @@ class KernelCalls:
         self.buffers: list[Buffer] = []
 
     def buffer(self, units: int) -> Buffer:
-        self.buffers.append(Buffer(units, len(self.list), len(self.list)))
+        self.buffers.append(Buffer(units))
         return self.buffers[-1]
 
     def emit(
@@ -135,8 +140,6 @@ class KernelCalls:
         out = self.buffer(0)
         slot = Slot(shape, kind, out, coding=coding)
         out.units = slot.units + 2 * (kernel == "grid")
-        for source in sources:
-            source.buffer.last = len(self.list)
         size = {"out_height": shape[1], "out_width": shape[2], "channels": shape[0], "out_pixel": slot.pixel}
         fields = {**_image_fields(sources[0] if sources else slot), **size, "out_bytes": 0, **fields}
         slot.call = KernelCall(kernel, tuple(source.buffer for source in sources), out, fields)
@@ -145,15 +148,8 @@ class KernelCalls:
 
     def to_end(self, call: KernelCall) -> None:
         """Run a call after all others, none of which reads what it makes."""
-        place, end = self.list.index(call), len(self.list) - 1
-        self.list.append(self.list.pop(place))
-        for buffer in self.buffers:
-            buffer.first, buffer.last = (
-                end if at == place else at - (at > place) for at in (buffer.first, buffer.last)
-            )
-        call.out.first = call.out.last = end
-        for buffer in [*call.inputs, *(slot.buffer for operation in call.epilogue for slot in operation.more)]:
-            buffer.last = end
+        self.list.remove(call)
+        self.list.append(call)
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
         """The same value as another kind: integers or real numbers, or bits of integers that are ±1."""
@@ -189,8 +185,6 @@ class KernelCalls:
         """Append an operation that makes integers of a range, which become bytes if they can."""
         assert slot.call is not None
         slot.call.epilogue.append(operation)
-        for other in operation.more:
-            other.buffer.last = len(self.list) - 1
         slot.kind, slot.coding = INTEGER, coding_of(operation.least, operation.most)
         if slot.coding is not None:
             slot.kind = BYTES
@@ -238,7 +232,6 @@ class KernelCalls:
         assert made.call is not None
         self.buffers.remove(made.buffer)
         made.call.out = into.buffer
-        into.buffer.last = len(self.list) - 1
         return into
 
 

@@ -62,18 +62,21 @@ class LayerCall:
     kept: tuple[Any, ...]
     spare: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
-    def run(self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int) -> None:
+    def run(
+        self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int, *, keep: object
+    ) -> None:
         """Write the outputs of `count` samples.
 
         Args:
             x, out: addresses of contiguous float32 arrays.
             parameters: addresses of words, scale, center and bias; None for 1 or 0.
             threads: the most that share the work.
+            keep: what the addresses point to. Threads may outlive an interrupted call.
         """
         given = ParametersStruct(*parameters)
         parts = 1 if threads == 1 else max(1, min(threads, self.work * count // _THREAD_WORK))
 
-        def run_part(part: int) -> None:
+        def run_part(part: int, kept: object = keep) -> None:
             try:
                 address, memory = self.spare.pop()
             except IndexError:

@@ -54,8 +54,6 @@ class _Planner(Pointwise):
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = _MAKERS[type(node)](self, node)
         answers = [self.calls.image_order(self.calls.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
-        for answer in answers:
-            answer.buffer.last = len(self.calls.list)
         return lay_out(self.net, self.calls, self.image, answers, self.isa)
 
     # dense layers and convolutions

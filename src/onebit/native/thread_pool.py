@@ -1,4 +1,4 @@
-"""Thread pools: threads that share images, or that run each kernel call of a plan together."""
+"""The threads of a process: they share images, or run each kernel call of a plan together."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onebit.native.library import BarrierStruct
 Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
 
+MOST = 1 << 16
 _BUSY = Lock()
 _Share = TypeVar("_Share")
 _Result = TypeVar("_Result")
@@ -28,7 +29,7 @@ def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> It
     The calling thread runs the first share and every share that no thread has started, so that it never waits for a
     thread that a busy machine does not start.
     """
-    others = [_pool("shares", len(shares)).submit(run, share) for share in shares[1:]]
+    others = [_pool().submit(run, share) for share in shares[1:]]
     yield run(shares[0])
     for other, share in zip(others, shares[1:], strict=True):
         yield run(share) if other.cancel() else other.result()
@@ -60,7 +61,7 @@ def run_stages(
 def run_together(run: Part, parts: int) -> bool:
     """Run all parts at once, the first in this thread, and return whether some part took the sign of a NaN.
 
-    Parts wait for each other, so each needs a free thread: while another call uses the pool, this thread runs them all.
+    Parts wait for each other, so each needs a thread of its own: while another call does so, this thread runs them all.
     """
     if not _BUSY.acquire(blocking=False):
         return bool(run(0, 1, None))
@@ -70,7 +71,7 @@ def run_together(run: Part, parts: int) -> bool:
         return run(part, parts, ctypes.addressof(barrier))
 
     try:
-        others = [_pool("parts", parts).submit(run_part, part) for part in range(1, parts)]
+        others = [_pool().submit(run_part, part) for part in range(1, parts)]
         return any([run_part(0), *(other.result() for other in others)])
     except BaseException:
         barrier.cancelled = 1  # no part waits for one that never arrives
@@ -80,9 +81,9 @@ def run_together(run: Part, parts: int) -> bool:
 
 
 @cache
-def _pool(work: str, threads: int) -> ThreadPoolExecutor:
-    """The threads besides the calling one; parts have their own, because they wait for each other."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix=f"onebit {work}")
+def _pool() -> ThreadPoolExecutor:
+    """The threads besides the calling one: a new one starts where none is idle."""
+    return ThreadPoolExecutor(MOST, thread_name_prefix="onebit")
 
 
 def _after_fork() -> None:

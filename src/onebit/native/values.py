@@ -8,7 +8,7 @@ import numpy as np
 
 from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, Coding, KernelCalls, Slot
 from onebit.native.layout import Axis, image_of, permuted, repeated, reshaped, strides
-from onebit.packed import Node, PackedNet, Value, infer, nodes
+from onebit.packed import Node, PackedNet, Value, nodes
 from onebit.packed.net import INPUT
 
 
@@ -20,14 +20,13 @@ class Values:
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
-        self.known = infer(net)
+        self.known = net.values
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         self.calls = KernelCalls()
         coding = {"integer": CENTERED, "values": UNSIGNED}[net.input.coding] if net.input.value.exact else None
         shape = image_of(net.input.shape)
         self.image = Slot(shape, REAL if coding is None else BYTES, self.calls.buffer(0), coding=coding)
         self.image.buffer.units = self.image.units
-        self.image.buffer.first = self.image.buffer.last = -1
         self.slots = {INPUT: self.image}
 
     def value(self, name: str, *, flat: bool = False) -> Slot:

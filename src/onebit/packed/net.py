@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +101,8 @@ class PackedNet:
         name: name of the recipe or model, for display.
         card: what the net is and how it was made, or None.
 
+    `values` has the shape and kind of every value by name, as `infer` finds them.
+
     Raises:
         WrongTypeError: the input, the classes, the certificate or the card is something else.
         FormatError: the graph is invalid; see `infer`.
@@ -113,6 +115,7 @@ class PackedNet:
     certificate: Certificate | None = None
     name: str = ""
     card: Card | None = None
+    values: Mapping[str, Value] = field(init=False)
 
     def __post_init__(self) -> None:
         check_kind("input", self.input, InputSpec, "an InputSpec")
@@ -123,6 +126,7 @@ class PackedNet:
         for text in self.classes or ():
             check_text("class name", text)
         made = infer(self)
+        object.__setattr__(self, "values", made)
         if self.classes is not None:
             logits = made[self.output].shape[:1] if isinstance(self.output, str) else ()
             if logits != (len(self.classes),):

@@ -11,6 +11,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.packed import InputSpec
 
+DTYPES = {name: np.dtype(name) for name in ("uint8", "float32")}
 _BLOCK = 1 << 20  # numbers that are checked at once
 _OTHER_WAYS = {"list": "numpy.stack makes one array of a list", "Split": "pass its images: split.images"}
 
@@ -86,10 +87,10 @@ def without_torch(batch: Any) -> Any:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(batch, torch.Tensor):
         return batch
-    if batch.device.type != "cpu":
+    if not batch.is_cpu:
         raise UsageError(f"got a batch on {batch.device}, expected the CPU, where packed nets run: batch.cpu()")
     try:
-        return batch.detach().numpy()
+        return batch.numpy(force=batch.requires_grad)
     except (TypeError, RuntimeError):  # bfloat16, sparse, quantized
         kind = f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
         raise UsageError(f"got inputs {kind}, which numpy cannot hold, expected uint8 or float32") from None

@@ -120,7 +120,7 @@ def _call(call: LayerCall, x: Tensor, count: int, given: tuple[Tensor | None, ..
     threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
     if count:
         addresses = tuple(None if part is None else part.data_ptr() for part in given)
-        call.run(values.data_ptr(), count, addresses, out.data_ptr(), threads)
+        call.run(values.data_ptr(), count, addresses, out.data_ptr(), threads, keep=(values, given, out))
     return out if x.dtype is torch.float32 else out.to(x.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
@@ -14,10 +14,10 @@ import numpy as np
 
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
-from onebit.packed import InputSpec, PackedNet, check_net, infer, load
+from onebit.packed import InputSpec, PackedNet, check_net, load
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
-from onebit.runtime.inputs import check_images, check_numbers, without_torch
+from onebit.runtime.inputs import DTYPES, all_finite, check_images, check_numbers, without_torch
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
@@ -65,7 +65,7 @@ def run(
     Example:
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
-    net = opened(net)
+    net = net if type(net) is PackedNet else opened(net)
     if batch is not None and images is not None:
         raise UsageError("got both a batch and images, expected one: run(net, batch)")
     batch, plan = images if batch is None else batch, native_plan(net, executor)
@@ -84,15 +84,27 @@ def run_planned(
     """As `run`, with a plan of the native library, or with the reference executor for None."""
     batch = as_batch(net.input, batch)
     check_batch_size(batch_size)
-    threads = thread_count(threads)
-    known = infer(net)
-    made = {name: np.empty((batch.shape[0], *known[name].shape), np.float32) for name in net.outputs}
+    size = batch_size or _NATIVE_BATCH
+    if plan is not None and type(batch) is np.ndarray and 0 < len(batch) <= size:
+        workers = threads_for(plan, len(batch), threads)
+        if workers == 1:  # the outputs of the only call of the library
+            arrays = _native_part(net, plan, _whole(net.input, batch))
+            for array in arrays:
+                check_logits(net, array)
+            if on_images is not None:
+                on_images(len(batch), len(batch))
+            return (
+                arrays[0]
+                if isinstance(net.output, str)
+                else net.structured(dict(zip(net.outputs, arrays, strict=True)))
+            )
+    made = {name: np.empty((batch.shape[0], *net.values[name].shape), np.float32) for name in net.outputs}
     parts: Iterator[Sequence[np.ndarray]]
     if plan is None:
         every = batches(net, batch, net.outputs, batch_size=batch_size)
         parts = ([values[name] for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, threads)
+        parts = _native_parts(net, plan, batch, size, threads)
     done = 0
     for part in parts:
         for whole, array in zip(made.values(), part, strict=True):
@@ -121,7 +133,8 @@ def as_batch(spec: InputSpec, batch: Any) -> Any:
         UsageError: a wrong shape, dtype or device, or numbers that are not finite.
     """
     batch = without_torch(batch)
-    check_images(spec, batch)
+    if not (type(batch) is np.ndarray and batch.shape[1:] == spec.shape and batch.dtype == DTYPES[spec.dtype]):
+        check_images(spec, batch)
     if isinstance(batch, np.ndarray):
         check_numbers(spec, batch)
     return batch
@@ -138,7 +151,9 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
         if executor is None and not instruction_sets():
             _notice()
         return None
-    plans = _PLANS.setdefault(net, {})
+    plans = _PLANS.get(net)
+    if plans is None:
+        plans = _PLANS[net] = {}
     if isa.name not in plans:
         try:
             plans[isa.name] = make_plan(net, isa)
@@ -166,9 +181,10 @@ def thread_count(threads: int | None = None) -> int:
     return count
 
 
-def threads_for(plan: NativePlan, count: int, threads: int) -> int:
-    """How many threads to use for `count` samples; more threads than samples share kernel calls."""
-    return max(1, min(threads, plan.work * count // _THREAD_WORK))
+def threads_for(plan: NativePlan, count: int, threads: int | None) -> int:
+    """How many threads to use for `count` samples; more threads than samples share kernel calls. Errors: `run`."""
+    most = plan.work * count // _THREAD_WORK
+    return 1 if most <= 1 and threads is None else max(1, min(thread_count(threads), most))
 
 
 @cache
@@ -182,24 +198,31 @@ def _notice() -> None:
 
 
 def _native_parts(
-    net: PackedNet, plan: NativePlan, inputs: Any, batch_size: int, threads: int
+    net: PackedNet, plan: NativePlan, inputs: Any, batch_size: int, threads: int | None
 ) -> Iterator[list[np.ndarray]]:
     """Each output, batch by batch. Threads share its samples; more threads than samples share kernel calls."""
-
-    def run_part(part: np.ndarray, parts: int = 1) -> list[np.ndarray]:
-        answers, nan = plan.run(part, parts=parts)
-        if nan:  # the reference executor raises the error, with details
-            for _ in batches(net, part, net.outputs):
-                pass
-        return plan.separate(answers, len(part))
-
+    run_part = partial(_native_part, net, plan)
     for start in range(0, inputs.shape[0], batch_size):
-        batch = np.ascontiguousarray(_part(net.input, inputs, start, batch_size))
+        batch = _part(net.input, inputs, start, batch_size)
         workers = threads_for(plan, len(batch), threads)
         if len(batch) < workers:
             yield run_part(batch, workers)
         else:
             yield from run_shares(run_part, np.array_split(batch, workers))
+
+
+def _native_part(net: PackedNet, plan: NativePlan, part: np.ndarray, parts: int = 1) -> list[np.ndarray]:
+    """Each output of a call of the library, in which `parts` threads share the kernel calls."""
+    answers, nan = plan.run(part, parts=parts)
+    if nan:  # the reference executor raises the error, with details
+        for _ in batches(net, part, net.outputs):
+            pass
+    return plan.separate(answers, len(part))
+
+
+def _whole(spec: InputSpec, batch: np.ndarray) -> np.ndarray:
+    """A batch with all axes of the net's input, contiguous."""
+    return np.ascontiguousarray(batch).reshape(len(batch), *spec.shape)
 
 
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
@@ -209,12 +232,12 @@ def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
         if check_images(spec, part) != (count := min(size, inputs.shape[0] - start)):
             raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
         check_numbers(spec, part)
-    return part.reshape(len(part), *spec.shape)
+    return _whole(spec, part)
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
     """Raise FormatError if some logits, or other outputs, of a net are NaN or infinite."""
-    if not np.isfinite(logits).all():
+    if not all_finite(logits):
         what = "logits" if isinstance(net.output, str) else "outputs"
         raise FormatError(
             f"the net {net.name!r} gives {what} that are not finite: its real parameters overflow float32"
@@ -236,7 +259,7 @@ def batches(
     """
     inputs = as_batch(net.input, images)
     check_batch_size(batch_size)
-    known = infer(net)
+    known = net.values
     if unknown := set(names) - set(known):
         raise UsageError(f"the net {net.name!r} has no value {min(unknown)!r}")
     most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
