@@ -35,7 +35,7 @@ from benchmarks.peaks import clock, limit, microarchitecture
 from benchmarks.rivals import Rival, onnxruntime_version
 from benchmarks.shared import add_process_options, add_rounds, add_seconds, native_sets, need_positive, set_up_process
 
-library, timing = onebit.native.library, onebit.runtime.timing
+abi, timing = onebit.native.abi, onebit.runtime.timing
 
 RIVALS = ("torch", "best", "int8")
 """Plain torch, the fastest way in float32, and the fastest in 8 bits."""
@@ -73,9 +73,9 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
     """
     arena, count = plan.arena(), min(len(images), plan.plan.batch)
     memory, last = arena.ctypes.data, plan.kept[0][calls[-1]]
-    before, part = (library.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
+    before, part = (abi.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
     before.call_count, part.call_count = calls.start, len(calls)
-    part.calls += calls.start * ctypes.sizeof(library.CallStruct)
+    part.calls += calls.start * ctypes.sizeof(abi.CallStruct)
     before.output_count = part.output_count = 0  # no output is copied,
     part.input = -1  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)

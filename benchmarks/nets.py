@@ -8,6 +8,8 @@ of one round, so that other load on the machine affects all of them alike.
 An integer net also takes turns with the exact net that it was made from, and with the same net quantized by
 onnxruntime: 8-bit weights and activations, calibrated on the same images ("int8").
 
+A call is that of `onebit.run`, with its checks; beside it the plan alone, on the best instruction set.
+
 Before anything is timed, the native logits are compared bit for bit with those of the reference executor, and all
 labels of the batch with those of plain torch.
 """
@@ -45,11 +47,13 @@ from benchmarks.twins import (
     packed_form,
 )
 
+run_planned, threads_for = onebit.runtime.running.run_planned, onebit.runtime.running.threads_for
 timing = onebit.runtime.timing
 native = onebit.native
 
 INT8 = "onnxruntime, 8 bits"
 EXACT = "exact net"
+ALONE = "plan alone"
 
 
 def check(
@@ -169,7 +173,7 @@ def time_net(
     others: dict[str, Any] = {}
     if activations is not None:
         exact = onebit.pack(model)
-        others[EXACT] = native.make_plan(exact, list(isas.values())[-1])
+        others[EXACT] = partial(run_planned, exact, native.make_plan(exact, list(isas.values())[-1]), threads=threads)
         if onnxruntime_version() is not None:
             others[INT8] = quantized_session(exact, calibration_images(model), threads=threads)
     rows = []
@@ -177,41 +181,20 @@ def time_net(
         images = make_images(model, batch)
         timed = [timing.Timed(variant, None, call) for variant, call in float_nets(twin, images)]
         for isa, plan in plans.items():
-            timed.append(timing.Timed(isa, isa, native_call(plan, images, threads)))
-        if INT8 in others:
-            timed.append(timing.Timed(INT8, None, partial(others[INT8], images)))
-        if EXACT in others:
-            timed.append(timing.Timed(EXACT, None, native_call(others[EXACT], images, threads)))
+            timed.append(timing.Timed(isa, isa, partial(run_planned, packed, plan, images, threads=threads)))
+        best = list(plans.values())[-1]
+        if threads_for(best, batch, threads) == 1:
+            timed.append(timing.Timed(ALONE, None, lambda plan=best, x=images: plan.run(x)[0]))
+        timed += [timing.Timed(name, None, partial(call, images)) for name, call in others.items()]
         mismatches = check(f"{name}, batch {batch}", packed, images, timed, rounded=activations is not None)
         timing.take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
         rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
 
 
-def native_call(plan: native.NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """As `run` shares images, or the work on one, between threads, but with the plan alone, without checks around it.
-
-    The result is that of `plan.run`.
-    """
-    workers = onebit.runtime.running.threads_for(plan, len(images), threads)
-    if workers == 1 or len(images) < workers:
-        return lambda: plan.run(images, parts=workers)[0]
-    shares = np.array_split(images, workers)
-
-    def call() -> np.ndarray:
-        parts = [
-            plan.separate(answers, len(share))
-            for share, (answers, _) in zip(shares, native.run_shares(plan.run, shares), strict=True)
-        ]
-        outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
-        return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
-
-    return call
-
-
 def _rows(timed: Sequence[timing.Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:
     floor = timed[0]
-    floats = (one for one in timed if one.isa is None and one.variant not in (INT8, EXACT))
+    floats = (one for one in timed if one.isa is None and one.variant not in (INT8, EXACT, ALONE))
     best = min(floats, key=lambda one: one.median)
     int8 = next((one for one in timed if one.variant == INT8), None)
     return [

@@ -131,7 +131,7 @@ def _kernel(layer: Any, x: Tensor, threads: int, isa: str) -> Callable[[], None]
     call = dense_call(isa, layer.outputs, layer.terms, layer.signs)
     out = torch.empty(len(x), layer.outputs)
     given = layer.words.data_ptr(), layer.scale.data_ptr(), None, None
-    return lambda: call.run(x.data_ptr(), len(x), given, out.data_ptr(), threads)
+    return lambda: call.run(x.data_ptr(), len(x), given, out.data_ptr(), threads, keep=None)
 
 
 def describe(result: dict[str, Any]) -> str:

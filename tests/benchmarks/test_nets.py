@@ -123,7 +123,7 @@ def test_what_torch_does_not_freeze_is_left_out(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch.jit, "optimize_for_inference", refuse)
     rows = quick(nets=["vgg-signs"], batches=[1])["rows"]
-    expected = [FLOOR, "folded", "torch, channels_last", "folded, channels_last", *instruction_sets()]
+    expected = [FLOOR, "folded", "torch, channels_last", "folded, channels_last", *instruction_sets(), nets.ALONE]
     assert [row["variant"] for row in rows] == expected
 
 

@@ -15,7 +15,7 @@ from covering import covering
 from kernel_nets import images_of, kernel_nets
 
 from onebit.native import InstructionSet, NativePlan, make_plan
-from onebit.native.library import CallStruct, EpilogueStruct, PlanStruct
+from onebit.native.abi import CallStruct, EpilogueOpStruct, PlanStruct
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
 pytestmark = pytest.mark.skipif(
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 POINTERS = {
     structure: [name for name, kind in structure._fields_ if kind is ctypes.c_void_p]
-    for structure in (EpilogueStruct, PlanStruct, CallStruct)
+    for structure in (EpilogueOpStruct, PlanStruct, CallStruct)
 }
 
 

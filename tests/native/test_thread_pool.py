@@ -20,8 +20,8 @@ from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
+from onebit.native.abi import BarrierStruct, LayerStruct, NormStruct
 from onebit.native.layer_call import LayerCall
-from onebit.native.library import BarrierStruct, LayerStruct, NormStruct
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 

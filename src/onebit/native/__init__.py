@@ -1,18 +1,10 @@
 """Fast packed nets: a C library without dependencies that runs whole batches."""
 
+from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
 from onebit.native.activation import RPRELU, SHIFTED_SIGN, run_activation
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
-from onebit.native.library import (
-    ActivationStruct,
-    ConcreteStruct,
-    ConvolutionStruct,
-    InstructionSet,
-    NormStruct,
-    SurrogateStruct,
-    instruction_set,
-    instruction_sets,
-)
+from onebit.native.library import InstructionSet, instruction_set, instruction_sets
 from onebit.native.norm import NormStage, run_norm
 from onebit.native.plan import make_plan
 from onebit.native.surrogate import BELL, TRIANGLE, run_concrete, run_surrogate

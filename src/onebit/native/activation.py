@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from onebit.native.library import ActivationStruct, InstructionSet
+from onebit.native.abi import ACTIVATION, STAGE, ActivationStruct
+from onebit.native.library import InstructionSet
 from onebit.native.norm import PART_VALUES
 from onebit.native.thread_pool import run_stages
 
-RPRELU, SHIFTED_SIGN = 1, 2
-"""`OB_ACTIVATION_*` of csrc/onebit.h."""
-_VALUES, _TOTAL = 1, 2
+RPRELU, SHIFTED_SIGN = ACTIVATION["rprelu"], ACTIVATION["sign"]
 
 
 def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: int = 1, keep: object = None) -> None:
@@ -17,5 +16,5 @@ def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: in
     keep: see `run_stages`.
     """
     parts = max(1, min(threads, struct.rows * struct.channels // PART_VALUES))
-    stages = (_VALUES, _TOTAL) if struct.gradient else (_VALUES,)
+    stages = (STAGE["values"], STAGE["total"]) if struct.gradient else (STAGE["values"],)
     run_stages(isa.run_activation, struct, stages, parts=parts, keep=keep)

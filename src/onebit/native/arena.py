@@ -11,23 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from onebit.native import library
+from onebit.native import abi, library
 from onebit.native.kernel_calls import BYTES, Buffer, KernelCall, KernelCalls, Slot
 from onebit.native.panels import LOOKUPS
 from onebit.native.thread_pool import run_together
 from onebit.packed import PackedNet
 
-# the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
-_EPILOGUE = (
-    *("real", "scale", "shift", "center", "affine", "affine_int", "relu", "relu_int"),
-    *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign", "requantize", "quantize"),
-)
-_KERNELS = (
-    *("pointwise", "xnor", "dot", "dot_lut", "lut", "real", "depthwise", "depthwise_real", "grid", "expand", "levels"),
-    *("add", "add_int", "multiply", "fill", "copy"),
-    *("max", "max_int", "max_bits", "max_bytes", "sum", "sum_int", "average"),
-)
-_CODINGS = {"integer": 1, "values": 1, "standardise": 2, "float32": 3}  # OB_CODING_*
+_KERNELS = {number: name for name, number in abi.KERNEL.items()}
+_CODINGS = {"integer": "bytes", "values": "bytes", "standardise": "moments", "float32": "reals"}
 _POINTWISE = ("pointwise", "add", "add_int", "multiply")
 _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
@@ -46,7 +37,7 @@ class NativePlan:
     number of operations on a register of weights per sample. spare: arenas for the next calls.
     """
 
-    plan: library.PlanStruct
+    plan: abi.PlanStruct
     isa: library.InstructionSet
     shapes: tuple[tuple[int, ...], ...]
     kept: tuple[Any, ...]
@@ -86,7 +77,7 @@ class NativePlan:
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernel of each call."""
-        return tuple(_KERNELS[call.kernel - 1] for call in self.kept[0])
+        return tuple(_KERNELS[call.kernel] for call in self.kept[0])
 
     def arena(self, parts: int = 1) -> np.ndarray:
         """Memory for the values, aligned to cache lines."""
@@ -124,13 +115,13 @@ def lay_out(
     scratch = max((call.scratch for call in calls.list), default=0)
     scratch += -scratch % _ALIGNED
     kept: list[Any] = []
-    structs = (library.CallStruct * len(calls.list))()
+    structs = (abi.CallStruct * len(calls.list))()
     for call, struct in zip(calls.list, structs, strict=True):
         _fill_struct(call, struct, end, isa, kept)
-    plan = library.PlanStruct()
+    plan = abi.PlanStruct()
     plan.calls, plan.call_count = ctypes.addressof(structs), len(structs)
     plan.channels, plan.height, plan.width = image.shape
-    plan.coding = _CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]
+    plan.coding = abi.CODING[_CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]]
     plan.mean, plan.std = _pointer(net.input.mean, kept), _pointer(net.input.std, kept)
     plan.input, plan.input_size = image.buffer.place, image.buffer.units
     outputs = np.array([(answer.buffer.place, answer.buffer.units) for answer in answers], np.int64)
@@ -201,9 +192,9 @@ def _places(
 
 
 def _fill_struct(
-    call: KernelCall, struct: library.CallStruct, scratch: int, isa: library.InstructionSet, kept: list[Any]
+    call: KernelCall, struct: abi.CallStruct, scratch: int, isa: library.InstructionSet, kept: list[Any]
 ) -> None:
-    struct.kernel, struct.scratch = _KERNELS.index(call.kernel) + 1, scratch
+    struct.kernel, struct.scratch = abi.KERNEL[call.kernel], scratch
     for field_name, size_name, buffer in zip(("in_", "in2"), ("in_size", "in2_size"), call.inputs, strict=False):
         setattr(struct, field_name, buffer.place)
         setattr(struct, size_name, buffer.units)
@@ -222,10 +213,10 @@ def _fill_struct(
         elif value is not None:
             setattr(struct, name, value)
     struct.together = repeats
-    epilogue = (library.EpilogueStruct * max(1, len(call.epilogue)))()
+    epilogue = (abi.EpilogueOpStruct * max(1, len(call.epilogue)))()
     for into, operation in zip(epilogue, call.epilogue, strict=False):
         dtype = np.float64 if operation.code in ("affine", "affine_int") else None
-        into.code = _EPILOGUE.index(operation.code) + 1
+        into.code = abi.EPILOGUE[operation.code]
         into.p, into.q = (_parameters(array, max(1, repeats), dtype, kept) for array in (operation.p, operation.q))
         into.least, into.most = operation.least, operation.most
         if operation.p is not None:

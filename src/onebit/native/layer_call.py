@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.native.library import InstructionSet, LayerStruct, ParametersStruct, instruction_sets
+from onebit.native.abi import LayerStruct, ParametersStruct
+from onebit.native.library import InstructionSet, instruction_sets
 from onebit.native.taps import axes_of
 from onebit.native.thread_pool import run_shares
 from onebit.packed import Conv, ConvTranspose, Value

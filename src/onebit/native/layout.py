@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-MOST_AXES = 6  # OB_AXES of csrc/onebit.h
+from onebit.native.abi import AXES
 
 
 class NotPlanned(Exception):
@@ -93,11 +93,11 @@ def merged(axes: list[Axis]) -> list[Axis]:
 def box_fields(axes: list[Axis]) -> dict[str, tuple[int, ...]]:
     """The fields of a copy: the innermost axis, the one that threads share, the others; NotPlanned for too many."""
     axes = merged(axes)
-    if len(axes) > MOST_AXES:
+    if len(axes) > AXES:
         raise NotPlanned(f"a copy along {len(axes)} axes")
     inner = max(axes, key=lambda axis: ((axis.source == 1) + (axis.target == 1), axis.size))
     axes.remove(inner)
     ordered = [inner, *axes[:1], *reversed(axes[1:])]
-    ordered += [Axis(1, 0, 0)] * (MOST_AXES - len(ordered))
+    ordered += [Axis(1, 0, 0)] * (AXES - len(ordered))
     sizes, sources, targets = zip(*ordered, strict=True)
     return {"box": sizes, "from_stride": sources, "to_stride": targets}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from onebit.native.library import InstructionSet, NormStruct
+from onebit.native import abi
+from onebit.native.abi import NormStruct
+from onebit.native.library import InstructionSet
 from onebit.native.thread_pool import run_stages
 
 PART_VALUES = 1 << 18
@@ -14,10 +16,10 @@ PART_VALUES = 1 << 18
 class NormStage(IntEnum):
     """`OB_NORM_*` of csrc/onebit.h: the first two are a forward pass, the others a backward pass."""
 
-    MOMENTS = 1
-    NORMALIZE = 2
-    SUMS = 3
-    PROPAGATE = 4
+    MOMENTS = abi.NORM["moments"]
+    NORMALIZE = abi.NORM["normalize"]
+    SUMS = abi.NORM["sums"]
+    PROPAGATE = abi.NORM["propagate"]
 
 
 def run_norm(

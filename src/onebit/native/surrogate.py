@@ -7,12 +7,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from onebit.native.library import ConcreteStruct, InstructionSet, SurrogateStruct
+from onebit.native.abi import SURROGATE, ConcreteStruct, SurrogateStruct
+from onebit.native.library import InstructionSet
 from onebit.native.norm import PART_VALUES
 from onebit.native.thread_pool import run_shares
 
-TRIANGLE, BELL = 1, 2
-"""`OB_SURROGATE_*` of csrc/onebit.h."""
+TRIANGLE, BELL = SURROGATE["triangle"], SURROGATE["bell"]
 
 
 def run_surrogate(

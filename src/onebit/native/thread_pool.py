@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from onebit.native.library import BarrierStruct
+from onebit.native.abi import BarrierStruct
 
 Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from onebit.native.library import ConvolutionStruct, InstructionSet
+from onebit.native.abi import MOST_TAPS as MOST_TAPS
+from onebit.native.abi import WEIGHT, ConvolutionStruct
+from onebit.native.library import InstructionSet
 from onebit.native.thread_pool import run_stages
 
-MOST_TAPS = 49
-"""`OB_MOST_TAPS` of csrc/onebit.h."""
-STAGES = 1, 2
-"""`OB_WEIGHT_SUMS`, `OB_WEIGHT_TOTAL`."""
+STAGES = WEIGHT["sums"], WEIGHT["total"]
 PART_PRODUCTS = 1 << 26
 """A thread of its own takes at least as many products."""
 

@@ -151,7 +151,7 @@ static int64_t run_activation(const ob_activation *call, int32_t stage, int32_t 
     activation_work_t work = {0};
     const int64_t units = divide_activation(call, part, parts, &work), channels = call->channels;
     if (!call->scratch) return units;
-    if (stage == OB_ACTIVATION_TOTAL) {
+    if (stage == OB_STAGE_TOTAL) {
         if (part == 0) finish_activation(call, &work);
         return units;
     }

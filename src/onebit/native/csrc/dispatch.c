@@ -18,12 +18,7 @@ extern const ob_isa ob_amx;
 extern const ob_isa ob_neon;
 #endif
 
-int ob_size(int which) {
-    const size_t sizes[] = {sizeof(ob_call), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_barrier),
-                            sizeof(ob_layer), sizeof(ob_norm), sizeof(ob_surrogate), sizeof(ob_convolution),
-                            sizeof(ob_activation), sizeof(ob_concrete)};
-    return which >= 0 && which < 10 ? (int)sizes[which] : 0;
-}
+const char *ob_abi(void) { return OB_ABI; }
 
 static int always(void) { return 1; }
 #if defined(OB_X86)

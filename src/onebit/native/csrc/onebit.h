@@ -259,7 +259,7 @@ enum {
 };
 
 /* The stages, of which a forward pass has only the first: all parts end one before the next begins. */
-enum { OB_ACTIVATION_VALUES = 1, OB_ACTIVATION_TOTAL };
+enum { OB_STAGE_VALUES = 1, OB_STAGE_TOTAL };
 
 typedef struct {
     const char *name;
@@ -302,9 +302,8 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution, ob_activation, ob_concrete for
- * `which` 0 to 9: Python compares them with its own. */
-OB_PUBLIC int ob_size(int which);
+/* The hash of this file: Python compares it with that of the file which its structures are made from. */
+OB_PUBLIC const char *ob_abi(void);
 /* The instruction sets that were compiled in, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);
 /* Whether this processor supports that instruction set. */

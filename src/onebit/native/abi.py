@@ -1,0 +1,204 @@
+"""The structures and numbers of csrc/onebit.h, which documents them. Made by `python -m tools.abi`."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+HASH = "e0e9ffec77ab2a7e3107a4b7a8d17f6b5b39a4e7d8b43bb3e7f974df5b740a49"
+"""The sha256 of the header."""
+
+Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
+
+Pointer, Text = ctypes.c_void_p, ctypes.c_char_p
+
+AXES = 6
+
+MOST_TAPS = 49
+
+
+def _numbers(names: str) -> dict[str, int]:
+    """Those of an enum, from 1 on."""
+    return {name: number for number, name in enumerate(names.split(), start=1)}
+
+
+EPILOGUE = _numbers(
+    "real scale shift center affine affine_int relu relu_int prelu hardtanh hardtanh_int "
+    "clamp threshold sign requantize quantize"
+)
+
+KERNEL = _numbers(
+    "pointwise xnor dot dot_lut lut real depthwise depthwise_real grid expand levels add "
+    "add_int multiply fill copy max max_int max_bits max_bytes sum sum_int average"
+)
+
+CODING = _numbers("bytes moments reals")
+
+NORM = _numbers("moments normalize sums propagate")
+
+WEIGHT = _numbers("sums total")
+
+SURROGATE = _numbers("triangle bell")
+
+ACTIVATION = _numbers("rprelu sign")
+
+STAGE = _numbers("values total")
+
+
+def _of(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Fields of one type."""
+    return [(name, kind) for name in names.split()]
+
+
+class MoreStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "place size pixel bytes"),
+    ]
+
+
+class EpilogueOpStruct(ctypes.Structure):
+    _fields_ = [
+        ("code", Long),
+        *_of(Pointer, "p q more"),
+        *_of(Long, "more_count stride"),
+        *_of(Int, "least most"),
+    ]
+
+
+class CallStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Int, "kernel groups"),
+        *_of(Long, "in_ in2 out in_size in2_size out_size scratch"),
+        *_of(
+            Int,
+            "in_height in_width in_pixel out_height out_width out_pixel in_factor in_zero out_bytes "
+            "out_zero channels table_rows table_left table_width table_byte block",
+        ),
+        *_of(Pointer, "rows columns"),
+        *_of(Int, "taps_down taps_across"),
+        ("runs", Pointer),
+        *_of(Int, "run_count constant"),
+        *_of(Float, "low high"),
+        ("weights", Pointer),
+        ("panel", Long),
+        *_of(Int, "outputs tap_channels tap_words tap_lookups tap_fours real levels center planes together"),
+        *_of(Pointer, "tap_sums weight_units epilogue"),
+        *_of(Int, "epilogue_count bits"),
+        ("divisor", Pointer),
+        *_of(Int * AXES, "box from_stride to_stride"),
+        *_of(Long, "from_ to"),
+    ]
+
+
+class OutputStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "place size"),
+    ]
+
+
+class PlanStruct(ctypes.Structure):
+    _fields_ = [
+        ("calls", Pointer),
+        ("call_count", Long),
+        *_of(Int, "channels height width coding output_count"),
+        *_of(Pointer, "mean std outputs"),
+        *_of(Long, "input input_size arena_units batch scratch_units"),
+    ]
+
+
+class BarrierStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Int, "arrived generation cancelled"),
+    ]
+
+
+class LayerStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Int, "groups outputs terms channels in_height in_width out_height out_width"),
+        *_of(Pointer, "rows columns"),
+        *_of(Int, "taps_down taps_across padding signs"),
+    ]
+
+
+class ParametersStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Pointer, "words scale center bias"),
+    ]
+
+
+class NormStruct(ctypes.Structure):
+    _fields_ = [
+        ("rows", Long),
+        *_of(Int, "channels bf16"),
+        *_of(Double, "eps momentum"),
+        *_of(Float, "least most"),
+        *_of(
+            Pointer,
+            "x shortcut out weight bias running_mean running_var statistics gradient second_gradient "
+            "kept x_gradient weight_gradient bias_gradient scratch",
+        ),
+    ]
+
+
+class ConvolutionStruct(ctypes.Structure):
+    _fields_ = [
+        ("images", Long),
+        *_of(Int, "channels outputs"),
+        *_of(Int * 2, "in_size out_size kernel stride padding"),
+        *_of(Pointer, "x gradient to"),
+        ("to_stride", Long * 4),
+        ("scratch", Pointer),
+    ]
+
+
+class SurrogateStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Int, "bf16 kind"),
+        *_of(Float, "steepness height"),
+        *_of(Pointer, "x gradient to"),
+    ]
+
+
+class ConcreteStruct(ctypes.Structure):
+    _fields_ = [
+        ("bf16", Int),
+        *_of(Float, "near epsilon factor"),
+        *_of(Pointer, "latent noise gradient to"),
+    ]
+
+
+class ActivationStruct(ctypes.Structure):
+    _fields_ = [
+        ("rows", Long),
+        *_of(Int, "channels bf16 kind"),
+        *_of(Pointer, "x gradient to shift scale offset shift_gradient scale_gradient offset_gradient scratch"),
+    ]
+
+
+class IsaStruct(ctypes.Structure):
+    _fields_ = [
+        ("name", Text),
+        *_of(
+            Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift dot_lut byte_tiles"
+        ),
+        ("run", ctypes.CFUNCTYPE(Long, ctypes.POINTER(PlanStruct), Pointer, Long, Pointer, Pointer, Int, Int, Pointer)),
+        (
+            "run_layer",
+            ctypes.CFUNCTYPE(
+                Long,
+                ctypes.POINTER(LayerStruct),
+                Pointer,
+                Long,
+                ctypes.POINTER(ParametersStruct),
+                Pointer,
+                Pointer,
+                Int,
+                Int,
+            ),
+        ),
+        ("run_norm", ctypes.CFUNCTYPE(Long, ctypes.POINTER(NormStruct), Int, Int, Int)),
+        ("run_surrogate", ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), Long, Long)),
+        ("run_activation", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ActivationStruct), Int, Int, Int)),
+        ("run_weight_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConvolutionStruct), Int, Int, Int)),
+        ("run_concrete", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConcreteStruct), Long, Long)),
+    ]
