@@ -184,12 +184,16 @@ def time_net(
             timed.append(timing.Timed(isa, isa, partial(run_planned, packed, plan, images, threads=threads)))
         best = list(plans.values())[-1]
         if threads_for(best, batch, threads) == 1:
-            timed.append(timing.Timed(ALONE, None, lambda plan=best, x=images: plan.run(x)[0]))
+            timed.append(timing.Timed(ALONE, None, partial(_alone, best, images)))
         timed += [timing.Timed(name, None, partial(call, images)) for name, call in others.items()]
         mismatches = check(f"{name}, batch {batch}", packed, images, timed, rounded=activations is not None)
         timing.take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
         rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
+
+
+def _alone(plan: native.NativePlan, images: np.ndarray) -> np.ndarray:
+    return plan.run(images)[0]
 
 
 def _rows(timed: Sequence[timing.Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:

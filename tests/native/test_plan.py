@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import weakref
 from typing import Any
@@ -442,3 +443,18 @@ def test_buffers_in_use_at_the_same_time_do_not_overlap(drawn: list[tuple[int, i
         for b in buffers[:n]:
             if a.first <= b.last and b.first <= a.last:
                 assert a.place + 3 * a.units <= b.place or b.place + 3 * b.units <= a.place
+
+
+def test_the_plan_of_a_deep_net_takes_time_in_proportion_to_its_nodes() -> None:
+    def calls(depth: int) -> int:
+        """Functions called for the plan of so many layers."""
+        b = Builder((8,), coding="values")
+        for _ in range(depth):
+            b.dense(8)
+            b.requantize()
+        net, profile = b.net(), cProfile.Profile()
+        profile.runcall(make_plan, net, list(instruction_sets().values())[-1])
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(1)  # what is imported or cached once
+    assert calls(200) < 2.2 * calls(100)

@@ -13,9 +13,10 @@ from packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 
 import onebit
 from onebit.errors import FormatError, UsageError, WrongTypeError
+from onebit.native import NativePlan
 from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
 from onebit.runtime import batches, run, timing
-from onebit.runtime.running import check_images
+from onebit.runtime.running import check_images, native_plan
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -54,6 +55,27 @@ def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
     assert {key: array.shape for key, array in empty.items()} == {"gated": (0, 33), "number": (0,), "again": (0, 33)}
     one = PackedNet(input=net.input, nodes=(Relu(inputs=("input",), output="a"),), output=("a",))
     assert isinstance(run(one, inputs_of(net, 4)), tuple)
+
+
+@pytest.mark.parametrize("form", OTHER_NETS)
+def test_a_call_infers_no_shapes_and_asks_the_library_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = OTHER_NETS[form]()
+    batch, plan = inputs_of(net, 5), native_plan(net)
+    module = onebit.PackedModule(net)
+    expected = run(net, batch), net.by_name(module(torch.from_numpy(batch)))
+
+    def again(self: Any, *values: Any) -> Any:
+        raise AssertionError("a shape is inferred again")
+
+    for node in net.nodes:
+        monkeypatch.setattr(type(node), "infer", again)
+    calls: list[int] = []
+    if plan is not None:
+        once = NativePlan.run
+        monkeypatch.setattr(NativePlan, "run", lambda *given, **more: calls.append(1) or once(*given, **more))
+        assert_equal(run(net, batch), expected[0])
+        torch.testing.assert_close(net.by_name(module(torch.from_numpy(batch))), expected[1], rtol=0, atol=0)
+        assert len(calls) == 2
 
 
 def test_progress_counts_samples() -> None:

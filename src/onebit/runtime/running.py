@@ -132,7 +132,8 @@ def as_batch(spec: InputSpec, batch: Any) -> Any:
     Raises:
         UsageError: a wrong shape, dtype or device, or numbers that are not finite.
     """
-    batch = without_torch(batch)
+    if type(batch) is not np.ndarray:
+        batch = without_torch(batch)
     if not (type(batch) is np.ndarray and batch.shape[1:] == spec.shape and batch.dtype == DTYPES[spec.dtype]):
         check_images(spec, batch)
     if isinstance(batch, np.ndarray):
