@@ -35,7 +35,9 @@ HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
 """Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
 
 CONTINUAL_TEMPERATURE = 1e-2
-"""Temperature of the continual configurations; the others have 1e-10 (BayesBiNN, section 4.3 and appendix)."""
+"""Temperature of the continual configurations (BayesBiNN, section 4.3)."""
+TEMPERATURES = {"mnist": 1e-10, "cifar10": 1e-10, "cifar100": 1e-8}
+"""Temperature of the others unless the file sets it (BayesBiNN, table 9)."""
 
 CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
 SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
@@ -183,7 +185,7 @@ def translate_config(
     if "grad_clip_value" in given and method != "bayesbinn":
         settings["optimizer"]["clip_grad_value"] = given["grad_clip_value"]
     if method == "bayesbinn":
-        settings["model"]["weight_options"] = {"temperature": given.get("temperature", 1e-10)}
+        settings["model"]["weight_options"] = {"temperature": given.get("temperature", TEMPERATURES[given["dataset"]])}
         settings["optimizer"] |= {
             "samples": given.get("mc_steps", 1),
             "data_scale": AUGMENTED_SCALE if augmented else 1.0,
