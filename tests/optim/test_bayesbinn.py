@@ -33,9 +33,12 @@ def data(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x, torch.randint(5, (32,), generator=generator)
 
 
-def rederived(latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any) -> Tensor:
-    """The authors' loop, written anew, with tanh²λ of the current λ."""
+def rederived(
+    latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any, lagged: bool = False
+) -> Tensor:
+    """The authors' loop, written anew, with tanh²λ of the current λ; `lagged` as they have it, of the step before."""
     mean = torch.zeros_like(latent)
+    before = latent
     for step in range(1, steps + 1):
         total = torch.zeros_like(latent)
         generator = torch.Generator().manual_seed(step)
@@ -45,17 +48,21 @@ def rederived(latent: Tensor, *, steps: int, temperature: float, momentum: float
             x, y = data(step, latent.dtype)
             (gradient,) = torch.autograd.grad(loss_of(weight, x, y), weight)
             weight = weight.detach()
-            total += (1 - weight**2 + 1e-10) / temperature / (1 - torch.tanh(latent) ** 2 + 1e-10) * gradient
+            spread = 1 - torch.tanh(before if lagged else latent) ** 2 + 1e-10
+            total += (1 - weight**2 + 1e-10) / temperature / spread * gradient
         natural = COUNT * total / samples + latent - prior
         mean = momentum * mean + (1 - momentum) * natural
-        latent = latent - RATE * mean / (1 - momentum**step)
+        before, latent = latent, latent - RATE * mean / (1 - momentum**step)
     return latent
 
 
-def ours(latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any) -> Tensor:
+def ours(
+    latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any, lagged: bool = False
+) -> Tensor:
     quantizer = ConcreteSign(temperature, generator=torch.Generator())
     layer = BinaryLinear(12, 5, weight_quantizer=quantizer, dtype=latent.dtype)
-    optimizer = BayesBiNN(latent_groups(layer, lr=RATE), count=COUNT, momentum=momentum, init=None)
+    groups = latent_groups(layer, lr=RATE)
+    optimizer = BayesBiNN(groups, count=COUNT, momentum=momentum, init=None, lagged_mean=lagged)
     with torch.no_grad():
         if isinstance(prior, Tensor):
             layer.weight.copy_(prior)
@@ -97,6 +104,28 @@ def test_twenty_steps_in_float32_at_the_temperature_of_the_paper(momentum: float
     assert float((found - begin).abs().max()) > 100  # 1/(1 − tanh²(10) + 1e-10) is 1e10 in float32
 
 
+@pytest.mark.parametrize("prior", [0.0, small(torch.float64, 1.0)], ids=["no prior", "prior"])
+@pytest.mark.parametrize(("momentum", "samples"), [(0.0, 1), (0.9, 2)])
+def test_the_mean_may_be_that_of_the_step_before(momentum: float, samples: int, prior: Any) -> None:
+    settings = {"steps": 20, "temperature": 0.1, "momentum": momentum, "samples": samples, "prior": prior}
+    begin = small(torch.float64)
+    found, expected = ours(begin, **settings, lagged=True), rederived(begin, **settings, lagged=True)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert float((found - rederived(begin, **settings)).abs().max()) > 1e-5
+
+
+def test_a_lagged_mean_by_hand() -> None:
+    """The first step knows no λ but its own; the second divides by 1 − tanh²(0.5), not by 1 − tanh²(0.35)."""
+    layer = BinaryLinear(1, 1, weight_quantizer="concrete_sign")
+    optimizer = BayesBiNN(latent_groups(layer, lr=0.1), count=10, init=None, lagged_mean=True)
+    with torch.no_grad():
+        layer.weight.fill_(0.5)
+    for gradient, expected in [(0.1, 0.35), (-0.2, 0.35 - 0.1 * (-2 * 0.8868515 / 0.7864477 + 0.35))]:
+        layer.weight.grad = torch.tensor([[gradient]])
+        optimizer.step()
+        assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_latents_begin_at_plus_and_minus_ten() -> None:
     model = net("concrete_sign")
     bayesbinn(model)
@@ -128,14 +157,15 @@ def test_without_data_latents_go_to_the_prior() -> None:
     assert torch.allclose(layer.weight, prior)
 
 
-def test_the_prior_is_part_of_the_state() -> None:
+@pytest.mark.parametrize("lagged_mean", [False, True])
+def test_the_prior_and_the_mean_of_the_step_before_are_part_of_the_state(lagged_mean: bool) -> None:
     model = net("concrete_sign")
-    optimizer = bayesbinn(model)
+    optimizer = bayesbinn(model, lagged_mean=lagged_mean)
     train(model, optimizer, steps=2)
     optimizer.set_prior_()
     train(model, optimizer, steps=2, seed=2)
     twin = copy.deepcopy(model)
-    other = bayesbinn(twin, init=None)
+    other = bayesbinn(twin, init=None, lagged_mean=lagged_mean)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, optimizer, steps=3, seed=3)
     train(twin, other, steps=3, seed=3)

@@ -80,6 +80,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "optimizer.threshold_decay": ("0.5", 0.5),
     "optimizer.latent_init": ("5.0", 5.0),
     "optimizer.data_scale": ("10.0", 10.0),
+    "optimizer.lagged_mean": ("true", True),
     "optimizer.samples": ("3", 3),
     "optimizer.prox_strength": ("4", 4.0),
     "optimizer.prox_freeze": ("0.75", 0.75),
@@ -231,7 +232,7 @@ def test_a_complete_recipe_of_an_earlier_version_is_read(tmp_path: Path, changes
         if part in ("model", "optimizer") and option in declared(part):
             old[part][option] = value
     old["model"]["coding"] = "standardise"
-    assert len(old["optimizer"]) == 25
+    assert len(old["optimizer"]) == 26
     read = build_recipe(read_settings(file_of(tmp_path, json.dumps(old))))
     assert read == recipe
     assert recipe.changed_from(read) == []

@@ -28,7 +28,7 @@ def toy() -> Dataset:
 
 def recipe(**settings: Any) -> Recipe:
     model = {"widths": [64, 32, 4], "weight_quantizer": "concrete_sign", "weight_options": {"temperature": 0.01}}
-    optimizer = {"name": "bayesbinn", "lr": 0.05, "latent_clip": None}
+    optimizer = {"name": "bayesbinn", "lr": 0.05, "latent_clip": None, "lagged_mean": True}
     base = {"name": "try", "dataset": "toy", "epochs": 2, "batch_size": 32, "draws": 3, "precision": "fp32"}
     base |= {
         "model": model | {"init": "default"},
@@ -159,6 +159,7 @@ def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
         "optimizer.lr",
         "optimizer.latent_clip",
         "optimizer.clip_grad_value",
+        "optimizer.lagged_mean",
     }
     assert (both["ste"].optimizer.name, both["ste"].optimizer.lr, both["ste"].epochs) == ("adam", 0.01, 100)
     assert list(arms(replace(own, continual=replace(own.continual, own="bop")))) == ["bop", "ste"]

@@ -59,11 +59,12 @@ def test_without_decay_epochs_gamma_follows_the_schedule(data: Dataset) -> None:
 
 def test_bayesbinn_takes_its_settings(data: Dataset) -> None:
     own = {"lr": 0.5, "real_lr": 0.25, "momentum": 0.9, "data_scale": 10, "latent_init": 3, "samples": 4}
+    own["lagged_mean"] = True
     built = build_training(recipe("bayesbinn", optimizer=own, model={"weight_options": {"temperature": 0.1}}), data)
     optimizer = built.optimizer
     assert type(optimizer) is BayesBiNN
     assert [group["initial_lr"] for group in optimizer.param_groups] == [0.5, 0.25]
-    assert (optimizer.param_groups[0]["count"], optimizer.param_groups[0]["momentum"]) == (1280, 0.9)
+    assert [optimizer.param_groups[0][name] for name in ("count", "momentum", "lagged_mean")] == [1280, 0.9, True]
     assert built.model.linear1.weight.unique().tolist() == [-3, 3]
     assert built.model.linear1.weight_quantizer.temperature == 0.1
     assert built.step_settings.samples == 4

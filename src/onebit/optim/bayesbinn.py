@@ -12,6 +12,7 @@ from torch import Tensor
 from onebit.errors import UsageError
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.optimizer_table import OptimizerSetup
+from onebit.quantizers.bayesbinn import variance
 from onebit.quantizers.chunks import in_chunks
 
 
@@ -22,12 +23,16 @@ class BayesBiNN(CompanionOptimizer):
     is the gradient of the mean loss with respect to λ, as the quantizer `concrete_sign` returns it. Several Monte Carlo
     samples are several backward passes whose gradients are averaged (`StepSettings.samples`).
 
+    With `lagged_mean`, g is divided by 1 − tanh²λ₋ + 1e-10 in place of 1 − tanh²λ + 1e-10, where λ₋ is λ of the step
+    before; in the first step it is λ. The authors' code does this, algorithm 1 does not. λ₋ is part of the state.
+
     Args:
         groups: of `latent_groups`.
         count: N, the number of training images; more for augmented ones.
         lr: of λ, in place of that in the groups of latents; None leaves it.
         momentum: β.
         init: every λ begins as ±init at random, also that of a group added later; None leaves latents as they are.
+        lagged_mean: take the slope of draws from λ of the step before.
         companion: makes the optimizer of real parameters from their groups; Adam when None.
         generator: source of those signs; torch's default generator when None.
 
@@ -48,6 +53,7 @@ class BayesBiNN(CompanionOptimizer):
         lr: float | None = None,
         momentum: float = 0.0,
         init: float | None = 10.0,
+        lagged_mean: bool = False,
         companion: Companion | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -56,7 +62,7 @@ class BayesBiNN(CompanionOptimizer):
                 raise UsageError(f"{name} must be positive, got {value!r}")
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum must be in [0, 1), got {momentum!r}")
-        own = {"count": count, "momentum": momentum} | ({} if lr is None else {"lr": lr})
+        own = {"count": count, "momentum": momentum, "lagged_mean": lagged_mean} | ({} if lr is None else {"lr": lr})
         self.init, self.generator = init, generator
         super().__init__(groups, own, companion)
 
@@ -73,6 +79,9 @@ class BayesBiNN(CompanionOptimizer):
 
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, rate = self.state[latent], float(group["lr"])
+        if group.get("lagged_mean"):  # a checkpoint of an earlier version does not say
+            before, state["before"] = state.get("before", latent), latent.detach().clone()
+            gradient = gradient * (variance(latent.detach()) / variance(before.detach()))
         count, momentum = float(group["count"]), float(group["momentum"])
         tensors = [latent, gradient]
         if momentum:
@@ -111,6 +120,7 @@ def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
         lr=settings.lr,
         momentum=settings.momentum,
         init=None if setup.initialized or _is_posterior(setup.groups) else settings.latent_init,
+        lagged_mean=settings.lagged_mean,
     )
     if settings.prior:
         optimizer.set_prior_()

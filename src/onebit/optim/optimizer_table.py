@@ -69,6 +69,7 @@ BOP = (
 BAYESBINN = (
     Option("latent_init", float, 10.0, "latents start at plus or minus this", POSITIVE, (_NEW,)),
     Option("data_scale", float, 1.0, "factor on the number of training images; above 1 if augmented", POSITIVE),
+    Option("lagged_mean", bool, False, "take the slope of draws from the step before, as the authors' code does"),
     Option("prior", bool, False, "the weights of init_from are also the prior; otherwise it is 0"),
 )
 

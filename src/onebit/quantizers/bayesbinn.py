@@ -18,10 +18,15 @@ MOST_NEAR = 1e-6
 """Distance of u and p up to which the kernel may ask whether a weight is not ±1: of few draws in millions."""
 
 
+def variance(latent: Tensor) -> Tensor:
+    """1 − tanh²λ + 1e-10, shape of the latent: the variance of a weight, as the slope is divided by it."""
+    return 1 - latent.tanh().square() + EPSILON
+
+
 def _slope(latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
     """s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)); `relaxed` is w, None where all of it is ±1."""
     above = EPSILON if relaxed is None else 1 - relaxed.square() + EPSILON
-    return above / temperature / (1 - latent.tanh().square() + EPSILON)
+    return above / temperature / variance(latent)
 
 
 def _kernels(latent: Tensor) -> InstructionSet | None:

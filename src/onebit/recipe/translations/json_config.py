@@ -189,6 +189,7 @@ def translate_config(
         settings["optimizer"] |= {
             "samples": given.get("mc_steps", 1),
             "data_scale": AUGMENTED_SCALE if augmented else 1.0,
+            "lagged_mean": task == "permuted-mnist",  # as in the recipe of that task
         }
         settings["draws"] = given.get(EVALUATED, 0)
     if "weight_clip_value" in given and method not in ("bayesbinn", "real"):
