@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from covering import covering
 from onebit.cli.train_command import TRACKERS, read_command
 from onebit.data import DATASETS
 from onebit.layers import binary_layers
-from onebit.recipe import Recipe, build_recipe, flag_names
+from onebit.recipe import Recipe, build_recipe, flag_names, merge
 from onebit.recipe.reading import split_alias
 from onebit.recipe.translations.binarynet import CLASSIC, OTHER_NAMES, SHORT
 from onebit.recipe.translations.json_config import KEYS
@@ -27,6 +28,17 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
 BINARYNET, CONNECT, BAYES, RESNET, JSON = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 SECTIONS = {"binarynet": BINARYNET, "binaryconnect": CONNECT, "bayesbinn": BAYES, "resnet": RESNET, "json": JSON}
+ADAM = "--method real --optimizer adam --optimizer.lr"
+STE = "mnist-ste --optimizer.lr 1e-4 --optimizer.clip_grad_value null"
+RESNET_REAL = (
+    "cifar10-resnet20-real --optimizer.lr 0.01 --optimizer.decay_norm true --batch_size 32 "
+    "--augmentation.padding_mode zero --augmentation.cutout 0 --augmentation.first_size null"
+)
+RESNET_BINARY = (
+    "cifar10-resnet20-binaryconnect --optimizer sgd --optimizer.momentum 0.9 --optimizer.nesterov true "
+    "--optimizer.weight_decay 1e-3 --optimizer.decay_latents true --optimizer.decay_norm true --label_smoothing 0.1 "
+    "--batch_size 32 --model.last_norm false --augmentation.padding_mode zero --augmentation.first_size null"
+)
 BINARY_WEIGHTS = {
     "--model resnet_binary --save resnet18_binary --dataset cifar10": 4_267_760,
     "--model resnet_binary --dataset cifar10 --epochs 100": 4_267_760,
@@ -35,8 +47,7 @@ BINARY_WEIGHTS = {
     "-a alexnet --dataset cifar100 --optimizer SGD --lr 0.05 --momentum 0.9 --wd 5e-4": 0,
     "--model vgg_cifar10_binary --dataset cifar10 --loss hinge": 14_022_016,
     "mnist-bnn": 10_014_720,
-    "--model mlp --dataset mnist --method bnn --model.widths [784,6144,6144,6144,10] "
-    "--model.real_last true": 80_314_368,
+    "mnist-bnn-wide": 80_314_368,
     "mnist-binaryconnect-stochastic": 10_014_720,
     "mnist-binaryconnect": 10_014_720,
     "mnist-real": 0,
@@ -47,9 +58,12 @@ BINARY_WEIGHTS = {
     "cifar10-bayesbinn": 14_022_016,
     "cifar100-bayesbinn": 14_114_176,
     "mnist-ste": 10_014_720,
-    "mnist-bayesbinn --method real --optimizer adam": 0,
+    STE: 10_014_720,
+    f"mnist-bayesbinn {ADAM} 1e-4": 0,
     "mnist-permuted": 89_400,
     "cifar10-resnet20-real": 0,
+    RESNET_REAL: 0,
+    RESNET_BINARY: 268_336,
     "cifar10-resnet20-binaryconnect": 268_336,
     "cifar10-resnet20-binaryconnect-two-stage": 268_336,
     "examples/mnist_bayesbinn.json": 10_014_720,
@@ -57,6 +71,85 @@ BINARY_WEIGHTS = {
     "examples/mnist_continual.json --task permuted-mnist": 89_400,
 }
 """Command, without `onebit train` -> the binary weights of the net that it trains."""
+_BAYES_MLP: dict[str, Any] = {
+    "name": "mlp", "widths": [784, 2048, 2048, 2048, 10], "dropout": 0.2, "input_dropout": 0.2, "norm_eps": 1e-4,
+    "norm_momentum": 0.15, "norm_affine": False, "init": "default", "coding": "standardize",
+}  # fmt: skip
+_BAYES_VGG: dict[str, Any] = {
+    "name": "vgg_small", "norm_momentum": 0.2, "dense_norm_momentum": 0.1, "norm_affine": False, "init": "default",
+    "coding": "standardize",
+}  # fmt: skip
+_BAYES = {"schedule": {"name": "cosine", "final_lr": 1e-16}, "loss": "cross_entropy", "epochs": 500}
+_BAYES_MNIST = _BAYES | {"dataset": "mnist", "validation": 6000, "batch_size": 100}
+_BAYES_CIFAR = _BAYES | {"validation": 5000, "batch_size": 50, "augmentation": {"crop_padding": 4, "flip": True}}
+_NO_WEIGHTS = {"weight_quantizer": None, "input_quantizer": None}
+_SGD = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "decay_norm": True}
+_RESNET = {
+    "dataset": "cifar10", "validation": 0, "loss": "cross_entropy", "label_smoothing": 0.1, "epochs": 150,
+    "batch_size": 32, "schedule": {"name": "cosine", "warmup": 5, "final_lr": 0},
+    "augmentation": {"crop_padding": 4, "flip": True, "padding_mode": "zero"},
+}  # fmt: skip
+WHAT_SCRIPTS_DO: dict[str, dict[str, Any]] = {
+    # BinaryNet.pytorch 80f6d46, main_mnist.py
+    "mnist-bnn-wide": {
+        "dataset": "mnist", "validation": 0, "loss": "cross_entropy", "epochs": 100, "batch_size": 64,
+        "model": {
+            "name": "mlp", "widths": [784, 6144, 6144, 6144, 10], "weight_quantizer": "ste_sign",
+            "input_quantizer": "ste_sign", "activation": "hardtanh", "real_last": True, "last_norm": False,
+            "norm_eps": 1e-5, "norm_momentum": 0.1, "init": "default", "coding": "standardize",
+        },
+        "optimizer": {"name": "adam", "lr": 0.01, "latent_clip": 1.0},
+        "schedule": {"name": "milestones", "milestones": [40, 80], "gamma": 0.1},
+    },
+    # BayesBiNN 67e0c6f, main_mnist.py, main_cifar10.py and main_cifar100.py without flags, then with --optim
+    "mnist-bayesbinn": _BAYES_MNIST | {
+        "model": _BAYES_MLP | {"weight_quantizer": "concrete_sign", "weight_options": {"temperature": 1e-10}},
+        "optimizer": {"name": "bayesbinn", "lr": 1e-4, "latent_init": 10, "latent_clip": None},
+    },
+    "cifar10-bayesbinn": _BAYES_CIFAR | {
+        "dataset": "cifar10",
+        "model": _BAYES_VGG | {"weight_quantizer": "concrete_sign", "weight_options": {"temperature": 1e-10}},
+        "optimizer": {"name": "bayesbinn", "lr": 3e-4, "latent_init": 10, "data_scale": 10, "latent_clip": None},
+    },
+    "cifar100-bayesbinn": _BAYES_CIFAR | {
+        "dataset": "cifar100",
+        "model": _BAYES_VGG | {"weight_quantizer": "concrete_sign", "weight_options": {"temperature": 1e-8}},
+        "optimizer": {"name": "bayesbinn", "lr": 3e-4, "latent_init": 10, "data_scale": 10, "latent_clip": None},
+    },
+    STE: _BAYES_MNIST | {
+        "model": _BAYES_MLP | {"weight_quantizer": "sign"},
+        "optimizer": {"name": "adam", "lr": 1e-4, "latent_clip": 1.0},
+    },
+    f"mnist-bayesbinn {ADAM} 1e-4": _BAYES_MNIST | {
+        "model": _BAYES_MLP | _NO_WEIGHTS, "optimizer": {"name": "adam", "lr": 1e-4, "latent_clip": None},
+    },
+    f"cifar10-bayesbinn {ADAM} 3e-4": _BAYES_CIFAR | {
+        "dataset": "cifar10",
+        "model": _BAYES_VGG | _NO_WEIGHTS, "optimizer": {"name": "adam", "lr": 3e-4, "latent_clip": None},
+    },
+    # BayesBiNN 67e0c6f, main_permute_mnist_CL.py; STE is our addition
+    "mnist-permuted": _BAYES | {
+        "dataset": "mnist", "validation": 0, "batch_size": 100, "epochs": 100, "draws": 100,
+        "model": _BAYES_MLP | {
+            "widths": [784, 100, 100, 10], "dropout": None, "input_dropout": None,
+            "weight_quantizer": "concrete_sign", "weight_options": {"temperature": 1e-2},
+        },
+        "optimizer": {"name": "bayesbinn", "lr": 1e-3, "latent_init": 10, "latent_clip": None, "lagged_mean": True},
+        "continual": {"tasks": 5, "prior": True, "against": ["ste"]},
+    },
+    # imt_efficient_deep_learning e9deeca, antonio/main.py and antonio/scripts/main_binary.py
+    RESNET_REAL: _RESNET | {
+        "model": _NO_WEIGHTS | {"name": "resnet20", "init": "default", "coding": "standardize"}, "optimizer": _SGD,
+    },
+    RESNET_BINARY: _RESNET | {
+        "model": {
+            "name": "resnet20", "weight_quantizer": "sign", "last_norm": False, "init": "default",
+            "coding": "standardize",
+        },
+        "optimizer": _SGD | {"decay_latents": True, "latent_clip": 1.0},
+    },
+}  # fmt: skip
+"""Command, without `onebit train` -> what the script does, as read there; what is not said is nothing."""
 VERB_OPTIONS = {"out", "resume", "seeds", "data", "method", "print-config", "weights", "validation", "task"}
 
 
@@ -96,7 +189,8 @@ def test_every_key_of_the_json_format_has_its_row() -> None:
 def commands(section: str) -> list[str]:
     """The commands in the blocks of a section, in their order."""
     blocks = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    return [" ".join(line.partition("#")[0].split()) for line in lines]
 
 
 def test_every_command_is_of_a_section_that_is_run() -> None:
@@ -111,6 +205,17 @@ def test_the_commands_ask_for_the_net_that_they_say(onebit: Onebit, line: str, m
     asked = onebit("train", *shlex.split(line), "--print-config", "--json")
     assert asked.status == 0, asked.err
     assert binary_weights(build_recipe(asked.json)) == BINARY_WEIGHTS[line]
+
+
+@pytest.mark.parametrize("line", WHAT_SCRIPTS_DO)
+def test_a_command_has_every_setting_of_its_script(onebit: Onebit, line: str) -> None:
+    recipe = build_recipe(onebit("train", *shlex.split(line), "--print-config", "--json").json)
+    without_effect = {"augmentation.growing", "optimizer.latent_clip" * (recipe.model.weight_quantizer is None)}
+    if recipe.optimizer.latent_clip == "value":
+        recipe = build_recipe(merge(recipe.settings(), {"optimizer": {"latent_clip": recipe.model.value}}))
+    told = {"name": recipe.name, "summary": recipe.summary, "reference": recipe.reference, "measured": recipe.measured}
+    differs = recipe.changed_from(build_recipe(merge(WHAT_SCRIPTS_DO[line], told)))
+    assert [change for change in differs if change[0] not in without_effect] == []
 
 
 @pytest.mark.filterwarnings("ignore:.*keep their initial values")  # BatchNorm of the logits, which a real net lacks
@@ -154,6 +259,8 @@ def binary_weights(recipe: Recipe) -> int:
 def smaller(recipe: Recipe) -> list[str]:
     """Flags that make a training take less than a second."""
     flags = ["--dataset", "toy", "--epochs", "0.1", "--schedule.warmup", "0", "--validation", "64", "--threads", "1"]
+    if recipe.schedule.milestones:
+        flags += ["--schedule.milestones", "[0.05]"]
     if recipe.continual.tasks:
         flags += ["--continual.tasks", "2"]
     if recipe.model.name == "mlp":

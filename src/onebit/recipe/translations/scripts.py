@@ -11,8 +11,7 @@ from onebit.errors import UsageError
 SCRIPTS = {
     "main_binary": "train {}",
     "main_binary_hinge": "train --loss hinge {}",
-    "main_mnist": "train --model mlp --dataset mnist --method bnn --model.widths [784,6144,6144,6144,10] "
-    "--model.real_last true",
+    "main_mnist": "train mnist-bnn-wide",
     "main_mnist_binary": "train mnist-bnn",
     "mnist": "train mnist-binaryconnect-stochastic",
     "mnist_standard": "train mnist-real --model.norm_momentum 0.1",
@@ -42,6 +41,9 @@ OTHERWISE = {
     ("main_mnist", "--optim STE"): "train mnist-ste",
     ("main_cifar10", "--optim STE"): "train cifar10-ste",
     ("main_cifar100", "--optim STE"): "train cifar100-ste",
+    ("main_mnist", "--optim Adam"): "train mnist-bayesbinn --method real --optimizer adam --optimizer.lr 1e-4",
+    ("main_cifar10", "--optim Adam"): "train cifar10-bayesbinn --method real --optimizer adam --optimizer.lr 3e-4",
+    ("main_cifar100", "--optim Adam"): "train cifar100-bayesbinn --method real --optimizer adam --optimizer.lr 3e-4",
 }
 WITHOUT_WORDS = {
     "main_binary": "train cifar10-resnet20-binaryconnect",
