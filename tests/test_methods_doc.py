@@ -41,6 +41,30 @@ def test_every_method_is_described() -> None:
         assert rows >= set(protocol.names())
 
 
+def test_the_choices_that_differ_from_the_authors_are_ours() -> None:
+    """Each is named in docs/methods.md; this is what the code has of them."""
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    _, _, stated = text.partition("\n## Where methods differ from their authors' code\n")
+    stated = stated.partition("\n## ")[0]
+    named = {
+        name for line in re.findall(r"^- (`[^.:]*)", stated, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+    }
+    assert {"bop", "xnor", "irnet", "adabin", "recu", "react", "bayesbinn"} <= named
+    assert methods()["bop"]["model"]["input_quantizer"] is None
+    for name in ("irnet", "adabin"):
+        assert onebit.quantizers.WEIGHT_QUANTIZERS[name]().t_start == 0.1
+    small = {"input_shape": (3, 8, 8), "width": 1 / 4, "real_first": True, "real_last": True, "bireal": True}
+    recu = onebit.create_model("resnet20", weight_quantizer="recu", input_quantizer="approx_sign", **small)
+    assert type(recu.layer2[0].downsample).__name__ == "PaddedShortcut"
+    react = onebit.create_model(
+        "resnet20", weight_quantizer="sign", input_quantizer="rsign", activation="rprelu", **small
+    )
+    assert type(react.relu).__name__ == "RPReLU"
+    for name in ("irnet", "recu", "adabin"):
+        recipe = train_request(read_command(["--model", "resnet20", "--dataset", "cifar10", "--method", name])).recipe
+        assert (recipe.optimizer.decay_latents, recipe.optimizer.decay_norm) == (True, False)
+
+
 def test_the_command_of_every_row_is_one_that_trains() -> None:
     for protocol in TOOL["PROTOCOLS"].values():
         for name in protocol.names():
