@@ -79,7 +79,7 @@ class BayesBiNN(CompanionOptimizer):
 
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, rate = self.state[latent], float(group["lr"])
-        if group.get("lagged_mean"):  # a checkpoint of an earlier version does not say
+        if group["lagged_mean"]:
             before, state["before"] = state.get("before", latent), latent.detach().clone()
             gradient = gradient * (variance(latent.detach()) / variance(before.detach()))
         count, momentum = float(group["count"]), float(group["momentum"])
