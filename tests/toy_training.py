@@ -20,7 +20,6 @@ from onebit.quantizers import Stochastic, UInt2
 from onebit.train.history import EpochLog, History, read_row
 from onebit.train.loop import fit
 from onebit.train.schedules import make_schedule, schedule_factor
-from onebit.train.step import StepSettings
 
 EPOCHS = 3
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -62,7 +61,7 @@ class Case:
     augmentation: Augmentation | None = None
     precision: str = "fp32"
     loss: str | Loss = "squared_hinge"
-    step: StepSettings | None = None
+    step: dict[str, Any] = dataclasses.field(default_factory=dict)
     ema: float = 0.0
 
 
@@ -83,7 +82,7 @@ class Toy:
             "schedule": self.schedule,
             "precision": self.case.precision,
             "augmentation": self.case.augmentation,
-            "step_settings": self.case.step,
+            **self.case.step,
             "ema": self.case.ema,
             "folder": folder,
         }
@@ -184,10 +183,10 @@ CASES = {
     "stochastic dropout": Case("stochastic", dropout=0.3, augmentation=Augmentation(crop_padding=1)),
     "augmentation": Case("sign", augmentation=Augmentation(crop_padding=1, flip=True)),
     "sgd momentum": Case("sign", optimizer="sgd", schedule="linear"),
-    "parts": Case("stochastic", step=StepSettings(accumulate=3, clip_grad_norm=0.5, clip_grad_value=0.1)),
+    "parts": Case("stochastic", step={"accumulate": 3, "clip_grad_norm": 0.5, "clip_grad_value": 0.1}),
     "average": Case("sign", ema=0.7),
     "bop": Case("sign", optimizer="bop"),
-    "bayesbinn": Case("concrete_sign", optimizer="bayesbinn", step=StepSettings(samples=2)),
+    "bayesbinn": Case("concrete_sign", optimizer="bayesbinn", step={"samples": 2}),
     "prox": Case("prox"),
     "nadam": Case("sign", optimizer="nadam", schedule=None),
 }

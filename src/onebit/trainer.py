@@ -170,7 +170,7 @@ class Trainer:
             folder: a run folder for metrics, checkpoint and weights; None writes nothing. Your own data are not copied
                 there: the checkpoint has a digest of them.
             resume: continue from its last checkpoint.
-            on_epoch, verbose: see `onebit.train.options.Monitor`.
+            on_epoch, verbose: see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.

@@ -23,7 +23,6 @@ from onebit.optim import clip_latents_, latent_groups
 from onebit.train.history import History
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, join, launched_ranks, leave
-from onebit.train.step import StepSettings
 from onebit.train.sync_norm import SyncedNorms
 
 DATA = toy_data(130, 41)  # four batches of 31 and one of 6: uneven shares
@@ -85,14 +84,14 @@ CURVES: dict[str, Any] = {
     "no norms": lambda ranks: train(without_norms(), ranks, sync_norm=False),
     "masks": masks,
     "accumulated masks": lambda ranks: masks(ranks, 3),
-    "accumulate": lambda ranks: train(without_norms(), ranks, step_settings=StepSettings(3, clip_grad_norm=0.3)),
+    "accumulate": lambda ranks: train(without_norms(), ranks, accumulate=3, clip_grad_norm=0.3),
 }
 """Trainings that give the same curve in any number of processes."""
 
 
 def shares(ranks: Ranks, parts: int) -> History:
     """Each process normalizes its own share, as one process does with so many parts of a batch."""
-    return mlp(ranks, EVEN, batch_size=32, step_settings=StepSettings(accumulate=parts))
+    return mlp(ranks, EVEN, batch_size=32, accumulate=parts)
 
 
 def loader_training(ranks: Ranks) -> dict[str, list[float]]:
@@ -208,7 +207,7 @@ def all_in_ranks(folder: str) -> None:
     for name, curve in CURVES.items():
         told[name] = rows_of(curve(ranks))
     # shares of 13 and 14 images at the end: alone they would be cut into 6 and 7 parts, which would wait for each other
-    told["parts"] = rows_of(mlp(ranks, LAST_27, sync_norm=True, step_settings=StepSettings(accumulate=7)))
+    told["parts"] = rows_of(mlp(ranks, LAST_27, sync_norm=True, accumulate=7))
     told["shares"] = [rows_of(shares(ranks, parts)) for parts in (1, 2)]
     try:
         breaking(ranks, root / "breaking")

@@ -23,7 +23,6 @@ from onebit.packed import load
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
-from onebit.train.step import StepSettings
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_the_teacher_sees_the_augmented_batch_and_its_parts_in_the_precision_of_
         toy.model.register_forward_pre_hook(lambda m, x: seen["student"].append(x[0].clone()) if m.training else None),
         teacher.register_forward_hook(lambda m, x, y: seen.setdefault("dtype", []).append(y)),
     ]
-    toy.fit(DATA, teacher=teacher, epochs=1, precision="bf16", step_settings=StepSettings(accumulate=2))
+    toy.fit(DATA, teacher=teacher, epochs=1, precision="bf16", accumulate=2)
     for hook in hooks:
         hook.remove()
     taught = seen["teacher"][1:]  # the first are two blank images

@@ -39,7 +39,6 @@ from onebit.layers import BinaryLinear
 from onebit.train.feeds import ArrayFeed, LoaderFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
-from onebit.train.step import StepSettings
 
 FORMS: dict[str, Callable[[], Any]] = {
     "arrays": lambda: (X, Y),
@@ -222,9 +221,8 @@ def test_a_net_with_several_outputs_and_the_loss_of_the_user(tmp_path: Path) -> 
     def run(folder: Path | None = None, **options: Any) -> tuple[nn.Module, Any]:
         model = TwoHeads()
         given: Any = DataLoader(data, 20, shuffle=True)  # type: ignore[arg-type]
-        step = onebit.train.step.StepSettings(accumulate=2)
         return model, train(
-            given, folder, model=model, loss=both, metric=right, validation=given, step_settings=step, **options
+            given, folder, model=model, loss=both, metric=right, validation=given, accumulate=2, **options
         )
 
     model, history = run(epochs=20)
@@ -247,12 +245,11 @@ class OwnBatches(Sampler[list[int]]):
 
 @pytest.mark.filterwarnings("ignore:two training runs on this loader may differ")
 def test_parts_of_batches_of_unknown_size_are_taken() -> None:
-    step = onebit.train.step.StepSettings(accumulate=4)
-    assert np.isfinite(train(DataLoader(tensors(), batch_sampler=OwnBatches()), step_settings=step).rows[-1].train_loss)
+    assert np.isfinite(train(DataLoader(tensors(), batch_sampler=OwnBatches()), accumulate=4).rows[-1].train_loss)
     batches = [(torch.from_numpy(X[:20]), torch.from_numpy(Y[:20]))] * 3
-    assert np.isfinite(train(DataLoader(batches, batch_size=None), step_settings=step).rows[-1].train_loss)  # type: ignore[arg-type]
+    assert np.isfinite(train(DataLoader(batches, batch_size=None), accumulate=4).rows[-1].train_loss)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a batch_size of 20 has at most 10 parts"):
-        train(loader(), step_settings=onebit.train.step.StepSettings(accumulate=11))
+        train(loader(), accumulate=11)
 
 
 def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
@@ -434,9 +431,7 @@ def test_a_batch_that_is_read_twice_is_that_before_forward_changed_it(twice: str
 
     outcomes = []
     for kind in (InPlace, Halved):
-        options = {"teacher": {"teacher": net()}, "samples": {"step_settings": StepSettings(samples=2)}, "health": {}}[
-            twice
-        ]
+        options = {"teacher": {"teacher": net()}, "samples": {"samples": 2}, "health": {}}[twice]
         model = kind()
         if twice == "health":  # has the share of inputs beyond ±1
             model.fc.insert(0, BinaryLinear(X.shape[1], X.shape[1], input_quantizer="ste_sign"))

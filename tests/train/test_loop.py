@@ -22,7 +22,6 @@ from onebit.layers import binarize_, binary_layers, has_other_statistics
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import IRNet
 from onebit.train.loop import fit
-from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_weights
 
 
@@ -158,9 +157,8 @@ def test_the_error_of_right_answers_alone_is_none(samples: int, tmp_path: Path) 
     data = Dataset("zeros", split, split[:0], split, classes=("0", "1"))
     model = nn.Sequential(nn.Flatten(), AlwaysFirst())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    settings = StepSettings(samples=samples)
-    fit(model, data, optimizer, epochs=1, batch_size=32, step_settings=settings, folder=tmp_path)
-    rows = fit(model, data, optimizer, epochs=1, batch_size=32, step_settings=settings, folder=tmp_path, resume=True)
+    fit(model, data, optimizer, epochs=1, batch_size=32, samples=samples, folder=tmp_path)
+    rows = fit(model, data, optimizer, epochs=1, batch_size=32, samples=samples, folder=tmp_path, resume=True)
     assert [row.train_error for row in rows] == [0.0]
 
 

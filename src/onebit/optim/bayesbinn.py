@@ -21,7 +21,7 @@ class BayesBiNN(CompanionOptimizer):
 
     ḡ = N·g + (λ − λ0), m ← β·m + (1 − β)·ḡ, λ ← λ − lr·m/(1 − βᵗ) (algorithm 1, and the authors' code for β), where g
     is the gradient of the mean loss with respect to λ, as the quantizer `concrete_sign` returns it. Several Monte Carlo
-    samples are several backward passes whose gradients are averaged (`StepSettings.samples`).
+    samples are several backward passes whose gradients are averaged (`samples` of `onebit.fit`).
 
     With `lagged_mean`, g is divided by 1 − tanh²λ₋ + 1e-10 in place of 1 − tanh²λ + 1e-10, where λ₋ is λ of the step
     before; in the first step it is λ. The authors' code does this, algorithm 1 does not. λ₋ is part of the state.

@@ -33,7 +33,6 @@ from onebit.train.fit_data import FitData
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
-from onebit.train.options import Execution
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_weights, weight_file
 
@@ -129,8 +128,11 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         augmentation=training.augmentation,
         ema=recipe.ema,
         teacher=open_teacher(recipe, data),
-        step_settings=training.step_settings,
-        execution=Execution(recipe.precision, recipe.memory_format, recipe.compile, recipe.sync_norm),
+        **vars(training.step_settings),
+        precision=recipe.precision,
+        memory_format=recipe.memory_format,
+        compile=recipe.compile,
+        sync_norm=recipe.sync_norm,
         **options,
     )
     flips = history.rows[0].flip_ratio if history.rows else 0.0

@@ -32,13 +32,13 @@ def settings_of(job: Job) -> dict[str, Any]:
     """What must be the same on resume; "settings" are those of optimizer, schedule and loss."""
     world = job.ranks.world
     return {
-        "processes": f"{world} with sync_norm" if job.execution.sync_norm and world > 1 else world,
+        "processes": f"{world} with sync_norm" if job.sync_norm and world > 1 else world,
         "seed": job.seed,
         "batch_size": job.batch_size,
         "training images": job.data.count,  # before the number of steps, which follows from it
         "total_steps": job.total_steps,
-        "precision": job.execution.precision,
-        "compile": job.execution.compile,
+        "precision": job.precision,
+        "compile": job.compile,
         "classes": list(job.data.classes),
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),

@@ -127,4 +127,4 @@ def write_weights(job: Job, name: str, **facts: Any) -> None:
         data = job.data
         found = {"dataset": data.name, "input_shape": data.input_shape, "classes": data.classes}
         known = {key: value for key, value in found.items() if value}
-        save_weights(job.folder / f"{name}.safetensors", job.model, {**(job.output.facts or known), **facts})
+        save_weights(job.folder / f"{name}.safetensors", job.model, {**(job.facts or known), **facts})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from onebit.evaluation.metrics import Metric
 from onebit.evaluation.modes import trained_norms
 from onebit.layers import settling_steps, trains_other_weights
 from onebit.train.average import WeightAverage
+from onebit.train.batch_log import BatchWatch
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import Feed
 from onebit.train.fit_data import FitData
-from onebit.train.history import History
-from onebit.train.options import Execution, Monitor, Output
+from onebit.train.history import EpochLog, History
 from onebit.train.ranks import Ranks
 from onebit.train.step import StepSettings
 
@@ -54,9 +54,19 @@ class Job:
     ema: float
     teacher: Teacher | None
     step_settings: StepSettings
-    execution: Execution
-    output: Output
-    monitor: Monitor
+    precision: str
+    memory_format: str
+    compile: bool
+    sync_norm: bool
+    ranks: Ranks
+    folder: Path | None
+    resume: bool
+    facts: Mapping[str, Any] | None
+    on_step: Callable[[int, int], None] | None
+    on_epoch: Callable[[EpochLog], None] | None
+    on_restored: Callable[[EpochLog], None] | None
+    batch_watch: BatchWatch | None
+    verbose: bool | None
     device: torch.device = field(init=False)
     example: Any = field(init=False)
     feed: Feed = field(init=False)
@@ -68,15 +78,6 @@ class Job:
     history: History = field(default_factory=History)
     step: int = 0
     signs: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def ranks(self) -> Ranks:
-        return self.execution.ranks
-
-    @property
-    def folder(self) -> Path | None:
-        """The run folder; None writes no files."""
-        return None if self.output.folder is None else Path(self.output.folder)
 
     @property
     def other_statistics(self) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +45,7 @@ from onebit.layers.base import skip_fused_path_
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage, too_short
+from onebit.train.batch_log import BatchWatch
 from onebit.train.checkpoint import settings_of
 from onebit.train.compiling import Compiled
 from onebit.train.distillation import Teacher, ready_teacher
@@ -60,7 +63,6 @@ from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History, refuse_trained
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
-from onebit.train.options import Execution, Monitor, Output, group_options
 from onebit.train.planning import (
     blame_data,
     check_data,
@@ -71,6 +73,7 @@ from onebit.train.planning import (
     two_inputs,
 )
 from onebit.train.printing import printed
+from onebit.train.ranks import ALONE, Ranks
 from onebit.train.resuming import earlier_steps
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
@@ -97,11 +100,23 @@ def fit(
     augmentation: Augmentation | None = None,
     ema: float = 0.0,
     teacher: nn.Module | Teacher | None = None,
-    step_settings: StepSettings | None = None,
-    execution: Execution | None = None,
-    output: Output | None = None,
-    monitor: Monitor | None = None,
-    **flat: Any,
+    accumulate: int = 1,
+    clip_grad_norm: float | None = None,
+    clip_grad_value: float | None = None,
+    samples: int = 1,
+    precision: str = "auto",
+    memory_format: str = "auto",
+    compile: bool = False,
+    sync_norm: bool = False,
+    ranks: Ranks = ALONE,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+    on_restored: Callable[[EpochLog], None] | None = None,
+    batch_watch: BatchWatch | None = None,
+    verbose: bool | None = None,
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
@@ -126,12 +141,21 @@ def fit(
         ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
             turns it off.
         teacher: a trained net whose classes are learned, see `onebit.train.distillation`; its weights are not changed.
-        step_settings: accumulate, clip_grad_norm, clip_grad_value and samples, see `onebit.train.step.StepSettings`.
-        execution: precision, memory_format, compile, sync_norm and ranks, see `onebit.train.options.Execution`.
-        output: folder, resume and facts, see `onebit.train.options.Output`.
-        monitor: on_step, on_epoch, on_restored, batch_watch and verbose, see `onebit.train.options.Monitor`.
-        flat: fields of these four groups by name; fit(…, folder="run", resume=True) is the same as
-            fit(…, output=Output("run", resume=True)).
+        accumulate, clip_grad_norm, clip_grad_value, samples: of each step, see `onebit.train.step.StepSettings`.
+        precision: "auto", "bf16" or "fp32".
+        memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
+        compile: run the model through torch.compile.
+        sync_norm: compute BatchNorm statistics in training over all ranks, not on each rank alone. Not for models with
+            activation checkpointing, which would repeat a part with the statistics of its rank.
+        ranks: which of several processes this is, see `onebit.train.ranks`.
+        folder: gets metrics.jsonl, last.ckpt, best.safetensors and final.safetensors; None writes nothing.
+        resume: continue from `folder/last.ckpt` if it exists.
+        facts: stored in the weight files next to epoch and validation error.
+        on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        on_restored: called with the `EpochLog` of the last checkpoint when a training goes on from there.
+        batch_watch: reads the batches of each epoch; top-5 errors are then counted as well.
+        verbose: whether to print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default
+            on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
     Raises:
         UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative seed
@@ -148,9 +172,6 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
-    groups = {"step_settings": step_settings, "execution": execution, "output": output, "monitor": monitor}
-    own = ["epochs", *(fit.__kwdefaults__ or ())]
-    step_settings, execution, output, monitor = group_options(groups, flat, own=own)
     teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
     task = task_of(loss)
     check_model(model)
@@ -160,23 +181,26 @@ def fit(
     source = fit_data(data, validation, batch_size=batch_size)
     job = Job(
         model, source, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), task, chosen_metrics(metric, task),
-        batch_size_of(source, batch_size), seed, augmentation, ema, teacher, step_settings, execution, output, monitor,
+        batch_size_of(source, batch_size), seed, augmentation, ema, teacher,
+        StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
+        precision, memory_format, compile, sync_norm, ranks,
+        None if folder is None else Path(folder), resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
     )  # fmt: skip
     check_arguments(job, epochs)
     plan(job, epochs)
     # without an autocast of the user: the precision is that of each step
-    with lock_folder(output.folder, job.ranks), autocast("fp32", job.device), repeatable(job.device):
-        if (folder := job.folder) is not None and not output.resume:
-            job.ranks.first(lambda: refuse_trained(folder))
+    with lock_folder(folder, ranks), autocast("fp32", job.device), repeatable(job.device):
+        if folder is not None and not resume:
+            ranks.first(lambda: refuse_trained(Path(folder)))
         start(job)
-        job.history.precision = job.execution.precision
-        if job.monitor.on_restored is not None and job.history.rows:
-            job.monitor.on_restored(job.history.rows[-1])
+        job.history.precision = job.precision
+        if on_restored is not None and job.history.rows:
+            on_restored(job.history.rows[-1])
         with printed(job), explained_fit(job):
             while job.step < job.total_steps:
                 row = after_epoch(job, train_epoch(job))
-                if job.monitor.on_epoch is not None:
-                    job.monitor.on_epoch(row)
+                if job.on_epoch is not None:
+                    job.on_epoch(row)
         finish(job)
     return job.history
 
@@ -208,10 +232,10 @@ def check_arguments(job: Job, epochs: float) -> None:
 
 def plan(job: Job, epochs: float) -> None:
     """Decide what is left at "auto", divide the images into batches, and check the teacher; errors as `fit`."""
-    model, execution = job.model, job.execution
+    model = job.model
     job.device = model_device(model)
-    job.execution = replace(execution, precision=resolve_precision(execution.precision, job.device))
-    layout = fitting_layout(job, resolve_memory_format(execution.memory_format, model))
+    job.precision = resolve_precision(job.precision, job.device)
+    layout = fitting_layout(job, resolve_memory_format(job.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
     job.feed, job.total_steps = plan_feed(job, epochs, channels_last=layout == torch.channels_last)
     check_data(job)
@@ -229,11 +253,11 @@ def start(job: Job) -> None:
     ranks.same_(list(model.state_dict().values()))
     job.average = WeightAverage(model, job.ema) if job.ema else None
     job.settings = settings_of(job)
-    if job.output.resume:
+    if job.resume:
         restore(job)
         if job.history.rows and job.data.unchecked and ranks.writes:
             warnings.warn(job.data.unchecked, stacklevel=3)
-    earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.output.resume)
+    earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.resume)
     for text in filter(None, (earlier, too_short(job.ema, job.total_steps)) if ranks.writes else ()):
         warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)
@@ -244,8 +268,8 @@ def start(job: Job) -> None:
     # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
     write_rows(job)
     write_place(job)
-    forward = Compiled(model) if job.execution.compile else model
-    job.forward = ranks.wrap(SyncedNorms(forward) if job.execution.sync_norm and ranks.world > 1 else forward)
+    forward = Compiled(model) if job.compile else model
+    job.forward = ranks.wrap(SyncedNorms(forward) if job.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
         job.signs = binary_signs(model)
     job.health = HealthWatch(model, job.optimizer)
@@ -281,7 +305,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
-    epochs, on_step, batch_watch = total_steps / job.feed.steps, job.monitor.on_step, job.monitor.batch_watch
+    epochs, on_step, batch_watch = total_steps / job.feed.steps, job.on_step, job.batch_watch
     steps, images, counts = min(job.feed.steps, total_steps - job.step), 0, list[float]()
     top5 = batch_watch is not None
     job.history.threads = torch.get_num_threads()
@@ -289,7 +313,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
     step = partial(
-        optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.execution.precision,
+        optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.precision,
         settings=job.step_settings, ranks=ranks, teacher=job.teacher, top5=top5, task=job.task,
         metrics=job.metrics, sums=sums,
     )  # fmt: skip
@@ -370,7 +394,7 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 # ------------------------------------------------------------------------------------------------------ after the epoch
 def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
-    model, history, precision = job.model, job.history, job.execution.precision
+    model, history, precision = job.model, job.history, job.precision
     # on the images of the first rank, for all ranks, so that all have the same history
     other: dict[str, Any] = {"loss": job.loss} if trained.error is None else {}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))

@@ -170,7 +170,7 @@ def fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format
     Tries the model of the user on two samples; a model of onebit takes both.
     """
     model = job.model
-    if layout != torch.channels_last or job.execution.memory_format != "auto" or hasattr(model, "input_shape"):
+    if layout != torch.channels_last or job.memory_format != "auto" or hasattr(model, "input_shape"):
         return layout
     inputs = two_inputs(job)
     model.to(memory_format=layout)  # type: ignore[call-overload]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,9 +60,9 @@ def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
 
 @contextmanager
 def printed(job: Job) -> Iterator[None]:
-    """The context in which a training prints its progress, see `shows_progress`: `job.monitor` then prints as well."""
-    on_step, on_epoch = job.monitor.on_step, job.monitor.on_epoch
-    if not shows_progress(job.monitor.verbose if job.ranks.writes else False, on_step, on_epoch):
+    """The context in which a training prints its progress, see `shows_progress`: its callbacks then print as well."""
+    on_step, on_epoch = job.on_step, job.on_epoch
+    if not shows_progress(job.verbose if job.ranks.writes else False, on_step, on_epoch):
         yield
         return
     lines = EpochLines()
@@ -82,5 +81,5 @@ def printed(job: Job) -> Iterator[None]:
             if on_epoch is not None:
                 on_epoch(row)
 
-        job.monitor = replace(job.monitor, on_step=step, on_epoch=epoch)
+        job.on_step, job.on_epoch = step, epoch
         yield

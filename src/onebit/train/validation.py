@@ -89,7 +89,7 @@ def bn_inputs(data: FitData) -> Any:
 def statistics_of_saved_(job: Job) -> None:
     """Give BatchNorm the statistics of the weights that are saved, which the model holds: `Job.other_statistics`."""
     weights, _ = stated_mode(job.model, "binary")
-    with fixed_weights(job.model, weights), autocast(job.execution.precision, job.device):
+    with fixed_weights(job.model, weights), autocast(job.precision, job.device):
         _reestimate_(job.model, job.data, job.ranks)
 
 
