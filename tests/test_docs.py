@@ -285,6 +285,15 @@ def test_everything_in_the_readme_works_as_typed_from_top_to_bottom(
     assert {"*.1bit", "*.pth", "*.safetensors", "runs"} <= ignored
 
 
+def test_the_readme_has_one_way_to_pack() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    calls = [line for block in blocks(text, "python") for line in block.splitlines() if "pack(" in line]
+    assert len(calls) >= 2
+    assert all(re.search(r"= onebit\.pack\(model, .*data=", line) for line in calls), calls
+    others = [path.name for path in DOCUMENTS if "certify(" in path.read_text(encoding="utf-8")]
+    assert others == ["pack-and-run.md"], "certify is for integer nets"
+
+
 def test_the_page_on_own_models_is_one_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -287,7 +287,7 @@ def test_seeds_that_follow_are_added_to_those_that_are_there(tmp_path: Path, mon
 
 @pytest.mark.parametrize("net", net_names())
 def test_a_row_links_the_net_that_ships(net: str) -> None:
-    recipe = onebit.load_packed(net).card.recipe  # type: ignore[union-attr]
+    recipe = onebit.load(net).card.recipe  # type: ignore[union-attr]
     assert f"[`{net}`](nets.md)" in RESULTS["cells"](RESULTS["results"]()[recipe], {}, [])[-1]
 
 

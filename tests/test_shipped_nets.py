@@ -25,7 +25,7 @@ from onebit.nets import FOLDER, is_packed, net_names, net_path, not_a_net
 from onebit.packed import Card
 from tools import ship_nets
 
-NETS: Any = {name: onebit.load_packed(name) for name in net_names()}
+NETS: Any = {name: onebit.load(name) for name in net_names()}
 RECORD = json.loads(ship_nets.RECORD.read_text(encoding="utf-8"))
 ROOTS = [root for root in os.environ.get("ONEBIT_DATA", "").split(os.pathsep) if root]
 QUICK = ("mnist",)
@@ -34,7 +34,7 @@ BLANK = np.zeros((1, 1, 28, 28), np.uint8)
 
 
 def test_a_net_is_loaded_and_run_by_its_name() -> None:
-    net = onebit.load_packed("mnist-mlp")
+    net = onebit.load("mnist-mlp")
     assert onebit.packed.dumps(net) == (FOLDER / "mnist-mlp.1bit").read_bytes()
     assert onebit.run("mnist-mlp", BLANK).tolist() == onebit.run(net, BLANK).tolist()
 

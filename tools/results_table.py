@@ -339,7 +339,7 @@ def _reference(note: str, notes: list[str]) -> str:
 @functools.cache
 def _recipes_of_nets() -> dict[str, str | None]:
     """Net that ships -> the recipe on its card."""
-    cards = {name: onebit.load_packed(name).card for name in onebit.nets.net_names()}
+    cards = {name: onebit.load(name).card for name in onebit.nets.net_names()}
     return {name: None if card is None else card.recipe for name, card in cards.items()}
 
 

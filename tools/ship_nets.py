@@ -131,7 +131,7 @@ def reference(recipe: str) -> str:
 def refresh_cards() -> None:
     """Write the nets again whose recipes have other references by now, or whose data other terms."""
     for name in net_names():
-        net = onebit.load_packed(name)
+        net = onebit.load(name)
         card = net.card
         assert card is not None
         assert card.recipe is not None

@@ -36,7 +36,6 @@ _HOME = {
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
-    "load_packed": "onebit.packed",
     "pack": "onebit.verification.packing",
     "packed_layers_": "onebit.fold.packed_layers",
     "run": "onebit.runtime",

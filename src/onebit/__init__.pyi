@@ -44,7 +44,6 @@ from onebit.models import create_model as create_model
 from onebit.optim import clip_latents_ as clip_latents_
 from onebit.optim import latent_groups as latent_groups
 from onebit.packed import load as load
-from onebit.packed import load_packed as load_packed
 from onebit.packed import save as save
 from onebit.quantizers import set_progress as set_progress
 from onebit.quantizers import sign as sign

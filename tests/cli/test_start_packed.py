@@ -125,7 +125,7 @@ def test_a_last_layer_for_other_classes_begins_anew(
     kind: str, there: tuple[str, ...] | None, here: tuple[str, ...], anew: bool, tmp_path: Path
 ) -> None:
     """Numbers can mean any classes: labels of arrays have no names."""
-    data, net = load_dataset("mnist-sample"), library.load_packed("mnist-mlp")
+    data, net = load_dataset("mnist-sample"), library.load("mnist-mlp")
     there = net.classes if there is None else there
     assert there is not None
     recipe = build_recipe(read_settings(recipe_path("mnist-fast")))

@@ -484,7 +484,7 @@ def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Pa
 @pytest.mark.nightly
 def test_two_levels_are_multiplied_as_signs_on_a_cortex_m4(tmp_path: Path) -> None:
     """As real values, the convolutions alone take more instructions than this net."""
-    found = on_board(onebit.load_packed("resnet20-cifar10-signs"), tmp_path, optimize="-O2")
+    found = on_board(onebit.load("resnet20-cifar10-signs"), tmp_path, optimize="-O2")
     assert 40_000_000 < found.instructions <= 80_000_000
     _, static, stack = size.linked(tmp_path / "net")
     assert static + stack <= 104_000

@@ -2,7 +2,7 @@
 
 from onebit.packed.card import Card, CardScore
 from onebit.packed.certificate import Certificate, LayerProof
-from onebit.packed.file import dumps, load, load_packed, loads, save
+from onebit.packed.file import dumps, load, loads, save
 from onebit.packed.net import InputSpec, NodeCost, PackedNet, check_net, costs, infer
 from onebit.packed.nodes import (
     OPS,
@@ -84,7 +84,6 @@ __all__ = [
     "dumps",
     "infer",
     "load",
-    "load_packed",
     "loads",
     "save",
 ]

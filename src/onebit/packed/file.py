@@ -97,9 +97,6 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
     return load_with_digest(path)[0]
 
 
-load_packed = load  # as `load_dataset`; `load` alone does not say what
-
-
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
     """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
     check_path(path, "the path of a .1bit file", _WAYS)
