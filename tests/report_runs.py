@@ -59,6 +59,7 @@ def make_run(
         score = {"accuracy": accuracy, "error": 1 - accuracy, "correct": round(accuracy * 1000), "count": 1000}
         latent = score | {"accuracy": accuracy - 0.1, "bn": "reestimate"}
         result = {"test": {"binary": score, "latent": latent}, "seconds": 7.5, "parameters": 12345}
+        result |= {"binary_weights": 2200, "weights": 10_000, "packed_bytes": 34_567}
         (folder / "result.json").write_text(json.dumps(result))
     if weights:
         rng = np.random.default_rng(0)

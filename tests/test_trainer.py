@@ -46,6 +46,17 @@ def test_three_lines_train_and_evaluate(data: Dataset, method: str) -> None:
     assert trainer.evaluate("train").count == 160
 
 
+def test_a_trainer_prints_what_it_is_and_how_it_went(data: Dataset) -> None:
+    trainer = onebit.Trainer(MLP((64, 16, 4), weight_quantizer="sign", real_last=True), "binaryconnect", **OWN)
+    assert str(trainer) == "MLP with binaryconnect, not trained yet"
+    trainer.fit(data, epochs=1)
+    first, went, size = str(trainer).splitlines()
+    assert first == "MLP with binaryconnect on toy"
+    assert went.startswith("1 epoch, ")
+    assert "validation error" in went
+    assert size.startswith("94.1 % of the weights binary, "), "the last layer, 64 of 1,088 weights, is real"
+
+
 @pytest.mark.parametrize("method", ["real", "binaryconnect", "xnor", "bayesbinn"])
 @pytest.mark.parametrize(("model", "dataset"), [("mlp", "mnist"), ("resnet20", "cifar10")])
 def test_the_recipe_is_that_of_the_command_line(method: str, model: str, dataset: str) -> None:

@@ -135,6 +135,13 @@ class Trainer:
             _refuse_unfit(self._given, self.recipe, method, options or {})
         self.history = TrainerHistory()
 
+    def __repr__(self) -> str:
+        """The net, the method and the data; how the training went, and how much of the net is binary."""
+        what = f"{self.recipe.model.name} with {self.method}"
+        if self._trained is None:
+            return f"{what}, not trained yet"
+        return "\n".join([f"{what} on {self._trained[1].name}", *self.history.outline])
+
     @property
     def model(self) -> nn.Module:
         """The trained net.
@@ -208,7 +215,7 @@ class Trainer:
                 start_folder(Path(folder), recipe, resume=resume)
             self._trained = training.model, source
             history = fit_recipe(recipe, training, source, **options)
-        self.history = TrainerHistory(history.rows, source.name)
+        self.history = TrainerHistory(**vars(history), data=source.name)
         return self.history
 
     def _fit_own(self, data: FitData, recipe: Recipe, **options: Any) -> TrainerHistory:
@@ -233,7 +240,7 @@ class Trainer:
         self._trained = model, data
         with own_threads(recipe):
             history = fit_recipe(recipe, training, data, **options)
-        self.history = TrainerHistory(history.rows, data.name)
+        self.history = TrainerHistory(**vars(history), data=data.name)
         return self.history
 
     def evaluate(

@@ -264,6 +264,6 @@ def test_the_verbs_take_it(onebit: Onebit, integer_file: Path, tmp_path: Path) -
     [line] = [line for line in inspected.out.splitlines() if "integers, all that can occur" in line]
     assert re.fullmatch(r"relu1 +[\d,]+ integers, all that can occur: (1 differs|(?!1 )\d+ differ)", line)
     row = next(line for line in onebit("summary", integer_file).out.splitlines() if line.startswith("relu1"))
-    assert row.endswith("integer: normalization and rounding")
+    assert row.endswith("integer: rounding")
     np.save(tmp_path / "digit.npy", load_dataset("mnist-sample").test.images[:1])
     assert json.loads(onebit("summary", integer_file, "--json").out)

@@ -93,7 +93,7 @@ def test_what_was_compared_is_printed(onebit: Onebit, packed_file: Path, here: P
     done = onebit("export", packed_file, "--to", "torch", "-o", "net.safetensors")
     assert done.status == 0
     first, second = done.out.splitlines()
-    assert first.startswith("net.safetensors: ")
+    assert first.startswith("net.py, net.safetensors: ")
     assert second.startswith(
         "compared with the packed net on 200 mnist-sample test images, run with torch: 0 of 200 labels"
     )

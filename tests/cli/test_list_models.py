@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from cli_support import Outcome
@@ -14,7 +15,7 @@ from onebit.models import MODELS
 def test_a_line_for_each_model_with_parameters_input_and_sizes(onebit: Callable[..., Outcome]) -> None:
     outcome = onebit("list", "models")
     assert outcome.status == 0
-    rows = dict(line.split(maxsplit=1) for line in outcome.out.splitlines())
+    rows = dict(line.split(maxsplit=1) for line in re.sub(r"\n +", " ", outcome.out).splitlines())
     assert rows.keys() == MODELS.keys() | MODEL_ALIASES.keys()
     assert rows["resnet20"] == "269,722 parameters for 3×32×32 images, 1.1 MB at 32 bits, 39.1 kB at 1 bit"
     assert rows["resnet18"].startswith("11,689,512 parameters for 3×224×224 images, 46.8 MB at 32 bits")

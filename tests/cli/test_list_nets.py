@@ -19,7 +19,7 @@ def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:
     found = onebit("list", "nets", "--json").json["nets"]
     assert list(found) == net_names()
     lines = onebit("list", "nets").out.splitlines()
-    assert lines[0].split("  ")[0] == "name"
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("name ")) :]
     for (name, facts), line in zip(found.items(), lines[1:], strict=True):
         card = load(name).card
         assert card is not None
@@ -29,7 +29,9 @@ def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:
         assert facts["accuracy"] == packed.correct / packed.count
         assert facts["bytes"] == net_path(name).stat().st_size
         assert line.split()[:2] == [name, card.dataset]
-        assert f"{100 * facts['accuracy']:.2f} % ({packed.correct:,} of {packed.count:,})" in line
+        assert f"{100 * facts['accuracy']:.2f} %" in line
+        share = "99.6 %" if name == "resnet20-cifar10-signs" else "100.0 %"  # its first and last layer are real
+        assert share in line
 
 
 def test_the_bits_are_those_of_the_operations(onebit: Onebit) -> None:

@@ -110,8 +110,9 @@ def test_a_packed_net_of_another_suffix_is_to_be_renamed(onebit: Onebit, verb: s
     assert (done.status, done.line) == (2, "onebit: net: is a packed net, whose name has to end in .1bit: rename it")
 
 
-def test_names_in_an_answer_are_escaped(onebit: Onebit) -> None:
+def test_names_in_an_answer_are_escaped(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor could clear the screen and print another verdict."""
+    monkeypatch.setenv("COLUMNS", "200")
     forged = "\x1b[2J\x1b[Hforged: binary (safetensors file)\nfc.weight"
     save_file({forged: np.full((8, 8), 0.5, np.float32)}, "forged.safetensors")
     torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, "epoch": "\x1b[31m1\n2"}, "epoch.pt")

@@ -15,6 +15,7 @@ from cli_support import Outcome, command
 
 from onebit import __version__
 from onebit.__main__ import VERBS
+from onebit.cli.list_verb import TABLES
 from onebit.recipe import flag_names
 
 Onebit = Callable[..., Outcome]
@@ -115,11 +116,25 @@ def test_train_alone_says_what_to_type(onebit: Onebit, flags: list[str], monkeyp
 
 def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
     kinds = onebit("list", "--json").json["kinds"]
-    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines()]
+    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines() if line[0] != " "]
     assert "methods" in kinds
     for kind, text in kinds.items():
         assert text
         assert kind in onebit("list", kind, "--json").json
+
+
+@pytest.mark.parametrize("kind", [None, *TABLES])
+def test_lists_fit_a_terminal_and_break_at_words(
+    onebit: Onebit, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["list", *([] if kind is None else [kind])]
+    out = onebit(*words).out
+    assert max(map(len, out.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "1000")
+    whole = onebit(*words).out
+    assert {line.split()[0] for line in whole.splitlines()} <= set(out.split()), "names are not broken"
+    assert all(re.search(r"\w[-_./]\w", word) for word in set(whole.split()) - set(out.split()))
 
 
 def test_train_help_says_whose_values_it_shows_and_what_a_method_sets(onebit: Onebit) -> None:

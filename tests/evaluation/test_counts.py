@@ -88,21 +88,20 @@ def test_the_summary_of_resnet20_has_the_published_counts() -> None:
 
 def test_the_table_of_resnet20_fits_a_screen() -> None:
     lines = str(summary(create_model("resnet20"))).splitlines()
-    assert max(map(len, lines)) <= 110
-    assert len({len(line) for line in lines}) == 1
-    assert len(lines) == 2 * 19 + 1 + 4  # convolutions and BatchNorms, the dense layer, head, rules and total
-    assert lines[0].split()[:4] == ["layer", "kind", "output", "binary"]
-    assert lines[2].startswith("conv1           BinaryConv2d  16×32×32      432")
+    assert max(map(len, lines)) <= 80
+    first = lines[: lines.index("")]  # what does not fit is in a second table
+    assert len(first) - 2 * 19 - 1 - 1 in (1, 2)  # convolutions and BatchNorms, the dense layer, total, head
+    assert any(line.startswith("conv1           BinaryConv2d  16×32×32      432") for line in first)
 
 
-def test_a_long_name_keeps_its_end() -> None:
+def test_a_long_name_is_broken_at_its_dots() -> None:
     inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     for name in ("transformer", "encoder", "layers", "attention"):
         inner = nn.Sequential(OrderedDict({name: inner}))
     text = str(summary(inner, input_shape=(1, 2, 2)))
-    row = next(line for line in text.splitlines() if "Linear" in line)
-    assert row.split()[0] == "…on.layers.encoder.transformer.1"
-    assert len(row.split()[0]) == 32
+    assert max(map(len, text.splitlines())) <= 80
+    first = text.split("total")[0].splitlines()
+    assert "attention.layers.encoder.transformer.1" in "".join(line.split(" ")[0] for line in first)
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,7 @@ def test_a_file_target(target: Callable[..., ModuleType], tmp_path: Path) -> Non
     assert made.comparison is not None
     assert made.comparison.bit_exact
     assert made.comparison.what == "20 random inputs"
+    assert str(made).splitlines() == [f"{made.files[0]}: {made.size} B", str(made.comparison)]
     assert (
         export_net(sign_net(), "own", str(tmp_path / "net.own"), form="b").files[0].read_text() == "own {'form': 'b'}"
     )

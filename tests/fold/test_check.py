@@ -43,7 +43,7 @@ def test_a_net_that_packs_whole() -> None:
     model = nn.Sequential(BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
     report = check(model, torch.zeros(1, 64))
     assert report.whole
-    assert report.line == "check: 1 of 2 layers binary (96.9 % of weights); packs whole"
+    assert report.line == "check: 1 of 2 layers binary (97.0 % of weights); packs whole"
     assert str(report).endswith("packs whole: onebit.pack(model, example)")
     assert model.training
     assert onebit.check is check
@@ -137,7 +137,7 @@ def test_inputs_that_no_packed_net_takes() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), BinaryLinear(4, 4))
     report = check(model, torch.zeros(2, 3, dtype=torch.int64))
     assert report.line == (
-        "check: 1 of 1 layers binary (100.0 % of weights); packs layer by layer: "
+        "check: 1 of 1 layers binary (44.4 % of weights); packs layer by layer: "
         "the model takes int64, such as tokens, a packed net takes uint8 or float32"
     )
     assert "the model takes int64, such as tokens, a packed net takes uint8 or float32" in str(report)

@@ -63,6 +63,8 @@ def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path:
         "12,345",
         "7.5 s",
         "sign weights real inputs",
+        "binary weights packed size",
+        "22.0 % 34.6 kB",
     ):
         assert expected in text
     settings = text.partition("Settings that differ")[2].partition("All settings")[0]
@@ -164,7 +166,9 @@ def test_the_comparison_as_numbers(tmp_path: Path) -> None:
     assert binary["accuracy"] == pytest.approx(statistics.mean(accuracies))
     assert binary["sd"] == pytest.approx(statistics.stdev(accuracies))
     assert rows[0]["test"].keys() == {"binary", "latent"}
+    assert rows[0]["size"] == {"binary": 2200, "weights": 10_000, "bytes": 34_567}
     assert rows[1]["test"] == {}
+    assert rows[1]["size"] is None, "an unfinished run, or one of an earlier version"
     assert rows[1]["validation"]["sd"] is None
     assert rows[1]["validation"]["accuracy"] == pytest.approx(1 - 0.1 / 3)
 

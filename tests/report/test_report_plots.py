@@ -219,6 +219,22 @@ def test_label_smoothing_has_a_least_loss_and_it_is_drawn(tmp_path: Path, monkey
     ]
 
 
+@pytest.mark.parametrize("title", ["a-very-long-name-" * 9 + ": latent weights after epoch 12", "w" * 150, "short"])
+def test_the_titles_of_weights_fit_their_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str) -> None:
+    ends: list[float] = []
+
+    def seen(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.draw_without_rendering()
+        texts = [*figure.texts, *(axes.title for axes in figure.axes), *(axes._left_title for axes in figure.axes)]  # type: ignore[attr-defined]
+        ends.extend(text.get_window_extent().x1 / figure.bbox.width for text in [figure._suptitle, *texts])  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Figure, "savefig", seen)
+    layer = "encoder.layers.11.self_attention.output_projection.inner.weight"
+    signs = np.where(np.arange(512 * 512).reshape(512, 512) % 2, 0.03612, -0.03612).astype(np.float32)
+    plot_weights({layer: signs}, tmp_path / "weights.png", title=title)
+    assert max(ends) <= 1
+
+
 def test_a_long_name_leaves_room_for_a_long_line_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = replace(RECIPE, loss="cross_entropy", label_smoothing=0.1)
     runs = [make_run(tmp_path / name, recipe=replace(smooth, name=name * 40)) for name in "ab"]

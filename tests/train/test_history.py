@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from onebit.train.history import EpochLog, History
+from onebit.common.text import NetSize
+from onebit.train.history import EpochLines, EpochLog, History
 
 ROW = EpochLog(
     epoch=1,
@@ -84,6 +85,23 @@ def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
     history.precision = "bf16"
     assert str(history).endswith("validation error 10.00 % (binary weights, bf16 products)")
     assert len(str(rows(*errors[:10])).splitlines()) == 12
+    history.size = NetSize(22, 100, 1234)
+    assert str(history).splitlines()[-1] == "22.0 % of the weights binary, 1.2 kB packed"
+    assert "22.0 % of the weights binary" in repr(history)
+    assert max(map(len, lines[:-1])) <= 80
+
+
+def test_the_lines_of_a_training_fit_a_screen_and_stand_below_each_other() -> None:
+    several = {"validation_metrics": {"f1": 0.5, "top_5_share_of_mine": 0.25}, "best": 0.0625, "epochs": 100}
+    lines = EpochLines()
+    first, *others = [
+        lines.of(dataclasses.replace(ROW, epoch=epoch, train_error=error, **several))
+        for epoch, error in ((1, 0.75), (2, 0.05), (100, 0.0625))
+    ]
+    head, line = first[:-1], first[-1]
+    assert all(len(row) == 1 and len(row[0]) == len(line) for row in others)
+    assert max(map(len, [*head, line])) <= 80
+    assert head[-1].split()[:2] == ["epoch", "loss"]
 
 
 def test_rows_without_classes_have_a_loss_and_metrics() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from onebit.cli.output import answer_either, progress, say, table
+from onebit.cli.output import answer_either, progress, say
 from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, thread_number, whole_number
+from onebit.common.text import table
 from onebit.errors import UsageError
 
 OWN_BENCHMARKS = (

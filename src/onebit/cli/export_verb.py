@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_noted_data, open_trained, refuse_for_packed
-from onebit.cli.output import answer_either, download_progress, say, size
+from onebit.cli.output import answer_either, download_progress, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
 from onebit.export import EXPORTS, export_net
@@ -55,17 +55,15 @@ def main(argv: list[str]) -> int:
     inputs, what = (None, "") if data is None else _inputs(net, data, args.images)
     count = args.images if data is None else None
     made = export_net(net, args.to, path, inputs=inputs, count=count, what=what, report=args.report, **options)
-    checked = str(made.comparison) if made.comparison else f"not run here: {made.not_compared}"
     facts = {
         "file": args.output,
         "files": [str(file) for file in made.files],
         "bytes": made.size,
-        "checked": checked,
+        "checked": str(made.comparison or f"not run here: {made.not_compared}"),
         "comparison": made.comparison and made.comparison._asdict(),
         "report": made.report,
     }
-    text = "\n".join(filter(None, (f"{args.output}: {size(made.size)}", made.report, checked)))
-    answer_either(facts, text, as_json=args.json)
+    answer_either(facts, str(made), as_json=args.json)
     return 0
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import named_model, refuse_for_packed
-from onebit.cli.output import answer, answer_json, say, size, table
+from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import NET_HELP, Parser
+from onebit.common.text import size, table
 from onebit.errors import OnebitError, UsageError, escaped
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         answer_json(found.as_dict())
         return 0
     answer(f"{escaped(found.file)}: {found.verdict} ({found.kind} file)")
-    rows = [["layer", "shape", "verdict", "lowest", "highest", "-1", "+1", "between", "outside", "distance to ±1"]]
+    rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
     for layer in found.layers:
         counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)
         rows.append(
@@ -49,13 +50,11 @@ def main(argv: list[str]) -> int:
                 layer.name,
                 "×".join(map(str, layer.shape)),
                 layer.verdict,
-                f"{layer.low:.4g}",
-                f"{layer.high:.4g}",
                 *(f"{count:,}" for count in counts),
                 f"{layer.distance:.4f}",
             ]
         )
-    answer(table(rows, right=tuple(range(3, 10))))
+    answer(table(rows, right=range(3, 8)))
     total = found.total
     measured = "in the file" if found.kind == "packed" else "of tensors here"
     answer(

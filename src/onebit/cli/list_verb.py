@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer_either, percent, size, table
+from onebit.cli.output import answer_either, percent
 from onebit.cli.parsing import Parser, one_of
+from onebit.common.text import NetSize, size, table
 from onebit.export import EXPORTS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
@@ -111,7 +112,7 @@ def _datasets() -> dict[str, str]:
 def nets() -> dict[str, dict[str, Any]]:
     """packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME"""
     from onebit.nets import net_names, shipped_path
-    from onebit.packed import Card, load
+    from onebit.packed import Card, RealWeights, load
 
     found = {}
     for name in net_names():
@@ -119,11 +120,14 @@ def nets() -> dict[str, dict[str, Any]]:
         net = load(file)
         card = net.card or Card()
         score = card.test.get("packed")
+        binary = sum(node.binary_weights for node in net.nodes)
         found[name] = {
             "summary": card.summary,
             "dataset": card.dataset,
             "method": card.method,
             "bits": _bits(net),
+            "binary_weights": binary,
+            "all_weights": binary + sum(node.weight.size for node in net.nodes if isinstance(node, RealWeights)),
             "weights": "packed",
             "correct": score and score.correct,
             "count": score and score.count,
@@ -147,11 +151,11 @@ def _bits(net: PackedNet) -> str:
 
 
 def _net_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["name", "data", "method", "bits", "accuracy, packed weights", "size"]]
+    rows = [["name", "data", "bits", "binary weights", "accuracy, packed weights", "size"]]
     for name, facts in found.items():
-        method = (facts["method"] or "").partition(":")[0]
-        score = f"{percent(facts['accuracy'])} ({facts['correct']:,} of {facts['count']:,})" if facts["count"] else ""
-        rows.append([name, facts["dataset"] or "", method, facts["bits"], score, size(facts["bytes"])])
+        share = NetSize(facts["binary_weights"], facts["all_weights"], facts["bytes"]).share
+        score = percent(facts["accuracy"]) if facts["count"] else ""
+        rows.append([name, facts["dataset"] or "", facts["bits"], share, score, size(facts["bytes"])])
     return rows
 
 
@@ -175,10 +179,10 @@ TABLES: dict[str, Callable[[], Mapping[str, Any]]] = {
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("list", "Everything that can be named, one line each.", "json")
+    parser = Parser("list", "Everything that can be named.", "json")
     parser.add_argument("what", nargs="?", **one_of(*TABLES) | {"default": None})
     args = parser.parse(argv)
     rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
-    text = table(_net_rows(rows), right=(5,)) if args.what == "nets" else table([[*row] for row in rows.items()])
+    text = table(_net_rows(rows), right=(3, 4, 5)) if args.what == "nets" else table([[*row] for row in rows.items()])
     answer_either({args.what or "kinds": rows}, text, as_json=args.json)
     return 0

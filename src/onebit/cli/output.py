@@ -45,28 +45,6 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def size(count: float) -> str:
-    """A number of bytes, readable."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
-    """Columns of text, two spaces apart; columns in `right` are aligned right."""
-    rows = [[escaped(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
-
-
 @contextmanager
 def download_progress() -> Iterator[Any]:
     """The callback that data loading takes, see `onebit.data.Progress`."""

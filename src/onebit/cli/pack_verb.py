@@ -7,8 +7,9 @@ from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_noted_data, note_on_draws, open_trained, seed_of_draws
-from onebit.cli.output import answer_either, percent, progress, say, size
+from onebit.cli.output import answer_either, percent, progress, say
 from onebit.cli.parsing import Parser, one_of, output_path, whole_number
+from onebit.common.text import size
 from onebit.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onebit.cli.output import answer, answer_json, table
+from onebit.cli.output import answer, answer_json
 from onebit.cli.parsing import Parser
+from onebit.common.text import NetSize, size, table
 
 
 def main(argv: list[str]) -> int:
@@ -56,17 +57,19 @@ def _comparison(rows: list[dict[str, Any]]) -> str:
     from onebit.report.wording import MISSING, duration, number_range, percent
 
     modes = list(dict.fromkeys(mode for row in rows for mode in row["test"]))
-    head = ["recipe", "runs", "epochs", "validation accuracy", *(f"test accuracy, {mode}" for mode in modes), "time"]
+    head = ["recipe", "binary weights", "packed size", *(f"test accuracy, {mode}" for mode in modes)]
+    head += ["validation accuracy", "runs", "epochs", "time"]
     lines = [
         [
             row["label"],
+            *([NetSize(**net).share, size(net["bytes"])] if (net := row["size"]) else [MISSING, MISSING]),
+            *(
+                percent(found["accuracies"]) if found else MISSING
+                for found in (*(row["test"].get(mode) for mode in modes), row["validation"])
+            ),
             str(len(row["runs"])),
             number_range(row["epochs"])
             + ("" if row["finished"] else f" of {number_range(row['planned_epochs'])}, unfinished"),
-            *(
-                percent(found["accuracies"]) if found else MISSING
-                for found in (row["validation"], *(row["test"].get(mode) for mode in modes))
-            ),
             duration([row["seconds"]]),
         ]
         for row in rows

@@ -8,8 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from onebit.cli.inputs import named_model, refuse_for_packed, set_threads
-from onebit.cli.output import answer, answer_json, say, size, table
+from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser
+from onebit.common.text import size, table
 from onebit.errors import UsageError
 from onebit.nets import is_packed
 
@@ -103,18 +104,18 @@ def main(argv: list[str]) -> int:
 
 
 def _text(rows: list[Row]) -> str:
-    head = ["layer", "kind", "output", "binary", "real", "bits", "bytes", "MACs", ""]
+    head = ["layer", "kind", "output", "binary", "real", "bytes", "MACs", ""]
     lines = [
         [
             row.name,
             row.kind,
             "×".join(map(str, row.output_shape)),
-            *(f"{count:,}" for count in (row.binary_weights, row.real_parameters, row.bits, row.bytes, row.macs)),
+            *(f"{count:,}" for count in (row.binary_weights, row.real_parameters, row.bytes, row.macs)),
             ": ".join(filter(None, (row.verdict, row.reason))),
         ]
         for row in rows
     ]
-    return table([head, *lines], right=(3, 4, 5, 6, 7))
+    return table([head, *lines], right=(3, 4, 5, 6))
 
 
 def _packed(args: Namespace) -> tuple[str, list[Row], list[str]]:
@@ -125,9 +126,9 @@ def _packed(args: Namespace) -> tuple[str, list[Row], list[str]]:
     rows = []
     for cost in costs(load(args.net)):
         verdict = "binary" if cost.binary_weights else "real" if cost.real_parameters else ""
-        folded = "folded from normalization" if verdict == "real" and not cost.op.startswith("real_") else ""
+        folded = "folded" if verdict == "real" and not cost.op.startswith("real_") else ""
         if cost.op == "requantize":
-            verdict, folded = "integer", "normalization and rounding"
+            verdict, folded = "integer", "rounding"
         macs = cost.macs, cost.macs if cost.binary_weights else 0
         rows.append(
             Row(

@@ -12,11 +12,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.arguments import described
+from onebit.common.text import NetSize, table
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
 from onebit.layers.base import unwrapped
-from onebit.layers.description import column_name
+from onebit.layers.description import weight_counts
 from onebit.layers.parametrized import kind_name
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
@@ -80,6 +81,11 @@ def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
     return sum(-(-binary // 8) + 4 * real for binary, real in sizes)
 
 
+def net_size(model: nn.Module) -> NetSize:
+    """How much of a model is binary, and its bytes when packed."""
+    return NetSize(*weight_counts(model), packed_bytes(layer_sizes(model)))
+
+
 @dataclass(frozen=True)
 class LayerSummary:
     """One layer with parameters: sizes by `layer_size`, MACs for one sample.
@@ -132,13 +138,9 @@ class Summary:
         rows = [["layer", "kind", "output", *COLUMNS]]
         for layer in self.layers:
             counts = [f"{getattr(layer, field):,}" for field in COLUMNS.values()]
-            rows.append([column_name(layer.name), layer.kind, "×".join(map(str, layer.output_shape)), *counts])
+            rows.append([layer.name, layer.kind, "×".join(map(str, layer.output_shape)), *counts])
         rows.append(["total", "", "", *(f"{self.total(field):,}" for field in COLUMNS.values())])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        aligned = [f"<{width}" for width in widths[:3]] + [f">{width}" for width in widths[3:]]
-        head, *lines, total = ("  ".join(map(format, row, aligned)) for row in rows)
-        rule = "-" * len(head)
-        return "\n".join([head, rule, *lines, rule, total])
+        return table(rows, right=range(3, len(rows[0])))
 
 
 @torch.no_grad()

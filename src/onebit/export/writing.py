@@ -11,6 +11,7 @@ import numpy as np
 from onebit.common.arguments import check_kind, check_number, check_path
 from onebit.common.files import atomic_files, is_own, refuse_foreign, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
+from onebit.common.text import size
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
 from onebit.export.target import CannotRun, Target
@@ -39,6 +40,14 @@ class Exported(NamedTuple):
     comparison: Comparison | None
     not_compared: str
     report: str = ""
+
+    def __str__(self) -> str:
+        """What was written, and how it compares."""
+        files = ", ".join(map(str, self.files))
+        if len(self.files) > 2:
+            files = f"{len(self.files)} files in {os.path.commonpath(self.files)}"
+        checked = str(self.comparison or f"not run here: {self.not_compared}")
+        return "\n".join(filter(None, (f"{files}: {size(self.size)}", self.report, checked)))
 
 
 def export_net(

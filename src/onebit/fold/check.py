@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.common.arguments import described
+from onebit.common.text import NetSize
 from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.fold import refusals_of
 from onebit.fold.call import LatentsReadError
@@ -19,7 +20,7 @@ from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import module_path
 from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
 from onebit.layers.base import unwrapped
-from onebit.layers.description import describe_layers
+from onebit.layers.description import describe_layers, weight_counts
 from onebit.layers.parametrized import binary_parametrizations
 from onebit.quantizers import Quantizer
 
@@ -75,11 +76,9 @@ class CheckReport:
     @property
     def line(self) -> str:
         """One line, as a training begins with: how much is binary, how it packs, and the number of warnings."""
-        binary = sum(row.weights for row in self.layers.binary)
         kinds = {row.name for row in self.layers.real if row.reason in _WEIGHTS}
-        real = sum(row.parameters for row in self.layers.real if row.name in kinds)
         count, rest = len(self.layers.binary), len(kinds - {row.name for row in self.layers.binary})
-        share = f"{_percent(binary, binary + real)} of weights"
+        share = f"{NetSize(*weight_counts(self.layers.model), 0).share} of weights"
         text = f"check: {count} of {count + rest} layers binary ({share}); {self._packs}"
         found = len(self.warnings)
         return text + (f"; {found} warning{'s' * (found > 1)}: onebit.check(model, example)" if found else "")
@@ -112,12 +111,6 @@ class CheckReport:
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
-def _percent(part: int, whole: int) -> str:
-    """A share with one decimal, which is 100.0 only for all."""
-    share = 100 * part / max(1, whole)
-    return f"{min(share, 99.9) if part < whole else share:.1f} %"
-
-
 _WEIGHTS = ("left real", "not chosen by where", "weight_quantizer=None")
 
 
@@ -137,7 +130,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
         >>> check(net, torch.zeros(1, 64)).line
-        'check: 1 of 2 layers binary (96.9 % of weights); packs whole'
+        'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
     """
     check_model(model)
     model = unwrapped(model)  # the names in its graph are those without a wrapper

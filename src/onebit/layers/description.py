@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from onebit.common.text import table
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import WrongTypeError, shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_model, input_quantizers
+from onebit.layers.base import (
+    BinaryLayer,
+    LatentWeight,
+    binary_layers,
+    check_model,
+    input_quantizers,
+    latent_keys,
+)
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -35,8 +44,6 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("coding of the input", (InputCoding,)),
 )
 """Why a layer stays real -> classes of such layers."""
-LONGEST_NAME = 32
-"""Characters of a name in a table."""
 THE_MODEL = "(the model)"
 
 
@@ -75,17 +82,13 @@ class BinarizeReport:
     warnings: list[str]
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "numbers", "")]
+        rows: list[tuple[str, ...]] = [("layer", "kind", "numbers", "")]
         rows += [(_shown(row.name), row.kind, f"{row.weights:,}", f"binary: {row.quantizer}") for row in self.binary]
         own = [row for row in self.real if row.reason != BIAS]
         rows += [(_shown(row.name), row.kind, f"{row.parameters:,}", f"real: {row.reason}") for row in own]
         if rest := sum(row.parameters for row in self.real if row.reason == BIAS):
             rows.append(("", "", f"{rest:,}", f"real: {BIAS}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}  {what}".rstrip()
-            for name, kind, count, what in rows
-        ]
+        lines = [table(rows, right=(2,))]
         binary, real = sum(row.weights for row in self.binary), sum(row.parameters for row in self.real)
         lines.append(f"{binary:,} binary weights, {real:,} real parameters")
         if scheduled(self.model):
@@ -111,12 +114,21 @@ class BinarizeReport:
 
 
 def _shown(name: str) -> str:
-    return column_name(name or THE_MODEL)
+    return name or THE_MODEL
 
 
-def column_name(name: str) -> str:
-    """A name that fits a column; the end is kept because it is the most specific."""
-    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+def weight_counts(model: nn.Module) -> tuple[int, int]:
+    """(binary weights, all weights): embeddings are weights; scales, biases and normalization are not."""
+    latents = latent_keys(model)
+    binary = sum(layer.weight.numel() for _, layer in latents.values())
+    binary += sum(layer.sizes[0] for layer in model.modules() if isinstance(layer, PackedLayer))
+    real = 0
+    for name, parameter in model.named_parameters():
+        named = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
+        # a scale per channel may have sides of 1
+        if name not in latents and (named or sum(side > 1 for side in parameter.shape) > 1):
+            real += parameter.numel()
+    return binary, binary + real
 
 
 def describe_layers(model: nn.Module) -> BinarizeReport:

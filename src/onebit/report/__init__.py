@@ -19,7 +19,16 @@ from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.mask_scores import mask_rows
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs, tests_by_mode
+from onebit.report.run_folders import (
+    Group,
+    RunResults,
+    data_name,
+    find_folders,
+    group_runs,
+    read_runs,
+    size_of,
+    tests_by_mode,
+)
 from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
 from onebit.report.wording import mean_sd, over_runs, spread
 
@@ -87,7 +96,8 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Returns:
         For each row: label, folders, seeds, epochs done and planned, whether it is finished, mean seconds; `validation`
         of the best epochs (None without a validation split) and `test` by test mode: n, mean accuracy, its sample
-        standard deviation (n − 1; None for one run).
+        standard deviation (n − 1; None for one run); `size`: binary and all weights, and bytes when packed (None if
+        unknown).
         Segmentation runs also have a list `masks`: split, test mode, mean IoU and Dice.
 
     Raises:
@@ -102,7 +112,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
             | ({"dice": spread(row.dice)} if row.dice else {})
             for row in mask_rows([group])
         ]
-        tests = tests_by_mode(group.runs).items()
+        tests, size = tests_by_mode(group.runs).items(), size_of(group)
         rows.append(
             {
                 "label": group.label,
@@ -112,6 +122,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
                 "planned_epochs": [run.history.rows[-1].epochs for run in group.runs],
                 "finished": group.finished,
                 "seconds": mean_sd([run.seconds for run in group.runs])[0],
+                "size": size and size._asdict(),
                 "validation": over_runs(validation) if validation else None,
                 "test": {mode: over_runs([score.accuracy for score in scores]) for mode, scores in tests},
                 **({"masks": masks} if masks else {}),

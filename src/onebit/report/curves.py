@@ -26,6 +26,7 @@ from onebit.report.drawing import (
     label_epochs,
     picture,
     scale_words,
+    wrap_to,
 )
 from onebit.report.histograms import open_weights
 from onebit.report.run_folders import Group, RunResults, data_name
@@ -179,7 +180,7 @@ def _write_chart(
         axes = figure.subplots()
         draw(axes, curves)
         note += scale_words(axes)
-        axes.set_title(title(what, curves, data=data_name(groups), training=training))
+        wrap_to(axes.set_title(title(what, curves, data=data_name(groups), training=training)), 7.4)
         add_legend(figure, curves, training=training)
     heading = what[0].upper() + what[1:]
     return heading, path, f"{heading}{'' if training else ' of the validation masks'} per epoch.{note}"

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from onebit.common.files import OWN, atomic_path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.text import Text
 
 DPI = 150
 LOG_RANGE = 1e-15
@@ -87,8 +89,18 @@ def curve_color(index: int, count: int) -> Any:
 
 
 def add_title(figure: Figure, text: str, *, size: int = 11) -> None:
-    """A title above all panels, aligned to the left."""
-    figure.suptitle("\n".join(map(printable, text.splitlines())), fontsize=size, x=0.01, ha="left")
+    """A title above all panels, aligned to the left; it is wrapped to the width of the figure."""
+    title = figure.suptitle("\n".join(map(printable, text.splitlines())), fontsize=size, x=0.01, ha="left")
+    wrap_to(title, 0.98 * figure.get_figwidth())
+
+
+def wrap_to(text: Text, width: float) -> None:
+    """Break the lines of a text, at words if possible, so that none is wider than `width` inches."""
+    lines = text.get_text().splitlines()
+    letters = max(map(len, lines), default=0)
+    while (excess := text.get_window_extent().width / (width * DPI)) > 1 and letters > 1:
+        letters = min(letters - 1, int(letters / excess) + 1)
+        text.set_text("\n".join(part for line in lines for part in wrap(line, letters)))
 
 
 def draw_mean(axes: Axes, x: Any, mean: Any, sd: Any, *, band: float = 0.18, **style: Any) -> None:

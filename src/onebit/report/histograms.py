@@ -15,9 +15,9 @@ import numpy as np
 from onebit.common.arguments import need, positive
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import DataError, FormatError, UsageError
+from onebit.errors import DataError, FormatError, UsageError, shortened
 from onebit.packed.bits import sign
-from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
+from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture, wrap_to
 from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 100  # even, so that 0, where the sign changes, is the edge of a bin
+PANEL = 3.7
+"""Inches of the width of a panel, with its labels."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def layer_histogram(
     if value is not None and signs is None:
         signs = sign(weight)
     return LayerHistogram(
-        name=printable(name, limit=40),
+        name=shortened(printable(name), 40),
         shape=weight.shape,
         counts=counts,
         limit=limit,
@@ -243,7 +245,7 @@ def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str],
         raise DataError(f"{printable(title)}: there are no weights with two or more axes to draw")
     columns = min(math.ceil(math.sqrt(len(layers))), 6)
     rows = math.ceil(len(layers) / columns)
-    with picture(path, width=max(3.7 * columns, 5.5), height=2.5 * rows + 0.6) as figure:
+    with picture(path, width=max(PANEL * columns, 5.5), height=2.5 * rows + 0.6) as figure:
         add_title(figure, title)
         panels = figure.subplots(rows, columns, squeeze=False)
         for axes in panels.flat[len(layers) :]:
@@ -267,7 +269,8 @@ def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
         axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.set_xlim(-1.06 * layer.limit, 1.06 * layer.limit)
-    axes.set_title(f"{layer.name}  ({' × '.join(map(str, layer.shape))})\n{_caption(layer)}", fontsize=8.5)
+    title = f"{layer.name}  ({'×'.join(map(str, layer.shape))})\n{_caption(layer)}"
+    wrap_to(axes.set_title(title, fontsize=8.5), PANEL - 0.5)
     axes.set_xlabel("latent weight" if layer.is_latent else "weight")
     axes.set_ylabel("share per bin (%)")
 

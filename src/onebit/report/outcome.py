@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onebit.common.text import NetSize
 from onebit.recipe import Recipe
 from onebit.report.tasks import Row, task_rows
 from onebit.report.wording import over_runs, percent
@@ -44,7 +45,15 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         chosen = f"all {result['tasks']} tasks after the last one"
     else:
         chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
-    return [*lines, f"{chosen}; seed {result['seed']}; {result['seconds']:.1f} s; run folder {result['folder']}"]
+    end = f"{chosen}; seed {result['seed']}; {result['seconds']:.1f} s; run folder {result['folder']}"
+    return [*lines, *_size_lines(result), end]
+
+
+def _size_lines(result: Mapping[str, Any]) -> list[str]:
+    """How much of the net is binary; nothing if the result does not say it, as that of several tasks."""
+    if "packed_bytes" not in result:
+        return []
+    return [str(NetSize(result["binary_weights"], result["weights"], result["packed_bytes"]))]
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -54,7 +63,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
         lines.append(f"test accuracy {percent(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
     listed, folder = ", ".join(map(str, summary["seeds"])), summary["folder"]
-    return [*lines, f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {folder} -o DIR compares them"]
+    end = f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {folder} -o DIR compares them"
+    return [*lines, *_size_lines(summary["runs"][-1]), end]
 
 
 def task_lines(result: Mapping[str, Any]) -> list[str]:

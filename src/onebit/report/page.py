@@ -11,9 +11,18 @@ from typing import Any
 
 from onebit._version import __version__
 from onebit.common.files import OWN
+from onebit.common.text import size
 from onebit.report.drawing import Picture
 from onebit.report.mask_scores import mask_rows
-from onebit.report.run_folders import Group, RunResults, TestScore, data_name, differing_settings, tests_by_mode
+from onebit.report.run_folders import (
+    Group,
+    RunResults,
+    TestScore,
+    data_name,
+    differing_settings,
+    size_of,
+    tests_by_mode,
+)
 from onebit.report.tasks import NORMS, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
@@ -91,7 +100,7 @@ def _comparison(groups: Sequence[Group[RunResults]]) -> list[str]:
     header = [*_heads("recipe", "method", "seeds"), *_heads("epochs", number=True)]
     header += [_cell("validation accuracy", "best epoch", head=True, number=True)]
     header += [_cell("test accuracy", f"{mode} weights", head=True, number=True) for mode in modes]
-    header += _heads("training time", "parameters", number=True)
+    header += _heads("binary weights", "packed size", "training time", "parameters", number=True)
     notes = "Each test accuracy names its test mode: the weights that were evaluated."
     if not modes:
         notes = "No run has been tested yet: there is no result.json."
@@ -105,6 +114,7 @@ def _comparison(groups: Sequence[Group[RunResults]]) -> list[str]:
 
 def _row(group: Group[RunResults], modes: Sequence[str]) -> list[str]:
     runs, tests, seeds = group.runs, tests_by_mode(group.runs), ", ".join(group.seeds) or MISSING
+    net = size_of(group)
     done, planned = (number_range([getattr(run.history.rows[-1], n) for run in runs]) for n in ("epoch", "epochs"))
     parameters = sorted({f"{run.parameters:,}" for run in runs if run.parameters is not None})
     return [
@@ -114,6 +124,8 @@ def _row(group: Group[RunResults], modes: Sequence[str]) -> list[str]:
         _cell(done if done == planned else f"{done} of {planned}", "" if group.finished else "unfinished", number=True),
         _cell(*_validation(group), number=True),
         *(_cell(*_test(tests.get(mode, []), len(runs)), number=True) for mode in modes),
+        _cell(net.share if net else MISSING, number=True),
+        _cell(size(net.bytes) if net else MISSING, number=True),
         _cell(duration([run.seconds for run in runs]), number=True),
         _cell(", ".join(parameters) or MISSING, number=True),
     ]

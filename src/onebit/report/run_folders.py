@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from onebit.common.files import read_json, read_regular
+from onebit.common.text import NetSize
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
@@ -68,7 +69,7 @@ class RunResults(Training):
 
     tests: by test mode; empty while the run is not finished.
     seconds: of the whole training, from result.json or summed over epochs.
-    parameters: from result.json.
+    parameters, size: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
 
@@ -77,6 +78,7 @@ class RunResults(Training):
     seconds: float
     parameters: int | None
     weights: Path | None
+    size: NetSize | None = None
 
 
 T = TypeVar("T", bound=Training)
@@ -115,6 +117,11 @@ def tests_by_mode(runs: Sequence[RunResults]) -> dict[str, list[TestScore]]:
     """Test mode -> the scores of the runs that were tested in it."""
     modes = dict.fromkeys(mode for run in runs for mode in run.tests)
     return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
+
+
+def size_of(group: Group[RunResults]) -> NetSize | None:
+    """How much of the nets is binary, the same for all seeds; None if no result says so."""
+    return next((run.size for run in group.runs if run.size is not None), None)
 
 
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -219,7 +226,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
-    tests, seconds, parameters, scored = _read_result(folder / "result.json")
+    tests, seconds, parameters, scored, size = _read_result(folder / "result.json")
     seconds = history.seconds if seconds is None else seconds
     weights, are_others = reported_weights(folder, scored)
     if weights is not None and are_others:
@@ -235,6 +242,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
         seconds,
         parameters,
         weights,
+        size,
         data=data_of(folder),
         finished=last.epoch >= last.epochs or (folder / "result.json").exists(),
     )
@@ -293,10 +301,10 @@ def _printable(row: EpochLog) -> EpochLog:
     return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
 
 
-def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None, object]:
-    """(test mode -> score, seconds, parameters, SHA-256 of the weights) of a result.json, empty if there is none."""
+def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None, object, NetSize | None]:
+    """(test mode -> score, seconds, parameters, SHA-256 of the weights, size) of a result.json; empty without one."""
     if not path.exists():
-        return {}, None, None, None
+        return {}, None, None, None, None
     try:
         result = json.loads(_read_text(path, largest=MOST_RESULT))
         if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
@@ -312,7 +320,9 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
             bn = score.get("bn") if isinstance(score.get("bn"), str) else None
             counts = {name: _number(score, name, int) for name in ("correct", "count")}
             tests[printable(mode, limit=30)] = TestScore(bn=bn, **counts, **shares)
-        return tests, _number(result, "seconds"), _number(result, "parameters", int), result.get("sha256")
+        sizes = [_number(result, key, int) for key in ("binary_weights", "weights", "packed_bytes")]
+        size = None if None in sizes else NetSize(*sizes)
+        return tests, _number(result, "seconds"), _number(result, "parameters", int), result.get("sha256"), size
     except (ValueError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onebit.common.files import json_text, sha256_of, write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.counts import net_size
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
@@ -355,7 +356,7 @@ def _result(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """The content of result.json, but for the folder."""
-    best, mean_iou = history.best, history.best.validation_mean_iou
+    best, mean_iou, size = history.best, history.best.validation_mean_iou, net_size(model)
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
     return {
         "recipe": recipe.name,
@@ -370,7 +371,9 @@ def _result(
         "test": {score.weights: score.as_dict() for score in scores},
         "seconds": history.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
+        "binary_weights": size.binary,
+        "weights": size.weights,
+        "packed_bytes": size.bytes,
         "precision": machine.precision,
         "threads": history.threads or machine.threads,
         "processes": ranks.world,

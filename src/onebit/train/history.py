@@ -6,12 +6,13 @@ import dataclasses
 import json
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onebit.common.files import read_json, sha256_of
+from onebit.common.text import NetSize, table
 from onebit.errors import FormatError, UsageError, first_line
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
@@ -246,11 +247,6 @@ def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
     return [*known[:place], *[name for name in metrics if name not in CELLS][:MOST_METRIC_COLUMNS], *known[place:]]
 
 
-def _table_line(first: str, cells: Mapping[str, str], *, width: int) -> str:
-    """`first` in `width` columns, and cells under their headings, aligned right."""
-    return f"{first:>{width}}" + "".join(f"  {cell:>{max(len(head), 8)}}" for head, cell in cells.items())
-
-
 class EpochLines:
     """The progress table of a training: the headings once, then a line per epoch, within 80 columns."""
 
@@ -266,8 +262,10 @@ class EpochLines:
         left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
         names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
         cells = {name: _cell(name, row) for name in names} | {"left": f"> {left}" if row.small else left}
-        line = _table_line(f"{row.epoch}/{row.epochs}", cells, width=9)
-        return [line] if len(self._rows) > 1 else [_table_line("epoch", {name: name for name in cells}, width=9), line]
+        epoch = f"{row.epoch}/{row.epochs}".rjust(2 * len(str(row.epochs)) + 1)
+        rows = [["epoch", *cells], [epoch, *cells.values()]]
+        lines = table(rows, right=range(len(rows[0])), least=8).split("\n")
+        return lines[-1:] if len(self._rows) > 1 else lines
 
 
 def time_left(seconds: float) -> str:
@@ -283,11 +281,13 @@ class History:
 
     threads: of torch in the last epoch; None if it is not known.
     precision: of training and validation; None if it is not known.
+    size: of the net; None if it is not known.
     """
 
     rows: list[EpochLog] = field(default_factory=list)
     threads: int | None = field(default=None, compare=False, kw_only=True)
     precision: str | None = field(default=None, compare=False, kw_only=True)
+    size: NetSize | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def best(self) -> EpochLog:
@@ -307,24 +307,24 @@ class History:
         return sum(row.seconds for row in self.rows)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._outline()})"
+        return f"{type(self).__name__}({'; '.join(self.outline)})"
 
     def __str__(self) -> str:
         """A table within 80 columns: the first, the best and the last epochs, at most `PRINTED_EPOCHS`.
 
-        "…" stands for the epochs between them; the last line names the best one.
+        "…" stands for the epochs between them; the last lines name the best one and the share of binary weights.
         """
         if not self.rows:
             return "no epochs"
         headings = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
         names = _columns(self.rows, *headings, "seconds")
-        lines, before = [], 0
+        lines, before = [["epoch", *names]], 0
         for row in self._printed():
             if row.epoch != before + 1:
-                lines.append(f"{'…':>5}")
-            lines.append(_table_line(str(row.epoch), {name: _cell(name, row) for name in names}, width=5))
+                lines.append(["…", *[""] * len(names)])
+            lines.append([str(row.epoch), *(_cell(name, row) for name in names)])
             before = row.epoch
-        return "\n".join([_table_line("epoch", {name: name for name in names}, width=5), *lines, self._outline()])
+        return "\n".join([table(lines, right=range(len(lines[0]))), *self.outline])
 
     def _printed(self) -> list[EpochLog]:
         """The rows that a table shows."""
@@ -333,9 +333,12 @@ class History:
         shown = [*self.rows[:3], self.best, *self.rows[-3:]]
         return sorted({row.epoch: row for row in shown}.values(), key=lambda row: row.epoch)
 
-    def _outline(self) -> str:
-        if not self.rows:
-            return "no epochs"
+    @property
+    def outline(self) -> list[str]:
+        """The training in a line, and how much of the net is binary."""
+        return [self._result(), *([] if self.size is None else [str(self.size)])] if self.rows else ["no epochs"]
+
+    def _result(self) -> str:
         best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
         if best.validation_error is None and (best.train_error is not None or best.validation_loss is None):
             last = "loss" if best.train_error is None else "train error"

@@ -17,6 +17,7 @@ from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
+from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import (
     LOOK_IMAGES,
     HealthWatch,
@@ -193,7 +194,7 @@ def fit(
         if folder is not None and not resume:
             ranks.first(lambda: refuse_trained(Path(folder)))
         start(job)
-        job.history.precision = job.precision
+        job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
         with printed(job), explained_fit(job):

@@ -1,0 +1,104 @@
+"""Text for people: numbers of bytes, shares, and the one printer of tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from shutil import get_terminal_size
+from typing import NamedTuple
+
+from onebit.errors import escaped
+
+GAP = 2
+"""Spaces between two columns."""
+WORDS = re.compile(r".+?(?:\s+|$)")
+PARTS = re.compile(r".+?(?:\s+|[-_./](?=[A-Za-z])|$)")
+"""Words, and what a word may be broken into if nothing else fits: "layer1.", "0.", "conv1"."""
+LEAST_NAME = 16
+"""Characters of a word that is never broken."""
+
+
+class NetSize(NamedTuple):
+    """How much of a net is binary: weights with one bit, all weights, and bytes when packed."""
+
+    binary: int
+    weights: int
+    bytes: int
+
+    @property
+    def share(self) -> str:
+        """The share of binary weights with one decimal, which is 100.0 only for all."""
+        share = 100 * self.binary / max(1, self.weights)
+        return f"{min(share, 99.9) if self.binary < self.weights else share:.1f} %"
+
+    def __str__(self) -> str:
+        return f"{self.share} of the weights binary, {size(self.bytes)} packed" if self.binary else "no binary weights"
+
+
+def size(count: float) -> str:
+    """A number of bytes, readable."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: int = 0, width: int | None = None) -> str:
+    """Columns of text, two spaces apart, that fit a terminal: cells break at words, then within long names.
+
+    What is too wide all the same continues in a second table below, with the first column again.
+
+    Args:
+        right: columns that are aligned right; below the heading, the first row, their cells are not broken.
+        least: of the width of a column, for a table that is printed row by row, which has no second part.
+        width: of the terminal, by default the variable COLUMNS, or what the terminal says, or 80.
+    """
+    rows = [[escaped(cell) for cell in row] for row in rows]
+    columns = list(zip(*rows, strict=True))
+    room = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
+    words, parts = (
+        [max(least, _narrowest(column, pieces, i in right)) for i, column in enumerate(columns)]
+        for pieces in (WORDS, PARTS)
+    )
+    if sum(parts) > room and len(columns) > 2 and not least:
+        fit = max(2, sum(sum(parts[:n]) <= room + GAP * (len(columns) - n) for n in range(1, len(columns))))
+        kept = [0, *range(fit, len(columns))]
+        others = [kept.index(i) for i in right if i in kept]
+        rest = table([[row[i] for i in kept] for row in rows], right=others, width=width)
+        return f"{table([row[:fit] for row in rows], right=right, width=width)}\n\n{rest}"
+    widths = [max(least, *map(len, column)) for column in columns]
+    for narrowest in (words, [*words[:1], *parts[1:]], parts):  # the names in the first column break last
+        while sum(widths) > room and any(map(int.__gt__, widths, narrowest)):
+            widest = max(range(len(widths)), key=lambda i: (widths[i] > narrowest[i], widths[i]))
+            widths[widest] -= 1
+    lines = []
+    for n, row in enumerate(rows):
+        cells = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+        height = max(map(len, cells))
+        # the last lines of headings stand side by side, else the first lines
+        cells = [[""] * (height - len(cell)) + cell if right and n == 0 else cell for cell in cells]
+        for line in zip_longest(*cells, fillvalue=""):
+            texts = [line[i].rjust(w) if i in right else line[i].ljust(w) for i, w in enumerate(widths)]
+            lines.append((" " * GAP).join(texts).rstrip())
+    return "\n".join(lines)
+
+
+def _narrowest(column: Sequence[str], pieces: re.Pattern[str], right: bool) -> int:
+    """The least width of a column whose cells break into these pieces."""
+    piece = max(len(piece.rstrip()) for cell in column for piece in pieces.findall(cell) or [""])
+    if right:
+        return max([piece, *map(len, column[1:])])
+    return max(piece, min(LEAST_NAME, max(len(word) for cell in column for word in cell.split() or [""])))
+
+
+def _broken(cell: str, width: int) -> list[str]:
+    """The lines of a cell; a part that is too long for the width has a line of its own."""
+    lines = [""]
+    for word in [cell] if len(cell) <= width else WORDS.findall(cell):
+        for part in [word] if len(word.rstrip()) <= width else PARTS.findall(word):
+            if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
