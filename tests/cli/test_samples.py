@@ -14,7 +14,8 @@ from cli_support import Outcome
 from packed_nets import Builder
 
 from onebit.cli import predict_verb
-from onebit.packed import Certificate, InputSpec, PackedNet, RealDense, Relu, save
+from onebit.errors import UsageError
+from onebit.packed import Certificate, Flatten, InputSpec, PackedNet, RealDense, Relu, save
 from onebit.runtime import load, run, softmax
 
 Onebit = Callable[..., Outcome]
@@ -275,6 +276,25 @@ def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(onebit: O
     np.lib.format.write_array_header_1_0(buffer, header)
     path = write(net.parent, "x.npy", buffer.getvalue() + bytes(20))
     assert "not a .npy file of numbers" in onebit("predict", net, path).line
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.bool_])
+def test_pictures_are_no_input_of_a_net_of_float32(onebit: Onebit, tmp_path: Path, dtype: Any) -> None:
+    """As `run` refuses them: such a net was packed without preprocessing, its answers to pixels mean nothing."""
+    b = Builder((1, 28, 28), seed=0)
+    b.input = InputSpec(shape=(1, 28, 28), dtype="float32", coding="values")
+    b.values = {"input": b.input.value}
+    b.add(Flatten)
+    b.add(RealDense, weight=b.real(10, 784))
+    save(b.net(), tmp_path / "net.1bit")
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28)).astype(dtype)
+    with pytest.raises(UsageError):
+        run(load(tmp_path / "net.1bit"), images)
+    for name, array in (("all.npy", images), ("gray.npy", images[:, 0]), ("one.npy", images[0])):
+        refused = onebit("predict", tmp_path / "net.1bit", write(tmp_path, name, array))
+        assert (refused.status, refused.out) == (2, "")
+        assert name in refused.line
+    assert onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.npy", images / 255)).status == 0
 
 
 def test_pixels_are_whole_numbers(onebit: Onebit, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from onebit.common.files import open_regular, standard_input
 from onebit.common.picture_files import NOT_REGULAR, STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
-from onebit.runtime.inputs import is_gray
+from onebit.runtime.inputs import is_gray, refusal
 
 MOST_BYTES = 1 << 30
 """Largest file of samples."""
@@ -37,10 +37,11 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     """The samples in a file, or on standard input (CSV): (N, *shape) in the dtype of the net's input.
 
     A .npy file holds one sample or (N, …) of them, of gray images also without the axis of the channel. A .csv file
-    holds one in each row, its numbers in C order, and may begin with a line of names.
+    holds one in each row, its numbers in C order, and may begin with a line of names. Integers in a .npy file are no
+    float32 input, as for `onebit.run`.
 
     Raises:
-        UsageError: not there, or another shape or other values than the net takes. DataError: damaged.
+        UsageError: not there, or another dtype, shape or other values than the net takes. DataError: damaged.
     """
     if path == STANDARD_INPUT:
         data = standard_input().read(MOST_BYTES + 1)
@@ -72,6 +73,8 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         found = found.reshape(-1, *spec.shape)
     if found.shape[1:] != spec.shape or not len(found):
         raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {in_words(spec)}, or (N, …) of them")
+    if spec.dtype == "float32" and found.dtype.kind != "f":  # such as pixels: the net takes prepared values
+        raise UsageError(f"{path}: {refusal(spec, str(found.dtype), found.shape)}")
     return _as_input(np.asarray(found), str(path), spec)
 
 

@@ -65,7 +65,8 @@ def refusal(spec: InputSpec, dtype: str, shape: tuple[int, ...]) -> UsageError:
     ways = []
     if dtype != spec.dtype and dtype.startswith(("float", "int", "uint", "bool")):
         if spec.dtype == "float32":
-            ways.append("batch.astype('float32') converts it")
+            pixels = dtype == "uint8" and len(spec.shape) == 3
+            ways.append("prepare pixels as in training" if pixels else "batch.astype('float32') converts it")
         elif dtype.startswith("float"):
             ways.append("the net takes raw values, 0 to 255, and does the preprocessing itself")
         elif dtype == "bool" and len(spec.shape) == 3:
