@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
-from onebit.common.pictures import ORIENTATION
+from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES, kinds_of_files
 from onebit.data.decoding import Decoders, decode_image, default_workers, image_size
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
@@ -25,6 +25,13 @@ from onebit.errors import DataError
 def save(path: Path, image: Image.Image, **options: object) -> str:
     image.save(path, **options)
     return str(path)
+
+
+def test_every_suffix_of_the_formats_that_are_read_is_one_of_an_image() -> None:
+    """Pillow's own table, but for .pfm, whose pixels have no known range."""
+    table = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    assert {*SUFFIXES} == table - {".pfm"}
+    assert kinds_of_files(["a.TXT", "b.txt", "c"]) == "1 without a suffix, 2 .txt"
 
 
 def test_an_image_of_the_right_size_is_unchanged(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from onebit.common.pictures import SUFFIXES
 from onebit.data.listing import Listing, list_folder
 from onebit.errors import DataError
 
@@ -44,7 +45,17 @@ def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:
     ]
     assert names(listing, "test") == [("val/b/v.JPEG", 1), ("val/c/v.JPEG", 2)]  # labels are those of train
     assert listing.validation == ()
-    assert listing.note == "tested on the images of val/"
+    note, left_out = listing.note.split("; ")
+    assert note == "tested on the images of val/"
+    assert left_out.endswith(": 1 .jpeg, 1 .md, 1 .txt")  # test/ has no classes
+
+
+def test_a_folder_takes_every_kind_of_image_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    taken = [f"{name}/{number}{suffix}" for number, suffix in enumerate(SUFFIXES) for name in ("a", "b")]
+    touch(tmp_path, *taken, "a/x.JFIF", "a/x.txt", "b/deep/y.txt", "b/noimage", "lost.png", ".hidden", "b/.hidden")
+    listing = list_folder(tmp_path)
+    assert len(listing.files) == len(taken) + 1
+    assert listing.note.endswith(": 1 without a suffix, 1 .png, 2 .txt")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -101,7 +112,7 @@ def test_a_class_named_train(tmp_path: Path) -> None:
     [
         ((), "no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE"),
         (("1.png", "2.png"), "no images in class sub-folders"),
-        (("a/1.png", "b/notes.txt"), "b: the class folder is empty; expected images (.bmp "),
+        (("a/1.png", "b/notes.txt"), "b: the class folder is empty"),
         (("train/a/1.png", "train/b/.keep"), "train/b: the class folder is empty"),
         (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/x"), "val/b: the class folder is empty"),
         (("a/1.png", "a/2.png"), "got the single class 'a', expected sub-folders of two or more classes"),

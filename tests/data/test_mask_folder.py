@@ -13,6 +13,17 @@ from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_m
 from onebit.errors import DataError, UsageError
 
 
+def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 4)
+    for place in ("image", "label"):
+        (tmp_path / place / "0.png").rename(tmp_path / place / "0.apng")
+        (tmp_path / place / "notes.txt").touch()
+        (tmp_path / place / ".hidden").touch()
+    data = load_dataset("segmentation", directory=tmp_path)
+    assert data.note.endswith(": 2 .txt")
+    assert len(data.train) + len(data.validation) + len(data.test) == 4
+
+
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
     masked_folder(tmp_path, 30)
     data = load_dataset("segmentation", directory=tmp_path, validation=4)

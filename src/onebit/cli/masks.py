@@ -16,7 +16,7 @@ import numpy as np
 from onebit.cli.output import answer_predictions, percent, progress, say
 from onebit.common.files import OWN, atomic_files, is_own
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader, ReadPicture, check_image_file
-from onebit.common.pictures import SUFFIXES
+from onebit.common.pictures import is_image_name
 from onebit.data import (
     VOID,
     Masks,
@@ -182,7 +182,7 @@ def _true_masks(file: Path) -> list[Path]:
     """The true mask of an image in a folder of images and masks, if there is one."""
     place = Path(os.path.realpath(file)).parent
     found = (place.parent / "label").glob(f"{glob.escape(file.stem)}.*") if place.name == "image" else []
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if is_image_name(path.name))
 
 
 def _truth(net: PackedNet, file: Path, size: tuple[int, ...], count: int) -> Masks | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onebit.common.files import standard_input
-from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, is_deep, opened, picture, upright_size
+from onebit.common.pictures import (
+    ORIENTATION,
+    SUFFIXES,
+    fitted,
+    is_deep,
+    is_image_name,
+    kinds_of_files,
+    opened,
+    picture,
+    upright_size,
+)
 from onebit.common.progress import say
 from onebit.errors import DataError, UsageError, escaped
 
@@ -56,11 +65,10 @@ def _named_by(word: str) -> list[Path]:
         return [path.absolute()]
     if path.is_dir():
         found, links = _shown_files(path)
-        images = [file for file in found if file.suffix.lower() in SUFFIXES]
+        images = [file for file in found if is_image_name(file.name)]
         if not images:
             raise UsageError(f"{word}: a folder without images; expected files that end in {', '.join(SUFFIXES)}")
-        if others := Counter(file.suffix.lower() for file in found if file.suffix.lower() not in SUFFIXES):
-            kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
+        if kinds := kinds_of_files(file.name for file in found if not is_image_name(file.name)):
             say(f"{word}: left out what does not end as an image: {kinds}")
         _say_left_out(word, links, "a link to a folder")
         return images

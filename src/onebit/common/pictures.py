@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
@@ -14,8 +16,11 @@ import numpy as np
 from onebit.common.files import open_regular
 from onebit.errors import DataError, first_line
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, in lower case."""
+SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif"),
+    *(".tiff", ".webp"),
+)
+"""Suffixes of image files, in lower case: all that Pillow has for `FORMATS`, but for .pfm, pixels of unknown range."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """Formats that are read, as Pillow names them; it gives some others to programs of the machine, EPS to Ghostscript."""
 _DEEP = re.compile(";16[BLN]")
@@ -24,6 +29,17 @@ ORIENTATION = 0x0112
 """The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262
 """Tags of TIFF; a photometric interpretation of 0 means that the least value is white."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends as an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def kinds_of_files(names: Iterable[str]) -> str:
+    """How many files there are of each suffix: "2 .txt, 1 without a suffix"; "" for none."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(counts.items()))
 
 
 def is_deep(image: Any) -> bool:

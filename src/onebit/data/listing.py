@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.pictures import SUFFIXES
+from onebit.common.pictures import SUFFIXES, is_image_name, kinds_of_files
 from onebit.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
@@ -52,7 +52,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """Find the images in a folder. Hidden files and files without the suffix of an image are ignored.
+    """Find the images in a folder. Hidden files are ignored; the note counts what else is no image or has no class.
 
     `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
     the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
@@ -74,16 +74,18 @@ def list_folder(root: Path) -> Listing:
     classes = _sub_folders(train_folder)
     if odd := [name for name in classes if not name.isprintable()]:
         raise DataError(f"{train_folder}: the class folder {odd[0]!r} has characters that do not print: rename it")
-    train = _list_images(train_folder, classes)
+    others = _loose(train_folder)
+    train = _list_images(train_folder, classes, others)
     if len(classes) < 2:
         raise DataError(f"{root}: got the single class {classes[0]!r}, expected sub-folders of two or more classes")
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
+            others += _loose(root / name)
             if names := _sub_folders(root / name):  # ImageNet's own test images have no classes
                 if unknown := [other for other in names if other not in classes]:
                     raise DataError(f"{root / name / unknown[0]}: is a class that {train_folder} does not have")
-                parts[name] = _list_images(root / name, classes)
+                parts[name] = _list_images(root / name, classes, others)
     test = parts.pop("test", ())
     if len(parts) > 1:
         raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in parts)}, expected one of them")
@@ -98,7 +100,8 @@ def list_folder(root: Path) -> Listing:
         train = tuple(file for file in train if file not in drawn)
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
-    return Listing(root, classes, train, validation, test, note)
+    left_out = f"files left out, no images or in no class folder: {kinds_of_files(others)}" if others else ""
+    return Listing(root, classes, train, validation, test, "; ".join(filter(None, (note, left_out))))
 
 
 def _holds_classes(root: Path, name: str) -> bool:
@@ -140,16 +143,22 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")))
 
 
-def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFile, ...]:
-    """The images in the class folders of `folder`, at any depth."""
+def _loose(folder: Path) -> list[str]:
+    """The names of the files that lie beside the class folders of `folder`, but for hidden ones."""
+    entries = os.scandir(folder) if folder.is_dir() else ()
+    return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+
+
+def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> tuple[ImageFile, ...]:
+    """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
         before, label = len(images), classes.index(name)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
             shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
-            files = (os.path.join(place, entry) for entry in shown if entry.lower().endswith(SUFFIXES))
-            images.extend(_image_file(path, label) for path in files)
+            images.extend(_image_file(os.path.join(place, entry), label) for entry in shown if is_image_name(entry))
+            others.extend(entry for entry in shown if not is_image_name(entry))
         if len(images) == before:
             raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
     if not images:

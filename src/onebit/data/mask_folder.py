@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onebit.common.files import read_regular
-from onebit.common.pictures import SUFFIXES, opened, picture, upright, white_of_few_bits
+from onebit.common.pictures import is_image_name, kinds_of_files, opened, picture, upright, white_of_few_bits
 from onebit.data.fetch import find_folder
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
@@ -54,7 +54,8 @@ def read_masked_folder(
         raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
     needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
     root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
-    images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))
+    others: list[str] = []
+    images, masks = (_files(root / part, others) for part in (IMAGE_FOLDER, MASK_FOLDER))
     if len(images) < 2:
         raise DataError(f"{root / IMAGE_FOLDER}: got {len(images)} images, expected two or more")
     for stem in sorted(images.keys() ^ masks.keys(), key=_by_number):
@@ -68,17 +69,21 @@ def read_masked_folder(
     count = max(1, round(TEST_SHARE * len(stems)))
     train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
     note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images{absent}"
+    if others:
+        note += f"; files left out that do not end as an image: {kinds_of_files(others)}"
     files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
     sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
     identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
     return LoadedFiles(train, test, str(root), files, note=note, classes=names, identity=identity)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Name without suffix -> image file."""
+def _files(folder: Path, others: list[str]) -> dict[str, Path]:
+    """Name without suffix -> image file; the names of other files, but for hidden ones, go to `others`."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if not is_image_name(path.name):
+            others += [] if path.name.startswith(".") else [path.name]
+        elif not path.name.startswith("."):
             if path.stem in files:
                 raise DataError(f"{path}: got a second file beside {files[path.stem].name}, expected one for each name")
             files[path.stem] = path
