@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +22,15 @@ from fold_nets import (
 from torch import Tensor, nn
 
 from onebit.errors import FoldError
+from onebit.export import export_net
 from onebit.fold import pack
+from onebit.fold.check import check
 from onebit.layers import BinaryLinear, InputCoding, binarize_
 from onebit.packed import Threshold, costs, dumps
 from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
+from onebit.train.printing import check_lines
 
 
 class Foreign(nn.Module):
@@ -86,6 +90,31 @@ def test_foreign_activations(activation: Callable[[Tensor], Tensor]) -> None:
         activation = lambda x: x.relu()  # noqa: E731
     model = nn.Sequential(InputCoding(), binarize_(Foreign(lambda x: x.flatten(1), activation)).model).eval()
     assert_agrees(model, pack(model, input_shape=SHAPE))
+
+
+class Keywords(nn.Module):
+    """Its parts have names that Python code cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"in": nn.Linear(12, 20, bias=False), "class": nn.BatchNorm1d(20), "a b": nn.ReLU()})
+        self.add_module("lambda", nn.Linear(20, 3))
+        self.register_parameter("is", nn.Parameter(torch.randn(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts.values():
+            x = part(x)
+        return self.get_submodule("lambda")(x) + self.get_parameter("is")
+
+
+def test_parts_that_are_named_as_keywords_of_python(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = binarize_(Keywords()).model.eval(), torch.randn(8, 12)
+    assert check(model, inputs).whole
+    assert "packs whole" in check_lines(model, inputs)[0]
+    net = pack(model, inputs)
+    torch.testing.assert_close(torch.from_numpy(run(net, inputs)), model(inputs).detach(), rtol=1e-4, atol=1e-4)
+    assert export_net(net, "torch", tmp_path / "net.safetensors").comparison is not None
 
 
 def test_foreign_sign_nets_get_thresholds() -> None:

@@ -83,10 +83,7 @@ def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> N
         except Exception:  # takes not all numbers, as one that looks them up in a table
             inputs = example
             expected = model(inputs.clone())
-        whole = _Whole(model)
-        parts = {str(n.target): whole.get_submodule(str(n.target)) for n in graph.nodes if n.op == "call_module"}
-        parts |= {str(n.target): n.meta["value"] for n in graph.nodes if n.op == "get_attr"}
-        traced = fx.GraphModule(parts, graph)(inputs.clone())
+        traced = _Replay(_Whole(model), graph=graph).run(inputs.clone())
     if not _same(expected, traced):
         raise FoldError(
             f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
@@ -149,6 +146,13 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: Tensor) -> Any:
         return self.model(inputs)
+
+
+class _Replay(fx.Interpreter):
+    """Runs a graph node by node: the source text of a GraphModule cannot name a part `in` or `class`."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        return n.meta["value"] if n.op == "get_attr" else super().run_node(n)
 
 
 class _ExampleProxy(fx.Proxy):
