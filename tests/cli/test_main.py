@@ -117,3 +117,14 @@ def test_an_answer_on_a_full_disk_is_one_line(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "onebit: No space left on device\n")
+
+
+def test_without_docstrings_the_helps_name_everything_still() -> None:
+    """python -OO strips them."""
+    code = (
+        "import sys; from onebit.__main__ import main; sys.exit(any([main(words.split()) for words in sys.argv[1:]]))"
+    )
+    verbs = ["train --help", "list", "list losses", "completion bash"]
+    done = subprocess.run([sys.executable, "-OO", "-c", code, *verbs], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(word in done.stdout for word in ("--optimizer.lr", "quantizers", "squared_hinge"))

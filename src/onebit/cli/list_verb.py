@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> first line of the docstring."""
-    return {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in entries.items()}
+    """Name -> first line of its own docstring; "" without one, as python -OO leaves it."""
+    return {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in entries.items()}
 
 
 def _recipes() -> dict[str, str]:

@@ -95,11 +95,11 @@ def _section(part: Any, prefix: str) -> list[str]:
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
         if dataclasses.is_dataclass(value):
-            parts += ["", f"{described[item.name]}:", *_section(value, f"{item.name}.")]
+            parts += ["", f"{described.get(item.name, item.name)}:", *_section(value, f"{item.name}.")]
         elif item.name not in ("own", *OWN_ONLY) or not isinstance(part, Part):
             # a part is chosen by its name: --model NAME
             flag = f"--{prefix}{item.name}".removesuffix(".name")
-            lines.append(_line(f"{flag} {_shown(value)}", described[item.name]))
+            lines.append(_line(f"{flag} {_shown(value)}", described.get(item.name, "")))
     for name, found in declared(part.PART).items() if isinstance(part, Part) else ():
         lines.append(_line(f"--{prefix}{name} {_shown(getattr(part, name))}", found.described()))
     return [*lines, *parts]

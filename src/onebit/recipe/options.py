@@ -60,7 +60,7 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Field -> its description under `Args:` in the docstring of a dataclass."""
+    """Field -> its description under `Args:` in the docstring of a dataclass, which python -OO strips."""
     args = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in rows}
