@@ -212,12 +212,17 @@ class LatentWeight(nn.Module):
         """The weight of this forward pass, in the shape of the latent weight.
 
         Valid until the optimizer steps, which may write the next weight into the same memory: clone it to keep it.
+
+        Raises:
+            UsageError: `torch.jit.trace` in training mode; a trace has no gradient of binary weights.
         """
         if self.fixed_weight is not None:
             self.fixed_used = True
             return self.fixed_weight
         if self.weight_quantizer is None:
             return self.weight
+        if self.training and torch.jit.is_tracing():
+            raise UsageError("torch.jit.trace keeps no gradient of binary weights, which would not train: model.eval()")
         return self.own_layout(self.weight_quantizer(self.latent()))
 
 

@@ -110,6 +110,8 @@ class Surrogate(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if is_transformed():
             return super().apply(*args)
+        if torch.jit.is_tracing():
+            return cls.forward(*args)  # without a gradient: torch.jit.save refuses functions of Python
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 

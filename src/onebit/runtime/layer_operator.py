@@ -298,6 +298,11 @@ def is_unwatched(x: Tensor) -> bool:
 # gradients of inputs
 
 
+def follows_gradient(x: Tensor) -> bool:
+    """Whether the gradient of inputs is wanted; a trace has none, as functions of Python do not go into one."""
+    return x.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing()
+
+
 def refuse_tangent(x: Tensor, what: str) -> None:
     """Raise a UsageError for inputs of `torch.func.jvp` and its like: operators would give tangents of 0 in silence."""
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:

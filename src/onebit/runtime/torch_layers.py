@@ -21,6 +21,7 @@ from onebit.native.layer_call import file_rows, kernel_words
 from onebit.packed.bits import byte_count, bytes_to_words
 from onebit.runtime.layer_operator import (
     PackedWindow,
+    follows_gradient,
     is_unwatched,
     linear,
     packed_conv,
@@ -95,8 +96,7 @@ class PackedLayer(nn.Module):
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels do its work."""
-        differentiable = x.requires_grad and torch.is_grad_enabled()
-        if self.input_quantizer is None or (self.plain and not differentiable):
+        if self.input_quantizer is None or (self.plain and not follows_gradient(x)):
             return x
         return self._quantize(x)
 
@@ -208,7 +208,7 @@ class PackedLinear(PackedLayer):
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
-        if x.requires_grad and torch.is_grad_enabled():
+        if follows_gradient(x):
             return use_dense(self, x, None)
         if is_unwatched(x):
             kept = self._buffers
@@ -263,7 +263,7 @@ class PackedConv(PackedLayer):
         if self.axes == 1:
             x = x.unsqueeze(2)
         window = self.window if output_size is None else self._window_for(x, output_size)
-        if x.requires_grad and torch.is_grad_enabled():
+        if follows_gradient(x):
             y = use_dense(self, x, window)
         else:
             y = packed_conv(x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs)

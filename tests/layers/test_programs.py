@@ -1,0 +1,112 @@
+"""What torch makes programs of: the table in docs/own-models.md, with a test for each of its cells."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import UsageError
+from onebit.layers import BinaryConv2d, BinaryLinear
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of its own tracers
+SHAPE = (3, 2, 6, 6)
+DOCS = Path(__file__).parents[2] / "docs" / "own-models.md"
+
+
+def of_weights() -> nn.Module:
+    layers = [
+        nn.Sequential(BinaryLinear(72, 72, weight_quantizer=name), nn.BatchNorm1d(72)) for name in WEIGHT_QUANTIZERS
+    ]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def of_inputs() -> nn.Module:
+    return nn.Sequential(
+        *(
+            nn.Sequential(BinaryConv2d(2, 2, 3, padding=1, input_quantizer=name), nn.BatchNorm2d(2))
+            for name in INPUT_QUANTIZERS
+        )
+    )
+
+
+def mixed() -> nn.Module:
+    return nn.Sequential(
+        BinaryConv2d(2, 4, 3, padding=1, weight_quantizer="xnor"),
+        nn.BatchNorm2d(4),
+        BinaryConv2d(4, 4, 3, input_quantizer="ste_sign"),
+        nn.Flatten(),
+        nn.GELU(),
+        BinaryLinear(64, 10, weight_quantizer="irnet"),
+    )
+
+
+def packed_layers() -> nn.Module:
+    model = mixed().eval()
+    onebit.packed_layers_(model)
+    return model
+
+
+def packed_module() -> nn.Module:
+    model = nn.Sequential(BinaryConv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), BinaryLinear(64, 10))
+    return onebit.PackedModule(onebit.pack(model.eval(), torch.zeros(SHAPE)))
+
+
+def traced(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, (x,)), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def exported(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (x,)), file)
+    file.seek(0)
+    return torch.export.load(file).module()
+
+
+def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    torch.compiler.reset()
+    return torch.compile(model, fullgraph=True, backend="aot_eager")
+
+
+ROWS = {
+    "binary layers, with every quantizer of weights": of_weights,
+    "binary layers, with every quantizer of inputs": of_inputs,
+    "`PackedModule`": packed_module,
+    "the layers of `packed_layers_`": packed_layers,
+}
+COLUMNS = {"`torch.jit.trace`": traced, "`torch.export`": exported, "`torch.compile`": compiled}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_program_answers_as_the_model(row: str, column: str) -> None:
+    torch.manual_seed(0)
+    model = ROWS[row]().eval()
+    program = COLUMNS[column](model, torch.randn(SHAPE))  # where torch follows gradients, as it usually does
+    x = torch.randn(SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_docs_promise_these_cells_and_no_others() -> None:
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in DOCS.read_text("utf-8").splitlines() if "|" in line
+    ]
+    at = next(i for i, line in enumerate(table) if line[1:] == list(COLUMNS))
+    assert [line[0] for line in table[at + 2 :][: len(ROWS)]] == list(ROWS)
+    assert all(cell.startswith("yes") for line in table[at + 2 :][: len(ROWS)] for cell in line[1:])
+
+
+def test_a_trace_for_training_is_refused() -> None:
+    """It would have no gradient of the latents, which would stay as they are in silence."""
+    with pytest.raises(UsageError, match="trace"):
+        torch.jit.trace(mixed().train(), (torch.randn(SHAPE),))
