@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cli_support import Outcome
 
 from onebit.errors import UsageError
 from onebit.runs import folders, run
+from onebit.train.lock import lock_folder
 
 Onebit = Callable[..., Outcome]
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
@@ -47,6 +49,49 @@ def test_the_default_folder_gets_a_number_where_a_run_is(
     assert onebit("train", *SHORT, "--json").json["folder"] == "runs/toy-mlp-5"
     # to go on means the first one
     assert onebit("train", *SHORT, "--resume", "--json").json["folder"] == "runs/toy-mlp"
+
+
+def test_a_training_that_begins_in_between_takes_the_number(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It locks the folder after this one has found it free: nobody named a folder, so that none is refused."""
+    monkeypatch.chdir(tmp_path)
+    is_run, taken, done = folders.is_run_folder, threading.Event(), threading.Event()
+
+    def hold(folder: Path) -> None:
+        with lock_folder(folder):
+            taken.set()
+            done.wait(60)
+
+    def look(folder: Path) -> bool:
+        found = is_run(folder)
+        if not taken.is_set():
+            threading.Thread(target=hold, args=(folder,)).start()
+            assert taken.wait(60)
+        return found
+
+    monkeypatch.setattr(folders, "is_run_folder", look)
+    try:
+        assert onebit("train", *SHORT, "--json").json["folder"] == "runs/toy-mlp-2"
+    finally:
+        done.set()
+
+
+def test_trainings_that_begin_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    together, found = threading.Barrier(6, timeout=60), []
+
+    def begin() -> None:
+        together.wait()
+        with folders.free_folder(tmp_path / "runs" / "x") as folder:
+            found.append(folder.name)
+            together.wait()  # none has ended before all have begun
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["x", *(f"x-{number}" for number in range(2, 7))]
 
 
 def test_a_folder_that_is_named_is_refused_where_a_run_is(onebit: Onebit, trained: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         from onebit.runs.own_model import settle_code
 
         recipe = settle_code(recipe, named=command.names_own_model)
-    folder = _folder(command, recipe, ranks)
-    with lock_folder(folder, ranks):  # before the data are loaded: a second training learns of it at once
+    with _folder(command, recipe, ranks) as folder:
         result = _train_all(command, recipe, folder, ranks)
     if command.json:
         answer_json(result)
@@ -109,8 +109,9 @@ def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
     return 0
 
 
-def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
-    """The run folder of a command: a named one, or runs/NAME with a number if that holds a run."""
+@contextmanager
+def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
+    """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
     named = named_folder(out=command.out, resumed=command.resumed, saved=command.flags.run_folder(recipe))
     folder = named or Path("runs") / recipe.name
     read = {"init_from": recipe.init_from, "teacher": recipe.teacher}
@@ -120,14 +121,16 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
     elif named or command.resume:
         refuse_used_folder(folder, command.seeds, resume=command.resume)
     else:
-        free = free_folder(folder) if ranks is None else ranks.first(lambda: free_folder(folder))
-        if free != folder and (ranks is None or ranks.writes):
-            say(
-                f"note: {folder} holds a run already, so this one goes into {free}; "
-                f"--resume {folder} goes on with it, --overwrite replaces it"
-            )
-        return free
-    return folder
+        with free_folder(folder, ranks) as free:
+            if free != folder and (ranks is None or ranks.writes):
+                say(
+                    f"note: {folder} holds a run already, so this one goes into {free}; "
+                    f"--resume {folder} goes on with it, --overwrite replaces it"
+                )
+            yield free
+        return
+    with lock_folder(folder, ranks):  # before the data are loaded: a second training learns of it at once
+        yield folder
 
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,18 +63,34 @@ def refuse_busy(folder: Path) -> None:
             pass
 
 
-def free_folder(folder: Path) -> Path:
-    """The folder itself, else `folder-2`, `folder-3` …, the first one where no training has written, or writes."""
+@contextmanager
+def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
+    """The context in which the folder itself, else `folder-2`, `folder-3` …, is locked for this training.
 
-    def is_free(path: Path) -> bool:
-        try:
-            refuse_busy(path)
-        except UsageError:
-            return False
-        return not is_run_folder(path)
+    It is the first one where no training has written, or writes: trainings that begin at once get different ones.
 
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(filter(is_free, itertools.chain([folder], numbered)))
+    Args:
+        ranks: as for `lock_folder`.
+    """
+    with ExitStack() as stack:
+
+        def take() -> Path:
+            numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
+            names = itertools.chain([folder.name], numbered)
+            while True:
+                path = folder.with_name(next(names))
+                if is_run_folder(path):
+                    continue
+                with ExitStack() as lock:
+                    try:
+                        lock.enter_context(lock_folder(path))
+                    except UsageError:  # another training holds it
+                        continue
+                    if not is_run_folder(path):  # which may have written it before the lock
+                        stack.push(lock.pop_all())
+                        return path
+
+        yield take() if ranks is None else ranks.first(take)
 
 
 def is_replaceable(folder: Path) -> bool:
