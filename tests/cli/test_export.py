@@ -193,7 +193,7 @@ def test_without_data_it_says_so(
         (["--to", "torch", "-o", "mine.pth"], "mine.py is there already, and onebit has not written it"),
         (["--to", "torch", "-o", "x.pth", "--images", "0"], "--images"),
         (["--to", "torch", "-o", "x.pth", "--model", "mlp"], "--model does not go with a packed net"),
-        (["--to", "c", "-o", ""], "--output is empty"),
+        (["--to", "c", "-o", ""], "--output: needs a value"),
         (["--to", "torch"], "-o/--output"),
         (["-o", "x.pth"], "--to"),
     ],

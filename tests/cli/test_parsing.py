@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cli_support import Outcome
@@ -47,6 +48,41 @@ def test_a_command_that_cannot_be_read_is_one_line(onebit: Onebit, flags: list[s
     done = onebit("train", "digits-smoke", *flags, "--print-config")
     assert done.status == 2
     assert message in done.line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "", "-o", "page"],
+        ["report", ".", "-o", ""],
+        ["verify", ""],
+        ["verify", "mnist-mlp", "--source", ""],
+        ["verify", "mnist-mlp", "--source="],
+        ["inspect", ""],
+        ["inspect", "mnist-mlp", "--plot", ""],
+        ["pack", "", "-o", "net.1bit"],
+        ["pack", ".", "-o", ""],
+        ["export", "", "--to", "c", "-o", "net"],
+        ["evaluate", ""],
+        ["evaluate", ".", "--data", ""],
+        ["data", "mnist", "--data", ""],
+        ["predict", "", "a.png"],
+        ["predict", "mnist-mlp", ""],
+        ["predict", "mnist-mlp", "a.png", ""],
+        ["predict", "mnist-mlp", "a.png", "--masks", ""],
+        ["summary", ""],
+        ["bench", ""],
+        ["train", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """What a shell makes of "$RUN" where nothing set it."""
+    monkeypatch.chdir(tmp_path)
+    refused = onebit(*words)
+    assert (refused.status, refused.out) == (2, "")
+    assert "needs a value" in refused.line
 
 
 @pytest.mark.parametrize(("verb", "missing"), [("predict", "NET, FILE"), ("report", "RUN, -o/--output")])

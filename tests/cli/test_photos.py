@@ -353,14 +353,6 @@ def test_a_folder_that_cannot_be_read_is_an_error(
         assert (refused.status, refused.out, refused.line) == (2, "", f"onebit: {closed}: Permission denied")
 
 
-def test_an_empty_name_is_not_the_current_folder(
-    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    smooth(SIDE, SIDE).save("a.png")
-    assert onebit("predict", color, "").line == "onebit: an image file is named '': expected a path"
-
-
 def test_a_file_that_pillow_gives_to_another_program_is_refused(
     onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

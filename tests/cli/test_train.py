@@ -207,11 +207,6 @@ def test_an_empty_name_is_refused(onebit: Onebit, tmp_path: Path, words: tuple[s
     assert f"{words[0].rstrip('=')} needs a value" in refused.line
 
 
-def test_an_empty_data_folder_is_refused_by_every_verb(onebit: Onebit, run_folder: Path) -> None:
-    assert "--data: needs a value" in onebit("evaluate", run_folder, "--data", "").line
-    assert "--data: needs a value" in onebit("data", "mnist", "--data", "").line
-
-
 def test_a_changed_recipe_does_not_carry_what_was_measured_with_another(onebit: Onebit, run_folder: Path) -> None:
     assert "measured: ''" in (run_folder / "recipe.yaml").read_text()
     assert "Test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out

@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
+        self.register("type", None, _not_empty)  # of each path and name
         self._shared = [name for name in shared if name not in RUNS]
         for name in RUNS.keys() & shared:
             self.add_argument("run", metavar=name.upper(), help=RUNS[name])
@@ -123,7 +124,8 @@ thread_number = whole_number(1, 4096)
 
 
 def _not_empty(text: str) -> str:
-    if not text:  # "$DIR" where nothing set it
+    """argparse type of arguments without one of their own."""
+    if not text:  # "$DIR" where nothing set it: the path "" would be the current folder
         raise argparse.ArgumentTypeError("needs a value")
     return text
 
@@ -136,7 +138,6 @@ SHARED: dict[str, dict[str, Any]] = {
     "dataset": {"metavar": "NAME", "help": "another data set than the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {
-        "type": _not_empty,
         "metavar": "DIR",
         "help": "folder of data sets or of your own images, or FILE.npz of your own arrays; instead of ONEBIT_DATA",
     },
@@ -172,9 +173,7 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
 
 
 def refuse_trained(text: str, *, run: str) -> Path:
-    """The path to write to; an error for an empty one, or a file that holds trained weights."""
-    if not text:
-        raise UsageError("--output is empty; expected a path")
+    """The path to write to; an error for a file that holds trained weights."""
     path = Path(text)
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
     if os.path.realpath(path) == os.path.realpath(net_path(run)) or part_of_run:

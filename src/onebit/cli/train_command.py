@@ -80,6 +80,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     for i, (name, value, _) in enumerate(found):
         if value == WANDB_WORD and (name == "resume" or (i and not name)):
             own |= {"wandb": None} | ({"resume": None} if name else {})
+        elif not (name or value or recipe):
+            raise UsageError("RECIPE needs a value")
         elif not name and recipe is None:
             recipe = value
         elif not name:

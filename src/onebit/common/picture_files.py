@@ -49,15 +49,13 @@ def image_files(words: Sequence[str]) -> list[Path]:
     `photos/*.png` gives the files that match; `-` is standard input. Hidden files of a folder are ignored.
 
     Raises:
-        UsageError: an empty name, a folder without images, or a pattern that matches nothing. OSError: a folder that
+        UsageError: a folder without images, or a pattern that matches nothing. OSError: a folder that
             cannot be read.
     """
     return [path for word in words for path in _named_by(word)]
 
 
 def _named_by(word: str) -> list[Path]:
-    if not word:
-        raise UsageError("an image file is named '': expected a path")
     path = Path(word)
     if word == str(STANDARD_INPUT):
         return [STANDARD_INPUT]
