@@ -52,9 +52,12 @@ def test_arrays_and_tables_give_what_the_executor_gives(onebit: Onebit, net: Pat
     rows = [",".join(map(repr, row)) for row in samples.tolist()]
     (folder / "plain.csv").write_text("\n".join(rows) + "\n\n")
     (folder / "named.csv").write_text("\ufeffu,v,w,x,y\n" + "\n".join(rows), encoding="utf-8")
+    (folder / "windows.csv").write_text(
+        "L\u00e4nge;Breite;H\u00f6he;y;z\n" + "\n".join(rows).replace(",", ";"), encoding="cp1252"
+    )
     (folder / "german.csv").write_text("\n".join(row.replace(",", "; ") for row in rows))
     expected = softmax(run(load(net), samples))
-    for name in ("all.npy", "wide.npy", "plain.csv", "named.csv", "german.csv"):
+    for name in ("all.npy", "wide.npy", "plain.csv", "named.csv", "windows.csv", "german.csv"):
         found = onebit("predict", net, folder / name, "--json").json["predictions"]
         assert [row["index"] for row in found] == [0, 1, 2, 3]
         assert [row["label"] for row in found] == expected.argmax(axis=1).tolist()
@@ -256,6 +259,8 @@ NAN = np.array([[1, 2, 3, 4, 5], [1, 2, np.nan, 4, np.inf]], np.float32)
         ("x.csv", "1,2,x,4,5\n", "x.csv, row 1: 'x' is not a number"),
         ("x.csv", "1,2,nan,4,5\n", "1 values are NaN"),
         ("x.csv", b"\xff\xfe\x00", "not a text of numbers"),
+        ("x.csv", "a,b\n1,2\n".encode("utf-16"), "not a text of numbers"),
+        ("x.csv", b"a,b,c,d,e\n1,2,3,4,\xfc\n", "row 1: '\ufffd' is not a number"),
         ("x.png", "", "the net takes float32 (5): name .npy or .csv files"),
         ("none.csv", None, "no such file"),
     ],

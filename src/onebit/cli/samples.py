@@ -80,10 +80,9 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
 
 def _of_text(data: bytes, name: str, spec: InputSpec) -> np.ndarray:
     """Samples of a CSV text: a row each."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{name}: not a text of numbers") from None
+    if b"\0" in data:
+        raise DataError(f"{name}: not a text of numbers")
+    text = data.decode("utf-8-sig", errors="replace")  # names of columns may be in Windows-1252, numbers are ASCII
     first = text.partition("\n")[0]
     delimiter = next((mark for mark in ("\t", ";") if mark in first), ",")
     expected = math.prod(spec.shape)
