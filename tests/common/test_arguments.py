@@ -186,7 +186,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "pack with one sample": (lambda: onebit.pack(LAYER, torch.ones(4)), UsageError, ("float32 (4,)", "(N, …)")),
     "pack with no samples": (lambda: onebit.pack(LAYER, torch.ones(0, 4)), UsageError, ("(0, 4)", "N of 1 or more")),
     "pack with whole numbers": (
-        lambda: onebit.pack(LAYER, torch.ones(3, 4, dtype=torch.long)), UsageError, ("int64 (3, 4)", "x.float()"),
+        lambda: onebit.pack(LAYER, torch.ones(3, 4, dtype=torch.long)), UsageError, ("int64 (3, 4)", "float32"),
     ),
     "pack with doubles": (lambda: onebit.pack(LAYER, np.ones((3, 4))), UsageError, ("float64", "x.astype('float32')")),
     "pack with other features": (

@@ -22,7 +22,7 @@ from fold_nets import (
 from torch import Tensor, nn
 
 import onebit
-from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold import pack
 from onebit.fold.operations import FOLDS
 from onebit.fold.packed_layers import packed_layers_
@@ -598,3 +598,28 @@ def test_a_weight_quantizer_that_does_not_compute_what_it_says_is_refused() -> N
     for way in (lambda: pack(model, torch.zeros(2, 10)), lambda: packed_layers_(model)):
         with pytest.raises(FoldError, match="layer '0': Scaled does not compute in eval mode what its decompose"):
             way()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+@pytest.mark.parametrize("functional", [False, True])
+def test_numbers_of_tokens_are_not_to_be_made_real(dtype: torch.dtype, functional: bool) -> None:
+    """An embedding takes integers: to convert them, as pixels are, would be wrong."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(9, 8), BinaryLinear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = F.embedding(x, self.table.weight) if functional else self.table(x)
+            return self.out(rows.mean(1))
+
+    tokens = torch.zeros((4, 5), dtype=dtype)
+    with pytest.raises(OnebitError) as caught:
+        onebit.pack(Tokens().eval(), tokens)
+    said = [str(caught.value), str(onebit.check(Tokens(), tokens))]
+    if dtype is torch.uint8:  # which the embedding does not take
+        with pytest.raises(OnebitError) as caught:
+            onebit.evaluate(Tokens(), (tokens, torch.zeros(4, dtype=torch.long)), verbose=False)
+        said.append(str(caught.value))
+    assert not [text for text in said if "float(" in text or "Coding" in text]

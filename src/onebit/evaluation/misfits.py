@@ -58,16 +58,13 @@ def _way(model: nn.Module, inputs: Any) -> str:
     other = next((dtype for dtype in dtypes if dtype.is_floating_point and dtype != own), None)
     if other is not None:
         return f"its weights are {str(own).removeprefix('torch.')}, convert the inputs with .to({own})"
-    coded = any(isinstance(module, InputCoding) for module in model.modules())
-    if torch.uint8 in dtypes and not coded:
+    coded, embeds = (any(isinstance(m, kind) for m in model.modules()) for kind in (InputCoding, nn.Embedding))
+    if torch.uint8 in dtypes and not (coded or embeds):
         return "pass float32, or begin it with onebit.InputCoding() for uint8 pixels"
     if coded and torch.uint8 not in dtypes:
         return "its InputCoding takes uint8 pixels; leave it out for inputs of other kinds"
-    if not any(dtype.is_floating_point for dtype in dtypes) and not any(
-        isinstance(m, nn.Embedding) for m in model.modules()
-    ):
-        return f"its weights are {str(own).removeprefix('torch.')}, convert the inputs with .float()"
-    for path, layer in model.named_modules():
+    tokens = embeds or not (coded or any(dtype.is_floating_point for dtype in dtypes))
+    for path, layer in () if tokens else model.named_modules():
         for attribute, what in (("in_features", "features, (N, {})"), ("in_channels", "channels, (N, {}, …)")):
             if isinstance(size := getattr(layer, attribute, None), int):
                 return f"its first layer, {type(layer).__name__} {path!r}, takes {size} {what.format(size)}"

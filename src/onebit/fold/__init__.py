@@ -229,7 +229,7 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
     dtype = str(example.dtype).removeprefix("torch.")
     shape = tuple(int(size) for size in example.shape)
     if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:
-        way = "; convert it: x.float(), or x.astype('float32')" if dtype not in ("uint8", "float32") else ""
+        way = "; convert it: x.float(), or x.astype('float32')" if dtype in ("float64", "float16", "bfloat16") else ""
         raise UsageError(f"example: got {dtype} {shape}, expected uint8 or float32 (N, …) with N of 1 or more{way}")
     return torch.zeros((2, *shape[1:]), dtype=getattr(torch, dtype))
 

@@ -249,7 +249,8 @@ class Folder:
                 raise call.refusal(reason)
             dtype = getattr(node.meta["value"], "dtype", torch.float32)
             if dtype != torch.float32 and not getattr(fold, "any_dtype", False):
-                raise call.refusal(f"its result is {dtype}, expected torch.float32: convert the input first, x.float()")
+                way = ": convert the input first, x.float()" if dtype == torch.uint8 else ""  # others may be tokens
+                raise call.refusal(f"its result is {dtype}, expected torch.float32{way}")
         return fold(self, call, *inputs)
 
     def is_leaf(self, module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
@@ -290,7 +291,10 @@ class _Tracer(fx.Tracer):
             return node.target(*args, **kwargs)
         except Exception as error:
             given = [source.meta["value"] for source in node.all_input_nodes]
-            if isinstance(error, OnebitError) or not any(getattr(x, "dtype", None) == torch.uint8 for x in given):
+            called = self.root.get_submodule(node.target) if node.op == "call_module" else node.target
+            tokens = isinstance(called, nn.Embedding) or called in (F.embedding, F.one_hot)
+            pixels = any(getattr(x, "dtype", None) == torch.uint8 for x in given) and not tokens
+            if isinstance(error, OnebitError) or not pixels:
                 raise
             raise FoldError(
                 f"the uint8 input goes into {target_name(node)!r}, expected float32 ({first_line(error)}): convert it "
