@@ -30,7 +30,7 @@ from onebit.data import (
     read_mask,
 )
 from onebit.errors import DataError, OnebitError, UsageError, escaped
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 from onebit.runtime import run
 
 MOST_VALUES = 1 << 22
@@ -159,7 +159,7 @@ def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, inv
     _make_folder(folder)
     image = 255 - read.pixels if invert else read.pixels  # as the file shows it
     mask = predict_mask(net, read.pixels)
-    count = max(2, infer(net)[net.only_output].shape[0])
+    count = max(2, net.values[net.only_output].shape[0])
     names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}

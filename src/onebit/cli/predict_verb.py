@@ -16,7 +16,7 @@ from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import BLANK, STANDARD_INPUT, PictureReader, and_others, image_files
 from onebit.common.pictures import SUFFIXES as PICTURES
 from onebit.errors import UsageError, escaped
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 from onebit.runtime import load, run, softmax
 
 MOST_SHOWN = 12
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if Path(args.net).suffix.lower() in (*PICTURES, *SUFFIXES):
         raise UsageError(f"{args.net} is not a packed net: the net comes first, onebit predict NET FILE")
     net = load(args.net)
-    shapes = infer(net)
+    shapes = net.values
     shape = shapes[net.output].shape if isinstance(net.output, str) else ()
     if len(shape) == 3 and net.pixels_have_classes(shape[0]) and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks

@@ -20,7 +20,7 @@ from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import Split
 from onebit.data.streaming import Images
 from onebit.errors import DataError, FormatError, UsageError
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def mask_shape(net: PackedNet) -> tuple[int, int, int]:
             prediction that is larger by as many pixels.
     """
     _, height, width = net.input.shape
-    classes, *sides = infer(net)[net.only_output].shape
+    classes, *sides = net.values[net.only_output].shape
     try:
         larger = replace(net, input=replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width)))
-        _, *grown = infer(larger)[net.only_output].shape
+        _, *grown = larger.values[net.only_output].shape
     except FormatError:  # a size that such a net does not take
         grown = [sides[0] + height, sides[1] + width]
     if grown != [sides[0] + height, sides[1] + width]:

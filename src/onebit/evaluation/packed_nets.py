@@ -24,7 +24,7 @@ from onebit.data import (
 from onebit.data.datasets import MasksKeepSizeError
 from onebit.errors import UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 from onebit.runtime import run
 
 
@@ -49,12 +49,12 @@ def load_packed_data(
     if net.certificate and name == net.certificate.dataset and not net.certificate.split:
         raise UsageError(f"{source} is certified on {name}, which has no name here: name a data set with --dataset")
     _, height, width = net.input.shape
-    square = height == width and len(infer(net)[net.only_output].shape) == 1
+    square = height == width and len(net.values[net.only_output].shape) == 1
     try:
         data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
     except MasksKeepSizeError:
         raise UsageError(f"{source} has one answer for an image, {name} has masks: it needs a net for masks") from None
-    answers = infer(net)[net.only_output].shape[0]
+    answers = net.values[net.only_output].shape[0]
     if answers < len(data.classes):
         raise UsageError(f"{source} has {answers} outputs, {name} has {len(data.classes)} classes")
     data = named_as(data, net.classes)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.errors import OnebitError
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 
 MOST_LABELS = 0.05
 """Share of labels that may differ where a target adds real numbers in another order. A sum that rounds to the other
@@ -63,7 +63,7 @@ def compare(
     Raises:
         OnebitError: `found` has other outputs or shapes.
     """
-    known = infer(net)
+    known = net.values
     labels = mismatches = None
     largest = relative = median = 0.0
     exact = True

@@ -291,7 +291,8 @@ class _Tracer(fx.Tracer):
             return node.target(*args, **kwargs)
         except Exception as error:
             given = [source.meta["value"] for source in node.all_input_nodes]
-            called = self.root.get_submodule(node.target) if node.op == "call_module" else node.target
+            called: Any = node.target
+            called = self.root.get_submodule(called) if node.op == "call_module" else called
             tokens = isinstance(called, nn.Embedding) or called in (F.embedding, F.one_hot)
             pixels = any(getattr(x, "dtype", None) == torch.uint8 for x in given) and not tokens
             if isinstance(error, OnebitError) or not pixels:

@@ -14,7 +14,7 @@ from onebit.errors import FormatError, UsageError
 from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
-from onebit.packed import InputSpec, Node, PackedNet, infer, nodes
+from onebit.packed import InputSpec, Node, PackedNet, nodes
 from onebit.packed.net import INPUT, check_name, readers
 from onebit.packed.nodes import Value
 from onebit.packed.nodes.node import SUM_LIMIT
@@ -68,7 +68,7 @@ class Conversion:
         table: Mapping[type[Node], Callable[..., Form]],
         numbers: Mapping[str, Affines] | None = None,
     ) -> None:
-        self.exact, self.known, self.bits, self.step, self.table = net, infer(net), bits, step, table
+        self.exact, self.known, self.bits, self.step, self.table = net, net.values, bits, step, table
         self.numbers = numbers or {}
         self.real_roundings: dict[str, RealRounding] = {}
         self.makers = {node.output: node for node in net.nodes}

@@ -11,7 +11,7 @@ import numpy as np
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.integer.conversion import Rounding
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 from onebit.packed.net import INPUT, MOST_OUTPUTS
 from onebit.runtime import batches, run
 from onebit.runtime.running import as_batch
@@ -75,7 +75,7 @@ def _values(net: PackedNet, images: Any, names: list[str]) -> Iterator[tuple[int
     """(number of images, values) of each batch."""
     # values inside of the net become its outputs, so that the native library computes them
     inside = [name for name in names if name != INPUT]
-    inner, known = _until(net, inside), infer(net)
+    inner, known = _until(net, inside), net.values
     size = max(1, _AT_ONCE // sum(prod(known[name].shape) for name in names))
     for start in range(0, images.shape[0], size):
         batch = np.asarray(images[start : start + size])

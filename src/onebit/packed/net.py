@@ -140,7 +140,7 @@ class PackedNet:
         shape, rows = "×".join(map(str, self.input.shape)), costs(self)
         nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in rows).items())
         bits, size = sum(node.binary_weights for node in rows), sum(node.bytes for node in rows)
-        made = infer(self)
+        made = self.values
         given = ", ".join("×".join(map(str, made[name].shape)) or "1" for name in self.outputs)
         coding = self.input.coding if self.input.dtype == "uint8" else self.input.dtype
         return (
@@ -182,7 +182,7 @@ class PackedNet:
         made = self.certificate
         if made is None:
             return NOT_CERTIFIED
-        shapes = [value.shape for name, value in infer(self).items() if name in self.outputs]
+        shapes = [value.shape for name, value in self.values.items() if name in self.outputs]
         pixels = len(shapes) == 1 and len(shapes[0]) == 3 and made.compared == "labels"
         counted = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
         if made.compared == "multi-label":
@@ -211,7 +211,7 @@ class PackedNet:
     def check_values(self) -> None:
         """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
         self.input.check_values()
-        known = infer(self)
+        known = self.values
         for node in self.nodes:
             with _about(node):
                 node.check_values(*(known[name] for name in node.inputs))
@@ -310,7 +310,7 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
         WrongTypeError: not a packed net.
     """
     check_net(net)
-    values, rows = infer(net), []
+    values, rows = net.values, []
     for node in net.nodes:
         x, y = values[node.inputs[0]], values[node.output]
         counts = node.binary_weights, node.real_parameters, node.stored_bytes, node.macs(x, y)

@@ -25,7 +25,6 @@ from onebit.packed import (
     Threshold,
     Value,
     check_net,
-    infer,
 )
 from onebit.packed.net import op_name
 from onebit.verification.outcome import Agreement
@@ -277,7 +276,7 @@ def _proofs(
             mismatches = site.chain.mismatches(node.threshold, node.direction)
         proofs[site.value] = LayerProof(name=site.value, proof=proof, integers=integers, mismatches=mismatches)
     on_images = [site for site in signs if proofs[site.value].proof == "float"]
-    values = infer(packed)
+    values = packed.values
     for node in packed.nodes:
         if isinstance(node, Requantize):
             proofs[node.output] = _rounding(node, real[node.output], [values[name] for name in node.inputs])
@@ -302,4 +301,4 @@ def _outline(net: PackedNet) -> tuple[object, ...]:
         (op_name(node), node.inputs, node.output, [getattr(node, name) for name in node.attributes])
         for node in net.nodes
     ]
-    return net.input.coding, nodes, infer(net), net.output
+    return net.input.coding, nodes, net.values, net.output

@@ -13,7 +13,7 @@ import numpy as np
 from onebit.common.weight_names import EMBEDDING_NAME, RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
-from onebit.packed import PackedNet, RealWeights, costs, infer
+from onebit.packed import PackedNet, RealWeights, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
 from onebit.packed.net import copied_weights
@@ -241,7 +241,7 @@ def _input_facts(net: PackedNet) -> dict[str, Any]:
 
 def _output_facts(net: PackedNet) -> list[dict[str, Any]]:
     """What a packed net gives: the value, its shape, and its key or place if there are several."""
-    made, output = infer(net), net.output
+    made, output = net.values, net.output
     named = {"": output} if isinstance(output, str) else output if isinstance(output, dict) else dict(enumerate(output))
     return [{"key": str(key), "name": name, "shape": list(made[name].shape)} for key, name in named.items()]
 

@@ -22,7 +22,7 @@ from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestima
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize, infer
+from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.runs.card import data_in_words, is_about, stored_result
@@ -400,7 +400,7 @@ def _same_net(net: PackedNet, fresh: PackedNet, moved: dict[str, int]) -> Claim:
 def _all_integers(net: PackedNet, made: Certificate) -> bool:
     """Whether torch computes the outputs of a net without rounding: all signs are proven, and outputs are integers."""
     proven = all(layer.proof == "every integer" and not layer.mismatches for layer in made.layers)
-    values = infer(net)
+    values = net.values
     return proven and all((values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT for name in net.outputs)
 
 

@@ -14,7 +14,7 @@ from onebit.data import Dataset, Split, fitted_to
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.nested import joined, leaves, mapped, size_of
 from onebit.evaluation.sources import ArraySamples, Samples, as_samples
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 from onebit.runtime.inputs import check_images
 
 Trained = Callable[[Tensor], Any] | Any
@@ -139,7 +139,7 @@ class Labels:
         keys = output_keys(self.packed)
         if len(keys) == 1:
             return {next(iter(keys)): _target(targets)}
-        values = infer(self.packed)
+        values = self.packed.values
         wide = [key for key, name in keys.items() if len(values[name].shape) in (1, 3) and values[name].shape[0] > 1]
         target = _target(targets)
         if len(wide) != 1 or target.dtype.kind == "f":
@@ -220,7 +220,7 @@ class TrainedFeed:
 
     def _are_outputs(self) -> bool:
         """Whether `trained` has the structure and the shapes of the outputs."""
-        keys, values = output_keys(self.packed), infer(self.packed)
+        keys, values = output_keys(self.packed), self.packed.values
         shapes = [values[name].shape for name in keys.values()]
         given = list(_parts(self.trained))
         structured = isinstance(self.trained, (tuple, list, dict))

@@ -16,7 +16,7 @@ from onebit.export.c.folder import template, write_folder
 from onebit.export.c.plan import MAKERS, Planner
 from onebit.export.c.size import measure
 from onebit.export.target import CannotRun
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet
 
 OPERATIONS = tuple(MAKERS)
 EXACT = True
@@ -81,7 +81,7 @@ def _checked(command: list[str], given: bytes) -> bytes:
 
 def outputs_of(net: PackedNet, text: str) -> dict[str, np.ndarray]:
     """The outputs by name, (N, …) float32, from the lines that the program prints."""
-    known = infer(net)
+    known = net.values
     sizes = [prod(known[name].shape) for name in net.outputs]
     # float holds integers of 32 bits and every float32 exactly; the latter have 9 digits
     numbers = np.array(text.split(), np.float64).astype(np.float32).reshape(-1, sum(sizes))

@@ -10,7 +10,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.c.stages import Stages, index, real, title
 from onebit.export.c.values import LOADS
-from onebit.packed import Node, PackedNet, Value, infer, nodes
+from onebit.packed import Node, PackedNet, Value, nodes
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
@@ -99,7 +99,7 @@ def signs_before_pools(net: PackedNet) -> PackedNet:
     Rising thresholds commute with the maximum: max(x) >= t where some x >= t. A sign of reals does so unless one of
     them is NaN, which only a float32 input brings.
     """
-    known = infer(net)
+    known = net.values
     reads = readers(net)
     changed: dict[str, Node] = {}
     for pool in net.nodes:

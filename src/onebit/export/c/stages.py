@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onebit.export.c.values import BITS, LOADS, STORES, Axis, Memory, Stored, plain
-from onebit.packed import Node, PackedNet, Value, infer
+from onebit.packed import Node, PackedNet, Value
 from onebit.packed.net import op_name, readers
 
 
@@ -68,7 +68,7 @@ class Stages:
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
-        self.known = infer(net)
+        self.known = net.values
         self.readers = readers(net)
         self.list: list[Stage] = []
         self.memories: list[Memory] = []

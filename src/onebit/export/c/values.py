@@ -27,7 +27,7 @@ Axis = tuple[tuple[int, int], ...]
 """An axis of a value in memory: parts (size, step), the last one fastest; more than one where axes were joined."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """A part of the arena.
 

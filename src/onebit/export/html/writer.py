@@ -21,7 +21,7 @@ import numpy as np
 from onebit.errors import OnebitError, short
 from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
 from onebit.export.target import CannotRun
-from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
+from onebit.packed import OPS, Node, PackedNet, dumps, nodes
 from onebit.packed.net import float32_bytes, op_name
 from onebit.runtime import run as run_net
 
@@ -102,7 +102,7 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
         command = [node, str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
-    known, found, start = infer(net), {}, 0
+    known, found, start = net.values, {}, 0
     expected = 4 * len(inputs) * sum(prod(known[name].shape) for name in net.outputs)
     if done.returncode or len(done.stdout) != expected:
         said = done.stderr.decode(errors="replace").strip() or f"{len(done.stdout)} bytes instead of {expected}"
@@ -130,7 +130,7 @@ def input_kind(net: PackedNet) -> str:
 def output_kind(net: PackedNet) -> str:
     """How outputs are shown: probabilities of "classes", "masks" with the label of each pixel, or any "outputs"."""
     if isinstance(net.output, str) and net.compared != "values":
-        shape = infer(net)[net.output].shape
+        shape = net.values[net.output].shape
         image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
         if len(shape) == 1 and shape[0] > 1 and (image or net.classes):
             return "classes"
@@ -160,7 +160,7 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
 def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:
     """Indices of inputs, as different as the net's answers allow; of inputs without labels, evenly spread."""
     spread = [len(inputs) * k // SAMPLES for k in range(SAMPLES)]
-    if not isinstance(net.output, str) or len(infer(net)[net.output].shape) != 1:
+    if not isinstance(net.output, str) or len(net.values[net.output].shape) != 1:
         return sorted(set(spread))
     labels = run_net(net, inputs).argmax(axis=1)
     first = sorted(np.unique(labels, return_index=True)[1].tolist(), key=lambda k: int(labels[k]))
@@ -178,7 +178,7 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
 
 
 def _multiplies_signs(net: PackedNet) -> bool:
-    values = infer(net)
+    values = net.values
     return any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes)
 
 

@@ -34,7 +34,6 @@ from onebit.packed import (
     Slice,
     Threshold,
     Value,
-    infer,
 )
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT, readers
@@ -76,7 +75,7 @@ class Uses:
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
-        self.values = infer(net)
+        self.values = net.values
         self.readers = {name: list(dict.fromkeys(found)) for name, found in readers(net).items()}
         self.exact = {INPUT}
         for node in net.nodes:

@@ -24,7 +24,7 @@ from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
 from onebit.export.pixels import pixels_in_words
 from onebit.export.target import CannotRun
-from onebit.packed import Node, PackedNet, dumps, infer, nodes
+from onebit.packed import Node, PackedNet, dumps, nodes
 from onebit.packed.net import INPUT
 
 FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
@@ -130,7 +130,7 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in infer(net).values()))
+    size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in net.values.values()))
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         parts = [

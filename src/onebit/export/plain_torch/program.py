@@ -9,7 +9,7 @@ from onebit.export.plain_torch.body import INDENT, Body, all_parts, fits_line
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
 from onebit.export.plain_torch.text import listing, plain, quoted
-from onebit.packed import MaxPool, PackedNet, Quantize, infer
+from onebit.packed import MaxPool, PackedNet, Quantize
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
 
@@ -62,7 +62,7 @@ class Program:
 
     def __init__(self, net: PackedNet, *, suffix: str) -> None:
         self.net, self.suffix = net, suffix
-        self.known = infer(net)
+        self.known = net.values
         self.body = Body(self.known)
         self._locals = Names([*PROGRAM_NAMES, *all_parts()])
         self._waiting = ("", "")  # a value and its expression, which no line has yet
