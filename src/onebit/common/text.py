@@ -77,7 +77,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
     for n, row in enumerate(rows):
         cells = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
         height = max(map(len, cells))
-        # the last lines of headings stand side by side, else the first lines
+        # headings are aligned at their last lines
         cells = [[""] * (height - len(cell)) + cell if right and n == 0 else cell for cell in cells]
         for line in zip_longest(*cells, fillvalue=""):
             texts = [line[i].rjust(w) if i in right else line[i].ljust(w) for i, w in enumerate(widths)]
