@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binary_layers, glorot_bound
+from onebit.errors import UsageError, WrongTypeError
+from onebit.layers import BinaryLinear, binarize_, binary_layers, glorot_bound
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
 
 
@@ -88,6 +89,14 @@ def test_wrong_options_are_one_clear_line(options: dict, message: str) -> None:
         BinaryLinear(3, 2, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("quantizer", [nn.Identity(), nn.Identity, lambda: nn.ReLU()])
+@pytest.mark.parametrize("model", [nn.Linear(3, 2), nn.LSTM(3, 2)])
+def test_another_module_is_no_weight_quantizer(quantizer: Any, model: nn.Module) -> None:
+    with pytest.raises(WrongTypeError, match="Quantizer"):
+        binarize_(nn.Sequential(model), weight_quantizer=quantizer)
+    assert not list(binary_layers(model))
 
 
 def test_a_layer_with_real_weights_has_no_binary_weight() -> None:

@@ -37,8 +37,8 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     """The samples in a file, or on standard input (CSV): (N, *shape) in the dtype of the net's input.
 
     A .npy file holds one sample or (N, …) of them, of gray images also without the axis of the channel. A .csv file
-    holds one in each row, its numbers in C order, and may begin with a line of names. Integers in a .npy file are no
-    float32 input, as for `onebit.run`.
+    holds one in each row, its numbers in C order, and may begin with a line of names. A float32 net
+    does not take a .npy file of integers, as in `onebit.run`.
 
     Raises:
         UsageError: not there, or another dtype, shape or other values than the net takes. DataError: damaged.

@@ -52,7 +52,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """Find the images in a folder. Hidden files are ignored; the note counts what else is no image or has no class.
+    """Find the images in a folder. Hidden files are ignored; the note counts other files, and those without a class.
 
     `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
     the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
@@ -144,7 +144,7 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
 
 
 def _loose(folder: Path) -> list[str]:
-    """The names of the files that lie beside the class folders of `folder`, but for hidden ones."""
+    """The names of the files beside the class folders of `folder`, except hidden ones."""
     entries = os.scandir(folder) if folder.is_dir() else ()
     return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
 

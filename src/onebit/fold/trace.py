@@ -291,8 +291,7 @@ class _Tracer(fx.Tracer):
             return node.target(*args, **kwargs)
         except Exception as error:
             given = [source.meta["value"] for source in node.all_input_nodes]
-            called: Any = node.target
-            called = self.root.get_submodule(called) if node.op == "call_module" else called
+            called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
             tokens = isinstance(called, nn.Embedding) or called in (F.embedding, F.one_hot)
             pixels = any(getattr(x, "dtype", None) == torch.uint8 for x in given) and not tokens
             if isinstance(error, OnebitError) or not pixels:

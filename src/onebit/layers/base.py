@@ -67,7 +67,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
     Raises:
         UnknownNameError: no such quantizer.
-        WrongTypeError: a function or class that makes no module without arguments.
+        WrongTypeError: a function or class that makes no module without arguments, or another module than a `Quantizer`.
         UsageError: the quantizer has no `value`, or `value` is not a positive number.
     """
     if isinstance(value, str):
@@ -83,14 +83,17 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     if isinstance(kind, nn.Module):
         if value != 1.0:
             raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
-        return kind  # type: ignore[return-value]  # any other module fails at its first use
-    if value == 1.0:
-        return _made("weight quantizer", kind, WEIGHT_QUANTIZERS)  # type: ignore[return-value]
-    try:
-        return kind(value=value)
-    except TypeError as error:
-        name = getattr(kind, "__name__", repr(kind))
-        raise UsageError(f"weight quantizer {name} is ±1 only: leave value at 1, got {value!r}") from error
+        made: Any = kind
+    elif value == 1.0:
+        made = _made("weight quantizer", kind, WEIGHT_QUANTIZERS)
+    else:
+        try:
+            made = kind(value=value)
+        except TypeError as error:
+            name = getattr(kind, "__name__", repr(kind))
+            raise UsageError(f"weight quantizer {name} is ±1 only: leave value at 1, got {value!r}") from error
+    check_kind("weight quantizer", made, Quantizer, "a subclass of onebit.quantizers.Quantizer")
+    return made
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:

@@ -299,7 +299,7 @@ def is_unwatched(x: Tensor) -> bool:
 
 
 def follows_gradient(x: Tensor) -> bool:
-    """Whether the gradient of inputs is wanted; a trace has none, as functions of Python do not go into one."""
+    """Whether autograd follows these inputs. A trace has no gradient: it cannot hold functions of Python."""
     return x.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing()
 
 
