@@ -67,7 +67,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
     Raises:
         UnknownNameError: no such quantizer.
-        WrongTypeError: a function or class that makes no module without arguments, or another module than a `Quantizer`.
+        WrongTypeError: a function or class that makes no module without arguments, or a module of another kind.
         UsageError: the quantizer has no `value`, or `value` is not a positive number.
     """
     if isinstance(value, str):
