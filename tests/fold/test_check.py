@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_a_large_net_is_checked_by_its_shapes(monkeypatch: pytest.MonkeyPatch) -
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     expected = str(check(model, images))
     assert "'5': its outputs are about 12 times as large" in expected
-    monkeypatch.setattr("onebit.fold.TRACE_SECONDS", -1)
+    monkeypatch.setattr("onebit.fold.TRACE_WORK", 0)
     assert str(check(model, images)) == expected
     floats = nn.Sequential(Forks(), BinaryLinear(4, 4), nn.LayerNorm(4))
     assert check(floats, torch.zeros(2, 4)).reasons.keys() == {"2"}
@@ -163,6 +164,27 @@ def test_a_large_net_is_checked_by_its_shapes(monkeypatch: pytest.MonkeyPatch) -
     assert "the uint8 input goes into '0', expected float32" in str(check(pixels, images))
     overwrites = nn.Sequential(BinaryLinear(4, 4), Overwrites())
     assert "it overwrites a value that is also used elsewhere" in str(check(overwrites, torch.zeros(2, 4)))
+
+
+class Asks(nn.Module):
+    """Computes something else while it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = BinaryLinear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(3 * x if type(x) is Tensor else x)
+
+
+def test_what_is_checked_depends_on_the_work_and_not_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "something else" in check(Asks(), torch.zeros(2, 10)).line
+    clock = itertools.count(step=1000)
+    for name in ("thread_time", "process_time", "perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(f"time.{name}", lambda: float(next(clock)))
+    assert "something else" in check(Asks(), torch.zeros(2, 10)).line
+    monkeypatch.setattr("onebit.fold.TRACE_WORK", 2 * 4 * 10)  # but no more
+    assert check(Asks(), torch.zeros(2, 10)).whole
 
 
 class Forks(Quantizer):

@@ -24,7 +24,7 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, Wr
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.trace import refuse_other_branch, trace
+from onebit.fold.trace import TooMuchWorkError, refuse_other_branch, trace
 from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, check_model, has_other_statistics
 from onebit.layers.base import unwrapped
@@ -47,8 +47,8 @@ OTHER_BATCH = 7
 """Samples of a second trace, which finds models that compute with the size of the batch."""
 LARGE = 100_000
 """Numbers of a batch for which the second trace does not wait for the first layer's values."""
-TRACE_SECONDS = 0.3
-"""Time of the processor after which a check goes on without values."""
+TRACE_WORK = 2**31
+"""Products and sums after which a check goes on without values: a second or so of one core."""
 
 
 def pack(
@@ -143,7 +143,7 @@ def refusals_of(
     refusals: dict[str, OnebitError] = {}
     folder, batch, whole = _prepared(model, example, None, preprocess, "binary", 0, refusals)
     try:
-        graph = _traced(whole, batch, folder)
+        graph = _traced(whole, batch, folder, most_work=TRACE_WORK)
     except FoldError as error:
         return None, {"": error}
     try:
@@ -157,11 +157,11 @@ def refusals_of(
     return graph, refusals
 
 
-def _traced(model: nn.Module, batch: Tensor, folder: Folder, *, seconds: float = TRACE_SECONDS) -> torch.fx.Graph:
-    """The graph of a model, without its values if they take longer than `seconds`, unless forward reads them."""
+def _traced(model: nn.Module, batch: Tensor, folder: Folder, *, most_work: int) -> torch.fx.Graph:
+    """The graph of a model, without its values if they take more than `most_work`, unless forward reads them."""
     try:
-        return trace(model, batch, is_leaf=folder.is_leaf, seconds=seconds)
-    except TimeoutError:  # not before, because the first operation on meta imports much
+        return trace(model, batch, is_leaf=folder.is_leaf, most_work=most_work)
+    except TooMuchWorkError:  # not before, because the first operation on meta imports much
         pass
     try:
         return trace(model, batch, is_leaf=folder.is_leaf, shapes_only=True)
@@ -172,7 +172,8 @@ def _traced(model: nn.Module, batch: Tensor, folder: Folder, *, seconds: float =
 def _check_other_batch(net: PackedNet, model: nn.Module, batch: Tensor, folder: Folder) -> None:
     """Raise FoldError if the model is another net for more samples: a packed net takes any number of them."""
     larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
-    other = folder.fold(_traced(model, larger, folder, seconds=TRACE_SECONDS * (larger.numel() < LARGE))).net
+    most_work = TRACE_WORK if larger.numel() < LARGE else 0
+    other = folder.fold(_traced(model, larger, folder, most_work=most_work)).net
     difference = graph_difference(net, other) or next(map(str, array_differences(net, other)), None)
     if difference is not None:
         raise FoldError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -19,13 +18,17 @@ from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.layers import BinaryLayer
 
 
+class TooMuchWorkError(Exception):
+    """The values of an example take more work than they may."""
+
+
 def trace(
     model: nn.Module,
     example: Tensor,
     *,
     is_leaf: Callable[[nn.Module], bool],
     shapes_only: bool = False,
-    seconds: float = math.inf,
+    most_work: float = math.inf,
 ) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
@@ -36,18 +39,18 @@ def trace(
         is_leaf: which modules are one node, in addition to torch's own layers.
         shapes_only: float values have only shapes, on the device "meta", which takes no time. Layers that read their
             inputs fail.
-        seconds: of computing, after which it gives up.
+        most_work: products and sums, about, after which it gives up; a count, so that every machine decides the same.
 
     Raises:
-        TimeoutError: the values took longer than `seconds`.
+        TooMuchWorkError: the values take more than `most_work`.
         FoldError: forward depends on the contents of tensors, fails, or draws random numbers.
     """
-    tracer = _Tracer(example.clone(), is_leaf, shapes_only=shapes_only, end=time.thread_time() + seconds)
+    tracer = _Tracer(example.clone(), is_leaf, shapes_only=shapes_only, most_work=most_work)
     state = torch.get_rng_state()
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             graph = tracer.trace(_Whole(model))
-    except (OnebitError, TimeoutError):
+    except (OnebitError, TooMuchWorkError):
         raise
     except Exception as error:
         what = "images" if example.dim() == 4 else "inputs"
@@ -215,14 +218,23 @@ def _on_meta(value: Any) -> Any:
     return value.detach().to("meta") if isinstance(value, Tensor) else value
 
 
+def _work(module: nn.Module | None, value: Any) -> int:
+    """Products and sums that a node takes, about: those of the weights of its layer for each number that it gives."""
+    parameters = () if module is None else module.parameters()
+    each = 1 + sum(p.numel() // len(p) for p in parameters if p.dim() > 1 and len(p))
+    return each * sum(leaf.numel() for leaf in _leaves(value) if isinstance(leaf, Tensor))
+
+
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, end: float) -> None:
+    def __init__(
+        self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, most_work: float
+    ) -> None:
         super().__init__()
         self.example = example
         self.is_leaf = is_leaf
-        self.shapes_only, self.end = shapes_only, end
+        self.shapes_only, self.work_left = shapes_only, most_work
         self.running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -263,25 +275,29 @@ class _Tracer(fx.Tracer):
         if kind not in ("output", "get_attr"):
             self.running, state = True, torch.get_rng_state()
             try:
-                proxy.node.meta["value"] = self._run(proxy.node)
+                value = proxy.node.meta["value"] = self._run(proxy.node)
+                self.work_left -= _work(self._module(proxy.node), value)
+                if self.work_left < 0:
+                    raise TooMuchWorkError
             finally:
                 self.running = False
                 torch.set_rng_state(state)  # what is drawn inside a node is seen in the graph
         return proxy
 
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
-        if time.thread_time() > self.end:
-            raise TimeoutError("the values of the example take too long")
         # other dtypes are computed, because kernels of meta do not refuse to mix them with floats
         on_meta = self.shapes_only and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
         if on_meta:
             args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
         try:
             if node.op == "call_module":
-                module = self.root.get_submodule(str(node.target))
+                module: Any = self._module(node)
                 if on_meta:
                     state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
                     return torch.func.functional_call(module, state, args, kwargs)
