@@ -276,9 +276,14 @@ def test_a_thousand_damaged_files_are_read_or_refused(make: Callable[[Path], Cas
 
 
 # --------------------------------------------------------------------------------------------------------------- states
-STRANGE: list[Any] = [None, True, -1, 0, 10**18, 1e300, float("nan"), "x", [], {}, (1, 2), [[1]], {"a": 1}, b"ab",
-                      torch.zeros(()), torch.zeros(3, dtype=torch.int8), torch.empty(2, device="meta"),
-                      torch.zeros(1).expand(10**12), torch.zeros(0)]  # fmt: skip
+BOMBS: list[Any] = [[1], ["loop"]]
+for _ in range(60):
+    BOMBS[0] = [BOMBS[0], BOMBS[0]]  # 2⁶⁰ values, deep
+BOMBS[1].append(BOMBS[1])
+BOMBS.append([[[[[1] * 99] * 99] * 99] * 99])
+STRANGE: list[Any] = [*BOMBS, {"a": [torch.zeros(2)]}, None, True, -1, 0, 10**18, 1e300, float("nan"), "x", [], {},
+                      (1, 2), [[1]], {"a": 1}, b"ab", torch.zeros(()), torch.zeros(3, dtype=torch.int8),
+                      torch.empty(2, device="meta"), torch.zeros(1).expand(10**12), torch.zeros(0)]  # fmt: skip
 
 
 def places_of(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -314,6 +319,18 @@ def test_a_single_number_in_place_of_those_of_a_layer_is_refused(run: Path, plac
         values["exp_avg_sq"] = torch.zeros(())
     torch.save(state, place / "last.ckpt")
     with pytest.raises(OnebitError, match="exp_avg_sq is a single number"):
+        train_run(build_recipe(TOY), DATA, place, resume=True)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "setting", "model"])
+@pytest.mark.parametrize("bomb", range(len(BOMBS)))
+def test_lists_in_lists_without_end_are_refused(run: Path, place: Path, part: str, bomb: int) -> None:
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    state["rows"] = state["rows"][:1]
+    for values in state["optimizer"]["state"].values() if part == "optimizer" else [state[part]]:
+        values["more"] = BOMBS[bomb]
+    torch.save(state, place / "last.ckpt")
+    with bounded(), pytest.raises(OnebitError, match="values"):
         train_run(build_recipe(TOY), DATA, place, resume=True)
 
 

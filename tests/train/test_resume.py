@@ -525,6 +525,23 @@ def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:
         build(CASES["own generator"]).fit(DATA, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("step", ["_refuse_other_settings", "checked_optimizer", "finish_steps_"])
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, RuntimeError, TypeError, ValueError])
+def test_a_mistake_of_ours_is_not_taken_for_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+
+    def fails(*args: Any) -> None:
+        raise kind("a mistake")
+
+    monkeypatch.setattr(f"onebit.train.checkpoint.{step}", fails)
+    toy = build(CASES["sign"])
+    with pytest.raises(kind):
+        toy.fit(DATA, tmp_path, resume=True)
+
+
 def test_another_net_is_refused(tmp_path: Path) -> None:
     build(CASES["real"]).fit(DATA, tmp_path)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))

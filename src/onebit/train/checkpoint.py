@@ -20,7 +20,15 @@ from onebit.layers import binary_layers, input_quantizers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change, settings_of_states, training_settings
+from onebit.train.resuming import (
+    PLAIN,
+    alike,
+    check_parts,
+    checked_optimizer,
+    first_change,
+    settings_of_states,
+    training_settings,
+)
 from onebit.train.weights import fitting_state, read_torch_file
 
 CHECKPOINT_FORMAT = 2
@@ -110,6 +118,55 @@ def _refuse_other_setting(path: Path, name: str, before: Any, now: Any) -> NoRet
     )
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, in the form that `save_checkpoint` writes; errors as `load_checkpoint`."""
+    state = read_torch_file(path)
+    version = state.get("format") if isinstance(state, dict) else None
+    if type(version) is not int or version != CHECKPOINT_FORMAT:
+        raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
+    try:
+        check_parts(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: does not fit this training ({error})") from None
+    return state
+
+
+def _fitting(job: Job, state: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a checkpoint for this rank; CheckpointError if they are not of the kind that this training has."""
+    ranks, buffers, streams = job.ranks, _other_buffers(job.model), _generators(job.model)
+    try:
+        history = History.from_rows(state["rows"])
+    except ValueError as error:
+        raise CheckpointError(first_line(error)) from None
+    history.threads = state["threads"]
+    if len(state["rng"]) != ranks.world or any(type(pair) is not tuple or len(pair) != 2 for pair in state["rng"]):
+        raise CheckpointError(f"rng is {reprlib.repr(state['rng'])}")
+    cpu, cuda = state["rng"][ranks.rank]
+    own = {name: [generator.get_state()] * ranks.world for name, generator in streams.items()}
+    states = alike(state["generators"], own, "generators")
+    return {
+        "history": history,
+        "buffers": alike({**buffers, **state.get("buffers", {})}, buffers, "buffers"),  # earlier versions stored none
+        "optimizer": checked_optimizer(state["optimizer"], job.optimizer),
+        "schedule": job.schedule and alike(state.get("schedule"), job.schedule.state_dict(), "schedule"),
+        "average": job.average and alike(state.get("average"), job.average.state, "average"),
+        "cpu": _random_state(cpu, torch.device("cpu")),
+        "cuda": None if cuda is None or job.device.type != "cuda" else _random_state(cuda, job.device),
+        "generators": {
+            name: _random_state(states[name][ranks.rank], generator.device) for name, generator in streams.items()
+        },
+    }
+
+
+def _random_state(found: Any, device: torch.device) -> torch.Tensor:
+    """`found`, if a generator takes it."""
+    try:
+        torch.Generator(device).set_state(found)
+    except (RuntimeError, TypeError) as error:  # torch's own check of its form
+        raise CheckpointError(first_line(error)) from None
+    return found  # type: ignore[no-any-return]
+
+
 def load_checkpoint(path: Path, job: Job) -> None:
     """Restore in place what `save_checkpoint` wrote; `job` is freshly built.
 
@@ -119,41 +176,35 @@ def load_checkpoint(path: Path, job: Job) -> None:
         FormatError: not a checkpoint, damaged, or one that would run code.
         CheckpointError: a checkpoint of another net, optimizer or setting.
     """
-    state = job.ranks.first(lambda: read_torch_file(path))  # the others may not even see the file
-    version = state.get("format") if isinstance(state, dict) else None
-    if type(version) is not int or version != CHECKPOINT_FORMAT:
-        raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
+    state = job.ranks.first(lambda: _read(path))  # the others may not even see the file
+    _refuse_other_settings(path, job, state)
+    weights = fitting_state(job.model, state["model"], source=str(path))
+    _refuse_other_modules(path, job, state)
     try:
-        _refuse_other_settings(path, job, state)
-        history = History.from_rows(state["rows"])
-        weights = fitting_state(job.model, state["model"], source=str(path))
-        _refuse_other_modules(path, job, state)
-        moved, scheduled = _checked_optimizer(path, job, state)
-        others = state.get("buffers", {})  # earlier versions did not store them
-        stored = [
-            (buffer, others[name].view_as(buffer))
-            for name, buffer in _other_buffers(job.model).items()
-            if name in others
-        ]
-        job.model.load_state_dict(weights)  # nothing is changed before all of it fits
-        for buffer, value in stored:
-            buffer.copy_(value)
-        job.optimizer.load_state_dict(moved)
-        finish_steps_(job.optimizer)
-        if job.schedule is not None and scheduled is not None:
-            job.schedule.load_state_dict(scheduled)
-        if job.average is not None:
-            job.average.load_state(state["average"])
-        cpu, cuda = state["rng"][job.ranks.rank]
-        torch.set_rng_state(cpu)
-        if cuda is not None and job.device.type == "cuda":
-            torch.cuda.set_rng_state(cuda, job.device)
-        for name, generator in _generators(job.model).items():
-            generator.set_state(state["generators"][name][job.ranks.rank])
-        history.threads = int(state["threads"])
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise CheckpointError(f"{path}: does not fit this training ({reason})") from error
+        stored = _fitting(job, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: does not fit this training ({error})") from None
+    began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
+    last = settings_of_states(stored["optimizer"]["param_groups"], stored["schedule"])
+    if changed := first_change(began, last, job.settings["settings"]):
+        _refuse_other_setting(path, *changed)
+    # nothing is changed before all of it fits
+    job.settings["settings"] = began
+    job.model.load_state_dict(weights)
+    for name, buffer in _other_buffers(job.model).items():
+        buffer.copy_(stored["buffers"][name])
+    job.optimizer.load_state_dict(stored["optimizer"])
+    finish_steps_(job.optimizer)
+    if job.schedule is not None:
+        job.schedule.load_state_dict(stored["schedule"])
+    if job.average is not None:
+        job.average.load_state(stored["average"])
+    torch.set_rng_state(stored["cpu"])
+    if stored["cuda"] is not None:
+        torch.cuda.set_rng_state(stored["cuda"], job.device)
+    for name, generator in _generators(job.model).items():
+        generator.set_state(stored["generators"][name])
+    history = stored["history"]
     unfinished = not history.rows or history.rows[-1].step < job.total_steps
     if unfinished and history.threads != torch.get_num_threads():
         warnings.warn(
@@ -168,7 +219,7 @@ def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
     """Compare `settings_of` two training runs, but for modules and the settings of optimizer, schedule and loss."""
     compared = {**job.settings, "generators": sorted(_generators(job.model))}
     del compared["settings"], compared["modules"]
-    before = state["setting"] | {"generators": sorted(state["generators"])}
+    before = state["setting"] | {"generators": sorted(state["generators"], key=str)}
     for key, now in compared.items():
         of_data = key in ("classes", "data")
         # earlier versions did not store these
@@ -177,7 +228,7 @@ def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
             _refuse_other_setting(path, key, was, now)
         if was != now:  # all classes, or a digest, would not help the user
             on = "other images or labels than these"
-            if key == "classes":
+            if key == "classes" and isinstance(was, list) and all(isinstance(name, str) for name in was):
                 on = "the classes {}, this data has {}".format(*classes_in_short(was, now))
             raise CheckpointError(f"{path}: was trained on {on}; resume with the same data or choose another --out")
 
@@ -189,15 +240,3 @@ def _refuse_other_modules(path: Path, job: Job, state: dict[str, Any]) -> None:
     for name in (*now, *before):
         if before.get(name) != now.get(name):
             _refuse_other_setting(path, f"module {name!r}", before.get(name), now.get(name))
-
-
-def _checked_optimizer(path: Path, job: Job, state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The states of optimizer and schedule, if they have the settings that the training began with."""
-    moved = checked_optimizer(state["optimizer"], job.optimizer)
-    scheduled = None if job.schedule is None else alike(state["schedule"], job.schedule.state_dict(), "schedule")
-    began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
-    last = settings_of_states(moved["param_groups"], scheduled)
-    if changed := first_change(began, last, job.settings["settings"]):
-        _refuse_other_setting(path, *changed)
-    job.settings["settings"] = began
-    return moved, scheduled

@@ -179,7 +179,10 @@ class EpochLog:
 
 def read_row(row: Any) -> Any:
     """The mapping in a row of a checkpoint; ValueError for text that is not JSON."""
-    return json.loads(row) if isinstance(row, str) else row
+    try:
+        return json.loads(row) if isinstance(row, str) else row
+    except RecursionError:
+        raise ValueError("an epoch is nested too deep") from None
 
 
 def _percent(fraction: float | None) -> str:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import functools
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onebit.errors import CheckpointError
 from onebit.train.weights import refuse_odd
 
+MAPPINGS = dict.fromkeys(("model", "optimizer", "generators", "setting"), dict)
+PARTS = {**MAPPINGS, "rng": list, "rows": list, "threads": int}
+"""What every checkpoint holds, by its type."""
 PLAIN = (bool, int, float, str, type(None))
 MOST_VALUES = 1_000
 """Items of a list; a longer list is not a setting."""
+DEEPEST, MOST_ITEMS = 12, 1_000_000
+"""How deep a checkpoint nests mappings and lists, and how many values they have."""
 Settings = dict[str, Any]
 """Name of a setting -> its value. Names have dots: `optimizer.0.lr` is the rate of the first parameter group."""
 SINGLE = ("step", "mu_product", "eta", "mu")
@@ -128,18 +134,18 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     torch accepts any state_dict; a state of another kind would break the first step.
 
     Raises:
-        ValueError: it does not fit.
+        CheckpointError: it does not fit.
     """
     fresh = optimizer.state_dict()["param_groups"]
     states = found.get("state") if isinstance(found, dict) else None
     if not isinstance(states, dict):
-        raise ValueError("the optimizer has no state")
+        raise CheckpointError("the optimizer has no state")
     groups = alike(found.get("param_groups"), fresh, "param_groups")
     for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
         if group["params"] != own["params"]:
-            raise ValueError("a parameter group has other parameters")
+            raise CheckpointError("a parameter group has other parameters")
         if not group.get("lr_factor", 1.0) > 0:
-            raise ValueError(f"a parameter group has lr_factor {group['lr_factor']}, not a positive number")
+            raise CheckpointError(f"a parameter group has lr_factor {group['lr_factor']}, not a positive number")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     first: dict[Any, Any] = {}  # the kinds of the first parameter's states, for latents and for other parameters
@@ -149,16 +155,58 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
                 continue
             values = states[place]
             if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-                raise ValueError(f"the state of parameter {place} is {reprlib.repr(values)}")
+                raise CheckpointError(f"the state of parameter {place} is {reprlib.repr(values)}")
             kinds = {name: _kind(name, value, parameter, known=known) for name, value in values.items()}
             like = first.setdefault(bool(group.get("latent")), kinds)
             if known and (
                 like.keys() != kinds.keys() or any(len({like[name], kinds[name]} - {None}) > 1 for name in like)
             ):
-                raise ValueError(f"the state of parameter {place} is of another kind than that of others")
+                raise CheckpointError(f"the state of parameter {place} is of another kind than that of others")
     if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
-        raise ValueError("the optimizer has the state of a parameter that it does not train")
+        raise CheckpointError("the optimizer has the state of a parameter that it does not train")
     return {"state": states, "param_groups": groups}
+
+
+def check_parts(state: dict[str, Any]) -> None:
+    """Check the form of a checkpoint by itself, before anything compares or restores a part of it.
+
+    Raises:
+        CheckpointError: a part is missing or of another type, or `_nested` or `refuse_odd` refuses a value.
+    """
+    setting = state["setting"] if isinstance(state.get("setting"), dict) else {}
+    parts = [(name, state.get(name), kind) for name, kind in PARTS.items()]
+    # earlier versions did not store these
+    optional = ((state, "buffers"), (setting, "modules"), (setting, "settings"))
+    for name, part, kind in [*parts, *((name, holder.get(name, {}), dict) for holder, name in optional)]:
+        if not isinstance(part, kind):
+            raise CheckpointError(f"{name} is {reprlib.repr(part)}")
+    for key, value in _nested(state):
+        if isinstance(value, Tensor):
+            refuse_odd(str(key), value, empty=True)
+    if any(isinstance(value, Tensor) for _, value in _nested(setting)):
+        raise CheckpointError("a setting is a tensor")
+
+
+def _nested(content: Any) -> Iterator[tuple[Any, Any]]:
+    """(name, value) of everything in nested mappings and lists, from a file that nobody vouches for.
+
+    Raises:
+        CheckpointError: they are deeper than a training nests them, or many: a value counts wherever it is named.
+    """
+    level, count = [("", content)], 0
+    for _ in range(DEEPEST):
+        below: list[tuple[Any, Any]] = []
+        for name, value in level:
+            yield name, value
+            if isinstance(value, Mapping):
+                below += value.items()
+            elif isinstance(value, (list, tuple)):
+                below += [(name, item) for item in value]
+            if count + len(below) > MOST_ITEMS:
+                raise CheckpointError(f"more than {MOST_ITEMS:,} values")
+        level, count = below, count + len(below)
+    if level:
+        raise CheckpointError(f"values nested more than {DEEPEST} deep")
 
 
 def alike(found: Any, expected: Any, name: str) -> Any:
@@ -167,7 +215,7 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     Switches may be missing, as versions of torch have different ones.
 
     Raises:
-        ValueError: it is of another kind.
+        CheckpointError: it is of another kind.
     """
     if isinstance(expected, dict) and isinstance(found, Mapping):
         if all(isinstance(key, str) for key in expected):
@@ -176,12 +224,16 @@ def alike(found: Any, expected: Any, name: str) -> Any:
             return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
         if all(_is_number(part) for item in found.items() for part in item):  # a Counter, as of milestones
             return found
-    elif isinstance(expected, (list, tuple)) and type(found) is type(expected) and len(found) == len(expected):
+    elif (
+        isinstance(expected, (list, tuple))
+        and type(found) is type(expected)
+        and len(found) == len(expected)
+        and all(item is None for item, own in zip(found, expected, strict=True) if own is None)  # as for a function
+    ):
         return type(expected)(
             alike(item, own, f"{name}.{place}") for place, (item, own) in enumerate(zip(found, expected, strict=True))
         )
     elif isinstance(expected, Tensor) and isinstance(found, Tensor) and found.shape == expected.shape:
-        refuse_odd(name, found)
         return found
     elif isinstance(expected, (bool, str, type(None))):
         # None: not chosen yet; training may set it
@@ -191,7 +243,7 @@ def alike(found: Any, expected: Any, name: str) -> Any:
         return found
     elif not isinstance(expected, (dict, list, tuple, Tensor, *PLAIN)):
         return expected  # an object, which a checkpoint cannot hold
-    raise ValueError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
+    raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -199,15 +251,16 @@ def _is_number(value: Any) -> bool:
 
 
 def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
-    """What is the same for all parameters; ValueError for a tensor that no optimizer makes, or a negative step."""
+    """What is the same for all parameters; CheckpointError for a tensor that no optimizer makes, or a negative step."""
     if isinstance(value, Tensor):
         refuse_odd(name, value)
-    if name == "step" and not (float(value) >= 0):
-        raise ValueError(f"step is {reprlib.repr(value)}, expected 0 or more")
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if name == "step" and not (_is_number(number) and number >= 0):
+        raise CheckpointError(f"step is {reprlib.repr(value)}, expected 0 or more")
     if isinstance(value, Tensor):
         if not value.dim() and not parameter.dim():
             return None  # for a parameter that is a single number, both look alike
         if known and not value.dim() and name not in SINGLE:  # torch would read beyond its end
-            raise ValueError(f"{name} is a single number, expected one for each value of its parameter")
+            raise CheckpointError(f"{name} is a single number, expected one for each value of its parameter")
         return (value.is_floating_point(), value.shape == parameter.shape, value.dim() == 0)
     return "number" if _is_number(value) else type(value).__name__

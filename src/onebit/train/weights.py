@@ -93,26 +93,30 @@ def state_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     try:
         for name, tensor in state.items():
             refuse_odd(name, tensor)
-    except ValueError as error:
+    except CheckpointError as error:
         raise FormatError(f"{path}: {error}") from None
     return strip_prefixes(state), facts
 
 
-def refuse_odd(name: str, tensor: Tensor) -> None:
-    """Raises ValueError: the tensor is sparse, quantized, empty, without memory or larger than its memory."""
-    if tensor.layout != torch.strided or tensor.is_quantized or 0 in tensor.shape:
-        raise ValueError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
+def refuse_odd(name: str, tensor: Tensor, *, empty: bool = False) -> None:
+    """Raises CheckpointError: the tensor is sparse, quantized, empty, without memory or larger than its memory.
+
+    Args:
+        empty: whether it may be empty.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or (0 in tensor.shape and not empty):
+        raise CheckpointError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
     if tensor.is_meta:
-        raise ValueError(f"tensor {name!r} has no values, only a shape")
+        raise CheckpointError(f"tensor {name!r} has no values, only a shape")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
+        raise CheckpointError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
 
 
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
     rows = content.get("rows")
     try:
         last = read_row(rows[-1]) if isinstance(rows, list) and rows else None
-    except (ValueError, RecursionError):
+    except ValueError:
         last = None
     if not isinstance(last, dict):
         return {}
