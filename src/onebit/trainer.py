@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,19 +17,17 @@ from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split
 from onebit.data.splits import as_split
 from onebit.errors import UsageError
-from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.misfits import check_takes_inputs, explained_samples
 from onebit.evaluation.model_inputs import check_takes
 from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights, prediction_of
-from onebit.evaluation.nested import first_samples, mapped
+from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import ArraySamples, Samples, as_samples
 from onebit.layers import binary_layers, check_model
 from onebit.models import MODELS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
-from onebit.runs.constant_sign import LOOK_IMAGES, one_sign_warning
 from onebit.runs.machine import own_threads
 from onebit.runs.model import build_own_training, build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
@@ -206,8 +203,6 @@ class Trainer:
         if given is not None:
             check_takes(given, source.input_shape, data=source.name)
         training = build_training(recipe, source, model=given)
-        if given is not None and len(source.train) > 1 and (text := one_sign_warning(given, _sample(source))):
-            warnings.warn(text, stacklevel=2)
         with own_threads(recipe), lock_folder(folder):
             if folder is not None:
                 options["facts"] = facts_of(recipe, source)
@@ -234,9 +229,6 @@ class Trainer:
         samples, steps = epoch_size(data, recipe.batch_size)
         labels = samples * labels_per_sample(targets, task_of(recipe.loss))
         training = build_own_training(recipe, model, labels=labels, steps=steps)
-        few = first_samples(inputs, LOOK_IMAGES)
-        if isinstance(few, Tensor) and len(few) > 1 and (text := one_sign_warning(model, few)):
-            warnings.warn(text, stacklevel=3)
         self._trained = model, data
         with own_threads(recipe):
             history = fit_recipe(recipe, training, data, **options)
@@ -363,12 +355,6 @@ def _as_images(given: Any) -> Split:
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return as_split(*given)
     raise UsageError(f"split: got {described(given)}, expected (images, labels), which are whitened or permuted first")
-
-
-def _sample(data: Dataset) -> Any:
-    """A few training images, evenly spread over the split."""
-    count = min(LOOK_IMAGES, max(2, fitting_batch(data.input_shape)), len(data.train))
-    return data.train[np.linspace(0, len(data.train) - 1, count).astype(np.int64)].images
 
 
 def _made_binary(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -98,14 +98,14 @@ def test_a_factor_counts() -> None:
 
 
 def test_signs_of_what_is_never_negative_are_a_warning() -> None:
-    (found,) = check(mlp(nn.BatchNorm1d(64), nn.ReLU(), inputs="ste_sign"), torch.randn(2, 64)).warnings
-    assert found.startswith("'3': the inputs of its sign are never negative, because they come from '2'")
-    assert check(mlp(nn.ReLU(), nn.BatchNorm1d(64), inputs="ste_sign"), torch.randn(2, 64)).warnings == ()
-    assert check(mlp(nn.BatchNorm1d(64), nn.ReLU(), inputs="rsign"), torch.randn(2, 64)).warnings == ()
+    for inputs in ("ste_sign", "rsign"):
+        (found,) = check(mlp(nn.BatchNorm1d(64), nn.ReLU(), inputs=inputs), torch.zeros(2, 64)).warnings
+        assert found.startswith("layer 3: ")
+        assert check(mlp(nn.ReLU(), nn.BatchNorm1d(64), inputs=inputs), torch.zeros(2, 64)).warnings == ()
     pixels = nn.Sequential(
         nn.Flatten(), Scaled255(), BinaryLinear(64, 3, input_quantizer="ste_sign"), nn.BatchNorm1d(3)
     )
-    assert "uint8 pixels" in check(pixels, torch.zeros(2, 64, dtype=torch.uint8)).warnings[0]
+    assert "layer 2: " in check(pixels, torch.zeros(2, 64, dtype=torch.uint8)).warnings[0]
 
 
 class Scaled255(nn.Module):
@@ -132,6 +132,26 @@ def test_what_cannot_be_checked_is_a_text() -> None:
     assert "expected a tensor" in check(Random(), "abc").line
     with pytest.raises(WrongTypeError, match="model: got 'abc', expected a torch module"):
         check("abc")  # type: ignore[arg-type]
+
+
+def test_a_model_that_fails_only_untraced_is_a_text() -> None:
+    class Fails(Asks):
+        def forward(self, x: Tensor) -> Tensor:
+            if type(x) is Tensor:
+                raise KeyError("x")
+            return self.fc(x)
+
+    assert "computes something else" in check(Fails(), torch.zeros(2, 10)).line
+
+
+@pytest.mark.parametrize("part", ["refusals_of", "describe_layers", "_blown_up"])
+def test_a_mistake_of_ours_is_no_text(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f"onebit.fold.check.{part}", fails)
+    with pytest.raises(ZeroDivisionError):
+        check(mlp(), torch.randn(2, 64))
 
 
 def test_inputs_that_no_packed_net_takes() -> None:

@@ -45,7 +45,6 @@ MOVED = {
     "onebit.train.checks": "onebit.runs.resolve",
     "onebit.train.continual": "onebit.runs.continual",
     "onebit.train.health": "onebit.evaluation.health",
-    "onebit.train.one_sign": "onebit.runs.constant_sign",
     "onebit.train.optimizers": "onebit.runs.optimizer",
     "onebit.train.run": "onebit.runs.run",
     "onebit.train.run_data": "onebit.runs.run_data",

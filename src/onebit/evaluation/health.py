@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.model_inputs import kept_training
-from onebit.evaluation.nested import first_samples, leaves, mapped
+from onebit.evaluation.model_inputs import kept_training, model_device
+from onebit.evaluation.nested import first_samples, leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
-from onebit.layers import BinaryLayer, LatentWeight, binary_layers
+from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, input_quantizers
+from onebit.quantizers import Quantizer
 
 LayerHealth = dict[str, dict[str, float]]
 """Layer -> measure -> share 0–1; a measure that does not apply to a layer is missing.
@@ -153,6 +154,46 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     owner[name] = buffer.copy_(value)  # forward may have assigned another tensor
             for generator, state in states:
                 generator.set_state(state)
+
+
+@torch.no_grad()
+def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
+    """The layers, and the quantizers outside of layers, whose binary inputs are the same value everywhere.
+
+    The net runs in eval mode with the BatchNorm statistics of these inputs, so that a new net shows them as well as a
+    trained one. Nothing changes, also no random state. A model that fails on the inputs has none.
+
+    Args:
+        inputs: of two samples or more, as the model takes them.
+    """
+    found: dict[str, list[Tensor]] = {}
+
+    def hook(name: str) -> Any:
+        return lambda module, given, output: found.setdefault(name, []).append(torch.stack(output.aminmax()))
+
+    with ExitStack() as stack:
+        for name, quantizer in input_quantizers(model):
+            if not isinstance(quantizer, Quantizer) or quantizer.integer_input() is None:
+                name = name.removesuffix("input_quantizer").removesuffix(".") or name
+                stack.callback(quantizer.register_forward_hook(hook(name)).remove)
+                found[name] = []
+        if not found or size_of(inputs) < 2:
+            return []
+        stack.enter_context(_unchanged(model))
+        model.eval()
+        for norm in batch_norms(model):
+            norm.train(not isinstance(norm, nn.SyncBatchNorm))  # which would wait for other processes
+        with suppress(Exception):  # the forward of the user, on inputs that it may not take
+            model(mapped(lambda tensor: tensor.to(model_device(model)), inputs))
+    return [name for name, spans in found.items() if spans and len(torch.stack(spans).unique()) == 1]
+
+
+def constant_warning(names: list[str]) -> str:
+    """What to do about the layers of `constant_inputs`."""
+    return (
+        f"{_listed(names)}: the binary inputs are all the same value and carry no information: leave out the ReLU, "
+        "or another activation that is never negative, or put a BatchNorm behind it"
+    )
 
 
 class HealthWatch:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.common.arguments import described
 from onebit.common.text import NetSize
 from onebit.errors import OnebitError, UsageError, first_line, shortened
-from onebit.fold import refusals_of
+from onebit.evaluation.health import constant_inputs, constant_warning
+from onebit.fold import eval_copy, refusals_of
 from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
-from onebit.fold.trace import module_path
-from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
+from onebit.fold.trace import module_path, random_inputs
+from onebit.layers import BinarizeReport, BinaryLayer, Normalize, binary_layers, check_model, input_quantizers
 from onebit.layers.base import unwrapped
-from onebit.layers.description import describe_layers, weight_counts
+from onebit.layers.description import BIAS, REASONS, describe_layers, weight_counts
 from onebit.layers.parametrized import binary_parametrizations
 from onebit.quantizers import Quantizer
 
 REASON_LENGTH = 100
 """Characters of a reason in the line of a training."""
+TRIED = 4
+"""Samples of random numbers that show which binary inputs are constant."""
 MODERATE = 5.0
 """How many times larger than its inputs the outputs of a binary layer may be without a normalization behind it."""
 
@@ -38,18 +39,6 @@ _NORM_NAMES = {
     *("sigmoid", "tanh", "hardtanh", "relu6", "hardsigmoid", "clamp", "clip", "sign"),
 }
 """Functions and methods that bound or normalize their inputs, by name."""
-_POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
-_POSITIVE_NAMES = {"relu", "relu_", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "abs", "square", "exp"}
-_KEEPS_SIGN = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity, nn.Upsample),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d),
-)
-_KEEPS_SIGN_NAMES = {
-    *("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean"),
-    *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "float", "to", "cat"),
-    *("getitem", "chunk", "split", "dropout", "dropout2d", "interpolate", "expand", "sum", "amax"),
-}
 
 
 @dataclass(frozen=True)
@@ -111,6 +100,7 @@ class CheckReport:
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
+_AS_USUAL = {BIAS, "no weight matrix", "weight_quantizer=None", *(reason for reason, _ in REASONS)}
 _WEIGHTS = ("left real", "not chosen by where", "weight_quantizer=None")
 
 
@@ -143,15 +133,34 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         graph, refusals = refusals_of(model, _float(example), preprocess=preprocess)
     except (OnebitError, UsageError) as error:
         return CheckReport(layers, False, problem=first_line(error))
-    except Exception as error:  # a report must not stop a training, whatever the model does
-        return CheckReport(layers, False, problem=f"{type(error).__name__}: {first_line(error)}")
     reasons = {path: first_line(error) for path, error in refusals.items()}
     if graph is None:
         return CheckReport(layers, False, reasons)
     whole = model if preprocess is None else nn.Sequential(preprocess, model)
-    warnings = (*_blown_up(whole, graph), *_constant(whole, graph))
+    (example,) = [node.meta["value"] for node in graph.nodes if node.op == "placeholder"]
+    warnings = (*_blown_up(whole, graph), *mistakes(eval_copy(whole), lambda: random_inputs(example, TRIED)))
     read = tuple(error.layer for error in refusals.values() if isinstance(error, LatentsReadError))
     return CheckReport(layers, not reasons, reasons, warnings, latents_read=read)
+
+
+def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:
+    """Why a training of this model would come to nothing, or would not be one of a binary net, a line each.
+
+    Args:
+        inputs: makes those of a few samples; called for a model with binary inputs.
+    """
+    layers = describe_layers(model)
+    # a net of ours, or of a recipe, is real on purpose
+    meant = hasattr(model, "input_shape") or hasattr(model, "meant_real")
+    if not (layers.binary or meant or any(isinstance(part, (BinaryLayer, Quantizer)) for part in model.modules())):
+        yield no_binary_layers(model)
+    weights = {row.name: False for row in layers.real if row.reason not in _AS_USUAL}
+    weights |= {row.name: True for row in layers.binary}
+    names = [name for name, _ in model.named_modules() if name in weights]
+    if len(names) > 2 and [weights[name] for name in names] == [True, *[False] * (len(names) - 2), True]:
+        yield f"only the ends are binary, {names[0]!r} and {names[-1]!r}: all layers between them are real"
+    if any(True for _ in input_quantizers(model)) and (names := constant_inputs(model, inputs())):
+        yield constant_warning(names)
 
 
 def _unfit(example: Any) -> str:
@@ -250,46 +259,3 @@ def _factor(node: fx.Node) -> float:
         return 1.0
     size = float(torch.as_tensor(numbers[0]).detach().float().square().mean().sqrt())
     return size**power if size > 0 else 1.0
-
-
-def _constant(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
-    """A warning for each sign whose input is never negative."""
-    seen = set()
-    for node in graph.nodes:
-        if node.op != "call_module":
-            continue
-        path = module_path(node)
-        module = model.get_submodule(path)
-        quantizer = module if isinstance(module, Quantizer) else getattr(module, "input_quantizer", None)
-        given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
-        if given is None or given.shift is not None or path in seen or not node.all_input_nodes:
-            continue
-        if source := _positive(model, node.all_input_nodes[0]):
-            seen.add(path)
-            yield (
-                f"{path!r}: the inputs of its sign are never negative, because they come from {source}: all signs are "
-                "+1; put a BatchNorm before it, or leave that out"
-            )
-
-
-def _positive(model: nn.Module, node: fx.Node) -> str:
-    """What makes a value that is never negative; "" if it may be negative."""
-    if node.op == "placeholder":
-        return "uint8 pixels" if node.meta["value"].dtype == torch.uint8 else ""
-    sources = [x for x in node.all_input_nodes if x.op != "get_attr"]
-    if node.op == "call_module":
-        module = model.get_submodule(module_path(node))
-        if isinstance(module, _POSITIVE):
-            return repr(module_path(node))
-        passes = isinstance(module, _KEEPS_SIGN) and not isinstance(module, InputCoding)
-    else:
-        name = _name(node)
-        if name in _POSITIVE_NAMES or node.target is F.relu:
-            return name
-        scalar = [x for x in node.args if isinstance(x, (int, float))]
-        scaled = node.target in (operator.truediv, operator.mul, torch.div, torch.mul, "div", "mul", operator.add)
-        passes = name in _KEEPS_SIGN_NAMES or (
-            scaled and len(sources) + len(scalar) == 2 and all(n > 0 for n in scalar)
-        )
-    found = [_positive(model, source) for source in sources] if passes and sources else [""]
-    return found[0] if all(found) else ""

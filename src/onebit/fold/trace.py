@@ -77,22 +77,34 @@ def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> N
     Args:
         example: as for `trace`; random numbers of its shape and dtype are tried.
     """
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(example.shape, generator=generator)
-    if example.dtype == torch.uint8:
-        inputs = torch.randint(256, example.shape, generator=generator, dtype=torch.uint8)
+    inputs = random_inputs(example, len(example))
     with torch.autocast("cpu", enabled=False):
-        try:
-            expected = model(inputs.clone())
-        except Exception:  # takes not all numbers, as one that looks them up in a table
+        expected = _outcome(model, inputs)
+        if isinstance(expected, Exception):  # takes not all numbers, as one that looks them up in a table
             inputs = example
-            expected = model(inputs.clone())
-        traced = _Replay(_Whole(model), graph=graph).run(inputs.clone())
-    if not _same(expected, traced):
+            expected = _outcome(model, inputs)
+        traced = _outcome(_Replay(_Whole(model), graph=graph).run, inputs)
+    if any(isinstance(found, Exception) for found in (expected, traced)) or not _same(expected, traced):
         raise FoldError(
             f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
             f"kind of object its input is, as in isinstance(x, torch.Tensor) or hasattr(x, ...); {LAYER_BY_LAYER}"
         )
+
+
+def random_inputs(example: Tensor, count: int) -> Tensor:
+    """Random numbers of the dtype of an example, for `count` samples."""
+    shape, generator = (count, *example.shape[1:]), torch.Generator().manual_seed(0)
+    if example.dtype == torch.uint8:
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    return torch.randn(shape, generator=generator)
+
+
+def _outcome(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    """What a model of the user's returns, or the error that it raises."""
+    try:
+        return model(inputs.clone())
+    except Exception as error:
+        return error
 
 
 def _same(one: Any, other: Any) -> bool:

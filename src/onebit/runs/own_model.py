@@ -23,7 +23,6 @@ from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.recipe.own_names import OWN_CODINGS
-from onebit.runs.constant_sign import LOOK_IMAGES, one_sign_warning
 from onebit.runs.own_code import OwnCode, load_code, running
 
 Statistics = tuple[list[float], list[float]]
@@ -61,6 +60,8 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
         )
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
+    if quantizers == (None, None):
+        model.meant_real = True  # type: ignore[assignment]  # for `mistakes` of `onebit.fold.check`
     return model
 
 
@@ -133,8 +134,6 @@ def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
         advice = ": --model.coding standardize" if settings.coding == "none" else ""
         raise UsageError(f"{settings.name}: {str(error).removesuffix(BEGIN)}{advice}")
     notes += describe_layers(model).warnings if settings.weight_quantizer else []
-    if len(data.train) > 1 and (text := one_sign_warning(model, data.train.spread(LOOK_IMAGES).images)):
-        notes.append(text)
     return dataclasses.replace(recipe, model=settings), notes
 
 

@@ -164,7 +164,7 @@ def _random_state(found: Any, device: torch.device) -> torch.Tensor:
         torch.Generator(device).set_state(found)
     except (RuntimeError, TypeError) as error:  # torch's own check of its form
         raise CheckpointError(first_line(error)) from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def load_checkpoint(path: Path, job: Job) -> None:

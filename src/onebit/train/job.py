@@ -32,7 +32,7 @@ class Job:
     """Everything that the phases of `fit` share: first its arguments, in which `plan` resolves "auto".
 
     task: of the loss, see `onebit.evaluation.loss_table`; None for a loss of the user.
-    example: the inputs of two samples.
+    example: the inputs of a few samples.
     feed: makes the batches of each epoch.
     average: the moving average of the weights; None without one.
     settings: what a resumed training must have in common with the interrupted one.

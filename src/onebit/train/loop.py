@@ -72,6 +72,7 @@ from onebit.train.planning import (
     fitting_layout,
     plan_feed,
     two_inputs,
+    warn_of_mistakes,
 )
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
@@ -259,6 +260,8 @@ def start(job: Job) -> None:
         if job.history.rows and job.data.unchecked and ranks.writes:
             warnings.warn(job.data.unchecked, stacklevel=3)
     earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.resume)
+    if ranks.writes and not job.history.rows:
+        warn_of_mistakes(job)
     for text in filter(None, (earlier, too_short(job.ema, job.total_steps)) if ranks.writes else ()):
         warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onebit.data import Split, TrainingSamples
 from onebit.errors import OnebitError, UsageError
+from onebit.evaluation.batches import image_batches, in_tiles
 from onebit.evaluation.loaders import unpromised
 from onebit.evaluation.metrics import name_of
 from onebit.evaluation.misfits import (
@@ -29,12 +30,16 @@ from onebit.evaluation.misfits import (
 from onebit.evaluation.model_inputs import explained, kept_training, model_device
 from onebit.evaluation.nested import all_finite, first_samples, mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
+from onebit.fold.check import mistakes
+from onebit.layers.base import unwrapped
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
 from onebit.train.fit_data import loader_batch_size
 from onebit.train.growing import check_growing
 from onebit.train.job import Job
 from onebit.train.step import plan_steps, refuse_parts
 
+FEW = 16
+"""Samples that show which binary inputs are constant."""
 STRIDES = "view size is not compatible"
 """Words of torch's error for `view` of channels_last memory."""
 
@@ -73,7 +78,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
 def check_data(job: Job) -> None:
     """Refuse data that do not fit the model or the loss, by the first batch of training and of validation.
 
-    `job.example` becomes the inputs of two samples, blank for a `Split`, whose images are checked when a step fails.
+    `job.example` becomes the inputs of a few samples, blank for a `Split`, whose images are checked when a step fails.
 
     Raises:
         UsageError, DataError: see `fit`.
@@ -95,7 +100,7 @@ def check_data(job: Job) -> None:
                 raise not_finite(what, value, name=part.name)
         check_batch(job, inputs, targets, name=part.name)
         if part is job.data.train:
-            job.example = mapped(lambda tensor: tensor.detach().clone(), first_samples(inputs, 2))
+            job.example = mapped(lambda tensor: tensor.detach().clone(), first_samples(inputs, FEW))
         if isinstance(part, ArraySamples):
             _check_all_targets(job, part)
 
@@ -191,3 +196,17 @@ def two_inputs(job: Job) -> Any:
     if isinstance(data, Split):
         return torch.zeros(2, *job.data.input_shape, dtype=torch.uint8, device=device)
     return mapped(lambda tensor: tensor.to(device), first_samples(next(data.batches())[0], 2))
+
+
+def warn_of_mistakes(job: Job) -> None:
+    """Warn of what makes a training come to nothing, see `onebit.fold.check.mistakes`."""
+
+    def inputs() -> Any:
+        split = job.data.train
+        if not isinstance(split, Split):
+            return job.example
+        images = in_tiles(job.model, split.spread(min(FEW, len(split)))).images
+        return next(image_batches(job.model, images, FEW))
+
+    for text in mistakes(unwrapped(job.model), inputs):
+        warnings.warn(text, stacklevel=4)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from onebit.data import make_toy
+from onebit.evaluation.health import constant_inputs
 from onebit.layers import BinaryLinear, InputCoding, binarize_
-from onebit.runs.constant_sign import ADVICE, one_sign_warning, one_signed_inputs
+from onebit.quantizers import SteSign
 
-IMAGES = make_toy(40, 4)[0].images
+IMAGES = torch.from_numpy(make_toy(40, 4)[0].images)
 
 
 def net(between: nn.Module, *, inputs: str = "ste_sign") -> nn.Module:
@@ -27,17 +28,17 @@ def net(between: nn.Module, *, inputs: str = "ste_sign") -> nn.Module:
 @pytest.mark.parametrize("inputs", ["ste_sign", "rsign", "adabin"])
 @pytest.mark.parametrize("between", [nn.ReLU(), nn.Sigmoid(), nn.Softplus()])
 def test_layers_after_what_is_never_negative_are_found(between: nn.Module, inputs: str) -> None:
-    assert one_signed_inputs(net(between, inputs=inputs), IMAGES) == ["5", "8"]
+    assert constant_inputs(net(between, inputs=inputs), IMAGES) == ["5", "8"]
 
 
 @pytest.mark.parametrize("between", [nn.Identity(), nn.Hardtanh(), nn.PReLU()])
 def test_other_layers_are_not(between: nn.Module) -> None:
-    assert one_sign_warning(net(between), IMAGES) is None
+    assert constant_inputs(net(between), IMAGES) == []
 
 
 def test_real_inputs_have_no_sign() -> None:
     model = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.ReLU(), BinaryLinear(8, 4))
-    assert one_signed_inputs(model, IMAGES) == []
+    assert constant_inputs(model, IMAGES) == []
 
 
 def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
@@ -45,23 +46,36 @@ def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
     model = net(nn.Identity())
     with torch.no_grad():
         model[2].weight.copy_(torch.rand_like(model[2].weight))
-    dark = (IMAGES // 32).astype("uint8")
+    dark = IMAGES // 32
     model.eval()
-    assert float(model[:4](torch.from_numpy(dark)).detach().max()) < 0
-    assert one_signed_inputs(model, dark) == []
+    assert float(model[:4](dark).detach().max()) < 0
+    assert constant_inputs(model, dark) == []
 
 
-def test_the_line_says_what_to_do() -> None:
-    assert one_sign_warning(net(nn.ReLU()), IMAGES) == (
-        f"layers 5, 8: all inputs have one sign, so they carry no information: {ADVICE}"
-    )
+def test_a_sign_that_is_a_layer_of_its_own() -> None:
+    model = nn.Sequential(InputCoding(), nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), SteSign(), nn.Linear(16, 4))
+    assert constant_inputs(model, IMAGES) == ["4"]
+
+
+def test_inputs_of_any_structure_and_one_alone() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(nn.ReLU())
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.net(batch["image"])
+
+    assert constant_inputs(Named(), {"image": IMAGES}) == ["net.5", "net.8"]
+    assert constant_inputs(Named(), {"image": IMAGES[:1]}) == []
+    assert constant_inputs(Named(), {"other": IMAGES}) == []
 
 
 def test_the_net_stays_as_it_was() -> None:
     model = net(nn.ReLU()).train()
     before = copy.deepcopy(model.state_dict())
     stream = torch.get_rng_state()
-    one_signed_inputs(model, IMAGES)
+    constant_inputs(model, IMAGES)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), stream)
     assert model.training

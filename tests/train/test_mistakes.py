@@ -1,0 +1,111 @@
+"""What makes a training come to nothing is a warning at its start: once, in full, whatever is printed."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from own_data import LABELS, Augmented, X, Y, loader, same, train, trained
+from torch import Tensor, nn
+from toy_training import CASES, DATA, Stop, build, stop_after_epoch
+
+import onebit
+from onebit.layers import BinaryLinear, binarize_
+
+
+def told(model: nn.Module, data: Any = None, **options: Any) -> list[str]:
+    """The warnings of a training."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train((X, Y) if data is None else data, model=model, epochs=2, **options)
+    assert all(warning.category is UserWarning for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def behind_a_relu(*, norm: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    between = [nn.ReLU(), nn.BatchNorm1d(16)] if norm else [nn.BatchNorm1d(16), nn.ReLU()]
+    net = nn.Sequential(nn.Linear(12, 16), *between, nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    return binarize_(net, input_quantizer="ste_sign").model
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("data", [(X, Y), loader(), loader(Augmented())], ids=["arrays", "loader", "draws"])
+def test_signs_behind_a_relu_are_told_once(data: Any, verbose: bool) -> None:
+    (found,) = told(behind_a_relu(), data, verbose=verbose)
+    assert found.startswith("layer 3: ")
+    assert "ReLU" in found
+
+
+def test_signs_behind_a_norm_are_not() -> None:
+    assert told(behind_a_relu(norm=True)) == []
+
+
+def test_signs_of_pixels_from_0_to_1_are_told() -> None:
+    net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 16, input_quantizer="ste_sign"), nn.BatchNorm1d(16))
+    assert "layer 1: " in told(net.append(BinaryLinear(16, 3)), (abs(X), Y))[0]
+
+
+def test_images_in_memory_are_looked_at(tmp_path: Path) -> None:
+    toy = build(CASES["sign"])
+    layers = [onebit.InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.BatchNorm1d(8), nn.ReLU()]
+    toy.model = nn.Sequential(*layers, BinaryLinear(8, 4, input_quantizer="ste_sign"))
+    toy.optimizer, toy.schedule = torch.optim.Adam(onebit.latent_groups(toy.model, lr=0.01)), None
+    with pytest.warns(UserWarning, match="layer 5: "), pytest.raises(Stop):
+        toy.fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    toy.fit(DATA, tmp_path, resume=True)
+
+
+def test_a_net_without_binary_layers_is_told() -> None:
+    assert "no binary layer" in told(nn.Linear(12, 3))[0]
+    assert told(nn.Sequential(BinaryLinear(12, 3, weight_quantizer=None))) == []
+
+
+def test_only_the_ends_binary_are_told() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(12, 12) for _ in range(3)), nn.BatchNorm1d(12), nn.Linear(12, 3))
+    binarize_(net, where=lambda name, layer: name in "04")
+    (found,) = told(net)
+    assert "only the ends are binary, '0' and '4'" in found
+
+
+@pytest.mark.filterwarnings("error")
+def test_nets_that_are_real_on_purpose_are_not() -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 32, "precision": "fp32"}
+    onebit.Trainer(nn.Linear(12, 3), "real", **settings).fit((X, Y), verbose=False)
+    onebit.Trainer(nn.Sequential(nn.Flatten(), onebit.Normalize(0.5, 0.5), nn.Linear(64, 4)), "real", **settings).fit(
+        DATA, verbose=False
+    )
+    real = onebit.create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
+    optimizer = torch.optim.Adam(onebit.latent_groups(real, lr=0.01))
+    onebit.fit(real, DATA, optimizer, epochs=1, verbose=False)
+
+
+class Draws(nn.Module):
+    """Draws in each pass, has running statistics, and a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = behind_a_relu(norm=True)
+        self.last = BinaryLinear(3, 3, weight_quantizer=onebit.quantizers.Stochastic(generator=torch.Generator()))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.last(self.net(x + 0.01 * torch.rand(())))
+
+
+@pytest.mark.parametrize("data", [(X, Y), (X, LABELS.argmax(1)), loader(Augmented())])
+def test_looking_changes_no_bit(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
+    states = []
+    for looks in (True, False):
+        if not looks:
+            monkeypatch.setattr("onebit.train.loop.warn_of_mistakes", lambda job: None)
+        torch.manual_seed(1)
+        model = Draws()
+        train(data, model=model, epochs=2)
+        states.append(model.state_dict() | {"trained": trained(data)["0.weight"]})
+    assert same(*states)
