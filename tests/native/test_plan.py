@@ -36,6 +36,7 @@ from onebit.packed import (
     Relu,
     Requantize,
     Sign,
+    load,
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
@@ -44,6 +45,14 @@ from onebit.runtime.torch_module import PackedModule
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
+
+
+def test_a_plan_prints_without_its_weights() -> None:
+    net = load("mnist-mlp-signs")
+    made = make_plan(net, instruction_sets()[ISAS[0]])
+    made.run(images_of(net, 1))
+    assert len(repr(made)) < 1500
+    assert "array" not in repr(made)
 
 
 def assert_same(net: PackedNet, count: int = 5) -> None:

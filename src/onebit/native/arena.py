@@ -40,9 +40,9 @@ class NativePlan:
     plan: abi.PlanStruct
     isa: library.InstructionSet
     shapes: tuple[tuple[int, ...], ...]
-    kept: tuple[Any, ...]
+    kept: tuple[Any, ...] = field(repr=False)
     work: int
-    spare: list[np.ndarray] = field(default_factory=list)
+    spare: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def run(self, batch: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
         """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.

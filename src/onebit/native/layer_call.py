@@ -60,8 +60,8 @@ class LayerCall:
     isa: InstructionSet
     units: int
     work: int
-    kept: tuple[Any, ...]
-    spare: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    kept: tuple[Any, ...] = field(repr=False)
+    spare: list[tuple[int, np.ndarray]] = field(default_factory=list, repr=False)
 
     def run(
         self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int, *, keep: object
