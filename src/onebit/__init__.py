@@ -7,6 +7,8 @@ used: `import onebit` is fast and needs no torch. Type checkers read `__init__.p
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 from onebit._version import __version__
 from onebit.common.moved import find_moved_modules
@@ -53,6 +55,10 @@ _PACKAGES = {
 __all__ = ["__version__", *_HOME]
 
 find_moved_modules()
+
+# idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
 
 
 def __getattr__(name: str) -> object:

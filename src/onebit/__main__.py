@@ -43,10 +43,6 @@ def main(argv: list[str] | None = None) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help", "-V", "--version"):
         return run_program(_about, arguments, name="onebit")
-
-    # idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
     return run_verb(arguments[0], arguments[1:], VERBS)
 
 

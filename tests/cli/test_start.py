@@ -40,16 +40,23 @@ def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
     assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "rich"}
 
 
+@pytest.mark.parametrize(
+    ("before", "given", "expected"),
+    [
+        ("", {}, "1000"),
+        ("", {"GOMP_SPINCOUNT": "5"}, "5"),
+        ("", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("sys.modules['torch'] = sys;", {}, "None"),  # it is too late
+    ],
+)
+@pytest.mark.parametrize("module", ["onebit", "onebit.__main__", "onebit.runtime"])
 def test_threads_of_torch_that_wait_sleep_soon_unless_the_user_says_how(
-    onebit: Onebit, monkeypatch: pytest.MonkeyPatch
+    module: str, before: str, given: dict[str, str], expected: str
 ) -> None:
-    for policy, expected in ((None, "1000"), ("active", None)):
-        for name, value in (("GOMP_SPINCOUNT", None), ("OMP_WAIT_POLICY", policy)):
-            monkeypatch.setenv(name, value or "")
-            if value is None:
-                monkeypatch.delenv(name)
-        assert onebit("list", "quantizers").status == 0
-        assert os.environ.get("GOMP_SPINCOUNT") == expected
+    code = f"import os, sys; {before} import {module}; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected]
 
 
 def test_no_verb_is_wrong_usage(onebit: Onebit) -> None:
