@@ -22,7 +22,7 @@ WITH_TORCH = [
 ]
 TORCH_MODULES = {
     *("runtime/torch_module.py", "runtime/layer_operator.py", "runtime/torch_layers.py"),
-    *("runtime/torch_recurrent.py", "runtime/torch_attention.py"),
+    *("runtime/torch_recurrent.py", "runtime/torch_attention.py", "common/torch_private.py"),
     *("export/plain_torch/parts.py", "export/plain_torch/target.py"),
 }
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
+from onebit.common.torch_private import COMPILED
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
 from onebit.evaluation.model_inputs import kept_training, model_device, whole_pixels
 from onebit.evaluation.nested import joined, mapped, size_of
@@ -137,7 +138,7 @@ def outputs_of(
         model.eval()
         for inputs, targets in batches:
             # a hook would compile the model again; the first batch shows what all are
-            with nullcontext() if done or hasattr(model, "_orig_mod") else whole_pixels(model):
+            with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
                 outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
             parts.append(mapped(Tensor.float, outputs))
             known.append(mapped(lambda tensor: tensor.to(device), targets))

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.arguments import described
 from onebit.common.text import NetSize, table
+from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
@@ -28,7 +29,7 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
 
     BatchNorm keeps two numbers per channel, scale and shift, learned or not; its running statistics fold into them.
     """
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+    if isinstance(layer, BATCH_NORM):
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # counts with the layer that reads the weight
@@ -253,7 +254,7 @@ def _macs(
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
             # each output costs the weights of its output channel; transposed, each input those of its input channel
-            transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+            transposed = isinstance(layer, CONV_TRANSPOSE)
             x = (args[0] if args else kwargs["input"]) if transposed else output
             yield layer, x.numel() * weight[0].numel(), bool(layer_size(layer)[0])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.torch_private import uncompiled
 from onebit.errors import DataError, OnebitError, UsageError, first_line
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import paired, per_sample
@@ -26,7 +27,7 @@ BATCH_NORM_ALONE = "Expected more than 1 value per channel"
 @torch.no_grad()
 def outputs_for(model: nn.Module, inputs: Any) -> Any:
     """The outputs for the first two samples in eval mode; nothing changes, also no random state of the CPU."""
-    plain, device = getattr(model, "_orig_mod", model), model_device(model)
+    plain, device = uncompiled(model), model_device(model)
     few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
     with torch.random.fork_rng(devices=[]), kept_globals(), kept_training(plain):
         return plain.eval()(few)
@@ -38,7 +39,7 @@ def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
     Raises:
         UsageError: what the model got, why torch refuses it, and how to go on.
     """
-    plain = getattr(model, "_orig_mod", model)
+    plain = uncompiled(model)
     try:
         with whole_pixels(plain, name=name):
             return outputs_for(model, inputs)

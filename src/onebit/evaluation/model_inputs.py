@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import described
+from onebit.common.torch_private import uncompiled
 from onebit.errors import UsageError, first_line
 from onebit.layers import InputCoding
 
@@ -66,7 +67,7 @@ def check_takes(model: nn.Module, shape: Sequence[int], *, classes: int | None =
         UsageError: the model does not take uint8 images (N, C, H, W), or its logits are not (N, classes).
     """
     check_own_shape(model, shape)
-    model = getattr(model, "_orig_mod", model)  # the input of torch.compile: two images need no compilation
+    model = uncompiled(model)  # the input of torch.compile: two images need no compilation
     images = torch.zeros(2, *shape, dtype=torch.uint8, device=model_device(model))
     name = f" of {data}" if data else ""
     try:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from onebit.common.torch_private import storage_address
+
 ASSIGNMENTS: dict[Any, str] = {
     operator.iadd: "+",
     operator.isub: "-",
@@ -64,5 +66,4 @@ def remove_unused_(graph: fx.Graph) -> None:
 
 def _storage(node: fx.Node) -> int | None:
     value = node.meta.get("value")
-    # not data_ptr(), which is 0 on the device "meta"
-    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
+    return storage_address(value) if isinstance(value, Tensor) else None

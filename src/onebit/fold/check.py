@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from onebit.common.arguments import described
 from onebit.common.text import NetSize
+from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.evaluation.health import constant_inputs, constant_warning
 from onebit.fold import eval_copy, refusals_of
@@ -31,7 +32,7 @@ MODERATE = 5.0
 """How many times larger than its inputs the outputs of a binary layer may be without a normalization behind it."""
 
 _NORMS = (
-    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax),
+    *(BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax),
     *(nn.LogSoftmax, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Hardsigmoid, nn.Softsign, Normalize, Quantizer),
 )
 _NORM_NAMES = {

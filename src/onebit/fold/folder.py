@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.aliases import ASSIGNMENTS, check_in_place
 from onebit.fold.call import Call, Operation, check_finite, is_part
@@ -413,8 +414,7 @@ _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of a module runs hooks that may change what it computes."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return not {refuse_fused_path, hold_weights, release_weights}.issuperset(hooks)
+    return not {refuse_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
 def _overrides(cls: type, known: type) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold.folder import check_finite, has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
@@ -263,7 +264,7 @@ def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped
 def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:
     weights = {
         weight: _part(name, layer, weight, getattr(layer, weight.replace("weight", "bias"), None), shipped)
-        for weight in layer._flat_weights_names
+        for weight in recurrent_names(layer)
         if weight.startswith("weight")
     }
     same = ("hidden_size", "num_layers", "bidirectional", "batch_first", "proj_size")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import check_kind
 from onebit.common.tables import did_you_mean, resolve
+from onebit.common.torch_private import COMPILED, transforms_active
 from onebit.errors import UsageError, WrongTypeError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 
@@ -41,7 +42,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """What `torch.compile`, `DataParallel` or `DistributedDataParallel` made a wrapper of, in any order."""
     while True:
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+        inner = model.module if parallel else getattr(model, COMPILED, None)
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -255,7 +256,7 @@ class BinaryLayer(LatentWeight):
             x, quantized: argument and result of `quantized_input`.
         """
         quantizer = self.input_quantizer
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        traced = torch.compiler.is_compiling() or transforms_active()
         repeatable = isinstance(quantizer, Quantizer) and quantizer.repeatable and not quantizer.random
         saves = self.recompute_inputs and x.requires_grad and torch.is_grad_enabled()
         if not (saves and repeatable) or traced:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.common.text import table
+from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import WrongTypeError, shortened
 from onebit.layers.base import (
@@ -37,7 +38,7 @@ LEFT_REAL = "left real"
 REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     (
         "normalization",
-        (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm),
+        (BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
     ),
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
     ("activation", (nn.PReLU, RPReLU, FewBits)),

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
 
+from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormStage, NormStruct, instruction_set, run_norm
 from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector, row_format
@@ -84,24 +84,8 @@ class Chain(nn.Sequential):
 
 def are_watched(*modules: nn.Module | None) -> bool:
     """Whether calls of these modules do more than their `forward`: hooks, or a trace of torch.jit."""
-    return bool(
-        all_modules._global_forward_hooks
-        or all_modules._global_forward_pre_hooks
-        or all_modules._global_backward_hooks
-        or all_modules._global_backward_pre_hooks
-        or torch.jit.is_tracing()
-        or any(
-            module is not None
-            and (
-                module._forward_hooks
-                or module._forward_pre_hooks
-                or module._backward_hooks
-                or module._backward_pre_hooks
-                or "forward" in module.__dict__  # replaced in this object
-            )
-            for module in modules
-        )
-    )
+    replaced = any("forward" in module.__dict__ for module in modules if module is not None)  # in this object
+    return torch.jit.is_tracing() or replaced or any_hooks(*modules)
 
 
 def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: Any) -> InstructionSet | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from onebit.common.torch_private import recurrent_names
 from onebit.layers.base import LatentWeight, WeightQuantizer
 
 
@@ -59,8 +60,7 @@ class BinaryParametrization(LatentWeight):
 
 
 def _recurrent(layer: nn.Module) -> list[tuple[str, str]]:
-    names: Any = getattr(layer, "_flat_weights_names", ("weight_ih", "weight_hh"))
-    return [("", name) for name in names if name.startswith("weight_")]
+    return [("", name) for name in recurrent_names(layer) if name.startswith("weight_")]
 
 
 def _attention(layer: nn.Module) -> list[tuple[str, str]]:
@@ -145,7 +145,7 @@ def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
 
 
 def _flat_weights(layer: Any) -> list[Tensor | None]:
-    return [getattr(layer, name, None) for name in layer._flat_weights_names]
+    return [getattr(layer, name, None) for name in recurrent_names(layer)]
 
 
 def _keep_none(layer: nn.Module, weights: list[Tensor | None]) -> None:

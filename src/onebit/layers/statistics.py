@@ -7,19 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from onebit.common.torch_private import BATCH_NORM
 from onebit.layers.base import binary_layers
 
 TIME_CONSTANTS = 5.0
 """A running mean holds e⁻⁵ = 0.7 % of what it began with after this many times 1/momentum batches."""
 
 
-def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(model: nn.Module) -> list[Any]:
     """The BatchNorm layers that keep statistics."""
-    kind = nn.modules.batchnorm._BatchNorm
-    return [module for module in model.modules() if isinstance(module, kind) and module.track_running_stats]
+    return [module for module in model.modules() if isinstance(module, BATCH_NORM) and module.track_running_stats]
 
 
-def settling_steps(norms: Iterable[nn.modules.batchnorm._BatchNorm]) -> float:
+def settling_steps(norms: Iterable[Any]) -> float:
     """Batches after which the running statistics of all these layers have settled; 0 for none of them.
 
     Before, they still hold much of the mean 0 and variance 1 that they begin with.

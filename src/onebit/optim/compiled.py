@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.torch_private import compiler_failure
 from onebit.errors import UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
@@ -178,8 +179,7 @@ def compile_update_(
                 raise UsageError(
                     f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
                 )
-    from torch._dynamo.exc import BackendCompilerFailed  # a second of imports that only this function uses
-
+    failure: Any = compiler_failure()
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
     known = {p for p, _ in owned}
     weights: dict[Tensor, Tensor] = {}
@@ -216,7 +216,7 @@ def compile_update_(
                 torch.tensor(numbers, dtype=torch.float32).to(latents[0].device, non_blocking=True),
                 [_seed(quantizers[p], p) for p in latents],
             )
-        except BackendCompilerFailed as error:
+        except failure as error:
             reason = (str(error.inner_exception).strip().splitlines() or ["no reason given"])[0]
             raise UsageError(f"torch.compile fails here ({reason}): install g++, or leave compile off") from error
         for p, state in zip(latents, states, strict=True):

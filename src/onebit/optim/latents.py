@@ -11,6 +11,7 @@ from torch import nn
 
 from onebit.common.arguments import check_kind, check_number
 from onebit.common.entries import load
+from onebit.common.torch_private import clamp_all_, has_post_hook
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, check_model, glorot_bound
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
@@ -129,8 +130,7 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
                 load(rule)(group, moved)
         clip = group.get("latent_clip")  # .get: a group added later need not have the key
         if clip is not None and moved and moved[0].is_cuda:  # two kernels for all latents; on a CPU two passes
-            torch._foreach_clamp_min_(moved, -clip)
-            torch._foreach_clamp_max_(moved, clip)
+            clamp_all_(moved, -clip, clip)
         elif clip is not None:
             for parameter in moved:
                 parameter.clamp_(-clip, clip)
@@ -146,7 +146,7 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     Returns:
         `optimizer` itself.
     """
-    if _finish_step not in optimizer._optimizer_step_post_hooks.values():
+    if not has_post_hook(optimizer, _finish_step):
         optimizer.register_step_pre_hook(_begin_step)
         optimizer.register_step_post_hook(_finish_step)
         _warn_of_decay(optimizer)

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onebit.common import torch_private
 from onebit.common.arguments import check_number
+from onebit.common.torch_private import transforms_active
 from onebit.errors import TrainingError, UsageError
 
 ONE_BF16 = 0x3F80
@@ -18,13 +20,12 @@ ONE_BF16 = 0x3F80
 
 def is_transformed() -> bool:
     """Whether torch.compile or a transform of torch.func follows the operations: `out=` does not work there."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or transforms_active()
 
 
 def in_backward() -> bool:
     """Whether a backward pass runs: a forward pass within one is the second of activation checkpointing."""
-    # torch has no public question for this; its own checkpointing asks it in the same way
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and torch_private.in_backward()
 
 
 def sign(x: Tensor) -> Tensor:
@@ -70,6 +71,9 @@ def random_bits(count: int, dtype: torch.dtype, device: torch.device, generator:
         dtype: an integer type; count: how many numbers of it.
         generator: torch's default generator of the device when None.
     """
+    if transforms_active():  # torch 2.11 maps no view of another dtype
+        low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max + 1
+        return torch.randint(low, high, (count,), dtype=dtype, device=device, generator=generator)
     # the full range: random_() without a range never sets the top bit, which biases one number of each word
     words = torch.randint(
         -(2**63),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.torch_private import dispatch_modes, in_forward_mode, is_legacy_batched, transforms_active
 from onebit.native import ActivationStruct, InstructionSet, instruction_set, run_activation
 from onebit.quantizers.base import Surrogate
 
@@ -28,10 +29,10 @@ def is_plain_training(x: Any) -> bool:
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and type(x) is Tensor
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of `is_grads_batched`
-        and torch.autograd.forward_ad._current_level < 0
+        and not transforms_active()
+        and not dispatch_modes()
+        and not is_legacy_batched(x)
+        and not in_forward_mode()
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onebit.common.torch_private import is_legacy_batched
 from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, check_positive, sign
 
 
@@ -13,11 +14,6 @@ def _just_above(bound: float) -> dict[torch.dtype, float]:
     number, infinity = torch.tensor([bound, torch.inf], dtype=torch.float64, device="cpu")
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     return {d: float(torch.nextafter(number.to(d), infinity.to(d))) for d in dtypes}
-
-
-def _is_batched(gradient: Tensor) -> bool:
-    """Whether it is that of a vectorized Jacobian, where `out=` does not work."""
-    return bool(torch._C._functorch.is_legacy_batchedtensor(gradient))
 
 
 class _SignClipped(Surrogate):
@@ -34,7 +30,7 @@ class _SignClipped(Surrogate):
         # the kernel cuts at |x| >= its bound; a latent clipped to exactly clip_value must be able to come back
         bound = ctx.above[x.dtype]
         cast = gradient.to(x.dtype)
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or _is_batched(cast):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or is_legacy_batched(cast):
             return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound), None, None
         # over the fresh cast: of a large dense layer, one more tensor would be the peak of the step's memory
         cut = torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)

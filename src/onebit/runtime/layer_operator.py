@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input
 
+from onebit.common.torch_private import in_forward_mode, is_watched
 from onebit.errors import UsageError
 from onebit.native import instruction_set
 from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, kernel_word_count, panel_spans, window_call
@@ -272,18 +272,6 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 
 # without the dispatcher
 
-_WATCHERS = (
-    "_len_torch_dispatch_stack",  # modes of tracers and fake tensors
-    "_len_torch_function_stack",
-    "_functorch.peek_interpreter_stack",  # vmap, grad, functionalize
-    "_get_tracing_state",  # torch.jit.trace
-    "_autograd._profiler_enabled",
-)
-try:
-    _modes, _functions, _transforms, _tracing, _profiler = (attrgetter(name)(torch._C) for name in _WATCHERS)
-except AttributeError:  # another version of torch: always use the dispatcher
-    _modes = _functions = _transforms = _tracing = _profiler = lambda: True
-
 
 def is_unwatched(x: Tensor) -> bool:
     """Whether this is plain inference: nothing traces, transforms or records operators, or follows their gradients.
@@ -292,7 +280,7 @@ def is_unwatched(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
         return False
-    return not (_modes() or _functions() or _transforms() or _tracing() or _profiler())
+    return not is_watched()
 
 
 # gradients of inputs
@@ -305,7 +293,7 @@ def follows_gradient(x: Tensor) -> bool:
 
 def refuse_tangent(x: Tensor, what: str) -> None:
     """Raise a UsageError for inputs of `torch.func.jvp` and its like: operators would give tangents of 0 in silence."""
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+    if in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise UsageError(f"{what} have no forward-mode derivatives: use the model before it was packed")
 
 

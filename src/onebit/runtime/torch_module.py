@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import described
+from onebit.common.torch_private import is_watched
 from onebit.errors import FormatError, OnebitError, UsageError, WrongTypeError
 from onebit.native import NativePlan
 from onebit.packed import InputSpec, PackedNet, costs, dumps, loads
@@ -62,14 +63,7 @@ def _read_for(images: Tensor, net: Tensor) -> _Read:
 
 def _is_plain(x: Tensor) -> bool:
     """Whether `x` is on the CPU, and nothing follows the operations on it: no compiler, trace, transform or mode."""
-    return (
-        type(x) is Tensor
-        and x.is_cpu
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    return type(x) is Tensor and x.is_cpu and not torch.compiler.is_compiling() and not is_watched()
 
 
 def _run(read: _Read, images: Tensor) -> list[np.ndarray]:

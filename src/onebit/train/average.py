@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from onebit.common.torch_private import lerp_all_
 from onebit.quantizers.few_bits import FewBits
 
 MOST_OF_START = 0.1
@@ -56,7 +57,7 @@ class WeightAverage:
         weights = [tensor.detach() for tensor in real.values()]
         for name in self._limits:  # 0: not set yet
             self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
-        torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
+        lerp_all_([self.state[name] for name in real], weights, 1 - self.decay)
         _copy(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 
     @contextmanager

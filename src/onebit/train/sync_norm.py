@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from onebit.common.torch_private import BATCH_NORM
 
 
 class SyncedNorms(nn.Module):
@@ -23,12 +24,12 @@ class SyncedNorms(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+        norms = [m for m in model.modules() if isinstance(m, BATCH_NORM) and not isinstance(m, nn.SyncBatchNorm)]
         self._norms = [(norm, _synced_forward(norm)) for norm in norms]
 
     def forward(self, x: Tensor) -> Tensor:
         for norm, synced in self._norms:
-            norm.forward = synced  # type: ignore[assignment, method-assign]
+            norm.forward = synced
         try:
             return self.model(x)
         finally:
@@ -36,7 +37,7 @@ class SyncedNorms(nn.Module):
                 del norm.forward
 
 
-def _synced_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+def _synced_forward(norm: Any) -> Callable[[Tensor], Tensor]:
     """The synchronized `forward` of one BatchNorm layer: torch's own on a GPU; torch has none for a CPU."""
     on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # shares parameters and statistics with `norm`
 
@@ -65,7 +66,7 @@ class _SumOverRanks(torch.autograd.Function):
         return _SumOverRanks.forward(ctx, gradient)
 
 
-def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _normalize(norm: Any, x: Tensor) -> Tensor:
     """(x − mean)/√(variance + eps)·weight + bias per channel, with mean and variance over the images of all ranks.
 
     The variance is summed from differences to the mean: a mean far from zero does not cost precision.
@@ -92,7 +93,7 @@ def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def _update_running(norm: Any, mean: Tensor, variance: Tensor) -> None:
     """Update the running statistics, as torch's BatchNorm does."""
     if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return

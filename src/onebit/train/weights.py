@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import facts_of
 from onebit.common.signals import uninterrupted
+from onebit.common.torch_private import COMPILED
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
 from onebit.nets import SUFFIX, ends_as_packed, net_names, not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
-PREFIXES = ("_orig_mod.", "module.", "model.")
+PREFIXES = (f"{COMPILED}.", "module.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 PICKLES = 5
 """In a torch file of the oldest format: magic number, version, machine, objects, names of tensors."""

@@ -1,0 +1,334 @@
+"""Names that torch does not promise to keep: they mean what we take them for, and none is used elsewhere in onebit."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as all_modules
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from onebit.common import torch_private as private
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "onebit"
+OLDEST = "2.6.0"
+"""The oldest torch of pyproject.toml."""
+OF_PYTHON = {"_Compress", "_actions", "_asdict", "_exit", "_get_positional_actions", "_make", "_replace", "_version"}
+"""Names of the standard library, and our own module of the version."""
+OF_OBJECTS: dict[str, Callable[[], Any]] = {
+    "_buffers": nn.Module,
+    "_modules": nn.Module,
+    "_version": lambda: torch.zeros(1),
+    "_check_input_dim": lambda: nn.BatchNorm2d(1),
+    "_conv_forward": lambda: nn.Conv2d(1, 1, 1),
+    "_reversed_padding_repeated_twice": lambda: nn.Conv2d(1, 1, 1),
+    "_output_padding": lambda: nn.ConvTranspose2d(1, 1, 1),
+    "_flat_weights": lambda: nn.LSTM(1, 1),
+    "_qkv_same_embed_dim": lambda: nn.MultiheadAttention(2, 1),
+    "_iterator": lambda: torch.utils.data.DataLoader([1]),
+}
+"""Fields and methods of tensors and layers that ours read or extend -> an object that has each."""
+NAMED_BY = {"getattr", "hasattr", "setattr", "delattr", "attrgetter"}
+
+
+class Watches(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def within(context: Callable[[], AbstractContextManager[Any]], ask: Callable[[], Any]) -> Any:
+    with context():
+        return ask()
+
+
+def under_vmap(ask: Callable[[], Any]) -> Any:
+    found = []
+    torch.func.vmap(lambda x: (found.append(ask()), x)[1])(torch.zeros(2))
+    return found[0]
+
+
+def under_trace(ask: Callable[[], Any]) -> Any:
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(lambda x: (found.append(ask()), x + 1)[1], torch.zeros(2), check_trace=False)
+    return found[0]
+
+
+WATCHERS: dict[str, Callable[[Callable[[], Any]], Any]] = {
+    "vmap": under_vmap,
+    "trace": under_trace,
+    "dispatch mode": lambda ask: within(Watches, ask),
+    "function mode": lambda ask: within(TorchFunctionMode, ask),
+    "profiler": lambda ask: within(torch.autograd.profiler.profile, ask),
+}
+
+
+@pytest.mark.parametrize("name", WATCHERS)
+def test_whoever_follows_operations_is_seen(name: str) -> None:
+    assert not private.is_watched()
+    assert WATCHERS[name](private.is_watched)
+    assert not private.is_watched()
+
+
+def test_each_question_has_its_own_answer() -> None:
+    asked: dict[str, Callable[[], Any]] = {
+        "transforms": private.transforms_active,
+        "modes": private.dispatch_modes,
+        "forward": private.in_forward_mode,
+    }
+    assert not any(ask() for ask in asked.values())
+    seen = {
+        "transforms": under_vmap(lambda: {name for name, ask in asked.items() if ask()}),
+        "modes": within(Watches, lambda: {name for name, ask in asked.items() if ask()}),
+        "forward": within(forward_ad.dual_level, lambda: {name for name, ask in asked.items() if ask()}),
+    }
+    assert seen == {name: {name} for name in asked}
+
+
+class Asks(torch.autograd.Function):
+    """Notes in its backward pass what the questions answer."""
+
+    found: list[tuple[bool, bool]] = []  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        Asks.found.append((private.in_backward(), bool(private.is_legacy_batched(gradients[0]))))
+        return gradients[0]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_backward_pass_and_its_batches_are_seen(batched: bool) -> None:
+    x = torch.zeros(3, requires_grad=True)
+    Asks.found.clear()
+    assert not private.in_backward()
+    incoming = torch.eye(3) if batched else torch.ones(3)
+    torch.autograd.grad(Asks.apply(x), x, incoming, is_grads_batched=batched)
+    assert Asks.found == [(True, batched)]
+    assert not private.in_backward()
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+def test_classes_of_layers_for_any_number_of_axes() -> None:
+    for axes in "123":
+        assert isinstance(getattr(nn, f"BatchNorm{axes}d")(1), private.BATCH_NORM)
+        assert isinstance(getattr(nn, f"InstanceNorm{axes}d")(1), private.INSTANCE_NORM)
+        assert isinstance(getattr(nn, f"ConvTranspose{axes}d")(1, 1, 1), private.CONV_TRANSPOSE)
+    assert isinstance(nn.SyncBatchNorm(1), private.BATCH_NORM)
+    others = nn.LayerNorm(1), nn.Conv2d(1, 1, 1), nn.GroupNorm(1, 1)
+    assert not any(isinstance(m, (private.BATCH_NORM, private.INSTANCE_NORM, private.CONV_TRANSPOSE)) for m in others)
+
+
+def test_what_torch_compile_wraps() -> None:
+    layer = nn.Linear(1, 1)
+    compiled: Any = torch.compile(layer, backend="eager")
+    assert compiled is not layer
+    assert private.uncompiled(compiled) is private.uncompiled(layer) is layer
+    assert all(name.startswith(f"{private.COMPILED}.") for name in compiled.state_dict())
+
+
+KINDS = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_are_seen(kind: str) -> None:
+    layer, other = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def hook(*_: Any) -> None: ...
+
+    assert not private.any_hooks(layer, None)
+    handle = getattr(layer, f"register_{kind}")(hook)
+    assert private.any_hooks(other, layer)
+    assert not private.any_hooks(other)
+    assert private.forward_hooks(layer) == ([hook] if "forward" in kind else [])
+    handle.remove()
+    handle = getattr(all_modules, f"register_module_{kind}")(hook)
+    try:
+        assert private.any_hooks(other)
+    finally:
+        handle.remove()
+    assert not private.any_hooks(layer, other)
+
+
+def test_names_of_recurrent_weights() -> None:
+    layer = nn.LSTM(2, 3, num_layers=2, bidirectional=True, proj_size=1)
+    assert set(private.recurrent_names(layer)) == set(dict(layer.named_parameters()))
+    assert private.recurrent_names(nn.GRUCell(2, 3)) == ["weight_ih", "weight_hh"]
+
+
+def test_a_hook_of_an_optimizer_is_seen() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+    def hook(*_: Any) -> None: ...
+
+    assert not private.has_post_hook(optimizer, hook)
+    optimizer.register_step_post_hook(hook)
+    assert private.has_post_hook(optimizer, hook)
+
+
+@pytest.mark.parametrize("name", OF_OBJECTS)
+def test_fields_that_ours_read_are_there(name: str) -> None:
+    assert hasattr(OF_OBJECTS[name](), name)
+
+
+# ----------------------------------------------------------------------------------------------------------- operations
+def test_all_tensors_are_clamped_and_moved() -> None:
+    check_operations(private)
+
+
+def check_operations(module: Any) -> None:
+    tensors = [torch.tensor([-3.0, 0.5]), torch.tensor([2.0])]
+    module.clamp_all_(tensors, -1.0, 1.0)
+    assert [tensor.tolist() for tensor in tensors] == [[-1, 0.5], [1]]
+    module.lerp_all_(tensors, [torch.zeros(2), torch.tensor([3.0])], 0.5)
+    assert [tensor.tolist() for tensor in tensors] == [[-0.5, 0.25], [2]]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_memory_has_an_address(device: str) -> None:
+    one, other = torch.zeros(4, device=device), torch.zeros(4, device=device)
+    assert private.storage_address(one) == private.storage_address(one[1:].view(3, 1))
+    assert private.storage_address(one) != private.storage_address(other)
+
+
+def test_the_failure_of_a_backend_is_known() -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise ValueError("no compiler")
+
+    with pytest.raises(private.compiler_failure(), match="no compiler") as caught:
+        torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
+    assert isinstance(caught.value.inner_exception, ValueError)
+
+
+# ----------------------------------------------------------------------------------------------- without, and elsewhere
+@contextmanager
+def lacking(monkeypatch: pytest.MonkeyPatch, *paths: str) -> Iterator[Any]:
+    """The module as a torch without these names would load it."""
+    with monkeypatch.context() as patch:
+        for path in paths:
+            holder, _, name = path.rpartition(".")
+            patch.delattr(f"torch.{holder}.{name}" if holder else f"torch.{name}")
+        spec = importlib.util.spec_from_file_location("torch_private_without", private.__file__)
+        assert spec is not None
+        assert spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        yield made
+
+
+def test_a_torch_without_these_names_is_followed_by_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_functorch.is_legacy_batchedtensor")
+    with lacking(monkeypatch, *(f"_C.{name}" for name in asked), "autograd.forward_ad._current_level") as without:
+        assert without.transforms_active()
+        assert without.dispatch_modes()
+        assert without.is_legacy_batched(torch.zeros(1))
+        assert without.in_forward_mode()
+        assert without.is_watched()
+
+
+@pytest.mark.parametrize(
+    "name", ["_len_torch_function_stack", "_functorch.peek_interpreter_stack", "_get_tracing_state"]
+)
+def test_without_one_question_everything_is_watched(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with lacking(monkeypatch, f"_C.{name}") as without:
+        assert without.is_watched()
+
+
+def test_a_torch_without_operations_on_lists_takes_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with lacking(monkeypatch, "_foreach_clamp_min_", "_foreach_lerp_") as without:
+        check_operations(without)
+
+
+def test_a_torch_without_common_classes_has_those_of_each_number_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with lacking(monkeypatch, "nn.modules.batchnorm._BatchNorm", "nn.modules.conv._ConvTransposeNd") as without:
+        assert isinstance(nn.BatchNorm2d(1), without.BATCH_NORM)
+        assert isinstance(nn.ConvTranspose1d(1, 1, 1), without.CONV_TRANSPOSE)
+        assert not isinstance(nn.Conv2d(1, 1, 1), (without.BATCH_NORM, without.CONV_TRANSPOSE))
+
+
+def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of attributes and imports that begin with an underscore, also as texts of `getattr`."""
+    for node in ast.walk(tree):
+        texts = []
+        if isinstance(node, ast.Attribute):
+            texts = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            texts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            texts = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMED_BY:
+            values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            texts = [part for value in values if isinstance(value, str) for part in value.split(".")]
+        yield from ((node.lineno, text) for text in texts if text.startswith("_") and not text.startswith("__"))
+
+
+def own_names(tree: ast.Module) -> Iterator[str]:
+    """What a file defines: functions, classes, variables, and fields of `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def test_private_names_of_torch_are_used_in_one_module() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
+    known = {name for tree in trees.values() for name in own_names(tree)} | OF_PYTHON | OF_OBJECTS.keys()
+    found = [
+        f"{path.relative_to(SOURCE)}:{line} {name}"
+        for path, tree in trees.items()
+        for line, name in private_names(tree)
+        if name not in known and path != Path(private.__file__)
+    ]
+    assert found == []
+    written = [path for path in trees if re.search(r"\btorch\._[a-zA-Z]", path.read_text(encoding="utf-8"))]
+    assert written == [Path(private.__file__)]
+
+
+@pytest.fixture(scope="module")
+def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with another torch: that of ONEBIT_OLD_TORCH, else one with the oldest torch, from an index."""
+    if given := os.environ.get("ONEBIT_OLD_TORCH"):
+        return given
+    folder = tmp_path_factory.mktemp("old")
+    python = str(folder / "bin" / "python")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    index = ["--index-url", "https://download.pytorch.org/whl/cpu", "--extra-index-url", "https://pypi.org/simple"]
+    wanted = [f"torch=={OLDEST}+cpu", "numpy", "safetensors", "pillow", "pyyaml", "pytest", "hypothesis"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20", *index, *wanted]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no environment with torch {OLDEST}: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    return python
+
+
+@pytest.mark.nightly
+def test_another_torch_passes_the_tests_that_depend_on_its_names(other_python: str) -> None:
+    tests = ["common/test_torch_private.py", "quantizers", "layers", "optim/test_latents.py", "train/test_average.py"]
+    command = [other_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{SOURCE.parent}{os.pathsep}{ROOT}"}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
