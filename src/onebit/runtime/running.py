@@ -98,6 +98,8 @@ def run_planned(
                 if isinstance(net.output, str)
                 else net.structured(dict(zip(net.outputs, arrays, strict=True)))
             )
+    if threads is not None:
+        thread_count(threads)
     made = {name: np.empty((batch.shape[0], *net.values[name].shape), np.float32) for name in net.outputs}
     parts: Iterator[Sequence[np.ndarray]]
     if plan is None:
