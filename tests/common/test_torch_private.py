@@ -246,7 +246,7 @@ def test_a_torch_without_these_names_is_followed_by_somebody(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["_len_torch_function_stack", "_functorch.peek_interpreter_stack", "_get_tracing_state"]
+    "name", ["_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state"]
 )
 def test_without_one_question_everything_is_watched(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with lacking(monkeypatch, f"_C.{name}") as without:

@@ -36,14 +36,13 @@ dispatch_modes: Callable[[], int] = _found("_C._len_torch_dispatch_stack", _yes)
 is_legacy_batched: Callable[[Tensor], bool] = _found("_C._functorch.is_legacy_batchedtensor", _yes)
 """Whether a gradient is that of a vectorized Jacobian, `is_grads_batched`."""
 _functions = _found("_C._len_torch_function_stack", _yes)
-_transforms = _found("_C._functorch.peek_interpreter_stack", _yes)  # vmap, grad, functionalize
 _tracing = _found("_C._get_tracing_state", _yes)  # torch.jit.trace
 _profiler = _found("_C._autograd._profiler_enabled", _yes)
 
 
 def is_watched() -> bool:
     """Whether anything traces, transforms or records operators."""
-    return bool(dispatch_modes() or _functions() or _transforms() or _tracing() or _profiler())
+    return bool(dispatch_modes() or _functions() or transforms_active() or _tracing() or _profiler())
 
 
 def in_forward_mode() -> bool:

@@ -297,6 +297,7 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def _run(self, node: fx.Node) -> Any:
@@ -308,8 +309,7 @@ class _Tracer(fx.Tracer):
         if on_meta:
             args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
         try:
-            if node.op == "call_module":
-                module: Any = self._module(node)
+            if (module := self._module(node)) is not None:
                 if on_meta:
                     state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
                     return torch.func.functional_call(module, state, args, kwargs)
@@ -319,8 +319,7 @@ class _Tracer(fx.Tracer):
             return node.target(*args, **kwargs)
         except Exception as error:
             given = [source.meta["value"] for source in node.all_input_nodes]
-            called = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-            tokens = isinstance(called, nn.Embedding) or called in (F.embedding, F.one_hot)
+            tokens = isinstance(self._module(node), nn.Embedding) or node.target in (F.embedding, F.one_hot)
             pixels = any(getattr(x, "dtype", None) == torch.uint8 for x in given) and not tokens
             if isinstance(error, OnebitError) or not pixels:
                 raise

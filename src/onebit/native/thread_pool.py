@@ -18,6 +18,7 @@ Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
 
 MOST = 1 << 16
+"""Threads that a process may start; it starts as many as calls keep busy at the same time."""
 _BUSY = Lock()
 _Share = TypeVar("_Share")
 _Result = TypeVar("_Result")

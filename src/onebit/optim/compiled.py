@@ -217,7 +217,7 @@ def compile_update_(
                 [_seed(quantizers[p], p) for p in latents],
             )
         except failure as error:
-            reason = (str(error.inner_exception).strip().splitlines() or ["no reason given"])[0]
+            reason = (str(getattr(error, "inner_exception", error)).strip().splitlines() or ["no reason given"])[0]
             raise UsageError(f"torch.compile fails here ({reason}): install g++, or leave compile off") from error
         for p, state in zip(latents, states, strict=True):
             state["step"] += 1

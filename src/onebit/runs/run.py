@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from onebit.common.files import json_text, sha256_of, write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.counts import net_size
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
@@ -356,7 +355,8 @@ def _result(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """The content of result.json, but for the folder."""
-    best, mean_iou, size = history.best, history.best.validation_mean_iou, net_size(model)
+    best, mean_iou, size = history.best, history.best.validation_mean_iou, history.size
+    assert size is not None  # `fit` has noted it
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
     return {
         "recipe": recipe.name,

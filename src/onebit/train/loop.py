@@ -181,19 +181,20 @@ def fit(
     if batch_size is not None:
         check_number("batch_size", batch_size, whole=True)
     source = fit_data(data, validation, batch_size=batch_size)
+    place = None if folder is None else Path(folder)
     job = Job(
         model, source, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), task, chosen_metrics(metric, task),
         batch_size_of(source, batch_size), seed, augmentation, ema, teacher,
         StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
         precision, memory_format, compile, sync_norm, ranks,
-        None if folder is None else Path(folder), resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
+        place, resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
     )  # fmt: skip
     check_arguments(job, epochs)
     plan(job, epochs)
     # without an autocast of the user: the precision is that of each step
-    with lock_folder(folder, ranks), autocast("fp32", job.device), repeatable(job.device):
-        if folder is not None and not resume:
-            ranks.first(lambda: refuse_trained(Path(folder)))
+    with lock_folder(place, ranks), autocast("fp32", job.device), repeatable(job.device):
+        if place is not None and not resume:
+            ranks.first(lambda: refuse_trained(place))
         start(job)
         job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
