@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onebit
+from onebit.native.abi import HASH
 
 SOURCES = Path(onebit.__file__).parent / "native" / "csrc"
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"]
@@ -19,7 +20,7 @@ def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
     """Object files: the portable kernels and those of each instruction set of a machine that the compiler supports."""
     processor = PROCESSORS.get(machine, "other")
     define = f"-DOB_{processor.upper()}"
-    options: dict[str, list[str]] = {"dispatch": [define], "portable": [], "support": [define]}
+    options: dict[str, list[str]] = {"dispatch": [define, f'-DOB_ABI="{HASH}"'], "portable": [], "support": [define]}
     for line in (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines():
         kind, *rest = line.split()
         if kind == processor and compiles(command, rest[1:], folder):

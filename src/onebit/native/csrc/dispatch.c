@@ -18,9 +18,6 @@ extern const ob_isa ob_amx;
 extern const ob_isa ob_neon;
 #endif
 
-#if !defined(OB_ABI) /* built by hand, without CMakeLists.txt */
-#define OB_ABI ""
-#endif
 const char *ob_abi(void) { return OB_ABI; }
 
 static int always(void) { return 1; }
