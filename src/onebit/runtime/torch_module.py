@@ -43,7 +43,7 @@ def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
     if read.shapes != (tuple(shape),):
         got = " and ".join(map(str, read.shapes))
         raise UsageError(f"got a packed net with logits of shape {got}, expected {tuple(shape)}")
-    return torch.from_numpy(_run(read, images)[0])
+    return torch.from_numpy(_run(read, without_torch(images))[0])
 
 
 def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
@@ -52,7 +52,7 @@ def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: l
     if read.shapes != (expected := _shapes_of(shapes, ranks)):
         raise UsageError(f"got a packed net with outputs of shapes {read.shapes}, expected {expected}")
     # those of a native plan share memory, which tensors of an operator must not
-    return [torch.from_numpy(array.copy()) for array in _run(read, images)]
+    return [torch.from_numpy(array.copy()) for array in _run(read, without_torch(images))]
 
 
 def _read_for(images: Tensor, net: Tensor) -> _Read:
@@ -66,10 +66,10 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) is Tensor and x.is_cpu and not torch.compiler.is_compiling() and not is_watched()
 
 
-def _run(read: _Read, images: Tensor) -> list[np.ndarray]:
+def _run(read: _Read, batch: np.ndarray) -> list[np.ndarray]:
     """The outputs of `run`. ONEBIT_THREADS threads, or as many as torch uses, share a batch."""
-    net, threads, batch = read.net, 1, without_torch(images)
-    if batch.ndim and len(batch) > 1:
+    net, threads = read.net, 1
+    if batch.shape[:1] != (1,):
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
     made = run_planned(net, read.plan, batch, threads=threads)
     return [made] if isinstance(net.output, str) else list(net.by_name(made).values())
@@ -188,10 +188,11 @@ class PackedModule(nn.Module):
         if images.requires_grad:  # outputs that seem to have a gradient would train nothing before the net, in silence
             images = images.detach()
         made: Any
-        file = self.file
+        file = self._buffers["file"]  # `self.file` takes a µs
+        assert file is not None
         # torch would take 5 µs to call the operator
         if _is_plain(images) and file.is_cpu and (read := _read(file)).shapes == signature.shapes:
-            made = [torch.from_numpy(array) for array in _run(read, images)]
+            made = [torch.from_numpy(array) for array in _run(read, images.numpy())]
         elif signature.order is None:
             made = [_call(images, file, signature.shapes[0])]
         else:
