@@ -69,11 +69,7 @@ class TrainerHistory(History):
     data: str = ""
 
     def plot(self) -> Picture:
-        """Error, loss and time per epoch.
-
-        Raises:
-            DataError: no epochs yet. UsageError: matplotlib is not installed.
-        """
+        """Error, loss and time per epoch."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "history.png"
             plot_history(self, path, data=self.data)
@@ -332,11 +328,7 @@ class Trainer:
 
 
 def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
-    """Refuse a module and options that the recipe would not describe.
-
-    Raises:
-        UsageError: binary layers with other quantizers than the recipe's, or options that do not apply to a module.
-    """
+    """Refuse a module and options that the recipe would not describe."""
     layers = [layer for _, layer in binary_layers(model)]
     usable, kind = (OF_BINARY, "with binary layers") if layers else (OF_QUANTIZERS, "without binary layers")
     if wrong := [name for name in options if name not in usable]:

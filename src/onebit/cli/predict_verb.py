@@ -140,9 +140,6 @@ def _samples(
     Returns:
         The file of each, and its place in a file of several; all samples, None without any; what was changed in each,
         or is odd about it; images that do not decode.
-
-    Raises:
-        UsageError: files that the net does not take. DataError: a damaged file of arrays.
     """
     names: list[dict[str, Any]] = []
     parts: list[np.ndarray] = []

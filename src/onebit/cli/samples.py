@@ -39,9 +39,6 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     A .npy file holds one sample or (N, …) of them, of gray images also without the axis of the channel. A .csv file
     holds one in each row, its numbers in C order, and may begin with a line of names. A float32 net
     does not take a .npy file of integers, as in `onebit.run`.
-
-    Raises:
-        UsageError: not there, or another dtype, shape or other values than the net takes. DataError: damaged.
     """
     if path == STANDARD_INPUT:
         data = standard_input().read(MOST_BYTES + 1)

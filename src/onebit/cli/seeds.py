@@ -103,12 +103,7 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
 
 
 def _stored(run: Path, data: Dataset) -> dict[str, Any] | None:
-    """The result of a run, None before it is finished.
-
-    Raises:
-        FormatError: it is damaged, or not about the weights in its folder. CheckpointError: it is of data with another
-            note.
-    """
+    """The result of a run, None before it is finished."""
     from onebit.report.outcome import outcome_lines
 
     path = run / "result.json"

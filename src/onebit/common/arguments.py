@@ -47,22 +47,14 @@ def check_kind(name: str, value: object, kind: Any, expected: str, ways: Mapping
 
 
 def check_path(path: object, expected: str, ways: Mapping[str, str] | None = None) -> None:
-    """Check that the argument `path` is a path and not empty; `expected` and `ways` are those of `check_kind`.
-
-    Raises:
-        WrongTypeError: it is not a path. UsageError: it is empty.
-    """
+    """Check that the argument `path` is a path and not empty; `expected` and `ways` are those of `check_kind`."""
     check_kind("path", path, (str, os.PathLike), expected, ways)
     if not os.fspath(path):  # type: ignore[call-overload]  # which pathlib takes for the current folder
         raise UsageError(f"path: got '', expected {expected}")
 
 
 def check_number(name: str, value: Any, *, whole: bool = False, least: float | None = None) -> None:
-    """Check that an argument is a number, and at least `least`.
-
-    Raises:
-        WrongTypeError: it is not a number, or not an integer although `whole` is set. UsageError: it is too small.
-    """
+    """Check that an argument is a number, and at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise WrongTypeError(f"{name}: got {described(value)}, expected a {'whole ' if whole else ''}number")
     if least is not None and not float(value) >= least:

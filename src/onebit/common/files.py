@@ -36,11 +36,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; never blocks, as `open` does on a pipe.
-
-    Raises:
-        OSError: it cannot be opened, or is a pipe, a device or a folder.
-    """
+    """Open a regular file for reading; never blocks, as `open` does on a pipe."""
     return os.fdopen(_regular(path, os.O_RDONLY), "rb")
 
 
@@ -70,11 +66,7 @@ def refuse_foreign(folder: Path, names: Iterable[Path]) -> None:
 
 
 def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
-    """The bytes of a regular file.
-
-    Raises:
-        OSError: it cannot be read, is a pipe, a device or a folder, or has more than `largest` bytes.
-    """
+    """The bytes of a regular file."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > largest:
@@ -83,11 +75,7 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        OSError: as `read_regular`. ValueError: not JSON, or nested too deeply.
-    """
+    """The value in a JSON file."""
     try:
         return json.loads(read_regular(path, largest=largest))
     except RecursionError:
@@ -95,11 +83,7 @@ def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
-    """Open a regular file to append lines to it, created if missing; a link is refused, not followed.
-
-    Raises:
-        OnebitError: it is a link, a pipe, a device or a folder, or cannot be opened.
-    """
+    """Open a regular file to append lines to it, created if missing; a link is refused, not followed."""
     try:
         descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
     except OSError as error:
@@ -114,11 +98,7 @@ def append_text(path: str | os.PathLike[str]) -> TextIO:
 
 
 def open_locked(path: str | os.PathLike[str]) -> int:
-    """The descriptor of a regular file to lock: open for reading and writing, created if missing.
-
-    Raises:
-        OSError: it is a link, a pipe, a device or a folder, or cannot be opened.
-    """
+    """The descriptor of a regular file to lock: open for reading and writing, created if missing."""
     return _regular(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW)
 
 
@@ -142,10 +122,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary file exists (empty) and has the suffix of `path`, from which some libraries choose the format. After
     an error in the block, Ctrl-C included, the temporary file is removed and `path` stays as it was. If `path` is a
     symbolic link, the file that it points to is replaced.
-
-    Raises:
-        OnebitError: for every OSError of the block or of the rename (a full disk, no such folder, no permission), or
-            when `path` is a folder or a device; the message names `path`.
 
     Example:
         >>> with atomic_path("curves.png") as temporary:
@@ -242,11 +218,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
 
 
 def refuse_unwritable(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there.
-
-    Raises:
-        OnebitError: as `atomic_path`.
-    """
+    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there."""
     parent = _file(path).parent
     try:
         tempfile.TemporaryFile(dir=parent).close()
@@ -256,11 +228,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 
 
 def refuse_unwritable_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder that `atomic_files` could not write into, before a long computation of what goes there.
-
-    Raises:
-        OnebitError: as `atomic_files`.
-    """
+    """Refuse a folder that `atomic_files` could not write into, before a long computation of what goes there."""
     target = _folder(folder)
     try:
         tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()

@@ -47,10 +47,6 @@ def image_files(words: Sequence[str]) -> list[Path]:
 
     A folder gives the images in it and below it, by name, and a note on its other files; a quoted pattern such as
     `photos/*.png` gives the files that match; `-` is standard input. Hidden files of a folder are ignored.
-
-    Raises:
-        UsageError: a folder without images, or a pattern that matches nothing. OSError: a folder that
-            cannot be read.
     """
     return [path for word in words for path in _named_by(word)]
 
@@ -98,11 +94,7 @@ def _once(files: Iterable[Path]) -> list[Path]:
 
 
 def _shown_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files in a folder and below it, by name, and what is not a file, such as links to folders; no hidden ones.
-
-    Raises:
-        OSError: a folder that cannot be read.
-    """
+    """The files in a folder and below it, by name, and what is not a file, such as links to folders; no hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -147,9 +139,6 @@ class PictureReader:
         size: height and width to bring images to, as the images of a folder are for training; None leaves their size.
         invert: whether to invert the images; what is transparent is black all the same.
         in_tiles: (height, width) of an image -> how it is cut into tiles, in words; None for one that is not.
-
-    Raises:
-        UsageError: another number of channels.
     """
 
     def __init__(
@@ -169,11 +158,7 @@ class PictureReader:
         """File that does not decode -> why."""
 
     def read(self, path: Path) -> ReadPicture | None:
-        """The image of a file; None if it does not decode.
-
-        Raises:
-            UsageError: no such file, or a pipe. DataError: too large on standard input.
-        """
+        """The image of a file; None if it does not decode."""
         stream = None
         if path == STANDARD_INPUT:
             data = standard_input().read(MOST_BYTES + 1)

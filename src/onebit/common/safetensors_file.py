@@ -13,11 +13,7 @@ MOST_HEADER = 8_000_000
 
 
 def facts_of(content: bytes) -> dict[str, Any]:
-    """The facts that onebit wrote into the content of a safetensors file, {} in other files.
-
-    Raises:
-        ValueError, RecursionError, TypeError, AttributeError: damaged.
-    """
+    """The facts that onebit wrote into the content of a safetensors file, {} in other files."""
     size = int.from_bytes(content[:8], "little")
     _check_header(size)
     return _facts(json.loads(content[8 : 8 + size]).get("__metadata__"))
@@ -27,9 +23,6 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]
     """(the open file, a context manager; the facts that onebit wrote into it, {} in other files).
 
     Its tensors are arrays of numpy.
-
-    Raises:
-        OSError, ValueError, RecursionError, TypeError, safetensors.SafetensorError: it cannot be read, or is damaged.
     """
     import safetensors
 

@@ -36,9 +36,6 @@ def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:
     Args:
         name: a name in the table, or the object itself.
         kind: of the entries, for the message: "weight quantizer".
-
-    Raises:
-        UnknownNameError: no such name; the message suggests the most similar one.
     """
     if not isinstance(name, str):
         return name

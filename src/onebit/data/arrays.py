@@ -38,9 +38,6 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
 
     The file holds `train_images`, `train_labels`, `test_images` and `test_labels`, as `Dataset.from_arrays` takes them,
     and optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
-
-    Raises:
-        DataError: no such file, a damaged file, or other arrays than these.
     """
     if directory is None:
         raise DataError("data set 'arrays' is a file of your own arrays: name it with --data FILE.npz")

@@ -49,9 +49,6 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
 
     Returns:
         (H, W, 3) uint8.
-
-    Raises:
-        DataError: the file does not decode; the message names it.
     """
     box = None if crop is None else lambda width, height: crop_box(width, height, np.asarray(crop, np.float64))
     with opened(path) as image:
@@ -90,9 +87,6 @@ class Decoders:
 
         Args:
             crops: (len(paths), 4), the part to take of each image, see `decode_image`.
-
-        Raises:
-            DataError: an image does not decode, or a worker died.
         """
         pixels = np.empty((len(paths), *self.size, 3), np.uint8)
         for error in self.decode_into(pixels, paths, crops=crops):

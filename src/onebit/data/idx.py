@@ -29,9 +29,6 @@ def read_idx(path: Path, *, shape: tuple[int, ...], sha256: str, remedy: str) ->
         shape: the expected shape; no more memory is used, whatever the file claims.
         sha256: of the uncompressed file including its header, hex.
         remedy: what the user can do about a damaged file, the end of the message.
-
-    Raises:
-        DataError: unreadable, another header, too short, too long, or another checksum.
     """
     try:
         return _read(path, shape, sha256)

@@ -94,10 +94,6 @@ def read_folder(
 
     Returns:
         Images, or `StreamedImages`.
-
-    Raises:
-        DataError: no such folder, another layout than `list_folder` describes, or an image that does not decode.
-        UsageError: images of several sizes without `input_size`, or a negative number of workers.
     """
     if workers is not None and workers < 0:
         raise UsageError(f"workers must be 0 or more, got {workers}")

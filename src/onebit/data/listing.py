@@ -57,11 +57,6 @@ def list_folder(root: Path) -> Listing:
     `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
     the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
     share of each class, drawn by the paths of the files, is the test split.
-
-    Raises:
-        DataError: no images, a class without images, fewer than two classes, a class without training images, or
-            several folders of validation images, splits that would be classes or ignored, as `Train` and `Test`, or a
-            class name with characters that do not print.
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
     splits = [name for name in _sub_folders(root) if _split_of(name)]

@@ -46,10 +46,6 @@ class MaskedImages:
         masks: (N, H, W) uint8.
         augmentation: the changes; None for none.
         channels_last: whether batches (N, C, H, W) have NHWC memory; otherwise they are contiguous.
-
-    Raises:
-        UsageError: a window larger than the padded image, rotations of a window that is not square, or a change that
-            does not work with masks.
     """
 
     def __init__(self, images: Images, masks: Masks, augmentation: Augmentation | None, *, channels_last: bool) -> None:

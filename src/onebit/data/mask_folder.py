@@ -44,11 +44,6 @@ def read_masked_folder(
         name: "segmentation", or the name of a folder that is also searched for in `ONEBIT_DATA`.
         directory: the folder, or its parent.
         classes: names of the classes for a folder without `classes.txt`.
-
-    Raises:
-        DataError: no such folder, an image without a mask, a file that does not decode, several sizes, a mask of
-            another size than its image, a mask with other values than the classes, or a `classes.txt` beside masks
-            that have one class and 255.
     """
     if name == "segmentation" and directory is None:
         raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
@@ -91,11 +86,7 @@ def _files(folder: Path, others: list[str]) -> dict[str, Path]:
 
 
 def _absent_classes(root: Path, names: Sequence[str], masks: Masks) -> str:
-    """Which classes no mask has, as a part of a note; "" for none.
-
-    Raises:
-        DataError: the masks have one class and 255, as two classes without `classes.txt` would be written.
-    """
+    """Which classes no mask has, as a part of a note; "" for none."""
     counts = np.bincount(masks.ravel(), minlength=VOID + 1)
     absent = [name for number, name in enumerate(names) if not counts[number]]
     if counts[VOID] and len(absent) == len(names) - 1:

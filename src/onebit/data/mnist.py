@@ -75,11 +75,7 @@ def read_mnist(
     files: Sequence[IdxFile] = MNIST_FILES,
     mirrors: Sequence[str] = MNIST_MIRRORS,
 ) -> LoadedFiles:
-    """Find or download the four files (training images and labels, test images and labels), read and check them.
-
-    Raises:
-        DataError: a file is damaged, or missing and cannot be downloaded.
-    """
+    """Find or download the four files (training images and labels, test images and labels), read and check them."""
     official = OfficialFiles(
         "mnist",
         ("mnist", "MNIST/raw"),  # the second is where torchvision puts them

@@ -23,11 +23,7 @@ LABELS_SHA256 = "f64d915b4da3276329b7b28ba75c320096a9cdb7cf6aab79541a0b4cff00c3c
 
 
 def read_mnist_sample(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
-    """Read and check the shipped files; `directory` and `progress` have no effect.
-
-    Raises:
-        DataError: a shipped file is missing or damaged.
-    """
+    """Read and check the shipped files; `directory` and `progress` have no effect."""
     here = Path(__file__).parent
     count = TRAIN_COUNT + TEST_COUNT
     remedy = "reinstall onebit"

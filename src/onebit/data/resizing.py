@@ -48,11 +48,7 @@ def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[fl
 
 
 def resized_crops(pixels: Images, crops: npt.NDArray[np.float64]) -> Images:
-    """Crop a random part (see `crop_box`) of each image (N, H, W, C) and resize it to the size of the image.
-
-    Raises:
-        UsageError: neither 1 nor 3 channels.
-    """
+    """Crop a random part (see `crop_box`) of each image (N, H, W, C) and resize it to the size of the image."""
     from PIL import Image
 
     _, height, width, channels = pixels.shape

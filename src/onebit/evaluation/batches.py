@@ -26,9 +26,6 @@ def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[i
     """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
 
     BatchNorm cannot train on a single sample.
-
-    Raises:
-        UsageError: a batch size below 1.
     """
     need("batch_size", batch_size, batch_size >= 1, "1 or more")
     starts = list(range(0, count, batch_size))

@@ -158,9 +158,6 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (M, classes) and (M,) int64.
-
-    Raises:
-        UsageError: labels or logits of another kind or shape; masks of so many classes that `VOID` is one of them.
     """
     if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
         raise _unfit("classification", logits, labels)
@@ -190,11 +187,7 @@ def _center(masks: Tensor, logits: Tensor) -> Tensor:
 
 
 def paired(outputs: Tensor, targets: Tensor, task: str, *, loss: str = "") -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape, for regression and for several labels per sample; `loss` is for messages.
-
-    Raises:
-        UsageError: targets of integers, or of another shape: torch would broadcast (N, 1) against (N,) to (N, N).
-    """
+    """Outputs and targets of one shape, for regression and for several labels per sample; `loss` is for messages."""
     if not targets.is_floating_point() or len(outputs) != len(targets):
         raise _unfit(task, outputs, targets, loss)
     if outputs.shape != targets.shape:

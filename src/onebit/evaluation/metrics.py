@@ -155,9 +155,6 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
     Args:
         metric: a name in METRICS, a function (outputs, targets) -> float, the mean over the samples that it gets, or
             several of these; None for those of the task. Functions with one name are numbered.
-
-    Raises:
-        UnknownNameError: no such metric. UsageError: one of another task. WrongTypeError: not a metric.
     """
     if metric is None:
         return {name: METRICS[name] for name in DEFAULT_METRICS.get(task or "", ())}

@@ -34,11 +34,7 @@ def outputs_for(model: nn.Module, inputs: Any) -> Any:
 
 
 def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
-    """Refuse inputs that a model does not take; returns its outputs for the first two.
-
-    Raises:
-        UsageError: what the model got, why torch refuses it, and how to go on.
-    """
+    """Refuse inputs that a model does not take; returns its outputs for the first two."""
     plain = uncompiled(model)
     try:
         with whole_pixels(plain, name=name):
@@ -78,9 +74,6 @@ def check_targets(outputs: Any, targets: Any, task: str | None, *, loss: str = "
     Args:
         task: see `onebit.evaluation.loss_table.TASKS`; None for a loss of the user, whose targets are hers.
         loss: its name, for messages.
-
-    Raises:
-        UsageError: another dtype or shape. DataError: labels outside of the classes, targets that are not finite.
     """
     if task is None and not is_classification(task, outputs, targets):
         return
@@ -155,11 +148,7 @@ def checked(samples: Samples, batch_size: int | None = None) -> Iterator[tuple[A
 
 
 def refuse_not_finite(samples: Samples) -> None:
-    """Look for NaN and infinite values in samples, after a loss that is not a number.
-
-    Raises:
-        DataError: the first batch with one.
-    """
+    """Look for NaN and infinite values in samples, after a loss that is not a number."""
     done = 0
     for inputs, targets in samples.batches():
         for what, value in (("inputs", inputs), ("targets", targets)):

@@ -33,11 +33,7 @@ def kept_training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def whole_pixels(model: nn.Module, *, name: str = "") -> Iterator[None]:
-    """Refuse numbers up to 1 where an `InputCoding` takes pixels 0–255, as if they were nearly black.
-
-    Raises:
-        UsageError: in the context, a forward pass with such numbers.
-    """
+    """Refuse numbers up to 1 where an `InputCoding` takes pixels 0–255, as if they were nearly black."""
 
     def check(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         x = arguments[0]
@@ -62,9 +58,6 @@ def check_takes(model: nn.Module, shape: Sequence[int], *, classes: int | None =
     Args:
         shape: of an image, (C, H, W); data: the name of the data set.
         classes: number of logits per image; None skips this check.
-
-    Raises:
-        UsageError: the model does not take uint8 images (N, C, H, W), or its logits are not (N, classes).
     """
     check_own_shape(model, shape)
     model = uncompiled(model)  # the input of torch.compile: two images need no compilation

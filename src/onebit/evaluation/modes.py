@@ -64,9 +64,6 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     Args:
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned) or "sample" (one draw);
             a net without binary layers accepts any mode.
-
-    Raises:
-        UsageError: unknown mode, or a quantizer without a random draw or a mean.
     """
     layers = list(binary_layers(model))
     skip_fused_path_(model)
@@ -204,11 +201,7 @@ def bn_images(train: Split) -> Images | StreamedImages:
 
 
 def parse_weights(weights: str) -> tuple[str, int]:
-    """("sample", N) for "ensemble:N", (weights, 1) for the other test modes.
-
-    Raises:
-        UsageError: not a test mode.
-    """
+    """("sample", N) for "ensemble:N", (weights, 1) for the other test modes."""
     match = re.fullmatch(r"ensemble:(\d{1,7})", weights) if isinstance(weights, str) else None
     if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
@@ -229,9 +222,6 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
 
     Args:
         bn: "auto" means "reestimate" for modes that a net with BatchNorm was not trained in.
-
-    Raises:
-        UsageError: not a test mode, or unknown `bn`.
     """
     parse_weights(weights)
     if not any(True for _ in binary_layers(model)):
@@ -262,9 +252,6 @@ def mode_logits(
         train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`; of a `Dataset` its
             training split.
         Remaining arguments: see `evaluate`.
-
-    Raises:
-        UsageError: unknown mode, a quantizer without a draw or a mean, or `reestimate` without `train`.
     """
     samples = ArraySamples(images)
     return mode_outputs(
@@ -293,9 +280,6 @@ def mode_outputs(
     Args:
         task: what is predicted, see `onebit.evaluation.loss_table`; None for classes.
         Remaining arguments: see `evaluate`.
-
-    Raises:
-        UsageError: as `mode_logits`; an ensemble of a net without logits, or of samples in a random order.
     """
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)

@@ -18,11 +18,7 @@ def size_of(value: Any) -> int:
 
 
 def leaves(value: Any) -> Iterator[Tensor]:
-    """The tensors in a tensor, or in nested tuples and dicts of tensors.
-
-    Raises:
-        DataError: something else.
-    """
+    """The tensors in a tensor, or in nested tuples and dicts of tensors."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)) and len(value):

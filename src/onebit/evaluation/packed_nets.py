@@ -38,10 +38,6 @@ def load_packed_data(
 
     Args:
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
-
-    Raises:
-        UsageError: a net that does not classify images, or one for other classes, or for gray images instead of color;
-            data of the user's own, by the name in a certificate. DataError: the data are not there, or damaged.
     """
     if len(net.input.shape) != 3 or (net.certificate and net.certificate.compared != "labels"):
         kind = "has no labels" if len(net.input.shape) == 3 else "takes no images"

@@ -34,9 +34,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     ±1 weights and uint8 pixels are exact in bfloat16, so a binary net loses only the rounding of activations and
     gradients.
-
-    Raises:
-        UsageError: an unknown precision.
     """
     need("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision == "auto":
@@ -68,9 +65,6 @@ def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_
     """Resolve a memory format to torch's; "auto" is channels_last for a net with convolutions.
 
     Convolutions are 1.2 to 2 times faster with channels last.
-
-    Raises:
-        UsageError: an unknown memory format.
     """
     need("memory_format", memory_format, memory_format in MEMORY_FORMATS, f"one of {', '.join(MEMORY_FORMATS)}")
     if memory_format == "auto":

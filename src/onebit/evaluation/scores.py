@@ -52,11 +52,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct predictions.
-
-        Raises:
-            UsageError: not a classification.
-        """
+        """Share of correct predictions."""
         if self.correct is None:
             known = ", ".join(f"metrics[{name!r}]" for name in self.sums)
             raise UsageError(f"only a classification has an accuracy; this score has loss{', ' * bool(known)}{known}")
@@ -141,11 +137,7 @@ def score_outputs(
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
-    """The score of a split from those of its parts; None is a part without images.
-
-    Raises:
-        DataError: no part has a sample.
-    """
+    """The score of a split from those of its parts; None is a part without images."""
     counted = [part for part in parts if part is not None]
     count = _some(sum(part.count for part in counted))
     if len(counted) == 1:

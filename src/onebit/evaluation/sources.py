@@ -129,11 +129,7 @@ class LoaderSamples:
 
     @cached_property
     def steps(self) -> int:
-        """Batches of an epoch; a loader that does not know its length is read once to count them.
-
-        Raises:
-            UsageError: there are none.
-        """
+        """Batches of an epoch; a loader that does not know its length is read once to count them."""
         known = loader_length(self.loader)
         if known is None:
             known = sum(1 for _ in repeated(self.loader))
@@ -209,10 +205,6 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
         name: of the argument, for messages.
         batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
             its own.
-
-    Raises:
-        WrongTypeError: anything else. DataError: arrays of different lengths, or without numbers. UsageError: no
-            samples, or a batch size for a loader.
     """
     if isinstance(data, (ArraySamples, LoaderSamples)):
         return data

@@ -35,17 +35,10 @@ class Writer(Protocol):
 
         Files beside, and one file of a folder at least, say near their start that they are "written by onebit": a later
         export replaces those, and no others.
-
-        Raises:
-            UsageError: the net has a shape, or another property, that the target cannot hold.
         """
 
     def run(self, net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
-        """What the files at `path` compute for `inputs`: outputs by name, (N, …) float32.
-
-        Raises:
-            CannotRun: the software for that is not on this machine.
-        """
+        """What the files at `path` compute for `inputs`: outputs by name, (N, …) float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,9 +64,6 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
 
     Returns:
         What was made of it, in one line.
-
-    Raises:
-        CheckpointError: the packed net belongs to another model, or its activations are integers of few bits.
     """
     same = check_structure(model, net, tuple(images.shape[1:]), source=source)
     kept = min(same, _last_weights(net)) if other_classes else same
@@ -95,9 +92,6 @@ def check_structure(model: nn.Module, net: PackedNet, shape: tuple[int, ...], *,
 
     Args:
         shape: of an input of the model.
-
-    Raises:
-        CheckpointError: see `unfold_`.
     """
     few = next((node.output for node in net.nodes if isinstance(node, (Quantize, Requantize))), None)
     if few is not None:

@@ -38,10 +38,6 @@ def find_ranges(net: PackedNet, images: Any, roundings: Sequence[Rounding]) -> d
     """The range of each value to be rounded, by name.
 
     It minimizes the mean squared rounding error of the values that the exact net computes for the images.
-
-    Raises:
-        UsageError: fewer than 32 images, images that the net does not take, or a value that is zero for all of them.
-        FormatError, NotBinaryError: values that are NaN or infinite; the message names the first.
     """
     images = as_batch(net.input, images)
     count = images.shape[0]

@@ -38,11 +38,7 @@ def is_large(input_shape: Sequence[int]) -> bool:
 
 
 def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
-    """The stem of a net that has one for each kind of image; None chooses by the size of the image.
-
-    Raises:
-        UsageError: neither "cifar" nor "imagenet".
-    """
+    """The stem of a net that has one for each kind of image; None chooses by the size of the image."""
     if stem is None:
         return "imagenet" if is_large(input_shape) else "cifar"
     if stem not in ("cifar", "imagenet"):
@@ -51,11 +47,7 @@ def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
 
 
 def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """(C, H, W) as a tuple.
-
-    Raises:
-        UsageError: not three positive numbers.
-    """
+    """(C, H, W) as a tuple."""
     shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
     if len(shape) != 3 or not all(isinstance(size, Integral) and size > 0 for size in shape):
         got = shape or described(input_shape)
@@ -90,9 +82,6 @@ class Parts:
         real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
         last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale.
         coding, mean, std: see `InputCoding`; the mean and std of pixels 0–255 that a data set has.
-
-    Raises:
-        UsageError: an unknown activation or init, or a width that is not positive.
     """
 
     weight_quantizer: WeightQuantizer = "sign"
@@ -225,10 +214,6 @@ def quantized(quantizer: Quantizer, activation: nn.Module | None = None) -> nn.S
 
 
 def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
-    """Refuse dropout where signs follow.
-
-    Raises:
-        UsageError: zeroes would become +1.
-    """
+    """Refuse dropout where signs follow."""
     if dropout and parts.takes_signs:
         raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")

@@ -118,9 +118,6 @@ class Bottleneck(nn.Module):
         stride: of the 3×3 convolution and the shortcut.
         shortcut: a name of `SHORTCUTS`, used where the shape changes.
         around_each: must be False: the convolutions of a bottleneck change the number of channels.
-
-    Raises:
-        UsageError: `around_each`.
     """
 
     def __init__(
@@ -253,9 +250,6 @@ def cifar_resnet(
         depth: 20, 32, 44, 56, 110 or another 6n + 2.
         bireal: a shortcut around each convolution, as Bi-Real net (arXiv:1808.00278) has for ±1 activations.
         options: see `ResNet`.
-
-    Raises:
-        UsageError: another depth.
     """
     if depth < 8 or (depth - 2) % 6:
         raise UsageError(f"depth must be 6n + 2 (20, 32, 44, 56, 110), got {depth}")
@@ -292,9 +286,6 @@ def imagenet_resnet(
             average pooling and a real 1×1 convolution where the image is halved. The paper keeps the first and the last
             layer real: `real_first` and `real_last`. Not with bottlenecks.
         options: see `ResNet`.
-
-    Raises:
-        UsageError: `bireal` with bottlenecks.
     """
     return ResNet(
         IMAGENET_DEPTHS[depth],

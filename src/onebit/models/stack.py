@@ -45,9 +45,6 @@ class Stack:
         dropout: probability of zeroing a unit where the net drops out (not before a sign).
         last_norm: see `Parts`; without it the last layer has a bias.
         settings: see `Parts`.
-
-    Raises:
-        UsageError: dropout before a sign, or from any step an image too small for it, with the shape after each layer.
     """
 
     def __init__(

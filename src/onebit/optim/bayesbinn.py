@@ -104,11 +104,7 @@ class BayesBiNN(CompanionOptimizer):
 
 
 def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
-    """The BayesBiNN of a recipe; a posterior that is given goes on, other latents begin as ±`latent_init`.
-
-    Raises:
-        UsageError: a prior, but no weights to start from.
-    """
+    """The BayesBiNN of a recipe; a posterior that is given goes on, other latents begin as ±`latent_init`."""
     settings = setup.settings
     if settings.prior and not setup.initialized:
         raise UsageError(

@@ -77,11 +77,7 @@ def prox_latents_(
 
 
 def prepare_prox(optimizer: torch.optim.Optimizer, setup: OptimizerSetup) -> None:
-    """`prox_latents_` as a recipe says: λ grows to `prox_strength` in the last step before the freeze.
-
-    Raises:
-        UsageError: no strength.
-    """
+    """`prox_latents_` as a recipe says: λ grows to `prox_strength` in the last step before the freeze."""
     strength, freeze = setup.settings.prox_strength, setup.settings.prox_freeze
     if strength is None:
         raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")

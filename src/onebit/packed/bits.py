@@ -47,9 +47,6 @@ def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
     Returns:
         uint64 array.
 
-    Raises:
-        NotBinaryError: some values are neither +1 nor -1 (such as 0 and NaN).
-
     Example:
         >>> pack_signs(np.array([1, -1, 1, 1]))
         array([13], dtype=uint64)
@@ -74,9 +71,6 @@ def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = 
         count: number of signs along `axis`.
         axis: the packed axis; it grows from ceil(count / 64) to count.
         dtype: signed dtype of the result.
-
-    Raises:
-        UsageError: wrong number of words for `count`.
     """
     rows = words_to_bytes(np.moveaxis(np.asarray(words), axis, -1), count)
     signs = np.unpackbits(rows, axis=-1, count=count, bitorder="little").view(np.int8)
@@ -85,11 +79,7 @@ def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = 
 
 
 def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
-    """File rows of words: (…, ceil(count / 64)) uint64 -> (…, ceil(count / 8)) uint8, contiguous.
-
-    Raises:
-        UsageError: not uint64, or wrong number of words for `count`.
-    """
+    """File rows of words: (…, ceil(count / 64)) uint64 -> (…, ceil(count / 8)) uint8, contiguous."""
     words = np.asarray(words)
     expected = word_count(count)
     if words.dtype.kind != "u" or words.dtype.itemsize != 8 or words.ndim == 0 or words.shape[-1] != expected:
@@ -101,12 +91,7 @@ def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
 
 
 def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
-    """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`.
-
-    Raises:
-        UsageError: not uint8, or wrong number of bytes for `count`.
-        FormatError: tail bits after the last sign are set.
-    """
+    """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`."""
     rows = np.asarray(rows)
     expected = byte_count(count)
     if rows.dtype != np.uint8 or rows.ndim == 0 or rows.shape[-1] != expected:
@@ -147,9 +132,6 @@ def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
 
     Returns:
         (N, O) int32. Temporary memory is limited to blocks of about 64 thousand values.
-
-    Raises:
-        UsageError: wrong shapes or dtypes.
 
     Example:
         >>> xnor_dot(pack_signs(np.array([[1, -1, 1]])), pack_signs(np.array([[1, 1, 1], [-1, 1, -1]])), 3)

@@ -24,11 +24,7 @@ LONGEST_NUMBER = 40
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        UsageError: unreadable, not JSON, or beyond one of the bounds; one line that names the file.
-    """
+    """The value in a JSON file."""
     try:
         return checked_tree(json.loads(read_text(path)), where=f"{path}: ")
     except (ValueError, RecursionError) as error:

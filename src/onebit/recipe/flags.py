@@ -55,9 +55,6 @@ def read_words(
     Args:
         options: other flags -> SWITCH, OPTIONAL or VALUE.
         short: `-b` -> the name of its flag; the value may be attached.
-
-    Raises:
-        UsageError: an unknown flag, a value that is missing, or one for a SWITCH.
     """
     known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
     fields = frozenset(flag_names())
@@ -101,11 +98,7 @@ def read_words(
 
 
 def flag_values(flags: Flags) -> dict[str, Any]:
-    """Field -> value of the flags of a recipe; the last value counts.
-
-    Raises:
-        UsageError: an unknown flag, one without a value, or a word that is not a flag.
-    """
+    """Field -> value of the flags of a recipe; the last value counts."""
     if isinstance(flags, Mapping):
         return dict(flags)
     words = read_words(flags)

@@ -43,9 +43,6 @@ def short_name(name: str) -> str:
 def split_own(name: str) -> OwnName:
     """The parts of the name of a custom model.
 
-    Raises:
-        UsageError: neither `package.module:Class` nor `path/to/file.py:Class`.
-
     Example:
         >>> split_own("nets/small.py:Net")
         OwnName(where='nets/small.py', attribute='Net', is_file=True)

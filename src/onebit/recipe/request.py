@@ -55,9 +55,6 @@ def request_recipe(
         flags: fields of a recipe with their values, and what else changes the file.
         source: a recipe or JSON configuration; None for the defaults that suit the flags.
         method, task: names of `methods()` and `TASKS`.
-
-    Raises:
-        UsageError, UnknownNameError: the request cannot be understood, or has settings that would not be used.
     """
     implied, values = split_alias(flags.settings)
     implied = merge(implied, {"model": flags.net}) if flags.net else implied

@@ -115,9 +115,6 @@ def argument_of(value: Any, hint: Any, default: Any, *, name: str) -> Any:
         hint: its type, None where nobody says; then the type of the `default` counts.
         name: for the message.
 
-    Raises:
-        UsageError: a value of another type.
-
     Example:
         >>> argument_of("64,32", list[int], (), name="model.widths")
         [64, 32]

@@ -15,11 +15,7 @@ _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file; JSON is YAML, too.
-
-    Raises:
-        UsageError: unreadable, not YAML, or beyond one of the bounds; one line that names the file.
-    """
+    """The value in a YAML file; JSON is YAML, too."""
     try:
         return checked_tree(load_yaml(read_text(path), where=f"{path}, "), where=f"{path}: ")
     except yaml.YAMLError as error:

@@ -63,10 +63,6 @@ def layer_histogram(
         weight: (O, …) latents, or real weights if `value` and `signs` are None.
         value: the two values are ±value.
         signs: of the latents, ±1 in the shape of `weight`; sign(latent) if only `value` is given.
-
-    Raises:
-        DataError: no weights, or weights that are not finite.
-        UsageError: `value` is not a positive number.
     """
     need("value", value, value is None or positive(value), "a positive number")
     weight = np.asarray(weight, np.float32)
@@ -160,9 +156,6 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None
     """(facts, names of weights in the order of the net, latent ones, function that reads one) of a safetensors file.
 
     Names are sorted if the file has no order; latent ones are None if the file does not name them.
-
-    Raises:
-        FormatError: a damaged file, when it is opened or when a weight is read.
     """
     import safetensors
 

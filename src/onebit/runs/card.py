@@ -31,9 +31,6 @@ def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = F
     Args:
         certificate: of the packed net, which has the accuracy of the test mode "packed".
         other_files: it is about data that are not those of the training; the card leaves its accuracy out.
-
-    Raises:
-        FormatError: result.json is damaged.
     """
     recipe, folder = run.recipe, run.source.parent
     if not isinstance(run.facts.get("recipe"), dict) and not (folder / "recipe.yaml").is_file():

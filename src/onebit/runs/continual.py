@@ -56,12 +56,7 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
 
 
 def arms(recipe: Recipe) -> dict[str, Recipe]:
-    """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with.
-
-    Raises:
-        UnknownNameError: an unknown method. UsageError: the same method twice, or a setting that several tasks do not
-            use.
-    """
+    """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with."""
     if recipe.first_stage or recipe.permutation is not None:
         name = "first_stage" if recipe.first_stage else "permutation"
         raise UsageError(f"{name} does not go with several tasks: leave it out, or set continual.tasks to 0")
@@ -96,10 +91,6 @@ def train_continual(
     Returns:
         The content of continual.json: `cells`, and `test`, the final scores of the recipe's own method over all tasks,
         for each test mode.
-
-    Raises:
-        CheckpointError: the folder holds another training. FormatError: its continual.json is damaged.
-        UsageError: as `fit` and `build_training`.
     """
     table = folder / TABLE_FILE
     cells = list(read_table(table).cells) if table.exists() else []
@@ -128,11 +119,7 @@ def train_continual(
 
 
 def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any] | None:
-    """What `train_continual` returned for a folder in which all tasks are learned; None for any other folder.
-
-    Raises:
-        CheckpointError: the tasks are those of other data. FormatError: a file is damaged.
-    """
+    """What `train_continual` returned for a folder in which all tasks are learned; None for any other folder."""
     table = folder / TABLE_FILE
     if not table.exists():
         return None

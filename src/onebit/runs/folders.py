@@ -53,11 +53,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def refuse_busy(folder: Path) -> None:
-    """Refuse a folder into which another process trains, which may have written nothing yet.
-
-    Raises:
-        UsageError: the message says which process.
-    """
+    """Refuse a folder into which another process trains, which may have written nothing yet."""
     if (folder / LOCK_FILE).exists():
         with lock_folder(folder):
             pass

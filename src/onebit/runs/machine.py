@@ -28,9 +28,6 @@ def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
 
     Args:
         ranks: which of several processes this is.
-
-    Raises:
-        UnknownNameError, UsageError: a device or precision that does not exist, or that this machine does not have.
     """
     device = rank_device(resolve_device(recipe.device), ranks)
     return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())

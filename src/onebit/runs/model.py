@@ -58,11 +58,7 @@ FAINT = 0.25
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of a recipe; "auto" is a GPU where there is one.
-
-    Raises:
-        UnknownNameError: not a device. UsageError: not on this machine.
-    """
+    """The device of a recipe; "auto" is a GPU where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -94,9 +90,6 @@ def build_model(
         input_shape: (C, H, W) of an image; classes: number of logits.
         statistics: mean and standard deviation per channel for the coding "standardize"; without them the buffers hold
             0 and 1, to be overwritten by the weights that are loaded next.
-
-    Raises:
-        UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
     if recipe.is_own:
         return build_own(recipe, input_shape=input_shape, statistics=statistics)
@@ -124,10 +117,6 @@ def build_training(
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
-
-    Raises:
-        UsageError, UnknownNameError: names or settings that do not fit together.
-        FormatError, CheckpointError: `init_from` is damaged or holds another net.
     """
     torch.manual_seed(recipe.seed)
     if start is not None:
@@ -152,9 +141,6 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
     Args:
         data: a packed net needs its images for the statistics of BatchNorm.
         tell: whether to warn of weights that were trained on other data, or on images that validate this training.
-
-    Raises:
-        UsageError, FormatError, CheckpointError: no such file, a damaged one, or another net.
     """
     source = recipe.init_from
     if source is None:
@@ -194,11 +180,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
 
 @torch.no_grad()
 def _last_tensors(model: nn.Module, data: Dataset, *, source: str) -> list[str]:
-    """The names of the tensors of the last layer that forward calls, and of those after it.
-
-    Raises:
-        CheckpointError: forward calls this layer more than once, so that it is not only the last one.
-    """
+    """The names of the tensors of the last layer that forward calls, and of those after it."""
     called: list[str] = []
     with ExitStack() as stack:
         stack.enter_context(kept_training(model))
@@ -309,9 +291,6 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     Args:
         images: number of training images; labels: of their labels, one for each image or for each pixel.
         processes: see `build_training`.
-
-    Raises:
-        UsageError, UnknownNameError: names or settings that do not fit together.
     """
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
@@ -353,9 +332,6 @@ def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: 
 
     Args:
         masks: whether the data have masks; name: of the data.
-
-    Raises:
-        UsageError: the net predicts the other.
     """
     if masks and not hasattr(model, "output_shape"):
         known = " or ".join(known for known, entry in MODELS.entries().items() if entry.masks)

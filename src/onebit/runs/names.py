@@ -13,11 +13,7 @@ from onebit.recipe.optimizer import SCHEDULES
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names of models, quantizers, optimizers, schedules and losses.
-
-    Raises:
-        UnknownNameError: the first of them, with the nearest name.
-    """
+    """Refuse unknown names of models, quantizers, optimizers, schedules and losses."""
     for known, name, kind in (
         ((*MODEL_ALIASES, *MODELS, *([recipe.model.name] if recipe.model.is_own else [])), recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),

@@ -53,10 +53,6 @@ def open_run(
         model: code of the user's own that builds the net, in place of that of the recipe; the recipe still says how
             the net is binarized. Without a recipe, this is the whole model.
         dataset: of a file without a recipe.
-
-    Raises:
-        UsageError: no weight file, or no recipe; code of the user's own that is not run, see `load_code`.
-        FormatError: a damaged file. CheckpointError: the weights of another net.
     """
     source = trained_file(path)
     data = read_bytes(source)

@@ -26,9 +26,6 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
 
     Args:
         count: labels of the training split, of images or of pixels.
-
-    Raises:
-        UsageError: settings that do not go together.
     """
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
@@ -82,11 +79,7 @@ def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_pe
 
 
 def check_pair(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse a weight quantizer and an optimizer that do not make a method together.
-
-    Raises:
-        UsageError: which of them goes with what, or clipped gradients that no method of theirs learns from.
-    """
+    """Refuse a weight quantizer and an optimizer that do not make a method together."""
     refuse_clipping(recipe)
     name = recipe.optimizer.name
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
@@ -118,11 +111,7 @@ def _only(names: tuple[str, ...]) -> str:
 def build_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, *, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of a recipe; its epochs become optimizer steps.
-
-    Raises:
-        UsageError: unknown, a warm-up as long as training, or no factor that ends where it should.
-    """
+    """The schedule of a recipe; its epochs become optimizer steps."""
     refuse_long_warmup(recipe)
     settings, own_rate = recipe.schedule, recipe.optimizer.real_lr
     rate = recipe.optimizer.lr if uses_lr(recipe) or own_rate is None else own_rate

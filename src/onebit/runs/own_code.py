@@ -47,11 +47,7 @@ class OwnCode:
     digest: str | None
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
-        """Arguments as the types that the signature says; text that came from a flag becomes a number, a list …
-
-        Raises:
-            UsageError: an unknown name, a value of another type, or an argument without a default that is missing.
-        """
+        """Arguments as the types that the signature says; text that came from a flag becomes a number, a list …"""
         known = self.parameters()
         free = any(found.kind is found.VAR_KEYWORD for found in self._signature().values())
         typed = {}
@@ -100,10 +96,6 @@ def load_code(name: str, *, named: bool, digest: str | None = None) -> OwnCode:
         name: `path/to/file.py:Class`, relative to the current folder, or `package.module:Class`.
         named: whether the user names it; else a file does, and the code must be the user's all the same.
         digest: of the file when the model was trained, if it is known.
-
-    Raises:
-        UsageError: no such file, module or class, code that fails, or code that only a file names and that is not known
-            to be the user's.
 
     Warns:
         UserWarning: the file is another one than the model was trained with; or, before it is run, that it is run

@@ -72,9 +72,6 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
 
     Args:
         way: how to go on, with {kind} and {name} of the module's quantizer; owner: of the settings, for the message.
-
-    Raises:
-        UsageError: the first quantizer that differs.
     """
     layers = [layer for _, layer in binary_layers(model)]
     for kind, table, expected, several in (
@@ -100,9 +97,6 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
 
     Args:
         named: see `load_code`.
-
-    Raises:
-        UsageError: see `load_code` and `OwnCode.arguments`.
     """
     if not recipe.model.is_own:
         return recipe
@@ -113,12 +107,7 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
 
 
 def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
-    """A recipe of a custom model with a definite input coding, and notes about the model; any other as it is.
-
-    Raises:
-        UsageError: the model takes neither the uint8 images of the data nor standardized ones, its forward fails, or it
-            has binary layers with other quantizers than the recipe.
-    """
+    """A recipe of a custom model with a definite input coding, and notes about the model; any other as it is."""
     if not recipe.model.is_own:
         return recipe, []
     settings, model, notes = recipe.model, _built(recipe.model, data), []
@@ -158,9 +147,6 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
 
     Args:
         input_shape, statistics: see `build_model`.
-
-    Raises:
-        UsageError: see `load_code`; the code builds no module.
     """
     code = load_code(settings.name, named=False, digest=settings.source)
     with torch.device("cpu"):  # its own code need not work without values

@@ -24,9 +24,6 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Keys are those of plain layers, also where the weights are parametrized (recurrent layers, attention).
     Parameters of input quantizers stay, as `LAYER.input_quantizer.…` or `ACTIVATION.quantizer.…`: the model that loads
     this must still quantize its inputs.
-
-    Raises:
-        NotBinaryError: the model has no binary layer, or a latent weight is NaN.
     """
     weights = {}
     for name, layer in binary_layers(model):
@@ -48,11 +45,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_plain(model: nn.Module, path: str | Path) -> None:
-    """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors.
-
-    Raises:
-        UsageError: unknown suffix. NotBinaryError: see `plain_state_dict`.
-    """
+    """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors."""
     path = Path(path)
     if path.suffix not in (".pth", ".pt", ".safetensors"):
         raise UsageError(f"{path}: the file name of a torch export must end in .pth, .pt or .safetensors")
@@ -66,11 +59,7 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
 
 
 def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
-    """The net of a run with `state` in plain weights: input quantizers, but no weight quantizers; in eval mode.
-
-    Raises:
-        CheckpointError: `state` belongs to another net.
-    """
+    """The net of a run with `state` in plain weights: input quantizers, but no weight quantizers; in eval mode."""
     recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
     twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
     for _, layer in binary_layers(twin):  # of a model of the user's own, which says itself what is binary

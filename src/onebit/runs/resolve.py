@@ -47,10 +47,6 @@ def resolve(
         trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
         given: names of the requested settings. Weight decay without effect is refused if it is one of them; otherwise
             it causes a warning. `sync_norm` in one process is refused if it is one of them.
-
-    Raises:
-        UsageError, UnknownNameError: the first mistake.
-        FormatError, CheckpointError: `init_from` or the teacher is damaged or another net.
     """
     check_names(recipe)
     _check_loss(recipe)
@@ -77,11 +73,7 @@ def resolve(
 
 
 def refuse_no_decay(recipe: Recipe) -> None:
-    """Refuse weight decay without effect, as `resolve` does, but read none of the files that the recipe names.
-
-    Raises:
-        UsageError: nothing decays, or the settings that say so do not fit together.
-    """
+    """Refuse weight decay without effect, as `resolve` does, but read none of the files that the recipe names."""
 
     def optimizer_of(part: Recipe) -> torch.optim.Optimizer:
         model = _meta_model(part, _fixed_data(part))
@@ -161,11 +153,7 @@ def _meta_model(recipe: Recipe, data: Dataset | None) -> nn.Module:
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
-    """A data set of the same size and shape, with black images that share the memory of one pixel.
-
-    Raises:
-        UsageError: `validation` leaves nothing to train on.
-    """
+    """A data set of the same size and shape, with black images that share the memory of one pixel."""
     assert entry.counts is not None
     assert entry.input_shape is not None
     assert entry.classes is not None

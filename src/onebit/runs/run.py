@@ -43,11 +43,7 @@ FORGOTTEN = 0.25
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe, with its split and preprocessing.
-
-    Raises:
-        UsageError: whitened images with black borders or squares, or permuted ones that are cropped, mirrored, …
-    """
+    """The data of a recipe, with its split and preprocessing."""
     augmentation = recipe.augmentation
     for name in ("crop_padding", "cutout"):
         if recipe.whitening is not None and getattr(augmentation, name):
@@ -75,10 +71,6 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
     Returns:
         Whether there is a checkpoint to continue from.
-
-    Raises:
-        UsageError: the folder holds a run, and `resume` is False.
-        CheckpointError: it holds a run of another recipe.
     """
     if refuse_used(folder, resume=resume):
         refuse_other_recipe(folder, recipe)
@@ -151,12 +143,7 @@ def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
 
 
 def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
-    """The teacher of a recipe.
-
-    Raises:
-        UsageError: not a trained net, or one for other images or classes.
-        FormatError, CheckpointError: damaged.
-    """
+    """The teacher of a recipe."""
     name = recipe.teacher
     if name is None:
         return None
@@ -194,9 +181,6 @@ def first_stage(recipe: Recipe) -> Recipe:
 
     Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
-
-    Raises:
-        UsageError: the second stage has no binary weights, or the optimizer trains binary weights only.
     """
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
@@ -242,9 +226,6 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
 
     Returns:
         The content of result.json; `test` maps each test mode to its counts on the test split.
-
-    Raises:
-        CheckpointError: a second stage is to be resumed whose first one is not there.
     """
     if not recipe.first_stage:
         return train_stage(recipe, data, folder, resume=resume, **options)
@@ -384,11 +365,7 @@ def _result(
 
 
 def _load_best(model: nn.Module, path: Path, best: EpochLog) -> None:
-    """Load the weights of the best epoch, which validation selected; without validation the last weights stay.
-
-    Raises:
-        CheckpointError: the file is missing, or holds another epoch. FormatError: it is damaged.
-    """
+    """Load the weights of the best epoch, which validation selected; without validation the last weights stay."""
     if best.validation_loss is None:
         return
     lost = f"the training chose epoch {best.epoch}: put its file back, or train again with --overwrite"

@@ -29,10 +29,6 @@ def load_run_data(
 
     Returns:
         The data; their note says so if they are the user's own and not those of the training.
-
-    Raises:
-        UsageError: other classes than the net, or own arrays in an unknown place.
-        DataError: missing or damaged.
     """
     recipe = run.recipe
     if dataset not in (None, recipe.dataset):
@@ -68,11 +64,7 @@ def are_other_files(data: Dataset) -> bool:
 def load_from_place(
     recipe: Recipe, place: Path | None, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one.
-
-    Raises:
-        DataError: missing or damaged. UsageError, UnknownNameError: see `load_dataset`.
-    """
+    """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one."""
     if directory is not None or place is None:
         return load_recipe_data(recipe, directory=directory, progress=progress)
     if recipe.dataset in DATASETS:

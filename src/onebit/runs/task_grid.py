@@ -52,11 +52,7 @@ class TaskTable:
 
 
 def read_table(path: Path) -> TaskTable:
-    """Read a continual.json.
-
-    Raises:
-        FormatError: it cannot be read, or is damaged.
-    """
+    """Read a continual.json."""
     try:
         values = read_json(path, largest=MOST_RESULT)
         if not isinstance(values, dict) or not isinstance(values.get("cells"), list) or not values["cells"]:

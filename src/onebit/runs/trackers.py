@@ -56,9 +56,6 @@ class TensorBoard:
 
     Args:
         recipe: of the run; folder: its run folder.
-
-    Raises:
-        UsageError: tensorboard is not installed.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -104,9 +101,6 @@ class WeightsAndBiases:
 
     Args:
         recipe: of the run; folder: its run folder.
-
-    Raises:
-        UsageError: wandb is not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:

@@ -129,11 +129,7 @@ def opened(net: object) -> PackedNet:
 
 
 def as_batch(spec: InputSpec, batch: Any) -> Any:
-    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are.
-
-    Raises:
-        UsageError: a wrong shape, dtype or device, or numbers that are not finite.
-    """
+    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are."""
     if type(batch) is not np.ndarray:
         batch = without_torch(batch)
     if not (type(batch) is np.ndarray and batch.shape[1:] == spec.shape and batch.dtype == DTYPES[spec.dtype]):

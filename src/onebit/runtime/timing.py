@@ -126,9 +126,6 @@ def time_packed(
 
     Returns:
         rows of batch, variant, µs per call (median, fastest) and speedup over numpy.
-
-    Raises:
-        UsageError: numbers that are not positive. OnebitError: logits that are not those of numpy, bit for bit.
     """
     if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
         raise UsageError("batches, rounds, threads and seconds must be positive")

@@ -61,11 +61,7 @@ class PackedAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `torch.nn.MultiheadAttention.forward`.
-
-        Raises:
-            UsageError: `is_causal` without `attn_mask`, as in torch, or tensors of another rank.
-        """
+        """As `torch.nn.MultiheadAttention.forward`."""
         if is_causal and attn_mask is None:
             raise UsageError("got is_causal without attn_mask, expected both, as torch does")
         if query.dim() not in (2, 3) or {key.dim(), value.dim()} != {query.dim()}:

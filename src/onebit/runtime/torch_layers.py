@@ -197,12 +197,7 @@ class PackedLinear(PackedLayer):
         return super()._quantize(x.movedim(-1, 1)).movedim(1, -1)  # input quantizers have channels on axis 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, K) -> (…, O), in the dtype of `x`, computed in float32.
-
-        Raises:
-            UsageError: another number of inputs, or a tensor that is not real, not on the CPU, or has a forward-mode
-                tangent.
-        """
+        """(…, K) -> (…, O), in the dtype of `x`, computed in float32."""
         refuse_tangent(x, "packed layers")
         if x.dim() == 0 or x.shape[-1] != self.terms:
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
@@ -247,9 +242,6 @@ class PackedConv(PackedLayer):
 
         Args:
             output_size: of a transposed convolution, as in torch.
-
-        Raises:
-            UsageError: another shape, or a tensor that is not real, not on the CPU, or has a forward-mode tangent.
         """
         refuse_tangent(x, "packed layers")
         if x.dim() == self.axes + 1:

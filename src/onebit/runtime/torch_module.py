@@ -32,12 +32,6 @@ def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
     Args:
         net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
         shape: of the output of one sample; needed for tracing, where the bytes are unknown.
-
-    Raises:
-        UsageError: tensors of a wrong dtype, shape or device, numbers that are not finite, or a net with an output of
-            another shape.
-        FormatError: bytes that are not a valid file, or outputs that are not finite.
-        NotBinaryError: as `onebit.runtime.run`.
     """
     read = _read_for(images, net)
     if read.shapes != (tuple(shape),):

@@ -84,11 +84,7 @@ class PackedRecurrent(nn.Module):
         return first.terms
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        """The output for (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence.
-
-        Raises:
-            UsageError: another shape of the input or of `hx`.
-        """
+        """The output for (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence."""
         if isinstance(input, PackedSequence):
             sizes = input.batch_sizes.tolist()
             if hx is not None and input.sorted_indices is not None:

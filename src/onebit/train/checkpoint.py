@@ -171,10 +171,6 @@ def load_checkpoint(path: Path, job: Job) -> None:
     """Restore in place what `save_checkpoint` wrote; `job` is freshly built.
 
     The "settings" in `job.settings` become those that the training began with.
-
-    Raises:
-        FormatError: not a checkpoint, damaged, or one that would run code.
-        CheckpointError: a checkpoint of another net, optimizer or setting.
     """
     state = job.ranks.first(lambda: _read(path))  # the others may not even see the file
     _refuse_other_settings(path, job, state)

@@ -33,9 +33,6 @@ class Teacher:
             CPU, wherever the net is trained.
         weight: weight of the teacher in the loss; 1 ignores the labels.
         temperature: divides the logits of both nets.
-
-    Raises:
-        WrongTypeError: no module. UsageError: a weight outside (0, 1], or a temperature that is not positive.
     """
 
     model: nn.Module
@@ -103,9 +100,6 @@ def ready_teacher(
 
     Args:
         inputs: of two samples, on the device; None for blank images.
-
-    Raises:
-        UsageError: it takes other images or gives other classes than the net that is trained.
     """
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     refuse_teacher(getattr(teacher.model, "image_shape" if teacher.packed else "input_shape", None), None, data)
@@ -132,11 +126,7 @@ def ready_teacher(
 def refuse_teacher(
     input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset | FitData, *, name: str = ""
 ) -> None:
-    """Refuse a teacher of other images or classes than the data; None skips a check.
-
-    Raises:
-        UsageError: it takes other images, or has other classes.
-    """
+    """Refuse a teacher of other images or classes than the data; None skips a check."""
     who = f"teacher {name}" if name else "the teacher"
     if input_shape is not None and data.input_shape and tuple(input_shape) != tuple(data.input_shape):
         raise UsageError(

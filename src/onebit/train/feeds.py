@@ -89,11 +89,7 @@ class ArrayFeed:
 
 @dataclass
 class LoaderFeed:
-    """The batches of a loader, whose order and random transforms are seeded by epoch where torch allows that.
-
-    Raises:
-        UsageError: several processes, and a loader that does not divide its samples among them.
-    """
+    """The batches of a loader, whose order and random transforms are seeded by epoch where torch allows that."""
 
     samples: LoaderSamples
     device: torch.device

@@ -73,9 +73,6 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
     Args:
         data: see `fit`; validation: of any form, instead of that of a `Dataset`; None for none.
         batch_size: of the training; a loader has its own.
-
-    Raises:
-        As `onebit.evaluation.sources.as_samples`.
     """
     if isinstance(data, FitData):
         return data

@@ -53,9 +53,6 @@ def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor)
 
     Args:
         example: two images, (2, C, H, W), of the full size.
-
-    Raises:
-        UsageError: see above.
     """
     first, side = augmentation.first_size, min(example.shape[2:])
     if first is None:

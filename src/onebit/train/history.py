@@ -141,11 +141,7 @@ class EpochLog:
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
-        """The epoch that a file describes; unknown fields are left out.
-
-        Raises:
-            ValueError: not a mapping, a field missing, of the wrong type or out of range.
-        """
+        """The epoch that a file describes; unknown fields are left out."""
         if not isinstance(values, dict):
             raise ValueError("expected a JSON object")
         row: dict[str, Any] = {}
@@ -379,11 +375,7 @@ class History:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Any]) -> History:
-        """The epochs in a checkpoint, the inverse of `texts`; earlier versions wrote mappings.
-
-        Raises:
-            ValueError: not an epoch, or not the next one.
-        """
+        """The epochs in a checkpoint, the inverse of `texts`; earlier versions wrote mappings."""
         logs = [EpochLog.from_dict(read_row(row)) for row in rows]
         for epoch, row in enumerate(logs, start=1):
             if row.epoch != epoch:

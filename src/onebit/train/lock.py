@@ -41,9 +41,6 @@ def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterat
 
     Args:
         ranks: all of them call this, and the one that writes holds the lock; None for a single process.
-
-    Raises:
-        UsageError: another training holds it; the message says which. OnebitError: the folder cannot be written to.
     """
     with ExitStack() as stack:
         if folder is not None:

@@ -45,11 +45,7 @@ STRIDES = "view size is not compatible"
 
 
 def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, int]:
-    """The batches of an epoch, and the steps of all epochs.
-
-    Raises:
-        UsageError: see `fit`.
-    """
+    """The batches of an epoch, and the steps of all epochs."""
     data, ranks, device, seed = job.data.train, job.ranks, job.device, job.seed
     shares = ranks.world if isinstance(data, (Split, ArraySamples)) else 1  # each process has a loader of its own
     if not isinstance(data, LoaderSamples) or loader_batch_size(data):
@@ -79,9 +75,6 @@ def check_data(job: Job) -> None:
     """Refuse data that do not fit the model or the loss, by the first batch of training and of validation.
 
     `job.example` becomes the inputs of a few samples, blank for a `Split`, whose images are checked when a step fails.
-
-    Raises:
-        UsageError, DataError: see `fit`.
     """
     if isinstance(job.data.train, Split):
         job.example = two_inputs(job)

@@ -94,9 +94,6 @@ class Ranks:
         """What `action` returns: called on rank 0, then on the first rank of each other machine, then on the rest.
 
         The next ranks find in a cache what the first one downloads. This may take hours.
-
-        Raises:
-            OnebitError: the first that any rank raised, on every rank.
         """
         if self.world == 1:
             return action()
@@ -140,11 +137,7 @@ def _attempt(action: Callable[[], Found]) -> tuple[Found | None, OnebitError | N
 
 
 def launched_ranks() -> Ranks:
-    """The rank that torchrun gave this process, from its environment; ALONE without torchrun.
-
-    Raises:
-        UsageError: a variable of torchrun that is not a number.
-    """
+    """The rank that torchrun gave this process, from its environment; ALONE without torchrun."""
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return ALONE
     try:
@@ -154,11 +147,7 @@ def launched_ranks() -> Ranks:
 
 
 def meet(ranks: Ranks) -> Ranks:
-    """The same ranks with the store that the processes share; does not wait for the other processes.
-
-    Raises:
-        UsageError: no store can be reached.
-    """
+    """The same ranks with the store that the processes share; does not wait for the other processes."""
     try:
         store, _, _ = next(dist.rendezvous("env://"))
     except (RuntimeError, ValueError) as error:
@@ -204,9 +193,6 @@ def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
 
     Args:
         device: of the recipe; "cuda" leaves the choice of the GPU to this function.
-
-    Raises:
-        UsageError: one GPU for all processes, or fewer GPUs than processes.
     """
     if ranks.world == 1 or device.type != "cuda":
         return device

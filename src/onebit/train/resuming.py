@@ -132,9 +132,6 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     """The state_dict in a checkpoint, checked against a fresh `optimizer`.
 
     torch accepts any state_dict; a state of another kind would break the first step.
-
-    Raises:
-        CheckpointError: it does not fit.
     """
     fresh = optimizer.state_dict()["param_groups"]
     states = found.get("state") if isinstance(found, dict) else None
@@ -168,11 +165,7 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 def check_parts(state: dict[str, Any]) -> None:
-    """Check the form of a checkpoint by itself, before anything compares or restores a part of it.
-
-    Raises:
-        CheckpointError: a part is missing or of another type, or `_nested` or `refuse_odd` refuses a value.
-    """
+    """Check the form of a checkpoint by itself, before anything compares or restores a part of it."""
     setting = state["setting"] if isinstance(state.get("setting"), dict) else {}
     parts = [(name, state.get(name), kind) for name, kind in PARTS.items()]
     # earlier versions did not store these
@@ -188,11 +181,7 @@ def check_parts(state: dict[str, Any]) -> None:
 
 
 def _nested(content: Any) -> Iterator[tuple[Any, Any]]:
-    """(name, value) of everything in nested mappings and lists, from a file that nobody vouches for.
-
-    Raises:
-        CheckpointError: they are deeper than a training nests them, or many: a value counts wherever it is named.
-    """
+    """(name, value) of everything in nested mappings and lists, from a file that nobody vouches for."""
     level, count = [("", content)], 0
     for _ in range(DEEPEST):
         below: list[tuple[Any, Any]] = []
@@ -213,9 +202,6 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     """`found`, if it is of the same kind as `expected`; unexpected keys are left out.
 
     Switches may be missing, as versions of torch have different ones.
-
-    Raises:
-        CheckpointError: it is of another kind.
     """
     if isinstance(expected, dict) and isinstance(found, Mapping):
         if all(isinstance(key, str) for key in expected):

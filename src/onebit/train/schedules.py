@@ -42,9 +42,6 @@ def schedule_factor(
     Args:
         total_steps, warmup_steps, milestones: in optimizer steps.
         final: factor at the end.
-
-    Raises:
-        UsageError: unknown name, a warm-up longer than training, or an exponential schedule to zero.
     """
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule {name!r}{did_you_mean(name, SCHEDULES)}")

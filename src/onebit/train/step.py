@@ -32,9 +32,6 @@ class StepSettings:
         clip_grad_norm: limit for the norm of all gradients together; None for no limit.
         clip_grad_value: limit for the magnitude of one gradient; None for no limit.
         samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
-
-    Raises:
-        UsageError: a number that is not positive; WrongTypeError: not a number, or a part of a sample.
     """
 
     accumulate: int = 1
@@ -52,11 +49,7 @@ class StepSettings:
 
 
 def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
-    """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs.
-
-    Raises:
-        UsageError: a batch larger than the data or too small for the processes, or nothing to train.
-    """
+    """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs."""
     if processes > 1 and batch_size < 2 * processes:
         raise UsageError(
             f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
@@ -75,9 +68,6 @@ def refuse_parts(accumulate: int, *, batch_size: int, processes: int = 1) -> Non
     """Refuse more parts than the share of a process in a batch has pairs of samples.
 
     The last batch of an epoch may be smaller, and then has fewer parts.
-
-    Raises:
-        UsageError: too many parts.
     """
     most = max(1, batch_size // processes // 2)
     if accumulate > most:

@@ -67,9 +67,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
     are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving
     average gives the average.
-
-    Raises:
-        FormatError: unreadable, damaged, or without tensors.
     """
     return state_of(read_bytes(path), path)
 
@@ -127,11 +124,7 @@ def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a `.pth`/`.pt`/`.ckpt` file, loaded without running code from it.
-
-    Raises:
-        FormatError: unreadable, or the file holds Python objects that are not plain data.
-    """
+    """The content of a `.pth`/`.pt`/`.ckpt` file, loaded without running code from it."""
     return _torch_content(read_bytes(path), path)
 
 
@@ -163,11 +156,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _check_torch_file(data: bytes) -> None:
-    """Check what `torch.load` does not: sizes and checksums of a zip archive, and the length of its pickles.
-
-    Raises:
-        ValueError, OSError, zipfile.BadZipFile, …: the file must not be loaded.
-    """
+    """Check what `torch.load` does not: sizes and checksums of a zip archive, and the length of its pickles."""
     file = io.BytesIO(data)
     if not zipfile.is_zipfile(file):
         file.seek(0)
@@ -219,9 +208,6 @@ def fitting_state(
         start: for the start of a training: BatchNorm, biases and codings that `state` lacks keep their initial values,
             with one warning. So does the last layer, and what follows it, if `state` has another number of outputs.
         anew: names of tensors that keep their initial values whatever `state` has for them.
-
-    Raises:
-        CheckpointError: missing, unexpected or differently shaped tensors.
     """
     own = model.state_dict()
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
@@ -295,11 +281,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, facts) of a safetensors file; `facts` is empty for a file that onebit did not write.
-
-    Raises:
-        FormatError: unreadable or damaged.
-    """
+    """(state_dict, facts) of a safetensors file; `facts` is empty for a file that onebit did not write."""
     return _weights_of(read_bytes(path), path)
 
 

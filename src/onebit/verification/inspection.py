@@ -216,11 +216,7 @@ def _macs_unknown(layer: LayerReport) -> bool:
 
 
 def inspect_file(path: str | Path) -> Inspection:
-    """Inspect a run folder, or a torch, safetensors or .1bit file.
-
-    Raises:
-        FormatError: unreadable, damaged, or without weights. UsageError: the path does not exist.
-    """
+    """Inspect a run folder, or a torch, safetensors or .1bit file."""
     if is_packed(path):
         return _inspect_packed(path)
     from onebit.train.weights import read_state, weight_file

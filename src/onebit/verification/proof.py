@@ -65,10 +65,6 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
     Args:
         data: needed for weights "sample" only, to re-estimate BatchNorm on training images.
         weights, seed: see `pack_run`.
-
-    Raises:
-        UsageError: "sample" without data, or a net trained on whitened or permuted images.
-        NotBinaryError, FoldError: see `pack_run`.
     """
     refuse_whitened(run)
     if run.recipe.permutation is not None:
@@ -105,10 +101,6 @@ def pack_run(
         calibration: number of training images to find their ranges on, evenly spread over the split.
         on_ranges: called with the integer net and its ranges.
         on_images: called with (images done, images) during the comparison.
-
-    Raises:
-        UsageError: the net was trained on whitened images; for `activations` also as `onebit.integer_net`.
-        NotBinaryError: no binary layer, or NaN weights. FoldError: an operation that cannot be folded.
     """
     model, packed = fold_run(run, data, weights=weights, seed=seed)
     if activations is not None:
@@ -156,9 +148,6 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 
     Args:
         on_images: called with (images done, images) during each claim about images.
-
-    Raises:
-        NotBinaryError: the net has no binary layer, so there is nothing to prove.
     """
     if not any(True for _ in binary_layers(run.model)):
         raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")

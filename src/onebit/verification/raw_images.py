@@ -19,9 +19,6 @@ def on_raw_images(run: Run) -> Run:
     """The same net for images as they are stored: permuted pixels become permuted weights of the first layer.
 
     Its recipe has no permutation, so `load_run_data` gives the images that it takes.
-
-    Raises:
-        UsageError: trained on whitened images, or on permuted pixels with another model than an MLP.
     """
     refuse_whitened(run)
     if run.recipe.permutation is None:

@@ -26,11 +26,7 @@ FLOATS = "float32", "float64"
 
 
 def packed_samples(packed: PackedNet, data: Any) -> Samples:
-    """Samples that a packed net is fed; data of any form, see `onebit.evaluation.sources`.
-
-    Raises:
-        UsageError: no samples, or of another shape or dtype than those of the net. WrongTypeError: another form.
-    """
+    """Samples that a packed net is fed; data of any form, see `onebit.evaluation.sources`."""
     if isinstance(data, Dataset):
         data = data.test
     if isinstance(data, Split) and data.labels.ndim > 1:
@@ -82,11 +78,7 @@ def output_keys(packed: PackedNet) -> dict[str, str]:
 
 
 def by_key(packed: PackedNet, value: Any, who: str) -> dict[str, np.ndarray]:
-    """The outputs of a model, or something else in their structure, by `output_keys`.
-
-    Raises:
-        UsageError: another structure than that of the packed net.
-    """
+    """The outputs of a model, or something else in their structure, by `output_keys`."""
     output = packed.output
     if isinstance(output, str):
         parts = {"": value}

@@ -42,11 +42,7 @@ def measure(plan: Planner, folder: Path) -> str:
 
 
 def linked(folder: Path) -> tuple[int, int, int]:
-    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else.
-
-    Raises:
-        CannotMeasure: the compiler is not installed, or it fails.
-    """
+    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else."""
     if which(COMPILER) is None:
         raise CannotMeasure(f"{COMPILER} is not installed: not measured")
     with tempfile.TemporaryDirectory() as temporary:

@@ -90,12 +90,7 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]
 
 
 def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
-    """The outputs of `run`, and the median and the smallest of the milliseconds that a sample takes.
-
-    Raises:
-        CannotRun: node is not installed.
-        OnebitError: the script failed.
-    """
+    """The outputs of `run`, and the median and the smallest of the milliseconds that a sample takes."""
     node = which("node")
     if node is None:
         raise CannotRun("node is not installed")

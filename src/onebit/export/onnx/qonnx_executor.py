@@ -13,11 +13,7 @@ from onebit.packed.net import INPUT
 
 
 def run_qonnx(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """What the executor of qonnx computes, sample by sample.
-
-    Raises:
-        CannotRun: qonnx is not installed.
-    """
+    """What the executor of qonnx computes, sample by sample."""
     if find_spec("qonnx") is None:
         raise CannotRun("qonnx is not installed; qonnx 1.0.0 needs onnx 1.19, best in an environment of its own")
     from qonnx.core.modelwrapper import ModelWrapper
