@@ -50,7 +50,6 @@ notebooks: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m tools.plain_words
 
 types: setup
 	$(BIN)/mypy
