@@ -7,39 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from onebit.common.arguments import described
 from onebit.common.text import NetSize
-from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.evaluation.health import constant_inputs, constant_warning
 from onebit.fold import eval_copy, refusals_of
 from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
-from onebit.fold.trace import module_path, random_inputs
-from onebit.layers import BinarizeReport, BinaryLayer, Normalize, binary_layers, check_model, input_quantizers
+from onebit.fold.trace import random_inputs
+from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, check_model, input_quantizers
 from onebit.layers.base import unwrapped
 from onebit.layers.description import BIAS, REASONS, describe_layers, weight_counts
-from onebit.layers.parametrized import binary_parametrizations
 from onebit.quantizers import Quantizer
 
 REASON_LENGTH = 100
 """Characters of a reason in the line of a training."""
 TRIED = 4
 """Samples of random numbers that show which binary inputs are constant."""
-MODERATE = 5.0
-"""How many times larger than its inputs the outputs of a binary layer may be without a normalization behind it."""
-
-_NORMS = (
-    *(BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax),
-    *(nn.LogSoftmax, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Hardsigmoid, nn.Softsign, Normalize, Quantizer),
-)
-_NORM_NAMES = {
-    *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm", "normalize", "softmax", "log_softmax"),
-    *("sigmoid", "tanh", "hardtanh", "relu6", "hardsigmoid", "clamp", "clip", "sign"),
-}
-"""Functions and methods that bound or normalize their inputs, by name."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +125,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         return CheckReport(layers, False, reasons)
     whole = model if preprocess is None else nn.Sequential(preprocess, model)
     (example,) = [node.meta["value"] for node in graph.nodes if node.op == "placeholder"]
-    warnings = (*_blown_up(whole, graph), *mistakes(eval_copy(whole), lambda: random_inputs(example, TRIED)))
+    warnings = tuple(mistakes(eval_copy(whole), lambda: random_inputs(example, TRIED)))
     read = tuple(error.layer for error in refusals.values() if isinstance(error, LatentsReadError))
     return CheckReport(layers, not reasons, reasons, warnings, latents_read=read)
 
@@ -185,78 +171,3 @@ def _float(example: Any) -> Any:
         return torch.as_tensor(example).float()
     except (TypeError, ValueError, RuntimeError):
         raise UsageError(f"got {described(example)}, expected a tensor (N, …)") from None
-
-
-def _blown_up(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
-    """A warning for each binary layer whose large outputs reach the next layer or the answer without a norm."""
-    layers = {name: layer for name, layer in binary_layers(model) if isinstance(layer, BinaryLayer)}
-    seen = set()
-    for node in graph.nodes:
-        path = module_path(node) if node.op == "call_module" else None
-        if path not in layers or path in seen:
-            continue
-        reached = list(_reached(model, node))
-        gain = _gain(layers[path]) if reached else 0.0
-        found = next(((gain * factor, where) for factor, where in reached if gain * factor > MODERATE), None)
-        if found is not None:
-            seen.add(path)
-            yield (
-                f"{path!r}: its outputs are about {found[0]:.0f} times as large as its inputs, and nothing normalizes "
-                f"them before {found[1]}; put a BatchNorm behind it, or use a weight quantizer with scales, such as "
-                "'xnor'"
-            )
-
-
-def _gain(layer: BinaryLayer) -> float:
-    """The size of outputs for inputs of size 1: the norm of a row of weights, in the mean over rows."""
-    with torch.no_grad():
-        rows = layer.binary_weight().dense().flatten(1).float()
-        return float(rows.square().sum(1).mean().sqrt())
-
-
-def _reached(model: nn.Module, source: fx.Node) -> Iterator[tuple[float, str]]:
-    """(factor, name) of each layer, or the output, that a value reaches without a norm; the factor is of constants."""
-    open_nodes, seen = [(source, 1.0)], {source}
-    while open_nodes:
-        node, factor = open_nodes.pop()
-        for user in node.users:
-            if user in seen:
-                continue
-            if user.op == "output":
-                yield factor, "the output"
-                continue
-            module = model.get_submodule(module_path(user)) if user.op == "call_module" else None
-            if _bounds(user, module):
-                continue
-            if module is not None and _has_weights(module):
-                if getattr(module, "input_quantizer", None) is None:
-                    yield factor, repr(module_path(user))
-                continue
-            seen.add(user)
-            open_nodes.append((user, factor * _factor(user)))
-
-
-def _bounds(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation normalizes or bounds its input."""
-    return isinstance(module, _NORMS) if module is not None else _name(node).rstrip("_") in _NORM_NAMES
-
-
-def _has_weights(module: nn.Module) -> bool:
-    """Whether a module multiplies its input by weights: a layer of its own."""
-    return any(p.dim() > 1 for p in module.parameters()) or bool(binary_parametrizations(module))
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _factor(node: fx.Node) -> float:
-    """By how much an operation with a constant changes the size of values."""
-    kinds = {"mul": 1, "mul_": 1, "imul": 1, "multiply": 1, "div": -1, "div_": -1, "truediv": -1, "itruediv": -1}
-    power = kinds.get(_name(node))
-    constants = [x.meta["value"] if isinstance(x, fx.Node) and x.op == "get_attr" else x for x in node.args[:2]]
-    numbers = [x for x in constants if isinstance(x, (int, float, Tensor))]
-    if power is None or len(numbers) != 1:
-        return 1.0
-    size = float(torch.as_tensor(numbers[0]).detach().float().square().mean().sqrt())
-    return size**power if size > 0 else 1.0
