@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-import onebit
 from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.counts import model_size
 from onebit.layers import (
-    BinarizeReport,
     BinaryConv2d,
     BinaryLinear,
     BinaryRow,
@@ -208,42 +204,6 @@ def test_long_names_and_many_layers_fit_a_screen() -> None:
         net = nn.ModuleDict({"encoder_layers": net})
     lines = str(binarize_(net)).splitlines()
     assert max(map(len, lines)) <= 80
-
-
-# ------------------------------------------------------------------------------------- the report is not the model
-USES: dict[str, Callable[[Any], object]] = {
-    "call": lambda report: report(torch.zeros(2, 4)),
-    "parameters": lambda report: report.parameters(),
-    "train": lambda report: report.train(),
-    "to": lambda report: report.to("cpu"),
-    "state_dict": lambda report: report.state_dict(),
-    "a layer": lambda report: report.head,
-    "index": lambda report: report[0],
-    "iteration": lambda report: list(report),
-    "groups": lambda report: onebit.latent_groups(report, lr=0.1),
-    "binarize again": lambda report: binarize_(report),
-    "summary": lambda report: onebit.summary(report),
-    "trainer": lambda report: onebit.Trainer(report, "bnn").fit("mnist-sample"),
-}
-
-
-@pytest.mark.parametrize("use", USES)
-def test_a_report_in_place_of_the_model_is_one_clear_line(use: str) -> None:
-    report = binarize_(Whole())
-    with pytest.raises(WrongTypeError) as caught:
-        USES[use](report)
-    assert "report.model" in str(caught.value)
-    assert "in place" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_report_is_an_ordinary_object_otherwise() -> None:
-    report = binarize_(nn.Sequential(nn.Linear(4, 4)))
-    assert not hasattr(report, "no_such_thing")
-    assert isinstance(copy.copy(report), BinarizeReport)
-    assert copy.deepcopy(report).binary == report.binary
-    assert pickle.loads(pickle.dumps(report)).real == report.real
-    assert "BinaryRow" in repr(report)
 
 
 def test_the_weights_of_a_model_are_what_multiplies_and_what_is_looked_up() -> None:

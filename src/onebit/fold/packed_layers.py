@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onebit.common.text import table
 from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold.folder import check_finite, has_hooks
@@ -69,14 +70,8 @@ class PackedLayersReport:
         rows += [(row.name, row.kind, *(f"{n:,}" for n in row[2:])) for row in self.packed]  # type: ignore[misc]
         before, after = (sum(getattr(row, key) for row in self.packed) for key in ("float_bytes", "packed_bytes"))
         rows.append(("all", "", f"{sum(row.weights for row in self.packed):,}", f"{before:,}", f"{after:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)).rstrip()
-            for row in rows
-        ]
-        return "\n".join(
-            [*lines, f"1/{before / after:.1f} of float32; {self.real_bytes:,} bytes of the model stay real"]
-        )
+        rest = f"1/{before / after:.1f} of float32; {self.real_bytes:,} bytes of the model stay real"
+        return f"{table(rows, right=(2, 3, 4))}\n{rest}"
 
 
 def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) -> PackedLayersReport:

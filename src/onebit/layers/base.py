@@ -32,7 +32,6 @@ def check_model(model: object) -> None:
         "str": "build one: onebit.create_model(name)",
         "PackedNet": "onebit.PackedModule(net) is a module; onebit.runtime.run(net, images) returns logits",
         "type": "create an instance of the class first",
-        "BinarizeReport": "binarize_ works in place: the model is report.model",
         "generator": "pass the model itself",
     }
     check_kind("model", model, nn.Module, "a torch module", ways)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from onebit.common.text import table
 from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import WrongTypeError, shortened
+from onebit.errors import shortened
 from onebit.layers.base import (
     BinaryLayer,
     LatentWeight,
@@ -95,23 +95,6 @@ class BinarizeReport:
         if scheduled(self.model):
             lines.append("its quantizers follow the training: your own loop calls onebit.set_progress before each step")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
-
-    def _not_the_model(self, use: str) -> NoReturn:
-        raise WrongTypeError(f"{use}: this is the report of binarize_, which works in place; the model is report.model")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._not_the_model("report(x)")
-
-    def __getitem__(self, index: Any) -> NoReturn:
-        self._not_the_model("report[…]")
-
-    def __iter__(self) -> NoReturn:
-        self._not_the_model("iteration")
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and hasattr(self.__dict__.get("model"), name):
-            self._not_the_model(f"report.{name}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 def _shown(name: str) -> str:
