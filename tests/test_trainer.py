@@ -14,7 +14,7 @@ from torch import nn
 
 import onebit
 from onebit.cli.train_command import read_command, train_request
-from onebit.data import Dataset, Split, make_toy
+from onebit.data import Dataset, make_toy
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
@@ -146,24 +146,18 @@ STE, BOTH = {"weight_quantizer": "ste_sign"}, {"weight_quantizer": "ste_sign", "
 
 
 @pytest.mark.parametrize(
-    ("quantizers", "method", "message"),
+    ("quantizers", "method", "kind"),
     [
-        (
-            STE,
-            "irnet",
-            "weight quantizer 'ste_sign', method 'irnet' has 'irnet': choose the method of the module, or pass",
-        ),
-        (STE, "real", "weight quantizer 'ste_sign', method 'real' has None"),
-        (STE, "bnn", "input quantizer none, method 'bnn' has 'ste_sign'"),
-        (BOTH, "binaryconnect", "weight quantizer 'ste_sign', method 'binaryconnect' has 'sign'"),
-        ({**BOTH, "weight_quantizer": "sign"}, "ste", "input quantizer 'ste_sign', method 'ste' has None"),
+        (STE, "irnet", "weight"),
+        (STE, "real", "weight"),
+        (STE, "bnn", "input"),
+        (BOTH, "binaryconnect", "weight"),
+        ({**BOTH, "weight_quantizer": "sign"}, "ste", "input"),
     ],
 )
-def test_a_binary_module_of_another_method_is_refused(quantizers: dict[str, str], method: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_a_binary_module_of_another_method_is_refused(quantizers: dict[str, str], method: str, kind: str) -> None:
+    with pytest.raises(UsageError, match=kind):
         onebit.Trainer(MLP((64, 16, 4), **quantizers), method)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_binary_module_of_the_method_is_trained(data: Dataset) -> None:
@@ -192,41 +186,13 @@ def test_predictions_are_probabilities_of_a_stated_mode(data: Dataset) -> None:
         assert right == trainer.evaluate(weights=mode).correct
 
 
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (lambda t, x: t.predict(x / 255.0), "got float64 (40, 1, 8, 8), expected uint8 (N, 1, 8, 8), values 0..255"),
-        (lambda t, x: t.predict(x[0]), "got uint8 (1, 8, 8), expected uint8 (N, 1, 8, 8)"),
-        (lambda t, x: t.predict(x[..., :7]), "got uint8 (40, 1, 8, 7), expected uint8 (N, 1, 8, 8)"),
-        (lambda t, x: t.predict(x[:0], weights="latnet"), "weights must be latent, binary, mean, sample or ensemble:N"),
-        (lambda t, x: t.evaluate("tset"), "unknown split 'tset'; did you mean 'test'?"),
-        (lambda t, x: t.evaluate(x), "split must be a Split or one of test, validation, train, got ndarray"),
-        (
-            lambda t, x: t.evaluate(Split(x[..., :6, :6], np.zeros(40, np.int64))),
-            "got uint8 (40, 1, 6, 6), expected uint8 (N, 1, 8, 8)",
-        ),
-    ],
-)
-def test_what_a_trained_module_is_asked_for_is_checked(
-    data: Dataset, trained: onebit.Trainer, ask: Any, message: str
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        ask(trained, data.test.images)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_images_have_no_predictions(data: Dataset, trained: onebit.Trainer) -> None:
-    found = trained.predict(data.test.images[:0], weights="ensemble:2")
-    assert (found.shape, found.dtype) == ((0, 4), np.dtype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def trained(data: Dataset) -> onebit.Trainer:
-    """A Trainer of a module that has been fitted."""
+def test_numbers_that_are_no_pixels_are_refused(data: Dataset) -> None:
     trainer = onebit.Trainer(dense(), "binaryconnect", epochs=1, **OWN)
     trainer.fit(data)
-    return trainer
+    with pytest.raises(UsageError, match="uint8"):
+        trainer.predict(data.test.images / 255.0)
+    with pytest.raises(UnknownNameError, match="split"):
+        trainer.evaluate("tset")
 
 
 def test_a_run_folder_is_one_of_the_command_line(data: Dataset, tmp_path: Path) -> None:
@@ -245,17 +211,8 @@ def test_data_by_name_is_read_as_the_settings_say(data: Dataset) -> None:
     trainer.fit("toy")
     assert trainer.recipe.validation == 48
     assert trainer.evaluate("validation").count == 48
-    with pytest.raises(UsageError, match="validation is for data that is given by its name, got toy as a Dataset"):
+    with pytest.raises(UsageError, match="validation"):
         trainer.fit(data)
-
-
-@pytest.mark.parametrize("settings", [{"first_stage": 1}, {"continual": {"tasks": 2}}])
-def test_a_trainer_does_a_single_training(settings: dict[str, Any]) -> None:
-    with pytest.raises(
-        UsageError,
-        match=f"{next(iter(settings))} needs several training runs, a Trainer does a single one: use onebit train",
-    ):
-        onebit.Trainer("mlp", **SMALL, **settings)
 
 
 def test_the_threads_are_those_of_the_settings(data: Dataset) -> None:
@@ -270,20 +227,10 @@ def test_the_threads_are_those_of_the_settings(data: Dataset) -> None:
 
 
 def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
-    with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
+    with pytest.raises(UsageError, match=r"optimizer\.gamma"):
         onebit.Trainer("mlp", optimizer={"gamma": 0.5}, **SMALL).fit(data)
-    with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
-        onebit.Trainer(dense(), optimizer={"gamma": 0.5}, **OWN).fit(data)
-    with pytest.raises(
-        UsageError, match=r"^options: dropout belongs to a model that is given by its name; for a module w.*, init$"
-    ):
-        onebit.Trainer(dense(), options={"dropout": 0.5})
-    with pytest.raises(
-        UsageError, match=r"^options: init belongs to .* with binary layers: weight_quantizer, input_quantizer$"
-    ):
-        onebit.Trainer(MLP((64, 16, 4)), options={"init": "uniform"})
-    with pytest.raises(UsageError, match=r'with a Trainer, use evaluate\(weights="ensemble:10"\)'):
-        onebit.Trainer("mlp", method="bayesbinn", draws=5, **SMALL)
+    with pytest.raises(UsageError, match="first_stage"):
+        onebit.Trainer("mlp", first_stage=1, **SMALL)
 
 
 def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
@@ -298,30 +245,17 @@ def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "noun"),
     [
-        (lambda: onebit.Trainer("mlp", "bayesbin"), "unknown method 'bayesbin'; did you mean 'bayesbinn'"),
-        (lambda: onebit.Trainer("mlp", epoch=3), "unknown field epoch; did you mean 'epochs'"),
-        (lambda: onebit.Trainer("mlp", optimizer={"rate": 1}), "unknown field optimizer.rate"),
-        (
-            lambda: onebit.Trainer(nn.Flatten(), options={"widths": (1, 2)}),
-            "options: widths belongs to a model that is given by its name; for a module without binary layers: weight",
-        ),
-        (lambda: onebit.Trainer("mlp").evaluate(), "nothing is trained yet: call fit"),
-        (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "'mlp'"),
+        (lambda: onebit.Trainer("mlp", "bayesbin"), "method"),
+        (lambda: onebit.Trainer("mlp", epoch=3), "epoch"),
+        (lambda: onebit.Trainer("mlp").evaluate(), "fit"),
+        (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "mlp"),
     ],
 )
-def test_what_does_not_exist_is_refused(make: Any, message: str) -> None:
-    with pytest.raises((UsageError, UnknownNameError)) as caught:
+def test_what_does_not_exist_is_refused(make: Any, noun: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError), match=noun):
         make()
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_module_that_takes_no_pixels_is_told_how_to_begin(data: Dataset) -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
-    with pytest.raises(UsageError, match=r"does not take the uint8 images 1×8×8 of toy .* begin it with onebit.Input"):
-        onebit.Trainer(net, "ste", epochs=1, batch_size=32, device="cpu").fit(data)
 
 
 def test_a_start_that_is_forgotten_at_once_is_told() -> None:

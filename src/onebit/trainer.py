@@ -12,20 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import described
-from onebit.common.tables import did_you_mean, resolve
+from onebit.common.tables import resolve
 from onebit.data import Dataset, Split
 from onebit.data.splits import as_split
 from onebit.errors import UsageError
-from onebit.evaluation.metrics import labels_per_sample, task_of
-from onebit.evaluation.misfits import check_takes_inputs, explained_samples
-from onebit.evaluation.model_inputs import check_takes
-from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights, prediction_of
+from onebit.evaluation.metrics import task_of
+from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
 from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
-from onebit.evaluation.sources import ArraySamples, Samples, as_samples
-from onebit.layers import binary_layers, check_model
-from onebit.models import MODELS
+from onebit.evaluation.sources import as_samples
+from onebit.layers import check_model
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.machine import own_threads
@@ -33,19 +29,14 @@ from onebit.runs.model import build_own_training, build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
-from onebit.train.fit_data import FitData, batch_size_of, epoch_size, fit_data
+from onebit.train.fit_data import FitData, batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
-OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
-"""Settings for reading a data set."""
-OF_SEVERAL = ("first_stage", "continual")
+OF_OTHERS = ("first_stage", "continual")
 """Settings of several consecutive training runs."""
-OF_BINARY = ("weight_quantizer", "input_quantizer")
-"""Options of a model that apply to a module with binary layers."""
-OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
-"""Options of a model that say how to binarize a module."""
-SPLITS = ("test", "validation", "train")
+OF_NAMED = ("validation", "permutation", "whitening")
+"""Settings that change a data set as it is read by its name."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +72,10 @@ class Trainer:
 
     Args:
         model: name of a model (`onebit list models`), which each `fit` builds again, so that it gives the same result;
-            or a module, which is trained in place. It takes the inputs of the data: uint8 images (N, C, H, W) of a data
-            set, see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized
-            with the quantizers of the method, and its latents are initialized as in a model;
-            options={"init": "default"} keeps its weights. A module with binary layers is not
-            changed.
+            or a module, which is trained in place on the inputs of the data: uint8 images (N, C, H, W) of a data set,
+            see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized with the
+            quantizers of the method, and its latents are initialized as in a model; options={"init": "default"} keeps
+            its weights.
         method: see `onebit list methods`.
         options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.
         settings: fields of a recipe: epochs=5, batch_size=100, optimizer={"lr": 0.01}, seed=1, …
@@ -108,32 +98,29 @@ class Trainer:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(model, str):
-            check_model(model)
-        if several := next((name for name in OF_SEVERAL if name in settings), None):
-            raise UsageError(f"{several} needs several training runs, a Trainer does a single one: use onebit train")
-        if "draws" in settings:
-            raise UsageError('draws belongs to onebit train: with a Trainer, use evaluate(weights="ensemble:10")')
+        if several := next((name for name in OF_OTHERS if name in settings), None):
+            raise UsageError(f"{several} needs several training runs: use onebit train")
         self.method = method
+        self._given = None if isinstance(model, str) else model
         name = model if isinstance(model, str) else type(model).__name__
         self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
-        self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
-        self._trained: tuple[nn.Module, Dataset | FitData] | None = None
+        self._model: nn.Module | None = None
+        self._data: Any = None
         self._metric: Any = None
         self.recipe = self._recipe("mnist")
         """The settings of the training; `fit` completes them with those of the data set."""
-        if self._given is None:
-            resolve(MODELS, self.recipe.model.name, kind="model")
-        else:
-            _refuse_unfit(self._given, self.recipe, method, options or {})
+        if self._given is not None:
+            check_model(self._given)
+            way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
+            refuse_other_quantizers(self._given, self.recipe.model, way=way, owner=f"method {method!r}")
         self.history = TrainerHistory()
 
     def __repr__(self) -> str:
         """The net, the method and the data; how the training went, and how much of the net is binary."""
         what = f"{self.recipe.model.name} with {self.method}"
-        if self._trained is None:
+        if self._model is None:
             return f"{what}, not trained yet"
-        return "\n".join([f"{what} on {self._trained[1].name}", *self.history.outline])
+        return "\n".join([f"{what} on {self._data.name}", *self.history.outline])
 
     @property
     def model(self) -> nn.Module:
@@ -142,12 +129,9 @@ class Trainer:
         Raises:
             UsageError: `fit` was not called yet.
         """
-        return self._model_and_data()[0]
-
-    def _model_and_data(self) -> tuple[nn.Module, Dataset | FitData]:
-        if self._trained is None:
+        if self._model is None:
             raise UsageError("nothing is trained yet: call fit(data) first")
-        return self._trained
+        return self._model
 
     def fit(
         self,
@@ -177,58 +161,38 @@ class Trainer:
 
         A layer of a module whose binary inputs are all equal, as after a ReLU, causes a warning.
         """
-        source = data if isinstance(data, str) else _own_data(data, validation, self._settings.get("batch_size"))
+        batch_size, given = self._settings.get("batch_size"), self._given
+        source = data if isinstance(data, str) else _own_data(data, validation, batch_size)
         name = source if isinstance(source, str) else source.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
-        self._metric = metric
-        options: dict[str, Any] = {"folder": folder, "resume": resume, "metric": metric}
-        options |= {"on_epoch": on_epoch, "verbose": verbose}
         if isinstance(source, str):
-            if self._given is None:
+            if given is None:
                 resolve_recipe(recipe, given=flatten(self._settings))
             source = load_recipe_data(recipe)
-        elif unused := next((name for name in OF_FILES if name in self._settings), None):
-            raise UsageError(f"{unused} is for data that is given by its name, got {source.name} as a Dataset")
-        if isinstance(source, FitData):
-            return self._fit_own(source, recipe, **options)
+        elif unused := next((name for name in OF_NAMED if name in self._settings), None):
+            raise UsageError(f"{unused} belongs to a data set that is given by its name")
+        options: dict[str, Any] = {"folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
         if isinstance(data, (str, Dataset)) and validation is not None:
             options["validation"] = validation
-        self.recipe = recipe = replace(recipe, validation=len(source.validation))
-        given = None if self._given is None else _made_binary(self._given, recipe)
         if given is not None:
-            check_takes(given, source.input_shape, data=source.name)
-        training = build_training(recipe, source, model=given)
+            torch.manual_seed(recipe.seed)
+            binarized_(given, recipe.model).to(resolve_device(recipe.device))
         with own_threads(recipe), lock_folder(folder):
-            if folder is not None:
+            if isinstance(source, Dataset):
+                recipe = replace(recipe, validation=len(source.validation))
+                training = build_training(recipe, source, model=given)
                 options["facts"] = facts_of(recipe, source)
-            if folder is not None and given is None:
-                start_folder(Path(folder), recipe, resume=resume)
-            self._trained = training.model, source
-            history = fit_recipe(recipe, training, source, **options)
+                if folder is not None and given is None:
+                    start_folder(Path(folder), recipe, resume=resume)
+            elif given is None:
+                raise UsageError(f"{recipe.model.name} takes uint8 images (N, C, H, W) in memory: pass your own module")
+            else:
+                recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
+                training = build_own_training(recipe, given, source)
+            self.recipe, self._metric, self._model, self._data = recipe, metric, training.model, source
+            history = fit_recipe(recipe, training, source, metric=metric, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)
-        return self.history
-
-    def _fit_own(self, data: FitData, recipe: Recipe, **options: Any) -> TrainerHistory:
-        """`fit` of a module on data that are not images in memory."""
-        if self._given is None:
-            raise UsageError(
-                f"model {self._settings['model']['name']!r} takes uint8 images (N, C, H, W) in memory: "
-                "pass a module that takes these data"
-            )
-        assert not isinstance(data.train, Split)  # else it is a Dataset
-        batch_size = self._settings.get("batch_size")
-        self.recipe = recipe = replace(recipe, batch_size=batch_size_of(data, batch_size, usual=recipe.batch_size))
-        model = _made_binary(self._given, recipe)
-        inputs, targets = next(data.train.batches())
-        check_takes_inputs(model, inputs, name=data.name)
-        samples, steps = epoch_size(data, recipe.batch_size)
-        labels = samples * labels_per_sample(targets, task_of(recipe.loss))
-        training = build_own_training(recipe, model, labels=labels, steps=steps)
-        self._trained = model, data
-        with own_threads(recipe):
-            history = fit_recipe(recipe, training, data, **options)
-        self.history = TrainerHistory(**vars(history), data=data.name)
         return self.history
 
     def evaluate(
@@ -243,28 +207,17 @@ class Trainer:
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
-            UsageError: an unknown split, images of another shape than in training, or an unknown test mode.
+            UsageError: an unknown split or an unknown test mode.
         """
-        model, data = self._model_and_data()
-        prepared = isinstance(split, str) or not self._prepares or (isinstance(split, Dataset) and split.preparation)
+        model, data = self.model, self._data
+        prepared = isinstance(split, str) or (isinstance(split, Dataset) and bool(split.preparation))
         if isinstance(split, str):
-            if split not in SPLITS:
-                raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
-            split = getattr(data, split, None)
-            if split is None:
-                raise UsageError("the data of this training have no such split: pass data, as (inputs, targets)")
+            splits = {name: getattr(data, name, None) for name in ("test", "validation", "train")}
+            split = resolve(splits, split, kind="split")
         elif isinstance(split, Dataset):
             split = split.test
-        elif isinstance(split, (np.ndarray, Tensor)):
-            raise UsageError(
-                f"split must be a Split or one of {', '.join(SPLITS)}, got {type(split).__name__}; of arrays pass "
-                "(inputs, targets)"
-            )
-        if not prepared:
-            split = _as_images(split)
-        if isinstance(split, Split) and isinstance(data, Dataset):
-            self._check_images(split.images)
-            split = split if prepared else data.prepared(split)
+        if isinstance(data, Dataset) and self._prepares and not prepared:
+            split = data.prepared(split if isinstance(split, Split) else as_split(*split))
         loss, metric = self.recipe.loss, self._metric
         return evaluate(
             model, split, weights=weights, train=data.train, loss=loss, metric=metric, seed=seed, verbose=verbose
@@ -280,42 +233,25 @@ class Trainer:
             weights, seed: see `onebit.evaluate`.
 
         Raises:
-            UsageError: images of another dtype or shape than in training, or an unknown test mode.
+            UsageError: images of another dtype than uint8, or an unknown test mode.
         """
-        model, data = self._model_and_data()
-        parse_weights(weights)
+        model, data = self.model, self._data
         if isinstance(data, Dataset):
             images = np.asarray(images)
-            self._check_images(images)
-            if not len(images):
-                return np.zeros((0, *getattr(model, "output_shape", (len(data.classes),))), np.float32)
+            if images.dtype != np.uint8:  # numbers up to 1 would be nearly black
+                raise UsageError(f"images: got {images.dtype}, expected uint8")
             if self._prepares:
                 images = data.prepared(Split(images, np.zeros(len(images), np.int64))).images
-            samples: Samples = ArraySamples(images)
-        else:
-            samples = as_samples(images, name="inputs")
-        task = task_of(self.recipe.loss)
-        with explained_samples(model, samples):
-            outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed, task=task)
+        samples, task = as_samples(images, name="inputs"), task_of(self.recipe.loss)
+        outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed, task=task)
         if isinstance(outputs, Tensor):
             outputs = prediction_of(outputs, task)
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
 
     @property
     def _prepares(self) -> bool:
-        """Whether the settings change images; those who whiten a data set on their own do so with other images, too."""
+        """Whether the settings change images; data that the user whitened come whitened."""
         return self.recipe.whitening is not None or self.recipe.permutation is not None
-
-    def _check_images(self, images: Any) -> None:
-        """Refuse all but uint8 (N, C, H, W), C × H × W as in training; a U-Net takes other sizes as well."""
-        model, data = self._model_and_data()
-        shape = data.input_shape
-        sides = images.shape[2:] if hasattr(model, "output_shape") else shape[1:]
-        if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1:] != (shape[0], *sides):
-            raise UsageError(
-                f"images: got {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), "
-                "values 0..255"
-            )
 
     def _recipe(self, dataset: str, changes: dict[str, Any] | None = None) -> Recipe:
         """The method and the settings on top of the defaults for model and data, as on the command line."""
@@ -325,35 +261,6 @@ class Trainer:
         defaults = default_settings(build_recipe(chosen), method=self.method, given=list(flatten(settings)))
         named = {"name": f"{Path(dataset).name}-{settings['model']['name']}-{self.method}"}
         return build_recipe(merge(merge(defaults, named), chosen))
-
-
-def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
-    """Refuse a module and options that the recipe would not describe."""
-    layers = [layer for _, layer in binary_layers(model)]
-    usable, kind = (OF_BINARY, "with binary layers") if layers else (OF_QUANTIZERS, "without binary layers")
-    if wrong := [name for name in options if name not in usable]:
-        known = ", ".join(usable)
-        raise UsageError(
-            f"options: {wrong[0]} belongs to a model that is given by its name; for a module {kind}: {known}"
-        )
-    way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
-    refuse_other_quantizers(model, recipe.model, way=way, owner=f"method {method!r}")
-
-
-def _as_images(given: Any) -> Split:
-    """The images and labels of an argument of `evaluate`, for a net that was trained on prepared images."""
-    if isinstance(given, Split):
-        return given
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        return as_split(*given)
-    raise UsageError(f"split: got {described(given)}, expected (images, labels), which are whitened or permuted first")
-
-
-def _made_binary(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """A module of the user, binarized in place, with latents that are initialized as the recipe says."""
-    torch.manual_seed(recipe.seed)
-    binarized_(model, recipe.model)
-    return model.to(resolve_device(recipe.device))
 
 
 def _own_data(data: Any, validation: Any, batch_size: int | None) -> Dataset | FitData:

@@ -19,6 +19,7 @@ from onebit.data import VOID, Augmentation, Dataset, classes_in_short
 from onebit.errors import CheckpointError, UnknownNameError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
+from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.model_inputs import kept_training
 from onebit.fold.unfold import check_structure, unfold_
 from onebit.layers import binary_layers, recompute_inputs_
@@ -30,6 +31,7 @@ from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.held_out import seen_validation, settings_of_card
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.runs.own_model import build_own
+from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, trained_file
 
@@ -271,17 +273,16 @@ def other_images(trained: Mapping[str, Any], recipe: Recipe) -> str | None:
     return None
 
 
-def build_own_training(recipe: Recipe, model: nn.Module, *, labels: int, steps: int) -> Training:
-    """`build_training` of a module on data that are not a `Dataset`.
-
-    Args:
-        labels: see `training_of`; steps: batches of an epoch.
-    """
+def build_own_training(recipe: Recipe, model: nn.Module, data: FitData) -> Training:
+    """`build_training` of a module on data that are not a `Dataset`."""
     torch.manual_seed(recipe.seed)
     _start(recipe, model, None)
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))
+    _, targets = next(data.train.batches())
+    samples, steps = epoch_size(data, recipe.batch_size)
+    labels = samples * labels_per_sample(targets, task_of(recipe.loss))
     return training_of(recipe, model, images=steps * recipe.batch_size, labels=labels)
 
 
