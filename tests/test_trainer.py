@@ -256,13 +256,3 @@ def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
 def test_what_does_not_exist_is_refused(make: Any, noun: str) -> None:
     with pytest.raises((UsageError, UnknownNameError), match=noun):
         make()
-
-
-def test_a_start_that_is_forgotten_at_once_is_told() -> None:
-    trainer = onebit.Trainer("mlp", method="bayesbinn", init_from="mnist-mlp", batch_size=100)
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        trainer.fit("mnist-sample", epochs=0.1, verbose=False)
-    told = [text for warning in found if "of the signs changed in the first epoch" in (text := str(warning.message))]
-    assert len(told) == 1
-    assert told[0].endswith("little is left of mnist-mlp; lower the learning rate")

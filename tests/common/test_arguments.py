@@ -239,17 +239,12 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     ),
     "binarize a name": (lambda: onebit.binarize_("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
     "a model on an array": (lambda: MODEL(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy(images)")),
-    "a Trainer of an unknown model": (lambda: onebit.Trainer("mlpp"), UsageError, ("unknown model 'mlpp'", "'mlp'")),
     "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an instance")),
     "a Trainer with lr": (lambda: onebit.Trainer("mlp", lr=0.1), UsageError, ("unknown field lr", "optimizer.lr")),
-    "a Trainer by name on a DataLoader": (
-        lambda: onebit.Trainer("mlp").fit(LOADER), UsageError, ("'mlp' takes uint8 images", "in memory", "a module"),
-    ),
     "a Trainer on inputs": (lambda: onebit.Trainer(make_model()).fit(IMAGES), UsageError, ("without targets",)),
     "a Trainer on unknown data": (lambda: onebit.Trainer("mlp").fit("tooy"), UsageError, ("did you mean 'toy'?",)),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError, ("unknown field learning",)),
-    "a GPU by another name": (lambda: resolve_device("gpu"), UsageError, ("did you mean 'cuda'?", "auto, cpu, cuda")),
-    "a device of nobody": (lambda: resolve_device("abacus"), UsageError, ("'abacus'", "auto, cpu, cuda")),
+    "a device of nobody": (lambda: resolve_device("abacus"), UsageError, ("'abacus'",)),
 }  # fmt: skip
 
 

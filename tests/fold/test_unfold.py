@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from itertools import product
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from onebit.errors import CheckpointError
 from onebit.fold import pack
-from onebit.fold.unfold import check_structure, unfold_
+from onebit.fold.unfold import unfold_
 from onebit.integer import integer_net
 from onebit.packed import Dense, PackedNet, Threshold
 from onebit.packed.nodes.node import INT32
@@ -60,11 +59,8 @@ def test_the_net_of_every_recipe_starts_from_a_packed_one(name: str) -> None:
     model, images = fresh(net), images_of(16, packed.input.shape, seed=3)
     assert not np.allclose(logits(model.eval(), images), run(packed, images), atol=0.1)
     model.train()
-    said = unfold_(model, packed, images, source="NET")
+    unfold_(model, packed, images, source="NET")
     assert model.training
-    assert re.match(r"NET: signs become latents of ±(0\.5|10?)\b", said)
-    thresholds = any(isinstance(node, Threshold) for node in packed.nodes)
-    assert ("BatchNorm before signs keep their thresholds" in said) == thresholds
     assert_equal(model, packed, images)
 
 
@@ -131,8 +127,7 @@ def test_a_last_layer_of_other_outputs_begins_anew() -> None:
     net = replace(recipe, widths=widths), shape, 7
     model, images = fresh(net), images_of(16, shape)
     last = {key: value.clone() for key, value in model.state_dict().items() if key.startswith(("linear3", "norm3"))}
-    said = unfold_(model, packed, images, source="NET")
-    assert said.endswith("; 'linear3' has another number of outputs and begins anew")
+    unfold_(model, packed, images, source="NET")
     assert len(last) == 6
     assert all(torch.equal(model.state_dict()[key], value) for key, value in last.items())
     again = {node.output: node for node in pack(model, input_shape=shape).nodes}
@@ -145,43 +140,28 @@ def test_another_net_is_refused_before_anything_changes() -> None:
     name = "mnist-fast"
     recipe, shape, classes = SMALL[name]
     _, packed = packed_net(SMALL[name], 4)
-    images = images_of(40, shape)
     first, *_, last = recipe.widths or ()
-    others = {
-        "has 'dense linear1 signs=70,784', the model has 'dense linear1 signs=60,784'": (
-            replace(recipe, widths=(first, 60, last)),
-            shape,
-        ),
-        "takes (1, 28, 28), the model takes (1, 4, 4)": (replace(recipe, widths=(16, 70, 70, last)), (1, 4, 4)),
-        "its input coding is 'integer', the model has 'standardize': train with --model.coding integer": (
-            replace(recipe, coding="standardize"),
-            shape,
-        ),
-        "the model has 'threshold": (replace(recipe, input_quantizer="ste_sign"), shape),
-        "the model has no binary layer": (replace(recipe, weight_quantizer=None), shape),
-    }
-    for reason, (other, size) in others.items():
+    for other, size in (
+        (replace(recipe, widths=(first, 60, last)), shape),
+        (replace(recipe, coding="standardize"), shape),
+        (replace(recipe, input_quantizer="ste_sign"), shape),
+        (replace(recipe, widths=(first, 60, 70, last)), shape),
+    ):
         model = fresh((other, size, classes))
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        given = images if size == shape else images_of(4, size)
-        with pytest.raises(CheckpointError) as caught:
-            unfold_(model, packed, given, source="NET")
-        assert reason in str(caught.value)
+        with pytest.raises(CheckpointError, match="net"):
+            unfold_(model, packed, images_of(4, size), source="NET")
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-        if other.coding == recipe.coding:  # as a recipe is checked before data are read
-            with pytest.raises(CheckpointError) as caught:
-                check_structure(fresh((other, size, classes), device="meta"), packed, size, source="NET")
-            assert reason in str(caught.value)
-    assert check_structure(fresh(SMALL[name], device="meta"), packed, shape, source="NET") == len(packed.nodes)
-    with pytest.raises(CheckpointError, match="start from the net that it was made of"):
-        unfold_(fresh(SMALL[name]), integer_net(packed, images, activations=8), images, source="NET")
+
+
+def test_what_does_not_determine_batch_norm_is_refused() -> None:
+    _, packed = packed_net(SMALL["mnist-fast"], 4)
+    images = images_of(40, packed.input.shape)
     _, few_bits = packed_net(SMALL["mnist-w1a4"], 4)
-    with pytest.raises(CheckpointError, match="NET: rounds activations to integers of few bits"):
-        unfold_(fresh(SMALL["mnist-w1a4"]), few_bits, images, source="NET")
-
-
-def test_a_level_for_each_pixel_is_refused() -> None:
+    for name, other in (("mnist-fast", integer_net(packed, images, activations=8)), ("mnist-w1a4", few_bits)):
+        with pytest.raises(CheckpointError, match="few bits"):
+            unfold_(fresh(SMALL[name]), other, images, source="NET")
     net = small(build_recipe(with_method(RECIPES["cifar10-binaryconnect"], "react")))
     _, packed = packed_net(net, 4)
-    with pytest.raises(CheckpointError, match="has a level for each pixel, which do not determine"):
+    with pytest.raises(CheckpointError, match="pixel"):
         unfold_(fresh(net), packed, images_of(4, packed.input.shape), source="NET")

@@ -182,7 +182,6 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
             "weight_quantizer is sign, but 'mlp' has no binary layer: leave out model.real_first or model.real_last",
         ),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cuda'"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
     ],
 )
@@ -340,8 +339,7 @@ def test_latents_too_small_for_their_draws_begin_with_their_signs(
     save_weights(tmp_path / "real.safetensors", real.model, {})
     start = {"init_from": str(tmp_path / "real.safetensors")}
     drawn = build_recipe(merge(merge(TOY, method_settings(method)), start))
-    with pytest.warns(UserWarning, match=f"those of 2 layers, in 'linear1' of mean size 0[.]0.+, begin as ±{size:g}"):
-        started = build_training(drawn, data)
+    started = build_training(drawn, data)
     weights = real.model.state_dict()
     for name, layer in binary_layers(started.model):
         assert torch.equal(layer.weight, sign(weights[f"{name}.weight"]) * size)
@@ -407,7 +405,7 @@ def test_the_layer_that_begins_anew_for_other_classes_is_the_last_one_called(dat
     trained, new, named = HeadFirst(), HeadFirst(), dataclasses.replace(data, classes=tuple("efgh"))
     save_weights(tmp_path / "w.safetensors", trained, known)
     before = {key: value.clone() for key, value in new.state_dict().items()}
-    with pytest.warns(UserWarning, match=r"are a, b, c, d; those of .* are e, f, g, h: the last layer, 'head', begins"):
+    with pytest.warns(UserWarning, match="begins anew"):
         build_training(asked, named, model=new)
     assert new.training
     for key, value in new.state_dict().items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +16,7 @@ from onebit.errors import CheckpointError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs.card import is_about
-from onebit.runs.run import FORGOTTEN, open_run, start_folder, train_run
+from onebit.runs.run import open_run, start_folder, train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
 
@@ -121,23 +119,3 @@ def test_trackers_hear_of_the_last_epoch_before_a_kill(tmp_path: Path, monkeypat
         trained(tmp_path, toy_data(), trackers=("killed",))
     trained(tmp_path, toy_data(), resume=True, trackers=("killed",))
     assert KilledOnce.seen == [1, 2]
-
-
-@pytest.mark.parametrize(("rate", "forgets"), [(3.0, True), (1e-4, False)])
-def test_a_start_whose_signs_change_at_once_is_told(rate: float, forgets: bool, tmp_path: Path) -> None:
-    trained(tmp_path / "start", toy_data())
-    start: dict[str, Any] = {"init_from": str(tmp_path / "start"), "optimizer": {"lr": rate, "latent_clip": "value"}}
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        trained(tmp_path / "run", toy_data(), **start, schedule={"name": "constant"})
-    flips = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().partition("\n")[0])["flip_ratio"]
-    told = [str(warning.message) for warning in found if "of the signs changed" in str(warning.message)]
-    assert (flips > FORGOTTEN) == forgets
-    said = f"init_from: {100 * flips:.0f} % of the signs changed in the first epoch: little is left of {tmp_path}/start"
-    assert told == ([f"{said}; lower the learning rate"] if forgets else [])
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        recipe = build_recipe(merge(TOY, {**start, "schedule": {"name": "constant"}}))
-        start_folder(tmp_path / "later", recipe, resume=False)
-        train_run(recipe, toy_data(), tmp_path / "later", start=tmp_path / "start")
-    assert not [w for w in found if "of the signs changed" in str(w.message)]  # those of another training

@@ -3,37 +3,30 @@
 The model is folded as by `pack`, which tells what each number of the packed net was made from. Signs become latents of
 one magnitude. A BatchNorm gets the factor and shift that the packed net has; before a sign, where the packed net has
 only a threshold, it gets that threshold and a factor of ±1. Its statistics are those of images of the new training, so
-that it computes nearly the same in training, where BatchNorm takes the statistics of a batch. At the end the model is
-folded again and compared with the packed net.
+that it computes nearly the same in training, where BatchNorm takes the statistics of a batch.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import CheckpointError, OnebitError, first_line
+from onebit.errors import CheckpointError
+from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.fold import example_of, fold_with_folder
 from onebit.fold.chain import Chain, FoldedOp, joined
-from onebit.fold.folder import Folded, Folder
 from onebit.layers import InputCoding, LatentWeight, RPReLU
-from onebit.layers.coding import OLD_CODINGS
 from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
 from onebit.packed.bits import unpack_signs
-from onebit.packed.difference import array_differences
 from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import OneBitWeights, RealWeights
 from onebit.packed.nodes.node import INT32
-from onebit.quantizers import Quantizer
 
 BATCH = 100
 """Images at once, for the statistics of BatchNorm."""
-ROUNDING = 1e-4
-"""Share of the largest number of an array by which float32 may change it on its way through a BatchNorm."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
@@ -49,7 +42,7 @@ class _Line(NamedTuple):
 
 
 @torch.no_grad()
-def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other_classes: bool = False) -> str:
+def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other_classes: bool = False) -> None:
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
     Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps
@@ -61,97 +54,19 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
         images: (N, C, H, W) uint8 of the new training, for the statistics of BatchNorm.
         source: name of the packed net, for messages.
         other_classes: the outputs mean other classes than those of the packed net.
-
-    Returns:
-        What was made of it, in one line.
     """
-    same = check_structure(model, net, tuple(images.shape[1:]), source=source)
-    kept = min(same, _last_weights(net)) if other_classes else same
-    unfolding = _Unfolding(model, net, net.nodes[:kept], source)
-    try:
-        unfolding.set_weights()
-        unfolding.set_norms(images)
-        again = fold_with_folder(model, example_of(net.input))[0].net
-    # a layer that holds its numbers in another way, or numbers that are too large
-    except (AttributeError, RuntimeError, ValueError, OnebitError) as error:
-        raise CheckpointError(f"{source}: cannot become the start of this model: {first_line(error)}") from None
-    for difference in array_differences(_first(net, kept), _first(again, kept)):
-        node = next(node for node in net.nodes if node.output == difference.node)
-        largest = float(np.abs(node.stored[difference.field]).max())
-        exact = difference.field in ("signs", "threshold", "direction")
-        if exact or difference.largest > ROUNDING * largest:
-            raise CheckpointError(f"{source}: cannot become the start of this model, which changes {difference}")
-    return unfolding.said("begins anew" if kept < same else "has another number of outputs and begins anew")
-
-
-@torch.no_grad()
-def check_structure(model: nn.Module, net: PackedNet, shape: tuple[int, ...], *, source: str) -> int:
-    """How many nodes of a packed net the model has as well: all, or those before a last layer of other outputs.
-
-    A model on the device "meta" is checked with zeros as its numbers.
-
-    Args:
-        shape: of an input of the model.
-    """
-    few = next((node.output for node in net.nodes if isinstance(node, (Quantize, Requantize))), None)
-    if few is not None:
-        raise CheckpointError(
-            f"{source}: rounds activations to integers of few bits ({few!r}), which do not determine its BatchNorm: "
-            "start from the net that it was made of"
-        )
-    if net.input.shape != shape:
-        raise CheckpointError(f"{source}: belongs to another net: takes {net.input.shape}, the model takes {shape}")
-    try:
-        made = fold_with_folder(_with_numbers(model), example_of(net.input))[0].net
-    except OnebitError as error:
-        raise CheckpointError(f"{source}: the model is not one that was packed: {error}") from None
-    if made.input.coding != net.input.coding:
-        there, here = (OLD_CODINGS.get(spec.coding, spec.coding) for spec in (net.input, made.input))
-        way = "" if there == "values" else f": train with --model.coding {there}"
-        raise CheckpointError(
-            f"{source}: belongs to another net: its input coding is {there!r}, the model has {here!r}{way}"
-        )
-    theirs, ours = to_lines(net.nodes), to_lines(made.nodes)
-    same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(ours))
-    if same == len(theirs) == len(ours):
-        return same
-    if (
-        len(theirs) == len(ours)
-        and same == _last_weights(net)
-        and _kinds(net.nodes[same:]) == _kinds(made.nodes[same:])
-    ):
-        return same
-    there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
-    raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")
-
-
-def _last_weights(net: PackedNet) -> int:
-    """The place of the last node with weights."""
-    return max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
-
-
-def _kinds(nodes: tuple[Node, ...]) -> list[tuple[Any, ...]]:
-    """Nodes without the number of their outputs."""
-    return [
-        (type(node), node.output, node.inputs, *(array.shape[1:] for array in node.stored.values())) for node in nodes
-    ]
-
-
-def _first(net: PackedNet, count: int) -> PackedNet:
-    """A stand-in of the first nodes for a comparison of arrays."""
-    part = copy.copy(net)
-    object.__setattr__(part, "nodes", net.nodes[:count])
-    return part
-
-
-def _with_numbers(model: nn.Module) -> nn.Module:
-    """The model, or of one on the device "meta" a copy with zeros, and with ones as variances."""
-    if not any(parameter.is_meta for parameter in model.parameters()):
-        return model
-    made = copy.deepcopy(model).to_empty(device="cpu")
-    for name, tensor in (*made.named_parameters(), *made.named_buffers()):
-        tensor.fill_(1 if name.endswith(("var", "std")) else 0)
-    return made
+    if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
+        raise CheckpointError(f"{source}: activations of few bits do not determine BatchNorm: use a net with signs")
+    made = fold_with_folder(model, example_of(net.input))[0].net
+    theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, made))
+    last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
+    same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
+    if len(theirs) != len(ours) or same not in (last + 1, len(theirs)):
+        there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
+        raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")
+    unfolding = _Unfolding(model, net, net.nodes[:last] if other_classes or same == last + 1 else net.nodes, source)
+    unfolding.set_weights()
+    unfolding.set_norms(images)
 
 
 class _Unfolding:
@@ -160,26 +75,10 @@ class _Unfolding:
     def __init__(self, model: nn.Module, net: PackedNet, nodes: tuple[Node, ...], source: str) -> None:
         self.model, self.net, self.nodes, self.source = model, net, nodes, source
         self.lines: dict[Norm, _Line] = {}
-        self.magnitudes: list[float] = []
-        self.centered = 0
-
-    def said(self, last: str) -> str:
-        """What was made of the packed net. last: of the last layer, if it is not the net's."""
-        low, high = min(self.magnitudes, default=0.0), max(self.magnitudes, default=0.0)
-        size = f"{low:.2g}" if high - low < 0.005 * high else f"{low:.2g} to {high:.2g}"
-        free = sum(line.free for line in self.lines.values())
-        parts = [f"signs become latents of ±{size}" if self.magnitudes else ""]
-        if self.centered:
-            parts.append(f"latents of {self.centered} layers take the two values of each channel")
-        if free:
-            parts.append(f"{free} BatchNorm before signs keep their thresholds and begin with factors of ±1")
-        if len(self.nodes) < len(self.net.nodes):
-            parts.append(f"{self.net.nodes[len(self.nodes)].output!r} {last}")
-        return f"{self.source}: " + "; ".join(filter(None, parts))
 
     def set_weights(self) -> None:
         """Everything but BatchNorm: latents, real weights, slopes, the coding, and the levels and values of inputs."""
-        folded, folder = self._folded()
+        folded, folder = fold_with_folder(self.model, example_of(self.net.input))
         sites = {site.value: site for site in folded.signs}
         if self.net.input.mean is not None:
             coding = next(module for module in self.model.modules() if isinstance(module, InputCoding))
@@ -227,23 +126,21 @@ class _Unfolding:
 
     def _latents(self, layer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
         """Latents whose `decompose` gives the signs of a node, and its center and scale if it has a center."""
-        quantizer: Quantizer = layer.weight_quantizer
+        quantizer = layer.weight_quantizer
         if node.centre is not None and node.scale is not None:
             # two values whose mean and deviation over a row are center and scale
             share = (signs > 0).double().mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6)
             centre, scale = (torch.from_numpy(array.astype(np.float64))[:, None] for array in (node.centre, node.scale))
             upper, lower = ((1 - share) / share).sqrt(), -(share / (1 - share)).sqrt()
-            self.centered += 1
             return (centre + scale * torch.where(signs > 0, upper, lower)).float()
         scale_parameter = getattr(quantizer, "scale", None)
         if isinstance(scale_parameter, nn.Parameter):
             scale_parameter.fill_(1)
-        self.magnitudes.append(quantizer.start_size)
         return signs * quantizer.start_size
 
     def set_norms(self, images: Any) -> None:
         """BatchNorm, biases and shifts: of the affine maps and thresholds that they were folded into."""
-        folded, folder = self._folded()
+        folded, folder = fold_with_folder(self.model, example_of(self.net.input))
         chains = {site.value: site.chain for site in folded.signs}
         for node in self.nodes:
             if isinstance(node, Threshold):
@@ -256,9 +153,6 @@ class _Unfolding:
         for statistics in (unit, None):  # the nets are the same from the first on, which the statistics need
             for norm, (mean, variance) in (statistics or self._statistics(images)).items():
                 _set_norm(norm, self.lines[norm], mean, variance)
-
-    def _folded(self) -> tuple[Folded, Folder]:
-        return fold_with_folder(self.model, example_of(self.net.input))
 
     def _norm(self, op: FoldedOp) -> Norm | None:
         """The BatchNorm that made an operation."""
@@ -280,16 +174,15 @@ class _Unfolding:
             return
         at, norm = last
         size = norm.num_features
-        before, after = (_numbers(ops[:at], size), _numbers(ops[at + 1 :], size))
+        before, after = (
+            _or_default(*joined((op.scale, op.shift) for op in part), size) for part in (ops[:at], ops[at + 1 :])
+        )
         whole = _or_default(node.scale, node.shift, size)
         scale = whole[0] / (after[0] * before[0])
         self.lines[norm] = _Line(scale, (whole[1] - after[1]) / after[0] - scale * before[1], False)
 
     def _set_shift(self, ops: tuple[FoldedOp, ...], node: Affine) -> None:
-        """Set the only shift among joined operations without a BatchNorm: a bias, or one of an RPReLU.
-
-        What a model has in another place is found by the comparison at the end.
-        """
+        """Set the only shift among joined operations without a BatchNorm: a bias, or one of an RPReLU."""
         path, _, part = ops[-1].name.rpartition(".")
         layer: Any = dict(self.model.named_modules()).get(path if part in ("in", "out") else ops[-1].name)
         if node.shift is None or layer is None:
@@ -303,10 +196,10 @@ class _Unfolding:
         """Let the last BatchNorm of a chain change its sign between the two integers where the threshold is."""
         last = self._last_norm(chain.ops)
         if last is None:
-            return  # a threshold at another place is found by the comparison at the end
+            return
         at, norm = last
         if norm.num_features != chain.channels:
-            raise ValueError(f"{node.output} has a level for each pixel, which do not determine that of a channel")
+            raise CheckpointError(f"{self.source}: {node.output} has a level for each pixel, not for each channel")
         integers, direction = chain.integers, node.direction.astype(np.float64)
         threshold = node.threshold.astype(np.float64)
         middle = threshold - direction * integers.step / 2
@@ -331,17 +224,14 @@ class _Unfolding:
             sums[norm] += torch.stack([torch.full((len(x),), float(x.shape[1])), x.sum(1), x.square().sum(1)])
 
         hooks = [norm.register_forward_pre_hook(count) for norm in self.lines]
-        device = next(self.model.parameters()).device
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         try:
-            for start in range(0, len(images), BATCH):
-                self.model(torch.as_tensor(images[start : start + BATCH]).to(device))
+            with kept_training(self.model):
+                self.model.eval()
+                for start in range(0, len(images), BATCH):
+                    self.model(torch.as_tensor(images[start : start + BATCH]).to(model_device(self.model)))
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, training in modes.items():
-                module.training = training
         means = {norm: total[1] / total[0] for norm, total in sums.items()}
         return {
             norm: (means[norm].numpy(), (total[2] / total[0] - means[norm].square()).clamp(min=0).numpy())
@@ -357,17 +247,13 @@ def _set_norm(norm: Norm, line: _Line, mean: np.ndarray, variance: np.ndarray) -
         scale, shift = scale / deviation, shift / deviation
     if norm.weight is None:  # no factors to learn: the statistics are all that it has
         if (scale <= 0).any():
-            raise ValueError("a BatchNorm without factors cannot turn a value around")
+            raise CheckpointError("a BatchNorm without factors cannot turn a value around")
         mean, variance = -shift / scale, scale**-2.0 - norm.eps
     else:
         _copy(norm.weight, scale * deviation)
         _copy(norm.bias, shift + scale * mean)
     _copy(norm.running_mean, mean)
     _copy(norm.running_var, variance)
-
-
-def _numbers(ops: tuple[FoldedOp, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    return _or_default(*joined((op.scale, op.shift) for op in ops), size)
 
 
 def _or_default(scale: Any, shift: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -379,5 +265,4 @@ def _or_default(scale: Any, shift: Any, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _copy(parameter: Any, values: np.ndarray) -> None:
-    with np.errstate(over="ignore"):  # a number that is not finite is refused as the model is folded again
-        parameter.copy_(torch.from_numpy(np.array(values, np.float32)).reshape(parameter.shape))
+    parameter.copy_(torch.from_numpy(np.array(values, np.float32)).reshape(parameter.shape))

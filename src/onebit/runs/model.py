@@ -15,20 +15,19 @@ import torch
 from torch import nn
 
 from onebit.common.tables import resolve
-from onebit.data import VOID, Augmentation, Dataset, classes_in_short
-from onebit.errors import CheckpointError, UnknownNameError, UsageError
+from onebit.data import DATASETS, VOID, Augmentation, Dataset, classes_in_short
+from onebit.errors import CheckpointError, UsageError, first_line
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.model_inputs import kept_training
-from onebit.fold.unfold import check_structure, unfold_
+from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
 from onebit.nets import is_packed
 from onebit.packed import load
 from onebit.quantizers import Quantizer, sign
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.runs.held_out import seen_validation, settings_of_card
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.runs.own_model import build_own
 from onebit.train.fit_data import FitData, epoch_size
@@ -48,9 +47,6 @@ class Training:
     step_settings: StepSettings
 
 
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
-"""The device names that a message offers; any other of torch works as well."""
-
 STATISTICS = 1000
 """Training images, evenly spread, that BatchNorm takes its statistics from where a packed net has none."""
 
@@ -65,17 +61,9 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError:
-        near = "cuda" if device.partition(":")[0] in ("gpu", "nvidia") else None
-        meant = f"; did you mean {near!r}?" if near else ";"
-        raise UnknownNameError(f"unknown device {device!r}{meant} known: {', '.join(DEVICES)}") from None
-    try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            reason = "torch finds no GPU; train on the CPU with --device cpu, or leave out --device and --gpus"
-        raise UsageError(f"device {device!r} cannot be used here: {reason}") from None
+        raise UsageError(f"device {device!r} cannot be used here: {first_line(error)}") from None
     return found
 
 
@@ -147,37 +135,32 @@ def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool
     source = recipe.init_from
     if source is None:
         return
+    on_meta = any(parameter.is_meta for parameter in model.parameters())  # before data are read
     trained: Any = {}  # a packed net takes images as they are stored
-    known: Any = {}
     anew: list[str] = []
-    only_checked = any(parameter.is_meta for parameter in model.parameters())  # before data are read
     if is_packed(source):
         if data is None:
             raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
         net = load(source)
         classes: Any = net.classes
-        known = settings_of_card(net.card)
-        if only_checked:
-            check_structure(model, net, data.input_shape, source=source)
-        else:
+        if not on_meta:
             images = data.train.spread(STATISTICS).images[:]
-            said = unfold_(model, net, images, source=source, other_classes=_are_other(classes, data))
-            warnings.warn(said, stacklevel=2)
+            unfold_(model, net, images, source=source, other_classes=_are_other(classes, data))
     else:
         file = trained_file(source)
         state, facts = read_state(file)
-        classes = facts.get("classes")
-        if data is not None and _are_other(classes, data) and not only_checked:
+        classes, trained = facts.get("classes"), facts.get("recipe")
+        if data is not None and _are_other(classes, data) and not on_meta:
             anew = _last_tensors(model, data, source=str(file))
         load_weights(model, state, source=str(file), start=True, anew=anew)
-        trained = known = facts.get("recipe")
         before = _quantizer_of(trained)
         if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
-            _settle_drawn_(model, source)
-    if data is not None and tell:
-        _tell_other_data(recipe, trained, classes, data, layer=anew[0].rpartition(".")[0] if anew else None)
-        if isinstance(known, Mapping) and (seen := seen_validation(known, recipe, data)):
-            warnings.warn(f"init_from: {source} {seen}", stacklevel=2)
+            _settle_drawn_(model)
+    if data is None or not tell:
+        return
+    for said in (other_images(trained, recipe), _other_classes(classes, data), _seen_validation(trained, recipe)):
+        if said:
+            warnings.warn(f"init_from: {source} {said}", stacklevel=2)
 
 
 @torch.no_grad()
@@ -208,46 +191,40 @@ def _quantizer_of(settings: Any) -> Any:
 
 
 @torch.no_grad()
-def _settle_drawn_(model: nn.Module, source: str) -> None:
+def _settle_drawn_(model: nn.Module) -> None:
     """Give latents that are drawn, and too small for it, the magnitude that a packed net's signs begin with.
 
-    The weights of a real net, about ±0.05, are such: nearly half of the signs in each draw would be others.
+    The weights of a real net, about ±0.05, are such: otherwise nearly half the signs would flip in every draw.
     """
-    settled = {}
-    for name, layer in binary_layers(model):
+    for _, layer in binary_layers(model):
         quantizer = layer.weight_quantizer
         if not isinstance(quantizer, Quantizer) or not quantizer.random or layer.weight.is_meta:
             continue
-        size = float(layer.weight.abs().mean())
-        if size < FAINT * quantizer.start_size:
-            settled[name] = f"{size:.2g}, begin as ±{quantizer.start_size:g}"
+        if float(layer.weight.abs().mean()) < FAINT * quantizer.start_size:
             layer.weight.copy_(sign(layer.weight) * quantizer.start_size)
-    if settled:
-        first, change = next(iter(settled.items()))
-        warnings.warn(
-            f"init_from: {source} has weights whose draws would lose their signs: those of {len(settled)} layers, in "
-            f"{first!r} of mean size {change}",
-            stacklevel=3,
-        )
 
 
-def _tell_other_data(recipe: Recipe, trained: Any, classes: Any, data: Dataset, *, layer: str | None) -> None:
-    """Warn of weights for other images, or for classes of other names.
+def _other_classes(classes: Any, data: Dataset) -> str | None:
+    """What becomes of the last layer, whose outputs have other names than the classes of a data set."""
+    if not isinstance(classes, (list, tuple)) or len(classes) != len(data.classes) or [*classes] == [*data.classes]:
+        return None
+    there, here = classes_in_short([str(name) for name in classes], data.classes)
+    fate = "begins anew" if _are_other(classes, data) else "stays, as if these were the same"
+    return f"has the classes {there}, {data.name} has {here}: the last layer {fate}"
 
-    Args:
-        trained: settings of the recipe that the weights are from, classes: names of their outputs; None if unknown.
-        layer: the last layer, if its name is known.
-    """
-    if isinstance(trained, Mapping) and (change := other_images(trained, recipe)):
-        warnings.warn(f"init_from: {recipe.init_from} {change}", stacklevel=3)
-    if isinstance(classes, (list, tuple)) and len(classes) == len(data.classes) and [*classes] != [*data.classes]:
-        there, here = classes_in_short([str(name) for name in classes], data.classes)
-        fate = "begins anew" if _are_other(classes, data) else "stays, as if these were the same"
-        warnings.warn(
-            f"init_from: the outputs of {recipe.init_from} are {there}; those of {data.name} are {here}: the last "
-            f"layer{'' if layer is None else f', {layer!r},'} {fate}",
-            stacklevel=3,
-        )
+
+def _seen_validation(trained: Any, recipe: Recipe) -> str | None:
+    """Whether an earlier training may have used validation images of this one for its weights."""
+    entry = DATASETS.get(recipe.dataset)
+    if not isinstance(trained, Mapping) or trained.get("dataset") != recipe.dataset or entry is None:
+        return None
+    if entry.counts is None:  # files of the user's own may differ
+        return None
+    there, here = (entry.validation if n is None else n for n in (trained.get("validation"), recipe.validation))
+    # the images of a smaller split are among those of a larger one with the same seed
+    if not here or (trained.get("split_seed") == recipe.split_seed and isinstance(there, int) and there >= here):
+        return None
+    return "was trained on validation images, whose error is too low: use its --split_seed and --validation"
 
 
 def _are_other(classes: Any, data: Dataset) -> bool:
@@ -259,17 +236,16 @@ def _are_other(classes: Any, data: Dataset) -> bool:
     return named and isinstance(classes, (list, tuple)) and [*classes] != [*data.classes]
 
 
-def other_images(trained: Mapping[str, Any], recipe: Recipe) -> str | None:
+def other_images(trained: Any, recipe: Recipe) -> str | None:
     """How the images that a net was trained on differ from those of a recipe; None if they do not.
 
     Args:
         trained: settings of its training; empty for a net that takes images as they are stored.
     """
-    for change in ("whitening", "permutation"):
+    for change in ("whitening", "permutation") if isinstance(trained, Mapping) else ():
         there, here = trained.get(change), getattr(recipe, change)
         if there != here:
-            one, other = ("none" if value is None else value for value in (there, here))
-            return f"takes images with {change} {one}, this training has {change} {other}"
+            return f"takes images with {change} {there or 'none'}, this training has {change} {here or 'none'}"
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,6 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_weights, weight_file
-
-FORGOTTEN = 0.25
-"""A start of which more than this share of the signs changes in an epoch is as good as forgotten."""
 
 
 def load_recipe_data(
@@ -108,7 +104,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `on_restored`,
             `batch_watch`, `verbose`.
     """
-    history = fit(
+    return fit(
         training.model,
         data,
         training.optimizer,
@@ -127,14 +123,6 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         sync_norm=recipe.sync_norm,
         **options,
     )
-    flips = history.rows[0].flip_ratio if history.rows else 0.0
-    if recipe.init_from is not None and flips > FORGOTTEN and options.get("ranks", ALONE).writes:
-        warnings.warn(
-            f"init_from: {100 * flips:.0f} % of the signs changed in the first epoch: little is left of "
-            f"{recipe.init_from}; lower the learning rate",
-            stacklevel=2,
-        )
-    return history
 
 
 def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
