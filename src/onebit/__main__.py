@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from onebit.cli.interrupts import interrupts_end
 from onebit.cli.verbs import VERBS
 
 
@@ -19,7 +18,7 @@ def overview() -> str:
         *(f"  {verb:<11}{text}" for verb, text in VERBS.items()),
         "",
         "start here:  onebit train mnist-fast      onebit verify runs/mnist-fast",
-        "environment: ONEBIT_DATA (data folders), ONEBIT_CACHE, ONEBIT_THREADS",
+        "environment: ONEBIT_DATA (data folders), ONEBIT_CACHE, ONEBIT_THREADS, ONEBIT_DEBUG=1 (tracebacks)",
     ]
     return "\n".join(lines)
 
@@ -38,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    with interrupts_end():
-        from onebit.cli.main import run_program, run_verb
+    from onebit.cli.main import run_program, run_verb
 
     if not arguments or arguments[0] in ("-h", "--help", "-V", "--version"):
         return run_program(_about, arguments, name="onebit")

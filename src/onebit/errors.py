@@ -1,7 +1,7 @@
 """Typed errors. Each message is one clear line: what was given, what was expected, and how to fix it.
 
-The command line prints the message of an `OnebitError` and exits with its `exit_status`; any other exception is a bug
-in onebit and keeps its traceback.
+The command line prints the message of any error in one line and exits with status 2; `ONEBIT_DEBUG=1` shows the
+traceback.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -78,51 +77,6 @@ def held(go: str, *arguments: str) -> int:
     return main(list(arguments))
 
 
-def stuck(folder: str) -> int:
-    """A rank that waits in C for what never comes, as for a GPU whose partner has gone."""
-    import torch
-
-    from onebit.cli import processes
-
-    processes.GRACE = 0.5
-    say = processes.say
-
-    def say_late(text: str) -> None:  # the other process learns of the end before the line is there
-        time.sleep(0.3)
-        say(text)
-
-    processes.say = say_late
-
-    def verb(ranks: Ranks) -> int:
-        Path(folder, f"stuck-{ranks.rank}").touch()
-        torch.distributed.recv(torch.zeros(1), src=1 - ranks.rank)  # each from the other
-        return 0
-
-    return in_together(verb)
-
-
-def starting(folder: str, lost: str) -> int:
-    """Of two ranks one, `lost`, never comes to where they meet: it is killed."""
-    from onebit.cli import processes
-    from onebit.train import ranks
-
-    processes.GRACE = 0.5
-    waiting, meet = Path(folder, "waiting"), ranks.meet
-
-    def arrive(own: Ranks) -> Ranks:
-        waiting.touch()
-        return meet(own)
-
-    if os.environ["RANK"] != lost:
-        ranks.meet = arrive
-        return in_together(lambda ranks: 0)
-    while not waiting.exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
 def leaving(folder: str) -> int:
     """Of two ranks one has nothing to do, the other works for a while: status 1 if one leaves before all are done."""
     done = Path(folder, "done")
@@ -134,47 +88,3 @@ def leaving(folder: str) -> int:
         return 0
 
     return in_together(verb) or int(not done.exists())
-
-
-def forking() -> int:
-    """A rank whose child, as a worker of a DataLoader, is terminated: that is nothing to the rank."""
-    from onebit.cli import processes
-
-    processes.GRACE = 0.1
-
-    def verb(ranks: Ranks) -> int:
-        ready, here = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(here, b"x")
-                time.sleep(60)
-            finally:
-                os._exit(0)
-        os.read(ready, 1)
-        os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
-        time.sleep(0.5)
-        return 0
-
-    return in_together(verb)
-
-
-def failing() -> int:
-    """Two ranks that fail at the same time; torchrun's SIGTERM reaches the second one as it asks who reports."""
-    from onebit.errors import UsageError
-    from onebit.train.ranks import Ranks
-
-    ask = Ranks.is_first_to_report
-
-    def asked(ranks: Ranks) -> bool:
-        first = ask(ranks)
-        if not first:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return first
-
-    def verb(ranks: Ranks) -> int:
-        raise UsageError(str(ranks.gather("both fail")[0]))
-
-    Ranks.is_first_to_report = asked  # type: ignore[method-assign]
-    return in_together(verb)

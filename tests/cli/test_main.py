@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from cli_support import command
 
+from onebit.cli.main import run_program
+from onebit.errors import UsageError
+
 VERB = """
 import os, sys
 from onebit.cli.main import run_program
@@ -64,30 +67,27 @@ def test_an_answer_is_printed_whatever_the_encoding(encoding: str, dots: bytes) 
 
 
 @pytest.mark.parametrize(
-    ("before", "inside", "status", "said"),
+    ("error", "status", "said"),
     [
-        ("default_int_handler", "kill()", 130, b"onebit: interrupted\n"),
-        ("SIG_IGN", "kill()", 7, b""),  # as under nohup
-        ("default_int_handler", "pass", 0, b"taken\n"),
+        (KeyboardInterrupt(), 130, "onebit: interrupted\n"),
+        (UsageError("wrong\nword"), 2, "onebit: wrong word\n"),
+        (ValueError("a defect"), 2, "onebit: ValueError: a defect"),
+        (FileNotFoundError(2, "no such file", "a"), 2, "onebit: [Errno 2] no such file: 'a'\n"),
     ],
 )
-def test_an_interrupt_during_imports_is_one_line(before: str, inside: str, status: int, said: bytes) -> None:
-    program = f"""
-import os, signal, sys
-from onebit.cli.interrupts import interrupts_end
-def kill(): os.kill(os.getpid(), signal.SIGINT)
-signal.signal(signal.SIGINT, signal.{before})
-with interrupts_end():
-    {inside}
-try:
-    kill()
-except KeyboardInterrupt:
-    os.write(2, b"taken\\n")
-    sys.exit(0)
-sys.exit(7)
-"""
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    assert (found.returncode, found.stderr) == (status, said)
+def test_any_error_is_one_line_and_a_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, said: str
+) -> None:
+    def verb(argv: list[str]) -> int:
+        raise error
+
+    assert run_program(verb, [], name="a test") == status
+    found = capsys.readouterr()
+    assert (found.out, found.err.count("\n")) == ("", 1)
+    assert found.err.startswith(said)
+    monkeypatch.setenv("ONEBIT_DEBUG", "1")
+    assert run_program(verb, [], name="a test") == status
+    assert ("Traceback" in capsys.readouterr().err) == (status == 2)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
@@ -116,7 +116,7 @@ def test_an_answer_whose_reader_has_gone_is_no_error(arguments: list[str], statu
 def test_an_answer_on_a_full_disk_is_one_line(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (2, "onebit: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "onebit: [Errno 28] No space left on device\n")
 
 
 def test_without_docstrings_the_helps_name_everything_still() -> None:

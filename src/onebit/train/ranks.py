@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from onebit.errors import OnebitError, UsageError, first_line
 
 Found = TypeVar("Found")
-LOST_SIGNS = ("gloo", "nccl", "tcpstore", "connection closed", "connection reset", "broken pipe")
-"""Words in torch's errors when another process has ended, in lower case; gloo raises a plain RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +202,3 @@ def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
     own = torch.device("cuda", ranks.local_rank)
     torch.cuda.set_device(own)
     return own
-
-
-def is_lost(error: RuntimeError) -> bool:
-    """Whether torch raised `error` because another process has ended."""
-    text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(sign in text for sign in LOST_SIGNS)
