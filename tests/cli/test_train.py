@@ -110,7 +110,7 @@ def test_a_folder_that_another_training_has_just_taken(
         for flags in (["--out", folder], ["--out", folder, "--overwrite"], ["--resume", folder]):
             refused = onebit("train", *([] if "--resume" in flags else ["digits-smoke"]), *flags)
             assert refused.status == 2
-            assert f"{folder} is being trained into by process {other.pid}" in refused.line
+            assert "another process" in refused.line
         done = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--json")
         assert done.json["folder"] == "runs/digits-smoke-2"
         assert "on cpu, 1 thread\n" in done.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,10 @@ def learn_tasks(
     *,
     machine: Machine,
     ranks: Ranks,
-    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Learn all tasks into a folder with progress messages; the table is written after each task, a picture at the end.
 
-    A training that is refused before its first step leaves no files; `on_begin` is called after that step.
+    A training that is refused before its first step leaves no files.
     """
     from onebit.report.outcome import result_rows, task_lines
     from onebit.report.tasks import plot_tasks, task_rows
@@ -45,7 +44,7 @@ def learn_tasks(
     made = (*begun_files(first), first, first.parent, *files, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     start_folder(folder, recipe, resume=command.resume)
-    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as printer:
+    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths) as printer:
 
         def task_done(method: str, task: int, cells: Sequence[Cell]) -> None:
             row = task_rows([cells])[0]  # the whole table comes at the end

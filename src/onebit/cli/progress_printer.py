@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,6 @@ class ProgressPrinter:
     bar: Progress
     log: TextIO
     prints: bool
-    on_begin: Callable[[], None]
     began: bool = False
     lines: EpochLines = field(default_factory=EpochLines)
 
@@ -61,23 +60,18 @@ class ProgressPrinter:
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` optimizer steps are done."""
-        if not self.began:
-            self.began = True
-            self.on_begin()
+        self.began = True
         if self.prints:
             self.bar.update(done, total)
 
 
 @contextmanager
-def printing_progress(
-    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], on_begin: Callable[[], None]
-) -> Iterator[ProgressPrinter]:
+def printing_progress(name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path]) -> Iterator[ProgressPrinter]:
     """Within the context warnings become notes, and an interruption ends in a line that says how to go on.
 
     Args:
         name: of the training; folder: where log.txt goes.
         new_paths: what was not there before: removed again when the training is refused before its first step.
-        on_begin: called after the first step.
     """
     printer = None
     try:
@@ -85,7 +79,7 @@ def printing_progress(
             progress(name, "steps") as bar,
             append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
         ):
-            printer = ProgressPrinter(bar, log, prints=ranks.writes, on_begin=on_begin)
+            printer = ProgressPrinter(bar, log, prints=ranks.writes)
             try:
                 with resumable(folder, ranks), warnings.catch_warnings():
                     warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,13 +153,13 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         for note in notes if ranks.writes else ():
             say(f"note: {note}")
 
-    with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds) as on_begin:
+    with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds):
 
         def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             if recipe.continual.tasks:
-                return learn_tasks(command, recipe, data, folder, machine=machine, ranks=ranks, on_begin=on_begin)
+                return learn_tasks(command, recipe, data, folder, machine=machine, ranks=ranks)
             with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
-                return _train(command, recipe, data, folder, machine=machine, ranks=ranks, on_begin=on_begin)
+                return _train(command, recipe, data, folder, machine=machine, ranks=ranks)
 
         if command.seeds is None:
             return train(recipe, folder)
@@ -197,9 +197,8 @@ def _train(
     *,
     machine: Machine,
     ranks: Ranks,
-    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train into a run folder with progress messages; `on_begin` is called after the first step."""
+    """Train into a run folder with progress messages."""
     from onebit.cli.progress_printer import printing_progress
     from onebit.report.outcome import outcome_lines
     from onebit.runs.results_table import write_results
@@ -215,7 +214,7 @@ def _train(
     classic_run = ranks.first(lambda: command.flags.used or table.exists())
     if classic_run and ranks.writes:
         write_results(folder)
-    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as printer:
+    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths) as printer:
         if command.resume and not has_checkpoint:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""

@@ -97,11 +97,6 @@ def append_text(path: str | os.PathLike[str]) -> TextIO:
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
-def open_locked(path: str | os.PathLike[str]) -> int:
-    """The descriptor of a regular file to lock: open for reading and writing, created if missing."""
-    return _regular(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW)
-
-
 def _regular(path: str | os.PathLike[str], flags: int) -> int:
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o666)

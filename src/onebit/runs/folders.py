@@ -1,7 +1,7 @@
 """Run folders on disk: what training runs write there, whether one is free, and how the run in one is replaced.
 
-A run that is replaced waits in a sub-folder until the new training has made its first step. A training that is refused
-or stopped before that brings it back; one that was killed leaves that to the next one. Loads no torch.
+A run that is replaced waits in a sub-folder until the new one has a checkpoint. Without one it comes back, after a kill
+when the next training begins there. Loads no torch.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onebit.common.signals import uninterrupted
 from onebit.errors import UsageError
 from onebit.train.history import PLACE_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
 from onebit.train.lock import LOCK_FILE, lock_folder
@@ -27,8 +26,8 @@ SEEDS_FILE = "seeds.json"
 PICTURE = "continual.png"
 ASIDE = ".replaced-run"
 """Where a run waits."""
-DELETED = ".deleted-run"
-"""Where a run is while it is deleted: a folder is renamed at once, and deleted file by file."""
+MOVING = ".moved-run"
+"""Where it is until all of it is aside."""
 FILES = (
     *("recipe.yaml", "log.txt", PLACE_FILE, RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
@@ -48,13 +47,13 @@ def seed_folders(folder: Path) -> list[Path]:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a training has written there: one run, or several of seeds or tasks."""
-    parts = (folder / "recipe.yaml", folder / ASIDE)
-    return holds_run(folder) or any(part.exists() for part in parts) or bool(seed_folders(folder))
+    parts = ("recipe.yaml", ASIDE, MOVING)
+    return holds_run(folder) or any((folder / part).exists() for part in parts) or bool(seed_folders(folder))
 
 
 def refuse_busy(folder: Path) -> None:
     """Refuse a folder into which another process trains, which may have written nothing yet."""
-    if (folder / LOCK_FILE).exists():
+    if folder.is_dir():
         with lock_folder(folder):
             pass
 
@@ -71,20 +70,16 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
     with ExitStack() as stack:
 
         def take() -> Path:
-            numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
-            names = itertools.chain([folder.name], numbered)
-            while True:
-                path = folder.with_name(next(names))
+            for number in itertools.count(1):
+                path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
                 if is_run_folder(path):
                     continue
-                with ExitStack() as lock:
-                    try:
-                        lock.enter_context(lock_folder(path))
-                    except UsageError:  # another training holds it
-                        continue
+                with ExitStack() as lock, suppress(UsageError):  # another training holds it
+                    lock.enter_context(lock_folder(path))
                     if not is_run_folder(path):  # which may have written it before the lock
                         stack.push(lock.pop_all())
                         return path
+            raise AssertionError
 
         yield take() if ranks is None else ranks.first(take)
 
@@ -92,89 +87,73 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
 def is_replaceable(folder: Path) -> bool:
     """Whether all that training runs would replace there is theirs: a run folder, or one that is empty or not there."""
     begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
-    if begun or seed_folders(folder) or (folder / ASIDE).is_dir() or not os.path.lexists(folder):
+    if (
+        begun
+        or seed_folders(folder)
+        or (folder / ASIDE).is_dir()
+        or (folder / MOVING).is_dir()
+        or not os.path.lexists(folder)
+    ):
         return True
     # a training that has just begun has locked the folder and written nothing yet
     return folder.is_dir() and not any(path.name != LOCK_FILE for path in folder.iterdir())
 
 
 @contextmanager
-def replacing(
-    folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] | None = None
-) -> Iterator[Callable[[], None]]:
-    """Within the context the run in a folder is out of the way; other files of the folder stay where they are.
-
-    Yields:
-        A function for after the first step, which deletes the run. Unless it is called, the run comes back.
+def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] | None = None) -> Iterator[None]:
+    """Within the context the run in a folder is out of the way; at its end it is deleted, or comes back.
 
     Args:
         wanted: whether to replace anything; a run that a killed training left aside comes back in any case.
         seeds: those to replace of a folder of several; None for all.
     """
-    ranks.first(lambda: _bring_back(folder))
+    several = seeds is not None and not holds_run(folder)
+    places = [seed_folder(folder, seed) for seed in seeds or ()] if several else [folder]
+
+    def settle() -> None:
+        for place in {folder, *places, *folder.glob("seed-*")}:
+            _settle(place)
+
+    ranks.first(settle)
     if wanted:
-        ranks.first(lambda: _set_aside(folder, seeds))
+        ranks.first(lambda: [_set_aside(place) for place in places])
     try:
-        yield lambda: _drop(folder) if ranks.writes else None
+        yield
     finally:
         if ranks.writes:
-            with uninterrupted():
-                _bring_back(folder)
+            settle()
 
 
-def _written_files(folder: Path, seeds: Sequence[int] | None) -> list[Path]:
-    """What training runs wrote into a folder, and into those of its seeds, stages and tasks."""
-    several = seed_folders(folder) if seeds is None else [seed_folder(folder, seed) for seed in seeds]
-    parts = [part for run in (folder, *several) for part in (run, run / STAGE_FOLDER, *task_folders(run))]
-    paths = [part / name for part in parts for name in FILES if os.path.lexists(part / name)]
-    return list(dict.fromkeys(_outermost_link(path, folder) for path in paths))
+def _written(folder: Path) -> list[Path]:
+    """What training runs wrote into a folder: files, and folders of seeds, stages and methods."""
+    parts = {*seed_folders(folder), folder / STAGE_FOLDER, *(task.parent for task in task_folders(folder))}
+    return [path for path in (folder / name for name in FILES if "/" not in name) if os.path.lexists(path)] + [
+        path for path in sorted(parts) if path.is_dir()
+    ]
 
 
-def _outermost_link(path: Path, folder: Path) -> Path:
-    """The first link on the way from a folder to a path, which is moved and not followed; without one, the path."""
-    way = [folder / part for part in (*reversed(path.relative_to(folder).parents), path.relative_to(folder))]
-    return next((part for part in way[1:] if part.is_symlink()), path)
+def _set_aside(folder: Path) -> None:
+    """Move a run into `ASIDE`, which is there once all of it is."""
+    if written := _written(folder):
+        (folder / MOVING).mkdir()
+        for path in written:
+            path.rename(folder / MOVING / path.name)
+        (folder / MOVING).rename(folder / ASIDE)
 
 
-def _set_aside(folder: Path, seeds: Sequence[int] | None = None) -> None:
-    """Move what training runs wrote, and remove the folders that are empty then."""
-    there = [path.relative_to(folder) for path in _written_files(folder, seeds)]
-    if there:
-        (folder / ASIDE).mkdir()
-    for path in there:
-        (folder / ASIDE / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).rename(folder / ASIDE / path)
-    for part in sorted({part for path in there for part in path.parents[:-1]}, reverse=True):
-        with suppress(OSError):  # not empty
-            (folder / part).rmdir()
-
-
-def _bring_back(folder: Path) -> None:
-    """Put the waiting run back, over what a training without a step wrote; also one that was half set aside."""
-    _remove(folder / DELETED)
-    if not (folder / ASIDE).is_dir():
-        return
-    for path in list(_moved(folder / ASIDE)):
-        home = folder / path.relative_to(folder / ASIDE)
-        _remove(home)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(home)
-    _remove(folder / ASIDE)
-
-
-def _moved(aside: Path) -> Iterator[Path]:
-    """What was moved: files, links, and the folders of trackers."""
-    for path in aside.iterdir():
-        if path.name in FILES or path.is_symlink() or not path.is_dir():
-            yield path
-        else:
-            yield from _moved(path)
-
-
-def _drop(folder: Path) -> None:
-    with suppress(FileNotFoundError):
-        (folder / ASIDE).rename(folder / DELETED)
-    _remove(folder / DELETED)
+def _settle(folder: Path) -> None:
+    """Delete the waiting run if the new one has a checkpoint, else put it back; also one that was half set aside."""
+    if (folder / ASIDE).is_dir():
+        written = _written(folder)
+        if not any(path.name == "last.ckpt" or any(path.rglob("last.ckpt")) for path in written):
+            for path in written:
+                _remove(path)
+            (folder / ASIDE).rename(folder / MOVING)
+    if (folder / MOVING).is_dir():
+        for path in (folder / MOVING).iterdir():
+            path.rename(folder / path.name)
+    for path in (folder / ASIDE, folder / MOVING):
+        _remove(path)
 
 
 def _remove(path: Path) -> None:
