@@ -240,7 +240,6 @@ def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
         (["--method", "bayes", "--dataset", "toy"], "unknown method 'bayes'"),
         (["digits-smoke", "--model.widths", "[100,10]"], "the first width is 100, but an input of shape (1, 28, 28)"),
         (["digits-smoke", "--model.widths", "[784,5]"], "the last width is 5, but there are 10 classes"),
-        (["digits-smoke", "--device", "gpu"], "unknown device 'gpu'; did you mean 'cuda'"),
         (["digits-smoke", "--precision", "fp8"], "precision must be one of auto, bf16, fp32"),
         (["digits-smoke", "--out"], "--out needs a value"),
         (["digits-smoke", "--validation", "8000"], "validation"),

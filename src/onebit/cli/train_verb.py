@@ -51,7 +51,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         if recipe is not None and command.names_own_model:
             from onebit.runs.own_code import load_code
 
-            code = load_code(recipe.model.name, named=True)
+            code = load_code(recipe.model.name)
         answer(train_help(recipe, code.parameters() if code else None))
         return 0
     if not command.names_training:

@@ -17,8 +17,8 @@ from onebit.recipe.own_names import is_own, short_name
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a training but do not change it."""
 LONGEST_NAME = 200
-SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers", "model.source")
-OWN_ONLY = ("arguments", "source")
+SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
+OWN_ONLY = ("arguments",)
 """Fields of the model that only one of the user's own has."""
 
 AugmentationRecipe = Augmentation
@@ -49,7 +49,6 @@ class ModelRecipe(Part):
         last_norm: BatchNorm of the logits
         padding_value: pads ±1 inputs of convolutions, 0, 1 or -1
         arguments: of a model of your own (FILE.py:Class), by the names in its signature
-        source: digest of the file of a model of your own, when it was trained
     """
 
     PART: ClassVar[str] = "model"
@@ -73,7 +72,6 @@ class ModelRecipe(Part):
     last_norm: bool | None = None
     padding_value: float | None = None
     arguments: dict[str, object] | None = None
-    source: str | None = None
     own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

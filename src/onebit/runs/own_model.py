@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,23 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.common.arguments import described
-from onebit.common.tables import did_you_mean
 from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.evaluation.model_inputs import check_takes
 from onebit.layers import InputCoding, binarize_, binary_layers, input_quantizers, with_options
 from onebit.layers.binarize import BINARY_TWINS
-from onebit.layers.description import describe_layers
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.recipe.own_names import OWN_CODINGS
-from onebit.runs.own_code import OwnCode, load_code, running
+from onebit.runs.own_code import load_code, named_code
 
 Statistics = tuple[list[float], list[float]]
-BEGIN = ": begin it with onebit.InputCoding()"
-"""Advice for modules in Python."""
 
 
 def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
@@ -46,11 +41,6 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
         )
         layers = [name for name, layer in model.named_modules() if type(layer) in BINARY_TWINS]
         real = {*layers[: int(settings.real_first)], *(layers[-1:] if settings.real_last else [])}
-        if real and real.issuperset(layers):
-            raise UsageError(
-                f"the {len(layers)} layers of {type(model).__name__} all stay real, as model.real_first and "
-                "model.real_last are true: --model.real_last false"
-            )
         binarize_(
             model,
             weight_quantizer=weights,
@@ -93,53 +83,35 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
 
 
 def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
-    """A recipe of a custom model with the types of its arguments and the digest of its source; any other as it is.
+    """A recipe of a custom model with the types of its arguments; any other as it is.
 
     Args:
-        named: see `load_code`.
+        named: whether the user has named the code on this command line.
     """
     if not recipe.model.is_own:
         return recipe
-    code = load_code(recipe.model.name, named=named, digest=recipe.model.source)
+    code = load_code(recipe.model.name) if named else named_code(recipe.model.name)
     arguments = code.arguments(recipe.model.arguments or {})
-    model = dataclasses.replace(recipe.model, arguments=arguments, source=code.digest)
-    return dataclasses.replace(recipe, model=model)
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, arguments=arguments))
 
 
 def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     """A recipe of a custom model with a definite input coding, and notes about the model; any other as it is."""
-    if not recipe.model.is_own:
+    settings = recipe.model
+    if not settings.is_own:
         return recipe, []
-    settings, model, notes = recipe.model, _built(recipe.model, data), []
+    model = build_own(settings, input_shape=data.input_shape)
     refuse_other_quantizers(model, settings, way="--model.{kind}_quantizer {name}, or the --method of the module")
-    error = _refused(model, settings, data)
-    if settings.coding == "auto":
-        settings = dataclasses.replace(settings, coding="none" if error is None else "standardize")
-        if error is not None:
-            model = _built(settings, data)
-            error = _refused(model, settings, data)
-            notes = [f"{settings.name} does not take uint8 images: it gets standardized ones"]
-    if error is not None:
-        advice = ": --model.coding standardize" if settings.coding == "none" else ""
-        raise UsageError(f"{settings.name}: {str(error).removesuffix(BEGIN)}{advice}")
-    notes += describe_layers(model).warnings if settings.weight_quantizer else []
-    return dataclasses.replace(recipe, model=settings), notes
-
-
-def _built(settings: ModelRecipe, data: Dataset) -> nn.Module:
-    """The model for the images of the data, without a coding while none is chosen."""
-    statistics = data.train.channel_statistics() if settings.coding == "standardize" else None
-    return build_own(settings, input_shape=data.input_shape, statistics=statistics)
-
-
-def _refused(model: nn.Module, settings: ModelRecipe, data: Dataset) -> UsageError | None:
-    """Why a model does not take the images of the data, or gives no logit for one of its classes."""
+    if settings.coding != "auto":
+        return recipe, []
+    pixels = torch.zeros(2, *data.input_shape, dtype=torch.uint8)
     try:
-        with running("its forward failed", load_code(settings.name, named=False).file):
-            check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
-    except UsageError as error:
-        return error
-    return None
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+            model.eval()(pixels)
+    except Exception:  # the training reports what is wrong with a model that takes no images at all
+        settings = dataclasses.replace(settings, coding="standardize")
+        return dataclasses.replace(recipe, model=settings), [f"{settings.name} gets standardized images, not uint8"]
+    return dataclasses.replace(recipe, model=dataclasses.replace(settings, coding="none")), []
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
@@ -148,14 +120,9 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
     Args:
         input_shape, statistics: see `build_model`.
     """
-    code = load_code(settings.name, named=False, digest=settings.source)
-    with torch.device("cpu"):  # its own code need not work without values
-        model = module_of(code, settings.arguments or {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what stays real: `settle_input` says it once, before the training
-            model = binarized_(model, settings)
-    if settings.coding not in OWN_CODINGS:
-        raise UsageError(f"unknown input coding {settings.coding!r}{did_you_mean(settings.coding, OWN_CODINGS)}")
+    with torch.device("cpu"), warnings.catch_warnings():  # its own code need not work without values
+        warnings.simplefilter("ignore")  # what stays real
+        model = binarized_(named_code(settings.name)(settings.arguments or {}), settings)
     if settings.coding not in ("auto", "none"):
         options: dict[str, Any] = {}
         if settings.coding == "standardize":
@@ -164,12 +131,4 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
         model = nn.Sequential(OrderedDict(coding=InputCoding(settings.coding, **options), model=model))
     if not hasattr(model, "input_shape"):
         model.input_shape = tuple(input_shape)  # type: ignore[assignment]
-    return model
-
-
-def module_of(code: OwnCode, arguments: dict[str, object]) -> nn.Module:
-    """The module that own code builds; UsageError for anything else."""
-    model = code(arguments)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model {code.name!r} builds {described(model)}, expected a torch.nn.Module")
     return model
