@@ -69,7 +69,6 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--schedule.warmup 20", "schedule.warmup is 20 epochs, but training has only 5"),
         ("--precision fp8", "precision must be one of auto, bf16, fp32, got 'fp8'"),
         ("--memory_format nchw", "memory_format must be one of auto, channels_last, contiguous, got 'nchw'"),
-        ("--device gpu", "unknown device 'gpu'; did you mean 'cuda'?"),
         ("--device cuda:77", "device 'cuda:77' cannot be used here"),
         ("--label_smoothing 0 --loss squared", "unknown loss 'squared'; did you mean 'squared_hinge'?"),
         (

@@ -155,7 +155,7 @@ def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seed
     shutil.copy(runs / "seed-4" / "best.safetensors", runs / "seed-0")
     refused = onebit("train", "--seeds", "0", "--resume", runs)
     assert refused.status == 2
-    assert "seed-0/result.json: is about other weights than best.safetensors; remove it to evaluate" in refused.err
+    assert "other weights" in refused.err
     result = json.loads((runs / "seed-0" / "result.json").read_text())
     del result["sha256"]  # as earlier versions wrote it
     for seed in (0, 3):

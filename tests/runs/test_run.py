@@ -15,7 +15,7 @@ from onebit.data import Dataset
 from onebit.errors import CheckpointError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, merge
-from onebit.runs.card import is_about
+from onebit.runs.card import stored_result
 from onebit.runs.run import open_run, start_folder, train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
@@ -89,7 +89,8 @@ def test_a_run_says_which_bytes_its_weights_are(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     (tmp_path / "best.safetensors").write_bytes((tmp_path / "final.safetensors").read_bytes()[:-1])
     assert run.sha256 == result["sha256"]
-    assert is_about(result, run)
+    assert stored_result(run).is_about(result["sha256"])
+    assert stored_result(run).is_about(run.sha256)
 
 
 class KilledOnce:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import say
 from onebit.cli.processes import way_on
-from onebit.common.files import json_text, read_json, write_atomic
+from onebit.common.files import json_text, write_atomic
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
-from onebit.train.history import MOST_RESULT, reported_weights
+from onebit.runs.result import RunResult
+from onebit.train.history import reported_weights
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -104,22 +105,15 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
 
 def _stored(run: Path, data: Dataset) -> dict[str, Any] | None:
     """The result of a run, None before it is finished."""
-    from onebit.report.outcome import outcome_lines
-
-    path = run / "result.json"
-    if not path.exists():
+    result = RunResult.read(run)
+    if result is None:
         return None
-    try:
-        result = read_json(path, largest=MOST_RESULT)
-        outcome_lines(result)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the run again") from None
-    weights, are_others = reported_weights(run, result.get("sha256"))
+    weights, are_others = reported_weights(run, result.sha256)
     if weights is not None and are_others:
-        raise FormatError(f"{path}: is about other weights than {weights.name}; remove it to evaluate the run again")
-    if (note := result.get("note", data.note)) != data.note:
+        raise FormatError(f"{run}/result.json is about other weights than {weights.name}; remove it to evaluate again")
+    if (note := result.values.get("note", data.note)) != data.note:
         raise CheckpointError(
             f"{run}: was trained on other data ({note or 'without a note'}) than these "
             f"({data.note or 'without a note'}); resume with the same data or choose another --out"
         )
-    return dict(result)
+    return result.values

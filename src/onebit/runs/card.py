@@ -6,18 +6,18 @@ import json
 import re
 import shlex
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
-from onebit.common.files import read_json, read_regular
+from onebit.common.files import read_regular
 from onebit.data import DATASETS
-from onebit.errors import FormatError, UsageError, first_line, shortened
+from onebit.errors import UsageError, shortened
 from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
-from onebit.train.history import MOST_METRICS, MOST_RESULT, EpochLog
+from onebit.runs.result import RunResult
+from onebit.train.history import MOST_METRICS, EpochLog
 from onebit.train.weights import weight_file
 
 _PATH = re.compile(r"[/\\~]")
@@ -35,60 +35,39 @@ def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = F
     recipe, folder = run.recipe, run.source.parent
     if not isinstance(run.facts.get("recipe"), dict) and not (folder / "recipe.yaml").is_file():
         return None
-    result = _result(run)
-    scores = {mode: _score(score) for mode, score in result.get("test", {}).items() if "correct" in score}
+    stored = stored_result(run)
+    if not stored.is_about(run.sha256):
+        warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=2)
+        stored = RunResult({})
+    result = stored.values
+    scores = {mode: _score(score) for mode, score in stored.test.items() if "correct" in score}
     if certificate is not None and certificate.correct is not None:
         whole = certificate.split == "test" and certificate.images is None
         if whole and not other_files and certificate.dataset == recipe.dataset and certificate.compared == "labels":
             scores["packed"] = CardScore(correct=certificate.correct, count=certificate.count)
     command, described = _command(recipe)
     unfinished = _unfinished(run)
-    try:
-        return Card(
-            summary=_text(recipe.summary) if described else None,
-            dataset=recipe.dataset or None,
-            **_about_data(recipe, result),
-            method="; ".join(filter(None, (_method(recipe, certificate), unfinished))),
-            recipe=_text(recipe.name),
-            reference=_text(recipe.reference) if described else None,
-            command=None if unfinished else command,  # which trains all epochs
-            seed=recipe.seed if result else None,
-            epochs=recipe.epochs if result else None,
-            chosen_epoch=result.get("chosen_epoch"),
-            chosen_by=result.get("chosen_by"),
-            test=scores,
-        )
-    except FormatError as error:
-        raise FormatError(f"{folder / 'result.json'}: {error}") from None
+    return Card(
+        summary=_text(recipe.summary) if described else None,
+        dataset=recipe.dataset or None,
+        **_about_data(recipe, result),
+        method="; ".join(filter(None, (_method(recipe, certificate), unfinished))),
+        recipe=_text(recipe.name),
+        reference=_text(recipe.reference) if described else None,
+        command=None if unfinished else command,  # which trains all epochs
+        seed=recipe.seed if result else None,
+        epochs=recipe.epochs if result else None,
+        chosen_epoch=result.get("chosen_epoch"),
+        chosen_by=result.get("chosen_by"),
+        test=scores,
+    )
 
 
-def _result(run: Run) -> dict[str, Any]:
-    """The content of result.json, if it is about these weights; FormatError if it is damaged."""
-    result = stored_result(run)
-    if is_about(result, run):
-        return result
-    warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=3)
-    return {}
-
-
-def stored_result(run: Run) -> dict[str, Any]:
-    """The content of the result.json of a run, {} without one; FormatError if it is damaged."""
-    path = run.source.parent / "result.json"
-    if not path.is_file() or weight_file(run.source.parent) != run.source:
-        return {}
-    try:
-        result = read_json(path, largest=MOST_RESULT)
-        test = result.get("test", {})
-        if not isinstance(test, dict) or not all(isinstance(score, dict) for score in test.values()):
-            raise ValueError("test is not an object of objects")
-    except (OSError, ValueError, AttributeError) as error:
-        raise FormatError(f"{path}: damaged ({first_line(error)})") from None
-    return dict(result)
-
-
-def is_about(result: Mapping[str, Any], run: Run) -> bool:
-    """Whether a result.json is about these weights, as far as it says so."""
-    return "sha256" not in result or result["sha256"] == run.sha256
+def stored_result(run: Run) -> RunResult:
+    """The result of a run, empty without one."""
+    folder = run.source.parent
+    found = RunResult.read(folder)
+    return found if found and weight_file(folder) == run.source else RunResult({})
 
 
 def _unfinished(run: Run) -> str:

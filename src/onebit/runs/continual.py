@@ -17,17 +17,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import json_text, read_json, write_atomic
+from onebit.common.files import json_text, write_atomic
 from onebit.data import Dataset, permute_pixels
-from onebit.errors import CheckpointError, FormatError, UsageError
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
 from onebit.runs.model import build_training
+from onebit.runs.result import RunResult
 from onebit.runs.run import open_run, refuse_other_recipe, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
 from onebit.train.files import refuse_other_data
-from onebit.train.history import MOST_RESULT, TABLE_FILE
+from onebit.train.history import TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
@@ -172,20 +173,11 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     return cells
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    """The seconds and parameters of a task; FormatError if they are damaged."""
-    try:
-        values = read_json(path, largest=MOST_RESULT)
-        return {"seconds": float(values["seconds"]), "parameters": values["parameters"]}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the task again") from None
-
-
 def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
     """The content of continual.json."""
     own = cells[0].method
     last = max(cell.task for cell in cells if cell.method == own)
-    runs = [_read_result(path) for path in sorted(folder.glob("*/task-*/result.json"))]
+    runs = [result for part in sorted(folder.glob("*/task-*")) if (result := RunResult.read(part))]
     final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]
     test = {}
     for weights in dict.fromkeys(cell.weights for cell in final):
@@ -209,7 +201,7 @@ def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) 
         "tasks": recipe.continual.tasks,
         "test": test,
         "cells": [asdict(cell) for cell in cells],
-        "seconds": sum(run["seconds"] for run in runs),
-        "parameters": runs[0]["parameters"],
+        "seconds": sum(run.seconds or 0 for run in runs),
+        "parameters": runs[0].values["parameters"],
         "folder": str(folder),
     }

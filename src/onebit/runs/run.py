@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.files import json_text, sha256_of, write_atomic
+from onebit.common.files import sha256_of, write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -24,12 +24,13 @@ from onebit.runs.machine import Machine, resolve_machine
 from onebit.runs.model import Training, build_training, other_images
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
+from onebit.runs.result import RunResult
 from onebit.runs.trackers import open_trackers, tracking
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
-from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
+from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
@@ -224,8 +225,14 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
         ranks.first(lambda: refuse_other_data(stage, data))
         if not ranks.first((stage / "result.json").exists):
             train_stage(before, data, stage, resume=resume, **options)
-    spent = ranks.first(lambda: read_seconds(stage))
+    spent = ranks.first(lambda: _result_of(stage).seconds or 0.0)
     return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
+
+
+def _result_of(folder: Path) -> RunResult:
+    result = RunResult.read(folder)
+    assert result is not None  # the training has just written it
+    return result
 
 
 def _refuse_lost_stage(folder: Path) -> None:
@@ -293,7 +300,7 @@ def train_stage(
         result["sha256"] = sha256_of(weight_file(folder))
     result["seconds"] += spent
     if ranks.writes:
-        write_atomic(folder / "result.json", (json_text(result, indent=2) + "\n").encode())
+        RunResult(result).write(folder)
     for tracker in tracked:
         tracker.end(result)
     return result

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_json, sha256_of
+from onebit.common.files import sha256_of
 from onebit.common.text import NetSize, table
-from onebit.errors import FormatError, UsageError, first_line
+from onebit.errors import UsageError
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """In a run folder, the preferred one first: the reported net is the one that validation selected."""
@@ -84,14 +84,6 @@ def in_use(folder: Path) -> UsageError:
         f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, "
         "or choose another --out"
     )
-
-
-def read_seconds(folder: Path) -> float:
-    """The seconds of a finished run; FormatError if its result.json is missing or damaged."""
-    try:
-        return float(read_json(folder / "result.json", largest=MOST_RESULT)["seconds"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise FormatError(f"{folder / 'result.json'}: damaged ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)

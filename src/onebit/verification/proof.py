@@ -25,7 +25,7 @@ from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.runs.card import data_in_words, is_about, stored_result
+from onebit.runs.card import data_in_words, stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
@@ -156,7 +156,7 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 
 def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Claim]:
     model, test = run.model, in_tiles(run.model, data.test)
-    if not is_about(stored_result(run), run):
+    if not stored_result(run).is_about(run.sha256):
         yield Claim("result", False, f"result.json is about other weights than {run.source.name}")
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
     yield _binarized(model)

@@ -1,0 +1,77 @@
+"""result.json of a run folder: what a finished training found. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onebit.common.files import json_text, read_json, write_atomic
+from onebit.common.text import NetSize
+from onebit.errors import FormatError, first_line
+from onebit.train.history import MOST_RESULT
+
+RESULT_FILE = "result.json"
+_NUMBER = (int, float)
+_TYPES: dict[str, Any] = {"seconds": _NUMBER, "parameters": int, "seed": int, "note": str, "sha256": str, "test": dict}
+_SCORE: dict[str, Any] = {"accuracy": _NUMBER, "correct": int, "count": int, "mean_iou": _NUMBER, "bn": str}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The content of a result.json; what it lacks is None.
+
+    values: all of it. seconds: of the whole training. sha256: of the weight file that the scores are about.
+    test: test mode -> its scores, as `Score.as_dict`. size: how much of the net is binary.
+    """
+
+    values: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        _check(self.values, _TYPES)
+        for score in self.test.values():
+            _check(score, _SCORE)
+
+    @property
+    def seconds(self) -> float | None:
+        return self.values.get("seconds")
+
+    @property
+    def sha256(self) -> str | None:
+        return self.values.get("sha256")
+
+    @property
+    def test(self) -> dict[str, dict[str, Any]]:
+        return self.values.get("test", {})  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> NetSize | None:
+        sizes = [self.values.get(key) for key in ("binary_weights", "weights", "packed_bytes")]
+        return None if None in sizes else NetSize(*map(int, sizes))  # type: ignore[arg-type]
+
+    def is_about(self, sha256: str) -> bool:
+        """Whether the scores are those of a weight file, as far as the result says so."""
+        return self.sha256 in (None, sha256)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunResult | None:
+        """The result of a run, None before it is finished; FormatError for a damaged file."""
+        path = folder / RESULT_FILE
+        if not path.exists():
+            return None
+        try:
+            return cls(dict(read_json(path, largest=MOST_RESULT)))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise FormatError(f"{path}: damaged ({first_line(error)})") from None
+
+    def write(self, folder: Path) -> None:
+        write_atomic(folder / RESULT_FILE, (json_text(self.values, indent=2) + "\n").encode())
+
+
+def _check(values: dict[str, Any], types: dict[str, Any]) -> None:
+    for name, kind in types.items():
+        value = values.get(name)
+        wrong = value is not None and (not isinstance(value, kind) or isinstance(value, bool))
+        if wrong or (isinstance(value, float) and not 0 <= value < math.inf):
+            raise ValueError(f"{name} is {value!r:.40}")
