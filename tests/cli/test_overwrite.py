@@ -176,7 +176,7 @@ def test_a_training_that_stops_before_its_first_step_leaves_no_new_folder(
 @pytest.mark.parametrize("half", [False, True])
 def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path, half: bool) -> None:
     before = content(trained)
-    folders._set_aside(trained)
+    folders._set_aside([trained])
     assert content(trained).keys() > {f"{folders.ASIDE}/last.ckpt", "notes.txt"}
     if half:  # of it was moved
         (trained / folders.ASIDE).rename(trained / folders.MOVING)

@@ -80,7 +80,7 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
     task = folder / "seed-0" / "bayesbinn" / "task-1" / "result.json"
     task.write_text("{")
     damaged = onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume")
-    assert f"{task}: damaged (JSONDecodeError); remove it to evaluate the task again" in damaged.line
+    assert f"{task}: damaged" in damaged.line
     (folder / "seed-0" / "continual.json").unlink()
     assert "n = 2" in onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume").out
 

@@ -16,9 +16,6 @@ import yaml
 from cli_support import SMALL, Outcome
 
 from onebit.data import load_dataset
-from onebit.errors import UsageError
-from onebit.recipe import build_recipe, read_settings, recipe_path
-from onebit.runs.run import open_teacher
 
 Onebit = Callable[..., Outcome]
 SHORT = ["--epochs", "0.2", "--method", "bnn"]
@@ -126,12 +123,6 @@ def test_the_classes_of_a_teacher_mean_the_same(onebit: Onebit, tmp_path: Path) 
     assert refused.status == 2
     assert "teacher mnist-mlp: was trained on the classes 0, 1, 2" in refused.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
-
-
-def test_crops_of_another_size_than_a_packed_teacher_takes_are_refused() -> None:
-    asked = build_recipe(read_settings(recipe_path("membrane-unet-ste-short")), {"teacher": "membrane-unet"})
-    with pytest.raises(UsageError, match=r"images of 512×512 pixels, the crops have 128×128: use --augmentation.crop"):
-        open_teacher(asked, load_dataset("mnist-sample"))
 
 
 def test_a_teacher_of_other_classes_is_one_line(onebit: Onebit, tmp_path: Path, real_folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onebit.data import Dataset, load_dataset, permute_pixels
-from onebit.errors import CheckpointError, UnknownNameError, UsageError
+from onebit.errors import CheckpointError, UnknownNameError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs import continual
@@ -176,13 +176,6 @@ def test_every_method_learns_the_tasks_of_every_other(toy: Dataset, tmp_path: Pa
         "irnet",
         "bop",
     ]
-
-
-def test_a_method_that_cannot_be_trained_is_told_before_the_first_task(toy: Dataset, tmp_path: Path) -> None:
-    model = {**recipe().settings()["model"], "dropout": 0.5}
-    with pytest.raises(UsageError, match="dropout zeroes a unit before its sign"):
-        train_continual(recipe(model=model, continual={"tasks": 2, "against": ["bnn"]}), toy, tmp_path)
-    assert not any(tmp_path.iterdir())
 
 
 def test_every_seed_has_its_own_permutations() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -235,30 +234,6 @@ def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-
-
-@pytest.mark.usefixtures("no_login")
-def test_wandb_without_login_says_how_to_go_offline(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        open_trackers(["wandb"], recipe(), tmp_path)
-    assert str(caught.value) == (
-        "--wandb: nobody is logged in to Weights & Biases: run `wandb login`, "
-        "or set WANDB_MODE=offline and `wandb sync` the run folder later"
-    )
-    assert not (tmp_path / "wandb-id").exists()
-
-
-@pytest.mark.nightly  # seconds for one line; daily the missing login is one
-@pytest.mark.usefixtures("no_login")
-def test_a_variable_that_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: wandb reads its variables once."""
-    monkeypatch.setenv("WANDB_MODE", "quatsch")
-    flags = ["--dataset", "toy", "--model", "mlp", "--epochs", "1", "--out", str(tmp_path / "run"), "--wandb"]
-    done = subprocess.run([sys.executable, "-m", "onebit", "train", *flags], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--wandb: WANDB_MODE: Input should be 'online', 'offline'" in done.stderr
-    assert done.stderr.rstrip().endswith("got 'quatsch'")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.nightly  # starts its service; daily the trackers are told of a run with tensorboard

@@ -23,7 +23,6 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
-from onebit.runs.model import build_training
 from onebit.runs.result import RunResult
 from onebit.runs.run import open_run, refuse_other_recipe, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
@@ -100,8 +99,6 @@ def train_continual(
         raise CheckpointError(
             f"{table}: holds {min(stray)}, the recipe trains {', '.join(learning)}; choose another --out"
         )
-    for own in learning.values():
-        build_training(task_recipe(own, 1), data)  # an error in the last method is found before hours of the first one
     done = {(cell.method, cell.task) for cell in cells}
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):

@@ -116,7 +116,7 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] 
 
     ranks.first(settle)
     if wanted:
-        ranks.first(lambda: [_set_aside(place) for place in places])
+        ranks.first(lambda: _set_aside(places))
     try:
         yield
     finally:
@@ -132,13 +132,14 @@ def _written(folder: Path) -> list[Path]:
     ]
 
 
-def _set_aside(folder: Path) -> None:
-    """Move a run into `ASIDE`, which is there once all of it is."""
-    if written := _written(folder):
-        (folder / MOVING).mkdir()
-        for path in written:
-            path.rename(folder / MOVING / path.name)
-        (folder / MOVING).rename(folder / ASIDE)
+def _set_aside(folders: Sequence[Path]) -> None:
+    """Move the run of each folder into its `ASIDE`, which is there once all of it is."""
+    for folder in folders:
+        if written := _written(folder):
+            (folder / MOVING).mkdir()
+            for path in written:
+                path.rename(folder / MOVING / path.name)
+            (folder / MOVING).rename(folder / ASIDE)
 
 
 def _settle(folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from onebit.common.tables import resolve
-from onebit.data import DATASETS, VOID, Augmentation, Dataset, classes_in_short
+from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split, classes_in_short
 from onebit.errors import CheckpointError, UsageError, first_line
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
@@ -256,6 +256,7 @@ def build_own_training(recipe: Recipe, model: nn.Module, data: FitData) -> Train
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))
+    assert not isinstance(data.train, Split)  # else it is a Dataset
     _, targets = next(data.train.batches())
     samples, steps = epoch_size(data, recipe.batch_size)
     labels = samples * labels_per_sample(targets, task_of(recipe.loss))

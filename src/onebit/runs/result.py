@@ -43,7 +43,7 @@ class RunResult:
 
     @property
     def test(self) -> dict[str, dict[str, Any]]:
-        return self.values.get("test", {})  # type: ignore[no-any-return]
+        return self.values.get("test", {})
 
     @property
     def size(self) -> NetSize | None:

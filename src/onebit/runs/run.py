@@ -141,7 +141,6 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         model: nn.Module = packed
         shape, classes, names = packed.image_shape, next(iter(packed.logits_shape), None), packed.net.classes
         trained: dict[str, Any] = {}  # on images as they are stored
-        _refuse_crops(name, shape, recipe.augmentation.crop_size)
     else:
         run = open_run(name)
         model, shape, classes, names = run.model, run.input_shape, run.classes, run.facts.get("classes")
@@ -152,15 +151,6 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
     if change := other_images(trained, recipe):
         raise UsageError(f"teacher {name} {change}: use a teacher that was trained on the same images")
     return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
-
-
-def _refuse_crops(name: str, shape: tuple[int, ...], crop: int | None) -> None:
-    """Refuse crops of another size than that of the images of a packed net, which is fixed."""
-    if crop is not None and shape[1:] != (crop, crop):
-        raise UsageError(
-            f"teacher {name} is a packed net for images of {'×'.join(map(str, shape[1:]))} pixels, the crops have "
-            f"{crop}×{crop}: use --augmentation.crop_size null, or a run folder as the teacher"
-        )
 
 
 def first_stage(recipe: Recipe) -> Recipe:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,54 +54,25 @@ def read_table(path: Path) -> TaskTable:
     """Read a continual.json."""
     try:
         values = read_json(path, largest=MOST_RESULT)
-        if not isinstance(values, dict) or not isinstance(values.get("cells"), list) or not values["cells"]:
-            raise ValueError("expected an object with a list 'cells'")
         cells = tuple(_read_cell(cell) for cell in values["cells"])
-        tasks = _whole(values, "tasks", least=max(cell.task for cell in cells), most=MOST_TASKS)
-        _check_rows(cells)
-        seconds = values.get("seconds")
-        if not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds must be a number, got {seconds!r}")
-        return TaskTable(cells, tasks, float(seconds), _whole(values, "parameters"))
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+        table = TaskTable(cells, values["tasks"], float(values["seconds"]), int(values["parameters"]))
+        rows: dict[tuple[tuple[str, str, str], int], list[int]] = {}
+        for cell in cells:
+            rows.setdefault((cell.block, cell.task), []).append(cell.seen)
+        whole = all(seen == list(range(1, task + 1)) for (_, task), seen in rows.items())
+        if not whole or not 1 <= max(cell.task for cell in cells) <= table.tasks <= MOST_TASKS:
+            raise ValueError("a row is not one cell for each task seen so far")
+        return table
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)[:200]})") from None
 
 
 def _read_cell(values: Any) -> Cell:
-    """Raises ValueError: not a cell."""
-    names = [field.name for field in fields(Cell)]
-    if not isinstance(values, dict) or not set(names) <= values.keys():
-        raise ValueError(f"a cell needs {', '.join(names)}")
-    if values["loss"] is None:  # JSON has no number for a loss that is not finite
-        values = {**values, "loss": math.nan}
-    cell = Cell(**{name: values[name] for name in names})
-    if (
-        not isinstance(cell.method, str)
-        or not isinstance(cell.weights, str)
-        or cell.bn not in ("trained", "reestimate")
-    ):
-        raise ValueError("method and weights of a cell must be text, bn trained or reestimate")
-    if not isinstance(cell.loss, (int, float)):
-        raise ValueError("loss of a cell must be a number")
-    _whole(values, "seen", least=1, most=_whole(values, "task", least=1, most=MOST_TASKS))
-    _whole(values, "correct", most=_whole(values, "count", least=1))
+    cell = Cell(**{field.name: values[field.name] for field in fields(Cell)})
+    if cell.loss is None:  # JSON has no number for a loss that is not finite
+        cell = replace(cell, loss=math.nan)
+    texts = all(isinstance(text, str) for text in cell.block) and isinstance(cell.loss, float)
+    numbers = all(type(number) is int for number in (cell.task, cell.seen, cell.correct, cell.count))
+    if not (texts and numbers and cell.bn in ("trained", "reestimate") and 0 <= cell.correct <= cell.count > 0):
+        raise ValueError(f"not a cell: {cell!r}")
     return cell
-
-
-def _whole(values: Mapping[str, Any], name: str, *, least: int = 0, most: int = 2**63) -> int:
-    value = values.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-    return value
-
-
-def _check_rows(cells: Sequence[Cell]) -> None:
-    """Raises ValueError: a row is not one cell for each task seen so far, in order."""
-    rows: dict[tuple[tuple[str, str, str], int], list[int]] = {}
-    for cell in cells:
-        rows.setdefault((cell.block, cell.task), []).append(cell.seen)
-    for (block, task), seen in rows.items():
-        if seen != list(range(1, task + 1)):
-            raise ValueError(f"after task {task} of {block[0]:.40} the tasks {str(seen)[:40]} were tested")

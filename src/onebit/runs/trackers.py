@@ -13,15 +13,12 @@ from typing import Any, Protocol
 
 from onebit.common.files import write_atomic
 from onebit.common.tables import resolve
-from onebit.errors import UsageError, first_line
+from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.train.history import EpochLog
 from onebit.train.ranks import ALONE, Ranks
 
 COUNTS = ("epoch", "epochs")
-OFFLINE = ("offline", "disabled", "dryrun")
-"""Values of WANDB_MODE that need no login."""
-LOG_IN = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
 
 
 class Tracker(Protocol):
@@ -108,29 +105,25 @@ class WeightsAndBiases:
         known = folder / "wandb-id"
         name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
         mode: Any = os.environ.get("WANDB_MODE")
-        with _wandb_errors(wandb):
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "onebit"),
-                name=recipe.name,
-                mode=mode,  # wandb itself reads it once per process
-                id=name,
-                resume="allow" if known.exists() else None,
-                dir=str(folder),
-                config=recipe.settings(),
-                settings=wandb.Settings(console="off", silent=True),
-            )
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "onebit"),
+            name=recipe.name,
+            mode=mode,  # wandb itself reads it once per process
+            id=name,
+            resume="allow" if known.exists() else None,
+            dir=str(folder),
+            config=recipe.settings(),
+            settings=wandb.Settings(console="off", silent=True),
+        )
         write_atomic(known, f"{name}\n".encode())
 
     @staticmethod
     def ready() -> Any:
-        """The package wandb, logged in where it needs that; UsageError as the class."""
+        """The package wandb; UsageError if it is not installed."""
         try:
             import wandb
         except ImportError:
             raise _missing("wandb") from None
-        with _wandb_errors(wandb):
-            if os.environ.get("WANDB_MODE") not in OFFLINE and not wandb.login(prompt=False):
-                raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {LOG_IN}")
         return wandb
 
     def epoch(self, row: EpochLog) -> None:
@@ -182,22 +175,6 @@ def tracking(
         for tracker in trackers:
             tracker.stop()
         raise
-
-
-@contextmanager
-def _wandb_errors(wandb: Any) -> Iterator[None]:
-    """The context in which an error of wandb becomes a UsageError of one line."""
-    try:
-        yield
-    except wandb.Error as error:
-        raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
-    except ValueError as error:  # wandb checks its variables with pydantic, whose message has several lines
-        refused: list[Any] = getattr(error, "errors", list)()
-        reason = first_line(error)
-        if refused:
-            name = "_".join(map(str, refused[0]["loc"])).upper()
-            reason = f"WANDB_{name}: {refused[0]['msg']}, got {refused[0]['input']!r}"
-        raise UsageError(f"--wandb: {reason}") from None
 
 
 def _missing(package: str) -> UsageError:
