@@ -260,6 +260,7 @@ def test_what_is_wrong_is_one_line(onebit: Onebit, here: Path, arguments: list[s
     done = onebit("train", "--model", *arguments, *SHORT, "--out", "run")
     assert done.status == 2
     assert "Traceback" not in done.err
+    assert not (here / "run").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------- trust

@@ -431,7 +431,6 @@ def test_predict_of_a_run_says_how_to_pack_it(
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
-        ("--device", "gpu", ("did you mean 'cuda'?", "cpu")),
         ("--loss", "mse", ("'mse' is for regression", "squared_hinge")),
     ],
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
 from onebit.common.files import append_text, remove_made
-from onebit.errors import OnebitError, TrainingError
+from onebit.errors import TrainingError
 from onebit.train.history import EpochLines, EpochLog
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def printing_progress(name: str, folder: Path, ranks: Ranks, *, new_paths: Seque
                 with suppress(OSError):
                     printer.write(str(stop))
                 raise
-    except OnebitError:
+    except Exception:
         if ranks.writes and not (printer and printer.began):
             remove_made(new_paths)
         raise

@@ -42,7 +42,7 @@ OPTIONS = {
     "--task NAME": "permuted-mnist: learn several tasks one after the other (docs/continual.md); image: none",
     "--out DIR": "run folder (default: runs/NAME, or runs/NAME-2 and so on if that holds a run)",
     "--resume [RUN]": "go on from the last checkpoint, bit-identically; of RUN, or of the run folder",
-    "--overwrite": "replace the run in the run folder; it is kept until the first step of the new training",
+    "--overwrite": "replace the run in the run folder; it is kept until the new one has a checkpoint",
     "--seeds 0-4": "train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7",
     "--wandb": "log to Weights & Biases too (WANDB_MODE=offline: into the run folder)",
     "--tensorboard": "log to RUN/tensorboard too",

@@ -154,16 +154,9 @@ class _Unfolding:
             for norm, (mean, variance) in (statistics or self._statistics(images)).items():
                 _set_norm(norm, self.lines[norm], mean, variance)
 
-    def _norm(self, op: FoldedOp) -> Norm | None:
-        """The BatchNorm that made an operation."""
-        try:
-            module = self.model.get_submodule(op.name)
-        except AttributeError:
-            return None
-        return module if isinstance(module, Norm) else None
-
     def _last_norm(self, ops: tuple[FoldedOp, ...]) -> tuple[int, Norm] | None:
-        found = [(i, norm) for i, op in enumerate(ops) if (norm := self._norm(op)) is not None]
+        modules = dict(self.model.named_modules())
+        found = [(i, norm) for i, op in enumerate(ops) if isinstance(norm := modules.get(op.name), Norm)]
         return found[-1] if found else None
 
     def _set_affine(self, ops: tuple[FoldedOp, ...], node: Affine) -> None:

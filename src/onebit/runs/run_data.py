@@ -36,11 +36,6 @@ def load_run_data(
     place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
     if not recipe.dataset:
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
-    if dataset is None and recipe.dataset not in DATASETS and directory is place is None:
-        raise UsageError(
-            f"{run.source}: was trained on {recipe.dataset!r}, which is not a data set of onebit: "
-            "name a file of its arrays with --data FILE.npz"
-        )
     try:
         data = load_from_place(recipe, place, directory=directory, progress=progress)
     except OwnValidationError:  # another file than that of the training has a validation set of its own
