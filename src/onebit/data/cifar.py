@@ -83,7 +83,7 @@ CIFAR100_FILES = CifarFiles(
 def read_cifar(
     files: CifarFiles, classes: int, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> LoadedFiles:
-    """Find or download the files in either layout, read and check them; training images stay in the order of the files."""
+    """Find or download the files in either layout, read and check them; training images keep the order of the files."""
     official = OfficialFiles(
         files.dataset,
         files.folders,

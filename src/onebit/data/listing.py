@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.pictures import SUFFIXES, is_image_name, kinds_of_files
+from onebit.common.pictures import SUFFIXES, is_image_name
 from onebit.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""
+SPLITS = {*VALIDATION, "train", "training", "test", "testing"}
+"""Names of splits: two of them beside each other are no classes."""
 TEST_SHARE = 0.2
 """The share of each class that becomes the test images of a folder without them."""
 
@@ -52,35 +54,25 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """Find the images in a folder. Hidden files are ignored; the note counts other files, and those without a class.
+    """Find the images in a folder. Hidden files, other files, and files without a class are ignored.
 
     `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
     the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
     share of each class, drawn by the paths of the files, is the test split.
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
-    splits = [name for name in _sub_folders(root) if _split_of(name)]
-    # a lone one may be a class of that name, unless it holds folders of the other classes
-    if train_folder == root and (len(splits) > 1 or any(_holds_classes(root, name) for name in splits)):
-        kind = "classes" if len(splits) > 1 else "a class"
-        raise DataError(f"{root}: {' and '.join(splits)} would be {kind}; expected train/CLASS/IMAGE, test/CLASS/IMAGE")
-    if train_folder != root and (other := [name for name in splits if name != _split_of(name)]):
-        raise DataError(f"{root / other[0]}: would be ignored; expected {_split_of(other[0])}/")
     classes = _sub_folders(train_folder)
-    if odd := [name for name in classes if not name.isprintable()]:
-        raise DataError(f"{train_folder}: the class folder {odd[0]!r} has characters that do not print: rename it")
-    others = _loose(train_folder)
-    train = _list_images(train_folder, classes, others)
-    if len(classes) < 2:
-        raise DataError(f"{root}: got the single class {classes[0]!r}, expected sub-folders of two or more classes")
+    splits = SPLITS & {name.lower() for name in classes}
+    if train_folder == root and (len(splits) > 1 or any({*_sub_folders(root / name)} & {*classes} for name in splits)):
+        raise DataError(f"{root}: {' and '.join(classes)} would be classes; expected train/CLASS/IMAGE")
+    train = _list_images(train_folder, classes)
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
-            others += _loose(root / name)
             if names := _sub_folders(root / name):  # ImageNet's own test images have no classes
-                if unknown := [other for other in names if other not in classes]:
-                    raise DataError(f"{root / name / unknown[0]}: is a class that {train_folder} does not have")
-                parts[name] = _list_images(root / name, classes, others)
+                if unknown := {*names} - {*classes}:
+                    raise DataError(f"{root / name}: got {min(unknown)!r}, a class that {train_folder} does not have")
+                parts[name] = _list_images(root / name, classes)
     test = parts.pop("test", ())
     if len(parts) > 1:
         raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in parts)}, expected one of them")
@@ -95,22 +87,7 @@ def list_folder(root: Path) -> Listing:
         train = tuple(file for file in train if file not in drawn)
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
-    left_out = f"files left out, no images or in no class folder: {kinds_of_files(others)}" if others else ""
-    return Listing(root, classes, train, validation, test, "; ".join(filter(None, (note, left_out))))
-
-
-def _holds_classes(root: Path, name: str) -> bool:
-    """Whether a folder holds folders with names of its neighbors."""
-    return bool({*_sub_folders(root / name)} & {*_sub_folders(root)})
-
-
-def _split_of(folder: str) -> str:
-    """The split that the name of a folder means, as its folder is to be named; "" for a class."""
-    name = folder.lower()
-    for split in ("train", "test"):
-        if name in (split, f"{split}ing", f"{split}_set", f"{split}set", f"{split}-set"):
-            return split
-    return name if name in VALIDATION else ""
+    return Listing(root, classes, train, validation, test, note)
 
 
 def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
@@ -138,22 +115,15 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")))
 
 
-def _loose(folder: Path) -> list[str]:
-    """The names of the files beside the class folders of `folder`, except hidden ones."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-
-
-def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> tuple[ImageFile, ...]:
-    """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
+def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFile, ...]:
+    """The images in the class folders of `folder`, at any depth."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
-        before, label = len(images), classes.index(name)
+        before = len(images)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
-            shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
-            images.extend(_image_file(os.path.join(place, entry), label) for entry in shown if is_image_name(entry))
-            others.extend(entry for entry in shown if not is_image_name(entry))
+            shown = (entry for entry in sorted(entries) if is_image_name(entry) and not entry.startswith("."))
+            images.extend(_image_file(os.path.join(place, entry), classes.index(name)) for entry in shown)
         if len(images) == before:
             raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
     if not images:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onebit.common.files import read_regular
-from onebit.common.pictures import is_image_name, kinds_of_files, opened, picture, upright, white_of_few_bits
+from onebit.common.pictures import is_image_name, opened, picture, upright
 from onebit.data.fetch import find_folder
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
@@ -49,52 +49,33 @@ def read_masked_folder(
         raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
     needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
     root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
-    others: list[str] = []
-    images, masks = (_files(root / part, others) for part in (IMAGE_FOLDER, MASK_FOLDER))
+    images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))
     if len(images) < 2:
         raise DataError(f"{root / IMAGE_FOLDER}: got {len(images)} images, expected two or more")
     for stem in sorted(images.keys() ^ masks.keys(), key=_by_number):
-        lone, other = (images[stem], root / MASK_FOLDER) if stem in images else (masks[stem], root / IMAGE_FOLDER)
-        raise DataError(f"{lone}: has no partner in {other}, expected a file named {stem}.png there")
+        raise DataError(f"{root}: {stem} is not in both {IMAGE_FOLDER} and {MASK_FOLDER}")
     names, values = mask_classes(root, classes)
     stems = sorted(images, key=_by_number)
     pixels = _read_images([images[stem] for stem in stems])
     truth = np.stack([read_mask(masks[stem], pixels.shape[2:], values) for stem in stems])
-    absent = _absent_classes(root, names, truth)
     count = max(1, round(TEST_SHARE * len(stems)))
     train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
-    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images{absent}"
-    if others:
-        note += f"; files left out that do not end as an image: {kinds_of_files(others)}"
+    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images"
     files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
     sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
     identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
     return LoadedFiles(train, test, str(root), files, note=note, classes=names, identity=identity)
 
 
-def _files(folder: Path, others: list[str]) -> dict[str, Path]:
-    """Name without suffix -> image file; the names of other files, but for hidden ones, go to `others`."""
+def _files(folder: Path) -> dict[str, Path]:
+    """Name without suffix -> image file."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not is_image_name(path.name):
-            others += [] if path.name.startswith(".") else [path.name]
-        elif not path.name.startswith("."):
+        if is_image_name(path.name) and not path.name.startswith("."):
             if path.stem in files:
                 raise DataError(f"{path}: got a second file beside {files[path.stem].name}, expected one for each name")
             files[path.stem] = path
     return files
-
-
-def _absent_classes(root: Path, names: Sequence[str], masks: Masks) -> str:
-    """Which classes no mask has, as a part of a note; "" for none."""
-    counts = np.bincount(masks.ravel(), minlength=VOID + 1)
-    absent = [name for number, name in enumerate(names) if not counts[number]]
-    if counts[VOID] and len(absent) == len(names) - 1:
-        raise DataError(
-            f"{root / MASK_FOLDER}: the masks have one class and {VOID}, which means no class where there is a "
-            f"{CLASS_FILE}: write the number of the other class, or leave {CLASS_FILE} out for masks of 0 and 255"
-        )
-    return f"; no mask has class {', '.join(absent)}" if absent else ""
 
 
 def _by_number(stem: str) -> tuple[int, str]:
@@ -107,10 +88,7 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     path = root / CLASS_FILE
     if not path.is_file():
         return tuple(names or UNNAMED), {0: 0, 255: 1}
-    try:
-        text = read_regular(path, largest=1_000_000).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+    text = read_regular(path, largest=1_000_000).decode("utf-8-sig", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not 2 <= len(set(lines)) == len(lines) < VOID:
         raise DataError(f"{path}: got {len(lines)} names, expected 2 to {VOID - 1} different names, one on each line")
@@ -126,10 +104,7 @@ def _read_images(paths: Sequence[Path]) -> Images:
             pictures.append(picture(image, "RGB" if image.mode not in ("1", "L") else "L"))
         if pictures[-1].size != pictures[0].size:
             (width, height), (first_width, first_height) = pictures[-1].size, pictures[0].size
-            raise DataError(
-                f"{path}: is {width}×{height} pixels, {paths[0].name} is {first_width}×{first_height}; "
-                "expected one size: crop or resize them"
-            )
+            raise DataError(f"{path}: is {width}×{height} pixels, {paths[0].name} is {first_width}×{first_height}")
     mode = "RGB" if color else "L"
     arrays = np.stack([np.asarray(image.convert(mode), np.uint8) for image in pictures])
     return np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)) if color else arrays[:, np.newaxis]
@@ -146,29 +121,17 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
         DataError: the file does not decode, has another size or other values; the message names it.
     """
     with opened(str(path)) as image:
-        mode, white = image.mode, white_of_few_bits(image)
-        mask = np.array(upright(image))
+        mode, mask = image.mode, np.array(upright(image))
     if mode == "1":  # one bit for each pixel: the first class and the second
         mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
-    if mode == "L" and white and 1 in values:  # Pillow has scaled its grays to 0..255
-        mask //= 255 // white
-    if mode not in ("1", "L", "P"):
-        raise DataError(f"{path}: the mask has {mode!r} pixels, expected one 8-bit number for each pixel, its class")
-    if mask.shape != size:
-        (height, width), (image_height, image_width) = mask.shape, size
-        raise DataError(
-            f"{path}: the mask is {width}×{height} pixels, its image is {image_width}×{image_height}; expected one size"
-        )
-    counts, numbers = np.bincount(mask.ravel(), minlength=256), np.full(256, -1)
+    if mode not in ("1", "L", "P") or mask.shape != size:
+        raise DataError(f"{path}: the mask has {mode!r} pixels {mask.shape}, expected 8-bit numbers {tuple(size)}")
+    numbers = np.full(256, -1)
     numbers[list(values)] = list(values.values())
-    unknown = np.flatnonzero((counts > 0) & (numbers < 0))
+    unknown = np.setdiff1d(mask, list(values))
     if len(unknown):
-        some = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
         expected = "0 and 255" if len(values) == 2 else f"0 to {sorted(values)[-2]}, or {VOID} for none"
-        raise DataError(
-            f"{path}: the mask has the values {some} ({int(counts[unknown].sum()):,} pixels), expected "
-            f"{expected}; for other classes, write their names to {CLASS_FILE} beside {MASK_FOLDER}/, one on each line"
-        )
+        raise DataError(f"{path}: the mask has the value {unknown[0]}, expected {expected}; {CLASS_FILE} names others")
     return numbers[mask].astype(np.uint8)
 
 

@@ -32,7 +32,7 @@ _ALLOWED = {*_ARRAYS, "numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
 def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
-    """Read the dictionary in a pickled CIFAR file of at most `largest` bytes: arrays, lists, numbers, strings and None."""
+    """Read the dictionary of arrays, lists, numbers and strings in a pickled CIFAR file of at most `largest` bytes."""
     try:
         content = read_regular(path, largest=largest)
     except OSError as error:
