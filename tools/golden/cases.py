@@ -85,7 +85,7 @@ def timeless(value: Any) -> Any:
         return {key: timeless(item) for key, item in value.items() if not TIMES.search(key)}
     if isinstance(value, list):
         return [timeless(item) for item in value]
-    return value.replace(os.getcwd(), "WORK") if isinstance(value, str) else value
+    return value.replace(str(Path.cwd().parent), "SIDE") if isinstance(value, str) else value
 
 
 def answer(*arguments: object) -> Any:
@@ -343,7 +343,7 @@ def verbs() -> None:
     case("pack sample", answer, "pack", "bayes", "-o", "c.1bit", "--weights", "sample")
     case("bytes of int8 and sample", lambda: [written("b.1bit"), written("c.1bit")])
     for net in ("finished.1bit", "mnist-mlp", "mnist-mlp-signs"):
-        for verb in ("inspect", "summary", "evaluate --dataset mnist-sample", "verify --dataset mnist-sample"):
+        for verb in ("inspect", "summary", "evaluate --dataset mnist-sample", "verify"):
             words = verb.split()
             case(f"{verb} {net}", answer, words[0], net, *words[1:])
         for picture in ("digit.png", "large.png", "deep.png", "photos/a"):
