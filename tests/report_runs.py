@@ -65,7 +65,9 @@ def make_run(
         rng = np.random.default_rng(0)
         state = {f"linear{i}.weight": rng.uniform(-1, 1, (6, 4)).astype(np.float32) for i in (1, 2)}
         state["norm1.weight"] = np.ones(6, np.float32)
-        save_file(state, folder / "best.safetensors", metadata={"onebit": '{"epoch": 3}'})
+        save_file(
+            state, folder / "best.safetensors", metadata={"onebit": json.dumps({"epoch": 3, "latents": [*state][:2]})}
+        )
     return folder
 
 

@@ -26,7 +26,7 @@ from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, r
 from onebit.layers import binary_layers
 from onebit.quantizers import draw_signs
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
-from onebit.report.curves import Curve, add_legend, draw_error, per_epoch
+from onebit.report.curves import Curve, add_legend, draw_panel, per_epoch
 from onebit.report.drawing import COLORS, GREY, INK, NEGATIVE, POSITIVE, curve_color, label_epochs, picture
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe, load_recipe_data
@@ -246,7 +246,7 @@ def draw_training(path: Path, histories: dict[str, list[History]], *, data: str)
     curves = [Curve(method, tuple(runs)) for method, runs in histories.items()]
     with picture(path, width=9, height=3.4) as figure:
         error, flips = figure.subplots(1, 2)
-        draw_error(error, curves)
+        draw_panel(error, curves, "error")
         error.set_title(f"{data}: error")
         for index, curve in enumerate(curves):
             epochs, mean, sd = per_epoch([[(r.epoch, 100 * r.flip_ratio) for r in h] for h in curve.histories])

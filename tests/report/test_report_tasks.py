@@ -14,6 +14,7 @@ from onebit.errors import DataError, FormatError
 from onebit.recipe import ContinualRecipe
 from onebit.report import compare_runs, compare_tasks, write_report
 from onebit.report.run_folders import find_folders
+from onebit.report.tables import task_tables
 from onebit.report.tasks import Row, plot_tasks, task_rows
 
 TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))
@@ -39,10 +40,14 @@ def test_a_row_for_each_method_task_and_norm() -> None:
     ]
     assert rows[1] == Row("bayesbinn", "binary", "trained", 2, ((0.8,), (0.7,)))
     assert rows[1].means == (0.75,)
-    assert (
-        str(rows[1])
-        == "bayesbinn after task 2:  80.00  70.00  mean 75.00 % (binary weights, BatchNorm of the latest task)"
-    )
+    first, _, third = task_tables(rows)
+    assert first.heading == "bayesbinn, binary weights, BatchNorm of the latest task"
+    assert first.head == ["test accuracy", "task 1", "task 2", "mean"]
+    assert first.rows == [
+        ["after task 1", "90.00 %", "", "90.00 %"],
+        ["after task 2", "80.00 %", "70.00 %", "75.00 %"],
+    ]
+    assert third.heading.endswith("BatchNorm of each task")
 
 
 def test_several_seeds_become_mean_and_standard_deviation() -> None:
@@ -50,7 +55,8 @@ def test_several_seeds_become_mean_and_standard_deviation() -> None:
     first, second = task_rows([longer, shorter])
     assert first.accuracies == ((0.9, 0.7),)
     assert second.accuracies == ((0.5,), (0.7,))
-    assert str(first).startswith("ste after task 1:  80.00 ± 14.14  mean 80.00 ± 14.14 % (binary weights")
+    [table] = task_tables([first, second])
+    assert table.rows[0] == ["after task 1", "80.00 ± 14.14 %", "", "80.00 ± 14.14 %"]
 
 
 def test_a_report_holds_a_table_and_a_picture(tmp_path: Path) -> None:
@@ -59,11 +65,11 @@ def test_a_report_holds_a_table_and_a_picture(tmp_path: Path) -> None:
     assert check_picture(files[0])[0] == 1110
     text = page_text(tmp_path / "report")
     for expected in (
-        "tasks 1 run on mnist Continual learning: tasks method weights after task task 1 task 2 task 3 mean",
-        "bayesbinn binary BatchNorm of the latest task 1 90.00 % 90.00 % 2 80.00 % 70.00 % 75.00 %",
-        "3 30.00 % 50.00 % 91.00 % 57.00 %",
-        "ste binary BatchNorm of each task 1 97.00 % 97.00 % 2 60.00 % 90.00 % 75.00 %",
-        "Seed 0; run (12.5 s).",
+        "tasks 1 run on mnist tasks: bayesbinn, binary weights, BatchNorm of the latest task",
+        "after task 1 90.00 % 90.00 % after task 2 80.00 % 70.00 % 75.00 %",
+        "after task 3 30.00 % 50.00 % 91.00 % 57.00 %",
+        "tasks: ste, binary weights, BatchNorm of each task",
+        "runs run",
         "continual.tasks 3",
     ):
         assert expected in text
@@ -87,7 +93,7 @@ def test_seeds_are_one_table_beside_other_recipes_and_runs(tmp_path: Path) -> No
     text = page_text(tmp_path / "report")
     assert "Comparison of 3 recipes 4 runs on mnist" in text
     assert "85.00 ± 7.07 %" in text
-    assert "± is the sample standard deviation over the seeds. Seed 0, 1; seed-0 (12.5 s), seed-1 (12.5 s)." in text
+    assert "runs seed-0, seed-1" in text
     settings = text.partition("Settings that differ")[2].partition("All settings")[0]
     assert "continual.prior true true false" in settings
     assert [row["label"] for row in compare_runs(runs)] == ["tiny"]
@@ -119,11 +125,11 @@ def test_a_folder_of_runs_is_replaced_by_those_with_an_epoch(tmp_path: Path) -> 
 def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     run = tasks_run(tmp_path / "run")
     (run / "continual.json").write_text("{")
-    with pytest.raises(FormatError, match=r"run.continual\.json: damaged \("):
+    with pytest.raises(FormatError, match=r"continual\.json"):
         write_report([make_run(tmp_path / "one"), run], tmp_path / "report")
     (run / "continual.json").unlink()
     make_run(run / "bayesbinn" / "task-1")
-    with pytest.raises(DataError, match=r"no task is finished yet; continue .* or report .*bayesbinn.task-1$"):
+    with pytest.raises(DataError, match="bayesbinn"):
         write_report([run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     assert len(write_report([run / "bayesbinn" / "task-1"], tmp_path / "report")) == 4
@@ -159,4 +165,4 @@ def test_no_torch_is_loaded(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(" after task ") == 7
+    assert done.stdout.count("after task ") == 7

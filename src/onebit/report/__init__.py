@@ -11,26 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import atomic_files, refuse_foreign
-from onebit.errors import DataError, OnebitError
+from onebit.errors import DataError
 from onebit.report.curves import plot_history, write_curves
 from onebit.report.drawing import Picture
 from onebit.report.health_picture import has_health, plot_health
 from onebit.report.histograms import plot_run_weights, plot_weights
-from onebit.report.mask_scores import mask_rows
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import (
-    Group,
-    RunResults,
-    data_name,
-    find_folders,
-    group_runs,
-    read_runs,
-    size_of,
-    tests_by_mode,
-)
+from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs
+from onebit.report.tables import Table, run_numbers, run_tables, task_numbers, task_tables
 from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
-from onebit.report.wording import mean_sd, over_runs, spread
 
 __all__ = [
     "compare_runs",
@@ -47,7 +37,7 @@ __all__ = [
 def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
     """The groups of a report: of runs on one task, and on several tasks; for errors see `write_report`."""
     if not folders:
-        raise DataError("there is no run to report: pass at least one run folder, written by `onebit train`")
+        raise DataError("there is no run to report")
     single, several = find_folders(folders)
     return group_runs(read_runs(single)), group_runs(read_task_runs(several))
 
@@ -65,24 +55,7 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         DataError, FormatError, UsageError: see `write_report`.
     """
-    return [
-        {
-            "label": group.label,
-            "runs": [run.name for run in group.runs],
-            "seeds": [run.settings.get("seed") for run in group.runs],
-            "tasks": max(run.table.tasks for run in group.runs),
-            "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
-            "table": [
-                {
-                    **{name: getattr(row, name) for name in ("method", "weights", "bn", "task")},
-                    "seen": [over_runs(accuracies) for accuracies in row.accuracies],
-                    "mean": over_runs(row.means),
-                }
-                for row in group_rows(group)
-            ],
-        }
-        for group in read_groups(runs)[1]
-    ]
+    return [task_numbers(group) for group in read_groups(runs)[1]]
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -103,32 +76,14 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         DataError, FormatError, UsageError: see `write_report`.
     """
-    rows = []
-    for group in read_groups(runs)[0]:
-        best = [run.history.best.validation_error for run in group.runs]
-        validation = [1 - error for error in best if error is not None]
-        masks = [
-            {"split": row.split, "weights": row.weights, "mean_iou": spread(row.mean_iou)}
-            | ({"dice": spread(row.dice)} if row.dice else {})
-            for row in mask_rows([group])
-        ]
-        tests, size = tests_by_mode(group.runs).items(), size_of(group)
-        rows.append(
-            {
-                "label": group.label,
-                "runs": [run.name for run in group.runs],
-                "seeds": [run.settings.get("seed") for run in group.runs],
-                "epochs": [run.history.rows[-1].epoch for run in group.runs],
-                "planned_epochs": [run.history.rows[-1].epochs for run in group.runs],
-                "finished": group.finished,
-                "seconds": mean_sd([run.seconds for run in group.runs])[0],
-                "size": size and size._asdict(),
-                "validation": over_runs(validation) if validation else None,
-                "test": {mode: over_runs([score.accuracy for score in scores]) for mode, scores in tests},
-                **({"masks": masks} if masks else {}),
-            }
-        )
-    return rows
+    return [run_numbers(group) for group in read_groups(runs)[0]]
+
+
+def report_tables(groups: list[Group[RunResults]], several: list[Group[TaskRun]]) -> list[Table]:
+    """The tables of a report, as text."""
+    return run_tables(groups) + [
+        table for group in several for table in task_tables(group_rows(group), about=f"{group.label}: ")
+    ]
 
 
 def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -151,18 +106,15 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         DataError: no run given, a folder that is not a run, a run without an epoch, or several tasks of which none is
             finished; nothing is written then.
         FormatError, UsageError: a damaged file of a run; the message names the file and, if it has lines, the line.
-        UsageError: a file of such a name is there, and onebit has not written it. OnebitError: a file cannot be
-            written. Nothing is changed then.
+        UsageError: a file of such a name is there, and onebit has not written it. OnebitError, OSError: a file cannot
+            be written. Nothing is changed then.
 
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
     """
     groups, several = read_groups(runs)
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(folder) as staging:
         names = [path.relative_to(staging) for path in _draw(groups, several, staging)]
         refuse_foreign(folder, names)
@@ -190,7 +142,7 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
     pictures += healths
     pictures += [_write_tasks(tasks, folder / f"tasks-{_file_name(tasks.label, taken)}.png") for tasks in several]
     page = folder / "index.html"
-    page.write_bytes(render_page(groups, several, pictures))
+    page.write_bytes(render_page([*groups, *several], report_tables(groups, several), pictures))
     return [*(path for _, path, _ in pictures), page]
 
 

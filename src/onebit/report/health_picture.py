@@ -27,7 +27,7 @@ LEAST = 1e-4
 
 
 def has_health(history: History) -> bool:
-    """Whether the run recorded the health of a layer; runs of earlier versions did not."""
+    """Whether the run recorded the health of a layer."""
     return any(row.layers for row in history)
 
 
@@ -39,18 +39,18 @@ def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "
 
     Raises:
         DataError: a history without the health of a layer.
-        UsageError: `path` is not a .png, or matplotlib is not installed. OnebitError: the file cannot be written.
+        UsageError: `path` is not a .png. OnebitError: the file cannot be written.
 
     Example:
         >>> plot_health(history, "health.png")  # doctest: +SKIP
     """
     if not has_health(history):
-        raise DataError("the history has no health of a layer: it is empty, or of an earlier version")
+        raise DataError("the history has no health of a layer")
     layers = {measure: _layers(history, measure) for measure in MEASURES}
     layers = {measure: names for measure, names in layers.items() if names}
     rows, most = -(-len(layers) // 2), max(map(len, layers.values()))
     with picture(path, width=8, height=(1.1 + 0.16 * max(most, 4)) * rows) as figure:
-        add_title(figure, f"{printable(name)}: training health" if name else "training health", size=10)
+        add_title(figure, f"{name}: training health".removeprefix(": "))
         panels = figure.subplots(rows, min(len(layers), 2), squeeze=False)
         for axes in panels.flat[len(layers) :]:
             axes.set_axis_off()

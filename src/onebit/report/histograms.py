@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from onebit.common.arguments import need, positive
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import DataError, FormatError, UsageError, shortened
+from onebit.errors import DataError, FormatError, shortened
 from onebit.packed.bits import sign
-from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture, wrap_to
+from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
 
@@ -64,11 +62,10 @@ def layer_histogram(
         value: the two values are ±value.
         signs: of the latents, ±1 in the shape of `weight`; sign(latent) if only `value` is given.
     """
-    need("value", value, value is None or positive(value), "a positive number")
     weight = np.asarray(weight, np.float32)
-    limit = float(np.abs(weight).max()) if weight.size else math.nan
+    limit = float(np.abs(weight).max(initial=0))
     if not math.isfinite(limit):
-        raise DataError(f"{name}: has no weights, or weights that are not finite numbers; there is nothing to draw")
+        raise DataError(f"{name}: weights that are not finite numbers")
     limit = max(limit, value or 0.0) or 1.0
     counts, _ = np.histogram(weight, bins=BINS, range=(-limit, limit))
     if value is not None and signs is None:
@@ -101,7 +98,7 @@ def plot_weights(
 
     Raises:
         DataError: no such weights, or some that are not finite.
-        UsageError: `value` is not a positive number, `path` not a .png, or matplotlib is not installed.
+        UsageError: `path` is not a .png.
         OnebitError: the file cannot be written.
 
     Example:
@@ -124,14 +121,12 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
     assert run.weights is not None
     facts, names, binary, read = open_weights(run.weights)
     value = run.settings.get("model.value", 1.0)
-    if binary is None:
-        binary = _binary_names(run, names, {name: read(name).ndim for name in names})
     layers = []
     for name in names:
         weight = read(name)
         try:
             layers.append(layer_histogram(name, weight, value=_value(value, weight) if name in binary else None))
-        except DataError as error:
+        except (DataError, TypeError, ValueError) as error:
             raise FormatError(f"{run.weights}: {error}") from None
     recipe = f" ({recipe_label(run)})" if recipe_label(run) != run.name else ""
     title = f"{run.name}{recipe}: {'latent weights' if binary else 'weights'}"
@@ -142,46 +137,27 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
     draw_weights(layers, path, title=title)
 
 
-def _binary_names(run: RunResults, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
-    """The latent weights of an old file, according to the recipe: all except real first and last layers."""
-    if run.settings.get("model.weight_quantizer") is None:
-        return set()
-    dense = [name for name in names if axes[name] == 2]
-    real = {names[0]} if run.settings.get("model.real_first") else set()
-    real |= set(dense[-1:]) if run.settings.get("model.real_last") else set()
-    return set(names) - real
-
-
-def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None, Callable[[str], np.ndarray]]:
-    """(facts, names of weights in the order of the net, latent ones, function that reads one) of a safetensors file.
-
-    Names are sorted if the file has no order; latent ones are None if the file does not name them.
-    """
+def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str], Callable[[str], np.ndarray]]:
+    """(facts, names of weights in the order of the net, latent ones, function that reads one) of a safetensors file."""
     import safetensors
 
+    damaged = (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError)
     try:
         file, facts = open_safetensors(path)
-        order, latents = facts.pop("order", None), facts.pop("latents", None)
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, TypeError, ValueError, RecursionError, OSError) as error:
+        latents = set(facts.pop("latents", []))
+        places = {name: place for place, name in enumerate(facts.pop("order", []))}
+        axes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except damaged as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({printable(error)})") from None
-    places = {name: place for place, name in enumerate(order)} if _is_names(order) else {}
 
     def read(name: str) -> np.ndarray:
         try:
             return file.get_tensor(name)
-        except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
-            # safetensors raises AttributeError for a dtype that numpy lacks
+        except damaged as error:  # AttributeError for a dtype that numpy lacks
             raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
 
-    named = set(latents) if _is_names(latents) else None
-    names = [name for name, shape in shapes.items() if _is_weight(name, len(shape)) or name in (named or ())]
-    names.sort(key=lambda name: (places.get(name, len(places)), _natural(name)))
-    return facts, names, named, read
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    names = [name for name in axes if _is_weight(name, axes[name]) or name in latents]
+    return facts, sorted(names, key=lambda name: places.get(name, len(places))), latents, read
 
 
 def _value(value: Any, weight: np.ndarray) -> float:
@@ -189,9 +165,7 @@ def _value(value: Any, weight: np.ndarray) -> float:
         from onebit.layers import glorot_bound  # imports torch; the formula needs the shape only
 
         return glorot_bound(cast(Any, weight))
-    if not isinstance(value, (int, float)):
-        raise UsageError(f"model.value must be a positive number or glorot, got {printable(repr(value))}")
-    return value
+    return float(value)
 
 
 def _exact_value(weight: np.ndarray) -> float | None:
@@ -227,11 +201,6 @@ def _is_weight(name: str, axes: int) -> bool:
     return axes >= 2 and WEIGHT_NAME.search(name) is not None
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts `linear2` before `linear10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str], *, title: str) -> None:
     """One panel per layer; DataError without layers."""
     if not layers:
@@ -251,7 +220,7 @@ def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
     from matplotlib.ticker import MaxNLocator
 
     edges = np.linspace(-layer.limit, layer.limit, BINS + 1)
-    share = 100 * layer.counts / layer.counts.sum()
+    share = 100 * layer.counts / max(1, layer.counts.sum())
     half = BINS // 2
     if layer.positive is None:
         axes.stairs(share, edges, fill=True, color=REAL)
@@ -263,7 +232,7 @@ def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.set_xlim(-1.06 * layer.limit, 1.06 * layer.limit)
     title = f"{layer.name}  ({'×'.join(map(str, layer.shape))})\n{_caption(layer)}"
-    wrap_to(axes.set_title(title, fontsize=8.5), PANEL - 0.5)
+    axes.set_title(title, fontsize=7.5)
     axes.set_xlabel("latent weight" if layer.is_latent else "weight")
     axes.set_ylabel("share per bin (%)")
 

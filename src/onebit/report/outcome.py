@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onebit.common.text import NetSize
 from onebit.recipe import Recipe
+from onebit.report.tables import task_tables
 from onebit.report.tasks import Row, task_rows
 from onebit.report.wording import over_runs, percent
 from onebit.runs.task_grid import Cell
@@ -69,15 +70,13 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def task_lines(result: Mapping[str, Any]) -> list[str]:
     """The accuracy on every task after every task."""
-    end = f"{result['seconds']:.1f} s; table and picture in {result['folder']}"
-    return [table_heading([result["seed"]]), *map(str, result_rows(result)), end]
+    end = f"seed {result['seed']}; {result['seconds']:.1f} s; table and picture in {result['folder']}"
+    return [*task_text(result_rows(result)), end]
 
 
-def table_heading(seeds: Iterable[object]) -> str:
-    """The line above the table."""
-    each = [str(seed) for seed in seeds]
-    listed = f"seed{'s' if len(each) > 1 else ''} {', '.join(each)}"
-    return f"test accuracy on task 1, 2, ... after each task, each under its own permutation; {listed}"
+def task_text(rows: Sequence[Row], *, about: str = "") -> list[str]:
+    """Tables of continual learning, each below its heading."""
+    return [line for table in task_tables(rows, about=about) for line in (f"{table.heading}:", *str(table).split("\n"))]
 
 
 def result_rows(result: Mapping[str, Any]) -> list[Row]:

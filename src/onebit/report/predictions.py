@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from onebit.errors import UsageError
 from onebit.report.drawing import GREY, INK, WRONG, add_title, picture
 from onebit.report.wording import printable
 
-MOST_IMAGES = 200
 COLUMNS = 10
 FRAME: dict[str, Any] = {"edgecolor": GREY, "linewidth": 0.6}
 ANSWERS = 3 * COLUMNS // 2
@@ -34,7 +32,7 @@ def plot_predictions(
     """Draw images in a grid, each with the predicted class and its probability; wrong ones in red, with the true class.
 
     Args:
-        images: uint8 (N, C, H, W), C 1 or 3, N at most 200.
+        images: uint8 (N, C, H, W), C 1 or 3.
         path: ends in .png.
         labels: (N,) true class numbers.
         predicted: (N,) predicted class numbers.
@@ -44,14 +42,14 @@ def plot_predictions(
         data: name of the data set, for the title.
 
     Raises:
-        UsageError: arrays that do not fit together, `path` is not a .png, or matplotlib is not installed.
+        UsageError: images that are not uint8, or `path` is not a .png.
         OnebitError: the file cannot be written.
 
     Example:
         >>> plot_predictions(images, "digits.png", labels=labels, predicted=logits.argmax(axis=1),
         ...                  probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    answers = _Answers(images, labels, predicted, probabilities, classes, most=MOST_IMAGES)
+    answers = _Answers(images, labels, predicted, probabilities, classes)
     columns = min(COLUMNS, max(len(images), 4))
     every = range(len(images))
     answers.draw(path, every, cells=every, columns=columns, title=answers.title(data, weights))
@@ -93,39 +91,15 @@ def plot_answers(
     answers.draw(path, np.concatenate([right, wrong]), cells=cells, columns=COLUMNS, title=title)
 
 
-@dataclass
 class _Answers:
-    """At most `most` images and what was predicted for them, as checked arrays; see `plot_predictions`."""
+    """Images and what was predicted for them; see `plot_predictions`."""
 
-    images: np.ndarray
-    labels: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
-    classes: Sequence[str]
-    most: InitVar[int | None] = None
-
-    def __post_init__(self, most: int | None) -> None:
-        for name in ("images", "labels", "predicted", "probabilities"):
-            setattr(self, name, np.asarray(getattr(self, name)))
-        shape, dtype, count = self.images.shape, self.images.dtype, len(self.images)
-        if dtype != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
-            raise UsageError(f"got images {dtype} {shape}, expected uint8 (N, C, H, W) with C 1 or 3")
-        if not 1 <= count <= (most or count):
-            expected = "at least 1" if most is None else f"1 to {most}: choose some of them"
-            raise UsageError(f"got {count} images, expected {expected}")
-        for name in ("probabilities", "labels", "predicted"):
-            array = getattr(self, name)
-            if array.shape != (count,):
-                raise UsageError(f"got {name} of shape {array.shape}, expected ({count},), one for each image")
-            is_class = array.dtype.kind in "iu" and array.min() >= 0 and array.max() < len(self.classes)
-            if name != "probabilities" and not is_class:
-                raise UsageError(f"{name} must be class numbers from 0 to {len(self.classes) - 1}")
-        if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
-            raise UsageError("probabilities must be between 0 and 1")
-
-    @property
-    def wrong(self) -> np.ndarray:
-        return self.labels != self.predicted
+    def __init__(self, images: np.ndarray, labels: Any, predicted: Any, probabilities: Any, classes: Sequence[str]):
+        if images.dtype != np.uint8:  # real pixels would be drawn black
+            raise UsageError(f"got images {images.dtype}, expected uint8")
+        self.images, self.classes, self.labels, self.predicted = images, classes, labels, predicted
+        self.probabilities = np.asarray(probabilities)
+        self.wrong = np.asarray(labels) != np.asarray(predicted)
 
     def title(self, data: str, weights: str) -> str:
         """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""

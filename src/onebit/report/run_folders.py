@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,7 +20,6 @@ from onebit.train.history import (
     MOST_RESULT,
     PLACE_FILE,
     TABLE_FILE,
-    EpochLog,
     History,
     reported_weights,
     task_folders,
@@ -40,9 +36,7 @@ class TestScore:
     """
 
     accuracy: float
-    correct: int | None
-    count: int | None
-    bn: str | None
+    bn: str | None = None
     mean_iou: float | None = None
     dice: float | None = None
 
@@ -69,14 +63,13 @@ class RunResults(Training):
 
     tests: by test mode; empty while the run is not finished.
     seconds: of the whole training, from result.json or summed over epochs.
-    parameters, size: from result.json.
+    size: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
 
     history: History
     tests: dict[str, TestScore]
     seconds: float
-    parameters: int | None
     weights: Path | None
     size: NetSize | None = None
 
@@ -117,11 +110,6 @@ def tests_by_mode(runs: Sequence[RunResults]) -> dict[str, list[TestScore]]:
     """Test mode -> the scores of the runs that were tested in it."""
     modes = dict.fromkeys(mode for run in runs for mode in run.tests)
     return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
-
-
-def size_of(group: Group[RunResults]) -> NetSize | None:
-    """How much of the nets is binary, the same for all seeds; None if no result says so."""
-    return next((run.size for run in group.runs if run.size is not None), None)
 
 
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -226,7 +214,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
-    tests, seconds, parameters, scored, size = _read_result(folder / "result.json")
+    tests, seconds, scored, size = _read_result(folder / "result.json")
     seconds = history.seconds if seconds is None else seconds
     weights, are_others = reported_weights(folder, scored)
     if weights is not None and are_others:
@@ -240,7 +228,6 @@ def _read_run(folder: Path, name: str) -> RunResults:
         history,
         tests,
         seconds,
-        parameters,
         weights,
         size,
         data=data_of(folder),
@@ -266,12 +253,7 @@ def flat_settings(folder: Path) -> dict[str, Any]:
     """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one."""
     if not (folder / "recipe.yaml").exists():
         return {}
-    settings = flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
-    for key, value in settings.items():
-        items = value if isinstance(value, (list, tuple)) else [value]
-        if not all(item is None or isinstance(item, (str, int, float)) for item in items):
-            raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
-    return settings
+    return flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
 
 
 def _read_metrics(folder: Path) -> History:
@@ -279,67 +261,29 @@ def _read_metrics(folder: Path) -> History:
     if not path.is_file():
         why = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: not a run folder ({why}); pass a folder written by `onebit train`")
-    rows: list[EpochLog] = []
-    for number, line in enumerate(_read_text(path, largest=MOST_METRICS).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = _printable(EpochLog.from_dict(json.loads(line)))
-            if rows and row.epoch <= rows[-1].epoch:
-                raise ValueError(f"epoch {row.epoch} after epoch {rows[-1].epoch}")
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}, line {number}: damaged ({printable(error)})") from None
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{folder}: the run has no finished epoch yet; train at least one epoch first")
-    return History(rows)
-
-
-def _printable(row: EpochLog) -> EpochLog:
-    """The row with names that can be shown on a page."""
-    layers = {printable(name, limit=60): dict(measured) for name, measured in row.layers.items()}
-    return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
-
-
-def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None, object, NetSize | None]:
-    """(test mode -> score, seconds, parameters, SHA-256 of the weights, size) of a result.json; empty without one."""
-    if not path.exists():
-        return {}, None, None, None, None
     try:
-        result = json.loads(_read_text(path, largest=MOST_RESULT))
-        if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
-            raise ValueError("expected an object with an object 'test'")
+        lines = read_regular(path, largest=MOST_METRICS).decode("utf-8").split("\n")
+        history = History.from_rows(line for line in lines if line.strip())
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: damaged ({printable(error)})") from None
+    if not history.rows:
+        raise DataError(f"{folder}: the run has no finished epoch yet")
+    return history
+
+
+def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, object, NetSize | None]:
+    """(test mode -> score, seconds, SHA-256 of the weights, size) of a result.json; empty without one."""
+    if not path.exists():
+        return {}, None, None, None
+    try:
+        result = read_json(path, largest=MOST_RESULT)
         tests = {}
         for mode, score in result.get("test", {}).items():
-            if not isinstance(score, dict):
-                raise ValueError(f"test.{mode} must be an object")
-            shares = {key: _number(score, key, needed=key == "accuracy") for key in ("accuracy", "mean_iou", "dice")}
-            for name, share in shares.items():
-                if share is not None and not 0 <= share <= 1:
-                    raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
-            bn = score.get("bn") if isinstance(score.get("bn"), str) else None
-            counts = {name: _number(score, name, int) for name in ("correct", "count")}
-            tests[printable(mode, limit=30)] = TestScore(bn=bn, **counts, **shares)
-        sizes = [_number(result, key, int) for key in ("binary_weights", "weights", "packed_bytes")]
-        size = None if None in sizes else NetSize(*sizes)
-        return tests, _number(result, "seconds"), _number(result, "parameters", int), result.get("sha256"), size
-    except (ValueError, OverflowError, RecursionError) as error:
+            masks = {key: float(score[key]) for key in ("mean_iou", "dice") if score.get(key) is not None}
+            tests[printable(mode, limit=30)] = TestScore(float(score["accuracy"]), score.get("bn"), **masks)
+        sizes = [result.get(key) for key in ("binary_weights", "weights", "packed_bytes")]
+        size = None if None in sizes else NetSize(*map(int, sizes))
+        seconds = result.get("seconds")
+        return tests, None if seconds is None else float(seconds), result.get("sha256"), size
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
-
-
-def _number(values: Mapping[str, Any], key: str, kind: Callable[[float], Any] = float, *, needed: bool = False) -> Any:
-    """A finite number as `kind`; None if it is missing and not needed."""
-    value = values.get(key)
-    if value is None and not needed:
-        return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{key} must be a number, got {value!r}")
-    return kind(value)
-
-
-def _read_text(path: Path, *, largest: int) -> str:
-    try:
-        return read_regular(path, largest=largest).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise FormatError(f"{path}: cannot be read ({reason})") from None

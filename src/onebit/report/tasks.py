@@ -1,10 +1,10 @@
-"""Continual learning: tables and pictures of the accuracy on every task after every task, over seeds."""
+"""Continual learning: the accuracy on every task after every task, over seeds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ import numpy as np
 from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
-from onebit.report.wording import mean_sd, percent, plus_minus, printable
+from onebit.report.wording import mean_sd, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
 MARKERS = "osD^vP*X"
-MEAN_LINE: dict[str, Any] = {"color": INK, "linestyle": "--"}
-LEGEND_COLUMNS = 5
 LEGEND_TASKS = 25
 """Largest number of tasks in the legend."""
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}
@@ -50,11 +48,6 @@ class Row:
         """The mean over the tasks seen so far, for each training."""
         return tuple(sum(each) / len(each) for each in zip(*self.accuracies, strict=True))
 
-    def __str__(self) -> str:
-        each = " ".join(plus_minus(accuracies, "6.2f", scale=100) for accuracies in self.accuracies)
-        mode = f"{self.weights} weights, {NORMS[self.bn]}"
-        return f"{self.method} after task {self.task}: {each}  mean {percent(self.means)} ({mode})"
-
 
 def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
     """The table over the seeds of a training: a row for each method, test mode, BatchNorm statistics and task.
@@ -84,14 +77,10 @@ def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
 
 def _read(folder: Path, name: str) -> TaskRun:
     if not (folder / TABLE_FILE).exists():
-        first = task_folders(folder)[0]
-        raise DataError(f"{folder}: no task is finished yet; continue with --resume {folder}, or report {first}")
-    table = read_table(folder / TABLE_FILE)
-    cells = tuple(
-        replace(cell, method=printable(cell.method, limit=30), weights=printable(cell.weights, limit=30))
-        for cell in table.cells
-    )
-    return TaskRun(name, flat_settings(folder), replace(table, cells=cells), data=data_of(folder))
+        raise DataError(
+            f"{folder}: no task is finished yet; continue with --resume, or report {task_folders(folder)[0]}"
+        )
+    return TaskRun(name, flat_settings(folder), read_table(folder / TABLE_FILE), data=data_of(folder))
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
@@ -103,19 +92,16 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
         path: PNG file.
         tasks: number of all tasks, learned or not.
         title: of the whole picture.
-
-    Raises:
-        UsageError: matplotlib is not installed, or `path` does not end in .png.
     """
     methods: dict[str, list[Row]] = {}
     for row in rows:
         drawn = methods.setdefault(row.method, [])
         if row.bn == "trained" and (not drawn or drawn[0].weights == row.weights):
             drawn.append(row)
-    several = any(len(row.means) > 1 for row in rows)
     every = -(-tasks // LEGEND_TASKS)
-    lines = max(-(-tasks // every // LEGEND_COLUMNS), 1 + several)
-    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.3 + 0.2 * lines) as figure:
+    with picture(
+        path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.7 + 0.04 * min(tasks, LEGEND_TASKS)
+    ) as figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         for axes, (method, own) in zip(panels, methods.items(), strict=True):
             for seen in range(1, tasks + 1):
@@ -123,15 +109,16 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
                 style = {"color": curve_color(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
                 label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
                 _draw(axes, curve, markersize=4, label=label, **style)
-            _draw(axes, {row.task: row.means for row in own}, label="mean of the tasks seen", **MEAN_LINE)
-            axes.set_title(f"{method} ({own[0].weights} weights)" if own else method)
+            means = {row.task: row.means for row in own}
+            _draw(axes, means, color=INK, linestyle="--", label="mean of the tasks seen")
+            axes.set_title(printable(f"{method} ({own[0].weights} weights)" if own else method, limit=60))
             axes.set_xlabel("tasks learned")
             axes.set_xlim(0.8, tasks + 0.2)
             whole_ticks(axes)
         panels[0].set_ylabel("test accuracy (%)")
-        *each, mean = panels[0].get_legend_handles_labels()[0]
-        figure.legend(handles=each, loc="outside lower left", ncols=LEGEND_COLUMNS)
-        figure.legend(handles=[mean, *([band_key(GREY)] if several else [])], loc="outside lower right")
+        lines = panels[0].get_legend_handles_labels()[0]
+        several = any(len(row.means) > 1 for row in rows)
+        figure.legend(handles=[*lines, *([band_key(GREY)] if several else [])], loc="outside lower left", ncols=5)
         add_title(figure, title)
 
 
@@ -139,4 +126,4 @@ def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
     """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
     after = sorted(curve)
     mean, sd = (np.array([100 * (mean_sd(curve[task])[part] or 0.0) for task in after]) for part in (0, 1))
-    draw_mean(axes, after, mean, sd, band=0.15, **style)
+    draw_mean(axes, after, mean, sd, **style)
