@@ -1,24 +1,10 @@
 """Benchmarks of onebit against torch, in the same process: `python -m benchmarks NAME`. Not in the wheel.
 
-One module per benchmark, with `add_options(parser)`, `measure(**options) -> dict` (JSON-ready) and `describe(result)`.
+Each module has `add_options(parser)`, `measure(**options)`, which returns JSON with a list "rows", and COLUMNS, the
+keys of a row that are printed.
 """
 
 from __future__ import annotations
 
-BENCHMARKS = (
-    "augmentation",
-    "cortex-m4",
-    "fused-step",
-    "gpu",
-    "kernels",
-    "mnist-time",
-    "nets",
-    "onnx",
-    "packed-layers",
-    "packed-memory",
-    "startup",
-    "training-memory",
-    "training-step",
-    "web",
-)
+BENCHMARKS = ("cortex-m4", "gpu", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step")
 """The names; each module is imported when its benchmark runs."""

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import sys
+from collections.abc import Sequence
 
-import onebit
 from benchmarks import BENCHMARKS
-from onebit.cli.main import run_program
-from onebit.cli.output import answer, answer_json
-from onebit.cli.parsing import Parser
+from benchmarks.shared import machine, table
 
 
-def run(argv: list[str]) -> int:
-    """Measure and print the result; returns the exit status.
-
-    Raises:
-        UnknownNameError, UsageError: no such benchmark, or options that it does not have.
-    """
-    if not argv or argv[0] in ("-h", "--help"):
-        names = ", ".join(BENCHMARKS)
-        answer(f"usage: python -m benchmarks NAME [options]\nNAME: {names}; NAME --help lists its options")
-        return 0
-    name = argv[0]
-    onebit.common.tables.resolve(dict.fromkeys(BENCHMARKS), name, kind="benchmark")
+def main(argv: Sequence[str]) -> int:
+    """Measure and print the result; returns the exit status."""
+    if not argv or argv[0] not in BENCHMARKS:
+        print(f"usage: python -m benchmarks NAME [options]\nNAME: {', '.join(BENCHMARKS)}; NAME --help lists options")
+        return 0 if not argv or argv[0] in ("-h", "--help") else 2
+    name, *words = argv
     benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
-    summary = (benchmark.__doc__ or "").partition("\n")[0]
-    parser = Parser(name, summary)
-    parser.prog = f"python -m benchmarks {name}"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=benchmark.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     benchmark.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
-    options = vars(parser.parse_args(argv[1:]))
+    options = vars(parser.parse_args(words))
     as_json = options.pop("json")
-    with onebit.common.progress.progress(name, "rounds") as bar:
-        result = benchmark.measure(**options, on_round=bar.update)
+    measured = benchmark.measure(**options)
+    result = {"benchmark": name, "machine": machine(), "settings": options, **measured}
     if as_json:
-        answer_json(result)
-    else:
-        answer(benchmark.describe(result))
+        print(json.dumps(result))
+        return 0
+    print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
+    print(table(result.pop("rows"), benchmark.COLUMNS))
+    for key in measured.keys() - {"rows"}:
+        print(f"{key}: {json.dumps(measured[key], indent=1, ensure_ascii=False)}")
     return 0
-
-
-def main(argv: list[str]) -> int:
-    """`run` as every verb of onebit: errors and Ctrl-C become one line on stderr."""
-    return run_program(run, argv, name="python -m benchmarks")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from shutil import which
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from onebit.runtime import run
 
 PROGRAM = Path(__file__).parent / "cortex_m4_program"
 EMULATOR = "qemu-system-arm"
+COLUMNS = {"net": "", "instructions": ",", "macs": ",", "flash": ",", "static": ",", "stack": ",", "most_stack": ","}
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
 
 
@@ -34,47 +33,33 @@ class OnBoard(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("net", metavar="NET", help="a packed net: a file, or the name of one that comes with onebit")
+    parser.add_argument("nets", nargs="+", metavar="NET", help="packed nets: files, or names of those that ship")
     parser.add_argument("--optimize", default="O2", metavar="LEVEL", help="of the compiler, such as Os (default: O2)")
 
 
-def measure(*, net: str, optimize: str = "O2", on_round: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Export a net, run it on one random input, and compare every bit.
+def measure(*, nets: list[str], optimize: str) -> dict[str, Any]:
+    """Export each net, run it on one random input, and compare every bit.
 
     Raises:
-        OnebitError: the compiler or the emulator is not installed or fails, or the bits differ.
+        OnebitError: the compiler or the emulator fails, or the bits differ.
     """
-    for tool in (COMPILER, EMULATOR):
-        if which(tool) is None:
-            raise OnebitError(f"{tool} is not installed")
-    level = optimize.lstrip("-")
-    packed = load(net)
-    inputs = random_inputs(packed, 1)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "net"
-        folder.mkdir()
-        c.write(packed, folder)
-        found = on_cortex_m4(folder, inputs, Path(temporary), f"-{level}")
-        flash, static, stack = linked(folder)
-    expected = packed.by_name(run(packed, inputs))
-    flat = np.concatenate([expected[name].reshape(1, -1) for name in packed.outputs], axis=1)
-    if found.outputs.tobytes() != flat.astype(np.float32).tobytes():
-        raise OnebitError("the exported net gives other bits on a Cortex-M4; please report this")
-    if on_round is not None:
-        on_round(1, 1)
-    macs = sum(row.macs for row in costs(packed))
-    rows = {"instructions": found.instructions, "macs": macs, "stack": found.stack}
-    return {"net": net, "optimize": f"-{level}", **rows, "flash": flash, "static": static, "most_stack": stack}
-
-
-def describe(result: dict[str, Any]) -> str:
-    """The result in words."""
-    return (
-        f"{result['net']}, every bit equal to the packed net\n"
-        f"{result['instructions']:,} instructions at {result['optimize']}, {result['macs']:,} multiply-accumulates\n"
-        f"flash at -Os: {result['flash']:,} bytes\n"
-        f"RAM: {result['static']:,} bytes, and {result['stack']:,} of stack"
-    )
+    rows = []
+    for name in nets:
+        net = load(name)
+        inputs = random_inputs(net, 1)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "net"
+            folder.mkdir()
+            c.write(net, folder)
+            found = on_cortex_m4(folder, inputs, Path(temporary), f"-{optimize}")
+            flash, static, stack = linked(folder)
+        expected = net.by_name(run(net, inputs))
+        flat = np.concatenate([expected[output].reshape(1, -1) for output in net.outputs], axis=1)
+        if found.outputs.tobytes() != flat.astype(np.float32).tobytes():
+            raise OnebitError(f"{name}: the exported net gives other bits on a Cortex-M4; please report this")
+        row = {"net": name, "instructions": found.instructions, "macs": sum(row.macs for row in costs(net))}
+        rows.append(row | {"stack": found.stack, "flash": flash, "static": static, "most_stack": stack})
+    return {"rows": rows}
 
 
 def on_cortex_m4(folder: Path, inputs: np.ndarray, place: Path, optimize: str) -> OnBoard:

@@ -8,13 +8,12 @@ the order of worth, and what no longer fits into the minutes is named. On a CPU 
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import ROOT, machine
+from benchmarks.shared import ROOT, words
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, resolve_device, training_of
@@ -52,6 +51,7 @@ COMPILED = ("binaryconnect", "bnn")
 MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
 """How a model runs -> mode of torch.compile; "reduce-overhead" replays CUDA graphs."""
 AUGMENTATION = onebit.data.Augmentation(crop_padding=4, flip=True)
+COLUMNS = {"net": "", "precision": "", "mode": "", "method": "", "ms": ".2f", "twin_ms": ".2f", "ratio": ".3f"}
 PROCESSES = (1, 4)
 """How many training runs share the GPU."""
 
@@ -94,12 +94,8 @@ def recipe_of(net: str, method: str) -> Recipe:
 
 def twin_of(recipe: Recipe) -> Recipe:
     """The same net with real weights and activations, and the optimizer of the method, or Adam for one of its own."""
-    real: dict[str, Any] = {
-        "weight_quantizer": None,
-        "weight_options": None,
-        "input_quantizer": None,
-        "input_options": None,
-    }
+    names = ("weight_quantizer", "weight_options", "input_quantizer", "input_options")
+    real: dict[str, Any] = dict.fromkeys(names)
     optimizer = recipe.optimizer
     name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
     optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, own={})
@@ -123,24 +119,17 @@ def build(recipe: Recipe, net: str, *, precision: str, mode: str, device: torch.
 
 def cases(nets: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
     """(net, precision, mode, method), the most telling ones first."""
-    for mode, precisions in (
-        ("eager", ("bf16",)),
-        ("compiled", ("bf16",)),
-        ("graphs", ("bf16",)),
-        ("eager", ("fp32",)),
-    ):
+    for mode, precision in (("eager", "bf16"), ("compiled", "bf16"), ("graphs", "bf16"), ("eager", "fp32")):
         for net in nets:
-            for precision in precisions:
-                for method in methods if mode == "eager" else [name for name in methods if name in COMPILED]:
-                    yield net, precision, mode, method
+            for method in methods if mode == "eager" else [name for name in methods if name in COMPILED]:
+                yield net, precision, mode, method
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     known = [name for name in onebit.recipe.methods() if name != "real"]
-    split: Any = functools.partial(str.split, sep=",")
-    parser.add_argument("--nets", type=split, default=list(NETS), help=f"some of {','.join(NETS)}")
-    parser.add_argument("--methods", type=split, default=known, help=f"some of {','.join(known)}")
+    parser.add_argument("--nets", type=words, default=list(NETS), help=f"some of {','.join(NETS)}")
+    parser.add_argument("--methods", type=words, default=known, help=f"some of {','.join(known)}")
     parser.add_argument("--minutes", type=float, default=5.0, help="for the steps; the rest takes two more (5)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto")
@@ -154,34 +143,25 @@ def measure(
     rounds: int = 7,
     device: str = "auto",
     together: Sequence[int] = PROCESSES,
-    on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Time steps until the minutes are over, then loader, profile and several training runs at once.
 
     Returns:
-        machine; rows of net, precision, mode, method, ms, twin_ms, ratio (median), first_seconds; `left`, the cases
-        that were not measured; images a second of the loader; the ten operations that take longest; steps a second of
-        several processes together.
-
-    Raises:
-        UnknownNameError: no such net.
+        rows of net, precision, mode, method, ms, twin_ms, ratio (median), first_seconds; `left`, the cases that were
+        not measured; images a second of the loader; the ten operations that take longest; steps a second of several
+        processes together.
     """
-    for net in nets:
-        onebit.common.tables.resolve(NETS, net, kind="net")
     place = resolve_device(device)
     end, every = time.monotonic() + 60 * minutes, list(cases(nets, methods))
     rows: list[dict[str, Any]] = []
     twins: dict[tuple[Any, ...], Steps] = {}
-    for done, case in enumerate(every):
+    for case in every:
         if time.monotonic() >= end:
             break
         rows.append(_row(case, twins, rounds, place))
-        if on_round is not None:
-            on_round(done + 1, len(every))
     twins.clear()
     return {
-        "benchmark": "gpu",
-        "machine": {**machine(torch.get_num_threads()), "device": _name(place)},
+        "device": _name(place),
         "rows": rows,
         "left": [" ".join(case) for case in every[len(rows) :]],
         "loader": _loader(place),
@@ -270,23 +250,3 @@ def steps_from(start: float, device: str, net: str, method: str, *, seconds: flo
         steps.take(5)
         taken += 5
     return taken / spent
-
-
-def describe(result: dict[str, Any]) -> str:
-    """The result as text."""
-    where = result["machine"]
-    head = f"{'net':<11}{'precision':<11}{'mode':<10}{'method':<26}{'ms':>9}{'twin':>9}{'ratio':>8}{'first':>9}"
-    lines = [f"{where['device']}; {where['cpu']}; torch {where['torch']}", "twin: the same net without quantizers", ""]
-    lines += [head]
-    lines += [
-        f"{row['net']:<11}{row['precision']:<11}{row['mode']:<10}{row['method']:<26}{row['ms']:>9.2f}"
-        f"{row['twin_ms']:>9.2f}{row['ratio']:>8.3f}{row['first_seconds']:>7.1f} s"
-        for row in result["rows"]
-    ]
-    if result["left"]:
-        lines.append(f"not measured: {len(result['left'])} more, from {result['left'][0]} on; give more --minutes")
-    lines += ["", *(f"images a second, cropped and flipped {name}: {n:,.0f}" for name, n in result["loader"].items())]
-    lines += ["", "resnet20 bnn bf16, the operations that take longest (ms and calls a step):"]
-    lines += [f"  {one['ms']:>8.3f}{one['calls']:>7.0f}  {one['name'][:90]}" for one in result["profile"]]
-    lines += ["", *(f"{n:.1f} steps a second by {count} processes" for count, n in result["together"].items())]
-    return "\n".join(lines)

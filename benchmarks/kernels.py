@@ -1,9 +1,9 @@
 """Single products with one-bit weights, on each instruction set, against the same products in float32 and 8 bits.
 
 A case is a layer with ±1 inputs ("xnor"), real inputs ("weights"), real inputs as after a ReLU ("relu"), a uint8 image
-("first") or the bytes of an integer net ("integer"). The timed call is the one that whole nets run. With real inputs it
-includes rounding them to a grid; with ±1 inputs it does not include taking their signs, which the previous layer does.
-Sums are written as float products write theirs.
+("first") or the bytes of an integer net ("integer"). The timed call is the one that whole nets run, on one thread. With
+real inputs it includes rounding them to a grid; with ±1 inputs it does not include taking their signs, which the
+previous layer does. Sums are written as float products write theirs.
 
 "torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
 channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or
@@ -17,44 +17,25 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import onebit
-from benchmarks.kernel_pictures import draw, open_picture
-from benchmarks.layers import CASES, KINDS, Case, Layer, scaling_cases
-from benchmarks.peaks import clock, limit, microarchitecture
-from benchmarks.rivals import Rival, onnxruntime_version
-from benchmarks.shared import add_process_options, add_rounds, add_seconds, native_sets, need_positive, set_up_process
+from benchmarks.layers import CASES, KINDS, Case, Layer
+from benchmarks.sessions import onnxruntime_version
+from benchmarks.shared import add_timing, machine, set_up_process, words
 
-abi, timing = onebit.native.abi, onebit.runtime.timing
+abi, timing, drawing = onebit.native.abi, onebit.runtime.timing, onebit.report.drawing
 
-RIVALS = ("torch", "best", "int8")
-"""Plain torch, the fastest way in float32, and the fastest in 8 bits."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-
-@dataclass(frozen=True)
-class _Native:
-    """A product of a plan, its batch split between threads: a call for each part, and the index of its first image."""
-
-    isa: str
-    step: str
-    calls: Sequence[Callable[[], np.ndarray]]
-    firsts: Sequence[int]
-    timed: timing.Timed
-
-
-def matmuls(plan: onebit.native.NativePlan) -> tuple[int, ...]:
-    """Indices of the calls that multiply by weights."""
-    return tuple(index for index, call in enumerate(plan.kept[0]) if call.weights)
+RIVALS = {"torch": "torch, float32", "best": "the fastest in float32", "int8": "onnxruntime, 8 bits"}
+COLUMNS = {"product": "", "batch": "d", "instructions": "", "us": ",.1f", "fastest_us": ",.1f", "torch_us": ",.1f"}
+COLUMNS |= {"torch_speedup": ".2f", "best_speedup": ".2f", "best": "", "int8_speedup": ".2f"}
 
 
 def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
@@ -89,49 +70,11 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
     return run_calls
 
 
-def _native(isa: str, layer: Layer, plan: onebit.native.NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
-    parts = np.array_split(layer.images, min(threads, len(layer.images)))
-    (product,) = matmuls(plan)
+def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Callable[[], np.ndarray]:
+    """The call of a plan that multiplies by weights, with the rounding of its real inputs."""
+    (product,) = (index for index, call in enumerate(plan.kept[0]) if call.weights)
     grid = product > 0 and plan.kernels[product - 1] == "grid"
-    calls = [alone(plan, part, range(product - grid, product + 1)) for part in parts]
-    firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
-
-    def together() -> None:
-        for _ in pool.map(lambda call: call(), calls):
-            pass
-
-    return _Native(
-        isa,
-        plan.kernels[product],
-        calls,
-        firsts,
-        timing.Timed(isa, isa, calls[0] if len(calls) == 1 else together),
-    )
-
-
-def check(
-    name: str,
-    layer: Layer,
-    plans: Mapping[str, onebit.native.NativePlan],
-    native: Sequence[_Native],
-    rivals: Sequence[Rival],
-) -> None:
-    """Compare the logits of whole plans with the reference, and the timed products with plain torch's.
-
-    Raises:
-        OnebitError: one of them differs: integers in any way, other numbers by more than rounding explains.
-    """
-    reference = timing.Reference(layer.packed, layer.images)
-    for isa, plan in plans.items():
-        reference.check(f"{name}, {isa}", plan.run(layer.images)[0])
-    for one in native:
-        for call, first in zip(one.calls, one.firsts, strict=True):
-            for _ in range(2):  # a call must not overwrite its inputs
-                sums = layer.native_sums(call())
-                _agree(f"{name}, {one.isa}", sums, layer.sums[first : first + len(sums)], layer.slack)
-    for rival in rivals:
-        expected = layer.sums if not rival.int8 else rival.product.compute().numpy().astype(np.float64)
-        _agree(f"{name}, {rival.name}", rival.sums(rival.call()), expected, rival.slack)
+    return alone(plan, images, range(product - grid, product + 1))
 
 
 def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
@@ -142,223 +85,109 @@ def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> N
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-
-    def names(text: str) -> list[str]:
-        return text.split(",")
-
-    parser.add_argument("--cases", type=names, help=f"which of {','.join(CASES)} (all)")
-    parser.add_argument(
-        "--isa", type=names, help="instruction sets of packed nets, as avx2,avx512 (all of this machine)"
-    )
-    add_rounds(parser, 11)
-    add_seconds(parser, 0.02)
-    add_process_options(parser)
-    parser.add_argument("--scaling", action="store_true", help="a curve over sizes and batches in place of the cases")
-    parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios, or the curve")
+    parser.add_argument("--cases", type=words, default=list(CASES), help=f"which of {','.join(CASES)} (all)")
+    parser.add_argument("--isa", type=words, help="instruction sets, as avx2,avx512 (all of this machine)")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios of the last instruction set")
+    add_timing(parser, rounds=11, seconds=0.02)
 
 
 def measure(
-    *,
-    cases: Sequence[str | Case] | None = None,
-    isa: Sequence[str] | None = None,
-    rounds: int = 11,
-    seconds: float = 0.02,
-    threads: int = 1,
-    scaling: bool = False,
-    picture: str | os.PathLike[str] | None = None,
-    default_malloc: bool = False,
-    on_round: Callable[[int, int], None] | None = None,
+    *, cases: Sequence[str | Case], isa: Sequence[str] | None, picture: str | None, threads: int, **turns: Any
 ) -> dict[str, Any]:
     """Check all products, then time their variants in turn.
 
-    Args:
-        cases: names in CASES, or cases; all for None.
-        isa: instruction sets; all of this machine for None, or the best of them with `scaling`.
-        scaling: square dense layers of every size in place of the cases, without int8.
-        picture: PNG file for a chart of the ratios.
-        on_round: called with (rounds done, rounds), for each case and batch.
-
     Returns:
-        machine, settings, and rows of kind, layer, size, batch, instruction set, kernel, µs per call (median and
-        fastest); the same of plain torch, of the best of float32 with its name, and of int8 (None without onnxruntime);
-        the speed-up over each (median over rounds, and of the fastest rounds); multiply-accumulates per cycle (median
-        and fastest round) and their share of the limit (None if unknown).
+        rows of product, batch, instruction set, kernel, µs per call (median and fastest); the µs of plain torch, of the
+        best of float32 with its name, and of int8 (None without onnxruntime); and the speed-up over each.
 
     Raises:
-        UsageError: numbers that are not positive, an unknown case or instruction set, a curve of more than one, no
-            native library, or a picture that cannot be drawn.
-        OnebitError: see `check`.
+        OnebitError: a wrong sum: an integer that differs in any way, another number by more than rounding explains.
     """
-    need_positive(seconds, rounds=rounds, threads=threads)
-    if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
-        raise onebit.errors.UsageError("--scaling has its own layers, and takes one instruction set")
-    known = native_sets()
-    default = list(known)[-1:] if scaling else list(known)
-    isas = {
-        name: onebit.common.tables.resolve(known, name, kind="instruction set of this machine")
-        for name in isa or default
-    }
-    named = [onebit.common.tables.resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
-    chosen = scaling_cases() if scaling else named
-    where = set_up_process(threads, default_malloc=default_malloc)
-    rows = []
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        figure = None
-        if picture is not None:  # opened first: an error must not come after the measurement
-            count = sum(len(case.batches) for case in chosen)
-            figure = stack.enter_context(open_picture(picture, count, scaling=scaling))
-        stack.enter_context(torch.inference_mode())
-        for case in chosen:
+    set_up_process(threads)
+    known = onebit.native.instruction_sets()
+    isas = {name: known[name] for name in isa or known}
+    rows: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for name in cases:
+            case = CASES[name] if isinstance(name, str) else name
             for batch in case.batches:
-                rows += time_layer(
-                    Layer(case, batch),
-                    isas,
-                    pool,
-                    rounds=rounds,
-                    seconds=seconds,
-                    threads=threads,
-                    int8=not scaling,
-                    on_round=on_round,
-                )
-        where |= {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
-        result = {
-            "benchmark": "kernels",
-            "machine": where,
-            "settings": {"rounds": rounds, "seconds": seconds, "scaling": scaling},
-            "rows": rows,
-        }
-        if figure is not None:
-            draw(figure, result)
-    return result
+                rows += time_layer(Layer(case, batch), isas, **turns)
+    if picture is not None:
+        draw(picture, rows)
+    return {"onnxruntime": onnxruntime_version(), "rows": rows}
 
 
 def time_layer(
-    layer: Layer,
-    isas: Mapping[str, onebit.native.InstructionSet],
-    pool: ThreadPoolExecutor,
-    *,
-    rounds: int,
-    seconds: float,
-    threads: int,
-    int8: bool,
-    on_round: Callable[[int, int], None] | None = None,
+    layer: Layer, isas: Mapping[str, onebit.native.InstructionSet], *, rounds: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """The rows of `measure` for a layer and a batch; torch uses the threads that it is set to.
-
-    Raises:
-        OnebitError: see `check`.
-    """
+    """The rows of `measure` for a layer and a batch."""
+    case, batch = layer.case, len(layer.images)
     plans = {name: onebit.native.make_plan(layer.packed, isa) for name, isa in isas.items()}
-    native = [_native(name, layer, plan, pool, threads) for name, plan in plans.items()]
-    rivals = layer.rivals(threads=threads, int8=int8)
-    check(f"{layer.case.name}, batch {len(layer.images)}", layer, plans, native, rivals)
-    hertz: dict[str | None, list[float]] = {name: [] for name in isas}
-
-    def read_clock(one: timing.Timed) -> None:
-        if one.isa in hertz and (found := clock()) is not None:
-            hertz[one.isa].append(found)
-
-    against = [timing.Timed(rival.name, None, rival.call) for rival in rivals]
-    timed = [*(one.timed for one in native), *against]
-    timing.take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
-    of_float = [one for one, rival in zip(against, rivals, strict=True) if not rival.int8]
-    of_int8 = [one for one, rival in zip(against, rivals, strict=True) if rival.int8]
-    fastest = {"torch": against[0], "best": _fastest(of_float), "int8": _fastest(of_int8)}
-    return [_row(layer, one, fastest, statistics.median(hertz[one.isa] or [0.0]) or None) for one in native]
-
-
-def _row(layer: Layer, one: _Native, fastest: Mapping[str, timing.Timed | None], hertz: float | None) -> dict[str, Any]:
-    row = {
-        "kind": layer.case.kind,
-        "layer": layer.case.text,
-        "size": layer.case.outputs,
-        "batch": len(layer.images),
-        "instruction_set": one.isa,
-        "step": one.step,
-        "us": 1e6 * one.timed.median,
-        "fastest_us": 1e6 * min(one.timed.seconds),
-    }
-    for name, rival in fastest.items():
-        row |= {name: rival and rival.variant, f"{name}_us": rival and 1e6 * rival.median}
-        row |= timing.speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
-    most = limit(microarchitecture(), one.isa, one.step)
-    row |= {"clock_ghz": hertz and hertz / 1e9, "limit": most}
-    for name, seconds in (("", one.timed.median), ("fastest_", min(one.timed.seconds))):
-        rate = hertz and layer.macs / (seconds * hertz * len(one.calls))  # of a core
-        row |= {f"{name}mac_per_cycle": rate, f"{name}peak_share": rate / most if rate and most else None}
-    return row
+    reference = timing.Reference(layer.packed, layer.images)
+    native = []
+    for isa, plan in plans.items():
+        reference.check(f"{case.name}, batch {batch}, {isa}", plan.run(layer.images)[0])
+        native.append(timing.Timed(isa, isa, product_alone(plan, layer.images)))
+        for _ in range(2):  # a call must not overwrite its inputs
+            sums = layer.native_sums(native[-1].call())
+            _agree(f"{case.name}, batch {batch}, {isa}", sums, layer.sums[: len(sums)], layer.slack)
+    floats: list[timing.Timed] = []
+    int8: list[timing.Timed] = []
+    for rival in layer.rivals():
+        expected = layer.sums if not rival.int8 else rival.product.compute().numpy().astype(np.float64)
+        _agree(f"{case.name}, batch {batch}, {rival.name}", rival.sums(rival.call()), expected, rival.slack)
+        (int8 if rival.int8 else floats).append(timing.Timed(rival.name, None, rival.call))
+    timing.take_turns([*native, *floats, *int8], rounds=rounds, seconds=seconds)
+    rivals = (floats[0], _fastest(floats), _fastest(int8))
+    rows = []
+    for one in native:
+        row: dict[str, Any] = {"kind": case.kind, "layer": case.text, "product": f"{KINDS[case.kind]}, {case.text}"}
+        row |= {"batch": batch, "instructions": one.isa, "us": 1e6 * one.median, "fastest_us": 1e6 * min(one.seconds)}
+        for name, rival_timed in zip(RIVALS, rivals, strict=True):
+            if rival_timed:
+                row |= {name: rival_timed.variant, f"{name}_us": 1e6 * rival_timed.median}
+                row |= timing.speedups(one, rival_timed, name)
+        rows.append(row)
+    return rows
 
 
 def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
     return min(timed, key=lambda one: one.median, default=None)
 
 
-def _ratios(name: str) -> tuple[str, str]:
-    return f"{name}_speedup", f"{name}_fastest_speedup"
+def draw(path: str, rows: Sequence[dict[str, Any]]) -> None:
+    """A bar for each ratio of the last, and best, instruction set."""
+    drawn = [row for row in rows if row["instructions"] == rows[-1]["instructions"]]
+    kinds = [[row for row in drawn if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in drawn)]
+    with drawing.picture(path, width=8, height=1.4 + 0.3 * len(drawn)) as figure:
+        figure.suptitle(f"one thread of {machine()['cpu']}")
+        heights = [1 + len(of) for of in kinds]
+        grid = figure.subplots(len(kinds), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for axes, of in zip(grid, kinds, strict=True):
+            _draw_bars(axes, of)
+        grid[-1].set_xlabel("times as fast; left of 1 the other engine is faster")
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(RIVALS))
 
 
-def describe(result: dict[str, Any]) -> str:
-    """The result as text with a Markdown table."""
-    where, how = result["machine"], result["settings"]
-    clocks = [row["clock_ghz"] for row in result["rows"] if row["clock_ghz"]]
-    speed = f", {statistics.median(clocks):.2f} GHz measured" if clocks else ""
-    lines = [
-        f"{where['cpu']} ({where['microarchitecture'] or 'limits not known'}{speed}), {where['cores']} cores; torch "
-        f"{where['torch']}, {where['threads']} thread(s)",
-        f"medians of {how['rounds']} rounds, in brackets the fastest; × torch, × float32, × int8: speed-up over plain "
-        "torch, over the fastest in float32, and over onnxruntime in 8 bits",
-    ]
-    if where["onnxruntime"] is None:
-        lines.append("onnx and onnxruntime are not installed and not compared: pip install 'onebit[bench]'")
-    return "\n".join([*lines, "", *(_curve(result["rows"]) if how["scaling"] else _table(result["rows"]))])
+def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    head = ("product", "batch", "instructions", "µs", "torch, µs", "× torch", "× float32", "which", "× int8")
-    lines = [_line(*head, "MAC/cycle", "% of peak"), _line(*["---"] * 3, *["---:"] * 4, "---", *["---:"] * 3)]
-    for row in rows:
-        cells = [f"{KINDS[row['kind']]}, {row['layer']}", f"{row['batch']}", f"`{row['instruction_set']}`"]
-        cells += [_both(row["us"], row["fastest_us"]), _short(row["torch_us"])]
-        ratios = [_both(*(row[key] for key in _ratios(name))) for name in RIVALS]
-        cells += [*ratios[:2], row["best"], ratios[2], _both(row["mac_per_cycle"], row["fastest_mac_per_cycle"])]
-        share, fastest = (row[key] and 100 * row[key] for key in ("peak_share", "fastest_peak_share"))
-        lines.append(_line(*cells, _both(share, fastest)))
-    return lines
-
-
-def _curve(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The speed-up over the best of float32, a row for each batch, and the sizes at which float32 is faster."""
-    lines = []
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        of = [row for row in rows if row["kind"] == kind]
-        sizes, batches = (list(dict.fromkeys(row[key] for row in of)) for key in ("size", "batch"))
-        isa = of[0]["instruction_set"]
-        lines += [
-            f"{KINDS[kind]}, `{isa}`, × float32 of dense layers with K = N:",
-            "",
-            _line("batch", *(f"{size}" for size in sizes), "float32 is faster at"),
-            _line("---", *["---:"] * len(sizes), "---"),
-        ]
-        for batch in batches:
-            found = [row for row in of if row["batch"] == batch]
-            slower = [f"{row['size']}" for row in found if row["best_speedup"] < 1]
-            ratios = [_both(row["best_speedup"], row["best_fastest_speedup"]) for row in found]
-            lines.append(_line(f"{batch}", *ratios, f"K = N = {', '.join(slower)}" if slower else "none"))
-        lines.append("")
-    return lines[:-1]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _both(median: float | None, fastest: float | None) -> str:
-    return "–" if median is None else f"{_short(median)} ({_short(fastest)})"
-
-
-def _short(number: float | None) -> str:
-    """Two decimals for small numbers, none for large ones."""
-    if number is None:
-        return "–"
-    return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}"
+    for index, (name, label) in enumerate(RIVALS.items()):
+        for place, row in enumerate(rows):
+            ratio = row.get(f"{name}_speedup", 1.0)
+            height = place + 0.27 * (index - 1)
+            color = drawing.COLORS[index]
+            axes.barh(height, ratio - 1, 0.27, left=1, color=color, label="" if place else label)
+            where: Any = {"xytext": (2 if ratio >= 1 else -2, 0), "ha": "left" if ratio >= 1 else "right"}
+            where |= {"va": "center", "textcoords": "offset points", "fontsize": 5.5, "color": drawing.INK}
+            axes.annotate(f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}", (ratio, height), **where)
+    axes.set_yticks(range(len(rows)), [f"{row['layer']}, batch {row['batch']}" for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instructions']}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.axvline(1, color=drawing.GREY, linewidth=0.8)

@@ -85,22 +85,13 @@ CASES = {
 }
 
 
-def scaling_cases() -> list[Case]:
-    """Square dense layers of every size."""
-    return [
-        Case(f"{kind}-dense-{size}", kind, (size, 1, 1), size, (1, 8, 64, 256))
-        for kind in ("xnor", "weights")
-        for size in (64, 128, 256, 512, 1024, 2048, 4096)
-    ]
-
-
 class Layer:
     """A case with random signs and a batch of images.
 
     Attributes:
         packed: the net: the nodes that make the inputs of the product, and the product. images: (N, C, H, W) uint8.
         product: the same in float32. int8, zero: with 8-bit inputs, see `benchmarks.rivals.int8_rivals`.
-        whole: whether all sums are integers. macs: multiply-accumulates of the batch.
+        whole: whether all sums are integers.
         sums: the result of plain torch, float64; slack: the largest difference that others may have.
     """
 
@@ -116,7 +107,6 @@ class Layer:
             output="y",
         )
         self.images = rng.integers(0, 256, (batch, *case.shape), dtype=np.uint8)
-        self.macs = batch * sum(cost.macs for cost in packed.costs(self.packed) if cost.binary_weights)
         coded = self.images.astype(np.float32)
         if case.kind != "integer":
             coded = coded * 2 - 255
@@ -143,10 +133,9 @@ class Layer:
             return Product(values, weight.reshape(len(signs), 3, 3, -1).permute(0, 3, 1, 2).contiguous(), True)
         return Product(values.flatten(1), weight, False)
 
-    def rivals(self, *, threads: int, int8: bool) -> list[Rival]:
-        """Plain torch first; the 8-bit ones only if `int8`."""
-        found = list(float_rivals(self.product, slack=self.slack, threads=threads))
-        return [*found, *int8_rivals(self.int8, self.zero, threads=threads)] if int8 else found
+    def rivals(self) -> list[Rival]:
+        """Plain torch first."""
+        return [*float_rivals(self.product, slack=self.slack), *int8_rivals(self.int8, self.zero)]
 
     def native_sums(self, made: np.ndarray) -> np.ndarray:
         """The output of a product of a plan, in the layout of plain torch and as float64."""

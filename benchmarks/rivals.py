@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.sessions import onnxruntime_version, session
 from benchmarks.twins import FLOOR, frozen
 
 Call = Callable[[], Any]
@@ -24,12 +25,7 @@ _OPSET, _IR_VERSION = 13, 8  # of ONNX: old enough for every current onnxruntime
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """x (N, K) · weightᵀ (K, O); or the 3×3 convolution of x (N, C, H, W) with weight (O, C, 3, 3), padded with zeros.
-
-    Example:
-        >>> Product(torch.ones(1, 4), torch.ones(2, 4), convolves=False).compute()
-        tensor([[4., 4.]])
-    """
+    """x (N, K) · weightᵀ (K, O); or the 3×3 convolution of x (N, C, H, W) with (O, C, 3, 3), padded with zeros."""
 
     x: Tensor
     weight: Tensor
@@ -46,12 +42,9 @@ class Product:
 
     def layer(self) -> nn.Module:
         outputs, inputs = self.weight.shape[:2]
-        layer: nn.Linear | nn.Conv2d
-        layer = (
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-            if self.convolves
-            else nn.Linear(inputs, outputs, False)
-        )
+        layer: nn.Module = nn.Linear(inputs, outputs, False)
+        if self.convolves:
+            layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         layer.weight = nn.Parameter(self.weight, requires_grad=False)
         return layer.eval()
 
@@ -60,12 +53,8 @@ class Product:
 class Rival:
     """A way to compute a product.
 
-    Args:
-        name: for tables; int8: whether the inputs have 8 bits.
-        call: computes it, a tensor or an array.
-        product: the product that it computes.
-        slack: the largest difference of its sums from those of plain torch.
-        scale, zero: a call that returns 8 bits returns sum / scale + zero; others return sums.
+    int8: whether the inputs have 8 bits. slack: the largest difference of its sums from those of plain torch. scale,
+    zero: a call that returns 8 bits returns sum / scale + zero; others return sums.
     """
 
     name: str
@@ -81,7 +70,7 @@ class Rival:
         return (np.asarray(made, np.float64) - self.zero) * self.scale
 
 
-def float_rivals(product: Product, *, slack: float, threads: int) -> Iterator[Rival]:
+def float_rivals(product: Product, *, slack: float) -> Iterator[Rival]:
     """Plain torch first, then other ways in torch and onnxruntime; those that torch fails to prepare are left out."""
 
     def rival(name: str, call: Call) -> Rival:
@@ -103,10 +92,10 @@ def float_rivals(product: Product, *, slack: float, threads: int) -> Iterator[Ri
     if onnxruntime_version() is not None:
         operation = "Conv" if product.convolves else "MatMul"
         x, weight = product.x.numpy(), product.weight.numpy()
-        yield rival("onnxruntime", _session(operation, product, x, weight, np.float32, threads=threads))
+        yield rival("onnxruntime", _session(operation, product, x, weight, np.float32))
 
 
-def int8_rivals(product: Product, zero: int, *, threads: int) -> Iterator[Rival]:
+def int8_rivals(product: Product, zero: int) -> Iterator[Rival]:
     """Products in onnxruntime with uint8 inputs and int8 weights; none if it is not installed.
 
     The sums are int32. A second, much faster convolution returns 8 bits.
@@ -120,19 +109,13 @@ def int8_rivals(product: Product, zero: int, *, threads: int) -> Iterator[Rival]
     x, weight = (product.x.numpy() + np.float32(zero)).astype(np.uint8), product.weight.numpy().astype(np.int8)
     zeros = {"zero": np.array(zero, np.uint8)}
     name = "ConvInteger" if product.convolves else "MatMulInteger"
-    yield Rival(name, _session(name, product, x, weight, np.int32, **zeros, threads=threads), product, int8=True)
+    yield Rival(name, _session(name, product, x, weight, np.int32, **zeros), product, int8=True)
     if product.convolves:
         scale = np.float32(product.compute().abs().max() / 127)
         one, middle = np.array(1, np.float32), np.array(128, np.uint8)
-        more = {
-            "x_scale": one,
-            **zeros,
-            "w_scale": one,
-            "w_zero": np.array(0, np.int8),
-            "scale": scale,
-            "middle": middle,
-        }
-        call = _session("QLinearConv", product, x, weight, np.uint8, **more, threads=threads)
+        more = {"x_scale": one, **zeros, "w_scale": one, "w_zero": np.array(0, np.int8)}
+        more |= {"scale": scale, "middle": middle}
+        call = _session("QLinearConv", product, x, weight, np.uint8, **more)
         yield Rival("QLinearConv", call, product, int8=True, slack=0.51 * scale, scale=float(scale), zero=128)
 
 
@@ -146,15 +129,9 @@ def _session(
     x: np.ndarray,
     weight: np.ndarray,
     sums: type[np.generic],
-    *,
-    threads: int,
     **constants: Any,
 ) -> Call:
-    """A model of one operation, its input and output bound to memory.
-
-    Args:
-        constants: further inputs of the operation.
-    """
+    """A model of one operation with constants as further inputs, its input and output bound to memory."""
     onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     helper, array = onnx.helper, onnx.numpy_helper.from_array
     constants = {"weight": weight if product.convolves else np.ascontiguousarray(weight.T), **constants}
@@ -168,27 +145,16 @@ def _session(
         [array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-    settings = runtime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    session = runtime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
+    made_of = session(model.SerializeToString(), 1)
+    binding = made_of.io_binding()
     binding.bind_ortvalue_input("x", runtime.OrtValue.ortvalue_from_numpy(x))
     binding.bind_output("y", "cpu", 0, made.dtype, made.shape, made.ctypes.data)
 
     def call() -> np.ndarray:
-        session.run_with_iobinding(binding)
+        made_of.run_with_iobinding(binding)
         return made
 
     return call
-
-
-def onnxruntime_version() -> str | None:
-    """The version of onnxruntime; None if it or onnx is not installed."""
-    try:
-        importlib.import_module("onnx")
-        return str(importlib.import_module("onnxruntime").__version__)
-    except ImportError:
-        return None
 
 
 def _prepacked(product: Product) -> Call:

@@ -1,12 +1,12 @@
-"""What the benchmarks share: their flags, the settings of the process, and what is printed about the machine."""
+"""What the benchmarks share: flags, the settings of the process, the machine, and a table."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,44 +19,24 @@ ROOT = Path(__file__).parents[1]
 """Where other processes can import these benchmarks: the clone of the repository."""
 
 
-def add_rounds(parser: argparse.ArgumentParser, rounds: int, what: str = "timed rounds") -> None:
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"{what} ({rounds})")
+def words(text: str) -> list[str]:
+    """A flag that is a list: "a,b"."""
+    return text.split(",")
 
 
-def add_seconds(parser: argparse.ArgumentParser, seconds: float) -> None:
+def add_timing(parser: argparse.ArgumentParser, *, rounds: int, seconds: float) -> None:
+    """Flags of whatever takes turns in rounds."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"at least, for each variant in a round ({seconds:g})"
+        "--seconds", type=float, default=seconds, help="at least, for each variant in a round (%(default)s)"
     )
+    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (%(default)s)")
 
 
-def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `set_up_process` as flags."""
-    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (1)")
-    parser.add_argument(
-        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
-    )
-
-
-def need_positive(seconds: float, **counts: int) -> None:
-    """Raise UsageError unless the counts, of what is named, are 1 or more, and the seconds positive and finite."""
-    if min(counts.values()) < 1 or not 0 < seconds < math.inf:
-        raise onebit.errors.UsageError(f"{', '.join(counts)} and seconds must be positive")
-
-
-def native_sets() -> Mapping[str, onebit.native.InstructionSet]:
-    """The instruction sets of this machine; UsageError without the native library."""
-    if not (known := onebit.native.instruction_sets()):
-        raise onebit.errors.UsageError(
-            "the native library is not installed; reinstall onebit with a C compiler available"
-        )
-    return known
-
-
-def set_up_process(threads: int, *, default_malloc: bool = False) -> dict[str, Any]:
-    """Set the number of threads of torch and let malloc keep freed memory; returns the machine, as JSON."""
+def set_up_process(threads: int) -> None:
+    """Set the number of threads of torch and let malloc keep freed memory, as training does."""
     torch.set_num_threads(threads)
-    kept = not default_malloc and onebit.common.memory.keep_freed_memory()
-    return {**machine(threads), "freed_memory_kept": kept}
+    onebit.common.memory.keep_freed_memory()
 
 
 @contextmanager
@@ -73,17 +53,40 @@ def own_kernels(wanted: bool) -> Iterator[None]:
             os.environ["ONEBIT_NATIVE"] = before
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """The machine and the torch that figures are measured with."""
     name = platform.processor() or platform.machine()
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": threads}
+    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def describe_machine(where: dict[str, Any]) -> str:
-    """What `set_up_process` returned, as text."""
-    return (
-        f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, {where['threads']} thread(s), "
-        f"freed memory {'kept' if where['freed_memory_kept'] else 'given back'}"
+def ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """The median of the ratios of the rounds."""
+    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows in Markdown, aligned; `columns`: key of a row -> format of its values. Columns without a value are left out.
+
+    Example:
+        >>> print(table([{"net": "mlp", "ms": 1.25}], {"net": "", "ms": ".1f"}))
+        | net |  ms |
+        | --- | --- |
+        | mlp | 1.2 |
+    """
+    shown = {key: form for key, form in columns.items() if any(row.get(key) is not None for row in rows)}
+    heads = [key.replace("_", " ") for key in shown]
+    cells = [["" if row.get(key) is None else format(row[key], form) for key, form in shown.items()] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(heads, *cells, strict=True)]
+    lines = [heads, ["-" * width for width in widths], *cells]
+    numbers = [form != "" for form in shown.values()]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        )
+        + " |"
+        for line in lines
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import add_process_options, own_kernels
+from benchmarks.shared import own_kernels
 
 WIDTHS = (784, 2048, 2048, 2048, 10)
 IMAGES, CLASSES = (3, 32, 32), 10
-FLOOR = "plain torch"
 EVERY_LAYER = {"last_norm": True}
 """Options of a net whose last layer is binary, too."""
 CPU = torch.device("cpu")
@@ -31,6 +28,7 @@ class Variant:
     """A net to train; `weights` and `inputs` are quantizers, None for real.
 
     optimizer: "adam", "sgd", "bop" or "bayesbinn". activation: of `create_model`. recompute: see `recompute_inputs_`.
+    kernels: with those of onebit.
     """
 
     name: str
@@ -40,27 +38,32 @@ class Variant:
     optimizer: str = "adam"
     activation: str = "relu"
     recompute: bool = False
+    kernels: bool = True
+
+    def with_(self, name: str, **changes: Any) -> Variant:
+        """The same in another way."""
+        return replace(self, name=name, **changes)
 
 
-EAGER = (
-    Variant(FLOOR),
-    Variant("sign", "sign"),
-    Variant("stochastic", "stochastic"),
-    Variant("ste_sign", "ste_sign"),
-    Variant("bnn", "ste_sign", "ste_sign"),
-)
-METHODS = (
-    Variant("real"),
-    *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
-    Variant("react", "magnitude_aware", "rsign", activation="rprelu"),
-    Variant("bop", "sign", optimizer="bop"),
-    Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
-    Variant("proxquant", "prox"),
-    Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
-)
-"""Measured only if requested by name."""
-COMPILED = {v.name: Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:]}
-"""The compiled forms of variants; `compile_update_` has none for other quantizers and optimizers."""
+FLOOR = Variant("plain torch", kernels=False)
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("sign", "sign"),
+        Variant("stochastic", "stochastic"),
+        Variant("ste_sign", "ste_sign"),
+        Variant("bnn", "ste_sign", "ste_sign"),
+        Variant("real"),
+        *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
+        Variant("react", "magnitude_aware", "rsign", activation="rprelu"),
+        Variant("bop", "sign", optimizer="bop"),
+        Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
+        Variant("proxquant", "prox"),
+        Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
+    )
+}
+EAGER = COMPILED = ("sign", "stochastic", "ste_sign", "bnn")
+"""Measured unless others are asked for; `compile_update_` compiles no others."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class Run:
     x: Tensor
     y: Tensor
 
-    def step(self, *, kernels: bool | None = None) -> None:
-        """An optimizer step; `kernels` of onebit for its fused operations, None for all nets but the floor."""
-        with own_kernels(self.variant.name != FLOOR if kernels is None else kernels):
+    def step(self) -> None:
+        """An optimizer step."""
+        with own_kernels(self.variant.kernels):
             with onebit.evaluation.precision.autocast(self.setting.precision, CPU):
                 logits = self.net(self.x)
             F.cross_entropy(logits.float(), self.y).backward()
@@ -95,71 +98,16 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
 
 
-def add_net_options(parser: argparse.ArgumentParser) -> None:
-    """Flags for the nets to compare."""
-    parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
-    parser.add_argument(
-        "--variants",
-        type=lambda text: text.split(","),
-        help=f"which of {','.join(v.name for v in (*EAGER[1:], *METHODS))} (the first four)",
-    )
-    parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 for other nets)")
-    add_process_options(parser)
-
-
-def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> list[Variant]:
-    """The floor, the variants with these names (EAGER for None), and with `compile` their compiled forms.
-
-    Args:
-        names: names or `Variant` objects.
-
-    Raises:
-        UnknownNameError: no such variant. UsageError: one that has no compiled form, with `compile`.
-    """
-    table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
-    names = EAGER[1:] if names is None else names
-    found = [
-        name if isinstance(name, Variant) else onebit.common.tables.resolve(table, name, kind="variant")
-        for name in names
-    ]
-    if not compile:
-        return [EAGER[0], *found]
-    if unlike := [variant.name for variant in found if variant.name not in COMPILED]:
-        raise onebit.errors.UsageError(f"{', '.join(unlike)}: no compiled form; known: {', '.join(COMPILED)}")
-    return [EAGER[0], *found, *(COMPILED[variant.name] for variant in found)]
-
-
 def settings_of(model: str) -> list[Setting]:
     """The settings that a model is trained with, that of the floor first."""
     settings = [Setting("fp32")] if model == "mlp" else [Setting("fp32"), Setting("fp32", "channels_last")]
-    return (
-        [*settings, Setting("bf16", settings[-1].memory_format)]
-        if onebit.evaluation.precision.multiplies_bf16(CPU)
-        else settings
-    )
-
-
-def batch_size(model: str, batch: int | None) -> int:
-    """`batch`, or the batch size of the model's recipe.
-
-    Raises:
-        UsageError: a batch that BatchNorm cannot train on.
-    """
-    batch = (100 if model == "mlp" else 125) if batch is None else batch
-    if batch < 2:
-        raise onebit.errors.UsageError(f"BatchNorm needs a batch of 2 or more, got {batch}")
-    return batch
+    if onebit.evaluation.precision.multiplies_bf16(CPU):
+        settings.append(Setting("bf16", settings[-1].memory_format))
+    return settings
 
 
 def mlp_widths(width: float) -> tuple[int, ...]:
-    """Units of each layer, the hidden ones times `width`.
-
-    Raises:
-        UsageError: a width that is not positive.
-    """
-    if not 0 < width < math.inf:
-        raise onebit.errors.UsageError(f"width must be positive, got {width:g}")
+    """Units of each layer, the hidden ones times `width`."""
     return (WIDTHS[0], *(max(1, round(units * width)) for units in WIDTHS[1:-1]), WIDTHS[-1])
 
 
@@ -172,7 +120,7 @@ def plain_net(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
-    if variant.name == FLOOR:
+    if variant is FLOOR:
         return plain_net(widths)
     model = onebit.create_model(
         "mlp",
@@ -205,9 +153,6 @@ def build(
         model: "mlp", whose floor is `plain_net`, or a convolutional model, whose floor is the same model without
             quantizers.
         width, options: of a convolutional model; widths: of the mlp.
-
-    Raises:
-        UnknownNameError, UsageError: no such model, or one that does not take images of 32×32 pixels.
     """
     torch.manual_seed(0)
     if model == "mlp":

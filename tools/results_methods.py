@@ -89,7 +89,7 @@ PROTOCOLS = {
     "mlp": Protocol(
         model="mlp",
         flags=("--dataset", "mnist", "--model.widths", "[784,512,512,10]", "--epochs", "20"),
-        step={"widths": (784, 512, 512, 10), "batch": 100, "rounds": 31, "steps": 5},
+        step={"widths": (784, 512, 512, 10), "batch": 100, "rounds": 31},
     ),
     "resnet20": Protocol(
         model="resnet20",
@@ -194,7 +194,7 @@ def time_steps(protocol: Protocol) -> dict[str, float]:
     rows = measure(variants=variants, options=nets[0], **protocol.step)["rows"]
     last = rows[-1]  # bf16 where the machine multiplies it, as a training does
     own = [row for row in rows if all(row[name] == last[name] for name in ("precision", "memory_format"))]
-    return {row["variant"]: row["same_precision_ratio"] for row in own}
+    return {row["variant"]: row["twin_ratio"] for row in own}
 
 
 def cells(entry: Mapping[str, Any]) -> dict[str, str]:

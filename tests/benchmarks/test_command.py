@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks import BENCHMARKS
 from benchmarks.__main__ import main
+from benchmarks.shared import table
 
 
 def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert ", ".join(BENCHMARKS) in capsys.readouterr().out
+    assert main(["kernel"]) == 2
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -21,22 +25,40 @@ def test_every_benchmark_has_help(name: str, capsys: pytest.CaptureFixture[str])
     assert "--json" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["kernel"], "unknown benchmark 'kernel'; did you mean 'kernels'?"),
-        (["startup", "--round", "1"], "unrecognized arguments: --round 1 (python -m benchmarks startup --help)"),
-        (["startup", "--rounds", "x"], "argument --rounds: invalid int value: 'x'"),
-        (["startup", "--rounds", "0"], "rounds must be 1 or more"),
-        *(([name, "--seconds", "nan"], "must be positive") for name in ("augmentation", "kernels", "nets", "onnx")),
-        (["nets", "--nets", "mlp-8bit", "--width", "nan"], "width must be positive, got nan"),
-        (["training-step", "--width", "-1", "--variants", "sign"], "width must be positive, got -1"),
-        (["training-step", "--variants", "sign,xnor", "--compile"], "xnor: no compiled form; known: sign, stochastic"),
-        (["fused-step", "--batch", "1"], "BatchNorm needs a batch of 2 or more, got 1"),
-        (["mnist-time", "--cold", "--targets", "97", "98"], "97: no limit for a cold process"),
-    ],
-)
-def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+FEW = ["--rounds", "2", "--seconds", "0.000001"]
+SMALL = {
+    "cortex-m4": None,  # tests/export/test_c.py runs it
+    "gpu": None,  # nightly, in test_gpu.py
+    "kernels": ["--cases", "integer-conv-64", *FEW],
+    "mnist-time": ["--targets", "92", "--seeds", "0", "1", "--dataset", "mnist-sample"],
+    "nets": ["--nets", "mlp-signs", "--width", "0.02", "--batches", "2", *FEW],
+    "packed-layers": ["--features", "64", "--batches", "2", "--width", "64", "--tokens", "5", *FEW],
+    "startup": None,  # its processes import torch anew
+    "training-step": ["--width", "0.01", "--variants", "sign", "--batch", "4", *FEW],
+}
+
+
+@pytest.mark.parametrize("name", [name for name, words in SMALL.items() if words])
+def test_it_measures_and_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = SMALL[name]
+    assert words is not None
+    assert main([name, *words]) == 0
+    text = capsys.readouterr().out
+    assert main([name, *words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= {"benchmark", "machine", "settings", "rows"}
+    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + len(result["rows"])
+    for row in result["rows"]:
+        assert all(value > 0 for key, value in row.items() if key.endswith(("us", "ms", "speedup", "ratio", "seconds")))
+
+
+@pytest.mark.nightly
+def test_start_up_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["startup", "--rounds", "1", "--json"]) == 0
+    assert all(row["fastest_seconds"] > 0 for row in json.loads(capsys.readouterr().out)["rows"])
+
+
+def test_a_column_without_a_value_is_left_out() -> None:
+    rows = [{"net": "mlp", "ms": 1.25, "int8": None}, {"net": "a longer one", "ms": None}]
+    shown = table(rows, {"net": "", "ms": ".2f", "int8": ".1f"})
+    assert shown.splitlines()[2:] == ["| mlp          | 1.25 |", "| a longer one |      |"]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from onebit.errors import UnknownNameError
 from onebit.recipe import methods
 
 
@@ -38,9 +37,3 @@ def test_steps_are_measured_and_what_is_left_is_named(monkeypatch: pytest.Monkey
     assert row["ratio"] == pytest.approx(row["ms"] / row["twin_ms"], rel=0.5)
     assert all(speed > 0 for speed in result["loader"].values())
     assert len(result["profile"]) == 10
-    assert "binaryconnect" in gpu.describe(result)
-
-
-def test_an_unknown_net_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="net"):
-        gpu.measure(nets=["mpl"], device="cpu")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.training_step import EAGER, FLOOR, check, describe, measure
-from benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
-from onebit.errors import NotBinaryError, UnknownNameError, UsageError
+from benchmarks.training_step import measure
+from benchmarks.variants import FLOOR, VARIANTS, Setting, Variant, build, check, is_plain, settings_of
+from onebit.errors import NotBinaryError
 from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
 from onebit.models.resnet import Block
 from onebit.optim import clip_latents_, latent_groups
@@ -28,61 +28,41 @@ def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
 
+FEW: dict[str, Any] = {"rounds": 1, "seconds": 0.0, "batch": 8}
+
+
 def test_every_variant_is_measured_in_turn_against_the_floor() -> None:
-    seen: list[tuple[int, int]] = []
-    result = measure(rounds=2, steps=1, batch=8, widths=(12, 16, 4), on_round=lambda *done: seen.append(done))
-    assert seen == [(1, 2), (2, 2)]
-    rows = result["rows"]
-    assert [row["variant"] for row in rows if row["precision"] == "fp32"] == [variant.name for variant in EAGER]
-    for row in rows:
-        assert all(
-            value > 0 and math.isfinite(value)
-            for key, value in row.items()
-            if key not in ("variant", "precision", "memory_format")
-        )
-    assert rows[0]["variant"] == FLOOR
-    assert rows[0]["ratio"] == rows[0]["same_precision_ratio"] == 1
-    text = describe(result)
-    assert all(variant.name in text for variant in EAGER)
-    assert torch.__version__ in text
-    assert "batch 8; 2 rounds of 1 steps" in text
+    rows = measure(**FEW, widths=(12, 16, 4), variants=["sign", "react"], without_kernels=True)["rows"]
+    expected = [FLOOR.name, "sign", "react", "sign, ONEBIT_NATIVE=0", "react, ONEBIT_NATIVE=0"]
+    assert [row["variant"] for row in rows if row["precision"] == "fp32"] == expected
+    assert all(min(row["ms"], row["ratio"], row["twin_ratio"], row["first_seconds"]) > 0 for row in rows)
+    assert rows[0]["ratio"] == rows[0]["twin_ratio"] == 1
 
 
 @pytest.mark.parametrize("model", ["resnet20", "vgg_small"])
 def test_convolutional_nets_are_measured_in_each_memory_format(model: str) -> None:
-    result = measure(model=model, width=1 / 8, batch=8, rounds=1, variants=["sign", "bnn"])
-    rows = result["rows"]
-    assert (rows[0]["variant"], rows[0]["precision"], rows[0]["memory_format"]) == (FLOOR, "fp32", "contiguous")
-    for i, setting in enumerate(settings_of(model)):
-        for row, name in zip(rows[3 * i : 3 * i + 3], (FLOOR, "sign", "bnn"), strict=True):
-            assert (row["variant"], row["precision"], row["memory_format"]) == (
-                name,
-                setting.precision,
-                setting.memory_format,
-            )
-        assert rows[3 * i]["same_precision_ratio"] == 1
-    text = describe(result)
-    assert f"training step of {model}, width 0.125, batch 8; 1 rounds of 1 steps" in text
-    assert "NCHW" in text
+    rows = measure(model=model, width=1 / 8, variants=["sign", "bnn"], **FEW)["rows"]
+    found = [(row["variant"], row["precision"], row["memory_format"]) for row in rows]
+    names = (FLOOR.name, "sign", "bnn")
+    assert found == [(name, one.precision, one.memory_format) for one in settings_of(model) for name in names]
+    assert all(row["twin_ratio"] == 1 for row in rows if row["variant"] == FLOOR.name)
 
 
 def test_a_net_and_its_twin_have_the_options_of_the_net() -> None:
     options = {"real_first": True, "real_last": True, "bireal": True}
     setting = Setting("fp32", "channels_last")
-    both = chosen(["bnn"])
+    both = (FLOOR, VARIANTS["bnn"])
     runs = [build(v, setting, model="resnet20", width=1 / 16, batch=2, options=options) for v in both]
     plain, binary = (run.net for run in runs)
     assert is_plain(plain)
     for net in (plain, binary):
         assert all(block.around_each for block in net.modules() if isinstance(block, Block))
     assert sum(isinstance(layer, BinaryConv2d) for layer in binary.modules()) == 18
-    result = measure(model="resnet20", width=1 / 8, variants=["bnn"], rounds=1, batch=8, options=options)
-    assert result["settings"]["options"] == options
 
 
 def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:
     setting = Setting("fp32", "channels_last")
-    runs = [build(variant, setting, model="resnet20", width=1 / 16, batch=2) for variant in chosen(["bnn"])]
+    runs = [build(variant, setting, model="resnet20", width=1 / 16, batch=2) for variant in (FLOOR, VARIANTS["bnn"])]
     plain, binary = (run.net for run in runs)
     assert is_plain(plain)
     assert not is_plain(binary)
@@ -92,14 +72,6 @@ def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:
     for run in runs:
         assert run.x.dtype == torch.uint8
         assert run.x.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_variants_are_chosen_by_name() -> None:
-    names = [variant.name for variant in chosen(["sign", "bnn"], compile=True)]
-    assert names == [FLOOR, "sign", "bnn", "sign, compiled", "bnn, compiled"]
-    assert [variant.name for variant in chosen(None)] == [variant.name for variant in EAGER]
-    with pytest.raises(UnknownNameError, match="did you mean 'sign'"):
-        chosen(["sing"])
 
 
 def _trained(quantizer: Quantizer, *, clip: bool = True) -> None:
@@ -136,18 +108,17 @@ class Stale(Sign):
 
 @pytest.mark.parametrize("model", ["mlp", "resnet20"])
 def test_every_method_is_measured_where_it_is_asked_for(model: str) -> None:
-    names = [variant.name for variant in METHODS] if model == "mlp" else ["bop", "bayesbinn"]
-    settings = {"widths": (12, 16, 4)} if model == "mlp" else {"width": 1 / 16}
-    rows = measure(model=model, rounds=1, steps=1, batch=8, variants=names, **settings)["rows"]
-    assert [row["variant"] for row in rows if row is not rows[0]][: len(names)] == names
+    names = list(VARIANTS) if model == "mlp" else ["bop", "bayesbinn"]
+    size: dict[str, Any] = {"widths": (12, 16, 4)} if model == "mlp" else {"width": 1 / 16}
+    rows = measure(model=model, variants=names, **FEW, **size)["rows"]
+    assert [row["variant"] for row in rows[1:]][: len(names)] == names
 
 
 def test_a_variant_of_ones_own_is_measured_as_it_says() -> None:
-    react = Variant("react", "magnitude_aware", "rsign", activation="rprelu")
     recu = Variant("recu", "recu", "approx_sign", optimizer="sgd")
-    rows = measure(rounds=1, steps=1, batch=8, variants=[react, recu], widths=(12, 16, 4))["rows"]
-    assert [row["variant"] for row in rows][:3] == [FLOOR, "react", "recu"]
-    run = build(react, Setting("fp32"), model="mlp", batch=2, widths=(12, 16, 4))
+    rows = measure(**FEW, variants=[recu], widths=(12, 16, 4))["rows"]
+    assert rows[1]["variant"] == "recu"
+    run = build(VARIANTS["react"], Setting("fp32"), model="mlp", batch=2, widths=(12, 16, 4))
     assert any(isinstance(module, RPReLU) for module in run.net.modules())
     assert isinstance(build(recu, Setting("fp32"), model="resnet20", batch=2, width=1 / 16).optimizer, torch.optim.SGD)
 
@@ -163,17 +134,10 @@ def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents()
 
 
 def test_the_check_leaves_the_weights_as_they_were() -> None:
-    run = build(chosen(["sign"])[1], Setting("fp32"), model="mlp", batch=4, widths=(6, 5, 3))
+    run = build(VARIANTS["sign"], Setting("fp32"), model="mlp", batch=4, widths=(6, 5, 3))
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
     check(run.net, run.optimizer, run.step)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.net.state_dict().items())
-
-
-def test_numbers_out_of_range_are_told() -> None:
-    with pytest.raises(UsageError, match="1 or more"):
-        measure(rounds=0)
-    with pytest.raises(UsageError, match="a batch of 2 or more, got 1"):
-        measure(batch=1)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
@@ -201,13 +165,12 @@ print(given_back, faults())
     assert kept < given_back
 
 
-@pytest.mark.parametrize("name", [FLOOR, "sign"])
-def test_plain_torch_steps_without_the_kernels_of_onebit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variant", [FLOOR, VARIANTS["sign"]], ids=str)
+def test_plain_torch_steps_without_the_kernels_of_onebit(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEBIT_NATIVE", "before")
-    (variant,) = (variant for variant in EAGER if variant.name == name)
     run = build(variant, Setting("fp32"), model="mlp", batch=4, widths=(6, 8, 4))
     seen = []
     run.net.register_forward_hook(lambda *_: seen.append(os.environ["ONEBIT_NATIVE"]))
     run.step()
-    assert seen == ["0" if name == FLOOR else "1"]
+    assert seen == ["0" if variant is FLOOR else "1"]
     assert os.environ["ONEBIT_NATIVE"] == "before"

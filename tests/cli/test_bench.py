@@ -92,12 +92,6 @@ def test_refused_numbers(onebit: Callable[..., Outcome], net: Path, words: list[
     assert message in done.line
 
 
-def test_the_name_of_a_benchmark_gives_its_command(onebit: Callable[..., Outcome]) -> None:
-    done = onebit("bench", "kernels")
-    assert done.status == 2
-    assert "`python -m benchmarks kernels`" in done.line
-
-
 def test_a_run_folder_gives_the_command_that_packs_it(onebit: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for name in ("recipe.yaml", "metrics.jsonl"):

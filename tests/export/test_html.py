@@ -17,6 +17,7 @@ from shutil import which
 
 import numpy as np
 import pytest
+from browser import MISSING, Browser
 from byte_nets import EXTREMES, extreme_inputs, residual_bytes
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, assume, given, settings
@@ -24,7 +25,6 @@ from hypothesis import strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from PIL import Image
 
-from benchmarks.browser import MISSING, Browser
 from onebit.data import load_dataset
 from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export import EXPORTS, export_net

@@ -12,10 +12,11 @@ from covering import covering
 from kernel_nets import images_of
 from packed_nets import Builder
 
-from benchmarks.packed_memory import COUNTED, arena_bytes, packed_bytes, weight_bytes
-from benchmarks.twins import build, packed_form
-from onebit.native import instruction_sets, make_plan
-from onebit.packed import PackedNet, infer
+from benchmarks.twins import NETS, Net, build, packed_form
+from onebit.native import NativePlan, instruction_sets, make_plan
+from onebit.packed import OneBitWeights, PackedNet, infer
+
+COUNTED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
@@ -23,6 +24,22 @@ VALUES = {"mlp": 2, "resnet20": 3.25, "vgg_small": 1.26}
 """Size of the arena relative to the largest value of a net; a residual block also keeps its shortcut and a grid, and
 the portable kernels make int32 of the bytes of an image."""
 each_plan = pytest.mark.parametrize(("name", "isa"), covering(product(COUNTED, ISAS), heavy={"vgg-signs"}))
+
+
+def packed_bytes(net: PackedNet) -> float:
+    """Bytes of the one-bit weights in the file."""
+    return sum(node.binary_weights for node in net.nodes if isinstance(node, OneBitWeights)) / 8
+
+
+def weight_bytes(plan: NativePlan) -> int:
+    """Bytes of the one-bit weights in a plan, in the order of its kernels."""
+    arrays = {array.ctypes.data: array.nbytes for array in plan.kept if isinstance(array, np.ndarray)}
+    return sum(arrays[call.weights] for call in plan.kept[0] if call.weights)
+
+
+def arena_bytes(plan: NativePlan) -> tuple[int, int]:
+    """Bytes for the values of a batch, and of the tables, sums and buffers of kernels."""
+    return 4 * (plan.plan.arena_units - plan.plan.scratch_units), 4 * plan.plan.scratch_units
 
 
 @cache

@@ -8,12 +8,6 @@ from typing import Any
 from onebit.cli.output import answer_either, progress, say
 from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, thread_number, whole_number
 from onebit.common.text import table
-from onebit.errors import UsageError
-
-OWN_BENCHMARKS = (
-    *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory", "training-step"),
-)
-"""Benchmarks of onebit itself: `onebit bench NAME` says how to run them in its repository."""
 
 BATCHES = (1, 64)
 PATIENCE = 300.0
@@ -39,10 +33,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
     parser.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
     args = parser.parse(argv)
-    if args.net in OWN_BENCHMARKS:
-        raise UsageError(
-            f"bench takes a packed net; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
-        )
     refuse_run_folder(args.net, "bench")
     for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
