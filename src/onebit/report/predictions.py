@@ -13,7 +13,6 @@ from onebit.report.drawing import GREY, INK, WRONG, add_title, picture
 from onebit.report.wording import printable
 
 COLUMNS = 10
-FRAME: dict[str, Any] = {"edgecolor": GREY, "linewidth": 0.6}
 ANSWERS = 3 * COLUMNS // 2
 """Number of correct predictions, and of wrong ones, in three rows."""
 
@@ -125,11 +124,11 @@ class _Answers:
             for cell, index in zip(cells, chosen, strict=True):
                 axes, pixels = panels.flat[cell], self.images[index].transpose(1, 2, 0)
                 axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # the map is for a single channel
-                wrong = self.wrong[index]
-                name, truth = names[self.predicted[index]], names[self.labels[index]]
+                name, truth, wrong = names[self.predicted[index]], names[self.labels[index]], self.wrong[index]
                 text = (f"{name}{between}not {truth}" if wrong else name) + f"\n{100 * self.probabilities[index]:.1f} %"
-                style: dict[str, Any] = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": INK}
-                axes.set_title(text, fontsize=8, loc="center", pad=3, **style)
-                frame: dict[str, Any] = {"edgecolor": WRONG, "linewidth": 2.5} if wrong else FRAME
-                width, height = pixels.shape[1], pixels.shape[0]
-                axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **frame))
+                weight = "bold" if wrong else "normal"
+                axes.set_title(text, fontsize=8, loc="center", pad=3, color=WRONG if wrong else INK, fontweight=weight)
+                height, width = pixels.shape[:2]
+                frame = Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False)
+                frame.set(edgecolor=WRONG if wrong else GREY, linewidth=2.5 if wrong else 0.6)
+                axes.add_patch(frame)

@@ -15,6 +15,7 @@ from onebit.common.text import NetSize
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
+from onebit.runs.result import RESULT_FILE, RunResult
 from onebit.train.history import (
     MOST_METRICS,
     MOST_RESULT,
@@ -26,19 +27,6 @@ from onebit.train.history import (
 )
 
 LABEL_LENGTH = 60
-
-
-@dataclass(frozen=True)
-class TestScore:
-    """One test mode of a result.json; `bn` is the kind of BatchNorm statistics, if known.
-
-    mean_iou, dice: for masks, means over classes.
-    """
-
-    accuracy: float
-    bn: str | None = None
-    mean_iou: float | None = None
-    dice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +49,14 @@ class Training:
 class RunResults(Training):
     """The contents of one run folder.
 
-    tests: by test mode; empty while the run is not finished.
+    tests: test mode -> its scores; empty while the run is not finished.
     seconds: of the whole training, from result.json or summed over epochs.
     size: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
 
     history: History
-    tests: dict[str, TestScore]
+    tests: dict[str, dict[str, Any]]
     seconds: float
     weights: Path | None
     size: NetSize | None = None
@@ -106,10 +94,14 @@ class Group(Generic[T]):
         return [setting(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
 
 
-def tests_by_mode(runs: Sequence[RunResults]) -> dict[str, list[TestScore]]:
-    """Test mode -> the scores of the runs that were tested in it."""
-    modes = dict.fromkeys(mode for run in runs for mode in run.tests)
-    return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
+def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
+    """Test mode -> what the runs that were tested in it have for a key of their scores."""
+    modes: dict[str, list[Any]] = {}
+    for run in runs:
+        for mode, score in run.tests.items():
+            if score.get(key) is not None:
+                modes.setdefault(mode, []).append(score[key])
+    return modes
 
 
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -214,12 +206,12 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
-    tests, seconds, scored, size = _read_result(folder / "result.json")
-    seconds = history.seconds if seconds is None else seconds
-    weights, are_others = reported_weights(folder, scored)
+    result = RunResult.read(folder) or RunResult({})
+    tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
+    weights, are_others = reported_weights(folder, result.sha256)
     if weights is not None and are_others:
         # as while a finished run is trained further
-        warnings.warn(f"{folder / 'result.json'} is about other weights than {weights.name}: left out", stacklevel=2)
+        warnings.warn(f"{folder / RESULT_FILE} is about other weights than {weights.name}: left out", stacklevel=2)
         tests = {}
     last = history.rows[-1]
     return RunResults(
@@ -227,18 +219,18 @@ def _read_run(folder: Path, name: str) -> RunResults:
         settings,
         history,
         tests,
-        seconds,
+        history.seconds if result.seconds is None else result.seconds,
         weights,
-        size,
+        result.size,
         data=data_of(folder),
-        finished=last.epoch >= last.epochs or (folder / "result.json").exists(),
+        finished=last.epoch >= last.epochs or (folder / RESULT_FILE).exists(),
     )
 
 
 def data_of(folder: Path) -> str:
     """What tells the data of a run from others of the same name: their digest, else their place or what is noted."""
     places = [folder / PLACE_FILE, *sorted(folder.glob(f"*/task-1/{PLACE_FILE}"))]
-    for path, keys in [*((path, ("digest", "directory")) for path in places), (folder / "result.json", ("note",))]:
+    for path, keys in [*((path, ("digest", "directory")) for path in places), (folder / RESULT_FILE, ("note",))]:
         try:
             known = read_json(path, largest=MOST_RESULT)
             found = [known[key] for key in keys if known.get(key)]
@@ -269,21 +261,3 @@ def _read_metrics(folder: Path) -> History:
     if not history.rows:
         raise DataError(f"{folder}: the run has no finished epoch yet")
     return history
-
-
-def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, object, NetSize | None]:
-    """(test mode -> score, seconds, SHA-256 of the weights, size) of a result.json; empty without one."""
-    if not path.exists():
-        return {}, None, None, None
-    try:
-        result = read_json(path, largest=MOST_RESULT)
-        tests = {}
-        for mode, score in result.get("test", {}).items():
-            masks = {key: float(score[key]) for key in ("mean_iou", "dice") if score.get(key) is not None}
-            tests[printable(mode, limit=30)] = TestScore(float(score["accuracy"]), score.get("bn"), **masks)
-        sizes = [result.get(key) for key in ("binary_weights", "weights", "packed_bytes")]
-        size = None if None in sizes else NetSize(*map(int, sizes))
-        seconds = result.get("seconds")
-        return tests, None if seconds is None else float(seconds), result.get("sha256"), size
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        raise FormatError(f"{path}: damaged ({printable(error)})") from None

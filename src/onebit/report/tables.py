@@ -42,9 +42,7 @@ def run_numbers(group: Group[RunResults]) -> dict[str, Any]:
         "seconds": mean_sd([run.seconds for run in group.runs])[0],
         "size": net and net._asdict(),
         "validation": over_runs(validation) if validation else None,
-        "test": {
-            mode: over_runs([score.accuracy for score in scores]) for mode, scores in tests_by_mode(group.runs).items()
-        },
+        "test": {mode: over_runs(scores) for mode, scores in tests_by_mode(group.runs, "accuracy").items()},
         **({"masks": masks} if masks else {}),
     }
 
@@ -56,13 +54,10 @@ def _mask_numbers(group: Group[RunResults]) -> list[dict[str, Any]]:
     if validated := [row.validation_mean_iou for row in best if row.validation_mean_iou is not None]:
         modes = " and ".join(sorted({row.validation_weights for row in best}))
         rows.append({"split": "validation", "weights": modes, "mean_iou": spread(validated)})
-    for mode, scores in tests_by_mode(group.runs).items():
-        measured = {
-            key: [n for score in scores if (n := getattr(score, key)) is not None] for key in ("mean_iou", "dice")
-        }
-        if measured["mean_iou"]:
-            values = {key: spread(numbers) for key, numbers in measured.items() if numbers}
-            rows.append({"split": "test", "weights": mode, **values})
+    dice = tests_by_mode(group.runs, "dice")
+    for mode, mean_iou in tests_by_mode(group.runs, "mean_iou").items():
+        row = {"split": "test", "weights": mode, "mean_iou": spread(mean_iou)}
+        rows.append(row | ({"dice": spread(dice[mode])} if mode in dice else {}))
     return rows
 
 
@@ -122,9 +117,8 @@ def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
 
 def _comparison_note(groups: Sequence[Group[RunResults]], modes: Sequence[str]) -> str:
     runs = [run for group in groups for run in group.runs]
-    tests = tests_by_mode(runs)
     note = "Test accuracies name the weights that were tested." if modes else "No run has been tested yet."
-    if again := [mode for mode in modes if any(score.bn == "reestimate" for score in tests[mode])]:
+    if again := [mode for mode, kinds in tests_by_mode(runs, "bn").items() if "reestimate" in kinds]:
         note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
     if validated := sorted({run.history.best.validation_weights for run in runs if run.history.best.validation_loss}):
         note += f" Validation is that of the best epoch, with {' and '.join(validated)} weights."

@@ -15,7 +15,14 @@ from onebit.train.history import MOST_RESULT
 RESULT_FILE = "result.json"
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {"seconds": _NUMBER, "parameters": int, "seed": int, "note": str, "sha256": str, "test": dict}
-_SCORE: dict[str, Any] = {"accuracy": _NUMBER, "correct": int, "count": int, "mean_iou": _NUMBER, "bn": str}
+_SCORE: dict[str, Any] = {
+    "accuracy": _NUMBER,
+    "correct": int,
+    "count": int,
+    "mean_iou": _NUMBER,
+    "dice": _NUMBER,
+    "bn": str,
+}
 
 
 @dataclass(frozen=True)
