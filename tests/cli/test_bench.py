@@ -76,32 +76,6 @@ def test_numpy_alone_for_an_operation_without_a_native_kernel(
     assert "does not run this net" in done.line
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--rounds", "0"], "argument --rounds: must be 1 or more, got '0'"),
-        (["--batches", "1", "0"], "argument --batches: must be 1 or more, got '0'"),
-        (["--threads", "0"], "argument --threads: must be from 1 to 4096, got '0'"),
-        (["--seconds", "0"], "batches, rounds, threads and seconds must be positive"),
-        (["--seconds", "nan"], "batches, rounds, threads and seconds must be positive"),
-    ],
-)
-def test_refused_numbers(onebit: Callable[..., Outcome], net: Path, words: list[str], message: str) -> None:
-    done = onebit("bench", net, *words)
-    assert (done.status, done.out) == (2, "")
-    assert message in done.line
-
-
-def test_a_run_folder_gives_the_command_that_packs_it(onebit: Callable[..., Outcome], tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    for name in ("recipe.yaml", "metrics.jsonl"):
-        (tmp_path / "mine" / name).touch()
-    done = onebit("bench", tmp_path / "mine")
-    assert done.status == 2
-    command = f"onebit pack {tmp_path / 'mine'} -o mine.1bit"
-    assert f"is a run folder, bench takes a packed net; pack it first: {command}" in done.line
-
-
 def test_a_large_batch_that_takes_minutes_is_timed_only_by_name(
     onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,26 +224,6 @@ def test_verify_names_the_data_of_the_card_where_another_copy_is_at_hand(
     assert "; these are other data than the card is about: digits: stored as JPEG\n" in onebit("verify", path).out
 
 
-def test_a_packed_net_alone_is_verified_on_the_data_of_its_certificate(onebit: Onebit, packed_file: Path) -> None:
-    refused = onebit("verify", packed_file, "--dataset", "mnist")
-    assert (refused.status, "--dataset goes with --source: " in refused.line) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("verb", "flag"),
-    [
-        *(("evaluate", "--recipe"), ("evaluate", "--model"), ("verify", "--recipe"), ("verify", "--model")),
-        *(("summary", "--recipe"), ("summary", "--model"), ("inspect", "--model")),
-    ],
-)
-def test_options_about_a_net_in_torch_are_refused_for_a_packed_net(
-    onebit: Onebit, packed_file: Path, verb: str, flag: str
-) -> None:
-    refused = onebit(verb, packed_file, flag, "nothing.py:Net")
-    assert (refused.status, refused.out) == (2, "")
-    assert f"{flag} does not go with a packed net" in refused.line
-
-
 def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:
     card = card_of(packed_file)
     assert str(card) in onebit("inspect", packed_file).out

@@ -74,7 +74,7 @@ def test_every_shell_gets_the_same_words(onebit: Onebit, shell: str) -> None:
 
 
 def test_an_unknown_shell_is_refused(onebit: Onebit) -> None:
-    assert "invalid choice: 'fsh'; did you mean 'fish'?" in onebit("completion", "fsh").line
+    assert "invalid choice: 'fsh'" in onebit("completion", "fsh").line
 
 
 def test_completion_needs_no_torch() -> None:

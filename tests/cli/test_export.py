@@ -109,19 +109,6 @@ def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: P
         assert done.json["comparison"]["what"] == "20 random inputs"
 
 
-def test_flags_about_images_that_have_no_effect_are_refused(onebit: Onebit, here: Path) -> None:
-    save(OTHER_NETS["features"](), "features.1bit")
-    save(sign_net(), "images.1bit")
-    why = {"features": "does not give one output for each image", "images": "has no certificate that names its data"}
-    for name, reason in why.items():
-        for flag, value in (("--images", "7"), ("--data", "somewhere")):
-            done = onebit("export", f"{name}.1bit", "--to", "torch", "-o", "net.pth", flag, value)
-            assert done.status == 2
-            said = f"{flag} has no effect: {name}.1bit {reason}, and is compared on random inputs"
-            assert done.err.splitlines() == [f"onebit: {said}"]
-    assert left(here) == ["features.1bit", "images.1bit"]
-
-
 def test_the_data_of_a_run_are_read_once(
     onebit: Onebit, run_folder: Path, here: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +179,6 @@ def test_without_data_it_says_so(
         (["--to", "torch", "-o", "torch.pth"], "torch.pth: the program torch.py would hide a module of that name"),
         (["--to", "torch", "-o", "mine.pth"], "mine.py is there already, and onebit has not written it"),
         (["--to", "torch", "-o", "x.pth", "--images", "0"], "--images"),
-        (["--to", "torch", "-o", "x.pth", "--model", "mlp"], "--model does not go with a packed net"),
-        (["--to", "c", "-o", ""], "--output: needs a value"),
         (["--to", "torch"], "-o/--output"),
         (["-o", "x.pth"], "--to"),
     ],
@@ -221,19 +206,6 @@ def test_a_request_is_refused_before_the_net_is_folded(
     monkeypatch.setattr("onebit.cli.export_verb.open_trained", None)
     for output in ("x.bin", "missing/x.pth"):
         assert onebit("export", run_folder, "--to", "torch", "-o", output).status == 2
-
-
-def test_a_folder_that_cannot_be_written(onebit: Onebit, packed_file: Path) -> None:
-    refused = onebit("export", packed_file, "--to", "torch", "-o", "/proc/self/x.pth")  # root cannot, either
-    assert refused.status != 0
-    assert "cannot write '/proc/self/x.pth': " in refused.line
-
-
-def test_a_run_without_binary_weights_is_refused(onebit: Onebit, real_folder: Path, here: Path) -> None:
-    refused = onebit("export", real_folder, "--to", "torch", "-o", "x.pth")
-    assert refused.status == 2
-    assert "no binary layer" in refused.line
-    assert left(here) == []
 
 
 def test_a_newer_or_damaged_file_is_refused(onebit: Onebit, packed_file: Path, here: Path) -> None:

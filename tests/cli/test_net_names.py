@@ -92,11 +92,6 @@ def test_an_export_may_have_the_name_of_its_net(onebit: Onebit) -> None:
     assert (Path(NAME) / "net.h").is_file()
 
 
-def test_verbs_for_trained_nets_refuse_a_packed_one(onebit: Onebit) -> None:
-    assert "mnist-mlp is a packed net: name the run folder" in onebit("pack", NAME, "-o", "x.1bit").line
-    assert onebit("inspect", NAME, "--plot", "x.png").line.endswith("leave --plot out")
-
-
 @pytest.mark.parametrize("verb", ["predict", "inspect", "evaluate"])
 def test_no_torch_for_a_packed_net(verb: str) -> None:
     rest = {"predict": [IMAGE], "evaluate": ["--dataset", "mnist-sample"]}.get(verb, [])

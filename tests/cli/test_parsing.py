@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from cli_support import Outcome
@@ -11,85 +10,9 @@ from cli_support import Outcome
 Onebit = Callable[..., Outcome]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--seedz", "0-4"], "unknown option --seedz; did you mean '--seed' or '--seeds'?"),
-        (["--print-confg"], "unknown option --print-confg; did you mean '--print-config'?"),
-        (["--methd=bnn"], "unknown option --methd; did you mean '--method'?"),
-        (["--epoch", "3"], "unknown option --epoch; did you mean '--epochs'?"),
-        (["--optimizer.lrr", "3"], "unknown option --optimizer.lrr; did you mean '--optimizer.lr'?"),
-        (["--quite-another-thing"], "unknown option --quite-another-thing; "),
-    ],
-)
-def test_an_unknown_flag_gets_the_nearest_ones(onebit: Onebit, flags: list[str], message: str) -> None:
-    done = onebit("train", "digits-smoke", *flags, "--print-config")
-    assert done.status == 2
-    assert message in done.line
-
-
 @pytest.mark.parametrize("flag", ["--model", "--model.name", "--batch-size", "--model.weight_options.temperature"])
 def test_flags_of_a_recipe_are_known_in_all_their_forms(onebit: Onebit, flag: str) -> None:
     assert "unknown option" not in onebit("train", "digits-smoke", flag, "1", "--print_config", "--json").err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--json=yes"], "--json takes no value, got 'yes'"),
-        (["--epochs"], "--epochs needs a value"),
-        (["--epochs", "--json"], "--epochs needs a value"),
-        (["--out", "a", "--out", "b"], "--out was given more than once"),
-        (["mnist-fast"], "unexpected 'mnist-fast': 'digits-smoke' is the recipe of this command"),
-        (["-x"], "unknown option -x"),
-    ],
-)
-def test_a_command_that_cannot_be_read_is_one_line(onebit: Onebit, flags: list[str], message: str) -> None:
-    done = onebit("train", "digits-smoke", *flags, "--print-config")
-    assert done.status == 2
-    assert message in done.line
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["report", "", "-o", "page"],
-        ["report", ".", "-o", ""],
-        ["verify", ""],
-        ["verify", "mnist-mlp", "--source", ""],
-        ["verify", "mnist-mlp", "--source="],
-        ["inspect", ""],
-        ["inspect", "mnist-mlp", "--plot", ""],
-        ["pack", "", "-o", "net.1bit"],
-        ["pack", ".", "-o", ""],
-        ["export", "", "--to", "c", "-o", "net"],
-        ["evaluate", ""],
-        ["evaluate", ".", "--data", ""],
-        ["data", "mnist", "--data", ""],
-        ["predict", "", "a.png"],
-        ["predict", "mnist-mlp", ""],
-        ["predict", "mnist-mlp", "a.png", ""],
-        ["predict", "mnist-mlp", "a.png", "--masks", ""],
-        ["summary", ""],
-        ["bench", ""],
-        ["train", ""],
-    ],
-)
-def test_an_empty_path_is_not_the_current_folder(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
-    """What a shell makes of "$RUN" where nothing set it."""
-    monkeypatch.chdir(tmp_path)
-    refused = onebit(*words)
-    assert (refused.status, refused.out) == (2, "")
-    assert "needs a value" in refused.line
-
-
-@pytest.mark.parametrize(("verb", "missing"), [("predict", "NET, FILE"), ("report", "RUN, -o/--output")])
-def test_what_a_verb_of_several_files_lacks_is_named(onebit: Onebit, verb: str, missing: str) -> None:
-    done = onebit(verb)
-    assert done.status == 2
-    assert done.line.endswith(f"the following arguments are required: {missing} (onebit {verb} --help)")
 
 
 def test_a_recipe_may_follow_the_flags(onebit: Onebit) -> None:
@@ -112,6 +35,3 @@ def test_dashes_and_underscores_in_flags_are_equivalent(onebit: Onebit) -> None:
     spelled = [onebit("summary", "--method", "bnn", "--model", "mlp", *flag) for flag in flags]
     assert [done.status for done in spelled] == [0, 0], spelled[0].err
     assert spelled[0].out == spelled[1].out
-    refused = [onebit("data", "folder", flag, "none") for flag in ("--input-size", "--input_size")]
-    assert refused[0].line == refused[1].line
-    assert "--input-size" in refused[0].line

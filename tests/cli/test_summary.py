@@ -92,30 +92,5 @@ def test_of_a_model_of_onebit(onebit: Onebit) -> None:
     assert found["layers"][0]["output_shape"] == [16, 32, 32]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "name a net, or a model with --model"),
-        (["no-such-run"], "no-such-run: no such run folder or file"),
-        (["--model", "mlp"], "the shape of a sample is not known: add --input_shape 1,28,28, or --dataset NAME"),
-        (["--model", "mlpp", "--input_shape", "1,2,2"], "unknown model 'mlpp'; did you mean 'mlp'?"),
-        (["--model", "mlp", "--input_shape", "1,x"], "expected the sizes of one sample, such as 1,28,28, got '1,x'"),
-        (["--model", "mlp", "--input_shape", "1,99999,99999"], "a sample of at most 100,000,000 numbers"),
-        (["--model", "nets.py:Net", "--dataset", "mnist"], "nets.py: no such file"),
-        (["x", "--method", "bnn"], "--method is for --model without a net"),
-        (["--model", "mlp", "--dataset", "mnst"], "unknown data set 'mnst'; did you mean 'mnist'?"),
-        (["--model", "mlp", "--dataset", "mnist", "--method", "bn"], "unknown method 'bn'; did you mean 'bnn'?"),
-        (["--modle", "mlp"], "did you mean '--model'?"),
-    ],
-)
-def test_what_is_wrong_is_one_line(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    refused = onebit("summary", *arguments)
-    assert refused.status == 2
-    assert message in refused.line
-
-
 def test_help_needs_no_torch() -> None:
     assert "--input_shape SIZES" in run_process("summary", "--help").out

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from onebit.cli.output import answer_either, progress, say
-from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, thread_number, whole_number
+from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.common.text import table
 
 BATCHES = (1, 64)
@@ -14,26 +14,29 @@ PATIENCE = 300.0
 """Seconds that the timing of a batch that nobody named may take."""
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "bench",
         "The speed of onebit.run of a packed net on this machine, with each instruction set and in numpy.",
         "json",
     )
-    parser.add_argument("net", metavar="NET", help=NET_HELP)
+    made.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
-    parser.add_argument(
+    made.add_argument(
         "--batches",
         type=count,
         nargs="+",
         metavar="N",
         help="samples at once (1 64; the larger one not for a net with which it takes minutes)",
     )
-    parser.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
-    parser.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
-    args = parser.parse(argv)
-    refuse_run_folder(args.net, "bench")
+    made.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
+    made.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
+    made.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     rows = _time(args)

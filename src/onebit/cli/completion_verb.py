@@ -1,23 +1,22 @@
-"""`onebit completion`.
-
-A generator of our own: shtab wants one argparse parser of all verbs, which would import them all, and `train` has none;
-argcomplete starts Python at every Tab. Options are read from the help of each verb, so that no list of them is kept.
-"""
+"""`onebit completion`. The scripts hold all words: to ask onebit at every Tab would start Python each time."""
 
 from __future__ import annotations
 
 import importlib
-import re
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from io import StringIO
+from typing import NamedTuple
 
 from onebit.cli.output import answer, say
-from onebit.cli.parsing import Parser, one_of
+from onebit.cli.parsing import Parser
+from onebit.cli.train_command import OPTIONS
 from onebit.cli.verbs import VERBS
+from onebit.data import DATASETS
+from onebit.export import EXPORTS
+from onebit.nets import net_names
+from onebit.recipe import flag_names, methods, recipe_names
+from onebit.recipe.request import TASKS
 
 HOW_TO = """Print a script that completes verbs, options, recipes, nets, methods and data sets when Tab is pressed.
 
@@ -26,122 +25,84 @@ zsh:  onebit completion zsh >> ~/.zshrc
 fish: onebit completion fish > ~/.config/fish/completions/onebit.fish"""
 
 
-@dataclass(frozen=True)
-class Words:
-    """What may follow a verb: names for its argument, options, and the values of options that have a choice."""
+class Words(NamedTuple):
+    """What may follow an option of a verb; `after` is "" for the first argument, "-" for the options themselves."""
 
-    names: Sequence[str]
-    options: Sequence[str]
-    values: Mapping[str, Sequence[str]]
+    verb: str
+    after: str
+    words: list[str]
+
+
+def parser() -> Parser:
+    made = Parser("completion", HOW_TO)
+    made.formatter_class = RawDescriptionHelpFormatter
+    made.add_argument("shell", choices=SHELLS)
+    return made
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("completion", HOW_TO)
-    parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument("shell", **one_of(*SHELLS))
-    args = parser.parse(argv)
-    names = _names(trains := find_spec("yaml") is not None)
+    args = parser().parse(argv)
+    trains = find_spec("yaml") is not None
     if not trains:
-        say("note: without recipes and the options of training, which need pip install 'onebit[train]'")
-    answer(SHELLS[args.shell]({verb: _words(_help(verb), names.get(verb, {})) for verb in VERBS}))
+        say("note: without recipes and methods, which need pip install 'onebit[train]'")
+    answer(SHELLS[args.shell](list(_table(trains))))
     return 0
 
 
-def _words(text: str, names: Mapping[str, Iterable[str]]) -> Words:
-    """The options in the help of a verb, with the names that the help does not list."""
-    lines = re.findall(r"^  (-.*?)(?:   ?\S|$)", text, re.MULTILINE)  # an option and its value, without what it means
-    options = {option for line in lines for option in re.findall(r"(?<![\w-])--?[a-zA-Z][\w.-]*", line)}
-    choices = filter(None, (re.search(r"(--[\w-]+) (\w+(?:\|\w+)+)", line) for line in lines))
-    values = {choice[1]: choice[2].split("|") for choice in choices}
-    values |= {option: sorted(found) for option, found in names.items() if option}
-    return Words(sorted(names.get("", ())), sorted(options), values)
-
-
-def _help(verb: str) -> str:
-    text = StringIO()
-    with redirect_stdout(text), suppress(SystemExit):
-        importlib.import_module(f"onebit.cli.{verb}_verb").main(["--help"])
-    return text.getvalue()
-
-
-def _names(trains: bool) -> dict[str, dict[str, Iterable[str]]]:
-    """Verb -> option, or "" for the argument -> its names, as far as they are known without torch.
-
-    Args:
-        trains: recipes can be read, and with them the methods.
-    """
-    from onebit.cli.list_verb import TABLES
-    from onebit.data import DATASETS
-    from onebit.export import EXPORTS
-    from onebit.nets import net_names
-    from onebit.recipe import methods, recipe_names
-    from onebit.recipe.request import TASKS
-
-    ways = methods() if trains else {}
-    return {
-        "train": {
-            "": recipe_names() if trains else (),
-            **{"--method": ways, "--dataset": DATASETS, "--task": TASKS, "--init_from": net_names()},
-        },
-        "evaluate": {"": net_names(), "--dataset": DATASETS},
-        "inspect": {"": net_names()},
-        "summary": {"": net_names(), "--dataset": DATASETS, "--method": ways},
-        "verify": {"": net_names()},
-        "predict": {"": net_names()},
-        "export": {"": net_names(), "--to": EXPORTS},
-        "bench": {"": net_names()},
-        "list": {"": TABLES},
-        "data": {"": DATASETS},
-        "completion": {"": SHELLS},
+def _table(trains: bool) -> Iterator[Words]:
+    """All words that are known without torch; those in recipes only if it `trains`."""
+    nets = net_names()
+    known: dict[str, Iterable[str]] = {
+        **{"--method": methods() if trains else (), "--dataset": DATASETS, "--task": TASKS, "--to": EXPORTS},
+        **{"--init_from": nets, "NET": nets, "RUN-OR-NET": nets, "name": DATASETS},
     }
+    fields = [name if name == "name" else name.removesuffix(".name") for name in flag_names()]
+    flags = [f"--{name}" for name in (*fields, *OPTIONS)]
+    yield Words("train", "", recipe_names() if trains else [])
+    yield Words("train", "-", flags)
+    yield from (Words("train", flag, sorted(known[flag])) for flag in flags if flag in known)
+    for verb in VERBS.keys() - {"train"}:
+        actions = importlib.import_module(f"onebit.cli.{verb}_verb").parser()._actions
+        yield Words(verb, "-", [option for action in actions for option in action.option_strings])
+        for action in actions:
+            for option in action.option_strings or [""]:
+                words = action.choices or known.get(option or str(action.metavar or action.dest), ())
+                yield Words(verb, option, sorted(map(str, words)))
 
 
-def _bash(verbs: Mapping[str, Words]) -> str:
-    every = " ".join(verbs)
-    lines = [
-        "_onebit() {",
-        '    local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""',
-        '    case "${COMP_WORDS[1]} $before" in',
-    ]
-    for verb, known in verbs.items():
-        for option, values in known.values.items():
-            lines.append(f'    "{verb} {option}") words="{" ".join(values)}" ;;')
-    lines += [
-        "    *)",
-        '        case "$COMP_CWORD ${COMP_WORDS[1]} $current" in',
-        f'        "1 "*|"2 help "*) words="{every} help" ;;',
-    ]
-    for verb, known in verbs.items():
-        lines.append(f'        *" {verb} -"*) words="{" ".join(known.options)}" ;;')
-        if known.names:
-            lines.append(f'        "2 {verb} "*) words="{" ".join(known.names)}" ;;')
-    lines += [
-        "        esac ;;",
-        "    esac",
-        '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
-        "}",
-        "complete -o default -F _onebit onebit  # files, if no word fits",
-    ]
-    return "\n".join(lines)
+def _bash(table: list[Words]) -> str:
+    patterns = {"": '"2 {0} "*', "-": '*" {0} "*" -"*'}
+    found = {patterns.get(row.after, '*" {0} {1} "*').format(*row): row.words for row in table if row.words}
+    found |= {'"1 "*': [*VERBS, "help"], '"2 help "*': [*VERBS]}
+    lines = [f'    {case}) words="{" ".join(found[case])}" ;;' for case in sorted(found, reverse=True)]
+    # in this order: values, options, names
+    return "\n".join(
+        [
+            "_onebit() {",
+            '    local current="${COMP_WORDS[COMP_CWORD]}" words=""',
+            '    case "$COMP_CWORD ${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]} $current" in',
+            *lines,
+            "    esac",
+            '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
+            "}",
+            "complete -o default -F _onebit onebit  # files, if no word fits",
+        ]
+    )
 
 
-def _zsh(verbs: Mapping[str, Words]) -> str:
-    return "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + _bash(verbs)
+def _zsh(table: list[Words]) -> str:
+    return "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + _bash(table)
 
 
-def _fish(verbs: Mapping[str, Words]) -> str:
-    def seen(verb: str) -> str:
-        return f"complete -c onebit -n '__fish_seen_subcommand_from {verb}'"
-
-    lines = [f"complete -c onebit -f -n __fish_use_subcommand -a {verb} -d '{VERBS[verb]}'" for verb in verbs]
-    lines.append(f"complete -c onebit -f -n '__fish_seen_subcommand_from help' -a '{' '.join(verbs)}'")
-    for verb, known in verbs.items():
-        if known.names:
-            lines.append(f"{seen(verb)} -a '{' '.join(known.names)}'")
-        for option in known.options:
-            kind = "-l" if option.startswith("--") else "-s"
-            values = f" -x -a '{' '.join(known.values[option])}'" if option in known.values else ""
-            lines.append(f"{seen(verb)} {kind} {option.lstrip('-')}{values}")
+def _fish(table: list[Words]) -> str:
+    lines = [f"complete -c onebit -f -n __fish_use_subcommand -a {verb} -d '{VERBS[verb]}'" for verb in VERBS]
+    lines.append(f"complete -c onebit -f -n '__fish_seen_subcommand_from help' -a '{' '.join(VERBS)}'")
+    for verb, after, words in table:
+        start = f"complete -c onebit -n '__fish_seen_subcommand_from {verb}'"
+        for option in words if after == "-" else [after] if words else []:
+            kind = f" {'-l' if option.startswith('--') else '-s'} {option.lstrip('-')}" if option else ""
+            values = "" if after == "-" else f"{' -x' if option else ''} -a '{' '.join(words)}'"
+            lines.append(f"{start}{kind}{values}")
     return "\n".join(lines)
 
 

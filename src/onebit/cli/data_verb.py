@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from onebit.cli.output import answer_either, download_progress
 from onebit.cli.parsing import Parser
-from onebit.data import DATASETS, fetch_dataset
-from onebit.errors import UsageError
+from onebit.data import fetch_dataset
+
+
+def parser() -> Parser:
+    made = Parser(
+        "data", "Find or fetch a data set and check it; decode a folder of images into the cache.", "data", "json"
+    )
+    made.add_argument("name", help="see onebit list datasets")
+    made.add_argument("--input-size", type=int, metavar="N", help="side in pixels that images are resized to")
+    made.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode images (one a CPU)")
+    made.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
+    return made
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(
-        "data", "Find or fetch a data set and check it; decode a folder of images into the cache.", "data", "json"
-    )
-    parser.add_argument("name", help="see onebit list datasets")
-    parser.add_argument("--input-size", type=int, metavar="N", help="side in pixels that images are resized to")
-    parser.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode images (one a CPU)")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
-    args = parser.parse(argv)
-    if args.name in DATASETS and not DATASETS[args.name].folder:
-        flags = {"--input-size": args.input_size, "--workers": args.workers, "--skip-broken": args.skip_broken or None}
-        for flag, given in flags.items():
-            if given is not None:
-                raise UsageError(f"{flag} belongs to a folder of images, but {args.name} is not one: leave it out")
+    args = parser().parse(argv)
     with download_progress() as fetched:
         found = fetch_dataset(
             args.name,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, note_on_draws, open_trained, refuse_for_packed, seed_of_draws
+from onebit.cli.inputs import load_data, note_on_draws, open_trained
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
-from onebit.cli.parsing import Parser, one_of
+from onebit.cli.parsing import Parser
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
 from onebit.nets import is_packed
@@ -16,33 +16,31 @@ if TYPE_CHECKING:
     from onebit.runs.run import Run
 
 
-def main(argv: list[str]) -> int:
+def parser() -> Parser:
     shared = ("run-or-net", "dataset", "seed", "data", "threads", "json")
-    parser = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
-    parser.add_argument(
+    made = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
+    made.add_argument(
         "--weights",
         metavar="MODE",
         help="latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)",
     )
-    parser.add_argument("--split", **one_of("test", "validation", "train"), help="images (default: test)")
-    parser.add_argument(
+    made.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images (default: test)")
+    made.add_argument(
         "--bn",
-        **one_of("auto", "trained", "reestimate"),
+        choices=("auto", "trained", "reestimate"),
+        default="auto",
         help="BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these "
         "weights (auto: re-estimated where those of the file belong to other weights)",
     )
-    args = parser.parse(argv)
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     packed = is_packed(args.run)
-    if packed:
-        refuse_for_packed(args, "recipe", "model")
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
-    if weights == "packed" and args.bn != "auto":
-        raise UsageError("--bn does not apply to packed weights: their BatchNorm is folded away")
-    if packed and args.split != "test":
-        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
-    args.seed = seed_of_draws(args, weights)
     show(_packed_file(args) if packed else _run(args, weights), as_json=args.json)
     return 0
 
@@ -97,11 +95,7 @@ def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
-    from onebit.evaluation.modes import parse_weights
-
-    if weights != "packed":
-        parse_weights(weights)  # a wrong mode is reported before anything is loaded
-    run = open_trained(args, reestimated=weights != "packed" and args.bn != "trained")
+    run = open_trained(args)
     data = load_data(run, args.data, dataset=args.dataset)
     found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
     if found.get("bn") == "reestimate" and args.dataset not in (None, run.recipe.dataset):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, open_trained, refuse_for_packed
+from onebit.cli.inputs import load_noted_data, open_trained
 from onebit.cli.output import answer_either, download_progress, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
@@ -22,16 +22,16 @@ IMAGES = 200
 CERTIFIED = 1000
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "export",
         "Write a trained net, or a packed one, for other software, and compare it.",
         *("run-or-net", "data", "json"),
     )
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
-    parser.add_argument("--to", required=True, metavar="TARGET", help=targets)
-    parser.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")
-    parser.add_argument(
+    made.add_argument("--to", required=True, metavar="TARGET", help=targets)
+    made.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")
+    made.add_argument(
         "--images",
         type=whole_number(1),
         metavar="N",
@@ -44,10 +44,14 @@ def main(argv: list[str]) -> int:
             for name, target in EXPORTS.items()
             if option in target.options
         )
-        parser.add_argument(f"--{option}", metavar="NAME", help=takes)
+        made.add_argument(f"--{option}", metavar="NAME", help=takes)
     reporting = " or ".join(name for name, target in EXPORTS.items() if target.report)
-    parser.add_argument("--report", action="store_true", help=f"measure what the net needs, for --to {reporting}")
-    args = parser.parse(argv)
+    made.add_argument("--report", action="store_true", help=f"measure what the net needs, for --to {reporting}")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
     check_request(args.to, path, options, report=args.report)
@@ -75,11 +79,9 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
     """The packed net of a `.1bit` file, and the data that it is certified on; None without them."""
     from onebit.packed import load
 
-    refuse_for_packed(args, "recipe", "model")
     net = load(args.run)
     name = net.certificate.dataset if net.certificate else None
     if name is None or not _takes_images(net):
-        _refuse_unused(args, net, "images", "data")
         return net, None
     from onebit.evaluation.packed_nets import load_packed_data
 
@@ -107,23 +109,11 @@ def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
         say(f"note: the net is not certified: {error}")
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
-    if not _takes_images(net):
-        _refuse_unused(args, net, "images")
-        return net, None
-    return net, data
+    return net, data if _takes_images(net) else None
 
 
 def _takes_images(net: PackedNet) -> bool:
     return len(net.input.shape) == 3 and isinstance(net.output, str)
-
-
-def _refuse_unused(args: Any, net: PackedNet, *names: str) -> None:
-    """Raise UsageError for flags about test images where the comparison has none."""
-    for name in names:
-        if getattr(args, name) is not None:
-            takes = _takes_images(net)
-            why = "has no certificate that names its data" if takes else "does not give one output for each image"
-            raise UsageError(f"--{name} has no effect: {args.run} {why}, and is compared on random inputs")
 
 
 def _inputs(net: PackedNet, data: Dataset, most: int | None) -> tuple[np.ndarray, str]:

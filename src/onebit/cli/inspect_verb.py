@@ -5,34 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import named_model, refuse_for_packed
+from onebit.cli.inputs import named_model
 from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import NET_HELP, Parser
 from onebit.common.text import size, table
-from onebit.errors import OnebitError, UsageError, escaped
+from onebit.errors import OnebitError, escaped
 
 if TYPE_CHECKING:
     from onebit.runs.run import Run
     from onebit.verification.inspection import Inspection
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "inspect", "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder.", "json"
     )
-    parser.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
-    parser.add_model()
-    args = parser.parse(argv)
-    from onebit.packed import Card, Certificate, LayerProof
+    made.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
+    made.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
+    made.add_model()
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
-    if found.kind == "packed":
-        refuse_for_packed(args, "model")
-    if args.plot and found.kind == "packed":
-        raise UsageError(f"{args.run} is a packed net, whose one-bit weights have no histogram: leave --plot out")
-    run = None if found.kind == "packed" else _known_net(args, found)
+    packed = found.kind == "packed"
+    run = None if packed else _known_net(args, found)
     if run is not None:
         found.total.update(net_totals(run.model))
     if args.plot:
@@ -45,47 +45,45 @@ def main(argv: list[str]) -> int:
     rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
     for layer in found.layers:
         counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)
-        rows.append(
-            [
-                layer.name,
-                "×".join(map(str, layer.shape)),
-                layer.verdict,
-                *(f"{count:,}" for count in counts),
-                f"{layer.distance:.4f}",
-            ]
-        )
+        shape = "×".join(map(str, layer.shape))
+        rows.append([layer.name, shape, layer.verdict, *(f"{n:,}" for n in counts), f"{layer.distance:.4f}"])
     answer(table(rows, right=range(3, 8)))
     total = found.total
-    measured = "in the file" if found.kind == "packed" else "of tensors here"
     answer(
         f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
-        f"{size(total['bytes_in_file'])} {measured}, {size(total['bytes_at_32_bit'])} at 32 bits, "
-        f"{size(total['bytes_at_1_bit'])} with weights at 1 bit"
+        f"{size(total['bytes_in_file'])} {'in the file' if packed else 'of tensors here'}, "
+        f"{size(total['bytes_at_32_bit'])} at 32 bits, {size(total['bytes_at_1_bit'])} with weights at 1 bit"
         + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
     )
-    if found.kind == "packed":
+    if packed:
         answer(_interface(found.facts["input"], found.facts["outputs"]))
     for key, value in found.facts.items():
-        if key == "recipe" and isinstance(value, dict):
-            answer(escaped(f"recipe: {value.get('name')}"))
-        elif key == "card" and isinstance(value, dict):
-            answer(str(Card.from_json(value)))
-        elif key == "certificate" and isinstance(value, dict):
-            layers = tuple(LayerProof(**layer) for layer in value["layers"])
-            certificate = Certificate(**{**value, "layers": layers})
-            source = f" of {certificate.recipe}" if certificate.recipe else ""
-            answer(f"certificate: {certificate}; {certificate.weights} weights{source}")
-            if certificate.packing:
-                answer(f"packed by: onebit pack RUN -o NET.1bit {certificate.packing}")
-            if layers:
-                answer(table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)]))
-        elif isinstance(value, float):
-            answer(f"{key}: {value:.4g}")
-        elif isinstance(value, (str, int)):
-            answer(escaped(f"{key}: {value}"))
+        _answer_fact(key, value)
     for warning in found.warnings:
         say(f"warning: {warning}")
     return 0
+
+
+def _answer_fact(key: str, value: Any) -> None:
+    from onebit.packed import Card, Certificate, LayerProof
+
+    if key == "recipe" and isinstance(value, dict):
+        answer(escaped(f"recipe: {value.get('name')}"))
+    elif key == "card" and value:
+        answer(str(Card.from_json(value)))
+    elif key == "certificate" and value:
+        layers = tuple(LayerProof(**layer) for layer in value["layers"])
+        certificate = Certificate(**{**value, "layers": layers})
+        source = f" of {certificate.recipe}" if certificate.recipe else ""
+        answer(f"certificate: {certificate}; {certificate.weights} weights{source}")
+        if certificate.packing:
+            answer(f"packed by: onebit pack RUN -o NET.1bit {certificate.packing}")
+        if layers:
+            answer(table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)]))
+    elif isinstance(value, float):
+        answer(f"{key}: {value:.4g}")
+    elif isinstance(value, (str, int)):
+        answer(escaped(f"{key}: {value}"))
 
 
 CODINGS = {

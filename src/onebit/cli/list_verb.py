@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer_either, percent
-from onebit.cli.parsing import Parser, one_of
+from onebit.cli.parsing import Parser
 from onebit.common.text import NetSize, size, table
 from onebit.export import EXPORTS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
@@ -177,10 +177,14 @@ TABLES: dict[str, Callable[[], Mapping[str, Any]]] = {
 }
 
 
+def parser() -> Parser:
+    made = Parser("list", "Everything that can be named.", "json")
+    made.add_argument("what", nargs="?", choices=TABLES)
+    return made
+
+
 def main(argv: list[str]) -> int:
-    parser = Parser("list", "Everything that can be named.", "json")
-    parser.add_argument("what", nargs="?", **one_of(*TABLES) | {"default": None})
-    args = parser.parse(argv)
+    args = parser().parse(argv)
     rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
     text = table(_net_rows(rows), right=(3, 4, 5)) if args.what == "nets" else table([[*row] for row in rows.items()])
     answer_either({args.what or "kinds": rows}, text, as_json=args.json)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, note_on_draws, open_trained, seed_of_draws
+from onebit.cli.inputs import load_noted_data, note_on_draws, open_trained
 from onebit.cli.output import answer_either, percent, progress, say
-from onebit.cli.parsing import Parser, one_of, output_path, whole_number
+from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.common.text import size
-from onebit.errors import DataError, UsageError
+from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.integer import Calibrated
@@ -21,55 +20,49 @@ ALLOWED_DROP = 0.5
 """Percentage points of accuracy that rounding the activations may cost."""
 
 
-def main(argv: list[str]) -> int:
+def parser() -> Parser:
     description = "Fold and pack a trained net to one bit per weight, and certify it on its test data."
-    parser = Parser("pack", description, "run", "dataset", "seed", "data", "threads", "json")
-    parser.add_argument("-o", "--output", required=True, metavar="NET.1bit")
-    parser.add_argument(
+    made = Parser("pack", description, "run", "dataset", "seed", "data", "threads", "json")
+    made.add_argument("-o", "--output", required=True, metavar="NET.1bit")
+    made.add_argument(
         "--weights",
-        **one_of("binary", "sample"),
+        choices=("binary", "sample"),
+        default="binary",
         help="the binary weights, or one random draw (default: binary)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--images", type=whole_number(1), metavar="N", help="test images to compare, evenly spread (default: all)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
     )
-    parser.add_argument(
+    made.add_argument(
         "--activations",
-        type=_bits,
-        metavar="8|4|2",
+        type=int,
+        choices=(8, 4, 2),
         help="bits of the activations: an integer net, with ranges found on training images",
     )
-    parser.add_argument(
+    made.add_argument(
         "--calibration",
         type=whole_number(1),
         metavar="N",
         help="training images to find the ranges on, evenly spread (default: 500)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--allow-drop",
-        type=_points,
+        type=float,
+        default=ALLOWED_DROP,
         metavar="POINTS",
         help=f"percentage points of accuracy that rounding the activations may cost (default: {ALLOWED_DROP})",
     )
-    args = parser.parse(argv)
-    args.seed = seed_of_draws(args, args.weights)
-    output = output_path(args.output, suffixes=(".1bit",), run=args.run)
-    if args.no_certify:
-        for flag, given in (("--images", args.images), ("--data", args.data)):
-            if given is not None:
-                raise UsageError(f"{flag} does not go with --no-certify, which compares nothing")
-        if args.activations is not None:
-            raise UsageError("--activations needs the training images, for the ranges: no --no-certify")
-        if args.weights == "sample":
-            raise UsageError(
-                "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
-            )
-    for flag, given in (("--calibration", args.calibration), ("--allow-drop", args.allow_drop)):
-        if given is not None and args.activations is None:
-            raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
+    output = refuse_trained(args.output, run=args.run)
+    if args.no_certify and (args.activations is not None or args.weights == "sample"):
+        raise UsageError("--activations and --weights sample need the training images: no --no-certify")
     from onebit.packed import Requantize, costs, save
     from onebit.packed.net import copied_weights, float32_bytes
     from onebit.runs.card import run_card
@@ -80,11 +73,9 @@ def main(argv: list[str]) -> int:
     run = on_raw_images(trained)
     packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
     certificate = packed.certificate
-    if certificate is not None and certificate.activations is not None:
-        refusal = _too_much(certificate, ALLOWED_DROP if args.allow_drop is None else args.allow_drop)
-        if refusal:
-            say(f"onebit: {refusal}")
-            return 1
+    if certificate is not None and (refusal := _too_much(certificate, args.allow_drop)):
+        say(f"onebit: {refusal}")
+        return 1
     card = run_card(trained, certificate, other_files=bool(compared.get("other_files")))
     packed = dataclasses.replace(packed, card=card)
     save(packed, output)
@@ -115,25 +106,9 @@ def main(argv: list[str]) -> int:
     return 0 if certificate.label_mismatches == certificate.tied else 1
 
 
-def _bits(text: str) -> int:
-    if text not in ("8", "4", "2"):
-        raise ArgumentTypeError(f"must be 8, 4 or 2 bits, got {text!r}")
-    return int(text)
-
-
-def _points(text: str) -> float:
-    try:
-        points = float(text)
-    except ValueError:
-        points = -1
-    if not 0 <= points <= 100:
-        raise ArgumentTypeError(f"must be percentage points from 0 to 100, got {text!r}")
-    return points
-
-
 def _too_much(made: Certificate, allowed: float) -> str:
     """Why a net is not written: its activations cost more accuracy than allowed; else ""."""
-    if made.correct is None or made.model_correct is None:
+    if made.activations is None or made.correct is None or made.model_correct is None:
         return ""
     before, after = (100 * correct / made.count for correct in (made.model_correct, made.correct))
     if before - after <= allowed:
@@ -151,10 +126,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
 
-    try:
-        data = load_noted_data(run, args.data, dataset=args.dataset)
-    except (DataError, UsageError) as error:
-        raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
+    data = load_noted_data(run, args.data, dataset=args.dataset)
     if note := note_on_draws(run, args.weights):
         say(f"note: {note}")
     compared = 0

@@ -1,19 +1,15 @@
-"""An argparse parser whose errors are one line with a did-you-mean, and the arguments that several verbs have."""
+"""An argparse parser whose errors are UsageErrors, and the arguments that several verbs have."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onebit.common.files import refuse_unwritable
-from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.nets import is_packed, net_path
+from onebit.nets import net_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,17 +18,19 @@ class Parser(argparse.ArgumentParser):
     Args:
         verb: its name.
         description: one sentence.
-        shared: names in `SHARED`, which follow the arguments of the verb itself; one of `RUNS` comes before them.
+        shared: names in `SHARED`; one of `RUNS` comes first.
     """
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
-        self.register("type", None, _not_empty)  # of each path and name
-        self._shared = [name for name in shared if name not in RUNS]
         for name in RUNS.keys() & shared:
             self.add_argument("run", metavar=name.upper(), help=RUNS[name])
             self.add_argument("--recipe", **SHARED["recipe"])
             self.add_model()
+        common = self.add_argument_group("common options")  # printed after those of the verb
+        for name in shared:
+            if name in SHARED:
+                common.add_argument(f"--{name}", **SHARED[name])
 
     def add_model(self) -> None:
         """Add `--model FILE.py:Class`, and `--model.NAME VALUE` for its arguments, a mapping in `model_arguments`."""
@@ -47,34 +45,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help)")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """All of `argv`, or a UsageError that names what is not understood."""
-        for name in self._shared:
-            self.add_argument(f"--{name}", **SHARED[name])
-        arguments: dict[str, object] = {}
+        """All of `argv`; UsageError for words that are not understood."""
         argv = self._spelled(argv)
+        arguments: dict[str, object] = {}
         if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
             argv, arguments = _without_arguments(argv)
-        found, extra = self._known(argv)
+        several = any(action.nargs == "+" for action in self._get_positional_actions())
+        found = self.parse_intermixed_args(argv) if several else self.parse_args(argv)
         if arguments:
             found.model_arguments = arguments
             if not found.model:
                 self.error(f"--model.{next(iter(arguments))} belongs to --model FILE.py:Class")
-        if extra:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
-            file = f", or ./{extra[0]} for the file of this name" if os.path.lexists(extra[0]) else ""
-            self.error(f"unexpected {extra[0]!r}{near}{file}")
         return found
-
-    def _known(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """What is understood of `argv`, and the rest."""
-        if any(action.nargs == "+" for action in self._get_positional_actions()):
-            with suppress(UsageError):  # `predict NET a.png --invert b.png` has two files
-                found, extra = self.parse_known_intermixed_args(argv)
-                if not extra:
-                    return found, extra
-            # argparse does not intermix all words with `--` before the first positional one
-        return self.parse_known_args(argv)
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
         """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""
@@ -123,20 +105,13 @@ def whole_number(least: int, most: int | None = None) -> Any:
 thread_number = whole_number(1, 4096)
 
 
-def _not_empty(text: str) -> str:
-    """argparse type of arguments without one of their own."""
-    if not text:  # "$DIR" where nothing set it: the path "" would be the current folder
-        raise argparse.ArgumentTypeError("needs a value")
-    return text
-
-
 NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit (onebit list nets)"
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
 """The first argument of a verb -> its help; `--recipe` and `--model` go with it."""
 SHARED: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "NAME", "help": "recipe of a weight file without one, outside a run folder"},
     "dataset": {"metavar": "NAME", "help": "another data set than the recipe's"},
-    "seed": {"type": whole_number(0, 2**63 - 1), "metavar": "N", "help": "of random draws (default: 0)"},
+    "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {
         "metavar": "DIR",
         "help": "folder of data sets or of your own images, or FILE.npz of your own arrays; instead of ONEBIT_DATA",
@@ -152,26 +127,6 @@ SHARED: dict[str, dict[str, Any]] = {
 """Option -> its arguments of `add_argument`."""
 
 
-def one_of(*names: str) -> dict[str, Any]:
-    """Settings of `add_argument` for a choice among names, the first of them the default."""
-
-    def choose(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"invalid choice: {text!r}{did_you_mean(text, names)}")
-        return text
-
-    return {"type": choose, "metavar": "|".join(names), "default": names[0]}
-
-
-def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
-    """The path to write to; an error for another suffix, a file that holds trained weights, or one not writable."""
-    if Path(text).suffix not in suffixes:
-        raise UsageError(f"{text}: the output ends in {' or '.join(suffixes)}")
-    path = refuse_trained(text, run=run)
-    refuse_unwritable(path)
-    return path
-
-
 def refuse_trained(text: str, *, run: str) -> Path:
     """The path to write to; an error for a file that holds trained weights."""
     path = Path(text)
@@ -179,12 +134,3 @@ def refuse_trained(text: str, *, run: str) -> Path:
     if os.path.realpath(path) == os.path.realpath(net_path(run)) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
     return path
-
-
-def refuse_run_folder(net: str, verb: str) -> None:
-    """UsageError where a run folder is given to a verb that takes a packed net: with the command that packs it."""
-    from onebit.runs.folders import is_run_folder  # a third of the start-up of verbs that need none
-
-    if not is_packed(net) and is_run_folder(Path(net)):
-        command = shlex.join(["onebit", "pack", net, "-o", f"{Path(net).resolve().name}.1bit"])
-        raise UsageError(f"{net} is a run folder, {verb} takes a packed net; pack it first: {command}")

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_predictions, say
-from onebit.cli.parsing import NET_HELP, Parser, refuse_run_folder, whole_number
+from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader, image_files
-from onebit.common.pictures import SUFFIXES as PICTURES
 from onebit.errors import UsageError, escaped
 from onebit.packed import PackedNet
 from onebit.runtime import load, run, softmax
@@ -22,60 +21,50 @@ MOST_SHOWN = 12
 """Values of an output that the text shows; --json has all of them."""
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "predict",
         "Labels and probabilities, or the values of other outputs, with a packed net; needs no torch.",
         *("threads", "json"),
     )
-    parser.add_argument("net", metavar="NET", help=NET_HELP)
-    parser.add_argument(
+    made.add_argument("net", metavar="NET", help=NET_HELP)
+    made.add_argument(
         "files",
         metavar="FILE",
         nargs="+",
         help="image file of any size and kind, folder, quoted pattern ('photos/*.png'), or - (stdin); .npy "
         "(a sample, or N of them) or .csv (a sample in each row) for any input",
     )
-    parser.add_argument(
+    made.add_argument(
         "--top", type=whole_number(1), metavar="K", help="the K most probable labels, each with its probability (1)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--invert",
         action="store_true",
         help="invert the images: for dark strokes on white paper (MNIST is white on black)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--masks", metavar="DIR", help="for a segmentation net: write the mask of each image here, and a picture"
     )
-    parser.add_argument(
+    made.add_argument(
         "--values", action="store_true", help="the outputs as numbers, as of a regression, instead of labels"
     )
-    args = parser.parse(argv)
-    if args.files.count(str(STANDARD_INPUT)) > 1:
-        raise UsageError("'-' was given more than once: standard input is read once")
-    refuse_run_folder(args.net, "predict")
-    if Path(args.net).suffix.lower() in (*PICTURES, *SUFFIXES):
-        raise UsageError(f"{args.net} is not a packed net: the net comes first, onebit predict NET FILE")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     net = load(args.net)
     shapes = net.values
     shape = shapes[net.output].shape if isinstance(net.output, str) else ()
     if len(shape) == 3 and net.pixels_have_classes(shape[0]) and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks
 
-        if args.top:
-            raise UsageError(f"{args.net} gives a class to each pixel, --top is for the labels of images: leave it out")
-        arrays = [word for word in args.files if Path(word).suffix.lower() in SUFFIXES]
-        if arrays:
-            raise UsageError(f"{arrays[0]}: masks are made of image files; --values gives the outputs of arrays")
         return write_masks(net, image_files(args.files), args)
-    if args.masks and args.values:
-        raise UsageError("--masks and --values exclude each other")
     if args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
     # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
     labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
-    if args.top and not labeled:
-        raise UsageError("--top is for labels, the answer is values: leave it out")
     names, samples, notes, failed = _samples(args.files, net, invert=args.invert)
     if samples is None:
         return answer_predictions(args, [], _line, failed)

@@ -8,21 +8,25 @@ from onebit.cli.output import answer, answer_json
 from onebit.cli.parsing import Parser
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "report",
         "Curves of error, loss and time, of mean IoU, and of accuracy on several tasks; weight histograms, and a "
         "comparison of runs, as pictures and one page.",
         "json",
     )
-    parser.add_argument(
+    made.add_argument(
         "runs",
         metavar="RUN",
         nargs="+",
         help="run folder, or folder of several tasks, of --seeds, or of such folders",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="DIR")
-    args = parser.parse(argv)
+    made.add_argument("-o", "--output", required=True, metavar="DIR")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     from onebit.report import compare_runs, compare_tasks, read_groups, report_tables, write_report
 
     runs = [Path(run) for run in args.runs]

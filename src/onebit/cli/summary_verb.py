@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING
 
-from onebit.cli.inputs import named_model, refuse_for_packed, set_threads
+from onebit.cli.inputs import named_model, set_threads
 from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser
 from onebit.common.text import size, table
@@ -16,9 +15,6 @@ from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from torch import nn
-
-MOST_AXES, MOST_VALUES = 8, 10**8
-"""Limits of the shape of one sample."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +42,29 @@ class Row:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    parts = text.strip("()[] ").replace("x", ",").replace("×", ",").split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or len(parts) > MOST_AXES:
-        raise ArgumentTypeError(f"expected the sizes of one sample, such as 1,28,28, got {text!r}")
-    shape = tuple(map(int, parts))
-    if prod(shape) > MOST_VALUES:
-        raise ArgumentTypeError(f"expected a sample of at most {MOST_VALUES:,} numbers, got {text!r}")
-    return shape
+    return tuple(map(int, text.strip("()[] ").replace("x", ",").replace("×", ",").split(",")))
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "summary",
         "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
         "is a run folder, a weight file or a packed net; or --model NAME, as it would be trained.",
         *("recipe", "threads", "json"),
     )
-    parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
-    parser.add_model()
-    parser.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
-    parser.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
-    parser.add_argument(
-        "--input_shape", metavar="SIZES", type=_shape, help="without NET: of one sample, such as 1,28,28"
-    )
-    args = parser.parse(argv)
+    made.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
+    made.add_model()
+    made.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
+    made.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
+    made.add_argument("--input_shape", metavar="SIZES", type=_shape, help="without NET: of one sample, such as 1,28,28")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     if args.net is None and args.model is None:
-        parser.error("name a net, or a model with --model")
-    if args.net is not None:
-        for flag in ("method", "dataset", "input_shape"):
-            if getattr(args, flag) is not None:
-                parser.error(f"--{flag} is for --model without a net")
-    packed = args.net is not None and is_packed(args.net)
-    if packed:
-        refuse_for_packed(args, "recipe", "model")
-    name, rows, warnings = _packed(args) if packed else _modules(args)
+        raise UsageError("name a net, or a model with --model")
+    name, rows, warnings = _packed(args) if args.net and is_packed(args.net) else _modules(args)
     totals = {
         key: sum(getattr(row, key) for row in rows)
         for key in ("binary_weights", "real_parameters", "bits", "bytes", "macs", "binary_macs")

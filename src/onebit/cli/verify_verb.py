@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, named_model, open_trained, refuse_for_packed, set_threads
+from onebit.cli.inputs import load_noted_data, named_model, open_trained, set_threads
 from onebit.cli.output import answer, answer_json, download_progress, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from onebit.verification.proof import Claim
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    made = Parser(
         "verify",
         "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
         "torch layers, the packed net. For a packed net: the accuracy in its certificate and card, with --source the "
@@ -27,18 +27,12 @@ def main(argv: list[str]) -> int:
         "Exit status 1 when a claim does not hold.",
         *("run-or-net", "dataset", "data", "threads", "json"),
     )
-    parser.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
-    args = parser.parse(argv)
-    if args.source and not is_packed(args.run):
-        raise UsageError("--source belongs to a packed net")
-    if is_packed(args.run) and not args.source:
-        if args.dataset:
-            raise UsageError(
-                "--dataset goes with --source: a packed net alone is verified on the data of its certificate; "
-                "onebit evaluate takes other data"
-            )
-        refuse_for_packed(args, "recipe", "model")
+    made.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
+    return made
 
+
+def main(argv: list[str]) -> int:
+    args = parser().parse(argv)
     done = []
     found: dict[str, str] = {}
 
