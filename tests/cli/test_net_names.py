@@ -75,17 +75,6 @@ def test_a_name_that_is_also_a_folder_of_weights_is_refused(onebit: Onebit, fold
     assert (done.status, "also a run folder here: write ./mnist-mlp" in done.line) == (2, True)
 
 
-@pytest.mark.parametrize("flag", ["--init_from", "--teacher"])
-@pytest.mark.parametrize("rest", [[], ["--overwrite"], ["--seeds", "0-1"]])
-def test_a_run_folder_has_not_the_name_of_the_net_that_it_reads(onebit: Onebit, flag: str, rest: list[str]) -> None:
-    done = onebit("train", "mnist-fast", "--dataset", "mnist-sample", flag, NAME, "--out", NAME, *rest)
-    assert done.status == 2
-    assert done.err.endswith(
-        f"mnist-mlp as the run folder would have the name of the net that {flag} reads: choose another --out\n"
-    )
-    assert not Path(NAME).exists()
-
-
 def test_an_export_may_have_the_name_of_its_net(onebit: Onebit) -> None:
     done = onebit("export", NAME, "--to", "c", "-o", NAME, "--images", "1")
     assert done.status == 0, done.err

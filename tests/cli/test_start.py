@@ -15,7 +15,6 @@ from cli_support import Outcome, command
 
 from onebit import __version__
 from onebit.__main__ import VERBS
-from onebit.cli.list_verb import TABLES
 from onebit.recipe import flag_names
 
 Onebit = Callable[..., Outcome]
@@ -121,27 +120,6 @@ def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
     for kind, text in kinds.items():
         assert text
         assert kind in onebit("list", kind, "--json").json
-
-
-@pytest.mark.parametrize("kind", [None, *TABLES])
-def test_lists_fit_a_terminal_and_break_at_words(
-    onebit: Onebit, kind: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    words = ["list", *([] if kind is None else [kind])]
-    out = onebit(*words).out
-    assert max(map(len, out.splitlines())) <= 80
-    monkeypatch.setenv("COLUMNS", "1000")
-    whole = onebit(*words).out
-    assert {line.split()[0] for line in whole.splitlines()} <= set(out.split()), "names are not broken"
-    assert all(re.search(r"\w[-_./]\w", word) for word in set(whole.split()) - set(out.split()))
-
-
-def test_train_help_says_whose_values_it_shows_and_what_a_method_sets(onebit: Onebit) -> None:
-    text = " ".join(onebit("train", "--help").out.split())
-    assert "shown with its base value; --model, --dataset and --method change some." in text
-    assert "--method NAME quantizers, optimizer, activation, initial weights and loss of a method" in text
-    assert "shown with its value in mnist-fast." in " ".join(onebit("train", "mnist-fast", "--help").out.split())
 
 
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:

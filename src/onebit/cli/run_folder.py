@@ -7,23 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onebit.errors import UsageError
-from onebit.nets import net_names, net_path
-from onebit.recipe import recipe_names
+from onebit.nets import net_path
 from onebit.runs.folders import is_replaceable, refuse_busy, seed_folder, seed_folders
 from onebit.train.history import PLACE_FILE, holds_run, refuse_used
 
 
 def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) -> Path | None:
     """The one folder that --out, --resume and the classic --results_dir and --save name; UsageError if they differ."""
-    named = {
-        "--out": Path(out) if out else None,
-        "--resume": resumed_folder(resumed) if resumed else None,
-        "--results_dir and --save": saved,
-    }
-    given = {flag: folder for flag, folder in named.items() if folder is not None}
-    if len({os.path.realpath(folder) for folder in given.values()}) > 1:
-        names = ", ".join(f"{flag} names {folder}" for flag, folder in given.items())
-        raise UsageError(f"{names}: leave one of them out")
+    folders = [Path(out) if out else None, resumed_folder(resumed) if resumed else None, saved]
+    given = {os.path.realpath(folder): folder for folder in folders if folder is not None}
+    if len(given) > 1:
+        raise UsageError(f"several run folders: {', '.join(map(str, given.values()))}")
     return next(iter(given.values()), None)
 
 
@@ -33,18 +27,9 @@ def begun_files(folder: Path) -> list[Path]:
 
 
 def resumed_folder(resumed: str) -> Path:
-    """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt; UsageError for another file."""
+    """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt."""
     path = Path(resumed)
-    if path.name == "last.ckpt" and path.is_file():
-        return path.parent
-    if path.is_file():
-        raise UsageError(
-            f"--resume {resumed}: a training goes on from a run folder or its last.ckpt; "
-            f"to start from the weights of a file: --init_from {resumed}"
-        )
-    if path.suffix == ".ckpt":
-        raise UsageError(f"--resume {resumed}: no such checkpoint; name a run folder or its last.ckpt")
-    return path
+    return path.parent if path.name == "last.ckpt" else path
 
 
 def stored_recipe(resumed: str) -> Path:
@@ -53,8 +38,7 @@ def stored_recipe(resumed: str) -> Path:
     found = [path for path in (folder, *seed_folders(folder)) if (path / "recipe.yaml").is_file()]
     if not found:
         refuse_busy(folder)
-        first = f"; the recipe comes first: onebit train {resumed} --resume" if resumed in recipe_names() else ""
-        raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml){first}")
+        raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml)")
     return found[0] / "recipe.yaml"
 
 
@@ -76,19 +60,6 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
     used = next((run for run in (seed_folder(folder, seed) for seed in seeds) if holds_run(run)), None)
     if used is not None and not resume:
         raise UsageError(f"{used} holds a run already: add --resume or --overwrite, or choose another --out")
-
-
-def refuse_name_of_net(folder: Path, read: Mapping[str, str | None]) -> None:
-    """Raise UsageError if the run folder would have the name of a net that the training reads: which is meant then?
-
-    Args:
-        read: flag -> the run folder, weight file or net that it names.
-    """
-    for flag, name in read.items():
-        if name in net_names() and os.path.realpath(folder) == os.path.realpath(str(name)):
-            raise UsageError(
-                f"{folder} as the run folder would have the name of the net that --{flag} reads: choose another --out"
-            )
 
 
 def refuse_overwriting(folder: Path, read: Mapping[str, str | None]) -> None:

@@ -160,13 +160,9 @@ def _planned(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
     from onebit.runs.names import check_names
     from onebit.runs.own_model import settle_code
 
-    words = [
-        word
-        for flag, value in (("model", args.model), ("method", args.method), ("dataset", args.dataset))
-        if value is not None
-        for word in (f"--{flag}", value)
-    ]
-    words += [word for name, value in args.model_arguments.items() for word in (f"--model.{name}", str(value))]
+    given = {name: getattr(args, name) for name in ("model", "method", "dataset")}
+    given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     recipe = train_request(read_command(words)).recipe
     check_names(recipe)
     entry = DATASETS[recipe.dataset]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
-from onebit.cli.run_folder import begun_files, named_folder, refuse_name_of_net, refuse_overwriting, refuse_used_folder
+from onebit.cli.run_folder import begun_files, named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
@@ -115,7 +115,6 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
     named = named_folder(out=command.out, resumed=command.resumed, saved=command.flags.run_folder(recipe))
     folder = named or Path("runs") / recipe.name
     read = {"init_from": recipe.init_from, "teacher": recipe.teacher}
-    refuse_name_of_net(folder, read)
     if command.overwrite:
         refuse_overwriting(folder, read)
     elif named or command.resume:
