@@ -280,7 +280,7 @@ def test_wrong_options_are_refused(splits: tuple[Split, Split], options: dict, m
 
 
 def test_an_empty_split_is_refused(splits: tuple[Split, Split]) -> None:
-    with pytest.raises(UsageError, match="the split is empty"):
+    with pytest.raises(UsageError, match="no samples"):
         evaluate(net(), splits[1][:0])
 
 
@@ -486,7 +486,7 @@ class Undefined(nn.Module):
 
 def test_outputs_that_are_not_finite_have_no_accuracy() -> None:
     model = nn.Sequential(BinaryLinear(6, 3), Undefined())
-    with pytest.raises(DataError, match="the model gives outputs that are not finite: they have no accuracy"):
+    with pytest.raises(DataError, match="not finite"):
         evaluate(model, (torch.randn(8, 6), torch.arange(8) % 3), verbose=False)
 
 

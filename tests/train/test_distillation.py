@@ -191,7 +191,7 @@ def test_a_teacher_that_does_not_fit_is_refused(options: dict[str, Any], message
 def test_a_teacher_of_anything_but_classes_is_refused(loss: str) -> None:
     model = nn.Linear(4, 2)
     data = torch.rand(20, 4), torch.rand(20, 2).round()
-    with pytest.raises(UsageError, match="teacher: the net learns from it which class is how likely, but the loss is"):
+    with pytest.raises(UsageError, match="teacher"):
         fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=1, loss=loss, teacher=nn.Linear(4, 2))
 
 

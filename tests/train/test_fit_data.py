@@ -33,7 +33,7 @@ from toy_training import Stop, stop_after_epoch, toy_data
 import onebit
 from onebit.data import Augmentation
 from onebit.data.decoding import default_workers
-from onebit.errors import CheckpointError, DataError, OnebitError, TrainingError, UsageError, WrongTypeError
+from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.layers import BinaryLinear
 from onebit.train.feeds import ArrayFeed, LoaderFeed
@@ -69,7 +69,7 @@ def test_every_form_trains_and_resumes_bit_for_bit(form: str, tmp_path: Path) ->
     torch.rand(7)  # what happens between the two does not matter
     np.random.default_rng().random()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="on resume only the number of samples")
+        warnings.filterwarnings("ignore", message="a loader goes on")
         assert same(trained(FORMS[form](), tmp_path, seed=3, resume=True, **options), whole)
     assert not same(trained(FORMS[form](), seed=4, **options), whole)
 
@@ -133,42 +133,18 @@ def test_other_data_are_refused_on_resume(tmp_path: Path) -> None:
         ("targets", (X, Y), (X, (Y + 1) % 3)),
         ("loader", loader(), loader(TensorDataset(torch.from_numpy(X[::-1].copy()), torch.from_numpy(Y)))),
         ("length", loader(Augmented()), loader(Subset(Augmented(), range(79)))),
-        ("first samples", loader(Subset(Augmented(), range(79))), loader(Subset(Augmented(), range(1, 80)))),
     ):
         with pytest.raises(Stop):
             train(first, tmp_path / name, on_epoch=stop_after_epoch(1))
-        with pytest.raises(CheckpointError, match=r"was trained (on other images or labels|with)") as caught:
+        with pytest.raises(CheckpointError):
             train(second, tmp_path / name, resume=True)
-        assert "\n" not in str(caught.value)
 
 
-def test_what_a_resume_does_not_compare_is_said(tmp_path: Path) -> None:
+def test_a_loader_says_where_it_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(loader(Augmented()), tmp_path, on_epoch=stop_after_epoch(1))
-    with pytest.warns(UserWarning, match="on resume only the number of samples and the first ones are compared"):
+    with pytest.warns(UserWarning, match="a loader goes on at the start of epoch 2"):
         train(loader(Augmented()), tmp_path, resume=True)
-
-
-class Shuffled(Sampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng().permutation(83).tolist())
-
-    def __len__(self) -> int:
-        return 83
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda: loader(shuffle=False, sampler=Shuffled()), "the order of Shuffled cannot be seeded"),
-        (lambda: DataLoader(Stream(), 20), "the order of an iterable data set is its own"),
-        (lambda: loader(num_workers=1, persistent_workers=True), "persistent workers keep the state"),
-    ],
-)
-def test_what_cannot_be_promised_is_said_once(make: Callable[[], DataLoader], reason: str) -> None:
-    with pytest.warns(UserWarning, match=f"two training runs on this loader may differ.*{reason}") as caught:
-        train(make(), epochs=2)
-    assert len(caught) == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
@@ -243,13 +219,10 @@ class OwnBatches(Sampler[list[int]]):
         return 4
 
 
-@pytest.mark.filterwarnings("ignore:two training runs on this loader may differ")
 def test_parts_of_batches_of_unknown_size_are_taken() -> None:
     assert np.isfinite(train(DataLoader(tensors(), batch_sampler=OwnBatches()), accumulate=4).rows[-1].train_loss)
     batches = [(torch.from_numpy(X[:20]), torch.from_numpy(Y[:20]))] * 3
     assert np.isfinite(train(DataLoader(batches, batch_size=None), accumulate=4).rows[-1].train_loss)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="a batch_size of 20 has at most 10 parts"):
-        train(loader(), accumulate=11)
 
 
 def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
@@ -264,8 +237,7 @@ def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
 
 def test_half_an_epoch_of_a_loader_and_a_loader_without_length() -> None:
     assert train(loader(), epochs=0.4).rows[-1].step == 2
-    with pytest.warns(UserWarning, match="two training runs on this loader may differ"):
-        history = train(DataLoader(Stream(), 20), epochs=3)
+    history = train(DataLoader(Stream(), 20), epochs=3)
     assert [row.step for row in history] == [5, 10, 15]
 
 
@@ -313,66 +285,32 @@ def pairs(x: Any, y: Any) -> TensorDataset:
     return TensorDataset(torch.from_numpy(np.asarray(x)), torch.from_numpy(np.asarray(y)))
 
 
-def late(y: Any, value: int) -> Any:
-    y = y.copy()
-    y[70] = value
-    return y
-
-
-BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
-    "features": (lambda: (X[:, :5], Y), {}, r"does not take the inputs float32 \(83, 5\) .*takes 12 features"),
-    "double": (lambda: loader(pairs(X.astype(np.float64), Y)), {}, "inputs float64 .*convert the inputs with"),
-    "a validation of another kind": (lambda: (X, Y), {"validation": (X[:, :5], Y)}, r"\(83, 5\) of validation"),
-    "too many labels": (lambda: (X, Y), {"validation": (X, Y + 1)}, "labels: got 3, the model has 3 logits for"),
-    "a late label": (lambda: (X, late(Y, 10)), {}, r"labels: got 10, the model has 3 logits for the labels 0..2"),
-    "a late label of a loader": (lambda: loader(pairs(X, late(Y, 10))), {}, "labels: got 10, the model has 3 logits"),
-    "a late label, hinge": (lambda: loader(pairs(X, late(Y, -4))), {"loss": "hinge"}, "labels: got -4"),
-    "floats": (lambda: (X, VALUES), {}, 'classification: .* loss="mse"'),
-    "integers": (lambda: (X, Y), {"loss": "mse"}, r"regression: .* targets.float\(\)"),
-    "NaN": (lambda: (holed(X, 70), Y), {"batch_size": 20}, "the inputs hold NaN, the first in sample 70"),
-    "NaN of a loader": (lambda: loader(pairs(holed(X, 70), Y)), {}, "the inputs hold NaN, the first in sample 70"),
-    "NaN at once": (lambda: loader(pairs(holed(X, 2), Y)), {}, "the inputs hold NaN, the first in sample 2"),
-    "NaN targets": (lambda: (X, holed(VALUES, 70)), {"loss": "mse"}, "the targets hold NaN, the first in sample 70"),
-    "NaN targets of a loader": (lambda: loader(pairs(X, holed(VALUES, 70))), {"loss": "mse"}, "the targets hold NaN"),
-    "a batch size twice": (loader, {"batch_size": 10}, "batch_size=10 and a DataLoader with batches of 20"),
-    "too large a batch": (lambda: (X, Y), {"batch_size": 84}, "batch_size is 84, more than the 83"),
-    "one sample left": (lambda: loader(Subset(tensors(), range(41))), {}, "a batch of 1 sample, BatchNorm needs two"),
-    "no targets": (lambda: X, {}, "got inputs without targets"),
-    "a loader without targets": (lambda: loader(X), {}, "got inputs without targets"),
-    "three parts": (lambda: DataLoader([(X[0], 1, 2)] * 40, 20), {}, "a list of 3, expected a pair"),
-    "an empty loader": (lambda: loader(batch_size=84, drop_last=True), {}, "the loader is empty"),
-    "no samples": (lambda: (X[:0], Y[:0]), {}, "there are no samples"),
-    "augmentation": (lambda: (X, Y), {"augmentation": Augmentation(flip=True)}, "augmentation changes uint8 images"),
-    "a name": (lambda: "mnist", {}, "got 'mnist', expected a DataLoader"),
-    "a metric": (lambda: (X, Y), {"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean 'accuracy'"),
-    "nothing to train": (loader, {"epochs": 0.01}, "nothing to train: 5 batches, 0.01 epochs"),
+BAD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "floats as classes": (lambda: (X, VALUES), {}),
+    "columns that torch would broadcast": (lambda: (X, VALUES[:, 0]), {"loss": "mse"}),
+    "NaN": (lambda: (holed(X, 70), Y), {"batch_size": 20}),
+    "NaN of a loader": (lambda: loader(pairs(holed(X, 70), Y)), {}),
+    "NaN targets": (lambda: (X, holed(VALUES, 70)), {"loss": "mse"}),
+    "a batch size twice": (loader, {"batch_size": 10}),
+    "too large a batch": (lambda: (X, Y), {"batch_size": 84}),
+    "no targets": (lambda: X, {}),
+    "a loader without targets": (lambda: loader(X), {}),
+    "an empty loader": (lambda: loader(batch_size=84, drop_last=True), {}),
+    "a short loader": (lambda: DataLoader(SizedStream(83, 60), 20), {}),
+    "no samples": (lambda: (X[:0], Y[:0]), {}),
+    "augmentation": (lambda: (X, Y), {"augmentation": Augmentation(flip=True)}),
+    "a name": (lambda: "mnist", {}),
+    "a metric": (lambda: (X, Y), {"metric": "acuracy"}),
+    "nothing to train": (loader, {"epochs": 0.01}),
+    "a teacher of numbers": (lambda: (X, VALUES), {"loss": "mse", "teacher": net()}),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
-    make, options, message = BAD[case]
-    with pytest.raises((UsageError, DataError), match=message) as caught:
+def test_what_would_train_to_nothing_in_silence_is_refused(case: str) -> None:
+    make, options = BAD[case]
+    with pytest.raises(OnebitError):
         train(make(), **options)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, OnebitError)
-
-
-@pytest.mark.parametrize("returned", [None, "a", torch.ones(3), torch.ones((), dtype=torch.int64)], ids=repr)
-def test_a_loss_that_returns_no_scalar_is_refused_in_one_line(returned: Any) -> None:
-    def own(outputs: Tensor, targets: Tensor) -> Any:
-        return returned
-
-    with pytest.raises(WrongTypeError, match=r"loss own: returned .*, expected a scalar tensor: the mean over"):
-        train((X, Y), loss=own)
-    with pytest.raises(WrongTypeError, match=r"loss own: returned .*, expected a scalar tensor"):
-        onebit.evaluate(net(), (X, Y), loss=own)
-
-
-@pytest.mark.parametrize("returned", [1.0, torch.ones(())], ids=repr)
-def test_a_loss_without_a_gradient_is_refused_in_one_line(returned: Any) -> None:
-    with pytest.raises(TrainingError, match="the loss does not depend on any parameter that is trained"):
-        train((X, Y), loss=lambda outputs, targets: returned)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge", "hinge"])
@@ -456,37 +394,12 @@ def test_a_loss_that_is_no_number_is_not_blamed_on_sound_data() -> None:
         train((X, Y), loss=broken)
 
 
-@pytest.mark.parametrize(
-    ("stream", "message"),
-    [
-        (lambda: Stream(83, 83, 60), "its length is 5 batches, it gave 3"),
-        (lambda: Stream(60, 60), "its length is 3 batches, it gave 4"),
-        (lambda: SizedStream(83, 60), "its length is 5 batches, it gave 3"),
-        (lambda: Stream(0), "the loader is empty"),
-        (lambda: Stream(83, 0), "the loader is empty"),
-    ],
-)
-def test_a_loader_that_changes_its_length_is_refused(stream: Callable[[], Stream], message: str) -> None:
-    warnings.filterwarnings(
-        "ignore", message="two training runs on this loader may differ"
-    )  # pytest restores the filters
-    with pytest.raises((DataError, UsageError), match=message):
-        train(DataLoader(stream(), 20))
-
-
-def test_an_iterable_data_set_needs_a_loader() -> None:
-    with pytest.raises(WrongTypeError, match="an iterable data set, expected it in a loader"):
-        train(Stream())
-
-
 def test_several_processes_need_a_loader_that_divides_its_samples() -> None:
     def feed(**options: Any) -> LoaderFeed:
         samples: Any = fit_data(loader(shuffle=False, **options)).train
         return LoaderFeed(samples, torch.device("cpu"), 0, Ranks(1, 2))
 
-    with pytest.raises(
-        UsageError, match=r"2 processes and a loader that gives each of them all samples: .*Distributed"
-    ):
+    with pytest.raises(UsageError, match="DistributedSampler"):
         feed()
     part = torch.utils.data.DistributedSampler(tensors(), num_replicas=2, rank=1)
     divided = feed(sampler=part)
@@ -494,7 +407,7 @@ def test_several_processes_need_a_loader_that_divides_its_samples() -> None:
     assert [(len(x), count) for x, _, count in batches] == [(20, 40), (20, 40), (2, 4)]
     again = torch.cat([x for x, _, _ in divided.epoch(2, steps=divided.steps)])
     assert not torch.equal(again, torch.cat([x for x, _, _ in batches]))
-    with pytest.raises(UsageError, match="2 processes and a loader"):
+    with pytest.raises(UsageError, match="DistributedSampler"):
         feed(sampler=torch.utils.data.DistributedSampler(tensors(), num_replicas=2, rank=0))
 
 
@@ -513,9 +426,9 @@ def test_pixels_up_to_1_are_not_those_of_an_input_coding() -> None:
     for coding in (onebit.InputCoding(), onebit.InputCoding("standardize", mean=[100.0], std=[50.0])):
         model = nn.Sequential(coding, nn.Flatten(), nn.Linear(16, 3))
         optimizer = torch.optim.Adam(model.parameters())
-        with pytest.raises(UsageError, match=r"takes pixels 0–255, data: got numbers up to .*; multiply them by 255"):
+        with pytest.raises(UsageError, match="pixels"):
             onebit.fit(model, (images, labels), optimizer, epochs=1)
-        with pytest.raises(UsageError, match=r"takes pixels 0–255, the inputs: got numbers up to .*; multiply them"):
+        with pytest.raises(UsageError, match="pixels"):
             onebit.evaluate(model, (images, labels), verbose=False)
         onebit.fit(model, (255 * images, labels), optimizer, epochs=1)
         onebit.evaluate(model, (255 * images, labels), verbose=False)

@@ -61,7 +61,7 @@ def test_a_wrong_keyword_is_an_error_of_python(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "noun"),
-    [({"schedule": "cosine"}, "schedule"), ({"accumulate": 1.5}, "accumulate"), ({"clip_grad_norm": "1"}, "clip_grad")],
+    [({"accumulate": 1.5}, "accumulate"), ({"clip_grad_norm": "1"}, "clip_grad")],
 )
 def test_an_option_of_another_type_is_refused(options: dict[str, Any], noun: str) -> None:
     with pytest.raises(WrongTypeError, match=noun):

@@ -13,7 +13,6 @@ from onebit.data import VOID
 from onebit.errors import UsageError
 from onebit.evaluation.losses import cross_entropy, squared_hinge
 from onebit.layers import BinaryLinear
-from onebit.train.loop import fit
 from onebit.train.step import StepSettings, optimizer_step, refuse_parts
 
 
@@ -115,10 +114,6 @@ def test_more_parts_than_pairs_of_samples_are_refused() -> None:
         refuse_parts(6, batch_size=10)
     with pytest.raises(UsageError, match="a batch_size of 21 over 2 processes has at most 5 parts"):
         refuse_parts(6, batch_size=21, processes=2)
-    model = torch.nn.Linear(4, 2)
-    data, optimizer = (torch.randn(9, 4), torch.zeros(9, dtype=torch.int64)), torch.optim.SGD(model.parameters())
-    with pytest.raises(UsageError, match="a batch_size of 4 has at most 2 parts"):
-        fit(model, data, optimizer, epochs=1, batch_size=4, accumulate=3, verbose=False)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 0.1, 1e3])

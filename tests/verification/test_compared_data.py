@@ -251,12 +251,12 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
     "an empty loader": (
         lambda net: verify(net, packed_behind(RIGHT, net), loader(X[:0], Y[:0]), preprocess=RIGHT),
         UsageError,
-        "is empty",
+        "no batches",
     ),
     "a list of numbers": (
         lambda net: verify(net, packed_behind(RIGHT, net), [1, 2, 3], preprocess=RIGHT),
         WrongTypeError,
-        "data: got a list of 3, expected a DataLoader",
+        "data: got list, expected a DataLoader",
     ),
     "text": (lambda net: verify(net, packed_behind(RIGHT, net), "data"), WrongTypeError, "data: got 'data'"),
     "no model": (

@@ -15,6 +15,7 @@ from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
 from onebit.common.torch_private import COMPILED
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
+from onebit.errors import UsageError
 from onebit.evaluation.model_inputs import kept_training, model_device, whole_pixels
 from onebit.evaluation.nested import joined, mapped, size_of
 
@@ -142,6 +143,8 @@ def outputs_of(
             done += size_of(inputs)
             if on_images is not None:
                 on_images(done, done if count is None else count)
+    if not parts:
+        raise UsageError("there are no samples")
     return joined(parts), None if known[0] is None else joined(known)
 
 

@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onebit.common.arguments import described
 from onebit.data import VOID
 from onebit.data.mask_scores import check_mask_classes
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES as LOSSES
-from onebit.evaluation.loss_table import TASKS
 
 Loss = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> scalar mean over samples; both are tensors, or tuples or dicts of tensors."""
@@ -90,30 +88,18 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - (both / either).mean()
 
 
-def checked_loss(value: Any, loss: Any) -> Tensor:
-    """What a loss returned, as a tensor; WrongTypeError if that is not a number."""
-    if isinstance(value, (int, float)):
-        return torch.tensor(float(value))
-    if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
-        return value
-    name = getattr(loss, "__name__", type(loss).__name__)
-    raise WrongTypeError(
-        f"loss {name}: returned {described(value)}, expected a scalar tensor: the mean over the samples"
-    )
-
-
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     """mean((y − t)²).
 
     Args:
         outputs, targets: of one shape, (N, …); (N,) and (N, 1) are the same.
     """
-    return F.mse_loss(*paired(outputs, targets, "regression", loss="mse"))
+    return F.mse_loss(*paired(outputs, targets))
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """mean(|y − t|); the shapes of `mse`."""
-    return F.l1_loss(*paired(outputs, targets, "regression", loss="mae"))
+    return F.l1_loss(*paired(outputs, targets))
 
 
 def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
@@ -121,7 +107,7 @@ def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
 
     Source: Huber 1964 (doi:10.1214/aoms/1177703732).
     """
-    return F.huber_loss(*paired(outputs, targets, "regression", loss="huber"), delta=delta)
+    return F.huber_loss(*paired(outputs, targets), delta=delta)
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -130,7 +116,7 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits, targets: (N, K); targets in [0, 1].
     """
-    return F.binary_cross_entropy_with_logits(*paired(logits, targets, "multi-label", loss="bce"))
+    return F.binary_cross_entropy_with_logits(*paired(logits, targets))
 
 
 def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -160,7 +146,8 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (M, classes) and (M,) int64.
     """
     if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
-        raise _unfit("classification", logits, labels)
+        got = f"outputs {tuple(logits.shape)} and {labels.dtype} targets {tuple(labels.shape)}"
+        raise UsageError(f"classification: got {got}, expected logits (N, classes) and labels (N,), or masks (N, H, W)")
     if labels.dim() == 1:
         return logits, labels.long()
     if labels.dim() == 2:
@@ -186,28 +173,8 @@ def _center(masks: Tensor, logits: Tensor) -> Tensor:
     return masks[:, top : top + height, left : left + width]
 
 
-def paired(outputs: Tensor, targets: Tensor, task: str, *, loss: str = "") -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape, for regression and for several labels per sample; `loss` is for messages."""
-    if not targets.is_floating_point() or len(outputs) != len(targets):
-        raise _unfit(task, outputs, targets, loss)
-    if outputs.shape != targets.shape:
-        if [side for side in outputs.shape[1:] if side > 1] != [side for side in targets.shape[1:] if side > 1]:
-            raise _unfit(task, outputs, targets, loss)
-        targets = targets.reshape(outputs.shape)
-    return outputs, targets
-
-
-def _unfit(task: str, outputs: Tensor, targets: Tensor, loss: str = "") -> UsageError:
-    floats, several = targets.is_floating_point(), targets.dim() > 1
-    way = "use targets of the shape of the outputs, or change the last layer of the model"
-    if task == "classification":
-        way = "pass the logits (N, classes) and the labels (N,)"
-        if floats:
-            way = 'for regression use loss="mse"' + (', for several labels per sample loss="bce"' if several else "")
-    elif not floats:
-        way = 'pass targets.float(), or use loss="cross_entropy" if they are the numbers of classes'
-    what = f"loss {loss!r} is for {task}" if loss else task
-    return UsageError(
-        f"{what}: got outputs {tuple(outputs.shape)} and targets {str(targets.dtype).removeprefix('torch.')} "
-        f"{tuple(targets.shape)}, expected {TASKS[task]}; {way}"
-    )
+def paired(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of one shape, for regression and for several labels per sample; torch would broadcast."""
+    if len(outputs) != len(targets) or [n for n in outputs.shape if n > 1] != [n for n in targets.shape if n > 1]:
+        raise UsageError(f"got outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}, expected one shape")
+    return outputs, targets.reshape(outputs.shape)

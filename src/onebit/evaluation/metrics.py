@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import described
 from onebit.common.tables import resolve
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 from onebit.evaluation.losses import LOSSES, paired, per_sample
-from onebit.evaluation.nested import leaves
+from onebit.evaluation.nested import leaves, size_of
 
 Sums = tuple[float, ...]
 """What a metric adds up."""
@@ -44,7 +43,7 @@ def _mean_of(term: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Ten
     """The sums of the mean of `term` of the errors."""
 
     def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-        outputs, targets = paired(outputs, targets, "regression")
+        outputs, targets = paired(outputs, targets)
         return _both(term(outputs.double() - targets.double()).sum(), outputs.numel())
 
     return sums
@@ -52,7 +51,7 @@ def _mean_of(term: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Ten
 
 def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     """Σ(y − t)², Σt², Σt for each column, and the number of samples."""
-    outputs, targets = (value.double().reshape(len(value), -1) for value in paired(outputs, targets, "regression"))
+    outputs, targets = (value.double().reshape(len(value), -1) for value in paired(outputs, targets))
     columns = [(outputs - targets).square().sum(0), targets.square().sum(0), targets.sum(0)]
     return torch.cat([*columns, targets.new_tensor([len(targets)])])
 
@@ -70,7 +69,7 @@ def _r2(sums: Sums) -> float:
 
 def _labels(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Predicted and true labels (N, K): a label is predicted where its probability is above one half."""
-    outputs, targets = (value.reshape(len(value), -1) for value in paired(outputs, targets, "multi-label"))
+    outputs, targets = (value.reshape(len(value), -1) for value in paired(outputs, targets))
     return outputs > 0, targets > 0.5
 
 
@@ -113,16 +112,9 @@ def task_of(loss: Any) -> str | None:
     """The task of a loss by its name, or of its function in the table; None for a function of the user."""
     if isinstance(loss, str):
         resolve(LOSSES, loss, kind="loss")
-    name = name_of(loss)
-    return LOSSES.entry(name).task if name else None
-
-
-def name_of(loss: Any) -> str:
-    """The name of a loss of the table, given by name or as a function; "" for a function of the user."""
-    if isinstance(loss, str):
-        return loss
+        return LOSSES.entry(loss).task
     whole = getattr(loss, "func", loss)  # of a functools.partial
-    return next((name for name in LOSSES if LOSSES[name] is whole), "")
+    return next((LOSSES.entry(name).task for name in LOSSES if LOSSES[name] is whole), None)
 
 
 def labels_per_sample(targets: Any, task: str | None) -> int:
@@ -161,19 +153,13 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
     chosen: dict[str, Metric] = {}
     for one in metric if isinstance(metric, (tuple, list)) else [metric]:
         if isinstance(one, str):
-            found = resolve(METRICS, one, kind="metric")
-            if task is not None and found.task != task:
-                fit = ", ".join(name for name, known in METRICS.items() if known.task == task)
-                raise UsageError(f"metric {one!r} is for {found.task}, the loss is for {task}: use {fit}")
-            chosen[one] = found
-        elif callable(one) and not isinstance(one, type):
+            chosen[one] = resolve(METRICS, one, kind="metric")
+            if task is not None and chosen[one].task != task:
+                raise UsageError(f"metric {one!r} is for {chosen[one].task}, the loss is for {task}")
+        else:
             name = own_name(one)
             others = sum(known == name or known.startswith(f"{name} ") for known in chosen)
             chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one), _ratio)
-        else:
-            raise WrongTypeError(
-                f"metric: got {described(one)}, expected a function (outputs, targets), or one of {', '.join(METRICS)}"
-            )
     return chosen
 
 
@@ -185,22 +171,10 @@ def own_name(function: Any) -> str:
 
 def _sums_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
     def sums(outputs: Any, targets: Any) -> Tensor:
-        value = function(outputs, targets)
-        try:
-            mean = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            got = f"metric {own_name(function)}: returned {described(value)}"
-            raise WrongTypeError(f"{got}, expected a number: the mean over the samples") from None
-        count = _count(targets if targets is not None else outputs)
-        return torch.tensor([mean * count, count], dtype=torch.float64)
+        count = size_of(outputs if targets is None else targets)
+        return torch.tensor([float(function(outputs, targets)) * count, count], dtype=torch.float64)
 
     return sums
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return len(value)
-    return _count(next(iter(value.values() if isinstance(value, Mapping) else value)))
 
 
 def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:

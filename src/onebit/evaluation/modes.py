@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number, need
+from onebit.common.arguments import need
 from onebit.data import Dataset, Images, Split, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
 from onebit.evaluation.batches import predict_logits as predict_logits
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.metrics import chosen_metrics, name_of, task_of
-from onebit.evaluation.misfits import check_targets, checked, explained_samples, refuse_not_finite
+from onebit.evaluation.metrics import chosen_metrics, task_of
 from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
-from onebit.evaluation.nested import all_finite, mapped, shown, size_of
+from onebit.evaluation.nested import leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
@@ -292,10 +291,6 @@ def mode_outputs(
             f"re-estimating BatchNorm for {weights} weights{because} needs the training images: "
             "pass train=data.train, or bn='trained' to keep the statistics"
         )
-    if draws > 1 and not samples.repeatable:
-        raise UsageError(
-            f"{samples.name}: an ensemble needs the same order in each pass: pass a loader without sampler"
-        )
     generator = torch.Generator(model_device(model)).manual_seed(seed)
     mean, count, targets, task = torch.zeros(()), samples.count, None, task or "classification"
     for draw in range(draws):
@@ -309,14 +304,14 @@ def mode_outputs(
             if bn == "reestimate" and train is not None:
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
-            outputs, targets = outputs_of(model, checked(samples, batch_size), count=count, on_images=done)
+            outputs, found = outputs_of(model, samples.batches(batch_size), count=count, on_images=done)
             if draw == 0 and mode != "latent":
                 _warn_of_unused(model)
         if draws == 1:
-            return outputs, targets
-        averaged = "outputs" if task == "regression" else "probabilities"
-        if not isinstance(outputs, Tensor) or (outputs.dim() < 2 and task != "regression"):
-            raise UsageError(f"{weights} averages {averaged}, the model returns {shown(outputs)}: use one sample")
+            return outputs, found
+        if draw and found is not None and not all(map(torch.equal, leaves(targets), leaves(found))):
+            raise DataError(f"{samples.name}: the order of samples changes between the draws of an ensemble")
+        targets = found
         mean = mean + prediction_of(outputs.double(), task) / draws
     return _outputs_of(mean, task).float(), targets
 
@@ -387,15 +382,12 @@ def evaluate(
     """
     check_model(model)
     if isinstance(data, Split):
-        if len(data) == 0:
-            raise UsageError("the split is empty: there are no images to evaluate")
         data = in_tiles(model, data)
         check_own_shape(model, data.images.shape[1:])
     samples = as_samples(data, batch_size=batch_size)
-    check_number("seed", seed, whole=True, least=0)
     weights, bn = stated_mode(model, weights, bn)
     metrics = chosen_metrics(metric, task_of(loss))
-    with images_done(verbose, on_images) as done, explained_samples(model, samples):
+    with images_done(verbose, on_images) as done:
         outputs, targets = mode_outputs(
             model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done,
             task=task_of(loss),
@@ -403,12 +395,9 @@ def evaluate(
     if targets is None:
         raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
     loss = scored_loss(weights, loss)
-    check_targets(outputs, targets, task_of(loss), loss=name_of(loss))
     count = size_of(targets)
     score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
-    if not math.isfinite(score.loss):
-        refuse_not_finite(samples)
-        # a class without probability in all draws of an ensemble has log-probability -inf
-        if parse_weights(weights)[1] == 1 and not all_finite(outputs):
-            raise DataError("the model gives outputs that are not finite: they have no accuracy")
+    # a class without probability in all draws of an ensemble has log-probability -inf
+    if not math.isfinite(score.loss) and parse_weights(weights)[1] == 1:
+        raise DataError(f"the loss is {score.loss}: outputs of the model or targets are not finite")
     return score

@@ -65,22 +65,6 @@ def refilled(value: Any, tensors: Iterator[Tensor]) -> Any:
     return mapped(lambda _: next(tensors), value)
 
 
-def shown(value: Any) -> str:
-    """Dtype and shape of a tensor, or of each one in a nested value, for a message."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (tuple, list)):
-        return "(" + ", ".join(map(shown, value)) + ")"
-    return described(value)
-
-
 def first_samples(value: Any, count: int) -> Any:
     """The first samples of a nested value."""
     return mapped(lambda tensor: tensor[:count], value)
-
-
-def all_finite(value: Any) -> bool:
-    """Whether no number in it is NaN or infinite."""
-    return all(not leaf.is_floating_point() or bool(torch.isfinite(leaf).all()) for leaf in leaves(value))

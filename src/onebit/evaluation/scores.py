@@ -13,7 +13,7 @@ from onebit.common.tables import resolve
 from onebit.data import VOID, confusion_matrix, mask_facts, pixel_score
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
-from onebit.evaluation.losses import LOSSES, Loss, checked_loss, per_sample
+from onebit.evaluation.losses import LOSSES, Loss, per_sample
 from onebit.evaluation.metrics import Metric, Sums, added, is_classification, task_of, values_of
 
 
@@ -54,8 +54,7 @@ class Score:
     def accuracy(self) -> float:
         """Share of correct predictions."""
         if self.correct is None:
-            known = ", ".join(f"metrics[{name!r}]" for name in self.sums)
-            raise UsageError(f"only a classification has an accuracy; this score has loss{', ' * bool(known)}{known}")
+            raise UsageError("only a classification has an accuracy: see loss and metrics")
         return self.correct / _some(self.count)
 
     @property
@@ -71,7 +70,7 @@ class Score:
     def ece(self) -> float:
         """Expected calibration error, a fraction; see `calibration_error`. Raises as `accuracy`."""
         if self.correct is None:
-            return self.accuracy  # which raises
+            return self.accuracy
         return calibration_error(self.gaps, _some(self.count))
 
     @property
@@ -103,7 +102,7 @@ def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: s
     masked = labels.dim() == 3
     logits, labels = per_sample(logits, labels)
     correct = int((logits.argmax(dim=1) == labels).sum())
-    mean_loss = float(checked_loss(resolve(LOSSES, loss, kind="loss")(logits, labels), loss))
+    mean_loss = float(resolve(LOSSES, loss, kind="loss")(logits, labels))
     entropy, gaps = confidence_gaps(logits.float().cpu(), labels.cpu())
     confusion = None
     if masked:
@@ -128,10 +127,13 @@ def score_outputs(
         count: number of samples.
     """
     function = resolve(LOSSES, loss, kind="loss")
-    if is_classification(task_of(loss), outputs, targets):
+    task = task_of(loss)
+    if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
+        raise DataError("multi-label: got targets outside of 0 to 1")
+    if is_classification(task, outputs, targets):
         score = score_logits(outputs, targets, loss=function, weights=weights, bn=bn)
     else:
-        score = Score(weights, bn, None, count, float(checked_loss(function(outputs, targets), loss)))
+        score = Score(weights, bn, None, count, float(function(outputs, targets)))
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
     return replace(score, sums=sums) if sums else score
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,34 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from onebit.common.arguments import check_number, described
+from onebit.common.arguments import described
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import (
-    batch_samples,
-    chosen,
-    held_tensors,
-    is_iterable,
-    is_known,
-    keeps_order,
-    loader_length,
-    repeated,
-    sample_count,
-    seeded_globals,
-    sequential,
-    torch_seeded,
-)
-from onebit.evaluation.nested import size_of
+from onebit.evaluation.loaders import batch_samples, known_length, repeated, sample_count, sequential
+from onebit.evaluation.nested import leaves, size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
 LOADER_BATCH = 100
 """Samples of a batch of a torch data set that comes without a loader."""
-DIGEST_SAMPLES = 8
-"""Samples of a data set that identify it, where it computes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +39,6 @@ class ArraySamples:
     inputs: Any
     targets: Any = None
     name: str = "data"
-
-    repeatable = True
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -87,6 +69,7 @@ class ArraySamples:
             indices = batch_indices(len(self), fitting_batch(self.shape) if batch_size is None else batch_size)
         arrays = [self.inputs, *(() if self.targets is None else (self.targets,))]
         for inputs, *targets in array_batches(arrays, indices):
+            check_finite(inputs, self.name)
             yield _single(inputs, self.inputs), _as_targets(targets[0], self.targets) if targets else None
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
@@ -101,9 +84,6 @@ class ArraySamples:
         """sha256 of bytes, shape and dtype of inputs and targets; streamed images by their number and targets."""
         parts = [part for part in (self.inputs, self.targets) if part is not None]
         return "arrays " + _digest(parts)
-
-    unchecked = ""
-    """What the digest does not cover, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,31 +110,15 @@ class LoaderSamples:
     @cached_property
     def steps(self) -> int:
         """Batches of an epoch; a loader that does not know its length is read once to count them."""
-        known = loader_length(self.loader)
-        if known is None:
-            known = sum(1 for _ in repeated(self.loader))
-        if not known:
-            raise UsageError(f"{self.name}: the loader is empty, it gives no batches")
-        return known
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether each pass gives the samples in the same order."""
-        return self.ordered is not self.loader or keeps_order(self.loader)
+        known = known_length(self.loader)
+        return sum(1 for _ in repeated(self.loader)) if known is None else known
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) in order, as the collate function makes them; targets are None if there are none.
 
-        Random transforms draw the same numbers in each pass.
+        Random transforms draw the same numbers in each pass. The loader has its own batch size.
         """
-        del batch_size  # the loader has its own
-        expected, given = loader_length(self.ordered), 0
-        for batch in repeated(self.ordered):
-            inputs, targets = parts_of(batch)
-            given += 1
-            yield inputs, targets
-        if expected is not None and given != expected:
-            raise length_error(self.name, expected, given)
+        return (parts_of(batch, self.name) for batch in repeated(self.ordered))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
         """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same.
@@ -163,7 +127,7 @@ class LoaderSamples:
         """
         done = most = 0
         for batch in repeated(self.loader):
-            inputs, _ = parts_of(batch)
+            inputs, _ = parts_of(batch, self.name)
             most = max(most, size_of(inputs))
             if size_of(inputs) == 1 < most:
                 continue
@@ -171,26 +135,14 @@ class LoaderSamples:
             if (done := done + size_of(inputs)) >= count:
                 return
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """What identifies the data: all bytes where they are in memory, else the length and a few samples."""
-        tensors, order = held_tensors(self.loader), chosen(self.loader)
-        of_order = f", chosen by {_digest(order)}" if order else ""
-        if tensors is not None:
-            return "arrays " + _digest(tensors) + of_order
-        seen = _few_samples(self.loader)
-        count = f"{loader_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
-        return f"loader of {count}" + ("" if seen is None else f", the first are {seen}") + of_order
-
-    @cached_property
-    def unchecked(self) -> str:
-        """What the digest does not cover, in words; "" if it covers all."""
-        if held_tensors(self.loader) is not None:
-            known = is_known(self.loader)
-            return "" if known else "on resume the sampler and the collate function of the loader are not compared"
-        if is_iterable(self.loader.dataset):
-            return "the samples of an iterable data set are not compared on resume"
-        return "on resume only the number of samples and the first ones are compared"
+        """All bytes of a `TensorDataset`; of other data sets only the length."""
+        dataset = self.loader.dataset
+        if type(dataset) is TensorDataset:
+            return "arrays " + _digest(dataset.tensors)
+        count = f"{known_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
+        return f"loader of {count}"
 
 
 Samples = ArraySamples | LoaderSamples
@@ -208,83 +160,56 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     """
     if isinstance(data, (ArraySamples, LoaderSamples)):
         return data
-    if batch_size is not None:
-        check_number("batch_size", batch_size, whole=True, least=1)
     if isinstance(data, Dataset):
         return as_samples(data.test, name=f"the test split of {data.name}")
     if isinstance(data, Split):
         return ArraySamples(data.images, data.labels, name)
-    if isinstance(data, DataLoader):
-        if batch_size is not None and (own := batch_samples(data)) != batch_size:
-            of = "of its own" if own is None else f"of {own}"
-            raise UsageError(
-                f"{name}: batch_size={batch_size} and a DataLoader with batches {of}: leave batch_size out, "
-                "a loader has its own"
-            )
-        if loader_length(data) == 0:
-            raise UsageError(f"{name}: the loader is empty, it gives no batches{_why_empty(data)}")
-        return LoaderSamples(data, name)
     if isinstance(data, TorchDataset):
-        if is_iterable(data):
-            raise WrongTypeError(
-                f"{name}: got {type(data).__name__}, an iterable data set, expected it in a loader: "
-                "torch.utils.data.DataLoader(dataset, batch_size=...)"
-            )
-        if not len(data):  # type: ignore[arg-type]
-            raise UsageError(f"{name}: the data set {type(data).__name__} is empty")
-        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=True), name)
+        data = DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=not isinstance(data, IterableDataset))
+    elif isinstance(data, DataLoader) and batch_size not in (None, batch_samples(data)):
+        raise UsageError(f"{name}: batch_size={batch_size} has no effect, a DataLoader has its own")
+    if isinstance(data, DataLoader):
+        if known_length(data) == 0:
+            raise UsageError(f"{name}: the loader gives no batches")
+        return LoaderSamples(data, name)
     return _arrays(data, name)
 
 
 def _arrays(data: Any, name: str) -> ArraySamples:
     """A pair of arrays, or inputs alone."""
-    if isinstance(data, (tuple, list)):
-        if len(data) != 2:
-            stacked = "" if isinstance(data, tuple) else "; numpy.stack makes one array of a list"
-            raise WrongTypeError(f"{name}: got a {type(data).__name__} of {len(data)}, expected {FORMS}{stacked}")
-        inputs, targets = _array(data[0], f"{name}: inputs"), data[1]
-        targets = None if targets is None else _array(targets, f"{name}: targets")
-    elif isinstance(data, (Tensor, StreamedImages)) or hasattr(data, "__array__"):
-        inputs, targets = _array(data, f"{name}: inputs"), None
-    else:
-        named = "; load it first: onebit.load_dataset(name)" if isinstance(data, (str, os.PathLike)) else ""
-        raise WrongTypeError(f"{name}: got {described(data)}, expected {FORMS}{named}")
-    if not inputs.ndim or (targets is not None and not targets.ndim):
-        raise DataError(f"{name}: got a single number, expected (N, …)")
-    if targets is not None and len(inputs) != len(targets):
-        raise DataError(f"{name}: got {len(inputs):,} inputs and {len(targets):,} targets, expected as many")
-    if not len(inputs):
-        raise UsageError(f"{name}: there are no samples, got inputs {tuple(inputs.shape)}")
+    if not isinstance(data, (tuple, list)):
+        data = data, None
+    if len(data) != 2 or not (isinstance(data[0], StreamedImages) or hasattr(data[0], "__array__")):
+        raise WrongTypeError(f"{name}: got {described(data[0] if len(data) == 2 else data)}, expected {FORMS}")
+    inputs, targets = (_array(part) for part in data)
+    if not len(inputs) or (targets is not None and len(inputs) != len(targets)):
+        count = "no" if targets is None else f"{len(targets):,}"
+        raise DataError(f"{name}: {len(inputs):,} inputs and {count} targets")
     return ArraySamples(inputs, targets, name)
 
 
-def _array(value: Any, name: str) -> Any:
-    """A tensor or a numpy array of numbers."""
-    if isinstance(value, (Tensor, StreamedImages)):
-        return value.detach() if isinstance(value, Tensor) else value
-    if not hasattr(value, "__array__"):
-        raise WrongTypeError(f"{name}: got {described(value)}, expected an array or a tensor: numpy.asarray(...)")
+def _array(value: Any) -> Any:
+    """A tensor, or an array in the byte order and with the strides that torch takes."""
+    if value is None or isinstance(value, StreamedImages):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach()
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name}: got {array.dtype} {array.shape}, expected numbers: encode them as integers")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch takes no other byte order
-    return array if all(stride >= 0 for stride in array.strides) else array.copy()  # nor negative strides
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
-def parts_of(batch: Any) -> tuple[Any, Any]:
+def parts_of(batch: Any, name: str) -> tuple[Any, Any]:
     """The inputs and targets of a batch of a loader; inputs alone have None."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
-        return (batch[0], None) if len(batch) == 1 else (batch[0], batch[1])
-    got = f"a {type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else described(batch)
-    raise DataError(f"the loader gives {got}, expected a pair (inputs, targets): let its collate_fn return one")
+    inputs, targets = (batch, None) if isinstance(batch, Tensor) else batch if len(batch) == 2 else (*batch, None)
+    check_finite(inputs, name)
+    return inputs, targets
 
 
-def length_error(name: str, expected: int, given: int) -> DataError:
-    """The error for a loader whose length is not the number of its batches."""
-    return DataError(f"{name}: its length is {expected:,} batches, it gave {given:,}: every epoch needs as many")
+def check_finite(inputs: Any, name: str) -> None:
+    """Refuse NaN and infinite inputs, which binary layers would hide: the sign of NaN is +1."""
+    if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(inputs) if leaf.is_floating_point()):
+        raise DataError(f"{name}: the inputs hold NaN or infinite values")
 
 
 def _single(tensor: Tensor, source: Any) -> Tensor:
@@ -309,30 +234,3 @@ def _digest(parts: Any) -> str:
             array = part.cpu().contiguous().view(-1).view(torch.uint8).numpy() if isinstance(part, Tensor) else part
             total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
-
-
-def _few_samples(loader: DataLoader[Any]) -> str | None:
-    """A digest of the first samples of a data set; None if they differ from one look to the next, or cannot be seen."""
-    dataset: Any = loader.dataset
-    if is_iterable(dataset) or not hasattr(dataset, "__len__"):
-        return None
-    seen = [_look(dataset, min(len(dataset), DIGEST_SAMPLES)) for _ in range(2)]
-    return seen[0] if seen[0] == seen[1] else None
-
-
-def _look(dataset: Any, count: int) -> str | None:
-    """A digest of the first samples with all global random numbers seeded, as transforms draw from them."""
-    with torch_seeded(), seeded_globals(0):
-        samples = [dataset[index] for index in range(count)]
-    total = hashlib.sha256()
-    for sample in samples:
-        for value in sample if isinstance(sample, (tuple, list)) else [sample]:
-            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
-                return None
-            total.update(_digest([torch.as_tensor(value)]).encode())
-    return total.hexdigest()[:16]
-
-
-def _why_empty(loader: DataLoader[Any]) -> str:
-    size = sample_count(loader) if not loader.drop_last else None
-    return " (drop_last drops its only batch)" if size is None and len(loader.dataset) else ""  # type: ignore[arg-type]

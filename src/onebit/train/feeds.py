@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import epoch_seed, of_rank, seeded, seeded_globals
 from onebit.evaluation.nested import mapped, size_of
-from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, parts_of
 from onebit.train.device_batches import DeviceBatches, sent
 from onebit.train.ranks import Ranks
 
@@ -89,7 +90,7 @@ class ArrayFeed:
 
 @dataclass
 class LoaderFeed:
-    """The batches of a loader, whose order and random transforms are seeded by epoch where torch allows that."""
+    """The batches of a loader, whose order and random transforms are seeded by epoch."""
 
     samples: LoaderSamples
     device: torch.device
@@ -99,30 +100,21 @@ class LoaderFeed:
     def __post_init__(self) -> None:
         ranks = self.ranks
         if ranks.world > 1 and not of_rank(self.samples.loader, rank=ranks.rank, world=ranks.world):
-            raise UsageError(
-                f"{ranks.world} processes and a loader that gives each of them all samples: pass it "
-                "sampler=torch.utils.data.DistributedSampler(dataset)"
-            )
+            raise UsageError(f"{ranks.world} processes need a loader with sampler=DistributedSampler(dataset)")
 
     @property
     def steps(self) -> int:
         return self.samples.steps
 
     def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        whole, given, name = steps >= self.steps, 0, self.samples.name
+        given, name = 0, self.samples.name
         with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
-            for batch in self.samples.loader:
-                if given == steps:
-                    raise length_error(name, self.steps, given + 1)
-                inputs, targets = parts_of(batch)
-                if targets is None:
-                    raise DataError(f"{name}: the loader gives inputs without targets, expected (inputs, targets)")
+            for batch in islice(self.samples.loader, steps):
+                inputs, targets = parts_of(batch, name)
                 given += 1
                 yield self._sent(inputs), self._sent(targets), size_of(inputs) * self.ranks.world
-                if given == steps and not whole:
-                    return
-        if given != steps:
-            raise length_error(name, self.steps, given)
+        if given < steps:
+            raise DataError(f"{name}: the loader gave {given} batches, its length is {self.steps}")
 
     def _sent(self, value: Any) -> Any:
         return mapped(lambda tensor: tensor.to(self.device, non_blocking=True), value)

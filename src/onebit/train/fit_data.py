@@ -57,11 +57,6 @@ class FitData:
         parts = [_digest(part) for part in (self.train, self.validation) if part is not None]
         return " | ".join(filter(None, [self.digest, *parts]))
 
-    @property
-    def unchecked(self) -> str:
-        """What `identity` does not cover, in words; "" if it covers all."""
-        return self.train.unchecked if isinstance(self.train, LoaderSamples) else ""
-
 
 def _digest(part: Split | Samples) -> str:
     return ArraySamples(part.images, part.labels).digest if isinstance(part, Split) else part.digest
@@ -82,9 +77,6 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
     if isinstance(data, Dataset):
         if held_out is None:
             held_out = data.validation if len(data.validation) else None
-        if isinstance(held_out, Split) and held_out.images.shape[1:] != data.input_shape:
-            got = held_out.images.shape[1:]
-            raise UsageError(f"validation: got images {got}, the training images are {data.input_shape}")
         digests = {"digest": data.digest, "test_digest": data.test_digest, "files_digest": data.files_digest}
         return FitData(data.name, data.train, held_out, data.classes, directory=data.directory, **digests)
     train = _part(data, name="data", batch_size=batch_size)
@@ -100,8 +92,6 @@ def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Sam
     if isinstance(data, Dataset):
         data = data.validation
     if isinstance(data, Split):
-        if not len(data):
-            raise UsageError(f"{name}: the split is empty")
         return data
     samples = as_samples(data, name=name, batch_size=batch_size)
     if not isinstance(samples, ArraySamples):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number, described
+from onebit.common.arguments import check_number
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
-from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
+from onebit.errors import CheckpointError, TrainingError, UsageError
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import (
     LOOK_IMAGES,
@@ -41,6 +41,7 @@ from onebit.evaluation.precision import (
     resolve_precision,
 )
 from onebit.evaluation.scores import Score
+from onebit.evaluation.sources import LoaderSamples
 from onebit.layers import check_model
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
@@ -64,16 +65,7 @@ from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History, refuse_trained
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
-from onebit.train.planning import (
-    blame_data,
-    check_data,
-    explained_fit,
-    explained_step,
-    fitting_layout,
-    plan_feed,
-    two_inputs,
-    warn_of_mistakes,
-)
+from onebit.train.planning import few_inputs, fitting_layout, plan_feed, warn_of_mistakes
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.resuming import earlier_steps
@@ -123,8 +115,8 @@ def fit(
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
     The order of samples and the augmentation come from (seed, epoch), everything else from torch's generator, which is
-    seeded here. The same seed, machine and thread count give the same bits, resumed or not; a loader whose sampler
-    cannot be seeded causes a warning.
+    seeded here. The same seed, machine and thread count give the same bits, resumed or not. A loader is seeded in each
+    epoch, as far as its sampler and transforms draw from the generators of torch, numpy and Python.
 
     Args:
         model: returns logits (N, classes), or what the loss takes; trained on the device it is on.
@@ -161,12 +153,9 @@ def fit(
 
     Raises:
         UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative seed
-            or ema, a model that does not take these inputs or has too few logits, targets that do not fit the loss, an
-            optimizer of another model, a teacher of other images or classes or for a loss without classes, a `folder`
-            that holds a run without `resume`, or into which another training writes now; WrongTypeError for arguments
-            of another type.
-        DataError: values that are not finite, labels without a logit, batches that are not pairs, or a loader whose
-            number of batches changes.
+            or ema, an optimizer of another model, a teacher of other images or classes or for a loss without classes, a
+            `folder` that holds a run without `resume`, or into which another training writes now.
+        DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -178,8 +167,6 @@ def fit(
     task = task_of(loss)
     check_model(model)
     skip_fused_path_(model)
-    if batch_size is not None:
-        check_number("batch_size", batch_size, whole=True)
     source = fit_data(data, validation, batch_size=batch_size)
     place = None if folder is None else Path(folder)
     job = Job(
@@ -199,7 +186,7 @@ def fit(
         job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
-        with printed(job), explained_fit(job):
+        with printed(job):
             while job.step < job.total_steps:
                 row = after_epoch(job, train_epoch(job))
                 if job.on_epoch is not None:
@@ -212,25 +199,14 @@ def fit(
 def check_arguments(job: Job, epochs: float) -> None:
     """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
     check_optimizer(job.optimizer)
-    check_number("epochs", epochs)
-    check_number("seed", job.seed, whole=True, least=0)
-    if job.schedule is not None and not hasattr(job.schedule, "state_dict"):
-        raise WrongTypeError(f"schedule: got {described(job.schedule)}, expected a torch scheduler of the optimizer")
+    check_number("seed", job.seed, whole=True, least=0)  # fewer bits are no error of torch
     if not 0 <= job.ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {job.ema}")
     mine = {id(parameter) for parameter in job.model.parameters()}
     if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
-        raise UsageError(
-            "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
-        )
+        raise UsageError("the optimizer holds no parameter of this model")
     if job.teacher is not None and job.task in ("regression", "multi-label"):
-        raise UsageError(
-            f"teacher: the net learns from it which class is how likely, but the loss is for {job.task}: leave it out"
-        )
-    if isinstance(job.loss, type) or not callable(job.loss):
-        raise WrongTypeError(
-            f"loss: got {described(job.loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
-        )
+        raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
 
 
 def plan(job: Job, epochs: float) -> None:
@@ -238,12 +214,12 @@ def plan(job: Job, epochs: float) -> None:
     model = job.model
     job.device = model_device(model)
     job.precision = resolve_precision(job.precision, job.device)
+    job.example = few_inputs(job.data)
     layout = fitting_layout(job, resolve_memory_format(job.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
     job.feed, job.total_steps = plan_feed(job, epochs, channels_last=layout == torch.channels_last)
-    check_data(job)
     if job.teacher is not None:
-        inputs = None if isinstance(job.data.train, Split) else two_inputs(job)
+        inputs = None if isinstance(job.data.train, Split) else mapped(lambda x: x[:2].to(job.device), job.example)
         job.teacher = ready_teacher(job.teacher, model, job.data, device=job.device, layout=layout, inputs=inputs)
 
 
@@ -258,8 +234,9 @@ def start(job: Job) -> None:
     job.settings = settings_of(job)
     if job.resume:
         restore(job)
-        if job.history.rows and job.data.unchecked and ranks.writes:
-            warnings.warn(job.data.unchecked, stacklevel=3)
+        if job.history.rows and isinstance(job.data.train, LoaderSamples) and ranks.writes:
+            text = f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
+            warnings.warn(text, stacklevel=3)
     earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.resume)
     if ranks.writes and not job.history.rows:
         warn_of_mistakes(job)
@@ -333,8 +310,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
             quantizer.set_progress(job.step / total_steps)
         if i == steps:  # before the step, in which forward may change its inputs
             last = mapped(Tensor.clone, first_samples(x, LOOK_IMAGES)), first_samples(y, LOOK_IMAGES)
-        with explained_step(job, x, y):
-            losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
+        losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
         counts.append(size_of(y) * known)
         correct = None if right is None or correct is None else correct.add_(right)
         if batch_watch is not None and right is not None:
@@ -378,7 +354,6 @@ def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
     """Raise at the first loss that is not a number."""
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad):
-        blame_data(job)
         raise _diverged(job, f"the loss became {float(losses[bad[0]])}", step=steps_before + int(bad[0]) + 1)
 
 
@@ -386,7 +361,6 @@ def _check_weights(job: Job) -> None:
     """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
     for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            blame_data(job)
             raise _diverged(job, f"{name} holds values that are not finite numbers", step=job.step)
 
 

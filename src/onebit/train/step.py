@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import check_number
-from onebit.errors import TrainingError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.batches import batch_bounds
-from onebit.evaluation.losses import Loss, checked_loss, known_samples, per_sample
+from onebit.evaluation.losses import Loss, known_samples, per_sample
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.nested import leaves, mapped, size_of, split_in
 from onebit.evaluation.precision import autocast
@@ -138,11 +138,6 @@ def optimizer_step(
             else:
                 seen_by_teacher = mapped(Tensor.clone, images) if settings.samples > 1 else images
                 part_loss = teacher.loss(loss, logits, labels, images=seen_by_teacher, precision=precision)
-            if not checked_loss(part_loss, loss).requires_grad:
-                raise TrainingError(
-                    "the loss does not depend on any parameter that is trained: compute it from the outputs, without "
-                    "detach, numpy or no_grad"
-                )
             # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share

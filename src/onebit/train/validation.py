@@ -12,8 +12,7 @@ from onebit.data import Split
 from onebit.errors import DataError
 from onebit.evaluation.batches import in_tiles, outputs_of
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.metrics import Metric, task_of
-from onebit.evaluation.misfits import explained_targets
+from onebit.evaluation.metrics import Metric
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import (
     bn_images,
@@ -61,10 +60,9 @@ def validate(
             outputs, targets = outputs_of(model, mine.batches(), count=mine.count)
             if targets is None:
                 raise DataError("validation: there are no targets to compare with: pass (inputs, targets)")
-            with explained_targets(outputs, targets, task_of(loss)):
-                score = score_outputs(
-                    outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
-                )
+            score = score_outputs(
+                outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
+            )
             if top5:
                 score = replace(score, top5=int(top5_correct(outputs, targets)))
     return whole_score(ranks.gather(score))

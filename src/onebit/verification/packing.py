@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from onebit.errors import FoldError, UsageError
-from onebit.evaluation.misfits import check_takes_inputs
 from onebit.fold import pack as fold
 from onebit.packed import PackedNet
 from onebit.verification.agreement import certify
@@ -91,9 +89,6 @@ def pack(
             raise UsageError(
                 f"the model has weights in {', '.join(sorted(others))}, expected float32: pack model.float()"
             ) from None
-        if preprocess is None and str(getattr(example, "dtype", "")).endswith("float32"):
-            # a model that does not take the example at all is a mistake of another kind
-            check_takes_inputs(model, torch.as_tensor(example), name="the example")
         raise
     if data is None:
         return packed
