@@ -42,7 +42,7 @@ nightly: setup
 
 # takes hours; finished runs are not trained again
 results-methods: setup
-	$(BIN)/python -m tools.results_methods
+	$(BIN)/python -m tools.results --train
 
 notebooks: setup
 	$(BIN)/python tools/run_notebooks.py

@@ -1,16 +1,17 @@
-"""docs/results.md, its pictures of several nets, and the `measured` of recipes; `python -m tools.results_table`.
+"""docs/results.md and the `measured` of recipes, from what is in docs/results: python -m tools.results
 
-    python -m tools.results_table --take RUN...      first copy what finished runs measured into docs/results
+    python -m tools.results --take RUN...   first copy what finished runs measured; a run folder or one of several seeds
+    python -m tools.results --train         first train what methods.json lacks and time its training steps: hours
 
-A run is a run folder, or the folder of several seeds. docs/results/NAME/result.json is the one place of its figures.
+docs/results/NAME/result.json is the one place of the figures of a recipe, docs/results/NAME/seed-N.json that of several
+tasks, docs/results/methods.json that of the methods: protocol -> method -> its command, what each seed measured, and
+the ratio of its training step to that of plain torch. All runs are on one thread of a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import hashlib
 import json
 import re
 import shlex
@@ -20,22 +21,28 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 import onebit
-from tools import results_tasks
+from benchmarks.training_step import measure
+from benchmarks.variants import Variant
+from onebit.cli.train_command import read_command, train_request
+from onebit.runs.task_grid import read_table
 
 recipe, wording = onebit.recipe, onebit.report.wording
 
 DOCUMENT = Path("docs/results.md")
 RESULTS = Path("docs/results")
-PUBLISHED = RESULTS / "published.yaml"
+METHODS, PUBLISHED = RESULTS / "methods.json", RESULTS / "published.yaml"
+TASKS = "mnist-permuted-short"
+"""The recipe of several tasks."""
+RUNS = Path("runs/methods")
+SEEDS = ("0", "1", "2")
 UNTRAINED = "not yet trained"
 """`measured` of a recipe that is not trained yet."""
 LAST = "last"
@@ -51,147 +58,59 @@ MODES = {
 NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "workers", "device", "precision")
 """Settings that make no other training, or are stated elsewhere."""
 SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
-TOGETHER = {"membrane-unet-mean-iou.png": ("membrane", "mean-iou.png")}
-"""Picture of all nets of a data set -> (the data set, the picture of `onebit report`)."""
-TASKS_FILE = "continual.json"
-"""What a training on several tasks measured."""
-LOGS_KEY = "logs"
-"""Keyword of the PNG text chunk with the digest of the logs that a picture shows."""
 
 
-def take(run: Path) -> str:
-    """Copy a finished run to docs/results; returns the name of its recipe.
-
-    Seeds that follow those which are there already are added to them, if all settings are the same. The curve and the
-    log are those of the first seed.
-    """
+def take(run: Path) -> None:
+    """Copy a finished run to docs/results; curve and log are those of the first seed."""
     folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
     found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
-    name, seeds = found[0]["recipe"], [one["seed"] for one in found]
-    if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-        sys.exit(f"{run}: seeds {seeds}, expected one after the other, as the command that trains them again has them")
-    settings = [settings_of(folder / "recipe.yaml") for folder in folders]
-    if differing := sorted({key for other in settings for key in changes(other, settings[0])}):
-        sys.exit(f"{run}: the seeds differ in {', '.join(differing)}")
-    for one in found:
-        refuse_other_place(run, one)
-        if one["precision"] != found[0]["precision"]:
-            sys.exit(f"{run}: seeds were trained in {found[0]['precision']} and in {one['precision']}")
-    folder = RESULTS / name
+    first = found[0]
+    assert all((one["device"], one["threads"], one["processes"]) == ("cpu", 1, 1) for one in found), run
+    assert all(one["precision"] == first["precision"] for one in found), run
+    folder = RESULTS / first["recipe"]
     before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
-    changed = changes(settings[0], shipped(name))
-    kept = ("bn", "count")
-    result = {
-        "recipe": name,
-        "dataset": found[0]["dataset"],
-        "note": found[0]["note"],
-        "flags": " ".join(f"--{key} {shlex.quote(recipe.flag_text(value))}" for key, value in changed.items()),
-        "seeds": seeds,
-        "epochs": found[0]["epochs"],
-        "chosen_epochs": [one["chosen_epoch"] for one in found],
-        "chosen_by": found[0]["chosen_by"],
-        "precision": found[0]["precision"],
-        "test": {
-            mode: {key: score[key] for key in kept}
-            | {key: [one["test"][mode][key] for one in found] for key in SHOWN_MASKS if key in score}
-            | {"correct": [one["test"][mode]["correct"] for one in found]}
-            for mode, score in found[0]["test"].items()
-        },
-        "remark": before.get("remark", ""),
+    changed = changes(settings_of(folders[0] / "recipe.yaml"), shipped(first["recipe"]))
+    result = {key: first[key] for key in ("recipe", "dataset", "note", "epochs", "chosen_by", "precision")}
+    result["flags"] = " ".join(f"--{key} {shlex.quote(recipe.flag_text(value))}" for key, value in changed.items())
+    result |= {"seeds": [one["seed"] for one in found], "chosen_epochs": [one["chosen_epoch"] for one in found]}
+    result["test"] = {
+        mode: {key: score[key] for key in ("bn", "count")}
+        | {key: [one["test"][mode][key] for one in found] for key in ("correct", *SHOWN_MASKS) if key in score}
+        for mode, score in first["test"].items()
     }
-    more = bool(before) and before["seeds"][-1] + 1 == seeds[0]
-    if more:
-        if differing := sorted(changes(settings_of(folder / "recipe.yaml"), settings[0])):
-            sys.exit(f"{run}: has another {', '.join(differing)} than {folder}, whose seeds it would follow")
-        result = with_more(before, result, of=name)
+    result["remark"] = before.get("remark", "")
     folder.mkdir(exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not more:
-        shutil.copy(folders[0] / "metrics.jsonl", folder)
-        keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
-        with tempfile.TemporaryDirectory() as made:
-            subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
-            shutil.copy(Path(made) / "error.png", folder)
-    return str(name)
+    shutil.copy(folders[0] / "metrics.jsonl", folder)
+    keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
+    copy_picture(run, "error.png", folder / "error.png")
 
 
-def take_tasks(run: Path) -> str:
-    """Copy what the seeds of a finished training on several tasks measured; returns the name of its recipe."""
-    place = results_tasks.FOLDER
+def take_tasks(run: Path) -> None:
+    """Copy what the seeds of a finished training on several tasks measured."""
+    place = RESULTS / TASKS
     for folder in sorted(run.glob("seed-*")):
-        values = json.loads((folder / TASKS_FILE).read_text(encoding="utf-8"))
-        if max(cell["task"] for cell in values["cells"]) < values["tasks"]:
-            sys.exit(f"{folder}: not finished")
+        values = json.loads((folder / "continual.json").read_text(encoding="utf-8"))
         results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/task-*/result.json")]
-        for result in results:
-            refuse_other_place(folder, result)
         [values["precision"]] = {result["precision"] for result in results}
         del values["folder"]
         (place / f"{folder.name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         keep_settings(folder / "recipe.yaml", place / "recipe.yaml")
+    copy_picture(run, "tasks*.png", place / "tasks.png")
+
+
+def copy_picture(run: Path, name: str, place: Path) -> None:
+    """A picture of `onebit report`."""
     with tempfile.TemporaryDirectory() as made:
         subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
-        [picture] = Path(made).glob("tasks*.png")
-        shutil.copy(picture, place / "tasks.png")
-    return results_tasks.NAME
-
-
-def with_more(first: Any, more: Any, *, of: str) -> Any:
-    """A result.json with more seeds: lists have what each seed has, all else must be the same."""
-    if isinstance(first, dict) and isinstance(more, dict) and first.keys() == more.keys():
-        return {key: with_more(first[key], more[key], of=f"{of}, {key}") for key in first}
-    if isinstance(first, list) and isinstance(more, list):
-        return [*first, *more]
-    if first != more:
-        sys.exit(f"{of}: the first seeds have {first!r}, the others {more!r}")
-    return first
-
-
-def refuse_other_place(run: Path, result: Mapping[str, Any]) -> None:
-    """End the program if a run has another device or more threads than the document states for all."""
-    where = result["device"], result["threads"], result["processes"]
-    if where != ("cpu", 1, 1):
-        sys.exit("{}: trained on {} with {} threads in {} processes, expected cpu, 1, 1".format(run, *where))
+        [picture] = Path(made).glob(name)
+        shutil.copy(picture, place)
 
 
 def keep_settings(file: Path, copy: Path) -> None:
     """Copy the recipe of a run without what an earlier run of the same recipe measured."""
     lines = re.sub(r"^measured:.*\n(?: +.*\n)*", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     copy.write_text(lines, encoding="utf-8")
-
-
-def logs(dataset: str) -> dict[str, Path]:
-    """Recipe -> the folder of its log and settings, of all nets that were trained on a data set."""
-    return {name: RESULTS / name for name, result in results().items() if result["dataset"] == dataset}
-
-
-def digest_of_logs(dataset: str) -> str:
-    """The SHA-256 of names and logs of the nets that a picture shows."""
-    digest = hashlib.sha256()
-    for name, folder in logs(dataset).items():
-        digest.update(name.encode() + (folder / "metrics.jsonl").read_bytes())
-    return digest.hexdigest()
-
-
-def draw_together(picture: str) -> None:
-    """Draw a picture of several nets from the logs in docs/results, unless it shows them already."""
-    dataset, made = TOGETHER[picture]
-    digest = digest_of_logs(dataset)
-    with Image.open(RESULTS / picture) as before:
-        if before.info.get(LOGS_KEY) == digest:
-            return
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = []
-        for name, folder in logs(dataset).items():
-            runs.append(Path(scratch) / name)
-            runs[-1].mkdir()
-            for file in ("metrics.jsonl", "recipe.yaml"):  # no result.json, which is not that of a run
-                shutil.copy(folder / file, runs[-1])
-        onebit.report.write_report(runs, Path(scratch) / "report")
-        info = PngInfo()
-        info.add_text(LOGS_KEY, digest)
-        with Image.open(Path(scratch) / "report" / made) as drawn:
-            drawn.save(RESULTS / picture, optimize=True, pnginfo=info)
 
 
 def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -202,7 +121,7 @@ def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str,
 def flat(built: onebit.recipe.Recipe) -> dict[str, Any]:
     """All settings of a recipe that is built, as a run of it states them."""
     if built.validation is None:  # a run states the number
-        built = dataclasses.replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
+        built = replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
     return built.values()
 
 
@@ -215,6 +134,13 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
 def shipped(name: str, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All settings of a recipe of onebit with these flags, flat."""
     return settings_of(recipe.recipe_path(name), flags)
+
+
+def bits_of(weights: str | None, inputs: str | None, bits: int | None = None) -> str:
+    """Bits of weights and inputs: "1 / 32"."""
+    if inputs is not None and bits is None:
+        bits = onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
+    return f"{32 if weights is None else 1} / {bits or 32}"
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -296,9 +222,8 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
     model, start, teacher = settings["model"], settings.get("init_from"), settings.get("teacher")
     begun = f"Begun with the weights of `{Path(start).name}`" if start else ""
     taught = f"{', taught' if begun else 'Taught'} by `{Path(teacher).name}`" if teacher else ""
-    inputs = model["input_quantizer"]
     options = model.get("input_options") or {}
-    bits = 32 if inputs is None else options.get("bits") or onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
+    bits = bits_of(model["weight_quantizer"], model["input_quantizer"], options.get("bits"))
     ends = [end for end in ("first", "last") if model.get(f"real_{end}") and model["weight_quantizer"]]
     real = "" if not ends else ", real ends" if len(ends) == 2 else f", real {ends[0]} layer"
     shown = {mode: _figure(score, result["dataset"]) for mode, score in result["test"].items()}
@@ -309,7 +234,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
     return [
         f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
         f"{_reference(begun + taught, notes)}",
-        f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}{real}",
+        f"{bits}{real}",
         ships,
         shown.pop("latent", ""),
         ", ".join(f"{figure} {mode}" for mode, figure in shown.items()),
@@ -390,9 +315,10 @@ def tables() -> dict[str, str]:
         lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
         numbered = [f"{number}. {note}." for number, note in enumerate(notes, 1)]
         made[dataset] = "\n".join([*lines, *([""] if notes else []), *numbered])
-    made["permuted"] = results_tasks.table()
+    made["permuted"] = tasks_table()
     made["untrained"] = "\n".join(_untrained())
-    return made
+    record = json.loads(METHODS.read_text(encoding="utf-8"))
+    return made | {name: methods_table(entries) for name, entries in record.items()}
 
 
 def _untrained() -> Iterator[str]:
@@ -402,6 +328,148 @@ def _untrained() -> Iterator[str]:
         settings = recipe.read_settings(recipe.recipe_path(name))
         if settings["measured"] == UNTRAINED:
             yield f"| `{name}` | {settings['reference']} |"
+
+
+# ------------------------------------------------------------------------------------------------------- several tasks
+LEARNERS = {"bayesbinn": "BayesBiNN", "ste": "STE"}
+STATISTICS = {"trained": "of the latest task", "reestimate": "of each task"}
+Grid = dict[tuple[str, ...], list[list[float]]]
+"""(method, weights, BatchNorm) -> seed -> the accuracy on each task after the last one."""
+
+
+def task_grid() -> tuple[Grid, dict[int, Path]]:
+    """What was measured, and the file of each seed."""
+    files = {int(file.stem[5:]): file for file in sorted((RESULTS / TASKS).glob("seed-*.json"))}
+    grid: Grid = {}
+    for file in files.values():
+        table = read_table(file)
+        last = [cell for cell in table.cells if cell.task == table.tasks]
+        for block in dict.fromkeys(cell.block for cell in last):
+            grid.setdefault(block, []).append([cell.accuracy for cell in last if cell.block == block])
+    return grid, files
+
+
+def tasks_measured() -> str:
+    """The results of several tasks in one sentence, for the recipe."""
+    grid, files = task_grid()
+    seeds = f"{min(files)}-{max(files)}"
+    [precision] = {json.loads(file.read_text(encoding="utf-8"))["precision"] for file in files.values()}
+    parts = [f"{_learner(row)} {_mean(of)} (BatchNorm {STATISTICS[row[2]]})" for row, of in grid.items()]
+    return (
+        f"Mean test accuracy over the five tasks after the last one, each with its permutation: {'; '.join(parts)}; "
+        f"seeds {seeds.replace('-', '–')}; 10 epochs a task; {precision}; onebit train {TASKS} --seeds {seeds}"
+    )
+
+
+def tasks_table() -> str:
+    """A row for each method, test mode and BatchNorm statistics, with the accuracy in % on each task."""
+    grid, _ = task_grid()
+    count = len(next(iter(grid.values()))[0])
+    lines = [f"| method, weights | BatchNorm | task 1 | {' | '.join(map(str, range(2, count + 1)))} | mean |"]
+    lines.append("|---" * (count + 3) + "|")
+    for row, of in grid.items():
+        figures = [wording.plus_minus(list(column), ".1f", scale=100) for column in zip(*of, strict=True)]
+        lines.append(f"| {_learner(row)} | {STATISTICS[row[2]]} | {' | '.join(figures)} | **{_mean(of)}** |")
+    return "\n".join(lines)
+
+
+def _learner(row: Sequence[str]) -> str:
+    return f"{LEARNERS[row[0]]}, {row[1]}"
+
+
+def _mean(seeds: Iterable[Sequence[float]]) -> str:
+    """Over the tasks of each seed; then mean and standard deviation of the seeds."""
+    return str(wording.percent([sum(one) / len(one) for one in seeds]))
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+METHOD_MODES = ("latent", "mean", "sample", "ensemble:10")
+"""Test modes with a column of their own, where a row has them."""
+
+
+def recipe_of(entry: Mapping[str, Any]) -> recipe.Recipe:
+    """What the command of a row trains."""
+    return train_request(read_command(shlex.split(entry["command"])[1:])).recipe
+
+
+def train_methods(record: dict[str, dict[str, Any]]) -> None:
+    """Train the seeds that the record lacks, then time a step of each method."""
+    for protocol, entries in record.items():
+        for method, entry in entries.items():
+            folder = RUNS / protocol / method
+            if missing := [seed for seed in SEEDS if seed not in entry["seeds"]]:
+                resume = ["--resume"] if folder.exists() else []
+                words = [*shlex.split(entry["command"]), "--seeds", ",".join(missing), "--out", str(folder), *resume]
+                subprocess.run([sys.executable, "-m", "onebit", *words], check=True)
+                entry["seeds"] = dict(sorted((entry["seeds"] | measured_seeds(folder)).items()))
+                entry.pop("before", None)
+        for method, ratio in time_steps(entries).items():
+            entries[method]["step"] = round(ratio, 4)
+    METHODS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def measured_seeds(folder: Path) -> dict[str, Any]:
+    """Seed -> what its finished run in the folder measured."""
+    found = {}
+    for file in sorted(folder.glob("seed-*/result.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        log = (file.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        flips = [round(json.loads(row)["flip_ratio"], 6) for row in (log[0], log[-1])]
+        scores = {mode: {key: score[key] for key in ("correct", "count")} for mode, score in result["test"].items()}
+        found[str(result["seed"])] = {"test": scores, "flip_ratios": flips}
+    return found
+
+
+def time_steps(entries: Mapping[str, Any], **how: Any) -> dict[str, float]:
+    """Method -> the ratio of its training step to that of plain torch in the same precision, that of the training."""
+    variants = []
+    for method, entry in entries.items():
+        trained = recipe_of(entry)
+        model = trained.model
+        quantizers = model.weight_quantizer, model.input_quantizer
+        variants.append(Variant(method, *quantizers, optimizer=trained.optimizer.name, activation=model.activation))
+    if model.name == "mlp":
+        net: dict[str, Any] = {"widths": model.widths}
+    else:
+        names = ("real_first", "real_last", "last_norm", "bireal")
+        net = {"options": {name: value for name in names if (value := getattr(model, name)) is not None}}
+    rows = measure(**{"model": model.name, "variants": variants, "rounds": 11, **net, **how})["rows"]
+    return {row["variant"]: row["twin_ratio"] for row in rows[-len(variants) :]}  # bf16 where the machine multiplies it
+
+
+def method_cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Column -> what a row shows of its runs; `before` has that of runs whose single figures were not kept."""
+    if "before" in entry:
+        return dict(entry["before"])
+    runs = list(entry["seeds"].values())
+    modes = runs[0]["test"] if runs else ()
+    shown = {
+        mode: str(wording.percent([run["test"][mode]["correct"] / run["test"][mode]["count"] for run in runs]))
+        for mode in modes
+    }
+    if runs and "real" not in shown:
+        first, last = (statistics.mean(run["flip_ratios"][i] for run in runs) for i in (0, 1))
+        shown["flips"] = f"{100 * first:.2f} → {100 * last:.3f} %"
+    return shown | {"seeds": wording.number_range([int(seed) for seed in entry["seeds"]])} if runs else {}
+
+
+def methods_table(entries: Mapping[str, Any]) -> str:
+    """The rows of a protocol as Markdown; methods that are not trained are marked."""
+    rows = {method: method_cells(entry) for method, entry in entries.items()}
+    modes = [mode for mode in METHOD_MODES if any(mode in row for row in rows.values())]
+    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *modes]
+    lines = [[*head, "flips, first → last epoch", "seeds", "step, to plain torch"]]
+    lines.append(["---"] * len(lines[0]))
+    for method, row in rows.items():
+        if not row:
+            lines.append([f"`{method}`", "", UNTRAINED, *[""] * (len(lines[0]) - 3)])
+            continue
+        model, step = recipe_of(entries[method]).model, entries[method].get("step")
+        cells = [f"`{method}`", bits_of(model.weight_quantizer, model.input_quantizer)]
+        cells += [f"**{row['binary']}**" if "binary" in row else row["real"]]
+        cells += [row.get(column, "") for column in (*modes, "flips", "seeds")]
+        lines.append([*cells, "" if step is None else f"{step:.2f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def written(text: str) -> str:
@@ -418,13 +486,15 @@ def written(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--take", type=Path, nargs="+", default=[], metavar="RUN", help="finished runs to copy first")
-    for run in parser.parse_args().take:
-        print(f"took {take_tasks(run) if any(run.glob(f'seed-*/{TASKS_FILE}')) else take(run)}")
+    parser.add_argument("--train", action="store_true", help="first train what methods.json lacks")
+    args = parser.parse_args()
+    for run in args.take:
+        (take_tasks if any(run.glob("seed-*/continual.json")) else take)(run)
+    if args.train:
+        train_methods(json.loads(METHODS.read_text(encoding="utf-8")))
     for name, result in results().items():
         write_measured(name, measured(result))
-    write_measured(results_tasks.NAME, results_tasks.measured())
-    for picture in TOGETHER:
-        draw_together(picture)
+    write_measured(TASKS, tasks_measured())
     DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
 
 
