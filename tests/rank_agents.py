@@ -126,6 +126,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def in_rank(function: str, arguments: Sequence[str], folder: str) -> None:
     """What a forked rank does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a new process, not the handlers of the agent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Path(folder, f"rank-{os.environ['RANK']}.new").write_text(str(os.getpid()))
     os.replace(Path(folder, f"rank-{os.environ['RANK']}.new"), Path(folder, f"rank-{os.environ['RANK']}"))
     module, _, name = function.partition(":")
