@@ -23,8 +23,10 @@ BUILD = ROOT / "build" / "golden"
 class Side:
     """One version: its sources, its native library, and a folder of its results."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, *, keep: bool = False) -> None:
         self.name, self.folder = name, folder
+        if keep:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         parts = ["src", "tests", "CMakeLists.txt"]
@@ -62,21 +64,20 @@ class Side:
         return subprocess.Popen(command, env=self.environment, text=True, **options)
 
 
-def cases(sides: list[Side]) -> list[dict[str, Any]]:
-    """Of both sides at the same time, each with what the first one wrote."""
-    made = sides[0].folder / "made"
-    if sides[0].start("make", made).wait():
+def cases(before: Side, after: Side, *, keep: bool) -> None:
+    """Of both sides at the same time, each with what the first one wrote; with `keep` only of the second."""
+    made = before.folder / "made"
+    if not keep and before.start("make", made).wait():
         sys.exit("the first version could not write what both read")
     running = []
-    for side in sides:
+    for side in [after] if keep else [before, after]:
         work = side.folder / "work"
         shutil.copytree(made, work)
         with open(side.folder / "log.txt", "w") as log:
-            running.append(side.start("all", work, side.folder / "cases.json", stderr=log, stdout=log))
-    for side, process in zip(sides, running, strict=True):
+            running.append((side, side.start("all", work, side.folder / "cases.json", stderr=log, stdout=log)))
+    for side, process in running:
         if process.wait():
             sys.exit(f"{side.name} failed: {side.folder / 'log.txt'}")
-    return [flatten(json.loads((side.folder / "cases.json").read_text())) for side in sides]
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:
@@ -156,15 +157,17 @@ def main() -> int:
     parser.add_argument("--time", action="store_true", help="measure instead, in pairs")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--again", action="store_true", help="compare the results of the last time")
+    parser.add_argument("--keep", action="store_true", help="keep what the first version gave the last time")
     arguments = parser.parse_args()
-    if arguments.again:
-        files = [BUILD / name / "cases.json" for name in ("before", "after")]
-        return int(compare(*(flatten(json.loads(file.read_text())) for file in files)) > 0)
-    sides = [Side(arguments.tag, BUILD / "before"), Side(arguments.head, BUILD / "after")]
-    if arguments.time:
-        times(sides, arguments.rounds)
-        return 0
-    return int(compare(*cases(sides)) > 0)
+    if not arguments.again:
+        before = Side(arguments.tag, BUILD / "before", keep=arguments.keep)
+        after = Side(arguments.head, BUILD / "after")
+        if arguments.time:
+            times([before, after], arguments.rounds)
+            return 0
+        cases(before, after, keep=arguments.keep)
+    files = [BUILD / name / "cases.json" for name in ("before", "after")]
+    return int(compare(*(flatten(json.loads(file.read_text())) for file in files)) > 0)
 
 
 if __name__ == "__main__":

@@ -306,13 +306,16 @@ def trained() -> None:
         "accumulate": "--method ste --optimizer.accumulate 2 --optimizer.clip_grad_norm 1",
         "samples": "--method bayesbinn --optimizer.samples 2",
         "augmentation": "--augmentation.crop_padding 4 --augmentation.flip true --augmentation.cutout 8",
-        "growing": "--augmentation.first_size 16",
+        "growing": "--augmentation.first_size 16 --epochs 2",
         "recompute": "--method bnn --recompute_inputs true",
         "bf16": "--precision bf16",
         "fp32": "--precision fp32 --memory_format contiguous",
         "seeds": "--seeds 0-1",
-        **{f"optimizer {name}": f"--optimizer {name}" for name in ("sgd", "adamw", "rmsprop", "bop", "prox")},
-        **{f"schedule {name}": f"--schedule {name}" for name in ("linear", "cosine", "one_cycle", "exponential")},
+        **{f"optimizer {name}": f"--optimizer {name}" for name in ("sgd", "adamw", "rmsprop", "bop", "nadam")},
+        **{
+            f"schedule {name}": f"--schedule {name} --schedule.warmup 0.5"
+            for name in ("linear", "cosine", "one_cycle", "step")
+        },
         **{f"loss {name}": f"--loss {name}" for name in ("hinge", "squared_hinge")},
     }
     for name, text in more.items():
@@ -338,6 +341,8 @@ def verbs() -> None:
         case(f"verify packed {run}", answer, "verify", "a.1bit", "--source", run)
         case(f"export torch {run}", answer, "export", run, "--to", "torch", "-o", "t.safetensors")
         case(f"weights of torch {run}", weights, ".", "t")
+        for target, place in {"c": "c", "onnx": "a.onnx", "html": "a.html"}.items():
+            case(f"export {target} {run}", answer, "export", run, "--to", target, "-o", place, "--images", "2")
     int8 = ["pack", "runs/binaryconnect", "--activations", "8", "--calibration", "32", "--allow-drop", "100"]
     case("pack int8", answer, *int8, "-o", "b.1bit")
     case("pack sample", answer, "pack", "bayes", "-o", "c.1bit", "--weights", "sample")
@@ -388,7 +393,7 @@ def exports() -> None:
             shutil.rmtree("c", ignore_errors=True)
 
             def export(name: str = name, target: str = target, place: str = place) -> Any:
-                done("export", name, "--to", target, "-o", place, "--images", "2")
+                onebit.export_net(name, target, place, count=2)
                 return written(place)
 
             case(f"export {target} {name}", export)
