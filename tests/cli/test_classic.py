@@ -311,13 +311,6 @@ def test_start_epoch_must_be_that_of_the_checkpoint(onebit: Onebit, results: Pat
     assert "has a checkpoint of epoch 1; leave the flag out" in line
 
 
-def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path, tmp_path: Path) -> None:
-    foreign = tmp_path / "model_best.pth.tar"
-    torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, "epoch": 3}, foreign)
-    assert f"to start from the weights of a file: --init_from {foreign}" in onebit("train", "--resume", foreign).line
-    assert "--init_from" in onebit("train", "--resume", results / "try" / "best.safetensors").line
-
-
 def test_a_flag_without_its_value_is_refused() -> None:
     with pytest.raises(UsageError, match="needs a value"):
         read_command(["--model_config"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,13 +51,22 @@ class Parser(argparse.ArgumentParser):
         arguments: dict[str, object] = {}
         if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
             argv, arguments = _without_arguments(argv)
-        several = any(action.nargs == "+" for action in self._get_positional_actions())
-        found = self.parse_intermixed_args(argv) if several else self.parse_args(argv)
+        found = self._intermixed(argv) or self.parse_args(argv)
         if arguments:
             found.model_arguments = arguments
             if not found.model:
                 self.error(f"--model.{next(iter(arguments))} belongs to --model FILE.py:Class")
         return found
+
+    def _intermixed(self, argv: list[str]) -> argparse.Namespace | None:
+        """The arguments of a verb that takes several files, between which options stand; None where argparse cannot.
+
+        It cannot with `--` before the first positional word.
+        """
+        if any(action.nargs == "+" for action in self._get_positional_actions()):
+            with suppress(UsageError):
+                return self.parse_intermixed_args(argv)
+        return None
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
         """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""
