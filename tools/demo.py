@@ -30,12 +30,7 @@ sys.exit(status)
 
 
 def try_next(digit: str, data: list[str]) -> str:
-    """The last lines of the demo: commands that work as typed, in the folder of the Makefile.
-
-    Args:
-        digit: an image to classify.
-        data: flags of the data set that was trained on.
-    """
+    """The last lines of the demo: commands that work as typed; `data`: flags of the data set that was trained on."""
     commands = {
         "source .venv/bin/activate": "makes `onebit` a command of this shell",
         f"onebit predict {NET} {digit}": "",

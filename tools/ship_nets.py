@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +32,21 @@ MOST_BYTES = 1_500_000
 """The limit for all nets together, which are part of every wheel."""
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """How a net is made: what it is, in one line, and the bits to which activations are rounded after the training."""
-
-    summary: str
-    activations: int | None = None
-
-
 NETS = {
-    "membrane-unet": Shipped(
-        "U-Net with one-bit weights: cell membranes in electron microscopy, a mask for each image"
-    ),
-    "mnist-mlp": Shipped("MLP 784-512-512-10 with one-bit weights: handwritten digits"),
-    "mnist-mlp-large": Shipped("MLP 784-1024-1024-1024-10 with one-bit weights: handwritten digits"),
-    "mnist-mlp-signs": Shipped("MLP 784-1024-1024-10 with one-bit weights and activations: handwritten digits"),
-    "resnet20-cifar10": Shipped("ResNet-20 with one-bit weights in every layer: photographs of 10 kinds of things"),
-    "resnet20-cifar10-int8": Shipped(
-        "resnet20-cifar10 with activations rounded to 8 bits: integers from the pixels to the last layer", activations=8
-    ),
-    "resnet20-cifar10-signs": Shipped(
-        "ResNet-20 with one-bit weights and activations: photographs of 10 kinds of things"
-    ),
-    "vgg-small-cifar10": Shipped(
-        "VGG-small of a quarter of the width, one-bit weights and activations: photographs of 10 kinds of things"
-    ),
+    "membrane-unet": "U-Net with one-bit weights: cell membranes in electron microscopy, a mask for each image",
+    "mnist-mlp": "MLP 784-512-512-10 with one-bit weights: handwritten digits",
+    "mnist-mlp-large": "MLP 784-1024-1024-1024-10 with one-bit weights: handwritten digits",
+    "mnist-mlp-signs": "MLP 784-1024-1024-10 with one-bit weights and activations: handwritten digits",
+    "resnet20-cifar10": "ResNet-20 with one-bit weights in every layer: photographs of 10 kinds of things",
+    "resnet20-cifar10-int8": "resnet20-cifar10 with activations rounded to 8 bits: integers from the pixels to the last"
+    " layer",
+    "resnet20-cifar10-signs": "ResNet-20 with one-bit weights and activations: photographs of 10 kinds of things",
+    "vgg-small-cifar10": "VGG-small of a quarter of the width, one-bit weights and activations: photographs of 10"
+    " kinds of things",
 }
-"""Every net that ships or may be added, by name."""
+"""Every net that ships or may be added: name -> what it is, in one line."""
+ACTIVATIONS = {"resnet20-cifar10-int8": 8}
+"""Bits to which activations are rounded after the training."""
 
 
 def ship(name: str, folder: str) -> PackedNet:
@@ -76,14 +63,13 @@ def ship(name: str, folder: str) -> PackedNet:
 
     run = open_run(folder)
     data = load_run_data(run)
-    net = pack_run(run, data, activations=NETS[name].activations)
+    net = pack_run(run, data, activations=ACTIVATIONS.get(name))
     made = run_card(run, net.certificate)
-    if made is None:
-        raise UsageError(f"{folder}: stores no recipe, expected the folder of a finished training")
+    assert made is not None, "stores no recipe"
     score = score_packed(net, data.test)
     packed = CardScore(correct=score["correct"], count=score["count"], mean_iou=score.get("mean_iou"))
     test = {"packed": packed, **{mode: found for mode, found in made.test.items() if mode != "packed"}}
-    card = dataclasses.replace(made, summary=NETS[name].summary, test=test)
+    card = dataclasses.replace(made, summary=NETS[name], test=test)
     refuse_gaps(card)
     net = dataclasses.replace(net, card=card)
     for claim in prove_packed(net, data, source=run):
