@@ -7,21 +7,19 @@ import re
 import reprlib
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
-from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.layers import binary_layers, input_quantizers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
 from onebit.train.resuming import (
-    PLAIN,
     alike,
     check_parts,
     checked_optimizer,
@@ -109,15 +107,6 @@ def save_checkpoint(path: Path, job: Job) -> None:
         write_atomic(path, buffer.getbuffer())
 
 
-def _refuse_other_setting(path: Path, name: str, before: Any, now: Any) -> NoReturn:
-    others = {"processes": "as many processes under torchrun", "training images": "the same data"}
-    same = others.get(name, "the same recipe")
-    was = repr(before) if isinstance(before, PLAIN) else reprlib.repr(before)  # short, however deep a file nests it
-    raise CheckpointError(
-        f"{path}: was trained with {name} = {was}, this run has {now!r}; resume with {same} or choose another --out"
-    )
-
-
 def _read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, in the form that `save_checkpoint` writes; errors as `load_checkpoint`."""
     state = read_torch_file(path)
@@ -173,9 +162,9 @@ def load_checkpoint(path: Path, job: Job) -> None:
     The "settings" in `job.settings` become those that the training began with.
     """
     state = job.ranks.first(lambda: _read(path))  # the others may not even see the file
-    _refuse_other_settings(path, job, state)
+    before, now = _by_name(state["setting"], state["generators"]), _by_name(job.settings, _generators(job.model))
+    _refuse_other_settings(path, before, now)
     weights = fitting_state(job.model, state["model"], source=str(path))
-    _refuse_other_modules(path, job, state)
     try:
         stored = _fitting(job, state)
     except CheckpointError as error:
@@ -183,7 +172,8 @@ def load_checkpoint(path: Path, job: Job) -> None:
     began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
     last = settings_of_states(stored["optimizer"]["param_groups"], stored["schedule"])
     if changed := first_change(began, last, job.settings["settings"]):
-        _refuse_other_setting(path, *changed)
+        name, was, given = changed
+        _refuse_other_settings(path, {name: was}, {name: given})
     # nothing is changed before all of it fits
     job.settings["settings"] = began
     job.model.load_state_dict(weights)
@@ -211,28 +201,18 @@ def load_checkpoint(path: Path, job: Job) -> None:
     job.history = history
 
 
-def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Compare `settings_of` two training runs, but for modules and the settings of optimizer, schedule and loss."""
-    compared = {**job.settings, "generators": sorted(_generators(job.model))}
-    del compared["settings"], compared["modules"]
-    before = state["setting"] | {"generators": sorted(state["generators"], key=str)}
-    for key, now in compared.items():
-        of_data = key in ("classes", "data")
-        # earlier versions did not store these
-        was = before.get(key, now if of_data or key == "input quantizers" else None)
-        if was != now and not of_data:
-            _refuse_other_setting(path, key, was, now)
-        if was != now:  # all classes, or a digest, would not help the user
-            on = "other images or labels than these"
-            if key == "classes" and isinstance(was, list) and all(isinstance(name, str) for name in was):
-                on = "the classes {}, this data has {}".format(*classes_in_short(was, now))
-            raise CheckpointError(f"{path}: was trained on {on}; resume with the same data or choose another --out")
-
-
-def _refuse_other_modules(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Refuse a net that computes something else with the same weights, as with another activation."""
-    now = job.settings["modules"]
-    before = state["setting"].get("modules", now)  # earlier versions did not store them
+def _refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare all settings of two training runs."""
     for name in (*now, *before):
-        if before.get(name) != now.get(name):
-            _refuse_other_setting(path, f"module {name!r}", before.get(name), now.get(name))
+        was, given = before.get(name), now.get(name)
+        if was != given:
+            raise CheckpointError(
+                f"{path}: was trained with {name} = {reprlib.repr(was)}, this run has {reprlib.repr(given)}"
+            )
+
+
+def _by_name(setting: dict[str, Any], generators: Any) -> dict[str, Any]:
+    """Settings by name, each module as one; those of optimizer, schedule and loss are left to `first_change`."""
+    modules = {f"module {name!r}": text for name, text in setting.get("modules", {}).items()}
+    rest = {name: value for name, value in setting.items() if name not in ("modules", "settings")}
+    return {**rest, "generators": sorted(generators, key=str), **modules}

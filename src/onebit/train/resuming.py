@@ -94,21 +94,13 @@ def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, A
 
 
 def _of_callable(function: Any) -> Any:
-    """The arguments and attributes of a loss or a factor, and the plain values that its code refers to."""
+    """The arguments and attributes of a loss or a factor."""
     if isinstance(function, functools.partial):
         return {"arguments": list(function.args), **function.keywords, "of": _of_callable(function.func)}
     if isinstance(function, types.FunctionType):
-        code = function.__code__
-        held = {
-            name: cell.cell_contents
-            for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-            if cell != types.CellType()  # still empty
-        }
-        defaults = {"defaults": list(function.__defaults__ or ()), **(function.__kwdefaults__ or {})}
-        own = (function.__module__ or "").partition(".")[0] == "onebit"  # its code may change between versions
-        numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
-        of_code = {} if own else {"numbers in its code": numbers, "names in its code": list(code.co_names)}
-        return {**held, **defaults, **of_code}
+        names = function.__code__.co_freevars
+        held = [None if cell == types.CellType() else cell.cell_contents for cell in function.__closure__ or ()]
+        return dict(zip(names, held, strict=True))
     attributes = getattr(function, "__dict__", {})
     return {name: value for name, value in attributes.items() if not name.startswith("_") and name != "training"}
 
