@@ -30,7 +30,7 @@ def test_every_quantizer_is_documented() -> None:
 
 def test_the_picture_is_drawn_by_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    importlib.import_module("quantizer_pictures").main(["--out", str(tmp_path / "new.png")])
+    importlib.import_module("pictures").main(["--out", str(tmp_path / "new.png")])
     new, kept = (
         np.asarray(Image.open(path).convert("L"), dtype=float)
         for path in (

@@ -37,12 +37,7 @@ FEWEST = 0.1
 
 @dataclass(frozen=True)
 class Job:
-    """A training.
-
-    Args:
-        recipe: its name; flags: of `onebit train`.
-        whole: in one go, with its epochs fitted to the time; else it can stop and go on another day.
-    """
+    """A training; `whole`: in one go, with its epochs fitted to the time, else it can go on another day."""
 
     recipe: str
     seed: int = 0
@@ -79,12 +74,7 @@ JOBS = (
 
 @dataclass
 class Day:
-    """The training runs of one day.
-
-    Args:
-        end: a value of `time.monotonic`; runs, home: folders; device: of `onebit train`.
-        failed: whether a training ended with an error.
-    """
+    """The training runs of one day; `end`: a value of `time.monotonic`. `failed`: one ended with an error."""
 
     end: float
     runs: Path

@@ -1,4 +1,4 @@
-"""The picture of docs/quantizers.md: python tools/quantizer_pictures.py
+"""The picture of docs/quantizers.md: python tools/pictures.py
 
 For each weight and input quantizer: the output of forward for one channel of latents, or inputs, evenly spaced in
 [−2, 2], and the gradient that backward returns for an output gradient of 1.
