@@ -268,4 +268,4 @@ def test_from_training_to_masks_on_disk(data: Dataset, tmp_path: Path, capsys: p
     assert main(["predict", net, str(tmp_path / "wide.png")]) == 2
     assert "name a folder for the masks with --masks DIR" in capsys.readouterr().err
     assert main(["predict", net, str(folder / "image" / "3.png"), str(folder / "label" / "3.png"), "--masks", "m"]) == 2
-    assert "several images are named '3'" in capsys.readouterr().err
+    assert "3.png would be replaced" in capsys.readouterr().err
