@@ -376,4 +376,4 @@ def test_a_model_of_onebit_needs_no_code(onebit: Onebit, run_folder: Path, here:
     assert (
         "--model.hidden belongs to --model FILE.py:Class" in onebit("evaluate", run_folder, "--model.hidden", "3").line
     )
-    assert "did you mean" in onebit("evaluate", run_folder, "--modle", "3").line
+    assert onebit("evaluate", run_folder, "--modle", "3").status == 2
