@@ -261,15 +261,6 @@ def test_an_evaluation_on_other_data_says_which_images_batch_norm_saw(onebit: On
     assert "on the training images" not in onebit("evaluate", tmp_path / "run", "--weights", "latent", "--json").out
 
 
-def test_labels_that_begin_with_one_are_noted(onebit: Onebit, tmp_path: Path) -> None:
-    train, test = make_toy(40, 8, classes=2)
-    images = {"train_images": train.images, "test_images": test.images}
-    labels = {"train_labels": train.labels + 1, "test_labels": test.labels + 1}
-    np.savez(tmp_path / "from_one.npz", **images, **labels)
-    done = onebit("data", "arrays", "--data", tmp_path / "from_one.npz")
-    assert "no training image has label 0" in done.out
-
-
 def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
     onebit: Onebit, packed_file: Path, tmp_path: Path
 ) -> None:

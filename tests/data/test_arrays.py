@@ -117,15 +117,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "one.npy", tmp_path / "none.npz", tmp_path / "one.npz", tmp_path, None):
         with pytest.raises(DataError, match=r"FILE\.npz|one\.npz: cannot be read"):
             load_dataset("arrays", directory=path)
-
-
-def test_test_images_among_those_of_the_training_are_counted(tmp_path: Path) -> None:
-    held = arrays()
-    test = held["test_images"].copy()
-    test[3], test[5] = held["train_images"][7], held["train_images"][7]
-    assert load_dataset("arrays", directory=write(tmp_path / "own.npz")).note == ""
-    path = write(tmp_path / "seen.npz", test_images=test)
-    assert load_dataset("arrays", directory=path).note == "2 of 20 test images are training or validation images, too"
-    own = {"validation_images": test[:1], "validation_labels": held["test_labels"][:1]}
-    path = write(tmp_path / "validated.npz", **own)
-    assert load_dataset("arrays", directory=path).note == "1 of 20 test images are training or validation images, too"

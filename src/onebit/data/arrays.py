@@ -18,7 +18,6 @@ from onebit.data.splits import (
     as_split,
     numbered_classes,
     refuse_empty,
-    seen_images,
 )
 from onebit.errors import DataError
 
@@ -61,8 +60,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
     name, classes = str(path.resolve()), _classes(path, arrays, train)
     parts = (train, test) if validation is None else (train, test, validation)
     digest = arrays_digest(*(part.images for part in parts))
-    note = "; ".join(filter(None, (_without_images(train, classes), seen_images(test, train, validation))))
-    return LoadedFiles(train, test, name, (name,), note, classes, validation, digest)
+    return LoadedFiles(train, test, name, (name,), "", classes, validation, digest)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -81,13 +79,6 @@ def _split(path: Path, arrays: Mapping[str, Any], part: str) -> Split:
         return as_split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
     except DataError as error:
         raise DataError(f"{path}: {part}_{error}") from None
-
-
-def _without_images(train: Split, classes: tuple[str, ...]) -> str:
-    """Which label has no training image, as 0 where labels begin with 1; "" if none, and for masks."""
-    missing = [] if train.labels.ndim > 1 else sorted({*range(len(classes))} - {*train.labels.tolist()})
-    some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-    return f"no training image has label {some}" if missing else ""
 
 
 def _classes(path: Path, arrays: Mapping[str, Any], train: Split) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from onebit.data.decoding import Decoders, image_size
 from onebit.data.fetch import cache_dir, find_folder
 from onebit.data.listing import ImageFile, Listing, list_folder
 from onebit.data.resizing import resized_crops
-from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split, seen_images
+from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
 from onebit.data.streaming import Images, StreamedImages
 from onebit.errors import DataError, UsageError
 
@@ -157,8 +157,6 @@ def _load(listing: Listing, images: Images | StreamedImages, checked: _Checked, 
         paths = [Path(listing.files[i].path) for i in checked.broken]
         some = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         notes.append(f"images left out because they do not decode: {len(paths)} ({some})")
-    if seen := seen_images(test, train, validation):
-        notes.append(seen)
     own, note = validation if len(validation) else None, "; ".join(notes)
     files = (cached,) if cached else ()
     return LoadedFiles(train, test, str(listing.root), files, note, listing.classes, own, listing.digest)

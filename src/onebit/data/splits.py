@@ -29,8 +29,6 @@ FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_l
 MOST_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
-COMPARED_BYTES = 1 << 30
-"""Most pixels of a data set whose test images are looked for among its training images."""
 _STATISTICS_PIXELS = 1 << 22
 """Counted at a time: `bincount` takes 8 bytes for each."""
 
@@ -237,21 +235,6 @@ class Dataset:
         kept, held_out = hold_out(all_train, validation, seed=split_seed)
         identity = arrays_digest(all_train.images, test_split.images)
         return cls(name, kept, held_out, test_split, tuple(classes), note=note, identity=identity)
-
-
-def seen_images(test: Split, *others: Split | None) -> str:
-    """How many test images are pixel for pixel in other splits, in words; "" for none, and where pixels are many."""
-    parts = [part.images for part in (test, *others) if part is not None]
-    total = sum(math.prod(images.shape) for images in parts)
-    if total > COMPARED_BYTES or any(isinstance(images, StreamedImages) for images in parts):
-        return ""
-    known = {digest for images in parts[1:] for digest in map(_digest, images)}
-    seen = sum(_digest(image) in known for image in parts[0])
-    return f"{seen:,} of {len(test):,} test images are training or validation images, too" if seen else ""
-
-
-def _digest(image: npt.NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def check_dataset(data: object) -> None:
