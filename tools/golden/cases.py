@@ -202,7 +202,7 @@ def train(name: str, *arguments: object) -> dict[str, Any]:
 
 def killed(folder: str, *more: object) -> None:
     """A run that SIGKILL ends after some epochs."""
-    command = [sys.executable, "-m", "onebit", "train", "digits-smoke", *SMALL, "--epochs", "300", "--out", folder]
+    command = [sys.executable, "-m", "onebit", "train", "digits-smoke", *SMALL, "--epochs", "30", "--out", folder]
     process = subprocess.Popen([*command, *map(str, more)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = Path(folder, "metrics.jsonl")
     while process.poll() is None and (not metrics.is_file() or len(metrics.read_text().splitlines()) < 3):
