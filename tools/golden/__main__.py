@@ -136,7 +136,14 @@ def times(sides: list[Side], rounds: int) -> None:
         start = time.perf_counter()
         command = [sys.executable, "-m", "onebit", *name.split()]
         place = sides[index].folder / "time"
-        subprocess.run(command, env=sides[index].environment, cwd=place, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            command,
+            env=sides[index].environment,
+            cwd=place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
         return time.perf_counter() - start
 
     digit = sides[0].folder / "made" / "digit.png"
