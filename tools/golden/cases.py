@@ -314,7 +314,7 @@ def trained() -> None:
         **{f"optimizer {name}": f"--optimizer {name}" for name in ("sgd", "adamw", "rmsprop", "bop", "nadam")},
         **{
             f"schedule {name}": f"--schedule {name} --schedule.warmup 0.5"
-            for name in ("linear", "cosine", "one_cycle", "step")
+            for name in ("linear", "cosine", "one_cycle", "constant")
         },
         **{f"loss {name}": f"--loss {name}" for name in ("hinge", "squared_hinge")},
     }
