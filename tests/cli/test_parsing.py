@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cli_support import Outcome
@@ -35,3 +36,38 @@ def test_dashes_and_underscores_in_flags_are_equivalent(onebit: Onebit) -> None:
     spelled = [onebit("summary", "--method", "bnn", "--model", "mlp", *flag) for flag in flags]
     assert [done.status for done in spelled] == [0, 0], spelled[0].err
     assert spelled[0].out == spelled[1].out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "", "-o", "page"],
+        ["report", ".", "-o", ""],
+        ["verify", ""],
+        ["verify", "mnist-mlp", "--source", ""],
+        ["verify", "mnist-mlp", "--source="],
+        ["inspect", ""],
+        ["inspect", "mnist-mlp", "--plot", ""],
+        ["pack", "", "-o", "net.1bit"],
+        ["pack", ".", "-o", ""],
+        ["export", "", "--to", "c", "-o", "net"],
+        ["evaluate", ""],
+        ["evaluate", ".", "--data", ""],
+        ["data", "mnist", "--data", ""],
+        ["predict", "", "a.png"],
+        ["predict", "mnist-mlp", ""],
+        ["predict", "mnist-mlp", "a.png", ""],
+        ["predict", "mnist-mlp", "a.png", "--masks", ""],
+        ["summary", ""],
+        ["bench", ""],
+        ["train", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """What a shell makes of "$RUN" where nothing set it."""
+    monkeypatch.chdir(tmp_path)
+    refused = onebit(*words)
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.line

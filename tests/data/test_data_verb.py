@@ -45,10 +45,3 @@ def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     status, _, err = run(capsys, *options, "--skip-broken")
     assert status == 2
     assert "--input-size N" in err
-
-
-@pytest.mark.parametrize("flag", [["--input-size", 3], ["--workers", 3], ["--skip-broken"]])
-def test_an_option_of_folders_is_refused_for_other_data(flag: list[object], capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "toy", *flag)
-    assert (status, out) == (2, "")
-    assert f"{flag[0]} belongs to a folder of images, but toy is not one: leave it out" in err

@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
+    if packed and args.split != "test":
+        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
     show(_packed_file(args) if packed else _run(args, weights), as_json=args.json)
     return 0
 

@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
+        self.register("type", None, _not_empty)  # of each path and name
         for name in RUNS.keys() & shared:
             self.add_argument("run", metavar=name.upper(), help=RUNS[name])
             self.add_argument("--recipe", **SHARED["recipe"])
@@ -113,6 +114,13 @@ def whole_number(least: int, most: int | None = None) -> Any:
 
 
 thread_number = whole_number(1, 4096)
+
+
+def _not_empty(text: str) -> str:
+    """argparse type of arguments without one of their own."""
+    if not text:  # "$DIR" where nothing set it: the path "" would be the current folder
+        raise argparse.ArgumentTypeError("needs a value")
+    return text
 
 
 NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit (onebit list nets)"
