@@ -45,7 +45,8 @@ def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:
     ]
     assert names(listing, "test") == [("val/b/v.JPEG", 1), ("val/c/v.JPEG", 2)]  # labels are those of train
     assert listing.validation == ()
-    assert listing.note == "tested on the images of val/"  # test/ has no classes
+    # test/ has no classes
+    assert listing.note == "tested on the images of val/; files left out, no images: 1 (such as notes.txt)"
 
 
 def test_a_folder_takes_every_kind_of_image(tmp_path: Path) -> None:
@@ -136,3 +137,8 @@ def test_a_copy_has_the_same_digest_and_other_folders_do_not(tmp_path: Path) -> 
     (tmp_path / "two" / "train/a/1.png").write_bytes(b"12")
     others = [digest("two"), digest("three", *files, "train/b/2.png"), digest("four", "train/a/2.png", *files[1:])]
     assert len({same, *others}) == 4
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{k}.png" for name in "ab" for k in range(3)), "a/notes.txt", "b/x.webm", "b/.hidden")
+    assert "no images: 2 (such as notes.txt)" in list_folder(tmp_path).note

@@ -65,14 +65,15 @@ def list_folder(root: Path) -> Listing:
     splits = SPLITS & {name.lower() for name in classes}
     if train_folder == root and (len(splits) > 1 or any({*_sub_folders(root / name)} & {*classes} for name in splits)):
         raise DataError(f"{root}: {' and '.join(classes)} would be classes; expected train/CLASS/IMAGE")
-    train = _list_images(train_folder, classes)
+    others: list[str] = []
+    train = _list_images(train_folder, classes, others)
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
             if names := _sub_folders(root / name):  # ImageNet's own test images have no classes
                 if unknown := {*names} - {*classes}:
                     raise DataError(f"{root / name}: got {min(unknown)!r}, a class that {train_folder} does not have")
-                parts[name] = _list_images(root / name, classes)
+                parts[name] = _list_images(root / name, classes, others)
     test = parts.pop("test", ())
     if len(parts) > 1:
         raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in parts)}, expected one of them")
@@ -87,7 +88,8 @@ def list_folder(root: Path) -> Listing:
         train = tuple(file for file in train if file not in drawn)
         if not test:
             raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
-    return Listing(root, classes, train, validation, test, note)
+    left_out = f"files left out, no images: {len(others)} (such as {others[0]})" if others else ""
+    return Listing(root, classes, train, validation, test, "; ".join(filter(None, (note, left_out))))
 
 
 def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
@@ -115,14 +117,16 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")))
 
 
-def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFile, ...]:
-    """The images in the class folders of `folder`, at any depth."""
+def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> tuple[ImageFile, ...]:
+    """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
         before = len(images)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
-            shown = (entry for entry in sorted(entries) if is_image_name(entry) and not entry.startswith("."))
+            shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
+            others.extend(entry for entry in shown if not is_image_name(entry))
+            shown = [entry for entry in shown if is_image_name(entry)]
             images.extend(_image_file(os.path.join(place, entry), classes.index(name)) for entry in shown)
         if len(images) == before:
             raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
