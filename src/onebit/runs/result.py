@@ -14,7 +14,9 @@ from onebit.train.history import MOST_RESULT
 
 RESULT_FILE = "result.json"
 _NUMBER = (int, float)
+_SIZES = "binary_weights", "weights", "packed_bytes"
 _TYPES: dict[str, Any] = {"seconds": _NUMBER, "parameters": int, "seed": int, "note": str, "sha256": str, "test": dict}
+_TYPES |= dict.fromkeys(_SIZES, int)
 _SCORE: dict[str, Any] = {
     "accuracy": _NUMBER,
     "correct": int,
@@ -54,8 +56,8 @@ class RunResult:
 
     @property
     def size(self) -> NetSize | None:
-        sizes = [self.values.get(key) for key in ("binary_weights", "weights", "packed_bytes")]
-        return None if None in sizes else NetSize(*map(int, sizes))  # type: ignore[arg-type]
+        sizes = [self.values.get(key) for key in _SIZES]
+        return None if None in sizes else NetSize(*sizes)  # type: ignore[arg-type]
 
     def is_about(self, sha256: str) -> bool:
         """Whether the scores are those of a weight file, as far as the result says so."""
