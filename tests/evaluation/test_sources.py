@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils.data import (
 
 from onebit.data import Split, make_toy
 from onebit.errors import DataError, UsageError, WrongTypeError
-from onebit.evaluation.sources import LoaderSamples, as_samples
+from onebit.evaluation.sources import LoaderSamples, as_samples, check_finite
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.arange(10) % 3
@@ -232,3 +233,11 @@ def test_the_batch_size_of_a_loader_is_its_own() -> None:
 
 def _images() -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((9, 1, 2, 2), np.uint8), np.zeros(9, np.int64)
+
+
+def test_only_numbers_that_are_not_finite_are_refused() -> None:
+    check_finite({"huge": torch.full((4,), 3e38), "tokens": torch.zeros(2, dtype=torch.int64)}, "data")
+    for wrong in (math.nan, math.inf, -math.inf):
+        with pytest.raises(DataError, match="NaN"):
+            check_finite((torch.zeros(2), torch.tensor([1.0, wrong])), "data")
+    check_finite(torch.full((2,), math.nan, device="meta"), "data", wait=False)  # a training step waits for no device

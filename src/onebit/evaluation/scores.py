@@ -52,7 +52,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct predictions."""
+        """Share of correct predictions; UsageError for what is no classification."""
         if self.correct is None:
             raise UsageError("only a classification has an accuracy: see loss and metrics")
         return self.correct / _some(self.count)

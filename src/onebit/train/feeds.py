@@ -110,7 +110,7 @@ class LoaderFeed:
         given, name = 0, self.samples.name
         with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
             for batch in islice(self.samples.loader, steps):
-                inputs, targets = parts_of(batch, name)
+                inputs, targets = parts_of(batch, name, wait=False)
                 given += 1
                 yield self._sent(inputs), self._sent(targets), size_of(inputs) * self.ranks.world
         if given < steps:
