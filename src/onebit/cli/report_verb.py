@@ -27,16 +27,17 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    from onebit.report import compare_runs, compare_tasks, read_groups, report_tables, write_report
+    from onebit.report import read_groups, report_tables, write_groups
+    from onebit.report.tables import run_numbers, task_numbers
 
-    runs = [Path(run) for run in args.runs]
-    files = write_report(runs, Path(args.output))
+    groups, several = read_groups([Path(run) for run in args.runs])
+    files = write_groups(groups, several, Path(args.output))
     if args.json:
-        tasks = compare_tasks(runs)
-        values = {"files": [str(file) for file in files], "rows": compare_runs(runs)}
+        tasks = [task_numbers(group) for group in several]
+        values = {"files": [str(file) for file in files], "rows": [run_numbers(group) for group in groups]}
         answer_json(values | ({"tasks": tasks} if tasks else {}))
         return 0
-    for table in report_tables(*read_groups(runs)):
+    for table in report_tables(groups, several):
         answer(f"{table.heading}:\n{table}\n")
     for file in files:
         answer(str(file))

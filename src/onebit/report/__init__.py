@@ -112,8 +112,11 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
     """
-    groups, several = read_groups(runs)
-    folder = Path(folder)
+    return write_groups(*read_groups(runs), Path(folder))
+
+
+def write_groups(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder: Path) -> list[Path]:
+    """`write_report` of what `read_groups` read."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(folder) as staging:
         names = [path.relative_to(staging) for path in _draw(groups, several, staging)]

@@ -206,7 +206,8 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> RunResults:
     history, settings = _read_metrics(folder), flat_settings(folder)
-    result = RunResult.read(folder) or RunResult({})
+    found = RunResult.read(folder)
+    result = found or RunResult({})
     tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
     weights, are_others = reported_weights(folder, result.sha256)
     if weights is not None and are_others:
@@ -222,23 +223,22 @@ def _read_run(folder: Path, name: str) -> RunResults:
         history.seconds if result.seconds is None else result.seconds,
         weights,
         result.size,
-        data=data_of(folder),
-        finished=last.epoch >= last.epochs or (folder / RESULT_FILE).exists(),
+        data=data_of(folder, note=result.values.get("note")),
+        finished=last.epoch >= last.epochs or found is not None,
     )
 
 
-def data_of(folder: Path) -> str:
-    """What tells the data of a run from others of the same name: their digest, else their place or what is noted."""
-    places = [folder / PLACE_FILE, *sorted(folder.glob(f"*/task-1/{PLACE_FILE}"))]
-    for path, keys in [*((path, ("digest", "directory")) for path in places), (folder / RESULT_FILE, ("note",))]:
+def data_of(folder: Path, *, note: str | None = None) -> str:
+    """What tells the data of a run from others of the same name: their digest, else their place or the note on them."""
+    for path in [folder / PLACE_FILE, *sorted(folder.glob(f"*/task-1/{PLACE_FILE}"))]:
         try:
             known = read_json(path, largest=MOST_RESULT)
-            found = [known[key] for key in keys if known.get(key)]
+            found = known.get("digest") or known.get("directory")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
         if found:
-            return str(found[0])
-    return ""
+            return str(found)
+    return note or ""
 
 
 def flat_settings(folder: Path) -> dict[str, Any]:
