@@ -158,7 +158,7 @@ def test_wrong_settings_are_said_once(agents: Agents, tmp_path: Path, arguments:
     ended = agents.onebit("train", *arguments, "--out", tmp_path / "run").end()
     assert ended.status != 0
     assert message in ended.line
-    assert not list((tmp_path / "run").glob("*.ckpt"))  # torchrun may stop a process before it removes its folder
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_torchrun_processes_do_not_meet(

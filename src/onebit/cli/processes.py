@@ -34,7 +34,9 @@ def together(verb: Callable[[Ranks], int]) -> int:
             leave(ranks)
             return status
         except (Exception, KeyboardInterrupt) as error:
-            if ranks.is_first_to_report():
+            reports = ranks.is_first_to_report()
+            ranks.end()
+            if reports:
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else OnebitError.exit_status
 

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -114,6 +115,16 @@ class Ranks:
             return self.store.add("report", 1) == 1
         except RuntimeError:  # the process that hosts the store has ended
             return True
+
+    def end(self) -> None:
+        """After an error, give rank 0 a moment to end first: when another rank ends, torchrun stops it halfway."""
+        if self.store is None:
+            return
+        with suppress(RuntimeError):
+            if self.writes:
+                self.store.set("ended", "")
+            else:
+                self.store.wait(["ended"], timedelta(seconds=2))
 
     def _wait_long(self) -> None:
         """`wait` without the time limit of a collective, which Ctrl-C can interrupt."""
