@@ -45,7 +45,7 @@ def _recipe(
         ),
         optimizer=recipe.OptimizerRecipe(name="adam", lr=lr),
         schedule=recipe.ScheduleRecipe(name="linear", warmup=warmup),
-        augmentation=recipe.AugmentationRecipe(crop_padding=crop_padding),
+        augmentation=onebit.data.Augmentation(crop_padding=crop_padding),
         threads=1,
         device="cpu",
         **other,

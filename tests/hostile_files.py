@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -17,35 +18,38 @@ from onebit.packed import PackedNet, dumps, loads
 
 Header = dict[str, Any]
 
+NO_DIGEST = "0" * 64
+DIGEST = b'{\\"digest\\":\\"'
+
 _INT32 = np.iinfo(np.int32)
 _INTEGERS = np.array([_INT32.min, _INT32.min + 1, -1, 0, 1, _INT32.max - 1, _INT32.max], np.int32)
 _REALS = np.array([np.nan, np.inf, -np.inf, 1e-45, -1e-45, 1e-38, -0.0, 0.0, 1.0, -1.0, 3.4e38, -3.4e38], np.float32)
 
 
 def split(data: bytes) -> tuple[Header, Header, bytes]:
-    """Header without metadata, graph, tensors; the graph without its digest, as format 1 has it.
-
-    What joins them again can be damaged in other ways than by accident, which a digest would notice.
-    """
+    """Header without metadata, graph, tensors."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     graph = json.loads(header.pop("__metadata__")["onebit"])
-    graph.pop("digest", None)
-    return header, {**graph, "format": 1}, data[start:]
+    return header, {"digest": graph.pop("digest") and NO_DIGEST, **graph}, data[start:]
 
 
 def join(header: Any, graph: Any, tensors: bytes) -> bytes:
-    """A file with whatever header and graph; text or bytes are taken as they are."""
-    graph = graph if isinstance(graph, str) else json.dumps(graph)
+    """A file with whatever header and graph, and with its digest; text or bytes are taken as they are."""
+    graph = graph if isinstance(graph, str) else json.dumps(graph, separators=(",", ":"))
     if isinstance(header, dict):
         header = {"__metadata__": {"onebit": graph}, **header}
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + tensors
+    return sealed(struct.pack("<Q", len(text)) + text + tensors)
 
 
-def without_digest(net: PackedNet) -> bytes:
-    """The file of a net in format 1."""
-    return join(*split(dumps(net)))
+def sealed(data: bytes) -> bytes:
+    """A file with the digest of its bytes: damage that is not by accident."""
+    start = data.find(DIGEST) + len(DIGEST)
+    if start < len(DIGEST):
+        return data
+    blank = data[:start] + NO_DIGEST.encode() + data[start + 64 :]
+    return data[:start] + sha256(blank).hexdigest().encode() + data[start + 64 :]
 
 
 def sound(data: bytes) -> PackedNet | None:
@@ -77,7 +81,7 @@ def damaged(good: bytes, rng: random.Random, *, header_only: bool) -> bytes:
             del data[where : where + rng.choice([1, 8])]
         else:
             data[where:where] = rng.randbytes(rng.choice([1, 8]))
-    return bytes(data)
+    return sealed(bytes(data))
 
 
 def mutated(good: bytes, rng: random.Random) -> bytes:
@@ -86,7 +90,7 @@ def mutated(good: bytes, rng: random.Random) -> bytes:
     first = rng.choice([0, header_end(good)])
     for _ in range(rng.choice([1, 2, 3])):
         data[rng.randrange(first, len(data))] = rng.randrange(256)
-    return bytes(data)
+    return sealed(bytes(data))
 
 
 def renumbered(good: bytes, rng: random.Random) -> bytes:
@@ -133,7 +137,7 @@ def changed_nets(count: int, seed: int = 0) -> Iterator[PackedNet]:
     """For each form, `count` nets with changed bytes, `count` with other geometry and `count` with extreme numbers."""
     for form, make in IMAGE_NETS.items():
         rng, numbers = random.Random(f"{form} {seed}"), np.random.default_rng(seed)
-        good = without_digest(make())
+        good = dumps(make())
         for change in (mutated, renumbered):
             found = 0
             while found < count:

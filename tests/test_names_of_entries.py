@@ -37,7 +37,6 @@ HOMES = {
     "optim/prox.py": {"prox", "proxquant"},
     # translations of names and flags that other repositories have
     "common/aliases.py": {*MODELS, *MODEL_ALIASES},
-    "common/moved.py": {*MODELS},  # names of earlier modules
     "recipe/translations/": NAMES,
 }
 """Folder or module -> the names that belong there."""

@@ -11,7 +11,6 @@ import os
 import sys
 
 from onebit._version import __version__
-from onebit.common.moved import find_moved_modules
 
 _HOME = {
     "BinarizeReport": "onebit.layers",
@@ -53,8 +52,6 @@ _PACKAGES = {
 }
 
 __all__ = ["__version__", *_HOME]
-
-find_moved_modules()
 
 # idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:

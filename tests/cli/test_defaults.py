@@ -111,7 +111,7 @@ def test_a_method_takes_the_place_of_that_of_a_recipe_below_alias_and_flags(oneb
     assert bnn["name"] == "cifar10-resnet20-binaryconnect-with-bnn"
     mine = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn", "--optimizer.lr", "0.5", "--name", "a")
     assert (mine["optimizer"]["lr"], mine["name"]) == (0.5, "a")
-    wide = config(onebit, "cifar10-resnet18-real", "--model", "resnet_binary", "--method", "ste")["model"]
+    wide = config(onebit, "cifar10-resnet20-real", "--model", "resnet_binary", "--method", "ste")["model"]
     assert (wide["name"], wide["width"], wide["weight_quantizer"], wide["input_quantizer"]) == (
         "resnet14",
         5,

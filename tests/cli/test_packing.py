@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_support import Outcome, run_process
-from hostile_files import without_digest
 
 from onebit.packed import Certificate, PackedNet, dumps, load, save
 
@@ -64,7 +63,6 @@ def test_every_verb_notices_altered_bits(
         assert refused.out == ""
 
 
-@pytest.mark.parametrize("as_file", [dumps, without_digest])
 @pytest.mark.parametrize(
     ("node", "field", "change", "message"),
     [
@@ -83,14 +81,13 @@ def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
     run_folder: Path,
     packed_file: Path,
     tmp_path: Path,
-    as_file: Callable[[PackedNet], bytes],
     node: str,
     field: str,
     change: Any,
     message: str,
 ) -> None:
     path = tmp_path / "net.1bit"
-    path.write_bytes(as_file(node_with(load(packed_file), node, **{field: change})))
+    path.write_bytes(dumps(node_with(load(packed_file), node, **{field: change})))
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert done.status == 1
     ok, detail = steps(done)["packed bits"]
@@ -183,23 +180,6 @@ def test_claims_are_recomputed(
     assert steps(done)["certificate"] == (False, f"differs in {claim}")
     alone = onebit("verify", tmp_path / "net.1bit", "--json")
     assert alone.status == (1 if claim in ("correct", "count") else 0)
-
-
-def test_a_file_without_digest_is_named(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "old.1bit"
-    path.write_bytes(without_digest(load(packed_file)))
-    found = onebit("inspect", path)
-    assert found.status == 0
-    assert "the file has format 1 and no digest: changes to it cannot be detected" in found.err
-    assert "digest:" not in found.out
-    done = onebit("verify", path, "--source", run_folder)
-    assert done.status == 0
-    assert f"note: {path} is of format 1 and has no digest" in done.err
-    digest = onebit("inspect", packed_file, "--json").json["facts"]["digest"]
-    answer = onebit("inspect", packed_file).out
-    assert f"digest: {digest}\n" in answer
-    assert "kB in the file, " in answer
-    assert len(digest) == 64
 
 
 # ---------------------------------------------------------------------------------------------------- what is compared

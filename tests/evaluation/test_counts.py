@@ -174,7 +174,7 @@ def test_sizes_need_no_forward_pass() -> None:
 @pytest.mark.parametrize(("name", "channels"), [("mlp", 1), ("lenet", 1), ("resnet20", 3), ("unet", 1)])
 def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine: bool) -> None:
     statistics = {"mean": [1.0] * channels, "std": [2.0] * channels}
-    model = create_model(name, coding="standardise", norm_affine=affine, **statistics)
+    model = create_model(name, coding="standardize", norm_affine=affine, **statistics)
     state = model.state_dict()
     sizes = state_sizes(state, [f"{layer}.weight" for layer, _ in binary_layers(model)])
     assert tuple(map(sum, zip(*sizes, strict=True))) == model_size(model)

@@ -72,7 +72,3 @@ def test_normalize_refuses_another_number_of_channels() -> None:
         normalize(torch.zeros(2, 1, 4, 4))
 
 
-def test_the_old_name_works_and_warns() -> None:
-    with pytest.warns(DeprecationWarning, match="'standardise' is now 'standardize'"):
-        coding = InputCoding("standardise", mean=[100.0], std=[50.0])
-    assert coding.coding == "standardize"

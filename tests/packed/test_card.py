@@ -35,7 +35,7 @@ CARD = Card(
 
 
 def with_card(card: object) -> bytes:
-    """A file that is sound but for its card, of format 1, which has no digest."""
+    """A file that is sound but for its card."""
     header, graph, tensors = split(dumps(make_packed_mlp((3, 2))))
     return join(header, graph | {"card": card}, tensors)
 

@@ -148,17 +148,6 @@ def test_the_tensors_of_the_table_are_those_of_the_operations() -> None:
         assert {name: dtypes[stored.dtype] for name, stored in kind.arrays.items()}.items() <= fields.items()
 
 
-def test_files_from_before_the_right_shift_had_its_name_load() -> None:
-    good = dumps(integer_net())
-    header, graph, tensors = split(good)
-    before = [line.replace(" right_shift=", " shift=") for line in graph["nodes"]]
-    assert before != graph["nodes"]
-    assert dumps(loads(join(header, {**graph, "nodes": before}, tensors))) == good
-    both = [line.replace(" right_shift=", " shift=1 right_shift=") for line in graph["nodes"]]
-    with pytest.raises(FormatError, match="a node has the field 'right_shift' twice"):
-        loads(join(header, {**graph, "nodes": both}, tensors))
-
-
 def test_the_certificate_and_names_survive(packed_mlp: Maker, certificate: Certificate) -> None:
     net = replace(packed_mlp((3, 2), certificate=certificate), classes=('quo"te', "猫"), name="näme \\ '")
     back = loads(dumps(net))

@@ -62,7 +62,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.norm_affine": ("false", False),
     "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
-    "model.coding": ("standardise", "standardize"),
+    "model.coding": ("standardize", "standardize"),
     "optimizer.name": ("sgd", "sgd"),
     "optimizer.lr": ("1e-5", 1e-5),
     "optimizer.lr_scale": ("glorot", "glorot"),
@@ -220,23 +220,6 @@ def test_json_round_trip(tmp_path: Path) -> None:
     recipe = build_recipe({}, all_flags())
     text = json.dumps(dataclasses.asdict(recipe))
     assert build_recipe(read_settings(file_of(tmp_path, text, "recipe.json"))) == recipe
-
-
-@pytest.mark.parametrize("changes", [{}, {"model": {"name": "unet"}, "optimizer": {"name": "bop", "gamma": 0.5}}])
-def test_a_complete_recipe_of_an_earlier_version_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """It has the options of all models and optimizers, those of others at their defaults, and the old spelling."""
-    recipe = build_recipe(merge({"model": {"coding": "standardize"}}, changes))
-    old = recipe.settings()
-    for name, value in recipe.values().items():
-        part, _, option = name.partition(".")
-        if part in ("model", "optimizer") and option in declared(part):
-            old[part][option] = value
-    old["model"]["coding"] = "standardise"
-    assert len(old["optimizer"]) == 26
-    read = build_recipe(read_settings(file_of(tmp_path, json.dumps(old))))
-    assert read == recipe
-    assert recipe.changed_from(read) == []
-    assert unused_settings(read, changed_settings(read)) == []
 
 
 def test_the_written_recipe_is_complete() -> None:

@@ -292,15 +292,6 @@ def test_a_streaming_loader_counts_what_is_done(net: nn.Module) -> None:
     assert done == [(40, 40), (80, 80), (90, 90)]
 
 
-def test_the_old_names_of_arguments_still_work() -> None:
-    model = make_mlp(nasty=None)
-    with pytest.warns(DeprecationWarning, match="the argument images is now called data"):
-        found = verify(model, pack(model), images=RAW)  # type: ignore[call-arg]
-    assert found == verify(model, pack(model), RAW)
-    with pytest.warns(DeprecationWarning, match="the argument split is now called data"):
-        certify(model, pack(model), split=Split(RAW, LABELS), dataset="toy")  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize(
     ("data", "name"),
     [

@@ -63,8 +63,3 @@ def test_only_layers_with_two_values_are_counted_as_binary(monkeypatch: pytest.M
     claim = next(claim for claim in claims if claim.name == "binarized weights")
     assert not claim.ok
     assert claim.detail.startswith("1 of 2 layers hold two values")
-
-
-def test_the_old_name_of_a_claim_still_works() -> None:
-    with pytest.warns(DeprecationWarning, match="now called Claim"):
-        assert proof.Step is proof.Claim

@@ -78,16 +78,13 @@ def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> 
 def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.data import refuse_other_classes
     from onebit.evaluation.packed_nets import load_packed_data
-    from onebit.packed import Card
-    from onebit.packed.file import load_with_digest
+    from onebit.packed import Card, load
     from onebit.runs.run import open_run
     from onebit.verification.proof import prove_packed
     from onebit.verification.raw_images import on_raw_images
 
     set_threads()
-    net, digest = load_with_digest(args.run)
-    if digest is None:
-        say(f"note: {args.run} is of format 1 and has no digest: --source RUN notices changes to it")
+    net = load(args.run)
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
     source = on_raw_images(open_run(args.source, recipe=args.recipe, model=named_model(args))) if args.source else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -15,8 +14,6 @@ from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError, WrongTypeError
 
 CODINGS = ("integer", "standardize")
-OLD_CODINGS = {"standardise": "standardize"}
-"""Name in recipes and scripts of earlier versions -> name."""
 
 
 class InputCoding(nn.Module):
@@ -48,9 +45,6 @@ class InputCoding(nn.Module):
     ) -> None:
         super().__init__()
         check_kind("coding", coding, str, "the name of one")
-        if coding in OLD_CODINGS:
-            warnings.warn(f"{coding!r} is now {OLD_CODINGS[coding]!r}", DeprecationWarning, stacklevel=2)
-            coding = OLD_CODINGS[coding]
         if coding not in CODINGS:
             raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, CODINGS)}")
         self.coding: Literal["integer", "standardize"] = cast(Any, coding)

@@ -17,7 +17,7 @@ _LATER: dict[str, Any] = {
     **{"trained_mismatches": None, "trained_correct": None},
     **{"activations": None, "calibration": None, "model_correct": None},
 }
-"""Fields that a file leaves out where they have these defaults; files of earlier versions lack them."""
+"""Fields that a file leaves out where they have these defaults."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
 """What was compared -> what is counted as a mismatch, in words."""

@@ -31,7 +31,7 @@ from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.strict_json import check_fields, parse_json
 
-FORMAT = 2  # format 1, of development versions before 0.1.0, has no digest
+FORMAT = 2
 KEY = "onebit"  # the only key, because safetensors writes several in random order
 MOST_HEADER_BYTES = (
     4_000_000  # 20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text
@@ -58,7 +58,7 @@ TENSORS: dict[str, str] = {
 _DTYPES = {
     name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "I64": "i8", "F32": "f4"}.items()
 }
-_FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
+_FIELDS = ("digest", "format", "name", "input", "nodes", "output", "classes", "certificate")
 _SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
 _SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
@@ -97,8 +97,8 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
     return load_with_digest(path)[0]
 
 
-def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
-    """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
+def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str]:
+    """The packed net of a file and its verified digest. Errors: see `load`."""
     check_path(path, "the path of a .1bit file", _WAYS)
     try:
         with open_regular(net_path(path)) as stream:
@@ -153,7 +153,7 @@ def loads(data: bytes) -> PackedNet:
     return _read(io.BytesIO(data), len(data))[0]
 
 
-def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
+def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as load_tensors
 
@@ -165,15 +165,14 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     data = header + stream.read()
     if len(data) != size:
         raise FormatError(f"has {len(data)} bytes, expected {size}: it changed while it was read")
-    if "digest" in graph:
-        _check_digest(graph["digest"], data, len(header))
+    _check_digest(graph["digest"], data, len(header))
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"is not a valid safetensors file: {error}") from None
     net = _build(graph, arrays, bytes_to_words)
     net.check_values()
-    return net, graph.get("digest")
+    return net, graph["digest"]
 
 
 def _spec_fields(spec: InputSpec) -> dict[str, Any]:
@@ -258,11 +257,9 @@ def _build(
 ) -> PackedNet:
     """The net of a graph and its tensors, which must be used completely."""
     version = graph.get("format") if isinstance(graph, dict) else None
-    if type(version) is not int or version < 1:
+    if type(version) is not int or version != FORMAT:
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
-    if version > FORMAT:
-        raise FormatError(f"has format {version}, but this onebit reads up to {FORMAT}; upgrade onebit")
-    fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS), optional=("card",))
+    fields = check_fields("the graph", graph, _FIELDS, optional=("card",))
     spec = fields["input"]
     spec = check_fields("input", {**_SPEC_DEFAULTS, **spec} if isinstance(spec, dict) else spec, _SPEC_FIELDS)
     if not _are_sizes(spec["shape"]):

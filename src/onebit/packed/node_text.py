@@ -86,7 +86,6 @@ def _fields(kind: type[Node], words: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        name = kind.former.get(name, name)
         if not equals or name not in known:
             raise FormatError(f"a node has the unknown field {short(name)}{did_you_mean(name, known)}")
         if name in fields:

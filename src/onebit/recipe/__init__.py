@@ -24,7 +24,6 @@ from onebit.recipe.reading import (
 )
 from onebit.recipe.settings import (
     DESCRIPTIVE,
-    AugmentationRecipe,
     ContinualRecipe,
     ModelRecipe,
     Recipe,
@@ -40,7 +39,6 @@ __all__ = [
     "METHODS_FILE",
     "METHOD_FIELDS",
     "RECIPE_FOLDER",
-    "AugmentationRecipe",
     "ContinualRecipe",
     "ModelRecipe",
     "OptimizerRecipe",

@@ -75,8 +75,7 @@ def with_own(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 class Part:
     """Base of parts of a recipe: options that entries declare are given and read like fields.
 
-    `own` holds those that differ from their defaults, also of entries that are not chosen: a complete recipe of an
-    earlier version names all of them.
+    `own` holds those that differ from their defaults, also of entries that are not chosen.
     """
 
     PART: ClassVar[str]

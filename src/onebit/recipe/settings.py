@@ -21,9 +21,6 @@ SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 OWN_ONLY = ("arguments",)
 """Fields of the model that only one of the user's own has."""
 
-AugmentationRecipe = Augmentation
-"""The name of `Augmentation` in earlier versions."""
-
 
 @dataclass(frozen=True, init=False)
 class ModelRecipe(Part):
@@ -75,8 +72,6 @@ class ModelRecipe(Part):
     own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.coding == "standardise":  # the spelling of earlier versions, in the recipes of their runs
-            object.__setattr__(self, "coding", "standardize")
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from onebit._version import __version__
-from onebit.common.moved import renamed_argument
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
@@ -33,7 +32,6 @@ from onebit.verification.tally import seed_of, tally
 from onebit.verification.thresholds import same_threshold
 
 
-@renamed_argument("images", "data")
 def verify(
     model: nn.Module,
     packed: PackedNet,
@@ -129,7 +127,6 @@ def prove(
     return tuple(proofs.values())
 
 
-@renamed_argument("split", "data")
 def certify(
     model: nn.Module,
     packed: PackedNet,

@@ -276,7 +276,6 @@ def _inspect_packed(path: str | Path) -> Inspection:
         },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
         warnings=(
-            *(() if digest else ("the file has format 1 and no digest: changes to it cannot be detected",)),
             *(() if net.certificate else ("the packed net has no certificate",)),
             *((f"{copied:,} weights are copies, as the model calls a layer again",) if copied else ()),
         ),

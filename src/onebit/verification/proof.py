@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.common.moved import renamed
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_score
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
@@ -428,6 +427,3 @@ def _same_claims(certificate: Certificate, again: Certificate, rounded: set[str]
 def _without_counts(certificate: Certificate, names: set[str]) -> list[list[object]]:
     layers: Any = certificate.claims["layers"]
     return [layer[:2] if layer[0] in names else layer for layer in layers]
-
-
-__getattr__ = renamed(__name__, {"Step": "Claim"})

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from onebit import runtime
-from onebit.common.moved import renamed
 from onebit.errors import FoldError, OnebitError, UsageError, first_line
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
@@ -53,8 +52,6 @@ __all__ = [
 
 REFERENCE_IMAGES = 1000
 """Approximate number of images on which numpy runs too; it takes 100 times as long as the native library."""
-
-__getattr__ = renamed(__name__, {"MOST_OTHERWISE": "MOST_CHANGED"})
 
 
 class Tally(NamedTuple):

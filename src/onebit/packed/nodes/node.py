@@ -103,8 +103,6 @@ class Node(ABC):
     """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs per row."""
     attributes: ClassVar[dict[str, Numbers]] = {}
     """Fields that are integers or tuples of them."""
-    former: ClassVar[dict[str, str]] = {}
-    """Other names of fields, which files of earlier versions have."""
 
     def __post_init__(self) -> None:
         if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < self.fewest):

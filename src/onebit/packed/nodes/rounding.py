@@ -62,7 +62,6 @@ class Requantize(_Clipped):
         **_Clipped.attributes,
         "right_shift": Numbers(1, least=0, most=MOST_SHIFT),
     }
-    former: ClassVar[dict[str, str]] = {"shift": "right_shift"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
