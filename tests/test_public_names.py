@@ -11,6 +11,7 @@ import pytest
 
 import onebit
 
+
 def test_packages_are_loaded_by_their_names() -> None:
     assert onebit.layers.BinaryLinear is onebit.BinaryLinear
     assert "runtime" in dir(onebit)

@@ -70,5 +70,3 @@ def test_normalize_refuses_another_number_of_channels() -> None:
     # broadcasting would make three channels of one
     with pytest.raises(UsageError, match=r"got inputs \(2, 1, 4, 4\), expected 3 channels on axis 1"):
         normalize(torch.zeros(2, 1, 4, 4))
-
-

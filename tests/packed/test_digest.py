@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from covering import covering
 from hostile_files import join, split
@@ -17,10 +15,9 @@ from packed_nets import IMAGE_NETS
 
 from onebit.errors import FormatError
 from onebit.packed import Certificate, PackedNet, dumps, load, loads, save
-from onebit.packed.file import load_with_digest
-from onebit.runtime import run
 
 Maker = Callable[..., PackedNet]
+
 
 def flipped(good: bytes, bits: Iterator[int] | range) -> Iterator[bytes]:
     """The bytes with one bit flipped, for each given bit."""

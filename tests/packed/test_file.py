@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_files import join, split
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_net, integer_resnet
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_resnet
 from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError, WrongTypeError

@@ -362,7 +362,8 @@ def test_bounds_in_the_wrong_order_are_refused() -> None:
 
 def graph_with(*lines: str, shape: tuple[int, int, int] = (1, 1, 1)) -> Header:
     """A graph with these nodes."""
-    return {"digest": "0" * 64, "format": 2, "name": "", "input": {"shape": list(shape), "coding": "integer"}, "nodes": list(lines),
+    return {"digest": "0" * 64, "format": 2, "name": "",
+            "input": {"shape": list(shape), "coding": "integer"}, "nodes": list(lines),
             "output": lines[-1].split(" ")[1], "classes": None, "certificate": None}  # fmt: skip
 
 

@@ -18,13 +18,11 @@ from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
     build_recipe,
-    changed_settings,
     flag_names,
     merge,
     read_settings,
     recipe_names,
     recipe_path,
-    unused_settings,
 )
 from onebit.recipe.options import declared
 
@@ -430,11 +428,3 @@ def test_recipes_answer_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_hinge_recipe_of_cifar10_has_its_twin_of_cifar100() -> None:
-    names = [name for name in recipe_names() if name.startswith("cifar10-") and name.endswith("-hinge")]
-    assert len(names) == 3
-    for name in names:
-        here, there = (build_recipe(read_settings(recipe_path(n))) for n in (name, name.replace("10-", "100-", 1)))
-        assert there.changed_from(here) == [("dataset", "cifar10", "cifar100")]

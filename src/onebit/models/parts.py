@@ -25,7 +25,6 @@ from onebit.layers import (
     make_input_quantizer,
     with_options,
 )
-from onebit.layers.coding import OLD_CODINGS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 LARGE = 64
@@ -119,8 +118,7 @@ class Parts:
     def image_coding(self) -> InputCoding:
         """The first module of a model."""
         # with a scale small numbers are believed: images may hold nothing but 0 and 1
-        coding = OLD_CODINGS.get(self.coding, self.coding)
-        return InputCoding(coding, mean=self.mean, std=self.std, scale=None if coding == "integer" else 1)
+        return InputCoding(self.coding, mean=self.mean, std=self.std, scale=None if self.coding == "integer" else 1)
 
     def conv(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False, **options: Any) -> nn.Conv2d:
         """A convolution, plain where nothing is quantized.
