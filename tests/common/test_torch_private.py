@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +191,10 @@ def test_fields_that_ours_read_are_there(name: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- operations
 def test_all_tensors_are_clamped_and_moved() -> None:
-    check_operations(private)
-
-
-def check_operations(module: Any) -> None:
     tensors = [torch.tensor([-3.0, 0.5]), torch.tensor([2.0])]
-    module.clamp_all_(tensors, -1.0, 1.0)
+    private.clamp_all_(tensors, -1.0, 1.0)
     assert [tensor.tolist() for tensor in tensors] == [[-1, 0.5], [1]]
-    module.lerp_all_(tensors, [torch.zeros(2), torch.tensor([3.0])], 0.5)
+    private.lerp_all_(tensors, [torch.zeros(2), torch.tensor([3.0])], 0.5)
     assert [tensor.tolist() for tensor in tensors] == [[-0.5, 0.25], [2]]
 
 
@@ -217,52 +212,6 @@ def test_the_failure_of_a_backend_is_known() -> None:
     with pytest.raises(private.compiler_failure(), match="no compiler") as caught:
         torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
     assert isinstance(caught.value.inner_exception, ValueError)
-
-
-# ----------------------------------------------------------------------------------------------- without, and elsewhere
-@contextmanager
-def lacking(monkeypatch: pytest.MonkeyPatch, *paths: str) -> Iterator[Any]:
-    """The module as a torch without these names would load it."""
-    with monkeypatch.context() as patch:
-        for path in paths:
-            holder, _, name = path.rpartition(".")
-            patch.delattr(f"torch.{holder}.{name}" if holder else f"torch.{name}")
-        spec = importlib.util.spec_from_file_location("torch_private_without", private.__file__)
-        assert spec is not None
-        assert spec.loader is not None
-        made = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(made)
-        yield made
-
-
-def test_a_torch_without_these_names_is_followed_by_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = ("_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_functorch.is_legacy_batchedtensor")
-    with lacking(monkeypatch, *(f"_C.{name}" for name in asked), "autograd.forward_ad._current_level") as without:
-        assert without.transforms_active()
-        assert without.dispatch_modes()
-        assert without.is_legacy_batched(torch.zeros(1))
-        assert without.in_forward_mode()
-        assert without.is_watched()
-
-
-@pytest.mark.parametrize(
-    "name", ["_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state"]
-)
-def test_without_one_question_everything_is_watched(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    with lacking(monkeypatch, f"_C.{name}") as without:
-        assert without.is_watched()
-
-
-def test_a_torch_without_operations_on_lists_takes_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    with lacking(monkeypatch, "_foreach_clamp_min_", "_foreach_lerp_") as without:
-        check_operations(without)
-
-
-def test_a_torch_without_common_classes_has_those_of_each_number_of_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with lacking(monkeypatch, "nn.modules.batchnorm._BatchNorm", "nn.modules.conv._ConvTransposeNd") as without:
-        assert isinstance(nn.BatchNorm2d(1), without.BATCH_NORM)
-        assert isinstance(nn.ConvTranspose1d(1, 1, 1), without.CONV_TRANSPOSE)
-        assert not isinstance(nn.Conv2d(1, 1, 1), (without.BATCH_NORM, without.CONV_TRANSPOSE))
 
 
 def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
