@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from cli_support import Outcome
 
-from onebit.cli import bench_verb
 from onebit.native import instruction_sets, plan
 from onebit.packed import Dense, Flatten, InputSpec, PackedNet, save
 from onebit.packed.bits import pack_signs
@@ -74,18 +72,6 @@ def test_numpy_alone_for_an_operation_without_a_native_kernel(
     done = onebit("bench", net, *FAST, "--json")
     assert variants(done) == [(1, "numpy"), (3, "numpy")]
     assert "does not run this net" in done.line
-
-
-def test_a_large_batch_that_takes_minutes_is_timed_only_by_name(
-    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ONEBIT_NATIVE", "0")
-    assert variants(onebit("bench", net, *FAST[:4], "--json")) == [(1, "numpy"), (64, "numpy")]
-    monkeypatch.setattr(bench_verb, "PATIENCE", 0)
-    done = onebit("bench", net, *FAST[:4], "--json")
-    assert variants(done) == [(1, "numpy")]
-    assert re.match(r"note: not with 64 samples at once, up to \d+ minutes; `--batches 64` does it", done.err)
-    assert variants(onebit("bench", net, *FAST, "--json")) == [(1, "numpy"), (3, "numpy")]
 
 
 def test_numpy_takes_one_thread(net: Path) -> None:

@@ -69,8 +69,7 @@ def test_everything_is_offered(script: Path) -> None:
 def test_every_shell_gets_the_same_words(onebit: Onebit, shell: str) -> None:
     words = set(onebit("completion", shell).out.replace("'", " ").replace('"', " ").split())
     assert words >= {*VERBS, *recipe_names(), *methods()}
-    dashes = "" if shell == "fish" else "--"
-    assert words >= {f"{dashes}{name}" for name in ("model.widths", "optimizer.lr", "overwrite", "split", "output")}
+    assert words >= {"--model.widths", "--optimizer.lr", "--overwrite", "--split", "--output"}
 
 
 def test_an_unknown_shell_is_refused(onebit: Onebit) -> None:

@@ -227,10 +227,3 @@ def test_some_images_are_compared_and_found_again(onebit: Onebit, run_folder: Pa
     every = onebit("pack", run_folder, "-o", path, "--images", 100_000, "--json").json
     assert (every["certificate"]["count"], every["certificate"]["images"]) == (2000, None)
     assert every["compared"]["numpy"] == (1000 if every["compared"]["native"] else 2000)
-
-
-def test_a_draw_of_latents_that_were_trained_without_draws_is_noted(
-    onebit: Onebit, run_folder: Path, tmp_path: Path
-) -> None:
-    packed = onebit("pack", run_folder, "--weights", "sample", "-o", tmp_path / "net.1bit")
-    assert "trained deterministically" in packed.err

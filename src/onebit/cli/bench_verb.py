@@ -9,10 +9,6 @@ from onebit.cli.output import answer_either, progress, say
 from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.common.text import table
 
-BATCHES = (1, 64)
-PATIENCE = 300.0
-"""Seconds that the timing of a batch that nobody named may take."""
-
 
 def parser() -> Parser:
     made = Parser(
@@ -22,13 +18,7 @@ def parser() -> Parser:
     )
     made.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
-    made.add_argument(
-        "--batches",
-        type=count,
-        nargs="+",
-        metavar="N",
-        help="samples at once (1 64; the larger one not for a net with which it takes minutes)",
-    )
+    made.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="samples at once (1 64)")
     made.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
     made.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
     made.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
@@ -39,7 +29,15 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    rows = _time(args)
+    from onebit.packed import load
+    from onebit.runtime.timing import time_packed
+
+    net = load(args.net)
+    numbers = {"rounds": args.rounds, "seconds": args.seconds, "threads": args.threads}
+    rows: list[dict[str, Any]] = []
+    for batch in args.batches:
+        with progress(f"{args.net}, {batch} at once", "rounds") as bar:
+            rows += time_packed(net, [batch], on_round=bar.update, **numbers)
     if all(row["variant"] == "numpy" for row in rows):
         say("note: numpy alone is timed: the native library is missing, switched off, or does not run this net")
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
@@ -47,38 +45,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _time(args: Any) -> list[dict[str, Any]]:
-    """The rows of `time_packed` for the batches that were named, or for those of `BATCHES` that take no minutes."""
-    from onebit.packed import load
-    from onebit.runtime.timing import time_packed
-
-    net = load(args.net)
-    numbers = {"rounds": args.rounds, "seconds": args.seconds, "threads": args.threads}
-    rows: list[dict[str, Any]] = []
-    for batch in args.batches or BATCHES:
-        expected = 1e-6 * sum(row["us"] for row in rows) * batch * args.rounds  # as if a large batch saved nothing
-        if expected > PATIENCE and not args.batches:
-            minutes = f"up to {expected / 60:.0f} minutes"
-            say(f"note: not with {batch} samples at once, {minutes}; `--batches {batch}` does it")
-            break
-        with progress(f"{args.net}, {batch} at once", "rounds") as bar:
-            bar.update(0, args.rounds)
-            rows += time_packed(net, [batch], on_round=bar.update, **numbers)
-    return rows
-
-
 def _describe(rows: list[dict[str, Any]], args: Any) -> str:
     cells = [["batch", "variant", "µs", "µs a sample", "× numpy"]]
-    cells += [
-        [
-            str(row["batch"]),
-            row["variant"],
-            f"{row['us']:,.1f}",
-            f"{row['us'] / row['batch']:,.1f}",
-            f"{row['numpy_speedup']:.1f}",
-        ]
-        for row in rows
-    ]
+    for row in rows:
+        microseconds = (f"{row['us'] / count:,.1f}" for count in (1, row["batch"]))
+        cells.append([str(row["batch"]), row["variant"], *microseconds, f"{row['numpy_speedup']:.1f}"])
     threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}"
     head = f"{args.net}, {threads}: medians of {args.rounds} rounds; all variants give the same logits"
     return f"{head}\n{table(cells, right=(0, 2, 3, 4))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, note_on_draws, open_trained
+from onebit.cli.inputs import load_data, open_trained
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
 from onebit.cli.parsing import Parser
 from onebit.data import Dataset, Split
@@ -129,6 +129,5 @@ def evaluate_run(
         score = evaluate(
             run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
         )
-    facts["note"] = "; ".join(filter(None, [data.note, note_on_draws(run, weights)]))
     drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
     return facts | score.as_dict() | drawn | {"loss_name": scored_loss(score.weights, loss)}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from onebit.cli.output import download_progress, say
 from onebit.cli.parsing import thread_number
-from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -29,10 +28,8 @@ def named_model(args: Namespace) -> ModelRecipe | None:
     if not args.model:
         return None
     from onebit.recipe import ModelRecipe
-    from onebit.recipe.own_names import is_own, split_own
+    from onebit.recipe.own_names import split_own
 
-    if not is_own(args.model):
-        raise UsageError(f"--model {args.model}: expected code of your own, FILE.py:Class or package.module:Class")
     split_own(args.model)
     # a file that says nothing about its net was written by `onebit.fit`: the code builds the net as it was trained
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
@@ -62,14 +59,3 @@ def load_noted_data(run: Run, directory: str | None, *, dataset: str | None = No
     if are_other_files(data):
         say(f"note: {OTHER_FILES}")
     return data
-
-
-def note_on_draws(run: Run, weights: str) -> str:
-    """A note on draws from a net that was trained without them; "" in any other test mode."""
-    from onebit.evaluation.modes import parse_weights
-    from onebit.layers import binary_layers
-
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
-    if parse_weights(weights)[0] != "sample" or all(q is not None and q.random for q in quantizers):
-        return ""
-    return "this net was trained deterministically, so sampled weights are not meaningful"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, note_on_draws, open_trained
+from onebit.cli.inputs import load_noted_data, open_trained
 from onebit.cli.output import answer_either, percent, progress, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.common.text import size
@@ -127,8 +127,6 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.verification.tally import reference_images
 
     data = load_noted_data(run, args.data, dataset=args.dataset)
-    if note := note_on_draws(run, args.weights):
-        say(f"note: {note}")
     compared = 0
 
     def update(done: int, total: int) -> None:

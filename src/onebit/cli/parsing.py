@@ -35,39 +35,28 @@ class Parser(argparse.ArgumentParser):
                 common.add_argument(f"--{name}", **SHARED[name])
 
     def add_model(self) -> None:
-        """Add `--model FILE.py:Class`, and `--model.NAME VALUE` for its arguments, a mapping in `model_arguments`."""
+        """Add `--model FILE.py:Class`; `parse` gives `--model.NAME VALUE` as a mapping in `model_arguments`."""
         self.add_argument(
             "--model",
             metavar="FILE.py:Class",
             help="the code of a model of your own, also package.module:Class; --model.NAME VALUE for its arguments",
         )
-        self.set_defaults(model_arguments={})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help)")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """All of `argv`; UsageError for words that are not understood."""
-        argv = self._spelled(argv)
-        arguments: dict[str, object] = {}
-        if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
-            argv, arguments = _without_arguments(argv)
-        found = self._intermixed(argv) or self.parse_args(argv)
-        if arguments:
-            found.model_arguments = arguments
-            if not found.model:
-                self.error(f"--model.{next(iter(arguments))} belongs to --model FILE.py:Class")
-        return found
-
-    def _intermixed(self, argv: list[str]) -> argparse.Namespace | None:
-        """The arguments of a verb that takes several files, between which options stand; None where argparse cannot.
-
-        It cannot with `--` before the first positional word.
-        """
+        words = self._spelled(argv)
         if any(action.nargs == "+" for action in self._get_positional_actions()):
-            with suppress(UsageError):
-                return self.parse_intermixed_args(argv)
-        return None
+            with suppress(UsageError):  # options between files, which argparse cannot with `--` before the first one
+                return self.parse_intermixed_args(words)
+        found = self.parse_args(words)
+        given = {name: value for name, value in vars(found).items() if name.startswith("model.")}
+        if given and not found.model:
+            self.error(f"--{next(iter(given))} belongs to --model FILE.py:Class")
+        found.model_arguments = {name.removeprefix("model."): value for name, value in given.items()}
+        return found
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
         """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""
@@ -75,23 +64,14 @@ class Parser(argparse.ArgumentParser):
         words = []
         for word in argv:
             name, equals, value = word.partition("=")
-            words.append(known.get(name.replace("_", "-"), name) + equals + value if name[:2] == "--" else word)
+            if name[:2] == "--":
+                name = known.get(name.replace("_", "-"), name)
+            if "--model" in known and name.startswith("--model.") and name not in known:
+                dest = name[2:].replace("-", "_")
+                known[name] = name
+                self.add_argument(name, dest=dest, nargs="?", const="true", type=str, default=argparse.SUPPRESS)
+            words.append(name + equals + value)
         return words
-
-
-def _without_arguments(words: Sequence[str]) -> tuple[list[str], dict[str, object]]:
-    """Words without `--model.NAME VALUE`, and NAME -> VALUE."""
-    rest: list[str] = []
-    arguments: dict[str, object] = {}
-    left = list(words)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        argument = name.removeprefix("--model.").replace("-", "_")
-        if argument == name.replace("-", "_") or not argument.isidentifier():
-            rest.append(name + equals + value)
-        else:
-            arguments[argument] = value if equals else left.pop(0) if left and left[0][:2] != "--" else "true"
-    return rest, arguments
 
 
 class _SetThreads(argparse.Action):
