@@ -21,7 +21,6 @@ from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP
 from onebit.quantizers import Sign
 from onebit.runs.run import open_run
-from onebit.trainer import Picture
 
 OWN: dict[str, Any] = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
 """Settings for a module."""
@@ -233,15 +232,11 @@ def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
         onebit.Trainer("mlp", first_stage=1, **SMALL)
 
 
-def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
+def test_the_history_draws_itself(data: Dataset) -> None:
     trainer, seen = onebit.Trainer("mlp", epochs=2, **SMALL), []
     picture = trainer.fit(data, on_epoch=seen.append).plot()
     assert seen == trainer.history.rows
-    assert isinstance(picture, Picture)
-    assert picture._repr_png_().startswith(b"\x89PNG")
-    picture.save(tmp_path / "history.png")
-    assert (tmp_path / "history.png").read_bytes() == picture.png
-    assert len(repr(picture)) < 40
+    assert picture._repr_png_().startswith(b"\x89PNG")  # type: ignore[union-attr]  # as a notebook shows it
 
 
 @pytest.mark.parametrize(
@@ -249,7 +244,6 @@ def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
     [
         (lambda: onebit.Trainer("mlp", "bayesbin"), "method"),
         (lambda: onebit.Trainer("mlp", epoch=3), "epoch"),
-        (lambda: onebit.Trainer("mlp").evaluate(), "fit"),
         (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "mlp"),
     ],
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from onebit.common.tables import resolve
@@ -39,32 +41,18 @@ OF_NAMED = ("validation", "permutation", "whitening")
 """Settings that change a data set as it is read by its name."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG that a notebook shows when it is the last line of a cell."""
-
-    png: bytes = field(repr=False)
-
-    def _repr_png_(self) -> bytes:
-        return self.png
-
-    def save(self, path: str | Path) -> None:
-        """Write it to a file."""
-        Path(path).write_bytes(self.png)
-
-
 @dataclass(repr=False)
 class TrainerHistory(History):
     """The epochs of a training, with a plot; `data` is the name of the data set."""
 
     data: str = ""
 
-    def plot(self) -> Picture:
+    def plot(self) -> Image.Image:
         """Error, loss and time per epoch."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "history.png"
             plot_history(self, path, data=self.data)
-            return Picture(path.read_bytes())
+            return Image.open(io.BytesIO(path.read_bytes()))
 
 
 class Trainer:
@@ -80,9 +68,12 @@ class Trainer:
         options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.
         settings: fields of a recipe: epochs=5, batch_size=100, optimizer={"lr": 0.01}, seed=1, …
 
+    Attributes:
+        model: the trained net; None before `fit`.
+        recipe: the settings of the training; `fit` completes them with those of the data set.
+
     Raises:
-        UnknownNameError, UsageError: names or settings that do not exist or do not go together, such as a module whose
-            binary layers have other quantizers than the method.
+        UnknownNameError, UsageError: names or settings that do not exist or do not go together.
 
     Example:
         >>> trainer = onebit.Trainer("mlp", method="bnn", epochs=5)  # doctest: +SKIP
@@ -104,11 +95,10 @@ class Trainer:
         self._given = None if isinstance(model, str) else model
         name = model if isinstance(model, str) else type(model).__name__
         self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
-        self._model: nn.Module | None = None
+        self.model: Any = None
         self._data: Any = None
         self._metric: Any = None
         self.recipe = self._recipe("mnist")
-        """The settings of the training; `fit` completes them with those of the data set."""
         if self._given is not None:
             check_model(self._given)
             way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
@@ -118,20 +108,9 @@ class Trainer:
     def __repr__(self) -> str:
         """The net, the method and the data; how the training went, and how much of the net is binary."""
         what = f"{self.recipe.model.name} with {self.method}"
-        if self._model is None:
+        if self.model is None:
             return f"{what}, not trained yet"
         return "\n".join([f"{what} on {self._data.name}", *self.history.outline])
-
-    @property
-    def model(self) -> nn.Module:
-        """The trained net.
-
-        Raises:
-            UsageError: `fit` was not called yet.
-        """
-        if self._model is None:
-            raise UsageError("nothing is trained yet: call fit(data) first")
-        return self._model
 
     def fit(
         self,
@@ -149,17 +128,14 @@ class Trainer:
 
         Args:
             data: the name of a data set, or data of any form that `onebit.fit` takes, such as (inputs, targets).
-            validation, metric: see `onebit.fit`.
             epochs: instead of those of the settings.
             folder: a run folder for metrics, checkpoint and weights; None writes nothing. Your own data are not copied
                 there: the checkpoint has a digest of them.
             resume: continue from its last checkpoint.
-            on_epoch, verbose: see `onebit.fit`.
+            validation, metric, on_epoch, verbose: see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
-
-        A layer of a module whose binary inputs are all equal, as after a ReLU, causes a warning.
         """
         batch_size, given = self._settings.get("batch_size"), self._given
         source = data if isinstance(data, str) else _own_data(data, validation, batch_size)
@@ -190,7 +166,7 @@ class Trainer:
             else:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
                 training = build_own_training(recipe, given, source)
-            self.recipe, self._metric, self._model, self._data = recipe, metric, training.model, source
+            self.recipe, self._metric, self.model, self._data = recipe, metric, training.model, source
             history = fit_recipe(recipe, training, source, metric=metric, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)
         return self.history
@@ -198,60 +174,55 @@ class Trainer:
     def evaluate(
         self, split: Any = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
     ) -> Score:
-        """Loss and metrics in a test mode, of a classification also accuracy and calibration; see `onebit.evaluate`.
+        """Loss and metrics in a test mode, of a classification also accuracy and calibration.
 
         Args:
             split: "test", "validation" or "train" of the data set of the training, or data of any form that
-                `onebit.evaluate` takes; your own data have no test split. The settings `whitening` and `permutation`
-                are applied: pass images as they are stored.
+                `onebit.evaluate` takes, with images as they are stored: `whitening` and `permutation` are applied.
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
             UsageError: an unknown split or an unknown test mode.
         """
-        model, data = self.model, self._data
-        prepared = isinstance(split, str) or (isinstance(split, Dataset) and bool(split.preparation))
+        data = self._data
         if isinstance(split, str):
-            splits = {name: getattr(data, name, None) for name in ("test", "validation", "train")}
-            split = resolve(splits, split, kind="split")
-        elif isinstance(split, Dataset):
-            split = split.test
-        if isinstance(data, Dataset) and self._prepares and not prepared:
-            split = data.prepared(split if isinstance(split, Split) else as_split(*split))
-        loss, metric = self.recipe.loss, self._metric
-        return evaluate(
-            model, split, weights=weights, train=data.train, loss=loss, metric=metric, seed=seed, verbose=verbose
-        )
+            split = resolve(
+                {name: getattr(data, name, None) for name in ("test", "validation", "train")}, split, kind="split"
+            )
+        else:
+            split = self._prepared(split)
+        own: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, "metric": self._metric}
+        return evaluate(self.model, split, weights=weights, seed=seed, verbose=verbose, **own)
 
     def predict(self, images: Any, *, weights: str = "binary", seed: int = 0) -> Any:
         """Predictions in a test mode: probabilities (N, classes), of each label, or the outputs of a regression.
 
         Args:
-            images: uint8 images (N, C, H, W), or inputs of the kind that the net was trained on: an array, a tensor, a
-                loader or a data set, whose targets are left out. The settings `whitening` and `permutation` are
-                applied: pass images as they are stored.
+            images: uint8 images (N, C, H, W) as they are stored, or inputs of the kind that the net was trained on: an
+                array, a tensor, a loader or a data set, whose targets are left out.
             weights, seed: see `onebit.evaluate`.
 
         Raises:
             UsageError: images of another dtype than uint8, or an unknown test mode.
         """
-        model, data = self.model, self._data
-        if isinstance(data, Dataset):
+        if isinstance(self._data, Dataset):
             images = np.asarray(images)
             if images.dtype != np.uint8:  # numbers up to 1 would be nearly black
                 raise UsageError(f"images: got {images.dtype}, expected uint8")
-            if self._prepares:
-                images = data.prepared(Split(images, np.zeros(len(images), np.int64))).images
+            images = self._prepared(Split(images, np.zeros(len(images), np.int64))).images
         samples, task = as_samples(images, name="inputs"), task_of(self.recipe.loss)
-        outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed, task=task)
+        outputs, _ = mode_outputs(self.model, samples, weights=weights, train=self._data.train, seed=seed, task=task)
         if isinstance(outputs, Tensor):
             outputs = prediction_of(outputs, task)
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
 
-    @property
-    def _prepares(self) -> bool:
-        """Whether the settings change images; data that the user whitened come whitened."""
-        return self.recipe.whitening is not None or self.recipe.permutation is not None
+    def _prepared(self, data: Any) -> Any:
+        """Data of the user's, with the whitening and the permutation of the training unless they have them."""
+        split = data.test if isinstance(data, Dataset) else data
+        changed = self.recipe.whitening is not None or self.recipe.permutation is not None
+        if not changed or (isinstance(data, Dataset) and data.preparation):
+            return split
+        return self._data.prepared(split if isinstance(split, Split) else as_split(*split))
 
     def _recipe(self, dataset: str, changes: dict[str, Any] | None = None) -> Recipe:
         """The method and the settings on top of the defaults for model and data, as on the command line."""
