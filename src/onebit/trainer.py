@@ -27,7 +27,7 @@ from onebit.layers import check_model
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.machine import own_threads
-from onebit.runs.model import build_own_training, build_training, resolve_device
+from onebit.runs.model import build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
@@ -157,15 +157,14 @@ class Trainer:
         with own_threads(recipe), lock_folder(folder):
             if isinstance(source, Dataset):
                 recipe = replace(recipe, validation=len(source.validation))
-                training = build_training(recipe, source, model=given)
                 options["facts"] = facts_of(recipe, source)
-                if folder is not None and given is None:
-                    start_folder(Path(folder), recipe, resume=resume)
             elif given is None:
                 raise UsageError(f"{recipe.model.name} takes uint8 images (N, C, H, W) in memory: pass your own module")
             else:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
-                training = build_own_training(recipe, given, source)
+            training = build_training(recipe, source, model=given)
+            if folder is not None and given is None:
+                start_folder(Path(folder), recipe, resume=resume)
             self.recipe, self._metric, self.model, self._data = recipe, metric, training.model, source
             history = fit_recipe(recipe, training, source, metric=metric, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)

@@ -69,11 +69,11 @@ def test_what_cannot_be_learnt_from_is_one_line(onebit: Onebit, tmp_path: Path, 
         ),
         (
             ["--teacher", "mnist-mlp", "--permutation", "1"],
-            "teacher mnist-mlp takes images with permutation none, this training has permutation 1: use a teacher that",
+            "another permutation",
         ),
         (
             ["--teacher", "mnist-mlp", "--whitening", "zca", "--augmentation.crop_padding", "0"],
-            "teacher mnist-mlp takes images with whitening none, this training has whitening zca",
+            "another whitening",
         ),
         (
             ["--teacher", "mnist-mlp", "--label_smoothing", "0.1"],
@@ -107,9 +107,7 @@ def test_a_run_on_permuted_pixels_teaches_only_nets_on_the_same(onebit: Onebit, 
     for flags in ([], ["--permutation", "2"]):
         refused = train(onebit, tmp_path / "other", "--teacher", tmp_path / "teacher", *flags)
         assert refused.status == 2
-        assert (
-            f"takes images with permutation 1, this training has permutation {(flags or ['none'])[-1]}" in refused.line
-        )
+        assert "another permutation" in refused.line
 
 
 def test_the_classes_of_a_teacher_mean_the_same(onebit: Onebit, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_test_images_of_void_pixels_alone_are_one_clear_line(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"name": "lenet"}}, "model 'lenet' gives a label to an image, discs has masks: use --model unet"),
+        ({"model": {"name": "lenet"}}, "does not predict what discs has"),
         ({"augmentation": {"crop_size": 40}}, "takes no images of 40×40 pixels; the next larger ones are 48×48"),
     ],
 )
@@ -220,7 +220,7 @@ def test_nets_and_windows_that_do_not_fit_masks_are_refused(
 
 def test_labels_are_refused_by_a_net_for_masks(data: Dataset) -> None:
     labeled = Split(data.train.images, np.zeros(8, np.int64))
-    with pytest.raises(UsageError, match="gives a class to each pixel, toy has no masks: use another model"):
+    with pytest.raises(UsageError, match="a label for each image"):
         trained(Dataset("toy", labeled, labeled, labeled, ("a", "b")))
 
 

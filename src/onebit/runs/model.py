@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from onebit.common.tables import resolve
-from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split, classes_in_short
-from onebit.errors import CheckpointError, UsageError, first_line
+from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.model_inputs import kept_training
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
-from onebit.models import MODELS, create_model
+from onebit.models import create_model
 from onebit.nets import is_packed
 from onebit.packed import load
 from onebit.quantizers import Quantizer, sign
@@ -57,13 +57,8 @@ FAINT = 0.25
 
 def resolve_device(device: str) -> torch.device:
     """The device of a recipe; "auto" is a GPU where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {device!r} cannot be used here: {first_line(error)}") from None
+    found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    torch.empty(0, device=found)  # an error before the data are read, not after
     return found
 
 
@@ -93,17 +88,17 @@ def build_model(
 
 def build_training(
     recipe: Recipe,
-    data: Dataset,
+    data: Dataset | FitData,
     *,
     model: nn.Module | None = None,
     device: torch.device | None = None,
     processes: int = 1,
     start: Path | None = None,
 ) -> Training:
-    """Seed torch, then build the objects of a recipe for a data set.
+    """Seed torch, then build the objects of a recipe for some data.
 
     Args:
-        model: trained on instead of the one that the recipe describes.
+        model: trained on instead of the one that the recipe describes, which only a `Dataset` fits.
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
@@ -112,59 +107,69 @@ def build_training(
     if start is not None:
         recipe = replace(recipe, init_from=str(start))
     if model is None:
+        assert isinstance(data, Dataset)
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
-    _start(recipe, model, data, tell=start is None)
-    _check_binary(recipe.model, model)
-    _check_masks(recipe, model, data)
+    _start(recipe, model, data)
+    if recipe.model.weight_quantizer is not None and not any(binary_layers(model)):
+        raise UsageError(
+            f"weight_quantizer is {recipe.model.weight_quantizer}, but {recipe.name!r} has no binary layer"
+        )
+    if isinstance(data, Dataset):
+        refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
+        check_size: Any = getattr(model, "check_size", None)
+        if check_size is not None:
+            side = recipe.augmentation.crop_size
+            check_size(*(data.input_shape[1:] if side is None else (side, side)))
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
-    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
-    labeled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
+    images, labels = _counts(recipe, data)
+    return training_of(recipe, model, images=images, labels=labels, processes=processes)
 
 
-def _start(recipe: Recipe, model: nn.Module, data: Dataset | None, *, tell: bool = True) -> None:
-    """Load the weights that a training starts from, if the recipe names some.
+def _counts(recipe: Recipe, data: Dataset | FitData) -> tuple[int, int]:
+    """Training images, and their labels: one for each image or for each pixel."""
+    if isinstance(data, Dataset):
+        labels = data.train.labels
+        return len(labels), len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    assert not isinstance(data.train, Split)  # else it is a Dataset
+    _, targets = next(data.train.batches())
+    samples, steps = epoch_size(data, recipe.batch_size)
+    return steps * recipe.batch_size, samples * labels_per_sample(targets, task_of(recipe.loss))
 
-    Args:
-        data: a packed net needs its images for the statistics of BatchNorm.
-        tell: whether to warn of weights that were trained on other data, or on images that validate this training.
-    """
+
+def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
+    """Load the weights that a training starts from, if the recipe names some."""
     source = recipe.init_from
     if source is None:
         return
     on_meta = any(parameter.is_meta for parameter in model.parameters())  # before data are read
-    trained: Any = {}  # a packed net takes images as they are stored
-    anew: list[str] = []
     if is_packed(source):
-        if data is None:
-            raise UsageError(f"init_from: {source} is a packed net, which needs a onebit.Dataset as data")
         net = load(source)
-        classes: Any = net.classes
         if not on_meta:
             images = data.train.spread(STATISTICS).images[:]
-            unfold_(model, net, images, source=source, other_classes=_are_other(classes, data))
-    else:
-        file = trained_file(source)
-        state, facts = read_state(file)
-        classes, trained = facts.get("classes"), facts.get("recipe")
-        if data is not None and _are_other(classes, data) and not on_meta:
-            anew = _last_tensors(model, data, source=str(file))
-        load_weights(model, state, source=str(file), start=True, anew=anew)
-        before = _quantizer_of(trained)
-        if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
-            _settle_drawn_(model)
-    if data is None or not tell:
+            unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
         return
-    for said in (other_images(trained, recipe), _other_classes(classes, data), _seen_validation(trained, recipe)):
-        if said:
-            warnings.warn(f"init_from: {source} {said}", stacklevel=2)
+    file = trained_file(source)
+    state, facts = read_state(file)
+    other = _are_other(facts.get("classes"), data) and not on_meta
+    anew = _last_tensors(model, data, source=str(file)) if other else []
+    load_weights(model, state, source=str(file), start=True, anew=anew)
+    trained = facts["recipe"] if isinstance(facts.get("recipe"), dict) else {}
+    before = trained.get("model", {}).get("weight_quantizer")
+    if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
+        _settle_drawn_(model)
+    if _seen_validation(trained, recipe):
+        warnings.warn(
+            f"init_from: {source} was trained on validation images, whose error is too low: use its --split_seed and "
+            "--validation",
+            stacklevel=2,
+        )
 
 
 @torch.no_grad()
-def _last_tensors(model: nn.Module, data: Dataset, *, source: str) -> list[str]:
+def _last_tensors(model: nn.Module, data: Dataset | FitData, *, source: str) -> list[str]:
     """The names of the tensors of the last layer that forward calls, and of those after it."""
     called: list[str] = []
     with ExitStack() as stack:
@@ -184,12 +189,6 @@ def _last_tensors(model: nn.Module, data: Dataset, *, source: str) -> list[str]:
     return [key for key in model.state_dict() if any(key.startswith(f"{name}.") for name in last)]
 
 
-def _quantizer_of(settings: Any) -> Any:
-    """The weight quantizer of the recipe in a weight file; None if it has none."""
-    model = settings.get("model") if isinstance(settings, Mapping) else None
-    return model.get("weight_quantizer") if isinstance(model, Mapping) else None
-
-
 @torch.no_grad()
 def _settle_drawn_(model: nn.Module) -> None:
     """Give latents that are drawn, and too small for it, the magnitude that a packed net's signs begin with.
@@ -204,63 +203,25 @@ def _settle_drawn_(model: nn.Module) -> None:
             layer.weight.copy_(sign(layer.weight) * quantizer.start_size)
 
 
-def _other_classes(classes: Any, data: Dataset) -> str | None:
-    """What becomes of the last layer, whose outputs have other names than the classes of a data set."""
-    if not isinstance(classes, (list, tuple)) or len(classes) != len(data.classes) or [*classes] == [*data.classes]:
-        return None
-    there, here = classes_in_short([str(name) for name in classes], data.classes)
-    fate = "begins anew" if _are_other(classes, data) else "stays, as if these were the same"
-    return f"has the classes {there}, {data.name} has {here}: the last layer {fate}"
-
-
-def _seen_validation(trained: Any, recipe: Recipe) -> str | None:
+def _seen_validation(trained: dict[str, Any], recipe: Recipe) -> bool:
     """Whether an earlier training may have used validation images of this one for its weights."""
     entry = DATASETS.get(recipe.dataset)
-    if not isinstance(trained, Mapping) or trained.get("dataset") != recipe.dataset or entry is None:
-        return None
-    if entry.counts is None:  # files of the user's own may differ
-        return None
-    there, here = (entry.validation if n is None else n for n in (trained.get("validation"), recipe.validation))
+    # files of the user's own may differ
+    if entry is None or entry.counts is None or trained.get("dataset") != recipe.dataset:
+        return False
+    held_out = (trained.get("validation"), recipe.validation)
+    there, here = ((entry.validation if count is None else count) or 0 for count in held_out)
     # the images of a smaller split are among those of a larger one with the same seed
-    if not here or (trained.get("split_seed") == recipe.split_seed and isinstance(there, int) and there >= here):
-        return None
-    return "was trained on validation images, whose error is too low: use its --split_seed and --validation"
+    return here > 0 and not (trained.get("split_seed") == recipe.split_seed and there >= here)
 
 
-def _are_other(classes: Any, data: Dataset) -> bool:
+def _are_other(classes: Any, data: Dataset | FitData) -> bool:
     """Whether outputs mean other classes than those of a data set, or the same in another order.
 
     Numbers name nothing: the labels of an array can be those of any classes.
     """
     named = not all(name.isdecimal() for name in data.classes)
     return named and isinstance(classes, (list, tuple)) and [*classes] != [*data.classes]
-
-
-def other_images(trained: Any, recipe: Recipe) -> str | None:
-    """How the images that a net was trained on differ from those of a recipe; None if they do not.
-
-    Args:
-        trained: settings of its training; empty for a net that takes images as they are stored.
-    """
-    for change in ("whitening", "permutation") if isinstance(trained, Mapping) else ():
-        there, here = trained.get(change), getattr(recipe, change)
-        if there != here:
-            return f"takes images with {change} {there or 'none'}, this training has {change} {here or 'none'}"
-    return None
-
-
-def build_own_training(recipe: Recipe, model: nn.Module, data: FitData) -> Training:
-    """`build_training` of a module on data that are not a `Dataset`."""
-    torch.manual_seed(recipe.seed)
-    _start(recipe, model, None)
-    _check_binary(recipe.model, model)
-    recompute_inputs_(model, recipe.recompute_inputs)
-    model.to(resolve_device(recipe.device))
-    assert not isinstance(data.train, Split)  # else it is a Dataset
-    _, targets = next(data.train.batches())
-    samples, steps = epoch_size(data, recipe.batch_size)
-    labels = samples * labels_per_sample(targets, task_of(recipe.loss))
-    return training_of(recipe, model, images=steps * recipe.batch_size, labels=labels)
 
 
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
@@ -287,36 +248,8 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     return Training(model, optimizer, schedule, loss, changes, step_settings)
 
 
-def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
-    """Refuse a net without a binary layer if the recipe has binary weights: it would not be a binary net."""
-    if recipe.weight_quantizer is None or any(binary_layers(model)):
-        return
-    ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
-    way = f"leave out {' or '.join(f'model.{end}' for end in ends)}" if ends else "binarize it, or set that to null"
-    raise UsageError(f"weight_quantizer is {recipe.weight_quantizer}, but {recipe.name!r} has no binary layer: {way}")
-
-
-def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
-    """Raises UsageError: masks or labels that the net does not predict, or images of a size that it does not take."""
-    refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
-    check_size = getattr(model, "check_size", None)
-    if check_size is not None:
-        side = recipe.augmentation.crop_size
-        check_size(*(data.input_shape[1:] if side is None else (side, side)))
-
-
 def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
-    """Check that a net predicts what the data have: a class per image, or a mask.
-
-    Args:
-        masks: whether the data have masks; name: of the data.
-    """
-    if masks and not hasattr(model, "output_shape"):
-        known = " or ".join(known for known, entry in MODELS.entries().items() if entry.masks)
-        raise UsageError(
-            f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model {known}"
-        )
-    if not masks and hasattr(model, "output_shape"):
-        raise UsageError(
-            f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"
-        )
+    """Refuse a net that predicts a class per image on masks, or a mask where there is a label per image."""
+    if masks != hasattr(model, "output_shape"):
+        wanted = "masks" if masks else "a label for each image"
+        raise UsageError(f"model {recipe.model.name!r} does not predict what {name} has: {wanted}")

@@ -21,7 +21,7 @@ from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
 from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import Training, build_training, other_images
+from onebit.runs.model import Training, build_training
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
@@ -148,8 +148,9 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
     refuse_teacher(shape, classes, data, name=name)
     if isinstance(data, Dataset):
         refuse_other_classes(data, names, source=f"teacher {name}")
-    if change := other_images(trained, recipe):
-        raise UsageError(f"teacher {name} {change}: use a teacher that was trained on the same images")
+    for change in ("whitening", "permutation"):
+        if trained.get(change) != getattr(recipe, change):
+            raise UsageError(f"teacher {name} was trained on images with another {change} than this training has")
     return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
 
 
