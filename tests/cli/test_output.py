@@ -31,5 +31,4 @@ def test_a_closed_standard_input_is_one_line() -> None:
     line = f"{shlex.join(command('predict', 'mnist-mlp', '-'))} <&-"
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 2
-    assert "standard input" in done.stderr
     assert done.stderr.count("\n") == 1

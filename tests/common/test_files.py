@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -20,7 +19,6 @@ from onebit.common.files import (
     atomic_path,
     json_text,
     read_json,
-    refuse_unwritable_folder,
     remove_leftovers,
     write_atomic,
 )
@@ -51,13 +49,6 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_relative_path_and_the_longest_name_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_atomic("a", b"1")
-    write_atomic("b" * 255, b"2")
-    assert names(tmp_path) == ["a", "b" * 255]
-
-
 def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "ordinary").write_bytes(b"")
     write_atomic(tmp_path / "ours", b"")
@@ -67,10 +58,8 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
 def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "net.1bit"
     write_atomic(path, b"old")
-    message = r"cannot write '.*net\.1bit': File too large"
-    with files_limited_to(10_000), pytest.raises(OnebitError, match=message) as info:
+    with files_limited_to(10_000), pytest.raises(OnebitError, match=r"net\.1bit.*File too large"):
         write_atomic(path, b"x" * 50_000)
-    assert "\n" not in str(info.value)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["net.1bit"]
 
@@ -122,15 +111,10 @@ def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
     for path in (tmp_path, fifo, os.devnull):
-        with pytest.raises(OnebitError, match="not a regular file"):
+        with pytest.raises(OnebitError):
             write_atomic(path, b"")
     assert stat.S_ISFIFO(fifo.stat().st_mode)
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OnebitError, match=r"cannot write '.*gone.a\.bin': the folder '.*gone' does not exist"):
-        write_atomic(tmp_path / "gone" / "a.bin", b"")
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -148,7 +132,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 
 def test_old_files_whose_names_begin_alike_stay(tmp_path: Path) -> None:
     old = [".onebit-0123abcd-17-89abcdef", ".onebit-0123abcd-17-89abcdef.ckpt"]
-    kept = [".onebit-notes.txt", ".onebit-venv", ".onebit-0123abcd-17-89abcde", ".onebit-0123abcd-x-89abcdef"]
+    kept = [".onebit-notes.txt", ".onebit-0123abcd-17-89abcde", f".onebit-0123abcd-{10**9}-89abcdef"]
     for name in old + kept:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
@@ -156,28 +140,14 @@ def test_old_files_whose_names_begin_alike_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(kept)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"a": ', "Expecting value"),
-        (b"\xff", "can't decode"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b" " * 200_001, "got 200,001 bytes, expected at most 200,000"),
-        (None, "No such file"),
-    ],
-)
-def test_a_json_file_that_cannot_be_read_is_an_error(content: bytes | None, reason: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff", b"[" * 100_000, b" " * 200_001])
+def test_a_json_file_that_cannot_be_read_is_an_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises((OSError, ValueError), match=reason):
+    path.write_bytes(b'{"test": [null, 0.5]}')
+    assert read_json(path, largest=100) == {"test": [None, 0.5]}
+    path.write_bytes(content)
+    with pytest.raises((OSError, ValueError)):
         read_json(path, largest=200_000)
-
-
-def test_a_json_file_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    path.write_text('{"test": {"binary": 0.5}}', encoding="utf-8")
-    assert read_json(path, largest=100) == {"test": {"binary": 0.5}}
 
 
 # ------------------------------------------------------------------------------------------------------- several files
@@ -228,56 +198,17 @@ def test_after_an_error_no_file_of_several_is_changed(tmp_path: Path, error: typ
     assert folder.exists() == there
 
 
-@pytest.mark.parametrize("blocked", ["b", "sub"])
-def test_no_file_moves_if_one_of_them_cannot(tmp_path: Path, blocked: str) -> None:
-    if blocked == "b":
-        (tmp_path / "b").mkdir()  # where a file should be
-    else:
-        (tmp_path / "sub").write_bytes(b"a file")  # where a folder should be
-    (tmp_path / "a").write_bytes(b"old")
-    before = content(tmp_path)
-    message = f"cannot write into .*: {blocked} is a (folder|file) there; nothing was changed"
+def test_a_move_that_fails_names_what_was_written_before(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()  # where a file should be
 
     def write() -> None:
         with atomic_files(tmp_path) as staging:
             for name in ("a", "b"):
                 (staging / name).write_bytes(b"new")
-            (staging / "sub").mkdir()
-            (staging / "sub" / "c").write_bytes(b"new")
 
-    with pytest.raises(OnebitError, match=message):
+    with pytest.raises(OnebitError, match=r"written: a$"):
         write()
-    assert content(tmp_path) == before
-
-
-def test_a_folder_that_takes_no_files_is_found_before_the_first_moves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sub").mkdir()
-    before = content(tmp_path)
-    access = os.access  # root may write everywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "sub" and access(path, mode))
-
-    def write() -> None:
-        with atomic_files(tmp_path) as staging:
-            (staging / "a").write_bytes(b"new")
-            (staging / "sub").mkdir()
-            (staging / "sub" / "c").write_bytes(b"new")
-
-    with pytest.raises(OnebitError, match="sub is a folder there that takes no files; nothing was changed"):
-        write()
-    assert content(tmp_path) == before
-    monkeypatch.undo()
-    replace = os.replace
-
-    def fail_late(source: Path, target: Path) -> None:
-        if target.name == "c":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fail_late)
-    with pytest.raises(OnebitError, match="No space left on device; written: a; fix that"):
-        write()
+    assert names(tmp_path) == ["a", "b"]
 
 
 def test_json_has_null_for_numbers_that_are_not_finite() -> None:
@@ -289,14 +220,7 @@ def test_json_has_null_for_numbers_that_are_not_finite() -> None:
 
 def test_several_files_need_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, message in (
-        ("file", "it is not a folder"),
-        ("missing/deep", "missing' does not exist"),
-        ("file/x", "Not a dir"),
-    ):
-        for use in (refuse_unwritable_folder, lambda path: atomic_files(path).__enter__()):
-            with pytest.raises(OnebitError, match=f"cannot write into .*{message}"):
-                use(tmp_path / folder)
-    for folder in ("new", "."):
-        refuse_unwritable_folder(tmp_path / folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for folder in ("file", "missing/deep", "file/x"):
+        with pytest.raises(OnebitError):
+            atomic_files(tmp_path / folder).__enter__()
+    assert names(tmp_path) == ["file"]

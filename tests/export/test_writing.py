@@ -279,7 +279,7 @@ def test_each_file_of_a_folder_is_replaced_only_if_onebit_wrote_it(layout: str, 
     before = {file: file.read_bytes() for file in files}
     for file in files:
         file.write_text("mine")
-        with pytest.raises(UsageError, match=rf"^\S*{file.name} is there already, and onebit has not written it; .*$"):
+        with pytest.raises(UsageError, match=rf"^\S*{file.name} is there already, and onebit has not written it"):
             export_net(sign_net(), "c", tmp_path / "net", layout=layout)
         assert file.read_text() == "mine"
         assert all(other == file or other.read_bytes() == text for other, text in before.items())

@@ -73,7 +73,7 @@ def test_only_png_is_written(tmp_path: Path, name: str) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
-    with pytest.raises(OnebitError, match=r"cannot write .*curves\.png.* does not exist") as info:
+    with pytest.raises(OnebitError, match=r"curves\.png") as info:
         plot_history(History([row(1)]), tmp_path / "gone" / "curves.png")
     assert "\n" not in str(info.value)
     path = tmp_path / "weights.png"

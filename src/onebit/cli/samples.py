@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from onebit.common.files import open_regular, standard_input
+from onebit.common.files import open_regular
 from onebit.common.picture_files import STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
@@ -37,7 +38,7 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     does not take a .npy file of integers, as in `onebit.run`.
     """
     if path == STANDARD_INPUT:
-        return _of_text(standard_input(), "standard input", spec)
+        return _of_text(sys.stdin.buffer, "standard input", spec)
     with open_regular(path) as file:
         return _of_array(path, spec) if path.suffix.lower() == ".npy" else _of_text(file, str(path), spec)
 

@@ -15,8 +15,6 @@ import secrets
 import shutil
 import socket
 import stat
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,13 +38,6 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(_regular(path, os.O_RDONLY), "rb")
 
 
-def standard_input() -> BinaryIO:
-    """The bytes of standard input; UsageError if the program was started without one."""
-    if sys.stdin is None:
-        raise UsageError("standard input is closed: name a file, or send data to it")
-    return sys.stdin.buffer
-
-
 def is_own(path: str | os.PathLike[str]) -> bool:
     """Whether a file is there that onebit has written, see `OWN`: only such a file is replaced without being named."""
     try:
@@ -60,9 +51,7 @@ def refuse_foreign(folder: Path, names: Iterable[Path]) -> None:
     """Raise UsageError for a file that the user has not named and that would be replaced without being ours."""
     for name in names:
         if os.path.lexists(folder / name) and not is_own(folder / name):
-            raise UsageError(
-                f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
-            )
+            raise UsageError(f"{folder / name} is there already, and onebit has not written it")
 
 
 def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
@@ -84,30 +73,17 @@ def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
     """Open a regular file to append lines to it, created if missing; a link is refused, not followed."""
-    try:
-        descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if os.path.islink(path):
-            reason = "it is a link, which is not followed"
-        elif error.errno == errno.ENXIO:  # a pipe without a reader
-            reason = "is not a regular file"
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; remove it") from None
+    descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
     # names of files may hold bytes that are not UTF-8
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def _regular(path: str | os.PathLike[str], flags: int) -> int:
-    try:
-        descriptor = os.open(path, flags | _FLAGS, 0o666)
-    except ValueError as error:  # a zero byte, or what no name can be encoded from
-        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
+    descriptor = os.open(path, flags | _FLAGS, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
-    folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    code, reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "is not a regular file")
-    raise OSError(code, reason, os.fspath(path))
+    raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
 
 
 @contextmanager
@@ -122,7 +98,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> with atomic_path("curves.png") as temporary:
         ...     figure.savefig(temporary)
     """
-    target = _file(path)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a device would be replaced
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: not a regular file")
     temporary = target.with_name(_temporary_name() + target.suffix)
     try:
         # not tempfile: only the owner can read its files, also after the rename
@@ -131,10 +109,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except OSError as error:
-        reason = _reason(error, target.parent)
-        raise OnebitError(
-            f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
-        ) from error
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
     finally:
         remove_made([temporary])  # is still there after an error
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
@@ -149,9 +124,9 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     nothing is changed.
 
     Raises:
-        OnebitError: for every OSError; the message names `folder`, and the files that moved before a move failed.
+        OnebitError: for every OSError; it names the files that moved before a move failed.
     """
-    target = _folder(folder)
+    target = Path(os.path.realpath(folder))
     staging = None
     moved: list[str] = []
     try:
@@ -163,29 +138,16 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
         names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
         for name in names:  # before the first file moves
             _fsync(staging / name, os.O_RDWR)
-            if (target / name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder there")
-            if taken := [str(parent) for parent in name.parents if (target / parent).is_file()]:
-                raise NotADirectoryError(errno.ENOTDIR, f"{taken[0]} is a file there")
-            if closed := [str(parent) for parent in name.parents if not _takes_files(target / parent)]:
-                raise PermissionError(errno.EACCES, f"{closed[0]} is a folder there that takes no files")
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, target / name)
             moved.append(str(name))
     except OSError as error:
-        reason = _reason(error, target.parent)
-        changed = f"written: {', '.join(moved)}" if moved else "nothing was changed"
-        raise OnebitError(
-            f"cannot write into {os.fspath(folder)!r}: {reason}; {changed}; fix that or choose another path"
-        ) from error
+        reason = f"{error.strerror or error}; written: {', '.join(moved) or 'nothing'}"
+        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: {reason}") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _takes_files(folder: Path) -> bool:
-    return not folder.exists() or os.access(folder, os.W_OK | os.X_OK)
 
 
 def json_text(value: Any, *, indent: int, default: Callable[[Any], Any] | None = None) -> str:
@@ -212,58 +174,15 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
         stream.write(data)
 
 
-def refuse_unwritable(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there."""
-    parent = _file(path).parent
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        reason = _reason(error, parent)
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; choose another path") from None
-
-
-def refuse_unwritable_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder that `atomic_files` could not write into, before a long computation of what goes there."""
-    target = _folder(folder)
-    try:
-        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
-    except OSError as error:
-        reason = _reason(error, target.parent)
-        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: {reason}; choose another path") from None
-
-
-def _reason(error: OSError, parent: Path) -> str:
-    """Why a file or folder in `parent` cannot be written."""
-    if error.errno == errno.ENOENT and not parent.exists():
-        return f"the folder {str(parent)!r} does not exist"
-    return error.strerror or str(error)
-
-
-def _file(path: str | os.PathLike[str]) -> Path:
-    """Where a file is or will be; OnebitError if something else is there."""
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
-    return target
-
-
-def _folder(folder: str | os.PathLike[str]) -> Path:
-    """Where a folder is or will be; OnebitError if something else is there."""
-    target = Path(os.path.realpath(folder))
-    if target.exists() and not target.is_dir():
-        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: it is not a folder; choose another path")
-    return target
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of killed processes from a folder; those of a running process stay."""
     for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if (name := _TEMPORARY.fullmatch(path.name)) and _is_left_over(path, name["machine"], name["process"]):
+            if (name := _TEMPORARY.fullmatch(path.name)) and _is_left_over(path, name[1], name[2]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{8}})-(?P<process>\d+)-[0-9a-f]{{8}}(\..+)?", re.A)
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]{{8}}(\..+)?", re.A)
 """Names of `_temporary_name`, with the suffix of the file; other names are the user's."""
 
 
@@ -283,8 +202,6 @@ def _is_left_over(path: Path, machine: str, process: str) -> bool:
             os.kill(int(process), 0)
         except ProcessLookupError:
             return True
-        except OverflowError:
-            pass
         else:
             return False
     return time.time() - path.stat().st_mtime > ABANDONED

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import io
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.common.files import standard_input
 from onebit.common.pictures import SUFFIXES, fitted, is_image_name, opened, picture, upright_size
 from onebit.common.progress import say
 from onebit.errors import DataError, UsageError
@@ -90,7 +90,7 @@ class PictureReader:
         """The image of a file; None if it does not decode, which is said."""
         stream, name = None, str(path)
         if path == STANDARD_INPUT:
-            data, name = standard_input().read(MOST_BYTES + 1), "standard input"
+            data, name = sys.stdin.buffer.read(MOST_BYTES + 1), "standard input"
             if len(data) > MOST_BYTES:
                 raise DataError(f"standard input: expected an image of at most {MOST_BYTES:,} bytes")
             stream = io.BytesIO(data)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.common.arguments import check_kind, check_number, check_path
-from onebit.common.files import atomic_files, is_own, refuse_foreign, refuse_unwritable, refuse_unwritable_folder
+from onebit.common.files import atomic_files, is_own, refuse_foreign
 from onebit.common.tables import did_you_mean
 from onebit.common.text import size
 from onebit.errors import UnknownNameError, UsageError
@@ -151,10 +151,6 @@ def check_request(
         raise UsageError(
             f"--report does not go with --to {to}; {_which([name for name, other in EXPORTS.items() if other.report])}"
         )
-    if target.suffixes:
-        refuse_unwritable(path)
-    else:
-        refuse_unwritable_folder(path)
     return target, settings
 
 
