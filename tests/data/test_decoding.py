@@ -1,14 +1,7 @@
-"""Image files to pixels: every kind of image, broken files, and worker processes."""
+"""Image files to pixels: every kind of image, broken files, and threads."""
 
 from __future__ import annotations
 
-import copy
-import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +10,7 @@ from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES
-from onebit.data.decoding import Decoders, decode_image, default_workers, image_size
+from onebit.data.decoding import decode_each, decode_image, image_size
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
 
@@ -126,122 +119,34 @@ def test_a_turned_tiff_has_the_size_that_viewers_show(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "does not decode"),
-        (b"<html>not found</html>", "does not decode"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "does not decode"),
-        (None, "does not decode as an image: .*No such file"),
-    ],
+    "content",
+    [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n" + bytes(50), None],
     ids=["empty", "a web page", "a head only", "missing"],
 )
-def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ünusual name.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=says) as caught:
-        Decoders((4, 4), workers=0).decode([str(path)])
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"ünusual name\.png"):
+        decode_image(str(path), (4, 4))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_image_is_an_error(tmp_path: Path, suffix: str) -> None:
     path = break_image(write(tmp_path / f"a{suffix}", picture(5, 60, 60)))
-    with pytest.raises(DataError, match=r"does not decode as an image: (?i:.*truncated)"):
+    with pytest.raises(DataError, match="truncated"):
         decode_image(str(path), (8, 8))
 
 
-def test_workers_decode_in_order_with_the_same_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1, 3, None])
+def test_images_and_errors_come_in_order(tmp_path: Path, workers: int | None) -> None:
     paths = [str(write(tmp_path / f"{i}.jpg", picture(i, 20 + i % 7, 30 - i % 5))) for i in range(40)]
-    crops = np.random.default_rng(0).uniform([0.1, -0.2, 0, 0], [1, 0.2, 1, 1], (40, 4))
-    expected, cropped = np.stack([decode_image(path, (10, 12)) for path in paths]), Decoders((10, 12), workers=0)
-    with closing(Decoders((10, 12), workers=2)) as decoders:
-        np.testing.assert_array_equal(decoders.decode(paths), expected)
-        np.testing.assert_array_equal(decoders.decode(paths, crops=crops), cropped.decode(paths, crops=crops))
-        sent = copy.deepcopy(decoders)  # as to another process
-        with closing(sent):
-            np.testing.assert_array_equal(sent.decode(paths[:3]), expected[:3])
-        decoders.close()
-        np.testing.assert_array_equal(decoders.decode(paths[5:7]), expected[5:7])  # started again
-    assert default_workers() >= 1
-
-
-def test_errors_come_in_order_and_do_not_stop_the_others(tmp_path: Path) -> None:
-    paths = [str(write(tmp_path / f"ü {i}.png", picture(i))) for i in range(6)]
-    for i in (1, 4):
+    for i in (1, 34):
         Path(paths[i]).write_bytes(b"no image")
-    pixels = np.zeros((6, 12, 16, 3), np.uint8)
-    with closing(Decoders((12, 16), workers=2)) as decoders:
-        errors = list(decoders.decode_into(pixels, paths))
-        with pytest.raises(DataError, match=r"1\.png"):
-            decoders.decode(paths)
-    assert [i for i, error in enumerate(errors) if error is not None] == [1, 4]
-    assert (pixels[[0, 2, 3, 5]] == [picture(i) for i in (0, 2, 3, 5)]).all()
-
-
-def test_a_worker_that_dies_is_one_clear_line(tmp_path: Path) -> None:
-    path = str(write(tmp_path / "a.png", picture(0)))
-    with closing(Decoders((12, 16), workers=1)) as decoders:
-        decoders.decode([path])
-        process = decoders._idle.get()
-        process.kill()
-        decoders._idle.put(process)
-        with pytest.raises(DataError, match=r"a\.png: the worker process that decoded it ended with status -9"):
-            decoders.decode([path])
-
-
-SCRIPT = """
-import sys
-from onebit.data.decoding import Decoders
-decoders = Decoders((12, 16), workers=2)
-decoders.decode([sys.argv[1]] * 4)
-print(*[p.pid for p in list(decoders._idle.get() for _ in range(2))], flush=True)
-{then}
-"""
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone, or as it was read
-        return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("end", ["return", "ctrl-c", "kill"])
-def test_workers_end_with_the_parent_process(tmp_path: Path, end: str) -> None:
-    path = write(tmp_path / "a.png", picture(0))
-    then = "" if end == "return" else "import time; time.sleep(60)"
-    script = tmp_path / "script.py"  # no `if __name__ == "__main__"`
-    script.write_text(SCRIPT.format(then=then))
-    process = subprocess.Popen([sys.executable, str(script), str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    workers = [int(word) for word in process.stdout.readline().split()]
-    assert len(workers) == 2
-    if end != "return":
-        process.send_signal(signal.SIGINT if end == "ctrl-c" else signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == {"return": 0, "ctrl-c": -signal.SIGINT, "kill": -signal.SIGKILL}[end]
-    assert errors.decode().strip().splitlines()[-1:] == (["KeyboardInterrupt"] if end == "ctrl-c" else [])
-    until = time.monotonic() + 5
-    while any(map(is_running, workers)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not any(map(is_running, workers))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_starts_its_own_workers(tmp_path: Path) -> None:
-    path = str(write(tmp_path / "a.png", picture(0)))
-    code = f"""
-import os
-from onebit.data.decoding import Decoders
-decoders = Decoders((12, 16), workers=1)
-first = decoders.decode([{path!r}])
-child = os.fork()
-assert (decoders.decode([{path!r}]) == first).all()
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-    assert (decoders.decode([{path!r}]) == first).all()
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=20)
+    crops = np.random.default_rng(0).uniform([0.1, -0.2, 0, 0], [1, 0.2, 1, 1], (40, 4))
+    for parts in (None, crops):
+        found = list(decode_each(paths, (10, 12), crops=parts, workers=workers))
+        assert [i for i, image in enumerate(found) if isinstance(image, DataError)] == [1, 34]
+        for i in set(range(40)) - {1, 34}:
+            expected = decode_image(paths[i], (10, 12), crop=None if parts is None else parts[i])
+            np.testing.assert_array_equal(found[i], expected)

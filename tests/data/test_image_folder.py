@@ -1,10 +1,9 @@
-"""Folders of images: decoding, the cache, streaming, and broken images."""
+"""Folders of images: decoding, streaming, and broken images."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,12 @@ import pytest
 from tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
 from onebit.common.augmentation import Augmentation
-from onebit.data import LoadedFiles, StreamedImages, TrainingImages, image_folder, load_dataset
-from onebit.data.decoding import Decoders, decode_image
+from onebit.data import LoadedFiles, StreamedImages, TrainingImages, load_dataset
+from onebit.data.decoding import decode_image
 from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError
 
 read = functools.partial(read_folder, "folder", workers=0)
-
-
-def kept(tmp_path: Path) -> list[str]:
-    """The suffixes of the files in the cache."""
-    return sorted(path.suffix for path in (tmp_path / "cache" / "folders").glob("*"))
 
 
 def test_images_and_labels_match_the_files(tmp_path: Path) -> None:
@@ -38,65 +32,31 @@ def test_images_and_labels_match_the_files(tmp_path: Path) -> None:
             path = root / part / name / f"{name}_{n % count}.JPEG"
             np.testing.assert_array_equal(split.images[n].transpose(1, 2, 0), decode_image(str(path), (24, 24)))
     assert (loaded.directory, loaded.validation) == (str(root), None)
-    assert [Path(file).suffix for file in loaded.files] == [".npy"]
 
 
-def test_workers_decode_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = imagenet_folder(tmp_path / "pictures")
-    here = read(directory=root, input_size=20)
-    monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(image_folder, "_CHUNK", 5000)  # several pieces
-    there = read(directory=root, input_size=20, workers=2)
-    np.testing.assert_array_equal(here.train.images, there.train.images)
-    np.testing.assert_array_equal(here.test.images, there.test.images)
-
-
-def test_images_are_decoded_once_and_again_if_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_the_bytes_of_the_files(tmp_path: Path) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     calls: list[tuple[str, int, int]] = []
-    first = read(directory=root, input_size=16, progress=lambda *call: calls.append(call))
+    read(directory=root, input_size=16, progress=lambda *call: calls.append(call))
     total = sum(path.stat().st_size for path in root.rglob("*.JPEG"))
     assert calls[-1] == ("decoding images of pictures", total, total)
     assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
-    with monkeypatch.context() as patched:
-        patched.setattr(image_folder.Decoders, "decode_into", None)
-        again = read(directory=root, input_size=16)
-    np.testing.assert_array_equal(first.train.images, again.train.images)
-    write(root / "train" / "n01" / "n01_0.JPEG", picture(77, 30, 30))
-    changed = read(directory=root, input_size=16)
-    assert (changed.train.images[0] != first.train.images[0]).any()
-    np.testing.assert_array_equal(changed.train.images[1:], first.train.images[1:])
-    assert kept(tmp_path) == [".json", ".npy"]  # what was kept of the folder as it was is gone
-    os.utime(root / "train" / "n01" / "n01_1.JPEG", ns=(1, 1))
-    (root / "val" / "n02" / "n02_0.JPEG").unlink()
-    assert len(read(directory=root, input_size=16).test) == 8
-    assert kept(tmp_path) == [".json", ".npy"]
-    read(directory=root, input_size=17)
-    assert kept(tmp_path) == [".json", ".json", ".npy", ".npy"]
 
 
-@pytest.mark.parametrize("limits", [{"mapped_above": 100}, {"streamed_above": 100}], ids=["mapped", "streamed"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_images_are_the_same(tmp_path: Path, limits: dict[str, int], workers: int) -> None:
+def test_streamed_images_are_those_in_memory(tmp_path: Path) -> None:
     root = imagenet_folder(tmp_path / "pictures")
-    whole = read(directory=root, input_size=20)
-    loaded = read(directory=root, input_size=20, workers=workers, **limits)
-    for one, other in ((whole.train, loaded.train), (whole.test, loaded.test)):
+    whole, streamed = (
+        read(directory=root, input_size=16, workers=2),
+        read(directory=root, input_size=16, streamed_above=0),
+    )
+    for one, other in ((whole.train, streamed.train), (whole.test, streamed.test)):
         assert isinstance(other.images, StreamedImages)
         assert other.images.shape == one.images.shape
         np.testing.assert_array_equal(other.labels, one.labels)
         np.testing.assert_array_equal(other.images[:], one.images)
-        np.testing.assert_array_equal(other.images[[4, 1, 1]], one.images[[4, 1, 1]])
         assert other.channel_statistics() == one.channel_statistics()
-    sent = copy.deepcopy(loaded.test.images)  # as to another process
+    sent = copy.deepcopy(streamed.test.images)  # as to another process
     np.testing.assert_array_equal(sent[2:4], whole.test.images[2:4])
-    order, augmentation = np.random.default_rng(0).permutation(15), Augmentation(3, True)
-    made = [
-        TrainingImages(part.train.images, augmentation, channels_last=True).batch(order, np.random.default_rng(5))
-        for part in (whole, loaded)
-    ]
-    np.testing.assert_array_equal(*made)
-    assert bool(loaded.files) == ("mapped_above" in limits)
 
 
 def test_streamed_images_are_cropped_at_full_resolution(tmp_path: Path) -> None:
@@ -106,8 +66,8 @@ def test_streamed_images_are_cropped_at_full_resolution(tmp_path: Path) -> None:
     got = TrainingImages(images, Augmentation(min_area=0.2), channels_last=True).batch(np.arange(4), rng)
     crops = np.random.default_rng(3).uniform([0.2, -np.log(4 / 3), 0, 0], [1, np.log(4 / 3), 1, 1], (4, 4))
     paths = [str(root / "train" / "n01" / f"n01_{i}.JPEG") for i in range(4)]
-    expected = Decoders((20, 20), workers=0).decode(paths, crops=crops)
-    np.testing.assert_array_equal(got.transpose(0, 2, 3, 1), expected)
+    for image, path, crop in zip(got, paths, crops, strict=True):
+        np.testing.assert_array_equal(image.transpose(1, 2, 0), decode_image(path, (20, 20), crop=crop))
 
 
 def test_images_of_one_size_keep_their_size(tmp_path: Path) -> None:
@@ -120,9 +80,7 @@ def test_images_of_one_size_keep_their_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.train.images[0].transpose(1, 2, 0), picture(int(first_kept(loaded, tmp_path))))
     assert read(directory=tmp_path / "own").train.images.shape == (kept, 3, 12, 16)
     write(tmp_path / "own" / "dog" / "odd.png", picture(0, 13, 16))
-    with pytest.raises(
-        UsageError, match=r"images of several sizes: .*\d\d\d.png has 12×16 .*odd.png 13×16; .*--input-size N"
-    ):
+    with pytest.raises(UsageError, match="several sizes"):
         read(directory=tmp_path / "own")
 
 
@@ -133,9 +91,7 @@ def first_kept(loaded: LoadedFiles, tmp_path: Path) -> str:
     return next(n for n in numbers if picture(int(n)).transpose(2, 0, 1).tobytes() not in tests)
 
 
-@pytest.mark.parametrize(
-    "limits", [{}, {"mapped_above": 0}, {"streamed_above": 0}], ids=["memory", "mapped", "streamed"]
-)
+@pytest.mark.parametrize("limits", [{}, {"streamed_above": 0}], ids=["memory", "streamed"])
 @pytest.mark.parametrize("input_size", [16, None])
 def test_broken_images_are_named_or_skipped(tmp_path: Path, limits: dict[str, int], input_size: int | None) -> None:
     root = tmp_path / "own"
@@ -146,23 +102,16 @@ def test_broken_images_are_named_or_skipped(tmp_path: Path, limits: dict[str, in
     break_image(root / "train" / "b" / "001.png")
     (root / "val" / "a" / "000.png").write_bytes(b"no image")
 
-    def read_all() -> None:
+    with pytest.raises(DataError, match=r"b/001\.png|a/000\.png"):
         _ = read(directory=root, input_size=input_size, **limits).train.images[:]
-
-    with pytest.raises(DataError, match=r"b/001\.png: does not decode|a/000\.png: is not an image") as caught:
-        read_all()
-    assert "\n" not in str(caught.value)
-    for _ in range(2):  # the second time from what was kept
-        loaded = read(directory=root, input_size=input_size, skip_broken=True, **limits)
-        assert loaded.note == (
-            "tested on the images of val/; images left out because they do not decode: 2 (b/001.png, a/000.png)"
-        )
-        assert loaded.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-        assert loaded.test.labels.tolist() == [0, 1, 1]
-        np.testing.assert_array_equal(loaded.train.images[:], whole.train.images[[0, 1, 2, 3, 4, 6, 7]])
-        np.testing.assert_array_equal(loaded.test.images[:], whole.test.images[[1, 2, 3]])
-    with pytest.raises(DataError, match=r"does not decode|is not an image"):
-        read_all()
+    loaded = read(directory=root, input_size=input_size, skip_broken=True, **limits)
+    assert loaded.note == (
+        "tested on the images of val/; images left out because they do not decode: 2 (b/001.png, a/000.png)"
+    )
+    assert loaded.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert loaded.test.labels.tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(loaded.train.images[:], whole.train.images[[0, 1, 2, 3, 4, 6, 7]])
+    np.testing.assert_array_equal(loaded.test.images[:], whole.test.images[[1, 2, 3]])
 
 
 def test_a_class_of_broken_images_is_refused(tmp_path: Path) -> None:
@@ -170,19 +119,8 @@ def test_a_class_of_broken_images_is_refused(tmp_path: Path) -> None:
     for i in range(5):
         (tmp_path / "own" / "b").mkdir(exist_ok=True)
         (tmp_path / "own" / "b" / f"{i}.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="no image of class 'b' decodes"):
+    with pytest.raises(DataError, match="class 'b'"):
         read(directory=tmp_path / "own", skip_broken=True)
-
-
-def test_a_cache_that_cannot_be_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = imagenet_folder(tmp_path / "pictures")
-    loaded = read(directory=root, input_size=8)
-    Path(loaded.files[0]).with_suffix(".json").write_text("{")
-    np.testing.assert_array_equal(read(directory=root, input_size=8).test.images, loaded.test.images)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot write in the cache .*name another: ONEBIT_CACHE"):
-        read(directory=root, input_size=8)
 
 
 def load(name: str, **options: Any) -> Any:
@@ -210,30 +148,8 @@ def test_imagenet_is_found_by_its_layout(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ONEBIT_DATA", str(root.parent))
     assert load("imagenet", input_size=32).input_shape == (3, 32, 32)
     monkeypatch.delenv("ONEBIT_DATA")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="imagenet"):
         load("imagenet", directory=tmp_path)
-    for words in (
-        "needs train/CLASS/*.JPEG and val/CLASS/*.JPEG",
-        str(tmp_path / "imagenet"),
-        "--data DIR or ONEBIT_DATA",
-    ):
-        assert words in str(caught.value)
-
-
-def test_a_folder_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(place: object) -> None:
-        raise PermissionError(13, "Permission denied", str(place))
-
-    root = imagenet_folder(tmp_path / "pictures")
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"cannot read .*pictures/train: Permission denied"):
-        read(directory=root, input_size=8)
-
-
-def test_wrong_folders_and_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a folder of your own images: name it with --data DIR"):
-        load("folder")
-    with pytest.raises(DataError, match="typo is not a folder; expected one with images in class sub-folders"):
-        load("folder", directory=tmp_path / "typo")
-    with pytest.raises(UsageError, match="workers must be 0 or more, got -1"):
-        load_dataset("folder", directory=tmp_path, workers=-1)
+    for directory in (None, tmp_path / "typo"):
+        with pytest.raises(DataError, match=r"\'folder\'|typo"):
+            load("folder", directory=directory)

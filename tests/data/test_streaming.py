@@ -6,28 +6,19 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from tiny_folder import write
 
 from onebit.data import Augmentation, Split, StreamedImages, TrainingImages, hold_out, prefetched, read_batches, splits
-from onebit.data.resizing import resized_crops
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
 ARRAY = PIXELS.transpose(0, 3, 1, 2)
 
 
-class Source:
-    """Images from memory that counts what is read."""
-
-    def __init__(self) -> None:
-        self.reads = 0
-
-    shape = (6, 5, 3)
-    count = 30
-
-    def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> np.ndarray:
-        self.reads += len(rows)
-        return PIXELS[rows] if crops is None else resized_crops(PIXELS[rows], crops)
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> StreamedImages:
+    folder = tmp_path_factory.mktemp("images")
+    return StreamedImages([str(write(folder / f"{i}.png", image)) for i, image in enumerate(PIXELS)], (6, 5), workers=2)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +36,7 @@ class Source:
     ],
     ids=str,
 )
-def test_indexing_equals_that_of_an_array(index: object) -> None:
-    streamed = StreamedImages(Source())
+def test_indexing_equals_that_of_an_array(index: object, streamed: StreamedImages) -> None:
     got = streamed[index]
     np.testing.assert_array_equal(got, ARRAY[index])  # type: ignore[index]
     assert got.dtype == np.uint8
@@ -56,30 +46,29 @@ def test_indexing_equals_that_of_an_array(index: object) -> None:
         np.testing.assert_array_equal(subset[:], got)
 
 
-def test_wrong_indices_are_index_errors() -> None:
+def test_wrong_indices_are_index_errors(streamed: StreamedImages) -> None:
     for index in (30, [1, 30], (1, 2)):
         with pytest.raises(IndexError):
-            _ = StreamedImages(Source())[index]
+            _ = streamed[index]
 
 
-def test_a_split_of_streamed_images_reads_nothing_until_it_must() -> None:
-    source, labels = Source(), np.arange(30, dtype=np.int64) % 4
-    streamed, whole = Split(StreamedImages(source), labels), Split(ARRAY, labels)
-    assert repr(streamed) == repr(whole)
-    for a, b in zip(hold_out(streamed, 7, seed=3), hold_out(whole, 7, seed=3), strict=True):
-        assert source.reads == 0
+def test_a_split_of_streamed_images_reads_nothing_until_it_must(streamed: StreamedImages) -> None:
+    labels = np.arange(30, dtype=np.int64) % 4
+    split, whole = Split(streamed, labels), Split(ARRAY, labels)
+    assert repr(split) == repr(whole)
+    hold_out(Split(StreamedImages(["missing"] * 30, (6, 5)), labels), 7, seed=3)
+    for a, b in zip(hold_out(split, 7, seed=3), hold_out(whole, 7, seed=3), strict=True):
         np.testing.assert_array_equal(a.labels, b.labels)
         np.testing.assert_array_equal(a.images[:], b.images)
-        source.reads = 0
-    assert streamed.channel_statistics() == whole.channel_statistics()
+    assert split.channel_statistics() == whole.channel_statistics()
 
 
-def test_statistics_of_streamed_images_come_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source()
+def test_statistics_of_streamed_images_come_from_a_sample(
+    streamed: StreamedImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(splits, "STATISTICS_IMAGES", 8)
-    split = Split(StreamedImages(source), np.zeros(30, np.int64))
+    split = Split(streamed, np.zeros(30, np.int64))
     mean, deviation = split.channel_statistics()
-    assert source.reads == 8
     assert (mean, deviation) == split.channel_statistics()
     sample = np.sort(np.random.default_rng(0).choice(30, 8, replace=False))
     assert mean == pytest.approx(ARRAY[sample].mean(axis=(0, 2, 3)))
@@ -93,12 +82,12 @@ def test_statistics_of_streamed_images_come_from_a_sample(monkeypatch: pytest.Mo
     ids=str,
 )
 def test_training_batches_of_streamed_images_are_the_same(
-    augmentation: Augmentation | None, channels_last: bool
+    augmentation: Augmentation | None, channels_last: bool, streamed: StreamedImages
 ) -> None:
     order = np.random.default_rng(1).permutation(30)
     chosen = [order[:8], order[8:16], order[16:]]
     made = []
-    for images in (ARRAY, StreamedImages(Source())):
+    for images in (ARRAY, streamed):
         training = TrainingImages(images, augmentation, channels_last=channels_last)
         rng = np.random.default_rng(2)
         made.append([training.batch(rows, rng) for rows in chosen])
@@ -110,9 +99,9 @@ def test_training_batches_of_streamed_images_are_the_same(
         assert one.strides == other.strides
 
 
-def test_batches_to_evaluate() -> None:
+def test_batches_to_evaluate(streamed: StreamedImages) -> None:
     indices = [slice(0, 12), slice(12, 24), np.arange(24, 30)]
-    for images in (ARRAY, StreamedImages(Source())):
+    for images in (ARRAY, streamed):
         parts = list(read_batches(images, indices))
         assert [len(part) for part in parts] == [12, 12, 6]
         np.testing.assert_array_equal(np.concatenate(parts), ARRAY)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,7 +21,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import onebit
 from onebit.data import Dataset, Split, StreamedImages, make_toy
-from onebit.data.image_folder import MappedPixels
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import LOSSES
@@ -52,10 +52,10 @@ def splits() -> tuple[Split, Split]:
     return make_toy(160, 90)
 
 
-def net(quantizer: str | None = "sign", **options: object) -> nn.Module:
+def net(quantizer: str | None = "sign", inputs: int = 64, **options: object) -> nn.Module:
     """An MLP whose BatchNorm statistics belong to nothing yet."""
     torch.manual_seed(0)
-    model = MLP((64, 24, 4), weight_quantizer=quantizer, **options)  # type: ignore[arg-type]
+    model = MLP((inputs, 24, 4), weight_quantizer=quantizer, **options)  # type: ignore[arg-type]
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean = torch.randn(module.num_features)
@@ -360,14 +360,13 @@ def test_a_batch_norm_that_is_called_twice_counts_both_calls() -> None:
 def test_re_estimation_sees_the_variance_between_classes_of_sorted_images(kind: str, tmp_path: Path) -> None:
     # as in a folder: each of the four batches would be of a single class, whose images are almost alike
     brightness = np.repeat([40, 90, 160, 220], 50)[:, None, None, None]
-    pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 1, 8, 8))).astype(np.uint8)
-    np.save(tmp_path / "pixels.npy", pixels.transpose(0, 2, 3, 1))
-    images = {
-        "array": pixels,
-        "streamed": StreamedImages(MappedPixels(str(tmp_path / "pixels.npy"))),
-        "tensor": torch.from_numpy(pixels),
-    }[kind]
-    model, again = net(), net()
+    pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 3, 8, 8))).astype(np.uint8)
+    files = [str(tmp_path / f"{i}.png") for i in range(200)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(file)
+    streamed, tensor = StreamedImages(files, (8, 8), workers=0), torch.from_numpy(pixels)
+    images = {"array": pixels, "streamed": streamed, "tensor": tensor}[kind]
+    model, again = net(inputs=192), net(inputs=192)
     with torch.no_grad():
         sums = (2.0 * torch.from_numpy(pixels).flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
     reestimate_batch_norm_(model, images, batch_size=50)

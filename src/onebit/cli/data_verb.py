@@ -8,12 +8,10 @@ from onebit.data import fetch_dataset
 
 
 def parser() -> Parser:
-    made = Parser(
-        "data", "Find or fetch a data set and check it; decode a folder of images into the cache.", "data", "json"
-    )
+    made = Parser("data", "Find or fetch a data set and check it; decode all images of a folder.", "data", "json")
     made.add_argument("name", help="see onebit list datasets")
     made.add_argument("--input-size", type=int, metavar="N", help="side in pixels that images are resized to")
-    made.add_argument("-j", "--workers", type=int, metavar="N", help="processes that decode images (one a CPU)")
+    made.add_argument("-j", "--workers", type=int, metavar="N", help="threads that decode images (one a CPU)")
     made.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
     return made
 

@@ -19,6 +19,7 @@ from onebit.data.mask_scores import (
     pixel_score,
 )
 from onebit.data.permuted import permute_pixels
+from onebit.data.resizing import Images
 from onebit.data.splits import (
     Dataset,
     DatasetEntry,
@@ -31,7 +32,7 @@ from onebit.data.splits import (
     hold_out,
     refuse_held_out,
 )
-from onebit.data.streaming import Images, StreamedImages, prefetched, read_batches
+from onebit.data.streaming import StreamedImages, prefetched, read_batches
 from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
 from onebit.data.toy import make_toy
 from onebit.data.whitening import whiten

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onebit.common.files import open_regular
+from onebit.data.fetch import own_path
 from onebit.data.splits import (
     DatasetEntry,
     LoadedFiles,
@@ -38,9 +39,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
     The file holds `train_images`, `train_labels`, `test_images` and `test_labels`, as `Dataset.from_arrays` takes them,
     and optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
     """
-    if directory is None:
-        raise DataError("data set 'arrays' is a file of your own arrays: name it with --data FILE.npz")
-    path = Path(directory).expanduser()
+    path = own_path("arrays", directory)
     if not is_array_file(path) or not path.is_file():
         raise DataError(f"{path}: no such file of arrays; expected FILE.npz, as numpy.savez writes it")
     arrays = _read(path)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from onebit.common.augmentation import Augmentation
 from onebit.data.augment import Draws, draw
 from onebit.data.mask_augment import MaskedImages
-from onebit.data.resizing import resized_crops
+from onebit.data.resizing import Images, resized_crops
 from onebit.data.splits import Split
-from onebit.data.streaming import Images, StreamedImages, prefetched
+from onebit.data.streaming import StreamedImages, prefetched
 from onebit.errors import UsageError
 
 
@@ -111,7 +111,7 @@ class TrainingImages:
     def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
         """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
         if self._streamed is not None:
-            return self._laid_out(self._streamed.source.read(self._streamed.rows[rows], crops=crops))
+            return self._laid_out(self._streamed.subset(rows).read(crops))
         assert self._pixels is not None
         if crops is not None:
             pixels = self._pixels[rows]

@@ -14,8 +14,8 @@ import numpy as np
 from onebit.common.files import sha256_of
 from onebit.data.fetch import OfficialArchive, OfficialFile, OfficialFiles, find_or_fetch
 from onebit.data.pickled import read_pickled
+from onebit.data.resizing import Images
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
-from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)

@@ -76,7 +76,7 @@ def load_dataset(
         progress: called during downloads and while images are decoded.
         input_size: side in pixels to resize the largest centered square of every image to; None keeps their size,
             except for `imagenet` (224). Needed for a folder with images of several sizes.
-        workers: number of processes that decode image files; 0 decodes in this one; None means one for each CPU.
+        workers: number of threads that decode image files; 0 decodes in this one; None means one for each CPU.
         skip_broken: leave out image files that do not decode, and list them in the note.
 
     Raises:
@@ -124,7 +124,7 @@ def fetch_dataset(
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> FetchedFiles:
-    """Find or download the files of a data set and read them all; decode a folder of images into the cache.
+    """Find or download the files of a data set and read them all.
 
     The files of MNIST are compared with their checksums, those of CIFAR have the right sizes and labels.
 
@@ -133,7 +133,7 @@ def fetch_dataset(
         directory, progress, input_size, workers, skip_broken: as in `load_dataset`.
 
     Returns:
-        The folder and its files (for a folder of images the file in the cache); ("", ()) for generated data.
+        The folder and its files (none for a folder of images); ("", ()) for generated data.
 
     Raises:
         UnknownNameError: no such data set.

@@ -131,6 +131,13 @@ class _UnreachableError(Exception):
     """The file could not be downloaded; the message says why."""
 
 
+def own_path(name: str, directory: str | Path | None) -> Path:
+    """The folder or file of a data set of the user's own."""
+    if directory is None:
+        raise DataError(f"data set {name!r} is your own: name its folder or file with --data")
+    return Path(directory).expanduser()
+
+
 def data_roots(directory: str | Path | None) -> Iterator[Path]:
     """The folders to search for data sets: `directory` alone, or those in `ONEBIT_DATA` and then the cache."""
     if directory is not None:

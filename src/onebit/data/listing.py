@@ -21,12 +21,11 @@ TEST_SHARE = 0.2
 
 
 class ImageFile(NamedTuple):
-    """An image file: its path, its label, its size in bytes, and its modification time in ns."""
+    """An image file: its path, its label, and its size in bytes."""
 
     path: str
     label: int
     size: int
-    written: int
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,5 @@ def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> t
 
 
 def _image_file(path: str, label: int) -> ImageFile:
-    try:
-        status = os.stat(path)
-    except OSError:  # a broken link: decoding will name it
-        return ImageFile(path, label, 0, 0)
-    return ImageFile(path, label, status.st_size, status.st_mtime_ns)
+    # of a broken link, which decoding names, the size is 0
+    return ImageFile(path, label, os.path.getsize(path) if os.path.exists(path) else 0)

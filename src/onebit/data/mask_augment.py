@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from onebit.common.augmentation import Augmentation
 from onebit.data.mask_scores import Masks
-from onebit.data.streaming import Images
+from onebit.data.resizing import Images
 from onebit.data.tiles import mirrored
 from onebit.errors import UsageError
 

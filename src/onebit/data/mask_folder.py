@@ -13,10 +13,10 @@ import numpy as np
 
 from onebit.common.files import read_regular
 from onebit.common.pictures import is_image_name, opened, picture, upright
-from onebit.data.fetch import find_folder
+from onebit.data.fetch import find_folder, own_path
 from onebit.data.mask_scores import VOID, Masks
+from onebit.data.resizing import Images
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
-from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 TEST_SHARE = 0.2
@@ -45,8 +45,8 @@ def read_masked_folder(
         directory: the folder, or its parent.
         classes: names of the classes for a folder without `classes.txt`.
     """
-    if name == "segmentation" and directory is None:
-        raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
+    if name == "segmentation":
+        directory = own_path(name, directory)
     needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
     root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
     images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))

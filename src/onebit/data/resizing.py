@@ -7,8 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.streaming import Images
 from onebit.errors import UsageError
+
+Images = npt.NDArray[np.uint8]
 
 
 def resize_images(images: Images, size: int) -> Images:

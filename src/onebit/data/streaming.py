@@ -5,35 +5,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-Images = npt.NDArray[np.uint8]
+from onebit.data.decoding import decode_each
+from onebit.data.resizing import Images
+from onebit.errors import DataError
 
 _T = TypeVar("_T")
 
 
-class PixelSource(Protocol):
-    """A source of `count` streamed images of the shape (H, W, C)."""
-
-    shape: tuple[int, int, int]
-    count: int
-
-    def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
-        """Read images, (len(rows), H, W, C); with `crops` a random part of each, see `resizing.crop_box`."""
-
-
 class StreamedImages:
-    """Images that do not fit in memory and are read when they are indexed.
+    """Image files that do not fit in memory and are decoded when they are indexed.
 
-    It has the shape, dtype and length of a uint8 array (N, C, H, W). Indexing with a slice, a mask or an array of
+    It has the shape, dtype and length of a uint8 array (N, 3, H, W). Indexing with a slice, a mask or an array of
     indices reads those images into an ndarray with NHWC memory; `subset` selects images without reading them.
 
     Args:
-        source: reads the images.
-        rows: (N,), the images of the source to use; all of them by default.
+        paths: (N,), the files.
+        size: (H, W), see `decode_image`.
+        workers: number of threads that decode; 0 decodes in this one; None means one for each CPU.
 
     Example:
         >>> streamed = load_dataset("imagenet", directory=folder).test.images  # doctest: +SKIP
@@ -44,26 +37,36 @@ class StreamedImages:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, source: PixelSource, rows: npt.ArrayLike | None = None) -> None:
-        self.source = source
-        self.rows = np.arange(source.count) if rows is None else np.asarray(rows, np.int64)
+    def __init__(
+        self, paths: Sequence[str] | npt.NDArray[np.object_], size: tuple[int, int], *, workers: int | None = None
+    ) -> None:
+        self.paths, self.size, self.workers = np.asarray(paths, object), size, workers
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        height, width, channels = self.source.shape
-        return len(self.rows), channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        return len(self), 3, *self.size
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.paths)
 
     def __getitem__(self, index: Any) -> Images:
-        rows = self.rows[index]
-        pixels = self.source.read(np.atleast_1d(rows)).transpose(0, 3, 1, 2)
-        return pixels if rows.ndim else pixels[0]
+        images = self.subset(index).read().transpose(0, 3, 1, 2)
+        return images if np.ndim(self.paths[index]) else images[0]
 
     def subset(self, index: Any) -> StreamedImages:
-        """The images at a slice, mask or array of indices, without reading them."""
-        return StreamedImages(self.source, self.rows[index])
+        """The images at an index, a slice, mask or array of indices, without reading them."""
+        return StreamedImages(np.atleast_1d(self.paths[index]), self.size, workers=self.workers)
+
+    def read(self, crops: npt.NDArray[np.float64] | None = None) -> Images:
+        """All images, (N, H, W, 3); with `crops` a random part of each, see `resizing.crop_box`."""
+        pixels = np.empty((len(self), *self.size, 3), np.uint8)
+        for out, decoded in zip(
+            pixels, decode_each(self.paths.tolist(), self.size, crops=crops, workers=self.workers), strict=True
+        ):
+            if isinstance(decoded, DataError):
+                raise decoded
+            out[...] = decoded
+        return pixels
 
     def __repr__(self) -> str:
         return f"StreamedImages({len(self)} images of {'×'.join(map(str, self.shape[1:]))})"

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.mask_scores import VOID, Masks
+from onebit.data.resizing import Images
 from onebit.data.splits import Split
-from onebit.data.streaming import Images
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed import PackedNet
 

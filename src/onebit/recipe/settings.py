@@ -162,7 +162,7 @@ class Recipe:
         recompute_inputs: recompute binary inputs in the backward pass: less memory, slower, same gradients
         sync_norm: share BatchNorm statistics between processes
         threads: CPU threads; null for all
-        workers: processes that decode image files; null for one per core
+        workers: threads that decode image files; null for one per core
         skip_broken: skip image files that do not decode
         device: cpu, cuda, or auto
     """
