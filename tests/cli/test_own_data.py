@@ -248,19 +248,6 @@ def test_the_files_of_the_training_are_known_however_they_are_split(onebit: Oneb
     assert "not the files of the training" not in found["note"]
 
 
-def test_an_evaluation_on_other_data_says_which_images_batch_norm_saw(onebit: Onebit, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(256, size=(30, 28, 28), dtype=np.uint8), np.arange(30) % 10
-    np.savez(tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    flags = ("--method", "binaryconnect", "--model.widths", "[784,8,10]", "--epochs", "0.1", "--threads", "1")
-    assert onebit("train", "--dataset", "mnist-sample", *flags, "--out", tmp_path / "run").status == 0
-    other = ("evaluate", tmp_path / "run", "--dataset", "arrays", "--data", tmp_path / "own.npz", "--json", "--weights")
-    says = "BatchNorm re-estimated on the training images of arrays"
-    assert says in onebit(*other, "latent").json["note"]
-    assert says not in onebit(*other, "binary").json["note"]
-    assert "on the training images" not in onebit("evaluate", tmp_path / "run", "--weights", "latent", "--json").out
-
-
 def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
     onebit: Onebit, packed_file: Path, tmp_path: Path
 ) -> None:

@@ -99,11 +99,7 @@ def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
 def _run(args: Any, weights: str) -> dict[str, Any]:
     run = open_trained(args)
     data = load_data(run, args.data, dataset=args.dataset)
-    found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
-    if found.get("bn") == "reestimate" and args.dataset not in (None, run.recipe.dataset):
-        source = f"BatchNorm re-estimated on the training images of {found['dataset']}"
-        found["note"] = "; ".join(filter(None, [found["note"], source]))
-    return found
+    return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
 
 
 def evaluate_run(

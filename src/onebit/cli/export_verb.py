@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_noted_data, open_trained
@@ -85,14 +87,9 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
         return net, None
     from onebit.evaluation.packed_nets import load_packed_data
 
-    try:
-        with download_progress() as fetched:
-            return net, load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
-    except (DataError, UsageError) as error:
-        if args.data is not None:
-            raise
-        say(f"note: no test images to compare with: {error}")
-        return net, None
+    with _data_may_lack(args), download_progress() as fetched:
+        return net, load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+    return net, None
 
 
 def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
@@ -100,16 +97,24 @@ def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
     from onebit.verification.proof import fold_run, pack_run
     from onebit.verification.raw_images import on_raw_images
 
-    run = on_raw_images(open_trained(args))
-    try:
+    run, data = on_raw_images(open_trained(args)), None
+    with _data_may_lack(args):
         data = load_noted_data(run, args.data)
-    except (DataError, UsageError) as error:
-        if args.data is not None:
-            raise
-        say(f"note: the net is not certified: {error}")
+    if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
     return net, data if _takes_images(net) else None
+
+
+@contextmanager
+def _data_may_lack(args: Any) -> Iterator[None]:
+    """Within the context, data that cannot be loaded are a note, unless `--data` names them."""
+    try:
+        yield
+    except (DataError, UsageError) as error:
+        if args.data is not None:
+            raise
+        say(f"note: without test images the net is not certified or compared on them: {error}")
 
 
 def _takes_images(net: PackedNet) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,12 @@ from onebit.errors import OnebitError, escaped
 if TYPE_CHECKING:
     from onebit.runs.run import Run
     from onebit.verification.inspection import Inspection
+
+CODINGS = {
+    "integer": ", coded as 2x - 255",
+    "standardize": ", standardized: (x - mean) / std",
+    "values": ", as they are",
+}
 
 
 def parser() -> Parser:
@@ -31,8 +38,7 @@ def main(argv: list[str]) -> int:
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
-    packed = found.kind == "packed"
-    run = None if packed else _known_net(args, found)
+    run = None if found.kind == "packed" else _known_net(args, found)
     if run is not None:
         found.total.update(net_totals(run.model))
     if args.plot:
@@ -41,69 +47,63 @@ def main(argv: list[str]) -> int:
     if args.json:
         answer_json(found.as_dict())
         return 0
-    answer(f"{escaped(found.file)}: {found.verdict} ({found.kind} file)")
+    answer("\n".join(_lines(found)))
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    return 0
+
+
+def _lines(found: Inspection) -> Iterator[str]:
+    """The answer as text."""
+    packed, total = found.kind == "packed", found.total
+    yield f"{escaped(found.file)}: {found.verdict} ({found.kind} file)"
     rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
     for layer in found.layers:
         counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)
-        shape = "×".join(map(str, layer.shape))
-        rows.append([layer.name, shape, layer.verdict, *(f"{n:,}" for n in counts), f"{layer.distance:.4f}"])
-    answer(table(rows, right=range(3, 8)))
-    total = found.total
-    answer(
+        rows.append([layer.name, _sizes(layer.shape), layer.verdict, *(f"{n:,}" for n in counts)])
+        rows[-1].append(f"{layer.distance:.4f}")
+    yield table(rows, right=range(3, 8))
+    yield (
         f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
         f"{size(total['bytes_in_file'])} {'in the file' if packed else 'of tensors here'}, "
         f"{size(total['bytes_at_32_bit'])} at 32 bits, {size(total['bytes_at_1_bit'])} with weights at 1 bit"
         + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
     )
     if packed:
-        answer(_interface(found.facts["input"], found.facts["outputs"]))
+        taken, given = found.facts["input"], found.facts["outputs"]
+        meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
+        named = [f", {name} {', '.join(f'{x:.6g}' for x in taken[name])}" for name in ("mean", "std") if name in taken]
+        yield f"input: {taken['dtype']} {_sizes(taken['shape'])}{meaning}{CODINGS[taken['coding']]}{''.join(named)}"
+        yield "output: " + ", ".join(f"{row['key']} {_sizes(row['shape']) or 1}".strip() for row in given)
     for key, value in found.facts.items():
-        _answer_fact(key, value)
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    return 0
+        yield from _fact(key, value)
 
 
-def _answer_fact(key: str, value: Any) -> None:
+def _fact(key: str, value: Any) -> Iterator[str]:
+    """A fact of a file as text; those without one are in the JSON alone."""
     from onebit.packed import Card, Certificate, LayerProof
 
     if key == "recipe" and isinstance(value, dict):
-        answer(escaped(f"recipe: {value.get('name')}"))
+        yield escaped(f"recipe: {value.get('name')}")
     elif key == "card" and value:
-        answer(str(Card.from_json(value)))
+        yield str(Card.from_json(value))
     elif key == "certificate" and value:
         layers = tuple(LayerProof(**layer) for layer in value["layers"])
         certificate = Certificate(**{**value, "layers": layers})
         source = f" of {certificate.recipe}" if certificate.recipe else ""
-        answer(f"certificate: {certificate}; {certificate.weights} weights{source}")
+        yield f"certificate: {certificate}; {certificate.weights} weights{source}"
         if certificate.packing:
-            answer(f"packed by: onebit pack RUN -o NET.1bit {certificate.packing}")
+            yield f"packed by: onebit pack RUN -o NET.1bit {certificate.packing}"
         if layers:
-            answer(table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)]))
+            yield table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)])
     elif isinstance(value, float):
-        answer(f"{key}: {value:.4g}")
+        yield f"{key}: {value:.4g}"
     elif isinstance(value, (str, int)):
-        answer(escaped(f"{key}: {value}"))
+        yield escaped(f"{key}: {value}")
 
 
-CODINGS = {
-    "integer": ", coded as 2x - 255",
-    "standardize": ", standardized: (x - mean) / std",
-    "values": ", as they are",
-}
-
-
-def _interface(taken: dict[str, Any], given: list[dict[str, Any]]) -> str:
-    """What a packed net takes and gives, in two lines."""
-    meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
-    statistics = "".join(
-        f", {name} {', '.join(f'{value:.6g}' for value in taken[name])}" for name in ("mean", "std") if name in taken
-    )
-    outputs = ", ".join(
-        f"{row['key']} {shape}".strip() for row in given for shape in ["×".join(map(str, row["shape"])) or "1"]
-    )
-    shape = "×".join(map(str, taken["shape"]))
-    return f"input: {taken['dtype']} {shape}{meaning}{CODINGS[taken['coding']]}{statistics}\noutput: {outputs}"
+def _sizes(shape: Any) -> str:
+    return "×".join(map(str, shape))
 
 
 def _known_net(args: Any, found: Inspection) -> Run | None:

@@ -27,11 +27,12 @@ def _recipes() -> dict[str, str]:
 
 def _methods() -> dict[str, str]:
     """published ways to train a binary net: onebit train --method NAME"""
-    found = {}
-    for name, parts in methods().items():
-        model = parts["model"]
-        found[name] = f"weights {model['weight_quantizer'] or 'real'}, inputs {model['input_quantizer'] or 'real'}"
-    return found
+    return {
+        name: "weights {weight_quantizer}, inputs {input_quantizer}".format_map(
+            {key: quantizer or "real" for key, quantizer in parts["model"].items()}
+        )
+        for name, parts in methods().items()
+    }
 
 
 def _models() -> dict[str, str]:
@@ -46,12 +47,10 @@ def _models() -> dict[str, str]:
     for name in MODELS:
         with torch.device("meta"):  # shapes alone: no memory and no random numbers
             model: Any = create_model(name, weight_quantizer="sign")
-        binary, real = model_size(model)
+        count = sum(model_size(model))
         images = "×".join(map(str, model.input_shape))
-        rows[name] = (
-            f"{binary + real:,} parameters for {images} images, {size(4 * (binary + real))} at 32 bits, "
-            f"{size(packed_bytes(layer_sizes(model)))} at 1 bit"
-        )
+        packed = size(packed_bytes(layer_sizes(model)))
+        rows[name] = f"{count:,} parameters for {images} images, {size(4 * count)} at 32 bits, {packed} at 1 bit"
     for alias, settings in MODEL_ALIASES.items():
         options = ", ".join(f"{key} {value or 'real'}" for key, value in settings.items() if key != "name")
         rows.setdefault(alias, f"{settings['name']} with {options}")
@@ -70,12 +69,12 @@ def _optimizers() -> dict[str, str]:
     """onebit train --optimizer NAME"""
     from onebit.optim import OPTIMIZERS
 
-    own = {name: kind for name, kind in OPTIMIZERS.items() if not kind.__module__.startswith("torch.")}
-    return {
+    of_torch = {
         name: f"torch.optim.{kind.__name__} with the latent clip"
         for name, kind in OPTIMIZERS.items()
-        if name not in own
-    } | _first_lines(own)
+        if kind.__module__.startswith("torch.")
+    }
+    return {**_first_lines(OPTIMIZERS), **of_torch}
 
 
 def _losses() -> dict[str, str]:
@@ -98,13 +97,12 @@ def _datasets() -> dict[str, str]:
 
     found = {}
     for name, entry in DATASETS.items():
-        size = ""
+        facts = ""
         if entry.counts and entry.input_shape and entry.classes:  # a folder is known only when it is read
-            size = (
-                f"{entry.counts[0]:,} training, {entry.counts[1]:,} test images "
-                f"{'×'.join(map(str, entry.input_shape))}, {len(entry.classes)} classes; "
-            )
-        found[name] = f"{entry.title}; {size}{entry.licence}"
+            train, test, *_ = entry.counts
+            shape, classes = "×".join(map(str, entry.input_shape)), len(entry.classes)
+            facts = f"{train:,} training, {test:,} test images {shape}, {classes} classes; "
+        found[name] = f"{entry.title}; {facts}{entry.licence}"
     return found
 
 

@@ -50,18 +50,15 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
     `../label/NAME.*` has one, and predicted mask.
     """
-    if not args.masks:
-        raise UsageError(f"{args.net} gives a class to each pixel: name a folder for the masks with --masks DIR")
-    if STANDARD_INPUT in files:
-        raise UsageError("a mask gets the name of its image: name image files, not standard input")
+    if not args.masks or STANDARD_INPUT in files:
+        raise UsageError(f"{args.net} gives masks of image files: name a folder for them with --masks DIR")
     folder = Path(args.masks)
     _refuse_to_replace(files, folder)
     mask_shape(net)  # refuses a net of another scale before anything is written
     reader = PictureReader(net.input.shape[0], None, invert=args.invert)
     predictions: list[dict[str, Any]] = []
     for file in files:
-        read = reader.read(file)
-        if read is not None:
+        if (read := reader.read(file)) is not None:
             folder.mkdir(parents=True, exist_ok=True)
             predictions.append(_predict(net, file, read.pixels, folder, invert=args.invert) | {"notes": read.notes})
     if predictions:
@@ -81,14 +78,10 @@ def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
 
 
 def _line(found: dict[str, Any]) -> str:
-    shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
-    right = ""
+    text = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
     if "accuracy" in found:
-        right = (
-            f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f} "
-            "with packed weights"
-        )
-    return f"{escaped(found['file'])}: {shares}{right}; {escaped(found['mask'])}"
+        text += f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}"
+    return f"{escaped(found['file'])}: {text}; {escaped(found['mask'])}"
 
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
@@ -116,20 +109,19 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
     mask = predict_mask(net, pixels)
     count = max(2, net.values[net.only_output].shape[0])
     names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
-    facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
+    own, beside = f"{file.stem}.png", f"{file.stem}-beside.png"
+    facts: dict[str, Any] = {"file": str(file), "mask": str(folder / own), "picture": str(folder / beside)}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     truth = _truth(net, file, mask.shape, count)
     if truth is not None and is_counted(truth):
         score = pixel_score(confusion_matrix(truth, mask, classes=count))
         facts |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]
-    parts += [_painted(shown, count) for shown in (truth, mask) if shown is not None]
-    gap = np.full((len(mask), GAP, 3), 255, np.uint8)
-    picture = f"{file.stem}-beside.png"
-    facts["picture"] = str(folder / picture)
+    for shown in (truth, mask) if truth is not None else (mask,):
+        parts += [np.full((len(mask), GAP, 3), 255, np.uint8), _painted(shown, count)]
     with atomic_files(folder) as staging:  # both or neither
-        _save(mask * np.uint8(255) if count == 2 else mask, staging / f"{file.stem}.png")
-        _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), staging / picture)
+        _save(mask * np.uint8(255) if count == 2 else mask, staging / own)
+        _save(np.hstack(parts), staging / beside)
     return facts
 
 

@@ -73,22 +73,21 @@ def main(argv: list[str]) -> int:
     run = on_raw_images(trained)
     packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
     certificate = packed.certificate
-    if certificate is not None and (refusal := _too_much(certificate, args.allow_drop)):
-        say(f"onebit: {refusal}")
+    if not (lost := _lost(certificate)) <= args.allow_drop:
+        say(f"onebit: rounding costs {lost:.2f} points of accuracy, more than {args.allow_drop:g}: nothing is written")
         return 1
     card = run_card(trained, certificate, other_files=bool(compared.get("other_files")))
     packed = dataclasses.replace(packed, card=card)
     save(packed, output)
     rows = costs(packed)
-    bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
-    count, copied = output.stat().st_size, copied_weights(packed)
+    bits, count, copied = sum(row.binary_weights for row in rows), output.stat().st_size, copied_weights(packed)
     ratio = float32_bytes(packed) / count
     result = {
         "file": args.output,
         "bytes": count,
         "weight_bits": bits,
         "copied_weights": copied,
-        "real_parameters": reals,
+        "real_parameters": sum(row.real_parameters for row in rows),
         "ratio_to_float32": ratio,
         "certificate": None if certificate is None else dataclasses.asdict(certificate),
         "compared": compared,
@@ -106,17 +105,11 @@ def main(argv: list[str]) -> int:
     return 0 if certificate.label_mismatches == certificate.tied else 1
 
 
-def _too_much(made: Certificate, allowed: float) -> str:
-    """Why a net is not written: its activations cost more accuracy than allowed; else ""."""
-    if made.activations is None or made.correct is None or made.model_correct is None:
-        return ""
-    before, after = (100 * correct / made.count for correct in (made.model_correct, made.correct))
-    if before - after <= allowed:
-        return ""
-    return (
-        f"{made.activations}-bit activations cost {before - after:.2f} points of accuracy ({before:.2f} % in torch, "
-        f"{after:.2f} % rounded), more than {allowed:g}: nothing is written; use more bits, or --allow-drop POINTS"
-    )
+def _lost(made: Certificate | None) -> float:
+    """Percentage points of accuracy that rounding the activations costs."""
+    if made is None or made.activations is None or made.correct is None or made.model_correct is None:
+        return 0.0
+    return 100 * (made.model_correct - made.correct) / made.count
 
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
@@ -131,8 +124,6 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
 
     def update(done: int, total: int) -> None:
         nonlocal compared
-        if not compared:
-            bar.print(f"comparing {total:,} {data.name} test images with torch")
         compared = total
         bar.update(done, total)
 
@@ -155,12 +146,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
             on_ranges=state,
             on_images=update,
         )
-    facts: dict[str, Any] = {
-        "images": compared,
-        "native": None,
-        "numpy": compared,
-        "other_files": are_other_files(data),
-    }
+    others = are_other_files(data)
+    facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}
         say(f"native kernels ({plan.isa.name}) computed all of them, numpy {facts['numpy']:,}, with the same bits")

@@ -65,16 +65,13 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
     # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
     labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
-    names, samples, notes, failed = _samples(args.files, net, invert=args.invert)
-    if samples is None:
+    facts, samples, failed = _samples(args.files, net, invert=args.invert)
+    if not samples:
         return answer_predictions(args, [], _line, failed)
-    outputs = run(net, samples)
+    outputs = run(net, np.stack(samples))
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
-    predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
-    if is_image(net.input):
-        predictions = [{**facts, "notes": said} for facts, said in zip(predictions, notes, strict=True)]
     say(net.statement)
-    return answer_predictions(args, predictions, _line, failed)
+    return answer_predictions(args, list(map(dict.__or__, facts, found)), _line, failed)
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
@@ -82,11 +79,8 @@ def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[
     for values, row in zip(logits, softmax(logits), strict=True):
         # not by probability: float32 rounds those far behind to 0; the first of equal ones, as argmax
         order = np.argsort(-values, kind="stable")[: top or 1].tolist()
-        names = [net.classes[label] if net.classes else str(label) for label in order]
-        found = [
-            {"label": label, "name": name, "probability": float(row[label])}
-            for label, name in zip(order, names, strict=True)
-        ]
+        names = net.classes or list(map(str, range(len(row))))
+        found = [{"label": label, "name": names[label], "probability": float(row[label])} for label in order]
         yield found[0] | ({"top": found} if top else {})
 
 
@@ -120,36 +114,33 @@ def _numbers(values: Any) -> str:
 
 def _samples(
     words: Sequence[str], net: PackedNet, *, invert: bool
-) -> tuple[list[dict[str, Any]], np.ndarray | None, list[list[str]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], list[np.ndarray], list[dict[str, str]]]:
     """The samples that words of the command line name.
 
     Returns:
-        The file of each, and its place in a file of several; all samples, None without any; what was changed in each,
-        or is odd about it; images that do not decode.
+        The file of each, its place in a file of several, and what was changed in an image; all samples; images that
+        do not decode.
     """
-    names: list[dict[str, Any]] = []
-    parts: list[np.ndarray] = []
-    notes: list[list[str]] = []
+    facts: list[dict[str, Any]] = []
+    samples: list[np.ndarray] = []
     image = is_image(net.input)
     if invert and not image:
-        raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}: leave it out")
+        raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}")
     reader: PictureReader | None = None
     for path in [
-        found for word in words for found in (image_files([word]) if image or not isdir(word) else [Path(word)])
+        path for word in words for path in (image_files([word]) if image or not isdir(word) else [Path(word)])
     ]:
+        file: dict[str, Any] = {"file": str(path)} | ({"notes": []} if image else {})
         if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
-            notes += [[] for _ in part]
-            parts.append(255 - part if invert and image else part)
-            several = len(part) > 1
-            names += [{"file": str(path)} | ({"index": i} if several else {}) for i in range(len(part))]
+            samples += list(255 - part if invert else part)
+            facts += [file | {"index": i} for i in range(len(part))] if len(part) > 1 else [file]
         elif image:
             channels, height, width = net.input.shape
             reader = reader or PictureReader(channels, (height, width), invert=invert)
             if (read := reader.read(path)) is not None:
-                parts.append(read.pixels[np.newaxis])
-                notes.append(read.notes)
-                names.append({"file": str(path)})
+                samples.append(read.pixels)
+                facts.append(file | {"notes": read.notes})
         else:
             raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
-    return names, np.concatenate(parts) if parts else None, notes, reader.failures if reader else []
+    return facts, samples, reader.failures if reader else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from onebit.cli.inputs import named_model, set_threads
 from onebit.cli.output import answer, answer_json, say
@@ -16,13 +16,11 @@ from onebit.nets import is_packed
 if TYPE_CHECKING:
     from torch import nn
 
+SUMMED = ("binary_weights", "real_parameters", "bits", "bytes", "macs", "binary_macs")
 
-@dataclass(frozen=True)
-class Row:
-    """One layer: its numbers, bytes at one bit per binary weight, multiply-accumulates, and why it is as it is.
 
-    verdict: "binary", "real", or "" for a layer without weights; reason: the quantizers, or why it is real.
-    """
+class Row(NamedTuple):
+    """A layer; verdict: "binary", "real", or "" without weights; reason: its quantizers, or why it is real."""
 
     name: str
     kind: str
@@ -34,11 +32,6 @@ class Row:
     binary_macs: int
     verdict: str
     reason: str
-
-    @property
-    def bits(self) -> int:
-        """One for a binary weight, 32 for a real number."""
-        return self.binary_weights + 32 * self.real_parameters
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -64,73 +57,52 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     if args.net is None and args.model is None:
         raise UsageError("name a net, or a model with --model")
-    name, rows, warnings = _packed(args) if args.net and is_packed(args.net) else _modules(args)
-    totals = {
-        key: sum(getattr(row, key) for row in rows)
-        for key in ("binary_weights", "real_parameters", "bits", "bytes", "macs", "binary_macs")
-    }
-    totals["bytes_float32"] = 4 * (totals["binary_weights"] + totals["real_parameters"])
+    name = args.net or args.model
+    rows, warnings = (_packed(args.net), []) if args.net and is_packed(args.net) else _modules(args)
+    layers = [{**row._asdict(), "bits": row.binary_weights + 32 * row.real_parameters} for row in rows]
+    total = {key: sum(layer[key] for layer in layers) for key in SUMMED}
+    total["bytes_float32"] = 4 * (total["binary_weights"] + total["real_parameters"])
     if args.json:
-        layers = [{**vars(row), "bits": row.bits} for row in rows]
-        answer_json({"net": name, "layers": layers, "total": totals, "warnings": warnings})
+        answer_json({"net": name, "layers": layers, "total": total, "warnings": warnings})
         return 0
-    answer(_text(rows))
-    share = (
-        f", {100 * totals['binary_macs'] / totals['macs']:.0f} % of them with binary weights" if totals["macs"] else ""
-    )
+    cells = [["layer", "kind", "output", "binary", "real", "bytes", "MACs", ""]]
+    for row in rows:
+        counts = (f"{count:,}" for count in row[3:7])
+        why = ": ".join(filter(None, (row.verdict, row.reason)))
+        cells.append([row.name, row.kind, "×".join(map(str, row.output_shape)), *counts, why])
+    share = f", {100 * total['binary_macs'] / total['macs']:.0f} % of them with binary weights" if total["macs"] else ""
     answer(
-        f"{name}: {totals['binary_weights']:,} binary weights, {totals['real_parameters']:,} real parameters; "
-        f"{size(totals['bytes'])} packed, {size(totals['bytes_float32'])} at 32 bits; "
-        f"{totals['macs']:,} multiply-adds a sample{share}"
+        f"{table(cells, right=(3, 4, 5, 6))}\n"
+        f"{name}: {total['binary_weights']:,} binary weights, {total['real_parameters']:,} real parameters; "
+        f"{size(total['bytes'])} packed, {size(total['bytes_float32'])} at 32 bits; "
+        f"{total['macs']:,} multiply-adds a sample{share}"
     )
     for line in warnings:
         say(f"warning: {line}")
     return 0
 
 
-def _text(rows: list[Row]) -> str:
-    head = ["layer", "kind", "output", "binary", "real", "bytes", "MACs", ""]
-    lines = [
-        [
-            row.name,
-            row.kind,
-            "×".join(map(str, row.output_shape)),
-            *(f"{count:,}" for count in (row.binary_weights, row.real_parameters, row.bytes, row.macs)),
-            ": ".join(filter(None, (row.verdict, row.reason))),
-        ]
-        for row in rows
-    ]
-    return table([head, *lines], right=(3, 4, 5, 6))
-
-
-def _packed(args: Namespace) -> tuple[str, list[Row], list[str]]:
+def _packed(net: str) -> list[Row]:
     """The operations of a packed net; loads no torch."""
-    from onebit.packed import costs
-    from onebit.runtime import load
+    from onebit.packed import costs, load
 
     rows = []
-    for cost in costs(load(args.net)):
+    for cost in costs(load(net)):
         verdict = "binary" if cost.binary_weights else "real" if cost.real_parameters else ""
-        folded = "folded" if verdict == "real" and not cost.op.startswith("real_") else ""
+        reason = "folded" if verdict == "real" and not cost.op.startswith("real_") else ""
         if cost.op == "requantize":
-            verdict, folded = "integer", "rounding"
-        macs = cost.macs, cost.macs if cost.binary_weights else 0
-        rows.append(
-            Row(
-                *(cost.name, cost.op, cost.shape, cost.binary_weights, cost.real_parameters, cost.bytes),
-                *(*macs, verdict, folded),
-            )
-        )
-    return args.net, rows, []
+            verdict, reason = "integer", "rounding"
+        rows.append(Row(*cost, cost.macs if cost.binary_weights else 0, verdict, reason))
+    return rows
 
 
-def _modules(args: Namespace) -> tuple[str, list[Row], list[str]]:
-    """The layers of a net in torch."""
+def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
+    """The layers of a net in torch, and warnings."""
     from onebit.evaluation.counts import summary
     from onebit.layers.description import describe_layers
 
     set_threads()
-    name, model, shape = _opened(args) if args.net is not None else _planned(args)
+    model, shape = _opened(args) if args.net is not None else _planned(args)
     report = describe_layers(model)
     verdicts = {row.name: ("real", row.reason) for row in report.real}
     verdicts |= {row.name: ("binary", row.quantizer) for row in report.binary}
@@ -142,17 +114,17 @@ def _modules(args: Namespace) -> tuple[str, list[Row], list[str]]:
         )
         for layer in summary(model, input_shape=shape).layers
     ]
-    return name, rows, report.warnings
+    return rows, report.warnings
 
 
-def _opened(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
+def _opened(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     from onebit.runs.opening import open_run
 
     run = open_run(args.net, recipe=args.recipe, model=named_model(args))
-    return args.net, run.model, run.input_shape
+    return run.model, run.input_shape
 
 
-def _planned(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
+def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     """A model as `onebit train` with the same flags would build it."""
     from onebit.cli.train_command import read_command, train_request
     from onebit.data import DATASETS
@@ -169,9 +141,7 @@ def _planned(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:
         raise UsageError("the shape of a sample is not known: add --input_shape 1,28,28, or --dataset NAME")
-    recipe = settle_code(recipe, named=True)
-    model = recipe.model
+    model = settle_code(recipe, named=True).model
     if model.is_own and model.coding == "auto":
         model = replace(model, coding="none")
-    net = build_model(model, input_shape=shape, classes=len(entry.classes or range(10)))
-    return args.model, net, tuple(shape)
+    return build_model(model, input_shape=shape, classes=len(entry.classes or range(10))), tuple(shape)
