@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from shutil import get_terminal_size
+from textwrap import wrap
 from typing import NamedTuple
 
 from onebit.errors import escaped
 
 GAP = 2
 """Spaces between two columns."""
-WORDS = re.compile(r".+?(?:\s+|$)")
-PARTS = re.compile(r".+?(?:\s+|[-_./](?=[A-Za-z])|$)")
-"""Words, and what a word may be broken into if nothing else fits: "layer1.", "0.", "conv1"."""
 LEAST_NAME = 16
 """Characters of a word that is never broken."""
 
@@ -46,7 +43,7 @@ def size(count: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: int = 0, width: int | None = None) -> str:
-    """Columns of text, two spaces apart, that fit a terminal: cells break at words, then within long names.
+    """Columns of text, two spaces apart, that fit a terminal: cells break at words, then within long ones.
 
     What is too wide all the same continues in a second table below, with the first column again.
 
@@ -59,8 +56,8 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
     columns = list(zip(*rows, strict=True))
     room = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
     words, parts = (
-        [max(least, _narrowest(column, pieces, i in right)) for i, column in enumerate(columns)]
-        for pieces in (WORDS, PARTS)
+        [max(least, _narrowest(column, i in right, word)) for i, column in enumerate(columns)]
+        for word in (None, LEAST_NAME)
     )
     if sum(parts) > room and len(columns) > 2 and not least:
         fit = max(2, sum(sum(parts[:n]) <= room + GAP * (len(columns) - n) for n in range(1, len(columns))))
@@ -69,13 +66,13 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
         rest = table([[row[i] for i in kept] for row in rows], right=others, width=width)
         return f"{table([row[:fit] for row in rows], right=right, width=width)}\n\n{rest}"
     widths = [max(least, *map(len, column)) for column in columns]
-    for narrowest in (words, [*words[:1], *parts[1:]], parts):  # the names in the first column break last
+    for narrowest in (words, parts):
         while sum(widths) > room and any(map(int.__gt__, widths, narrowest)):
             widest = max(range(len(widths)), key=lambda i: (widths[i] > narrowest[i], widths[i]))
             widths[widest] -= 1
     lines = []
     for n, row in enumerate(rows):
-        cells = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+        cells = [wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
         height = max(map(len, cells))
         # headings are aligned at their last lines
         cells = [[""] * (height - len(cell)) + cell if right and n == 0 else cell for cell in cells]
@@ -85,20 +82,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
     return "\n".join(lines)
 
 
-def _narrowest(column: Sequence[str], pieces: re.Pattern[str], right: bool) -> int:
-    """The least width of a column whose cells break into these pieces."""
-    piece = max(len(piece.rstrip()) for cell in column for piece in pieces.findall(cell) or [""])
-    if right:
-        return max([piece, *map(len, column[1:])])
-    return max(piece, min(LEAST_NAME, max(len(word) for cell in column for word in cell.split() or [""])))
-
-
-def _broken(cell: str, width: int) -> list[str]:
-    """The lines of a cell; a part that is too long for the width has a line of its own."""
-    lines = [""]
-    for word in [cell] if len(cell) <= width else WORDS.findall(cell):
-        for part in [word] if len(word.rstrip()) <= width else PARTS.findall(word):
-            if lines[-1] and len((lines[-1] + part).rstrip()) > width:
-                lines.append("")
-            lines[-1] += part
-    return [line.rstrip() for line in lines]
+def _narrowest(column: Sequence[str], right: bool, longest: int | None) -> int:
+    """The least width of a column that breaks at words, and within those of more than `longest` characters."""
+    word = max(len(word) for cell in column for word in cell.split() or [""])
+    return max([min(word, longest or word), 1, *(map(len, column[1:]) if right else ())])
