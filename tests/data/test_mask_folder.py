@@ -40,9 +40,7 @@ def test_membrane_is_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytes
     assert data.classes == ("membrane", "cell")
     assert (len(data.train), len(data.validation), len(data.test)) == (3, 1, 1)
     monkeypatch.delenv("ONEBIT_DATA")
-    with pytest.raises(
-        DataError, match=r"data set 'membrane' not found: needs image/\*\.png and label/\*\.png; looked"
-    ):
+    with pytest.raises(DataError, match="'membrane' not found"):
         load_dataset("membrane")
 
 
@@ -86,7 +84,7 @@ def test_one_bit_masks_have_the_first_two_classes(tmp_path: Path, named: bool) -
 
 def test_images_with_masks_are_not_resized(tmp_path: Path) -> None:
     """`predict` gives a net for masks images as they are: it would see another scale than it was trained on."""
-    with pytest.raises(UsageError, match="a net for masks takes images of any size"):
+    with pytest.raises(UsageError, match="input_size"):
         load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
 
 
@@ -140,9 +138,7 @@ def test_a_rotated_palette_mask_keeps_its_numbers(tmp_path: Path) -> None:
 def test_masks_without_any_class_are_refused(part: str) -> None:
     some, none = (Split(np.zeros((2, 1, 4, 4), np.uint8), np.full((2, 4, 4), value, np.uint8)) for value in (0, VOID))
     parts = dict.fromkeys(("train", "validation", "test"), some)
-    with pytest.raises(
-        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected pixels with a class$"
-    ):
+    with pytest.raises(DataError, match=f"{part} masks"):
         Dataset("d", **{**parts, part: none}, classes=("a",))
     assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)
 
@@ -189,10 +185,10 @@ def test_a_split_refuses_masks_of_other_shapes() -> None:
     assert len(Split(images, np.zeros((2, 8, 8), np.uint8))[1:]) == 1
     assert len(Split(images, np.zeros((2, 4, 4), np.uint8))) == 2  # of their center
     for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((2, 9, 8), np.uint8)):
-        with pytest.raises(DataError, match=r"masks: got uint8 .*, expected \(2, 8, 8\)"):
+        with pytest.raises(DataError, match="masks"):
             Split(images, wrong)
     masks = np.full((2, 8, 8), VOID)
     masks[0, 0, 0] = 2
     assert Dataset.from_arrays((images, masks), (images, masks)).classes == ("0", "1", "2")
-    with pytest.raises(DataError, match=r"train labels: got 2\.\.2, expected 0\.\.1 for 2 classes"):
+    with pytest.raises(DataError, match="train labels"):
         Dataset.from_arrays((images, masks), (images, masks), classes=("a", "b"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
-from onebit.data.classes import classes_in_short, named_as, refuse_other_classes
+from onebit.data.classes import named_as, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.mask_folder import mask_classes, read_mask
@@ -27,8 +27,6 @@ from onebit.data.splits import (
     LoadedFiles,
     Progress,
     Split,
-    check_dataset,
-    check_split,
     hold_out,
     refuse_held_out,
 )
@@ -60,9 +58,6 @@ __all__ = [
     "augment_images",
     "by_pixel",
     "cache_dir",
-    "check_dataset",
-    "check_split",
-    "classes_in_short",
     "confusion_matrix",
     "fetch_dataset",
     "find_or_fetch",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.arguments import check_kind, check_number
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
@@ -32,15 +30,10 @@ DATASETS: dict[str, DatasetEntry] = {
     "segmentation": SEGMENTATION,
     "toy": TOY,
 }
-LARGEST_SIDE = 4096
 
 
 class OwnValidationError(UsageError):
     """Another number of validation images than a file of arrays has."""
-
-
-class MasksKeepSizeError(UsageError):
-    """A size for images with masks, which keep theirs."""
 
 
 class FetchedFiles(NamedTuple):
@@ -82,23 +75,21 @@ def load_dataset(
     Raises:
         UnknownNameError: no such data set.
         DataError: files are damaged, or missing and cannot be downloaded.
-        UsageError: `validation` leaves nothing to train on, `split_seed` is negative, `input_size` is out of range or
-            given for masks, or `directory` is given for a data set that is part of onebit.
+        UsageError: `validation` leaves nothing to train on, `input_size` is given for masks, or `directory` for a data
+            set that is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
         >>> data.train, data.validation, data.test
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
-    check_number("split_seed", split_seed, whole=True, least=0)
     entry = _entry(name, directory)
     loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
     if entry.read is ARRAYS.read and loaded.validation is not None:
         own = len(loaded.validation)
         if validation not in (None, 0, own):
             raise OwnValidationError(
-                f"validation is {validation}, but {loaded.directory} has {own} validation images of its own: "
-                f"expected {own}, or 0 for none"
+                f"validation={validation}: {loaded.directory} has {own} images for it, expected {own}, or 0 for none"
             )
     if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation
@@ -145,13 +136,11 @@ def fetch_dataset(
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
     """The entry for a name; a file of arrays may have any name that is not in the table."""
-    check_kind("name", name, (str, DatasetEntry), "the name of a data set")
-    check_kind("directory", directory, (str, os.PathLike, type(None)), "the path of a folder")
     if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
         return replace(ARRAYS, name=name)
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
     if directory is not None and not entry.stored:
-        raise UsageError(f"data set {entry.name!r} is part of onebit, not in a folder: leave out --data {directory}")
+        raise UsageError(f"data set {entry.name!r} is part of onebit: leave out --data {directory}")
     return entry
 
 
@@ -164,8 +153,6 @@ def _read(
     skip_broken: bool,
 ) -> LoadedFiles:
     """Read the files; the images in a folder are resized already."""
-    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
-        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
     if not entry.folder:
         return entry.read(directory=directory, progress=progress)
     options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
@@ -175,8 +162,5 @@ def _read(
 def _resized(split: Split, size: int) -> Split:
     """Resize the largest centered square of all images to `size`×`size`, as a net's input is made of a photo."""
     if split.labels.ndim > 1:
-        raise MasksKeepSizeError(
-            "input_size: a net for masks takes images of any size, and gets new ones as they are: leave it out, or "
-            "resize the files"
-        )
+        raise UsageError("input_size: images with masks are not resized: leave it out")
     return Split(resize_images(split.images, size), split.labels)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.common.arguments import check_kind, check_number, described
 from onebit.data.mask_scores import VOID, is_counted
 from onebit.data.streaming import StreamedImages
-from onebit.errors import DataError, UsageError, WrongTypeError
+from onebit.errors import DataError, UsageError
 
 Labels = npt.NDArray[np.int64]
 """(N,). Images with masks have `Masks`, (N, H, W) uint8, instead."""
@@ -25,7 +24,6 @@ total (0 if unknown)."""
 
 STATISTICS_IMAGES = 10_000
 """Number of streamed images that the statistics of the channels are estimated from."""
-FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one from your own arrays"
 MOST_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
@@ -42,7 +40,6 @@ class Split:
         labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the center of) an image, `VOID` for none.
 
     Raises:
-        WrongTypeError: not arrays.
         DataError: another dtype, rank or count; `Dataset.from_arrays` also accepts other dtypes and (N, H, W) images.
     """
 
@@ -51,19 +48,14 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        for name, value in (("images", images), ("labels", labels)):
-            if not hasattr(value, "dtype") or not hasattr(value, "shape"):
-                raise WrongTypeError(f"{name}: got {described(value)}, expected an array: numpy.asarray({name})")
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(f"images: got {images.dtype} {images.shape}, expected uint8 (N, C, H, W), values 0..255")
+        count, _, height, width = images.shape
         if labels.dtype == np.uint8 and labels.ndim == 3:
-            height, width = images.shape[2:]
-            if len(labels) != len(images) or labels.shape[1] > height or labels.shape[2] > width:
-                raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
-        elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one per image"
-            )
+            if len(labels) != count or labels.shape[1] > height or labels.shape[2] > width:
+                raise DataError(f"masks: got {labels.shape}, expected ({count}, {height}, {width})")
+        elif labels.dtype != np.int64 or labels.shape != (count,):
+            raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({count},)")
         if isinstance(images, np.ndarray) and any(images.strides):  # else it repeats one value, without memory for all
             # the reshapes reset the strides: torch mistakes an axis of one channel with an odd stride for channels_last
             in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
@@ -124,8 +116,8 @@ class Dataset:
         preparation: what `whiten` and `permute_pixels` did to the images, in their order.
 
     Raises:
-        DataError: two labels of the same name, splits that differ in image shape, a label out of range, or a split with
-            pixels that are all `VOID`.
+        DataError: two classes of the same name, splits of different image shapes, a label out of range, or a split
+            whose pixels are all `VOID`.
     """
 
     name: str
@@ -140,21 +132,17 @@ class Dataset:
     preparation: tuple[Callable[[Split], Split], ...] = ()
 
     def __post_init__(self) -> None:
-        if repeated := [name for number, name in enumerate(self.classes) if name in self.classes[:number]]:
-            raise DataError(f"classes: got {repeated[0]!r} twice, expected a name of its own for each label")
+        if len({*self.classes}) < len(self.classes):
+            raise DataError(f"classes: got {', '.join(self.classes)}, expected different names")
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
-            check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
-            shape, classes = split.images.shape[1:], len(self.classes)
-            if shape != self.input_shape:
-                raise DataError(f"{part} images: got shape {shape}, expected {self.input_shape} as in train")
+            if split.images.shape[1:] != self.input_shape:
+                raise DataError(f"{part} images: got {split.images.shape[1:]}, expected {self.input_shape} as in train")
             if len(split) and not is_counted(split.labels):
-                raise DataError(
-                    f"{part} masks: every pixel of all {len(split)} is void ({VOID}), expected pixels with a class"
-                )
+                raise DataError(f"{part} masks: every pixel is void ({VOID})")
             low, high = _label_range(split.labels)
-            if len(split) and not 0 <= low <= high < classes:
-                raise DataError(f"{part} labels: got {low}..{high}, expected 0..{classes - 1} for {classes} classes")
+            if len(split) and not 0 <= low <= high < len(self.classes):
+                raise DataError(f"{part} labels: got {low}..{high} for {len(self.classes)} classes")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -218,35 +206,20 @@ class Dataset:
             note: a remark to show with every result on this data.
 
         Raises:
-            DataError: not a pair of images and labels, another dtype or shape, no training images, or a label outside
-                the classes.
-            UsageError: `validation` leaves nothing to train on, or `split_seed` is negative.
+            DataError: another dtype or shape, or a label outside the classes.
+            UsageError: `validation` is negative or leaves nothing to train on.
 
         Example:
             >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
             >>> Dataset.from_arrays((images, labels), (images, labels), validation=2).train
             Split(4 images of 1×8×8)
         """
-        check_number("split_seed", split_seed, whole=True, least=0)
-        all_train, test_split = as_split(*_pair("train", train)), as_split(*_pair("test", test))
-        refuse_empty(all_train, name)
+        all_train, test_split = as_split(*train), as_split(*test)
         if classes is None:
             classes = numbered_classes(all_train.labels)
-        kept, held_out = hold_out(all_train, validation, seed=split_seed)
+        kept, held = hold_out(all_train, validation, seed=split_seed)
         identity = arrays_digest(all_train.images, test_split.images)
-        return cls(name, kept, held_out, test_split, tuple(classes), note=note, identity=identity)
-
-
-def check_dataset(data: object) -> None:
-    """Raise a WrongTypeError unless `data` is a `Dataset`."""
-    remedies = {"Split": "pass the whole data set: data, not data.train", "str": "use onebit.load_dataset(name)"}
-    check_kind("data", data, Dataset, "a onebit.Dataset", {**remedies, "object": FROM_ARRAYS})
-
-
-def check_split(split: object) -> None:
-    """Raise a WrongTypeError unless `split` is a `Split`."""
-    remedy = "pass a split of a data set, such as data.test, or make one: onebit.data.Split(images, labels)"
-    check_kind("split", split, Split, "images with their labels, a Split", {"object": remedy})
+        return cls(name, kept, held, test_split, tuple(classes), note=note, identity=identity)
 
 
 class LoadedFiles(NamedTuple):
@@ -328,7 +301,8 @@ def _label_range(labels: Any) -> tuple[int, int]:
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     """Split `train` into a training and a validation split.
 
-    The images of `held_out_indices` are held out. Both splits keep the order of `train`.
+    The first `count` of `numpy.random.default_rng(seed).permutation(len(train))` are held out. Both splits keep the
+    order of `train`.
 
     Args:
         train: all images that are not test images.
@@ -338,37 +312,25 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     Raises:
         UsageError: `count` is negative or leaves nothing to train on.
     """
-    check_number("validation", count, whole=True)
     refuse_held_out(count, len(train))
     if count == 0:
         return train, train[:0]
     held_out = np.zeros(len(train), bool)
-    held_out[held_out_indices(len(train), count, seed=seed)] = True
+    held_out[np.random.default_rng(seed).permutation(len(train))[:count]] = True
     return train[~held_out], train[held_out]
-
-
-def held_out_indices(total: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """The images that are held out: the first `count` of `numpy.random.default_rng(seed).permutation(total)`."""
-    return np.random.default_rng(seed).permutation(total)[:count]
-
-
-def refuse_empty(train: Split, name: str) -> None:
-    """Raise a DataError if there are no training images in the data or file of this name."""
-    if not len(train):
-        raise DataError(f"{name}: there are no training images")
 
 
 def refuse_held_out(count: int, total: int) -> None:
     """Raise a UsageError if `count` of `total` training images is negative or leaves nothing to train on."""
-    if not 0 <= count < max(total, 1):
+    if not 0 <= count < total:
         raise UsageError(f"validation={count}: expected 0 to {total - 1} of the {total} training images")
 
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
     """ "0", "1", … up to the largest label; DataError if that is not below `MOST_CLASSES`."""
     largest = _label_range(labels)[1]
-    if largest >= MOST_CLASSES:
-        raise DataError(f"labels: got {largest}, expected class numbers 0, 1, … below {MOST_CLASSES:,}")
+    if largest >= MOST_CLASSES:  # a text for each would take all memory
+        raise DataError(f"labels: got {largest}, expected class numbers below {MOST_CLASSES:,}")
     return tuple(str(label) for label in range(largest + 1))
 
 
@@ -381,22 +343,11 @@ def arrays_digest(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
-    """The images and labels of a split; an array is not a pair, even if it holds two images."""
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        return given[0], given[1]
-    got = f"an array {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-    raise DataError(f"{part}: got {got}, expected a pair (images, labels); {FROM_ARRAYS}")
-
-
 def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     """Make a split from arrays, with the checks of `Dataset.from_arrays`."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
-        raise DataError(
-            f"images: got shape {images.shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
-            "pass images.transpose(0, 3, 1, 2)"
-        )
+        raise DataError(f"images: got {images.shape}, expected (N, C, H, W): pass images.transpose(0, 3, 1, 2)")
     if images.ndim == 3:
         images = images[:, np.newaxis]
     if np.issubdtype(labels.dtype, np.integer):

@@ -21,7 +21,6 @@ from onebit.data import (
     named_as,
     refuse_other_classes,
 )
-from onebit.data.datasets import MasksKeepSizeError
 from onebit.errors import UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
 from onebit.packed import PackedNet
@@ -46,10 +45,7 @@ def load_packed_data(
         raise UsageError(f"{source} is certified on {name}, which has no name here: name a data set with --dataset")
     _, height, width = net.input.shape
     square = height == width and len(net.values[net.only_output].shape) == 1
-    try:
-        data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
-    except MasksKeepSizeError:
-        raise UsageError(f"{source} has one answer for an image, {name} has masks: it needs a net for masks") from None
+    data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
     answers = net.values[net.only_output].shape[0]
     if answers < len(data.classes):
         raise UsageError(f"{source} has {answers} outputs, {name} has {len(data.classes)} classes")
