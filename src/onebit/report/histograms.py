@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -27,77 +26,30 @@ PANEL = 3.7
 """Inches of the width of a panel, with its labels."""
 
 
-@dataclass(frozen=True)
-class LayerHistogram:
-    """Counts of the weights of one layer in BINS bins from −limit to +limit.
+class Layer(NamedTuple):
+    """The weights (O, …) of a layer.
 
-    value: the two values are ±value; None if they differ within the layer, or for real weights.
-    positive: share of weights that become +value; None for real weights.
-    at_bound: share of latents at or beyond ±value; None without a value.
+    signs: ±1 in their shape; None for real weights. value: the two values are ±value; None if they differ within the
+    layer, or for real weights.
     """
 
     name: str
-    shape: tuple[int, ...]
-    counts: np.ndarray
-    limit: float
-    mean: float
-    sd: float
-    value: float | None
-    positive: float | None
-    at_bound: float | None
-
-    @property
-    def is_latent(self) -> bool:
-        """Whether the weights are latent: not yet equal to their two values."""
-        return self.positive is not None and self.at_bound != 1
+    weight: np.ndarray
+    signs: np.ndarray | None = None
+    value: float | None = None
 
 
-def layer_histogram(
-    name: str, weight: np.ndarray, *, value: float | None = None, signs: np.ndarray | None = None
-) -> LayerHistogram:
-    """Count the weights of one layer.
-
-    Args:
-        weight: (O, …) latents, or real weights if `value` and `signs` are None.
-        value: the two values are ±value.
-        signs: of the latents, ±1 in the shape of `weight`; sign(latent) if only `value` is given.
-    """
-    weight = np.asarray(weight, np.float32)
-    limit = float(np.abs(weight).max(initial=0))
-    if not math.isfinite(limit):
-        raise DataError(f"{name}: weights that are not finite numbers")
-    limit = max(limit, value or 0.0) or 1.0
-    counts, _ = np.histogram(weight, bins=BINS, range=(-limit, limit))
-    if value is not None and signs is None:
-        signs = sign(weight)
-    return LayerHistogram(
-        name=shortened(printable(name), 40),
-        shape=weight.shape,
-        counts=counts,
-        limit=limit,
-        mean=float(weight.mean(dtype=np.float64)),
-        sd=float(weight.std(dtype=np.float64)),
-        value=value,
-        positive=None if signs is None else float(np.count_nonzero(signs > 0) / weight.size),
-        at_bound=None if value is None else float(np.count_nonzero(np.abs(weight) >= value) / weight.size),
-    )
-
-
-def plot_weights(
-    model_or_state: Any, path: str | os.PathLike[str], *, value: float | None = None, title: str = "latent weights"
-) -> None:
+def plot_weights(model_or_state: Any, path: str | os.PathLike[str], *, title: str = "latent weights") -> None:
     """Draw the histogram of the weights of each layer into one PNG.
 
     Args:
-        model_or_state: a torch module; or a state_dict (name -> tensor or array), whose tensors with two or more axes
-            and a name ending in `weight` are drawn.
+        model_or_state: a torch module; or a state_dict (name -> tensor), whose tensors with two or more axes and a name
+            ending in `weight` are drawn as real weights.
         path: ends in .png.
-        value: for a state_dict: the two values are ±value; if None, a layer of ±c is drawn as binary and any other
-            layer as real.
         title: of the picture.
 
     Raises:
-        DataError: no such weights, or some that are not finite.
+        DataError: no such weights.
         UsageError: `path` is not a .png.
         OnebitError: the file cannot be written.
 
@@ -105,12 +57,7 @@ def plot_weights(
         >>> plot_weights(model, "weights.png", title="mnist-fast: latent weights after epoch 3")  # doctest: +SKIP
     """
     if isinstance(model_or_state, Mapping):
-        arrays = ((name, _array(tensor)) for name, tensor in model_or_state.items())
-        layers = [
-            layer_histogram(name, array, value=_exact_value(array) if value is None else value)
-            for name, array in arrays
-            if _is_weight(name, array.ndim)
-        ]
+        layers = [Layer(name, _array(tensor)) for name, tensor in model_or_state.items() if _is_weight(name, tensor)]
     else:
         layers = list(_model_layers(model_or_state))
     draw_weights(layers, path, title=title)
@@ -118,46 +65,30 @@ def plot_weights(
 
 def plot_run_weights(run: RunResults, path: Path) -> None:
     """Draw the weights of a run folder, read without torch from `run.weights`, which must not be None."""
+    import safetensors
+
     assert run.weights is not None
-    facts, names, binary, read = open_weights(run.weights)
-    value = run.settings.get("model.value", 1.0)
-    layers = []
-    for name in names:
-        weight = read(name)
-        try:
-            layers.append(layer_histogram(name, weight, value=_value(value, weight) if name in binary else None))
-        except (DataError, TypeError, ValueError) as error:
-            raise FormatError(f"{run.weights}: {error}") from None
+    try:
+        file, facts = open_safetensors(run.weights)
+        latents = set(facts.get("latents", []))
+        places = {name: place for place, name in enumerate(facts.get("order", []))}
+        names = sorted(file.keys(), key=lambda name: places.get(name, len(places)))
+        arrays = {name: file.get_tensor(name) for name in names}
+        value = run.settings.get("model.value", 1.0)
+        layers = [
+            Layer(name, array, sign(array), _value(value, array)) if name in latents else Layer(name, array)
+            for name, array in arrays.items()
+            if name in latents or _is_weight(name, array)
+        ]
+    except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise FormatError(f"{run.weights}: damaged, or not a safetensors file ({printable(error)})") from None
     recipe = f" ({recipe_label(run)})" if recipe_label(run) != run.name else ""
-    title = f"{run.name}{recipe}: {'latent weights' if binary else 'weights'}"
+    title = f"{run.name}{recipe}: {'latent weights' if latents else 'weights'}"
     if isinstance(facts.get("epoch"), int):
         title += f" after epoch {facts['epoch']}"
     if run.weights.stem == "best" and run.history.best.validation_error is not None:
         title += ", the best on validation"
     draw_weights(layers, path, title=title)
-
-
-def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str], Callable[[str], np.ndarray]]:
-    """(facts, names of weights in the order of the net, latent ones, function that reads one) of a safetensors file."""
-    import safetensors
-
-    damaged = (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError)
-    try:
-        file, facts = open_safetensors(path)
-        latents = set(facts.pop("latents", []))
-        places = {name: place for place, name in enumerate(facts.pop("order", []))}
-        axes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except damaged as error:
-        raise FormatError(f"{path}: damaged, or not a safetensors file ({printable(error)})") from None
-
-    def read(name: str) -> np.ndarray:
-        try:
-            return file.get_tensor(name)
-        except damaged as error:  # AttributeError for a dtype that numpy lacks
-            raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
-
-    names = [name for name in axes if _is_weight(name, axes[name]) or name in latents]
-    return facts, sorted(names, key=lambda name: places.get(name, len(places))), latents, read
 
 
 def _value(value: Any, weight: np.ndarray) -> float:
@@ -168,27 +99,20 @@ def _value(value: Any, weight: np.ndarray) -> float:
     return float(value)
 
 
-def _exact_value(weight: np.ndarray) -> float | None:
-    """c if every weight is exactly +c or −c, else None."""
-    magnitude = np.abs(weight)
-    low, high = (float(magnitude.min()), float(magnitude.max())) if weight.size else (0.0, 0.0)
-    return high if 0 < low == high < math.inf else None
-
-
-def _model_layers(model: Any) -> Iterator[LayerHistogram]:
+def _model_layers(model: Any) -> Iterator[Layer]:
     from onebit.layers import latent_keys
 
     binary = latent_keys(model)
     for name, parameter in model.named_parameters():
         if name not in binary:
-            if _is_weight(name, parameter.dim()):
-                yield layer_histogram(name, _array(parameter))
+            if _is_weight(name, parameter):
+                yield Layer(name, _array(parameter))
             continue
         name, layer = binary[name]
         signs, scale, center = layer.binary_weight()
         one_value = center is None and (scale is None or bool((scale == scale[0]).all()))
         value = (1.0 if scale is None else float(scale[0])) if one_value else None
-        yield layer_histogram(name, _array(parameter), value=value, signs=_array(signs))
+        yield Layer(name, _array(parameter), _array(signs), value)
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -196,12 +120,12 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().float().cpu().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
 
 
-def _is_weight(name: str, axes: int) -> bool:
+def _is_weight(name: str, tensor: Any) -> bool:
     """Whether a tensor is a layer's weight; the weight of a BatchNorm has one axis."""
-    return axes >= 2 and WEIGHT_NAME.search(name) is not None
+    return tensor.ndim >= 2 and WEIGHT_NAME.search(name) is not None
 
 
-def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str], *, title: str) -> None:
+def draw_weights(layers: Sequence[Layer], path: str | os.PathLike[str], *, title: str) -> None:
     """One panel per layer; DataError without layers."""
     if not layers:
         raise DataError(f"{printable(title)}: there are no weights with two or more axes to draw")
@@ -213,35 +137,34 @@ def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str],
         for axes in panels.flat[len(layers) :]:
             axes.remove()
         for axes, layer in zip(panels.flat, layers, strict=False):
-            _draw_layer(axes, layer)
+            draw_layer(axes, layer)
 
 
-def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
+def draw_layer(axes: Axes, layer: Layer) -> None:
+    """The share of the weights in BINS bins around 0, with lines at ±value."""
     from matplotlib.ticker import MaxNLocator
 
-    edges = np.linspace(-layer.limit, layer.limit, BINS + 1)
-    share = 100 * layer.counts / max(1, layer.counts.sum())
-    half = BINS // 2
-    if layer.positive is None:
+    weight, signs, value = np.asarray(layer.weight, np.float32), layer.signs, layer.value
+    limit = max(float(np.abs(weight).max(initial=0)), value or 0.0) or 1.0
+    counts, edges = np.histogram(weight, bins=BINS, range=(-limit, limit))
+    share, half = 100 * counts / max(1, weight.size), BINS // 2
+    is_latent = signs is not None and (value is None or bool((np.abs(weight) < value).any()))
+    if signs is None:
         axes.stairs(share, edges, fill=True, color=REAL)
+        mean, sd = weight.mean(dtype=np.float64), weight.std(dtype=np.float64)
+        caption = f"mean {mean:.4f}, sd {sd:.4f}".replace("-", "−")
     else:
         axes.stairs(share[:half], edges[: half + 1], fill=True, color=NEGATIVE)
         axes.stairs(share[half:], edges[half:], fill=True, color=POSITIVE)
-    for value in () if layer.value is None else (-layer.value, layer.value):
-        axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        shown, positive = "value" if value is None else f"{value:.3g}", 100 * float(np.mean(signs > 0))
+        caption = f"−{shown}: {100 - positive:.2f} %   +{shown}: {positive:.2f} %"
+        if value is not None and is_latent:
+            caption += f"   |w| ≥ {shown}: {100 * float(np.mean(np.abs(weight) >= value)):.1f} %"
+    for bound in () if value is None else (-value, value):
+        axes.axvline(bound, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlim(-1.06 * layer.limit, 1.06 * layer.limit)
-    title = f"{layer.name}  ({'×'.join(map(str, layer.shape))})\n{_caption(layer)}"
-    axes.set_title(title, fontsize=7.5)
-    axes.set_xlabel("latent weight" if layer.is_latent else "weight")
+    axes.set_xlim(-1.06 * limit, 1.06 * limit)
+    name = shortened(printable(layer.name), 40)
+    axes.set_title(f"{name}  ({'×'.join(map(str, weight.shape))})\n{caption}", fontsize=7.5)
+    axes.set_xlabel("latent weight" if is_latent else "weight")
     axes.set_ylabel("share per bin (%)")
-
-
-def _caption(layer: LayerHistogram) -> str:
-    if layer.positive is None:
-        return f"mean {layer.mean:.4f}, sd {layer.sd:.4f}".replace("-", "−")
-    value = "value" if layer.value is None else f"{layer.value:.3g}"
-    text = f"−{value}: {100 * (1 - layer.positive):.2f} %   +{value}: {100 * layer.positive:.2f} %"
-    if layer.at_bound is not None and layer.is_latent:
-        text += f"   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"
-    return text
