@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,10 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def task_lines(result: Mapping[str, Any]) -> list[str]:
-    """The accuracy on every task after every task."""
+    """The accuracy on every task after every task: tables, each below its heading."""
+    tables = [[f"{table.heading}:", *str(table).split("\n")] for table in task_tables(result_rows(result))]
     end = f"seed {result['seed']}; {result['seconds']:.1f} s; table and picture in {result['folder']}"
-    return [*task_text(result_rows(result)), end]
-
-
-def task_text(rows: Sequence[Row], *, about: str = "") -> list[str]:
-    """Tables of continual learning, each below its heading."""
-    return [line for table in task_tables(rows, about=about) for line in (f"{table.heading}:", *str(table).split("\n"))]
+    return [*chain(*tables), end]
 
 
 def result_rows(result: Mapping[str, Any]) -> list[Row]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from onebit._version import __version__
 from onebit.common.files import OWN
+from onebit.recipe import flag_text
 from onebit.report.drawing import Picture
 from onebit.report.run_folders import Group, data_name, differing_settings
 from onebit.report.tables import Table
-from onebit.report.wording import MISSING, printable, setting
+from onebit.report.wording import MISSING, printable
 
 
 def render_page(groups: Sequence[Group[Any]], tables: Sequence[Table], pictures: Sequence[Picture]) -> bytes:
@@ -57,4 +58,4 @@ def _settings(group: Group[Any]) -> Table:
 def _value(group: Group[Any], key: str) -> str:
     if key == "seed":
         return ", ".join(group.seeds)
-    return setting(group.settings[key]) if key in group.settings else MISSING
+    return flag_text(group.settings[key]) if key in group.settings else MISSING

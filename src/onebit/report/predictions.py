@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,7 @@ def plot_predictions(
     Args:
         images: uint8 (N, C, H, W), C 1 or 3.
         path: ends in .png.
-        labels: (N,) true class numbers.
-        predicted: (N,) predicted class numbers.
+        labels, predicted: (N,) class numbers.
         probabilities: (N,) of the predicted classes, 0–1.
         classes: names by class number.
         weights: the test mode of the predictions.
@@ -48,10 +47,8 @@ def plot_predictions(
         >>> plot_predictions(images, "digits.png", labels=labels, predicted=logits.argmax(axis=1),
         ...                  probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    answers = _Answers(images, labels, predicted, probabilities, classes)
-    columns = min(COLUMNS, max(len(images), 4))
-    every = range(len(images))
-    answers.draw(path, every, cells=every, columns=columns, title=answers.title(data, weights))
+    title, columns = _title(labels, predicted, weights, data), min(COLUMNS, max(len(images), 4))
+    _draw(path, (images, labels, predicted, probabilities), classes, range(len(images)), columns=columns, title=title)
 
 
 def plot_answers(
@@ -80,55 +77,52 @@ def plot_answers(
         >>> plot_answers(data.test.images, "answers.png", labels=data.test.labels, predicted=logits.argmax(axis=1),
         ...              probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    answers = _Answers(images, labels, predicted, probabilities, classes)
-    right, wrong = np.flatnonzero(~answers.wrong)[:ANSWERS], np.flatnonzero(answers.wrong)
-    wrong = wrong[np.argsort(-answers.probabilities[wrong], kind="stable")][:ANSWERS]
-    title = answers.title(data, weights)
+    is_wrong = np.asarray(labels) != np.asarray(predicted)
+    right, wrong = np.flatnonzero(~is_wrong)[:ANSWERS], np.flatnonzero(is_wrong)
+    wrong = wrong[np.argsort(-np.asarray(probabilities)[wrong], kind="stable")][:ANSWERS]
+    title = _title(labels, predicted, weights, data)
     title += f"\nleft: the first {len(right)} right answers; right: the {len(wrong)} most certain wrong ones"
     grid = np.arange(2 * ANSWERS).reshape(-1, 2, COLUMNS // 2)
     cells = [*grid[:, 0].flat[: len(right)], *grid[:, 1].flat[: len(wrong)]]
-    answers.draw(path, np.concatenate([right, wrong]), cells=cells, columns=COLUMNS, title=title)
+    chosen = [np.asarray(array)[[*right, *wrong]] for array in (images, labels, predicted, probabilities)]
+    _draw(path, chosen, classes, cells, columns=COLUMNS, title=title)
 
 
-class _Answers:
-    """Images and what was predicted for them; see `plot_predictions`."""
+def _title(labels: Any, predicted: Any, weights: str, data: str) -> str:
+    """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
+    count, wrong = len(labels), int(np.count_nonzero(np.asarray(labels) != np.asarray(predicted)))
+    images = ("1 image" if count == 1 else f"{count:,} images") + (f" of {data}" if data else "")
+    return f"{images}: {count - wrong:,} right, {wrong:,} wrong ({weights} weights)"
 
-    def __init__(self, images: np.ndarray, labels: Any, predicted: Any, probabilities: Any, classes: Sequence[str]):
-        if images.dtype != np.uint8:  # real pixels would be drawn black
-            raise UsageError(f"got images {images.dtype}, expected uint8")
-        self.images, self.classes, self.labels, self.predicted = images, classes, labels, predicted
-        self.probabilities = np.asarray(probabilities)
-        self.wrong = np.asarray(labels) != np.asarray(predicted)
 
-    def title(self, data: str, weights: str) -> str:
-        """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
-        count, wrong = len(self.wrong), int(np.count_nonzero(self.wrong))
-        images = ("1 image" if count == 1 else f"{count:,} images") + (f" of {data}" if data else "")
-        return f"{images}: {count - wrong:,} right, {wrong:,} wrong ({weights} weights)"
+def _draw(
+    path: str | os.PathLike[str],
+    answers: Sequence[np.ndarray],
+    classes: Sequence[str],
+    cells: Sequence[int],
+    *,
+    columns: int,
+    title: str,
+) -> None:
+    """Draw images in the cells of a grid, numbered row by row; answers: images, labels, predicted, probabilities."""
+    if answers[0].dtype != np.uint8:  # real pixels would be drawn black
+        raise UsageError(f"got images {answers[0].dtype}, expected uint8")
+    rows, names = max(cells) // columns + 1, [printable(name, limit=12) for name in classes]
+    between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
+    height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())
+    with picture(path, width=max(1.0 * columns, 5.5), height=height) as figure:
+        from matplotlib.patches import Rectangle
 
-    def draw(
-        self, path: str | os.PathLike[str], chosen: Iterable[int], *, cells: Sequence[int], columns: int, title: str
-    ) -> None:
-        """Draw each chosen image in its cell of a grid of `columns`, numbered row by row."""
-        rows = max(cells) // columns + 1
-        names = [printable(name, limit=12) for name in self.classes]
-        between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
-        height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())
-        with picture(path, width=max(1.0 * columns, 5.5), height=height) as figure:
-            from matplotlib.patches import Rectangle
-
-            add_title(figure, title)
-            panels = figure.subplots(rows, columns, squeeze=False)
-            for axes in panels.flat:
-                axes.set_axis_off()
-            for cell, index in zip(cells, chosen, strict=True):
-                axes, pixels = panels.flat[cell], self.images[index].transpose(1, 2, 0)
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # the map is for a single channel
-                name, truth, wrong = names[self.predicted[index]], names[self.labels[index]], self.wrong[index]
-                text = (f"{name}{between}not {truth}" if wrong else name) + f"\n{100 * self.probabilities[index]:.1f} %"
-                weight = "bold" if wrong else "normal"
-                axes.set_title(text, fontsize=8, loc="center", pad=3, color=WRONG if wrong else INK, fontweight=weight)
-                height, width = pixels.shape[:2]
-                frame = Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False)
-                frame.set(edgecolor=WRONG if wrong else GREY, linewidth=2.5 if wrong else 0.6)
-                axes.add_patch(frame)
+        add_title(figure, title)
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes in panels.flat:
+            axes.set_axis_off()
+        for cell, image, label, guess, probability in zip(cells, *answers, strict=True):
+            axes, pixels, wrong = panels.flat[cell], image.transpose(1, 2, 0), guess != label
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # the map is for a single channel
+            name = f"{names[guess]}{between}not {names[label]}" if wrong else names[guess]
+            style: Any = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": INK, "fontweight": "normal"}
+            axes.set_title(f"{name}\n{100 * probability:.1f} %", fontsize=8, loc="center", pad=3, **style)
+            frame: Any = {"edgecolor": WRONG, "linewidth": 2.5} if wrong else {"edgecolor": GREY, "linewidth": 0.6}
+            height, width = pixels.shape[:2]
+            axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **frame))

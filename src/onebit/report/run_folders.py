@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 from onebit.common.files import read_json, read_regular
 from onebit.common.text import NetSize
 from onebit.errors import DataError, FormatError
-from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
-from onebit.report.wording import printable, setting
+from onebit.recipe import DESCRIPTIVE, Recipe, flag_text, flatten, merge, read_settings
+from onebit.report.wording import printable
 from onebit.runs.result import RESULT_FILE, RunResult
 from onebit.train.history import (
     MOST_METRICS,
@@ -91,7 +91,7 @@ class Group(Generic[T]):
     @property
     def seeds(self) -> list[str]:
         """The seeds of the runs, if their recipes are known."""
-        return [setting(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
+        return [flag_text(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
 
 
 def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
@@ -182,7 +182,7 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     differing = differing_settings(same)
 
     def words(other: Group[T]) -> str:
-        return ", ".join(f"{key} {setting(other.settings.get(key))}" for key in differing) if other.settings else ""
+        return ", ".join(f"{key} {flag_text(other.settings.get(key))}" for key in differing) if other.settings else ""
 
     own = words(group)
     if not own or len(differing) > 2 or len(own) > LABEL_LENGTH or [*map(words, same)].count(own) > 1:
@@ -251,8 +251,7 @@ def flat_settings(folder: Path) -> dict[str, Any]:
 def _read_metrics(folder: Path) -> History:
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        why = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: not a run folder ({why}); pass a folder written by `onebit train`")
+        raise DataError(f"{folder}: not a run folder: it has no metrics.jsonl")
     try:
         lines = read_regular(path, largest=MOST_METRICS).decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())

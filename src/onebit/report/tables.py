@@ -91,7 +91,8 @@ def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
     cells = [_comparison(row, modes) for row in rows]
     compared = Table("Comparison", head, cells, range(1, len(head)), _comparison_note(groups, modes))
     masks = [
-        [row["label"], mask["split"], mask["weights"], *(_share(mask.get(key)) for key in ("mean_iou", "dice"))]
+        [row["label"], mask["split"], mask["weights"]]
+        + [share(mask[key]["values"]) if key in mask else MISSING for key in ("mean_iou", "dice")]
         for row in rows
         for mask in row.get("masks", ())
     ]
@@ -125,10 +126,6 @@ def _comparison_note(groups: Sequence[Group[RunResults]], modes: Sequence[str]) 
     if len(runs) > len(groups):
         note += " ± is the sample standard deviation (n − 1) over the seeds of a row."
     return note
-
-
-def _share(measured: Mapping[str, Any] | None) -> str:
-    return share(measured["values"]) if measured else MISSING
 
 
 def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,36 +49,19 @@ def share(values: Sequence[float]) -> str:
     return plus_minus(values, ".4f")
 
 
-def percent(values: Sequence[float], *, digits: int = 2) -> str:
+def percent(values: Sequence[float]) -> str:
     """Fractions as `98.70 %`, several as `98.70 ± 0.05 %`."""
-    return plus_minus(values, f".{digits}f", scale=100) + " %"
+    return plus_minus(values, ".2f", scale=100) + " %"
 
 
 def duration(values: Sequence[float]) -> str:
     """Seconds as `4.2 s`, `12.5 min` or `3.1 h`, several as `12.5 ± 0.3 min`."""
-    unit, seconds = time_unit(float(np.mean(values)))
+    mean = float(np.mean(values))
+    unit, seconds = ("s", 1) if mean < 300 else ("min", 60) if mean < 3 * 3600 else ("h", 3600)
     return f"{plus_minus(values, ',.1f', scale=1 / seconds)} {unit}"
-
-
-def time_unit(seconds: float) -> tuple[str, float]:
-    """(unit, seconds in it) to write a time of this length in."""
-    if seconds < 300:
-        return "s", 1.0
-    return ("min", 60.0) if seconds < 3 * 3600 else ("h", 3600.0)
 
 
 def number_range(values: Sequence[float]) -> str:
     """`250`, or `12–250` if they differ."""
     low, high = f"{min(values):g}", f"{max(values):g}"
     return low if low == high else f"{low}–{high}"
-
-
-def setting(value: Any) -> str:
-    """A value of a recipe as in its YAML file."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(setting, value)) + "]"
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
-    return printable(value, limit=1000)
