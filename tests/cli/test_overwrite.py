@@ -122,7 +122,7 @@ def test_a_run_whose_weights_are_read_is_not_replaced(onebit: Onebit, trained: P
     before = content(trained)
     refused = onebit("train", *SHORT, flag, trained / name, "--out", trained, "--overwrite")
     assert refused.status == 2
-    assert f"which {flag} {trained / name} reads: choose another --out" in refused.line
+    assert f"{flag} {trained / name}" in refused.line
     assert content(trained) == before
 
 
@@ -240,7 +240,7 @@ def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Pat
     for folder in (other, other / "result.json"):
         refused = onebit("train", *SHORT, "--out", folder, "--overwrite")
         assert refused.status == 2
-        assert f"--overwrite replaces run folders only, and {folder} is not one: choose another --out" in refused.line
+        assert str(folder) in refused.line
     assert content(other) == before
     (tmp_path / "empty").mkdir()
     (tmp_path / "killed").mkdir()  # before its first step

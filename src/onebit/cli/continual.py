@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.progress_printer import printing_progress
-from onebit.cli.run_folder import begun_files
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE
-from onebit.train.history import TABLE_FILE
 
 if TYPE_CHECKING:
     from onebit.cli.train_command import TrainCommand
@@ -30,21 +28,14 @@ def learn_tasks(
     machine: Machine,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Learn all tasks into a folder with progress messages; the table is written after each task, a picture at the end.
-
-    A training that is refused before its first step leaves no files.
-    """
+    """Learn all tasks into a folder with progress messages, and draw them at the end."""
     from onebit.report.outcome import result_rows, task_lines
     from onebit.report.tasks import plot_tasks, task_rows
-    from onebit.runs.continual import arms, train_continual
+    from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder
 
-    first = folder / next(iter(arms(recipe))) / "task-1"
-    files = [folder / TABLE_FILE, *begun_files(folder)]
-    made = (*begun_files(first), first, first.parent, *files, folder, *folder.parents)
-    new_paths = [path for path in made if not path.exists()]
-    start_folder(folder, recipe, resume=command.resume)
-    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths) as printer:
+    with printing_progress(recipe.name, folder, ranks) as printer:
+        start_folder(folder, recipe, resume=command.resume)
 
         def task_done(method: str, task: int, cells: Sequence[Cell]) -> None:
             row = task_rows([cells])[0]  # the whole table comes at the end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -42,15 +43,15 @@ def together(verb: Callable[[Ranks], int]) -> int:
 
 
 @contextmanager
-def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Within the context, Ctrl-C ends a training in a line with the command that resumes it."""
+def resumable(folder: Path, ranks: Ranks, *, options: str) -> Iterator[None]:
+    """Within the context, Ctrl-C ends a training in a line with the command that resumes it.
+
+    Args:
+        options: of that command, beside `--resume`.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; {way_on(folder, ranks)}") from None
-
-
-def way_on(folder: Path, ranks: Ranks, *, options: str = "") -> str:
-    """The command that resumes an interrupted training."""
-    start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
-    return f"go on with: {start} train {options}--resume {folder}"
+        start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
+        command = f"{start} train {options}--resume {shlex.quote(str(folder))}"
+        raise KeyboardInterrupt(f"interrupted; go on with: {command}") from None

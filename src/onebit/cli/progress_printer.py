@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from onebit.cli.output import Progress, progress
-from onebit.cli.processes import resumable
-from onebit.common.files import append_text, remove_made
+from onebit.common.files import append_text
 from onebit.errors import TrainingError
+from onebit.runs.folders import remove, written
 from onebit.train.history import EpochLines, EpochLog
 
 if TYPE_CHECKING:
@@ -66,29 +66,26 @@ class ProgressPrinter:
 
 
 @contextmanager
-def printing_progress(name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path]) -> Iterator[ProgressPrinter]:
-    """Within the context warnings become notes, and an interruption ends in a line that says how to go on.
-
-    Args:
-        name: of the training; folder: where log.txt goes.
-        new_paths: what was not there before: removed again when the training is refused before its first step.
-    """
-    printer = None
+def printing_progress(name: str, folder: Path, ranks: Ranks) -> Iterator[ProgressPrinter]:
+    """Within the context warnings become notes; a training that fails before its first step leaves no new files."""
+    before, printer = written(folder), None
     try:
         with (
             progress(name, "steps") as bar,
             append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
+            warnings.catch_warnings(),
         ):
             printer = ProgressPrinter(bar, log, prints=ranks.writes)
+            warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")
             try:
-                with resumable(folder, ranks), warnings.catch_warnings():
-                    warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")
-                    yield printer
+                yield printer
             except (KeyboardInterrupt, TrainingError) as stop:
                 with suppress(OSError):
-                    printer.write(str(stop))
+                    printer.write(str(stop) or "interrupted")
                 raise
     except Exception:
         if ranks.writes and not (printer and printer.began):
-            remove_made(new_paths)
+            for path in written(folder):
+                if path not in before:
+                    remove(path)
         raise

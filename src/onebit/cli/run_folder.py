@@ -8,8 +8,8 @@ from pathlib import Path
 
 from onebit.errors import UsageError
 from onebit.nets import net_path
-from onebit.runs.folders import is_replaceable, refuse_busy, seed_folder, seed_folders
-from onebit.train.history import PLACE_FILE, holds_run, refuse_used
+from onebit.runs.folders import is_replaceable, seed_folder, seed_folders
+from onebit.train.history import holds_run, refuse_used
 
 
 def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) -> Path | None:
@@ -21,11 +21,6 @@ def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) ->
     return next(iter(given.values()), None)
 
 
-def begun_files(folder: Path) -> list[Path]:
-    """What a training writes into a run folder before its first step."""
-    return [folder / name for name in ("recipe.yaml", "log.txt", "metrics.jsonl", PLACE_FILE)]
-
-
 def resumed_folder(resumed: str) -> Path:
     """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt."""
     path = Path(resumed)
@@ -35,11 +30,10 @@ def resumed_folder(resumed: str) -> Path:
 def stored_recipe(resumed: str) -> Path:
     """The recipe in a run folder, or in that of the first of several seeds; UsageError if there is none."""
     folder = resumed_folder(resumed)
-    found = [path for path in (folder, *seed_folders(folder)) if (path / "recipe.yaml").is_file()]
-    if not found:
-        refuse_busy(folder)
-        raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml)")
-    return found[0] / "recipe.yaml"
+    for path in (folder, *seed_folders(folder)):
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml"
+    raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml)")
 
 
 def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
@@ -48,18 +42,12 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
     Args:
         seeds: the seeds to train; None for one run in the folder itself.
     """
-    if seeds is None:
-        if found := seed_folders(folder):
-            raise UsageError(
-                f"{folder} holds the runs of several seeds ({found[0].name} …): add --seeds, or name one of them"
-            )
-        refuse_used(folder, resume=resume)
-        return
-    if holds_run(folder):
+    if seeds is None and seed_folders(folder):
+        raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
+    if seeds is not None and holds_run(folder):
         raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
-    used = next((run for run in (seed_folder(folder, seed) for seed in seeds) if holds_run(run)), None)
-    if used is not None and not resume:
-        raise UsageError(f"{used} holds a run already: add --resume or --overwrite, or choose another --out")
+    for place in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
+        refuse_used(place, resume=resume)
 
 
 def refuse_overwriting(folder: Path, read: Mapping[str, str | None]) -> None:
@@ -69,8 +57,8 @@ def refuse_overwriting(folder: Path, read: Mapping[str, str | None]) -> None:
         read: flag -> the run folder, weight file or net that it names.
     """
     if not is_replaceable(folder):
-        raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
+        raise UsageError(f"--overwrite replaces run folders only, {folder} is not one")
     replaced = Path(os.path.realpath(folder))
     for flag, path in read.items():
         if path and Path(os.path.realpath(net_path(path))).is_relative_to(replaced):
-            raise UsageError(f"--overwrite replaces {folder}, which --{flag} {path} reads: choose another --out")
+            raise UsageError(f"--overwrite replaces {folder}, which --{flag} {path} reads")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import say
-from onebit.cli.processes import way_on
 from onebit.common.files import json_text, write_atomic
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.recipe import Recipe
@@ -21,23 +20,17 @@ if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.train.ranks import Ranks
 
-MOST_SEEDS = 1000
-
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of `0-4`, `0,3,7` or `0-2,7`; UsageError for other text, a repeated seed, or too many."""
+    """The seeds of `0-4`, `0,3,7` or `0-2,7`; UsageError for other text."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if last < first:
             raise UsageError(f"--seeds must be like 0-4 or 0,3,7, got {text!r}")
-        if last - first + len(seeds) >= MOST_SEEDS:
-            raise UsageError(f"--seeds {text}: at most {MOST_SEEDS} seeds")
         seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {text}: a seed was given twice")
-    return seeds
+    return list(dict.fromkeys(seeds))
 
 
 def train_seeds(
@@ -70,11 +63,7 @@ def train_seeds(
             result = results[seed]
             time = "was trained before"
         else:
-            try:
-                result = train(replace(recipe, seed=seed), run)
-            except KeyboardInterrupt:
-                listed = ",".join(map(str, seeds))
-                raise KeyboardInterrupt(f"interrupted; {way_on(folder, ranks, options=f'--seeds {listed} ')}") from None
+            result = train(replace(recipe, seed=seed), run)
             time = f"{result['seconds']:.1f} s"
         results[seed] = result
         summary = summarize(recipe, [results[each] for each in sorted(results)], folder)
@@ -113,7 +102,6 @@ def _stored(run: Path, data: Dataset) -> dict[str, Any] | None:
         raise FormatError(f"{run}/result.json is about other weights than {weights.name}; remove it to evaluate again")
     if (note := result.values.get("note", data.note)) != data.note:
         raise CheckpointError(
-            f"{run}: was trained on other data ({note or 'without a note'}) than these "
-            f"({data.note or 'without a note'}); resume with the same data or choose another --out"
+            f"{run}: was trained on other data ({note or 'no note'}) than these ({data.note or 'no note'})"
         )
     return result.values

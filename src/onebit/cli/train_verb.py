@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
-from onebit.cli.run_folder import begun_files, named_folder, refuse_overwriting, refuse_used_folder
+from onebit.cli.processes import resumable, together
+from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     if "WORLD_SIZE" not in os.environ:
         return _main(argv)
-    from onebit.cli.processes import together
-
     return together(lambda ranks: _main(argv, ranks))
 
 
@@ -143,22 +143,23 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks, given=_given(command))
     recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
     if command.flags.classes not in (None, len(data.classes)):
-        raise UsageError(
-            f"--model_config: num_classes is {command.flags.classes}, {data.name} has {len(data.classes)} classes"
-        )
-
+        raise UsageError(f"--model_config: num_classes is {command.flags.classes}, {data.name} has {len(data.classes)}")
     if recipe.model.is_own:
         recipe, notes = settle_input(recipe, data)
         for note in notes if ranks.writes else ():
             say(f"note: {note}")
 
-    with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds):
+    named = f"--model {shlex.quote(recipe.model.name)} " if recipe.model.is_own else ""
+    listed = f"--seeds {','.join(map(str, command.seeds))} " if command.seeds else ""
+    with (
+        replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds),
+        resumable(folder, ranks, options=named + listed),
+    ):
 
         def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-            if recipe.continual.tasks:
-                return learn_tasks(command, recipe, data, folder, machine=machine, ranks=ranks)
+            learn = learn_tasks if recipe.continual.tasks else _train
             with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
-                return _train(command, recipe, data, folder, machine=machine, ranks=ranks)
+                return learn(command, recipe, data, folder, machine=machine, ranks=ranks)
 
         if command.seeds is None:
             return train(recipe, folder)
@@ -204,16 +205,13 @@ def _train(
     from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch
 
-    stage, table = folder / STAGE_FOLDER, folder / RESULTS_TABLE
-    made = (*begun_files(stage), stage, *begun_files(folder), table, folder, *folder.parents)
-    new_paths = [path for path in made if not path.exists()]
-    has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
-    ranks.first(lambda: _check_start(folder, command.flags.start_epoch))
-    # the table is there from the start, so that a resumed run goes on with it
-    classic_run = ranks.first(lambda: command.flags.used or table.exists())
-    if classic_run and ranks.writes:
-        write_results(folder)
-    with printing_progress(recipe.name, folder, ranks, new_paths=new_paths) as printer:
+    with printing_progress(recipe.name, folder, ranks) as printer:
+        has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
+        ranks.first(lambda: _check_start(folder, command.flags.start_epoch))
+        # the table is there from the start, so that a resumed run goes on with it
+        classic_run = ranks.first(lambda: command.flags.used or (folder / RESULTS_TABLE).exists())
+        if classic_run and ranks.writes:
+            write_results(folder)
         if command.resume and not has_checkpoint:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -224,7 +222,7 @@ def _train(
         )
         printer.note(_precision_line(recipe, machine, processes=ranks.world))
         if recipe.first_stage:
-            printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
+            printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {STAGE_FOLDER}")
         if recipe.teacher is not None:
             weight, temperature = recipe.teacher_weight, recipe.teacher_temperature
             printer.note(f"taught by {recipe.teacher}, weight {weight:g}, temperature {temperature:g}")

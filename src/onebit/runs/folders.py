@@ -51,13 +51,6 @@ def is_run_folder(folder: Path) -> bool:
     return holds_run(folder) or any((folder / part).exists() for part in parts) or bool(seed_folders(folder))
 
 
-def refuse_busy(folder: Path) -> None:
-    """Refuse a folder into which another process trains, which may have written nothing yet."""
-    if folder.is_dir():
-        with lock_folder(folder):
-            pass
-
-
 @contextmanager
 def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
     """The context in which the folder itself, else `folder-2`, `folder-3` …, is locked for this training.
@@ -124,7 +117,7 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] 
             settle()
 
 
-def _written(folder: Path) -> list[Path]:
+def written(folder: Path) -> list[Path]:
     """What training runs wrote into a folder: files, and folders of seeds, stages and methods."""
     parts = {*seed_folders(folder), folder / STAGE_FOLDER, *(task.parent for task in task_folders(folder))}
     return [path for path in (folder / name for name in FILES if "/" not in name) if os.path.lexists(path)] + [
@@ -135,9 +128,9 @@ def _written(folder: Path) -> list[Path]:
 def _set_aside(folders: Sequence[Path]) -> None:
     """Move the run of each folder into its `ASIDE`, which is there once all of it is."""
     for folder in folders:
-        if written := _written(folder):
+        if paths := written(folder):
             (folder / MOVING).mkdir()
-            for path in written:
+            for path in paths:
                 path.rename(folder / MOVING / path.name)
             (folder / MOVING).rename(folder / ASIDE)
 
@@ -145,19 +138,20 @@ def _set_aside(folders: Sequence[Path]) -> None:
 def _settle(folder: Path) -> None:
     """Delete the waiting run if the new one has a checkpoint, else put it back; also one that was half set aside."""
     if (folder / ASIDE).is_dir():
-        written = _written(folder)
-        if not any(path.name == "last.ckpt" or any(path.rglob("last.ckpt")) for path in written):
-            for path in written:
-                _remove(path)
+        paths = written(folder)
+        if not any(path.name == "last.ckpt" or any(path.rglob("last.ckpt")) for path in paths):
+            for path in paths:
+                remove(path)
             (folder / ASIDE).rename(folder / MOVING)
     if (folder / MOVING).is_dir():
         for path in (folder / MOVING).iterdir():
             path.rename(folder / path.name)
     for path in (folder / ASIDE, folder / MOVING):
-        _remove(path)
+        remove(path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
