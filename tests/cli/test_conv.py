@@ -84,29 +84,6 @@ def test_verify_prints_every_step(onebit: Onebit, conv_folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model", "lenet"], "lenet on 1×8×8: conv1 6×8×8, pool1 6×4×4, conv2 needs at least 5×5"),
-        (["--model", "resnet20", "--model.widths", "[64,4]"], "model 'resnet20' takes no option 'widths'"),
-        (["--model", "resnet20", "--model.stem", "cifar"], "model 'resnet20' takes no option 'stem'"),
-        (["--model", "resnet20", "--batch_size", "5000"], "batch_size is 5000, more than the 1,792 training images"),
-        (["--model", "resnet20", "--validation", "5000"], "validation=5000"),
-        (["--model", "resnt20"], "unknown model 'resnt20'; did you mean 'resnet20'?"),
-        (["--model", "vgg_cifar10_binray"], "unknown model 'vgg_cifar10_binray'; did you mean 'vgg_cifar10_binary'?"),
-        (["--model", "vgg_small", "--init_from", "nowhere"], "nowhere: no such run folder or file"),
-    ],
-)
-def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
-    onebit: Onebit, tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    refused = onebit("train", "--dataset", "toy", *arguments, "--out", tmp_path / "new" / "run")
-    assert refused.status == 2
-    assert message in refused.err.splitlines()[-1]
-    assert "Traceback" not in refused.err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_broken_image_is_named_and_left_out_only_when_asked(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

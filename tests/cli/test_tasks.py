@@ -161,34 +161,3 @@ def test_the_method_that_was_asked_for_names_its_arm(onebit: Onebit, tmp_path: P
     assert onebit("train", "--resume", tmp_path / "run").out == done.out
     alone = onebit("train", "--task", "permuted-mnist", "--method", "ste", "--print-config", "--json").json
     assert (alone["continual"]["own"], alone["continual"]["against"]) == ("ste", [])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--continual.tasks", "1"], "continual.tasks must be 0, or from 2 to 999, got 1"),
-        (["--continual.against", '["stee"]'], "unknown method 'stee'; did you mean 'ste'?"),
-        (["--continual.own", "../a"], "unknown method '../a'"),
-        (
-            ["--continual.against", '["bayesbinn"]'],
-            "continual.against: bayesbinn learns the tasks already: name it once",
-        ),
-        (["--continual.against", '["bop","bop"]'], "continual.against: bop learns the tasks already: name it once"),
-        (["--continual.against", '["bop","react"]', "--model.dropout", "0.5"], "dropout zeroes a unit before its sign"),
-        (["--first_stage", "1"], "first_stage does not go with several tasks: leave it out"),
-        (
-            ["--optimizer.prior", "false"],
-            "optimizer.prior belongs to a single training, several tasks have continual.pr",
-        ),
-        (["--augmentation.flip", "true"], "permutation and augmentation.flip: permuted pixels have no neighbors"),
-        (["--permutation", "3"], "permutation does not go with several tasks: leave it out"),
-        (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
-        (["--permutation", "-1"], "permutation must be 0 or more, got -1"),
-        (["--draws", "-1"], "draws must be from 0 to 10000, got -1"),
-    ],
-)
-def test_settings_that_make_no_sense(onebit: Onebit, tmp_path: Path, flags: list[str], message: str) -> None:
-    done = onebit("train", "mnist-permuted", *SHORT, *flags, "--out", tmp_path / "run")
-    assert done.status == 2
-    assert message in done.err.splitlines()[-1]
-    assert not (tmp_path / "run").exists()

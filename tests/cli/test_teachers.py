@@ -42,57 +42,6 @@ def test_a_net_that_ships_is_a_teacher_by_its_name(onebit: Onebit, tmp_path: Pat
     assert "taught by mnist-mlp, weight 1, temperature 1" in taught.err
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
-        (["--teacher_weight", "0.5"], "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
-        (["--teacher_weight", "0"], "teacher_weight must be in (0, 1], got 0"),
-        (["--first_stage", "-1"], "first_stage must be 0 or more epochs"),
-        (["--first_stage", "1", "--method", "real"], "leave it out, all weights are real"),
-    ],
-)
-def test_what_cannot_be_learnt_from_is_one_line(onebit: Onebit, tmp_path: Path, flags: list[str], message: str) -> None:
-    method = [] if "--method" in flags else ["--method", "bnn"]
-    done = onebit("train", "digits-smoke", *SMALL, *method, *flags, "--out", tmp_path / "run")
-    assert done.status == 2
-    assert message in done.err.splitlines()[-1]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ["--teacher", "resnet20-cifar10"],
-            "teacher resnet20-cifar10 takes images of shape (3, 32, 32), mnist-sample has",
-        ),
-        (
-            ["--teacher", "mnist-mlp", "--permutation", "1"],
-            "another permutation",
-        ),
-        (
-            ["--teacher", "mnist-mlp", "--whitening", "zca", "--augmentation.crop_padding", "0"],
-            "another whitening",
-        ),
-        (
-            ["--teacher", "mnist-mlp", "--label_smoothing", "0.1"],
-            "label_smoothing belongs to labels in the training loss, but teacher_weight is 1.0: leave it out",
-        ),
-        (
-            ["--teacher", "mnist-mlp", "--loss", "hinge"],
-            "loss belongs to labels in the training loss, but teacher_weight is 1.0: leave it out",
-        ),
-        (["--teacher", "./mnist-mlp"], "mnist-mlp: no such run folder or file"),
-    ],
-)
-def test_a_teacher_of_other_images_is_one_line(onebit: Onebit, tmp_path: Path, flags: list[str], message: str) -> None:
-    refused = train(onebit, tmp_path / "run", *flags)
-    assert refused.status == 2
-    assert message in refused.line
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_loss_of_a_recipe_that_a_teacher_takes_the_place_of_is_a_note(onebit: Onebit) -> None:
     done = onebit("train", "mnist-bnn", "--teacher", "mnist-mlp", "--print-config")
     assert done.status == 0

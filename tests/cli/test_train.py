@@ -215,44 +215,6 @@ def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
     assert "validation: 1000\n" in (run_folder / "recipe.yaml").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["mnist-fas"], "unknown recipe 'mnist-fas'; did you mean 'mnist-fast'?"),
-        (["nowhere.yaml"], "nowhere.yaml: no such recipe file"),
-        (["digits-smoke", "--epoch", "3"], "unknown option --epoch; did you mean '--epochs'?"),
-        (["digits-smoke", "--optimizer.lrr", "3"], "did you mean '--optimizer.lr'?"),
-        (["digits-smoke", "--epochs", "many"], "epochs: expected float, got many"),
-        (["digits-smoke", "--epochs", "0"], "epochs must be positive"),
-        (["digits-smoke", "--epochs", "1e308"], "epochs must be positive, at most a million"),
-        (["digits-smoke", "--threads", "100000000000"], "threads must be from 1 to 4096"),
-        (["digits-smoke", "--workers", "-1"], "workers must be from 0 to 4096"),
-        (["digits-smoke", "--batch_size", "1"], "batch_size must be 2 or more"),
-        (["digits-smoke", "--optimizer.lr", ".inf"], "optimizer.lr must be positive"),
-        (["digits-smoke", "--model.weight_quantizer", "sgn"], "unknown weight quantizer 'sgn'; did you mean 'sign'?"),
-        (["digits-smoke", "--model", "mpl"], "unknown model 'mpl'; did you mean 'mlp'?"),
-        (["digits-smoke", "--optimizer", "adamm"], "unknown optimizer 'adamm'; did you mean 'adam"),
-        (["digits-smoke", "--loss", "squared"], "unknown loss 'squared'; did you mean 'squared_hinge'?"),
-        (["digits-smoke", "--schedule", "cosin"], "unknown schedule 'cosin'; did you mean 'cosine'?"),
-        (["digits-smoke", "--dataset", "mnits"], "unknown data set 'mnits'; did you mean 'mnist'?"),
-        (["--method", "bayes", "--dataset", "toy"], "unknown method 'bayes'"),
-        (["digits-smoke", "--model.widths", "[100,10]"], "the first width is 100, but an input of shape (1, 28, 28)"),
-        (["digits-smoke", "--model.widths", "[784,5]"], "the last width is 5, but there are 10 classes"),
-        (["digits-smoke", "--precision", "fp8"], "precision must be one of auto, bf16, fp32"),
-        (["digits-smoke", "--out"], "--out needs a value"),
-        (["digits-smoke", "--validation", "8000"], "validation"),
-    ],
-)
-def test_wrong_settings_are_one_line(onebit: Onebit, tmp_path: Path, arguments: list[str], message: str) -> None:
-    out = [] if arguments[-1] == "--out" else ["--out", str(tmp_path / "run")]
-    refused = onebit("train", *arguments, *out)
-    assert refused.status == 2
-    assert refused.out == ""
-    assert message in refused.err.splitlines()[-1]
-    assert "Traceback" not in refused.err
-    assert not (tmp_path / "run").exists()
-
-
 def test_wrong_recipe_files_are_one_line(onebit: Onebit, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     for text, message in {

@@ -25,58 +25,6 @@ from onebit.recipe.option_owners import NEEDS, needs_of
 from onebit.recipe.options import declared
 
 Onebit = Callable[..., Outcome]
-SIGN = "but model.weight_quantizer is 'sign': leave it out"
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--draws 5", f"draws belongs to the ensemble of a Bayesian net (--method bayesbinn), {SIGN}"),
-        ("--method real --draws 10", "draws belongs to the ensemble of a Bayesian net"),
-        ("--method binaryconnect-stochastic --draws 5", "draws belongs to the ensemble of a Bayesian net"),
-        ("--optimizer.gamma 0.5", "optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam': leave"),
-        ("--optimizer.threshold=0", "optimizer.threshold belongs to optimizer bop"),
-        ("--method bop --optimizer.gamma_decay 0.5", "optimizer.gamma_decay belongs to decay_epochs, but optimizer."),
-        ("--method bop --optimizer.data_scale 2", "data_scale belongs to optimizer bayesbinn, but optimizer.name is"),
-        ("--method bop --optimizer.lr 0.1 --optimizer.real_lr 0.01", "optimizer.lr belongs to parameters of which"),
-        ("--model.norm_momentum 0.2 --model.dense_norm_momentum 0.1", "norm_momentum belongs to BatchNorm of which de"),
-        ("--method bop --optimizer.latent_clip 2", "latent_clip belongs to an optimizer that clips latents, but"),
-        ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
-        ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
-        ("--method real --model.value 0.5", "model.value belongs to binary weights, but model.weight_quantizer is"),
-        ("--method binaryconnect --model.padding_value 1", "model.padding_value belongs to binary inputs, but model."),
-        ("--method bnn --model.padding_value 1", "padding_value belongs to a net with convolutions, but model.name is"),
-        ("--method real --model.init uniform", "model.init belongs to binary weights, but model.weight_quantizer is"),
-        ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
-        ("--optimizer.prox_freeze 0.5", "prox_freeze belongs to weight_quantizer prox, but model.weight_"),
-        ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),
-        ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
-        ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
-        ("--schedule step --schedule.step_size 3 --epochs 3", "step_size 3 has no effect, because the last epoch is"),
-        ("--schedule milestones --schedule.milestones [1,4] --epochs 3", "4 has no effect, because the last epoch is "),
-        ("--augmentation.padding-mode reflect", "belongs to crop_padding, but augmentation.crop_padding is 0"),
-        ("--augmentation.growing 0.5", "growing belongs to first_size, but augmentation.first_size is None: leave it"),
-        ("--augmentation.first_size 4 --epochs 1", "belongs to more than one epoch, but epochs is 1.0: leave it"),
-        ("--skip_broken", "skip_broken belongs to a folder of images, but dataset is 'toy': leave it out"),
-        ("--split_seed 3 --validation 0", "split_seed belongs to validation images, but validation is 0: leave it out"),
-        ("--teacher_weight 0.5", "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
-        ("--teacher_temperature 2", "teacher_temperature belongs to a teacher, but teacher is None"),
-        ("--continual.own ste", "continual.own belongs to several tasks, but continual.tasks is 0"),
-        ("--continual.prior false", "continual.prior belongs to several tasks, but continual.tasks is 0: leave it out"),
-        ("--continual.tasks 2 --continual.prior false", "belongs to optimizer bayesbinn, but optimizer.name is 'adam'"),
-        ("--sync_norm true", "sync_norm belongs to several processes (torchrun), but there is one: leave it out"),
-        ("--model.input_options {foo:1}", "belongs to an input quantizer, but model.input_quantizer is None: leave it"),
-        ("--method real --model.weight_options {foo:1}", "belongs to binary weights, but model.weight_quantizer is"),
-        ("--continual.against [ste]", "continual.against belongs to several tasks, but continual.tasks is 0"),
-    ],
-)  # fmt: skip
-def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
-    onebit: Onebit, tmp_path: Path, flags: str, message: str
-) -> None:
-    done = onebit("train", "--dataset", "toy", *flags.split(), "--out", tmp_path / "run")
-    assert done.status == 2
-    assert message in done.line
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -141,14 +89,6 @@ def test_what_a_method_over_a_recipe_took_the_place_of_is_not_told(onebit: Onebi
     done = onebit("train", path, "--method", "ste", "--threads", "1", "--out", tmp_path / "run")
     assert done.status == 0, done.err
     assert "belongs to" not in done.err
-
-
-def test_a_flag_that_no_method_of_several_keeps_is_refused(onebit: Onebit) -> None:
-    """A method that learns the same tasks brings settings of its own."""
-    flags = ["mnist-permuted", "--method", "ste", "--continual.against", '["bayesbinn"]']
-    refused = onebit("train", *flags, "--optimizer.data_scale", "5", "--print-config")
-    assert refused.status == 2
-    assert "optimizer.data_scale belongs to optimizer bayesbinn, but optimizer.name is 'adam'" in refused.line
 
 
 @pytest.mark.parametrize("name", recipe_names())

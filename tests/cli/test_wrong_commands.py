@@ -11,54 +11,201 @@ from cli_support import Outcome
 
 from onebit.cli.verbs import VERBS
 
-OTHERS = [
-    "trian",
-    "help pck",
-    "train mnist-fats",
-    "train digits-smoke mnist-fast",
-    "train digits-smoke --epochs",
-    "train digits-smoke --json=yes",
-    "train digits-smoke --optimizer.lrr 3",
-    "train digits-smoke --loss mse",
-    "train --dataset mnits",
-    "train --resume nowhere",
-    "train digits-smoke --out a --out b",
-    "train digits-smoke --seeds 0-2 --seed 1",
-    "train digits-smoke --resume run --overwrite",
-    "summary",
-    "summary nowhere",
-    "summary --model mlp",
-    "summary --model mlpp --input_shape 1,2,2",
-    "summary --model mlp --input_shape 1,x",
-    "summary --model nets.py:Net --dataset mnist",
-    "summary --model mlp --dataset mnist --method bn",
-    "summary mnist-mlp --model.hidden 3",
-    "evaluate nowhere",
-    "evaluate mnist-mlp --weights latent",
-    "evaluate mnist-mlp --dataset toy",
-    "evaluate mnist-mlp --seed -1",
-    "verify nowhere",
-    "verify nowhere.1bit",
-    "inspect nowhere",
-    "inspect .",
-    "pack nowhere -o net.1bit",
-    "pack mnist-mlp -o net.1bit",
-    "pack nowhere -o net.1bit --no-certify --activations 8",
-    "pack nowhere -o net.1bit --no-certify --weights sample",
-    "pack nowhere -o net.1bit --images 0",
-    "export mnist-mlp --to elsewhere -o net",
-    "export nowhere --to torch -o net.pth",
-    "predict nowhere.1bit a.png",
-    "predict . a.png",
-    "predict mnist-mlp nowhere.png",
-    "predict mnist-mlp a.png --masks masks",
-    "bench nowhere.1bit",
-    "bench mnist-mlp --rounds 0",
-    "bench mnist-mlp --seconds nan",
-    "report nowhere -o page",
-    "data nowhere",
-    "data mnist --data nowhere",
-]
+OTHERS = """
+trian
+help pck
+train mnist-fats
+train digits-smoke mnist-fast
+train digits-smoke --epochs
+train digits-smoke --json=yes
+train digits-smoke --optimizer.lrr 3
+train digits-smoke --loss mse
+train --dataset mnits
+train --resume nowhere
+train digits-smoke --out a --out b
+train digits-smoke --seeds 0-2 --seed 1
+train digits-smoke --resume run --overwrite
+summary
+summary nowhere
+summary --model mlp
+summary --model mlpp --input_shape 1,2,2
+summary --model mlp --input_shape 1,x
+summary --model nets.py:Net --dataset mnist
+summary --model mlp --dataset mnist --method bn
+summary mnist-mlp --model.hidden 3
+evaluate nowhere
+evaluate mnist-mlp --weights latent
+evaluate mnist-mlp --dataset toy
+evaluate mnist-mlp --seed -1
+verify nowhere
+verify nowhere.1bit
+inspect nowhere
+inspect .
+pack nowhere -o net.1bit
+pack mnist-mlp -o net.1bit
+pack nowhere -o net.1bit --no-certify --activations 8
+pack nowhere -o net.1bit --no-certify --weights sample
+pack nowhere -o net.1bit --images 0
+export mnist-mlp --to elsewhere -o net
+export nowhere --to torch -o net.pth
+predict nowhere.1bit a.png
+predict . a.png
+predict mnist-mlp nowhere.png
+predict mnist-mlp a.png --masks masks
+bench nowhere.1bit
+bench mnist-mlp --rounds 0
+bench mnist-mlp --seconds nan
+report nowhere -o page
+data nowhere
+data mnist --data nowhere
+"""
+TRAIN = """
+mnist-fas
+nowhere.yaml
+digits-smoke --epoch 3
+digits-smoke --optimizer.lrr 3
+digits-smoke --epochs many
+digits-smoke --epochs 0
+digits-smoke --epochs 1e308
+digits-smoke --threads 100000000000
+digits-smoke --workers -1
+digits-smoke --batch_size 1
+digits-smoke --optimizer.lr .inf
+digits-smoke --model.weight_quantizer sgn
+digits-smoke --model mpl
+digits-smoke --optimizer adamm
+digits-smoke --loss squared
+digits-smoke --schedule cosin
+digits-smoke --dataset mnits
+--method bayes --dataset toy
+digits-smoke --model.widths [100,10]
+digits-smoke --model.widths [784,5]
+digits-smoke --precision fp8
+digits-smoke --validation 8000
+mnist-fast --batch_size 50001
+mnist-fast --epochs 0.0001
+mnist-fast --validation 60000
+mnist-fast --model.widths [100,10]
+mnist-fast --model.widths [784,5]
+mnist-fast --input_size 14
+mnist-fast --model vgg16 --model.widths null --input_size 8
+mnist-fast --model unet --model.widths null
+mnist-fast --model.stem cifar
+mnist-fast --model.init unif
+mnist-fast --model.coding int
+mnist-fast --model.weight_quantizer ste_sign --model.value 0.5
+mnist-fast --method bayesbinn --model.weight_options.temprature 1
+mnist-fast --method bayesbinn --model.weight_options.temperature 0
+mnist-fast --method bayesbinn --optimizer adam
+mnist-fast --method ste --optimizer bop --model.weight_quantizer xnor
+mnist-fast --optimizer.momentum 0.9
+mnist-fast --optimizer.nesterov true
+mnist-fast --method bayesbinn --optimizer.prior true
+mnist-fast --optimizer.prior true
+mnist-fast --optimizer.weight_decay 0.5
+mnist-fast --method bop --optimizer.weight_decay 0.1
+mnist-fast --optimizer.lr_scale glorto
+mnist-fast --optimizer.prox_strength 1
+mnist-fast --schedule exponential --schedule.final_lr 0
+mnist-fast --schedule.warmup 20
+mnist-fast --precision fp8
+mnist-fast --memory_format nchw
+mnist-fast --device cuda:77
+mnist-fast --label_smoothing 0 --loss squared
+mnist-fast --label_smoothing 0.1 --loss mse
+mnist-fast --label_smoothing 0.1 --loss hinge
+mnist-fast --augmentation.crop_padding 28 --augmentation.padding_mode reflect
+mnist-fast --augmentation.cutout 28
+mnist-fast --augmentation.crop_padding 2 --augmentation.min_area 0.5
+mnist-fast --augmentation.rotate
+mnist-fast --init_from nowhere.safetensors
+mnist-fast --init_from=
+mnist-fast --teacher=
+mnist-fast --first_stage 1 --init_from mnist-mlp
+mnist-fast --teacher nowhere
+mnist-fast --first_stage 1 --method real
+mnist-fast --first_stage 1 --method bop
+mnist-fast --continual.tasks 2 --continual.against [nothing]
+mnist-fast --continual.tasks 2 --first_stage 1
+--dataset folder --model resnet20 --model.widths [1,2]
+--dataset folder --method bayesbinn --model.weight_options.temperature 0
+--dataset arrays --optimizer.nesterov true
+--dataset imagenet --model resnet18 --model.stem middle
+--dataset folder --model vgg16 --input_size 8
+--dataset membrane --model vgg_small
+--dataset segmentation --model mlp
+mnist-permuted --continual.tasks 1
+mnist-permuted --continual.against ["stee"]
+mnist-permuted --continual.own ../a
+mnist-permuted --continual.against ["bayesbinn"]
+mnist-permuted --continual.against ["bop","bop"]
+mnist-permuted --continual.against ["bop","react"] --model.dropout 0.5
+mnist-permuted --first_stage 1
+mnist-permuted --optimizer.prior false
+mnist-permuted --augmentation.flip true
+mnist-permuted --permutation 3
+mnist-permuted --teacher nowhere
+mnist-permuted --permutation -1
+mnist-permuted --draws -1
+--dataset toy --model lenet
+--dataset toy --model resnet20 --model.widths [64,4]
+--dataset toy --model resnet20 --model.stem cifar
+--dataset toy --model resnet20 --batch_size 5000
+--dataset toy --model resnet20 --validation 5000
+--dataset toy --model resnt20
+--dataset toy --model vgg_cifar10_binray
+--dataset toy --model vgg_small --init_from nowhere
+digits-smoke --method bnn --teacher nowhere
+digits-smoke --method bnn --teacher_weight 0.5
+digits-smoke --method bnn --teacher_weight 0
+digits-smoke --method bnn --first_stage -1
+digits-smoke --first_stage 1 --method real
+digits-smoke --method bnn --teacher resnet20-cifar10
+digits-smoke --method bnn --teacher mnist-mlp --permutation 1
+digits-smoke --method bnn --teacher mnist-mlp --whitening zca --augmentation.crop_padding 0
+digits-smoke --method bnn --teacher mnist-mlp --label_smoothing 0.1
+digits-smoke --method bnn --teacher mnist-mlp --loss hinge
+digits-smoke --method bnn --teacher ./mnist-mlp
+--dataset toy --draws 5
+--dataset toy --method real --draws 10
+--dataset toy --method binaryconnect-stochastic --draws 5
+--dataset toy --optimizer.gamma 0.5
+--dataset toy --optimizer.threshold=0
+--dataset toy --method bop --optimizer.gamma_decay 0.5
+--dataset toy --method bop --optimizer.data_scale 2
+--dataset toy --method bop --optimizer.lr 0.1 --optimizer.real_lr 0.01
+--dataset toy --model.norm_momentum 0.2 --model.dense_norm_momentum 0.1
+--dataset toy --method bop --optimizer.latent_clip 2
+--dataset toy --optimizer.latent_init 3
+--dataset toy --method bayesbinn --init_from x --optimizer.latent_init 3
+--dataset toy --method real --model.value 0.5
+--dataset toy --method binaryconnect --model.padding_value 1
+--dataset toy --method bnn --model.padding_value 1
+--dataset toy --method real --model.init uniform
+--dataset toy --optimizer.samples 4
+--dataset toy --optimizer.prox_freeze 0.5
+--dataset toy --method real --optimizer.lr_scale glorot
+--dataset toy --optimizer.decay_norm
+--dataset toy --schedule.step_size 3
+--dataset toy --schedule step --schedule.step_size 3 --epochs 3
+--dataset toy --schedule milestones --schedule.milestones [1,4] --epochs 3
+--dataset toy --augmentation.padding-mode reflect
+--dataset toy --augmentation.growing 0.5
+--dataset toy --augmentation.first_size 4 --epochs 1
+--dataset toy --skip_broken
+--dataset toy --split_seed 3 --validation 0
+--dataset toy --teacher_weight 0.5
+--dataset toy --teacher_temperature 2
+--dataset toy --continual.own ste
+--dataset toy --continual.prior false
+--dataset toy --continual.tasks 2 --continual.prior false
+--dataset toy --sync_norm true
+--dataset toy --model.input_options {foo:1}
+--dataset toy --method real --model.weight_options {foo:1}
+--dataset toy --continual.against [ste]
+mnist-permuted --method ste --continual.against [bayesbinn] --optimizer.data_scale 5
+"""
+"""Words after `onebit train`, which are refused before the data are read."""
 
 
 def of_parsers() -> Iterator[str]:
@@ -80,7 +227,7 @@ def of_parsers() -> Iterator[str]:
                 )
 
 
-@pytest.mark.parametrize("words", [*OTHERS, *of_parsers()])
+@pytest.mark.parametrize("words", [*OTHERS.strip().splitlines(), *of_parsers()])
 def test_a_wrong_command_line_is_one_line(
     onebit: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
@@ -88,4 +235,19 @@ def test_a_wrong_command_line_is_one_line(
     refused = onebit(*words.split())
     assert (refused.status, refused.out) == (2, "")
     assert refused.line.startswith("onebit: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", TRAIN.strip().splitlines())
+def test_a_wrong_training_is_refused_before_the_data_are_read(
+    onebit: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("onebit.runs.run.load_dataset", read)
+    refused = onebit("train", *words.split(), "--out", tmp_path / "run")
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err.splitlines()[-1].startswith("onebit: ")
+    assert not any(wrong in refused.err for wrong in ("Traceback", "the data were read"))
     assert not list(tmp_path.iterdir())
