@@ -43,7 +43,7 @@ def main() -> None:
     images = np.concatenate([part.images[:, 0] for part in parts])
     labels = np.concatenate([part.labels for part in parts]).astype(np.uint8)
     for name, array in ((mnist_sample.IMAGES_FILE, images), (mnist_sample.LABELS_FILE, labels)):
-        content = onebit.data.idx.idx_header(array.shape) + array.tobytes()
+        content = onebit.data.mnist.idx_header(array.shape) + array.tobytes()
         packed = gzip.compress(content, 9, mtime=0)
         (arguments.out / name).write_bytes(packed)
         print(f"{name}: {len(packed)} bytes, sha256 unpacked {hashlib.sha256(content).hexdigest()}")

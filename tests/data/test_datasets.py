@@ -31,7 +31,7 @@ def at_hand(name: str, folder: Path) -> tuple[DatasetEntry, Path | None]:
     if name in TINY:
         tiny = TINY[name]()
         counts = [len(labels) for labels in tiny.labels]
-        read = functools.partial(read_cifar, tiny.files, tiny.classes)
+        read = functools.partial(read_cifar, tiny.files)
         tiny.write(folder)
         return replace(entry, read=read, counts=(sum(counts[:-1]), counts[-1]), validation=10), folder
     if name == "arrays":

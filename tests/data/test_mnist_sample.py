@@ -50,7 +50,7 @@ def test_a_damaged_copy_is_refused(name: str, tmp_path: Path, monkeypatch: pytes
     content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
     content[5000] ^= 1
     (tmp_path / name).write_bytes(gzip.compress(content, 1))
-    with pytest.raises(DataError, match=r"is damaged: got sha256 .*; reinstall onebit"):
+    with pytest.raises(DataError, match="damaged"):
         mnist_sample.read_mnist_sample()
 
 

@@ -45,7 +45,7 @@ def read_mnist_files(folder: Path) -> LoadedFiles:
 def read_cifar_files(folder: Path, *, pickled: bool) -> LoadedFiles:
     tiny = tiny_cifar10()
     tiny.write(folder, pickled=pickled)
-    return read_cifar(tiny.files, tiny.classes, directory=folder)
+    return read_cifar(tiny.files, directory=folder)
 
 
 SOURCES: dict[str, Callable[[Path], Dataset | LoadedFiles]] = {

@@ -14,8 +14,9 @@ from onebit.data.fetch import data_roots
 
 
 def _find_real_cifar10() -> Path | None:
-    folders = (place for root in data_roots(None) for place in (root, root / CIFAR10_FILES.folders[0]))
-    return next((f.resolve() for f in folders if all((f / file.name).is_file() for file in CIFAR10_FILES.files)), None)
+    official = CIFAR10_FILES.official
+    folders = (place for root in data_roots(None) for place in (root, root / official.folders[0]))
+    return next((f.resolve() for f in folders if all((f / names[0]).is_file() for names in official.files)), None)
 
 
 REAL_CIFAR10 = _find_real_cifar10()  # looked up before the tests close off the environment
@@ -57,11 +58,8 @@ class TinyCifar:
 
     def __init__(self, official: CifarFiles, counts: tuple[int, ...], classes: int, seed: int = 3) -> None:
         rng = np.random.default_rng(seed)
-        self.files = dataclasses.replace(
-            official,
-            files=tuple(dataclasses.replace(f, count=n) for f, n in zip(official.files, counts, strict=True)),
-            mirrors=(),
-        )
+        here = dataclasses.replace(official.official, mirrors=())
+        self.files = dataclasses.replace(official, official=here, counts=counts)
         self.classes = classes
         self.images = [rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8) for count in counts]
         self.labels = [np.arange(count) % classes for count in counts]
@@ -83,11 +81,10 @@ class TinyCifar:
 
     def write(self, folder: Path, *, pickled: bool = False) -> Path:
         """Write all files into the sub-folder of the layout."""
-        place = folder / self.files.folders[pickled]
+        place = folder / self.files.official.folders[pickled]
         place.mkdir(parents=True)
-        for index, file in enumerate(self.files.files):
-            name, content = (file.pickled_name, self.pickled) if pickled else (file.name, self.binary)
-            (place / name).write_bytes(content(index))
+        for index, names in enumerate(self.files.official.files):
+            (place / names[pickled]).write_bytes((self.pickled if pickled else self.binary)(index))
         return place
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from onebit.data.fetch import cache_dir
-from onebit.data.idx import idx_header
-from onebit.data.mnist import MNIST_FILES, IdxFile
+from onebit.data.mnist import MNIST_FILES, IdxFile, idx_header
 
 TINY_SHAPES = ((40, 28, 28), (40,), (20, 28, 28), (20,))
 

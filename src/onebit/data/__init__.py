@@ -6,7 +6,7 @@ from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
 from onebit.data.classes import named_as, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
-from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
+from onebit.data.fetch import OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.mask_folder import mask_classes, read_mask
 from onebit.data.mask_scores import (
     VOID,
@@ -46,7 +46,6 @@ __all__ = [
     "Labels",
     "LoadedFiles",
     "Masks",
-    "OfficialFile",
     "OfficialFiles",
     "PixelScore",
     "Progress",

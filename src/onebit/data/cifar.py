@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.common.files import sha256_of
-from onebit.data.fetch import OfficialArchive, OfficialFile, OfficialFiles, find_or_fetch
+from onebit.common.files import read_regular, sha256_of
+from onebit.data.fetch import OfficialFiles, find_or_fetch
 from onebit.data.pickled import read_pickled
-from onebit.data.resizing import Images
-from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
-from onebit.errors import DataError
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.errors import DataError, first_line
 
 CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 PIXELS = 3 * 32 * 32
@@ -27,33 +26,19 @@ JPEG_NOTE = "a copy stored as JPEG; accuracies are a little lower than on the lo
 
 
 @dataclasses.dataclass(frozen=True)
-class CifarFile:
-    """A file: its name in the binary layout, its name in the pickled layout, and its number of images."""
-
-    name: str
-    pickled_name: str
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
 class CifarFiles:
     """One of the two data sets on disk.
 
     Args:
-        dataset: its name in `DATASETS`.
-        folders: of the binary layout and of the pickled layout.
-        files: those of the training images in order, then that of the test images.
+        official: where its files are; each has a name in the binary layout and one in the pickled layout.
+        counts: number of images in each file: those of the training images in order, then that of the test images.
         labels: the names of the labels in the pickled layout, in the order of the binary layout, where each is a byte;
             the last one is the class.
-        archive: the file that the `mirrors` serve.
     """
 
-    dataset: str
-    folders: tuple[str, str]
-    files: tuple[CifarFile, ...]
+    official: OfficialFiles
+    counts: tuple[int, ...]
     labels: tuple[str, ...]
-    archive: OfficialArchive
-    mirrors: tuple[str, ...] = CIFAR_MIRRORS
 
     @property
     def record(self) -> int:
@@ -62,87 +47,55 @@ class CifarFiles:
 
 
 CIFAR10_FILES = CifarFiles(
-    "cifar10",
-    ("cifar-10-batches-bin", "cifar-10-batches-py"),
-    (
-        *(CifarFile(f"data_batch_{i}.bin", f"data_batch_{i}", 10_000) for i in range(1, 6)),
-        CifarFile("test_batch.bin", "test_batch", 10_000),
+    OfficialFiles(
+        "cifar10",
+        ("cifar-10-batches-bin", "cifar-10-batches-py"),
+        tuple((f"{name}.bin", name) for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")),
+        CIFAR_MIRRORS,
+        {"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"},
     ),
+    (10_000,) * 6,
     ("labels",),
-    OfficialArchive("cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),
 )
 CIFAR100_FILES = CifarFiles(
-    "cifar100",
-    ("cifar-100-binary", "cifar-100-python"),
-    (CifarFile("train.bin", "train", 50_000), CifarFile("test.bin", "test", 10_000)),
+    OfficialFiles(
+        "cifar100",
+        ("cifar-100-binary", "cifar-100-python"),
+        (("train.bin", "train"), ("test.bin", "test")),
+        CIFAR_MIRRORS,
+        {"cifar-100-binary.tar.gz": "md5:03b5dce01913d631647c71ecec9e9cb8"},
+    ),
+    (50_000, 10_000),
     ("coarse_labels", "fine_labels"),
-    OfficialArchive("cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"),
 )
 
 
 def read_cifar(
-    files: CifarFiles, classes: int, *, directory: str | Path | None = None, progress: Progress | None = None
+    files: CifarFiles, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> LoadedFiles:
-    """Find or download the files in either layout, read and check them; training images keep the order of the files."""
-    official = OfficialFiles(
-        files.dataset,
-        files.folders,
-        tuple(OfficialFile((f.name, f.pickled_name), size=f.count * files.record) for f in files.files),
-        files.mirrors,
-        files.archive,
-    )
-    paths = find_or_fetch(official, directory=directory, progress=progress)
-    parts = []
-    for path, file in zip(paths, files.files, strict=True):
-        images, labels = (_read_binary if path.name == file.name else _read_pickled)(path, files, file.count)
-        if labels.min() < 0 or labels.max() >= classes:
-            wrong = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
-            raise DataError(
-                f"{path} is damaged: image {wrong} has label {labels[wrong]}, expected 0 to {classes - 1}; "
-                f"{_remedy(files)}"
-            )
-        parts.append(Split(images.reshape(-1, 3, 32, 32), labels))
-    train = Split(
-        np.concatenate([part.images for part in parts[:-1]]), np.concatenate([part.labels for part in parts[:-1]])
-    )
+    """Find or download the files in either layout, and read them; training images keep the order of the files."""
+    paths = find_or_fetch(files.official, directory=directory, progress=progress)
+    *parts, test = (read_file(path, files, count) for path, count in zip(paths, files.counts, strict=True))
+    train = Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
     note = JPEG_NOTE if sha256_of(paths[-1]) == JPEG_COPY else ""
-    return LoadedFiles(train, parts[-1], str(paths[0].parent), tuple(map(str, paths)), note=note)
+    return LoadedFiles(train, test, str(paths[0].parent), tuple(map(str, paths)), note=note)
 
 
-def _remedy(files: CifarFiles) -> str:
-    return f"delete it and fetch it again: onebit data {files.dataset}"
-
-
-def _read_binary(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file in the binary layout."""
-    expected = count * files.record
+def read_file(path: Path, files: CifarFiles, count: int) -> Split:
+    """The images and labels of a file, in the layout that its name says."""
     try:
-        size = path.stat().st_size
-        if size != expected:
-            raise DataError(
-                f"{path} is damaged: got {size:,} bytes, expected {expected:,}: {count:,} images of {files.record:,}; "
-                f"{_remedy(files)}"
-            )
-        content = np.fromfile(path, np.uint8).reshape(count, files.record)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    labels = content[:, len(files.labels) - 1].astype(np.int64)
-    return np.ascontiguousarray(content[:, len(files.labels) :]), labels
-
-
-def _read_pickled(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file in the pickled layout."""
-    entries = read_pickled(path, largest=2 * count * files.record)  # twice, as it also holds the names of the images
-    images, labels = entries.get("data"), entries.get(files.labels[-1])
-    if not isinstance(images, np.ndarray) or images.shape != (count, PIXELS):
-        raise DataError(f"{path} is damaged: its data is not an array of uint8 ({count}, {PIXELS}); {_remedy(files)}")
-    if not (
-        isinstance(labels, list)
-        and len(labels) == count
-        and all(type(label) is int and label.bit_length() < 64 for label in labels)
-    ):
-        raise DataError(f"{path} is damaged: its {files.labels[-1]} are not {count:,} numbers; {_remedy(files)}")
-    return images, np.array(labels, np.int64)
+        if path.suffix == ".bin":
+            content = np.frombuffer(read_regular(path, largest=count * files.record), np.uint8)
+            records = content.reshape(count, files.record)
+            images, labels = records[:, len(files.labels) :], records[:, len(files.labels) - 1]
+        else:  # twice the size, as it also holds the names of the images
+            entries = read_pickled(path, largest=2 * count * files.record)
+            images, labels = entries["data"], entries[files.labels[-1]]
+        return Split(images.reshape(count, 3, 32, 32), np.array(labels, np.int64))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError) as error:
+        raise DataError(
+            f"{path} is not the {count:,} images of {files.official.dataset}: {first_line(error)}"
+        ) from None
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -164,7 +117,7 @@ CIFAR100_CLASSES = (
 CIFAR10 = DatasetEntry(
     name="cifar10",
     title="color photographs of 10 kinds of things",
-    read=functools.partial(read_cifar, CIFAR10_FILES, len(CIFAR10_CLASSES)),
+    read=functools.partial(read_cifar, CIFAR10_FILES),
     classes=CIFAR10_CLASSES,
     input_shape=(3, 32, 32),
     counts=(50_000, 10_000),
@@ -175,6 +128,6 @@ CIFAR100 = dataclasses.replace(
     CIFAR10,
     name="cifar100",
     title="color photographs of 100 kinds of things",
-    read=functools.partial(read_cifar, CIFAR100_FILES, len(CIFAR100_CLASSES)),
+    read=functools.partial(read_cifar, CIFAR100_FILES),
     classes=CIFAR100_CLASSES,
 )

@@ -9,44 +9,16 @@ import os
 import shutil
 import sys
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onebit.common.files import atomic_path
 from onebit.data.splits import Progress
-from onebit.errors import DataError
+from onebit.errors import DataError, first_line
 
 CONNECT_SECONDS = 4.0
 READ_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class OfficialFile:
-    """One official file.
-
-    Args:
-        names: its possible names on disk, best first; the first is its name on the mirrors or in the archive.
-        sha256: of the file as the mirrors serve it, hex; "" for a file in an archive.
-        size: its size in the archive in bytes.
-    """
-
-    names: tuple[str, ...]
-    sha256: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class OfficialArchive:
-    """A compressed tar file with all files of a data set, in a folder named like its folder in the cache.
-
-    Args:
-        checksum: algorithm and hex digits, as in "md5:…".
-    """
-
-    name: str
-    checksum: str
 
 
 @dataclass(frozen=True)
@@ -56,18 +28,18 @@ class OfficialFiles:
     Args:
         dataset: its name in `DATASETS`.
         folders: the sub-folders to look in; the first is also its folder in the cache.
-        files: the files.
+        files: the possible names of each file on disk, best first; the first is its name on the mirrors or in the
+            archive.
         mirrors: URLs to append a file name to, in the order to try.
-        archive: what the mirrors serve instead of single files.
-        substitute: an alternative to suggest at the end of the message if the files cannot be found.
+        served: checksums, as in "md5:…", by the names of what the mirrors serve: the files, or a tar archive of them,
+            in a folder named like that in the cache.
     """
 
     dataset: str
     folders: tuple[str, ...]
-    files: tuple[OfficialFile, ...]
+    files: tuple[tuple[str, ...], ...]
     mirrors: tuple[str, ...]
-    archive: OfficialArchive | None = None
-    substitute: str = ""
+    served: Mapping[str, str]
 
 
 def cache_dir() -> Path:
@@ -97,38 +69,26 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
     been verified.
 
     Raises:
-        DataError: `directory` is not a folder or lacks a file; the files were not found and cannot be downloaded; the
-            cache cannot be written.
+        DataError: `directory` lacks a file, or the files were not found and cannot be downloaded.
     """
-    if directory is not None and not Path(directory).expanduser().is_dir():
-        raise DataError(f"{directory} is not a folder; expected one with the files of {official.dataset!r}")
-    needed = ", ".join(file.names[0] for file in official.files)
-    searched = []
     for root in data_roots(directory):
-        best = max(
-            (_present(official, folder) for folder in (root, *(root / name for name in official.folders))), key=len
-        )
-        if len(best) == len(official.files):
-            return list(best.values())
-        searched.append(f"{root} ({len(best)} of {len(official.files)} files)")
+        for folder in (root, *(root / name for name in official.folders)):
+            present = _present(official, folder)
+            if len(present) == len(official.files):
+                return list(present.values())
     if directory is not None:
-        raise DataError(
-            f"{directory} has {len(best)} of the {len(official.files)} files of {official.dataset!r}; "
-            f"expected {needed}, there or in its sub-folders {', '.join(official.folders)}; "
-            "leave out the folder to search ONEBIT_DATA and the cache and to download missing files"
-        )
-    try:
-        return _download(official, cache_dir() / official.folders[0], progress)
-    except _UnreachableError as error:
-        raise DataError(
-            f"data set {official.dataset!r} not found: needs {needed}; "
-            f"looked in {', '.join(searched)} and the sub-folders {', '.join(official.folders)}; {error}; "
-            f"put the files in a folder and name it with --data DIR or ONEBIT_DATA{official.substitute}"
-        ) from error
-
-
-class _UnreachableError(Exception):
-    """The file could not be downloaded; the message says why."""
+        needed = ", ".join(names[0] for names in official.files)
+        raise DataError(f"{directory}: expected {needed}, there or in {' or '.join(official.folders)}")
+    target = cache_dir() / official.folders[0]
+    present = _present(official, target)
+    missing = [names[0] for names in official.files if names not in present]
+    for name, checksum in official.served.items():
+        if name in missing:
+            _retrieve(name, checksum, official.mirrors, target, progress)
+        elif ".tar" in name:
+            _retrieve(name, checksum, official.mirrors, target, progress)
+            _unpack(target / name, missing)
+    return list(_present(official, target).values())
 
 
 def own_path(name: str, directory: str | Path | None) -> Path:
@@ -151,47 +111,30 @@ def data_roots(directory: str | Path | None) -> Iterator[Path]:
 
 def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[str], *, needs: str) -> Path:
     """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders; else DataError."""
-    places = [place for root in data_roots(directory) for place in (root, root / name)]
-    for place in places:
-        if all((place / sub_folder).is_dir() for sub_folder in sub_folders):
-            return place.resolve()
-    raise DataError(
-        f"data set {name!r} not found: needs {needs}; looked in {', '.join(map(str, places))}; "
-        "name the folder that holds them with --data DIR or ONEBIT_DATA"
-    )
+    for root in data_roots(directory):
+        for place in (root, root / name):
+            if all((place / sub_folder).is_dir() for sub_folder in sub_folders):
+                return place.resolve()
+    raise DataError(f"data set {name!r} not found: name a folder with {needs} by --data DIR or ONEBIT_DATA")
 
 
-def _present(official: OfficialFiles, folder: Path) -> dict[OfficialFile, Path]:
-    """The path of each file that is in the folder."""
+def _present(official: OfficialFiles, folder: Path) -> dict[tuple[str, ...], Path]:
+    """The path of each file that is in the folder, by its names."""
     present = {}
-    for file in official.files:
+    for names in official.files:
         # os.path.isfile: Path.is_file raises in a folder without permission
-        if paths := [folder / name for name in file.names if os.path.isfile(folder / name)]:
-            present[file] = paths[0]
+        if paths := [folder / name for name in names if os.path.isfile(folder / name)]:
+            present[names] = paths[0]
     return present
-
-
-def _download(official: OfficialFiles, target: Path, progress: Progress | None) -> list[Path]:
-    if official.archive is not None:
-        archive = official.archive
-        _retrieve(archive.name, archive.checksum, official.mirrors, target, progress)
-        _unpack(official, target / archive.name, target)
-        (target / archive.name).unlink()
-    else:
-        present = _present(official, target)
-        for file in official.files:
-            if file not in present:
-                _retrieve(file.names[0], f"sha256:{file.sha256}", official.mirrors, target, progress)
-    return list(_present(official, target).values())
 
 
 def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, progress: Progress | None) -> None:
     """Download a file from the first mirror that has it."""
+    remedy = "put the files in a folder and name it with --data DIR or ONEBIT_DATA"
     try:
         import pooch
-        from requests.exceptions import HTTPError, RequestException
     except ImportError:
-        raise _UnreachableError("downloading needs pooch: pip install 'onebit[train]'") from None
+        raise DataError(f"downloading needs pooch: pip install 'onebit[train]', or {remedy}") from None
     pooch.get_logger().setLevel("WARNING")  # its messages on stderr would break the progress bar
     failures = []
     for mirror in mirrors:
@@ -203,39 +146,20 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
         try:
             pooch.retrieve(mirror + name, checksum, name, target, downloader=downloader)
             return
-        except HTTPError as error:
-            failures.append(f"{mirror} ({str(error).partition(' for url')[0]})")
-        except RequestException as error:
-            failures.append(f"{mirror} ({type(error).__name__})")
-        except ValueError as error:  # a wrong checksum; the first sentence of pooch says got and expected
-            failures.append(f"{mirror} ({str(error).partition('. ')[0]})")
-        except OSError as error:
-            raise DataError(f"cannot write in the cache {target}: {error}; name another: ONEBIT_CACHE") from error
-    raise _UnreachableError(f"could not download {name} from {', '.join(failures)}")
+        except (OSError, ValueError) as error:  # ValueError: a wrong checksum
+            failures.append(f"{mirror}: {first_line(error)}")
+    raise DataError(f"cannot download {name}: {'; '.join(failures)}; {remedy}")
 
 
-def _unpack(official: OfficialFiles, archive: Path, target: Path) -> None:
-    """Extract only the official files from a tar archive into `target`, each completely or not at all."""
-    missing = {f"{official.folders[0]}/{file.names[0]}": file for file in official.files}
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                file = missing.get(member.name.removeprefix("./"))
-                if file is None:
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None or member.size != file.size:
-                    raise DataError(
-                        f"{archive}: {member.name} is damaged: got {member.size:,} bytes, "
-                        f"expected a regular file of {file.size:,}; delete the archive and fetch it again"
-                    )
-                with atomic_path(target / file.names[0]) as temporary, temporary.open("wb") as out:
+def _unpack(archive: Path, names: Sequence[str]) -> None:
+    """Extract files from a tar archive, whose checksum was verified, into its folder; then delete it."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name, content = os.path.basename(member.name), tar.extractfile(member) if member.isreg() else None
+            if content is not None and name in names:
+                with atomic_path(archive.parent / name) as temporary, temporary.open("wb") as out:
                     shutil.copyfileobj(content, out, 1 << 20)
-                del missing[member.name.removeprefix("./")]
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive} is damaged: {error}; delete it and fetch it again") from error
-    if missing:
-        raise DataError(f"{archive}: does not hold {', '.join(missing)}; delete it and fetch it again")
+    archive.unlink()
 
 
 class _PoochProgress:

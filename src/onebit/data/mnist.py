@@ -1,23 +1,59 @@
-"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 gray pixels.
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 gray pixels, in IDX files.
+
+An IDX file has a magic number, the sizes, then one byte for each element; it may be gzipped.
 
 Source: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist; CC BY-SA 3.0.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import struct
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from onebit.data.fetch import OfficialFile, OfficialFiles, find_or_fetch
-from onebit.data.idx import read_idx
+from onebit.common.files import open_regular
+from onebit.data.fetch import OfficialFiles, find_or_fetch
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.errors import DataError
+
+_GZIP_OVERHEAD = 1 << 16
+"""The most bytes by which compression makes a file larger."""
 
 
-@dataclass(frozen=True)
-class IdxFile:
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """The header of an IDX file of unsigned bytes: 0x08 is their type, then the rank, then each size, big-endian."""
+    return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
+
+
+def read_idx(path: Path, *, shape: tuple[int, ...], sha256: str) -> npt.NDArray[np.uint8]:
+    """The array in an IDX file of unsigned bytes.
+
+    Args:
+        path: the file; compressed if its name ends in `.gz`.
+        shape: the expected shape; no more memory is used, whatever the file claims.
+        sha256: of the uncompressed file including its header, hex.
+    """
+    start = len(idx_header(shape))
+    size = start + math.prod(shape)
+    with open_regular(path) as file:
+        content = file.read(size + _GZIP_OVERHEAD)
+    if path.suffix == ".gz":
+        with suppress(zlib.error):  # the digest then differs
+            content = zlib.decompressobj(wbits=31).decompress(content, size + 1)  # 31: a gzip header and its CRC
+    if (digest := hashlib.sha256(content).hexdigest()) != sha256:
+        raise DataError(f"{path} is damaged: got sha256 {digest}, expected {sha256}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+class IdxFile(NamedTuple):
     """One of the four files: its name without `.gz`, its shape, and the sha256 of its content and of the `.gz` file."""
 
     name: str
@@ -76,19 +112,11 @@ def read_mnist(
     mirrors: Sequence[str] = MNIST_MIRRORS,
 ) -> LoadedFiles:
     """Find or download the four files (training images and labels, test images and labels), read and check them."""
-    official = OfficialFiles(
-        "mnist",
-        ("mnist", "MNIST/raw"),  # the second is where torchvision puts them
-        tuple(OfficialFile(file.names, file.gz_sha256) for file in files),
-        tuple(mirrors),
-        substitute=", or use the shipped 'mnist-sample'",
-    )
+    folders = ("mnist", "MNIST/raw")  # the second is where torchvision puts them
+    served = {file.names[0]: f"sha256:{file.gz_sha256}" for file in files}
+    official = OfficialFiles("mnist", folders, tuple(file.names for file in files), tuple(mirrors), served)
     paths = find_or_fetch(official, directory=directory, progress=progress)
-    remedy = "delete it and fetch it again: onebit data mnist"
-    arrays = [
-        read_idx(path, shape=file.shape, sha256=file.sha256, remedy=remedy)
-        for path, file in zip(paths, files, strict=True)
-    ]
+    arrays = [read_idx(path, shape=file.shape, sha256=file.sha256) for path, file in zip(paths, files, strict=True)]
     train, test = (Split(images[:, np.newaxis], labels.astype(np.int64)) for images, labels in (arrays[:2], arrays[2:]))
     return LoadedFiles(train, test, str(paths[0].parent), tuple(map(str, paths)))
 

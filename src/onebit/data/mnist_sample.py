@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.data.idx import read_idx
+from onebit.data.mnist import read_idx
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
 
 TRAIN_COUNT = 8_000
@@ -26,9 +26,8 @@ def read_mnist_sample(*, directory: str | Path | None = None, progress: Progress
     """Read and check the shipped files; `directory` and `progress` have no effect."""
     here = Path(__file__).parent
     count = TRAIN_COUNT + TEST_COUNT
-    remedy = "reinstall onebit"
-    images = read_idx(here / IMAGES_FILE, shape=(count, 28, 28), sha256=IMAGES_SHA256, remedy=remedy)[:, np.newaxis]
-    labels = read_idx(here / LABELS_FILE, shape=(count,), sha256=LABELS_SHA256, remedy=remedy).astype(np.int64)
+    images = read_idx(here / IMAGES_FILE, shape=(count, 28, 28), sha256=IMAGES_SHA256)[:, np.newaxis]
+    labels = read_idx(here / LABELS_FILE, shape=(count,), sha256=LABELS_SHA256).astype(np.int64)
     return LoadedFiles(
         Split(images[:TRAIN_COUNT], labels[:TRAIN_COUNT]),
         Split(images[TRAIN_COUNT:], labels[TRAIN_COUNT:]),
