@@ -23,7 +23,6 @@ from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
 from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import as_samples
-from onebit.layers import check_model
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.machine import own_threads
@@ -100,7 +99,6 @@ class Trainer:
         self._metric: Any = None
         self.recipe = self._recipe("mnist")
         if self._given is not None:
-            check_model(self._given)
             way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
             refuse_other_quantizers(self._given, self.recipe.model, way=way, owner=f"method {method!r}")
         self.history = TrainerHistory()

@@ -13,7 +13,7 @@ from torch import nn
 
 import onebit
 from onebit.common.arguments import check_number
-from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError, WrongTypeError
+from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
 from onebit.evaluation.model_inputs import try_model
 from onebit.models import MODELS, create_model, option_names
 from onebit.recipe import build_recipe
@@ -43,7 +43,6 @@ def fit(model: Any = MODEL, data: Any = DATA, optimizer: Any = None, **settings:
 MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError]]] = {
     "run of a missing path": (lambda: run("net.1bit", IMAGES), FormatError),
     "run on floats": (lambda: run(PACKED, IMAGES / 255), UsageError),
-    "save, the wrong way round": (lambda: onebit.save("net.1bit", PACKED), WrongTypeError),
     "fit with other lengths": (lambda: fit(data=(IMAGES, LABELS[:9])), DataError),
     "fit with NaN": (
         lambda: fit(nn.Sequential(nn.Flatten(), onebit.BinaryLinear(64, 4)), (IMAGES * np.nan, LABELS)), DataError,
@@ -53,7 +52,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError]]] = {
     "evaluate without targets": (lambda: onebit.evaluate(MODEL, IMAGES), DataError),
     "an option of no model": (lambda: create_model("mlp", colour=1), UsageError),
     "clip without latent groups": (lambda: onebit.clip_latents_(torch.optim.Adam(MODEL.parameters())), UsageError),
-    "pack a packed net": (lambda: onebit.pack(PACKED), WrongTypeError),
     "a Trainer on unknown data": (lambda: onebit.Trainer("mlp").fit("tooy"), UnknownNameError),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError),
 }  # fmt: skip

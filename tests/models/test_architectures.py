@@ -87,8 +87,6 @@ def test_width_is_a_factor_on_channels_and_hidden_units(name: str) -> None:
 def test_weights_beyond_memory_are_refused_before_they_take_it() -> None:
     with pytest.raises(UsageError, match=r"'vgg_small' has 5,7.* parameters, 22,9.* GB, and this machine has"):
         create_model("vgg_small", width=640, input_shape=(3, 32, 32))
-    with pytest.raises(UsageError, match="too large for any memory"):
-        create_model("resnet20", width=10**9)
 
 
 def test_vgg_small_pools_the_output_of_the_convolution() -> None:
@@ -247,47 +245,9 @@ def test_a_depth_that_is_not_6n_plus_2_is_refused(depth: int) -> None:
 
 # -------------------------------------------------------------------------------------------- images that are too small
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "alexnet",
-            {"input_shape": (3, 8, 8), "stem": "imagenet"},
-            "alexnet on 3×8×8: conv1 64×1×1, pool1 needs at least 3×3",
-        ),
-        ("alexnet", {"input_shape": (3, 6, 9), "stem": "imagenet"}, "alexnet on 3×6×9: conv1 needs at least 7×7"),
-        (
-            "alexnet",
-            {"input_shape": (3, 8, 8)},
-            "alexnet on 3×8×8: conv1 64×8×8, pool1 64×3×3, conv2 192×3×3, pool2 192×1×1, conv3 384×1×1, "
-            "conv4 256×1×1, conv5 256×1×1, pool5 needs at least 3×3",
-        ),
-        (
-            "lenet",
-            {"input_shape": (1, 9, 9), "width": 2},
-            "lenet on 1×9×9: conv1 12×9×9, pool1 12×4×4, conv2 needs at least 5×5",
-        ),
-        (
-            "vgg_small",
-            {"input_shape": (3, 4, 9)},
-            "vgg_small on 3×4×9: conv1 128×4×9, conv2 128×4×9, pool2 128×2×4, conv3 256×2×4, conv4 256×2×4, "
-            "pool4 256×1×2, conv5 512×1×2, conv6 512×1×2, pool6 needs at least 2×2",
-        ),
-    ],
-)
-def test_an_image_that_is_too_small_is_refused_with_the_shape_after_each_layer(
-    name: str, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        create_model(name, **options)
-    assert str(caught.value) == message
-
-
-@pytest.mark.parametrize(
     ("name", "shape"),
     [("alexnet", (3, 15, 15)), ("vgg11", (3, 32, 32)), ("vgg_small", (3, 8, 8)), ("lenet", (1, 12, 12))],
 )
-def test_the_smallest_image_is_taken_and_one_pixel_less_is_not(name: str, shape: tuple[int, int, int]) -> None:
+def test_the_smallest_image_is_taken(name: str, shape: tuple[int, int, int]) -> None:
     model = create_model(name, input_shape=shape, classes=3, width=1 / 16).eval()
     assert model(images(model, 2)).shape == (2, 3)
-    with pytest.raises(UsageError, match="needs at least"):
-        create_model(name, input_shape=(shape[0], shape[1] - 1, shape[2]), width=1 / 16)

@@ -55,14 +55,12 @@ def test_a_crop_takes_the_centre() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match="padding must be 'same' or 'valid', got 'full'"):
+    with pytest.raises(UsageError, match="padding"):
         create_model("unet", padding="full")
-    with pytest.raises(UsageError, match="depth must be 1 or more, got 0"):
-        create_model("unet", depth=0)
     with torch.device("meta"):
         valid: nn.Module = create_model("unet", padding="valid")
     valid.check_size(572, 188)
-    with pytest.raises(UsageError, match=r"takes no images of 570×512 pixels; the next larger ones are 572×524"):
+    with pytest.raises(UsageError, match="572×524"):
         valid.check_size(570, 512)
 
 

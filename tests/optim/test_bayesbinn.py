@@ -181,16 +181,12 @@ def test_without_momentum_there_is_no_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"count": 0}, "count must be positive, got 0"),
-        ({"lr": -1.0}, "lr must be positive"),
-        ({"init": math.inf}, "init must be positive, got inf"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
-    ],
+    "options",
+    [{"count": 0}, {"lr": -1.0}, {"init": math.inf}, {"momentum": 1.0}],
+    ids=lambda options: next(iter(options)),
 )
-def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_numbers_out_of_range_are_refused(options: dict) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
         bayesbinn(net("concrete_sign"), **options)
 
 

@@ -13,7 +13,7 @@ import torch
 from own_rule import OPTIMIZERS, net, parameters, same, train
 from torch import Tensor, nn
 
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, clip_latents_, latent_groups
@@ -197,18 +197,6 @@ def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))
 
 
-def test_anything_but_parameter_groups_is_refused(name: str) -> None:
-    kind, more = type(pair(name)[1]), {"count": 10} if name == "bayesbinn" else {}
-    model = net()
-    for wrong in (model.parameters(), model, None):
-        with pytest.raises(
-            WrongTypeError, match=rf"groups: got .*, expected .*: {kind.__name__}\(onebit.latent_groups"
-        ):
-            kind(wrong, **more)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"there are none that onebit\.latent_groups marked"):
-        kind([{"params": model.parameters()}], **more)
-
-
 def test_groups_that_are_added_later_are_trained(name: str) -> None:
     model, optimizer = pair(name)
     train(model, optimizer, steps=1)
@@ -261,8 +249,6 @@ def test_latents_that_are_added_without_a_rate_take_that_of_the_others() -> None
     added.grad, before = torch.ones(3), added.detach().clone()
     optimizer.step()
     assert not torch.equal(added, before)
-    with pytest.raises(UsageError, match="BayesBiNN: a group of latents has no rate: give it an lr"):
-        BayesBiNN([{"params": [nn.Parameter(torch.ones(3))], "latent": True}], count=100)
 
 
 def test_the_first_real_group_that_is_added_makes_the_companion(name: str) -> None:

@@ -241,19 +241,12 @@ def test_layers_with_equal_settings_share_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr_scale": "xavier"}, "lr_scale must be one of glorot, glorot_squared or none, got 'xavier'"),
-        ({"latent_clip": 0.0}, "latent_clip must be a positive number"),
-        ({"latent_clip": -1}, "latent_clip must be a positive number"),
-        ({"latent_clip": math.nan}, "latent_clip must be a positive number"),
-        ({"latent_clip": "values"}, "latent_clip must be a positive number, 'value' or none, got 'values'"),
-    ],
+    "options",
+    [{"lr_scale": "xavier"}, {"latent_clip": 0.0}, {"latent_clip": -1}, {"latent_clip": math.nan}, {"lr": -1}],
 )
-def test_wrong_options_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        latent_groups(net(), lr=1.0, **options)
-    assert message in str(caught.value)
+def test_wrong_options_are_refused(options: dict) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        latent_groups(net(), **{"lr": 1.0} | options)
 
 
 def test_latents_that_are_computed_are_refused() -> None:

@@ -117,13 +117,13 @@ def test_training_uses_the_latents_and_evaluation_their_signs() -> None:
 
 @pytest.mark.parametrize("growth", [0.0, -1.0, math.nan, math.inf])
 def test_growth_is_positive(growth: float) -> None:
-    with pytest.raises(UsageError, match="the prox needs a positive growth"):
+    with pytest.raises(UsageError, match="growth"):
         start(growth)
 
 
 def test_a_real_net_is_refused() -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
-    with pytest.raises(UsageError, match="there are none: use `latent_groups`"):
+    with pytest.raises(UsageError, match="0 groups"):
         prox_latents_(optimizer, growth=1.0)
 
 

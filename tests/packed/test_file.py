@@ -18,7 +18,7 @@ import pytest
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_resnet
 from safetensors import safe_open
 
-from onebit.errors import FormatError, OnebitError, WrongTypeError
+from onebit.errors import FormatError, OnebitError
 from onebit.nets import net_names, net_path
 from onebit.packed import (
     OPS,
@@ -270,16 +270,6 @@ def test_files_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.1bit", tmp_path, pipe):
         with pytest.raises(FormatError, match=path.name):
             load(path)
-
-
-def test_what_is_no_net_and_no_bytes_is_refused() -> None:
-    with pytest.raises(WrongTypeError, match=r"data: got 'a.1bit', expected the bytes of a \.1bit file; onebit\.load"):
-        loads("a.1bit")  # type: ignore[arg-type]
-    for function in (dumps, costs):
-        with pytest.raises(WrongTypeError, match="net: got 'mnist-mlp', expected a packed net"):
-            function("mnist-mlp")  # type: ignore[operator]
-    with pytest.raises(WrongTypeError, match="net: got 5, expected the name of a net"):
-        net_path(5)  # type: ignore[arg-type]
 
 
 def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_mlp: Maker) -> None:

@@ -12,7 +12,7 @@ import torch
 from packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 
 import onebit
-from onebit.errors import FormatError, UsageError, WrongTypeError
+from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
 from onebit.runtime import batches, run, timing
@@ -204,9 +204,6 @@ def test_two_batches_and_other_nets_are_refused(tmp_path: Path) -> None:
     batch = inputs_of(net, 1)
     with pytest.raises(UsageError, match=r"^got both a batch and images, expected one"):
         run(net, batch, images=batch)
-    other: Any = 3
-    with pytest.raises(WrongTypeError, match="packed net"):
-        run(other, batch)
     with pytest.raises(FormatError, match="cannot read"):
         run(tmp_path / "gone.1bit", batch)
 

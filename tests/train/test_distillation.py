@@ -13,13 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
 
 from onebit.data import VOID
-from onebit.errors import CheckpointError, UsageError, WrongTypeError
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
 from onebit.evaluation.modes import evaluate
 from onebit.fold import pack
 from onebit.models import create_model
-from onebit.packed import load
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
@@ -211,12 +210,6 @@ def test_a_teacher_leaves_the_random_streams_alone(teacher: nn.Module) -> None:
     beside.fit(DATA, loss="cross_entropy", teacher=Teacher(teacher, weight=1e-30))
     images = DATA.test.images
     torch.testing.assert_close(predict_logits(beside.model, images), predict_logits(without.model, images))
-
-
-@pytest.mark.parametrize("given", ["mnist-mlp", load("mnist-mlp"), 3])
-def test_a_teacher_is_a_module(given: Any) -> None:
-    with pytest.raises(WrongTypeError, match=r"teacher: got .*, expected a module(; a packed net becomes one|$)"):
-        build(Case(None)).fit(DATA, teacher=given)
 
 
 def test_a_teacher_may_refuse_the_images_of_a_loader() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from toy_training import CASES, DATA, EPOCHS, Stop, build, everything, flat, stop_after_epoch
 
-from onebit.errors import WrongTypeError
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
 
@@ -57,12 +56,3 @@ def test_a_wrong_keyword_is_an_error_of_python(name: str) -> None:
     with pytest.raises(TypeError, match=name) as caught:
         train(**{name: 3})
     assert type(caught.value) is TypeError
-
-
-@pytest.mark.parametrize(
-    ("options", "noun"),
-    [({"accumulate": 1.5}, "accumulate"), ({"clip_grad_norm": "1"}, "clip_grad")],
-)
-def test_an_option_of_another_type_is_refused(options: dict[str, Any], noun: str) -> None:
-    with pytest.raises(WrongTypeError, match=noun):
-        train(**options)

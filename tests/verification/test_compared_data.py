@@ -259,11 +259,6 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
         "data: got list, expected a DataLoader",
     ),
     "text": (lambda net: verify(net, packed_behind(RIGHT, net), "data"), WrongTypeError, "data: got 'data'"),
-    "no model": (
-        lambda net: verify(3, packed_behind(RIGHT, net), RAW),
-        WrongTypeError,
-        "model: got 3, expected a torch",
-    ),
     "latent weights": (
         lambda net: verify(net, packed_behind(RIGHT, net), RAW, preprocess=RIGHT, weights="latent"),
         UsageError,

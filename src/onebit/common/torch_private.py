@@ -94,10 +94,3 @@ def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 def storage_address(tensor: Tensor) -> int:
     """What tells the memory of a tensor from others; `data_ptr` is 0 on the device "meta"."""
     return tensor.untyped_storage()._cdata
-
-
-def compiler_failure() -> type[Exception]:
-    """What torch.compile raises if its backend fails; looking takes a second of imports."""
-    from torch._dynamo.exc import BackendCompilerFailed
-
-    return BackendCompilerFailed

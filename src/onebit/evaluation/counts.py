@@ -16,7 +16,7 @@ from onebit.common.text import NetSize, table
 from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
-from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
+from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations
 from onebit.layers.base import unwrapped
 from onebit.layers.description import weight_counts
 from onebit.layers.parametrized import kind_name
@@ -160,7 +160,6 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
     Raises:
         UsageError: unknown shape, or the model does not take such inputs. WrongTypeError: not a module.
     """
-    check_model(model)
     model = unwrapped(model)  # a forward pass of one process alone would wait for the others
     inputs, what = _inputs(model, example, input_shape)
     names = {

@@ -26,7 +26,7 @@ from onebit.evaluation.nested import leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
-from onebit.layers import LatentWeight, batch_norms, binary_layers, check_model, has_other_statistics
+from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
@@ -380,7 +380,6 @@ def evaluate(
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
         0.9783
     """
-    check_model(model)
     if isinstance(data, Split):
         data = in_tiles(model, data)
         check_own_shape(model, data.images.shape[1:])

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.common.arguments import check_kind, check_number, check_path
 from onebit.common.files import atomic_files, is_own, refuse_foreign
 from onebit.common.tables import did_you_mean
 from onebit.common.text import size
@@ -78,7 +77,7 @@ def export_net(
         options: of the target.
 
     Raises:
-        UnknownNameError: unknown target, option or value of an option. WrongTypeError, FormatError: as `onebit.load`.
+        UnknownNameError: unknown target, option or value of an option. FormatError: as `onebit.load`.
         UsageError: another suffix, the net has an operation that the target lacks, or a `count` beside `inputs`.
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 
@@ -86,13 +85,9 @@ def export_net(
         >>> export_net("net.1bit", "onnx", "net.onnx").comparison
     """
     net = opened(net)
-    check_kind("to", to, str, f"one of {', '.join(EXPORTS)}")
-    check_path(path, "the path of a file or folder")
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    if count is not None:
-        check_number("count", count, whole=True, least=1)
-        if inputs is not None:
-            raise UsageError("got both inputs and a count of random ones, expected one")
+    if count is not None and (count < 1 or inputs is not None):
+        raise UsageError(f"got a count of {count} random inputs, expected 1 or more, or inputs instead")
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
     samples = None if inputs is None else np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from onebit.common.arguments import check_kind, described
-from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
+from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, first_line
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import TooMuchWorkError, refuse_other_branch, trace
 from onebit.integer import rounded_as_trained
-from onebit.layers import binary_layers, check_model, has_other_statistics
+from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet
 from onebit.packed.difference import array_differences, graph_difference
@@ -201,10 +200,6 @@ def _prepared(
     model = eval_copy(model)
     batch = _batch(model, example, input_shape)
     if preprocess is not None:
-        if not isinstance(preprocess, nn.Module):
-            raise WrongTypeError(
-                f"preprocess: got {described(preprocess)}, expected a module such as onebit.Normalize(mean, std)"
-            )
         model = eval_copy(nn.Sequential(preprocess, model))
         batch = batch.to(torch.uint8)
     if not any(True for _ in binary_layers(model)):
@@ -223,21 +218,15 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
                 "example: pack(model, x) with a batch x"
             )
         return torch.zeros((2, *shape), dtype=torch.uint8)
-    if input_shape is not None:
-        raise UsageError("got an example and an input_shape, expected one of them: the example has a shape")
-    if isinstance(example, (tuple, list, dict)) or not (hasattr(example, "shape") and hasattr(example, "dtype")):
-        check_kind("example", example, (), "a tensor or array (N, …)", _EXAMPLES)
     dtype = str(example.dtype).removeprefix("torch.")
     shape = tuple(int(size) for size in example.shape)
     if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:
-        way = "; convert it: x.float(), or x.astype('float32')" if dtype in ("float64", "float16", "bfloat16") else ""
-        raise UsageError(f"example: got {dtype} {shape}, expected uint8 or float32 (N, …) with N of 1 or more{way}")
+        raise UsageError(f"example: got {dtype} {shape}, expected uint8 or float32 (N, …) with N of 1 or more")
     return torch.zeros((2, *shape[1:]), dtype=getattr(torch, dtype))
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode, of the model itself if it is wrapped. FoldError if it cannot be copied."""
-    check_model(model)
     model = unwrapped(model)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise FoldError(

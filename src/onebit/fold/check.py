@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.common.arguments import described
 from onebit.common.text import NetSize
-from onebit.errors import OnebitError, UsageError, first_line, shortened
+from onebit.errors import OnebitError, first_line, shortened
 from onebit.evaluation.health import constant_inputs, constant_warning
 from onebit.fold import eval_copy, refusals_of
 from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import random_inputs
-from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, check_model, input_quantizers
+from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, input_quantizers
 from onebit.layers.base import unwrapped
 from onebit.layers.description import BIAS, REASONS, describe_layers, weight_counts
 from onebit.quantizers import Quantizer
@@ -101,15 +100,11 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
             `input_shape`.
         preprocess: what is applied outside the model, as in `onebit.pack`.
 
-    Raises:
-        WrongTypeError: `model` is not a module.
-
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
         >>> check(net, torch.zeros(1, 64)).line
         'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
     """
-    check_model(model)
     model = unwrapped(model)  # the names in its graph are those without a wrapper
     layers = describe_layers(model)
     if not any(True for _ in binary_layers(model)):
@@ -118,7 +113,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         return CheckReport(layers, False, {"": reason})
     try:
         graph, refusals = refusals_of(model, _float(example), preprocess=preprocess)
-    except (OnebitError, UsageError) as error:
+    except (OnebitError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         return CheckReport(layers, False, problem=first_line(error))
     reasons = {path: first_line(error) for path, error in refusals.items()}
     if graph is None:
@@ -167,7 +162,4 @@ def _float(example: Any) -> Any:
         example = example[0]
     if example is None or str(getattr(example, "dtype", "")).endswith(("uint8", "float32")):
         return example
-    try:
-        return torch.as_tensor(example).float()
-    except (TypeError, ValueError, RuntimeError):
-        raise UsageError(f"got {described(example)}, expected a tensor (N, …)") from None
+    return torch.as_tensor(example).float()

@@ -26,7 +26,6 @@ from onebit.layers import (
     BinaryLinear,
     LatentWeight,
     binary_parametrizations,
-    check_model,
 )
 from onebit.layers.base import skip_fused_path_
 from onebit.layers.binary import padding_of
@@ -105,7 +104,6 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         all                           81,920        327,680  10,496
         1/31.2 of float32; 0 bytes of the model stay real
     """
-    check_model(model)
     if isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
         raise UsageError("packed_layers_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
     shipped = shipped_weights(model, weights, seed)

@@ -14,7 +14,7 @@ from onebit.integer.form import Form
 from onebit.integer.operations import CONVERSIONS
 from onebit.integer.ranges import Range, find_ranges
 from onebit.integer.staircase import RealRounding
-from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize, check_net
+from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize
 
 BITS = 8, 4, 2
 _OTHER = "the packed net does not have the operations that the model has when its activations are rounded"
@@ -60,7 +60,6 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
 
 def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calibrated:
     """An integer net and its ranges. Arguments and errors: see `integer_net`."""
-    check_net(packed)
     if type(activations) is not int or activations not in BITS:
         raise UsageError(f"got activations of {activations!r} bits, expected {', '.join(map(str, BITS))}")
     plan, groups = _planned(packed, activations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,29 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_kind
+from onebit.common.arguments import positive
 from onebit.common.tables import did_you_mean, resolve
 from onebit.common.torch_private import COMPILED, transforms_active
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 
 WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
 InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
-
-
-def check_model(model: object) -> None:
-    """Check that `model` is a torch module.
-
-    Raises:
-        WrongTypeError: it is not.
-    """
-    ways = {
-        "str": "build one: onebit.create_model(name)",
-        "PackedNet": "onebit.PackedModule(net) is a module; onebit.runtime.run(net, images) returns logits",
-        "type": "create an instance of the class first",
-        "generator": "pass the model itself",
-    }
-    check_kind("model", model, nn.Module, "a torch module", ways)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -67,33 +52,21 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
     Raises:
         UnknownNameError: no such quantizer.
-        WrongTypeError: a function or class that makes no module without arguments, or a module of another kind.
-        UsageError: the quantizer has no `value`, or `value` is not a positive number.
+        TypeError: the quantizer has no `value`.
+        UsageError: `value` is not a positive number, or the quantizer is an object, which has its own value.
     """
-    if isinstance(value, str):
-        if value != "glorot":
-            raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
+    if value == "glorot":
         value = glorot_bound(weight)
-    if not (math.isfinite(value) and value > 0):
+    if isinstance(value, str) or not positive(value):
         raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
     if quantizer is None:
         return None
-    kind = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
-    check_kind("weight quantizer", kind, Callable, f"one of {', '.join(WEIGHT_QUANTIZERS)}, or such an object")
-    if isinstance(kind, nn.Module):
-        if value != 1.0:
-            raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
-        made: Any = kind
-    elif value == 1.0:
-        made = _made("weight quantizer", kind, WEIGHT_QUANTIZERS)
-    else:
-        try:
-            made = kind(value=value)
-        except TypeError as error:
-            name = getattr(kind, "__name__", repr(kind))
-            raise UsageError(f"weight quantizer {name} is ±1 only: leave value at 1, got {value!r}") from error
-    check_kind("weight quantizer", made, Quantizer, "a subclass of onebit.quantizers.Quantizer")
-    return made
+    kind: Any = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
+    if not isinstance(kind, nn.Module):
+        return kind() if value == 1.0 else kind(value=value)
+    if value != 1.0:
+        raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
+    return kind  # type: ignore[return-value]
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:
@@ -104,13 +77,11 @@ def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str,
 
     Raises:
         UnknownNameError: no such quantizer.
-        UsageError: options without a name, or that the quantizer does not take.
+        UsageError: options that the quantizer does not take.
     """
     if not options:
         return quantizer
     made = resolve(table, quantizer, kind=kind)
-    if not isinstance(made, type):
-        raise UsageError(f"options of a {kind} need its name, got {quantizer!r} and {dict(options)}")
     known = [name for name in inspect.signature(made).parameters if name != "generator"]
     for name in options:
         if name not in known:
@@ -121,27 +92,8 @@ def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str,
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     """The input quantizer of one layer from a name or an object; None leaves inputs real."""
-    if quantizer is not None:
-        known = ", ".join(INPUT_QUANTIZERS)
-        check_kind("input quantizer", quantizer, (str, Callable), f"one of {known}, or such an object")
-    found = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
-    if found is None or isinstance(found, nn.Module):
-        return found
-    return _made("input quantizer", found, INPUT_QUANTIZERS)
-
-
-def _made(kind: str, maker: Callable[[], Any], names: Iterable[str]) -> nn.Module:
-    """What a class or function makes; WrongTypeError for a function that quantizes itself, such as `torch.sign`."""
-    try:
-        made = maker()
-    except TypeError as error:
-        name = getattr(maker, "__name__", repr(maker))
-        raise WrongTypeError(
-            f"{kind}: {name}() fails: {error}; expected one of {', '.join(names)}, a module, or what makes one "
-            "without arguments"
-        ) from error
-    check_kind(f"{kind} made by a call", made, nn.Module, "a module")
-    return made
+    found: Any = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
+    return found if found is None or isinstance(found, nn.Module) else found()
 
 
 class LatentWeight(nn.Module):
@@ -195,11 +147,9 @@ class LatentWeight(nn.Module):
         """The binary weight that is packed: weight = scale·signs + center, output channels first.
 
         Raises:
-            UsageError: the layer has real weights, or pruned ones.
+            UsageError: as `latent`.
         """
-        if self.weight_quantizer is None:
-            raise UsageError("this layer has real weights (weight_quantizer=None): it has no binary weight")
-        return self.weight_quantizer.decompose(self.latent())
+        return self.weight_quantizer.decompose(self.latent())  # type: ignore[union-attr]
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the binary weight, or None if the method has no random draws."""

@@ -12,15 +12,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from onebit.common.arguments import check_kind
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.layers.base import (
     BinaryLayer,
     InputQuantizer,
     WeightQuantizer,
-    binary_layers,
-    check_model,
     skip_fused_path_,
 )
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
@@ -70,7 +67,6 @@ def binarize_(
         UsageError: nothing to binarize, `model` itself would be replaced, a layer is reparametrized or has a forward of
             its own, the model holds the forward of a layer, or `value` is not positive. UnknownNameError: no such
             quantizer.
-        WrongTypeError: `model` is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -81,26 +77,15 @@ def binarize_(
                                   8  real: bias and scales of binary layers
         64 binary weights, 26 real parameters
     """
-    check_model(model)
-    if type(model) in BINARY_TWINS:
-        raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
-    if where is not None:
-        check_kind("where", where, Callable, "a function (name, module) -> bool")
     if isinstance(input_quantizer, str):
         resolve(INPUT_QUANTIZERS, input_quantizer, kind="input quantizer")  # a net of one layer has no use for it
     # a parametrization is of weights alone: without a quantizer for them there is nothing to do
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     places = _choose(model, kinds, where)
     if not places:
-        binary = sum(1 for _ in binary_layers(model))
-        if binary and where is None:
-            already = "its only layer is" if binary == 1 else f"its {binary} layers are"
-            raise UsageError(
-                f"nothing to binarize: {already} binary already; for another quantizer, build the model again"
-            )
         missed = describe(model, where).warnings
         names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
-        because = missed[0] if missed else f"no layer of torch.nn ({names}) was found or chosen by `where`"
+        because = missed[0] if missed else f"the model holds no real layer ({names}) that `where` chooses"
         raise UsageError(f"nothing to binarize: {because}")
     _refuse_held_forwards(model, [place.layer for place in places])
     # all parts are made before the first one is put into the model: an error leaves it as it was
@@ -177,16 +162,16 @@ def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
 
 
 def _check_weights(name: str, layer: nn.Module) -> None:
-    if "forward" in vars(layer):
-        raise UsageError(
-            f"layer {name!r}: its forward was replaced by another function; write a class with this forward"
-        )
-    if kind_of(layer) in BINARY_TWINS and is_parametrized(layer):
-        raise UsageError(f"layer {name!r}: it has parametrizations; remove them first")
     weights = weights_of(layer) if kind_of(layer) in PARAMETRIZED else [(layer, "weight")]
-    if not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
-        reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
-        raise UsageError(f"layer {name!r}: {reason}")
+    if "forward" in vars(layer):
+        reason = "its forward was replaced by another function"
+    elif kind_of(layer) in BINARY_TWINS and is_parametrized(layer):
+        reason = "it has parametrizations"
+    elif not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
+        reason = "its weight is computed from other parameters"
+    else:
+        return
+    raise UsageError(f"layer {name!r}: {reason}; undo that first")
 
 
 def _install(layer: nn.Module, made: BinaryLayer | list[Part]) -> None:

@@ -131,10 +131,8 @@ class _Conv(_Convolution):
         super().__init__(
             in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
         )
-        if padding_value not in (0, 1, -1):
-            raise UsageError(f"padding_value must be 0, 1 or -1, got {padding_value!r}")
-        if padding_value and padding_mode != "zeros":
-            raise UsageError(f"padding_value={padding_value:g} needs padding_mode='zeros', got {padding_mode!r}")
+        if padding_value not in (0, 1, -1) or (padding_value and padding_mode != "zeros"):
+            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {padding_mode!r}, got {padding_value!r}")
         self.padding_value = padding_value
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_kind, described
 from onebit.common.tables import did_you_mean
-from onebit.errors import UsageError, WrongTypeError
+from onebit.errors import UsageError
 
 CODINGS = ("integer", "standardize")
 
@@ -44,16 +42,16 @@ class InputCoding(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        check_kind("coding", coding, str, "the name of one")
         if coding not in CODINGS:
             raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, CODINGS)}")
         self.coding: Literal["integer", "standardize"] = cast(Any, coding)
         if coding == "standardize":
             factor = 1 if scale is None else scale
-            if mean is None or std is None or len(mean) != len(std) or min(std) * factor <= 0:
-                raise UsageError(f"coding 'standardize' needs mean and positive std per channel, got {mean} and {std}")
-            if scale is None and max(*mean, *std) < 1:
-                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255: scale=255 makes them")
+            if not (mean and std and len(mean) == len(std) and min(std) * factor > 0) or (
+                scale is None and max(*mean, *std) < 1
+            ):
+                expected = "those of pixels 0–255 per channel (scale=255 makes them), std positive"
+                raise UsageError(f"got mean {mean} and std {std}, expected {expected}")
             for name, values in (("mean", mean), ("std", std)):
                 numbers = torch.tensor([value * factor for value in values], dtype=torch.float32)
                 self.register_buffer(name, numbers.view(-1, 1, 1))
@@ -61,8 +59,6 @@ class InputCoding(nn.Module):
             raise UsageError("mean, std and scale belong to the coding 'standardize', got the coding 'integer'")
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, np.ndarray):
-            raise WrongTypeError(f"images: got numpy {described(x)}, expected a tensor: torch.from_numpy(images)")
         if self.coding == "integer":
             return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std
@@ -81,8 +77,8 @@ class Normalize(nn.Module):
         mean, std: a number, or one per channel (axis 1): of pixels 0–1, or of float32 features as they are.
 
     Raises:
-        UsageError: numbers that are not finite, a std that is not positive, or lists of different lengths; in the
-            forward pass, uint8 inputs with a mean or std of pixels 0–255.
+        UsageError: numbers that are not finite, or a std that is not positive; in the forward pass, another number of
+            channels, or uint8 inputs with a mean or std of pixels 0–255.
 
     Shapes:
         x: uint8 or float32 (N, C, …) -> float32 of the same shape.
@@ -97,28 +93,18 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
-        lengths = []
         for name, given in (("mean", mean), ("std", std)):
-            try:
-                numbers = torch.as_tensor(given, dtype=torch.float32).detach().clone()
-            except (TypeError, ValueError, RuntimeError):
-                raise WrongTypeError(f"{name}: got {described(given)}, expected a number or one per channel") from None
-            if numbers.dim() > 1 or numbers.numel() == 0:
-                raise UsageError(f"{name}: got shape {tuple(numbers.shape)}, expected a number or one per channel")
+            numbers = torch.as_tensor(given, dtype=torch.float32).detach().clone()
             if not numbers.isfinite().all() or (name == "std" and (numbers <= 0).any()):
-                expected = "positive numbers" if name == "std" else "finite numbers"
-                raise UsageError(f"{name}: got {given}, expected {expected}")
-            lengths += [numbers.numel()] if numbers.dim() else []
+                raise UsageError(f"{name}: got {given}, expected finite numbers, positive ones of std")
             self.register_buffer(name, numbers)
-        if len(set(lengths)) > 1:
-            raise UsageError(f"got {lengths[0]} means and {lengths[1]} stds, expected one of each per channel")
         largest = max(float(self.mean.max()), float(self.std.max()))
         self._pixel_units = largest > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, np.ndarray):
-            raise WrongTypeError(f"inputs: got numpy {described(x)}, expected a tensor: torch.from_numpy(inputs)")
-        self._check_channels(x)
+        count = max(self.mean.numel(), self.std.numel())
+        if count > 1 and x.dim() > 1 and x.shape[1] != count:
+            raise UsageError(f"got inputs {tuple(x.shape)}, expected {count} channels on axis 1, as mean and std have")
         if x.dtype == torch.uint8:
             if self._pixel_units:
                 raise UsageError(
@@ -132,13 +118,6 @@ class Normalize(nn.Module):
     def per_channel(self, numbers: Tensor, axes: int) -> Tensor:
         """`numbers` shaped to broadcast along axis 1 of a batch with this number of axes."""
         return numbers if numbers.dim() == 0 else numbers.view(-1, *[1] * (axes - 2))
-
-    def _check_channels(self, x: Tensor) -> None:
-        count = max(self.mean.numel(), self.std.numel())
-        if count > 1 and x.dim() > 1 and x.shape[1] != count:
-            raise UsageError(
-                f"got inputs {tuple(x.shape)}, expected {count} channels on axis 1, as many as mean and std"
-            )
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.tolist()}, std={self.std.tolist()}"

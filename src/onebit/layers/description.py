@@ -19,7 +19,6 @@ from onebit.layers.base import (
     BinaryLayer,
     LatentWeight,
     binary_layers,
-    check_model,
     input_quantizers,
     latent_keys,
 )
@@ -118,9 +117,6 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
 def describe_layers(model: nn.Module) -> BinarizeReport:
     """What of a model is binary, what is real and why, layer by layer: the report of `binarize_` for any model.
 
-    Raises:
-        WrongTypeError: not a module.
-
     Example:
         >>> print(describe_layers(nn.Sequential(BinaryLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))))
         layer  kind          numbers
@@ -128,7 +124,6 @@ def describe_layers(model: nn.Module) -> BinarizeReport:
         2      Linear             10  real: left real
         32 binary weights, 10 real parameters
     """
-    check_model(model)
     return describe(model, None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -50,20 +49,12 @@ class MLP(Chain):
             input_shape = checked_shape(input_shape)
         if widths is None:
             widths = (math.prod(input_shape or (1, 28, 28)), 512, 512, classes or 10)
-        if not isinstance(widths, Sequence) or not all(isinstance(width, Integral) for width in widths):
-            raise UsageError(f"widths must be whole numbers, as in (784, 512, 10), got {widths!r}")
-        if len(widths) < 2 or min(widths) < 1:
-            raise UsageError(f"widths needs at least input and output, all positive, got {list(widths)}")
         if input_shape is None:
             side = math.isqrt(widths[0])
             input_shape = (1, side, side) if side * side == widths[0] else (1, 1, widths[0])
-        if math.prod(input_shape) != widths[0]:
-            raise UsageError(
-                f"the first width is {widths[0]}, but an input of shape {input_shape} "
-                f"has {math.prod(input_shape)} values"
-            )
-        if classes is not None and widths[-1] != classes:
-            raise UsageError(f"the last width is {widths[-1]}, but there are {classes} classes")
+        ends = math.prod(input_shape), widths[-1] if classes is None else classes
+        if ends != (widths[0], widths[-1]) or len(widths) < 2:
+            raise UsageError(f"got widths {widths}, expected {ends[0]} inputs and {ends[1]} classes at its ends")
         stack = Stack("mlp", input_shape=input_shape, classes=widths[-1], init=init, **options)
         if input_dropout:
             stack.layers["input_dropout"] = nn.Dropout(input_dropout)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from onebit.common.arguments import described
 from onebit.errors import UsageError
 from onebit.layers import (
     BinaryConv2d,
@@ -47,10 +45,9 @@ def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
 
 def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     """(C, H, W) as a tuple."""
-    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
-    if len(shape) != 3 or not all(isinstance(size, Integral) and size > 0 for size in shape):
-        got = shape or described(input_shape)
-        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {got}")
+    shape = tuple(input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {shape}")
     return shape
 
 
@@ -104,12 +101,10 @@ class Parts:
     std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.width > 0:
-            raise UsageError(f"width must be positive, got {self.width!r}")
-        if self.init not in ("uniform", "default"):
-            raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
-        if self.activation not in ("relu", "rprelu", "hardtanh"):
-            raise UsageError(f"activation must be 'relu', 'rprelu' or 'hardtanh', got {self.activation!r}")
+        known = self.init in ("uniform", "default") and self.activation in ("relu", "rprelu", "hardtanh")
+        if not (known and self.width > 0):
+            got = f"init {self.init!r}, activation {self.activation!r}, width {self.width!r}"
+            raise UsageError(f"got {got}, expected uniform or default, relu, rprelu or hardtanh, a positive width")
 
     def widened(self, channels: int) -> int:
         """`channels` times `width`, rounded, at least 1."""

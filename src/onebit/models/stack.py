@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from onebit.errors import UsageError
 from onebit.layers.fused_norm import Chain
 from onebit.models.parts import Parts, checked_shape, quantized, refuse_dropped_signs
 
@@ -63,7 +62,6 @@ class Stack:
         self.input_shape = self.shape = checked_shape(input_shape)
         self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=self.parts.image_coding())
         self._count = 0
-        self._trail: list[str] = []
         self._inactive = 0  # channels of a last BatchNorm, whose activation depends on what comes next
 
     def conv(
@@ -157,14 +155,5 @@ class Stack:
         """Follow the shape through a convolution or a pooling."""
         kernel, stride, padding = window
         _, height, width = self.shape
-        layer, need = f"{kind}{self._count}", kernel - 2 * padding
-        if min(height, width) < need:
-            steps = ", ".join([*self._trail, f"{layer} needs at least {need}×{need}"])
-            raise UsageError(f"{self.name} on {_written(self.input_shape)}: {steps}")
         height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
         self.shape = (channels, height, width)
-        self._trail.append(f"{layer} {_written(self.shape)}")
-
-
-def _written(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.layers.fused_norm import normalized
 from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
@@ -138,11 +139,7 @@ class UNet(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        if padding not in PADDINGS:
-            raise UsageError(f"padding must be 'same' or 'valid', got {padding!r}")
-        if depth < 1:
-            raise UsageError(f"depth must be 1 or more, got {depth}")
-        parts, border = Parts(**settings), PADDINGS[padding]
+        parts, border = Parts(**settings), resolve(PADDINGS, padding, kind="padding")
         refuse_dropped_signs(dropout, parts)
         image = checked_shape(input_shape)
         self.padding, self.depth = padding, depth

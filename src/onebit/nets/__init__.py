@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from onebit.common.arguments import check_kind
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 
@@ -36,14 +35,12 @@ def net_path(net: str | os.PathLike[str]) -> Path:
     A path that has no folder and no suffix can be the name of a net: then write `./mnist-mlp` for the path.
 
     Raises:
-        WrongTypeError: neither a name nor a path.
         UsageError: the name of a net, and also of a file or a run folder here.
 
     Example:
         >>> net_path("mnist-mlp").name, net_path("mine/mnist-mlp").as_posix()
         ('mnist-mlp.1bit', 'mine/mnist-mlp')
     """
-    check_kind("net", net, (str, os.PathLike), "the name of a net that comes with onebit, or a path")
     if not isinstance(net, str) or net not in net_names():
         return Path(net)
     if os.path.isfile(net) or any(found for kind in TRAINED for found in Path(net).glob(kind)):

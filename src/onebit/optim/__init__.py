@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from onebit.optim.bop import Bop as Bop
     from onebit.optim.companion import CompanionOptimizer as CompanionOptimizer
     from onebit.optim.compiled import compile_update_ as compile_update_
-    from onebit.optim.latents import check_optimizer as check_optimizer
     from onebit.optim.latents import clip_latents_ as clip_latents_
     from onebit.optim.latents import finish_steps_ as finish_steps_
     from onebit.optim.latents import latent_groups as latent_groups
@@ -25,7 +24,7 @@ _MODULES = {
     "bop": "Bop",
     "companion": "CompanionOptimizer",
     "compiled": "compile_update_",
-    "latents": "check_optimizer clip_latents_ finish_steps_ latent_groups latent_rate",
+    "latents": "clip_latents_ finish_steps_ latent_groups latent_rate",
     "prox": "prox_ prox_latents_",
 }
 __getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -52,10 +51,8 @@ class Bop(CompanionOptimizer):
         threshold: float = 1e-8,
         companion: Companion | None = None,
     ) -> None:
-        if not 0 < gamma <= 1:
-            raise UsageError(f"gamma must be in (0, 1], got {gamma!r}")
-        if not 0 <= threshold < math.inf:
-            raise UsageError(f"threshold must be 0 or more, got {threshold!r}")
+        if not (0 < gamma <= 1 and threshold >= 0):
+            raise UsageError(f"gamma must be in (0, 1], threshold 0 or more, got {gamma!r} and {threshold!r}")
         super().__init__(groups, {"lr": gamma, "threshold": threshold}, companion)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import check_kind
 from onebit.errors import UsageError
 
 Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -36,7 +35,6 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         companion: makes the optimizer of the other groups, with their own `lr`; None for Adam.
 
     Raises:
-        WrongTypeError: not parameter groups, such as bare parameters.
         UsageError: no group of latents, or weight decay of latents.
     """
 
@@ -50,11 +48,6 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
     ) -> None:
         name = type(self).__name__
-        expected = f"the groups that onebit.latent_groups makes: {name}(onebit.latent_groups(model, lr=1e-3), …)"
-        check_kind("groups", groups, Iterable, expected)
-        groups = list(groups)
-        for group in groups:
-            check_kind("groups", group, dict, expected)
         groups = [dict(group) for group in groups]
         others = [group for group in groups if not group.get("latent")]
         if len(others) == len(groups):
@@ -80,7 +73,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         Latents without a rate `lr`, where the own settings have none, take that of the first group of latents.
 
         Raises:
-            UsageError: weight decay of latents, no rate, or a first group for the companion after unpickling, if a
+            UsageError: weight decay of latents, or a first group for the companion after unpickling, if a
                 function was to make it.
         """
         if param_group.get("latent"):
@@ -89,8 +82,6 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
                 raise UsageError(f"{type(self).__name__} does not support weight decay of latents, got {decay!r}")
             param_group.update({key: value for key, value in self.own.items() if key == "lr" or key not in param_group})
             first = next((group for group in self.param_groups if group.get("latent")), param_group)
-            if "lr" not in first:
-                raise UsageError(f"{type(self).__name__}: a group of latents has no rate: give it an lr")
             param_group.setdefault("lr", first["lr"])
         super().add_param_group(param_group)
         if not hasattr(self, "companion"):

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.torch_private import compiler_failure
 from onebit.errors import UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
@@ -158,28 +157,26 @@ def compile_update_(
         `optimizer` itself.
 
     Raises:
-        UsageError: another optimizer or settings, nothing to compile, or (in the first step) no compiler.
+        UsageError: another optimizer or settings, or nothing to compile.
 
     Example:
         >>> optimizer = torch.optim.Adam(latent_groups(model, lr=1e-3), fused=True)  # doctest: +SKIP
         >>> optimizer = compile_update_(optimizer, model)  # doctest: +SKIP
     """
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
-        raise UsageError(f"a compiled update needs adam or adamw, got {type(optimizer).__name__}: leave compile off")
     quantizers: dict[Tensor, Quantizer] = {}
     for _, layer in binary_layers(model):
         if type(layer.weight_quantizer) in QUANTIZERS:
             quantizers.setdefault(layer.weight, layer.weight_quantizer)  # type: ignore[arg-type]
     owned = [(p, group) for group in optimizer.param_groups for p in group["params"] if p in quantizers]
-    if not owned:
-        raise UsageError("nothing to compile: the optimizer holds no latent of sign, ste_sign or stochastic layers")
+    if not owned or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        got = f"{type(optimizer).__name__} with {len(owned)} latents of such layers"
+        raise UsageError(f"a compiled update needs adam or adamw and sign, ste_sign or stochastic layers, got {got}")
     for _, group in owned:
         for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP):
             if group.get(option):
                 raise UsageError(
                     f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
                 )
-    failure: Any = compiler_failure()
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
     known = {p for p, _ in owned}
     weights: dict[Tensor, Tensor] = {}
@@ -210,15 +207,11 @@ def compile_update_(
             own = (p, _laid_out(p.grad, p), state["exp_avg"], state["exp_avg_sq"], weight_of(p))
             rows.append(list(map(_flat(p), own)))
             numbers.append(_numbers(groups[p], float(state["step"]) + 1, quantizers[p]))
-        try:
-            update(
-                *map(list, zip(*rows, strict=True)),
-                torch.tensor(numbers, dtype=torch.float32).to(latents[0].device, non_blocking=True),
-                [_seed(quantizers[p], p) for p in latents],
-            )
-        except failure as error:
-            reason = (str(getattr(error, "inner_exception", error)).strip().splitlines() or ["no reason given"])[0]
-            raise UsageError(f"torch.compile fails here ({reason}): install g++, or leave compile off") from error
+        update(
+            *map(list, zip(*rows, strict=True)),
+            torch.tensor(numbers, dtype=torch.float32).to(latents[0].device, non_blocking=True),
+            [_seed(quantizers[p], p) for p in latents],
+        )
         for p, state in zip(latents, states, strict=True):
             state["step"] += 1
             p.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient

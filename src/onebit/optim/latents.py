@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.common.arguments import check_kind, check_number
 from onebit.common.entries import load
 from onebit.common.torch_private import clamp_all_, has_post_hook
 from onebit.errors import UsageError
-from onebit.layers import binary_layers, check_model, glorot_bound
+from onebit.layers import binary_layers, glorot_bound
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
 
 LR_SCALES = ("glorot", "glorot_squared")
@@ -52,16 +51,15 @@ def latent_groups(
 
     Raises:
         UsageError: an unknown scale, a negative rate, a clip that is not positive, or latents computed from other
-            tensors; WrongTypeError for another type.
+            tensors.
     """
-    check_model(model)
-    check_number("lr", lr, least=0)
-    check_number("weight_decay", weight_decay, least=0)
-    if lr_scale is not None and lr_scale not in LR_SCALES:
-        raise UsageError(f"lr_scale must be one of {', '.join(LR_SCALES)} or none, got {lr_scale!r}")
-    is_number = isinstance(latent_clip, (int, float)) and not isinstance(latent_clip, bool)
-    if latent_clip not in (None, "value") and not (is_number and latent_clip > 0):  # type: ignore[operator]
-        raise UsageError(f"latent_clip must be a positive number, 'value' or none, got {latent_clip!r}")
+    rates = lr >= 0 and weight_decay >= 0
+    clips = latent_clip in (None, "value") or latent_clip > 0  # type: ignore[operator]
+    if not (rates and clips and lr_scale in (None, *LR_SCALES)):
+        raise UsageError(
+            f"got lr {lr!r}, weight_decay {weight_decay!r}, latent_clip {latent_clip!r} and lr_scale {lr_scale!r}, "
+            f"expected rates of 0 or more, a positive clip or 'value', and one of {', '.join(LR_SCALES)} or none"
+        )
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for name, layer in binary_layers(model):
@@ -163,13 +161,12 @@ def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
     Raises:
         UsageError: no group says whether it holds latents, as after `Adam(model.parameters())`: nothing would be
-            clipped. WrongTypeError: not an optimizer.
+            clipped.
 
     Example:
         >>> groups = latent_groups(model, lr=1e-3)  # doctest: +SKIP
         >>> optimizer = clip_latents_(torch.optim.Adam(groups))  # doctest: +SKIP
     """
-    check_optimizer(optimizer)
     if not any("latent" in group or "latent_clip" in group for group in optimizer.param_groups):
         raise UsageError(
             "the optimizer does not know which parameters are latent weights, so nothing would be clipped: "
@@ -191,13 +188,3 @@ def _warn_of_decay(optimizer: torch.optim.Optimizer) -> None:
             f"its own: give it to latent_groups(model, lr=..., weight_decay={given})",
             stacklevel=4,
         )
-
-
-def check_optimizer(optimizer: object) -> None:
-    """Refuse what is not an optimizer of torch.
-
-    Raises:
-        WrongTypeError: see above.
-    """
-    built = "build one: torch.optim.Adam(onebit.latent_groups(model, lr=1e-3))"
-    check_kind("optimizer", optimizer, torch.optim.Optimizer, "an optimizer of torch", {"object": built})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onebit.common.arguments import positive
 from onebit.errors import UsageError
 from onebit.optim.latents import finish_steps_
 from onebit.optim.optimizer_table import OptimizerSetup
@@ -65,11 +66,9 @@ def prox_latents_(
     Raises:
         UsageError: growth that is not positive, or no group of latents.
     """
-    if not 0 < growth < math.inf:
-        raise UsageError(f"the prox needs a positive growth, got {growth!r}")
     groups = [group for group in optimizer.param_groups if group.get("latent")]
-    if not groups:
-        raise UsageError("the prox draws binary weights to ±1, and there are none: use `latent_groups` of a binary net")
+    if not groups or not positive(growth):
+        raise UsageError(f"got {len(groups)} groups of latents and growth {growth!r}, expected some and a positive one")
     for group in groups:
         group |= {"prox_growth": growth, "prox_freeze": freeze}
         group.setdefault("prox_step", 0)

@@ -3,7 +3,7 @@
 from onebit.packed.card import Card, CardScore
 from onebit.packed.certificate import Certificate, LayerProof
 from onebit.packed.file import dumps, load, loads, save
-from onebit.packed.net import InputSpec, NodeCost, PackedNet, check_net, costs, infer
+from onebit.packed.net import InputSpec, NodeCost, PackedNet, costs, infer
 from onebit.packed.nodes import (
     OPS,
     AdaptiveAveragePool,
@@ -79,7 +79,6 @@ __all__ = [
     "Slice",
     "Threshold",
     "Value",
-    "check_net",
     "costs",
     "dumps",
     "infer",

@@ -19,14 +19,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from onebit.common.arguments import check_kind, check_path
 from onebit.common.files import open_regular, write_atomic
 from onebit.errors import FormatError, UsageError, short
 from onebit.nets import SUFFIX, ends_as_packed, net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.card import Card
 from onebit.packed.certificate import Certificate
-from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
+from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.strict_json import check_fields, parse_json
@@ -63,20 +62,16 @@ _SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
 _SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
-_WAYS = {"bytes": "onebit.packed.loads reads bytes"}
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
     """Write a packed net, completely or not at all. The same net always gives the same bytes.
 
     Raises:
-        WrongTypeError: not a packed net, or not a path.
         UsageError: the path does not end in `.1bit`, by which a packed net is recognized.
         FormatError: some array has invalid values (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
-    check_net(net)
-    check_path(path, "the path of a .1bit file", _WAYS)
     if not ends_as_packed(path):
         raise UsageError(f"{os.fspath(path)}: the output ends in {SUFFIX}")
     write_atomic(path, dumps(net))
@@ -89,8 +84,7 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
         path: of a `.1bit` file, or the name of a net that comes with onebit, see `onebit.nets.net_path`.
 
     Raises:
-        WrongTypeError: not a path.
-        UsageError: an empty path, or the name of a net, and also of a file or run folder here.
+        UsageError: the name of a net, and also of a file or run folder here.
         FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written; the
             message names the file.
     """
@@ -99,7 +93,6 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
 
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str]:
     """The packed net of a file and its verified digest. Errors: see `load`."""
-    check_path(path, "the path of a .1bit file", _WAYS)
     try:
         with open_regular(net_path(path)) as stream:
             return _read(stream, os.fstat(stream.fileno()).st_size)
@@ -113,10 +106,9 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str]:
 
 
 def dumps(net: PackedNet) -> bytes:
-    """The bytes of the file of a packed net; WrongTypeError for anything else, FormatError for invalid values."""
+    """The bytes of the file of a packed net; FormatError for invalid values."""
     from safetensors.numpy import save as save_tensors
 
-    check_net(net)
     net.check_values()
     moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
     parts = {name: [array] for name, array in moments.items() if array is not None}
@@ -146,10 +138,8 @@ def loads(data: bytes) -> PackedNet:
     """The packed net in the bytes of a file; inverse of `dumps`.
 
     Raises:
-        WrongTypeError: not bytes. FormatError: not a valid `.1bit` file, or changed bytes.
+        FormatError: not a valid `.1bit` file, or changed bytes.
     """
-    ways = {"str": "onebit.load(path) reads a file", "PurePath": "onebit.load(path) reads a file"}
-    check_kind("data", data, (bytes, bytearray, memoryview), "the bytes of a .1bit file", ways)
     return _read(io.BytesIO(data), len(data))[0]
 
 

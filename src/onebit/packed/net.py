@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.common.arguments import check_kind
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
@@ -104,7 +103,6 @@ class PackedNet:
     `values` has the shape and kind of every value by name, as `infer` finds them.
 
     Raises:
-        WrongTypeError: the input, the classes, the certificate or the card is something else.
         FormatError: the graph is invalid; see `infer`.
     """
 
@@ -118,11 +116,7 @@ class PackedNet:
     values: Mapping[str, Value] = field(init=False)
 
     def __post_init__(self) -> None:
-        check_kind("input", self.input, InputSpec, "an InputSpec")
-        check_kind("certificate", self.certificate, (Certificate, type(None)), "a Certificate or None")
-        check_kind("card", self.card, (Card, type(None)), "a Card or None")
         check_text("name", self.name)
-        check_kind("classes", self.classes, (tuple, list, type(None)), "the names of the classes, or None")
         for text in self.classes or ():
             check_text("class name", text)
         made = infer(self)
@@ -217,12 +211,6 @@ class PackedNet:
                 node.check_values(*(known[name] for name in node.inputs))
 
 
-def check_net(net: object) -> None:
-    """Raise WrongTypeError unless `net` is a packed net."""
-    read, made = "read it first: onebit.load(path)", "pack it first: onebit.pack(model)"
-    check_kind("net", net, PackedNet, "a packed net", {"str": read, "PurePath": read, "Module": made})
-
-
 def infer(net: PackedNet) -> dict[str, Value]:
     """Shape and kind of every value of a net, by name.
 
@@ -305,11 +293,7 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
     """Weights, parameters, bytes in the file and multiply-accumulates for one image, per node.
 
     `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file.
-
-    Raises:
-        WrongTypeError: not a packed net.
     """
-    check_net(net)
     values, rows = net.values, []
     for node in net.nodes:
         x, y = values[node.inputs[0]], values[node.output]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from onebit.common import torch_private
-from onebit.common.arguments import check_number
 from onebit.common.torch_private import transforms_active
 from onebit.errors import TrainingError, UsageError
 
@@ -353,9 +352,8 @@ def set_progress(model: torch.nn.Module, progress: float) -> None:
         progress: steps done / all steps, in [0, 1].
 
     Raises:
-        UsageError: another number. WrongTypeError: not a number.
+        UsageError: another number.
     """
-    check_number("progress", progress)
     if not 0 <= progress <= 1:
         raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
     for quantizer in scheduled(model):

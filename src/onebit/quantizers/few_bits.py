@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from onebit.common.tables import did_you_mean
-from onebit.errors import TrainingError, UsageError
+from onebit.errors import UsageError
 from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_dtype, in_backward
 
 RANGES = ("lsq", "pact", "dorefa", "follow")
@@ -79,7 +79,7 @@ class FewBits(Quantizer):
         range: `lsq`, `pact`, `dorefa` or `follow`, see the module.
 
     Raises:
-        UsageError: another range. TrainingError: a first batch with values that are not finite.
+        UsageError: another range.
     """
 
     least: ClassVar[int]
@@ -132,12 +132,10 @@ class FewBits(Quantizer):
         else:
             magnitude = x.abs() if self.least else x.clamp(min=0)
             now = magnitude.mean(dtype=self.limit.dtype) * (2 * math.sqrt(self.most))
-        if not compiling and not self.begun:
-            if dist.is_available() and dist.is_initialized():  # the same range in every process
-                dist.all_reduce(now)
-                now = now / dist.get_world_size()
-            if not bool(now.isfinite()):
-                raise TrainingError("the first inputs of a quantizer are not finite: they have no range")
+        # the same range in every process
+        if not compiling and not self.begun and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(now)
+            now = now / dist.get_world_size()
         first = self.limit == 0
         if self.range == "follow":
             # one bad batch, which the loss tells of, must not end the range

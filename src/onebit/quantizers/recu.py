@@ -61,7 +61,7 @@ class ReCU(Scheduled):
         latent: (O, …) with at least two dimensions; scale (O,).
 
     Raises:
-        UsageError: a quantile that is not between 0.5 and 1, or a `learn_scale` that is not a bool.
+        UsageError: a quantile that is not between 0.5 and 1.
     """
 
     tau: Tensor
@@ -72,8 +72,6 @@ class ReCU(Scheduled):
         for name, tau in (("tau_start", tau_start), ("tau_end", tau_end)):
             if not 0.5 < tau < 1:
                 raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
-        if not isinstance(learn_scale, bool):
-            raise UsageError(f"learn_scale must be true or false, got {learn_scale!r}")
         self.tau_start, self.tau_end = tau_start, tau_end
         self.learn_scale = learn_scale
         self.register_parameter("scale", None)
@@ -99,8 +97,7 @@ class ReCU(Scheduled):
 
     def _scales(self, latent: Tensor) -> Tensor:
         """(O,), never 0."""
-        if self.scale is None:
-            raise UsageError("recu has one scale per output channel: call bind(latent) first, as a layer does")
+        assert self.scale is not None  # `bind` makes it
         # added, so that a scale of 0 keeps its gradient
         return self.scale + (self.scale == 0).to(self.scale.dtype) * smallest_scale(latent.dtype)
 

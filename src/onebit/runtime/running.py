@@ -14,7 +14,7 @@ import numpy as np
 
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
-from onebit.packed import InputSpec, PackedNet, check_net, load
+from onebit.packed import InputSpec, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
 from onebit.runtime.inputs import DTYPES, all_finite, check_images, check_numbers, without_torch
@@ -56,7 +56,6 @@ def run(
         float32 (N, …), such as (N, classes); of several outputs a tuple or dict of arrays, as the model returned them.
 
     Raises:
-        WrongTypeError: `net` is neither a packed net nor a path.
         UsageError: wrong shape or dtype of the batch, numbers in it that are not finite, an unknown executor, or no
             library for "native".
         FormatError: some output is not finite, because of the net's real parameters; or as `load`.
@@ -119,13 +118,9 @@ def run_planned(
     return net.structured(made)
 
 
-def opened(net: object) -> PackedNet:
-    """A packed net, or that of a path; WrongTypeError for anything else. Errors: see `load`."""
-    if isinstance(net, (str, os.PathLike)):
-        return load(net)
-    check_net(net)
-    assert isinstance(net, PackedNet)
-    return net
+def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
+    """A packed net, or that of a path. Errors: see `load`."""
+    return net if isinstance(net, PackedNet) else load(net)
 
 
 def as_batch(spec: InputSpec, batch: Any) -> Any:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import described
 from onebit.common.torch_private import is_watched
-from onebit.errors import FormatError, OnebitError, UsageError, WrongTypeError
+from onebit.errors import FormatError, OnebitError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import InputSpec, PackedNet, costs, dumps, loads
 from onebit.runtime import native_plan
@@ -125,7 +124,7 @@ class PackedModule(nn.Module):
         net: a packed net, the path of its file, or the name of a net that ships.
 
     Raises:
-        WrongTypeError: none of these. FormatError: as `onebit.load`.
+        FormatError: as `onebit.load`.
 
     Example:
         >>> module = PackedModule("mnist.1bit")
@@ -172,9 +171,6 @@ class PackedModule(nn.Module):
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU or
                 have a forward-mode tangent.
         """
-        if not isinstance(images, Tensor):
-            kind, way = (" of numpy", ": torch.from_numpy(images)") if isinstance(images, np.ndarray) else ("", "")
-            raise WrongTypeError(f"images: got {described(images)}{kind}, expected a tensor{way}")
         signature = self.signature
         if images.dtype is not signature.dtype:
             raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))

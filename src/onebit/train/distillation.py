@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import described
+from onebit.common.arguments import positive
 from onebit.data import Dataset
-from onebit.errors import OnebitError, UsageError, WrongTypeError
+from onebit.errors import OnebitError, UsageError
 from onebit.evaluation.losses import Loss, distillation, per_sample
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
-from onebit.packed import PackedNet
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.fit_data import FitData
 
@@ -40,15 +38,9 @@ class Teacher:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Module):
-            hint = (
-                "; a packed net becomes one by onebit.PackedModule" if isinstance(self.model, (str, PackedNet)) else ""
-            )
-            raise WrongTypeError(f"teacher: got {described(self.model)}, expected a module{hint}")
-        if not 0 < self.weight <= 1:
-            raise UsageError(f"the teacher's weight must be in (0, 1], got {self.weight!r}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"the teacher's temperature must be positive, got {self.temperature!r}")
+        if not 0 < self.weight <= 1 or not positive(self.temperature):
+            got = f"{self.weight!r} and {self.temperature!r}"
+            raise UsageError(f"the teacher's weight must be in (0, 1] and its temperature positive, got {got}")
 
     def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
         """The loss of logits (N, classes) that were computed from `images`; pixels without a class do not count.

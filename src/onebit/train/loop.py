@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError
@@ -42,9 +41,8 @@ from onebit.evaluation.precision import (
 )
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import LoaderSamples
-from onebit.layers import check_model
 from onebit.layers.base import skip_fused_path_
-from onebit.optim import check_optimizer, finish_steps_, latent_rate
+from onebit.optim import finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage, too_short
 from onebit.train.batch_log import BatchWatch
@@ -165,7 +163,6 @@ def fit(
     """
     teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
     task = task_of(loss)
-    check_model(model)
     skip_fused_path_(model)
     source = fit_data(data, validation, batch_size=batch_size)
     place = None if folder is None else Path(folder)
@@ -198,10 +195,8 @@ def fit(
 # --------------------------------------------------------------------------------------------------------------- set-up
 def check_arguments(job: Job, epochs: float) -> None:
     """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
-    check_optimizer(job.optimizer)
-    check_number("seed", job.seed, whole=True, least=0)  # fewer bits are no error of torch
-    if not 0 <= job.ema < 1:
-        raise UsageError(f"ema must be in [0, 1), got {job.ema}")
+    if job.seed < 0 or not 0 <= job.ema < 1:
+        raise UsageError(f"seed must be 0 or more and ema in [0, 1), got {job.seed} and {job.ema}")
     mine = {id(parameter) for parameter in job.model.parameters()}
     if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
         raise UsageError("the optimizer holds no parameter of this model")

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number
 from onebit.errors import UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import Loss, known_samples, per_sample
@@ -40,11 +39,8 @@ class StepSettings:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        counts = {"accumulate": self.accumulate, "samples": self.samples}
-        limits = {"clip_grad_norm": self.clip_grad_norm, "clip_grad_value": self.clip_grad_value}
-        for name, value in {**counts, **{name: limit for name, limit in limits.items() if limit is not None}}.items():
-            check_number(name, value, whole=name in counts)
-            if not value > 0:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
 
 

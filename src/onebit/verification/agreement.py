@@ -14,7 +14,6 @@ from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
 from onebit.integer import LEAST_IMAGES, MOST_OFF, RealRounding, proved, real_arithmetic
-from onebit.layers import check_model
 from onebit.packed import (
     Certificate,
     LayerProof,
@@ -23,7 +22,6 @@ from onebit.packed import (
     Requantize,
     Threshold,
     Value,
-    check_net,
 )
 from onebit.packed.net import op_name
 from onebit.verification.outcome import Agreement
@@ -69,7 +67,7 @@ def verify(
 
     Raises:
         UsageError: no samples, samples of another shape or dtype, wrong labels, another number of samples in `trained`,
-            or a test mode that cannot be packed. WrongTypeError: not a model, or not a packed net.
+            or a test mode that cannot be packed.
         DataError: `data` and `trained` have other labels. FoldError: the model's own outputs are not finite.
 
     Example:
@@ -80,8 +78,6 @@ def verify(
         9,999 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,832 correct, 1 labels
         differ
     """
-    check_net(packed)
-    check_model(model)
     counted = tally(
         *(model, packed, data, weights, seed, batch_size),
         labels=labels,
@@ -119,7 +115,6 @@ def prove(
         UsageError: the packed net does not have the operations of the model.
         FoldError, NotBinaryError: as `onebit.pack`; FoldError also for a rounding with other numbers than the model's.
     """
-    check_net(packed)
     seed = seed_of(weights, seed)
     proofs, sites = _proofs(model, packed, weights, seed, preprocess, activations)
     if images is not None and sites:
@@ -170,7 +165,6 @@ def certify(
         >>> print(packed.certificate)  # doctest: +SKIP
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
-    check_net(packed)
     _check_activations(packed, activations, calibration)
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}

@@ -19,7 +19,7 @@ from onebit.evaluation.modes import fixed_weights
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
 from onebit.fold.shipped import check_packed_mode
 from onebit.layers import InputCoding
-from onebit.packed import LayerProof, PackedNet, check_net
+from onebit.packed import LayerProof, PackedNet
 from onebit.packed.node_text import to_lines
 from onebit.quantizers import Quantizer
 from onebit.runtime.running import check_batch_size
@@ -126,7 +126,6 @@ def tally(
         labels: targets (N, …), or masks (N, H, W) whose `VOID` pixels are not compared; those of the data if None.
         preprocess: what was packed in front of the model.
     """
-    check_net(packed)
     check_batch_size(batch_size)
     seed = seed_of(weights, seed)
     samples = packed_samples(packed, data)
