@@ -128,7 +128,7 @@ def test_a_proof_in_several_blocks_finds_a_mismatch_in_each(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "options",
     [
-        {"coding": "standardise", "mean": [33.3], "std": [77.7]},  # real sums before the first sign
+        {"coding": "standardize", "mean": [33.3], "std": [77.7]},  # real sums before the first sign
         {"value": "glorot"},  # torch adds ±value, which it rounds
     ],
 )

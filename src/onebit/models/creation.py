@@ -47,10 +47,10 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
         return kind(**options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error))
-        known, reason = option_names(kind), str(error)
+        known, reason = option_names(kind), f": {error}"
         if unknown is not None and unknown[1] not in known:
-            reason = f"no option {unknown[1]!r}{did_you_mean(unknown[1], known)}"
-        raise UsageError(f"model {name!r}: {reason}") from error
+            reason = f" takes no option {unknown[1]!r}{did_you_mean(unknown[1], known)}"
+        raise UsageError(f"model {name!r}{reason}") from error
 
 
 def _refuse_too_large(name: str, kind: Callable[..., nn.Module], options: dict[str, Any]) -> None:

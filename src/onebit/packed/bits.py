@@ -52,8 +52,6 @@ def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
         array([13], dtype=uint64)
     """
     signs = np.asarray(signs)
-    if signs.dtype.kind not in "iuf":
-        raise NotBinaryError(f"got values of dtype {signs.dtype}, expected real numbers that are exactly +1 or -1")
     positive = signs == 1
     others = signs.size - int(np.count_nonzero(positive)) - int(np.count_nonzero(signs == -1))
     if others:
@@ -92,12 +90,7 @@ def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
 
 def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
     """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`."""
-    rows = np.asarray(rows)
     expected = byte_count(count)
-    if rows.dtype != np.uint8 or rows.ndim == 0 or rows.shape[-1] != expected:
-        raise UsageError(
-            f"got {rows.dtype} rows of shape {rows.shape}, expected uint8 and {expected} bytes for {count} signs"
-        )
     padded = np.zeros((*rows.shape[:-1], word_count(count) * 8), np.uint8)
     padded[..., :expected] = rows
     words = padded.view("<u8").astype(np.uint64, copy=False)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onebit.errors import FormatError, short, shortened
-from onebit.packed.strict_json import check_fields, check_text
+from onebit.errors import short, shortened
+from onebit.packed.strict_json import COUNT, FLAG, MOST_COUNT, Rule, check_fields, check_record, check_value
 
 LONGEST_CARD_TEXT = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
 """The end of the method of an integer net."""
 MOST_MODES = 20
-_MOST = 2**63 - 1
 _TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
+_CARD = dict.fromkeys(_TEXTS, Rule(str, LONGEST_CARD_TEXT, optional=True)) | {
+    "seed": Rule(int, MOST_COUNT, optional=True),
+    "chosen_epoch": Rule(int, MOST_COUNT, optional=True),
+    "epochs": Rule(float, MOST_COUNT, optional=True),
+}
+_SCORE = {
+    "correct": COUNT,
+    "count": Rule(int, MOST_COUNT, least=1),
+    "reestimated": FLAG,
+    "mean_iou": Rule(float, 1, optional=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +44,8 @@ class CardScore:
     mean_iou: float | None = None
 
     def __post_init__(self) -> None:
-        _check_number("test count", self.count, least=1)
-        _check_number("test correct", self.correct, most=self.count)
-        if type(self.reestimated) is not bool:
-            raise FormatError(f"card test reestimated is {short(self.reestimated)}, expected true or false")
-        if self.mean_iou is not None and not (type(self.mean_iou) in (int, float) and 0 <= self.mean_iou <= 1):
-            raise FormatError(f"card test mean_iou is {short(self.mean_iou)}, expected a number from 0 to 1")
+        check_record("card test", self, _SCORE)
+        check_record("card test", self, {"correct": self.correct <= self.count})
 
     def __str__(self) -> str:
         iou = "" if self.mean_iou is None else f", mean IoU {self.mean_iou:.4f}"
@@ -84,21 +89,10 @@ class Card:
     test: Mapping[str, CardScore] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _TEXTS:
-            if (text := getattr(self, name)) is not None:
-                check_text(f"card {name}", text, longest=LONGEST_CARD_TEXT)
-        for name in ("seed", "chosen_epoch"):
-            if (number := getattr(self, name)) is not None:
-                _check_number(name, number)
-        epochs = self.epochs
-        if epochs is not None and not (type(epochs) in (int, float) and math.isfinite(epochs) and 0 <= epochs <= _MOST):
-            raise FormatError(f"card epochs is {short(epochs)}, expected a number that is 0 or more")
-        if not isinstance(self.test, Mapping) or len(self.test) > MOST_MODES:
-            raise FormatError(f"card test is {short(self.test)}, expected an object of at most {MOST_MODES} test modes")
-        for mode, score in self.test.items():
-            check_text("card test mode", mode)
-            if not isinstance(score, CardScore):
-                raise FormatError(f"card test {short(mode)} is {short(score)}, expected the result in a test mode")
+        check_record("card", self, _CARD)
+        check_record("card", self, {"test": isinstance(self.test, Mapping) and len(self.test) <= MOST_MODES})
+        for mode in self.test:
+            check_value("card test mode", mode)
 
     def __str__(self) -> str:
         """The known fields in plain words, a line each."""
@@ -149,11 +143,9 @@ class Card:
         """The card of a JSON object; FormatError for unknown or wrong fields."""
         fields = check_fields("card", value, (), optional=[item.name for item in dataclasses.fields(Card)])
         test = fields.get("test", {})
-        if not isinstance(test, dict) or len(test) > MOST_MODES:
-            raise FormatError(f"card test is {short(test)}, expected an object of at most {MOST_MODES} test modes")
-        if unset := [name for name, item in fields.items() if item is None]:
-            raise FormatError(f"card {unset[0]} is null: a field that is not known is left out")
-        return Card(**{**fields, "test": {mode: _score(mode, score) for mode, score in test.items()}})
+        if isinstance(test, dict):
+            test = {mode: _score(mode, score) for mode, score in test.items()}
+        return Card(**{**fields, "test": test})
 
 
 def _score(mode: str, value: object) -> CardScore:
@@ -164,8 +156,3 @@ def _score(mode: str, value: object) -> CardScore:
 def _known(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a score that are not at their defaults."""
     return {name: value for name, value in fields.items() if value is not None and value is not False}
-
-
-def _check_number(what: str, number: object, *, least: int = 0, most: int = _MOST) -> None:
-    if type(number) is not int or not least <= number <= most:
-        raise FormatError(f"card {what} is {short(number)}, expected a whole number from {least} to {most}")

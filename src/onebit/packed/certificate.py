@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from onebit.errors import FormatError, short
-from onebit.packed.strict_json import check_fields, check_text
+from onebit.packed.strict_json import COUNT, FLAG, SIZE, TEXT, check_fields, check_record
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LATER: dict[str, Any] = {
@@ -21,6 +20,15 @@ _LATER: dict[str, Any] = {
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
 """What was compared -> what is counted as a mismatch, in words."""
+_CORRECT = ("correct", "trained_mismatches", "trained_correct", "model_correct")
+_CERTIFICATE = {
+    **dict.fromkeys(("onebit", "dataset", "split", "weights", "compared"), TEXT),
+    **dict.fromkeys(("recipe", "source"), TEXT._replace(optional=True)),
+    **dict.fromkeys(("count", "label_mismatches", "tied"), COUNT),
+    **dict.fromkeys(("seed", "images", "calibration", "activations", *_CORRECT), COUNT._replace(optional=True)),
+    "max_logit_difference": SIZE,
+    "bit_exact": FLAG,
+}
 PROOFS = "every integer", "within one", "float"
 """How a layer was compared, see `LayerProof`."""
 
@@ -56,11 +64,9 @@ class LayerProof:
     mismatches: int
 
     def __post_init__(self) -> None:
-        check_text("layer name", self.name)
-        if self.proof not in PROOFS:
-            raise FormatError(f"layer proof is {short(self.proof)}, expected {', '.join(map(repr, PROOFS))}")
-        _check_count("layer integers", self.integers)
-        _check_count("layer mismatches", self.mismatches, most=self.integers)
+        check_record("layer", self, {"name": TEXT, "proof": TEXT, "integers": COUNT, "mismatches": COUNT})
+        relations = {"proof": self.proof in PROOFS, "mismatches": self.mismatches <= self.integers}
+        check_record("layer", self, relations)
 
     def __str__(self) -> str:
         what = {"every integer": "integers, all that can occur", "within one": "weighted sums, all that can occur"}
@@ -125,37 +131,22 @@ class Certificate:
     model_correct: int | None = None
 
     def __post_init__(self) -> None:
-        def check(name: str, ok: bool, expected: str) -> None:
-            if not ok:
-                raise FormatError(f"certificate {name} is {short(getattr(self, name))}, expected {expected}")
-
-        for name in ("onebit", "dataset", "split"):
-            check_text(f"certificate {name}", getattr(self, name))
-        check("split", self.split in ("train", "validation", "test", ""), "'train', 'validation' or 'test'")
-        check("compared", self.compared in COMPARED, "'labels', 'multi-label' or 'values'")
-        check("weights", self.weights in ("binary", "sample"), "'binary' or 'sample'")
-        check("seed", (self.seed is not None) == (self.weights == "sample"), "one for 'sample', none for 'binary'")
-        _check_count("certificate count", self.count)
-        _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
-        _check_count("certificate tied", self.tied, most=self.label_mismatches)
-        bits, rounded = self.activations, self.activations is not None
-        check("activations", not rounded or (type(bits) is int and bits in (8, 4, 2)), "8, 4 or 2 bits")
-        check("calibration", (self.calibration is not None) == rounded, "a number with activations, none without")
-        check("model_correct", self.model_correct is None or rounded, "none without activations")
-        counts = dict.fromkeys(("correct", "trained_mismatches", "trained_correct", "model_correct"), self.count)
-        for name, most in {**dict.fromkeys(("seed", "images", "calibration"), 2**63 - 1), **counts}.items():
-            if (number := getattr(self, name)) is not None:
-                _check_count(f"certificate {name}", number, most=most)
-        difference, source = self.max_logit_difference, self.source
-        sound = type(difference) in (int, float) and math.isfinite(difference) and difference >= 0
-        check("max_logit_difference", sound, "a number that is 0 or more")
-        check("bit_exact", type(self.bit_exact) is bool, "true or false")
-        if self.bit_exact and (difference or self.label_mismatches):
-            raise FormatError("certificate claims bit_exact despite a difference")
-        is_digest = isinstance(source, str) and _SHA256.fullmatch(source) is not None
-        check("source", source is None or is_digest, "64 hexadecimal digits")
-        if self.recipe is not None:
-            check_text("certificate recipe", self.recipe)
+        check_record("certificate", self, _CERTIFICATE)
+        rounded = self.activations is not None
+        relations = {
+            "split": self.split in ("train", "validation", "test", ""),
+            "compared": self.compared in COMPARED,
+            "weights": self.weights in ("binary", "sample"),
+            "seed": (self.seed is not None) == (self.weights == "sample"),
+            "label_mismatches": self.label_mismatches <= self.count,
+            "tied": self.tied <= self.label_mismatches,
+            "activations": self.activations in (None, 8, 4, 2) and (rounded or self.model_correct is None),
+            "calibration": (self.calibration is not None) == rounded,
+            "bit_exact": not (self.bit_exact and (self.max_logit_difference or self.label_mismatches)),
+            "source": self.source is None or _SHA256.fullmatch(self.source) is not None,
+        }
+        check_record("certificate", self, relations)
+        check_record("certificate", self, {name: (getattr(self, name) or 0) <= self.count for name in _CORRECT})
 
     def __str__(self) -> str:
         return self.in_words("labels")
@@ -219,16 +210,8 @@ class Certificate:
         """The certificate of a JSON object; FormatError for unknown, missing, wrong or contradictory fields."""
         whole = {**_LATER, **value} if isinstance(value, dict) else value
         fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
-        if not isinstance(fields["layers"], list):
-            raise FormatError("certificate layers is not a list")
-        names, layers = [field.name for field in dataclasses.fields(LayerProof)], []
-        for layer in fields["layers"]:
-            if not isinstance(layer, list) or len(layer) != len(names):
-                raise FormatError(f"certificate layer is {short(layer)}, expected a list of {', '.join(names)}")
-            layers.append(LayerProof(**dict(zip(names, layer, strict=True))))
+        names, rows = [field.name for field in dataclasses.fields(LayerProof)], fields["layers"]
+        if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(names) for row in rows):
+            raise FormatError(f"certificate layers is {short(rows)}, expected lists of {', '.join(names)}")
+        layers = [LayerProof(**dict(zip(names, row, strict=True))) for row in rows]
         return Certificate(**{**fields, "layers": tuple(layers)})
-
-
-def _check_count(what: str, number: object, *, most: int = 2**63 - 1) -> None:
-    if type(number) is not int or not 0 <= number <= most:
-        raise FormatError(f"{what} is {short(number)}, expected a count of at most {most}")

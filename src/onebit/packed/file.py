@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from onebit.common.files import open_regular, write_atomic
-from onebit.errors import FormatError, UsageError, short
-from onebit.nets import SUFFIX, ends_as_packed, net_path, not_a_net
+from onebit.errors import FormatError, first_line, short
+from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.card import Card
 from onebit.packed.certificate import Certificate
@@ -68,12 +68,9 @@ def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
     """Write a packed net, completely or not at all. The same net always gives the same bytes.
 
     Raises:
-        UsageError: the path does not end in `.1bit`, by which a packed net is recognized.
         FormatError: some array has invalid values (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
-    if not ends_as_packed(path):
-        raise UsageError(f"{os.fspath(path)}: the output ends in {SUFFIX}")
     write_atomic(path, dumps(net))
 
 
@@ -98,11 +95,11 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str]:
             return _read(stream, os.fstat(stream.fileno()).st_size)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from None
-    except MemoryError:
-        raise FormatError(f"{os.fspath(path)}: needs more memory than is available") from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         hint = not_a_net(path) if isinstance(error, FileNotFoundError) else ""
-        raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}{hint}") from error
+        raise FormatError(
+            f"cannot read {os.fspath(path)!r}: {getattr(error, 'strerror', None) or first_line(error)}{hint}"
+        ) from error
 
 
 def dumps(net: PackedNet) -> bytes:
@@ -153,8 +150,6 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     _build(graph, shapes, _shape_of_words)  # checks the whole graph, with arrays of the right shape that take no memory
 
     data = header + stream.read()
-    if len(data) != size:
-        raise FormatError(f"has {len(data)} bytes, expected {size}: it changed while it was read")
     _check_digest(graph["digest"], data, len(header))
     try:
         arrays = load_tensors(data)
@@ -172,12 +167,11 @@ def _spec_fields(spec: InputSpec) -> dict[str, Any]:
 
 def _check_digest(digest: object, data: bytes, header: int) -> None:
     """Raise FormatError unless `digest` is that of all bytes of a file, with its own digits as zeros."""
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise FormatError(f"the digest is {short(digest)}, expected 64 hexadecimal digits")
-    start = max(0, data.find(digest.encode(), 0, header))
+    text = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else _NO_DIGEST
+    start = max(0, data.find(text.encode(), 0, header))
     actual = hashlib.sha256(data[:start])
     actual.update(_NO_DIGEST.encode())
-    actual.update(memoryview(data)[start + len(digest) :])
+    actual.update(memoryview(data)[start + len(text) :])
     if actual.hexdigest() != digest:
         raise FormatError("was changed after it was written: its bytes do not match its digest; pack the net again")
 
@@ -187,27 +181,11 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
-        pickled = prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80"
-        if pickled and stream.read(1) != b"{":  # a truncated .1bit file has a header here
-            raise FormatError("is a pickled file such as a torch checkpoint, not a packed net; `onebit pack` makes one")
-        raise FormatError("is not a .1bit file, or is truncated")
+        raise FormatError("is not a .1bit file, or is truncated; `onebit pack` makes one of a checkpoint")
     text = stream.read(length)
-    if len(text) < length:
-        raise FormatError(f"has {len(text)} bytes of its header, expected {length}")
     header = parse_json("the header", text)
-    if not isinstance(header, dict):
-        raise FormatError("the header is not an object")
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
-        raise FormatError(
-            f"is not a packed net: the safetensors metadata lacks the key {KEY!r}; `onebit pack` makes one"
-        )
-    check_fields("the metadata", metadata, (KEY,))
-    if header and not header.keys() & TENSORS.keys():  # of a run, or of an export to torch
-        raise FormatError(
-            f"is a weight file, with tensors such as {short(next(iter(header)))}, not a packed net; "
-            "`onebit pack` makes one"
-        )
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else header
+    check_fields("is not a packed net: its metadata", metadata, (KEY,))
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
     return prefix + text, tensors, metadata[KEY]
 
@@ -218,19 +196,13 @@ def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     if name not in TENSORS:
         raise FormatError(f"{what} is not part of a packed net; known: {', '.join(TENSORS)}")
     fields = check_fields(what, entry, ("dtype", "shape", "data_offsets"))
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if dtype != TENSORS[name]:
-        raise FormatError(f"{what} has dtype {short(dtype)}, expected {TENSORS[name]}")
-    if not _are_sizes(shape) or len(shape) != 1 or 0 in shape:
-        raise FormatError(f"{what} has shape {short(shape)}, expected one positive integer")
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] > size:
-        raise FormatError(
-            f"is truncated or damaged: {what} has offsets {short(offsets)}, expected two inside the {size} bytes of "
-            "data"
-        )
-    if offsets[1] - offsets[0] != shape[0] * _DTYPES[dtype].itemsize:
+    dtype, shape, offsets = _DTYPES[TENSORS[name]], fields["shape"], fields["data_offsets"]
+    fits = fields["dtype"] == TENSORS[name] and _are_sizes(shape) and _are_sizes(offsets)
+    if not fits or len(shape) != 1 or shape[0] < 1 or len(offsets) != 2 or offsets[1] > size:
+        raise FormatError(f"is truncated: {what} is {short(entry)}, expected {TENSORS[name]} inside of {size} bytes")
+    if offsets[1] - offsets[0] != shape[0] * dtype.itemsize:
         raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which does not match its shape {short(shape)}")
-    return _DTYPES[dtype], shape[0]
+    return dtype, shape[0]
 
 
 def _are_sizes(values: object) -> bool:
@@ -252,9 +224,6 @@ def _build(
     fields = check_fields("the graph", graph, _FIELDS, optional=("card",))
     spec = fields["input"]
     spec = check_fields("input", {**_SPEC_DEFAULTS, **spec} if isinstance(spec, dict) else spec, _SPEC_FIELDS)
-    if not _are_sizes(spec["shape"]):
-        raise FormatError(f"input shape is {short(spec['shape'])}, expected a list of positive integers")
-    output = fields["output"]
     moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
     used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
 
@@ -268,16 +237,14 @@ def _build(
         array = tensors[name][start:stop].reshape(stored)
         return to_words(array, shape[1]) if name == "signs" else array
 
-    lines = _list("nodes", fields["nodes"])
-    if len(lines) > MOST_NODES:
-        raise FormatError(f"has {len(lines)} nodes, expected at most {MOST_NODES}")
+    lines = _list("nodes", fields["nodes"])[: MOST_NODES + 1]  # with one more `infer` refuses the net
     nodes: list[Node] = []
     for line in lines:
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     net = PackedNet(
-        input=InputSpec(**{**spec, "shape": tuple(spec["shape"])}, **moments),
+        input=InputSpec(**{**spec, "shape": _tuple(spec["shape"])}, **moments),
         nodes=tuple(nodes),
-        output=tuple(output) if isinstance(output, list) else output,
+        output=_tuple(fields["output"]),
         classes=None if fields["classes"] is None else tuple(_list("classes", fields["classes"])),
         certificate=None if fields["certificate"] is None else Certificate.from_json(fields["certificate"]),
         name=fields["name"],
@@ -287,6 +254,10 @@ def _build(
         if used[name] != len(array):
             raise FormatError(f"tensor {name!r} has {len(array)} values, but the nodes use {used[name]}")
     return net
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _list(what: str, value: object) -> list[Any]:

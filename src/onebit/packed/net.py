@@ -14,11 +14,12 @@ import numpy as np
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
-from onebit.packed.nodes import MOST_RANK, OPS, Node, Value, check_finite, check_size
-from onebit.packed.nodes.node import read_only
-from onebit.packed.strict_json import check_text
+from onebit.packed.nodes import OPS, Node, Numbers, Value, check_finite, check_size
+from onebit.packed.nodes.node import MOST_VALUES, read_only
+from onebit.packed.strict_json import TEXT, check_record, check_value
 
 INPUT = "input"  # the name of the coded input
+_OPS = {kind: op for op, kind in OPS.items()}
 MOST_NODES = 10_000
 MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -46,25 +47,20 @@ class InputSpec:
     meaning: str = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.shape) <= MOST_RANK or any(type(size) is not int or size < 1 for size in self.shape):
-            raise FormatError(f"input shape is {short(self.shape)}, expected 1 to {MOST_RANK} positive integers")
+        Numbers(None, most=MOST_VALUES).check("input shape", self.shape)
         check_size("input", self.shape)
-        check_text("input meaning", self.meaning)
+        check_record("input", self, dict.fromkeys(("meaning", "dtype", "coding"), TEXT))
         codings = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
-        if not isinstance(self.dtype, str) or self.dtype not in codings:
-            raise FormatError(f"input dtype is {short(self.dtype)}, expected 'uint8' or 'float32'")
-        if self.coding not in codings[self.dtype]:
-            known = " or ".join(map(repr, codings[self.dtype]))
-            raise FormatError(f"input coding is {short(self.coding)}, expected {known} for {self.dtype}")
+        relations = {
+            "shape": self.shape != (),
+            "dtype": self.dtype in codings,
+            "coding": self.coding in codings.get(self.dtype, ()),
+        }
+        check_record("input", self, relations)
         for name, array in (("mean", self.mean), ("std", self.std)):
-            if self.coding != "standardise":
-                if array is not None:
-                    raise FormatError(f"input {name} is given, but the coding {self.coding!r} has none")
-            elif not isinstance(array, np.ndarray) or array.dtype != "float32" or array.shape != self.shape[:1]:
-                raise FormatError(
-                    f"input {name} is not a float32 array of shape {self.shape[:1]}, as 'standardise' needs"
-                )
-            else:
+            shaped = array is not None and array.dtype == np.float32 and array.shape == self.shape[:1]
+            check_record("input", self, {name: shaped if self.coding == "standardise" else array is None})
+            if array is not None:
                 object.__setattr__(self, name, read_only(array))
 
     @property
@@ -80,8 +76,7 @@ class InputSpec:
         if self.mean is not None and self.std is not None:
             check_finite("input mean", self.mean)
             check_finite("input std", self.std)
-            if (self.std <= 0).any():
-                raise FormatError("input std is not positive everywhere")
+            check_record("input", self, {"std": bool((self.std > 0).all())})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -116,18 +111,15 @@ class PackedNet:
     values: Mapping[str, Value] = field(init=False)
 
     def __post_init__(self) -> None:
-        check_text("name", self.name)
+        check_value("name", self.name)
         for text in self.classes or ():
-            check_text("class name", text)
+            check_value("class name", text)
         made = infer(self)
         object.__setattr__(self, "values", made)
         if self.classes is not None:
             logits = made[self.output].shape[:1] if isinstance(self.output, str) else ()
-            if logits != (len(self.classes),):
-                expected = f"{logits[0]} outputs" if logits else "outputs that are not logits of classes"
-                raise FormatError(f"got {len(self.classes)} class names for {expected}")
-            if repeated := [text for text, count in Counter(self.classes).items() if count > 1]:
-                raise FormatError(f"got the class name {short(repeated[0])} twice, expected a name of its own for each")
+            if logits != (len(set(self.classes)),) or len(self.classes) != logits[0]:
+                raise FormatError(f"got {len(self.classes)} class names, expected one of its own per logit")
 
     def __repr__(self) -> str:
         """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
@@ -218,28 +210,24 @@ def infer(net: PackedNet) -> dict[str, Value]:
         FormatError: an invalid or duplicate name, a value that is read before it is made, never made or never used, a
             wrong shape or kind, a value that is too large, or integer sums that may not fit an int32.
     """
-    if not 1 <= len(net.nodes) <= MOST_NODES:
-        raise FormatError(f"the net has {len(net.nodes) or 'no'} nodes, expected 1 to {MOST_NODES}")
+    if len(net.nodes) > MOST_NODES:
+        raise FormatError(f"the net has more than {MOST_NODES:,} nodes")
     _check_output(net.output)
     values = {INPUT: net.input.value}
     used = set(net.outputs)
     for node in net.nodes:
         with _about(node):
             check_name(node.output)
-            if node.output in values:
-                raise FormatError("its output name is taken")
             unknown = [name for name in node.inputs if name not in values]
-            if unknown:
-                raise FormatError(f"reads {short(unknown[0])}, which no node before it makes")
+            if unknown or node.output in values:
+                raise FormatError(f"reads {short(unknown)}, which no node before it makes, or repeats a name")
             used.update(node.inputs)
             made = node.infer(*(values[name] for name in node.inputs))
             check_size("its value", made.shape)
             values[node.output] = made
-    for name in net.outputs:
-        if name not in values or name == INPUT:
-            raise FormatError(f"the output {short(name)} is made by no node")
-    if unused := [name for name in values if name not in used]:
-        raise FormatError(f"value {unused[0]!r} is never used")
+    made_by_none = [name for name in net.outputs if name not in values or name == INPUT]
+    if wrong := made_by_none + [name for name in values if name not in used]:
+        raise FormatError(f"value {short(wrong[0])} is made by no node, or never used")
     return values
 
 
@@ -255,13 +243,11 @@ def readers(net: PackedNet) -> dict[str, list[Node]]:
 def _check_output(output: object) -> None:
     """Raise FormatError unless `output` is a name, a tuple of names, or a dict from keys to names."""
     names = (output,) if isinstance(output, str) else output
-    if not isinstance(names, (tuple, dict)):
-        raise FormatError(f"the output is {short(output)}, expected a name, a list of names, or an object of names")
-    if not 1 <= len(names) <= MOST_OUTPUTS:
-        raise FormatError(f"the net has {len(names)} outputs, expected 1 to {MOST_OUTPUTS}")
+    if not isinstance(names, (tuple, dict)) or not 1 <= len(names) <= MOST_OUTPUTS:
+        raise FormatError(f"the output is {short(output)}, expected 1 to {MOST_OUTPUTS} names, or an object of them")
     if isinstance(names, dict):
         for key in names:
-            check_text("output key", key)
+            check_value("output key", key)
         names = tuple(names.values())
     for name in names:
         check_name(name)
@@ -322,14 +308,11 @@ def float32_bytes(net: PackedNet) -> int:
 
 
 def op_name(node: Node) -> str:
-    """The key of a node in `OPS`, or FormatError."""
-    for op, kind in OPS.items():
-        if type(node) is kind:
-            return op
-    raise FormatError(f"{type(node).__name__} is not an operation of a packed net; known: {', '.join(OPS)}")
+    """The key of a node in `OPS`."""
+    return _OPS[type(node)]
 
 
 def check_name(name: object) -> None:
     """Raise FormatError unless `name` is a valid name of a value: it appears in tensor names and messages."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise FormatError(f"{short(name)} is not a valid name; expected at most 100 letters, digits, '_', '-' and '.'")
+        raise FormatError(f"{short(name)} is not a valid name of 1 to 100 letters, digits, '_', '-' and '.'")

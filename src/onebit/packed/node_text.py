@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
 from onebit.packed.nodes import MOST_RANK, OPS, Node, Numbers
@@ -50,14 +49,10 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
 
 def from_line(line: object, previous: str, take: Take) -> Node:
     """The node that a line describes, after the node with the output `previous`; FormatError for any other text."""
-    if not isinstance(line, str):
-        raise FormatError(f"a node is {short(line)}, expected text")
-    op, *words = line.split(" ")
-    if op not in OPS:
-        raise FormatError(f"a node has the unknown op {short(op)}{did_you_mean(op, OPS)}")
+    op, *words = line.split(" ") if isinstance(line, str) else [""]
+    if not words or op not in OPS:
+        raise FormatError(f"a node is {short(line)}, expected an op and a name; ops: {', '.join(OPS)}")
     kind = OPS[op]
-    if not words:
-        raise FormatError(f"a node of the op {op} has no name")
     output, fields = words[0], _fields(kind, words[1:])
     try:
         inputs = tuple(fields.pop("inputs", previous).split(","))
@@ -86,10 +81,8 @@ def _fields(kind: type[Node], words: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals or name not in known:
-            raise FormatError(f"a node has the unknown field {short(name)}{did_you_mean(name, known)}")
-        if name in fields:
-            raise FormatError(f"a node has the field {name!r} twice")
+        if not equals or name not in known or name in fields:
+            raise FormatError(f"a node has the unknown or repeated field {short(name)}")
         fields[name] = text
     return fields
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import Any, NoReturn
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError, short
 
-_LONGEST_TEXT = 200
+LONGEST_TEXT = 200
+MOST_COUNT = 2**63 - 1
 _MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits raises ValueError
 
 
@@ -23,7 +25,7 @@ def parse_json(what: str, text: bytes | str) -> Any:
         raise FormatError(f"{what} {error}") from None
     except RecursionError:
         raise FormatError(f"{what} is nested too deeply") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise FormatError(f"{what} is not JSON in UTF-8: {error}") from None
 
 
@@ -59,8 +61,48 @@ def check_fields(what: str, value: object, names: Collection[str], *, optional: 
     return value
 
 
-def check_text(what: str, text: object, *, longest: int = _LONGEST_TEXT) -> str:
-    """`text`, or FormatError: a file must not send long text or control characters to a terminal."""
-    if not isinstance(text, str) or len(text) > longest or not text.isprintable():
-        raise FormatError(f"{what} is {short(text)}, expected printable text of at most {longest:,} characters")
-    return text
+_KINDS = {bool: "true or false,", int: "a whole number", float: "a number"}
+
+
+class Rule(NamedTuple):
+    """What a field of a record holds: a bool, a number from `least` to `most`, or a text of up to `most` characters.
+
+    Text is printable: a file must not send long text or control characters to a terminal.
+    """
+
+    kind: type
+    most: float
+    least: float = 0
+    optional: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether a value keeps the rule."""
+        if value is None:
+            return self.optional
+        if isinstance(value, str):
+            return self.kind is str and len(value) <= self.most and value.isprintable()
+        fits = type(value) in (self.kind, int if self.kind is float else self.kind)
+        return fits and self.least <= value <= self.most  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        if self.kind is str:
+            return f"printable text of at most {self.most:,} characters"
+        return f"{_KINDS[self.kind]} from {self.least} to {self.most}"
+
+
+TEXT = Rule(str, LONGEST_TEXT)
+FLAG = Rule(bool, 1)
+COUNT = Rule(int, MOST_COUNT)
+SIZE = Rule(float, sys.float_info.max)
+
+
+def check_record(what: str, record: object, rules: Mapping[str, Rule | bool]) -> None:
+    """FormatError unless each field of a record keeps its rule, or what a bool says of it beside the others is true."""
+    for name, rule in rules.items():
+        check_value(f"{what} {name}", getattr(record, name), rule)
+
+
+def check_value(what: str, value: object, rule: Rule | bool = TEXT) -> None:
+    """FormatError unless a value keeps a rule, see `check_record`."""
+    if not (rule if isinstance(rule, bool) else rule.holds(value)):
+        raise FormatError(f"{what} is {short(value)}, expected {rule or 'another one beside the other fields'}")

@@ -69,10 +69,9 @@ class Grouped(Kernel, Weights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.terms % prod(self.kernel):
-            raise FormatError(f"rows have {self.terms} weights, not a multiple of the kernel's {prod(self.kernel)}")
-        if self.outputs % self.groups:
-            raise FormatError(f"{self.outputs} output channels do not split into {self.groups} groups")
+        if self.terms % prod(self.kernel) or self.outputs % self.groups:
+            rows = f"{self.outputs} rows of {self.terms} weights"
+            raise FormatError(f"{rows} do not split into {self.groups} groups and kernels of {prod(self.kernel)}")
 
     @property
     def group_channels(self) -> int:

@@ -58,15 +58,10 @@ class OneBitWeights(Weights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.in_features) is not int or self.in_features < 1:
-            raise FormatError(f"in_features is {self.in_features!r}, expected a positive integer")
-        words = self.signs.shape[1]
-        if words != word_count(self.in_features):
-            raise FormatError(f"signs have {words} words per row, expected {word_count(self.in_features)}")
-        for name in ("scale", "centre"):
-            array = getattr(self, name)
-            if array is not None and array.shape != (self.outputs,):
-                raise FormatError(f"{name} has shape {array.shape}, expected ({self.outputs},)")
+        shapes = {"signs": (self.outputs, word_count(self.in_features))}
+        for name, array in self.stored.items():
+            if array.shape != (expected := shapes.get(name, (self.outputs,))):
+                raise FormatError(f"{name} has shape {array.shape}, expected {expected}")
 
     @property
     def outputs(self) -> int:

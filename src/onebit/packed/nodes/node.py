@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from onebit.errors import FormatError
+from onebit.errors import FormatError, short
 
 INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
@@ -66,15 +67,11 @@ class Numbers(NamedTuple):
 
     def check(self, name: str, value: object) -> None:
         """Raise FormatError unless `value` is such an integer or tuple."""
-        numbers = (value,) if self.length == 1 else value
-        if (
-            not isinstance(numbers, tuple)
-            or not len(numbers) <= MOST_RANK
-            or len(numbers) != (self.length or len(numbers))
-        ):
-            raise FormatError(f"{name} is {value!r}, expected {self.length or f'at most {MOST_RANK}'} integers")
-        if any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
-            raise FormatError(f"{name} is {value!r}, expected integers from {self.least} to {self.most}")
+        numbers: Any = (value,) if self.length == 1 else value
+        fits = isinstance(numbers, tuple) and len(numbers) == min(self.length or len(numbers), MOST_RANK)
+        if not fits or any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
+            count = self.length or f"at most {MOST_RANK}"
+            raise FormatError(f"{name} is {short(value)}, expected {count} integers from {self.least} to {self.most}")
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -113,11 +110,9 @@ class Node(ABC):
             array = getattr(self, name)
             if array is None and stored.optional:
                 continue
-            if not isinstance(array, np.ndarray) or array.dtype != stored.dtype or array.ndim != stored.rank:
-                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-                raise FormatError(f"{name} is {got}, expected a {stored.dtype} array with {stored.rank} axes")
-            if array.size == 0:
-                raise FormatError(f"{name} has shape {array.shape}, expected no empty axis")
+            if array.dtype != stored.dtype or array.ndim != stored.rank or not array.size:
+                expected = f"{stored.dtype} with {stored.rank} axes, none empty"
+                raise FormatError(f"{name} is {array.dtype} {array.shape}, expected {expected}")
             object.__setattr__(self, name, read_only(array))
 
     @abstractmethod
@@ -172,6 +167,12 @@ def check_size(what: str, shape: tuple[int, ...]) -> None:
     """Raise FormatError if a value of this shape is too large for any reasonable net."""
     if prod(shape) > MOST_VALUES:
         raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values per image")
+
+
+def require_alike(values: Collection[Value]) -> None:
+    """Raise FormatError unless all values have one shape."""
+    if len({x.shape for x in values}) > 1:
+        raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in values)}, expected equal shapes")
 
 
 def require_channels(x: Value, channels: int) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Stored, Value, integer, require_channels
+from onebit.packed.nodes.node import Node, Stored, Value, integer, require_alike, require_channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,11 +42,6 @@ class Affine(_PerChannel):
         "shift": Stored("float32", 1, optional=True),
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale is None and self.shift is None:
-            raise FormatError("has neither scale nor shift, expected at least one")
-
     def levels(self) -> tuple[np.float32, np.float32] | None:
         """What the signs -1 and +1 become, if this is the same finite number for every channel; else None."""
         scale, shift = (
@@ -76,11 +71,6 @@ class Threshold(_PerChannel):
     direction: np.ndarray
 
     arrays: ClassVar[dict[str, Stored]] = {"threshold": Stored("int32", 1), "direction": Stored("int8", 1)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.direction.shape != self.threshold.shape:
-            raise FormatError(f"direction has shape {self.direction.shape}, expected {self.threshold.shape}")
 
     def made(self, x: Value) -> Value:
         if not x.exact:
@@ -157,8 +147,6 @@ class Clamp(Node):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.low is None and self.high is None:
-            raise FormatError("has neither low nor high, expected at least one")
         for name, array in self.stored.items():
             if array.shape != (1,):
                 raise FormatError(f"{name} has shape {array.shape}, expected (1,)")
@@ -179,8 +167,7 @@ class Add(Node):
     arity: ClassVar[int | None] = 2
 
     def infer(self, a: Value, b: Value) -> Value:
-        if a.shape != b.shape:
-            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
+        require_alike((a, b))
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         least, most = (sum(limits) for limits in zip(a.limits, b.limits, strict=True))
@@ -194,6 +181,5 @@ class Multiply(Node):
     arity: ClassVar[int | None] = 2
 
     def infer(self, a: Value, b: Value) -> Value:
-        if a.shape != b.shape:
-            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
+        require_alike((a, b))
         return Value(a.shape, "real")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Numbers, Stored, Value, require_channels
+from onebit.packed.nodes.node import Node, Numbers, Stored, Value, require_alike, require_channels
 
 WIDEST = 2**16  # of a range: activations have up to 16 bits
 MOST_SHIFT = 52
@@ -70,8 +70,7 @@ class Requantize(_Clipped):
             raise FormatError(f"multiplier has shape {self.multiplier.shape}, expected {expected}")
 
     def infer(self, *inputs: Value) -> Value:
-        if len({x.shape for x in inputs}) > 1:
-            raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in inputs)}, expected equal shapes")
+        require_alike(inputs)
         require_channels(inputs[0], len(self.offset))
         if real := [x.kind for x in inputs if not x.exact]:
             raise FormatError(f"got {real[0]} values, expected integers; real values are rounded by `quantize`")
