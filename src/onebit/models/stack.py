@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from onebit.errors import UsageError
 from onebit.layers.fused_norm import Chain
 from onebit.models.parts import Parts, checked_shape, quantized, refuse_dropped_signs
 
@@ -156,4 +157,6 @@ class Stack:
         kernel, stride, padding = window
         _, height, width = self.shape
         height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
+        if min(height, width) < 1:
+            raise UsageError(f"{self.name}: images of {self.input_shape} are too small")
         self.shape = (channels, height, width)

@@ -19,7 +19,6 @@ from onebit.packed.nodes.node import MOST_VALUES, read_only
 from onebit.packed.strict_json import TEXT, check_record, check_value
 
 INPUT = "input"  # the name of the coded input
-_OPS = {kind: op for op, kind in OPS.items()}
 MOST_NODES = 10_000
 MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -309,7 +308,7 @@ def float32_bytes(net: PackedNet) -> int:
 
 def op_name(node: Node) -> str:
     """The key of a node in `OPS`."""
-    return _OPS[type(node)]
+    return next(op for op, kind in OPS.items() if type(node) is kind)
 
 
 def check_name(name: object) -> None:
