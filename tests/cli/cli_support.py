@@ -31,6 +31,11 @@ class Outcome:
         return json.loads(self.out)
 
     @property
+    def steps(self) -> dict[str, tuple[bool, str]]:
+        """The claims of `verify --json`."""
+        return {step["name"]: (step["ok"], step["detail"]) for step in self.json["steps"]}
+
+    @property
     def line(self) -> str:
         """The one line on stderr of a refused command."""
         assert "Traceback" not in self.err

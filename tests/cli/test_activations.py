@@ -32,10 +32,6 @@ def integer_file(run_folder: Path) -> Path:
     return path
 
 
-def steps(done: Outcome) -> dict[str, tuple[bool, str]]:
-    return {step["name"]: (step["ok"], step["detail"]) for step in done.json["steps"]}
-
-
 def changed(net: PackedNet, **arrays: Callable[[np.ndarray], np.ndarray]) -> PackedNet:
     """The net with other arrays in its first requantization."""
     [at, *_] = [index for index, node in enumerate(net.nodes) if isinstance(node, Requantize)]
@@ -84,8 +80,8 @@ def test_it_is_written_in_the_same_bytes_again(
 def test_verify_recomputes_it_from_its_source(onebit: Onebit, run_folder: Path, integer_file: Path) -> None:
     done = onebit("verify", integer_file, "--source", run_folder, "--json")
     assert done.status == 0, done.out
-    assert [*steps(done)] == ["packed accuracy", "card", "source", "packed bits", "certificate"]
-    assert steps(done)["packed bits"][1] == "every weight and parameter equals that of the source, packed again"
+    assert [*done.steps] == ["packed accuracy", "card", "source", "packed bits", "certificate"]
+    assert done.steps["packed bits"][1] == "every weight and parameter equals that of the source, packed again"
     assert onebit("verify", integer_file).status == 0
 
 
@@ -97,9 +93,9 @@ def test_rounding_on_another_processor_is_not_a_difference(
     save(near, tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 0, done.out
-    assert steps(done)["packed bits"][1].startswith("equal to the source, packed again, up to rounding in torch: 32 of")
+    assert done.steps["packed bits"][1].startswith("equal to the source, packed again, up to rounding in torch: 32 of")
     ends = "recomputed, equal; without the counts of 1 roundings that are folded otherwise here"
-    assert steps(done)["certificate"][1].startswith(ends)
+    assert done.steps["certificate"][1].startswith(ends)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +111,11 @@ def test_other_multipliers_are_found_by_the_source(
     save(changed(load(integer_file), **arrays), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 1
-    ok, detail = steps(done)["packed bits"]
+    ok, detail = done.steps["packed bits"]
     assert not ok
     assert detail.startswith(f"the file differs from its source, packed again: {message}")
     refused = "relu1: its multipliers and offsets are not those of the model: results are off by up to"
-    ok, detail = steps(done)["certificate"]
+    ok, detail = done.steps["certificate"]
     assert not ok
     assert detail.startswith(refused)
 
@@ -137,7 +133,7 @@ def test_other_counts_of_a_proof_are_found_by_the_source(
     save(replace(net, certificate=replace(net.certificate, layers=layers)), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 1
-    assert steps(done)["certificate"] == (False, "differs in layers")
+    assert done.steps["certificate"] == (False, "differs in layers")
 
 
 def test_another_number_of_a_small_channel_is_found_by_the_source(
@@ -167,11 +163,11 @@ def test_another_number_of_a_small_channel_is_found_by_the_source(
         array[0] *= 1.01
         node = replace(real.nodes[at], **{field: array})
         done = verified(replace(real, nodes=(*real.nodes[:at], node, *real.nodes[at + 1 :])))
-        assert (done.status, steps(done)["packed bits"][0]) == (1, False)
+        assert (done.status, done.steps["packed bits"][0]) == (1, False)
     assert onebit("pack", source, "-o", path, "--activations", 8, "--allow-drop", 100).status == 0
     done = verified(changed(load(path), multiplier=lambda a: a + np.int32([[abs(a[0, 0]) // 50, *[0] * 31]])))
-    assert (done.status, steps(done)["packed bits"][0]) == (1, False)
-    assert "1 of 32 values of multiplier of relu1" in steps(done)["packed bits"][1]
+    assert (done.status, done.steps["packed bits"][0]) == (1, False)
+    assert "1 of 32 values of multiplier of relu1" in done.steps["packed bits"][1]
 
 
 def test_other_bits_in_the_certificate_are_found_by_the_source(
@@ -182,7 +178,7 @@ def test_other_bits_in_the_certificate_are_found_by_the_source(
     save(replace(net, certificate=replace(net.certificate, activations=4)), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 1
-    assert not steps(done)["packed bits"][0]
+    assert not done.steps["packed bits"][0]
 
 
 def test_too_large_a_loss_of_accuracy_writes_nothing(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
@@ -217,14 +213,14 @@ def test_a_net_that_was_trained_with_few_bits_is_proved(onebit: Onebit, tmp_path
     [line] = [line for line in done.out.splitlines() if "integers, all that can occur" in line]
     assert line.startswith("relu1.quantizer: ")
     done = onebit("verify", folder, "--json")
-    assert ", 0 mismatches, 0 differ by 1 at ties)" in steps(done)["packed"][1]
+    assert ", 0 mismatches, 0 differ by 1 at ties)" in done.steps["packed"][1]
     done = onebit("verify", path, "--source", folder, "--json")
     assert done.status == 0, done.out
-    assert steps(done)["certificate"] == (True, "recomputed, equal")
+    assert done.steps["certificate"] == (True, "recomputed, equal")
     save(changed(load(path), offset=lambda a: a + np.abs(a).max() // 100), path)
     done = onebit("verify", path, "--source", folder, "--json")
     assert done.status == 1
-    assert "results are off by up to" in steps(done)["certificate"][1]
+    assert "results are off by up to" in done.steps["certificate"][1]
 
 
 def test_a_net_of_signs_is_refused(onebit: Onebit, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cli_support import Outcome
-from test_start import loaded_modules
 
 from onebit.__main__ import VERBS
 from onebit.nets import net_names
@@ -74,7 +73,3 @@ def test_every_shell_gets_the_same_words(onebit: Onebit, shell: str) -> None:
 
 def test_an_unknown_shell_is_refused(onebit: Onebit) -> None:
     assert "invalid choice: 'fsh'" in onebit("completion", "fsh").line
-
-
-def test_completion_needs_no_torch() -> None:
-    assert "torch" not in loaded_modules("completion", "bash")

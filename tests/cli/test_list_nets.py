@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from cli_support import Outcome
-from test_start import loaded_modules
 
 from onebit.nets import net_names, net_path
 from onebit.packed import load
@@ -44,10 +43,6 @@ def test_the_bits_are_those_of_the_operations(onebit: Onebit) -> None:
         "resnet20-cifar10-int8": "W1A8",
     }
     assert expected.items() <= bits.items()
-
-
-def test_the_list_needs_no_torch() -> None:
-    assert "torch" not in loaded_modules("list", "nets")
 
 
 def test_files_and_run_folders_with_the_name_of_a_net_change_nothing(

@@ -232,22 +232,6 @@ def test_other_files_than_those_of_the_training_are_noted(onebit: Onebit, traine
     assert ["packed" in test for test in tests] == [True, False]  # the card is about the training
 
 
-def test_the_files_of_the_training_are_known_however_they_are_split(onebit: Onebit, tmp_path: Path) -> None:
-    train, test = make_toy(80, 40)
-    parts = {"train_images": train.images, "test_images": test.images, "test_labels": test.labels}
-    for name, labels in (("own", train.labels), ("other", (train.labels + 1) % 4)):
-        np.savez(tmp_path / f"{name}.npz", **parts, train_labels=labels)
-    run, where = tmp_path / "run", ["--dataset", "arrays", "--data", tmp_path / "own.npz"]
-    flags = [*NET, "--model.widths", "[64,8,4]", "--validation", "20"]
-    assert onebit("train", *flags, *where, "--out", run).status == 0
-    assert onebit("evaluate", run, *where, "--split", "validation", "--json").json["count"] == 20
-    for name, other in (("own", False), ("other", True)):
-        found = onebit("evaluate", run, "--data", tmp_path / f"{name}.npz", "--json").json
-        assert ("not the files of the training" in found["note"]) == other
-    found = onebit("evaluate", run, *where, "--json").json
-    assert "not the files of the training" not in found["note"]
-
-
 def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
     onebit: Onebit, packed_file: Path, tmp_path: Path
 ) -> None:

@@ -213,17 +213,6 @@ def test_what_the_code_prints_is_not_the_answer(onebit: Onebit, here: Path) -> N
     assert "noise of its own" in done.err
 
 
-@pytest.mark.filterwarnings("default")
-def test_binary_inputs_after_a_relu_are_reported(onebit: Onebit, here: Path) -> None:
-    (here / "nets.py").write_text(
-        NETS.replace("self.norm1(self.fc(", "self.norm1(self.fc(").replace(
-            "self.out(self.norm1(self.fc(self.flat(x))))", "self.out(self.norm1(self.fc(self.flat(x))).relu())"
-        )
-    )
-    done = onebit("train", "--model", "nets.py:Net", "--method", "bnn", *SHORT, "--out", "run")
-    assert done.err.count("note: layer model.out: ") == 1
-
-
 def test_help_lists_the_arguments(onebit: Onebit, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     text = onebit("train", "--model", "nets.py:Net", "--help").out

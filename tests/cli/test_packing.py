@@ -18,11 +18,6 @@ from onebit.packed import Certificate, PackedNet, dumps, load, save
 Onebit = Callable[..., Outcome]
 
 
-def steps(done: Outcome) -> dict[str, tuple[bool, str]]:
-    """Claims of `verify --json`."""
-    return {step["name"]: (step["ok"], step["detail"]) for step in done.json["steps"]}
-
-
 def node_with(net: PackedNet, name: str, **changes: Any) -> PackedNet:
     """The net with other arrays in one node, each by a function of the old one."""
     nodes = list(net.nodes)
@@ -90,7 +85,7 @@ def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
     path.write_bytes(dumps(node_with(load(packed_file), node, **{field: change})))
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert done.status == 1
-    ok, detail = steps(done)["packed bits"]
+    ok, detail = done.steps["packed bits"]
     assert not ok
     assert detail.startswith(f"the file differs from its source, packed again: {message}")
 
@@ -101,7 +96,7 @@ def test_another_name_is_found_by_its_source(
     save(replace(load(packed_file), name="mnist-best"), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 1
-    assert steps(done)["packed bits"][1].endswith("name 'mnist-best' instead of 'digits-smoke'")
+    assert done.steps["packed bits"][1].endswith("name 'mnist-best' instead of 'digits-smoke'")
 
 
 # ------------------------------------------------------------------------------------------------------------ claims
@@ -111,7 +106,7 @@ def test_a_certificate_outlives_its_release(
     monkeypatch.setattr("onebit.verification.agreement.__version__", "7.0.0")
     done = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert (done.status, done.json["ok"]) == (0, True)
-    assert steps(done)["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"
+    assert done.steps["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"
 
 
 def test_torch_may_round_otherwise_elsewhere(
@@ -125,7 +120,7 @@ def test_torch_may_round_otherwise_elsewhere(
     save(certified(there, max_logit_difference=1.25 * difference), path)
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert done.status == 0
-    found = steps(done)
+    found = done.steps
     detail = "equal to the source, packed again, up to rounding in torch: 32 of 32 values of shift of norm1 (by at"
     assert found["packed bits"][1].startswith(detail)
     ok, text = found["certificate"]
@@ -135,7 +130,7 @@ def test_torch_may_round_otherwise_elsewhere(
     assert 0 < float(here) < 4 * difference  # of the net with other shifts, in the rounding of this machine
     # what rounding does not explain is a change there, too
     save(certified(node_with(there, "linear1", signs=one_bit), max_logit_difference=1.25 * difference), path)
-    assert steps(onebit("verify", path, "--source", run_folder, "--json"))["packed bits"][0] is False
+    assert onebit("verify", path, "--source", run_folder, "--json").steps["packed bits"][0] is False
 
 
 @pytest.mark.nightly
@@ -146,10 +141,10 @@ def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: 
 
 def test_verify_recomputes_a_certificate(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
     done = onebit("verify", packed_file, "--source", run_folder, "--json")
-    assert (done.status, list(steps(done))) == (0, ["packed accuracy", "card", "source", "packed bits", "certificate"])
-    assert steps(done)["certificate"][1] == "recomputed, equal"
+    assert (done.status, list(done.steps)) == (0, ["packed accuracy", "card", "source", "packed bits", "certificate"])
+    assert done.steps["certificate"][1] == "recomputed, equal"
     alone = onebit("verify", packed_file, "--json")
-    assert list(steps(alone)) == ["packed accuracy", "card"]
+    assert list(alone.steps) == ["packed accuracy", "card"]
     assert "recomputed with --source RUN only" in alone.err
     assert "--source" not in done.err
 
@@ -177,7 +172,7 @@ def test_claims_are_recomputed(
     save(certified(net, **change(net.certificate)), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
     assert done.status == 1
-    assert steps(done)["certificate"] == (False, f"differs in {claim}")
+    assert done.steps["certificate"] == (False, f"differs in {claim}")
     alone = onebit("verify", tmp_path / "net.1bit", "--json")
     assert alone.status == (1 if claim in ("correct", "count") else 0)
 
@@ -205,7 +200,7 @@ def test_pack_without_the_data_set(
     assert refused.line.endswith("carries no certificate: name what it was packed from with --source RUN")
     assert "warning: the packed net has no certificate" in onebit("inspect", path).err
     compared = onebit("verify", path, "--source", run_folder, "--json")
-    assert (compared.status, list(steps(compared))) == (0, ["packed bits"])
+    assert (compared.status, list(compared.steps)) == (0, ["packed bits"])
     assert "carries no certificate: no images are compared" in compared.err
     save(node_with(load(path), "linear1", signs=one_bit), path)
     assert onebit("verify", path, "--source", run_folder).status == 1
@@ -222,7 +217,7 @@ def test_some_images_are_compared_and_found_again(onebit: Onebit, run_folder: Pa
     )
     found = onebit("verify", path, "--source", run_folder, "--json")
     assert (found.status, len(found.json["steps"])) == (0, 4)
-    assert "of 150 correct" in steps(found)["packed accuracy"][1]
+    assert "of 150 correct" in found.steps["packed accuracy"][1]
     every = onebit("pack", run_folder, "-o", path, "--images", 100_000, "--json").json
     assert (every["certificate"]["count"], every["certificate"]["images"]) == (2000, None)
     assert every["compared"]["numpy"] == (1000 if every["compared"]["native"] else 2000)

@@ -61,6 +61,9 @@ def test_dashes_and_underscores_in_flags_are_equivalent(onebit: Onebit) -> None:
         ["summary", ""],
         ["bench", ""],
         ["train", ""],
+        ["train", "digits-smoke", "--out", ""],
+        ["train", "digits-smoke", "--data="],
+        ["train", "digits-smoke", "--method", ""],
     ],
 )
 def test_an_empty_path_is_not_the_current_folder(

@@ -58,7 +58,7 @@ def test_the_stored_recipe_repeats_the_run(onebit: Onebit, run_folder: Path, tmp
 
 def test_every_recipe_field_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
     recipe = build_recipe(read_settings(run_folder / "recipe.yaml"))
-    assert recipe.model.widths == (784, 32, 10)
+    assert (recipe.model.widths, recipe.validation) == ((784, 32, 10), 1000)
     assert recipe.to_yaml() == (run_folder / "recipe.yaml").read_text()
 
 
@@ -86,14 +86,6 @@ def test_print_config_has_the_notes_and_the_checks_of_a_training(onebit: Onebit)
     assert onebit("train", "mnist-fast", *decays, "--print-config").status == 0  # reads no file
 
 
-def test_a_folder_without_a_slash_is_offered_with_one(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
-    assert "the folder of that name is --dataset ./images" in onebit("train", "--dataset", "images").line
-
-
 def test_a_folder_that_another_training_has_just_taken(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,12 +108,6 @@ def test_a_folder_that_another_training_has_just_taken(
         assert "on cpu, 1 thread\n" in done.err
     finally:
         other.communicate("\n")
-
-
-def test_method_sets_quantizers(onebit: Onebit) -> None:
-    done = onebit("train", "--dataset", "toy", "--method", "bnn", "--model.widths", "[64,8,4]", "--print-config")
-    assert "input_quantizer: ste_sign" in done.out
-    assert "name: toy-mlp-bnn" in done.out
 
 
 CTRL_C = """
@@ -198,21 +184,10 @@ def test_resume_without_a_name_goes_on_in_the_folder_of_out(onebit: Onebit, run_
     assert onebit("train", "--resume", "--out", run_folder, "--json").json["folder"] == str(run_folder)
 
 
-@pytest.mark.parametrize("words", [("--out", ""), ("--data", ""), ("--data=",), ("--method", "")])
-def test_an_empty_name_is_refused(onebit: Onebit, tmp_path: Path, words: tuple[str, ...]) -> None:
-    refused = onebit("train", "digits-smoke", *words)
-    assert refused.status == 2
-    assert f"{words[0].rstrip('=')} needs a value" in refused.line
-
-
 def test_a_changed_recipe_does_not_carry_what_was_measured_with_another(onebit: Onebit, run_folder: Path) -> None:
     assert "measured: ''" in (run_folder / "recipe.yaml").read_text()
     assert "Test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out
     assert onebit("train", "digits-smoke", "--epochs", "3", "--print-config", "--json").json["measured"] == ""
-
-
-def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
-    assert "validation: 1000\n" in (run_folder / "recipe.yaml").read_text()
 
 
 def test_wrong_recipe_files_are_one_line(onebit: Onebit, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
 from onebit.evaluation.counts import summary
-from onebit.packed import save
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
@@ -35,17 +33,8 @@ def test_evaluate_agrees_with_the_result_of_training(onebit: Onebit, run_folder:
     for mode in ("binary", "latent"):
         done = onebit("evaluate", run_folder, "--weights", mode, "--json")
         assert done.status == 0
-        assert {
-            "dataset",
-            "split",
-            "weights",
-            "correct",
-            "count",
-            "accuracy",
-            "error",
-            "loss",
-            "bn",
-        } <= done.json.keys()
+        keys = ("dataset", "split", "weights", "correct", "count", "accuracy", "error", "loss", "bn")
+        assert {*keys} <= done.json.keys()
         assert done.json["correct"] == stored_result(run_folder)["test"][mode]["correct"]
         assert done.json["weights"] == mode
 
@@ -105,27 +94,14 @@ def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
     assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
 
 
-def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_folder: Path) -> None:
-    done = onebit("evaluate", run_folder, "--split", "validation")
-    assert "on mnist-sample validation with binary weights" in done.out
-    assert "of 1,000" in done.out
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--weights", "latnet"], "weights must be latent, binary, mean, sample or ensemble:N"),
-        (["--weights", "mean"], "layer 'linear1': Sign has no mean weights: only Bayesian nets have them"),
-        (["--weights", "ensemble:0"], "weights must be latent, binary, mean, sample or ensemble:N"),
-        (["--split", "exam"], "invalid choice: 'exam'"),
-        (["--dataset", "toy"], "was trained on the classes 0, 1, 2, 3, 4, 5, … (10 in all); toy has a, b, c, d"),
-        (["--data", "no-such-folder", "--dataset", "mnist"], "no-such-folder"),
-    ],
+    "words",
+    ["--weights latnet", "--weights mean", "--weights ensemble:0", "--dataset toy", "--dataset mnist --data nowhere"],
 )
-def test_evaluate_refuses(onebit: Onebit, run_folder: Path, arguments: list[str], message: str) -> None:
-    refused = onebit("evaluate", run_folder, *arguments)
-    assert refused.status == 2
-    assert message in refused.line
+def test_evaluate_refuses(onebit: Onebit, run_folder: Path, words: str) -> None:
+    refused = onebit("evaluate", run_folder, *words.split())
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.line
 
 
 def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
@@ -183,14 +159,6 @@ def test_inspect_of_a_packed_net_with_real_ends_shows_and_counts_them(onebit: On
     assert whole["weights"] == whole["binary_weights"] == 784 * 512 + 512 * 512 + 512 * 10
 
 
-def test_inspect_names_the_recipe_of_a_certificate_if_there_is_one(onebit: Onebit, tmp_path: Path) -> None:
-    net = load("mnist-mlp")
-    assert net.certificate is not None
-    save(replace(net, certificate=replace(net.certificate, recipe=None)), tmp_path / "own.1bit")
-    line = next(line for line in onebit("inspect", tmp_path / "own.1bit").out.splitlines() if "certificate" in line)
-    assert line == f"certificate: {net.certificate}; binary weights"
-
-
 def test_inspect_foreign_files(onebit: Onebit, tmp_path: Path) -> None:
     signs = torch.ones(4, 6)
     signs[:, ::2] = -1
@@ -227,15 +195,17 @@ def test_verify_of_a_real_net_does_not_hold(onebit: Onebit, real_folder: Path) -
     assert done.json["ok"] is False
 
 
-def test_verify_finds_a_latent_outside_its_range(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_verify_finds_a_latent_outside_its_range(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, value: float
+) -> None:
     state = load_file(run_folder / "best.safetensors")
-    state["linear1.weight"][3, 5] = 1.5
+    state["linear1.weight"][3, 5] = value
     save_file(state, tmp_path / "best.safetensors")
     (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text())
     done = onebit("verify", tmp_path, "--json")
     assert done.status == 1
-    assert done.json["steps"][0]["ok"] is False
-    assert "1 outside their bound" in done.json["steps"][0]["detail"]
+    assert done.steps["latent weights"][0] is False
 
 
 def test_pack_reports_size_and_certificate(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
@@ -261,10 +231,7 @@ def test_pack_of_one_random_draw(onebit: Onebit, run_folder: Path, tmp_path: Pat
     assert done.status == 0
     assert (done.json["certificate"]["weights"], done.json["certificate"]["seed"]) == ("sample", 3)
     assert onebit("verify", tmp_path / "draw.1bit", "--source", run_folder).status == 0
-    assert (
-        "packed by: onebit pack RUN -o NET.1bit --weights sample --seed 3"
-        in onebit("inspect", tmp_path / "draw.1bit").out
-    )
+    assert "-o NET.1bit --weights sample --seed 3" in onebit("inspect", tmp_path / "draw.1bit").out
     # the draw that ships has its own BatchNorm statistics, as the same draw has in evaluation
     drawn = onebit("evaluate", run_folder, "--weights", "sample", "--seed", 3, "--json").json
     assert done.json["certificate"]["correct"] == drawn["correct"]
@@ -289,10 +256,8 @@ def test_predict_equals_the_executor(onebit: Onebit, packed_file: Path, tmp_path
     assert {"file", "label", "name", "probability", "notes"} == done.json["predictions"][0].keys()
     inverted = tmp_path / "paper.png"
     Image.fromarray(255 - images[0, 0]).save(inverted)
-    assert (
-        onebit("predict", packed_file, inverted, "--invert", "--json").json["predictions"][0]["label"]
-        == (done.json["predictions"][0]["label"])
-    )
+    [same] = onebit("predict", packed_file, inverted, "--invert", "--json").json["predictions"]
+    assert same["label"] == done.json["predictions"][0]["label"]
 
 
 def test_predict_sees_what_a_person_sees(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
@@ -321,16 +286,6 @@ def test_pack_and_export_never_overwrite_a_training(onebit: Onebit, run_folder: 
         assert "would overwrite" in onebit("export", run_folder, "--to", "torch", "-o", run_folder / name).line
         assert "would overwrite" in onebit("pack", run_folder, "-o", run_folder / name).line
         assert (run_folder / name).read_bytes() == before
-
-
-def test_verify_of_weights_that_are_no_numbers_does_not_hold(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
-    state = load_file(run_folder / "best.safetensors")
-    state["linear1.weight"][0, 0] = float("nan")
-    save_file(state, tmp_path / "best.safetensors")
-    (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text())
-    done = onebit("verify", tmp_path, "--json")
-    assert done.status == 1
-    assert done.json["ok"] is False
 
 
 def test_inspect_of_odd_tensors(onebit: Onebit, tmp_path: Path) -> None:
@@ -381,17 +336,6 @@ def test_predict_takes_folders_patterns_and_standard_input(
         refused = onebit("predict", packed_file, word)
         assert refused.status == 2
         assert reason in refused.line
-
-
-def test_predict_refuses_what_is_no_image(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
-    noise = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:400])
-    for name in ("text.png", "cut.png", "none.png"):
-        refused = onebit("predict", packed_file, tmp_path / name)
-        assert refused.status == 2
-        assert name in refused.line
 
 
 def test_files_that_are_no_nets_are_refused(
@@ -461,20 +405,8 @@ def test_list(onebit: Onebit, what: str, expected: str) -> None:
 
 def test_data_of_the_sample_and_a_damaged_file(onebit: Onebit, tmp_path: Path) -> None:
     assert len(onebit("data", "mnist-sample", "--json").json["files"]) == 2
-    for name in (
-        "train-images-idx3-ubyte",
-        "train-labels-idx1-ubyte",
-        "t10k-images-idx3-ubyte",
-        "t10k-labels-idx1-ubyte",
-    ):
-        (tmp_path / name).write_bytes(np.zeros(100, np.uint8).tobytes())
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"{name}-ubyte").write_bytes(bytes(100))
     refused = onebit("data", "mnist", "--data", tmp_path)
     assert refused.status == 2
     assert str(tmp_path) in refused.line
-
-
-def test_losses_are_listed_with_their_task(onebit: Onebit) -> None:
-    listed = onebit("list", "losses", "--json").json["losses"]
-    assert listed["mse"].startswith("regression: ")
-    assert listed["bce"].startswith("multi-label: ")
-    assert listed["hinge"].startswith("classification: ")

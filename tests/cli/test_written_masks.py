@@ -130,17 +130,6 @@ def test_a_true_mask_of_other_classes_is_not_compared(
     assert (("mean IoU" in done.out), "true mask" in done.err) == (compared, not compared)
 
 
-@pytest.mark.parametrize(("classes", "compared"), [("a\nb\n", True), ("a\nb\nc\n", False)])
-def test_a_net_that_stores_no_classes_compares_their_number(
-    onebit: Onebit, tmp_path: Path, classes: str, compared: bool
-) -> None:
-    save(replace(load("membrane-unet"), classes=None), tmp_path / "net.1bit")
-    done = onebit("predict", tmp_path / "net.1bit", masked(tmp_path, 1, classes), "--masks", tmp_path / "masks")
-    assert done.status == 0
-    assert ("mean IoU" in done.out) == compared
-    assert ("true mask" in done.err) == (not compared)
-
-
 def test_a_folder_without_masks_stays_only_where_it_was(onebit: Onebit, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "old").mkdir()
@@ -165,14 +154,6 @@ def test_masks_before_one_that_cannot_be_written_stay(
     assert (done.status, done.out) == (2, "")
     assert "No space left on device" in done.err
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["a-beside.png", "a.png"]
-
-
-def test_a_refused_request_says_nothing_about_the_certificate(onebit: Onebit, tmp_path: Path) -> None:
-    image = masked(tmp_path, 255)
-    refused = onebit("predict", "membrane-unet", image)
-    assert "--masks DIR" in refused.line
-    done = onebit("predict", "membrane-unet", image, "--masks", tmp_path / "masks")
-    assert load("membrane-unet").statement in done.err
 
 
 def test_tiles_in_groups_give_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
             widths[widest] -= 1
     lines = []
     for n, row in enumerate(rows):
-        cells = [wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        cells = [wrap(cell, max(1, width), break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
         height = max(map(len, cells))
         # headings are aligned at their last lines
         cells = [[""] * (height - len(cell)) + cell if right and n == 0 else cell for cell in cells]
