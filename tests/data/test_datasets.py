@@ -16,7 +16,7 @@ from tiny_folder import imagenet_folder
 from tiny_masks import masked_folder
 from tiny_mnist import REAL_MNIST, TinyMnist, needs_real_mnist
 
-from onebit.data import DATASETS, DatasetEntry, FetchedFiles, fetch_dataset, load_dataset, make_toy
+from onebit.data import DATASETS, DatasetEntry, fetch_dataset, load_dataset, make_toy
 from onebit.data.cifar import read_cifar
 from onebit.data.mnist import read_mnist
 from onebit.errors import DataError, UnknownNameError, UsageError
@@ -114,7 +114,8 @@ def test_an_entry_can_replace_a_name(tiny: TinyMnist, tmp_path: Path) -> None:
     assert (data.name, data.directory, data.note) == ("tiny", str(folder), "a note")
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 8, 20)
     names = [str(folder / f"{file.name}.gz") for file in tiny.files]
-    assert fetch_dataset(entry, directory=folder) == FetchedFiles(str(folder), tuple(names))
+    fetched = fetch_dataset(entry, directory=folder)
+    assert (fetched.directory, fetched.files) == (str(folder), tuple(names))
 
 
 def test_wrong_names_and_sizes_are_refused() -> None:

@@ -123,6 +123,15 @@ def test_a_class_of_broken_images_is_refused(tmp_path: Path) -> None:
         read(directory=tmp_path / "own", skip_broken=True)
 
 
+def test_a_class_without_images_and_classes_of_one_image_are_refused(tmp_path: Path) -> None:
+    write_class(tmp_path / "one" / "a", 1)
+    with pytest.raises(DataError, match="test set"):
+        read(directory=tmp_path / "one")
+    (tmp_path / "one" / "b").mkdir()
+    with pytest.raises(DataError, match="class 'b'"):
+        read(directory=tmp_path / "one")
+
+
 def load(name: str, **options: Any) -> Any:
     return load_dataset(name, workers=0, **options)
 

@@ -106,27 +106,16 @@ def test_an_epoch_uses_each_image_repeats_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cutout": 4}, "cutout=4 does not work with masks"),
-        ({"min_area": 0.5}, "min_area=0.5 does not work with masks"),
-        ({"crop_padding": 4}, "needs padding_mode reflect"),
-        ({"crop_size": 41}, "a window of 41×41 with crop_padding=0 does not fit images of 40×40 pixels"),
-        ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
-        ({"elastic": -1.0}, "elastic must be from 0 to 1000 pixels, got -1.0"),
-        ({"repeats": 0}, "repeats must be from 1 to 10000, got 0"),
-    ],
+    "options",
+    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}, {"crop_size": 41}, {"elastic": -1.0}, {"repeats": 0}],
+    ids=str,
 )
-def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        batch(**options)
-    assert message in str(caught.value)
+def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        TrainingSamples(Split(IMAGES, MASKS), Augmentation(**options), channels_last=False)
 
 
-def test_options_for_masks_are_refused_with_labels() -> None:
-    for options in ({"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}):
-        with pytest.raises(UsageError, match=f"augmentation.{next(iter(options))} is for images with masks"):
-            TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**options), channels_last=False)
-    flat = IMAGES[:, :, :20]
-    with pytest.raises(UsageError, match="needs square windows, got 20×40"):
-        MaskedImages(flat, MASKS[:, :20], Augmentation(rotate=True), channels_last=False)
+@pytest.mark.parametrize("options", [{"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}])
+def test_options_for_masks_are_refused_with_labels(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"augmentation.{next(iter(options))}"):
+        TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**options), channels_last=False)

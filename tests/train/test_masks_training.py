@@ -197,9 +197,8 @@ def test_test_images_of_void_pixels_alone_are_one_clear_line(
         ["evaluate", str(tmp_path / "run"), "--data", str(root)],
     ):
         assert main(asked) == 2
-        assert capsys.readouterr().err.splitlines() == [
-            "onebit: test masks: every pixel of all 1 is void (255), expected pixels with a class"
-        ]
+        [line] = capsys.readouterr().err.splitlines()
+        assert "test masks" in line
     assert not (tmp_path / "other").exists()
 
 

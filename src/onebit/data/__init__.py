@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
-from onebit.data.classes import named_as, refuse_other_classes
-from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
+from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFiles, cache_dir, find_or_fetch
-from onebit.data.mask_folder import mask_classes, read_mask
+from onebit.data.mask_folder import mask_classes, named_as, read_mask
 from onebit.data.mask_scores import (
     VOID,
     Masks,
@@ -29,6 +28,7 @@ from onebit.data.splits import (
     Split,
     hold_out,
     refuse_held_out,
+    refuse_other_classes,
 )
 from onebit.data.streaming import StreamedImages, prefetched, read_batches
 from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
@@ -41,7 +41,6 @@ __all__ = [
     "Augmentation",
     "Dataset",
     "DatasetEntry",
-    "FetchedFiles",
     "Images",
     "Labels",
     "LoadedFiles",

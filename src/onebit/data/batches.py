@@ -15,6 +15,8 @@ from onebit.data.splits import Split
 from onebit.data.streaming import StreamedImages, prefetched
 from onebit.errors import UsageError
 
+_FOR_LABELS, _FOR_MASKS = ("cutout", "min_area", "first_size"), ("crop_size", "flip_vertical", "rotate", "elastic")
+
 
 class TrainingImages:
     """The images of a training split, as a source of batches.
@@ -36,20 +38,18 @@ class TrainingImages:
     ) -> None:
         _, channels, height, width = images.shape
         self.augmentation = augmentation or Augmentation()
-        padding, cutout = self.augmentation.crop_padding, self.augmentation.cutout
-        most = f"expected at most {min(height, width) - 1} for images of {height}×{width} pixels"
+        padding = self.augmentation.crop_padding
         if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
-            raise UsageError(f"crop_padding={padding} with padding_mode reflect: {most}")
-        if cutout >= min(height, width):  # images that are shrunk afterwards lose the same share
-            raise UsageError(f"cutout={cutout}: {most}, as a larger square can cover a whole image")
+            raise UsageError(f"crop_padding={padding}: got images of {height}×{width} pixels, expected larger ones")
         self.channels_last = channels_last
         self.count, self.size = len(images), (height, width)
         # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
         self._moves = bool(padding or self.augmentation.flip)
-        self._streamed = images if isinstance(images, StreamedImages) else None
-        self._pixels: Images | None = None
-        if not isinstance(images, StreamedImages):
+        self._streamed, self._pixels = None, None
+        if isinstance(images, StreamedImages):
+            self._streamed = images
+        else:
             self._pixels = self._laid_out(images.transpose(0, 2, 3, 1))
         self._chosen = np.empty((0, *self._shape), np.uint8)
         planes, *_, values = self._shape
@@ -204,13 +204,14 @@ class TrainingSamples:
         self._masked: MaskedImages | None = None
         self.images: TrainingImages | None = None
         """None if the images have masks."""
-        if split.labels.ndim > 1:
+        masks = split.labels.ndim > 1
+        for name in _FOR_LABELS if masks else _FOR_MASKS:
+            if getattr(augmentation, name):
+                raise UsageError(f"augmentation.{name} is for images with {'labels' if masks else 'masks'}")
+        if masks:
             images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
             self._masked = MaskedImages(images, split.labels, augmentation, channels_last=channels_last)
         else:
-            for name in ("crop_size", "flip_vertical", "rotate", "elastic"):
-                if getattr(augmentation, name):
-                    raise UsageError(f"augmentation.{name} is for images with masks, these have labels: leave it out")
             self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS, is_array_file
@@ -34,14 +33,6 @@ DATASETS: dict[str, DatasetEntry] = {
 
 class OwnValidationError(UsageError):
     """Another number of validation images than a file of arrays has."""
-
-
-class FetchedFiles(NamedTuple):
-    """Where the checked files of a data set are, and its note, see `Dataset.note`."""
-
-    directory: str
-    files: tuple[str, ...]
-    note: str = ""
 
 
 def load_dataset(
@@ -84,7 +75,14 @@ def load_dataset(
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
     entry = _entry(name, directory)
-    loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
+    loaded = fetch_dataset(
+        entry,
+        directory=directory,
+        progress=progress,
+        input_size=input_size,
+        workers=workers,
+        skip_broken=skip_broken,
+    )
     if entry.read is ARRAYS.read and loaded.validation is not None:
         own = len(loaded.validation)
         if validation not in (None, 0, own):
@@ -114,8 +112,8 @@ def fetch_dataset(
     input_size: int | None = None,
     workers: int | None = None,
     skip_broken: bool = False,
-) -> FetchedFiles:
-    """Find or download the files of a data set and read them all.
+) -> LoadedFiles:
+    """Find or download the files of a data set, read and check them; the images of a folder are resized already.
 
     The files of MNIST are compared with their checksums, those of CIFAR have the right sizes and labels.
 
@@ -123,15 +121,15 @@ def fetch_dataset(
         name: a name in `DATASETS`, or a `DatasetEntry`.
         directory, progress, input_size, workers, skip_broken: as in `load_dataset`.
 
-    Returns:
-        The folder and its files (none for a folder of images); ("", ()) for generated data.
-
     Raises:
         UnknownNameError: no such data set.
         DataError: files are damaged, or missing and cannot be downloaded.
     """
-    loaded = _read(_entry(name, directory), directory, progress, input_size, workers, skip_broken)
-    return FetchedFiles(loaded.directory, loaded.files, loaded.note)
+    entry = _entry(name, directory)
+    if not entry.folder:
+        return entry.read(directory=directory, progress=progress)
+    options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
+    return entry.read(directory=directory, progress=progress, **options)
 
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
@@ -142,21 +140,6 @@ def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEnt
     if directory is not None and not entry.stored:
         raise UsageError(f"data set {entry.name!r} is part of onebit: leave out --data {directory}")
     return entry
-
-
-def _read(
-    entry: DatasetEntry,
-    directory: str | Path | None,
-    progress: Progress | None,
-    input_size: int | None,
-    workers: int | None,
-    skip_broken: bool,
-) -> LoadedFiles:
-    """Read the files; the images in a folder are resized already."""
-    if not entry.folder:
-        return entry.read(directory=directory, progress=progress)
-    options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
-    return entry.read(directory=directory, progress=progress, **options)
 
 
 def _resized(split: Split, size: int) -> Split:

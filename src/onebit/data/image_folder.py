@@ -91,7 +91,7 @@ def _load(listing: Listing, images: Images | StreamedImages, broken: Sequence[in
     missing = np.flatnonzero(np.bincount(train.labels, minlength=len(listing.classes)) == 0)
     if len(missing) or not len(test):
         what = f"class {listing.classes[missing[0]]!r}" if len(missing) else "the test set"
-        raise DataError(f"{listing.root}: no image of {what} decodes")
+        raise DataError(f"{listing.root}: no image of {what}")
     notes = [listing.note] if listing.note else []
     if broken:
         paths = [Path(listing.files[i].path) for i in broken]

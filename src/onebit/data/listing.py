@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.pictures import SUFFIXES, is_image_name
+from onebit.common.pictures import is_image_name
 from onebit.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
@@ -66,6 +66,8 @@ def list_folder(root: Path) -> Listing:
         raise DataError(f"{root}: {' and '.join(classes)} would be classes; expected train/CLASS/IMAGE")
     others: list[str] = []
     train = _list_images(train_folder, classes, others)
+    if not train:
+        raise DataError(f"{root}: no images in class folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
@@ -74,8 +76,6 @@ def list_folder(root: Path) -> Listing:
                     raise DataError(f"{root / name}: got {min(unknown)!r}, a class that {train_folder} does not have")
                 parts[name] = _list_images(root / name, classes, others)
     test = parts.pop("test", ())
-    if len(parts) > 1:
-        raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in parts)}, expected one of them")
     validation, note = next(iter(parts.values()), ()), ""
     if not test and validation:
         test, validation, note = validation, (), f"tested on the images of {next(iter(parts))}/"
@@ -85,8 +85,6 @@ def list_folder(root: Path) -> Listing:
         drawn = _drawn(root, train)
         test = tuple(file for file in train if file in drawn)
         train = tuple(file for file in train if file not in drawn)
-        if not test:
-            raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
     left_out = f"files left out, no images: {len(others)} (such as {others[0]})" if others else ""
     return Listing(root, classes, train, validation, test, "; ".join(filter(None, (note, left_out))))
 
@@ -120,17 +118,12 @@ def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> t
     """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
-        before = len(images)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
             shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
             others.extend(entry for entry in shown if not is_image_name(entry))
             shown = [entry for entry in shown if is_image_name(entry)]
             images.extend(_image_file(os.path.join(place, entry), classes.index(name)) for entry in shown)
-        if len(images) == before:
-            raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
-    if not images:
-        raise DataError(f"{folder}: no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
     return tuple(images)
 
 

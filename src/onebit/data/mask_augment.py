@@ -56,7 +56,10 @@ class MaskedImages:
         self.size = (images.shape[2], images.shape[3])
         crop = self.augmentation.crop_size
         self.window = self.size if crop is None else (crop, crop)
-        _check(self.augmentation, self.size, self.window)
+        if self.augmentation.crop_padding and self.augmentation.padding_mode != "reflect":
+            raise UsageError("crop_padding of images with masks needs padding_mode reflect")
+        if crop is not None and crop > min(self.size) + 2 * self.augmentation.crop_padding:
+            raise UsageError(f"crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
     def draw(self, count: int, rng: np.random.Generator) -> MaskDraws:
@@ -129,22 +132,3 @@ def _gaussian(side: int, smoothness: float) -> npt.NDArray[np.float32]:
     points = np.arange(0, side + smoothness / 2, max(1.0, smoothness // 2))
     kernel = np.exp(-np.square((np.arange(side)[:, None] - points) / smoothness) / 2)
     return (kernel / np.linalg.norm(kernel, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _check(augmentation: Augmentation, size: tuple[int, int], window: tuple[int, int]) -> None:
-    """Refuse changes that cannot be made to images of this size and their masks."""
-    for name in ("cutout", "min_area", "first_size"):
-        if getattr(augmentation, name):
-            raise UsageError(
-                f"augmentation.{name}={getattr(augmentation, name)} does not work with masks: leave it out"
-            )
-    border, (height, width) = augmentation.crop_padding, size
-    if border and augmentation.padding_mode != "reflect":
-        raise UsageError("crop_padding of images with masks needs padding_mode reflect")
-    if border >= min(size) or any(wide > side + 2 * border for wide, side in zip(window, size, strict=True)):
-        raise UsageError(
-            f"augmentation: a window of {window[0]}×{window[1]} with crop_padding={border} does not fit images of "
-            f"{height}×{width} pixels: choose a smaller crop_size, or a crop_padding up to {min(size) - 1}"
-        )
-    if augmentation.rotate and window[0] != window[1]:
-        raise UsageError(f"augmentation.rotate needs square windows, got {window[0]}×{window[1]} pixels: set crop_size")

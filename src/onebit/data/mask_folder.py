@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from onebit.common.pictures import is_image_name, opened, picture, upright
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.resizing import Images
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
+from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.errors import DataError
 
 TEST_SHARE = 0.2
@@ -50,8 +51,6 @@ def read_masked_folder(
     needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
     root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
     images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))
-    if len(images) < 2:
-        raise DataError(f"{root / IMAGE_FOLDER}: got {len(images)} images, expected two or more")
     for stem in sorted(images.keys() ^ masks.keys(), key=_by_number):
         raise DataError(f"{root}: {stem} is not in both {IMAGE_FOLDER} and {MASK_FOLDER}")
     names, values = mask_classes(root, classes)
@@ -93,6 +92,15 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     if not 2 <= len(set(lines)) == len(lines) < VOID:
         raise DataError(f"{path}: got {len(lines)} names, expected 2 to {VOID - 1} different names, one on each line")
     return tuple(lines), {value: value for value in (*range(len(lines)), VOID)}
+
+
+def named_as(data: Dataset, classes: Sequence[str] | None) -> Dataset:
+    """Masks whose two classes have no names, with those of a net; a note says which value is which. Else `data`."""
+    unnamed = data.test.labels.ndim > 1 and data.classes == UNNAMED
+    if not unnamed or classes is None or len(classes) != len(UNNAMED) or tuple(classes) == UNNAMED:
+        return data
+    values = ", ".join(f"{value} is {name}" for value, name in zip(UNNAMED, classes, strict=True))
+    return replace(data.noted(f"without classes.txt, the masks mean: {values}"), classes=tuple(classes))
 
 
 def _read_images(paths: Sequence[Path]) -> Images:

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from onebit.data.splits import Dataset, Split
-from onebit.data.streaming import StreamedImages
 from onebit.errors import UsageError
 
 
@@ -24,16 +23,14 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
     arXiv:1312.6211).
 
     Raises:
-        UsageError: the images are not in memory, or have masks.
+        UsageError: the images have masks.
 
     Example:
         >>> permute_pixels(load_dataset("mnist"), 1).train  # doctest: +SKIP
         Split(50000 images of 1×28×28)
     """
-    if isinstance(data.train.images, StreamedImages):
-        raise UsageError(f"permutation={seed}: the images of {data.name} do not fit in memory; permute a smaller set")
     if data.train.labels.ndim > 1:
-        raise UsageError(f"permutation={seed}: {data.name} has masks, whose pixels belong to those of the images")
+        raise UsageError(f"permutation: {data.name} has masks, which belong to the pixels where they are")
     order = pixel_order(seed, data.input_shape[1] * data.input_shape[2])
     return data.prepared_by(partial(_permuted, order=order), f"pixels permuted with seed {seed}")
 

@@ -152,15 +152,13 @@ class Dataset:
     @property
     def digest(self) -> str:
         """A digest of the data for training and validation; it does not depend on where the files are."""
-        digest = hashlib.sha256(json.dumps([self.identity, self.input_shape, self.classes]).encode())
-        for split in (self.train, self.validation):
-            digest.update(split.labels.tobytes())
-        return digest.hexdigest()[:16]
+        labels = (split.labels for split in (self.train, self.validation))
+        return _digest([self.identity, self.input_shape, self.classes], *labels)[:16]
 
     @property
     def test_digest(self) -> str:
         """A digest of the test labels, which `digest` does not cover."""
-        return hashlib.sha256(self.test.labels.tobytes()).hexdigest()[:16]
+        return _digest(None, self.test.labels)[:16]
 
     def changed(self, change: Callable[[Split], Split], note: str = "") -> Dataset:
         """Apply `change` to each split, and add to the note."""
@@ -244,11 +242,8 @@ class LoadedFiles(NamedTuple):
     @property
     def digest(self) -> str:
         """See `Dataset.files_digest`."""
-        digest = hashlib.sha256(json.dumps([self.identity, self.classes]).encode())
-        for split in (self.train, self.validation, self.test):
-            if split is not None:
-                digest.update(split.labels.tobytes())
-        return digest.hexdigest()[:16]
+        splits = filter(None, (self.train, self.validation, self.test))
+        return _digest([self.identity, self.classes], *(split.labels for split in splits))[:16]
 
 
 @dataclass(frozen=True)
@@ -289,6 +284,13 @@ class DatasetEntry:
 
 
 MOST_VALIDATION = 10_000
+
+
+def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> None:
+    """UsageError if `classes`, those of the net `source`, are not those of the data; None: they are unknown."""
+    if classes is not None and list(classes) != list(data.classes):
+        there, here = ", ".join(classes), ", ".join(data.classes)
+        raise UsageError(f"{source}: was trained on the classes {there}; {data.name} {data.directory} has {here}")
 
 
 def _label_range(labels: Any) -> tuple[int, int]:
@@ -336,10 +338,14 @@ def numbered_classes(labels: Any) -> tuple[str, ...]:
 
 def arrays_digest(*parts: Any) -> str:
     """A digest of up to `DIGEST_IMAGES` images of each array, spread over it."""
-    digest = hashlib.sha256()
-    for images in parts:
-        chosen = np.linspace(0, len(images) - 1, min(len(images), DIGEST_IMAGES)).astype(np.int64)
-        digest.update(images[chosen].tobytes())
+    chosen = (np.linspace(0, len(part) - 1, min(len(part), DIGEST_IMAGES)).astype(np.int64) for part in parts)
+    return _digest(None, *(images[some] for images, some in zip(parts, chosen, strict=True)))
+
+
+def _digest(facts: Any, *arrays: Any) -> str:
+    digest = hashlib.sha256(b"" if facts is None else json.dumps(facts).encode())
+    for array in arrays:
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
