@@ -11,11 +11,8 @@ from onebit.common.text import table
 
 
 def parser() -> Parser:
-    made = Parser(
-        "bench",
-        "The speed of onebit.run of a packed net on this machine, with each instruction set and in numpy.",
-        "json",
-    )
+    description = "The speed of onebit.run of a packed net on this machine, with each instruction set and in numpy."
+    made = Parser("bench", description, "json")
     made.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
     made.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="samples at once (1 64)")

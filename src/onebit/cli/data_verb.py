@@ -19,14 +19,8 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     with download_progress() as fetched:
-        found = fetch_dataset(
-            args.name,
-            directory=args.data,
-            progress=fetched,
-            input_size=args.input_size,
-            workers=args.workers,
-            skip_broken=args.skip_broken,
-        )
+        options = {name: getattr(args, name) for name in ("input_size", "workers", "skip_broken")}
+        found = fetch_dataset(args.name, directory=args.data, progress=fetched, **options)
     if found.directory:
         lines = [f"{args.name}: complete in {found.directory}", *(f"  {file}" for file in found.files), found.note]
     else:

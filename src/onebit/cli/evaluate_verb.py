@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, open_trained
-from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
+from onebit.cli.inputs import load_data, load_data_of_net, open_trained
+from onebit.cli.output import answer, answer_json, percent, progress, say
 from onebit.cli.parsing import Parser
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
@@ -19,19 +19,14 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     shared = ("run-or-net", "dataset", "seed", "data", "threads", "json")
     made = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
-    made.add_argument(
-        "--weights",
-        metavar="MODE",
-        help="latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)",
-    )
+    modes = "latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)"
+    made.add_argument("--weights", metavar="MODE", help=modes)
     made.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images (default: test)")
-    made.add_argument(
-        "--bn",
-        choices=("auto", "trained", "reestimate"),
-        default="auto",
-        help="BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these "
-        "weights (auto: re-estimated where those of the file belong to other weights)",
+    statistics = (
+        "BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these weights "
+        "(auto: re-estimated where those of the file belong to other weights)"
     )
+    made.add_argument("--bn", choices=("auto", "trained", "reestimate"), default="auto", help=statistics)
     return made
 
 
@@ -43,7 +38,13 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
     if packed and args.split != "test":
         raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
-    show(_packed_file(args) if packed else _run(args, weights), as_json=args.json)
+    if packed:
+        found = _packed_file(args)
+    else:
+        run = open_trained(args)
+        data = load_data(run, args.data, dataset=args.dataset)
+        found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
+    show(found, as_json=args.json)
     return 0
 
 
@@ -76,16 +77,13 @@ def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
 
 def _packed_file(args: Any) -> dict[str, Any]:
     """Evaluate a .1bit file without torch."""
-    from onebit.evaluation.packed_nets import load_packed_data
     from onebit.runtime import load
 
     net = load(args.run)
     name = args.dataset or (net.certificate.dataset if net.certificate else None)
     if name is None:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
-    with download_progress() as fetched:
-        data = load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
-    images, facts = _images(data, args.split)
+    images, facts = _images(load_data_of_net(net, name, args), args.split)
     return facts | _score_packed(net, images)
 
 
@@ -94,12 +92,6 @@ def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
 
     with progress("evaluating", "images") as bar:
         return score_packed(net, images, on_images=bar.update)
-
-
-def _run(args: Any, weights: str) -> dict[str, Any]:
-    run = open_trained(args)
-    data = load_data(run, args.data, dataset=args.dataset)
-    return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
 
 
 def evaluate_run(

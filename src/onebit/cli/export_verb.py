@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, open_trained
-from onebit.cli.output import answer_either, download_progress, say
+from onebit.cli.inputs import load_data_of_net, load_noted_data, open_trained
+from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
 from onebit.export import EXPORTS, export_net
@@ -25,28 +25,17 @@ CERTIFIED = 1000
 
 
 def parser() -> Parser:
-    made = Parser(
-        "export",
-        "Write a trained net, or a packed one, for other software, and compare it.",
-        *("run-or-net", "data", "json"),
-    )
+    description = "Write a trained net, or a packed one, for other software, and compare it."
+    made = Parser("export", description, "run-or-net", "data", "json")
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     made.add_argument("--to", required=True, metavar="TARGET", help=targets)
     made.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")
-    made.add_argument(
-        "--images",
-        type=whole_number(1),
-        metavar="N",
-        help=f"test images to compare, evenly spread (default: {IMAGES}, fewer for large nets); random inputs if the "
-        "data are not there",
-    )
+    images = f"test images to compare (default: {IMAGES}, fewer for large nets); random inputs without the data"
+    made.add_argument("--images", type=whole_number(1), metavar="N", help=images)
     for option in _options():
-        takes = "; ".join(
-            f"--to {name}: {', '.join(target.options[option])} (default: {target.options[option][0]})"
-            for name, target in EXPORTS.items()
-            if option in target.options
-        )
-        made.add_argument(f"--{option}", metavar="NAME", help=takes)
+        takers = {name: target.options[option] for name, target in EXPORTS.items() if option in target.options}
+        takes = (f"--to {name}: {', '.join(values)} (default: {values[0]})" for name, values in takers.items())
+        made.add_argument(f"--{option}", metavar="NAME", help="; ".join(takes))
     reporting = " or ".join(name for name, target in EXPORTS.items() if target.report)
     made.add_argument("--report", action="store_true", help=f"measure what the net needs, for --to {reporting}")
     return made
@@ -85,10 +74,8 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
     name = net.certificate.dataset if net.certificate else None
     if name is None or not _takes_images(net):
         return net, None
-    from onebit.evaluation.packed_nets import load_packed_data
-
-    with _data_may_lack(args), download_progress() as fetched:
-        return net, load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+    with _data_may_lack(args):
+        return net, load_data_of_net(net, name, args)
     return net, None
 
 

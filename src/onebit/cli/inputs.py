@@ -11,6 +11,7 @@ from onebit.cli.parsing import thread_number
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.packed import PackedNet
     from onebit.recipe import ModelRecipe
     from onebit.runs.run import Run
 
@@ -49,6 +50,14 @@ def load_data(run: Run, directory: str | None, *, dataset: str | None = None) ->
 
     with download_progress() as fetched:
         return load_run_data(run, dataset=dataset, directory=directory, progress=fetched)
+
+
+def load_data_of_net(net: PackedNet, name: str, args: Namespace) -> Dataset:
+    """A data set as the packed net `args.run` takes it, with progress."""
+    from onebit.evaluation.packed_nets import load_packed_data
+
+    with download_progress() as fetched:
+        return load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
 
 
 def load_noted_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:

@@ -24,9 +24,8 @@ CODINGS = {
 
 
 def parser() -> Parser:
-    made = Parser(
-        "inspect", "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder.", "json"
-    )
+    description = "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder."
+    made = Parser("inspect", description, "json")
     made.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
     made.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     made.add_model()

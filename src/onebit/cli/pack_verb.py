@@ -16,45 +16,21 @@ if TYPE_CHECKING:
     from onebit.packed import Certificate, PackedNet
     from onebit.runs.run import Run
 
-ALLOWED_DROP = 0.5
-"""Percentage points of accuracy that rounding the activations may cost."""
-
 
 def parser() -> Parser:
     description = "Fold and pack a trained net to one bit per weight, and certify it on its test data."
     made = Parser("pack", description, "run", "dataset", "seed", "data", "threads", "json")
     made.add_argument("-o", "--output", required=True, metavar="NET.1bit")
-    made.add_argument(
-        "--weights",
-        choices=("binary", "sample"),
-        default="binary",
-        help="the binary weights, or one random draw (default: binary)",
-    )
-    made.add_argument(
-        "--images", type=whole_number(1), metavar="N", help="test images to compare, evenly spread (default: all)"
-    )
-    made.add_argument(
-        "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
-    )
-    made.add_argument(
-        "--activations",
-        type=int,
-        choices=(8, 4, 2),
-        help="bits of the activations: an integer net, with ranges found on training images",
-    )
-    made.add_argument(
-        "--calibration",
-        type=whole_number(1),
-        metavar="N",
-        help="training images to find the ranges on, evenly spread (default: 500)",
-    )
-    made.add_argument(
-        "--allow-drop",
-        type=float,
-        default=ALLOWED_DROP,
-        metavar="POINTS",
-        help=f"percentage points of accuracy that rounding the activations may cost (default: {ALLOWED_DROP})",
-    )
+    made.add_argument("--weights", choices=("binary", "sample"), default="binary", help="sample: one random draw")
+    count = whole_number(1)
+    made.add_argument("--images", type=count, metavar="N", help="test images to compare, evenly spread (default: all)")
+    made.add_argument("--no-certify", action="store_true", help="compare nothing: needs no data set")
+    rounding = "bits of the activations: an integer net, with ranges found on training images"
+    made.add_argument("--activations", type=int, choices=(8, 4, 2), help=rounding)
+    calibration = "training images to find the ranges on, evenly spread (default: 500)"
+    made.add_argument("--calibration", type=count, metavar="N", help=calibration)
+    drop = "percentage points of accuracy that rounding the activations may cost (default: 0.5)"
+    made.add_argument("--allow-drop", type=float, default=0.5, metavar="POINTS", help=drop)
     return made
 
 
@@ -95,10 +71,9 @@ def main(argv: list[str]) -> int:
     }
     again = f" ({copied:,} of them copies, as the model calls a layer again)" if copied else ""
     text = f"{args.output}: {size(count)}, {bits:,} weights at one bit{again}, {ratio:.1f} times smaller than float32\n"
-    text += packed.statement
-    if certificate is not None:
-        roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}
-        text += "".join(f"\n{layer.name}: {layer}" for layer in certificate.layers if layer.name in roundings)
+    roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}
+    layers = certificate.layers if certificate else ()
+    text += "\n".join([packed.statement, *(f"{layer.name}: {layer}" for layer in layers if layer.name in roundings)])
     answer_either(result, text, as_json=args.json)
     if certificate is None or certificate.activations is not None:
         return 0
@@ -134,18 +109,10 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
         beyond = f"at most {percent(found.beyond)} of the numbers of a value are beyond its range"
         say(f"activations rounded to {args.activations} bits: {beyond}")
 
+    options = {"weights": args.weights, "seed": args.seed, "images": args.images, "activations": args.activations}
+    options |= {"calibration": args.calibration or CALIBRATION, "on_ranges": state, "on_images": update}
     with progress("comparing", "images") as bar:
-        packed = pack_run(
-            run,
-            data,
-            weights=args.weights,
-            seed=args.seed,
-            images=args.images,
-            activations=args.activations,
-            calibration=args.calibration or CALIBRATION,
-            on_ranges=state,
-            on_images=update,
-        )
+        packed = pack_run(run, data, **options)
     others = are_other_files(data)
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:

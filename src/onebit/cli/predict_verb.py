@@ -22,41 +22,27 @@ MOST_SHOWN = 12
 
 
 def parser() -> Parser:
-    made = Parser(
-        "predict",
-        "Labels and probabilities, or the values of other outputs, with a packed net; needs no torch.",
-        *("threads", "json"),
-    )
+    description = "Labels and probabilities, or the values of other outputs, with a packed net; needs no torch."
+    made = Parser("predict", description, "threads", "json")
     made.add_argument("net", metavar="NET", help=NET_HELP)
-    made.add_argument(
-        "files",
-        metavar="FILE",
-        nargs="+",
-        help="image file of any size and kind, folder, quoted pattern ('photos/*.png'), or - (stdin); .npy "
-        "(a sample, or N of them) or .csv (a sample in each row) for any input",
+    files = (
+        "image file of any size and kind, folder, quoted pattern ('photos/*.png'), or - (stdin); .npy (a sample, or N "
+        "of them) or .csv (a sample in each row) for any input"
     )
-    made.add_argument(
-        "--top", type=whole_number(1), metavar="K", help="the K most probable labels, each with its probability (1)"
-    )
-    made.add_argument(
-        "--invert",
-        action="store_true",
-        help="invert the images: for dark strokes on white paper (MNIST is white on black)",
-    )
-    made.add_argument(
-        "--masks", metavar="DIR", help="for a segmentation net: write the mask of each image here, and a picture"
-    )
-    made.add_argument(
-        "--values", action="store_true", help="the outputs as numbers, as of a regression, instead of labels"
-    )
+    made.add_argument("files", metavar="FILE", nargs="+", help=files)
+    made.add_argument("--top", type=whole_number(1), metavar="K", help="the K most probable labels (1)")
+    invert = "invert the images: for dark strokes on white paper (MNIST is white on black)"
+    made.add_argument("--invert", action="store_true", help=invert)
+    masks = "for a segmentation net: write the mask of each image here, and a picture"
+    made.add_argument("--masks", metavar="DIR", help=masks)
+    made.add_argument("--values", action="store_true", help="the outputs as numbers, instead of labels")
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     net = load(args.net)
-    shapes = net.values
-    shape = shapes[net.output].shape if isinstance(net.output, str) else ()
+    shape = net.values[net.output].shape if isinstance(net.output, str) else ()
     if len(shape) == 3 and net.pixels_have_classes(shape[0]) and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks
 

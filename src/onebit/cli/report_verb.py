@@ -9,18 +9,9 @@ from onebit.cli.parsing import Parser
 
 
 def parser() -> Parser:
-    made = Parser(
-        "report",
-        "Curves of error, loss and time, of mean IoU, and of accuracy on several tasks; weight histograms, and a "
-        "comparison of runs, as pictures and one page.",
-        "json",
-    )
-    made.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        help="run folder, or folder of several tasks, of --seeds, or of such folders",
-    )
+    made = Parser("report", "Curves, weight histograms and a comparison of runs, as pictures and one page.", "json")
+    what = "run folder, or folder of several tasks, of --seeds, or of such folders"
+    made.add_argument("runs", metavar="RUN", nargs="+", help=what)
     made.add_argument("-o", "--output", required=True, metavar="DIR")
     return made
 

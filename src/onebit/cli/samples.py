@@ -54,7 +54,7 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {in_words(spec)}, or (N, …) of them")
     if spec.dtype == "float32" and found.dtype.kind != "f":  # such as pixels: the net takes prepared values
         raise UsageError(f"{path}: {refusal(spec, str(found.dtype), found.shape)}")
-    return _as_input(np.asarray(found), str(path), spec)
+    return _as_input(found, str(path), spec)
 
 
 def _of_text(file: BinaryIO, name: str, spec: InputSpec) -> np.ndarray:
@@ -67,15 +67,13 @@ def _of_text(file: BinaryIO, name: str, spec: InputSpec) -> np.ndarray:
     first = lines[0] if lines else ""
     delimiter = next((mark for mark in ("\t", ";") if mark in first), ",")
     numbers = lines if any(map(_is_number, first.split(delimiter))) else lines[1:]
-    if not numbers:
-        raise DataError(f"{name}: holds no rows of numbers; the net takes {in_words(spec)}")
     try:
-        rows = np.loadtxt(numbers, delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
+        rows = np.loadtxt(numbers or ["none"], delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
     except ValueError as error:
         raise DataError(f"{name}: not rows of numbers ({first_line(error)[:100]})") from None
     if rows.shape[1] != math.prod(spec.shape):
         raise UsageError(f"{name}: got {rows.shape[1]} numbers in a row, the net takes {in_words(spec)}")
-    return _as_input(rows.reshape(len(rows), *spec.shape), name, spec)
+    return _as_input(rows.reshape(-1, *spec.shape), name, spec)
 
 
 def _is_number(word: str) -> bool:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, named_model, open_trained, set_threads
-from onebit.cli.output import answer, answer_json, download_progress, progress, say
+from onebit.cli.inputs import load_data_of_net, load_noted_data, named_model, open_trained, set_threads
+from onebit.cli.output import answer, answer_json, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.nets import is_packed
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    made = Parser(
-        "verify",
+    description = (
         "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
         "torch layers, the packed net. For a packed net: the accuracy in its certificate and card, with --source the "
-        "whole certificate. "
-        "Exit status 1 when a claim does not hold.",
-        *("run-or-net", "dataset", "data", "threads", "json"),
+        "whole certificate. Exit status 1 when a claim does not hold."
     )
+    made = Parser("verify", description, "run-or-net", "dataset", "data", "threads", "json")
     made.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
     return made
 
@@ -34,10 +32,10 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     done = []
-    found: dict[str, str] = {}
+    about: dict[str, str] = {}
 
     def on_data(data: Dataset) -> None:
-        found.update(dataset=data.name, directory=data.directory, note=data.note)
+        about.update(dataset=data.name, directory=data.directory, note=data.note)
         if not args.json:
             say(f"{data.name} from {data.directory or 'memory'}")
 
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> int:
                 answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
     ok = all(step.ok for step in done)
     if args.json:
-        answer_json({"ok": ok, **found, "steps": [dataclasses.asdict(step) for step in done]})
+        answer_json({"ok": ok, **about, "steps": [dataclasses.asdict(step) for step in done]})
     else:
         answer(f"{sum(step.ok for step in done)} of {len(done)} claims hold")
     return 0 if ok else 1
@@ -77,7 +75,6 @@ def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> 
 
 def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.data import refuse_other_classes
-    from onebit.evaluation.packed_nets import load_packed_data
     from onebit.packed import Card, load
     from onebit.runs.run import open_run
     from onebit.verification.proof import prove_packed
@@ -93,10 +90,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
         return prove_packed(net, None, source=source)
     if source is None:
         assert net.certificate is not None  # refused above
-        with download_progress() as fetched:
-            data = load_packed_data(
-                net, net.certificate.dataset, directory=args.data, progress=fetched, source=args.run
-            )
+        data = load_data_of_net(net, net.certificate.dataset, args)
         say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
     else:
         data = load_noted_data(source, args.data, dataset=args.dataset)
