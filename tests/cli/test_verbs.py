@@ -367,7 +367,7 @@ def test_files_that_are_no_nets_are_refused(
 
 def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(3, 3)}, tmp_path / "other.safetensors")
-    assert "the file has no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
+    assert "no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
     refused = onebit("evaluate", tmp_path / "other.safetensors", "--recipe", "digits-smoke")
     assert "belongs to another net" in refused.line
     (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text().replace("- 32", "- 16"))

@@ -121,7 +121,6 @@ mnist-fast --augmentation.rotate
 mnist-fast --init_from nowhere.safetensors
 mnist-fast --init_from=
 mnist-fast --teacher=
-mnist-fast --first_stage 1 --init_from mnist-mlp
 mnist-fast --teacher nowhere
 mnist-fast --first_stage 1 --method real
 mnist-fast --first_stage 1 --method bop

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onebit.data import Dataset, load_dataset, permute_pixels
-from onebit.errors import CheckpointError, UnknownNameError
+from onebit.errors import UnknownNameError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs import continual
@@ -142,11 +142,6 @@ def test_tested_tasks_are_not_learned_again(
     assert train_continual(recipe(), toy, learned[0], resume=True)["cells"] == learned[1]["cells"]
 
 
-def test_a_table_of_other_methods_is_refused(learned: tuple[Path, dict[str, Any]], toy: Dataset) -> None:
-    with pytest.raises(CheckpointError, match="holds ste, the recipe trains bayesbinn; choose another --out"):
-        train_continual(recipe(continual={"tasks": 3}), toy, learned[0], resume=True)
-
-
 def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
     own = build_recipe(read_settings(recipe_path("mnist-permuted")))
     both = arms(own)
@@ -163,7 +158,7 @@ def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
     }
     assert (both["ste"].optimizer.name, both["ste"].optimizer.lr, both["ste"].epochs) == ("adam", 0.01, 100)
     assert list(arms(replace(own, continual=replace(own.continual, own="bop")))) == ["bop", "ste"]
-    with pytest.raises(UnknownNameError, match="unknown method 'sten'"):
+    with pytest.raises(UnknownNameError, match="sten"):
         arms(replace(own, continual=replace(own.continual, against=("sten",))))
 
 

@@ -15,11 +15,12 @@ from onebit.common.text import NetSize
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flag_text, flatten, merge, read_settings
 from onebit.report.wording import printable
-from onebit.runs.result import RESULT_FILE, RunResult
+from onebit.runs.result import RunResult
 from onebit.train.history import (
     MOST_METRICS,
     MOST_RESULT,
     PLACE_FILE,
+    RESULT_FILE,
     TABLE_FILE,
     History,
     reported_weights,

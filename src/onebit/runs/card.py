@@ -17,7 +17,7 @@ from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
 from onebit.runs.result import RunResult
-from onebit.train.history import MOST_METRICS, EpochLog
+from onebit.train.history import MOST_METRICS, RESULT_FILE
 from onebit.train.weights import weight_file
 
 _PATH = re.compile(r"[/\\~]")
@@ -46,11 +46,13 @@ def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = F
         if whole and not other_files and certificate.dataset == recipe.dataset and certificate.compared == "labels":
             scores["packed"] = CardScore(correct=certificate.correct, count=certificate.count)
     command, described = _command(recipe)
+    data = data_in_words(recipe.dataset, result.get("note"))
     unfinished = _unfinished(run)
     return Card(
         summary=_text(recipe.summary) if described else None,
         dataset=recipe.dataset or None,
-        **_about_data(recipe, result),
+        data=data,
+        license=None if data is None else DATASETS[recipe.dataset].licence,
         method="; ".join(filter(None, (_method(recipe, certificate), unfinished))),
         recipe=_text(recipe.name),
         reference=_text(recipe.reference) if described else None,
@@ -73,14 +75,12 @@ def stored_result(run: Run) -> RunResult:
 def _unfinished(run: Run) -> str:
     """How far the training of a run came that was interrupted; "" if it is finished, or if that is not known."""
     folder = run.source.parent
-    if (folder / "result.json").is_file():
+    metrics = folder / "metrics.jsonl"
+    if (folder / RESULT_FILE).is_file() or not metrics.is_file():
         return ""
-    try:
-        rows = read_regular(folder / "metrics.jsonl", largest=MOST_METRICS).splitlines()
-        last = EpochLog.from_dict(json.loads(rows[-1]))
-    except (OSError, ValueError, LookupError, RecursionError):
-        return ""
-    return "" if last.epoch >= last.epochs else f"unfinished: {last.epoch} of {last.epochs} epochs"
+    rows = read_regular(metrics, largest=MOST_METRICS).splitlines() or [b"{}"]
+    epoch, epochs = (json.loads(rows[-1]).get(name, 0) for name in ("epoch", "epochs"))
+    return "" if epoch >= epochs else f"unfinished: {epoch} of {epochs} epochs"
 
 
 def _score(score: dict[str, Any]) -> CardScore:
@@ -97,12 +97,6 @@ def _text(text: str) -> str | None:
     line = " ".join(text.split())
     printable = "".join(character for character in line if character.isprintable())
     return shortened(printable, LONGEST_CARD_TEXT) or None
-
-
-def _about_data(recipe: Recipe, result: dict[str, Any]) -> dict[str, str]:
-    """What a public data set is, and its terms; nothing about data of the user's own, whose notes name files."""
-    data = data_in_words(recipe.dataset, result.get("note"))
-    return {} if data is None else {"data": data, "license": DATASETS[recipe.dataset].licence}
 
 
 def data_in_words(dataset: str, note: str | None) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from onebit.common.files import json_text, write_atomic
 from onebit.data import Dataset, permute_pixels
-from onebit.errors import CheckpointError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
@@ -27,7 +27,7 @@ from onebit.runs.result import RunResult
 from onebit.runs.run import open_run, refuse_other_recipe, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
 from onebit.train.files import refuse_other_data
-from onebit.train.history import TABLE_FILE
+from onebit.train.history import RESULT_FILE, TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
@@ -57,18 +57,32 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
 
 def arms(recipe: Recipe) -> dict[str, Recipe]:
     """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with."""
-    if recipe.first_stage or recipe.permutation is not None:
-        name = "first_stage" if recipe.first_stage else "permutation"
-        raise UsageError(f"{name} does not go with several tasks: leave it out, or set continual.tasks to 0")
+    for name in ("first_stage", "permutation"):
+        if getattr(recipe, name):
+            raise UsageError(f"{name} does not go with several tasks")
     named = recipe.continual.own
     if named is not None:
         method_settings(named)
     found = {named or method_of(recipe) or recipe.model.weight_quantizer or "real": recipe}
     for name in recipe.continual.against:
         if name in found:
-            raise UsageError(f"continual.against: {name} learns the tasks already: name it once")
+            raise UsageError(f"continual.against: {name} learns the tasks already")
         found[name] = build_recipe(with_method(recipe, name))
     return found
+
+
+def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Path]]:
+    """(method, task, recipe of the method, run folder) of everything that is learned, in its order."""
+    return [
+        (method, task, own, folder / method / f"task-{task}")
+        for method, own in arms(recipe).items()
+        for task in range(1, recipe.continual.tasks + 1)
+    ]
+
+
+def _cells(folder: Path) -> list[Cell]:
+    table = folder / TABLE_FILE
+    return list(read_table(table).cells) if table.exists() else []
 
 
 def train_continual(
@@ -92,42 +106,30 @@ def train_continual(
         The content of continual.json: `cells`, and `test`, the final scores of the recipe's own method over all tasks,
         for each test mode.
     """
-    table = folder / TABLE_FILE
-    cells = list(read_table(table).cells) if table.exists() else []
-    learning = arms(recipe)
-    if stray := {cell.method for cell in cells} - learning.keys():
-        raise CheckpointError(
-            f"{table}: holds {min(stray)}, the recipe trains {', '.join(learning)}; choose another --out"
-        )
+    cells = _cells(folder)
     done = {(cell.method, cell.task) for cell in cells}
-    for method, own in learning.items():
-        for task in range(1, recipe.continual.tasks + 1):
-            part = folder / method / f"task-{task}"
-            _refuse_other(part, task_recipe(own, task), data)
-            if (method, task) in done:
-                continue
-            before = part.with_name(f"task-{task - 1}") if task > 1 else None
-            _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
-            tested = test_seen(own, data, part, method=method, task=task)
-            cells += tested
-            write_atomic(table, (json_text(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
-            if on_task is not None:
-                on_task(method, task, tested)
+    for method, task, own, part in _parts(recipe, folder):
+        _refuse_other(part, task_recipe(own, task), data)
+        if (method, task) in done:
+            continue
+        before = part.with_name(f"task-{task - 1}") if task > 1 else None
+        _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
+        tested = test_seen(own, data, part, method=method, task=task)
+        cells += tested
+        text = json_text(_result(recipe, data, folder, cells), indent=1)
+        write_atomic(folder / TABLE_FILE, f"{text}\n".encode())
+        if on_task is not None:
+            on_task(method, task, tested)
     return _result(recipe, data, folder, cells)
 
 
 def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any] | None:
     """What `train_continual` returned for a folder in which all tasks are learned; None for any other folder."""
-    table = folder / TABLE_FILE
-    if not table.exists():
+    cells, parts = _cells(folder), _parts(recipe, folder)
+    if {part[:2] for part in parts} - {(cell.method, cell.task) for cell in cells}:
         return None
-    cells = read_table(table).cells
-    done = {(cell.method, cell.task) for cell in cells}
-    for method, own in arms(recipe).items():
-        for task in range(1, recipe.continual.tasks + 1):
-            if (method, task) not in done:
-                return None
-            _refuse_other(folder / method / f"task-{task}", task_recipe(own, task), data)
+    for _, task, own, part in parts:
+        _refuse_other(part, task_recipe(own, task), data)
     return _result(recipe, data, folder, cells)
 
 
@@ -141,7 +143,7 @@ def _train_task(recipe: Recipe, data: Dataset, part: Path, *, resume: bool, **op
     """Train one task into its run folder, unless it is finished."""
     with lock_folder(part):
         start_folder(part, recipe, resume=resume)
-        if not (part / "result.json").exists():
+        if not (part / RESULT_FILE).exists():
             permuted = permute_pixels(data, recipe.permutation or 0)
             train_stage(recipe, permuted, part, resume=resume, **options)
 

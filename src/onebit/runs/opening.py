@@ -69,30 +69,23 @@ def open_run(
     elif fallback is not None:
         settings = fallback.settings()
     else:
-        raise UsageError(
-            f"{source}: the file has no recipe; name one with --recipe, or the code of its net with "
-            "--model FILE.py:Class"
-        )
+        raise UsageError(f"{source}: has no recipe; name one with --recipe, or its code with --model FILE.py:Class")
     built = build_recipe(settings)
     if model is not None:
-        built = _with_code(built, model, source)
+        built = _with_code(built, model)
     built = settle_code(built, named=model is not None)
     if built.model.name not in MODELS and not built.model.is_own:
-        raise UsageError(
-            f"{source}: its net is a module of your own, {built.model.name}: name its code with "
-            f"--model FILE.py:{built.model.name}"
-        )
+        name = built.model.name
+        raise UsageError(f"{source}: its net is a module of your own: name its code with --model FILE.py:{name}")
     input_shape, classes = _shape_and_classes(facts, built, source)
     net = build_model(built.model, input_shape=input_shape, classes=classes)
     load_weights(net, state, source=str(source))
     return Run(built, net.eval(), input_shape, classes, source, facts, hashlib.sha256(data).hexdigest())
 
 
-def _with_code(recipe: Recipe, model: ModelRecipe, source: Path) -> Recipe:
-    """A recipe whose net is built by code that the user names; UsageError if its net is one of onebit."""
+def _with_code(recipe: Recipe, model: ModelRecipe) -> Recipe:
+    """A recipe whose net is built by code that the user names."""
     stored = recipe.model
-    if stored.name in MODELS:
-        raise UsageError(f"{source}: holds a {stored.name} of onebit, leave out --model {model.name}")
     coding = stored.coding if stored.is_own else "none"  # a `Trainer` trains a module on images as they are
     arguments = {**(stored.arguments or {}), **(model.arguments or {})}
     return replace(recipe, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
@@ -104,8 +97,6 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
     if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
         return tuple(shape), len(classes)
     entry = DATASETS.get(recipe.dataset)
-    if not recipe.dataset:
-        raise UsageError(f"{source}: the data that its net was trained on are not stored: name them with --dataset")
     if entry is None or entry.input_shape is None or entry.classes is None:
-        raise UsageError(f"{source}: the shape of its images is not stored, and {recipe.dataset!r} has no fixed one")
+        raise UsageError(f"{source}: the shape of its images is not stored; name its data with --dataset")
     return entry.input_shape, len(entry.classes)

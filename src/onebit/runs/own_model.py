@@ -77,8 +77,7 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
         other = next((name for name in found if name != expected), None)
         if other is not None or (several and expected is not None and not found):
             raise UsageError(
-                f"the layers of the module have {kind} quantizer {repr(other) if other else 'none'}, {owner} has "
-                f"{expected!r}: {way.format(kind=kind, name=other)}"
+                f"the module has {kind} quantizer {other}, {owner} {expected}: {way.format(kind=kind, name=other)}"
             )
 
 

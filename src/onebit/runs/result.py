@@ -10,9 +10,8 @@ from typing import Any
 from onebit.common.files import json_text, read_json, write_atomic
 from onebit.common.text import NetSize
 from onebit.errors import FormatError, first_line
-from onebit.train.history import MOST_RESULT
+from onebit.train.history import MOST_RESULT, RESULT_FILE
 
-RESULT_FILE = "result.json"
 _NUMBER = (int, float)
 _SIZES = "binary_weights", "weights", "packed_bytes"
 _TYPES: dict[str, Any] = {"seconds": _NUMBER, "parameters": int, "seed": int, "note": str, "sha256": str, "test": dict}

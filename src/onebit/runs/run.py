@@ -17,7 +17,6 @@ from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
 from onebit.nets import is_packed
-from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
 from onebit.runs.machine import Machine, resolve_machine
@@ -30,7 +29,7 @@ from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
-from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
+from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
@@ -163,16 +162,7 @@ def first_stage(recipe: Recipe) -> Recipe:
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
     """
     if recipe.model.weight_quantizer is None:
-        raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
-    if OPTIMIZERS.entry(recipe.optimizer.name).own_rule:
-        raise UsageError(
-            f"first_stage trains real weights, which {recipe.optimizer.name} cannot: leave it out, or train them with "
-            "another recipe and name its run with --init_from"
-        )
-    if recipe.init_from is not None and is_packed(recipe.init_from):
-        raise UsageError(
-            f"first_stage trains real weights, those of init_from {recipe.init_from} are signs: leave one out"
-        )
+        raise UsageError("first_stage trains real weights before binary ones, and all weights are real")
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
@@ -214,7 +204,7 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     with lock_folder(stage, ranks):
         ranks.first(lambda: start_folder(stage, before, resume=resume))
         ranks.first(lambda: refuse_other_data(stage, data))
-        if not ranks.first((stage / "result.json").exists):
+        if not ranks.first((stage / RESULT_FILE).exists):
             train_stage(before, data, stage, resume=resume, **options)
     spent = ranks.first(lambda: _result_of(stage).seconds or 0.0)
     return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
@@ -229,8 +219,8 @@ def _result_of(folder: Path) -> RunResult:
 def _refuse_lost_stage(folder: Path) -> None:
     """A new first stage would take its time again, and may differ from the one that the checkpoint began with."""
     stage = folder / STAGE_FOLDER
-    if (folder / "last.ckpt").exists() and not (stage / "result.json").exists():
-        raise CheckpointError(f"{stage}: not found or not finished, but {folder} began with its result; put it back")
+    if (folder / "last.ckpt").exists() and not (stage / RESULT_FILE).exists():
+        raise CheckpointError(f"{stage}: not found or not finished, but {folder} began with its result")
 
 
 def train_stage(
@@ -354,12 +344,9 @@ def _load_best(model: nn.Module, path: Path, best: EpochLog) -> None:
     """Load the weights of the best epoch, which validation selected; without validation the last weights stay."""
     if best.validation_loss is None:
         return
-    lost = f"the training chose epoch {best.epoch}: put its file back, or train again with --overwrite"
-    if not path.exists():
-        raise CheckpointError(f"{path}: is missing, {lost}")
     state, facts = read_weights(path)
     if not is_of_epoch(facts, best):
-        raise CheckpointError(f"{path}: holds the weights of epoch {facts.get('epoch')}, {lost}")
+        raise CheckpointError(f"{path}: is of epoch {facts.get('epoch')}, the training chose epoch {best.epoch}")
     load_weights(model, state, source=str(path))
 
 

@@ -69,9 +69,8 @@ def read_table(path: Path) -> TaskTable:
 
 def _read_cell(values: Any) -> Cell:
     cell = Cell(**{field.name: values[field.name] for field in fields(Cell)})
-    if cell.loss is None:  # JSON has no number for a loss that is not finite
-        cell = replace(cell, loss=math.nan)
-    texts = all(isinstance(text, str) for text in cell.block) and isinstance(cell.loss, float)
+    cell = replace(cell, loss=math.nan if cell.loss is None else float(cell.loss))  # JSON has no number for it
+    texts = all(isinstance(text, str) for text in cell.block)
     numbers = all(type(number) is int for number in (cell.task, cell.seen, cell.correct, cell.count))
     if not (texts and numbers and cell.bn in ("trained", "reestimate") and 0 <= cell.correct <= cell.count > 0):
         raise ValueError(f"not a cell: {cell!r}")

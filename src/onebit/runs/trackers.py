@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import secrets
@@ -22,16 +23,16 @@ COUNTS = ("epoch", "epochs")
 
 
 class Tracker(Protocol):
-    """What a training reports to."""
+    """What a training reports to: after each epoch, and at the end the content of result.json.
 
-    def epoch(self, row: EpochLog) -> None:
-        """After an epoch."""
+    `stop` is for a training that was interrupted: what was reported is kept, and a resumed run continues it.
+    """
 
-    def end(self, result: Mapping[str, Any]) -> None:
-        """After the training; `result` is the content of result.json."""
+    def epoch(self, row: EpochLog) -> None: ...
 
-    def stop(self) -> None:
-        """The training was interrupted; what was reported is kept, and a resumed run continues it."""
+    def end(self, result: Mapping[str, Any]) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def numbers(row: EpochLog) -> dict[str, float]:
@@ -56,17 +57,10 @@ class TensorBoard:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self._open, self._folder, self._recipe = self.ready(), folder / "tensorboard", recipe
-        self._writer: Any = None
+        from torch.utils.tensorboard import SummaryWriter
 
-    @staticmethod
-    def ready() -> Any:
-        """The class that writes event files; UsageError if tensorboard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard") from None
-        return SummaryWriter
+        self._open, self._folder, self._recipe = SummaryWriter, folder / "tensorboard", recipe
+        self._writer: Any = None
 
     def epoch(self, row: EpochLog) -> None:
         for name, value in numbers(row).items():
@@ -101,7 +95,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        wandb = self.ready()
+        import wandb
+
         known = folder / "wandb-id"
         name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
         mode: Any = os.environ.get("WANDB_MODE")
@@ -116,15 +111,6 @@ class WeightsAndBiases:
             settings=wandb.Settings(console="off", silent=True),
         )
         write_atomic(known, f"{name}\n".encode())
-
-    @staticmethod
-    def ready() -> Any:
-        """The package wandb; UsageError if it is not installed."""
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb") from None
-        return wandb
 
     def epoch(self, row: EpochLog) -> None:
         self._run.log(numbers(row), step=row.epoch)
@@ -141,13 +127,17 @@ TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 
 
 def refuse_missing(names: Sequence[str]) -> None:
-    """Raises UnknownNameError, UsageError: an unknown tracker, or one that cannot be used here."""
+    """Refuse an unknown tracker, and one whose package is not installed."""
     for name in names:
-        resolve(TRACKERS, name, kind="tracker").ready()
+        resolve(TRACKERS, name, kind="tracker")
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UsageError(f"--{name} needs {name}: pip install 'onebit[log]'") from None
 
 
 def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:
-    """The named trackers of a run on the rank that writes files, none on other ranks; errors as `refuse_missing`."""
+    """The named trackers of a run on the rank that writes files, none on other ranks."""
     opened: list[Tracker] = []
     ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
     return opened
@@ -175,7 +165,3 @@ def tracking(
         for tracker in trackers:
             tracker.stop()
         raise
-
-
-def _missing(package: str) -> UsageError:
-    return UsageError(f"--{package} needs {package}, which is not installed: pip install 'onebit[log]'")

@@ -11,7 +11,7 @@ from onebit.common.files import read_json, write_atomic
 from onebit.data import DATASETS, Dataset
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import MOST_RESULT, PLACE_FILE, EpochLog
+from onebit.train.history import MOST_RESULT, PLACE_FILE, RESULT_FILE, EpochLog
 from onebit.train.job import Job
 from onebit.train.weights import read_weights, save_weights
 
@@ -44,7 +44,7 @@ def refuse_other_data(folder: Path, data: Dataset, *, of_fit: bool = True) -> No
     Args:
         of_fit: whether to compare what `fit` compares with the checkpoint, whose messages say more.
     """
-    trained = any((folder / name).exists() for name in ("last.ckpt", "result.json"))
+    trained = any((folder / name).exists() for name in ("last.ckpt", RESULT_FILE))
     changed = changed_data(folder, data)
     if trained and (changed if of_fit else changed == "test labels"):
         raise CheckpointError(

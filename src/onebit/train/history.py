@@ -23,9 +23,10 @@ PLACE_FILE = "data.json"
 """In a run folder: which data, and where they were, if only `--data` finds them. Not in weight files or packed nets."""
 TABLE_FILE = "continual.json"
 """In a folder of several tasks: the scores."""
+RESULT_FILE = "result.json"
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
 """What `fit` writes."""
-RUN_FILES = (*FIT_FILES, "result.json", f"{STAGE_FOLDER}/recipe.yaml", TABLE_FILE)
+RUN_FILES = (*FIT_FILES, RESULT_FILE, f"{STAGE_FOLDER}/recipe.yaml", TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
