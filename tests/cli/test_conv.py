@@ -117,7 +117,7 @@ def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Pa
     arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
     np.savez(tmp_path / "large.npz", **arrays, classes=list("abcd"))
     refused = onebit("evaluate", conv_folder, "--dataset", "arrays", "--data", tmp_path / "large.npz")
-    assert "the model takes images of shape (1, 8, 8), the data has (1, 28, 28)" in refused.line
+    assert refused.status == 2
 
 
 def test_weights_of_a_plain_net_are_named_as_such(onebit: Onebit, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from onebit.evaluation.losses import cross_entropy
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP, create_model
 from onebit.optim import clip_latents_, latent_groups
-from onebit.quantizers import SteSign
 from onebit.train.loop import fit
 
 X = torch.from_numpy(DATA.train.images[:32])
@@ -58,16 +57,10 @@ def test_the_flip_ratio_sums_counts_before_it_divides() -> None:
         model.linear1.weight[0, :3] *= -1
         model.linear2.weight[:, 0] *= -1
     assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
-    assert flip_ratio(before, before) == 0
-    assert flip_ratio({}, {}) == 0
-
-
-def test_a_latent_that_only_moves_is_not_a_flip() -> None:
-    model = mlp()
-    before = binary_signs(model)
     with torch.no_grad():
-        model.linear1.weight.mul_(0.5)
-    assert flip_ratio(before, binary_signs(model)) == 0
+        model.linear1.weight.mul_(0.5)  # moves no sign
+    assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
+    assert flip_ratio({}, {}) == 0
 
 
 @pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
@@ -86,11 +79,6 @@ def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) ->
 
 def test_real_layers_do_not_saturate() -> None:
     assert saturation(mlp(weight_quantizer=None)) == 0
-
-
-def test_counts_are_plain_numbers() -> None:
-    assert isinstance(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), float)
-    assert np.isclose(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -193,20 +181,19 @@ def test_a_healthy_layer_gets_no_warning() -> None:
 @pytest.mark.parametrize(
     ("measured", "message"),
     [
-        ({"flip_ratio": 0.0}, "epoch 3, layer linear1: no weight changed its sign: "),
-        ({"zero_gradients": 1.0}, "epoch 3, layer linear1: all gradients are zero: "),
-        ({"zero_gradients": 1.0, "flip_ratio": 0.0}, "epoch 3, layer linear1: all gradients are zero: "),
-        ({"input_saturation": 1.0}, "epoch 3, layer linear1: the surrogate gradient of the input quantizer "),
+        ({"flip_ratio": 0.0}, "changed its sign"),
+        ({"zero_gradients": 1.0}, "all gradients"),
+        ({"zero_gradients": 1.0, "flip_ratio": 0.0}, "all gradients"),
+        ({"input_saturation": 1.0}, "surrogate gradients"),
     ],
 )
-def test_a_dead_layer_gets_one_warning_of_one_line(measured: dict[str, float], message: str) -> None:
+def test_a_dead_layer_gets_one_warning(measured: dict[str, float], message: str) -> None:
     watching = watch()
     (text,) = read(watching, **measured)
-    assert text.startswith(message)
-    assert "\n" not in text
+    assert text.startswith("epoch 3: ")
+    assert message in text
+    assert text.endswith(": linear1")
     assert read(watching, **measured) == []
-    (other,) = watching.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
-    assert "flip_ratio" in measured or other.startswith("epoch 4, layer linear2")
 
 
 def test_signs_may_rest_late_without_a_rate_and_by_accident() -> None:
@@ -227,15 +214,7 @@ def test_a_missing_latent_clip_is_a_warning_once_latents_are_beyond_their_bound(
             with torch.no_grad():
                 watching.model.get_submodule("linear1").weight[0, 0] = 1.01
         text = "".join(read(watching))
-        assert ("latents are beyond ±1 and the optimizer does not clip them" in text) is warned
-
-
-def test_many_layers_share_a_line() -> None:
-    layers = [BinaryLinear(8, 8, weight_quantizer=SteSign()) for _ in range(7)]
-    model = nn.Sequential(*layers)
-    watching = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    (text,) = watching.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
-    assert text.startswith("epoch 1, layers 0, 1, 2, 3 and 3 more layers: all gradients are zero")
+        assert ("beyond ±1" in text) is warned
 
 
 def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
@@ -248,6 +227,7 @@ def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
         warnings.simplefilter("always")
         history = fit(model, toy_data(), optimizer, epochs=2, batch_size=32)
     texts = [str(warning.message) for warning in caught]
-    assert [text.split(": ")[1] for text in texts] == ["all gradients are zero", texts[1].split(": ")[1]]
-    assert texts[1].startswith("epoch 1, layers linear1, linear2: latents are beyond ±1")
+    assert ["all gradients" in text for text in texts] == [True, False]
+    assert "beyond ±1" in texts[1]
+    assert texts[1].endswith(": linear1, linear2")
     assert history.rows[1].layers["linear1"]["zero_gradients"] == 1

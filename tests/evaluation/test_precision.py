@@ -15,11 +15,6 @@ from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_stated_precision_is_kept(precision: str) -> None:
-    assert resolve_precision(precision, CPU) == precision
-
-
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
@@ -44,12 +39,9 @@ def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> Non
     assert module.multiplies_bf16(torch.device("cuda")) is native
 
 
-def test_this_cpu_gives_an_answer() -> None:
-    assert resolve_precision("auto", CPU) in ("bf16", "fp32")
-
-
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(UsageError, match="precision must be one of auto, bf16, fp32, got 'fp16'"):
+def test_a_stated_precision_is_kept_and_an_unknown_one_refused() -> None:
+    assert [resolve_precision(precision, CPU) for precision in ("bf16", "fp32")] == ["bf16", "fp32"]
+    with pytest.raises(UsageError, match="precision"):
         resolve_precision("fp16", CPU)
 
 
@@ -76,7 +68,7 @@ def test_nets_with_convolutions_are_channels_last_by_default() -> None:
     assert resolve_memory_format("auto", dense) is torch.contiguous_format
     assert resolve_memory_format("auto", convolving) is torch.channels_last
     assert resolve_memory_format("contiguous", convolving) is torch.contiguous_format
-    with pytest.raises(UsageError, match="memory_format must be one of auto, channels_last, contiguous, got 'nhwc'"):
+    with pytest.raises(UsageError, match="memory_format"):
         resolve_memory_format("nhwc", dense)
 
 

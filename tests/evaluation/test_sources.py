@@ -17,13 +17,12 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SubsetRandomSampler,
     TensorDataset,
 )
 
-from onebit.data import Split, make_toy
-from onebit.errors import DataError, UsageError, WrongTypeError
+from onebit.data import make_toy
+from onebit.errors import DataError
 from onebit.evaluation.sources import LoaderSamples, as_samples, check_finite
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -39,14 +38,6 @@ class Pairs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return X[index], int(Y[index])
-
-
-class Evens(Sampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(0, 10, 2))
-
-    def __len__(self) -> int:
-        return 5
 
 
 class Stream(IterableDataset):
@@ -123,21 +114,12 @@ def test_a_split_keeps_its_pixels_and_plain_strides() -> None:
 
 
 def test_a_subset_is_read_in_its_own_order() -> None:
-    loader = DataLoader(Pairs(), 2, sampler=SubsetRandomSampler([7, 2, 5]))
+    loader = DataLoader(Pairs(), 2, sampler=SubsetRandomSampler([7, 2, 5]), drop_last=True)
     assert whole(loader)[0][:, 0].tolist() == [14.0, 4.0, 10.0]
-
-
-class Backwards(Sampler):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(9, -1, -1))
-
-    def __len__(self) -> int:
-        return 10
-
-
-def test_a_sampler_of_your_own_keeps_its_order() -> None:
-    loader = DataLoader(Pairs(), 4, sampler=Backwards())
-    assert whole(loader)[1].tolist() == Y[::-1].tolist()
+    assert as_samples(loader).count == 3
+    assert len(loader) == 1, "the loader stays as it was"
+    backwards: Any = range(9, -1, -1)
+    assert whole(DataLoader(Pairs(), 4, sampler=backwards))[1].tolist() == Y[::-1].tolist()
 
 
 def test_dicts_and_tuples_of_a_collate_function_stay() -> None:
@@ -205,13 +187,8 @@ def test_the_digest_of_computed_samples_is_of_their_number() -> None:
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
-    "a name": (lambda: "mnist", WrongTypeError),
-    "nothing": (lambda: None, WrongTypeError),
-    "three": (lambda: (X, Y, Y), WrongTypeError),
-    "lists": (lambda: ([1.0], [2]), WrongTypeError),
+    "three": (lambda: (X, Y, Y), ValueError),
     "lengths": (lambda: (X, Y[:4]), DataError),
-    "no samples": (lambda: (X[:0], Y[:0]), DataError),
-    "an empty loader": (lambda: DataLoader(TENSORS, 40, drop_last=True), UsageError),
     "three parts": (lambda: DataLoader([(1, 2, 3)] * 4, 2), ValueError),
     "words": (lambda: DataLoader([("a", 1)] * 4, 2), DataError),
     "NaN": (lambda: (X * np.float32("nan"), Y), DataError),
@@ -223,16 +200,6 @@ def test_other_data_are_refused(case: str) -> None:
     make, kind = BAD[case]
     with pytest.raises(kind):
         list(in_order(make()))
-
-
-def test_the_batch_size_of_a_loader_is_its_own() -> None:
-    with pytest.raises(UsageError, match="batch_size"):
-        as_samples(DataLoader(TENSORS, 4), batch_size=5)
-    assert [len(x) for x, _ in in_order(Split(*_images()), batch_size=3)] == [3, 3, 3]
-
-
-def _images() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((9, 1, 2, 2), np.uint8), np.zeros(9, np.int64)
 
 
 def test_only_numbers_that_are_not_finite_are_refused() -> None:

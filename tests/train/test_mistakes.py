@@ -36,8 +36,7 @@ def behind_a_relu(*, norm: bool = False) -> nn.Module:
 @pytest.mark.parametrize("data", [(X, Y), loader(), loader(Augmented())], ids=["arrays", "loader", "draws"])
 def test_signs_behind_a_relu_are_told_once(data: Any, verbose: bool) -> None:
     (found,) = told(behind_a_relu(), data, verbose=verbose)
-    assert found.startswith("layer 3: ")
-    assert "ReLU" in found
+    assert found.endswith(": 3")
 
 
 def test_signs_behind_a_norm_are_not() -> None:
@@ -46,7 +45,7 @@ def test_signs_behind_a_norm_are_not() -> None:
 
 def test_signs_of_pixels_from_0_to_1_are_told() -> None:
     net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 16, input_quantizer="ste_sign"), nn.BatchNorm1d(16))
-    assert "layer 1: " in told(net.append(BinaryLinear(16, 3)), (abs(X), Y))[0]
+    assert ": 1" in told(net.append(BinaryLinear(16, 3)), (abs(X), Y))[0]
 
 
 def test_images_in_memory_are_looked_at(tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_images_in_memory_are_looked_at(tmp_path: Path) -> None:
     layers = [onebit.InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.BatchNorm1d(8), nn.ReLU()]
     toy.model = nn.Sequential(*layers, BinaryLinear(8, 4, input_quantizer="ste_sign"))
     toy.optimizer, toy.schedule = torch.optim.Adam(onebit.latent_groups(toy.model, lr=0.01)), None
-    with pytest.warns(UserWarning, match="layer 5: "), pytest.raises(Stop):
+    with pytest.warns(UserWarning, match="same value.*: 5$"), pytest.raises(Stop):
         toy.fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
     toy.fit(DATA, tmp_path, resume=True)
 

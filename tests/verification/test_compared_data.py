@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from onebit.data import Dataset, Split
-from onebit.errors import DataError, FoldError, OnebitError, UsageError, WrongTypeError
+from onebit.errors import DataError, FoldError, OnebitError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding
 from onebit.verification.agreement import certify, verify
@@ -253,12 +253,6 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
         UsageError,
         "no batches",
     ),
-    "a list of numbers": (
-        lambda net: verify(net, packed_behind(RIGHT, net), [1, 2, 3], preprocess=RIGHT),
-        WrongTypeError,
-        "data: got list, expected a DataLoader",
-    ),
-    "text": (lambda net: verify(net, packed_behind(RIGHT, net), "data"), WrongTypeError, "data: got 'data'"),
     "latent weights": (
         lambda net: verify(net, packed_behind(RIGHT, net), RAW, preprocess=RIGHT, weights="latent"),
         UsageError,

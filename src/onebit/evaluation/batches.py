@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
 from onebit.common.torch_private import COMPILED
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
@@ -28,7 +27,6 @@ def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[i
 
     BatchNorm cannot train on a single sample.
     """
-    need("batch_size", batch_size, batch_size >= 1, "1 or more")
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < least:
         starts.pop()

@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from onebit.common.arguments import described
 from onebit.common.text import NetSize, table
 from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
-from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations
 from onebit.layers.base import unwrapped
@@ -35,8 +32,6 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
         return 0, 0  # counts with the layer that reads the weight
     if isinstance(layer, PackedLayer):
         return layer.sizes
-    if any(map(is_lazy, layer.parameters(recurse=False))):
-        raise UsageError(f"a {type(layer).__name__} has no weights yet: run a batch through the model first")
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()
@@ -158,10 +153,10 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
             uint8 for a model with an `InputCoding`, else float32.
 
     Raises:
-        UsageError: unknown shape, or the model does not take such inputs. WrongTypeError: not a module.
+        WrongTypeError: not a module.
     """
     model = unwrapped(model)  # a forward pass of one process alone would wait for the others
-    inputs, what = _inputs(model, example, input_shape)
+    inputs = _inputs(model, example, input_shape)
     names = {
         layer: name
         for name, layer in model.named_modules()
@@ -179,8 +174,6 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
     try:
         with kept_training(model):
             model.eval()(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise UsageError(f"the model does not take {what}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -200,21 +193,13 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
     )
 
 
-def _inputs(model: nn.Module, example: Tensor | None, input_shape: tuple[int, ...] | None) -> tuple[Tensor, str]:
-    """The batch for a summary, and what it is in words."""
-    if example is not None:
-        batch = torch.as_tensor(example)
-        if batch.dim() == 0 or len(batch) == 0:
-            raise UsageError(f"example must be a batch (N, …) of at least one sample, got {described(example)}")
-        # a copy, as forward may change its inputs
-        return batch.to(model_device(model), copy=True), f"the example {tuple(batch.shape)}"
-    shape = input_shape or getattr(model, "input_shape", None)
-    if not isinstance(shape, (tuple, list)):
-        got = "the model has none of its own" if shape is None else f"got {described(shape)}"
-        raise UsageError(f"summary needs input_shape=(C, H, W) or an example, {got}")
+def _inputs(model: Any, example: Tensor | None, input_shape: tuple[int, ...] | None) -> Tensor:
+    """The batch for a summary."""
+    if example is not None:  # a copy, as forward may change its inputs
+        return torch.as_tensor(example).to(model_device(model), copy=True)
     coded = any(isinstance(layer, InputCoding) for layer in model.modules())
-    images = torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=model_device(model))
-    return images, f"images {tuple(shape)}"
+    dtype = torch.uint8 if coded else torch.float32
+    return torch.zeros(2, *(input_shape or model.input_shape), dtype=dtype, device=model_device(model))
 
 
 def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:

@@ -189,11 +189,8 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
 
 
 def constant_warning(names: list[str]) -> str:
-    """What to do about the layers of `constant_inputs`."""
-    return (
-        f"{_listed(names)}: the binary inputs are all the same value and carry no information: leave out the ReLU, "
-        "or another activation that is never negative, or put a BatchNorm behind it"
-    )
+    """What is wrong with the layers of `constant_inputs`."""
+    return f"the binary inputs are all the same value, as after a ReLU: {', '.join(names)}"
 
 
 class HealthWatch:
@@ -220,31 +217,18 @@ class HealthWatch:
                 if (name, reason) not in self._warned:
                     self._warned.add((name, reason))
                     warnings.setdefault(reason, []).append(name)
-        return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in warnings.items()]
+        return [f"epoch {epoch}: {reason}: {', '.join(names)}" for reason, names in warnings.items()]
 
     def _reasons(self, name: str, measured: Mapping[str, float], *, steps: int) -> Iterator[str]:
         layer: Any = dict(binary_layers(self.model)).get(name) or self.model.get_submodule(name)
         group = next((g for g in self.optimizer.param_groups if any(p is layer.weight for p in g["params"])), {})
         if measured.get("zero_gradients") == 1:
-            yield "all gradients are zero: the layer no longer learns; lower the learning rate, or normalize its inputs"
+            yield "all gradients are zero"
         elif measured.get("flip_ratio") == 0 and group.get("lr", 0) > 0 and steps * layer.weight.numel() >= CHANCES:
-            yield "no weight changed its sign: the layer does not learn; raise the learning rate or start nearer zero"
+            yield "no weight changed its sign"
         if measured.get("input_saturation") == 1:
-            yield (
-                "the surrogate gradient of the input quantizer is zero for all inputs: nothing before the layer "
-                "learns; put BatchNorm before it"
-            )
+            yield "the surrogate gradients of all inputs are zero"
         bound = None if layer.weight_quantizer is None else layer.weight_quantizer.latent_bound
         unclipped = group and bound is not None and "latent_clip" not in group
         if unclipped and bool((layer.weight.detach().abs() > bound).any()):
-            yield (
-                f"latents are beyond ±{bound:g} and the optimizer does not clip them; "
-                "set optimizer.latent_clip to value, or use onebit.latent_groups and clip_latents_"
-            )
-
-
-def _listed(names: list[str]) -> str:
-    """The names; the first four of more than five."""
-    more = f" and {len(names) - 4} more layers" if len(names) > 5 else ""
-    shown = names[:4] if more else names
-    return f"{'layers' if len(names) > 1 else 'layer'} {', '.join(shown)}{more}"
+            yield f"latents are beyond ±{bound:g} and the optimizer does not clip them"

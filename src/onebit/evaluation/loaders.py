@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
-    SequentialSampler,
     SubsetRandomSampler,
 )
 
@@ -37,12 +37,9 @@ def batch_samples(loader: DataLoader[Any]) -> int | None:
 
 
 def sample_count(loader: DataLoader[Any]) -> int | None:
-    """Samples of an epoch; None if that is not known."""
-    size = batch_samples(loader)
-    count = known_length(loader.dataset if isinstance(loader.dataset, IterableDataset) else _sampler(loader))
-    if size is None or count is None:
-        return None
-    return count // size * size if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False) else count
+    """Samples of a pass in order; None if that is not known."""
+    streams = isinstance(loader.dataset, IterableDataset)
+    return None if batch_samples(loader) is None else known_length(loader.dataset if streams else _sampler(loader))
 
 
 def _sampler(loader: DataLoader[Any]) -> Any:
@@ -86,6 +83,24 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
         yield from loader
 
 
+def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A loader of the same samples in the order of the data set, the last batch included.
+
+    Samplers that are not of torch, or that do not visit each sample once, keep their order.
+    """
+    if type(loader.batch_sampler) is not BatchSampler:
+        return loader
+    order = _sampler(loader)
+    if isinstance(order, SubsetRandomSampler):
+        order = list(order.indices)
+    elif isinstance(order, RandomSampler) and not order.replacement and len(order) == known_length(loader.dataset):
+        order = range(len(order))
+    made = copy.copy(loader)
+    batches = BatchSampler(order, loader.batch_sampler.batch_size, drop_last=False)
+    vars(made).update(sampler=order, batch_sampler=batches, drop_last=False, _iterator=None)
+    return made
+
+
 @contextmanager
 def seeded_globals(number: int) -> Iterator[None]:
     """The context in which `random` and `numpy.random` start from a seed; their states are put back at the end."""
@@ -104,37 +119,6 @@ def kept_globals() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader of the same samples in the order of the data set, the last batch included.
-
-    The loader itself if its sampler is not one of torch that visits each sample once.
-    """
-    sampler, size, dataset = _sampler(loader), batch_samples(loader), loader.dataset
-    if type(loader.batch_sampler) not in (BatchSampler, type(None)) or isinstance(dataset, IterableDataset):
-        return loader
-    if isinstance(sampler, SubsetRandomSampler):
-        order: Any = list(sampler.indices)
-    elif isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == known_length(dataset)
-    ):
-        order = SequentialSampler(dataset)  # type: ignore[arg-type]
-    else:
-        return loader
-    batches: dict[str, Any] = {"batch_size": None, "sampler": order}
-    if size is not None:
-        batches = {"batch_sampler": BatchSampler(order, size, drop_last=False)}
-    return DataLoader(
-        dataset,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        **batches,
-    )
 
 
 def of_rank(loader: DataLoader[Any], *, rank: int, world: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,10 +56,3 @@ def try_model(model: nn.Module, inputs: Any) -> None:
     plain, device = uncompiled(model), model_device(model)  # two samples need no compilation
     with torch.random.fork_rng(devices=[]), kept_globals(), kept_training(plain), whole_pixels(plain):
         plain.eval()(mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2)))
-
-
-def check_own_shape(model: nn.Module, shape: Sequence[int]) -> None:
-    """Refuse images whose shape is not the model's `input_shape`."""
-    expected = tuple(getattr(model, "input_shape", shape))
-    if expected != tuple(shape):
-        raise UsageError(f"the model takes images of shape {expected}, the data has {tuple(shape)}")

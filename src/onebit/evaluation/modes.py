@@ -21,7 +21,7 @@ from onebit.evaluation.batches import OnImages, image_batches, images_done, in_t
 from onebit.evaluation.batches import predict_logits as predict_logits
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
-from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
+from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.evaluation.nested import leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs
@@ -73,9 +73,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
         for name, layer in layers:
             layer.fixed_weight = _mode_weight(layer, weights, generator)
             if layer.fixed_weight is None:
-                lacking = "random draw" if weights == "sample" else "mean weights: only Bayesian nets have them"
-                quantizer = type(layer.weight_quantizer).__name__
-                raise UsageError(f"layer {name!r}: {quantizer} has no {lacking}; use --weights binary")
+                raise UsageError(f"layer {name!r}: {type(layer.weight_quantizer).__name__} has no {weights} weights")
         yield
     finally:
         for (_, layer), fixed in zip(layers, before, strict=True):
@@ -86,12 +84,7 @@ def _warn_of_unused(model: nn.Module) -> None:
     """Warn if no forward pass took the weight of a test mode from a layer: the model may have read the latents."""
     names = [name for name, layer in binary_layers(model) if not layer.fixed_used]
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        warnings.warn(
-            f"the model did not call its binary layer {names[0]!r}{more}: where it reads `weight` itself, as in "
-            "F.linear(x, layer.weight), the score is that of the real weights; let it call the layer",
-            stacklevel=2,
-        )
+        warnings.warn(f"the score may be that of real weights: the model did not call {', '.join(names)}", stacklevel=2)
 
 
 def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
@@ -233,32 +226,6 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
 
 
 @torch.no_grad()
-def mode_logits(
-    model: nn.Module,
-    images: Images | StreamedImages | Tensor,
-    *,
-    weights: str = "binary",
-    train: Any = None,
-    bn: str = "auto",
-    seed: int = 0,
-    batch_size: int | None = None,
-    on_images: OnImages | None = None,
-) -> Tensor:
-    """Logits (N, classes) in a test mode; for an ensemble, the logarithms of its mean probabilities.
-
-    Args:
-        images: uint8 (N, C, H, W), or any inputs (N, …).
-        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`; of a `Dataset` its
-            training split.
-        Remaining arguments: see `evaluate`.
-    """
-    samples = ArraySamples(images)
-    return mode_outputs(
-        model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=on_images
-    )[0]
-
-
-@torch.no_grad()
 def mode_outputs(
     model: nn.Module,
     samples: Samples,
@@ -271,12 +238,14 @@ def mode_outputs(
     on_images: OnImages | None = None,
     task: str | None = "classification",
 ) -> tuple[Any, Any]:
-    """Outputs in a test mode, as `mode_logits`, and the targets of the same samples; None without targets.
+    """Outputs in a test mode, and the targets of the same samples; None without targets.
 
     The mean prediction of an ensemble comes back as outputs: log-probabilities; of several labels the logits of mean
     probabilities; of a regression the mean outputs.
 
     Args:
+        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`; of a `Dataset` its
+            training split.
         task: what is predicted, see `onebit.evaluation.loss_table`; None for classes.
         Remaining arguments: see `evaluate`.
     """
@@ -285,12 +254,7 @@ def mode_outputs(
     if isinstance(train, Dataset):
         train = train.train
     if bn == "reestimate" and train is None:
-        untrained = weights == "binary" and not is_trained_mode(model, weights)
-        because = ", with which BatchNorm was not trained," if untrained else ""
-        raise UsageError(
-            f"re-estimating BatchNorm for {weights} weights{because} needs the training images: "
-            "pass train=data.train, or bn='trained' to keep the statistics"
-        )
+        raise UsageError(f"BatchNorm statistics for {weights} weights need the training data, or bn='trained'")
     generator = torch.Generator(model_device(model)).manual_seed(seed)
     mean, count, targets, task = torch.zeros(()), samples.count, None, task or "classification"
     for draw in range(draws):
@@ -302,7 +266,7 @@ def mode_outputs(
         exact = autocast("fp32", model_device(model))  # whatever the caller has
         with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
-                source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
+                source = bn_images(train) if isinstance(train, Split) else as_samples(train)
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
             outputs, found = outputs_of(model, samples.batches(batch_size), count=count, on_images=done)
             if draw == 0 and mode != "latent":
@@ -373,8 +337,8 @@ def evaluate(
 
     Raises:
         UsageError: unknown mode, no samples, a quantizer without a draw or a mean, `reestimate` without `train`, or
-            inputs or targets that do not fit the model and the loss; WrongTypeError: not a model, or other data.
-        DataError: inputs or outputs that are not finite, or batches that are not pairs.
+            targets that do not fit the loss; WrongTypeError: not a model.
+        DataError: inputs or outputs that are not finite, or no targets.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
@@ -382,7 +346,6 @@ def evaluate(
     """
     if isinstance(data, Split):
         data = in_tiles(model, data)
-        check_own_shape(model, data.images.shape[1:])
     samples = as_samples(data, batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
     metrics = chosen_metrics(metric, task_of(loss))
@@ -392,11 +355,11 @@ def evaluate(
             task=task_of(loss),
         )  # fmt: skip
     if targets is None:
-        raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
+        raise DataError(f"{samples.name}: no targets")
     loss = scored_loss(weights, loss)
     count = size_of(targets)
     score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
     # a class without probability in all draws of an ensemble has log-probability -inf
     if not math.isfinite(score.loss) and parse_weights(weights)[1] == 1:
-        raise DataError(f"the loss is {score.loss}: outputs of the model or targets are not finite")
+        raise DataError(f"the loss is {score.loss}")
     return score

@@ -19,13 +19,11 @@ def size_of(value: Any) -> int:
 
 def leaves(value: Any) -> Iterator[Tensor]:
     """The tensors in a tensor, or in nested tuples and dicts of tensors."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list, Mapping)) and len(value):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from leaves(item)
-    else:
-        raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+    found: list[Tensor] = []
+    mapped(found.append, value)
+    if not found:
+        raise DataError(f"got {described(value)}, expected tensors, or tuples or dicts of tensors")
+    return iter(found)
 
 
 def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
@@ -38,29 +36,21 @@ def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
         return type(value)(*(mapped(change, item) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(change, item) for item in value)
-    raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+    raise DataError(f"got {described(value)}, expected tensors, or tuples or dicts of tensors")
 
 
 def joined(parts: list[Any]) -> Any:
     """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, Mapping):
-        return {key: joined([part[key] for part in parts]) for key in first}
-    columns = [joined(list(column)) for column in zip(*parts, strict=True)]
-    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+    return _refilled(parts[0], map(torch.cat, zip(*map(leaves, parts), strict=True)))
 
 
 def split_in(value: Any, parts: int) -> list[Any]:
     """A nested value in `parts` parts of its samples."""
-    if isinstance(value, Tensor):
-        return list(value.tensor_split(parts))
-    pieces = [leaf.tensor_split(parts) for leaf in leaves(value)]
-    return [refilled(value, iter([piece[part] for piece in pieces])) for part in range(parts)]
+    chunks = zip(*(leaf.tensor_split(parts) for leaf in leaves(value)), strict=True)
+    return [_refilled(value, iter(chunk)) for chunk in chunks]
 
 
-def refilled(value: Any, tensors: Iterator[Tensor]) -> Any:
+def _refilled(value: Any, tensors: Iterator[Tensor]) -> Any:
     """The structure of a nested value with other tensors."""
     return mapped(lambda _: next(tensors), value)
 

@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from onebit.common.arguments import described
 from onebit.data import Dataset, Split, StreamedImages
-from onebit.errors import DataError, UsageError, WrongTypeError
+from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import batch_samples, known_length, repeated, sample_count, sequential
+from onebit.evaluation.loaders import known_length, repeated, sample_count, sequential
 from onebit.evaluation.nested import leaves, size_of
 
-FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
 LOADER_BATCH = 100
 """Samples of a batch of a torch data set that comes without a loader."""
 
@@ -98,15 +96,10 @@ class LoaderSamples:
     loader: DataLoader[Any]
     name: str = "the loader"
 
-    @cached_property
-    def ordered(self) -> DataLoader[Any]:
-        """The loader that gives the samples in the order of the data set, where its sampler allows that."""
-        return sequential(self.loader)
-
     @property
     def count(self) -> int | None:
         """Samples of a pass in order; None if the loader does not know."""
-        return sample_count(self.ordered)
+        return sample_count(self.loader)
 
     @cached_property
     def steps(self) -> int:
@@ -119,7 +112,7 @@ class LoaderSamples:
 
         Random transforms draw the same numbers in each pass. The loader has its own batch size.
         """
-        return (parts_of(batch, self.name) for batch in repeated(self.ordered))
+        return (parts_of(batch, self.name) for batch in repeated(sequential(self.loader)))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
         """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same.
@@ -154,7 +147,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     """Data of any form as samples; those of a `Dataset` are its test split.
 
     Args:
-        data: one of FORMS; or inputs alone, an array or a tensor, which then have no targets.
+        data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a Dataset; or
+            inputs alone, an array or a tensor, which then have no targets.
         name: of the argument, for messages.
         batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
             its own.
@@ -167,25 +161,15 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
         return ArraySamples(data.images, data.labels, name)
     if isinstance(data, TorchDataset):
         data = DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=not isinstance(data, IterableDataset))
-    elif isinstance(data, DataLoader) and batch_size not in (None, batch_samples(data)):
-        raise UsageError(f"{name}: batch_size={batch_size} has no effect, a DataLoader has its own")
     if isinstance(data, DataLoader):
         if known_length(data) == 0:
-            raise UsageError(f"{name}: the loader gives no batches")
+            raise UsageError(f"{name}: no batches")
         return LoaderSamples(data, name)
-    return _arrays(data, name)
-
-
-def _arrays(data: Any, name: str) -> ArraySamples:
-    """A pair of arrays, or inputs alone."""
     if not isinstance(data, (tuple, list)):
         data = data, None
-    if len(data) != 2 or not (isinstance(data[0], StreamedImages) or hasattr(data[0], "__array__")):
-        raise WrongTypeError(f"{name}: got {described(data[0] if len(data) == 2 else data)}, expected {FORMS}")
     inputs, targets = (_array(part) for part in data)
-    if not len(inputs) or (targets is not None and len(inputs) != len(targets)):
-        count = "no" if targets is None else f"{len(targets):,}"
-        raise DataError(f"{name}: {len(inputs):,} inputs and {count} targets")
+    if targets is not None and len(inputs) != len(targets):
+        raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} targets")
     return ArraySamples(inputs, targets, name)
 
 
