@@ -146,7 +146,7 @@ def test_links_to_folders_are_not_followed(onebit: Onebit, color: Path, tmp_path
     assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png", f"{folder}/linked.png"]
     found = onebit("predict", color, f"{folder}/*.png", "--json").json["predictions"]
     assert [one["file"] for one in found] == [f"{folder}/a.png", f"{folder}/linked.png"]
-    assert "no file matches" in onebit("predict", color, f"{folder}/[b-d].png").line
+    assert "no images" in onebit("predict", color, f"{folder}/[b-d].png").line
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(

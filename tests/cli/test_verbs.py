@@ -330,8 +330,8 @@ def test_predict_takes_folders_patterns_and_standard_input(
     assert predicted(files[0], "-") == {str(files[0]): labels[str(files[0])], "-": labels[str(files[1])]}
     for word, reason in (
         ("-", "standard input: does not decode"),  # it was read
-        (tmp_path / "empty", "a folder without images"),
-        (tmp_path / "*.png", "no file matches this pattern"),
+        (tmp_path / "empty", "no images"),
+        (tmp_path / "*.png", "no images"),
     ):
         refused = onebit("predict", packed_file, word)
         assert refused.status == 2

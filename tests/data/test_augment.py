@@ -9,10 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onebit.data import Augmentation, TrainingImages, augment_images
+from onebit.data import Augmentation, TrainingImages
 from onebit.data.augment import LARGEST_LOG_RATIO
 from onebit.data.resizing import resized_crops
 from onebit.errors import UsageError
+
+
+def augment_images(images: np.ndarray, augmentation: Augmentation, *, rng: np.random.Generator) -> np.ndarray:
+    return TrainingImages(images, augmentation, channels_last=False).batch(np.arange(len(images)), rng)
 
 
 def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
@@ -105,62 +109,6 @@ def test_batches_of_a_training_set_are_the_same(
     for got, expected in made:  # no batch lies in the memory of another
         np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(images, before)
-
-
-def test_all_windows_and_both_sides_come_up_equally_often() -> None:
-    marked = np.zeros((9000, 1, 5, 5), np.uint8)
-    marked[:, 0, 2, 2], marked[:, 0, 2, 3] = 1, 2  # a point, and its right neighbour to tell the mirrored ones
-    got = augment_images(marked, Augmentation(1, True), rng=np.random.default_rng(0))[:, 0]
-    image, row, column = np.nonzero(got == 1)
-    assert len(image) == 9000  # one pixel of padding cannot push the point out
-    mirrored = got[image, row, column - 1] == 2
-    counts = np.zeros((2, 3, 3))
-    np.add.at(counts, (mirrored.astype(int), row - 1, column - 1), 1)
-    # chi-square with 17 degrees of freedom: 40.8 is passed by 1 fair draw in 1,000
-    assert (((counts - 500) ** 2) / 500).sum() < 40.8
-
-
-def test_padding_is_zero() -> None:
-    white = np.full((64, 3, 4, 4), 255, np.uint8)
-    got = augment_images(white, Augmentation(crop_padding=2), rng=np.random.default_rng(0))
-    assert set(np.unique(got)) == {0, 255}
-
-
-def test_the_rng_decides_and_moves_on() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (32, 1, 8, 8)).astype(np.uint8)
-    rng = np.random.default_rng(1)
-    first, second = (augment_images(images, Augmentation(2, True), rng=rng) for _ in range(2))
-    again = augment_images(images, Augmentation(2, True), rng=np.random.default_rng(1))
-    np.testing.assert_array_equal(first, again)
-    assert (first != second).any()
-
-
-def test_the_default_augmentation_returns_the_images_and_draws_nothing() -> None:
-    images = np.zeros((4, 1, 8, 8), np.uint8)
-    rng = np.random.default_rng(0)
-    state = rng.bit_generator.state
-    assert augment_images(images, Augmentation(), rng=rng) is images
-    assert rng.bit_generator.state == state
-
-
-def test_draws_and_values_are_those_of_earlier_versions() -> None:
-    images = np.arange(4 * 3 * 5 * 5, dtype=np.uint8).reshape(4, 3, 5, 5)
-    rng = np.random.default_rng(7)
-    top, left = rng.integers(0, 5, (2, 4))
-    coins = rng.random(4) < 0.5
-    got = augment_images(images, Augmentation(2, True), rng=np.random.default_rng(7))
-    for n in range(4):
-        window = np.pad(images[n], ((0, 0), (2, 2), (2, 2)))[:, top[n] : top[n] + 5, left[n] : left[n] + 5]
-        np.testing.assert_array_equal(got[n], window[..., ::-1] if coins[n] else window)
-
-
-def test_the_cut_square_is_where_it_was_drawn_and_ends_at_the_border() -> None:
-    white = np.full((4000, 3, 8, 8), 255, np.uint8)
-    cut = augment_images(white, Augmentation(cutout=4), rng=np.random.default_rng(0))[:, 0] == 0
-    areas, counts = np.unique(cut.sum(axis=(1, 2)), return_counts=True)
-    # sides of 4 but for centers 0, 1 and 7, where it is 2, 3 and 3: the products of two of these
-    assert areas.tolist() == [4, 6, 8, 9, 12, 16]
-    assert counts[areas == 16] / 4000 == pytest.approx((5 / 8) ** 2, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.common.pictures import SUFFIXES, fitted, is_image_name, opened, picture, upright_size
+from onebit.common.pictures import fitted, is_image_name, opened, picture, upright_size
 from onebit.common.progress import say
 from onebit.errors import DataError, UsageError
 
@@ -39,29 +39,27 @@ def _named_by(word: str) -> list[Path]:
     if path == STANDARD_INPUT:  # ./- is a file
         return [path.absolute()]
     if path.is_dir():
-        images = [file for file in _shown_files(path) if is_image_name(file.name)]
-        if not images:
-            raise UsageError(f"{word}: a folder without images; expected files that end in {', '.join(SUFFIXES)}")
-        return images
-    if path.exists() or glob.escape(word) == word:
-        return [path]
-    images = sorted(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name))
+        images = sorted(_shown_images(path))
+    elif path.exists() or glob.escape(word) == word:
+        images = [path]
+    else:
+        images = sorted(Path(name) for name in glob.glob(word, recursive=True) if os.path.isfile(name))
     if not images:
-        raise UsageError(f"{word}: no file matches this pattern")
+        raise UsageError(f"{word}: no images there")
     return images
 
 
-def _shown_files(folder: Path) -> list[Path]:
-    """The files in a folder and below it that are not hidden, by name; links to folders are not followed."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    files: list[Path] = []
-    for place, inner, names in os.walk(folder, onerror=refuse):
+def _shown_images(folder: Path) -> Iterator[Path]:
+    """The images in a folder and below it that are not hidden; links to folders are not followed."""
+    for place, inner, names in os.walk(folder, onerror=_refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        files += (Path(place, name) for name in names if not name.startswith("."))
-    return sorted(file for file in files if file.is_file())
+        for name in names:
+            if is_image_name(name) and not name.startswith(".") and os.path.isfile(os.path.join(place, name)):
+                yield Path(place, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 class ReadPicture(NamedTuple):

@@ -59,13 +59,6 @@ def _is_quarter_turned(image: Any) -> bool:
     return image.getexif().get(ORIENTATION, 1) in range(5, 9)
 
 
-def upright(image: Any) -> Any:
-    """An opened image rotated by its EXIF orientation, as every viewer shows it; pixel values stay the same."""
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
 def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     """An opened image as viewers show it: EXIF orientation applied, transparency over black, 16 bits reduced to 8.
 
@@ -76,11 +69,11 @@ def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     Raises:
         ValueError: pixels without a known range.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
-    image = upright(image)
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip to 255
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.has_transparency_data:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from onebit.common.augmentation import Augmentation
-from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
+from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
-from onebit.data.fetch import OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.mask_folder import mask_classes, named_as, read_mask
 from onebit.data.mask_scores import (
     VOID,
     Masks,
-    PixelScore,
     by_pixel,
     confusion_matrix,
     is_counted,
@@ -45,20 +43,15 @@ __all__ = [
     "Labels",
     "LoadedFiles",
     "Masks",
-    "OfficialFiles",
-    "PixelScore",
     "Progress",
     "Split",
     "StreamedImages",
     "Tiling",
     "TrainingImages",
     "TrainingSamples",
-    "augment_images",
     "by_pixel",
-    "cache_dir",
     "confusion_matrix",
     "fetch_dataset",
-    "find_or_fetch",
     "fitted",
     "fitted_to",
     "hold_out",

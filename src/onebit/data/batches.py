@@ -168,32 +168,10 @@ def _reflect(padded: Images, padding: int) -> None:
     padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
 
 
-def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
-    """Change each image of a batch at random.
-
-    Args:
-        images: (N, C, H, W) uint8; not modified.
-        augmentation: the changes.
-        rng: for the draws, in the order of `draw`.
-
-    Returns:
-        (N, C, H, W) uint8; `images` itself if the augmentation does nothing.
-    """
-    if augmentation == Augmentation():
-        return images
-    return TrainingImages(images, augmentation, channels_last=False).batch(np.arange(len(images)), rng)
-
-
 class TrainingSamples:
     """The samples of a training split, images with labels or with masks, as a source of batches.
 
-    Args:
-        split: the split.
-        augmentation: changes to every batch; None for none.
-        channels_last: see `TrainingImages`.
-
-    Raises:
-        UsageError: the augmentation does not work on these samples.
+    The arguments are those of `TrainingImages`; a UsageError says which change does not work on these samples.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:

@@ -33,16 +33,8 @@ def read_folder(
 ) -> LoadedFiles:
     """Read the images in a folder as RGB, resized by `decode_image`.
 
-    Args:
-        name: "folder", or "imagenet", which is also searched for in `ONEBIT_DATA`.
-        input_size: side to resize the images to; None keeps their size, which must be the same for all.
-        workers: number of threads that decode; 0 decodes in this one; None means one for each CPU.
-        skip_broken: leave out images that do not decode, and list them in the note.
-        streamed_above: bytes of decoded images; more are decoded for each batch, and a broken one is an error only
-            when it is needed.
-
-    Returns:
-        Images, or `StreamedImages`.
+    Of more than `streamed_above` bytes of decoded images, a broken one is an error only when it is needed. For the
+    other arguments see `load_dataset`.
     """
     if name == "folder":
         root = own_path(name, directory).resolve()

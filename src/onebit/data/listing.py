@@ -92,8 +92,7 @@ def list_folder(root: Path) -> Listing:
 def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
     """Test images: those whose path below the root has a digest in the lowest share of all digests.
 
-    A file that is added later makes no training image a test image, unless that is the only one of its class: a class
-    always has a training image, whatever the digest of its path.
+    Adding images never moves a training image into the test set, except the only image of a class.
     """
     start, drawn = len(str(root)) + 1, set[ImageFile]()
 

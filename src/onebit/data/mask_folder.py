@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onebit.common.files import read_regular
-from onebit.common.pictures import is_image_name, opened, picture, upright
+from onebit.common.pictures import is_image_name, opened, picture
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.resizing import Images
@@ -39,12 +39,7 @@ def read_masked_folder(
 
     Images are gray or RGB and all have one size. Masks are gray or palette images. If there is a file `classes.txt`
     with one name on each line, mask values are line numbers 0, 1, …, or 255 for a pixel without a class; otherwise
-    there are two classes, 0 and 255. The EXIF orientation of each image and mask is applied.
-
-    Args:
-        name: "segmentation", or the name of a folder that is also searched for in `ONEBIT_DATA`.
-        directory: the folder, or its parent.
-        classes: names of the classes for a folder without `classes.txt`.
+    there are two classes, 0 and 255, or with the names `classes`. The EXIF orientation of each file is applied.
     """
     if name == "segmentation":
         directory = own_path(name, directory)
@@ -119,17 +114,11 @@ def _read_images(paths: Sequence[Path]) -> Images:
 
 
 def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Masks:
-    """Read a mask file as class numbers, (H, W).
+    """Read a mask file as class numbers, (H, W), which is the size of its image; for `values` see `mask_classes`."""
+    from PIL import ImageOps
 
-    Args:
-        size: (H, W) of its image.
-        values: value -> class number, see `mask_classes`.
-
-    Raises:
-        DataError: the file does not decode, has another size or other values; the message names it.
-    """
     with opened(str(path)) as image:
-        mode, mask = image.mode, np.array(upright(image))
+        mode, mask = image.mode, np.array(ImageOps.exif_transpose(image))
     if mode == "1":  # one bit for each pixel: the first class and the second
         mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
     if mode not in ("1", "L", "P") or mask.shape != size:
@@ -138,8 +127,7 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
     numbers[list(values)] = list(values.values())
     unknown = np.setdiff1d(mask, list(values))
     if len(unknown):
-        expected = "0 and 255" if len(values) == 2 else f"0 to {sorted(values)[-2]}, or {VOID} for none"
-        raise DataError(f"{path}: the mask has the value {unknown[0]}, expected {expected}; {CLASS_FILE} names others")
+        raise DataError(f"{path}: the mask has the value {unknown[0]}; {CLASS_FILE} beside it names all values")
     return numbers[mask].astype(np.uint8)
 
 
