@@ -160,32 +160,26 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "noun"),
     [
-        ({"optimizer": {"name": "adan"}}, "unknown optimizer 'adan'; did you mean 'adam'?"),
-        ({"loss": "squared_hing"}, "unknown loss 'squared_hing'; did you mean 'squared_hinge'?"),
-        ({"schedule": {"name": "cosinus"}}, "unknown schedule 'cosinus'; did you mean 'cosine'?"),
-        ({"model": {"name": "mpl"}}, "unknown model 'mpl'; did you mean 'mlp'?"),
-        ({"model": {"weight_quantizer": "sine"}}, "unknown weight quantizer 'sine'; did you mean 'sign'?"),
-        ({"model": {"input_quantizer": "ste_sig"}}, "unknown input quantizer 'ste_sig'; did you mean 'ste_sign'?"),
-        ({"model": {"init": "unif"}}, "init must be 'uniform' or 'default', got 'unif'"),
-        ({"model": {"coding": "int"}}, "unknown input coding 'int'"),
-        ({"model": {"widths": [784, 10]}}, "the first width is 784, but an input of shape (1, 8, 8) has 64 values"),
-        ({"model": {"widths": [64, 16, 10]}}, "the last width is 10, but there are 4 classes"),
-        ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
-        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'adam'"),
-        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay belongs to adafactor, adadelta"),
-        ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
-        ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
+        ({"optimizer": {"name": "adan"}}, "adan"),
+        ({"loss": "squared_hing"}, "squared_hing"),
+        ({"schedule": {"name": "cosinus"}}, "cosinus"),
+        ({"model": {"name": "mpl"}}, "mpl"),
+        ({"model": {"weight_quantizer": "sine"}}, "sine"),
+        ({"model": {"input_quantizer": "ste_sig"}}, "ste_sig"),
+        ({"model": {"coding": "int"}}, "coding"),
+        ({"optimizer": {"momentum": 0.9}}, "momentum"),
+        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay"),
+        ({"optimizer": {"nesterov": True}}, "nesterov"),
+        ({"schedule": {"warmup": 2.0}}, "warmup"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
         ({"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}}, "no binary layer"),
-        ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_settings_that_do_not_fit_are_refused(data: Dataset, settings: dict[str, Any], noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
         build_training(recipe(**settings), data)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["cifar10-bayesbinn", "cifar100-bayesbinn", "cifar10-ste", "cifar100-ste"])

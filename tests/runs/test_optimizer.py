@@ -122,51 +122,29 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "message"),
+    ("method", "settings", "noun"),
     [
-        ("bayesbinn", {"model": {"weight_quantizer": "sign"}},
-         "optimizer bayesbinn trains weight_quantizer concrete_sign only, got sign: use --method bayesbinn"),
-        ("bayesbinn", {"optimizer": {"name": "adam"}},
-         "weight_quantizer concrete_sign is trained by optimizer bayesbinn only, got adam: use --method bayesbinn"),
-        ("bayesbinn", {"model": {"weight_options": {"temperature": 0}}}, "temperature must be a positive number"),
-        ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "optimizer.lr_scale does not go with bayesbinn"),
-        ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}},
-         "optimizer.clip_grad_norm 0.5 would leave nothing of the gradients of bayesbinn"),
-        ("bop", {"model": {"weight_quantizer": "xnor"}},
-         "optimizer bop trains weight_quantizer sign or ste_sign, got xnor: use --method bop"),
-        ("bop", {"model": {"weight_quantizer": None}}, "Bop moves binary weights, and there are none"),
-        ("bop", {"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to rmsprop, sgd and bayesbinn"),
-        ("bop", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got Bop"),
-        ("bayesbinn", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got BayesBiNN"),
-        ("proxquant", {"optimizer": {"prox_strength": None}}, "weight_quantizer prox stays real without"),
-        ("proxquant", {"model": {"weight_quantizer": "sign"}}, "goes with weight_quantizer prox, got sign"),
-        ("proxquant", {"optimizer": {"compile": True}}, "nothing to compile"),
-        ("real", {"optimizer": {"prox_strength": 1.0}}, "goes with weight_quantizer prox, got real weights"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_method_is_refused_in_one_line(
-    data: Dataset, method: str, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        build_training(recipe(method, **settings), data)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"gamma": 0.0}, "optimizer.gamma must be in (0, 1], got 0.0"),
-        ({"threshold": -1.0}, "optimizer.threshold must be 0 or more"),
-        ({"samples": 0}, "optimizer.samples must be 1 or more, got 0"),
-        ({"data_scale": 0.0}, "optimizer.data_scale must be positive"),
-        ({"decay_epochs": 0.0}, "optimizer.decay_epochs must be positive"),
-        ({"prox_strength": -1.0}, "optimizer.prox_strength must be positive"),
-        ({"prox_freeze": 1.5}, "optimizer.prox_freeze must be in [0, 1], got 1.5"),
-        ({"latent_init": math.nan}, "optimizer.latent_init must be positive"),
+        ("bayesbinn", {"model": {"weight_quantizer": "sign"}}, "concrete_sign"),
+        ("bayesbinn", {"optimizer": {"name": "adam"}}, "concrete_sign"),
+        ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "lr_scale"),
+        ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}}, "clip_grad_norm"),
+        ("bop", {"model": {"weight_quantizer": "xnor"}}, "xnor"),
+        ("bop", {"optimizer": {"momentum": 0.9}}, "momentum"),
+        ("bop", {"optimizer": {"compile": True}}, "compile"),
+        ("proxquant", {"optimizer": {"prox_strength": None}}, "prox"),
+        ("proxquant", {"model": {"weight_quantizer": "sign"}}, "prox"),
+        ("real", {"optimizer": {"prox_strength": 1.0}}, "prox"),
     ],
 )
-def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        recipe(optimizer=settings)
-    assert message in str(caught.value)
+def test_what_makes_no_method_is_refused(data: Dataset, method: str, settings: dict[str, Any], noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
+        build_training(recipe(method, **settings), data)
+
+
+WRONG = {"gamma": 0.0, "threshold": -1.0, "samples": 0, "data_scale": 0.0, "decay_epochs": 0.0, "prox_strength": -1.0}
+
+
+@pytest.mark.parametrize(("option", "value"), [*WRONG.items(), ("prox_freeze", 1.5), ("latent_init", math.nan)])
+def test_options_have_bounds(option: str, value: float) -> None:
+    with pytest.raises(UsageError, match=option):
+        recipe(optimizer={option: value})
