@@ -33,10 +33,7 @@ _ALLOWED = {*_ARRAYS, "numpy ndarray", "numpy dtype", "_codecs encode"}
 
 def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
     """Read the dictionary of arrays, lists, numbers and strings in a pickled CIFAR file of at most `largest` bytes."""
-    try:
-        content = read_regular(path, largest=largest)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    content = read_regular(path, largest=largest)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd escapes in texts that are refused anyway
@@ -50,8 +47,7 @@ def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
         names = (key if isinstance(key, str) else key.decode("latin-1") for key in entries)
         return dict(zip(names, map(_array, entries.values()), strict=True))
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
-        what = first_line(error)
-        raise DataError(f"{path}: is not a pickled CIFAR file: {what}; other pickles are not read") from None
+        raise DataError(f"{path}: is not a pickled CIFAR file: {first_line(error)}") from None
 
 
 def _check_instructions(content: bytes) -> None:
