@@ -37,10 +37,11 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """The one line on stderr of a refused command."""
+        """The one line of a refused command on stderr, after what it said of its work before."""
+        *before, last = self.err.splitlines()
         assert "Traceback" not in self.err
-        assert self.err.count("\n") == 1, self.err
-        return self.err.strip()
+        assert not [line for line in before if line.startswith("onebit: ") and "note: " not in line], self.err
+        return last
 
 
 def command(*arguments: object) -> list[str]:

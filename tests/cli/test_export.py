@@ -97,7 +97,6 @@ def test_what_was_compared_is_printed(onebit: Onebit, packed_file: Path, here: P
     assert second.startswith(
         "compared with the packed net on 200 mnist-sample test images, run with torch: 0 of 200 labels"
     )
-    assert done.err == ""
     assert left(here) == ["net.py", "net.safetensors"]
 
 
@@ -139,7 +138,7 @@ def test_without_data_it_says_so(
     def missing(*_: object, **__: object) -> None:
         raise DataError("no such folder")
 
-    monkeypatch.setattr("onebit.cli.export_verb.load_noted_data", missing)
+    monkeypatch.setattr("onebit.cli.export_verb.load_data", missing)
     monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", missing)
     for source in (run_folder, packed_file):
         request = ["export", source, "--to", "torch", "-o", "net.pth"]

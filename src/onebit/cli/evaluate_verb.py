@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_data, load_data_of_net, open_trained
-from onebit.cli.output import answer, answer_json, percent, progress, say
+from onebit.cli.output import answer, answer_json, percent, progress
 from onebit.cli.parsing import Parser
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     if packed:
         found = _packed_file(args)
     else:
-        run = open_trained(args)
+        run = open_trained(args, args.run)
         data = load_data(run, args.data, dataset=args.dataset)
         found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
     show(found, as_json=args.json)
@@ -53,9 +53,6 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         answer_json(result)
         return
-    say(f"{result['dataset']} from {result['directory'] or 'memory'}")
-    if result["note"]:
-        say(f"note: {result['note']}")
     bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
     seed = f", seed {result['seed']}" if "seed" in result else ""
     masks = f", mean IoU {result['mean_iou']:.4f}, Dice {result['dice']:.4f}" if "mean_iou" in result else ""

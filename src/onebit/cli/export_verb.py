@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data_of_net, load_noted_data, open_trained
+from onebit.cli.inputs import load_data, load_data_of_net, open_trained
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
@@ -84,9 +84,9 @@ def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
     from onebit.verification.proof import fold_run, pack_run
     from onebit.verification.raw_images import on_raw_images
 
-    run, data = on_raw_images(open_trained(args)), None
+    run, data = on_raw_images(open_trained(args, args.run)), None
     with _data_may_lack(args):
-        data = load_noted_data(run, args.data)
+        data = load_data(run, args.data)
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))

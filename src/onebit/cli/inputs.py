@@ -36,35 +36,32 @@ def named_model(args: Namespace) -> ModelRecipe | None:
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
-def open_trained(args: Namespace) -> Run:
-    """The run of the argument RUN."""
+def open_trained(args: Namespace, path: str) -> Run:
+    """A run folder or weight file, with the recipe and the code that the arguments name."""
     from onebit.runs.run import open_run
 
     set_threads()
-    return open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
+    return open_run(path, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
 
 
 def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
-    """The data of a run, with progress; see `onebit.runs.run_data.load_run_data`."""
+    """The data of a run, see `onebit.runs.run_data.load_run_data`; says which they are."""
     from onebit.runs.run_data import load_run_data
 
     with download_progress() as fetched:
-        return load_run_data(run, dataset=dataset, directory=directory, progress=fetched)
+        return _told(load_run_data(run, dataset=dataset, directory=directory, progress=fetched))
 
 
 def load_data_of_net(net: PackedNet, name: str, args: Namespace) -> Dataset:
-    """A data set as the packed net `args.run` takes it, with progress."""
+    """A data set as the packed net `args.run` takes it; says which it is."""
     from onebit.evaluation.packed_nets import load_packed_data
 
     with download_progress() as fetched:
-        return load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+        return _told(load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run))
 
 
-def load_noted_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
-    """As `load_data`, for verbs that do not show the note of the data: say that they are not those of the training."""
-    from onebit.runs.run_data import OTHER_FILES, are_other_files
-
-    data = load_data(run, directory, dataset=dataset)
-    if are_other_files(data):
-        say(f"note: {OTHER_FILES}")
+def _told(data: Dataset) -> Dataset:
+    say(f"{data.name} from {data.directory or 'memory'}")
+    if data.note:
+        say(f"note: {data.note}")
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_noted_data, open_trained
+from onebit.cli.inputs import load_data, open_trained
 from onebit.cli.output import answer_either, percent, progress, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.common.text import size
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     from onebit.verification.proof import fold_run
     from onebit.verification.raw_images import on_raw_images
 
-    trained = open_trained(args)
+    trained = open_trained(args, args.run)
     run = on_raw_images(trained)
     packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
     certificate = packed.certificate
@@ -94,7 +94,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
 
-    data = load_noted_data(run, args.data, dataset=args.dataset)
+    data = load_data(run, args.data, dataset=args.dataset)
     compared = 0
 
     def update(done: int, total: int) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from onebit.cli.inputs import named_model, set_threads
+from onebit.cli.inputs import open_trained, set_threads
 from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser
 from onebit.common.text import size, table
@@ -101,8 +101,11 @@ def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
     from onebit.evaluation.counts import summary
     from onebit.layers.description import describe_layers
 
-    set_threads()
-    model, shape = _opened(args) if args.net is not None else _planned(args)
+    if args.net is None:
+        model, shape = _planned(args)
+    else:
+        run = open_trained(args, args.net)
+        model, shape = run.model, run.input_shape
     report = describe_layers(model)
     verdicts = {row.name: ("real", row.reason) for row in report.real}
     verdicts |= {row.name: ("binary", row.quantizer) for row in report.binary}
@@ -117,13 +120,6 @@ def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
     return rows, report.warnings
 
 
-def _opened(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
-    from onebit.runs.opening import open_run
-
-    run = open_run(args.net, recipe=args.recipe, model=named_model(args))
-    return run.model, run.input_shape
-
-
 def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     """A model as `onebit train` with the same flags would build it."""
     from onebit.cli.train_command import read_command, train_request
@@ -132,6 +128,7 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     from onebit.runs.names import check_names
     from onebit.runs.own_model import settle_code
 
+    set_threads()
     given = {name: getattr(args, name) for name in ("model", "method", "dataset")}
     given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]

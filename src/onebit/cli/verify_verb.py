@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data_of_net, load_noted_data, named_model, open_trained, set_threads
+from onebit.cli.inputs import load_data, load_data_of_net, open_trained, set_threads
 from onebit.cli.output import answer, answer_json, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -15,6 +15,8 @@ from onebit.nets import is_packed
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.evaluation.batches import OnImages
+    from onebit.packed import PackedNet
+    from onebit.runs.run import Run
     from onebit.verification.proof import Claim
 
 
@@ -33,14 +35,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     done = []
     about: dict[str, str] = {}
-
-    def on_data(data: Dataset) -> None:
-        about.update(dataset=data.name, directory=data.directory, note=data.note)
-        if not args.json:
-            say(f"{data.name} from {data.directory or 'memory'}")
-
     with progress("verifying", "images") as bar:
-        for step in _steps(args, bar.update, on_data):
+        for step in _steps(args, bar.update, about):
             done.append(step)
             bar.close()  # the next claim opens it again
             if not args.json:
@@ -53,47 +49,47 @@ def main(argv: list[str]) -> int:
     return 0 if ok else 1
 
 
-def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
-    """The claims, and one that fails if the weights allow no other; `on_data` is called with the data."""
-    try:
-        yield from (_packed if is_packed(args.run) else _run)(args, on_images, on_data)
-    except (FoldError, NotBinaryError) as error:
-        from onebit.verification.proof import Claim
+def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Claim]:
+    """The claims, and one that fails if the weights allow no other; puts what the data are into `about`."""
+    from onebit.verification.proof import Claim, prove_packed, prove_run
+    from onebit.verification.raw_images import on_raw_images
 
+    try:
+        if is_packed(args.run):
+            net, source, data = _packed(args)
+            about.update(_facts(data) if data is not None else {})
+            yield from prove_packed(net, data, source=source, on_images=on_images)
+        else:
+            run = on_raw_images(open_trained(args, args.run))
+            data = load_data(run, args.data, dataset=args.dataset)
+            about.update(_facts(data))
+            yield from prove_run(run, data, on_images=on_images)
+    except (FoldError, NotBinaryError) as error:
         yield Claim("binary", False, str(error))
 
 
-def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
-    from onebit.verification.proof import prove_run
-    from onebit.verification.raw_images import on_raw_images
-
-    run = on_raw_images(open_trained(args))
-    data = load_noted_data(run, args.data, dataset=args.dataset)
-    on_data(data)
-    return prove_run(run, data, on_images=on_images)
+def _facts(data: Dataset) -> dict[str, str]:
+    return {"dataset": data.name, "directory": data.directory, "note": data.note}
 
 
-def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
+def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
+    """A packed net, the run it was packed from if that is named, and the data to compare on; None without any."""
     from onebit.data import refuse_other_classes
     from onebit.packed import Card, load
-    from onebit.runs.run import open_run
-    from onebit.verification.proof import prove_packed
     from onebit.verification.raw_images import on_raw_images
 
     set_threads()
     net = load(args.run)
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
-    source = on_raw_images(open_run(args.source, recipe=args.recipe, model=named_model(args))) if args.source else None
+    source = on_raw_images(open_trained(args, args.source)) if args.source else None
     if net.certificate is None and "packed" not in (net.card or Card()).test:
         say(f"note: {args.run} carries no certificate: no images are compared")
-        return prove_packed(net, None, source=source)
+        return net, source, None
     if source is None:
         assert net.certificate is not None  # refused above
-        data = load_data_of_net(net, net.certificate.dataset, args)
         say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
-    else:
-        data = load_noted_data(source, args.data, dataset=args.dataset)
-        refuse_other_classes(data, net.classes, source=args.run)
-    on_data(data)
-    return prove_packed(net, data, source=source, on_images=on_images)
+        return net, None, load_data_of_net(net, net.certificate.dataset, args)
+    data = load_data(source, args.data, dataset=args.dataset)
+    refuse_other_classes(data, net.classes, source=args.run)
+    return net, source, data
