@@ -163,5 +163,5 @@ def test_what_does_not_determine_batch_norm_is_refused() -> None:
             unfold_(fresh(SMALL[name]), other, images, source="NET")
     net = small(build_recipe(with_method(RECIPES["cifar10-binaryconnect"], "react")))
     _, packed = packed_net(net, 4)
-    with pytest.raises(CheckpointError, match="pixel"):
+    with pytest.raises(ValueError, match="shape"):  # a level for each pixel, not for each channel
         unfold_(fresh(net), packed, images_of(4, packed.input.shape), source="NET")

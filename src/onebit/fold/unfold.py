@@ -8,6 +8,8 @@ that it computes nearly the same in training, where BatchNorm takes the statisti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,179 +59,154 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     """
     if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
         raise CheckpointError(f"{source}: activations of few bits do not determine BatchNorm: use a net with signs")
-    made = fold_with_folder(model, example_of(net.input))[0].net
-    theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, made))
+    folded, folder = fold_with_folder(model, example_of(net.input))
+    theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, folded.net))
     last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
     if len(theirs) != len(ours) or same not in (last + 1, len(theirs)):
         there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
         raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")
-    unfolding = _Unfolding(model, net, net.nodes[:last] if other_classes or same == last + 1 else net.nodes, source)
-    unfolding.set_weights()
-    unfolding.set_norms(images)
+    nodes = net.nodes[:last] if other_classes or same == last + 1 else net.nodes
+    if net.input.mean is not None:
+        coding = next(module for module in model.modules() if isinstance(module, InputCoding))
+        for name in ("mean", "std"):
+            _copy(getattr(coding, name), getattr(net.input, name))
+    sites = {site.value: site for site in folded.signs}
+    for node in nodes:
+        if isinstance(node, (OneBitWeights, RealWeights)):
+            _set_layer(model.get_submodule(node.output), node)
+        elif isinstance(node, Prelu):
+            layer: Any = model.get_submodule(node.output)
+            if not isinstance(layer, nn.LeakyReLU):
+                slope = layer.slope if isinstance(layer, RPReLU) else layer.weight
+                _copy(slope, node.slope[: slope.numel()])
+        elif isinstance(node, Sign) and node.shift is not None:
+            quantizer: Any = model.get_submodule(sites[node.output].module)
+            level = getattr(quantizer, "shift", None)
+            level = quantizer.centre if level is None else level
+            _copy(level, node.shift[: level.numel()])
+        elif isinstance(node, Affine):
+            path, dot, values = folder.affine[node.output][-1].name.rpartition(".sign.values")
+            if dot and not values:  # what an input quantizer makes of the two signs
+                quantizer = model.get_submodule(f"{path}.input_quantizer")
+                scale, shift = _or_default(node.scale, node.shift, 1)
+                _copy(quantizer.distance, scale[:1])
+                _copy(quantizer.centre, shift[:1])
+    norms = _norm_lines(model, net, nodes)
+    for norm, line in norms.items():  # the nets are the same from here on, which the statistics need
+        _set_norm(norm, line, np.zeros(norm.num_features), np.ones(norm.num_features))
+    for norm, (mean, variance) in _statistics(model, list(norms), images).items():
+        _set_norm(norm, norms[norm], mean, variance)
 
 
-class _Unfolding:
-    """Writes the numbers of some nodes of a packed net into a model."""
+def _set_layer(layer: Any, node: Any) -> None:
+    """Give a layer the weights of a node."""
+    binary = isinstance(layer, LatentWeight)
+    transposed = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)) and not binary
+    weight = layer.weight.detach()
+    if transposed:
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    shape = (layer.outputs_first(weight) if binary else weight).shape
+    stored = node.weight if isinstance(node, RealWeights) else unpack_signs(node.signs, node.in_features)
+    rows = torch.from_numpy(np.array(stored, np.float32))
+    if isinstance(node, OneBitWeights):
+        rows = _latents(layer.weight_quantizer, node, rows)
+    found = rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    if binary:
+        found = layer.own_layout(found)
+    elif transposed:
+        found = found.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    layer.weight.copy_(found)
 
-    def __init__(self, model: nn.Module, net: PackedNet, nodes: tuple[Node, ...], source: str) -> None:
-        self.model, self.net, self.nodes, self.source = model, net, nodes, source
-        self.lines: dict[Norm, _Line] = {}
 
-    def set_weights(self) -> None:
-        """Everything but BatchNorm: latents, real weights, slopes, the coding, and the levels and values of inputs."""
-        folded, folder = fold_with_folder(self.model, example_of(self.net.input))
-        sites = {site.value: site for site in folded.signs}
-        if self.net.input.mean is not None:
-            coding = next(module for module in self.model.modules() if isinstance(module, InputCoding))
-            for name in ("mean", "std"):
-                _copy(getattr(coding, name), getattr(self.net.input, name))
-        for node in self.nodes:
-            if isinstance(node, (OneBitWeights, RealWeights)):
-                self._set_layer(node)
-            elif isinstance(node, Prelu):
-                layer = self.model.get_submodule(node.output)
-                if not isinstance(layer, nn.LeakyReLU):
-                    slope: Any = layer.slope if isinstance(layer, RPReLU) else layer.weight
-                    _copy(slope, node.slope[: slope.numel()])
-            elif isinstance(node, Sign) and node.shift is not None:
-                quantizer: Any = self.model.get_submodule(sites[node.output].module)
-                level = getattr(quantizer, "shift", None)
-                level = quantizer.centre if level is None else level
-                _copy(level, node.shift[: level.numel()])
-            elif isinstance(node, Affine):
-                path, dot, values = folder.affine[node.output][-1].name.rpartition(".sign.values")
-                if dot and not values:  # what an input quantizer makes of the two signs
-                    quantizer = self.model.get_submodule(f"{path}.input_quantizer")
-                    scale, shift = _or_default(node.scale, node.shift, 1)
-                    _copy(quantizer.distance, scale[:1])
-                    _copy(quantizer.centre, shift[:1])
+def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
+    """Latents whose `decompose` gives the signs of a node, and its center and scale if it has a center."""
+    if node.centre is not None and node.scale is not None:
+        # two values whose mean and deviation over a row are center and scale
+        share = (signs > 0).double().mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6)
+        centre, scale = (torch.from_numpy(array.astype(np.float64))[:, None] for array in (node.centre, node.scale))
+        upper, lower = ((1 - share) / share).sqrt(), -(share / (1 - share)).sqrt()
+        return (centre + scale * torch.where(signs > 0, upper, lower)).float()
+    scale_parameter = getattr(quantizer, "scale", None)
+    if isinstance(scale_parameter, nn.Parameter):
+        scale_parameter.fill_(1)
+    return signs * quantizer.start_size
 
-    def _set_layer(self, node: Any) -> None:
-        layer: Any = self.model.get_submodule(node.output)
-        binary = isinstance(layer, LatentWeight)
-        transposed = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)) and not binary
-        weight = layer.weight.detach()
-        if transposed:
-            weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-        shape = (layer.outputs_first(weight) if binary else weight).shape
-        stored = node.weight if isinstance(node, RealWeights) else unpack_signs(node.signs, node.in_features)
-        rows = torch.from_numpy(np.array(stored, np.float32))
-        if isinstance(node, OneBitWeights):
-            rows = self._latents(layer, node, rows)
-        found = rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-        if binary:
-            found = layer.own_layout(found)
-        elif transposed:
-            found = found.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-        layer.weight.copy_(found)
 
-    def _latents(self, layer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
-        """Latents whose `decompose` gives the signs of a node, and its center and scale if it has a center."""
-        quantizer = layer.weight_quantizer
-        if node.centre is not None and node.scale is not None:
-            # two values whose mean and deviation over a row are center and scale
-            share = (signs > 0).double().mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6)
-            centre, scale = (torch.from_numpy(array.astype(np.float64))[:, None] for array in (node.centre, node.scale))
-            upper, lower = ((1 - share) / share).sqrt(), -(share / (1 - share)).sqrt()
-            return (centre + scale * torch.where(signs > 0, upper, lower)).float()
-        scale_parameter = getattr(quantizer, "scale", None)
-        if isinstance(scale_parameter, nn.Parameter):
-            scale_parameter.fill_(1)
-        return signs * quantizer.start_size
+def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict[Norm, _Line]:
+    """What each BatchNorm has to compute, of the affine map or threshold that it was folded into; other shifts are set.
 
-    def set_norms(self, images: Any) -> None:
-        """BatchNorm, biases and shifts: of the affine maps and thresholds that they were folded into."""
-        folded, folder = fold_with_folder(self.model, example_of(self.net.input))
-        chains = {site.value: site.chain for site in folded.signs}
-        for node in self.nodes:
-            if isinstance(node, Threshold):
-                chain = chains[node.output]
-                assert chain is not None
-                self._set_threshold(chain, node)
-            elif isinstance(node, Affine):
-                self._set_affine(folder.affine[node.output], node)
-        unit = {norm: (np.zeros(norm.num_features), np.ones(norm.num_features)) for norm in self.lines}
-        for statistics in (unit, None):  # the nets are the same from the first on, which the statistics need
-            for norm, (mean, variance) in (statistics or self._statistics(images)).items():
-                _set_norm(norm, self.lines[norm], mean, variance)
+    The model is folded again, with its new weights.
+    """
+    folded, folder = fold_with_folder(model, example_of(net.input))
+    chains = {site.value: site.chain for site in folded.signs}
+    modules, lines = dict(model.named_modules()), dict[Norm, _Line]()
+    for node in nodes:
+        chain = chains[node.output] if isinstance(node, Threshold) else None
+        ops = folder.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
+        at = next((i for i in reversed(range(len(ops))) if isinstance(modules.get(ops[i].name), Norm)), None)
+        norm: Any = None if at is None else modules[ops[at].name]
+        if at is not None and chain is not None:
+            lines[norm] = _threshold_line(chain, at, node)
+        elif at is not None:
+            lines[norm] = _affine_line(ops, at, node, norm.num_features)
+        elif isinstance(node, Affine) and node.shift is not None:
+            path, _, part = ops[-1].name.rpartition(".")
+            layer: Any = modules.get(path if part in ("in", "out") else ops[-1].name)
+            if isinstance(layer, RPReLU):
+                _copy(layer.shift_in if part == "in" else layer.shift_out, -node.shift if part == "in" else node.shift)
+            elif getattr(layer, "bias", None) is not None:
+                _copy(layer.bias, node.shift)
+    return lines
 
-    def _last_norm(self, ops: tuple[FoldedOp, ...]) -> tuple[int, Norm] | None:
-        modules = dict(self.model.named_modules())
-        found = [(i, norm) for i, op in enumerate(ops) if isinstance(norm := modules.get(op.name), Norm)]
-        return found[-1] if found else None
 
-    def _set_affine(self, ops: tuple[FoldedOp, ...], node: Affine) -> None:
-        """Let the joined operations be the affine map of a node."""
-        last = self._last_norm(ops)
-        if last is None:
-            self._set_shift(ops, node)
-            return
-        at, norm = last
-        size = norm.num_features
-        before, after = (
-            _or_default(*joined((op.scale, op.shift) for op in part), size) for part in (ops[:at], ops[at + 1 :])
-        )
-        whole = _or_default(node.scale, node.shift, size)
-        scale = whole[0] / (after[0] * before[0])
-        self.lines[norm] = _Line(scale, (whole[1] - after[1]) / after[0] - scale * before[1], False)
+def _affine_line(ops: Sequence[FoldedOp], at: int, node: Any, size: int) -> _Line:
+    """The line with which the joined operations are the affine map of a node; `at` is the place of the BatchNorm."""
+    before, after = (
+        _or_default(*joined((op.scale, op.shift) for op in part), size) for part in (ops[:at], ops[at + 1 :])
+    )
+    whole = _or_default(node.scale, node.shift, size)
+    scale = whole[0] / (after[0] * before[0])
+    return _Line(scale, (whole[1] - after[1]) / after[0] - scale * before[1], False)
 
-    def _set_shift(self, ops: tuple[FoldedOp, ...], node: Affine) -> None:
-        """Set the only shift among joined operations without a BatchNorm: a bias, or one of an RPReLU."""
-        path, _, part = ops[-1].name.rpartition(".")
-        layer: Any = dict(self.model.named_modules()).get(path if part in ("in", "out") else ops[-1].name)
-        if node.shift is None or layer is None:
-            return
-        if isinstance(layer, RPReLU):
-            _copy(layer.shift_in if part == "in" else layer.shift_out, -node.shift if part == "in" else node.shift)
-        elif getattr(layer, "bias", None) is not None:
-            _copy(layer.bias, node.shift)
 
-    def _set_threshold(self, chain: Chain, node: Threshold) -> None:
-        """Let the last BatchNorm of a chain change its sign between the two integers where the threshold is."""
-        last = self._last_norm(chain.ops)
-        if last is None:
-            return
-        at, norm = last
-        if norm.num_features != chain.channels:
-            raise CheckpointError(f"{self.source}: {node.output} has a level for each pixel, not for each channel")
-        integers, direction = chain.integers, node.direction.astype(np.float64)
-        threshold = node.threshold.astype(np.float64)
-        middle = threshold - direction * integers.step / 2
-        middle = np.where(threshold == INT32.max, integers[-1] + integers.step / 2, middle)  # never +1
-        middle = np.where(threshold == INT32.min, integers[0] - integers.step / 2, middle)  # always +1
-        points = torch.from_numpy(np.stack([middle, middle + 1]).astype(np.float32))
-        for op in chain.ops[:at]:
-            points = op.apply(points)
-        place, above = points.double().numpy()
-        given = chain.quantizer.binary_input()
-        level = 0.0 if given is None or given.shift is None else given.shift.double().numpy()
-        slope = direction * np.where(above >= place, 1.0, -1.0)
-        self.lines[norm] = _Line(slope, level - slope * place, True)
+def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
+    """The line of the BatchNorm at place `at`, which crosses the sign between the two integers where it changes."""
+    integers, direction = chain.integers, node.direction.astype(np.float64)
+    threshold = node.threshold.astype(np.float64)
+    middle = threshold - direction * integers.step / 2
+    middle = np.where(threshold == INT32.max, integers[-1] + integers.step / 2, middle)  # never +1
+    middle = np.where(threshold == INT32.min, integers[0] - integers.step / 2, middle)  # always +1
+    points = torch.from_numpy(np.stack([middle, middle + 1]).astype(np.float32))
+    for op in chain.ops[:at]:
+        points = op.apply(points)
+    place, above = points.double().numpy()
+    given = chain.quantizer.binary_input()
+    level = 0.0 if given is None or given.shift is None else given.shift.double().numpy()
+    slope = direction * np.where(above >= place, 1.0, -1.0)
+    return _Line(slope, level - slope * place, True)
 
-    def _statistics(self, images: Any) -> dict[Norm, tuple[np.ndarray, np.ndarray]]:
-        """Mean and variance of what each BatchNorm takes, per channel, in eval mode."""
-        sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in self.lines}
 
-        def count(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().double().cpu()
-            x = x.movedim(1, 0).flatten(1)
-            sums[norm] += torch.stack([torch.full((len(x),), float(x.shape[1])), x.sum(1), x.square().sum(1)])
+def _statistics(model: nn.Module, norms: list[Norm], images: Any) -> dict[Norm, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance of what each BatchNorm takes, per channel, in eval mode."""
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
 
-        hooks = [norm.register_forward_pre_hook(count) for norm in self.lines]
-        try:
-            with kept_training(self.model):
-                self.model.eval()
-                for start in range(0, len(images), BATCH):
-                    self.model(torch.as_tensor(images[start : start + BATCH]).to(model_device(self.model)))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        means = {norm: total[1] / total[0] for norm, total in sums.items()}
-        return {
-            norm: (means[norm].numpy(), (total[2] / total[0] - means[norm].square()).clamp(min=0).numpy())
-            for norm, total in sums.items()
-        }
+    def count(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
+        sums[norm] += torch.stack([torch.full((len(x),), float(x.shape[1])), x.sum(1), x.square().sum(1)])
+
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.callback(norm.register_forward_pre_hook(count).remove)
+        stack.enter_context(kept_training(model))
+        model.eval()
+        for start in range(0, len(images), BATCH):
+            model(torch.as_tensor(images[start : start + BATCH]).to(model_device(model)))
+    means = {norm: total[1] / total[0] for norm, total in sums.items()}
+    return {
+        norm: (means[norm].numpy(), (total[2] / total[0] - means[norm].square()).clamp(min=0).numpy())
+        for norm, total in sums.items()
+    }
 
 
 def _set_norm(norm: Norm, line: _Line, mean: np.ndarray, variance: np.ndarray) -> None:
