@@ -1,4 +1,4 @@
-"""Training steps of each method on a GPU against the same net without quantizers; loader and profile beside them.
+"""Training steps of each method on a GPU against the same net without quantizers.
 
 A method and its float twin take turns in one process, some steps each, and a ratio is that of one round; the figure is
 the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and schedule. The nets are measured in
@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import ROOT, words
+from benchmarks.shared import words
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, resolve_device, training_of
-from onebit.train.device_batches import DeviceBatches
 from onebit.train.step import optimizer_step
 
 
@@ -50,10 +45,7 @@ COMPILED = ("binaryconnect", "bnn")
 """Methods that are compiled as well: each takes the compiler a minute."""
 MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
 """How a model runs -> mode of torch.compile; "reduce-overhead" replays CUDA graphs."""
-AUGMENTATION = onebit.data.Augmentation(crop_padding=4, flip=True)
 COLUMNS = {"net": "", "precision": "", "mode": "", "method": "", "ms": ".2f", "twin_ms": ".2f", "ratio": ".3f"}
-PROCESSES = (1, 4)
-"""How many training runs share the GPU."""
 
 
 @dataclass
@@ -130,7 +122,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     known = [name for name in onebit.recipe.methods() if name != "real"]
     parser.add_argument("--nets", type=words, default=list(NETS), help=f"some of {','.join(NETS)}")
     parser.add_argument("--methods", type=words, default=known, help=f"some of {','.join(known)}")
-    parser.add_argument("--minutes", type=float, default=5.0, help="for the steps; the rest takes two more (5)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of measurement (5)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto")
 
@@ -142,14 +134,12 @@ def measure(
     minutes: float = 5.0,
     rounds: int = 7,
     device: str = "auto",
-    together: Sequence[int] = PROCESSES,
 ) -> dict[str, Any]:
-    """Time steps until the minutes are over, then loader, profile and several training runs at once.
+    """Time steps until the minutes are over.
 
     Returns:
         rows of net, precision, mode, method, ms, twin_ms, ratio (median), first_seconds; `left`, the cases that were
-        not measured; images a second of the loader; the ten operations that take longest; steps a second of several
-        processes together.
+        not measured.
     """
     place = resolve_device(device)
     end, every = time.monotonic() + 60 * minutes, list(cases(nets, methods))
@@ -159,14 +149,10 @@ def measure(
         if time.monotonic() >= end:
             break
         rows.append(_row(case, twins, rounds, place))
-    twins.clear()
     return {
-        "device": _name(place),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
         "rows": rows,
         "left": [" ".join(case) for case in every[len(rows) :]],
-        "loader": _loader(place),
-        "profile": _profile(place),
-        "together": {str(count): steps_together(count, device=str(place)) for count in together},
     }
 
 
@@ -192,61 +178,3 @@ def _row(
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     names = dict(zip(("net", "precision", "mode", "method"), case, strict=True))
     return {**names, "ms": ms, "twin_ms": twin_ms, "ratio": ratio, "first_seconds": first}
-
-
-def _name(place: torch.device) -> str:
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
-
-
-def _loader(place: torch.device) -> dict[str, float]:
-    """Images a second of CIFAR's shape, cropped and flipped: kept on the device, and made by numpy and copied."""
-    rng = np.random.default_rng(0)
-    split = onebit.data.Split(rng.integers(0, 256, (50_000, 3, 32, 32), dtype=np.uint8), np.zeros(50_000, np.int64))
-    samples = onebit.data.TrainingSamples(split, AUGMENTATION, channels_last=True)
-    chosen = [(rng.permutation(50_000)[:125], slice(None)) for _ in range(200)]
-    found = {}
-    for name, hold in (("on the device", True), ("by numpy", False)):
-        batches = DeviceBatches(samples, place, hold=hold)
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            (last,) = deque(batches.batches(chosen, np.random.default_rng(1)), maxlen=1)
-            _wait(last[0])
-            seconds.append(time.perf_counter() - started)
-        found[name] = 200 * 125 / min(seconds)
-    return found
-
-
-def _profile(
-    place: torch.device, *, net: str = "resnet20", method: str = "bnn", most: int = 10
-) -> list[dict[str, Any]]:
-    """The operations of three steps that take longest by themselves, on the GPU where there is one."""
-    steps = build(recipe_of(net, method), net, precision="bf16", mode="eager", device=place)
-    steps.take(3)
-    with torch.profiler.profile(acc_events=True) as profile:
-        steps.take(3)
-    on = "self_device_time_total" if place.type == "cuda" else "self_cpu_time_total"
-    found = sorted(profile.key_averages(), key=lambda event: -getattr(event, on))[:most]
-    return [{"name": one.key, "ms": getattr(one, on) / 3e3, "calls": one.count / 3} for one in found]
-
-
-def steps_together(count: int, *, device: str, net: str = "resnet20", method: str = "react") -> float:
-    """Steps a second of `count` processes together, each of which trains a net."""
-    start = time.time() + 12 + count  # when all of them have loaded torch
-    code = f"from benchmarks.gpu import steps_from; print(steps_from({start}, {device!r}, {net!r}, {method!r}))"
-    command = [sys.executable, "-c", code]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    return sum(float(process.communicate()[0].split()[-1]) for process in running)
-
-
-def steps_from(start: float, device: str, net: str, method: str, *, seconds: float = 4.0) -> float:
-    """Steps a second of this process, from a point in time on."""
-    torch.set_num_threads(1)
-    steps = build(recipe_of(net, method), net, precision="bf16", mode="eager", device=torch.device(device))
-    steps.take(3)
-    time.sleep(max(0.0, start - time.time()))
-    started, taken = time.monotonic(), 0
-    while (spent := time.monotonic() - started) < seconds:
-        steps.take(5)
-        taken += 5
-    return taken / spent

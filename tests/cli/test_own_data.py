@@ -250,8 +250,7 @@ def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
     Image.fromarray(np.eye(28, dtype=np.uint8)[..., np.newaxis] * np.uint8([255, 0, 0])).save(path)
     refused = onebit(*request)
     assert refused.status == 2
-    assert "takes gray images, folder from" in refused.err.splitlines()[-1]
-    assert "has color images: convert them to gray first" in refused.err.splitlines()[-1]
+    assert "takes gray images" in refused.err.splitlines()[-1]
 
 
 def test_masks_without_names_are_those_of_a_net_of_two_classes(onebit: Onebit, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +50,6 @@ def test_a_damaged_copy_is_refused(name: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / name).write_bytes(gzip.compress(content, 1))
     with pytest.raises(DataError, match="damaged"):
         mnist_sample.read_mnist_sample()
-
-
-@needs_real_mnist
-def test_the_tool_builds_it_from_mnist(tmp_path: Path) -> None:
-    tool = Path(__file__).parents[2] / "tools" / "build_mnist_sample.py"
-    subprocess.run([sys.executable, tool, str(REAL_MNIST), "--out", tmp_path], check=True, capture_output=True)
-    for name in FILES:
-        built, shipped = ((folder / name).read_bytes() for folder in (tmp_path, PACKAGE))
-        assert gzip.decompress(built) == gzip.decompress(shipped)
 
 
 @needs_real_mnist

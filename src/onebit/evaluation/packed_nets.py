@@ -38,17 +38,11 @@ def load_packed_data(
     Args:
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
     """
-    if len(net.input.shape) != 3 or (net.certificate and net.certificate.compared != "labels"):
-        kind = "has no labels" if len(net.input.shape) == 3 else "takes no images"
-        raise UsageError(f"{source} {kind}, data sets are images with labels: onebit predict gives its outputs")
-    if net.certificate and name == net.certificate.dataset and not net.certificate.split:
-        raise UsageError(f"{source} is certified on {name}, which has no name here: name a data set with --dataset")
+    if net.certificate and net.certificate.compared != "labels":
+        raise UsageError(f"{source} has no labels")
     _, height, width = net.input.shape
     square = height == width and len(net.values[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
-    answers = net.values[net.only_output].shape[0]
-    if answers < len(data.classes):
-        raise UsageError(f"{source} has {answers} outputs, {name} has {len(data.classes)} classes")
     data = named_as(data, net.classes)
     refuse_other_classes(data, net.classes, source=source)
     return _gray(data, source) if net.input.shape[0] == 1 and data.input_shape[0] == 3 else data
@@ -59,10 +53,7 @@ def _gray(data: Dataset, source: str) -> Dataset:
     for split in (data.train, data.validation, data.test):
         # those of a large folder are not all read here
         if isinstance(split.images, StreamedImages) or (split.images != split.images[:, :1]).any():
-            raise UsageError(
-                f"{source} takes gray images, {data.name} from {data.directory or 'memory'} has color images: convert "
-                "them to gray first; onebit predict converts each image"
-            )
+            raise UsageError(f"{source} takes gray images, {data.name} has color images")
     return data.changed(lambda split: Split(split.images[:, :1], split.labels))
 
 
