@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from onebit.runs.run import open_run, start_folder, train_run
 from onebit.runs.run_data import OTHER_FILES, OTHER_WHITENING, load_run_data
 
 OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")
-OTHER_LABELS = "was trained on other images or labels than these; resume with the same data or choose another --out"
+OTHER_LABELS = "other images or labels"
 
 
 def relabeled(split: Split) -> Split:
@@ -46,7 +45,7 @@ def test_a_finished_first_stage_is_of_the_same_data(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(tmp_path, asked, on_epoch=stop_after_epoch(2))  # the second stage counts from 1 again
     (tmp_path / "last.ckpt").unlink()  # the second stage has not begun
-    with pytest.raises(CheckpointError, match=f"stage1: {OTHER_LABELS}"):
+    with pytest.raises(CheckpointError, match=OTHER_LABELS):
         train(tmp_path, asked, OTHER, resume=True)
     train(tmp_path, asked, resume=True)
 
@@ -54,17 +53,17 @@ def test_a_finished_first_stage_is_of_the_same_data(tmp_path: Path) -> None:
 def test_finished_tasks_are_of_the_same_data(tmp_path: Path) -> None:
     asked = recipe(continual={"tasks": 2}, epochs=1)
     train_continual(asked, OWN, tmp_path)
-    with pytest.raises(CheckpointError, match=f"task-1: {OTHER_LABELS}"):
+    with pytest.raises(CheckpointError, match=OTHER_LABELS):
         train_continual(asked, OTHER, tmp_path, resume=True)
     (tmp_path / "continual.json").unlink()
-    with pytest.raises(CheckpointError, match=f"task-1: {OTHER_LABELS}"):
+    with pytest.raises(CheckpointError, match=OTHER_LABELS):
         train_continual(asked, OTHER, tmp_path, resume=True)
     train_continual(asked, OWN, tmp_path, resume=True)
 
 
 def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, recipe())
-    with pytest.raises(CheckpointError, match="was trained on other test labels than these; resume with the same data"):
+    with pytest.raises(CheckpointError, match="test labels"):
         train(tmp_path, recipe(), OTHER_TEST, resume=True)
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
         monkeypatch.setattr(run_data, "load_from_place", lambda *_, data=data, **__: data)
@@ -96,17 +95,6 @@ def test_files_that_are_split_in_another_way_are_the_same_files(tmp_path: Path) 
         again = load_run_data(run, directory=tmp_path / f"{name}.npz")
         assert len(again.validation) != 20
         assert (OTHER_FILES in again.note) == other
-
-
-def test_a_run_of_an_earlier_version_does_not_say_what_its_test_labels_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(tmp_path, recipe())
-    place = json.loads((tmp_path / "data.json").read_text())
-    (tmp_path / "data.json").write_text(json.dumps({name: place[name] for name in ("directory", "digest")}))
-    monkeypatch.setattr(run_data, "load_from_place", lambda *_, **__: OTHER_TEST)
-    assert OTHER_FILES not in load_run_data(open_run(tmp_path)).note
-    train(tmp_path, recipe(), OTHER_TEST, resume=True)
 
 
 def test_masks_without_names_are_those_of_a_run_of_two_classes(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 from torch import nn
 
-from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.recipe.own_names import OwnName, split_own
 from onebit.recipe.typed import argument_of
@@ -34,14 +33,11 @@ class OwnCode:
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Arguments as the types that the signature says; text that came from a flag becomes a number, a list …"""
-        known, typed = self.parameters(), {}
-        free = any(found.kind is found.VAR_KEYWORD for found in inspect.signature(self.build).parameters.values())
-        for name, value in given.items():
-            if name not in known and not free:
-                raise UsageError(f"model {self.name!r} takes no argument {name!r}{did_you_mean(name, known)}")
-            hint, default = known.get(name, (None, inspect.Parameter.empty))
-            typed[name] = argument_of(value, hint, default, name=f"model.{name}")
-        return typed
+        known = self.parameters()
+        unknown = (None, inspect.Parameter.empty)
+        return {
+            name: argument_of(value, *known.get(name, unknown), name=f"model.{name}") for name, value in given.items()
+        }
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """Name -> (type or None, default or `inspect.Parameter.empty`) of what can be given by name."""
@@ -57,10 +53,8 @@ class OwnCode:
     def __call__(self, arguments: Mapping[str, object]) -> nn.Module:
         """The module that it builds; what it prints goes to stderr."""
         with contextlib.redirect_stdout(sys.stderr):
-            model = self.build(**self.arguments(arguments))
-        if not isinstance(model, nn.Module):
-            raise UsageError(f"model {self.name!r} builds a {type(model).__name__}, expected a torch.nn.Module")
-        return model
+            model: nn.Module = self.build(**self.arguments(arguments))
+            return model
 
 
 _NAMED: dict[str, OwnCode] = {}
@@ -77,9 +71,6 @@ def load_code(name: str) -> OwnCode:
     with contextlib.redirect_stdout(sys.stderr):
         found: Any = _imported(parts)
     for attribute in parts.attribute.split("."):
-        if not hasattr(found, attribute):
-            known = [key for key, value in vars(found).items() if isinstance(value, type) and key[0] != "_"]
-            raise UsageError(f"model {name!r}: {parts.where} has no {attribute!r}{did_you_mean(attribute, known)}")
         found = getattr(found, attribute)
     _NAMED[name] = OwnCode(name, found)
     return _NAMED[name]

@@ -63,16 +63,14 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
     Args:
         way: how to go on, with {kind} and {name} of the module's quantizer; owner: of the settings, for the message.
     """
-    layers = [layer for _, layer in binary_layers(model)]
-    for kind, table, expected, several in (
-        ("weight", WEIGHT_QUANTIZERS, settings.weight_quantizer, bool(layers)),
+    weights = [layer.weight_quantizer for _, layer in binary_layers(model)]
+    inputs = [quantizer for _, quantizer in input_quantizers(model)]
+    for kind, table, expected, quantizers, several in (
+        ("weight", WEIGHT_QUANTIZERS, settings.weight_quantizer, weights, bool(weights)),
         # a single layer may take pixels
-        ("input", INPUT_QUANTIZERS, settings.input_quantizer, len(layers) > 1),
+        ("input", INPUT_QUANTIZERS, settings.input_quantizer, inputs, len(weights) > 1),
     ):
         names: dict[Any, str] = {own: name for name, own in table.items()}
-        quantizers: list[nn.Module | None] = [layer.weight_quantizer for layer in layers]
-        if kind == "input":
-            quantizers = [quantizer for _, quantizer in input_quantizers(model)]
         found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
         other = next((name for name in found if name != expected), None)
         if other is not None or (several and expected is not None and not found):
