@@ -135,15 +135,6 @@ def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path)
     assert len(write_report([run / "bayesbinn" / "task-1"], tmp_path / "report")) == 4
 
 
-def test_hostile_names_are_text(tmp_path: Path) -> None:
-    cells = task_cells({"<script>$\\frac{$\n": [[0.5]]})
-    files = write_report([write_tasks(tmp_path / "<b>", cells, tasks=999)], tmp_path / "report")
-    check_picture(files[0])
-    page = files[1].read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-
-
 @pytest.mark.parametrize(("tasks", "seeds"), [(2, 1), (8, 3), (30, 1)])
 def test_pictures_of_few_and_of_many_tasks(tmp_path: Path, tasks: int, seeds: int) -> None:
     tables = [
@@ -152,7 +143,7 @@ def test_pictures_of_few_and_of_many_tasks(tmp_path: Path, tasks: int, seeds: in
         )
         for seed in range(seeds)
     ]
-    plot_tasks(task_rows(tables), tmp_path / "tasks.png", tasks=tasks, title="a $title$")
+    plot_tasks(task_rows(tables), tmp_path / "tasks.png", tasks=tasks, title="a $title$ <b>")
     check_picture(tmp_path / "tasks.png")
 
 
