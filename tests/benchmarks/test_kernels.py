@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +56,6 @@ def test_every_instruction_set_is_a_row(name: str) -> None:
 )
 def test_products_in_8_bits_are_compared_with(name: str, fastest: set[str]) -> None:
     assert all(row["int8"] in fastest and row["int8_speedup"] > 0 for row in quick(name))
-
-
-def test_without_onnxruntime_its_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert all("int8" not in row and row["best"] != "onnxruntime" for row in quick("first-dense"))
 
 
 def test_wrong_logits_of_a_plan_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from benchmarks.training_step import measure
 from benchmarks.variants import FLOOR, VARIANTS, Setting, Variant, build, check, is_plain, settings_of
 from onebit.errors import NotBinaryError
 from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
-from onebit.models.resnet import Block
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Quantizer, Sign
 
@@ -46,18 +45,6 @@ def test_convolutional_nets_are_measured_in_each_memory_format(model: str) -> No
     names = (FLOOR.name, "sign", "bnn")
     assert found == [(name, one.precision, one.memory_format) for one in settings_of(model) for name in names]
     assert all(row["twin_ratio"] == 1 for row in rows if row["variant"] == FLOOR.name)
-
-
-def test_a_net_and_its_twin_have_the_options_of_the_net() -> None:
-    options = {"real_first": True, "real_last": True, "bireal": True}
-    setting = Setting("fp32", "channels_last")
-    both = (FLOOR, VARIANTS["bnn"])
-    runs = [build(v, setting, model="resnet20", width=1 / 16, batch=2, options=options) for v in both]
-    plain, binary = (run.net for run in runs)
-    assert is_plain(plain)
-    for net in (plain, binary):
-        assert all(block.around_each for block in net.modules() if isinstance(block, Block))
-    assert sum(isinstance(layer, BinaryConv2d) for layer in binary.modules()) == 18
 
 
 def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,8 @@ import torch
 from torch import nn
 
 import onebit
-from onebit.__main__ import main
 from onebit.common.progress import COLUMNS, Progress, say, shows_progress
 from onebit.train.history import EpochLines, EpochLog, History
-from onebit.train.printing import net_lines
 
 DATA = onebit.load_dataset("toy")
 ROW = EpochLog(
@@ -103,17 +100,6 @@ def test_fit_prints_the_net_a_bar_and_its_epochs(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == ""
 
 
-def test_trainer_and_evaluate_show_the_same() -> None:
-    trainer = onebit.Trainer("mlp", epochs=1, options={"widths": (64, 16, 4)})
-    with on_terminal() as terminal:
-        trainer.fit(DATA)
-    assert any("1/1" in line for line in terminal.lines)
-    for evaluate in (lambda: trainer.evaluate(), lambda: onebit.evaluate(trainer.model, DATA.test)):
-        with on_terminal() as terminal:
-            evaluate()
-        assert any(line.startswith("evaluating") and "512/512" in line for line in terminal.lines)
-
-
 @pytest.mark.parametrize(
     "settings", [{"verbose": False}, {"on_epoch": lambda row: None}, {"on_step": lambda *at: None}]
 )
@@ -186,20 +172,6 @@ def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[0] for line in terminal.lines[4:]] == ["1/3", "2/3", "3/3"]
 
 
-def test_the_command_line_shows_the_same_lines(tmp_path: Path) -> None:
-    flags = ["--model.widths", "[64,8,4]", "--epochs", "2", "--threads", "1", "--out", str(tmp_path / "run")]
-    with redirect_stderr(Terminal()) as terminal:
-        assert main(["train", "--dataset", "toy", "--model", "mlp", *flags]) == 0
-    text = "\n".join(terminal.lines)
-    assert "MLP: 2 layers (2 binary), 544 binary weights" in text
-    assert "check: 2 of 2 layers binary (100.0 % of weights); packs whole" in terminal.lines
-    assert re.search(r"^ +epoch +loss +train error +validation error +best +left$", text, flags=re.M)
-    assert [line.split()[0] for line in terminal.lines if "/2 " in line] == ["1/2", "2/2"]
-    log = (tmp_path / "run" / "log.txt").read_text()
-    assert "epoch 1/2  loss " in log
-    assert "flips" in log
-
-
 @pytest.mark.parametrize("row", [ROW, MASKED, replace(ROW, validation_error=None), replace(ROW, train_loss=1e9)])
 def test_lines_of_long_trainings_fit(row: EpochLog) -> None:
     lines = EpochLines()
@@ -242,15 +214,6 @@ def test_a_history_prints_as_a_table() -> None:
     unvalidated = History([replace(ROW, validation_error=None)])
     assert "validation" not in str(unvalidated)
     assert repr(unvalidated) == "History(1 epoch, 200.0 s; last train error 93.75 %)"
-
-
-def test_a_net_in_two_lines() -> None:
-    net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4), onebit.BinaryLinear(4, 16, bias=False))
-    assert net_lines(net) == [
-        "Sequential: 2 layers (1 binary), 64 binary weights, 40 real parameters",
-        "168 bytes when packed, 416 as float32",
-    ]
-    assert all(len(line) <= COLUMNS for line in net_lines(onebit.create_model("resnet18")))
 
 
 def test_a_long_label_leaves_room_for_the_bar() -> None:

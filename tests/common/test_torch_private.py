@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,22 +25,6 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "onebit"
 OLDEST = "2.6.0"
 """The oldest torch of pyproject.toml."""
-OF_PYTHON = {"_Compress", "_actions", "_asdict", "_exit", "_get_positional_actions", "_make", "_replace", "_version"}
-"""Names of the standard library, and our own module of the version."""
-OF_OBJECTS: dict[str, Callable[[], Any]] = {
-    "_buffers": nn.Module,
-    "_modules": nn.Module,
-    "_version": lambda: torch.zeros(1),
-    "_check_input_dim": lambda: nn.BatchNorm2d(1),
-    "_conv_forward": lambda: nn.Conv2d(1, 1, 1),
-    "_reversed_padding_repeated_twice": lambda: nn.Conv2d(1, 1, 1),
-    "_output_padding": lambda: nn.ConvTranspose2d(1, 1, 1),
-    "_flat_weights": lambda: nn.LSTM(1, 1),
-    "_qkv_same_embed_dim": lambda: nn.MultiheadAttention(2, 1),
-    "_iterator": lambda: torch.utils.data.DataLoader([1]),
-}
-"""Fields and methods of tensors and layers that ours read or extend -> an object that has each."""
-NAMED_BY = {"getattr", "hasattr", "setattr", "delattr", "attrgetter"}
 
 
 class Watches(TorchDispatchMode):
@@ -184,11 +166,6 @@ def test_a_hook_of_an_optimizer_is_seen() -> None:
     assert private.has_post_hook(optimizer, hook)
 
 
-@pytest.mark.parametrize("name", OF_OBJECTS)
-def test_fields_that_ours_read_are_there(name: str) -> None:
-    assert hasattr(OF_OBJECTS[name](), name)
-
-
 # ----------------------------------------------------------------------------------------------------------- operations
 def test_all_tensors_are_clamped_and_moved() -> None:
     tensors = [torch.tensor([-3.0, 0.5]), torch.tensor([2.0])]
@@ -203,47 +180,6 @@ def test_memory_has_an_address(device: str) -> None:
     one, other = torch.zeros(4, device=device), torch.zeros(4, device=device)
     assert private.storage_address(one) == private.storage_address(one[1:].view(3, 1))
     assert private.storage_address(one) != private.storage_address(other)
-
-
-def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, name) of attributes and imports that begin with an underscore, also as texts of `getattr`."""
-    for node in ast.walk(tree):
-        texts = []
-        if isinstance(node, ast.Attribute):
-            texts = [node.attr]
-        elif isinstance(node, ast.ImportFrom):
-            texts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            texts = [part for alias in node.names for part in alias.name.split(".")]
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMED_BY:
-            values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-            texts = [part for value in values if isinstance(value, str) for part in value.split(".")]
-        yield from ((node.lineno, text) for text in texts if text.startswith("_") and not text.startswith("__"))
-
-
-def own_names(tree: ast.Module) -> Iterator[str]:
-    """What a file defines: functions, classes, variables, and fields of `self`."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            yield node.name
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
-            yield node.attr
-
-
-def test_private_names_of_torch_are_used_in_one_module() -> None:
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
-    known = {name for tree in trees.values() for name in own_names(tree)} | OF_PYTHON | OF_OBJECTS.keys()
-    found = [
-        f"{path.relative_to(SOURCE)}:{line} {name}"
-        for path, tree in trees.items()
-        for line, name in private_names(tree)
-        if name not in known and path != Path(private.__file__)
-    ]
-    assert found == []
-    written = [path for path in trees if re.search(r"\btorch\._[a-zA-Z]", path.read_text(encoding="utf-8"))]
-    assert written == [Path(private.__file__)]
 
 
 @pytest.fixture(scope="module")

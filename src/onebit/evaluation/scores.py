@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from onebit.common.tables import resolve
-from onebit.data import VOID, confusion_matrix, mask_facts, pixel_score
+from onebit.data import confusion_matrix, mask_facts, pixel_score
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
 from onebit.evaluation.losses import LOSSES, Loss, per_sample
@@ -55,7 +55,7 @@ class Score:
         """Share of correct predictions; UsageError for what is no classification."""
         if self.correct is None:
             raise UsageError("only a classification has an accuracy: see loss and metrics")
-        return self.correct / _some(self.count)
+        return self.correct / self.count
 
     @property
     def error(self) -> float:
@@ -64,14 +64,12 @@ class Score:
     @property
     def error5(self) -> float | None:
         """Share whose class is not among the five largest logits."""
-        return None if self.top5 is None else 1 - self.top5 / _some(self.count)
+        return None if self.top5 is None else 1 - self.top5 / self.count
 
     @property
     def ece(self) -> float:
         """Expected calibration error, a fraction; see `calibration_error`. Raises as `accuracy`."""
-        if self.correct is None:
-            return self.accuracy
-        return calibration_error(self.gaps, _some(self.count))
+        return calibration_error(self.gaps, self.count) if self.gaps else self.accuracy
 
     @property
     def mean_iou(self) -> float | None:
@@ -79,7 +77,9 @@ class Score:
         return None if self.confusion is None else pixel_score(self.confusion).mean_iou
 
     def as_dict(self) -> dict[str, Any]:
-        values = {name: value for name, value in asdict(self).items() if name not in _OTHERWISE and value is not None}
+        # the others have another form, or are left out
+        names = ("weights", "bn", "correct", "count", "loss", "entropy")
+        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.correct is not None:
             values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
         values |= {"metrics": self.metrics} if self.sums else {}
@@ -91,10 +91,6 @@ class Score:
         if self.correct is None:
             return f"loss {self.loss:.4f}{metrics} ({self.count:,} samples; {of})"
         return f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {of}){metrics}"
-
-
-_OTHERWISE = ("gaps", "confusion", "top5", "sums")
-"""Fields that `Score.as_dict` gives in another form, or not at all."""
 
 
 def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
@@ -141,25 +137,27 @@ def score_outputs(
 def whole_score(parts: Sequence[Score | None]) -> Score:
     """The score of a split from those of its parts; None is a part without images."""
     counted = [part for part in parts if part is not None]
-    count = _some(sum(part.count for part in counted))
+    first, count = counted[0], sum(part.count for part in counted)
     if len(counted) == 1:
-        return counted[0]
-    loss = sum(part.loss * part.count for part in counted) / count
-    if counted[0].correct is None:
-        return Score(counted[0].weights, counted[0].bn, None, count, loss, sums=added([part.sums for part in counted]))
-    entropy = sum((part.entropy or 0.0) * part.count for part in counted) / count
-    gaps = tuple(map(sum, zip(*(part.gaps for part in counted), strict=True)))
-    confusion = None
-    if counted[0].confusion is not None:
+        return first
+
+    def total(name: str, *, mean: bool = False) -> Any:
+        values = [getattr(part, name) for part in counted]
+        if values[0] is None:
+            return None
+        return sum(v * part.count for v, part in zip(values, counted, strict=True)) / count if mean else sum(values)
+
+    confusion = first.confusion
+    if confusion is not None:
         confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in counted]), axis=0).tolist()))
-    correct = sum(part.correct or 0 for part in counted)
-    top5 = None if counted[0].top5 is None else sum(part.top5 or 0 for part in counted)
-    sums = added([part.sums for part in counted])
-    return Score(counted[0].weights, counted[0].bn, correct, count, loss, entropy, gaps, confusion, top5, sums)
-
-
-def _some(count: int) -> int:
-    """A number of samples to divide by; DataError if it is 0."""
-    if not count:
-        raise DataError(f"there is nothing to score: every pixel of the masks is void ({VOID})")
-    return count
+    return replace(
+        first,
+        correct=total("correct"),
+        count=count,
+        loss=total("loss", mean=True),
+        entropy=total("entropy", mean=True),
+        gaps=tuple(map(sum, zip(*(part.gaps for part in counted), strict=True))),
+        confusion=confusion,
+        top5=total("top5"),
+        sums=added([part.sums for part in counted]),
+    )
