@@ -122,28 +122,19 @@ def read_runs(folders: Sequence[Path]) -> list[RunResults]:
     return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """The runs of a folder: itself, its seeds, or its subfolders that have an epoch."""
-    if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
-        return _with_seeds(folder)
-    parts = sorted(path for path in folder.glob("*/") if path.is_dir())
-    return [path for part in parts for path in _with_seeds(part) if _has_epoch(path)] or [folder]
-
-
-def _has_epoch(folder: Path) -> bool:
-    """Whether a run has an epoch, or a folder of several tasks a task."""
-    metrics = folder / "metrics.jsonl"
-    has_task = (folder / TABLE_FILE).exists() or bool(task_folders(folder))
-    return has_task or (metrics.is_file() and metrics.stat().st_size > 0)
-
-
-def _with_seeds(folder: Path) -> list[Path]:
-    """The runs that `onebit train --seeds` wrote into a folder, by seed; for any other folder, the folder itself."""
-    kinds = ("metrics.jsonl", TABLE_FILE)
+def _runs_in(folder: Path, *, below: bool = True) -> list[Path]:
+    """The runs of a folder: itself, its seeds by number, or those of its subfolders that have an epoch or a task."""
+    metrics, kinds = folder / "metrics.jsonl", ("metrics.jsonl", TABLE_FILE)
     seeds = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
-    if any((folder / kind).exists() for kind in kinds) or not seeds:
-        return [folder]
-    return sorted(seeds, key=lambda path: (len(path.name), path.name))
+    if metrics.exists() or (folder / TABLE_FILE).exists() or task_folders(folder):
+        has_epoch = not metrics.is_file() or metrics.stat().st_size > 0
+        return [folder] if below or has_epoch else []
+    if seeds:
+        return sorted(seeds, key=lambda path: (len(path.name), path.name))
+    if not below:
+        return []
+    parts = sorted(path for path in folder.glob("*/") if path.is_dir() and not (folder / "recipe.yaml").exists())
+    return [run for part in parts for run in _runs_in(part, below=False)] or [folder]
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:

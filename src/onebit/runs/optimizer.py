@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, method_with, refuse_clipping, refuse_long_warmup
+from onebit.recipe import Recipe, refuse_clipping, refuse_long_warmup
 from onebit.recipe.option_owners import uses_lr
 from onebit.train.schedules import make_schedule, schedule_factor
 
@@ -31,17 +31,13 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
     entry = OPTIMIZERS.entry(settings.name)
     check_pair(recipe, model)
-    for option, value in (("momentum", settings.momentum), ("weight_decay", settings.weight_decay)):
+    for option in ("momentum", "weight_decay", "nesterov"):
         # rules of latents leave real parameters to an optimizer that decays them
-        if value and not takes(kind, option) and not (option == "weight_decay" and entry.own_rule):
-            *owners, last = [name for name, other in OPTIMIZERS.items() if takes(other, option)]
-            belongs = f"belongs to {', '.join(owners)} and {last}"
-            raise UsageError(f"optimizer.{option} {belongs}, the optimizer is {settings.name!r}")
-    if settings.nesterov and not (takes(kind, "nesterov") and settings.momentum):
-        owners = [name for name, other in OPTIMIZERS.items() if takes(other, "nesterov")]
-        raise UsageError(f"optimizer.nesterov needs optimizer.name {' or '.join(owners)} and a momentum")
+        decays_others = option == "weight_decay" and entry.own_rule
+        if getattr(settings, option) and not takes(kind, option) and not decays_others:
+            raise UsageError(f"optimizer.{option} does not belong to {settings.name}")
     if entry.own_rule and settings.lr_scale is not None:
-        raise UsageError(f"optimizer.lr_scale does not go with {settings.name}: set it to null")
+        raise UsageError(f"optimizer.lr_scale does not belong to {settings.name}: set it to null")
     real_lr = settings.real_lr if any(True for _ in binary_layers(model)) else None
     groups = latent_groups(
         model,
@@ -81,31 +77,22 @@ def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_pe
 def check_pair(recipe: Recipe, model: nn.Module) -> None:
     """Refuse a weight quantizer and an optimizer that do not make a method together."""
     refuse_clipping(recipe)
-    name = recipe.optimizer.name
+    name, known = recipe.optimizer.name, {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
-    known = {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
-    names = sorted(known.get(kind, kind.__name__) for kind in kinds)
-    got = ", ".join(names)
+    names = {known.get(kind, kind.__name__) for kind in kinds}
     trains = OPTIMIZERS.entry(name).trains
-    if trains is not None and not set(names) <= set(trains):
-        way = method_with("optimizer.name", name)
-        raise UsageError(f"optimizer {name} trains weight_quantizer {_only(trains)}, got {got}{way}")
+    if trains is not None and not names <= set(trains):
+        raise UsageError(
+            f"optimizer {name} trains weight_quantizer {' or '.join(trains)}, got {', '.join(sorted(names))}"
+        )
     for quantizer, entry in WEIGHT_QUANTIZERS.entries().items():
-        way = method_with("model.weight_quantizer", quantizer)
         if quantizer in names and entry.trained_by is not None and name not in entry.trained_by:
             raise UsageError(
-                f"weight_quantizer {quantizer} is trained by optimizer {_only(entry.trained_by)}, got {name}{way}"
+                f"weight_quantizer {quantizer} needs optimizer {' or '.join(entry.trained_by)}, got {name}"
             )
         for option in recipe.optimizer.set_of(entry.options):
-            if names != [quantizer]:
-                raise UsageError(
-                    f"optimizer.{option} goes with weight_quantizer {quantizer}, got {got or 'real weights'}"
-                    f"{way}, or set it to null"
-                )
-
-
-def _only(names: tuple[str, ...]) -> str:
-    return " or ".join(names) + (" only" if len(names) == 1 else "")
+            if names != {quantizer}:
+                raise UsageError(f"optimizer.{option} belongs to weight_quantizer {quantizer}")
 
 
 def build_schedule(
