@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from cli_support import Outcome
-from hostile_files import join, split
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.packed import Card, CardScore, load, save
@@ -228,14 +227,3 @@ def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:
     card = card_of(packed_file)
     assert str(card) in onebit("inspect", packed_file).out
     assert Card.from_json(onebit("inspect", packed_file, "--json").json["facts"]["card"]) == card
-
-
-def test_no_escape_sequence_of_a_card_reaches_the_terminal(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
-    header, graph, tensors = split(packed_file.read_bytes())
-    graph["card"]["summary"] = "\x1b]0;owned\x07\x1b[2J"
-    (tmp_path / "net.1bit").write_bytes(join(header, graph, tensors))
-    for verb in ("inspect", "evaluate", "verify", "summary"):
-        done = onebit(verb, tmp_path / "net.1bit")
-        assert (done.status, done.out) == (2, "")
-        assert r"card summary is '\x1b]0;owned\x07\x1b[2J', expected printable text" in done.line
-        assert "\x1b" not in done.err

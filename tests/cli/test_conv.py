@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from cli_support import Outcome
 from PIL import Image
 
@@ -118,10 +117,3 @@ def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Pa
     np.savez(tmp_path / "large.npz", **arrays, classes=list("abcd"))
     refused = onebit("evaluate", conv_folder, "--dataset", "arrays", "--data", tmp_path / "large.npz")
     assert refused.status == 2
-
-
-def test_weights_of_a_plain_net_are_named_as_such(onebit: Onebit, tmp_path: Path) -> None:
-    torch.save({"conv.weight": torch.ones(4, 2, 3, 3)}, tmp_path / "net.pth")
-    done = onebit("inspect", tmp_path / "net.pth", "--plot", tmp_path / "net.png")
-    assert done.status == 0
-    assert "all 72 weights have the same sign" in done.err

@@ -157,20 +157,6 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.usefixtures("no_ink")
-def test_a_report_tells_other_arrays_of_one_name_apart(onebit: Onebit, tmp_path: Path) -> None:
-    for seed, (name, count) in enumerate((("own", 80), ("copy", 80), ("other", 60))):
-        train, test = make_toy(count, 40)
-        parts = {"train_images": train.images, "train_labels": train.labels}
-        np.savez(tmp_path / f"{name}.npz", **parts, test_images=test.images, test_labels=test.labels)
-        flags = ["--model.widths", "[64,8,4]", "--dataset", "arrays", "--data", tmp_path / f"{name}.npz"]
-        out = ["--validation", "10", "--seed", seed, "--out", tmp_path / name]
-        assert onebit("train", *NET, *flags, *out).status == 0
-    runs = [tmp_path / name for name in ("own", "copy", "other")]
-    rows = onebit("report", *runs, "-o", tmp_path / "report", "--json").json["rows"]
-    assert [row["runs"] for row in rows] == [["own", "copy"], ["other"]]
-
-
 def test_a_run_is_evaluated_on_a_file_with_another_number_of_validation_images(onebit: Onebit, tmp_path: Path) -> None:
     train, test = make_toy(80, 40)
     parts = {"train_images": train.images, "train_labels": train.labels}
@@ -251,22 +237,3 @@ def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
     refused = onebit(*request)
     assert refused.status == 2
     assert "takes gray images" in refused.err.splitlines()[-1]
-
-
-def test_masks_without_names_are_those_of_a_net_of_two_classes(onebit: Onebit, tmp_path: Path) -> None:
-    for part in ("image", "label"):
-        (tmp_path / part).mkdir()
-        for i in range(3):
-            Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(tmp_path / part / f"{i}.png")
-    done = onebit("evaluate", "membrane-unet", "--dataset", "segmentation", "--data", tmp_path)
-    assert done.status == 0, done.err
-    assert "without classes.txt, the masks mean: 0 is membrane, 255 is cell" in done.err
-    refused = onebit("evaluate", "mnist-mlp", "--dataset", "segmentation", "--data", tmp_path)
-    assert refused.status == 2
-    assert "masks" in refused.line
-    for part in (tmp_path / "label").iterdir():
-        Image.fromarray(np.asarray(Image.open(part)) // 255).save(part)
-    (tmp_path / "classes.txt").write_text("cell\nmembrane\n")
-    refused = onebit("evaluate", "membrane-unet", "--dataset", "segmentation", "--data", tmp_path)
-    assert refused.status == 2
-    assert "was trained on the classes membrane, cell; segmentation" in refused.err

@@ -109,30 +109,6 @@ def test_a_certificate_outlives_its_release(
     assert done.steps["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"
 
 
-def test_torch_may_round_otherwise_elsewhere(
-    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
-) -> None:
-    """As where ATEN_CPU_CAPABILITY=default makes torch round b − mean·scale in two steps instead of one."""
-    there, path = load(packed_file), tmp_path / "net.1bit"
-    assert there.certificate is not None
-    difference = there.certificate.max_logit_difference
-    there = node_with(there, "norm1", shift=lambda a: np.nextafter(a, np.float32(9)))
-    save(certified(there, max_logit_difference=1.25 * difference), path)
-    done = onebit("verify", path, "--source", run_folder, "--json")
-    assert done.status == 0
-    found = done.steps
-    detail = "equal to the source, packed again, up to rounding in torch: 32 of 32 values of shift of norm1 (by at"
-    assert found["packed bits"][1].startswith(detail)
-    ok, text = found["certificate"]
-    assert ok
-    stated, here = text.split(", here ")
-    assert stated == f"recomputed, equal; largest logit difference {1.25 * difference:.3g}"
-    assert 0 < float(here) < 4 * difference  # of the net with other shifts, in the rounding of this machine
-    # what rounding does not explain is a change there, too
-    save(certified(node_with(there, "linear1", signs=one_bit), max_logit_difference=1.25 * difference), path)
-    assert onebit("verify", path, "--source", run_folder, "--json").steps["packed bits"][0] is False
-
-
 @pytest.mark.nightly
 def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: Path, packed_file: Path) -> None:
     done = run_process("verify", packed_file, "--source", run_folder, ATEN_CPU_CAPABILITY="default")

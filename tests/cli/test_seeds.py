@@ -77,25 +77,6 @@ def test_resuming_one_seed_keeps_the_others_in_the_summary(onebit: Onebit, seeds
     assert not (more / "seed-7").exists()
 
 
-@pytest.mark.usefixtures("no_ink")
-def test_report_compares_the_seeds_with_another_run(
-    onebit: Onebit, seeds_folder: Path, real_folder: Path, tmp_path: Path
-) -> None:
-    done = onebit("report", seeds_folder, real_folder, "-o", tmp_path / "report")
-    assert done.status == 0
-    head, _, rows = done.out.partition("recipe ")
-    smoke, real = [line for line in rows.splitlines() if line.startswith("digits-smoke")][:2]
-    summary = json.loads((seeds_folder / "seeds.json").read_text())["test"]["binary"]
-    assert "accuracy," in head
-    assert "packed" in head
-    assert f"{100 * summary['accuracy']:.2f} ± {100 * summary['sd']:.2f} %" in smoke
-    assert max(map(len, rows.split("\n\n")[0].splitlines())) <= 80
-    assert "100.0 %" in smoke
-    assert " 0.0 %" in real
-    rows = onebit("report", seeds_folder, "-o", tmp_path / "report", "--json").json["rows"]
-    assert rows[0]["test"]["binary"]["accuracies"] == summary["accuracies"]
-
-
 def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, seeds_folder: Path) -> None:
     assert "seed-0 holds a run already" in onebit("train", *QUICK, "--seeds", "0", "--out", seeds_folder).line
     changed = onebit("train", "--seeds", "0", "--resume", seeds_folder, "--optimizer.lr", "0.5")
@@ -165,17 +146,6 @@ def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seed
     for seed in (0, 3):
         (runs / f"seed-{seed}" / "result.json").write_text(json.dumps(result))
     assert onebit("train", "--seeds", "0", "--resume", runs).status == 0
-
-
-def test_a_refused_recipe_leaves_no_folder(onebit: Onebit, tmp_path: Path) -> None:
-    refused = onebit("train", "digits-smoke", "--batch_size", "8000", "--seeds", "0-2", "--out", tmp_path / "a" / "b")
-    assert refused.status == 2
-    assert "batch_size is 8000" in refused.err.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_seeds_and_one_seed_do_not_go_together(onebit: Onebit) -> None:
-    assert "leave one of them out" in onebit("train", "digits-smoke", "--seeds", "0-2", "--seed", "1").line
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome, run_process
+from cli_support import Outcome
 
 from onebit.evaluation.counts import summary
 from onebit.packed import costs
@@ -90,7 +90,3 @@ def test_of_a_model_of_onebit(onebit: Onebit) -> None:
     found = onebit("summary", "--model", "resnet20", "--dataset", "cifar10", "--method", "bnn", "--json").json
     assert found["total"]["binary_weights"] == 268_336
     assert found["layers"][0]["output_shape"] == [16, 32, 32]
-
-
-def test_help_needs_no_torch() -> None:
-    assert "--input_shape SIZES" in run_process("summary", "--help").out

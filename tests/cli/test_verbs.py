@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from cli_support import SMALL, Outcome
@@ -258,26 +257,6 @@ def test_predict_equals_the_executor(onebit: Onebit, packed_file: Path, tmp_path
     Image.fromarray(255 - images[0, 0]).save(inverted)
     [same] = onebit("predict", packed_file, inverted, "--invert", "--json").json["predictions"]
     assert same["label"] == done.json["predictions"][0]["label"]
-
-
-def test_predict_sees_what_a_person_sees(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
-    """The same digit as 16-bit grey, as transparency, with a palette, and turned by EXIF."""
-    grey = load_dataset("mnist-sample").test.images[0, 0]
-    image = Image.fromarray(grey)
-    image.save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    white = np.full((28, 28), 255, np.uint8)
-    Image.fromarray(np.dstack([white, white, white, grey])).save(tmp_path / "alpha.png")
-    image.convert("P").save(tmp_path / "palette.png")
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    image.rotate(90).save(tmp_path / "turned.png", exif=turned)
-    names = ["grey", "deep", "alpha", "palette", "turned"]
-    done = onebit("predict", packed_file, *(tmp_path / f"{name}.png" for name in names), "--json")
-    probabilities = [found["probability"] for found in done.json["predictions"]]
-    assert probabilities == pytest.approx([probabilities[0]] * len(names))
-    Image.fromarray(np.zeros((28, 28), np.float32)).save(tmp_path / "float.tiff")
-    assert "unknown range" in onebit("predict", packed_file, tmp_path / "float.tiff").line
 
 
 def test_pack_and_export_never_overwrite_a_training(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:

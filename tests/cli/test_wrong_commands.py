@@ -49,6 +49,7 @@ pack nowhere -o net.1bit --images 0
 export mnist-mlp --to elsewhere -o net
 export nowhere --to torch -o net.pth
 predict nowhere.1bit a.png
+summary mnist-mpl
 predict . a.png
 predict mnist-mlp nowhere.png
 predict mnist-mlp a.png --masks masks
@@ -71,6 +72,7 @@ digits-smoke --threads 100000000000
 digits-smoke --workers -1
 digits-smoke --batch_size 1
 digits-smoke --optimizer.lr .inf
+digits-smoke --batch_size 8000 --seeds 0-2
 digits-smoke --model.weight_quantizer sgn
 digits-smoke --model mpl
 digits-smoke --optimizer adamm
@@ -115,7 +117,6 @@ mnist-fast --label_smoothing 0 --loss squared
 mnist-fast --label_smoothing 0.1 --loss mse
 mnist-fast --label_smoothing 0.1 --loss hinge
 mnist-fast --augmentation.crop_padding 28 --augmentation.padding_mode reflect
-mnist-fast --augmentation.cutout 28
 mnist-fast --augmentation.crop_padding 2 --augmentation.min_area 0.5
 mnist-fast --augmentation.rotate
 mnist-fast --init_from nowhere.safetensors
