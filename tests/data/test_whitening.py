@@ -76,4 +76,4 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     for name in ("crop_padding", "cutout"):
         assert main(["train", "--dataset", "toy", "--whitening", "zca", f"--augmentation.{name}", "2"]) == 2
-        assert f"whitening and augmentation.{name}" in capsys.readouterr().err
+        assert f"augmentation.{name}" in capsys.readouterr().err

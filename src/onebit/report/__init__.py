@@ -45,15 +45,11 @@ def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[
 def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The tables of continual learning as numbers, one per group of runs that differ only in the seed.
 
-    Args:
-        runs: see `write_report`; runs of a single task are left out.
+    For `runs` and errors see `write_report`; runs of a single task are left out.
 
     Returns:
         For each group: label, folders, seeds, number of tasks, mean seconds, and `table`, with a row for each method,
         test mode, BatchNorm statistics and task: the accuracy on each task so far and their mean, over the seeds.
-
-    Raises:
-        DataError, FormatError, UsageError: see `write_report`.
     """
     return [task_numbers(group) for group in read_groups(runs)[1]]
 
@@ -61,10 +57,8 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The comparison of a report as numbers: one row per group of finished runs on the same data, a seed each.
 
-    An unfinished run, and another run of the same seed, has a row of its own.
-
-    Args:
-        runs: see `write_report`; those of several tasks are left out.
+    An unfinished run, and another run of the same seed, has a row of its own. For `runs` and errors see `write_report`;
+    runs of several tasks are left out.
 
     Returns:
         For each row: label, folders, seeds, epochs done and planned, whether it is finished, mean seconds; `validation`
@@ -72,9 +66,6 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
         standard deviation (n − 1; None for one run); `size`: binary and all weights, and bytes when packed (None if
         unknown).
         Segmentation runs also have a list `masks`: split, test mode, mean IoU and Dice.
-
-    Raises:
-        DataError, FormatError, UsageError: see `write_report`.
     """
     return [run_numbers(group) for group in read_groups(runs)[0]]
 

@@ -24,7 +24,7 @@ from onebit.runs.model import Training, build_training
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
-from onebit.runs.trackers import open_trackers, tracking
+from onebit.runs.trackers import open_trackers, stopping
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.files import is_of_epoch, refuse_other_data
@@ -40,13 +40,14 @@ def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
     """The data of a recipe, with its split and preprocessing."""
-    augmentation = recipe.augmentation
-    for name in ("crop_padding", "cutout"):
-        if recipe.whitening is not None and getattr(augmentation, name):
-            raise UsageError(f"whitening and augmentation.{name}: black pixels are not whitened; leave one out")
-    for name in ("crop_padding", "flip", "cutout", "min_area", "first_size"):
-        if (recipe.permutation is not None or recipe.continual.tasks) and getattr(augmentation, name):
-            raise UsageError(f"permutation and augmentation.{name}: permuted pixels have no neighbors; leave one out")
+    permuted = recipe.permutation is not None or bool(recipe.continual.tasks)
+    for change, is_on, names in (
+        ("whitening", recipe.whitening is not None, ("crop_padding", "cutout")),  # whose black is not whitened
+        ("permutation", permuted, ("crop_padding", "flip", "cutout", "min_area", "first_size")),
+    ):
+        for name in names:
+            if is_on and getattr(recipe.augmentation, name):
+                raise UsageError(f"{change} does not go with augmentation.{name}: leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
@@ -206,14 +207,8 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
         ranks.first(lambda: refuse_other_data(stage, data))
         if not ranks.first((stage / RESULT_FILE).exists):
             train_stage(before, data, stage, resume=resume, **options)
-    spent = ranks.first(lambda: _result_of(stage).seconds or 0.0)
+    spent = ranks.first(lambda: (RunResult.read(stage) or RunResult({})).seconds or 0.0)
     return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
-
-
-def _result_of(folder: Path) -> RunResult:
-    result = RunResult.read(folder)
-    assert result is not None  # the training has just written it
-    return result
 
 
 def _refuse_lost_stage(folder: Path) -> None:
@@ -265,7 +260,12 @@ def train_stage(
         for tracker in tracked:  # a training that was killed may have written a checkpoint and called no tracker
             tracker.epoch(row)
 
-    with tracking(tracked, on_epoch) as epoch_done:
+    def epoch_done(row: EpochLog) -> None:
+        restored(row)
+        if on_epoch is not None:
+            on_epoch(row)
+
+    with stopping(tracked):
         begun = recipe.init_from if start is None else None  # the epochs before `start` were another training
         exact, facts = replace(recipe, precision=machine.precision, init_from=begun), facts_of(recipe, data)
         history = fit_recipe(

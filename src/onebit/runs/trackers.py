@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -144,23 +144,10 @@ def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: 
 
 
 @contextmanager
-def tracking(
-    trackers: Sequence[Tracker], on_epoch: Callable[[EpochLog], None] | None
-) -> Iterator[Callable[[EpochLog], None]]:
-    """The context in which trackers follow a training; an error or Ctrl-C stops them.
-
-    Yields:
-        What to call after each epoch; it calls `on_epoch` last.
-    """
-
-    def epoch_done(row: EpochLog) -> None:
-        for tracker in trackers:
-            tracker.epoch(row)
-        if on_epoch is not None:
-            on_epoch(row)
-
+def stopping(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """The context of a training that trackers follow; an error or Ctrl-C stops them."""
     try:
-        yield epoch_done
+        yield
     except BaseException:  # Ctrl-C too
         for tracker in trackers:
             tracker.stop()
