@@ -65,5 +65,3 @@ def test_what_is_no_json_is_named(tmp_path: Path) -> None:
         (tmp_path / "continual.json").write_bytes(data)
         with pytest.raises(FormatError):
             read_table(tmp_path / "continual.json")
-    with pytest.raises(FormatError):
-        read_table(tmp_path / "gone")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import atomic_files, refuse_foreign
-from onebit.errors import DataError
 from onebit.report.curves import plot_history, write_curves
 from onebit.report.drawing import Picture
 from onebit.report.health_picture import has_health, plot_health
@@ -36,8 +35,6 @@ __all__ = [
 
 def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
     """The groups of a report: of runs on one task, and on several tasks; for errors see `write_report`."""
-    if not folders:
-        raise DataError("there is no run to report")
     single, several = find_folders(folders)
     return group_runs(read_runs(single)), group_runs(read_task_runs(several))
 
@@ -94,9 +91,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        DataError: no run given, a folder that is not a run, a run without an epoch, or several tasks of which none is
-            finished; nothing is written then.
-        FormatError, UsageError: a damaged file of a run; the message names the file and, if it has lines, the line.
+        DataError, FormatError, OSError: a run without an epoch or a finished task, a damaged or missing file of a run;
+            nothing is written then.
         UsageError: a file of such a name is there, and onebit has not written it. OnebitError, OSError: a file cannot
             be written. Nothing is changed then.
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onebit.errors import DataError
 from onebit.report.drawing import GREY, Picture, add_title, band_key, curve_color, draw_mean, label_epochs, picture
 from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable
@@ -87,15 +86,12 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
         data: name of the data set, for the title.
 
     Raises:
-        DataError: a history without an epoch.
         UsageError: `path` is not a .png.
         OnebitError: the file cannot be written.
 
     Example:
         >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP
     """
-    if not history.rows:
-        raise DataError("the history has no epoch to draw")
     _draw_panels(path, [name for name in PANELS if _has(name, [history])], [Curve("", (history,))], data)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onebit.errors import DataError
 from onebit.report.drawing import add_title, picture, whole_ticks
 from onebit.report.wording import printable
 from onebit.train.history import History
@@ -38,14 +37,11 @@ def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "
         history: the result of `fit`. path: ends in .png. name: of the run, for the title.
 
     Raises:
-        DataError: a history without the health of a layer.
         UsageError: `path` is not a .png. OnebitError: the file cannot be written.
 
     Example:
         >>> plot_health(history, "health.png")  # doctest: +SKIP
     """
-    if not has_health(history):
-        raise DataError("the history has no health of a layer")
     layers = {measure: _layers(history, measure) for measure in MEASURES}
     layers = {measure: names for measure, names in layers.items() if names}
     rows, most = -(-len(layers) // 2), max(map(len, layers.values()))

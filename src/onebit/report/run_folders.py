@@ -242,12 +242,11 @@ def flat_settings(folder: Path) -> dict[str, Any]:
 
 def _read_metrics(folder: Path) -> History:
     path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise DataError(f"{folder}: not a run folder: it has no metrics.jsonl")
+    content = read_regular(path, largest=MOST_METRICS)
     try:
-        lines = read_regular(path, largest=MOST_METRICS).decode("utf-8").split("\n")
+        lines = content.decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
     if not history.rows:
         raise DataError(f"{folder}: the run has no finished epoch yet")

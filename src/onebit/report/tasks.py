@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
 from onebit.report.wording import mean_sd, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
-from onebit.train.history import TABLE_FILE, task_folders
+from onebit.train.history import TABLE_FILE
 
 MARKERS = "osD^vP*X"
 LEGEND_TASKS = 25
@@ -76,10 +75,6 @@ def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
 
 
 def _read(folder: Path, name: str) -> TaskRun:
-    if not (folder / TABLE_FILE).exists():
-        raise DataError(
-            f"{folder}: no task is finished yet; continue with --resume, or report {task_folders(folder)[0]}"
-        )
     return TaskRun(name, flat_settings(folder), read_table(folder / TABLE_FILE), data=data_of(folder))
 
 

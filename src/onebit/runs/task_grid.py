@@ -63,7 +63,7 @@ def read_table(path: Path) -> TaskTable:
         if not whole or not 1 <= max(cell.task for cell in cells) <= table.tasks <= MOST_TASKS:
             raise ValueError("a row is not one cell for each task seen so far")
         return table
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)[:200]})") from None
 
 
