@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onebit.cli.output import answer_either, percent
 from onebit.cli.parsing import Parser
 from onebit.common.text import NetSize, size, table
+from onebit.data import DATASETS
+from onebit.evaluation.loss_table import LOSSES
 from onebit.export import EXPORTS
+from onebit.nets import net_names, shipped_path
+from onebit.optim.optimizer_table import OPTIMIZERS
+from onebit.packed import Card, PackedNet, Quantize, RealWeights, Requantize, Sign, Threshold, load
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
-
-if TYPE_CHECKING:
-    from onebit.packed import PackedNet
+from onebit.recipe.optimizer import SCHEDULES
 
 
 def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -20,19 +24,12 @@ def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
     return {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in entries.items()}
 
 
-def _recipes() -> dict[str, str]:
-    """complete recipes by name: onebit train NAME"""
-    return {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()}
-
-
 def _methods() -> dict[str, str]:
-    """published ways to train a binary net: onebit train --method NAME"""
-    return {
-        name: "weights {weight_quantizer}, inputs {input_quantizer}".format_map(
-            {key: quantizer or "real" for key, quantizer in parts["model"].items()}
-        )
-        for name, parts in methods().items()
-    }
+    found = {}
+    for name, parts in methods().items():
+        weights, inputs = (parts["model"][f"{part}_quantizer"] or "real" for part in ("weight", "input"))
+        found[name] = f"weights {weights}, inputs {inputs}"
+    return found
 
 
 def _models() -> dict[str, str]:
@@ -58,17 +55,11 @@ def _models() -> dict[str, str]:
 
 
 def _quantizers() -> dict[str, str]:
-    """functions that make weights ±1, inputs ±1 or of few bits: --model.weight_quantizer, --model.input_quantizer"""
-    from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
-
-    weights = {f"weights: {name}": text for name, text in _first_lines(WEIGHT_QUANTIZERS).items()}
-    return weights | {f"inputs: {name}": text for name, text in _first_lines(INPUT_QUANTIZERS).items()}
+    tables = {"weights": WEIGHT_QUANTIZERS, "inputs": INPUT_QUANTIZERS}
+    return {f"{kind}: {name}": text for kind in tables for name, text in _first_lines(tables[kind]).items()}
 
 
 def _optimizers() -> dict[str, str]:
-    """onebit train --optimizer NAME"""
-    from onebit.optim import OPTIMIZERS
-
     of_torch = {
         name: f"torch.optim.{kind.__name__} with the latent clip"
         for name, kind in OPTIMIZERS.items()
@@ -77,24 +68,7 @@ def _optimizers() -> dict[str, str]:
     return {**_first_lines(OPTIMIZERS), **of_torch}
 
 
-def _losses() -> dict[str, str]:
-    """those of classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)"""
-    from onebit.evaluation.losses import LOSSES
-
-    return {name: f"{LOSSES.entry(name).task}: {text}" for name, text in _first_lines(LOSSES).items()}
-
-
-def _schedules() -> dict[str, str]:
-    """courses of the learning rate: onebit train --schedule NAME"""
-    from onebit.train.schedules import SCHEDULES
-
-    return dict.fromkeys(SCHEDULES, "")
-
-
 def _datasets() -> dict[str, str]:
-    """data sets, and your own images, masks and arrays: onebit train --dataset NAME"""
-    from onebit.data import DATASETS
-
     found = {}
     for name, entry in DATASETS.items():
         facts = ""
@@ -107,10 +81,7 @@ def _datasets() -> dict[str, str]:
 
 
 def nets() -> dict[str, dict[str, Any]]:
-    """packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME"""
-    from onebit.nets import net_names, shipped_path
-    from onebit.packed import Card, RealWeights, load
-
+    """What is known of each packed net that comes with onebit."""
     found = {}
     for name in net_names():
         file = shipped_path(name)
@@ -136,8 +107,6 @@ def nets() -> dict[str, dict[str, Any]]:
 
 def _bits(net: PackedNet) -> str:
     """Bits of weights and activations, as in W1A8; with real weights in some layer, W1/32."""
-    from onebit.packed import Quantize, RealWeights, Requantize, Sign, Threshold
-
     steps = [node.most - node.least for node in net.nodes if isinstance(node, (Quantize, Requantize))]
     bits = max(steps).bit_length() if steps else 32
     if net.certificate is not None and net.certificate.activations is not None:
@@ -156,34 +125,41 @@ def _net_rows(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _exports() -> dict[str, str]:
-    """formats of other software: onebit export RUN --to NAME"""
-    return {name: target.text for name, target in EXPORTS.items()}
-
-
-TABLES: dict[str, Callable[[], Mapping[str, Any]]] = {
-    "nets": nets,
-    "recipes": _recipes,
-    "methods": _methods,
-    "models": _models,
-    "quantizers": _quantizers,
-    "optimizers": _optimizers,
-    "losses": _losses,
-    "schedules": _schedules,
-    "datasets": _datasets,
-    "exports": _exports,
+LISTS: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
+    "nets": ("packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME", nets),
+    "recipes": (
+        "complete recipes by name: onebit train NAME",
+        lambda: {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()},
+    ),
+    "methods": ("published ways to train a binary net: onebit train --method NAME", _methods),
+    "models": ("nets: onebit train --model NAME", _models),
+    "quantizers": (
+        "functions that make weights ±1, inputs ±1 or of few bits: --model.weight_quantizer, --model.input_quantizer",
+        _quantizers,
+    ),
+    "optimizers": ("onebit train --optimizer NAME", _optimizers),
+    "losses": (
+        "those of classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)",
+        lambda: {name: f"{LOSSES.entry(name).task}: {text}" for name, text in _first_lines(LOSSES).items()},
+    ),
+    "schedules": ("courses of the learning rate: onebit train --schedule NAME", lambda: dict.fromkeys(SCHEDULES, "")),
+    "datasets": ("data sets, and your own images, masks and arrays: onebit train --dataset NAME", _datasets),
+    "exports": (
+        "formats of other software: onebit export RUN --to NAME",
+        lambda: {name: target.text for name, target in EXPORTS.items()},
+    ),
 }
 
 
 def parser() -> Parser:
     made = Parser("list", "Everything that can be named.", "json")
-    made.add_argument("what", nargs="?", choices=TABLES)
+    made.add_argument("what", nargs="?", choices=LISTS)
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
+    rows = LISTS[args.what][1]() if args.what else {name: text for name, (text, _) in LISTS.items()}
     text = table(_net_rows(rows), right=(3, 4, 5)) if args.what == "nets" else table([[*row] for row in rows.items()])
     answer_either({args.what or "kinds": rows}, text, as_json=args.json)
     return 0
