@@ -109,24 +109,6 @@ def draw_answers(test: onebit.data.Split, path: Path, *, data: str) -> None:
     print(path)
 
 
-def show_speed(dataset: str) -> None:
-    """Compare the speed of the packed net with that of the float32 net with the same weights, on one thread."""
-    import torch
-
-    from benchmarks.nets import time_net
-
-    best = onebit.native.instruction_set()
-    if best is None:
-        print("\nthe native library is not installed: the packed net runs in numpy here, and has no speed to show")
-        return
-    torch.set_num_threads(1)
-    model = onebit.runs.run.open_run(FOLDER).model
-    print(f"\nthe packed net on one thread ({best.name}), against the float32 net in torch:", flush=True)
-    for row in time_net(dataset, model.eval(), (1, 256), rounds=5, seconds=0.01):
-        if row["variant"] == best.name:
-            print(f"  {row['batch']:>3} images: {row['us']:7.1f} µs, {row['torch_speedup']:.1f} times as fast")
-
-
 def main() -> None:
     started = time.perf_counter()
     dataset = choose_data()
@@ -139,7 +121,7 @@ def main() -> None:
     test = onebit.load_dataset(dataset).test
     digits = write_digits(test)
     classify(digits)
-    show_speed(dataset)
+    run_onebit("bench", str(NET))
     run_onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
     draw_answers(test, FOLDER / "predictions.png", data=f"{dataset} test")
     run_onebit("export", str(NET), "--to", "html", "-o", str(PAGE))
