@@ -30,7 +30,7 @@ from onebit.runs.model import build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
-from onebit.train.fit_data import FitData, batch_size_of, fit_data
+from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
@@ -136,7 +136,8 @@ class Trainer:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
         """
         batch_size, given = self._settings.get("batch_size"), self._given
-        source = data if isinstance(data, str) else _own_data(data, validation, batch_size)
+        named = isinstance(data, (str, Dataset))
+        source: Any = data if named else fit_data(data, validation, batch_size=batch_size)
         name = source if isinstance(source, str) else source.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
@@ -147,14 +148,15 @@ class Trainer:
         elif unused := next((name for name in OF_NAMED if name in self._settings), None):
             raise UsageError(f"{unused} belongs to a data set that is given by its name")
         options: dict[str, Any] = {"folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
-        if isinstance(data, (str, Dataset)) and validation is not None:
+        if named and validation is not None:
             options["validation"] = validation
         if given is not None:
             torch.manual_seed(recipe.seed)
             binarized_(given, recipe.model).to(resolve_device(recipe.device))
         with own_threads(recipe), lock_folder(folder):
-            if isinstance(source, Dataset):
-                recipe = replace(recipe, validation=len(source.validation))
+            if isinstance(source.train, Split):
+                held_out = source.validation
+                recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)
                 options["facts"] = facts_of(recipe, source)
             elif given is None:
                 raise UsageError(f"{recipe.model.name} takes uint8 images (N, C, H, W) in memory: pass your own module")
@@ -202,7 +204,7 @@ class Trainer:
         Raises:
             UsageError: images of another dtype than uint8, or an unknown test mode.
         """
-        if isinstance(self._data, Dataset):
+        if isinstance(self._data.train, Split):
             images = np.asarray(images)
             if images.dtype != np.uint8:  # numbers up to 1 would be nearly black
                 raise UsageError(f"images: got {images.dtype}, expected uint8")
@@ -229,14 +231,3 @@ class Trainer:
         defaults = default_settings(build_recipe(chosen), method=self.method, given=list(flatten(settings)))
         named = {"name": f"{Path(dataset).name}-{settings['model']['name']}-{self.method}"}
         return build_recipe(merge(merge(defaults, named), chosen))
-
-
-def _own_data(data: Any, validation: Any, batch_size: int | None) -> Dataset | FitData:
-    """Data that are not named: images with labels as a `Dataset` without a test split, all other data as they are."""
-    if isinstance(data, Dataset):
-        return data
-    own = fit_data(data, validation, batch_size=batch_size)
-    if not isinstance(own.train, Split) or not isinstance(own.validation, (Split, type(None))):
-        return own
-    empty = own.train[:0]
-    return Dataset(own.name, own.train, own.validation or empty, empty, own.classes)

@@ -98,7 +98,7 @@ def build_training(
     """Seed torch, then build the objects of a recipe for some data.
 
     Args:
-        model: trained on instead of the one that the recipe describes, which only a `Dataset` fits.
+        model: trained on instead of the one that the recipe describes, which only images fit.
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
@@ -107,7 +107,7 @@ def build_training(
     if start is not None:
         recipe = replace(recipe, init_from=str(start))
     if model is None:
-        assert isinstance(data, Dataset)
+        assert isinstance(data.train, Split)
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
@@ -116,7 +116,7 @@ def build_training(
         raise UsageError(
             f"weight_quantizer is {recipe.model.weight_quantizer}, but {recipe.name!r} has no binary layer"
         )
-    if isinstance(data, Dataset):
+    if isinstance(data.train, Split):
         refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
         check_size: Any = getattr(model, "check_size", None)
         if check_size is not None:
@@ -130,10 +130,10 @@ def build_training(
 
 def _counts(recipe: Recipe, data: Dataset | FitData) -> tuple[int, int]:
     """Training images, and their labels: one for each image or for each pixel."""
-    if isinstance(data, Dataset):
+    if isinstance(data.train, Split):
         labels = data.train.labels
         return len(labels), len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    assert not isinstance(data.train, Split)  # else it is a Dataset
+    assert isinstance(data, FitData)
     _, targets = next(data.train.batches())
     samples, steps = epoch_size(data, recipe.batch_size)
     return steps * recipe.batch_size, samples * labels_per_sample(targets, task_of(recipe.loss))

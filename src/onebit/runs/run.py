@@ -126,7 +126,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
     )
 
 
-def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
+def facts_of(recipe: Recipe, data: Dataset | FitData) -> dict[str, Any]:
     """What a weight file of a run stores so that `open_run` can build the net again."""
     return {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
 
