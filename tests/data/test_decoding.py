@@ -87,13 +87,14 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded("rgba.png", alpha), on_black)
 
 
-def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
+    """Versions of Pillow differ in the size that they give a turned TIFF."""
     rgb, exif = Image.fromarray(picture(4)), Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    path = save(tmp_path / "a.png", rgb, exif=exif)
+    exif[ORIENTATION] = 6  # turned by a quarter
+    path = save(tmp_path / f"a{suffix}", rgb, exif=exif)
     assert image_size(path) == (16, 12)
     np.testing.assert_array_equal(decode_image(path, (16, 12)), np.rot90(np.asarray(rgb), -1))
-    np.testing.assert_array_equal(decode_image(path, (16, 12)), np.asarray(ImageOps.exif_transpose(Image.open(path))))
 
 
 def test_a_turned_jpeg_keeps_its_detail(tmp_path: Path) -> None:
@@ -107,15 +108,6 @@ def test_a_turned_jpeg_keeps_its_detail(tmp_path: Path) -> None:
     size = (10, 40)
     expected = decode_image(plain, size).astype(int)
     assert np.abs(decode_image(turned, size).astype(int) - expected).mean() < 4
-
-
-def test_a_turned_tiff_has_the_size_that_viewers_show(tmp_path: Path) -> None:
-    """Versions of Pillow differ in the size that they give it."""
-    rgb, exif = Image.fromarray(picture(4)), Image.Exif()
-    exif[0x0112] = 6
-    path = save(tmp_path / "a.tif", rgb, exif=exif)
-    assert image_size(path) == (16, 12)
-    np.testing.assert_array_equal(decode_image(path, (16, 12)), np.rot90(np.asarray(rgb), -1))
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,3 @@ def test_a_copy_has_the_same_digest_and_other_folders_do_not(tmp_path: Path) -> 
     (tmp_path / "two" / "train/a/1.png").write_bytes(b"12")
     others = [digest("two"), digest("three", *files, "train/b/2.png"), digest("four", "train/a/2.png", *files[1:])]
     assert len({same, *others}) == 4
-
-
-def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"{name}/{k}.png" for name in "ab" for k in range(3)), "a/notes.txt", "b/x.webm", "b/.hidden")
-    assert "no images: 2 (such as notes.txt)" in list_folder(tmp_path).note

@@ -28,19 +28,6 @@ def test_every_image_has_its_pixels_in_the_same_new_order() -> None:
     assert permuted.note == "pixels permuted with seed 7"
 
 
-def test_the_seed_determines_the_order() -> None:
-    data = colors()
-    once, again, other = (permute_pixels(data, seed).train.images for seed in (1, 1, 2))
-    assert np.array_equal(once, again)
-    assert not np.array_equal(once, other)
-
-
-def test_an_empty_split_stays_empty() -> None:
-    data = colors()
-    bare = Dataset("bare", data.train, data.validation[:0], data.test, data.classes)
-    assert permute_pixels(bare, 1).validation.images.shape == (0, 3, 5, 4)
-
-
 def test_masks_are_refused() -> None:
     masks = np.zeros((12, 5, 4), np.uint8)
     images = colors().train.images
