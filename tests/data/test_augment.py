@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onebit.data import Augmentation, TrainingImages
-from onebit.data.augment import LARGEST_LOG_RATIO
+from onebit.data.batches import LARGEST_LOG_RATIO
 from onebit.data.resizing import resized_crops
 from onebit.errors import UsageError
 

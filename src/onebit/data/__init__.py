@@ -5,6 +5,7 @@ from __future__ import annotations
 from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
+from onebit.data.decoding import StreamedImages, prefetched, read_batches
 from onebit.data.mask_folder import mask_classes, named_as, read_mask
 from onebit.data.mask_scores import (
     VOID,
@@ -28,7 +29,6 @@ from onebit.data.splits import (
     refuse_held_out,
     refuse_other_classes,
 )
-from onebit.data.streaming import StreamedImages, prefetched, read_batches
 from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
 from onebit.data.toy import make_toy
 from onebit.data.whitening import whiten

@@ -1,11 +1,13 @@
-"""Image files to pixels, in threads: Pillow decodes and resizes outside of Python's global lock."""
+"""Image files to pixels, all at once or when they are indexed, in threads: Pillow works outside of Python's lock."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,8 @@ import numpy.typing as npt
 from onebit.common.pictures import fitted, opened, upright_size
 from onebit.data.resizing import Images, crop_box
 from onebit.errors import DataError
+
+_T = TypeVar("_T")
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -73,3 +77,78 @@ def decode_each(
         return
     with ThreadPoolExecutor(default_workers() if workers is None else workers, "onebit decoding") as threads:
         yield from threads.map(decoded, *jobs)
+
+
+class StreamedImages:
+    """Image files that do not fit in memory and are decoded when they are indexed.
+
+    It has the shape, dtype and length of a uint8 array (N, 3, H, W). Indexing with a slice, a mask or an array of
+    indices reads those images into an ndarray with NHWC memory; `subset` selects images without reading them.
+
+    Args:
+        paths: (N,), the files.
+        size: (H, W), see `decode_image`.
+        workers: number of threads that decode; 0 decodes in this one; None means one for each CPU.
+
+    Example:
+        >>> streamed = load_dataset("imagenet", directory=folder).test.images  # doctest: +SKIP
+        >>> streamed[:2].shape  # doctest: +SKIP
+        (2, 3, 224, 224)
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self, paths: Sequence[str] | npt.NDArray[np.object_], size: tuple[int, int], *, workers: int | None = None
+    ) -> None:
+        self.paths, self.size, self.workers = np.asarray(paths, object), size, workers
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self), 3, *self.size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Images:
+        images = self.subset(index).read().transpose(0, 3, 1, 2)
+        return images if np.ndim(self.paths[index]) else images[0]
+
+    def subset(self, index: Any) -> StreamedImages:
+        """The images at an index, a slice, mask or array of indices, without reading them."""
+        return StreamedImages(np.atleast_1d(self.paths[index]), self.size, workers=self.workers)
+
+    def read(self, crops: npt.NDArray[np.float64] | None = None) -> Images:
+        """All images, (N, H, W, 3); with `crops` a random part of each, see `resizing.crop_box`."""
+        pixels = np.empty((len(self), *self.size, 3), np.uint8)
+        for out, decoded in zip(
+            pixels, decode_each(self.paths.tolist(), self.size, crops=crops, workers=self.workers), strict=True
+        ):
+            if isinstance(decoded, DataError):
+                raise decoded
+            out[...] = decoded
+        return pixels
+
+    def __repr__(self) -> str:
+        return f"StreamedImages({len(self)} images of {'×'.join(map(str, self.shape[1:]))})"
+
+
+def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
+    """Iterate over `items` in a background thread, up to `ahead` items in advance."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "onebit prefetch") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(ahead))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_batches(images: Images | StreamedImages, indices: Sequence[Any]) -> Iterator[Images]:
+    """`images[index]` for each slice or array in `indices`; streamed images are read ahead."""
+    batches = (images[index] for index in indices)
+    return prefetched(batches) if isinstance(images, StreamedImages) else batches

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.data.decoding import decode_each, image_size
+from onebit.data.decoding import StreamedImages, decode_each, image_size
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.listing import Listing, list_folder
 from onebit.data.resizing import Images
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
-from onebit.data.streaming import StreamedImages
 from onebit.errors import DataError, UsageError
 
 STREAMED_ABOVE = 1 << 30

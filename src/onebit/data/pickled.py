@@ -39,10 +39,6 @@ def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about odd escapes in texts that are refused anyway
             _check_instructions(content)
             entries = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
-        if not isinstance(entries, dict):
-            raise ValueError(f"got a {type(entries).__name__}, expected a dictionary")
-        if unknown := [key for key in entries if not isinstance(key, (str, bytes))]:
-            raise ValueError(f"got a {type(unknown[0]).__name__} as a key, expected a name")
         # a newer Python may have written the names as bytes
         names = (key if isinstance(key, str) else key.decode("latin-1") for key in entries)
         return dict(zip(names, map(_array, entries.values()), strict=True))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onebit.data.decoding import StreamedImages
 from onebit.data.mask_scores import VOID, is_counted
-from onebit.data.streaming import StreamedImages
 from onebit.errors import DataError, UsageError
 
 Labels = npt.NDArray[np.int64]
@@ -27,8 +27,8 @@ STATISTICS_IMAGES = 10_000
 MOST_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
-_STATISTICS_PIXELS = 1 << 22
-"""Counted at a time: `bincount` takes 8 bytes for each."""
+_STATISTICS_PIXELS = 1 << 20
+"""Summed at a time, as float64."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,16 +83,14 @@ class Split:
         images, chosen = self.images, np.arange(len(self))
         if isinstance(images, StreamedImages) and len(images) > STATISTICS_IMAGES:
             chosen = np.sort(np.random.default_rng(0).choice(len(images), STATISTICS_IMAGES, replace=False))
-        chunk = max(1, _STATISTICS_PIXELS // max(math.prod(images.shape[1:]), 1))
-        counts = np.zeros((images.shape[1], 256), np.int64)
+        channels, *side = images.shape[1:]
+        chunk, total = max(1, _STATISTICS_PIXELS // max(math.prod(images.shape[1:]), 1)), len(chosen) * math.prod(side)
+        sums = np.zeros((2, channels))  # whole numbers below 2**53
         for start in range(0, len(chosen), chunk):
-            part = images[chosen[start : start + chunk]]
-            for channel in range(len(counts)):
-                counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
-        levels, total = np.arange(256), counts.sum(axis=1)
-        mean = counts @ levels / total
-        variance = counts @ np.square(levels) / total - np.square(mean)
-        return mean.tolist(), np.sqrt(variance).tolist()
+            part = images[chosen[start : start + chunk]].astype(np.float64)
+            sums += part.sum(axis=(0, 2, 3)), np.square(part, out=part).sum(axis=(0, 2, 3))
+        mean, squares = sums / total
+        return mean.tolist(), np.sqrt(squares - np.square(mean)).tolist()
 
     def __repr__(self) -> str:
         return f"Split({len(self)} images of {'×'.join(map(str, self.images.shape[1:]))})"

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from onebit.data.decoding import StreamedImages
 from onebit.data.splits import Dataset, Split
-from onebit.data.streaming import StreamedImages
 from onebit.errors import UsageError
 
 ADDED = 0.1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onebit.common.augmentation import Augmentation
 from onebit.data import TrainingImages, TrainingSamples, prefetched
-from onebit.data.augment import draw
+from onebit.data.batches import draw
 
 Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
 """For each batch, the indices of its samples for all processes, and the part that this process makes."""
