@@ -55,7 +55,7 @@ def _models() -> dict[str, str]:
 
 
 def _quantizers() -> dict[str, str]:
-    tables = {"weights": WEIGHT_QUANTIZERS, "inputs": INPUT_QUANTIZERS}
+    tables: dict[str, Mapping[str, Any]] = {"weights": WEIGHT_QUANTIZERS, "inputs": INPUT_QUANTIZERS}
     return {f"{kind}: {name}": text for kind in tables for name, text in _first_lines(tables[kind]).items()}
 
 
