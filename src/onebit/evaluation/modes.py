@@ -94,10 +94,10 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
     if weights == "mean":
         mean = getattr(layer.weight_quantizer, "mean", None)
         return None if mean is None else layer.own_layout(mean(layer.latent().detach()))
-    if weights not in ("binary", "sample"):
-        raise _no_mode(weights)
-    parts = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
-    return None if parts is None else layer.dense(parts)
+    if weights == "sample":
+        parts = layer.sample_weight(generator=generator)
+        return None if parts is None else layer.dense(parts)
+    return layer.dense(layer.binary_weight()) if weights == "binary" else None
 
 
 @torch.no_grad()
@@ -198,13 +198,9 @@ def parse_weights(weights: str) -> tuple[str, int]:
     if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
     if weights not in ("latent", "binary", "mean", "sample", *WITHOUT_BINARY_LAYERS):
-        raise _no_mode(weights)
+        modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
+        raise UsageError(f"weights must be {modes}, got {weights!r}")
     return weights, 1
-
-
-def _no_mode(weights: str) -> UsageError:
-    modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
-    return UsageError(f"weights must be {modes}, got {weights!r}")
 
 
 def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, str]:
