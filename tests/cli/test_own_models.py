@@ -129,8 +129,7 @@ def edited(here: Path, text: str = "\n# another line\n") -> None:
 def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
     train: Callable[..., Outcome], onebit: Onebit, here: Path
 ) -> None:
-    done = train("--model.hidden", "12", "--method", "binaryconnect", "--epochs", "2")
-    assert "nets.py:Net gets standardized images" in done.err
+    train("--model.hidden", "12", "--method", "binaryconnect", "--epochs", "2")
     accuracy = json.loads((here / "run" / "result.json").read_text())["test"]["binary"]["accuracy"]
     assert accuracy > 0.5
 

@@ -145,9 +145,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     if command.flags.classes not in (None, len(data.classes)):
         raise UsageError(f"--model_config: num_classes is {command.flags.classes}, {data.name} has {len(data.classes)}")
     if recipe.model.is_own:
-        recipe, notes = settle_input(recipe, data)
-        for note in notes if ranks.writes else ():
-            say(f"note: {note}")
+        recipe = settle_input(recipe, data)
 
     named = f"--model {shlex.quote(recipe.model.name)} " if recipe.model.is_own else ""
     listed = f"--seeds {','.join(map(str, command.seeds))} " if command.seeds else ""

@@ -92,23 +92,20 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, arguments=arguments))
 
 
-def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
-    """A recipe of a custom model with a definite input coding, and notes about the model; any other as it is."""
+def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
+    """A recipe of a custom model with a definite input coding: none for a model that takes uint8 images."""
     settings = recipe.model
-    if not settings.is_own:
-        return recipe, []
     model = build_own(settings, input_shape=data.input_shape)
     refuse_other_quantizers(model, settings, way="--model.{kind}_quantizer {name}, or the --method of the module")
     if settings.coding != "auto":
-        return recipe, []
-    pixels = torch.zeros(2, *data.input_shape, dtype=torch.uint8)
+        return recipe
+    coding = "none"
     try:
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            model.eval()(pixels)
+            model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     except Exception:  # the training reports what is wrong with a model that takes no images at all
-        settings = dataclasses.replace(settings, coding="standardize")
-        return dataclasses.replace(recipe, model=settings), [f"{settings.name} gets standardized images, not uint8"]
-    return dataclasses.replace(recipe, model=dataclasses.replace(settings, coding="none")), []
+        coding = "standardize"
+    return dataclasses.replace(recipe, model=dataclasses.replace(settings, coding=coding))
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:

@@ -30,8 +30,6 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
         if bad := int(torch.count_nonzero(torch.isnan(layer.weight))):
             raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
         weights[id(layer)] = layer.dense(layer.binary_weight())
-    if not weights:
-        raise NotBinaryError("the net has no binary layer: all its weights are real")
     latents = latent_keys(model, shared=True)
     state = {}
     for key, value in model.state_dict().items():
