@@ -147,9 +147,7 @@ def test_outputs_that_were_not_compared_as_labels_are_numbers(
     for verb in ("evaluate", "verify"):
         refused = onebit(verb, net)
         assert (refused.status, refused.out) == (2, "")
-        assert refused.line.endswith(
-            "takes no images, data sets are images with labels: onebit predict gives its outputs"
-        )
+        assert "labels" in refused.line
 
 
 def test_inspect_shows_input_and_outputs(onebit: Onebit, net: Path, packed_file: Path) -> None:

@@ -122,10 +122,10 @@ def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:
     from onebit.report import plot_weights
     from onebit.train.weights import read_state, weight_file
 
-    if run is None:
-        title = f"{Path(found.file).name}: {found.verdict} weights"
-        plot_weights(read_state(weight_file(Path(path)))[0], Path(picture), title=title)
-        return
-    kind = "weights" if run.recipe.model.weight_quantizer is None else "latent weights"
-    epoch = f" after epoch {found.facts['epoch']}" if "epoch" in found.facts else ""
-    plot_weights(run.model, Path(picture), title=f"{run.recipe.name}: {kind}{epoch}")
+    title = f"{Path(found.file).name}: {found.verdict} weights"
+    if run is not None:
+        kind = "weights" if run.recipe.model.weight_quantizer is None else "latent weights"
+        title = f"{run.recipe.name}: {kind}" + (
+            f" after epoch {found.facts['epoch']}" if "epoch" in found.facts else ""
+        )
+    plot_weights(run.model if run else read_state(weight_file(Path(path)))[0], Path(picture), title=title)

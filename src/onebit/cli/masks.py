@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.output import answer_predictions, percent, progress, say
+from onebit.cli.output import percent, progress, say
 from onebit.common.files import OWN, atomic_files, is_own
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader
 from onebit.common.pictures import is_image_name
@@ -44,8 +44,8 @@ COLORS = np.array(
 """Colors of the classes of a mask with more than two; further classes start again with the first."""
 
 
-def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
-    """Write the masks of images into `args.masks`, and print the share of each class.
+def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Write the masks of images into `args.masks`; returns facts about each, and the images that do not decode.
 
     A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
     `../label/NAME.*` has one, and predicted mask.
@@ -61,9 +61,7 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         if (read := reader.read(file)) is not None:
             folder.mkdir(parents=True, exist_ok=True)
             predictions.append(_predict(net, file, read.pixels, folder, invert=args.invert) | {"notes": read.notes})
-    if predictions:
-        say(net.statement)
-    return answer_predictions(args, predictions, _line, reader.failures)
+    return predictions, reader.failures
 
 
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
@@ -77,7 +75,8 @@ def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
         kept.add(os.path.realpath(path))
 
 
-def _line(found: dict[str, Any]) -> str:
+def mask_line(found: dict[str, Any]) -> str:
+    """What was predicted, as text."""
     text = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
     if "accuracy" in found:
         text += f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}"

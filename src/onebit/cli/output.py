@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +11,7 @@ from onebit.common.progress import Progress as Progress
 from onebit.common.progress import print_answer
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
-from onebit.errors import DataError, escaped
+from onebit.errors import escaped
 
 
 def answer(text: str) -> None:
@@ -28,17 +27,6 @@ def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
 def answer_json(value: dict[str, Any]) -> None:
     """The answer as one JSON object on stdout, see `json_text`."""
     print_answer(json_text(value, indent=2, default=str))
-
-
-def answer_predictions(
-    args: Namespace, found: list[dict[str, Any]], line: Callable[[dict[str, Any]], str], failed: list[dict[str, str]]
-) -> int:
-    """The answer of `onebit predict`, a line for each prediction; returns the exit status."""
-    if found or args.json:
-        answer_either(
-            {"net": args.net, "predictions": found, "failed": failed}, "\n".join(map(line, found)), as_json=args.json
-        )
-    return DataError.exit_status if failed else 0
 
 
 def percent(fraction: float) -> str:

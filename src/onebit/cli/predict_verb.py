@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.output import answer_predictions, say
+from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader, image_files
-from onebit.errors import UsageError, escaped
+from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet
 from onebit.runtime import load, run, softmax
 
@@ -43,21 +43,34 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     net = load(args.net)
     shape = net.values[net.output].shape if isinstance(net.output, str) else ()
+    line = _line
     if len(shape) == 3 and net.pixels_have_classes(shape[0]) and is_image(net.input) and not args.values:
-        from onebit.cli.masks import write_masks
+        from onebit.cli.masks import mask_line, write_masks
 
-        return write_masks(net, image_files(args.files), args)
-    if args.masks:
+        line = mask_line
+        predictions, failed = write_masks(net, image_files(args.files), args)
+    elif args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
-    # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
-    labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
+    else:
+        predictions, failed = _predict(net, args, shape)
+    if predictions:
+        say(net.statement)
+    if predictions or args.json:
+        facts = {"net": args.net, "predictions": predictions, "failed": failed}
+        answer_either(facts, "\n".join(map(line, predictions)), as_json=args.json)
+    return DataError.exit_status if failed else 0
+
+
+def _predict(net: PackedNet, args: Any, shape: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The predictions, and the images that do not decode."""
     facts, samples, failed = _samples(args.files, net, invert=args.invert)
     if not samples:
-        return answer_predictions(args, [], _line, failed)
+        return [], failed
     outputs = run(net, np.stack(samples))
+    # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
+    labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
-    say(net.statement)
-    return answer_predictions(args, list(map(dict.__or__, facts, found)), _line, failed)
+    return list(map(dict.__or__, facts, found)), failed
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
