@@ -148,9 +148,7 @@ def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callab
     ("arguments", "message"),
     [
         ([*TOY, "--batch_size", "3"], "batch_size is 3 over all processes: 2 of them need two images each"),
-        ([*TOY, "--batch_size", "5000"], "batch_size is 5000, more than the 1,792 training images"),
         (["--epochz", "3"], "unknown option --epochz"),
-        (["--dataset", "mnits"], "unknown data set 'mnits'"),
         ([*TOY, "--init_from", "nowhere"], "nowhere: no such run folder or file"),
     ],
 )

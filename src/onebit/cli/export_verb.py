@@ -15,8 +15,6 @@ from onebit.export.writing import affordable, check_request
 from onebit.nets import is_packed
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from onebit.data import Dataset
     from onebit.packed import PackedNet
 
@@ -46,8 +44,13 @@ def main(argv: list[str]) -> int:
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
     check_request(args.to, path, options, report=args.report)
-    net, data = _packed_file(args) if is_packed(args.run) else _packed_run(args)
-    inputs, what = (None, "") if data is None else _inputs(net, data, args.images)
+    net, data = _opened(args)
+    inputs, what = None, ""
+    if data is not None:
+        from onebit.data import fitted_to
+
+        images = fitted_to(net, data.test).spread(args.images or affordable(net, IMAGES))
+        inputs, what = images.images[:], f"{len(images):,} {data.name} test images"
     count = args.images if data is None else None
     made = export_net(net, args.to, path, inputs=inputs, count=count, what=what, report=args.report, **options)
     facts = {
@@ -66,25 +69,21 @@ def _options() -> list[str]:
     return sorted({option for target in EXPORTS.values() for option in target.options})
 
 
-def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
-    """The packed net of a `.1bit` file, and the data that it is certified on; None without them."""
-    from onebit.packed import load
+def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
+    """The packed net of a file or of a run, which is certified if its data are at hand, and images to compare on."""
+    data = None
+    if is_packed(args.run):
+        from onebit.packed import load
 
-    net = load(args.run)
-    name = net.certificate.dataset if net.certificate else None
-    if name is None or not _takes_images(net):
-        return net, None
-    with _data_may_lack(args):
-        return net, load_data_of_net(net, name, args)
-    return net, None
-
-
-def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
-    """The packed net of a run or weight file, certified on its data if they are at hand, and these data."""
+        net = load(args.run)
+        if net.certificate is not None and _takes_images(net):
+            with _data_may_lack(args):
+                data = load_data_of_net(net, net.certificate.dataset, args)
+        return net, data
     from onebit.verification.proof import fold_run, pack_run
     from onebit.verification.raw_images import on_raw_images
 
-    run, data = on_raw_images(open_trained(args, args.run)), None
+    run = on_raw_images(open_trained(args, args.run))
     with _data_may_lack(args):
         data = load_data(run, args.data)
     if data is None:
@@ -106,11 +105,3 @@ def _data_may_lack(args: Any) -> Iterator[None]:
 
 def _takes_images(net: PackedNet) -> bool:
     return len(net.input.shape) == 3 and isinstance(net.output, str)
-
-
-def _inputs(net: PackedNet, data: Dataset, most: int | None) -> tuple[np.ndarray, str]:
-    """Test images to compare with, and what they are."""
-    from onebit.data import fitted_to
-
-    images = fitted_to(net, data.test).spread(most or affordable(net, IMAGES))
-    return images.images[:], f"{len(images):,} {data.name} test images"
