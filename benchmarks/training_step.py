@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onebit
@@ -72,8 +73,9 @@ def measure(
     batch = batch or (100 if model == "mlp" else 125)
     set_up_process(threads)
     chosen = [VARIANTS[one] if isinstance(one, str) else one for one in variants]
-    slower = [one.with_(f"{one.name}, ONEBIT_NATIVE=0", kernels=False) for one in chosen if without_kernels]
-    compiled = [one.with_(f"{one.name}, compiled", compiled=True) for one in chosen if compile and one.name in COMPILED]
+    slower = [replace(one, name=f"{one.name}, ONEBIT_NATIVE=0", kernels=False) for one in chosen if without_kernels]
+    compilable = [one for one in chosen if compile and one.name in COMPILED]
+    compiled = [replace(one, name=f"{one.name}, compiled", compiled=True) for one in compilable]
     runs: list[tuple[Run, timing.Timed, float]] = []
     for setting in settings_of(model):
         for variant in (FLOOR, *chosen, *slower, *compiled):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -40,10 +40,6 @@ class Variant:
     recompute: bool = False
     kernels: bool = True
 
-    def with_(self, name: str, **changes: Any) -> Variant:
-        """The same in another way."""
-        return replace(self, name=name, **changes)
-
 
 FLOOR = Variant("plain torch", kernels=False)
 VARIANTS = {
@@ -72,9 +68,6 @@ class Setting:
 
     precision: str
     memory_format: str = "contiguous"
-
-    def __str__(self) -> str:
-        return f"{self.precision} {self.memory_format}"
 
 
 @dataclass
