@@ -80,13 +80,8 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
 def is_replaceable(folder: Path) -> bool:
     """Whether all that training runs would replace there is theirs: a run folder, or one that is empty or not there."""
     begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
-    if (
-        begun
-        or seed_folders(folder)
-        or (folder / ASIDE).is_dir()
-        or (folder / MOVING).is_dir()
-        or not os.path.lexists(folder)
-    ):
+    waiting = any((folder / part).is_dir() for part in (ASIDE, MOVING))
+    if begun or waiting or seed_folders(folder) or not os.path.lexists(folder):
         return True
     # a training that has just begun has locked the folder and written nothing yet
     return folder.is_dir() and not any(path.name != LOCK_FILE for path in folder.iterdir())

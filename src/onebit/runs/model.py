@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onebit.common.tables import resolve
 from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split
@@ -171,21 +171,17 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
 @torch.no_grad()
 def _last_tensors(model: nn.Module, data: Dataset | FitData, *, source: str) -> list[str]:
     """The names of the tensors of the last layer that forward calls, and of those after it."""
-    called: list[str] = []
-    with ExitStack() as stack:
-        stack.enter_context(kept_training(model))
-        for name, module in model.named_modules():
-            if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
-                hook = module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
-                stack.callback(hook.remove)
-        model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
-    with_matrix = {name.rpartition(".")[0] for name, weight in model.named_parameters() if weight.dim() > 1}
-    layers = [i for i, name in enumerate(called) if name in with_matrix]
-    last = called[layers[-1] :] if layers else []
-    if not last or last[0] in called[: layers[-1]]:
-        raise CheckpointError(
-            f"{source}: was trained for other classes, and the model has no last layer of its own that could begin anew"
-        )
+    called: list[nn.Module] = []
+    hook = register_module_forward_pre_hook(lambda module, _: called.append(module))
+    try:
+        with kept_training(model):
+            model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
+    finally:
+        hook.remove()
+    layers = [i for i, module in enumerate(called) if any(p.dim() > 1 for p in module.parameters(recurse=False))]
+    if not layers or called[layers[-1]] in called[: layers[-1]]:
+        raise CheckpointError(f"{source}: was trained for other classes, and the model has no last layer of its own")
+    last = [name for name, module in model.named_modules() if module in called[layers[-1] :]]
     return [key for key in model.state_dict() if any(key.startswith(f"{name}.") for name in last)]
 
 
