@@ -34,7 +34,7 @@ from onebit.recipe import (
     recipe_names,
     recipe_path,
 )
-from onebit.runs.model import build_model, build_training, resolve_device
+from onebit.runs.model import build_model, build_training
 from onebit.runs.plain_state import plain_state_dict
 from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
@@ -151,9 +151,8 @@ def test_a_model_to_be_loaded_needs_no_data(data: Dataset) -> None:
     assert torch.equal(empty.eval()(images), trained.eval()(images))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
-    first, again, other = (build_training(recipe(seed=s), data).model.linear1.weight for s in (seed, seed, 2))
+def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
+    first, again, other = (build_training(recipe(seed=seed), data).model.linear1.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -198,11 +197,6 @@ def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> No
     with pytest.raises(UsageError, match="no binary layer"):
         build_training(recipe(), data, model=plain)
     assert build_training(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
-
-
-def test_the_device_of_auto_is_one_that_works() -> None:
-    assert torch.zeros(1, device=resolve_device("auto")).sum() == 0
-    assert resolve_device("cpu") == torch.device("cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------- what ships
@@ -337,13 +331,6 @@ def test_latents_too_small_for_their_draws_begin_with_their_signs(
     save_weights(tmp_path / "drawn.safetensors", started.model, {})
     again = build_training(dataclasses.replace(drawn, init_from=str(tmp_path / "drawn.safetensors")), data)
     assert all(torch.equal(w, v) for w, v in zip(again.model.parameters(), started.model.parameters(), strict=True))
-
-
-def test_latents_that_are_not_drawn_begin_as_they_are(data: Dataset, tmp_path: Path) -> None:
-    real = build_training(recipe(model={"weight_quantizer": None}, optimizer={"latent_clip": None}), data).model
-    save_weights(tmp_path / "real.safetensors", real, {})
-    started = build_training(recipe(init_from=str(tmp_path / "real.safetensors")), data).model
-    assert torch.equal(started.linear1.weight, real.linear1.weight)
 
 
 def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Dataset, tmp_path: Path) -> None:
