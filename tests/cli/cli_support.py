@@ -44,6 +44,10 @@ class Outcome:
         return last
 
 
+Onebit = Callable[..., Outcome]
+"""The fixture that runs one command in this process."""
+
+
 def command(*arguments: object) -> list[str]:
     """The command line of a process of its own."""
     return [sys.executable, "-m", "onebit", *map(str, arguments)]

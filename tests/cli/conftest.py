@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import SMALL, Outcome
+from cli_support import SMALL, Onebit, Outcome
 
 from onebit.__main__ import main
 
 
 @pytest.fixture
-def onebit(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def onebit(capsys: pytest.CaptureFixture[str]) -> Onebit:
     """Run one command in this process."""
 
     def run(*arguments: object) -> Outcome:

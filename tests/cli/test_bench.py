@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit, Outcome
 
 from onebit.native import instruction_sets, plan
 from onebit.packed import Dense, Flatten, InputSpec, PackedNet, save
@@ -36,7 +35,7 @@ def variants(outcome: Outcome) -> list[tuple[int, str]]:
     return [(row["batch"], row["variant"]) for row in outcome.json["rows"]]
 
 
-def test_every_variant_is_timed(onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_is_timed(onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEBIT_NATIVE", raising=False)
     done = onebit("bench", net, *FAST, "--json")
     assert variants(done) == [(batch, name) for batch in (1, 3) for name in ("numpy", *instruction_sets())]
@@ -49,16 +48,14 @@ def test_every_variant_is_timed(onebit: Callable[..., Outcome], net: Path, monke
     assert done.err == ""
 
 
-def test_the_table(onebit: Callable[..., Outcome], net: Path) -> None:
+def test_the_table(onebit: Onebit, net: Path) -> None:
     head, columns, *rows = onebit("bench", net, *FAST).out.splitlines()
     assert head == f"{net}, 1 thread: medians of 2 rounds; all variants give the same logits"
     assert columns.split()[:2] == ["batch", "variant"]
     assert rows[0].split()[:2] == ["1", "numpy"]
 
 
-def test_numpy_alone_with_the_library_switched_off(
-    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numpy_alone_with_the_library_switched_off(onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEBIT_NATIVE", "0")
     done = onebit("bench", net, *FAST, "--json")
     assert variants(done) == [(1, "numpy"), (3, "numpy")]
@@ -66,7 +63,7 @@ def test_numpy_alone_with_the_library_switched_off(
 
 
 def test_numpy_alone_for_an_operation_without_a_native_kernel(
-    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
+    onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(plan._MAKERS, Dense)
     done = onebit("bench", net, *FAST, "--json")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.packed import Card, CardScore, load, save
 from onebit.recipe import build_recipe, read_settings
-
-Onebit = Callable[..., Outcome]
 
 
 def card_of(path: Path) -> Card:

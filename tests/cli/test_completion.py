@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.__main__ import VERBS
 from onebit.nets import net_names
 from onebit.recipe import flag_names, methods, recipe_names
-
-Onebit = Callable[..., Outcome]
 
 
 def completed(script: Path, *words: str) -> list[str]:

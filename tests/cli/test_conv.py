@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from PIL import Image
 
 from onebit.__main__ import main
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
-
-Onebit = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")

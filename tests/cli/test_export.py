@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from packed_nets import OTHER_NETS, Builder
 
 from onebit.errors import DataError
 from onebit.export import EXPORTS, CannotRun, Target
 from onebit.packed import Certificate, Conv, PackedNet, nodes, save
 from onebit.runtime import run
-
-Onebit = Callable[..., Outcome]
 
 
 class Archive:

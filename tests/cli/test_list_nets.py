@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.nets import net_names, net_path
 from onebit.packed import load
-
-Onebit = Callable[..., Outcome]
 
 
 def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cli_support import Outcome
+from cli_support import Onebit
 from PIL import Image
 from safetensors.numpy import save_file
 from test_start import loaded_modules
 
 from onebit.nets import FOLDER
 
-Onebit = Callable[..., Outcome]
 NAME = "mnist-mlp"
 IMAGE = "two.png"
 

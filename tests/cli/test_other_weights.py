@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-
-Onebit = Callable[..., Outcome]
 
 
 @pytest.fixture

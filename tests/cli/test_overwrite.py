@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.errors import UsageError
 from onebit.runs import folders, run
 from onebit.train.lock import lock_folder
 
-Onebit = Callable[..., Outcome]
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
 SHORT = [*NET, "--epochs", "0.3"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cli_support import Outcome
+from cli_support import Onebit, Outcome
 from torch import nn
 
 import onebit as library
@@ -20,8 +19,6 @@ from onebit.recipe import read_settings
 from onebit.runs import own_code
 from onebit.runs.run import open_run
 from onebit.train.weights import read_state
-
-Onebit = Callable[..., Outcome]
 
 NETS = '''
 import torch
@@ -108,7 +105,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def train(onebit: Onebit, here: Path) -> Callable[..., Outcome]:
+def train(onebit: Onebit, here: Path) -> Onebit:
     """Train a little; the run folder is `run`."""
 
     def run(*arguments: object, model: str = "nets.py:Net") -> Outcome:
@@ -127,7 +124,7 @@ def edited(here: Path, text: str = "\n# another line\n") -> None:
 # ------------------------------------------------------------------------------------------------------------- training
 @pytest.mark.usefixtures("no_ink")
 def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
-    train: Callable[..., Outcome], onebit: Onebit, here: Path
+    train: Onebit, onebit: Onebit, here: Path
 ) -> None:
     train("--model.hidden", "12", "--method", "binaryconnect", "--epochs", "2")
     accuracy = json.loads((here / "run" / "result.json").read_text())["test"]["binary"]["accuracy"]
@@ -153,7 +150,7 @@ def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
     assert set(state["model_fc.weight"].unique().tolist()) == {-1.0, 1.0}
 
 
-def test_the_latents_and_the_numbers_are_those_of_the_seed(train: Callable[..., Outcome], here: Path) -> None:
+def test_the_latents_and_the_numbers_are_those_of_the_seed(train: Onebit, here: Path) -> None:
     states = []
     for _ in range(2):
         train("--overwrite", "--json")
@@ -161,19 +158,19 @@ def test_the_latents_and_the_numbers_are_those_of_the_seed(train: Callable[..., 
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_net_that_takes_uint8_images_gets_them_as_they_are(train: Callable[..., Outcome], here: Path) -> None:
+def test_a_net_that_takes_uint8_images_gets_them_as_they_are(train: Onebit, here: Path) -> None:
     done = train(model="nets.py:Pixels")
     assert "standardized" not in done.err
     assert read_settings(here / "run" / "recipe.yaml")["model"]["coding"] == "none"
     assert type(open_run("run").model).__name__ == "Pixels"
 
 
-def test_a_coding_can_be_chosen(train: Callable[..., Outcome]) -> None:
+def test_a_coding_can_be_chosen(train: Onebit) -> None:
     train("--model.coding", "integer")
     assert open_run("run").model[0].coding == "integer"
 
 
-def test_first_and_last_layer_stay_real_where_the_method_says_so(train: Callable[..., Outcome]) -> None:
+def test_first_and_last_layer_stay_real_where_the_method_says_so(train: Onebit) -> None:
     train("--method", "xnor")
     assert [name for name, _ in library.layers.binary_layers(open_run("run").model)] == ["model.fc"]
 
@@ -194,12 +191,12 @@ def test_a_file_may_have_the_name_of_a_module_of_python(onebit: Onebit, here: Pa
         assert read_settings(here / name / "recipe.yaml")["model"]["last_norm"] is None
 
 
-def test_arguments_have_the_types_of_the_signature(train: Callable[..., Outcome]) -> None:
+def test_arguments_have_the_types_of_the_signature(train: Onebit) -> None:
     train("--model.widths", "3,4", "--model.mode", "1e3", "--model.bias", "false", "--model.scale", "2")
     assert open_run("run").model[1].given == (16, (3, 4), "1e3", False, 2.0)
 
 
-def test_two_stages_and_seeds_and_a_resumed_training(onebit: Onebit, train: Callable[..., Outcome], here: Path) -> None:
+def test_two_stages_and_seeds_and_a_resumed_training(onebit: Onebit, train: Onebit, here: Path) -> None:
     train("--first_stage", "0.3", "--seeds", "0,1")
     assert (here / "run" / "seed-1" / "stage1" / "result.json").exists()
     assert onebit("train", "--resume", "run/seed-0").status == 0
@@ -311,7 +308,7 @@ def test_code_elsewhere_is_run_when_it_is_named(onebit: Onebit, foreign: Path) -
     assert (foreign / "was-here").exists()
 
 
-def test_a_resumed_training_names_its_code(train: Callable[..., Outcome], onebit: Onebit, here: Path) -> None:
+def test_a_resumed_training_names_its_code(train: Onebit, onebit: Onebit, here: Path) -> None:
     train()
     own_code._NAMED.clear()  # as in another process
     assert onebit("train", "--resume", "run").status == 2

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Outcome, run_process
+from cli_support import Onebit, run_process
 
 from onebit.packed import Certificate, PackedNet, dumps, load, save
-
-Onebit = Callable[..., Outcome]
 
 
 def node_with(net: PackedNet, name: str, **changes: Any) -> PackedNet:

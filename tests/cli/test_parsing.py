@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
-
-Onebit = Callable[..., Outcome]
+from cli_support import Onebit
 
 
 @pytest.mark.parametrize("flag", ["--model", "--model.name", "--batch-size", "--model.weight_options.temperature"])

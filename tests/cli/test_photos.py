@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from packed_nets import Builder
 from PIL import Image
 
@@ -19,7 +18,6 @@ from onebit.data import load_dataset
 from onebit.packed import Dense, Flatten, save
 from onebit.runtime import load, run, softmax
 
-Onebit = Callable[..., Outcome]
 SIDE = 16
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cli_support import SMALL, Outcome
+from cli_support import SMALL, Onebit
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.errors import UsageError
@@ -17,8 +16,6 @@ from onebit.runs.model import build_model
 from onebit.runs.opening import Run
 from onebit.verification.proof import fold_run
 from onebit.verification.raw_images import on_raw_images
-
-Onebit = Callable[..., Outcome]
 
 
 def made_run(model: str, method: str, shape: tuple[int, int, int]) -> Run:

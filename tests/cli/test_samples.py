@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from packed_nets import Builder
 
 from onebit.cli import predict_verb
@@ -18,7 +17,6 @@ from onebit.errors import UsageError
 from onebit.packed import Certificate, Flatten, InputSpec, PackedNet, RealDense, Relu, save
 from onebit.runtime import load, run, softmax
 
-Onebit = Callable[..., Outcome]
 FEATURES = 5
 
 

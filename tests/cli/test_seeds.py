@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_support import SMALL, Outcome
+from cli_support import SMALL, Onebit
 
 from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.data import load_dataset
@@ -19,7 +18,6 @@ from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.runs.folders import seed_folder
 from onebit.train.ranks import ALONE
 
-Onebit = Callable[..., Outcome]
 DATA = load_dataset("toy")
 QUICK = ["digits-smoke", *SMALL, "--epochs", "0.5"]
 

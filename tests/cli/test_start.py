@@ -7,17 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit import __version__
 from onebit.__main__ import VERBS
 from onebit.recipe import flag_names
-
-Onebit = Callable[..., Outcome]
 
 
 def loaded_modules(*arguments: object) -> set[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from cli_support import SMALL, Outcome
+from cli_support import SMALL, Onebit
 
 import onebit as library
 from onebit.data import load_dataset
@@ -20,8 +19,6 @@ from onebit.runs.model import build_training
 from onebit.runs.run import facts_of
 from onebit.runtime import run
 from onebit.train.weights import save_weights
-
-Onebit = Callable[..., Outcome]
 
 
 def started(recipe: str, net: Path | str, **settings: object) -> tuple[float, float]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.evaluation.counts import summary
 from onebit.packed import costs
 from onebit.runs.run import open_run
 from onebit.runtime import load
 
-Onebit = Callable[..., Outcome]
 NET = """
 from torch import nn
 

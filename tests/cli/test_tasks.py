@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.cli.progress_printer import ProgressPrinter
 
-Onebit = Callable[..., Outcome]
 TASKS = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--draws", "2"]
 SHORT = [*TASKS, "--epochs", "0.1", "--threads", "1"]
 HEADING = re.compile(r"(bayesbinn|ste), (ensemble:2|binary) weights, BatchNorm of (the latest|each) task:")

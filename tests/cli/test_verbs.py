@@ -6,12 +6,11 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from cli_support import SMALL, Outcome
+from cli_support import SMALL, Onebit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -20,8 +19,6 @@ from onebit.evaluation.counts import summary
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
-
-Onebit = Callable[..., Outcome]
 
 
 def stored_result(folder: Path) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 from packed_nets import Builder
 from PIL import Image
 
@@ -17,8 +17,6 @@ from onebit.data import Tiling
 from onebit.export.html import writer
 from onebit.packed import Conv, PackedNet, load, save
 from onebit.runtime import run
-
-Onebit = Callable[..., Outcome]
 
 
 @pytest.mark.parametrize(
