@@ -23,7 +23,8 @@ from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
 from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import as_samples
-from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
+from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings
+from onebit.recipe.request import refuse_foreign
 from onebit.report import plot_history
 from onebit.runs.machine import own_threads
 from onebit.runs.model import build_training, resolve_device
@@ -140,10 +141,10 @@ class Trainer:
         source: Any = data if named else fit_data(data, validation, batch_size=batch_size)
         name = source if isinstance(source, str) else source.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
-        refuse_unused(recipe, flatten(self._settings))
+        refuse_foreign(recipe, flatten(self._settings))
         if isinstance(source, str):
             if given is None:
-                resolve_recipe(recipe, given=flatten(self._settings))
+                resolve_recipe(recipe)
             source = load_recipe_data(recipe)
         elif unused := next((name for name in OF_NAMED if name in self._settings), None):
             raise UsageError(f"{unused} belongs to a data set that is given by its name")

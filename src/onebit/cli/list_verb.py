@@ -36,7 +36,6 @@ def _models() -> dict[str, str]:
     """nets: onebit train --model NAME"""
     import torch
 
-    from onebit.common.aliases import MODEL_ALIASES
     from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
 
@@ -48,9 +47,6 @@ def _models() -> dict[str, str]:
         images = "×".join(map(str, model.input_shape))
         packed = size(packed_bytes(layer_sizes(model)))
         rows[name] = f"{count:,} parameters for {images} images, {size(4 * count)} at 32 bits, {packed} at 1 bit"
-    for alias, settings in MODEL_ALIASES.items():
-        options = ", ".join(f"{key} {value or 'real'}" for key, value in settings.items() if key != "name")
-        rows.setdefault(alias, f"{settings['name']} with {options}")
     return rows
 
 

@@ -23,9 +23,6 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 
     def run(argv: list[str]) -> int:
         if verb not in verbs:
-            from onebit.recipe.translations.scripts import refuse_script
-
-            refuse_script(verb, argv)
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
         return importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
 

@@ -12,9 +12,9 @@ from onebit.runs.folders import is_replaceable, seed_folder, seed_folders
 from onebit.train.history import holds_run, refuse_used
 
 
-def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) -> Path | None:
-    """The one folder that --out, --resume and the classic --results_dir and --save name; UsageError if they differ."""
-    folders = [Path(out) if out else None, resumed_folder(resumed) if resumed else None, saved]
+def named_folder(*, out: str | None, resumed: str | None) -> Path | None:
+    """The one folder that --out and --resume name; UsageError if they differ."""
+    folders = [Path(out) if out else None, resumed_folder(resumed) if resumed else None]
     given = {os.path.realpath(folder): folder for folder in folders if folder is not None}
     if len(given) > 1:
         raise UsageError(f"several run folders: {', '.join(map(str, given.values()))}")

@@ -5,31 +5,28 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.continual import learn_tasks
-from onebit.cli.inputs import load_data, set_threads
+from onebit.cli.inputs import set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.processes import resumable, together
 from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
-from onebit.cli.train_command import TrainCommand, read_command, train_request
+from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
-from onebit.nets import is_packed
 from onebit.recipe import Recipe
-from onebit.recipe.translations.scripts import refuse_script
-from onebit.runs.folders import RESULTS_TABLE, free_folder, replacing
+from onebit.runs.folders import free_folder, replacing
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.runs.machine import Machine
-    from onebit.train.history import EpochLog
     from onebit.train.ranks import Ranks
 
 
@@ -41,10 +38,16 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     """The verb in one process, alone or under torchrun."""
-    if argv:
-        refuse_script(argv[0], argv[1:])
-    command = read_command(argv)
     prints = ranks is None or ranks.writes
+    if meant := translated(argv):
+        if prints:
+            say(f"note: onebit {shlex.join(meant)}")
+        if meant[0] == "evaluate":
+            from onebit.cli import evaluate_verb
+
+            return evaluate_verb.main(meant[1:])
+        argv = meant[1:]
+    command = read_command(argv)
     if command.help:
         recipe = train_request(command).recipe if command.names_training else None
         code = None
@@ -60,20 +63,14 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         return UsageError.exit_status
     recipe, notes = train_request(command)
     if prints:
-        for note in [*notes, *command.flags.notes_on(recipe)]:
+        for note in notes:
             say(f"note: {note}")
     if command.print_config:
         from onebit.runs.names import check_names
 
         check_names(recipe)
-        if "optimizer.weight_decay" in _given(command) and not recipe.model.is_own:
-            from onebit.runs.resolve import refuse_no_decay
-
-            refuse_no_decay(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
         return 0
-    if command.flags.evaluate is not None:
-        return _evaluate(command, recipe)
     if recipe.model.is_own:
         from onebit.runs.own_model import settle_code
 
@@ -90,29 +87,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     return 0
 
 
-def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
-    """`-e FILE`: the accuracy of the binary net on the test split; `recipe` is for a file that does not carry one."""
-    from onebit.cli import evaluate_verb
-
-    file = str(command.flags.evaluate)
-    if is_packed(file):
-        where = ["--data", command.data] if command.data else []
-        return evaluate_verb.main([file, *where, *(["--json"] if command.json else [])])
-    from onebit.runs.run import open_run
-
-    set_threads()
-    run = open_run(file, fallback=recipe)
-    if command.flags.model is not None and run.recipe.model.name != recipe.model.name:
-        raise UsageError(f"{file} holds a {run.recipe.model.name}, --model says {recipe.model.name}")
-    data = load_data(run, command.data)
-    evaluate_verb.show(evaluate_verb.evaluate_run(run, data, "binary"), as_json=command.json)
-    return 0
-
-
 @contextmanager
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
     """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
-    named = named_folder(out=command.out, resumed=command.resumed, saved=command.flags.run_folder(recipe))
+    named = named_folder(out=command.out, resumed=command.resumed)
     folder = named or Path("runs") / recipe.name
     read = {"init_from": recipe.init_from, "teacher": recipe.teacher}
     if command.overwrite:
@@ -140,10 +118,8 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
     ranks = ranks or ALONE
     set_threads()
-    machine = resolve(recipe, trackers=command.trackers, ranks=ranks, given=_given(command))
+    machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
-    if command.flags.classes not in (None, len(data.classes)):
-        raise UsageError(f"--model_config: num_classes is {command.flags.classes}, {data.name} has {len(data.classes)}")
     if recipe.model.is_own:
         recipe = settle_input(recipe, data)
 
@@ -162,12 +138,6 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         if command.seeds is None:
             return train(recipe, folder)
         return train_seeds(recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks)
-
-
-def _given(command: TrainCommand) -> Container[str]:
-    """Names of the settings that are refused if they have no effect."""
-    # scripts of other repositories name weight decay whichever net they train
-    return () if "--weight_decay" in command.flags.of_sgd else command.flags.settings
 
 
 def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
@@ -199,17 +169,12 @@ def _train(
     """Train into a run folder with progress messages."""
     from onebit.cli.progress_printer import printing_progress
     from onebit.report.outcome import outcome_lines
-    from onebit.runs.results_table import write_results
     from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch
 
     with printing_progress(recipe.name, folder, ranks) as printer:
         has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
-        ranks.first(lambda: _check_start(folder, command.flags.start_epoch))
-        # the table is there from the start, so that a resumed run goes on with it
-        classic_run = ranks.first(lambda: command.flags.used or (folder / RESULTS_TABLE).exists())
-        if classic_run and ranks.writes:
-            write_results(folder)
+        ranks.first(lambda: _check_start(folder, command.start_epoch))
         if command.resume and not has_checkpoint:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -224,13 +189,7 @@ def _train(
         if recipe.teacher is not None:
             weight, temperature = recipe.teacher_weight, recipe.teacher_temperature
             printer.note(f"taught by {recipe.teacher}, weight {weight:g}, temperature {temperature:g}")
-
-        def epoch_done(row: EpochLog) -> None:
-            printer.epoch(row)
-            if classic_run and ranks.writes:
-                write_results(folder)
-
-        watch = BatchWatch(command.flags.print_freq, lambda row: printer.note(str(row))) if classic_run else None
+        watch = BatchWatch(command.print_freq, lambda row: printer.note(str(row))) if command.print_freq else None
         result = train_run(
             recipe,
             data,
@@ -240,7 +199,7 @@ def _train(
             machine=machine,
             trackers=command.trackers,
             on_step=printer.step,
-            on_epoch=epoch_done,
+            on_epoch=printer.epoch,
             on_model=printer.model,
             batch_watch=watch,
         )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar, Literal
 
-from onebit.common.arguments import need, positive
+from onebit.common.fields import Checked, Positive, PositiveShare, within
 from onebit.errors import UsageError
+
+Side = Annotated[int, within("[1, 4096]")]
+"""Pixels."""
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Checked):
     """Random changes to training images, whole batches at a time.
 
     Args:
@@ -38,36 +42,26 @@ class Augmentation:
         elastic: Simard, Steinkraus, Platt 2003 (ICDAR), section 2, with a standard deviation in place of their scale α.
     """
 
-    crop_padding: int = 0
+    PART: ClassVar[str] = "augmentation"
+
+    crop_padding: Annotated[int, within("[0, 256]")] = 0
     flip: bool = False
-    padding_mode: str = "zero"
-    cutout: int = 0
-    min_area: float | None = None
-    repeats: int = 1
-    first_size: int | None = None
-    growing: float = 0.7
-    crop_size: int | None = None
+    padding_mode: Literal["zero", "reflect"] = "zero"
+    cutout: Annotated[int, within("[0, 4096]")] = 0
+    min_area: PositiveShare | None = None
+    repeats: Annotated[int, within("[1, 10000]")] = 1
+    first_size: Side | None = None
+    growing: PositiveShare = 0.7
+    crop_size: Side | None = None
     flip_vertical: bool = False
     rotate: bool = False
-    elastic: float = 0.0
-    elastic_smoothness: float = 8.0
+    elastic: Annotated[float, within("[0, 1000]")] = 0.0
+    elastic_smoothness: Positive = 8.0
 
     def __post_init__(self) -> None:
-        self._need("crop_padding", 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
-        self._need("padding_mode", self.padding_mode in ("zero", "reflect"), "zero or reflect")
-        self._need("cutout", 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
-        self._need("min_area", self.min_area is None or 0 < self.min_area <= 1, "in (0, 1]")
-        self._need("repeats", 1 <= self.repeats <= 10_000, "from 1 to 10000")
-        self._need("first_size", self.first_size is None or 1 <= self.first_size <= 4096, "from 1 to 4096 pixels")
-        self._need("growing", 0 < self.growing <= 1, "in (0, 1]")
-        self._need("crop_size", self.crop_size is None or 1 <= self.crop_size <= 4096, "from 1 to 4096 pixels")
-        self._need("elastic", 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
-        self._need("elastic_smoothness", positive(self.elastic_smoothness), "positive")
+        super().__post_init__()
         if self.min_area is not None and self.crop_padding:
             raise UsageError("augmentation.min_area and augmentation.crop_padding are two ways to crop: choose one")
-
-    def _need(self, name: str, holds: bool, expected: str) -> None:
-        need(f"augmentation.{name}", getattr(self, name), holds, expected)
 
     def __repr__(self) -> str:
         # checkpoints compare this text: without a first size it is that of earlier versions

@@ -5,56 +5,22 @@ from __future__ import annotations
 import functools
 import importlib
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
-
-from onebit.common.arguments import positive
-
-
-class Need(NamedTuple):
-    """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides.
-
-    `reason`: from the recipe, why the setting has no effect, in place of the usual sentence.
-    """
-
-    name: str
-    holds: Callable[[Any], bool]
-    field: str
-    reason: Callable[[Any], str] | None = None
-
-
-class Check(NamedTuple):
-    """Whether a value is valid, and which values are, in words."""
-
-    holds: Callable[[Any], bool]
-    expected: str
-
-
-POSITIVE = Check(positive, "positive")
-SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
-
-
-def one_of(*names: str) -> Check:
-    """The check of a name."""
-    return Check(lambda value: value in names, " or ".join(names))
 
 
 class Option(NamedTuple):
     """An option that an entry declares: a flag, a field of recipes and JSON files, and a line of `train --help`.
 
     Args:
-        kind: its type, such as float | None; text: what it is, in a line.
-        check: of values other than None.
-        needs: what else it needs to have an effect.
+        kind: its type with its bounds, such as `Positive | None`; text: what it is, in a line.
     """
 
     name: str
     kind: Any
     default: Any
     text: str
-    check: Check | None = None
-    needs: tuple[Need, ...] = ()
 
 
 def load(target: Any) -> Any:

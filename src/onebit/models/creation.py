@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.common.aliases import spelled_out
 from onebit.common.memory import total_memory
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
@@ -25,7 +24,7 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
     """Build a model by name.
 
     Args:
-        name: a name of `MODELS`, one of `onebit.common.aliases`, or what builds the model.
+        name: a name of `MODELS`, or what builds the model.
         options: the model's own arguments.
 
     Raises:
@@ -37,9 +36,6 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
         >>> create_model("mlp", widths=(784, 512, 10), weight_quantizer="sign")  # doctest: +ELLIPSIS
         MLP(...)
     """
-    if isinstance(name, str):
-        options = spelled_out({"name": name, **options})
-        name = options.pop("name")
     kind = resolve(MODELS, name, kind="model")
     try:
         if isinstance(name, str):

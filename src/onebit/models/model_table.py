@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal
 
-from onebit.common.entries import SHARE, Check, Entry, Option, Table, one_of
+from onebit.common.entries import Entry, Option, Table
+from onebit.common.fields import Bound, Share
 
 MOST_LAYERS = 1_000
 
@@ -22,20 +24,29 @@ class ModelEntry(Entry):
     masks: bool = False
 
 
-_WIDTHS = Check(
-    lambda widths: 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
-    f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
-)
-_STEMS, _PADDINGS = one_of("cifar", "imagenet"), one_of("same", "valid")
-DROPOUT = Option("dropout", float | None, None, "probability of zeroing a hidden unit; in a U-Net, a channel", SHARE)
+Widths = Annotated[
+    tuple[int, ...],
+    Bound(
+        f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
+        lambda widths: 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
+    ),
+]
+DROPOUT = Option("dropout", Share | None, None, "probability of zeroing a hidden unit; in a U-Net, a channel")
 MLP = (
-    Option("widths", tuple[int, ...] | None, None, "units per layer, input and classes included", _WIDTHS),
+    Option("widths", Widths | None, None, "units per layer, input and classes included"),
     DROPOUT,
-    Option("input_dropout", float | None, None, "probability of zeroing an input", SHARE),
+    Option("input_dropout", Share | None, None, "probability of zeroing an input"),
 )
-STEM = Option("stem", str | None, None, "first layers, cifar or imagenet; null chooses by the size of images", _STEMS)
+STEM = Option(
+    "stem",
+    Literal["cifar", "imagenet"] | None,
+    None,
+    "first layers, cifar or imagenet; null chooses by the size of images",
+)
 BIREAL = Option("bireal", bool | None, None, "a shortcut around each convolution, in nets without bottlenecks")
-PADDING = Option("padding", str | None, None, "of the convolutions, same, or valid as in the paper", _PADDINGS)
+PADDING = Option(
+    "padding", Literal["same", "valid"] | None, None, "of the convolutions, same, or valid as in the paper"
+)
 
 _chain = partial(ModelEntry, options=(DROPOUT,))
 _cifar = partial(ModelEntry, "onebit.models.resnet:cifar_resnet", options=(BIREAL,))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
+from onebit.common.entries import Entry, Option, Table
+from onebit.common.fields import NotNegative, Positive, PositiveShare
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,16 @@ class OptimizerEntry(Entry):
     factors: Any = None
 
 
-_DECAYS = Need("decay_epochs", lambda recipe: recipe.optimizer.decay_epochs is not None, "optimizer.decay_epochs")
-_GAMMA = Check(lambda value: 0 < value <= 1, "in (0, 1]")
-_THRESHOLD = Check(lambda value: 0 <= value < math.inf, "0 or more")
-_NEW = Need("a training from new weights", lambda recipe: recipe.init_from is None, "init_from")
-
 BOP = (
-    Option("gamma", float, 1e-4, "share of the newest gradient in the running mean", _GAMMA),
-    Option("threshold", float, 1e-8, "a weight flips where its running mean is above this against it", _THRESHOLD),
-    Option("decay_epochs", float | None, None, "epochs between decays; null lets gamma follow the schedule", POSITIVE),
-    Option("gamma_decay", float, 0.1, "factor on gamma at each decay", POSITIVE, (_DECAYS,)),
-    Option("threshold_decay", float, 1.0, "factor on the threshold at each decay", POSITIVE, (_DECAYS,)),
+    Option("gamma", PositiveShare, 1e-4, "share of the newest gradient in the running mean"),
+    Option("threshold", NotNegative, 1e-8, "a weight flips where its running mean is above this against it"),
+    Option("decay_epochs", Positive | None, None, "epochs between decays; null lets gamma follow the schedule"),
+    Option("gamma_decay", Positive, 0.1, "factor on gamma at each decay"),
+    Option("threshold_decay", Positive, 1.0, "factor on the threshold at each decay"),
 )
 BAYESBINN = (
-    Option("latent_init", float, 10.0, "latents start at plus or minus this", POSITIVE, (_NEW,)),
-    Option("data_scale", float, 1.0, "factor on the number of training images; above 1 if augmented", POSITIVE),
+    Option("latent_init", Positive, 10.0, "latents start at plus or minus this"),
+    Option("data_scale", Positive, 1.0, "factor on the number of training images; above 1 if augmented"),
     Option("lagged_mean", bool, False, "take the slope of draws from the step before, as the authors' code does"),
     Option("prior", bool, False, "the weights of init_from are also the prior; otherwise it is 0"),
 )

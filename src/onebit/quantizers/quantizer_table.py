@@ -6,9 +6,10 @@ The same name may mean different things for weights and for inputs, hence two ta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
+from onebit.common.entries import Entry, Option, Table
+from onebit.common.fields import Positive, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +46,14 @@ class InputQuantizerEntry(Entry):
     bits: int = 1
 
 
-_STRENGTH = Need("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength")
-
-_FREEZE = Check(lambda value: 0 <= value <= 1, "in [0, 1]")
 PROX = (
+    Option("prox_strength", Positive | None, None, "times lr, the pull to ±1 in the last step before the freeze"),
     Option(
-        "prox_strength", float | None, None, "times lr, the pull to ±1 in the last step before the freeze", POSITIVE
+        "prox_freeze",
+        Annotated[float, within("[0, 1]")] | None,
+        None,
+        "share of training after which latents stay ±1",
     ),
-    Option("prox_freeze", float | None, None, "share of training after which latents stay ±1", _FREEZE, (_STRENGTH,)),
 )
 
 WEIGHT_QUANTIZERS = Table(

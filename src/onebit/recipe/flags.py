@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.recipe.own_names import ARGUMENTS, OWN_FIELDS, own_of_words
-from onebit.recipe.settings import Recipe
-from onebit.recipe.typed import types_of
+from onebit.recipe.settings import flag_types
 
 Flags = Sequence[str] | Mapping[str, Any]
 """Flags of a recipe: `["--optimizer.lr", "0.01"]`, or by field, `{"optimizer.lr": "0.01"}`."""
@@ -41,7 +40,7 @@ class Word(NamedTuple):
 
 def flag_names() -> list[str]:
     """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    return list(Recipe().values())
+    return list(flag_types())
 
 
 def read_words(
@@ -57,7 +56,7 @@ def read_words(
         short: `-b` -> the name of its flag; the value may be attached.
     """
     known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
-    fields = frozenset(flag_names())
+    fields = flag_types()
     own_model = own_of_words(words)
     found: list[Word] = []
     i = 0
@@ -79,9 +78,9 @@ def read_words(
             name = f"{ARGUMENTS}.{of_model}"
         is_argument = name.rpartition(".")[0] in OPTION_FIELDS
         if not (flag in short or flag.startswith("--")) or not (name in fields or name in known or is_argument):
-            raise UsageError(f"unknown option {flag}{_nearest(flag, options)}")
+            raise UsageError(f"unknown option {flag}{_nearest(flag, [*fields, *options])}")
         if name in fields:
-            takes = _BOOLEAN if _is_boolean(name) else VALUE
+            takes = _BOOLEAN if bool in (fields[name], *get_args(fields[name])) else VALUE
         else:
             name, takes = known.get(name, (name, _BOOLEAN if name.startswith(ARGUMENTS) else VALUE))
         if takes == SWITCH and value is not None:
@@ -108,17 +107,17 @@ def flag_values(flags: Flags) -> dict[str, Any]:
     return {word.name: word.value for word in words}
 
 
-def _nearest(flag: str, options: Mapping[str, str]) -> str:
-    """The flags that an unknown one resembles most: a field, an option, or both."""
-    fields, others = ([f"--{name}" for name in names] for names in (flag_names(), options))
-    near = [repr(name) for names in (fields, others) for name in get_close_matches(flag, names, n=1, cutoff=0.8)]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return did_you_mean(flag, [*fields, *others], or_all=False) or "; `onebit train --help` lists all options"
+def flag_text(value: Any) -> str:
+    """A setting as a user types it after its flag; `onebit.common.fields.read` reads it back.
+
+    Example:
+        >>> flag_text(20.0), flag_text((8, 4)), flag_text("adam"), flag_text(None)
+        ('20', '[8, 4]', 'adam', 'null')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def _is_boolean(name: str) -> bool:
-    kind: Any = Recipe
-    for part in name.split("."):
-        kind = types_of(kind)[part]
-    return bool in (kind, *get_args(kind))
+def _nearest(flag: str, known: Sequence[str]) -> str:
+    return did_you_mean(flag, [f"--{name}" for name in known], or_all=False) or " (onebit train --help)"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
-from onebit.common.arguments import need, positive
+from onebit.common.fields import Checked, Count, NotNegative, Positive, Share
+from onebit.errors import UsageError
 from onebit.recipe.options import Part
 
 
@@ -35,40 +35,29 @@ class OptimizerRecipe(Part):
     PART: ClassVar[str] = "optimizer"
 
     name: str = "adam"
-    lr: float = 1e-3
-    real_lr: float | None = None
-    lr_scale: str | None = None
-    latent_clip: float | str | None = "value"
-    weight_decay: float = 0.0
+    lr: Positive = 1e-3
+    real_lr: Positive | None = None
+    lr_scale: Literal["glorot", "glorot_squared"] | None = None
+    latent_clip: Positive | Literal["value"] | None = "value"
+    weight_decay: NotNegative = 0.0
     decay_latents: bool = False
     decay_norm: bool = False
-    momentum: float = 0.0
+    momentum: Share = 0.0
     nesterov: bool = False
-    samples: int = 1
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    clip_grad_value: float | None = None
+    samples: Count = 1
+    accumulate: Count = 1
+    clip_grad_norm: Positive | None = None
+    clip_grad_value: Positive | None = None
     compile: bool = False
     own: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self) -> None:
-        need("optimizer.lr", self.lr, positive(self.lr), "positive")
-        need("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
-        clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
-        need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
-        need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        for name in ("accumulate", "samples"):
-            need(f"optimizer.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        for name in ("clip_grad_norm", "clip_grad_value", "real_lr"):
-            limit = getattr(self, name)
-            need(f"optimizer.{name}", limit, limit is None or positive(limit), "positive")
 
-
-SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
+Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step"]
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True)
-class ScheduleRecipe:
+class ScheduleRecipe(Checked):
     """The learning-rate schedule.
 
     Args:
@@ -80,18 +69,17 @@ class ScheduleRecipe:
         milestones: epochs at which the rate falls
     """
 
-    name: str = "cosine"
-    final_lr: float = 0.0
-    warmup: float = 0.0
-    gamma: float = 0.1
-    step_size: float | None = None
-    milestones: tuple[float, ...] = ()
+    PART: ClassVar[str] = "schedule"
+
+    name: Schedule = "cosine"
+    final_lr: NotNegative = 0.0
+    warmup: NotNegative = 0.0
+    gamma: Positive = 0.1
+    step_size: Positive | None = None
+    milestones: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
-        need("schedule.final_lr", self.final_lr, 0 <= self.final_lr < math.inf, "0 or more")
-        need("schedule.warmup", self.warmup, 0 <= self.warmup < math.inf, "0 or more epochs")
-        need("schedule.gamma", self.gamma, positive(self.gamma), "positive")
-        marks = all(map(positive, self.milestones)) and (len(self.milestones) > 0 or self.name != "milestones")
-        need("schedule.milestones", self.milestones, marks, "positive (epochs), one or more")
-        if self.name == "step":
-            need("schedule.step_size", self.step_size, positive(self.step_size or 0), "positive (epochs)")
+        super().__post_init__()
+        needed = {"step": self.step_size, "milestones": self.milestones}.get(self.name, True)
+        if not needed:
+            raise UsageError(f"schedule {self.name} needs schedule.{'step_size' if self.name == 'step' else self.name}")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
-from onebit.common.arguments import need
 from onebit.common.entries import Option, Table
+from onebit.common.fields import Checked, read
 from onebit.models.model_table import MODELS
 from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS
@@ -53,12 +51,6 @@ def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
     return found
 
 
-@functools.cache
-def field_types(kind: Any) -> dict[str, Any]:
-    """Field -> its type: a dataclass, bool, int, float, str, tuple[T, ...], dict[str, Any], None, or a union."""
-    return get_type_hints(kind)
-
-
 def descriptions(kind: type) -> dict[str, str]:
     """Field -> its description under `Args:` in the docstring of a dataclass, which python -OO strips."""
     args = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
@@ -66,19 +58,12 @@ def descriptions(kind: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in rows}
 
 
-def with_own(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a part with those under `own`, where `dataclasses.asdict` puts them, beside the others."""
-    own = settings.get("own")
-    return {**settings, **own, "own": {}} if isinstance(own, Mapping) else settings
-
-
-class Part:
+class Part(Checked):
     """Base of parts of a recipe: options that entries declare are given and read like fields.
 
     `own` holds those that differ from their defaults, also of entries that are not chosen.
     """
 
-    PART: ClassVar[str]
     name: str
     own: dict[str, Any]
 
@@ -86,21 +71,15 @@ class Part:
         for item in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass
             if item.name != "own":
                 object.__setattr__(self, item.name, settings.pop(item.name, item.default))
-        known = declared(self.PART, self.name)
-        own = {}
+        known, own = declared(self.PART, self.name), {}
         for name, value in {**settings.pop("own", {}), **settings}.items():
             if name not in known:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
             option = known[name].option
-            if option.check is not None and value is not None:
-                need(f"{self.PART}.{name}", value, option.check.holds(value), option.check.expected)
-            if value != option.default:
-                own[name] = value
+            if (found := read(value, option.kind, name=f"{self.PART}.{name}")) != option.default:
+                own[name] = found
         object.__setattr__(self, "own", own)
         self.__post_init__()
-
-    def __post_init__(self) -> None:
-        """The checks of the common fields."""
 
     def __getattr__(self, name: str) -> Any:
         found = None if name.startswith("_") or name == "own" else declared(self.PART, self.name).get(name)
@@ -112,11 +91,6 @@ class Part:
         """The options that the chosen entry declares, with their defaults."""
         entry = TABLES[self.PART][f"{self.PART}.name"].entry(self.name)
         return {option.name: option.default for option in entry.options}
-
-    def set_of(self, options: tuple[Option, ...]) -> dict[str, Any]:
-        """Those options that are set, without those that only refine another."""
-        names = {option.name for option in options if not option.needs}
-        return {name: value for name, value in self.own.items() if name in names}
 
     def settings(self) -> dict[str, Any]:
         """The common fields, all options of the chosen entry, and what differs from the defaults of others."""

@@ -1,14 +1,23 @@
-"""Every setting of a training, as dataclasses that check themselves."""
+"""The schema of a recipe: every setting of a training, with its type and bounds."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from onebit.common.arguments import need, positive
-from onebit.common.augmentation import Augmentation
+from onebit.common.augmentation import Augmentation, Side
+from onebit.common.fields import (
+    Bound,
+    Checked,
+    NotNegativeInt,
+    Positive,
+    PositiveShare,
+    Share,
+    field_types,
+    within,
+)
 from onebit.errors import UsageError
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
@@ -18,6 +27,17 @@ DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a training but do not change it."""
 LONGEST_NAME = 200
 SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
+RunName = Annotated[
+    str,
+    Bound(
+        f"1 to {LONGEST_NAME} characters that print, without / and \\",
+        lambda name: (
+            name.isprintable() and len(name.strip()) >= 1 and len(name) <= LONGEST_NAME
+            and not set(name) & set("/\\") and name not in (".", "..")
+        ),
+    ),
+]  # fmt: skip
+"""The name of a folder in runs/."""
 OWN_ONLY = ("arguments",)
 """Fields of the model that only one of the user's own has."""
 
@@ -55,37 +75,28 @@ class ModelRecipe(Part):
     input_quantizer: str | None = None
     weight_options: dict[str, Any] | None = None
     input_options: dict[str, Any] | None = None
-    value: float | str = 1.0
+    value: Positive | Literal["glorot"] = 1.0
     real_first: bool = False
     real_last: bool = False
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
-    dense_norm_momentum: float | None = None
+    norm_eps: Positive = 1e-5
+    norm_momentum: PositiveShare = 0.1
+    dense_norm_momentum: PositiveShare | None = None
     norm_affine: bool = True
-    activation: str = "relu"
-    init: str = "uniform"
-    coding: str = "integer"
-    width: float | None = None
+    activation: Literal["relu", "rprelu", "hardtanh"] = "relu"
+    init: Literal["uniform", "default"] = "uniform"
+    coding: Literal["integer", "standardize", "auto", "none"] = "integer"
+    width: Annotated[float, within("(0, 64]")] | None = None
     last_norm: bool | None = None
-    padding_value: float | None = None
+    padding_value: Annotated[float, Bound("0, 1 or -1", lambda value: value in (0, 1, -1))] | None = None
     arguments: dict[str, object] | None = None
     own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
-        need("model.value", self.value, value, "a positive number or glorot")
-        need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
-        need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
-        activations = ("relu", "rprelu", "hardtanh")
-        need("model.activation", self.activation, self.activation in activations, "relu, rprelu or hardtanh")
+        super().__post_init__()
         if not self.is_own and self.arguments:
             raise UsageError(
                 f"model.arguments are those of a model of your own (FILE.py:Class), but model.name is {self.name!r}"
             )
-        need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
-        for name in ("norm_momentum", "dense_norm_momentum"):
-            share = getattr(self, name)
-            need(f"model.{name}", share, share is None or 0 < share <= 1, "in (0, 1]")
 
     @property
     def is_own(self) -> bool:
@@ -105,7 +116,7 @@ class ModelRecipe(Part):
 
 
 @dataclass(frozen=True)
-class ContinualRecipe:
+class ContinualRecipe(Checked):
     """Continual learning: one net learns the data set several times, each time with another permutation of the pixels.
 
     Args:
@@ -115,17 +126,16 @@ class ContinualRecipe:
         own: name of the recipe's own method; null recognizes it by its settings
     """
 
-    tasks: int = 0
+    PART: ClassVar[str] = "continual"
+
+    tasks: Literal[0] | Annotated[int, within("[2, 1000)")] = 0
     prior: bool = True
     against: tuple[str, ...] = ()
     own: str | None = None
 
-    def __post_init__(self) -> None:
-        need("continual.tasks", self.tasks, self.tasks == 0 or 2 <= self.tasks < 1000, "0, or from 2 to 999")
-
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Every setting of a training.
 
     Args:
@@ -167,65 +177,42 @@ class Recipe:
         device: cpu, cuda, or auto
     """
 
-    name: str = "base"
+    name: RunName = "base"
     summary: str = ""
     reference: str = ""
     measured: str = ""
     dataset: str = "mnist"
-    input_size: int | None = None
-    permutation: int | None = None
-    whitening: str | None = None
-    validation: int | None = None
-    split_seed: int = 0
+    input_size: Side | None = None
+    permutation: NotNegativeInt | None = None
+    whitening: Literal["zca"] | None = None
+    validation: NotNegativeInt | None = None
+    split_seed: NotNegativeInt = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augmentation: Augmentation = field(default_factory=Augmentation)
     continual: ContinualRecipe = field(default_factory=ContinualRecipe)
     init_from: str | None = None
-    first_stage: float = 0.0
+    first_stage: Annotated[float, within("[0, 1e6]")] = 0.0
     teacher: str | None = None
-    teacher_weight: float = 1.0
-    teacher_temperature: float = 1.0
+    teacher_weight: PositiveShare = 1.0
+    teacher_temperature: Positive = 1.0
     loss: str = "cross_entropy"
-    label_smoothing: float = 0.0
-    epochs: float = 10
-    batch_size: int = 100
-    draws: int = 10
-    ema: float = 0.0
-    seed: int = 0
-    precision: str = "auto"
-    memory_format: str = "auto"
+    label_smoothing: Share = 0.0
+    epochs: Annotated[float, within("(0, 1e6]")] = 10
+    batch_size: Annotated[int, within("[2, inf)")] = 100
+    draws: Annotated[int, within("[0, 10000]")] = 10
+    ema: Share = 0.0
+    seed: Annotated[int, within("[0, 9.2e18]")] = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     compile: bool = False
     recompute_inputs: bool = False
     sync_norm: bool = False
-    threads: int | None = None
-    workers: int | None = None
+    threads: Annotated[int, within("[1, 4096]")] | None = None
+    workers: Annotated[int, within("[0, 4096]")] | None = None
     skip_broken: bool = False
     device: str = "auto"
-
-    def __post_init__(self) -> None:
-        plain = self.name.isprintable() and len(self.name.strip()) >= 1 and len(self.name) <= LONGEST_NAME
-        folder = not set(self.name) & set("/\\") and self.name not in (".", "..")  # runs/NAME
-        need("name", self.name, plain and folder, f"1 to {LONGEST_NAME} characters that print, without / and \\")
-        need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
-        need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
-        need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
-        need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
-        need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
-        need("whitening", self.whitening, self.whitening in (None, "zca"), "zca or null")
-        need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
-        need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
-        need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")
-        need("teacher_temperature", self.teacher_temperature, positive(self.teacher_temperature), "positive")
-        need("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
-        need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
-        need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
-        need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
-        for name in ("threads", "workers"):
-            count = getattr(self, name)
-            least = 0 if name == "workers" else 1
-            need(name, count, count is None or least <= count <= 4096, f"from {least} to 4096")
 
     def settings(self) -> dict[str, Any]:
         """Every setting that says something of this training, nested as in a file."""
@@ -259,6 +246,18 @@ class Recipe:
         import yaml
 
         return yaml.safe_dump(_plain(self.settings()), sort_keys=False, allow_unicode=True)
+
+
+def flag_types(kind: Any = Recipe, prefix: str = "") -> dict[str, Any]:
+    """`seed`, `optimizer.lr`, …: every field that is a flag, with its type."""
+    found: dict[str, Any] = {}
+    for name, hint in field_types(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found |= flag_types(hint, f"{prefix}{name}.")
+        elif not (issubclass(kind, Part) and name in ("own", *OWN_ONLY)):
+            found[prefix + name] = hint
+    options = declared(kind.PART) if issubclass(kind, Part) else {}
+    return found | {prefix + name: row.option.kind for name, row in options.items()}
 
 
 def _plain(value: Any) -> Any:

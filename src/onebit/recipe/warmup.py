@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onebit.errors import UsageError
 from onebit.recipe.settings import Recipe
 
 
@@ -18,17 +17,3 @@ def shrink_warmup(recipe: Recipe, *, epochs: float) -> Recipe:
     """
     warmup = recipe.schedule.warmup * min(1, recipe.epochs / epochs)
     return replace(recipe, schedule=replace(recipe.schedule, warmup=warmup))
-
-
-def refuse_long_warmup(recipe: Recipe) -> None:
-    """Refuse a warm-up that does not end before training does.
-
-    Raises:
-        UsageError: both numbers of epochs.
-    """
-    warmup = recipe.schedule.warmup
-    if warmup and warmup >= recipe.epochs:
-        raise UsageError(
-            f"schedule.warmup is {warmup:g} epochs, but training has only {recipe.epochs:g}: "
-            "lower --schedule.warmup, or raise --epochs"
-        )

@@ -21,7 +21,6 @@ from onebit.train.lock import LOCK_FILE, lock_folder
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
 
-RESULTS_TABLE = "results.csv"
 SEEDS_FILE = "seeds.json"
 PICTURE = "continual.png"
 ASIDE = ".replaced-run"
@@ -29,7 +28,7 @@ ASIDE = ".replaced-run"
 MOVING = ".moved-run"
 """Where it is until all of it is aside."""
 FILES = (
-    *("recipe.yaml", "log.txt", PLACE_FILE, RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
+    *("recipe.yaml", "log.txt", PLACE_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
 """What training runs write into a run folder, beside the folders of seeds and tasks."""

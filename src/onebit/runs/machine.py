@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 
@@ -19,7 +20,7 @@ class Machine:
     """device: of this process; precision: "bf16" or "fp32"; threads: of torch, in this process."""
 
     device: torch.device
-    precision: str
+    precision: Literal["bf16", "fp32"]
     threads: int
 
 
@@ -30,7 +31,8 @@ def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
         ranks: which of several processes this is.
     """
     device = rank_device(resolve_device(recipe.device), ranks)
-    return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())
+    precision = cast(Any, resolve_precision(recipe.precision, device))
+    return Machine(device, precision, recipe.threads or torch.get_num_threads())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS
-from onebit.recipe import ModelRecipe, Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
 from onebit.recipe.bounded import checked_tree
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
@@ -63,7 +63,7 @@ def open_run(
         settings = read_settings(recipe_path(recipe))
     elif isinstance(facts.get("recipe"), dict):
         settings = facts["recipe"]
-        check_keys(checked_tree(settings, where=f"{source}: "), Recipe, source=str(source))
+        checked_tree(settings, where=f"{source}: ")
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif fallback is not None:

@@ -13,8 +13,7 @@ from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, refuse_clipping, refuse_long_warmup
-from onebit.recipe.option_owners import uses_lr
+from onebit.recipe import Recipe
 from onebit.train.schedules import make_schedule, schedule_factor
 
 FUSED = ("adam", "adamw", "sgd")
@@ -76,8 +75,10 @@ def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_pe
 
 def check_pair(recipe: Recipe, model: nn.Module) -> None:
     """Refuse a weight quantizer and an optimizer that do not make a method together."""
-    refuse_clipping(recipe)
-    name, known = recipe.optimizer.name, {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
+    name, settings = recipe.optimizer.name, recipe.optimizer
+    if not OPTIMIZERS.entry(name).clips_gradients and (settings.clip_grad_value or settings.clip_grad_norm):
+        raise UsageError(f"optimizer {name} has gradients of the size of N images, of which a clip leaves nothing")
+    known = {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
     names = {known.get(kind, kind.__name__) for kind in kinds}
     trains = OPTIMIZERS.entry(name).trains
@@ -90,18 +91,19 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
             raise UsageError(
                 f"weight_quantizer {quantizer} needs optimizer {' or '.join(entry.trained_by)}, got {name}"
             )
-        for option in recipe.optimizer.set_of(entry.options):
-            if names != {quantizer}:
-                raise UsageError(f"optimizer.{option} belongs to weight_quantizer {quantizer}")
 
 
 def build_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, *, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule of a recipe; its epochs become optimizer steps."""
-    refuse_long_warmup(recipe)
     settings, own_rate = recipe.schedule, recipe.optimizer.real_lr
-    rate = recipe.optimizer.lr if uses_lr(recipe) or own_rate is None else own_rate
+    if settings.warmup and settings.warmup >= recipe.epochs:
+        raise UsageError(f"schedule.warmup is {settings.warmup:g} epochs, but training has only {recipe.epochs:g}")
+    entry = OPTIMIZERS.entry(recipe.optimizer.name)
+    # `lr` is that of latents, unless their rate has another name, and of all parameters of a real net
+    uses_lr = entry.lr_of_latents or own_rate is None or recipe.model.weight_quantizer is None
+    rate = recipe.optimizer.lr if uses_lr or own_rate is None else own_rate
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
     epochs_of = settings.milestones
     if settings.name == "step" and settings.step_size:
@@ -114,7 +116,6 @@ def build_schedule(
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
     )
-    entry = OPTIMIZERS.entry(recipe.optimizer.name)
     if entry.factors is None:
         return make_schedule(optimizer, factor)
     setup = _setup(recipe, optimizer.param_groups, count=0, steps_per_epoch=steps_per_epoch)

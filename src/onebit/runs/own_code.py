@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import nn
 
+from onebit.common.fields import argument, read
 from onebit.errors import UsageError
 from onebit.recipe.own_names import OwnName, split_own
-from onebit.recipe.typed import argument_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class OwnCode:
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Arguments as the types that the signature says; text that came from a flag becomes a number, a list …"""
-        known = self.parameters()
-        unknown = (None, inspect.Parameter.empty)
-        return {
-            name: argument_of(value, *known.get(name, unknown), name=f"model.{name}") for name, value in given.items()
-        }
+        known, typed = self.parameters(), {}
+        for name, value in given.items():
+            hint, default = known.get(name, (None, inspect.Parameter.empty))
+            if hint is None and isinstance(default, (bool, int, float, str, tuple, list)):
+                hint = int | float if type(default) is int else type(default)
+            typed[name] = argument(value) if hint is None else read(value, hint, name=f"model.{name}")
+        return typed
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         """Name -> (type or None, default or `inspect.Parameter.empty`) of what can be given by name."""

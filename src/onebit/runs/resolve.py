@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
-from onebit.optim import OPTIMIZERS
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
 from onebit.runs.machine import Machine, resolve_machine
@@ -34,9 +33,7 @@ MANY = 1_000_000
 """Assumed number of images where only the files know it: no batch is too large."""
 
 
-def resolve(
-    recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE, given: Container[str] = ()
-) -> Machine:
+def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
     """Check a recipe once, before any data are read, and say what trains it here.
 
     Refuses what no data can make right: unknown names, devices, options, sizes, and files or packages that are missing.
@@ -45,44 +42,28 @@ def resolve(
 
     Args:
         trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
-        given: names of the requested settings. Weight decay without effect is refused if it is one of them; otherwise
-            it causes a warning. `sync_norm` in one process is refused if it is one of them.
+
+    Weight decay of a net in which nothing decays causes a warning.
     """
     check_names(recipe)
     _check_loss(recipe)
-    if "sync_norm" in given and recipe.sync_norm and ranks.world == 1:
-        raise UsageError("sync_norm belongs to several processes (torchrun), but there is one: leave it out")
-    if "optimizer.prior" in given and recipe.continual.tasks:
-        raise UsageError(
-            "optimizer.prior belongs to a single training, several tasks have continual.prior: leave it out"
-        )
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
     for name in ("init_from", "teacher"):
         path = getattr(recipe, name)
-        if path == "":
-            raise UsageError(f"{name} is empty; expected a run folder, a weight file or a packed net")
         if path is not None and not is_packed(path):
             trained_file(path)
     if recipe.continual.tasks and ranks.world > 1:
         raise UsageError("several tasks are learned by one process: start without torchrun")
     optimizers = [_check_training(part, processes=ranks.world) for part in _parts(recipe)]
-    _tell_no_decay(recipe, optimizers, refuse="optimizer.weight_decay" in given, tell=ranks.writes)
+    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)) and ranks.writes:
+        warnings.warn(
+            f"optimizer.weight_decay {recipe.optimizer.weight_decay:g} has no effect: all weights are binary, and "
+            "latents, biases and BatchNorm do not decay",
+            stacklevel=2,
+        )
     return machine
-
-
-def refuse_no_decay(recipe: Recipe) -> None:
-    """Refuse weight decay without effect, as `resolve` does, but read none of the files that the recipe names."""
-
-    def optimizer_of(part: Recipe) -> torch.optim.Optimizer:
-        model = _meta_model(part, _fixed_data(part))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the training prints them
-            return training_of(part, model, images=MANY, labels=MANY).optimizer
-
-    # built one by one, as far as they are needed
-    _tell_no_decay(recipe, (optimizer_of(part) for part in _parts(recipe)), refuse=True, tell=False)
 
 
 def _parts(recipe: Recipe) -> list[Recipe]:
@@ -90,22 +71,6 @@ def _parts(recipe: Recipe) -> list[Recipe]:
     if recipe.continual.tasks:
         return [task_recipe(arm, 1) for arm in arms(recipe).values()]
     return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
-
-
-def _tell_no_decay(recipe: Recipe, optimizers: Iterable[torch.optim.Optimizer], *, refuse: bool, tell: bool) -> None:
-    """Refuse weight decay of a net in which nothing decays, or warn of it."""
-    if not recipe.optimizer.weight_decay or any(map(decays, optimizers)):
-        return
-    unused = (
-        f"optimizer.weight_decay {recipe.optimizer.weight_decay:g} has no effect: all weights are binary, and latents, "
-        "biases and BatchNorm do not decay"
-    )
-    if refuse:
-        own_rule = OPTIMIZERS.entry(recipe.optimizer.name).own_rule  # which does not decay latents
-        way = f"--optimizer.{'decay_norm' if own_rule else 'decay_latents'} true"
-        raise UsageError(f"{unused}: leave it out, or add {way}")
-    if tell:
-        warnings.warn(unused, stacklevel=3)
 
 
 def _check_loss(recipe: Recipe) -> None:

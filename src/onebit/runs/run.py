@@ -165,7 +165,7 @@ def first_stage(recipe: Recipe) -> Recipe:
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage trains real weights before binary ones, and all weights are real")
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
+    dropped = [option.name for option in WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options]
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
     optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False, own=own)
     share, schedule = recipe.first_stage / recipe.epochs, recipe.schedule

@@ -1,1 +1,30 @@
-"""Flags, files and scripts of other repositories: words in, settings out; one module for each (docs/coming-from.md)."""
+"""Command lines and files of other repositories as `onebit` command lines (docs/coming-from.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onebit.recipe.flags import Word
+from onebit.recipe.translations import binarynet, json_config
+
+WANDB_WORD = "wandb_on"
+"""Word of `onebit train config.json wandb_on`, as in the repository of these files."""
+
+
+def translate(words: Sequence[Word]) -> list[str] | None:
+    """The words after `onebit` that a command line of another repository means; None for one of ours."""
+    found = [word for word in words if word.value != WANDB_WORD or word.name not in ("", "resume")]
+    resumed = [Word("resume", None, ("--resume",)) for word in words if word == ("resume", WANDB_WORD, word.typed)]
+    wandb = [Word("wandb", None, ("--wandb",))] if len(found) < len(words) else []
+    found += resumed + wandb
+    options = {word.name: word.value for word in found}
+    recipe = next((word for word in found if not word.name), None)
+    config = None if recipe is None else json_config.read_config(Path(str(recipe.value)))
+    if recipe is not None and config is not None:
+        flags = json_config.flags_of(
+            config, source=str(recipe.value), method=options.get("method"), task=options.get("task")
+        )
+        rest = [text for word in found if word is not recipe for text in word.typed]
+        return ["train", *(text for name, value in flags.items() for text in (f"--{name}", value)), *rest]
+    return binarynet.translate(found) or (["train", *(t for w in found for t in w.typed)] if wandb else None)

@@ -1,4 +1,4 @@
-"""JSON files in the keys of the reproduction of BayesBiNN (Garg, Singhal 2021), translated into a recipe.
+"""JSON files in the keys of the reproduction of BayesBiNN (Garg, Singhal 2021), as flags of `onebit train`.
 
     {"dataset": "mnist", "input_shape": 784, "output_shape": 10, "epochs": 500, "model_architecture": …, …}
 
@@ -9,14 +9,16 @@ open (momentum 0 of the optimizer, λ0 = ±10, N × 10 with augmented images) is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from onebit.common.fields import Bound, Checked, Count, NotNegative, Positive, PositiveShare, Share
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_json
+from onebit.recipe.flags import flag_text
 
 IMAGES = {
     "mnist": (60_000, 1, 28 * 28, 10),
@@ -24,115 +26,80 @@ IMAGES = {
     "cifar100": (50_000, 3, 3 * 32**2, 100),
 }
 """Data set -> training images, channels, values of an image, classes."""
-
 ARCHITECTURES = {
-    "BinaryConnect": "mlp",
-    "VGGBinaryConnect": "vgg_small",
-    "LRNetSmall": "lrnet_small",
-    "LRNetBig": "lrnet_big",
+    "binaryconnect": "mlp",
+    "vggbinaryconnect": "vgg_small",
+    "lrnetsmall": "lrnet_small",
+    "lrnetbig": "lrnet_big",
 }
 HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
 """Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
-
 CONTINUAL_TEMPERATURE = 1e-2
 """Temperature of the continual configurations (BayesBiNN, section 4.3)."""
 TEMPERATURES = {"mnist": 1e-10, "cifar10": 1e-10, "cifar100": 1e-8}
 """Temperature of the others unless the file sets it (BayesBiNN, table 9)."""
-
 CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
 SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
-EPS = {"mlp": 1e-4}
-"""BatchNorm's epsilon unless the file sets it; torch's own for the other nets."""
-EVALUATED = "evaluate_steps"
-AUGMENTED_SCALE = 10.0
-LIMIT = 1e300
-"""Numbers in a file must be smaller; a larger whole number has no float."""
 
 
-@dataclass(frozen=True)
-class Key:
-    """One key of the format.
-
-    kind: type of its value; holds: a condition, `expected` in words.
-    """
-
-    kind: type
-    holds: Callable[[Any], bool]
-    expected: str
+def _one_of(names: Mapping[str, Any]) -> Any:
+    """The type of a name in any case, with dashes and underscores or without."""
+    return Annotated[str, Bound(" or ".join(names), lambda name: _plain(name) in names)]
 
 
-def _one(names: Mapping[str, Any]) -> Key:
-    return Key(str, lambda value: True, " or ".join(names))
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
-_COUNT = Key(int, lambda value: value >= 1, "a whole number, 1 or more")
-_SHARE = Key(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
-_POSITIVE = Key(float, lambda value: value > 0, "a positive number")
-_SWITCH = Key(bool, lambda value: True, "true or false")
+@dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    """The keys of a file; null leaves a key open."""
 
-KEYS: dict[str, Key] = {
-    "dataset": _one(IMAGES),
-    "model_architecture": _one(ARCHITECTURES),
-    "epochs": _COUNT,
-    "batch_size": _COUNT,
-    "lr_init": _POSITIVE,
-    "lr_final": Key(float, lambda value: value >= 0, "a number, 0 or more"),
-    "lr_scheduler": _one(SCHEDULES),
-    "criterion": _one(CRITERIA),
-    "input_shape": _COUNT,
-    "output_shape": _COUNT,
-    "data_augmentation": _SWITCH,
-    "validation_split": _SHARE,
-    "drop_prob": _SHARE,
-    "batch_affine": _SWITCH,
-    "momentum": Key(float, lambda value: 0 < value <= 1, "a number in (0, 1]"),
-    "eps": _POSITIVE,
-    "mc_steps": _COUNT,
-    "temperature": _POSITIVE,
-    EVALUATED: Key(int, lambda value: value >= 0, "a whole number, 0 or more"),
-    "grad_clip_value": _POSITIVE,
-    "weight_clip_value": _POSITIVE,
-}
-NEEDED = ("dataset", "model_architecture", "epochs", "batch_size", "lr_init")
-METHOD_KEYS = {"bayesbinn": ("mc_steps", "temperature"), "ste": ("weight_clip_value",)}
-"""Method -> the keys it follows from."""
-
-OF_METHODS = ("mc_steps", "temperature", EVALUATED, "weight_clip_value", "grad_clip_value")
-"""Keys that only some methods use."""
-# train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
-USED = {"bayesbinn": {"mc_steps", "temperature", EVALUATED}, "real": {"grad_clip_value"}}
-"""Method -> those that it uses; the other methods clip."""
+    dataset: _one_of(IMAGES)  # type: ignore[valid-type]
+    model_architecture: _one_of(ARCHITECTURES)  # type: ignore[valid-type]
+    epochs: Count
+    batch_size: Count
+    lr_init: Positive
+    lr_final: NotNegative = 1e-16
+    lr_scheduler: _one_of(SCHEDULES) = "cosine"  # type: ignore[valid-type]
+    criterion: _one_of(CRITERIA) = "crossentropy"  # type: ignore[valid-type]
+    input_shape: Count | None = None
+    output_shape: Count | None = None
+    data_augmentation: bool = False
+    validation_split: Share = 0.0
+    drop_prob: Share = 0.0
+    batch_affine: bool = False
+    momentum: PositiveShare | None = None
+    eps: Positive | None = None
+    mc_steps: Count | None = None
+    temperature: Positive | None = None
+    evaluate_steps: NotNegative | None = None
+    grad_clip_value: Positive | None = None
+    weight_clip_value: Positive | None = None
 
 
-@dataclass(frozen=True)
-class Translation:
-    """The content of a file: settings of a recipe, the method, and notes on keys that are not used."""
-
-    settings: dict[str, Any]
-    method: str
-    notes: tuple[str, ...]
+KEYS = tuple(field.name for field in fields(Config))
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
     """The keys of a JSON file of this format; None for a recipe, UsageError for text that is not JSON."""
-    if path.suffix != ".json":
+    if path.suffix != ".json" or not path.is_file():
         return None
     found = read_json(path)
-    own = KEYS.keys() - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
+    own = {*KEYS} - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
     return found if isinstance(found, dict) and own & found.keys() else None
 
 
-def translate_config(
-    config: Mapping[str, Any], *, source: str, method: str | None = None, task: str | None = None
-) -> Translation:
-    """Translate the keys of a file into settings of a recipe.
+def flags_of(
+    keys: Mapping[str, Any], *, source: str, method: str | None = None, task: str | None = None
+) -> dict[str, str]:
+    """The flags of `onebit train` that a file means, but for --method and --task where they are given.
 
     The dropout of `drop_prob` is that of inputs and hidden units of `BinaryConnect`; the convolutional nets have none
     there. `momentum` is that of BatchNorm. `validation_split` is a share of the training images.
 
     Args:
-        config: keys and values of the file.
-        source: its name, for messages.
+        keys: of the file; source: its name.
         method: the requested method; None derives it from the keys.
         task: "image", or "permuted-mnist" for a continual training, whose net is smaller; None for "image" where the
             settings are not those of a continual one.
@@ -141,112 +108,75 @@ def translate_config(
         UsageError: an unknown or missing key, a value of another kind, a shape that the data set does not have, or keys
             from which no method follows.
     """
-    given = _checked(config, source)
-    if task is None:
-        task = _plain_task(given, source)
-    method = method or _method(given, source)
-    model = ARCHITECTURES[given["model_architecture"]]
-    images, channels, values, classes = IMAGES[given["dataset"]]
-    for key, actual in (("input_shape", values if model == "mlp" else channels), ("output_shape", classes)):
-        if given.get(key, actual) != actual:
-            what = f"{given['model_architecture']} on {given['dataset']}"
-            raise UsageError(f"{source}: {key} of {what} is {actual}, got {given[key]}")
-    augmented = given.get("data_augmentation", False)
-    settings: dict[str, Any] = {
-        "name": Path(source).stem,
-        "dataset": given["dataset"],
-        "validation": math.floor(given.get("validation_split", 0) * images),
-        "epochs": given["epochs"],
-        "batch_size": given["batch_size"],
-        "loss": CRITERIA[given.get("criterion", "crossentropy")],
-        "model": {
-            "name": model,
-            "coding": "standardize",
-            "norm_affine": given.get("batch_affine", False),
-            "norm_momentum": given.get("momentum", 0.15 if model == "mlp" else 0.2),
-            # BatchNorm after the dense layers of a convolutional net is torch's there
-            "dense_norm_momentum": None if model == "mlp" else 0.1,
-            "norm_eps": given.get("eps", EPS.get(model, 1e-5)),
-        },
-        "optimizer": {"lr": given["lr_init"]},
-        "schedule": {
-            "name": SCHEDULES[given.get("lr_scheduler", "cosine")],
-            "final_lr": given.get("lr_final", 1e-16),
-        },
-        # digits have no mirror image
-        "augmentation": {"crop_padding": 4 * augmented, "flip": augmented and channels == 3},
-    }
-    notes = []
-    dropped = given.get("drop_prob", 0.0)
-    if model == "mlp":
-        settings["model"] |= {"widths": [values, *HIDDEN[task], classes], "dropout": dropped, "input_dropout": dropped}
-    elif dropped:
-        notes.append(f"drop_prob {dropped} is not used: {given['model_architecture']} has no dropout")
-    if "grad_clip_value" in given and method != "bayesbinn":
-        settings["optimizer"]["clip_grad_value"] = given["grad_clip_value"]
-    if method == "bayesbinn":
-        settings["model"]["weight_options"] = {"temperature": given.get("temperature", TEMPERATURES[given["dataset"]])}
-        settings["optimizer"] |= {
-            "samples": given.get("mc_steps", 1),
-            "data_scale": AUGMENTED_SCALE if augmented else 1.0,
-            "lagged_mean": task == "permuted-mnist",  # as in the recipe of that task
-        }
-        settings["draws"] = given.get(EVALUATED, 0)
-    if "weight_clip_value" in given and method not in ("bayesbinn", "real"):
-        settings["optimizer"]["latent_clip"] = given["weight_clip_value"]
-    used = USED.get(method, {"weight_clip_value", "grad_clip_value"})
-    other = [key for key in OF_METHODS if key in given.keys() - used]
-    notes += [f"{key} is not used by --method {method}" for key in other]
-    return Translation(settings, method, tuple(notes))
-
-
-def _plain_task(given: Mapping[str, Any], source: str) -> str:
-    """The task of a file that is trained without `--task`; UsageError for the temperature of `test_cl.py`."""
-    if given["model_architecture"] == "BinaryConnect" and given.get("temperature", 0) >= CONTINUAL_TEMPERATURE:
+    config = _checked(keys, source)
+    data, model = config.dataset, ARCHITECTURES[config.model_architecture]
+    continual = model == "mlp" and (config.temperature or 0) >= CONTINUAL_TEMPERATURE
+    if task is None and continual:
         raise UsageError(
-            f"{source}: temperature {given['temperature']:g} is that of a continual training (test_cl.py): "
-            "add --task permuted-mnist, or --task image to train on the images as they are"
+            f"{source}: temperature {config.temperature:g} is that of test_cl.py: add --task permuted-mnist"
         )
-    return "image"
+    bayes, ste = config.mc_steps or config.temperature, config.weight_clip_value
+    if method is None and bool(bayes) is bool(ste):
+        raise UsageError(
+            f"{source}: no method follows from mc_steps, temperature, weight_clip_value: add --method NAME"
+        )
+    chosen = method or ("bayesbinn" if bayes else "ste")
+    images, channels, values, classes = IMAGES[data]
+    for key, actual in (("input_shape", values if model == "mlp" else channels), ("output_shape", classes)):
+        if getattr(config, key) not in (None, actual):
+            raise UsageError(f"{source}: {key}: expected {actual}, got {getattr(config, key)}")
+    augmented = config.data_augmentation
+    flags: dict[str, Any] = {
+        "name": Path(source).stem,
+        "dataset": data,
+        "model": model,
+        "validation": math.floor(config.validation_split * images),
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "loss": CRITERIA[config.criterion],
+        "model.coding": "standardize",
+        "model.norm_affine": config.batch_affine,
+        "model.norm_momentum": config.momentum or (0.15 if model == "mlp" else 0.2),
+        # BatchNorm after the dense layers of a convolutional net is torch's there
+        "model.dense_norm_momentum": None if model == "mlp" else 0.1,
+        "model.norm_eps": config.eps or (1e-4 if model == "mlp" else 1e-5),
+        "optimizer.lr": config.lr_init,
+        "schedule": SCHEDULES[config.lr_scheduler],
+        "schedule.final_lr": config.lr_final,
+        # digits have no mirror image
+        "augmentation.crop_padding": 4 * augmented,
+        "augmentation.flip": augmented and channels == 3,
+    }
+    flags |= {} if method else {"method": chosen}
+    if model == "mlp":
+        widths = [values, *HIDDEN[task or "image"], classes]
+        flags |= {"model.widths": widths}
+        flags |= dict.fromkeys(("model.dropout", "model.input_dropout"), config.drop_prob)
+    if chosen == "bayesbinn":
+        flags |= {
+            "model.weight_options.temperature": config.temperature or TEMPERATURES[data],
+            "optimizer.samples": config.mc_steps or 1,
+            "optimizer.data_scale": 10 if augmented else 1,
+            "optimizer.lagged_mean": task == "permuted-mnist",  # as in the recipe of that task
+            "draws": int(config.evaluate_steps or 0),
+        }
+    else:  # train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
+        flags |= {"optimizer.clip_grad_value": config.grad_clip_value} if config.grad_clip_value else {}
+        flags |= {"optimizer.latent_clip": ste} if ste and chosen != "real" else {}
+    return {name: flag_text(value) for name, value in flags.items()}
 
 
-def _method(given: Mapping[str, Any], source: str) -> str:
-    """The method that the keys imply."""
-    found = {method: key for method, keys in METHOD_KEYS.items() for key in keys if key in given}
-    if len(found) == 1:
-        return next(iter(found))
-    ways = ", ".join(f"{' or '.join(keys)} for {method}" for method, keys in METHOD_KEYS.items())
-    got = " and ".join(found.values()) or "none of them"
-    raise UsageError(f"{source}: the method follows from {ways}; got {got}: name it with --method NAME")
-
-
-def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The keys with every value checked, and names in the spelling of the tables."""
-    for key in config:
+def _checked(keys: Mapping[str, Any], source: str) -> Config:
+    """The keys, and names in the spelling of the tables."""
+    for key in keys:
         if key not in KEYS:
             raise UsageError(f"{source}: unknown key {key}{did_you_mean(key, KEYS)}")
-    for key in NEEDED:
-        if key not in config:
-            raise UsageError(f"{source}: the key {key} is missing ({KEYS[key].expected})")
-    given = {}
-    for key, value in config.items():
-        rule = KEYS[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LIMIT
-        whole = number and value == int(value) if rule.kind is int else number
-        if not (whole if rule.kind in (int, float) else isinstance(value, rule.kind)) or not rule.holds(value):
-            raise UsageError(f"{source}: {key} must be {rule.expected}, got {value!r}")
-        given[key] = rule.kind(value)
-    for key, table in (("criterion", CRITERIA), ("lr_scheduler", SCHEDULES), ("dataset", IMAGES)):
-        if key in given:
-            given[key] = _spelled(given[key], table, key, source)
-    given["model_architecture"] = _spelled(given["model_architecture"], ARCHITECTURES, "model_architecture", source)
-    return given
-
-
-def _spelled(name: str, table: Mapping[str, Any], key: str, source: str) -> str:
-    """The name as in the table; upper and lower case, dashes and underscores are the same."""
-    plain = {known.lower(): known for known in table}
-    found = plain.get(name.lower().replace("-", "").replace("_", ""))
-    if found is None:
-        raise UsageError(f"{source}: {key} {name!r} is not known{did_you_mean(name, table)}")
-    return found
+    missing = [field.name for field in fields(Config) if field.default is MISSING and field.name not in keys]
+    if missing:
+        raise UsageError(f"{source}: the key {missing[0]} is missing")
+    named = ("dataset", "model_architecture", "lr_scheduler", "criterion")
+    plain = {key: _plain(value) if key in named and isinstance(value, str) else value for key, value in keys.items()}
+    try:
+        return Config(**plain)  # type: ignore[arg-type]  # it reads them
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None

@@ -1,0 +1,197 @@
+"""Dataclasses whose fields are read as the types that they name, and held to the bounds in those types."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import json
+import operator
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from onebit.errors import UsageError, short
+
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_POINT = re.compile(r"\.(?=inf|nan)")
+_SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
+
+
+class Bound(NamedTuple):
+    """Metadata of `Annotated`: which values of the type are valid, and the same in words."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def within(interval: str) -> Bound:
+    """The numbers in an interval.
+
+    Example:
+        >>> within("(0, 1]").holds(0), within("(0, 1]").holds(1), within("[2, inf)").expected
+        (False, True, 'in [2, inf)')
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = operator.ge if interval[0] == "[" else operator.gt
+    below = operator.le if interval[-1] == "]" else operator.lt
+    return Bound(f"in {interval}", lambda value: above(value, low) and below(value, high))
+
+
+Positive = Annotated[float, within("(0, inf)")]
+NotNegative = Annotated[float, within("[0, inf)")]
+Share = Annotated[float, within("[0, 1)")]
+PositiveShare = Annotated[float, within("(0, 1]")]
+Count = Annotated[int, within("[1, inf)")]
+NotNegativeInt = Annotated[int, within("[0, inf)")]
+
+
+class _MismatchError(Exception):
+    """What was expected in place of a value."""
+
+
+class Checked:
+    """Base of a frozen dataclass: its fields are read as their types when it is made.
+
+    Raises:
+        UsageError: a value that its type does not take.
+    """
+
+    PART: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        prefix = f"{self.PART}." if self.PART else ""
+        for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
+            object.__setattr__(self, name, read(getattr(self, name), hint, name=prefix + name))
+
+
+@functools.cache
+def field_types(kind: Any) -> dict[str, Any]:
+    """Field -> its type, with its bounds."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+
+
+def read(value: Any, hint: Any, *, name: str) -> Any:
+    """A value as a type: text as the number, truth, null or list that it spells, and within the bounds of the type.
+
+    A union takes the first of its types that fits; text fits everywhere and comes last. A type that text cannot
+    spell, such as a class, takes any value.
+
+    Args:
+        name: for the message.
+
+    Raises:
+        UsageError: the value is of another type, or out of bounds.
+
+    Example:
+        >>> read("1e-3", float | None, name="lr"), read("64,32", tuple[int, ...], name="widths")
+        (0.001, (64, 32))
+    """
+    try:
+        return _read(value, hint)
+    except _MismatchError as error:
+        raise UsageError(f"{name}: expected {error}, got {short(value)}") from None
+
+
+def argument(value: Any) -> Any:
+    """A value of unknown type: text that spells null, a truth or a number is one."""
+    return _read(value, None | bool | int | float | str) if isinstance(value, str) else value
+
+
+def _read(value: Any, hint: Any) -> Any:
+    origin, args = get_origin(hint) or hint, get_args(hint)
+    if origin is Annotated:
+        found = _read(value, args[0])
+        for bound in args[1:]:
+            if not bound.holds(found):
+                raise _MismatchError(bound.expected)
+        return found
+    if origin in (Union, UnionType):
+        return _first_of(value, args)
+    if origin is Literal:
+        choices = [choice for choice in args if str(choice) == str(value)]
+        return choices[0] if choices else _refuse(" or ".join(map(str, args)))
+    if origin in _SEQUENCES:
+        return _sequence(value, origin, [arg for arg in args if arg is not ...])
+    if origin is dict:
+        found = _dict(value)
+        return found if args[1:] == (object,) else {key: argument(item) for key, item in found.items()}
+    reader = _READERS.get(origin)
+    return argument(value) if reader is None else reader(value)
+
+
+def _refuse(expected: str) -> Any:
+    raise _MismatchError(expected)
+
+
+def _first_of(value: Any, kinds: tuple[Any, ...]) -> Any:
+    expected = []
+    for kind in sorted(kinds, key=lambda kind: (kind is str, kind is not NoneType)):
+        try:
+            return _read(value, kind)
+        except _MismatchError as error:  # noqa: PERF203
+            expected.append(str(error))
+    return _refuse(" or ".join(dict.fromkeys(expected)))
+
+
+def _sequence(value: Any, origin: Any, kinds: list[Any]) -> Any:
+    if isinstance(value, str):
+        value = _json(value) or [item.strip() for item in value.strip("[]()").split(",") if item.strip()]
+    if not isinstance(value, (list, tuple)):
+        _refuse("a list")
+    if len(kinds) > 1 and len(kinds) != len(value):
+        _refuse(f"{len(kinds)} values")
+    kinds = kinds if len(kinds) > 1 else (kinds or [Any]) * len(value)
+    found = [_read(item, kind) for item, kind in zip(value, kinds, strict=True)]
+    return tuple(found) if origin is tuple else found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _none(value: Any) -> None:
+    if value is not None and value not in ("null", "Null", "NULL", "~"):
+        _refuse("null")
+
+
+def _bool(value: Any) -> Any:
+    found = _BOOLS.get(value.lower()) if isinstance(value, str) else value
+    return found if isinstance(found, bool) else _refuse("true or false")
+
+
+def _int(value: Any) -> Any:
+    found = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
+    return found if type(found) is int else _refuse("a whole number")
+
+
+def _float(value: Any) -> Any:
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text, and has a point before inf and nan
+        value = _POINT.sub("", value.lower())
+    try:
+        return _refuse("a number") if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        return _refuse("a number")
+
+
+def _str(value: Any) -> Any:
+    return str(value) if isinstance(value, (str, PurePath)) else _refuse("text")
+
+
+def _dict(value: Any) -> Any:
+    if isinstance(value, str):  # {temperature: 1e-10}
+        pairs = [item.partition(":") for item in value.strip("{} ").split(",")] if value[:1] == "{" else []
+        value = _json(value) or {key.strip(): text.strip() for key, _, text in pairs if key.strip()} or value
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        _refuse("options by name")
+    return value
+
+
+_READERS: dict[Any, Callable[[Any], Any]] = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str}
