@@ -27,7 +27,6 @@ class Score:
     loss: mean over samples; of an ensemble always the cross-entropy.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
-    top5: number of samples whose class is among the five largest logits; None if not counted.
     confusion: for masks (each pixel is a sample), counts by true and predicted class, see `confusion_matrix`.
     sums: of each metric, see `onebit.evaluation.metrics.Metric`.
 
@@ -42,7 +41,6 @@ class Score:
     entropy: float | None = None
     gaps: tuple[float, ...] = field(default=(), repr=False)
     confusion: tuple[tuple[int, ...], ...] | None = None
-    top5: int | None = field(default=None, repr=False)
     sums: Mapping[str, Sums] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,11 +58,6 @@ class Score:
     @property
     def error(self) -> float:
         return 1 - self.accuracy
-
-    @property
-    def error5(self) -> float | None:
-        """Share whose class is not among the five largest logits."""
-        return None if self.top5 is None else 1 - self.top5 / self.count
 
     @property
     def ece(self) -> float:
@@ -158,6 +151,5 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
         entropy=total("entropy", mean=True),
         gaps=tuple(map(sum, zip(*(part.gaps for part in counted), strict=True))),
         confusion=confusion,
-        top5=total("top5"),
         sums=added([part.sums for part in counted]),
     )

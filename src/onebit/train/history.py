@@ -31,7 +31,7 @@ MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
-FRACTIONS = ("_error", "_error5", "_iou")
+FRACTIONS = ("_error", "_iou")
 """How the names of fields end that are between 0 and 1."""
 PRINTED_EPOCHS = 10
 """Most epochs that a printed `History` shows whole."""
@@ -99,7 +99,6 @@ class EpochLog:
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
     layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`.
-    train_error5, validation_error5: share whose class is not among the five largest logits; None if not counted.
     best: lowest validation error so far, for segmentation the highest mean IoU, where there are no classes the lowest
         validation loss; None without a validation split.
     train_metrics, validation_metrics: name -> value of the metrics, see `onebit.evaluation.metrics`.
@@ -125,8 +124,6 @@ class EpochLog:
     saturation: float
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     validation_mean_iou: float | None = None
-    train_error5: float | None = None
-    validation_error5: float | None = None
     best: float | None = None
     train_metrics: dict[str, float] = field(default_factory=dict)
     validation_metrics: dict[str, float] = field(default_factory=dict)

@@ -45,7 +45,7 @@ from onebit.layers.base import skip_fused_path_
 from onebit.optim import finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage, too_short
-from onebit.train.batch_log import BatchWatch
+from onebit.train.batch_log import BatchLog, BatchWatch
 from onebit.train.checkpoint import settings_of
 from onebit.train.compiling import Compiled
 from onebit.train.distillation import Teacher, ready_teacher
@@ -145,7 +145,7 @@ def fit(
         facts: stored in the weight files next to epoch and validation error.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
         on_restored: called with the `EpochLog` of the last checkpoint when a training goes on from there.
-        batch_watch: reads the batches of each epoch; top-5 errors are then counted as well.
+        batch_watch: reads some batches of each epoch.
         verbose: whether to print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default
             on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
@@ -260,7 +260,7 @@ class TrainedEpoch:
     """The outcome of training over one epoch.
 
     started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
-    loss, error, error5: means over its images; an error is None if it is not counted.
+    loss, error: means over its images; the error is None if it is not counted.
     metrics: name -> value.
     batch: inputs and targets of the last batch, LOOK_IMAGES at most.
     small: whether the images had less than their full size.
@@ -272,7 +272,6 @@ class TrainedEpoch:
     images: int
     loss: float
     error: float | None
-    error5: float | None
     metrics: dict[str, float]
     batch: tuple[Any, Any]
     small: bool
@@ -282,22 +281,19 @@ def train_epoch(job: Job) -> TrainedEpoch:
     """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
-    epochs, on_step, batch_watch = total_steps / job.feed.steps, job.on_step, job.batch_watch
+    epochs, on_step, watch = total_steps / job.feed.steps, job.on_step, job.batch_watch
     steps, images, counts = min(job.feed.steps, total_steps - job.step), 0, list[float]()
-    top5 = batch_watch is not None
     job.history.threads = torch.get_num_threads()
     losses = torch.zeros(steps, device=device)
-    correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
     step = partial(
         optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.precision,
-        settings=job.step_settings, ranks=ranks, teacher=job.teacher, top5=top5, task=job.task,
+        settings=job.step_settings, ranks=ranks, teacher=job.teacher, task=job.task,
         metrics=job.metrics, sums=sums,
     )  # fmt: skip
     following, checked = scheduled(job.model), 0
     job.model.train()
-    if batch_watch is not None:
-        batch_watch.begin()
     for i, (whole, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         images += count
         x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
@@ -308,8 +304,9 @@ def train_epoch(job: Job) -> TrainedEpoch:
         losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
         counts.append(size_of(y) * known)
         correct = None if right is None or correct is None else correct.add_(right)
-        if batch_watch is not None and right is not None:
-            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=count * known, ranks=ranks)
+        if watch is not None and right is not None and (i % watch.every == 0 or i == steps):
+            now = ranks.sum_(torch.stack([losses[i - 1].double(), right, right.new_tensor(counts[-1])])).tolist()
+            watch.on_batch(BatchLog(epoch, i, steps, now[0], now[1] / (now[2] or 1)))  # masks may have no class
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -324,14 +321,14 @@ def train_epoch(job: Job) -> TrainedEpoch:
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
     known_images = ranks.sum_(losses.new_tensor(counts))
-    loss, error, error5 = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
+    loss, error = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
     metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, steps, images, loss, error, error5, metrics, last, x is not whole)
+    return TrainedEpoch(started, seconds, steps, images, loss, error, metrics, last, x is not whole)
 
 
-def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:
-    """Mean loss, top-1 error, and top-5 error, each None if it was not counted.
+def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None]:
+    """Mean loss and error, None if it was not counted.
 
     Args:
         counts: images of each batch; those with masks by their shares of pixels with a class.
@@ -339,10 +336,9 @@ def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tupl
     images = float(counts.double().sum()) or 1.0  # masks may have no pixel with a class
     loss = float((losses * counts).sum()) / images
     if correct is None:
-        return loss, None, None
+        return loss, None
     # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
-    error, *others = (max(0.0, 1 - right / images) for right in correct.reshape(-1).tolist())
-    return loss, error, others[0] if others else None
+    return loss, max(0.0, 1 - float(correct) / images)
 
 
 def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
@@ -375,10 +371,9 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     with job.saved_weights():
         score = None
         if job.data.validation is not None:
-            top5 = trained.error5 is not None
             score = validate(
                 model, job.data, loss=job.loss, precision=precision, reestimate=job.other_statistics, ranks=job.ranks,
-                top5=top5, metrics=job.metrics,
+                metrics=job.metrics,
             )  # fmt: skip
         row = history.add(_epoch_log(job, trained, score, gradients))
     write_epoch(job)
@@ -415,8 +410,6 @@ def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: 
         validation_loss=None if score is None else score.loss,
         validation_error=None if score is None or score.correct is None else score.error,
         validation_mean_iou=None if score is None else score.mean_iou,
-        train_error5=trained.error5,
-        validation_error5=None if score is None else score.error5,
         train_metrics=trained.metrics,
         validation_metrics={} if score is None else score.metrics,
         validation_weights="binary" if job.signs else "real",

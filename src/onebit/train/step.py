@@ -16,7 +16,6 @@ from onebit.evaluation.losses import Loss, known_samples, per_sample
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.nested import leaves, mapped, size_of, split_in
 from onebit.evaluation.precision import autocast
-from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 
@@ -87,7 +86,6 @@ def optimizer_step(
     ranks: Ranks = ALONE,
     teacher: Teacher | None = None,
     teacher_inputs: Any = None,
-    top5: bool = False,
     task: str | None = "classification",
     metrics: Mapping[str, Metric] | None = None,
     sums: dict[str, Tensor] | None = None,
@@ -100,21 +98,20 @@ def optimizer_step(
         count: images of the batch over all ranks; N when None.
         teacher: adds its distillation loss.
         teacher_inputs: what the teacher gets; x when None.
-        top5: also count labels among the five largest logits.
         task: of the loss; None for a loss of the user.
         metrics: whose sums over this rank's samples are added to `sums`.
 
     Returns:
         (this rank's share of the mean loss, number of its correct predictions, share of its samples with a class). The
         first two are on the device, averaged over Monte Carlo samples. An image with a mask counts with its share of
-        pixels with a class. With `top5` the second is (2,). It is None where there are no classes.
+        pixels with a class. The second is None where there are no classes.
     """
     count = size_of(y) if count is None else count
     device = next(leaves(y)).device
     # the same number on every rank, as they wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=device)
-    correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
     split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
     shares = [size_of(labels) / count for _, _, labels in split]
@@ -147,8 +144,6 @@ def optimizer_step(
         every = logits.numel() // logits.shape[1]  # pixels without a class included
         seen += len(labels) * len(truth) / every
         right = (found.argmax(dim=1) == truth).sum()
-        if top5:
-            right = torch.stack([right, top5_correct(found, truth)])
         correct += right * (len(labels) / every / settings.samples)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if settings.clip_grad_norm is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -26,7 +25,6 @@ from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
-from onebit.train.batch_log import top5_correct
 from onebit.train.fit_data import FitData
 from onebit.train.job import Job
 from onebit.train.ranks import ALONE, Ranks
@@ -40,7 +38,6 @@ def validate(
     precision: str,
     reestimate: bool,
     ranks: Ranks = ALONE,
-    top5: bool = False,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Score:
     """Score on the validation data with the weights that are saved, in the precision of training.
@@ -63,8 +60,6 @@ def validate(
             score = score_outputs(
                 outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
             )
-            if top5:
-                score = replace(score, top5=int(top5_correct(outputs, targets)))
     return whole_score(ranks.gather(score))
 
 
