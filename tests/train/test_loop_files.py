@@ -33,7 +33,7 @@ def test_the_log_holds_what_was_measured(tmp_path: Path) -> None:
     assert set(lines[0]) == {
         "epoch", "epochs", "step", "train_loss", "train_error", "validation_loss", "validation_error",
         "validation_weights", "lr", "seconds", "flip_ratio", "saturation", "images_per_second", "layers",
-        "validation_mean_iou", "train_error5", "validation_error5", "best", "train_metrics", "validation_metrics",
+        "validation_mean_iou", "best", "train_metrics", "validation_metrics",
         "small",
     }  # fmt: skip
     assert [row.epoch for row in rows] == [1, 2, 3]
