@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from ast import literal_eval
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,15 +41,11 @@ one; ours have shortcuts without parameters. The number of classes is that of th
 """
 RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as there: (depth − 2) / 6 blocks a stage, rounded down, but on ImageNet."""
+_PRECISIONS = {"Float": "fp32", "Half": "bf16", "BFloat16": "bf16"}
 TYPES = {
-    "torch.FloatTensor": ("cpu", "fp32"),
-    "torch.cuda.FloatTensor": ("cuda", "fp32"),
-    "torch.HalfTensor": ("cpu", "bf16"),
-    "torch.cuda.HalfTensor": ("cuda", "bf16"),
-    "torch.BFloat16Tensor": ("cpu", "bf16"),
-    "torch.cuda.BFloat16Tensor": ("cuda", "bf16"),
-    "float": ("auto", "fp32"),
-    "half": ("auto", "bf16"),
+    **{f"torch.{name}Tensor": ("cpu", precision) for name, precision in _PRECISIONS.items()},
+    **{f"torch.cuda.{name}Tensor": ("cuda", precision) for name, precision in _PRECISIONS.items()},
+    **{"float": ("auto", "fp32"), "half": ("auto", "bf16")},
 }
 """Tensor type -> (device, precision); bf16 has the range of float32."""
 TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
@@ -120,11 +115,11 @@ def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) 
 
 def _model_config(text: str) -> dict[str, Any]:
     try:
-        config = literal_eval(text)
+        config = dict(literal_eval(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise UsageError(f"--model_config: expected a dictionary such as \"{{'depth': 18}}\", got {text[:200]!r}")
+        raise UsageError(
+            f"--model_config: expected a dictionary such as \"{{'depth': 18}}\", got {text[:200]!r}"
+        ) from None
     config.pop("num_classes", None)  # the data set has them
     return {str(name): value for name, value in config.items()}
 
@@ -144,9 +139,5 @@ def _device(kind: str | None, gpus: str | None) -> dict[str, str]:
     """The device and precision that --type and --gpus stand for."""
     device, precision = (None, None) if kind is None else resolve(TYPES, kind, kind="tensor type")
     if gpus is not None and device != "cpu":
-        numbers = [gpu.strip() for gpu in gpus.split(",")]
-        if len(numbers) > 1:
-            launcher = f"CUDA_VISIBLE_DEVICES={shlex.quote(gpus)} torchrun --nproc-per-node {len(numbers)}"
-            raise UsageError(f"--gpus {gpus}: one process for each GPU; type: {launcher} -m onebit train ...")
         device = f"cuda:{gpus}"
     return ({"device": device} if device else {}) | ({"precision": precision} if precision else {})

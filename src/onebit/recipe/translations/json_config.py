@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from onebit.common.fields import Bound, Checked, Count, NotNegative, Positive, PositiveShare, Share
-from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_json
 from onebit.recipe.flags import flag_text
@@ -27,10 +26,8 @@ IMAGES = {
 }
 """Data set -> training images, channels, values of an image, classes."""
 ARCHITECTURES = {
-    "binaryconnect": "mlp",
-    "vggbinaryconnect": "vgg_small",
-    "lrnetsmall": "lrnet_small",
-    "lrnetbig": "lrnet_big",
+    **{"binaryconnect": "mlp", "vggbinaryconnect": "vgg_small"},
+    **{"lrnetsmall": "lrnet_small", "lrnetbig": "lrnet_big"},
 }
 HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
 """Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
@@ -105,13 +102,11 @@ def flags_of(
             settings are not those of a continual one.
 
     Raises:
-        UsageError: an unknown or missing key, a value of another kind, a shape that the data set does not have, or keys
-            from which no method follows.
+        UsageError: an unknown or missing key, a value of another kind, or keys from which no method follows.
     """
-    config = _checked(keys, source)
+    config = _read(keys, source)
     data, model = config.dataset, ARCHITECTURES[config.model_architecture]
-    continual = model == "mlp" and (config.temperature or 0) >= CONTINUAL_TEMPERATURE
-    if task is None and continual:
+    if task is None and model == "mlp" and (config.temperature or 0) >= CONTINUAL_TEMPERATURE:
         raise UsageError(
             f"{source}: temperature {config.temperature:g} is that of test_cl.py: add --task permuted-mnist"
         )
@@ -122,9 +117,6 @@ def flags_of(
         )
     chosen = method or ("bayesbinn" if bayes else "ste")
     images, channels, values, classes = IMAGES[data]
-    for key, actual in (("input_shape", values if model == "mlp" else channels), ("output_shape", classes)):
-        if getattr(config, key) not in (None, actual):
-            raise UsageError(f"{source}: {key}: expected {actual}, got {getattr(config, key)}")
     augmented = config.data_augmentation
     flags: dict[str, Any] = {
         "name": Path(source).stem,
@@ -150,8 +142,7 @@ def flags_of(
     flags |= {} if method else {"method": chosen}
     if model == "mlp":
         widths = [values, *HIDDEN[task or "image"], classes]
-        flags |= {"model.widths": widths}
-        flags |= dict.fromkeys(("model.dropout", "model.input_dropout"), config.drop_prob)
+        flags |= {"model.widths": widths, "model.dropout": config.drop_prob, "model.input_dropout": config.drop_prob}
     if chosen == "bayesbinn":
         flags |= {
             "model.weight_options.temperature": config.temperature or TEMPERATURES[data],
@@ -166,17 +157,11 @@ def flags_of(
     return {name: flag_text(value) for name, value in flags.items()}
 
 
-def _checked(keys: Mapping[str, Any], source: str) -> Config:
-    """The keys, and names in the spelling of the tables."""
-    for key in keys:
-        if key not in KEYS:
-            raise UsageError(f"{source}: unknown key {key}{did_you_mean(key, KEYS)}")
-    missing = [field.name for field in fields(Config) if field.default is MISSING and field.name not in keys]
-    if missing:
-        raise UsageError(f"{source}: the key {missing[0]} is missing")
+def _read(keys: Mapping[str, Any], source: str) -> Config:
+    """The keys, with names in the spelling of the tables."""
     named = ("dataset", "model_architecture", "lr_scheduler", "criterion")
     plain = {key: _plain(value) if key in named and isinstance(value, str) else value for key, value in keys.items()}
     try:
         return Config(**plain)  # type: ignore[arg-type]  # it reads them
-    except UsageError as error:
+    except (TypeError, UsageError) as error:  # the first names an unknown key, or one that is missing
         raise UsageError(f"{source}: {error}") from None
