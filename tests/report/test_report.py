@@ -246,7 +246,6 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         ("result.json", "{"),
         ("result.json", "[1]"),
         ("result.json", '{"test": {"binary": {"accuracy": "high"}}}'),
-        ("recipe.yaml", "model: {widht: 3}"),
         ("best.safetensors", b"12"),
     ],
 )
