@@ -11,12 +11,12 @@ import pytest
 
 from onebit.common.augmentation import Augmentation
 from onebit.common.entries import Entry, load
+from onebit.common.fields import read
 from onebit.models import MODELS, option_names
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe, methods
 from onebit.recipe.options import declared, descriptions
-from onebit.recipe.typed import typed
 
 PARTS = {"model": ModelRecipe, "optimizer": OptimizerRecipe}
 OPTIONS = [(part, name) for part in PARTS for name in declared(part)]
@@ -50,8 +50,8 @@ def test_the_options_of_a_model_are_its_arguments(name: str) -> None:
 def test_an_option_has_a_valid_default_and_a_name_of_its_own(part: str, name: str) -> None:
     option = declared(part)[name].option
     assert name not in {item.name for item in dataclasses.fields(PARTS[part])}
-    assert typed(str("null" if option.default is None else option.default), option.kind) == option.default
-    assert option.default is None or option.check is None or option.check.holds(option.default)
+    for default in (option.default, "null" if option.default is None else str(option.default)):
+        assert read(default, option.kind, name=name) == option.default
     assert option.text
     assert getattr(PARTS[part](), name) == option.default
     assert not option.text.endswith(".")

@@ -149,8 +149,7 @@ def file_of(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 
 def all_flags() -> list[str]:
-    against_another = ("label_smoothing", "augmentation.min_area")  # a loss of its own, a second way to crop
-    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag not in against_another]
+    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag != "augmentation.min_area"]  # another crop
     return [word for flag, text in pairs for word in (f"--{flag}", text)]
 
 
@@ -261,113 +260,49 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "noun"),
     [
-        ("sede: 3", "unknown field sede; did you mean 'seed'?"),
-        ("optimizer: {lrs: 1}", "unknown field optimizer.lrs; did you mean 'lr'?"),
-        ("model: {weight_quantiser: sign}", "unknown field model.weight_quantiser; did you mean 'weight_quantizer'?"),
-        ("1: 2", "unknown field 1; known: "),
-        ("optimizer: adam", "'optimizer' must hold a mapping of fields, got 'adam'"),
-        ("model: null", "'model' must hold a mapping of fields, got None"),
-        ("", "a recipe is a mapping of fields, got None"),
-        ("- seed", "a recipe is a mapping of fields, got ['seed']"),
-        ("seed: [1,\nb: }", "line 2: not valid YAML or JSON"),
-        ("seed:\n\t- 1", "line 2: not valid YAML or JSON"),
-        ("name: !!python/object/apply:os.getcwd []", "line 1: tags (!) are not read"),
-        ("seed: three", "seed: expected int, got three"),
-        ("seed: 1.5", "seed: expected int, got 1.5"),
-        ("seed: true", "seed: expected int, got True"),
-        ("seed: null", "seed: expected int, got null"),
-        ("name: null", "name: expected str, got null"),
-        ("name: 3", "name: expected str, got 3"),
-        ("epochs: null", "epochs: expected float, got null"),
-        ("epochs: .nan", "epochs must be positive, at most a million, got nan"),
-        ("epochs: .inf", "epochs must be positive, at most a million, got inf"),
-        ("epochs: 0", "epochs must be positive, at most a million, got 0"),
-        ("batch_size: 1", "batch_size must be 2 or more"),
-        ("seed: -1", "seed must be 0 or more, got -1"),
-        ("validation: -1", "validation must be 0 or more"),
-        ("threads: 0", "threads must be from 1 to 4096"),
-        ("label_smoothing: 1", "label_smoothing must be in [0, 1)"),
-        ("model: {widths: 784}", "model.widths: expected tuple, got 784"),
-        ("model: {widths: [784, ten]}", "model.widths: expected int, got ten"),
-        ("model: {widths: [784]}", "model.widths must be two or more positive numbers"),
-        ("model: {widths: [784, -3]}", "model.widths must be two or more positive numbers"),
-        ("model: {value: true}", "model.value: expected float or str, got True"),
-        ("model: {value: glorto}", "model.value must be a positive number or glorot, got 'glorto'"),
-        ("model: {value: 0}", "model.value must be a positive number or glorot"),
-        ("model: {dropout: 1}", "model.dropout must be in [0, 1)"),
-        ("model: {norm_eps: 0}", "model.norm_eps must be positive"),
-        ("model: {norm_momentum: 0}", "model.norm_momentum must be in (0, 1]"),
-        ("optimizer: {lr: 0}", "optimizer.lr must be positive"),
-        ("optimizer: {lr: .nan}", "optimizer.lr must be positive, got nan"),
-        ("optimizer: {weight_decay: .inf}", "optimizer.weight_decay must be 0 or more, got inf"),
-        ("optimizer: {momentum: 1}", "optimizer.momentum must be in [0, 1)"),
-        ("optimizer: {latent_clip: values}", "optimizer.latent_clip must be a positive number, value or null"),
-        ("optimizer: {latent_clip: -1}", "optimizer.latent_clip must be a positive number, value or null"),
-        ("schedule: {warmup: .inf}", "schedule.warmup must be 0 or more epochs, got inf"),
-        ("schedule: {final_lr: -1}", "schedule.final_lr must be 0 or more"),
-        ("schedule: {milestones: [.nan]}", "schedule.milestones must be positive (epochs)"),
-        ("schedule: {name: milestones}", "schedule.milestones must be positive (epochs), one or more, got ()"),
-        ("schedule: {name: step}", "schedule.step_size must be positive (epochs), got None"),
-        ("schedule: {gamma: 0}", "schedule.gamma must be positive"),
-        ("augmentation: {crop_padding: -1}", "augmentation.crop_padding must be from 0 to 256 pixels"),
-        ("augmentation: {flip: maybe}", "augmentation.flip: expected bool, got maybe"),
+        ("optimizer: {lrs: 1}", "optimizer.lrs; did you mean 'lr'"),
+        ("1: 2", "field 1"),
+        ("optimizer: adam", "optimizer"),
+        ("", "mapping"),
+        ("- seed", "mapping"),
+        ("seed: [1,\nb: }", "line 2"),
+        ("name: !!python/object/apply:os.getcwd []", "line 1"),
+        ("seed: three", "seed"),
+        ("epochs: .nan", "epochs"),
+        ("extends: FOLDER", "extends itself"),
     ],
 )
-def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, noun: str) -> None:
     with pytest.raises(UsageError) as caught:
-        build_recipe(read_settings(file_of(tmp_path, text)))
-    assert message in str(caught.value)
+        build_recipe(read_settings(file_of(tmp_path, text.replace("FOLDER", str(tmp_path)))))
+    assert noun in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "noun"),
     [
-        (["--sede", "3"], "unknown option --sede; did you mean '--seed'?"),
-        (["--optimiser.lr", "3"], "unknown option --optimiser.lr; did you mean '--optimizer.lr'?"),
+        (["--optimiser.lr", "3"], "did you mean '--optimizer.lr'?"),
         (["--optimizer.lr"], "--optimizer.lr needs a value"),
-        (["--optimizer.lr", "fast"], "optimizer.lr: expected float, got fast"),
-        (["--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1.0"),
-        (["--seed", "null"], "seed: expected int, got null"),
-        (["12"], "unexpected '12'"),
-        (["-s", "12"], "unknown option -s"),
-        (["--", "12"], "unknown option --"),
-        (["--augmentation.flip", "maybe"], "augmentation.flip: expected"),
-        (["--model.widths", "64,ten"], "model.widths: expected int, got ten"),
-        (
-            ["--model.widths", "64"],
-            "model.widths must be two or more positive numbers, at most 1,000 of at most 10 million",
-        ),
+        (["--optimizer.lr", "-1"], "optimizer.lr"),
+        (["12"], "'12'"),
+        (["-s", "12"], "-s"),
+        (["--", "12"], "--"),
     ],
 )
-def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:
+def test_a_bad_flag_is_one_clear_line(flags: list[str], noun: str) -> None:
     with pytest.raises(UsageError) as caught:
         build_recipe({}, flags)
-    assert message in str(caught.value)
+    assert noun in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("mnist-binaryconect", "unknown recipe 'mnist-binaryconect'; did you mean 'mnist-binaryconnect'?"),
-        ("folder/none.yaml", "folder/none.yaml: no such recipe file"),
-        ("methods", "unknown recipe 'methods'"),
-        (
-            "mnist-mlp",
-            "mnist-mlp is a net that comes with onebit, not a recipe: onebit inspect mnist-mlp names its recipe",
-        ),
-        ("", "unknown recipe ''"),
-        ("x" * 5000, "unknown recipe"),
-        ("a\0b", "unknown recipe"),
-    ],
-)
-def test_a_recipe_that_is_nowhere(name: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+@pytest.mark.parametrize("name", ["mnist-binaryconect", "folder/none.yaml", "methods", "", "x" * 5000, "a\0b"])
+def test_a_recipe_that_is_nowhere(name: str) -> None:
+    with pytest.raises(UsageError, match="recipe"):
         recipe_path(name)
-    assert message in str(caught.value)
 
 
 def test_a_recipe_is_a_name_a_file_or_a_run_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_arg
 from onebit.errors import UsageError, short
 
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 _POINT = re.compile(r"\.(?=inf|nan)")
 _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 
@@ -140,7 +140,9 @@ def _first_of(value: Any, kinds: tuple[Any, ...]) -> Any:
 
 def _sequence(value: Any, origin: Any, kinds: list[Any]) -> Any:
     if isinstance(value, str):
-        value = _json(value) or [item.strip() for item in value.strip("[]()").split(",") if item.strip()]
+        parsed = _json(value)
+        items = [item.strip() for item in value.strip("[]()").split(",") if item.strip()]
+        value = parsed if isinstance(parsed, list) else items
     if not isinstance(value, (list, tuple)):
         _refuse("a list")
     if len(kinds) > 1 and len(kinds) != len(value):

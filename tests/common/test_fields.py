@@ -1,0 +1,123 @@
+"""Values of files and flags as the types of the fields."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onebit.common.fields import Checked, Share, argument, read, within
+from onebit.errors import UsageError
+from onebit.recipe import flag_text
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ("3", int, 3),
+        (-3, int, -3),
+        ("1e-3", float, 0.001),
+        (2, float, 2.0),
+        ("inf", float, math.inf),
+        ("-.INF", float, -math.inf),
+        ("off", bool, False),
+        ("Yes", bool, True),
+        ("3", str, "3"),
+        (PurePosixPath("/runs/teacher"), str | None, "/runs/teacher"),
+        ("null", str, "null"),
+        ("null", str | None, None),
+        ("~", int | None, None),
+        ("0.5", float | str, 0.5),
+        ("0.5", str | float, 0.5),
+        ("glorot", float | Literal["glorot"], "glorot"),
+        ("null", float | str | None, None),
+        ("[1, 2]", tuple[int, ...], (1, 2)),
+        ("1, 2", tuple[int, ...], (1, 2)),
+        ([1, "2e0"], tuple[float, ...], (1.0, 2.0)),
+        ((), tuple[str, ...], ()),
+        ("1,2", tuple[int, int], (1, 2)),
+        ((1, 2), Sequence[int], [1, 2]),
+        ("{a: 1e-10, b: text, c: true}", dict[str, Any] | None, {"a": 1e-10, "b": "text", "c": True}),
+        ({"a": "1"}, dict[str, object], {"a": "1"}),
+    ],
+)
+def test_a_value_of_the_type(value: Any, kind: Any, expected: Any) -> None:
+    found = read(value, kind, name="x")
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (True, int),
+        ("1.0", int),
+        (2.0, int),
+        ("9" * 100_000, int),
+        ("1" * 40_000 + "x", float),
+        (10**400, float),
+        (True, float),
+        ([1], float),
+        (False, str),
+        ("3", bool),
+        ("1,2,3", tuple[int, int]),
+        ("[1, [2]]", tuple[int, ...]),
+        ("[" * 5_000 + "x", tuple[int, ...]),
+        ("{a: 1}", tuple[int, ...]),
+        ("[1]", dict[str, Any]),
+        ({1: 2}, dict[str, Any]),
+        ("relu", Literal["tanh"]),
+    ],
+)
+def test_a_value_of_another_type_is_one_short_line(value: Any, kind: Any) -> None:
+    with pytest.raises(UsageError, match=r"^x: expected .*, got ") as caught:
+        read(value, kind, name="x")
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+@given(st.booleans(), st.booleans(), st.floats(-3, 3) | st.sampled_from([-1.0, 2.0, math.nan, math.inf, -math.inf]))
+def test_an_interval_holds_what_it_says(closed_low: bool, closed_high: bool, value: float) -> None:
+    bound = within(f"{'[' if closed_low else '('}-1, 2{']' if closed_high else ')'}")
+    assert bound.holds(value) == (-1 < value < 2 or (closed_low and value == -1) or (closed_high and value == 2))
+
+
+def test_a_dataclass_reads_its_fields_and_names_the_bad_one() -> None:
+    @dataclass(frozen=True)
+    class Made(Checked):
+        PART = "made"
+        share: Share = 0.5
+        count: Annotated[int, within("[1, 3]")] | None = None
+
+    assert Made("0.25", "3") == Made(0.25, 3)  # type: ignore[arg-type]
+    for wrong in ({"share": 1}, {"share": math.nan}, {"count": 0}, {"count": 1.0}):
+        with pytest.raises(UsageError, match=f"^made.{next(iter(wrong))}: "):
+            Made(**wrong)  # type: ignore[arg-type]
+
+
+@given(st.integers(-(10**17), 10**17) | st.floats(allow_nan=False) | st.booleans() | st.none())
+def test_the_text_of_an_argument_is_its_value(value: Any) -> None:
+    text = "null" if value is None else str(value)
+    assert argument(text) == value
+    assert argument(value) is value
+
+
+@given(st.sampled_from([int, float, str | None, bool]), st.text(max_size=30))
+def test_any_text_is_a_value_or_refused(kind: Any, text: str) -> None:
+    with contextlib.suppress(UsageError):
+        found = read(text, kind, name="x")
+        assert found == argument(text) or found == text or math.isnan(found)
+
+
+@given(st.one_of(st.integers(-(10**17), 10**17), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_as_a_flag_is_read_back(value: float) -> None:
+    text = flag_text(value)
+    assert read(text, int | float, name="x") == value
+    assert not text.endswith(".0")

@@ -1,0 +1,144 @@
+"""The bounds of every field of a recipe, as its type states them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pytest
+
+from onebit.common.fields import Bound
+from onebit.errors import UsageError
+from onebit.recipe import build_recipe
+from onebit.recipe.settings import flag_types
+
+TYPES = flag_types()
+NEEDED = {"schedule.name": {"schedule.step_size": 1, "schedule.milestones": [1]}}
+"""Fields without which some values of another field are refused."""
+
+
+def kinds(hint: Any) -> Iterator[Any]:
+    """The types of a union, without None."""
+    args = get_args(hint)
+    if get_origin(hint) in (Annotated, Literal, tuple, dict) or not args:
+        yield hint
+    else:
+        for arg in args:
+            yield from kinds(arg)
+
+
+def ends(kind: Any) -> tuple[type, list[float], list[float]] | None:
+    """The type of an interval, values just inside each end, and values just outside; None for another type."""
+    bounds = [row for row in get_args(kind)[1:] if isinstance(row, Bound)] if get_origin(kind) is Annotated else []
+    if not bounds or not bounds[0].expected.startswith("in "):
+        return None
+    (bound,), number = bounds, get_args(kind)[0]
+    text = bound.expected.removeprefix("in ")
+    inside: list[float] = []
+    outside: list[float] = []
+    for end, closed, out in zip(text[1:-1].split(","), (text[0] == "[", text[-1] == "]"), (-1, 1), strict=True):
+        if math.isinf(value := float(end)):
+            outside += [value] * (number is float and not closed)
+        elif number is int:
+            whole = int(value)
+            inside.append(whole if closed else whole - out)
+            outside.append(whole + out if closed else whole)
+        else:
+            inside.append(value if closed else math.nextafter(value, -out * math.inf))
+            outside.append(math.nextafter(value, out * math.inf) if closed else value)
+    return number, inside, outside
+
+
+def wrong_values(hint: Any) -> list[Any]:
+    """Values that no type of a union takes."""
+    found: list[Any] = []
+    names = list(kinds(hint))
+    literals = [value for kind in names if get_origin(kind) is Literal for value in get_args(kind)]
+    for kind in names:
+        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if interval := ends(kind):
+            found += [value for value in interval[2] if value not in literals]
+        if plain is float:
+            found += [math.nan] * bool(interval)
+        if plain is int:
+            found.append(1.5)
+        if plain in (int, float, bool) or get_origin(kind) is Literal:
+            found += [[1], "neither"]
+    return found
+
+
+def right_values(hint: Any) -> list[Any]:
+    found: list[Any] = []
+    for kind in kinds(hint):
+        interval = ends(kind)
+        found += interval[1] if interval else [*get_args(kind)] if get_origin(kind) is Literal else []
+        found += [True, False] if kind is bool else []
+    return found
+
+
+BOUNDED = [name for name, hint in TYPES.items() if wrong_values(hint)]
+
+
+def test_most_fields_are_bounded() -> None:
+    assert {"seed", "epochs", "optimizer.lr", "schedule.name", "model.dropout", "optimizer.gamma"} <= {*BOUNDED}
+    assert len(BOUNDED) > 80
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_value_within_the_bounds_is_accepted_and_one_outside_is_refused_by_name(name: str) -> None:
+    beside = NEEDED.get(name, {})
+    for value in right_values(TYPES[name]):
+        found: Any = build_recipe({}, beside | {name: value})
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found == value
+        assert build_recipe({}, beside | {name: str(value)}) is not None
+    for value in wrong_values(TYPES[name]):
+        for written in (value, str(value)):
+            with pytest.raises(UsageError, match=f"^{name}: expected ") as caught:
+                build_recipe({}, beside | {name: written})
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, hint in TYPES.items() if type(None) in get_args(hint)])
+def test_null_is_a_value_of_a_field_that_may_be_open(name: str) -> None:
+    assert build_recipe({}, {name: "null"}) == build_recipe({}, {name: None})
+
+
+@pytest.mark.parametrize("name", [name for name, hint in TYPES.items() if hint in (bool, int, float, str)])
+def test_null_is_no_value_of_another(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        build_recipe({}, {name: None})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("model.widths", ([784], [784, -3], [784, 10**8], [1] * 1001, 784, "64,ten"), ([1, 1], [1] * 1000)),
+        ("model.padding_value", (2, 0.5), (0, 1, -1)),
+        ("schedule.milestones", ([math.nan], [0]), ([], [1, 2.5])),
+        ("continual.tasks", (1, 1000), (0, 2, 999)),
+        ("name", ("", " ", ".", "a/b", "a\\b", "a\nb", "x" * 201), ("a b", "x" * 200)),
+    ],
+)
+def test_bounds_that_are_no_intervals(name: str, wrong: tuple[Any, ...], right: tuple[Any, ...]) -> None:
+    for value in wrong:
+        with pytest.raises(UsageError, match=f"^{name}: "):
+            build_recipe({}, {name: value})
+    for value in right:
+        build_recipe({}, {name: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule.name": "step"},
+        {"schedule.name": "milestones"},
+        {"augmentation.min_area": 0.5, "augmentation.crop_padding": 1},
+        {"model.arguments.width": 3},
+    ],
+)
+def test_fields_that_exclude_or_need_each_other(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        build_recipe({}, settings)
