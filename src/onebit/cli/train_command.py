@@ -99,7 +99,7 @@ def read_command(words: Sequence[str]) -> TrainCommand:
         raise UsageError(f"--seeds {own['seeds']} and --seed: leave one of them out")
     if resume and "overwrite" in own:
         raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
-    if own.get("start-epoch") and not resume:
+    if own.get("start-epoch", "0") != "0" and not resume:
         raise UsageError("--start-epoch requires --resume RUN")
     options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "out", "data")}
     options |= {name.replace("-", "_"): name in own for name in ("overwrite", "json", "print-config", "help")}

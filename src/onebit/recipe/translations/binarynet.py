@@ -20,10 +20,10 @@ CLASSIC = (
 FLAGS = {
     **{name: name for name in ("results_dir", "save", "model_config", "type", "gpus", "momentum", "evaluate")},
     **{"lr": "optimizer.lr", "learning_rate": "optimizer.lr"},
-    **{"weight_decay": "optimizer.weight_decay", "wd": "optimizer.weight_decay"},
+    **{"weight_decay": "weight_decay", "wd": "weight_decay"},
 }
 """Those that `onebit train` does not have under the same name, in every spelling -> what they are called below."""
-SHORT = {"-a": "model.name", "-b": "batch_size", "-e": "evaluate", "-j": "workers", "-p": "print-freq"}
+SHORT = {"-a": "model.name", "-b": "batch_size", "-e": "evaluate", "-j": "workers", "-p": "print_freq"}
 MODELS: dict[str, dict[str, str]] = {
     "alexnet": {"model.name": "alexnet", "method": "real"},
     "alexnet_binary": {"model.name": "alexnet", "method": "bnn"},
@@ -100,11 +100,13 @@ def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) 
     found |= {name: value for name, value in flags.items() if name not in given or name == "model.name"}
     if "optimizer.name" in found:
         found["optimizer.name"] = found["optimizer.name"].lower()  # torch's own names are capitalized: SGD, Adam
-    elif recipe is None and (found.get("momentum") or "optimizer.weight_decay" in found):
+    elif recipe is None and (found.get("momentum") or "weight_decay" in found):
         row = methods().get(given.get("method", ""), {}).get("optimizer", {})
         found |= {} if row.get("name") else {"optimizer.name": "sgd"}  # as there
     if (momentum := found.pop("momentum", None)) and found.get("optimizer.name", "sgd") in TAKES_MOMENTUM:
         found |= {"optimizer.momentum": momentum} | ({} if momentum.strip("0.") else {"optimizer.nesterov": "false"})
+    if "weight_decay" in found:
+        found["optimizer.weight_decay"] = found.pop("weight_decay")
     found |= _device(found.pop("type", None), found.pop("gpus", None))
     if "results_dir" in found or found.get("save"):
         usual = Path(recipe or f"{found.get('dataset', 'mnist')}-{found.get('model.name', 'mlp')}").stem
