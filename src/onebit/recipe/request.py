@@ -44,14 +44,14 @@ def request_recipe(
     name = None if task is None else resolve(TASKS, task, kind="task")
     learning = None if name is None else recipe_path(name)
     notes: tuple[str, ...] = ()
+    # the coding of the defaults, and of the model that it replaces, is not its own
+    own = {"model.coding": "auto"} if is_own(flags.get("model.name", "")) else {}
     if source is None and learning is None:
-        recipe = build_recipe(_defaults(flags, method), flags)
+        recipe = build_recipe(_defaults(flags, method), own | dict(flags))
     else:
         settings = _of_file(source, learning, method, flags)
         file = build_recipe(settings)
-        if is_own(flags.get("model.name", "")) and not file.model.is_own:
-            flags = {"model.coding": "auto", **flags}  # the coding of the model that it replaces is not its own
-        recipe = build_recipe(settings, flags)
+        recipe = build_recipe(settings, dict(flags) if file.model.is_own else own | dict(flags))
         if any(name != "seed" for name, _, _ in recipe.changed_from(file)):
             # results that were measured with the file do not hold for this training
             recipe = dataclasses.replace(recipe, measured="")
