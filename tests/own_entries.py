@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.entries import POSITIVE, Option
+from onebit.common.entries import Option
+from onebit.common.fields import Positive
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
 from onebit.data.toy import make_toy
@@ -105,7 +106,7 @@ epochs: 1
 batch_size: 32
 device: cpu
 """
-FACTOR = Option("own_option", float, 1.0, "factor on the learning rate", POSITIVE)
+FACTOR = Option("own_option", Positive, 1.0, "factor on the learning rate")
 UNITS = Option("own_units", int | None, None, "hidden units")
 ROWS: list[tuple[Any, Any, Any]] = [
     (WEIGHT_QUANTIZERS, "own_sign", OwnSign),

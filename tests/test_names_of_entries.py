@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import onebit
-from onebit.common.aliases import MODEL_ALIASES
 from onebit.models import MODELS
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
@@ -36,7 +35,6 @@ HOMES = {
     "optim/bayesbinn.py": {"bayesbinn", "concrete_sign"},
     "optim/prox.py": {"prox", "proxquant"},
     # translations of names and flags that other repositories have
-    "common/aliases.py": {*MODELS, *MODEL_ALIASES},
     "recipe/translations/": NAMES,
 }
 """Folder or module -> the names that belong there."""

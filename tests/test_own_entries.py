@@ -94,9 +94,9 @@ def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.C
 
 def test_an_option_of_another_entry_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--optimizer", "adam", "--optimizer.own_option", "3"]) == 2
-    assert "own_option belongs to optimizer own_optimizer, but optimizer.name is 'adam'" in capsys.readouterr().err
+    assert "own_option belongs to own_optimizer" in capsys.readouterr().err
     assert main(["train", str(recipe), "--optimizer.own_option", "0"]) == 2
-    assert "optimizer.own_option must be positive, got 0.0" in capsys.readouterr().err
+    assert "optimizer.own_option: expected" in capsys.readouterr().err
     assert main(["train", "--model", "mlp", "--model.own_unit", "3"]) == 2
     assert "did you mean '--model.own_units'?" in capsys.readouterr().err
 

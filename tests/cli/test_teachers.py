@@ -42,14 +42,6 @@ def test_a_net_that_ships_is_a_teacher_by_its_name(onebit: Onebit, tmp_path: Pat
     assert "taught by mnist-mlp, weight 1, temperature 1" in taught.err
 
 
-def test_the_loss_of_a_recipe_that_a_teacher_takes_the_place_of_is_a_note(onebit: Onebit) -> None:
-    done = onebit("train", "mnist-bnn", "--teacher", "mnist-mlp", "--print-config")
-    assert done.status == 0
-    assert done.err == "note: loss belongs to labels in the training loss, but teacher_weight is 1.0\n"
-    both = onebit("train", "mnist-bnn", "--teacher", "mnist-mlp", "--teacher_weight", "0.5", "--print-config")
-    assert (both.status, both.err) == (0, "")
-
-
 def test_a_run_on_permuted_pixels_teaches_only_nets_on_the_same(onebit: Onebit, tmp_path: Path) -> None:
     train(onebit, tmp_path / "teacher", "--permutation", "1")
     assert train(onebit, tmp_path / "same", "--teacher", tmp_path / "teacher", "--permutation", "1").status == 0

@@ -71,7 +71,7 @@ def test_print_config_is_a_recipe(onebit: Onebit, tmp_path: Path) -> None:
 
 def test_print_config_has_the_notes_and_the_checks_of_a_training(onebit: Onebit) -> None:
     done = onebit("train", "cifar10-resnet20-real", "--epochs", "2", "--print-config")
-    assert done.err == "note: schedule.warmup shrinks with --epochs 2, from 5 to 0.0667 epochs\n"
+    assert "schedule.warmup to 0.0667" in done.err
     assert "name: cifar10-resnet20-real" in done.out
     for flags, message in {
         ("--model", "mpl"): "unknown model 'mpl'; did you mean 'mlp'?",

@@ -67,11 +67,6 @@ digits-smoke --epoch 3
 digits-smoke --optimizer.lrr 3
 digits-smoke --epochs many
 digits-smoke --epochs 0
-digits-smoke --epochs 1e308
-digits-smoke --threads 100000000000
-digits-smoke --workers -1
-digits-smoke --batch_size 1
-digits-smoke --optimizer.lr .inf
 digits-smoke --batch_size 8000 --seeds 0-2
 digits-smoke --model.weight_quantizer sgn
 digits-smoke --model mpl
@@ -82,7 +77,6 @@ digits-smoke --dataset mnits
 --method bayes --dataset toy
 digits-smoke --model.widths [100,10]
 digits-smoke --model.widths [784,5]
-digits-smoke --precision fp8
 digits-smoke --validation 8000
 mnist-fast --batch_size 50001
 mnist-fast --epochs 0.0001
@@ -93,8 +87,6 @@ mnist-fast --input_size 14
 mnist-fast --model vgg16 --model.widths null --input_size 8
 mnist-fast --model unet --model.widths null
 mnist-fast --model.stem cifar
-mnist-fast --model.init unif
-mnist-fast --model.coding int
 mnist-fast --model.weight_quantizer ste_sign --model.value 0.5
 mnist-fast --method bayesbinn --model.weight_options.temprature 1
 mnist-fast --method bayesbinn --model.weight_options.temperature 0
@@ -106,12 +98,9 @@ mnist-fast --method bayesbinn --optimizer.prior true
 mnist-fast --optimizer.prior true
 mnist-fast --optimizer.weight_decay 0.5
 mnist-fast --method bop --optimizer.weight_decay 0.1
-mnist-fast --optimizer.lr_scale glorto
 mnist-fast --optimizer.prox_strength 1
 mnist-fast --schedule exponential --schedule.final_lr 0
 mnist-fast --schedule.warmup 20
-mnist-fast --precision fp8
-mnist-fast --memory_format nchw
 mnist-fast --device cuda:77
 mnist-fast --label_smoothing 0 --loss squared
 mnist-fast --label_smoothing 0.1 --loss mse
@@ -134,19 +123,15 @@ mnist-fast --continual.tasks 2 --first_stage 1
 --dataset folder --model vgg16 --input_size 8
 --dataset membrane --model vgg_small
 --dataset segmentation --model mlp
-mnist-permuted --continual.tasks 1
 mnist-permuted --continual.against ["stee"]
 mnist-permuted --continual.own ../a
 mnist-permuted --continual.against ["bayesbinn"]
 mnist-permuted --continual.against ["bop","bop"]
 mnist-permuted --continual.against ["bop","react"] --model.dropout 0.5
 mnist-permuted --first_stage 1
-mnist-permuted --optimizer.prior false
 mnist-permuted --augmentation.flip true
 mnist-permuted --permutation 3
 mnist-permuted --teacher nowhere
-mnist-permuted --permutation -1
-mnist-permuted --draws -1
 --dataset toy --model lenet
 --dataset toy --model resnet20 --model.widths [64,4]
 --dataset toy --model resnet20 --model.stem cifar
@@ -156,54 +141,19 @@ mnist-permuted --draws -1
 --dataset toy --model vgg_cifar10_binray
 --dataset toy --model vgg_small --init_from nowhere
 digits-smoke --method bnn --teacher nowhere
-digits-smoke --method bnn --teacher_weight 0.5
-digits-smoke --method bnn --teacher_weight 0
-digits-smoke --method bnn --first_stage -1
 digits-smoke --first_stage 1 --method real
 digits-smoke --method bnn --teacher resnet20-cifar10
 digits-smoke --method bnn --teacher mnist-mlp --permutation 1
 digits-smoke --method bnn --teacher mnist-mlp --whitening zca --augmentation.crop_padding 0
 digits-smoke --method bnn --teacher mnist-mlp --label_smoothing 0.1
-digits-smoke --method bnn --teacher mnist-mlp --loss hinge
 digits-smoke --method bnn --teacher ./mnist-mlp
---dataset toy --draws 5
---dataset toy --method real --draws 10
---dataset toy --method binaryconnect-stochastic --draws 5
 --dataset toy --optimizer.gamma 0.5
 --dataset toy --optimizer.threshold=0
---dataset toy --method bop --optimizer.gamma_decay 0.5
 --dataset toy --method bop --optimizer.data_scale 2
---dataset toy --method bop --optimizer.lr 0.1 --optimizer.real_lr 0.01
---dataset toy --model.norm_momentum 0.2 --model.dense_norm_momentum 0.1
---dataset toy --method bop --optimizer.latent_clip 2
 --dataset toy --optimizer.latent_init 3
 --dataset toy --method bayesbinn --init_from x --optimizer.latent_init 3
---dataset toy --method real --model.value 0.5
---dataset toy --method binaryconnect --model.padding_value 1
---dataset toy --method bnn --model.padding_value 1
---dataset toy --method real --model.init uniform
---dataset toy --optimizer.samples 4
 --dataset toy --optimizer.prox_freeze 0.5
---dataset toy --method real --optimizer.lr_scale glorot
---dataset toy --optimizer.decay_norm
---dataset toy --schedule.step_size 3
---dataset toy --schedule step --schedule.step_size 3 --epochs 3
---dataset toy --schedule milestones --schedule.milestones [1,4] --epochs 3
---dataset toy --augmentation.padding-mode reflect
---dataset toy --augmentation.growing 0.5
---dataset toy --augmentation.first_size 4 --epochs 1
---dataset toy --skip_broken
---dataset toy --split_seed 3 --validation 0
---dataset toy --teacher_weight 0.5
---dataset toy --teacher_temperature 2
---dataset toy --continual.own ste
---dataset toy --continual.prior false
---dataset toy --continual.tasks 2 --continual.prior false
---dataset toy --sync_norm true
---dataset toy --model.input_options {foo:1}
 --dataset toy --method real --model.weight_options {foo:1}
---dataset toy --continual.against [ste]
-mnist-permuted --method ste --continual.against [bayesbinn] --optimizer.data_scale 5
 """
 """Words after `onebit train`, which are refused before the data are read."""
 

@@ -133,12 +133,6 @@ def test_a_first_size_below_the_images_is_needed() -> None:
 
 
 def test_first_sizes_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="first_size must be from 1 to 4096 pixels, got 0"):
-        Augmentation(first_size=0)
-    with pytest.raises(UsageError, match=r"growing must be in \(0, 1\], got 0\.0"):
-        Augmentation(first_size=8, growing=0.0)
-    with pytest.raises(UsageError, match=r"growing must be in \(0, 1\], got 1\.5"):
-        Augmentation(first_size=8, growing=1.5)
     masks = Split(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8))
     with pytest.raises(UsageError, match="first_size"):
         TrainingSamples(masks, Augmentation(first_size=8), channels_last=False)
