@@ -96,8 +96,6 @@ mnist-fast --optimizer.momentum 0.9
 mnist-fast --optimizer.nesterov true
 mnist-fast --method bayesbinn --optimizer.prior true
 mnist-fast --optimizer.prior true
-mnist-fast --optimizer.weight_decay 0.5
-mnist-fast --method bop --optimizer.weight_decay 0.1
 mnist-fast --optimizer.prox_strength 1
 mnist-fast --schedule exponential --schedule.final_lr 0
 mnist-fast --schedule.warmup 20
