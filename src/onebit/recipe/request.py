@@ -74,14 +74,12 @@ def refuse_foreign(recipe: Recipe, names: Iterable[str]) -> None:
     Raises:
         UsageError: the first of them, with what it belongs to.
     """
-    learners = [recipe, *(build_recipe(with_method(recipe, name)) for name in recipe.continual.against)]
+    values = recipe.values()
     for name in names:
         part, _, option = name.partition(".")
         found = declared(part).get(option) if part in TABLES else None
-        if found and not any(learner.values()[found.chosen_by] in found.entries for learner in learners):
-            raise UsageError(
-                f"{name} belongs to {' and '.join(found.entries)}, not to {recipe.values()[found.chosen_by]}"
-            )
+        if found and values[found.chosen_by] not in found.entries:
+            raise UsageError(f"{name} belongs to {' and '.join(found.entries)}, got {values[found.chosen_by]}")
 
 
 def _defaults(flags: Mapping[str, str], method: str | None) -> dict[str, Any]:
