@@ -45,7 +45,6 @@ def test_an_option_of_another_entry_is_refused_and_leaves_nothing(
         ({"optimizer": {"name": "bop"}}, ["optimizer.gamma", "optimizer.lr"]),
         ({"model": {"weight_quantizer": "prox"}}, ["optimizer.prox_freeze"]),
         ({"model": {"name": "resnet18"}}, ["model.stem", "model.bireal", "model.width"]),
-        ({"continual": {"tasks": 2, "against": ["bayesbinn"]}}, ["optimizer.data_scale"]),
     ],
 )
 def test_an_option_of_an_entry_that_is_trained_is_not(settings: dict[str, Any], names: list[str]) -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -99,7 +99,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     refuse_other_quantizers(model, settings, way="--model.{kind}_quantizer {name}, or the --method of the module")
     if settings.coding != "auto":
         return recipe
-    coding = "none"
+    coding: Literal["none", "standardize"] = "none"
     try:
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
