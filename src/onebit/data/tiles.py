@@ -108,9 +108,7 @@ def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:
     if image == seen and mask == predicted:  # with valid padding the masks of tiles are smaller than the tiles
         return split
     if mask != image:
-        raise DataError(
-            f"masks: got {mask} for images of {image}, expected {image}, or {predicted} for tiles of {seen}"
-        )
+        raise DataError(f"masks: got {mask} for images of {image}, expected {image}")
     tiling = Tiling(image, seen, predicted)
     return Split(tiling.cut(split.images), tiling.cut_masks(split.labels))
 
@@ -136,7 +134,6 @@ def mask_shape(net: PackedNet) -> tuple[int, int, int]:
         grown = [sides[0] + height, sides[1] + width]
     if grown != [sides[0] + height, sides[1] + width]:
         raise UsageError(
-            f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, not their own but some of "
-            "another scale: add what brings them to the size of the image to the net, such as nn.Upsample"
+            f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, at another scale"
         )
     return classes, sides[0], sides[1]

@@ -33,10 +33,7 @@ def whiten(data: Dataset) -> Dataset:
     """
     values = int(np.prod(data.input_shape))
     if isinstance(data.train.images, StreamedImages) or values > MOST_VALUES:
-        raise UsageError(
-            f"whitening: the images of {data.name} have {values:,} values each or do not fit in memory; "
-            f"whitening supports at most {MOST_VALUES:,} values for each image: leave it out"
-        )
+        raise UsageError(f"whitening: got images of {values:,} values, expected at most {MOST_VALUES:,}, all in memory")
     mean, matrix = fit_zca(data.train.images)
     return data.prepared_by(partial(_whitened, mean=mean, matrix=matrix), "contrast normalized and ZCA whitened")
 
