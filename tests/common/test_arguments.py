@@ -12,7 +12,6 @@ from covering import DEEPER, covering
 from torch import nn
 
 import onebit
-from onebit.common.arguments import check_number
 from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
 from onebit.evaluation.model_inputs import try_model
 from onebit.models import MODELS, create_model, option_names
@@ -108,11 +107,3 @@ def test_the_check_of_a_model_draws_nothing_and_changes_no_mode() -> None:
     try_model(model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert torch.equal(torch.rand(4), wanted)
     assert [module.training for module in model] == [True, True, False, True]
-
-
-def test_numbers_of_numpy_are_numbers() -> None:
-    check_number("count", np.int64(3), whole=True, least=1)
-    check_number("rate", np.float32(0.5), least=0)
-    for value in (float("nan"), True, "1", None):
-        with pytest.raises(UsageError):
-            check_number("rate", value, least=0)

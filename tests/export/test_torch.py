@@ -464,7 +464,7 @@ def test_without_torch_it_writes_safetensors(tmp_path: Path, monkeypatch: pytest
     made = export_net(net, "torch", tmp_path / "net.safetensors")
     assert (made.comparison, made.not_compared) == (None, "torch is not installed")
     assert (tmp_path / "net.safetensors").read_bytes() == before
-    with pytest.raises(UsageError, match=r"other\.pth: torch, .*, is not installed; other\.safetensors needs no torch"):
+    with pytest.raises(ImportError, match="torch"):
         export_net(net, "torch", tmp_path / "other.pth")
 
 

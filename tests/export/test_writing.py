@@ -367,12 +367,12 @@ def test_files_of_two_exports_are_not_mixed(tmp_path: Path) -> None:
     for first, second, left in (("make", "arduino", "net.c"), ("arduino", "make", "src/net.c")):
         folder = tmp_path / first
         export_net(sign_net(), "c", folder, layout=first)
-        with pytest.raises(UsageError, match=rf"{left} is of another layout; remove it, or choose another folder"):
+        with pytest.raises(UsageError, match=rf"{left} is of another export"):
             export_net(real_net(), "c", folder, layout=second)
         export_net(real_net(), "c", folder, layout=first)
     export_net(sign_net(), "torch", tmp_path / "net.pt")
     before = (tmp_path / "net.py").read_bytes()
-    with pytest.raises(UsageError, match=r"net\.py is there already, and belongs to .*net\.pt; choose another name"):
+    with pytest.raises(UsageError, match=r"net\.pt is of another export"):
         export_net(real_net(), "torch", tmp_path / "net.pth")
     assert (tmp_path / "net.py").read_bytes() == before
     assert not (tmp_path / "net.pth").exists()

@@ -141,7 +141,7 @@ def test_a_large_net_is_checked_by_its_shapes(monkeypatch: pytest.MonkeyPatch) -
     floats = nn.Sequential(Forks(), BinaryLinear(4, 4), nn.LayerNorm(4))
     assert check(floats, torch.zeros(2, 4)).reasons.keys() == {"2"}
     pixels = nn.Sequential(BinaryConv2d(1, 4, 3))
-    assert "the uint8 input goes into '0', expected float32" in str(check(pixels, images))
+    assert "cannot follow" in str(check(pixels, images))
     overwrites = nn.Sequential(BinaryLinear(4, 4), Overwrites())
     assert "it overwrites a value that is also used elsewhere" in str(check(overwrites, torch.zeros(2, 4)))
 

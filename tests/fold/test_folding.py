@@ -38,7 +38,7 @@ from onebit.runtime import run
         ({"value": "glorot"}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
         ({"real_last": True}, "Flatten Dense Affine Relu Dense Affine Relu RealDense Affine"),
         (
-            {"coding": "standardise", "mean": [33.3], "std": [77.7]},
+            {"coding": "standardize", "mean": [33.3], "std": [77.7]},
             "Flatten Dense Affine Relu Dense Affine Relu Dense Affine",
         ),
         ({"input_quantizer": "ste_sign", "norm_affine": False}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
@@ -48,7 +48,7 @@ from onebit.runtime import run
         ),
         ({"input_quantizer": "ste_sign", "value": "glorot"}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
         (
-            {"input_quantizer": "ste_sign", "coding": "standardise", "mean": [33.3], "std": [77.7]},
+            {"input_quantizer": "ste_sign", "coding": "standardize", "mean": [33.3], "std": [77.7]},
             "Flatten Dense Affine Sign Dense Threshold Dense Affine",
         ),
     ],
@@ -91,7 +91,7 @@ def test_invalid_names_of_modules_are_changed() -> None:
 
 def test_color_images_are_standardized_per_channel() -> None:
     model = make_mlp(
-        (12, 9, 3), input_shape=(3, 2, 2), coding="standardise", mean=[10.0, 20.0, 30.5], std=[50.0, 60.0, 71.1]
+        (12, 9, 3), input_shape=(3, 2, 2), coding="standardize", mean=[10.0, 20.0, 30.5], std=[50.0, 60.0, 71.1]
     )
     packed = pack(model)
     assert packed.input.mean is not None

@@ -34,7 +34,7 @@ AVERAGED = {"nin"}  # averages real values before a sign: equal floats, but not 
 FORMS: dict[str, dict[str, Any]] = {
     "weight-only": {},
     "weight-only, standardised, ends real": {
-        "coding": "standardise", "mean": [120.0], "std": [60.0], "real_first": True, "real_last": True,
+        "coding": "standardize", "mean": [120.0], "std": [60.0], "real_first": True, "real_last": True,
     },
     "signs": {"input_quantizer": "ste_sign"},
     "signs, padded with ones": {"input_quantizer": "ste_sign", "padding_value": 1.0},
@@ -138,7 +138,7 @@ def certified(packed: PackedNet, model: nn.Module) -> PackedNet:
     ],
 )
 def test_the_file_of_resnet20_is_as_small_as_promised(options: dict[str, Any], most: int) -> None:
-    moments = {"coding": "standardise", "mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7]}
+    moments = {"coding": "standardize", "mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7]}
     options = {**moments, **options}
     if options["coding"] == "integer":
         options = {key: value for key, value in options.items() if key not in ("mean", "std")}

@@ -104,7 +104,7 @@ def test_other_bits_are_refused(bits: int) -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(UsageError, match="got images float64"):
+    with pytest.raises(UsageError, match="float64"):
         integer_net(MLP, np.zeros((40, 1, 1, 12)))
 
 

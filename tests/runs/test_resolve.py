@@ -43,13 +43,5 @@ def test_a_training_takes_the_machine_as_it_is(tmp_path: Path, monkeypatch: pyte
 
 def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "load_dataset", None)
-    with pytest.raises(UsageError, match="batch_size is 60001, more than the 50,000 training images"):
+    with pytest.raises(UsageError, match="batch_size"):
         onebit.Trainer("mlp", batch_size=60_001).fit("mnist")
-
-
-@pytest.mark.parametrize("dataset", ["mnist", "folder"])
-def test_more_parts_than_a_batch_has_are_refused_before_the_data_are_read(dataset: str) -> None:
-    model = {"name": "resnet20", "weight_quantizer": "sign"}
-    recipe = build_recipe({"model": model, "dataset": dataset, "optimizer": {"accumulate": 100_000}})
-    with pytest.raises(UsageError, match="accumulate is 100000, but a part needs two samples: a batch_size of 100 has"):
-        resolve(recipe)

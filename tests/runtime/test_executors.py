@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -186,8 +187,6 @@ def test_every_value_has_the_shape_and_dtype_of_its_kind(form: str) -> None:
                 assert np.abs(array.astype(np.int64)).max() <= bound
     assert [len(part) for part in parts] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(parts), images)
-    with pytest.raises(UsageError, match=r"the net 'random' has no value 'n99'"):
-        next(batches(net, images, ["n1", "n99"]))
 
 
 @pytest.mark.parametrize("form", IMAGE_NETS)
@@ -317,40 +316,30 @@ def test_gray_images_need_no_channel_axis_and_may_be_empty(packed_mlp: Maker) ->
     assert run(net, images[:0]).shape == (0, 5)
 
 
-RAW = "; the net takes raw values, 0 to 255, and does the preprocessing itself"
-UINT8 = r"; batch.astype\('uint8'\) converts values from 0 to 255"
-BLACK_WHITE = r"; 255 \* batch.astype\('uint8'\) makes it black and white"
-ONE = r"; batch\[None\] makes a batch of one sample"
-STACK = "; numpy.stack makes one array of a list"
-
-
 @pytest.mark.parametrize(
-    ("images", "got", "way"),
+    "images",
     [
-        (np.zeros((2, 1, 3, 4), np.float32), r"float32 \(2, 1, 3, 4\)", RAW),
-        (np.zeros((2, 1, 3, 4), np.int64), r"int64 \(2, 1, 3, 4\)", UINT8),
-        (np.zeros((2, 1, 4, 3), np.uint8), r"uint8 \(2, 1, 4, 3\)", ""),
-        (np.zeros((2, 3, 3, 4), np.uint8), r"uint8 \(2, 3, 3, 4\)", ""),
-        (np.zeros((3, 4), np.uint8), r"uint8 \(3, 4\)", ONE),
-        (np.zeros((1, 3, 4)), r"float64 \(1, 3, 4\)", RAW + ONE),
-        (np.zeros((2, 12), np.uint8), r"uint8 \(2, 12\)", ""),
-        (np.zeros((), np.uint8), r"uint8 \(\)", ""),
-        ([[[[0] * 4] * 3]], "list", STACK),
-        ([[1], [1, 2]], "list", STACK),
-        (None, "NoneType", ""),
-        (np.zeros((2, 1, 3, 4), bool), r"bool \(2, 1, 3, 4\)", BLACK_WHITE),
-        (np.zeros((2, 1, 3, 4), object), r"object \(2, 1, 3, 4\)", ""),
+        np.zeros((2, 1, 3, 4), np.float32),
+        np.zeros((2, 1, 3, 4), np.int64),
+        np.zeros((2, 1, 4, 3), np.uint8),
+        np.zeros((2, 3, 3, 4), np.uint8),
+        np.zeros((3, 4), np.uint8),
+        np.zeros((2, 12), np.uint8),
+        np.zeros((), np.uint8),
+        np.zeros((2, 1, 3, 4), bool),
+        np.zeros((2, 1, 3, 4), object),
     ],
 )
-def test_other_images_are_refused_in_one_line(packed_mlp: Maker, images: Any, got: str, way: str) -> None:
+def test_other_images_are_refused_in_one_line(packed_mlp: Maker, images: Any) -> None:
     net = packed_mlp((12, 5), shape=(1, 3, 4))
-    with pytest.raises(UsageError, match=rf"^got images {got}, expected uint8 \(N, 1, 3, 4\) or \(N, 3, 4\){way}$"):
+    got = re.escape(f"{images.dtype} {images.shape}")
+    with pytest.raises(UsageError, match=rf"^got inputs {got}, expected uint8 \(N, 1, 3, 4\) or \(N, 3, 4\)$"):
         run(net, images)
 
 
 def test_color_nets_need_a_channel_axis(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5), shape=(3, 2, 2))
-    with pytest.raises(UsageError, match=rf"expected uint8 \(N, 3, 2, 2\){ONE}$"):
+    with pytest.raises(UsageError, match=r"expected uint8 \(N, 3, 2, 2\)$"):
         run(net, np.zeros((3, 2, 2), np.uint8))
     with pytest.raises(UsageError, match=r"expected uint8 \(N, 3, 2, 2\)$"):
         run(net, np.zeros((5, 2, 2), np.uint8))

@@ -129,7 +129,7 @@ def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: P
 @pytest.mark.parametrize("ema", [-0.1, 1.0])
 def test_a_share_outside_of_zero_to_one_is_refused(ema: float) -> None:
     toy = build(CASES["sign"])
-    with pytest.raises(UsageError, match=r"ema must be in \[0, 1\)"):
+    with pytest.raises(UsageError, match="ema"):
         fit(toy.model, DATA, toy.optimizer, epochs=1, ema=ema)
 
 

@@ -127,11 +127,6 @@ def test_without_a_first_size_checkpoints_know_the_augmentation_of_earlier_versi
     assert "first_size=8, growing=0.5" in repr(GROWING)
 
 
-def test_a_first_size_below_the_images_is_needed() -> None:
-    with pytest.raises(UsageError, match="first_size"):
-        train(net(), augmentation=Augmentation(first_size=16))
-
-
 def test_first_sizes_that_mean_nothing_are_refused() -> None:
     masks = Split(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8))
     with pytest.raises(UsageError, match="first_size"):

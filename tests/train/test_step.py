@@ -13,7 +13,7 @@ from onebit.data import VOID
 from onebit.errors import UsageError
 from onebit.evaluation.losses import cross_entropy, squared_hinge
 from onebit.layers import BinaryLinear
-from onebit.train.step import StepSettings, optimizer_step, refuse_parts
+from onebit.train.step import StepSettings, optimizer_step
 
 
 def net() -> nn.Module:
@@ -104,16 +104,6 @@ def test_no_part_is_a_single_image() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer_step(model, optimizer, x, y, loss=cross_entropy, precision="fp32", settings=StepSettings(accumulate=7))
     assert sorted(sizes) == [2, 2, 3]
-
-
-def test_more_parts_than_pairs_of_samples_are_refused() -> None:
-    refuse_parts(5, batch_size=10)
-    refuse_parts(5, batch_size=21, processes=2)
-    refuse_parts(1, batch_size=2, processes=2)
-    with pytest.raises(UsageError, match="accumulate is 6, but a part needs two samples: a batch_size of 10 has at mo"):
-        refuse_parts(6, batch_size=10)
-    with pytest.raises(UsageError, match="a batch_size of 21 over 2 processes has at most 5 parts"):
-        refuse_parts(6, batch_size=21, processes=2)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 0.1, 1e3])

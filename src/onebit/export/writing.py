@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.common.files import atomic_files, is_own, refuse_foreign
-from onebit.common.tables import did_you_mean
+from onebit.common.tables import resolve
 from onebit.common.text import size
-from onebit.errors import UnknownNameError, UsageError
+from onebit.errors import UsageError
 from onebit.export.comparison import Comparison, compare
 from onebit.export.target import CannotRun, Target
 from onebit.export.targets import EXPORTS
@@ -124,47 +124,33 @@ def export_net(
 def _refuse_mixture(target: Target, path: Path, names: list[Path]) -> None:
     """Raise UsageError for files of an earlier export that would be used with, or in place of, those of this one."""
     if not target.suffixes:
-        for name in map(Path, target.layout_files):
-            if name not in names and is_own(path / name):
-                raise UsageError(f"{path / name} is of another layout; remove it, or choose another folder")
-        return
-    beside = [name for name in names if name != Path(path.name) and (path.parent / name).exists()]
-    for other in map(path.with_suffix, target.suffixes):
-        if beside and not os.path.lexists(path) and other.exists():
-            raise UsageError(f"{path.parent / beside[0]} is there already, and belongs to {other}; choose another name")
+        kept = [path / name for name in map(Path, target.layout_files) if name not in names and is_own(path / name)]
+    else:
+        beside = [name for name in names if name != Path(path.name) and (path.parent / name).exists()]
+        taken = beside and not os.path.lexists(path)
+        kept = [other for other in map(path.with_suffix, target.suffixes) if taken and other.exists()]
+    if kept:
+        raise UsageError(f"{kept[0]} is of another export: remove it, or choose another place")
 
 
 def check_request(
     to: str, path: Path, options: dict[str, str], *, report: bool = False
 ) -> tuple[Target, dict[str, str]]:
     """The target and all of its options; for errors that need no net see `export_net`."""
-    target = find_target(to)
+    target = resolve(EXPORTS, to, kind="export target")
     if target.suffixes and path.suffix not in target.suffixes:
         raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
-    settings = check_options(to, target, options)
-    if report and not target.report:
-        raise UsageError(
-            f"--report does not go with --to {to}; {_which([name for name, other in EXPORTS.items() if other.report])}"
-        )
-    return target, settings
-
-
-def find_target(name: str) -> Target:
-    """The target of a name, or UnknownNameError."""
-    if name not in EXPORTS:
-        raise UnknownNameError(f"unknown export target {name!r}{did_you_mean(name, EXPORTS)}")
-    return EXPORTS[name]
-
-
-def check_options(name: str, target: Target, options: dict[str, str]) -> dict[str, str]:
-    """All options of a target with their values; UsageError for one that it lacks, or an unknown value."""
+    for option in (*options, *(("report",) if report else ())):
+        if option not in _flags(target):
+            having = [other for other, entry in EXPORTS.items() if option in _flags(entry)]
+            raise UsageError(f"--{option} does not go with --to {to}; {_which(having)}")
     for option, value in options.items():
-        if option not in target.options:
-            having = [other for other, entry in EXPORTS.items() if option in entry.options]
-            raise UsageError(f"--{option} does not go with --to {name}; {_which(having)}")
-        if value not in (values := target.options[option]):
-            raise UnknownNameError(f"--{option} {value!r}{did_you_mean(value, values)}")
-    return {option: options.get(option, values[0]) for option, values in target.options.items()}
+        resolve({known: known for known in target.options[option]}, value, kind=f"--{option}")
+    return target, {option: options.get(option, values[0]) for option, values in target.options.items()}
+
+
+def _flags(target: Target) -> set[str]:
+    return {*target.options, *(("report",) if target.report else ())}
 
 
 def check_operations(net: PackedNet, name: str, target: Target) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, first_line
+from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
@@ -226,23 +226,12 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, of the model itself if it is wrapped. FoldError if it cannot be copied."""
+    """A copy on the CPU in eval mode, of the model itself if it is wrapped. FoldError if it stays in training mode."""
     model = unwrapped(model)
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise FoldError(
-            f"the {type(model).__name__} is on the device 'meta' and has no numbers; give it some: "
-            "model.to_empty(device='cpu'), then load_state_dict"
-        )
     for name, module in model.named_modules():
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise FoldError(f"layer {name!r} has no weights yet: run a batch through the model first")
-    try:
-        made = copy.deepcopy(model).cpu().eval()
-    except Exception as error:
-        raise FoldError(
-            f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it, and "
-            "make pruned weights permanent (torch.nn.utils.prune.remove)"
-        ) from error
+    made = copy.deepcopy(model).cpu().eval()
     training = next((name or type(module).__name__ for name, module in made.named_modules() if module.training), None)
     if training is not None:
         raise FoldError(

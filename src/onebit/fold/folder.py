@@ -148,8 +148,6 @@ class Folder:
     def finish(self, output: Any) -> Folded:
         """The packed net with these outputs, as `walk` returns them."""
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
-        if INPUT in names:
-            raise FoldError("the model returns its input itself, expected values that it computes")
         self._prune(names)
         used = {self.emitted.get(node.output) for node in self.nodes}
         if self.refusals is None and (unused := [layer for layer in self.shipped if layer not in used]):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onebit.common.text import table
 from onebit.common.torch_private import recurrent_names
-from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.folder import check_finite, has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.layers import (
@@ -92,7 +92,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
 
     Raises:
         UsageError: an unknown test mode, or a quantizer that defines no random draw.
-        NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
+        NotBinaryError: no binary layer inside, or parameters that are not finite; names the layer.
         FoldError: a layer that cannot be replaced; names it. The model has not changed then.
 
     Example:
@@ -104,11 +104,9 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         all                           81,920        327,680  10,496
         1/31.2 of float32; 0 bytes of the model stay real
     """
-    if isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
-        raise UsageError("packed_layers_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
     shipped = shipped_weights(model, weights, seed)
-    if not shipped:
-        raise NotBinaryError(no_binary_layers(model))
+    if not shipped or isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
+        raise NotBinaryError(f"{no_binary_layers(model)}; a lone layer needs a model around it: nn.Sequential(layer)")
     skip_fused_path_(model)
     made: dict[nn.Module, nn.Module] = {}
     rows: list[PackedRow] = []
@@ -138,14 +136,10 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
 def _refuse_lost(name: str, module: nn.Module) -> None:
     """Raise FoldError for what a layer computes beside its class and its quantizers: its packed twin would not."""
     for part in module.modules():
-        if has_hooks(part):
-            raise FoldError(f"layer {name!r} has forward hooks, which its packed twin would not run; remove them first")
-        for weight in binary_parametrizations(part):
-            if len(part.parametrizations[weight]) > 1:  # type: ignore[index]
-                raise FoldError(
-                    f"layer {name!r}: {weight} has another parametrization than the one of onebit.binarize_, which its "
-                    "packed twin would not compute; remove it first"
-                )
+        others = [w for w in binary_parametrizations(part) if len(part.parametrizations[w]) > 1]  # type: ignore[index]
+        if others or has_hooks(part):
+            reason = f"another parametrization of {others[0]}" if others else "forward hooks"
+            raise FoldError(f"layer {name!r} has {reason}, which its packed twin would not run; remove them first")
 
 
 def _refuse_other_places(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
@@ -187,12 +181,7 @@ def _bits(
 ) -> tuple[tuple[Any, int], dict[str, Any]]:
     """Rows and terms, and the other arguments of a `PackedLayer`."""
     signs = torch.movedim(weight.signs.detach(), 1, -1).flatten(1)
-    if not signs.is_cpu:
-        raise UsageError(f"layer {name!r} is on {signs.device}: packed layers run on the CPU; use model.cpu()")
-    try:
-        rows = words_to_bytes(pack_signs(signs.numpy()), signs.shape[1])
-    except NotBinaryError as error:
-        raise NotBinaryError(f"layer {name!r}: {error}") from None
+    rows = words_to_bytes(pack_signs(signs.numpy()), signs.shape[1])
     given = {"scale": (weight.scale, "scales"), "center": (weight.centre, "centers"), "bias": (bias, "biases")}
     arguments: dict[str, Any] = {
         key: None if value is None else check_finite(name, what, value.detach()) for key, (value, what) in given.items()

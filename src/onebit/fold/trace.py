@@ -9,7 +9,6 @@ from functools import reduce
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
@@ -308,23 +307,11 @@ class _Tracer(fx.Tracer):
         on_meta = self.shapes_only and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
         if on_meta:
             args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
-        try:
-            if (module := self._module(node)) is not None:
-                if on_meta:
-                    state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
-                    return torch.func.functional_call(module, state, args, kwargs)
-                return module(*args, **kwargs)
-            if isinstance(node.target, str):
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)
-        except Exception as error:
-            given = [source.meta["value"] for source in node.all_input_nodes]
-            tokens = isinstance(self._module(node), nn.Embedding) or node.target in (F.embedding, F.one_hot)
-            pixels = any(getattr(x, "dtype", None) == torch.uint8 for x in given) and not tokens
-            if isinstance(error, OnebitError) or not pixels:
-                raise
-            raise FoldError(
-                f"the uint8 input goes into {target_name(node)!r}, expected float32 ({first_line(error)}): convert it "
-                "in the model, as x.float() / 255; or begin it with onebit.Normalize or onebit.InputCoding; or pass "
-                "preprocess=onebit.Normalize(mean, std) if that was done outside; or pack with a float32 example"
-            ) from error
+        if (module := self._module(node)) is not None:
+            if on_meta:
+                state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+                return torch.func.functional_call(module, state, args, kwargs)
+            return module(*args, **kwargs)
+        if isinstance(node.target, str):
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.errors import FormatError, UsageError
+from onebit.errors import UsageError
 from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
@@ -109,10 +109,7 @@ class Conversion:
         return self.append(kind(inputs=inputs, output=self.free(name), **fields))
 
     def append(self, node: Node) -> str:
-        try:
-            self.values[node.output] = node.infer(*(self.values[name] for name in node.inputs))
-        except FormatError as error:
-            raise FormatError(f"{node.output}: {error}") from None
+        self.values[node.output] = node.infer(*(self.values[name] for name in node.inputs))
         self.nodes.append(node)
         return node.output
 

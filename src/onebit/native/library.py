@@ -51,30 +51,23 @@ class InstructionSet(NamedTuple):
 
 @cache
 def _load() -> ctypes.CDLL | None:
-    """The library, None if not installed; UsageError if it does not load or belongs to another version of onebit."""
+    """The library, None if not installed; UsageError if it belongs to another version of onebit."""
     folder = files("onebit.native")
     path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
     if path is None:
         return None
-    try:
-        library = ctypes.CDLL(path)
-        library.ob_abi.restype = ctypes.c_char_p
-        header = library.ob_abi().decode()
-        library.ob_is_supported.restype = ctypes.c_int
-        library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
-    except (OSError, AttributeError) as error:
-        raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
-    if header != HASH:
+    library = ctypes.CDLL(path)
+    library.ob_abi.restype = ctypes.c_char_p
+    if library.ob_abi().decode() != HASH:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
+    library.ob_is_supported.restype = ctypes.c_int
+    library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     return library
 
 
 def chain(x: int, count: int) -> int:
-    """`count` dependent multiply-adds modulo 2⁶⁴, to measure the clock; UsageError without the library."""
-    library = _load()
-    if library is None:
-        raise UsageError("the native library is not installed; reinstall onebit with a C compiler available")
-    return int(library.ob_chain(x, count))
+    """`count` dependent multiply-adds modulo 2⁶⁴, to measure the clock."""
+    return int(_load().ob_chain(x, count))  # type: ignore[union-attr]
 
 
 @cache

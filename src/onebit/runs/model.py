@@ -32,7 +32,7 @@ from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.runs.own_model import build_own
 from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.step import StepSettings
-from onebit.train.weights import load_weights, read_state, trained_file
+from onebit.train.weights import load_weights, read_state, weight_file
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
             images = data.train.spread(STATISTICS).images[:]
             unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
         return
-    file = trained_file(source)
+    file = weight_file(Path(source))
     state, facts = read_state(file)
     other = _are_other(facts.get("classes"), data) and not on_meta
     anew = _last_tensors(model, data, source=str(file)) if other else []

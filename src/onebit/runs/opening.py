@@ -16,7 +16,7 @@ from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, reci
 from onebit.recipe.bounded import checked_tree
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
-from onebit.train.weights import load_weights, read_bytes, state_of, trained_file
+from onebit.train.weights import load_weights, read_bytes, state_of, weight_file
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def open_run(
             the net is binarized. Without a recipe, this is the whole model.
         dataset: of a file without a recipe.
     """
-    source = trained_file(path)
+    source = weight_file(Path(path))
     data = read_bytes(source)
     state, facts = state_of(data, source)
     if fallback is None and model is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ from onebit.runs.optimizer import decays
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.step import plan_steps, refuse_parts
-from onebit.train.weights import trained_file
+from onebit.train.step import plan_steps
+from onebit.train.weights import weight_file
 
 CLASSIFICATION = "classification"
 SIDE = 224
@@ -53,7 +54,7 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     for name in ("init_from", "teacher"):
         path = getattr(recipe, name)
         if path is not None and not is_packed(path):
-            trained_file(path)
+            weight_file(Path(path))
     if recipe.continual.tasks and ranks.world > 1:
         raise UsageError("several tasks are learned by one process: start without torchrun")
     optimizers = [_check_training(part, processes=ranks.world) for part in _parts(recipe)]
@@ -85,7 +86,6 @@ def _check_loss(recipe: Recipe) -> None:
 
 def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
     """Build one training on the meta device; returns its optimizer."""
-    refuse_parts(recipe.optimizer.accumulate, batch_size=recipe.batch_size, processes=processes)
     data = _fixed_data(recipe)
     model = _meta_model(recipe, data)
     resolve_memory_format(recipe.memory_format, model)

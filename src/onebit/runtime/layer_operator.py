@@ -47,8 +47,6 @@ class PackedWindow(NamedTuple):
     @classmethod
     def of(cls, numbers: Any) -> PackedWindow:
         """The inverse of `numbers`."""
-        if len(numbers) != 15:
-            raise UsageError(f"got {len(numbers)} numbers of a window, expected 15")
         kh, kw, groups, sh, sw, top, bottom, left, right, dh, dw, down, across, value, transposed = numbers
         padding = (top, bottom, left, right)
         return cls((kh, kw), groups, (sh, sw), padding, (dh, dw), (down, across), value, bool(transposed))
@@ -133,15 +131,11 @@ def _check_given(given: tuple[Tensor | None, ...], outputs: int) -> None:
     """Check words, scale, center and bias, which the library reads without a check."""
     words, *parameters = given
     assert words is not None
-    if words.dtype is not torch.int32 or not words.is_cpu or not words.is_contiguous():
-        raise UsageError(f"got words of a packed layer as {_kind_of(words)}, expected int32 on the CPU")
-    for part in parameters:
-        if part is None:
+    for part in (words, *parameters):
+        dtype, shape = (torch.int32, words.shape) if part is words else (torch.float32, (outputs,))
+        if part is None or (part.dtype is dtype and part.is_cpu and part.shape == shape and part.is_contiguous()):
             continue
-        if part.dtype is not torch.float32 or not part.is_cpu or part.shape != (outputs,) or not part.is_contiguous():
-            raise UsageError(
-                f"got a parameter of a packed layer as {_kind_of(part)}, expected float32 ({outputs},) on cpu"
-            )
+        raise UsageError(f"got {_kind_of(part)} of a packed layer, expected {dtype} {tuple(shape)} on cpu")
 
 
 def _values(x: Tensor) -> Tensor:
@@ -153,10 +147,8 @@ def _values(x: Tensor) -> Tensor:
 
 
 def _check(x: Tensor) -> None:
-    if x.device.type not in ("cpu", "meta"):
-        raise UsageError(f"got a tensor on {x.device}, expected the CPU, where packed layers run: move it with .cpu()")
-    if not x.is_floating_point():
-        raise UsageError(f"got a tensor of {_kind_of(x)}, expected floating point")
+    if x.device.type not in ("cpu", "meta") or not x.is_floating_point():
+        raise UsageError(f"got a tensor of {_kind_of(x)}, expected floating point on the CPU, where packed layers run")
 
 
 def _kind_of(tensor: Tensor) -> str:
@@ -171,11 +163,9 @@ def _wrong_inputs(x: Tensor, words: Tensor, outputs: int) -> UsageError:
 
 
 def _made(how: PackedWindow, x: Tensor) -> tuple[Any, Any]:
-    if x.dim() != 4:
-        raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected images (N, C, H, W)")
-    height, width = how.made(x.shape[2], x.shape[3])
+    height, width = how.made(x.shape[2], x.shape[3]) if x.dim() == 4 else (0, 0)
     if height < 1 or width < 1:
-        raise UsageError(f"got images {tuple(x.shape)}: a kernel of {how.kernel} does not fit")
+        raise UsageError(f"got {tuple(x.shape)}, expected images (N, C, H, W) that a kernel of {how.kernel} fits")
     return height, width
 
 

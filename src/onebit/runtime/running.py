@@ -65,8 +65,6 @@ def run(
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
     net = net if type(net) is PackedNet else opened(net)
-    if batch is not None and images is not None:
-        raise UsageError("got both a batch and images, expected one: run(net, batch)")
     batch, plan = images if batch is None else batch, native_plan(net, executor)
     return run_planned(net, plan, batch, batch_size=batch_size, threads=threads, on_images=on_images)
 
@@ -254,8 +252,6 @@ def batches(
     inputs = as_batch(net.input, images)
     check_batch_size(batch_size)
     known = net.values
-    if unknown := set(names) - set(known):
-        raise UsageError(f"the net {net.name!r} has no value {min(unknown)!r}")
     most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
     size = most if batch_size is None else min(batch_size, most)
     executors = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]

@@ -64,9 +64,6 @@ class PackedAttention(nn.Module):
         """As `torch.nn.MultiheadAttention.forward`."""
         if is_causal and attn_mask is None:
             raise UsageError("got is_causal without attn_mask, expected both, as torch does")
-        if query.dim() not in (2, 3) or {key.dim(), value.dim()} != {query.dim()}:
-            shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-            raise UsageError(f"got query, key and value of shapes {shapes}, expected three tensors of 2 or 3 axes")
         single = query.dim() == 2
         q, k, v = self._project(query, key, value)
         if single:

@@ -32,26 +32,20 @@ def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
         net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
         shape: of the output of one sample; needed for tracing, where the bytes are unknown.
     """
-    read = _read_for(images, net)
-    if read.shapes != (tuple(shape),):
-        got = " and ".join(map(str, read.shapes))
-        raise UsageError(f"got a packed net with logits of shape {got}, expected {tuple(shape)}")
-    return torch.from_numpy(_run(read, without_torch(images))[0])
+    return torch.from_numpy(_run_shaped(images, net, (tuple(shape),))[0])
 
 
 def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
     """The operator for several outputs. shapes, ranks: of each, for one sample; the shapes one after the other."""
-    read = _read_for(images, net)
-    if read.shapes != (expected := _shapes_of(shapes, ranks)):
-        raise UsageError(f"got a packed net with outputs of shapes {read.shapes}, expected {expected}")
     # those of a native plan share memory, which tensors of an operator must not
-    return [torch.from_numpy(array.copy()) for array in _run(read, without_torch(images))]
+    return [torch.from_numpy(array.copy()) for array in _run_shaped(images, net, _shapes_of(shapes, ranks))]
 
 
-def _read_for(images: Tensor, net: Tensor) -> _Read:
-    if not images.is_cpu:
-        raise _elsewhere("images", images)
-    return _read(net)
+def _run_shaped(images: Tensor, net: Tensor, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
+    """The outputs of a net, which have these shapes for one sample."""
+    if (read := _read(net)).shapes != shapes:
+        raise UsageError(f"got a packed net with outputs of shapes {read.shapes}, expected {shapes}")
+    return _run(read, without_torch(images))
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -70,24 +64,12 @@ def _run(read: _Read, batch: np.ndarray) -> list[np.ndarray]:
 
 def _trace(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
     """The fake version of `_run_packed`: a tensor with the shape of the output."""
-    _check_traced(images, net)
     return images.new_empty((images.shape[0], *shape), dtype=torch.float32)
 
 
 def _trace_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
-    _check_traced(images, net)
     sizes = _shapes_of(shapes, ranks)
     return [images.new_empty((images.shape[0], *shape), dtype=torch.float32) for shape in sizes]
-
-
-def _check_traced(images: Tensor, net: Tensor) -> None:
-    for name, tensor in (("images", images), ("a packed net", net)):
-        if tensor.device.type not in ("cpu", "meta"):
-            raise _elsewhere(name, tensor)
-    if images.device != net.device:
-        raise UsageError(f"got images on {images.device} and a packed net on {net.device}, expected both on the CPU")
-    if images.dtype not in (torch.uint8, torch.float32) or images.ndim == 0:
-        raise UsageError(f"got images {_kind(images)}, expected uint8 (N, C, H, W), or (N, …) of uint8 or float32")
 
 
 def _shapes_of(sizes: list[int], ranks: list[int]) -> tuple[tuple[int, ...], ...]:
@@ -327,10 +309,9 @@ def _read(file: Tensor) -> _Read:
 
 
 def _bytes_of(file: Tensor) -> memoryview:
-    if not file.is_cpu:
-        raise _elsewhere("a packed net", file)
-    if file.dtype is not torch.uint8 or file.ndim != 1:
-        raise UsageError(f"got a packed net as {_kind(file)}, expected the bytes of a .1bit file, uint8 (B,)")
+    if not file.is_cpu or file.dtype is not torch.uint8 or file.ndim != 1:
+        got = f"{file.dtype} {tuple(file.shape)} on {file.device}"
+        raise UsageError(f"got a packed net as {got}, expected the bytes of a .1bit file on the CPU, uint8 (B,)")
     return memoryview(file.contiguous().numpy())  # type: ignore[arg-type]
 
 
@@ -339,11 +320,3 @@ def _net_in(data: bytes) -> PackedNet:
         return loads(data)
     except FormatError as error:
         raise FormatError(f"the bytes of the packed net: {error}") from None
-
-
-def _elsewhere(name: str, tensor: Tensor) -> UsageError:
-    return UsageError(f"got {name} on {tensor.device}, expected the CPU, where packed nets run")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -93,8 +93,6 @@ class PackedRecurrent(nn.Module):
             if input.unsorted_indices is not None:
                 states = _each(states, lambda state: state.index_select(1, input.unsorted_indices))
             return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices), states
-        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
-            raise UsageError(f"got a tensor of shape {tuple(input.shape)}, expected (L, N, {self.input_size})")
         single = input.dim() == 2
         if single:
             input = input.unsqueeze(1)
@@ -102,8 +100,6 @@ class PackedRecurrent(nn.Module):
         elif self.batch_first:
             input = input.transpose(0, 1)
         steps, batch = input.shape[:2]
-        if steps < 1:
-            raise UsageError(f"got a tensor of shape {tuple(input.shape)}, expected at least one time step")
         data = input.reshape(steps * batch, self.input_size)
         data, states = self._run(data, [batch] * steps, self._begin(input, batch, hx))
         output = data.view(steps, batch, data.shape[-1])

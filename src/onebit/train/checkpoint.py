@@ -123,37 +123,31 @@ def _read(path: Path) -> dict[str, Any]:
 def _fitting(job: Job, state: dict[str, Any]) -> dict[str, Any]:
     """The parts of a checkpoint for this rank; CheckpointError if they are not of the kind that this training has."""
     ranks, buffers, streams = job.ranks, _other_buffers(job.model), _generators(job.model)
-    try:
-        history = History.from_rows(state["rows"])
-    except ValueError as error:
-        raise CheckpointError(first_line(error)) from None
-    history.threads = state["threads"]
-    if len(state["rng"]) != ranks.world or any(type(pair) is not tuple or len(pair) != 2 for pair in state["rng"]):
-        raise CheckpointError(f"rng is {reprlib.repr(state['rng'])}")
-    cpu, cuda = state["rng"][ranks.rank]
+    if len(state["rng"]) != ranks.world:
+        raise CheckpointError(f"it has random states of {len(state['rng'])} processes, there are {ranks.world}")
     own = {name: [generator.get_state()] * ranks.world for name, generator in streams.items()}
     states = alike(state["generators"], own, "generators")
+    try:  # torch's own check of random states
+        history = History.from_rows(state["rows"])
+        cpu, cuda = state["rng"][ranks.rank]
+        torch.Generator().set_state(cpu)
+        if cuda is not None and job.device.type == "cuda":
+            torch.Generator(job.device).set_state(cuda)
+        for name, generator in streams.items():
+            torch.Generator(generator.device).set_state(states[name][ranks.rank])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(first_line(error)) from None
+    history.threads = state["threads"]
     return {
         "history": history,
         "buffers": alike({**buffers, **state.get("buffers", {})}, buffers, "buffers"),  # earlier versions stored none
         "optimizer": checked_optimizer(state["optimizer"], job.optimizer),
         "schedule": job.schedule and alike(state.get("schedule"), job.schedule.state_dict(), "schedule"),
         "average": job.average and alike(state.get("average"), job.average.state, "average"),
-        "cpu": _random_state(cpu, torch.device("cpu")),
-        "cuda": None if cuda is None or job.device.type != "cuda" else _random_state(cuda, job.device),
-        "generators": {
-            name: _random_state(states[name][ranks.rank], generator.device) for name, generator in streams.items()
-        },
+        "cpu": cpu,
+        "cuda": cuda if job.device.type == "cuda" else None,
+        "generators": {name: states[name][ranks.rank] for name in streams},
     }
-
-
-def _random_state(found: Any, device: torch.device) -> torch.Tensor:
-    """`found`, if a generator takes it."""
-    try:
-        torch.Generator(device).set_state(found)
-    except (RuntimeError, TypeError) as error:  # torch's own check of its form
-        raise CheckpointError(first_line(error)) from None
-    return found
 
 
 def load_checkpoint(path: Path, job: Job) -> None:

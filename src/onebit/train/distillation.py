@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import positive
 from onebit.data import Dataset
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.losses import Loss, distillation, per_sample
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
@@ -103,10 +103,7 @@ def ready_teacher(
         inputs = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
     with torch.no_grad(), kept_training(model):
         expected = model.eval()(inputs).shape[1:]
-        try:
-            given = teacher.predict(inputs).shape[1:]
-        except OnebitError as error:
-            raise UsageError(f"the teacher: {error}") from None
+        given = teacher.predict(inputs).shape[1:]
     if given != expected:
         raise UsageError(
             f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
@@ -120,13 +117,8 @@ def refuse_teacher(
 ) -> None:
     """Refuse a teacher of other images or classes than the data; None skips a check."""
     who = f"teacher {name}" if name else "the teacher"
-    if input_shape is not None and data.input_shape and tuple(input_shape) != tuple(data.input_shape):
-        raise UsageError(
-            f"{who} takes images of shape {tuple(input_shape)}, {data.name} has {tuple(data.input_shape)}: "
-            "use one that was trained on the same images"
-        )
-    # those of a loader are not known before the training
-    if classes is not None and data.classes and classes != len(data.classes):
-        raise UsageError(
-            f"{who} has {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
-        )
+    # what is not known of a loader before the training is left out
+    shapes = input_shape and tuple(input_shape), data.input_shape and tuple(data.input_shape)
+    for what, given, own in (("shape", *shapes), ("classes", classes, len(data.classes))):
+        if given and own and given != own:
+            raise UsageError(f"{who}: {what} {given}, {data.name} has {own}: use one trained on the same data")

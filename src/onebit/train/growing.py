@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.data import Augmentation
-from onebit.errors import UsageError
 
 STEP = 4
 """Images grow in steps of this number of pixels."""
@@ -43,9 +42,3 @@ def shrunk(images: Tensor, side: int) -> Tensor:
     if images.dtype == torch.uint8 and images.device.type != "cpu":  # where torch resizes real numbers only
         return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round_().to(torch.uint8)
     return F.interpolate(images, size, mode="bilinear", antialias=True)
-
-
-def check_growing(augmentation: Augmentation, *, side: int) -> None:
-    """Refuse a first size that is not below the shorter side of the images."""
-    if augmentation.first_size is not None and augmentation.first_size >= side:
-        raise UsageError(f"augmentation.first_size={augmentation.first_size}: the images have {side} pixels only")

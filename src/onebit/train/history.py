@@ -131,20 +131,18 @@ class EpochLog:
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
-        """The epoch that a file describes; unknown fields are left out."""
-        if not isinstance(values, dict):
-            raise ValueError("expected a JSON object")
-        row: dict[str, Any] = {}
-        for known in dataclasses.fields(cls):
-            if known.name in values:
-                row[known.name] = value = values[known.name]
-                check = _CHECKS.get(known.name)
-                check(value) if check is not None else _check_field(known.name, str(known.type), value)
-            elif known.default is known.default_factory is dataclasses.MISSING:
-                raise ValueError(f"{known.name} is missing")
-        if row.get("validation_error") is not None:
-            _check_fraction("best", row.get("best"))
-            _check_field("train_error", "float", row["train_error"])
+        """The epoch that a file describes; unknown fields are left out. ValueError for a wrong or missing one."""
+        fields = dataclasses.fields(cls)
+        row = {known.name: values[known.name] for known in fields if isinstance(values, dict) and known.name in values}
+        wrong = [known.name for known in fields if known.name not in row and known.default is known.default_factory]
+        scored = row.get("validation_error") is not None  # and then there are classes
+        for name, value in row.items():
+            fraction = name == "layers" or name.endswith(FRACTIONS) or (scored and name == "best")
+            limits = (0, 1) if fraction else (0, 1e12) if name in ("seconds", "epoch") else None
+            if not _fits("float" if scored and name == "train_error" else cls.__annotations__[name], value, limits):
+                wrong.append(name)
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {reprlib.repr(row.get(wrong[0], 'missing'))}")
         return cls(**row)
 
     def __str__(self) -> str:
@@ -373,37 +371,11 @@ class History:
         return cls(logs)
 
 
-def _check_field(name: str, kind: str, value: Any) -> None:
-    """Raises ValueError: a value of another type than the field, or out of range."""
-    if type(value) not in _KINDS[kind]:
-        raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
-    if name.endswith(FRACTIONS):
-        _check_fraction(name, value)
-    if name in ("seconds", "epoch") and not 0 <= value < 1e12:
-        raise ValueError(f"{name} must be 0 or more, got {value}")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise ValueError(f"{name} is too large")
-
-
-def _check_fraction(name: str, value: Any) -> None:
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a fraction 0–1, got {value}")
-
-
-def _check_metrics(metrics: Any) -> None:
-    """Raises ValueError: not numbers by name."""
-    if not isinstance(metrics, dict) or any(type(value) not in (int, float) for value in metrics.values()):
-        raise ValueError(f"metrics must be an object of numbers, got {reprlib.repr(metrics)}")
-
-
-def _check_layers(layers: Any) -> None:
-    """Raises ValueError: not fractions by layer and measure."""
-    if not isinstance(layers, dict) or not all(isinstance(measured, dict) for measured in layers.values()):
-        raise ValueError("layers must be an object of objects")
-    for layer, measure, share in ((layer, *item) for layer, measured in layers.items() for item in measured.items()):
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            got = reprlib.repr(share)
-            raise ValueError(f"{measure} of layer {reprlib.repr(layer)} must be a fraction 0–1, got {got}")
-
-
-_CHECKS = {"layers": _check_layers, "train_metrics": _check_metrics, "validation_metrics": _check_metrics}
+def _fits(kind: str, value: Any, limits: tuple[float, float] | None) -> bool:
+    """Whether a value has the type of its field, and its numbers are within limits."""
+    if kind.startswith("dict"):
+        inner = kind.removeprefix("dict[str, ").removesuffix("]")
+        return isinstance(value, dict) and all(_fits(inner, item, limits) for item in value.values())
+    if type(value) not in _KINDS[kind] or (isinstance(value, int) and abs(value) >= 2**63):
+        return False
+    return value is None or limits is None or limits[0] <= value <= limits[1]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from onebit.common.files import remove_leftovers
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -56,8 +56,6 @@ def _locked(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise UsageError(f"another process trains into {folder}: choose another --out") from None
-        except OSError as error:
-            raise OnebitError(f"cannot train into {folder}: {error.strerror or error}") from None
         token = _held.set(_held.get() | {place})
         try:
             remove_leftovers(folder)

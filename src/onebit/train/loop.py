@@ -173,7 +173,6 @@ def fit(
         precision, memory_format, compile, sync_norm, ranks,
         place, resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
     )  # fmt: skip
-    check_arguments(job, epochs)
     plan(job, epochs)
     # without an autocast of the user: the precision is that of each step
     with lock_folder(place, ranks), autocast("fp32", job.device), repeatable(job.device):
@@ -193,20 +192,16 @@ def fit(
 
 
 # --------------------------------------------------------------------------------------------------------------- set-up
-def check_arguments(job: Job, epochs: float) -> None:
-    """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
+def plan(job: Job, epochs: float) -> None:
+    """Check what can be wrong, decide what is left at "auto", and divide the images into batches; errors as `fit`."""
+    model = job.model
     if job.seed < 0 or not 0 <= job.ema < 1:
         raise UsageError(f"seed must be 0 or more and ema in [0, 1), got {job.seed} and {job.ema}")
-    mine = {id(parameter) for parameter in job.model.parameters()}
+    mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
         raise UsageError("the optimizer holds no parameter of this model")
     if job.teacher is not None and job.task in ("regression", "multi-label"):
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
-
-
-def plan(job: Job, epochs: float) -> None:
-    """Decide what is left at "auto", divide the images into batches, and check the teacher; errors as `fit`."""
-    model = job.model
     job.device = model_device(model)
     job.precision = resolve_precision(job.precision, job.device)
     job.example = few_inputs(job.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -18,9 +17,8 @@ from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
 from onebit.train.fit_data import FitData
-from onebit.train.growing import check_growing
 from onebit.train.job import Job
-from onebit.train.step import plan_steps
+from onebit.train.step import count_steps, plan_steps
 
 FEW = 16
 """Samples that show which binary inputs are constant."""
@@ -32,8 +30,6 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
     """The batches of an epoch, and the steps of all epochs."""
     data, ranks, device, seed = job.data.train, job.ranks, job.device, job.seed
     if isinstance(data, Split):
-        if job.augmentation is not None:
-            check_growing(job.augmentation, side=min(job.data.input_shape[1:]))
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count
         bounds, steps = plan_steps(count, batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
@@ -44,10 +40,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
         bounds, steps = plan_steps(len(data), batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
         return ArrayFeed(data, bounds, device, seed, ranks), steps
     feed = LoaderFeed(data, device, seed, ranks)
-    steps = round(epochs * feed.steps) if math.isfinite(epochs) else 0
-    if steps < 1:
-        raise UsageError(f"nothing to train: {feed.steps:,} batches, {epochs:g} epochs")
-    return feed, steps
+    return feed, count_steps(feed.steps, epochs)
 
 
 def few_inputs(data: FitData) -> Any:

@@ -149,10 +149,7 @@ def launched_ranks() -> Ranks:
     """The rank that torchrun gave this process, from its environment; ALONE without torchrun."""
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return ALONE
-    try:
-        return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
-    except ValueError:
-        raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them") from None
+    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def meet(ranks: Ranks) -> Ranks:
@@ -207,9 +204,6 @@ def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
         return device
     if device.index is not None:
         raise UsageError(f"device {device} is one GPU, and {ranks.world} processes each take their own: --device cuda")
-    count = torch.cuda.device_count()
-    if ranks.local_rank >= count:
-        raise UsageError(f"a GPU for each process: this machine has {count}, so at most --nproc-per-node {count}")
     own = torch.device("cuda", ranks.local_rank)
     torch.cuda.set_device(own)
     return own

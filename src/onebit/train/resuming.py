@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onebit.errors import CheckpointError
-from onebit.train.weights import refuse_odd
+from onebit.train.weights import is_odd
 
 MAPPINGS = dict.fromkeys(("model", "optimizer", "generators", "setting"), dict)
 PARTS = {**MAPPINGS, "rng": list, "rows": list, "threads": int}
@@ -125,16 +125,14 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
 
     torch accepts any state_dict; a state of another kind would break the first step.
     """
-    fresh = optimizer.state_dict()["param_groups"]
-    states = found.get("state") if isinstance(found, dict) else None
-    if not isinstance(states, dict):
-        raise CheckpointError("the optimizer has no state")
+    fresh, states = optimizer.state_dict()["param_groups"], found.get("state")
+    count = sum(len(own["params"]) for own in fresh)
+    if not isinstance(states, dict) or any(type(place) is not int or not 0 <= place < count for place in states):
+        raise CheckpointError("the optimizer has no state, or that of a parameter that it does not train")
     groups = alike(found.get("param_groups"), fresh, "param_groups")
     for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
-        if group["params"] != own["params"]:
-            raise CheckpointError("a parameter group has other parameters")
-        if not group.get("lr_factor", 1.0) > 0:
-            raise CheckpointError(f"a parameter group has lr_factor {group['lr_factor']}, not a positive number")
+        if group["params"] != own["params"] or not group.get("lr_factor", 1.0) > 0:
+            raise CheckpointError("a parameter group has other parameters, or an lr_factor that is not positive")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     first: dict[Any, Any] = {}  # the kinds of the first parameter's states, for latents and for other parameters
@@ -143,16 +141,14 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
             if place not in states:
                 continue
             values = states[place]
-            if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-                raise CheckpointError(f"the state of parameter {place} is {reprlib.repr(values)}")
-            kinds = {name: _kind(name, value, parameter, known=known) for name, value in values.items()}
+            named = isinstance(values, dict) and all(isinstance(name, str) for name in values)
+            kinds = {
+                name: _kind(name, value, parameter, known=known) for name, value in (values.items() if named else ())
+            }
             like = first.setdefault(bool(group.get("latent")), kinds)
-            if known and (
-                like.keys() != kinds.keys() or any(len({like[name], kinds[name]} - {None}) > 1 for name in like)
-            ):
-                raise CheckpointError(f"the state of parameter {place} is of another kind than that of others")
-    if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
-        raise CheckpointError("the optimizer has the state of a parameter that it does not train")
+            other = like.keys() != kinds.keys() or any(len({like[name], kinds[name]} - {None}) > 1 for name in like)
+            if not named or (known and other):
+                raise CheckpointError(f"the state of parameter {place} is {reprlib.repr(values)}")
     return {"state": states, "param_groups": groups}
 
 
@@ -162,20 +158,18 @@ def check_parts(state: dict[str, Any]) -> None:
     parts = [(name, state.get(name), kind) for name, kind in PARTS.items()]
     # earlier versions did not store these
     optional = ((state, "buffers"), (setting, "modules"), (setting, "settings"))
-    for name, part, kind in [*parts, *((name, holder.get(name, {}), dict) for holder, name in optional)]:
-        if not isinstance(part, kind):
-            raise CheckpointError(f"{name} is {reprlib.repr(part)}")
-    for key, value in _nested(state):
-        if isinstance(value, Tensor):
-            refuse_odd(str(key), value, empty=True)
-    if any(isinstance(value, Tensor) for _, value in _nested(setting)):
-        raise CheckpointError("a setting is a tensor")
+    parts += [(name, holder.get(name, {}), dict) for holder, name in optional]
+    wrong = [name for name, part, kind in parts if not isinstance(part, kind)]
+    wrong += [key for key, value in _nested(state) if isinstance(value, Tensor) and is_odd(value, empty=True)]
+    wrong += [key for key, value in _nested(setting) if isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(f"{wrong[0]} is not what a checkpoint holds there")
 
 
 def _nested(content: Any) -> Iterator[tuple[Any, Any]]:
     """(name, value) of everything in nested mappings and lists, from a file that nobody vouches for."""
     level, count = [("", content)], 0
-    for _ in range(DEEPEST):
+    for depth in range(1, DEEPEST + 1):
         below: list[tuple[Any, Any]] = []
         for name, value in level:
             yield name, value
@@ -183,11 +177,9 @@ def _nested(content: Any) -> Iterator[tuple[Any, Any]]:
                 below += value.items()
             elif isinstance(value, (list, tuple)):
                 below += [(name, item) for item in value]
-            if count + len(below) > MOST_ITEMS:
-                raise CheckpointError(f"more than {MOST_ITEMS:,} values")
+            if count + len(below) > MOST_ITEMS or (below and depth == DEEPEST):
+                raise CheckpointError(f"more than {MOST_ITEMS:,} values, or nested more than {DEEPEST} deep")
         level, count = below, count + len(below)
-    if level:
-        raise CheckpointError(f"values nested more than {DEEPEST} deep")
 
 
 def alike(found: Any, expected: Any, name: str) -> Any:
@@ -230,15 +222,15 @@ def _is_number(value: Any) -> bool:
 
 def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
     """What is the same for all parameters; CheckpointError for a tensor that no optimizer makes, or a negative step."""
-    if isinstance(value, Tensor):
-        refuse_odd(name, value)
-    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if name == "step" and not (_is_number(number) and number >= 0):
-        raise CheckpointError(f"step is {reprlib.repr(value)}, expected 0 or more")
+    # torch would read beyond the end of a single number
+    odd = isinstance(value, Tensor) and (
+        is_odd(value) or bool(known and not value.dim() and parameter.dim() and name not in SINGLE)
+    )
+    number = value.item() if isinstance(value, Tensor) and not odd and value.numel() == 1 else value
+    if odd or (name == "step" and not (_is_number(number) and number >= 0)):
+        raise CheckpointError(f"{name} is {reprlib.repr(value)}")
     if isinstance(value, Tensor):
         if not value.dim() and not parameter.dim():
             return None  # for a parameter that is a single number, both look alike
-        if known and not value.dim() and name not in SINGLE:  # torch would read beyond its end
-            raise CheckpointError(f"{name} is a single number, expected one for each value of its parameter")
         return (value.is_floating_point(), value.shape == parameter.shape, value.dim() == 0)
     return "number" if _is_number(value) else type(value).__name__

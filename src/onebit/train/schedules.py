@@ -45,10 +45,11 @@ def schedule_factor(
     """
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule {name!r}{did_you_mean(name, SCHEDULES)}")
-    if warmup_steps and warmup_steps >= total_steps:
-        raise UsageError(f"the warm-up takes {warmup_steps} steps, but training has only {total_steps}")
-    if name == "exponential" and not final > 0:
-        raise UsageError("an exponential schedule needs a final learning rate above 0: set schedule.final_lr")
+    if (warmup_steps and warmup_steps >= total_steps) or (name == "exponential" and not final > 0):
+        raise UsageError(
+            f"got a warm-up of {warmup_steps} steps and the final factor {final:g}, expected fewer than {total_steps} "
+            "steps and, of an exponential schedule, a factor above 0"
+        )
     marks = sorted(milestones)
     if name == "one_cycle" and not warmup_steps:
         warmup_steps = round(0.3 * total_steps)

@@ -45,32 +45,22 @@ class StepSettings:
 
 def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
     """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs."""
-    if processes > 1 and batch_size < 2 * processes:
+    least = 2 * processes if processes > 1 else 1
+    if not least <= batch_size <= max(count, least):
         raise UsageError(
-            f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
-            f"so {2 * processes} or more"
+            f"batch_size is {batch_size}, expected {least} to {count:,}: two images for each of {processes} processes, "
+            "and no more than there are training images"
         )
-    if batch_size > count > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images: give {count} or less")
     batches = batch_bounds(count, batch_size, least=2 * processes)
-    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
-    if total_steps < 1:
-        raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
-    return batches, total_steps
+    return batches, count_steps(len(batches), epochs)
 
 
-def refuse_parts(accumulate: int, *, batch_size: int, processes: int = 1) -> None:
-    """Refuse more parts than the share of a process in a batch has pairs of samples.
-
-    The last batch of an epoch may be smaller, and then has fewer parts.
-    """
-    most = max(1, batch_size // processes // 2)
-    if accumulate > most:
-        shared = f" over {processes} processes" if processes > 1 else ""
-        raise UsageError(
-            f"accumulate is {accumulate}, but a part needs two samples: a batch_size of {batch_size}{shared} "
-            f"has at most {most} parts"
-        )
+def count_steps(batches: int, epochs: float) -> int:
+    """The steps of all epochs; UsageError for none, after which nothing would be trained."""
+    steps = round(epochs * batches) if math.isfinite(epochs) else 0
+    if steps < 1:
+        raise UsageError(f"nothing to train: {batches:,} batches, {epochs:g} epochs")
+    return steps
 
 
 def optimizer_step(

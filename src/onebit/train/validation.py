@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from onebit.data import Split
-from onebit.errors import DataError
 from onebit.evaluation.batches import in_tiles, outputs_of
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric
@@ -55,8 +54,6 @@ def validate(
         score = None
         if mine is not None:
             outputs, targets = outputs_of(model, mine.batches(), count=mine.count)
-            if targets is None:
-                raise DataError("validation: there are no targets to compare with: pass (inputs, targets)")
             score = score_outputs(
                 outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
             )

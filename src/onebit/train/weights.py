@@ -24,7 +24,7 @@ from onebit.common.signals import uninterrupted
 from onebit.common.torch_private import COMPILED
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
-from onebit.nets import SUFFIX, ends_as_packed, net_names, not_a_net
+from onebit.nets import not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = (f"{COMPILED}.", "module.", "model.")
@@ -39,26 +39,17 @@ CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function"
 
 def weight_file(path: Path) -> Path:
     """The weight file of a run folder, or the file itself; UsageError if there is none."""
-    if not path.exists():
-        raise UsageError(f"{path}: no such run folder or file{not_a_net(path)}")
     if path.is_file():
         return path
     for name in (*WEIGHT_FILES, "last.ckpt"):
         if (path / name).is_file():
             return path / name
-    if seeds := sorted(path.glob("seed-*/")):
-        raise UsageError(f"{path}: holds the runs of several seeds; name one of them, such as {seeds[0]}")
-    raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
-
-
-def trained_file(net: str | Path) -> Path:
-    """`weight_file` of a net in torch; UsageError for a packed net as well."""
-    path = Path(net)
-    shipped = net in net_names() and not path.exists()
-    found = path if shipped else weight_file(path)
-    if shipped or ends_as_packed(found):
-        raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
-    return found
+    reason = f"holds no weights ({', '.join(WEIGHT_FILES)})"
+    if not path.exists():
+        reason = f"no such run folder or file{not_a_net(path)}"
+    elif seeds := sorted(path.glob("seed-*/")):
+        reason = f"holds the runs of several seeds; name one of them, such as {seeds[0]}"
+    raise UsageError(f"{path}: {reason}")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -86,28 +77,17 @@ def state_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]
             # the average of weights is what a training with one saves in the end
             content = average if isinstance(average := content.get("average"), dict) else inner
         state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state or not all(isinstance(name, str) for name in state):
-        raise FormatError(f"{path}: holds no tensors by name")
-    try:
-        for name, tensor in state.items():
-            refuse_odd(name, tensor)
-    except CheckpointError as error:
-        raise FormatError(f"{path}: {error}") from None
+    wrong = [name for name, tensor in state.items() if not isinstance(name, str) or is_odd(tensor)]
+    if wrong or not state:
+        raise FormatError(f"{path}: holds no plain tensors by name{f', such as {wrong[0]!r}' if wrong else ''}")
     return strip_prefixes(state), facts
 
 
-def refuse_odd(name: str, tensor: Tensor, *, empty: bool = False) -> None:
-    """Raises CheckpointError: the tensor is sparse, quantized, empty, without memory or larger than its memory.
-
-    Args:
-        empty: whether it may be empty.
-    """
-    if tensor.layout != torch.strided or tensor.is_quantized or (0 in tensor.shape and not empty):
-        raise CheckpointError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
-    if tensor.is_meta:
-        raise CheckpointError(f"tensor {name!r} has no values, only a shape")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
+def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
+    """Whether a tensor is sparse, quantized, without memory or larger than its memory, or, unless `empty`, empty."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or (0 in tensor.shape and not empty):
+        return True
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
@@ -136,12 +116,11 @@ def _torch_content(data: bytes, path: Path) -> Any:
             _check_torch_file(data)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all kinds of errors for a damaged file
-        if any(mark in str(error).lower() for mark in CODE_MARKS):
-            raise FormatError(
-                f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
-            ) from None
         reason = "unreadable pickle" if "weights_only" in str(error) else first_line(error).partition(". ")[0]
-        raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
+        text = f"damaged, or not a torch file ({reason})"
+        if any(mark in str(error).lower() for mark in CODE_MARKS):
+            text = "holds Python objects that could run code on loading; save its state_dict and try again"
+        raise FormatError(f"{path}: {text}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -149,8 +128,6 @@ def read_bytes(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
             return file.read()
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -165,10 +142,8 @@ def _check_torch_file(data: bytes) -> None:
     with zipfile.ZipFile(file) as archive:
         items = archive.infolist()
         # torch stores without compression; anything else may unpack to any size
-        if sum(item.file_size for item in items) > len(data):
-            raise ValueError("holds compressed or overlapping parts")
-        if broken := archive.testzip():
-            raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        if sum(item.file_size for item in items) > len(data) or archive.testzip():
+            raise ValueError("holds compressed, overlapping or damaged parts")
         for item in items:
             if item.filename.lower().endswith(".pkl"):
                 _check_pickles(io.BytesIO(archive.read(item)))
@@ -228,19 +203,12 @@ def fitting_state(
     if start and (last := _other_outputs(own, state, matrices)):
         warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
         state = state | {key: own[key] for key in last}
-    for key in own:
-        if key not in state:
-            raise CheckpointError(f"{source}: belongs to another net: {key!r} is missing")
-        if state[key].is_meta and not own[key].is_meta:  # torch would keep the own values, with a warning
-            raise CheckpointError(f"{source}: tensor {key!r} has no values, only a shape")
-        if state[key].shape != own[key].shape:
-            raise CheckpointError(
-                f"{source}: belongs to another net: {key!r} has shape {tuple(state[key].shape)}, "
-                f"the model has {tuple(own[key].shape)}"
-            )
-    extra = [key for key in state if key not in own]
-    if extra:
-        raise CheckpointError(f"{source}: belongs to another net: {extra[0]!r} is not in the model")
+    shapes = [{key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (state, own)]
+    for key in {**own, **state}:
+        # torch would keep the own values in place of those on the device "meta", with a warning
+        found, expected = (shape.get(key, "none") for shape in shapes)
+        if found != expected or (state[key].is_meta and not own[key].is_meta):
+            raise CheckpointError(f"{source}: belongs to another net: {key!r} has shape {found}, expected {expected}")
     if kept:
         warnings.warn(
             f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
@@ -290,7 +258,7 @@ def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, A
     try:
         facts = facts_of(data)
         if "nodes" in facts:
-            raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
+            raise FormatError(f"{path}: is a packed net; expected the weights that it was packed from")
         tensors = safetensors.torch.load(data)
         names = in_order(tensors, facts.pop("order", []))
         facts.pop("latents", None)

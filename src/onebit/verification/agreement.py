@@ -213,19 +213,14 @@ def certify(
 
 def _check_activations(packed: PackedNet, activations: int | None, calibration: int | None) -> None:
     """Raise UsageError unless both are given, and the net has values of these bits; or neither."""
-    if (activations is None) != (calibration is None):
-        raise UsageError(
-            f"got activations {activations!r} and calibration {calibration!r}, expected both or neither: the bits and "
-            "the number of training images of onebit.integer_net"
-        )
-    if activations is None or calibration is None:
-        return
-    if type(calibration) is not int or calibration < LEAST_IMAGES:
-        raise UsageError(f"got a calibration of {calibration!r} images, expected at least {LEAST_IMAGES}")
     # a bound of the net itself, such as Hardtanh, may leave out an integer at the end of a range
     found = {(node.most - node.least).bit_length() for node in packed.nodes if isinstance(node, (Quantize, Requantize))}
-    if type(activations) is not int or activations not in found:
-        raise UsageError(f"got activations of {activations!r} bits, but the net rounds no value to that number of bits")
+    neither = activations is None and calibration is None
+    if not neither and (activations not in found or (calibration or 0) < LEAST_IMAGES):
+        raise UsageError(
+            f"got activations of {activations!r} bits and a calibration of {calibration!r} images, expected neither or "
+            f"one of {sorted(found)} bits, to which the net rounds, and {LEAST_IMAGES} images or more"
+        )
 
 
 def _name_of(data: Any) -> str:

@@ -251,8 +251,6 @@ def joint(outputs: dict[str, OutputCounts]) -> Agreement:
 
 def _alike(ours: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Targets in the shape of the outputs: (N,) for (N, 1), or back."""
-    if targets.size != ours.size:
-        raise UsageError(f"got targets {_batch(targets)} for outputs {_batch(ours)}, expected the same shape")
     return targets.reshape(ours.shape).astype(np.float64)
 
 

@@ -70,26 +70,16 @@ def pack(
         raise UsageError(
             "got trained or labels without data, expected data as well: the raw inputs that the packed net is fed"
         )
-    try:
-        packed = fold(
-            model,
-            example,
-            input_shape=input_shape,
-            preprocess=preprocess,
-            weights=weights,
-            seed=seed,
-            classes=classes,
-            name=name,
-        )
-    except FoldError:
-        others = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()} - {
-            "float32"
-        }
-        if others:
-            raise UsageError(
-                f"the model has weights in {', '.join(sorted(others))}, expected float32: pack model.float()"
-            ) from None
-        raise
+    packed = fold(
+        model,
+        example,
+        input_shape=input_shape,
+        preprocess=preprocess,
+        weights=weights,
+        seed=seed,
+        classes=classes,
+        name=name,
+    )
     if data is None:
         return packed
     made = certify(

@@ -50,21 +50,10 @@ def batches_of(samples: Samples, batch_size: int) -> Iterator[tuple[Any, Any]]:
 
 
 def check_fed(packed: PackedNet, inputs: Any) -> None:
-    """Raise UsageError for inputs that a packed net does not take, saying how raw ones are given."""
-    if not hasattr(inputs, "dtype"):
-        raise UsageError(f"got {described(inputs)} as inputs, expected a tensor: a packed net has one input")
+    """Raise UsageError for inputs that a packed net does not take."""
     expected, got = packed.input.dtype, str(inputs.dtype).removeprefix("torch.")
-    try:
-        # numpy's default dtype is handed out as float32
-        check_images(packed.input, inputs[:0].astype(expected) if (expected, got) == FLOATS else inputs)
-    except UsageError as error:
-        line = str(error)
-        if expected == "uint8" and got.startswith("float"):
-            line += ": verify(model, packed, (raw, labels), trained=loader) compares it with the preprocessed inputs"
-        elif expected == "float32" and got == "uint8":
-            shapes = line.partition("; ")[0]
-            line = f"{shapes}; give what the model is fed, or pack for pixels: preprocess=onebit.Normalize(mean, std)"
-        raise type(error)(line) from None
+    # numpy's default dtype is handed out as float32
+    check_images(packed.input, inputs[:0].astype(expected) if (expected, got) == FLOATS else inputs)
 
 
 def output_keys(packed: PackedNet) -> dict[str, str]:
@@ -252,8 +241,10 @@ class TrainedFeed:
             raise DataError("trained: it gives more samples than the data; both give the same samples in one order")
 
 
-def check_same_targets(ours: Any, theirs: Any, start: int) -> None:
-    """Raise DataError if the targets of the data and of `trained` differ: then they are not in the same order."""
+def same_targets(ours: Any, theirs: Any, start: int) -> Any:
+    """The targets of the data, or those of `trained` if they have none; DataError if both have some that differ."""
+    if ours is None or theirs is None:
+        return theirs if ours is None else ours
     for one, other in zip(leaves(ours), leaves(theirs), strict=False):
         if one.shape == other.shape and not torch.equal(one.double(), other.double()):
             wrong = (one.double() != other.double()).reshape(len(one), -1).any(dim=1).nonzero()[0]
@@ -261,3 +252,4 @@ def check_same_targets(ours: Any, theirs: Any, start: int) -> None:
                 f"the labels of data and trained differ, first at sample {start + int(wrong):,}: both give the same "
                 "samples in the same order; a loader with shuffle=True is read in the order of its data set"
             )
+    return ours

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit import runtime
-from onebit.errors import FoldError, OnebitError, UsageError, first_line
+from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
@@ -32,9 +32,9 @@ from onebit.verification.samples import (
     batches_of,
     by_key,
     check_fed,
-    check_same_targets,
     output_keys,
     packed_samples,
+    same_targets,
 )
 from onebit.verification.ties import decided_by_ties, made_at
 
@@ -176,7 +176,7 @@ def tally(
                 made = feed.outputs(inputs, done) if not feed.feeds_model else None
                 if feed.feeds_model:
                     fed, their_targets = feed.take(len(inputs))
-                    targets = _same_targets(targets, their_targets, done) if labels is None else targets
+                    targets = same_targets(targets, their_targets, done) if labels is None else targets
                     made = _run_model(model, fed, by_trained=True)
                 as_trained = _checked("the model as trained makes", packed, made, ours)
             if theirs is None:
@@ -219,29 +219,14 @@ def _has_coding(model: nn.Module) -> bool:
     return any(isinstance(module, InputCoding) for module in model.modules())
 
 
-def _same_targets(ours: Any, theirs: Any, start: int) -> Any:
-    """The targets of the data, or of the pipeline of the training if the data have none."""
-    if ours is not None and theirs is not None:
-        check_same_targets(ours, theirs, start)
-    return theirs if ours is None else ours
-
-
 def _run_model(model: nn.Module, inputs: Any, *, by_trained: bool = False) -> Any:
-    """The outputs of a model; UsageError if it does not take the inputs."""
+    """The outputs of a model."""
     if by_trained and isinstance(inputs, Tensor) and inputs.is_floating_point() and _has_coding(model):
         raise UsageError(
             "the model begins with InputCoding, which takes raw pixels, and trained gives float inputs: pass the net "
             "behind it and preprocess=InputCoding(...), or a function: trained=lambda images: net(preprocessed(images))"
         )
-    try:
-        return model(inputs)
-    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
-        given = (
-            f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
-        )
-        what = "inputs of trained" if by_trained else "inputs of the packed net"
-        way = "" if by_trained else ": give what the model is fed as trained=loader, or preprocess=onebit.Normalize(…)"
-        raise UsageError(f"the model does not take the {what}, {given} ({first_line(error)}){way}") from error
+    return model(inputs)
 
 
 def _packed_outputs(
@@ -288,4 +273,4 @@ def seed_of(weights: str, seed: int | None) -> int | None:
     check_packed_mode(weights)
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
-    return seed if weights == "sample" else None
+    return None if weights == "binary" else seed

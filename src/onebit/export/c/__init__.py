@@ -40,33 +40,26 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
 
     Raises:
         CannotRun: there is no make or no C compiler that works.
-        OnebitError: no room to build in, or the program fails.
+        OnebitError: the program fails.
     """
     for tool in ("make", "cc"):
         if which(tool) is None:
             raise CannotRun(f"{tool} is not installed")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "net"
-            place.mkdir()
-            empty = ["cc", "-x", "c", "-std=c99", "-", "-o", str(place / "net")]
-            if subprocess.run(empty, input=_EMPTY_PROGRAM, capture_output=True).returncode:
-                raise CannotRun("cc compiles not even an empty program")
-            (place / "net").unlink()
-            for file in (path / "src" if layout == "arduino" else path).iterdir():
-                copy(file, place)
-            if layout == "arduino":
-                for name in ("main.c", "Makefile"):
-                    (place / name).write_text(template(name), encoding="ascii")
-            _checked(["make", "-s", "-C", str(place)], b"")
-            data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
-            text = _checked([str(place / "net")], data).decode("ascii")
-    except OSError as error:
-        temporary = tempfile.gettempdir()
-        raise OnebitError(
-            f"cannot build the exported program in {temporary!r}: {error.strerror or error}; "
-            "the environment variable TMPDIR names another folder"
-        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "net"
+        place.mkdir()
+        empty = ["cc", "-x", "c", "-std=c99", "-", "-o", str(place / "net")]
+        if subprocess.run(empty, input=_EMPTY_PROGRAM, capture_output=True).returncode:
+            raise CannotRun("cc compiles not even an empty program")
+        (place / "net").unlink()
+        for file in (path / "src" if layout == "arduino" else path).iterdir():
+            copy(file, place)
+        if layout == "arduino":
+            for name in ("main.c", "Makefile"):
+                (place / name).write_text(template(name), encoding="ascii")
+        _checked(["make", "-s", "-C", str(place)], b"")
+        data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
+        text = _checked([str(place / "net")], data).decode("ascii")
     return outputs_of(net, text)
 
 

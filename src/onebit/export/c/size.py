@@ -73,10 +73,7 @@ def linked(folder: Path) -> tuple[int, int, int]:
 
 def _output(command: list[str], folder: str) -> str:
     """What a tool prints."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
-    except OSError as error:
-        raise CannotMeasure(f"not measured: {command[0]}: {error.strerror}") from error
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
     if done.returncode:
         said = done.stderr.strip() or f"{command[0]} fails"
         raise CannotMeasure(f"not measured: {shortened(said.splitlines()[0], 200)}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onebit.errors import UsageError
 from onebit.export.onnx.exactness import sum_bound
 from onebit.export.onnx.pointwise import real
 from onebit.export.onnx.products import max_pool, pool_codes, pool_geometry
 from onebit.export.onnx.values import DTYPES, Values
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import op_name
 
 
 def write_max_pool(to: Values, node: MaxPool) -> None:
@@ -36,11 +34,7 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
     if not (x.exact or node.sums or dilated):
         to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **attributes)
         return
-    if to.value(name).exact and sum_bound(node, x) > FLOAT32_EXACT:
-        raise UsageError(
-            f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows only up to "
-            f"{FLOAT32_EXACT:,}, which float32 holds; use another target"
-        )
+    to.require_float32_sums(node, x)
     _, height, width = x.shape
     if dilated:
         attributes["dilations"] = dilated

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from onebit.errors import UsageError
 from onebit.export.onnx.byte_conv import Scales, scales
 from onebit.export.onnx.exactness import sum_bound, zero_point
 from onebit.export.onnx.pointwise import real, rising, write_sign
@@ -32,7 +31,6 @@ from onebit.packed import (
 )
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import op_name
 from onebit.packed.nodes import Kernel
 from onebit.packed.nodes.pool import Pool
 
@@ -121,11 +119,7 @@ def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) ->
 def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[str, Any]) -> None:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     x, name = to.value(node.inputs[0]), node.output
-    if to.value(name).exact and sum_bound(node, x) > FLOAT32_EXACT:
-        raise UsageError(
-            f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has fast convolutions only for "
-            f"sums up to {FLOAT32_EXACT:,}, which float32 holds; binarize its input, or use another target"
-        )
+    to.require_float32_sums(node, x)
     if isinstance(node, OneBitWeights):
         weight = to.graph.weights(name, _kernels(node, unpack_signs(node.signs, node.terms)))
     else:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onebit._version import __version__
-from onebit.errors import OnebitError, UsageError, first_line
+from onebit.errors import OnebitError, first_line
 from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
@@ -76,8 +76,6 @@ def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
 
 def build(net: PackedNet, *, flavor: str = "standard") -> Any:
     """The model of a net, an onnx.ModelProto. Errors: see `write`."""
-    if find_spec("onnx") is None:
-        raise UsageError("an export to onnx needs the onnx package: pip install 'onebit[export]'")
     graph = Graph(FLAVORS[flavor])
     to = Values(net, graph, integers=flavor == "standard", precise=flavor != "qonnx")
     for node in net.nodes:

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.onnx.exactness import Uses, zero_point
+from onebit.errors import UsageError
+from onebit.export.onnx.exactness import Uses, sum_bound, zero_point
 from onebit.export.onnx.graph import Graph
 from onebit.packed import PackedNet, Value
-from onebit.packed.net import INPUT
+from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.net import INPUT, op_name
+from onebit.packed.nodes import Node
 
 DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np.uint8, "raw": np.uint8}
 
@@ -45,6 +48,14 @@ class Values:
     def value(self, name: str) -> Value:
         """Shape and kind."""
         return self.values[name]
+
+    def require_float32_sums(self, node: Node, x: Value) -> None:
+        """UsageError for sums of integers beyond float32, in which onnx computes windows."""
+        if self.value(node.output).exact and sum_bound(node, x) > FLOAT32_EXACT:
+            raise UsageError(
+                f"{op_name(node)} {node.output!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows "
+                f"only up to {FLOAT32_EXACT:,}, which float32 holds; use another target"
+            )
 
     def natural(self, name: str) -> str:
         """The form in which a value was made."""

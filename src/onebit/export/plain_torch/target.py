@@ -47,12 +47,8 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
         order = json.dumps({"order": list(program.body.state)})  # safetensors sorts them
         path.write_bytes(save(program.body.state, metadata={"onebit": order}))
     else:
-        try:
-            import torch
-        except ImportError:
-            raise UsageError(
-                f"{path.name}: torch, which writes such files, is not installed; {path.stem}.safetensors needs no torch"
-            ) from None
+        import torch
+
         stream = io.BytesIO()  # on a full disk, torch raises no OSError
         torch.save({name: torch.tensor(array) for name, array in program.body.state.items()}, stream)
         path.write_bytes(stream.getvalue())
