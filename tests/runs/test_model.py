@@ -341,7 +341,7 @@ def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Datase
         started = build_training(recipe(init_from=str(tmp_path / "w.pth")), data).model
     assert float(started.norm2.weight.detach().min()) == 1
     torch.save({name: t for name, t in source.items() if name != "linear1.weight"}, tmp_path / "less.pth")
-    with pytest.raises(CheckpointError, match=r"belongs to another net: 'linear1\.weight' is missing"):
+    with pytest.raises(CheckpointError, match=r"'linear1\.weight'"):
         build_training(recipe(init_from=str(tmp_path / "less.pth")), data)
     with pytest.raises(UsageError, match="no such run folder or file"):
         build_training(recipe(init_from=str(tmp_path / "none")), data)
