@@ -57,7 +57,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
     room = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
     words, parts = (
         [max(least, _narrowest(column, i in right, word)) for i, column in enumerate(columns)]
-        for word in (None, LEAST_NAME)
+        for word in (None, least or LEAST_NAME)
     )
     if sum(parts) > room and len(columns) > 2 and not least:
         fit = max(2, sum(sum(parts[:n]) <= room + GAP * (len(columns) - n) for n in range(1, len(columns))))
