@@ -79,6 +79,7 @@ def test_a_card_in_plain_words() -> None:
         (None, "card is None, expected an object"),
         ([], "card is [], expected an object"),
         ({"sumary": "x"}, "card has the unknown field 'sumary'; did you mean 'summary'?"),
+        ({"summary": None}, "summary"),
         ({"summary": 3}, "card summary is 3, expected printable text of at most 1,000 characters"),
         ({"summary": "\x1b[2J\x1b]0;title\x07"}, r"card summary is '\x1b[2J\x1b]0;title\x07', expected printable text"),
         ({"command": "onebit train x\nrm -rf ."}, "card command is 'onebit train x\\nrm -rf .', expected printable"),

@@ -142,6 +142,8 @@ class Card:
     def from_json(value: object) -> Card:
         """The card of a JSON object; FormatError for unknown or wrong fields."""
         fields = check_fields("card", value, (), optional=[item.name for item in dataclasses.fields(Card)])
+        for name, item in fields.items():
+            check_value(f"card {name}", item, item is not None)  # what is not known is left out
         test = fields.get("test", {})
         if isinstance(test, dict):
             test = {mode: _score(mode, score) for mode, score in test.items()}
