@@ -147,7 +147,7 @@ def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callab
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*TOY, "--batch_size", "3"], "batch_size is 3 over all processes: 2 of them need two images each"),
+        ([*TOY, "--batch_size", "3"], "batch_size is 3"),
         (["--epochz", "3"], "unknown option --epochz"),
         ([*TOY, "--init_from", "nowhere"], "nowhere: no such run folder or file"),
     ],

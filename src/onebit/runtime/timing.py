@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.errors import OnebitError
+from onebit.errors import OnebitError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
 from onebit.packed import InputSpec, PackedNet
 from onebit.runtime.running import run, run_planned
@@ -126,6 +127,8 @@ def time_packed(
     Returns:
         rows of batch, variant, µs per call (median, fastest) and speedup over numpy.
     """
+    if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
+        raise UsageError("batches, rounds, threads and seconds must be positive")
     plans: dict[str, NativePlan | None] = {"numpy": None}
     for isa, found in instruction_sets().items() if instruction_set() else ():
         with suppress(NotPlanned):

@@ -24,7 +24,7 @@ from onebit.common.signals import uninterrupted
 from onebit.common.torch_private import COMPILED
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
-from onebit.nets import not_a_net
+from onebit.nets import SUFFIX, not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = (f"{COMPILED}.", "module.", "model.")
@@ -258,7 +258,7 @@ def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, A
     try:
         facts = facts_of(data)
         if "nodes" in facts:
-            raise FormatError(f"{path}: is a packed net; expected the weights that it was packed from")
+            raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
         tensors = safetensors.torch.load(data)
         names = in_order(tensors, facts.pop("order", []))
         facts.pop("latents", None)
