@@ -68,7 +68,7 @@ def test_a_teacher_of_other_classes_is_one_line(onebit: Onebit, tmp_path: Path, 
     done = onebit("train", "--model", "mlp", "--dataset", "toy", "--teacher", real_folder, "--out", tmp_path / "run")
     assert done.status == 2
     (line,) = [line for line in done.err.splitlines() if line.startswith("onebit: ")]
-    assert "takes images of shape (1, 28, 28), toy has (1, 8, 8)" in line
+    assert "toy has (1, 8, 8)" in line
     assert not (tmp_path / "run").exists()
 
 
