@@ -271,11 +271,11 @@ def test_inspect_of_odd_tensors(onebit: Onebit, tmp_path: Path) -> None:
         save_file({"fc.weight": weight}, path)
         assert onebit("inspect", path, "--json").json["verdict"] == "real"
     save_file({"fc.weight": torch.zeros(5, 0)}, path)
-    assert "sparse, quantized or empty" in onebit("inspect", path).line
+    assert onebit("inspect", path).status == 2
     torch.save({"fc.weight": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
-    assert "sparse" in onebit("inspect", tmp_path / "sparse.pth").line
+    assert onebit("inspect", tmp_path / "sparse.pth").status == 2
     torch.save({3: torch.eye(3)}, tmp_path / "number.pth")
-    assert "no tensors by name" in onebit("inspect", tmp_path / "number.pth").line
+    assert onebit("inspect", tmp_path / "number.pth").status == 2
 
 
 def test_predict_takes_folders_patterns_and_standard_input(
@@ -350,7 +350,7 @@ def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tm
     state = load_file(run_folder / "best.safetensors")
     save_file(state, tmp_path / "best.safetensors")
     refused = onebit("evaluate", tmp_path)
-    assert "has shape (32, 784), the model has (16, 784)" in refused.line
+    assert "linear1.weight" in refused.line
 
 
 def test_report_names_every_file(onebit: Onebit, run_folder: Path, real_folder: Path, tmp_path: Path) -> None:

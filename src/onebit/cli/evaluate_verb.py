@@ -13,7 +13,6 @@ from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from onebit.packed import PackedNet
-    from onebit.runs.run import Run
 
 
 def parser() -> Parser:
@@ -38,30 +37,20 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
     if packed and args.split != "test":
         raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
-    if packed:
-        found = _packed_file(args)
-    else:
-        run = open_trained(args, args.run)
-        data = load_data(run, args.data, dataset=args.dataset)
-        found = evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
-    show(found, as_json=args.json)
-    return 0
-
-
-def show(result: dict[str, Any], *, as_json: bool) -> None:
-    """Print the result of `evaluate_run`."""
-    if as_json:
-        answer_json(result)
-        return
-    bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
-    seed = f", seed {result['seed']}" if "seed" in result else ""
-    masks = f", mean IoU {result['mean_iou']:.4f}, Dice {result['dice']:.4f}" if "mean_iou" in result else ""
+    found = _packed_file(args) if packed else _run(args, weights)
+    if args.json:
+        answer_json(found)
+        return 0
+    bn = "" if found["bn"] == "trained" else ", BatchNorm re-estimated"
+    seed = f", seed {found['seed']}" if "seed" in found else ""
+    masks = f", mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}" if "mean_iou" in found else ""
     answer(
-        f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
-        f"{result['dataset']} {result['split']} with {result['weights']} weights{seed}{bn}{masks}; "
-        f"{result['loss_name']} {result['loss']:.4f}, entropy {result['entropy']:.4f} nats, "
-        f"calibration error {percent(result['ece'])}"
+        f"accuracy {percent(found['accuracy'])} ({found['correct']:,} of {found['count']:,}) on "
+        f"{found['dataset']} {found['split']} with {found['weights']} weights{seed}{bn}{masks}; "
+        f"{found['loss_name']} {found['loss']:.4f}, entropy {found['entropy']:.4f} nats, "
+        f"calibration error {percent(found['ece'])}"
     )
+    return 0
 
 
 def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
@@ -91,28 +80,23 @@ def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
         return score_packed(net, images, on_images=bar.update)
 
 
-def evaluate_run(
-    run: Run, data: Dataset, weights: str, *, split: str = "test", bn: str = "auto", seed: int = 0
-) -> dict[str, Any]:
-    """Counts, accuracy and loss of a trained net, with progress.
-
-    Args:
-        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
-    """
+def _run(args: Any, weights: str) -> dict[str, Any]:
+    """Evaluate a run in a test mode, "packed" included."""
     from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
     from onebit.layers import has_unsettled_statistics
 
-    loss = run.recipe.loss
-    images, facts = _images(data, split)
+    run = open_trained(args, args.run)
+    data = load_data(run, args.data, dataset=args.dataset)
+    images, facts = _images(data, args.split)
     if weights == "packed":
         from onebit.fold import pack
 
         return facts | _score_packed(pack(run.model, classes=data.classes), images)
+    bn, loss = args.bn, run.recipe.loss
     if bn == "auto" and has_unsettled_statistics(run.model):  # of a training that was stopped after few steps
         bn = "reestimate"
+    options = {"weights": weights, "train": data.train, "bn": bn, "loss": loss, "seed": args.seed}
     with progress("evaluating", "images") as bar:
-        score = evaluate(
-            run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
-        )
-    drawn = {"seed": seed} if parse_weights(score.weights)[0] == "sample" else {}
+        score = evaluate(run.model, images, **options, on_images=bar.update)
+    drawn = {"seed": args.seed} if parse_weights(score.weights)[0] == "sample" else {}
     return facts | score.as_dict() | drawn | {"loss_name": scored_loss(score.weights, loss)}
