@@ -194,9 +194,7 @@ def test_a_teacher_of_anything_but_classes_is_refused(loss: str) -> None:
         fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=1, loss=loss, teacher=nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"weight": 0}, "weight must be"), ({"temperature": 0}, "temperature")]
-)
+@pytest.mark.parametrize(("options", "message"), [({"weight": 0}, "weight"), ({"temperature": 0}, "temperature")])
 def test_settings_out_of_range_are_refused(teacher: nn.Module, options: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Teacher(teacher, **options)

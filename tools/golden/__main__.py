@@ -110,7 +110,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
         old, new = before.get(name, "absent"), after.get(name, "absent")
         if old == new:
             continue
-        if pattern := next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None):
+        names = (name, f"gone: {name}") if new == "absent" else (name,)
+        if pattern := next((pattern for pattern in patterns if any(fnmatchcase(n, pattern) for n in names)), None):
             met[pattern] += 1
             continue
         count += 1

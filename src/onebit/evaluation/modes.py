@@ -8,13 +8,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import need
+from onebit.common.fields import read
 from onebit.data import Dataset, Images, Split, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
@@ -215,7 +215,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     if not any(True for _ in binary_layers(model)):
         packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
         weights = "packed" if packed else "real"
-    need("bn", bn, bn in ("auto", "trained", "reestimate"), "auto, trained or reestimate")
+    read(bn, Literal["auto", "trained", "reestimate"], name="bn")
     if bn == "auto":
         bn = "trained" if is_trained_mode(model, weights) or not batch_norms(model) else "reestimate"
     return weights, bn

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import described
 from onebit.errors import DataError
 
 
@@ -22,7 +21,7 @@ def leaves(value: Any) -> Iterator[Tensor]:
     found: list[Tensor] = []
     mapped(found.append, value)
     if not found:
-        raise DataError(f"got {described(value)}, expected tensors, or tuples or dicts of tensors")
+        raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
     return iter(found)
 
 
@@ -36,7 +35,7 @@ def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
         return type(value)(*(mapped(change, item) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(change, item) for item in value)
-    raise DataError(f"got {described(value)}, expected tensors, or tuples or dicts of tensors")
+    raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
 
 
 def joined(parts: list[Any]) -> Any:

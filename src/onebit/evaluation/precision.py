@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import need
-
-PRECISIONS = ("auto", "bf16", "fp32")
-MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+from onebit.common.fields import read
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -35,7 +33,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     ±1 weights and uint8 pixels are exact in bfloat16, so a binary net loses only the rounding of activations and
     gradients.
     """
-    need("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+    read(precision, Literal["auto", "bf16", "fp32"], name="precision")
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
@@ -66,7 +64,7 @@ def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_
 
     Convolutions are 1.2 to 2 times faster with channels last.
     """
-    need("memory_format", memory_format, memory_format in MEMORY_FORMATS, f"one of {', '.join(MEMORY_FORMATS)}")
+    read(memory_format, Literal["auto", "channels_last", "contiguous"], name="memory_format")
     if memory_format == "auto":
         convolutional = any(parameter.dim() == 4 for parameter in model.parameters())
         memory_format = "channels_last" if convolutional else "contiguous"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import positive
+from onebit.common.fields import Positive, read
 from onebit.common.tables import did_you_mean, resolve
 from onebit.common.torch_private import COMPILED, transforms_active
 from onebit.errors import UsageError
@@ -57,8 +57,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     """
     if value == "glorot":
         value = glorot_bound(weight)
-    if isinstance(value, str) or not positive(value):
-        raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
+    value = read(value, Positive, name="value")
     if quantizer is None:
         return None
     kind: Any = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")

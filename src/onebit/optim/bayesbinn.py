@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import positive
+from onebit.common.fields import Positive, Share, read
 from onebit.errors import UsageError
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.optimizer_table import OptimizerSetup
@@ -57,9 +57,9 @@ class BayesBiNN(CompanionOptimizer):
         companion: Companion | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        given = {"count": count, "lr": lr, "init": init}
-        if not all(value is None or positive(value) for value in given.values()) or not 0 <= momentum < 1:
-            raise UsageError(f"got {given} and momentum {momentum!r}, expected positive numbers and one in [0, 1)")
+        for name, value in {"count": count, "lr": lr, "init": init}.items():
+            read(value, Positive | None, name=name)
+        read(momentum, Share, name="momentum")
         own = {"count": count, "momentum": momentum, "lagged_mean": lagged_mean} | ({} if lr is None else {"lr": lr})
         self.init, self.generator = init, generator
         super().__init__(groups, own, companion)

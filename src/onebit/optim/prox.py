@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import positive
+from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.optim.latents import finish_steps_
 from onebit.optim.optimizer_table import OptimizerSetup
@@ -67,8 +67,9 @@ def prox_latents_(
         UsageError: growth that is not positive, or no group of latents.
     """
     groups = [group for group in optimizer.param_groups if group.get("latent")]
-    if not groups or not positive(growth):
-        raise UsageError(f"got {len(groups)} groups of latents and growth {growth!r}, expected some and a positive one")
+    read(growth, Positive, name="growth")
+    if not groups:
+        raise UsageError("there are no groups of latents")
     for group in groups:
         group |= {"prox_growth": growth, "prox_freeze": freeze}
         group.setdefault("prox_step", 0)

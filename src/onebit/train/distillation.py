@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import positive
+from onebit.common.fields import Positive, PositiveShare, read
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.evaluation.losses import Loss, distillation, per_sample
@@ -38,9 +38,8 @@ class Teacher:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight <= 1 or not positive(self.temperature):
-            got = f"{self.weight!r} and {self.temperature!r}"
-            raise UsageError(f"the teacher's weight must be in (0, 1] and its temperature positive, got {got}")
+        read(self.weight, PositiveShare, name="weight of the teacher")
+        read(self.temperature, Positive, name="temperature of the teacher")
 
     def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
         """The loss of logits (N, classes) that were computed from `images`; pixels without a class do not count.

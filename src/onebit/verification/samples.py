@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.common.arguments import described
 from onebit.data import Dataset, Split, fitted_to
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, short
 from onebit.evaluation.nested import joined, leaves, mapped, size_of
 from onebit.evaluation.sources import ArraySamples, Samples, as_samples
 from onebit.packed import PackedNet
@@ -79,7 +78,7 @@ def by_key(packed: PackedNet, value: Any, who: str) -> dict[str, np.ndarray]:
         fits = isinstance(value, (tuple, list)) and len(value) == len(output)
         parts = {f"output {index}": part for index, part in enumerate(value)} if fits else {}
     if not fits:
-        got = f"a {type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else described(value)
+        got = f"a {type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else short(value)
         expected = "one array" if isinstance(output, str) else f"the outputs {', '.join(output_keys(packed))}"
         raise UsageError(f"{who} {got}, the packed net {expected}: it is from another model")
     return {key: _array(part) for key, part in parts.items()}
