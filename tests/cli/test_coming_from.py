@@ -288,5 +288,5 @@ def test_a_foreign_checkpoint_is_looked_into_and_refused_for_training(onebit: On
         "train", "--dataset", "toy", "--model", "vgg_small", "--init_from", path, "--out", tmp_path / "run"
     )
     assert refused.status == 2
-    assert "belongs to another net: 'conv1.weight' is missing" in refused.err.splitlines()[-1]
+    assert "conv1.weight" in refused.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()

@@ -183,7 +183,7 @@ def _train(
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
             + (f" ({data.note})" if data.note else "")
         )
-        printer.note(_precision_line(recipe, machine, processes=ranks.world))
+        printer.note(_machine_line(machine, processes=ranks.world))
         if recipe.first_stage:
             printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {STAGE_FOLDER}")
         if recipe.teacher is not None:
@@ -220,10 +220,9 @@ def _check_start(folder: Path, epoch: int | None) -> None:
         raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
 
 
-def _precision_line(recipe: Recipe, machine: Machine, *, processes: int) -> str:
-    chosen = recipe.precision == "auto" and machine.precision == "bf16"
-    why = " (faster than fp32 on this device; ±1 weights are exact in it)" if chosen else ""
+def _machine_line(machine: Machine, *, processes: int) -> str:
     threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
-    device = machine.device if processes == 1 else machine.device.type
-    where = f"{device}, {threads}" if processes == 1 else f"{processes} processes ({device}, {threads})"
-    return f"{machine.precision} products{why} on {where}"
+    where = f"{machine.device}, {threads}"
+    if processes > 1:
+        where = f"{processes} processes ({machine.device.type}, {threads})"
+    return f"{machine.precision} products on {where}"
