@@ -135,7 +135,7 @@ def _first_of(value: Any, kinds: tuple[Any, ...]) -> Any:
             return _read(value, kind)
         except _MismatchError as error:  # noqa: PERF203
             expected.append(str(error))
-    return _refuse(" or ".join(dict.fromkeys(expected)))
+    return _refuse(" or ".join(name for name in dict.fromkeys(expected) if name != "null"))
 
 
 def _sequence(value: Any, origin: Any, kinds: list[Any]) -> Any:
