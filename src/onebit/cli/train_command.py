@@ -86,10 +86,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
             own[name] = _own_value(name, value, repeated=name in own)
         elif name:
             settings[name] = str(value)
-        elif not value:
-            raise UsageError("RECIPE needs a value")
-        elif recipe is not None:
-            raise UsageError(f"unexpected {value!r}: {recipe!r} is the recipe of this command")
+        elif not value or recipe is not None:
+            raise UsageError(f"unexpected {value!r}: expected one recipe")
         else:
             recipe = value
     resume, resumed = own.get("resume", "") != "", own.get("resume") or None  # scripts have --resume '' for none

@@ -18,7 +18,6 @@ from onebit.common.fields import (
     field_types,
     within,
 )
-from onebit.errors import UsageError
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
 from onebit.recipe.own_names import is_own, short_name
@@ -90,13 +89,6 @@ class ModelRecipe(Part):
     padding_value: Annotated[float, Bound("0, 1 or -1", lambda value: value in (0, 1, -1))] | None = None
     arguments: dict[str, object] | None = None
     own: dict[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.is_own and self.arguments:
-            raise UsageError(
-                f"model.arguments are those of a model of your own (FILE.py:Class), but model.name is {self.name!r}"
-            )
 
     @property
     def is_own(self) -> bool:

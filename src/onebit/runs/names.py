@@ -11,12 +11,16 @@ from onebit.recipe import Recipe
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names of models, quantizers, optimizers and losses; the code of a user's own model is not run."""
+    """Refuse unknown names of models, quantizers, optimizers and losses of a classification, as all data sets have.
+
+    The code of a user's own model is not run.
+    """
+    losses = [name for name, entry in LOSSES.entries().items() if entry.task == "classification"]
     for known, name, kind in (
         (MODELS, None if recipe.model.is_own else recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
         (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
         (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
-        (LOSSES, recipe.loss, "loss"),
+        (losses, recipe.loss, "loss"),
     ):
         resolve(dict.fromkeys(known), name, kind=kind)  # without importing what the name stands for

@@ -12,7 +12,6 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
-from onebit.evaluation.loss_table import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
 from onebit.recipe import Recipe
@@ -27,7 +26,6 @@ from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import plan_steps
 from onebit.train.weights import weight_file
 
-CLASSIFICATION = "classification"
 SIDE = 224
 """Assumed side of images whose size only their files know: every model takes it."""
 MANY = 1_000_000
@@ -47,7 +45,6 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     Weight decay of a net in which nothing decays causes a warning.
     """
     check_names(recipe)
-    _check_loss(recipe)
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
@@ -72,16 +69,6 @@ def _parts(recipe: Recipe) -> list[Recipe]:
     if recipe.continual.tasks:
         return [task_recipe(arm, 1) for arm in arms(recipe).values()]
     return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
-
-
-def _check_loss(recipe: Recipe) -> None:
-    """Refuse a loss of another task than classification: the data sets of recipes have classes."""
-    entries = LOSSES.entries()
-    if entries[recipe.loss].task != CLASSIFICATION:
-        known = ", ".join(name for name, entry in entries.items() if entry.task == CLASSIFICATION)
-        raise UsageError(
-            f"loss {recipe.loss!r} is for {entries[recipe.loss].task}, {recipe.dataset} has classes: use one of {known}"
-        )
 
 
 def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:

@@ -128,12 +128,10 @@ def _model_config(text: str) -> dict[str, Any]:
 
 def _resnet(model: str, dataset: str, depth: Any) -> dict[str, str]:
     """The flags of a resnet of a depth, counted as there."""
-    if model not in RESNETS or type(depth) is not int:
-        raise UsageError(f"--model_config: depth is a whole number, of --model {' or '.join(RESNETS)}")
     known = (18, 34, 50) if "imagenet" in dataset else (14, 20, 32, 44, 56, 110)
-    counted = depth if "imagenet" in dataset else 6 * ((depth - 2) // 6) + 2
-    if counted not in known:
-        raise UsageError(f"--model_config: depth on {dataset}: expected {', '.join(map(str, known))}, got {depth}")
+    counted = depth if "imagenet" in dataset else 6 * ((int(depth) - 2) // 6) + 2
+    if model not in RESNETS or counted not in known:
+        raise UsageError(f"--model_config: depth of a resnet on {dataset}: expected one of {known}, got {depth}")
     return {"model.name": f"resnet{counted}"} | ({"model.width": "null"} if "imagenet" in dataset else {})
 
 
