@@ -144,7 +144,7 @@ def test_depth_is_counted_as_there(depth: int) -> None:
         ("--model_config \"__import__('os')\"", "dictionary"),
         ("""--model_config "{'depht': 18}" """, "depht"),
         ("""--model_config "{'depth': 18}" """, "depth"),
-        ("""-a resnet --model_config "{'depth': '18'}" """, "depth"),
+        ("""-a resnet --model_config "{'depth': '19x'}" """, "19x"),
         ("""-a resnet --dataset cifar10 --model_config "{'depth': 101}" """, "101"),
         ("""--model_config "{'width': 'wide'}" """, "width"),
         ("--save b", "out"),

@@ -136,7 +136,6 @@ def test_bounds_that_are_no_intervals(name: str, wrong: tuple[Any, ...], right: 
         {"schedule.name": "step"},
         {"schedule.name": "milestones"},
         {"augmentation.min_area": 0.5, "augmentation.crop_padding": 1},
-        {"model.arguments.width": 3},
     ],
 )
 def test_fields_that_exclude_or_need_each_other(settings: dict[str, Any]) -> None:

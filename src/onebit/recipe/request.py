@@ -12,7 +12,7 @@ from onebit.errors import UsageError
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.options import TABLES, declared
 from onebit.recipe.override import method_of, with_method
-from onebit.recipe.own_names import is_own, short_name
+from onebit.recipe.own_names import ARGUMENTS, is_own, short_name
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path
 from onebit.recipe.settings import LONGEST_NAME, Recipe
 from onebit.recipe.warmup import shrink_warmup
@@ -78,8 +78,10 @@ def refuse_foreign(recipe: Recipe, names: Iterable[str]) -> None:
     for name in names:
         part, _, option = name.partition(".")
         found = declared(part).get(option) if part in TABLES else None
-        if found and values[found.chosen_by] not in found.entries:
-            raise UsageError(f"{name} belongs to {' and '.join(found.entries)}, got {values[found.chosen_by]}")
+        owners = found.entries if found else ("a model of your own",)
+        fits = values[found.chosen_by] in owners if found else recipe.model.is_own or not name.startswith(ARGUMENTS)
+        if not fits:
+            raise UsageError(f"{name} belongs to {' and '.join(owners)}")
 
 
 def _defaults(flags: Mapping[str, str], method: str | None) -> dict[str, Any]:
