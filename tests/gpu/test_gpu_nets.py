@@ -73,23 +73,23 @@ def test_summary_and_check_of_a_net_on_the_gpu(gpu: torch.device) -> None:
 def test_packed_nets_name_the_cpu(gpu: torch.device) -> None:
     model, split = trained_like("resnet20")
     module, images = onebit.PackedModule(onebit.pack(model)), torch.from_numpy(split.images)
-    with pytest.raises((UsageError, TypeError), match="(?i)cpu"):
+    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
         module(images.to(gpu))
-    with pytest.raises((UsageError, TypeError), match="(?i)cpu"):
+    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
         onebit.run(module.net, images.to(gpu))
-    with pytest.raises((UsageError, TypeError), match="(?i)cpu"):
+    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
         module.to(gpu)(images)
 
 
 def test_packed_layers_name_the_cpu(gpu: torch.device) -> None:
     model, split = trained_like("real activations")
     images = torch.from_numpy(split.images)
-    with pytest.raises((UsageError, TypeError), match="(?i)cpu"):
+    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
         onebit.packed_layers_(copy.deepcopy(model).to(gpu))
     onebit.packed_layers_(model)
     with torch.no_grad():
         expected = model(images)
-        with pytest.raises((UsageError, TypeError), match="(?i)cpu"):
+        with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
             model.to(gpu)(images.to(gpu))
         torch.testing.assert_close(model.to("cpu")(images), expected)
 
