@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 SMALL = ["--model.widths", "[784,32,10]", "--threads", "1"]
 
+CLASSIC = (
+    *("results_dir", "save", "dataset", "model", "input_size", "model_config", "type", "gpus", "workers", "epochs"),
+    *("start_epoch", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "print_freq", "resume", "evaluate"),
+)
+"""The flags of BinaryNet.pytorch."""
+
 
 @dataclass(frozen=True)
 class Outcome:

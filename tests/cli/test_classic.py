@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Outcome
+from cli_support import CLASSIC, Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,7 +18,7 @@ from onebit.cli.train_command import read_command, train_request, translated
 from onebit.models import MODELS as OURS
 from onebit.optim import OPTIMIZERS, takes
 from onebit.recipe import build_recipe, flag_text, read_settings, recipe_names, recipe_path
-from onebit.recipe.translations.binarynet import CLASSIC, FLAGS, MODELS, SHORT, TAKES_MOMENTUM
+from onebit.recipe.translations.binarynet import FLAGS, MODELS, SHORT, TAKES_MOMENTUM
 
 Onebit = Callable[..., Outcome]
 EVERY = """

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from cli_support import Outcome
+from cli_support import CLASSIC, Outcome
 from covering import covering
 
 from onebit.cli.train_command import TRACKERS
 from onebit.data import DATASETS
 from onebit.layers import binary_layers
 from onebit.recipe import Recipe, build_recipe, flag_names, merge
-from onebit.recipe.translations.binarynet import CLASSIC, FLAGS, MODELS, SHORT
+from onebit.recipe.translations.binarynet import FLAGS, MODELS, SHORT
 from onebit.recipe.translations.json_config import KEYS
 from onebit.runs.model import build_model
 

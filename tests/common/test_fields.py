@@ -44,6 +44,8 @@ from onebit.recipe import flag_text
         ((), tuple[str, ...], ()),
         ("1,2", tuple[int, int], (1, 2)),
         ((1, 2), Sequence[int], [1, 2]),
+        ("{}", dict[str, Any] | None, {}),
+        ("64", dict[str, object] | str, "64"),
         ("{a: 1e-10, b: text, c: true}", dict[str, Any] | None, {"a": 1e-10, "b": "text", "c": True}),
         ({"a": "1"}, dict[str, object], {"a": "1"}),
     ],

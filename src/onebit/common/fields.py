@@ -189,8 +189,10 @@ def _str(value: Any) -> Any:
 
 def _dict(value: Any) -> Any:
     if isinstance(value, str):  # {temperature: 1e-10}
+        parsed = _json(value)
         pairs = [item.partition(":") for item in value.strip("{} ").split(",")] if value[:1] == "{" else []
-        value = _json(value) or {key.strip(): text.strip() for key, _, text in pairs if key.strip()} or value
+        items = {key.strip(): text.strip() for key, _, text in pairs if key.strip()}
+        value = parsed if isinstance(parsed, dict) else items or value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         _refuse("options by name")
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from onebit.common.fields import Checked, Count, NotNegative, Positive, Share
 from onebit.errors import UsageError
@@ -49,7 +49,7 @@ class OptimizerRecipe(Part):
     clip_grad_norm: Positive | None = None
     clip_grad_value: Positive | None = None
     compile: bool = False
-    own: dict[str, Any] = field(default_factory=dict, hash=False)
+    own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
 
 
 Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step"]

@@ -65,7 +65,7 @@ class Part(Checked):
     """
 
     name: str
-    own: dict[str, Any]
+    own: dict[str, object]
 
     def __init__(self, **settings: Any) -> None:
         for item in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass

@@ -88,7 +88,7 @@ class ModelRecipe(Part):
     last_norm: bool | None = None
     padding_value: Annotated[float, Bound("0, 1 or -1", lambda value: value in (0, 1, -1))] | None = None
     arguments: dict[str, object] | None = None
-    own: dict[str, Any] = field(default_factory=dict, hash=False)
+    own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
 
     @property
     def is_own(self) -> bool:
@@ -195,7 +195,7 @@ class Recipe(Checked):
     batch_size: Annotated[int, within("[2, inf)")] = 100
     draws: Annotated[int, within("[0, 10000]")] = 10
     ema: Share = 0.0
-    seed: Annotated[int, within("[0, 9.2e18]")] = 0
+    seed: Annotated[int, within("[0, 9223372036854775808)")] = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     compile: bool = False

@@ -14,10 +14,13 @@ WANDB_WORD = "wandb_on"
 
 def translate(words: Sequence[Word]) -> list[str] | None:
     """The words after `onebit` that a command line of another repository means; None for one of ours."""
-    found = [word for word in words if word.value != WANDB_WORD or word.name not in ("", "resume")]
-    resumed = [Word("resume", None, ("--resume",)) for word in words if word == ("resume", WANDB_WORD, word.typed)]
-    wandb = [Word("wandb", None, ("--wandb",))] if len(found) < len(words) else []
-    found += resumed + wandb
+    found: list[Word] = []
+    for word in words:
+        if word.value != WANDB_WORD or word.name not in ("", "resume"):
+            found.append(word)
+        else:
+            found += [Word(name, None, (f"--{name}",)) for name in (word.name, "wandb") if name]
+    wandb = found != list(words)
     options = {word.name: word.value for word in found}
     recipe = next((word for word in found if not word.name), None)
     config = None if recipe is None else json_config.read_config(Path(str(recipe.value)))

@@ -12,17 +12,15 @@ from onebit.errors import UsageError
 from onebit.recipe.flags import Word, flag_text
 from onebit.recipe.reading import methods
 
-CLASSIC = (
-    *("results_dir", "save", "dataset", "model", "input_size", "model_config", "type", "gpus", "workers", "epochs"),
-    *("start_epoch", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "print_freq", "resume", "evaluate"),
-)
-"""Its flags. Dashes and underscores are the same."""
 FLAGS = {
     **{name: name for name in ("results_dir", "save", "model_config", "type", "gpus", "momentum", "evaluate")},
     **{"lr": "optimizer.lr", "learning_rate": "optimizer.lr"},
     **{"weight_decay": "weight_decay", "wd": "weight_decay"},
 }
-"""Those that `onebit train` does not have under the same name, in every spelling -> what they are called below."""
+"""Its flags that `onebit train` does not have under the same name, in every spelling -> what they are called below.
+
+Dashes and underscores are the same.
+"""
 SHORT = {"-a": "model.name", "-b": "batch_size", "-e": "evaluate", "-j": "workers", "-p": "print_freq"}
 MODELS: dict[str, dict[str, str]] = {
     "alexnet": {"model.name": "alexnet", "method": "real"},

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from onebit.common.fields import Bound, Checked, Count, NotNegative, Positive, PositiveShare, Share
+from onebit.common.fields import Bound, Checked, Count, NotNegative, NotNegativeInt, Positive, PositiveShare, Share
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_json
 from onebit.recipe.flags import flag_text
@@ -70,7 +70,7 @@ class Config(Checked):
     eps: Positive | None = None
     mc_steps: Count | None = None
     temperature: Positive | None = None
-    evaluate_steps: NotNegative | None = None
+    evaluate_steps: NotNegativeInt | None = None
     grad_clip_value: Positive | None = None
     weight_clip_value: Positive | None = None
 
@@ -149,7 +149,7 @@ def flags_of(
             "optimizer.samples": config.mc_steps or 1,
             "optimizer.data_scale": 10 if augmented else 1,
             "optimizer.lagged_mean": task == "permuted-mnist",  # as in the recipe of that task
-            "draws": int(config.evaluate_steps or 0),
+            "draws": config.evaluate_steps or 0,
         }
     else:  # train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
         flags |= {"optimizer.clip_grad_value": config.grad_clip_value} if config.grad_clip_value else {}
