@@ -1,4 +1,7 @@
-"""The YAML loader of recipes: PyYAML's safe loader within the bounds of `onebit.recipe.bounded`."""
+"""YAML and JSON from unknown sources, within bounds on size, depth and length.
+
+PyYAML takes minutes for a long number, gigabytes for a few nested anchors, and a tag for a call.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,30 @@ from typing import Any
 
 import yaml
 
+from onebit.common.files import read_regular
 from onebit.errors import UsageError
-from onebit.recipe.bounded import LONGEST_NUMBER, LONGEST_TEXT, MOST_DEPTH, MOST_PARTS, checked_tree, read_text
 
+MOST_BYTES = 100_000
+"""Largest file; the longest recipe that ships has 3,400."""
+MOST_DEPTH = 20
+MOST_PARTS = 5_000
+"""Keys, values and brackets; a complete recipe has 300."""
+LONGEST_TEXT = 2_000
+"""Characters of one value; what was measured with a recipe takes 400."""
+LONGEST_NUMBER = 40
+"""Characters of a number, in any notation; one of thousands of digits is slow to read and fits nowhere."""
 _FIRST = frozenset("0123456789+-.")
 _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file; JSON is YAML, too."""
+    """The value in a YAML or JSON file; UsageError for one that cannot be read or goes beyond the bounds."""
     try:
-        return checked_tree(load_yaml(read_text(path), where=f"{path}, "), where=f"{path}: ")
+        text = read_regular(path, largest=MOST_BYTES).decode("utf-8-sig")
+        # JSON is YAML but for tabs between its tokens
+        return load_yaml(text.expandtabs() if path.suffix == ".json" else text, where=f"{path}, ")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -34,22 +50,26 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def get_event(self) -> Any:
         event: Any = super().get_event()
-        place = f"{self.where}line {event.start_mark.line + 1}"
         self.count += 1
         self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if refusal := self._refusal(event):
+            raise UsageError(f"{self.where}line {event.start_mark.line + 1}: {refusal}")
+        return event
+
+    def _refusal(self, event: Any) -> str | None:
         if self.count > MOST_PARTS:
-            raise UsageError(f"{place}: more than {MOST_PARTS:,} keys and values")
+            return f"more than {MOST_PARTS:,} keys and values"
         if self.depth > MOST_DEPTH:
-            raise UsageError(f"{place}: nested more than {MOST_DEPTH} deep")
+            return f"nested more than {MOST_DEPTH} deep"
         if getattr(event, "anchor", None) is not None:
-            raise UsageError(f"{place}: anchors (&) and aliases (*) are not read: write the value in full")
+            return "anchors (&) and aliases (*) are not read: write the value in full"
         if getattr(event, "tag", None) is not None:
-            raise UsageError(f"{place}: tags (!) are not read: write a plain value")
+            return "tags (!) are not read: write a plain value"
         if isinstance(event, yaml.ScalarEvent):
             numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
             if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
-                raise UsageError(f"{place}: a value of {len(event.value):,} characters, too long for a recipe")
-        return event
+                return f"a value of {len(event.value):,} characters, too long for a recipe"
+        return None
 
 
 def load_yaml(text: str, *, where: str = "") -> Any:

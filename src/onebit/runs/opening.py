@@ -13,7 +13,6 @@ from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
-from onebit.recipe.bounded import checked_tree
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
 from onebit.train.weights import load_weights, read_bytes, state_of, weight_file
@@ -63,7 +62,6 @@ def open_run(
         settings = read_settings(recipe_path(recipe))
     elif isinstance(facts.get("recipe"), dict):
         settings = facts["recipe"]
-        checked_tree(settings, where=f"{source}: ")
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif fallback is not None:

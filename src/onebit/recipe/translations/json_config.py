@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 from onebit.common.fields import Bound, Checked, Count, NotNegative, NotNegativeInt, Positive, PositiveShare, Share
 from onebit.errors import UsageError
-from onebit.recipe.bounded import read_json
 from onebit.recipe.flags import flag_text
 
 IMAGES = {
@@ -79,10 +78,12 @@ KEYS = tuple(field.name for field in fields(Config))
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The keys of a JSON file of this format; None for a recipe, UsageError for text that is not JSON."""
+    """The keys of a JSON file of this format; None for a recipe."""
     if path.suffix != ".json" or not path.is_file():
         return None
-    found = read_json(path)
+    from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
+
+    found = read_yaml(path)
     own = {*KEYS} - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
     return found if isinstance(found, dict) and own & found.keys() else None
 
