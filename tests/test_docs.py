@@ -20,7 +20,7 @@ from benchmarks import BENCHMARKS
 from onebit.__main__ import VERBS, main
 from onebit.cli.parsing import Parser
 from onebit.data import DATASETS, LoadedFiles
-from onebit.data.mnist_sample import MNIST_SAMPLE
+from onebit.data.mnist import MNIST_SAMPLE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

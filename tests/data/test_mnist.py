@@ -1,9 +1,10 @@
-"""MNIST: IDX files, small generated ones, and the real ones if they are available."""
+"""MNIST: IDX files, small generated ones, the real ones if they are available, and the shipped sample."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from tiny_mnist import REAL_MNIST, Mirror, TinyMnist, needs_real_mnist
 
-from onebit.data import load_dataset
-from onebit.data.mnist import idx_header, read_idx, read_mnist
+from onebit.data import load_dataset, mnist
+from onebit.data.mnist import IdxFile, idx_header, read_idx, read_mnist, read_mnist_sample
 from onebit.errors import DataError
 
+PACKAGE = Path(mnist.__file__).parent
+SAMPLE = [file.names[0] for file in mnist.SAMPLE_FILES]
 SHAPE = (5, 4, 3)
 ARRAY = np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
 CONTENT = idx_header(SHAPE) + ARRAY.tobytes()
@@ -24,7 +27,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def read(path: Path) -> np.ndarray:
-    return read_idx(path, shape=SHAPE, sha256=SHA256)
+    return read_idx(path, IdxFile("images", SHAPE, SHA256))
 
 
 def file(tmp_path: Path, content: bytes, name: str = "images") -> Path:
@@ -53,7 +56,7 @@ def test_a_large_file_is_read_completely(tmp_path: Path, values: int) -> None:
     array = np.random.default_rng(1).integers(0, values, (5_000_000,)).astype(np.uint8)
     content = idx_header(array.shape) + array.tobytes()
     for path in (file(tmp_path, content), file(tmp_path, gzip.compress(content, 1), "images.gz")):
-        got = read_idx(path, shape=array.shape, sha256=hashlib.sha256(content).hexdigest())
+        got = read_idx(path, IdxFile("images", array.shape, hashlib.sha256(content).hexdigest()))
         np.testing.assert_array_equal(got, array)
 
 
@@ -155,3 +158,43 @@ def test_the_real_one() -> None:
     assert data.train.images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     content = bytes.fromhex("000008030000ea600000001c0000001c") + data.train.images.tobytes()
     assert hashlib.md5(content, usedforsecurity=False).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
+
+
+def test_the_sample_is_balanced_and_mixed() -> None:
+    data = load_dataset("mnist-sample", validation=0)
+    assert np.bincount(data.train.labels).tolist() == [800] * 10
+    assert np.bincount(data.test.labels).tolist() == [200] * 10
+    # mixed order: no stretch of a hundred images is of one class
+    assert all(len(np.unique(data.train.labels[start : start + 100])) > 5 for start in range(0, 8000, 100))
+    images = np.concatenate([data.train.images, data.test.images]).reshape(10_000, -1)
+    assert len({image.tobytes() for image in images}) == 10_000
+
+
+def test_the_sample_is_small_and_attributed() -> None:
+    assert sum((PACKAGE / name).stat().st_size for name in SAMPLE) < 2_000_000
+    licence = (PACKAGE / "MNIST_SAMPLE_LICENSE.md").read_text(encoding="utf-8")
+    for words in (*SAMPLE, "Yann LeCun, Corinna Cortes and Christopher J. C. Burges", "CC BY-SA 3.0"):
+        assert words in licence
+    assert "sample" in load_dataset("mnist-sample").note
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_damaged_sample_is_refused(name: str, tmp_path: Path) -> None:
+    for file in SAMPLE:
+        shutil.copy(PACKAGE / file, tmp_path)
+    assert len(read_mnist_sample(folder=tmp_path).test) == 2000
+    content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
+    content[5000] ^= 1
+    (tmp_path / name).write_bytes(gzip.compress(content, 1))
+    with pytest.raises(DataError, match="damaged"):
+        read_mnist_sample(folder=tmp_path)
+
+
+@needs_real_mnist
+def test_every_image_of_the_sample_is_one_of_the_right_part_of_mnist() -> None:
+    sample = load_dataset("mnist-sample", validation=0)
+    mnist = load_dataset("mnist", validation=0, directory=REAL_MNIST)
+    for part in ("train", "test"):
+        whole, some = getattr(mnist, part), getattr(sample, part)
+        known = {image.tobytes(): label for image, label in zip(whole.images, whole.labels, strict=True)}
+        assert all(known[image.tobytes()] == label for image, label in zip(some.images, some.labels, strict=True))

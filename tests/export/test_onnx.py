@@ -22,7 +22,7 @@ from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_
 from recipe_nets import WHOLE, packed_net
 
 from onebit.__main__ import main
-from onebit.data.mnist_sample import read_mnist_sample
+from onebit.data.mnist import read_mnist_sample
 from onebit.errors import FormatError, NotBinaryError, OnebitError, UnknownNameError, UsageError
 from onebit.export import export_net
 from onebit.export.onnx import target

@@ -10,8 +10,7 @@ from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
-from onebit.data.mnist import MNIST
-from onebit.data.mnist_sample import MNIST_SAMPLE
+from onebit.data.mnist import MNIST, MNIST_SAMPLE
 from onebit.data.resizing import resize_images
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY

@@ -1,6 +1,7 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 gray pixels, in IDX files.
 
-An IDX file has a magic number, the sizes, then one byte for each element; it may be gzipped.
+An IDX file has a magic number, the sizes, then one byte for each element; it may be gzipped. A sample with an equal
+number of each digit, in random order, is shipped with the package.
 
 Source: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist; CC BY-SA 3.0.
 """
@@ -13,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,39 +35,36 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
     return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
 
 
-def read_idx(path: Path, *, shape: tuple[int, ...], sha256: str) -> npt.NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes.
-
-    Args:
-        path: the file; compressed if its name ends in `.gz`.
-        shape: the expected shape; no more memory is used, whatever the file claims.
-        sha256: of the uncompressed file including its header, hex.
-    """
-    start = len(idx_header(shape))
-    size = start + math.prod(shape)
-    with open_regular(path) as file:
-        content = file.read(size + _GZIP_OVERHEAD)
-    if path.suffix == ".gz":
-        with suppress(zlib.error):  # the digest then differs
-            content = zlib.decompressobj(wbits=31).decompress(content, size + 1)  # 31: a gzip header and its CRC
-    if (digest := hashlib.sha256(content).hexdigest()) != sha256:
-        raise DataError(f"{path} is damaged: got sha256 {digest}, expected {sha256}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
-
-
 class IdxFile(NamedTuple):
-    """One of the four files: its name without `.gz`, its shape, and the sha256 of its content and of the `.gz` file."""
+    """A file: its name without `.gz`, its shape, and the sha256 of its uncompressed content and of the `.gz` file."""
 
     name: str
     shape: tuple[int, ...]
     sha256: str
-    gz_sha256: str
+    gz_sha256: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Its names on disk: some tools write a dot before "idx", some decompress it. `.gz` is preferred."""
         dotted = self.name.replace("-idx", ".idx")
         return f"{self.name}.gz", f"{dotted}.gz", self.name, dotted
+
+
+def read_idx(path: Path, expected: IdxFile) -> npt.NDArray[np.uint8]:
+    """The array in an IDX file of unsigned bytes, which is compressed if the path ends in `.gz`.
+
+    No more memory is used than the expected shape takes, whatever the file claims.
+    """
+    start = len(idx_header(expected.shape))
+    size = start + math.prod(expected.shape)
+    with open_regular(path) as file:
+        content = file.read(size + _GZIP_OVERHEAD)
+    if path.suffix == ".gz":
+        with suppress(zlib.error):  # the digest then differs
+            content = zlib.decompressobj(wbits=31).decompress(content, size + 1)  # 31: a gzip header and its CRC
+    if (digest := hashlib.sha256(content).hexdigest()) != expected.sha256:
+        raise DataError(f"{path} is damaged: got sha256 {digest}, expected {expected.sha256}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(expected.shape).copy()
 
 
 # A copy is valid if its decompressed content has the right checksum, however it was compressed. These checksums were
@@ -98,6 +97,19 @@ MNIST_FILES = (
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
 )
+SAMPLE_FILES = (
+    IdxFile(
+        "mnist_sample.images-idx3-ubyte",
+        (10_000, 28, 28),
+        "6185237517c2dc4f2318899d509fbf454dac80fbecbb317ca500e92be5e28337",
+    ),
+    IdxFile(
+        "mnist_sample.labels-idx1-ubyte",
+        (10_000,),
+        "f64d915b4da3276329b7b28ba75c320096a9cdb7cf6aab79541a0b4cff00c3c2",
+    ),
+)
+SAMPLE_COUNTS = (8_000, 2_000)
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -116,9 +128,22 @@ def read_mnist(
     served = {file.names[0]: f"sha256:{file.gz_sha256}" for file in files}
     official = OfficialFiles("mnist", folders, tuple(file.names for file in files), tuple(mirrors), served)
     paths = find_or_fetch(official, directory=directory, progress=progress)
-    arrays = [read_idx(path, shape=file.shape, sha256=file.sha256) for path, file in zip(paths, files, strict=True)]
-    train, test = (Split(images[:, np.newaxis], labels.astype(np.int64)) for images, labels in (arrays[:2], arrays[2:]))
+    train, test = _split(paths[:2], files[:2]), _split(paths[2:], files[2:])
     return LoadedFiles(train, test, str(paths[0].parent), tuple(map(str, paths)))
+
+
+def read_mnist_sample(
+    *, directory: str | Path | None = None, progress: Progress | None = None, folder: Path = Path(__file__).parent
+) -> LoadedFiles:
+    """Read and check the shipped files in `folder`; `directory` and `progress` have no effect."""
+    paths = [folder / file.names[0] for file in SAMPLE_FILES]
+    whole, trained = _split(paths, SAMPLE_FILES), SAMPLE_COUNTS[0]
+    return LoadedFiles(whole[:trained], whole[trained:], str(folder), tuple(map(str, paths)))
+
+
+def _split(paths: Sequence[Path], files: Sequence[IdxFile]) -> Split:
+    images, labels = map(read_idx, paths, files)
+    return Split(images[:, np.newaxis], labels.astype(np.int64))
 
 
 MNIST = DatasetEntry(
@@ -130,4 +155,14 @@ MNIST = DatasetEntry(
     counts=(60_000, 10_000),
     validation=10_000,
     licence="LeCun, Cortes, Burges; CC BY-SA 3.0",
+)
+MNIST_SAMPLE = replace(
+    MNIST,
+    name="mnist-sample",
+    title="10,000 digits of MNIST, shipped with onebit",
+    read=read_mnist_sample,
+    counts=SAMPLE_COUNTS,
+    validation=1_000,
+    note="a sample of MNIST: 8,000 training and 2,000 test digits",
+    stored=False,
 )
