@@ -8,16 +8,7 @@ import subprocess
 import pytest
 from cli_support import command
 
-from onebit.cli.output import Progress, download_progress
-from onebit.common import progress
-
-
-def test_the_rate_is_that_since_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([1000.0, 1000.1, 1002.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    bar = Progress("run", "steps")  # made long before the first step: data are read, a net is compiled
-    bar.update(1, 100)
-    assert [bar._rate(10), bar._rate(21)] == ["", "10 steps/s"]
+from onebit.cli.output import download_progress
 
 
 def test_loading_says_once_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

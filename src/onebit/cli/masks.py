@@ -13,8 +13,7 @@ import numpy as np
 
 from onebit.cli.output import percent, progress, say
 from onebit.common.files import OWN, atomic_files, is_own
-from onebit.common.picture_files import STANDARD_INPUT, PictureReader
-from onebit.common.pictures import is_image_name
+from onebit.common.pictures import STANDARD_INPUT, PictureReader, is_image_name
 from onebit.data import (
     VOID,
     Masks,

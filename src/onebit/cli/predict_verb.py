@@ -12,7 +12,7 @@ import numpy as np
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
-from onebit.common.picture_files import STANDARD_INPUT, PictureReader, image_files
+from onebit.common.pictures import STANDARD_INPUT, PictureReader, image_files
 from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet
 from onebit.runtime import load, run, softmax

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from onebit.common.files import open_regular
-from onebit.common.picture_files import STANDARD_INPUT
+from onebit.common.pictures import STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
 from onebit.runtime.inputs import is_gray, refusal

@@ -16,7 +16,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -111,7 +111,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
     finally:
-        remove_made([temporary])  # is still there after an error
+        with suppress(OSError):  # it is still there after an error
+            temporary.unlink()
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
@@ -198,20 +199,11 @@ def _machine() -> str:
 def _is_left_over(path: Path, machine: str, process: str) -> bool:
     # os.name: on Windows, os.kill would end the process
     if machine == _machine() and os.name == "posix":
-        try:
+        with suppress(ProcessLookupError):
             os.kill(int(process), 0)
-        except ProcessLookupError:
-            return True
-        else:
             return False
+        return True
     return time.time() - path.stat().st_mtime > ABANDONED
-
-
-def remove_made(paths: Sequence[Path]) -> None:
-    """Remove files, and folders that are empty; what cannot be removed stays."""
-    for path in paths:
-        with suppress(OSError):
-            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from contextlib import closing, suppress
 from typing import Any, ClassVar, TextIO
 
@@ -78,24 +77,18 @@ class Progress:
 
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = shortened(label, LONGEST_LABEL), unit
-        self._first: tuple[int, float] | None = None  # the count and the time of the first update
         self._bar: Any = None
         self._task: Any = None
-        self._shown = 0.0
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to be called often."""
-        if self._first is None:
-            self._first = done, time.monotonic()
         if not _on_terminal() or Progress._drawn not in (None, self):
             return
-        now = time.monotonic()
-        if now - self._shown < 0.1 and done != total:
-            return
-        self._shown = now
         with suppress(OSError):  # as in `print_note`
             if self._bar is not None or self._open(total):
-                self._bar.update(self._task, completed=done, total=total, rate=self._rate(done))
+                speed = self._bar.tasks[0].speed
+                rate = f"{speed:,.0f} {self.unit}/s" if speed else ""
+                self._bar.update(self._task, completed=done, total=total, rate=rate)
 
     def print(self, text: str) -> None:
         """Print a line above the bar."""
@@ -139,12 +132,6 @@ class Progress:
         self._bar.start()
         Progress._drawn = self
         return True
-
-    def _rate(self, done: int) -> str:
-        assert self._first is not None
-        before, since = self._first
-        seconds = time.monotonic() - since
-        return f"{(done - before) / seconds:,.0f} {self.unit}/s" if seconds > 0.2 else ""
 
 
 def progress(label: str, unit: str) -> closing[Progress]:
