@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 from onebit.cli.main import INTERRUPTED
@@ -26,8 +23,9 @@ def together(verb: Callable[[Ranks], int]) -> int:
         return verb(ranks)
     with ExitStack() as quiet:
         if not ranks.writes:
-            quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            warnings.simplefilter("ignore")  # rank 0 prints them
+            nothing = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            quiet.enter_context(redirect_stdout(nothing))
+            quiet.enter_context(redirect_stderr(nothing))
         try:
             ranks = meet(ranks)
             join(ranks)
@@ -40,18 +38,3 @@ def together(verb: Callable[[Ranks], int]) -> int:
             if reports:
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else OnebitError.exit_status
-
-
-@contextmanager
-def resumable(folder: Path, ranks: Ranks, *, options: str) -> Iterator[None]:
-    """Within the context, Ctrl-C ends a training in a line with the command that resumes it.
-
-    Args:
-        options: of that command, beside `--resume`.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
-        command = f"{start} train {options}--resume {shlex.quote(str(folder))}"
-        raise KeyboardInterrupt(f"interrupted; go on with: {command}") from None

@@ -24,19 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class ProgressPrinter:
-    """Prints what a training does, and logs it; `prints` is False for all but one of the processes of torchrun."""
+    """Prints what a training does, and logs it."""
 
     bar: Progress
     log: TextIO
-    prints: bool
     began: bool = False
     lines: EpochLines = field(default_factory=EpochLines)
 
     def note(self, text: str) -> None:
         """A line above the bar, and in the log."""
-        if self.prints:
-            self.bar.print(text)
-            self.write(text)
+        self.bar.print(text)
+        self.write(text)
 
     def write(self, text: str) -> None:
         """A line in the log alone."""
@@ -47,22 +45,19 @@ class ProgressPrinter:
         """The model that is trained; `example` is a batch as it is fed."""
         from onebit.train.printing import check_lines, net_lines
 
-        if self.prints:
-            for line in [*net_lines(model), *check_lines(model, example)]:
-                self.note(line)
+        for line in [*net_lines(model), *check_lines(model, example)]:
+            self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
         """An epoch is done: a row of a table above the bar, and all its numbers in the log."""
-        if self.prints:
-            for line in self.lines.of(row):
-                self.bar.print(line)
-            self.write(str(row))
+        for line in self.lines.of(row):
+            self.bar.print(line)
+        self.write(str(row))
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` optimizer steps are done."""
         self.began = True
-        if self.prints:
-            self.bar.update(done, total)
+        self.bar.update(done, total)
 
 
 @contextmanager
@@ -75,7 +70,7 @@ def printing_progress(name: str, folder: Path, ranks: Ranks) -> Iterator[Progres
             append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
             warnings.catch_warnings(),
         ):
-            printer = ProgressPrinter(bar, log, prints=ranks.writes)
+            printer = ProgressPrinter(bar, log)
             warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")
             try:
                 yield printer

@@ -5,28 +5,28 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import set_threads
-from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
-from onebit.cli.processes import resumable, together
+from onebit.cli.output import answer, answer_either, download_progress, percent, say
+from onebit.cli.processes import together
 from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
-from onebit.runs.folders import free_folder, replacing
+from onebit.runs.folders import PICTURE, free_folder, replacing
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.runs.machine import Machine
+    from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 
 
@@ -38,10 +38,8 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     """The verb in one process, alone or under torchrun."""
-    prints = ranks is None or ranks.writes
     if meant := translated(argv):
-        if prints:
-            say(f"note: onebit {shlex.join(meant)}")
+        say(f"note: onebit {shlex.join(meant)}")
         if meant[0] == "evaluate":
             from onebit.cli import evaluate_verb
 
@@ -58,13 +56,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         answer(train_help(recipe, code.parameters() if code else None))
         return 0
     if not command.names_training:
-        if prints:
-            say(WHAT_TO_TYPE)
+        say(WHAT_TO_TYPE)
         return UsageError.exit_status
     recipe, notes = train_request(command)
-    if prints:
-        for note in notes:
-            say(f"note: {note}")
+    for note in notes:
+        say(f"note: {note}")
     if command.print_config:
         from onebit.runs.names import check_names
 
@@ -77,13 +73,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         recipe = settle_code(recipe, named=command.names_own_model)
     with _folder(command, recipe, ranks) as folder:
         result = _train_all(command, recipe, folder, ranks)
-    if command.json:
-        answer_json(result)
-        return 0
-    from onebit.report.outcome import outcome_lines, summary_lines, task_lines
-
-    lines = summary_lines if command.seeds else task_lines if recipe.continual.tasks else outcome_lines
-    answer("\n".join(lines(result)))
+    answer_either(result, "\n".join(_result_lines(result)), as_json=command.json)
     return 0
 
 
@@ -99,7 +89,7 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
         refuse_used_folder(folder, command.seeds, resume=command.resume)
     else:
         with free_folder(folder, ranks) as free:
-            if free != folder and (ranks is None or ranks.writes):
+            if free != folder:
                 say(
                     f"note: {folder} holds a run already, so this one goes into {free}; "
                     f"--resume {folder} goes on with it, --overwrite replaces it"
@@ -123,21 +113,23 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     if recipe.model.is_own:
         recipe = settle_input(recipe, data)
 
-    named = f"--model {shlex.quote(recipe.model.name)} " if recipe.model.is_own else ""
-    listed = f"--seeds {','.join(map(str, command.seeds))} " if command.seeds else ""
-    with (
-        replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds),
-        resumable(folder, ranks, options=named + listed),
-    ):
+    def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+        with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
+            return _train(command, recipe, data, folder, machine=machine, ranks=ranks)
 
-        def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-            learn = learn_tasks if recipe.continual.tasks else _train
-            with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
-                return learn(command, recipe, data, folder, machine=machine, ranks=ranks)
-
-        if command.seeds is None:
-            return train(recipe, folder)
-        return train_seeds(recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks)
+    try:
+        with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds):
+            if command.seeds is None:
+                return train(recipe, folder)
+            return train_seeds(
+                recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks
+            )
+    except KeyboardInterrupt:
+        words = ["--model", recipe.model.name] if recipe.model.is_own else []
+        words += ["--seeds", ",".join(map(str, command.seeds))] if command.seeds else []
+        start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
+        resume = shlex.join([*words, "--resume", str(folder)])
+        raise KeyboardInterrupt(f"interrupted; go on with: {start} train {resume}") from None
 
 
 def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
@@ -151,9 +143,8 @@ def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks
 
     keep_freed_memory()
     with download_progress() as fetched:
-        shown = fetched if ranks.writes else None
         place = None if folder is None else place_of_training(folder)
-        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=shown))
+        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=fetched))
     return dataclasses.replace(recipe, validation=len(data.validation)), data
 
 
@@ -166,16 +157,17 @@ def _train(
     machine: Machine,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Train into a run folder with progress messages."""
+    """Train into a run folder with progress messages, one task or several, which are drawn at the end."""
     from onebit.cli.progress_printer import printing_progress
-    from onebit.report.outcome import outcome_lines
+    from onebit.report.tasks import plot_tasks, task_rows
+    from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch
 
     with printing_progress(recipe.name, folder, ranks) as printer:
         has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
         ranks.first(lambda: _check_start(folder, command.start_epoch))
-        if command.resume and not has_checkpoint:
+        if command.resume and not has_checkpoint and not recipe.continual.tasks:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
         printer.note(f"{recipe.name}{about}; {data.name} from {data.directory or 'memory'}")
@@ -189,23 +181,42 @@ def _train(
         if recipe.teacher is not None:
             weight, temperature = recipe.teacher_weight, recipe.teacher_temperature
             printer.note(f"taught by {recipe.teacher}, weight {weight:g}, temperature {temperature:g}")
-        watch = BatchWatch(command.print_freq, lambda row: printer.note(str(row))) if command.print_freq else None
-        result = train_run(
-            recipe,
-            data,
-            folder,
-            resume=command.resume,
-            ranks=ranks,
-            machine=machine,
-            trackers=command.trackers,
-            on_step=printer.step,
-            on_epoch=printer.epoch,
-            on_model=printer.model,
-            batch_watch=watch,
-        )
-        for line in outcome_lines(result):
+        options: dict[str, Any] = {
+            "resume": command.resume,
+            "ranks": ranks,
+            "machine": machine,
+            "trackers": command.trackers,
+            "on_step": printer.step,
+            "on_epoch": printer.epoch,
+        }
+        if command.print_freq:
+            options["batch_watch"] = BatchWatch(command.print_freq, lambda row: printer.note(str(row)))
+        if tasks := recipe.continual.tasks:
+
+            def task_done(method: str, task: int, cells: Sequence[Cell]) -> None:
+                row = task_rows([cells])[0]  # the whole table comes at the end
+                mean = f"mean test accuracy {percent(row.means[0])} on the tasks so far ({row.weights} weights)"
+                printer.note(f"{method}: task {task} of {tasks} learned, {mean}")
+
+            result = train_continual(recipe, data, folder, on_task=task_done, **options)
+        else:
+            result = train_run(recipe, data, folder, on_model=printer.model, **options)
+        for line in _result_lines(result):
             printer.write(line)
-        return result
+    if tasks:
+        from onebit.report.outcome import result_rows
+
+        title = f"{recipe.name}, {recipe.dataset}, {recipe.epochs:g} epochs a task, seed {recipe.seed}"
+        plot_tasks(result_rows(result), folder / PICTURE, tasks=tasks, title=title)
+    return result
+
+
+def _result_lines(result: dict[str, Any]) -> list[str]:
+    """The result of a training, of several seeds, or of several tasks."""
+    from onebit.report.outcome import outcome_lines, summary_lines, task_lines
+
+    lines = summary_lines if "runs" in result else task_lines if "tasks" in result else outcome_lines
+    return lines(result)
 
 
 def _check_start(folder: Path, epoch: int | None) -> None:
