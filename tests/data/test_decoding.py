@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES
-from onebit.data import Augmentation, Split, StreamedImages, TrainingImages, hold_out, prefetched, read_batches, splits
+from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, hold_out, prefetched, read_batches, splits
 from onebit.data.decoding import decode_each, decode_image, image_size
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
@@ -202,23 +202,25 @@ def test_statistics_of_streamed_images_come_from_a_sample(
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     "augmentation",
-    [None, Augmentation(2, True), Augmentation(0, True, cutout=3), Augmentation(min_area=0.3, flip=True)],
+    [Augmentation(), Augmentation(2, True), Augmentation(0, True, cutout=3), Augmentation(min_area=0.3, flip=True)],
     ids=str,
 )
 def test_training_batches_of_streamed_images_are_the_same(
-    augmentation: Augmentation | None, channels_last: bool, streamed: StreamedImages
+    augmentation: Augmentation, channels_last: bool, streamed: StreamedImages
 ) -> None:
     order = np.random.default_rng(1).permutation(30)
     chosen = [order[:8], order[8:16], order[16:]]
     made = []
     for images in (ARRAY, streamed):
-        training = TrainingImages(images, augmentation, channels_last=channels_last)
-        rng = np.random.default_rng(2)
-        made.append([training.batch(rows, rng) for rows in chosen])
-        again = list(training.batches([(indices, slice(1, 5)) for indices in chosen], np.random.default_rng(2)))
-        for one, other in zip(made[0], again, strict=True):
+        split = Split(images, np.arange(30))
+        samples = TrainingSamples(split, augmentation, channels_last=channels_last)
+        made.append(list(samples.batches([(rows, slice(None)) for rows in chosen], np.random.default_rng(2))))
+        again = list(samples.batches([(rows, slice(1, 5)) for rows in chosen], np.random.default_rng(2)))
+        for rows, (one, labels), (other, some) in zip(chosen, made[0], again, strict=True):
             np.testing.assert_array_equal(one[1:5], other)
-    for one, other in zip(*made, strict=True):
+            np.testing.assert_array_equal(labels, rows)
+            np.testing.assert_array_equal(some, rows[1:5])
+    for (one, _), (other, _) in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.strides == other.strides
 

@@ -37,15 +37,14 @@ class Draws(NamedTuple):
     cut_row: npt.NDArray[np.int64]
     cut_column: npt.NDArray[np.int64]
 
-    def of(self, part: slice) -> Draws:
-        """The draws for a part of the batch."""
-        return Draws._make(array[part] for array in self)
 
-
-def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: np.random.Generator) -> Draws:
+def draw(
+    augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: np.random.Generator, part: slice
+) -> Draws:
     """Draw for a batch, in this order: crops, rows of the windows, their columns, flips, cut rows, cut columns.
 
-    `rng` is used only for what the augmentation needs; `size` is the height and width of an image.
+    `rng` is used only for what the augmentation needs; `size` is the height and width of an image. Returned are the
+    draws for a part of the batch.
     """
     crops, padding = np.zeros((count, 4)), augmentation.crop_padding
     top, left, cut_row, cut_column = np.zeros((4, count), np.int64)
@@ -59,7 +58,7 @@ def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: 
         mirrored = rng.random(count) < 0.5
     if augmentation.cutout:
         cut_row, cut_column = (rng.integers(0, side, count) for side in size)
-    return Draws(crops, top, left, mirrored, cut_row, cut_column)
+    return Draws._make(drawn[part] for drawn in (crops, top, left, mirrored, cut_row, cut_column))
 
 
 class TrainingImages:
@@ -70,18 +69,16 @@ class TrainingImages:
 
     Args:
         images: (N, C, H, W) uint8.
-        augmentation: changes to every batch; None for none.
+        augmentation: changes to every batch.
         channels_last: whether batches (N, C, H, W) have NHWC memory, at no cost; otherwise they are contiguous.
 
     Raises:
         UsageError: the images are too small for the augmentation.
     """
 
-    def __init__(
-        self, images: Images | StreamedImages, augmentation: Augmentation | None, *, channels_last: bool
-    ) -> None:
+    def __init__(self, images: Images | StreamedImages, augmentation: Augmentation, *, channels_last: bool) -> None:
         _, channels, height, width = images.shape
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation = augmentation
         padding = self.augmentation.crop_padding
         if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
             raise UsageError(f"crop_padding={padding}: got images of {height}×{width} pixels, expected larger ones")
@@ -90,11 +87,9 @@ class TrainingImages:
         # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
         self._moves = bool(padding or self.augmentation.flip)
-        self._streamed, self._pixels = None, None
-        if isinstance(images, StreamedImages):
-            self._streamed = images
-        else:
-            self._pixels = self._laid_out(images.transpose(0, 2, 3, 1))
+        if not isinstance(images, StreamedImages):
+            images = self._laid_out(images.transpose(0, 2, 3, 1))
+        self._images = images
         self._chosen = np.empty((0, *self._shape), np.uint8)
         planes, *_, values = self._shape
         self._padded = np.zeros((0, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
@@ -114,7 +109,7 @@ class TrainingImages:
             IndexError: an index out of range.
             DataError: a streamed image does not decode.
         """
-        draws = draw(self.augmentation, len(indices), size=self.size, rng=rng).of(part)
+        draws = draw(self.augmentation, len(indices), size=self.size, rng=rng, part=part)
         # images that are not mirrored come first, so that each of the two groups is copied in one piece
         order = np.argsort(draws.mirrored, kind="stable")
         rows = np.asarray(indices)[part][order]
@@ -140,33 +135,24 @@ class TrainingImages:
 
         None if the images are streamed or cropped by `min_area`.
         """
-        return None if self.augmentation.min_area is not None else self._pixels
-
-    def batches(
-        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
-    ) -> Iterator[Images]:
-        """`batch` for each (indices, part) in `chosen`; streamed images are read ahead.
-
-        Leave `rng` to the iterator until that ends.
-        """
-        made = (self.batch(indices, rng, part=part) for indices, part in chosen)
-        return made if self._streamed is None else prefetched(made)
+        if isinstance(self._images, StreamedImages) or self.augmentation.min_area is not None:
+            return None
+        return self._images
 
     def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
         """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
-        if self._streamed is not None:
-            return self._laid_out(self._streamed.subset(rows).read(crops))
-        assert self._pixels is not None
+        if isinstance(self._images, StreamedImages):
+            return self._laid_out(self._images.subset(rows).read(crops))
         if crops is not None:
-            pixels = self._pixels[rows]
+            pixels = self._images[rows]
             nhwc = pixels[:, 0] if self.channels_last else pixels[..., 0].transpose(0, 2, 3, 1)
             return self._laid_out(resized_crops(nhwc, crops))
         if not self._moves:
-            return self._pixels[rows]
+            return self._images[rows]
         if len(self._chosen) < len(rows):
             self._chosen = np.empty((len(rows), *self._shape), np.uint8)
         # mode "clip" lets numpy write to `out` directly; `batch` has checked the indices
-        return np.take(self._pixels, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
+        return np.take(self._images, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
 
     def _laid_out(self, pixels: Images) -> Images:
         """(N, H, W, C) as (N, P, H, W, K)."""
@@ -223,18 +209,15 @@ class TrainingSamples:
         self.labels = split.labels
         self.repeats = augmentation.repeats
         self.count = len(split) * self.repeats
-        self._masked: MaskedImages | None = None
-        self.images: TrainingImages | None = None
-        """None if the images have masks."""
         masks = split.labels.ndim > 1
         for name in _FOR_LABELS if masks else _FOR_MASKS:
             if getattr(augmentation, name):
                 raise UsageError(f"augmentation.{name} is for images with {'labels' if masks else 'masks'}")
-        if masks:
-            images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
-            self._masked = MaskedImages(images, split.labels, augmentation, channels_last=channels_last)
-        else:
-            self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
+        self._streamed = isinstance(split.images, StreamedImages)
+        layout = {"channels_last": channels_last}
+        self._masked = MaskedImages(split.images[:], split.labels, augmentation, **layout) if masks else None
+        self.images = None if masks else TrainingImages(split.images, augmentation, **layout)
+        """None if the images have masks."""
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """The samples of an epoch in random order, each of them `repeats` times."""
@@ -243,11 +226,17 @@ class TrainingSamples:
     def batches(
         self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
     ) -> Iterator[tuple[Images, npt.NDArray]]:
-        """Images and labels for each (indices, part) in `chosen`. Leave `rng` to the iterator until that ends."""
-        if self.images is None:
-            assert self._masked is not None
-            yield from (self._masked.batch(indices, rng, part=part) for indices, part in chosen)
-            return
-        chosen = list(chosen)
-        for (indices, part), images in zip(chosen, self.images.batches(chosen, rng), strict=True):
-            yield images, self.labels[indices[part]]
+        """Images and labels for each (indices, part) in `chosen`; streamed images are read ahead.
+
+        Leave `rng` to the iterator until that ends.
+        """
+        made = (self._batch(indices, part, rng) for indices, part in chosen)
+        return prefetched(made) if self._streamed else made
+
+    def _batch(
+        self, indices: npt.NDArray[np.int64], part: slice, rng: np.random.Generator
+    ) -> tuple[Images, npt.NDArray]:
+        if self._masked is not None:
+            return self._masked.batch(indices, rng, part=part)
+        assert self.images is not None
+        return self.images.batch(indices, rng, part=part), self.labels[indices[part]]

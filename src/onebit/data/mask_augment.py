@@ -29,10 +29,6 @@ class MaskDraws(NamedTuple):
     flipped: npt.NDArray[np.bool_]
     displacement: npt.NDArray[np.float32] | None
 
-    def of(self, part: slice) -> MaskDraws:
-        """The draws for a part of the batch."""
-        return MaskDraws._make(None if array is None else array[part] for array in self)
-
 
 class MaskedImages:
     """The images and masks of a training split, as a source of batches.
@@ -44,12 +40,12 @@ class MaskedImages:
     Args:
         images: (N, C, H, W) uint8.
         masks: (N, H, W) uint8.
-        augmentation: the changes; None for none.
+        augmentation: the changes.
         channels_last: whether batches (N, C, H, W) have NHWC memory; otherwise they are contiguous.
     """
 
-    def __init__(self, images: Images, masks: Masks, augmentation: Augmentation | None, *, channels_last: bool) -> None:
-        self.augmentation = augmentation or Augmentation()
+    def __init__(self, images: Images, masks: Masks, augmentation: Augmentation, *, channels_last: bool) -> None:
+        self.augmentation = augmentation
         self.channels_last = channels_last
         self._pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         self._masks = masks
@@ -62,7 +58,7 @@ class MaskedImages:
             raise UsageError(f"crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
-    def draw(self, count: int, rng: np.random.Generator) -> MaskDraws:
+    def draw(self, count: int, rng: np.random.Generator, part: slice) -> MaskDraws:
         """Draw for a batch, in this order: rows of the windows, columns, turns, flips, displacements."""
         border = self.augmentation.crop_padding
         corners = [
@@ -75,17 +71,17 @@ class MaskedImages:
         displacement = None
         if self.augmentation.elastic:
             down, across = self._kernels
-            noise = rng.standard_normal((count, 2, down.shape[1], across.shape[1]), dtype=np.float32)
+            noise = rng.standard_normal((count, 2, down.shape[1], across.shape[1]), dtype=np.float32)[part]
             # not by matmul: torch.set_num_threads does not limit its threads, which would compete with the training
             rows = np.einsum("pi,ncij->ncpj", down, noise)
             displacement = np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
-        return MaskDraws(corners[0], corners[1], turns, flipped, displacement)
+        return MaskDraws(corners[0][part], corners[1][part], turns[part], flipped[part], displacement)
 
     def batch(
         self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)
     ) -> tuple[Images, Masks]:
         """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
-        draws = self.draw(len(indices), rng).of(part)
+        draws = self.draw(len(indices), rng, part)
         which = np.asarray(indices)[part]
         rows = draws.top[:, None] + np.arange(self.window[0])
         columns = draws.left[:, None] + np.arange(self.window[1])

@@ -85,7 +85,7 @@ class DeviceImages:
         augmentation, size = self._images.augmentation, self._images.size
         tables = []
         for indices, part in chosen:
-            draws = draw(augmentation, len(indices), size=size, rng=rng).of(part)
+            draws = draw(augmentation, len(indices), size=size, rng=rng, part=part)
             tables.append(np.column_stack([indices[part], *draws[1:]]))
         on_device = torch.from_numpy(np.concatenate(tables)).to(self._device)
         for table in on_device.split([len(table) for table in tables]):
