@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli_support import Outcome
@@ -17,7 +16,7 @@ from onebit.cli import train_command, train_verb
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
-from onebit.recipe import ModelRecipe, Recipe, build_recipe, merge
+from onebit.recipe import ModelRecipe, Recipe, build_recipe
 from onebit.runs.resolve import _stand_in, resolve
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
@@ -32,27 +31,6 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the data were read")
 
     monkeypatch.setattr("onebit.runs.run.load_dataset", read)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"optimizer": {"decay_latents": True}},
-        {"optimizer": {"decay_norm": True}},
-        {"optimizer": {"name": "bop", "decay_norm": True}},
-        {"model": {"real_last": True}},
-        {"model": {"weight_quantizer": None}},
-        {"first_stage": 1},  # has real weights
-    ],
-)
-@pytest.mark.filterwarnings("error")
-def test_weight_decay_of_a_part_of_the_net_is_taken(settings: dict[str, Any]) -> None:
-    resolve(build_recipe(merge(settings, {"optimizer": {"weight_decay": 0.1}})))
-
-
-def test_weight_decay_of_nothing_is_a_note() -> None:
-    with pytest.warns(UserWarning, match=r"optimizer\.weight_decay 0\.1 has no effect"):
-        resolve(build_recipe({"optimizer": {"weight_decay": 0.1}}))
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

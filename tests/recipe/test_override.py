@@ -25,7 +25,7 @@ from onebit.recipe import (
     recipe_path,
     with_method,
 )
-from onebit.runs.optimizer import check_pair
+from onebit.runs.optimizer import check_settings
 
 NETS: dict[str, dict[str, Any]] = {
     "mlp": {"dataset": "mnist", "epochs": 3, "model": {"name": "mlp", "widths": [784, 4, 10], "norm_eps": 1e-3}},
@@ -101,7 +101,7 @@ def test_what_is_laid_makes_a_method(after: str) -> None:
     assert parts(recipe.settings())[0] == parts(plain("mlp", after).settings())[0]
     assert recipe.optimizer.accumulate == 2
     options = recipe.model.options() | {"input_shape": (1, 28, 28), "classes": 10}
-    check_pair(recipe, create_model(options.pop("name"), **options))
+    check_settings(recipe, create_model(options.pop("name"), **options))
     assert method_of(recipe) == after
 
 

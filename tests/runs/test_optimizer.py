@@ -124,7 +124,7 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "noun"),
     [
-        ("bayesbinn", {"model": {"weight_quantizer": "sign"}}, "concrete_sign"),
+        ("bayesbinn", {"model": {"weight_quantizer": "sign"}}, "sign"),
         ("bayesbinn", {"optimizer": {"name": "adam"}}, "concrete_sign"),
         ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "lr_scale"),
         ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}}, "clip"),

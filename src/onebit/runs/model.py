@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onebit.common.tables import resolve
 from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split
-from onebit.errors import CheckpointError, UsageError
+from onebit.errors import CheckpointError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
@@ -28,7 +28,7 @@ from onebit.nets import is_packed
 from onebit.packed import load
 from onebit.quantizers import Quantizer, sign
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.runs.optimizer import build_optimizer, build_schedule
+from onebit.runs.optimizer import build_optimizer, build_schedule, check_settings
 from onebit.runs.own_model import build_own
 from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.step import StepSettings
@@ -112,16 +112,10 @@ def build_training(
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
     _start(recipe, model, data)
-    if recipe.model.weight_quantizer is not None and not any(binary_layers(model)):
-        raise UsageError(
-            f"weight_quantizer is {recipe.model.weight_quantizer}, but {recipe.name!r} has no binary layer"
-        )
-    if isinstance(data.train, Split):
-        refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
-        check_size: Any = getattr(model, "check_size", None)
-        if check_size is not None:
-            side = recipe.augmentation.crop_size
-            check_size(*(data.input_shape[1:] if side is None else (side, side)))
+    check_size: Any = getattr(model, "check_size", None)
+    if check_size is not None and isinstance(data.train, Split):
+        side = recipe.augmentation.crop_size
+        check_size(*(data.input_shape[1:] if side is None else (side, side)))
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
     images, labels = _counts(recipe, data)
@@ -227,12 +221,9 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
         images: number of training images; labels: of their labels, one for each image or for each pixel.
         processes: see `build_training`.
     """
+    check_settings(recipe, model)
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
-        if recipe.loss != "cross_entropy":
-            raise UsageError(
-                f"label_smoothing belongs to cross_entropy, the loss is {recipe.loss!r}: add --label_smoothing 0"
-            )
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
@@ -242,10 +233,3 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
         **{field.name: getattr(recipe.optimizer, field.name) for field in fields(StepSettings)}
     )
     return Training(model, optimizer, schedule, loss, changes, step_settings)
-
-
-def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
-    """Refuse a net that predicts a class per image on masks, or a mask where there is a label per image."""
-    if masks != hasattr(model, "output_shape"):
-        wanted = "masks" if masks else "a label for each image"
-        raise UsageError(f"model {recipe.model.name!r} does not predict what {name} has: {wanted}")

@@ -19,6 +19,8 @@ from onebit.train.schedules import make_schedule, schedule_factor
 FUSED = ("adam", "adamw", "sgd")
 """Optimizers with one pass over parameter and state instead of a dozen."""
 
+CLIPS = ("clip_grad_value", "clip_grad_norm")
+
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
     """The optimizer of a recipe over `latent_groups`, with latent clip, what the quantizer adds, or compiled update.
@@ -29,14 +31,6 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
     entry = OPTIMIZERS.entry(settings.name)
-    check_pair(recipe, model)
-    for option in ("momentum", "weight_decay", "nesterov"):
-        # rules of latents leave real parameters to an optimizer that decays them
-        decays_others = option == "weight_decay" and entry.own_rule
-        if getattr(settings, option) and not takes(kind, option) and not decays_others:
-            raise UsageError(f"optimizer.{option} does not belong to {settings.name}")
-    if entry.own_rule and settings.lr_scale is not None:
-        raise UsageError(f"optimizer.lr_scale does not belong to {settings.name}: set it to null")
     real_lr = settings.real_lr if any(True for _ in binary_layers(model)) else None
     groups = latent_groups(
         model,
@@ -63,34 +57,38 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
 
 
-def decays(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether weight decay applies to any parameter."""
-    return any(group.get("weight_decay") for group in optimizer.param_groups)
-
-
 def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
     steps, initialized = round(recipe.epochs * steps_per_epoch), recipe.init_from is not None
     return OptimizerSetup(recipe.optimizer, groups, count, steps_per_epoch, steps, initialized)
 
 
-def check_pair(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse a weight quantizer and an optimizer that do not make a method together."""
-    name, settings = recipe.optimizer.name, recipe.optimizer
-    if not OPTIMIZERS.entry(name).clips_gradients and (settings.clip_grad_value or settings.clip_grad_norm):
-        raise UsageError(f"optimizer {name} has gradients of the size of N images, of which a clip leaves nothing")
+def check_settings(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse settings of which one would have no effect beside the others, or would train something else."""
+    name, settings, crops = recipe.optimizer.name, recipe.optimizer, recipe.augmentation
+    entry, kind = OPTIMIZERS.entry(name), resolve(OPTIMIZERS, name, kind="optimizer")
+    # rules of latents leave real parameters to an optimizer that decays them
+    options = ("momentum", "nesterov") if entry.own_rule else ("momentum", "nesterov", "weight_decay")
+    unused = [option for option in options if getattr(settings, option) and not takes(kind, option)]
+    unused += ["lr_scale"] if entry.own_rule and settings.lr_scale else []
+    # as large as the number of images: a clip would leave nothing of them
+    unused += [] if entry.clips_gradients else [option for option in CLIPS if getattr(settings, option)]
+    moves = crops.crop_padding or crops.flip or crops.cutout or crops.min_area or crops.first_size
     known = {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
     names = {known.get(kind, kind.__name__) for kind in kinds}
-    trains = OPTIMIZERS.entry(name).trains
-    if trains is not None and not names <= set(trains):
-        raise UsageError(
-            f"optimizer {name} trains weight_quantizer {' or '.join(trains)}, got {', '.join(sorted(names))}"
-        )
-    for quantizer, entry in WEIGHT_QUANTIZERS.entries().items():
-        if quantizer in names and entry.trained_by is not None and name not in entry.trained_by:
-            raise UsageError(
-                f"weight_quantizer {quantizer} needs optimizer {' or '.join(entry.trained_by)}, got {name}"
-            )
+    trainers = [WEIGHT_QUANTIZERS.entry(quantizer).trained_by or (name,) for quantizer in names]
+    pair = names <= {*(entry.trains or names)} and all(name in allowed for allowed in trainers)
+    for wrong, text in (
+        (unused, f"optimizer.{' and '.join(unused)} does not belong to {name}"),
+        (not pair, f"optimizer {name} does not train weight_quantizer {', '.join(sorted(names))}"),
+        (recipe.model.weight_quantizer and not names, f"{recipe.name}: weight_quantizer, but no binary layer"),
+        (recipe.label_smoothing and recipe.loss != "cross_entropy", "label_smoothing belongs to loss cross_entropy"),
+        # their black is not whitened
+        (recipe.whitening and (crops.crop_padding or crops.cutout), "whitening, but crop_padding or cutout"),
+        (recipe.permutation is not None and moves, "permutation, but augmentation moves pixels"),
+    ):
+        if wrong:
+            raise UsageError(text)
 
 
 def build_schedule(
@@ -98,8 +96,6 @@ def build_schedule(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule of a recipe; its epochs become optimizer steps."""
     settings, own_rate = recipe.schedule, recipe.optimizer.real_lr
-    if settings.warmup and settings.warmup >= recipe.epochs:
-        raise UsageError(f"schedule.warmup is {settings.warmup:g} epochs, but training has only {recipe.epochs:g}")
     entry = OPTIMIZERS.entry(recipe.optimizer.name)
     # `lr` is that of latents, unless their rate has another name, and of all parameters of a real net
     uses_lr = entry.lr_of_latents or own_rate is None or recipe.model.weight_quantizer is None
@@ -111,7 +107,7 @@ def build_schedule(
     factor = schedule_factor(
         settings.name,
         total_steps=total_steps,
-        warmup_steps=min(round(settings.warmup * steps_per_epoch), total_steps - 1),  # both are rounded
+        warmup_steps=round(settings.warmup * steps_per_epoch),
         final=settings.final_lr / rate,
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],

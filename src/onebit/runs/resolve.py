@@ -17,9 +17,8 @@ from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
 from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import build_model, build_training, refuse_other_labels, training_of
+from onebit.runs.model import build_model, build_training, training_of
 from onebit.runs.names import check_names
-from onebit.runs.optimizer import decays
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
 from onebit.train.ranks import ALONE, Ranks
@@ -41,8 +40,6 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
 
     Args:
         trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
-
-    Weight decay of a net in which nothing decays causes a warning.
     """
     check_names(recipe)
     machine = resolve_machine(recipe, ranks)
@@ -54,13 +51,8 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
             weight_file(Path(path))
     if recipe.continual.tasks and ranks.world > 1:
         raise UsageError("several tasks are learned by one process: start without torchrun")
-    optimizers = [_check_training(part, processes=ranks.world) for part in _parts(recipe)]
-    if recipe.optimizer.weight_decay and not any(map(decays, optimizers)) and ranks.writes:
-        warnings.warn(
-            f"optimizer.weight_decay {recipe.optimizer.weight_decay:g} has no effect: all weights are binary, and "
-            "latents, biases and BatchNorm do not decay",
-            stacklevel=2,
-        )
+    for part in _parts(recipe):
+        _check_training(part, processes=ranks.world)
     return machine
 
 
@@ -71,25 +63,21 @@ def _parts(recipe: Recipe) -> list[Recipe]:
     return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
 
 
-def _check_training(recipe: Recipe, *, processes: int) -> torch.optim.Optimizer:
-    """Build one training on the meta device; returns its optimizer."""
+def _check_training(recipe: Recipe, *, processes: int) -> None:
+    """Build one training on the meta device."""
     data = _fixed_data(recipe)
     model = _meta_model(recipe, data)
     resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself prints them
         if data is None:
-            training = training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
+            training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
         else:
             training = build_training(recipe, data, model=model, device=torch.device("meta"), processes=processes)
             TrainingSamples(data.train[:1], training.augmentation, channels_last=False)
             count = len(data.train) * recipe.augmentation.repeats
             plan_steps(count, batch_size=recipe.batch_size, epochs=recipe.epochs, processes=processes)
             open_teacher(recipe, data)
-    entry = DATASETS.get(recipe.dataset)
-    if entry is not None and entry.masks:
-        refuse_other_labels(recipe, model, masks=True, name=entry.name)
-    return training.optimizer
 
 
 def _fixed_data(recipe: Recipe) -> Dataset | None:

@@ -40,14 +40,6 @@ def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
     """The data of a recipe, with its split and preprocessing."""
-    permuted = recipe.permutation is not None or bool(recipe.continual.tasks)
-    for change, is_on, names in (
-        ("whitening", recipe.whitening is not None, ("crop_padding", "cutout")),  # whose black is not whitened
-        ("permutation", permuted, ("crop_padding", "flip", "cutout", "min_area", "first_size")),
-    ):
-        for name in names:
-            if is_on and getattr(recipe.augmentation, name):
-                raise UsageError(f"{change} does not go with augmentation.{name}: leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
