@@ -13,7 +13,7 @@ from torch import nn
 
 import onebit
 from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
-from onebit.evaluation.model_inputs import try_model
+from onebit.evaluation.batches import try_model
 from onebit.models import MODELS, create_model, option_names
 from onebit.recipe import build_recipe
 from onebit.runtime import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.sources import batch_bounds
 
 
 @given(count=st.integers(0, 300), batch_size=st.integers(1, 50))

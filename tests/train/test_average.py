@@ -10,7 +10,7 @@ from torch import nn
 from toy_training import CASES, DATA, build
 
 from onebit.errors import UsageError
-from onebit.evaluation.modes import bn_images, evaluate, reestimate_batch_norm_
+from onebit.evaluation.modes import evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
 from onebit.train.average import WeightAverage, too_short
 from onebit.train.loop import fit
@@ -117,7 +117,7 @@ def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: P
     toy = build(CASES[case])
     toy.fit(DATA, tmp_path, ema=0.5, epochs=1)
     final, best = (read_weights(tmp_path / f"{name}.safetensors")[0] for name in ("final", "best"))
-    reestimate_batch_norm_(toy.model, bn_images(DATA.train))
+    reestimate_batch_norm_(toy.model, DATA.train)
     expected = toy.model.state_dict()
     statistics = [name for name in final if ".running_" in name]
     assert len(statistics) > 1

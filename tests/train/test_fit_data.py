@@ -34,7 +34,7 @@ import onebit
 from onebit.data import Augmentation
 from onebit.data.decoding import default_workers
 from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
-from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.sources import batch_bounds
 from onebit.layers import BinaryLinear
 from onebit.train.feeds import ArrayFeed, LoaderFeed
 from onebit.train.fit_data import fit_data

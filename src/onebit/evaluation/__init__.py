@@ -5,8 +5,7 @@ Names are loaded when they are first used, because calibration needs no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
 
@@ -17,17 +16,4 @@ if TYPE_CHECKING:
     from onebit.evaluation.modes import evaluate as evaluate
     from onebit.evaluation.modes import reestimate_batch_norm_ as reestimate_batch_norm_
 
-_MODULES = ("modes", "batches", "counts", "health")
-"""Modules whose names the package has too."""
-_module, __dir__, _ = lazy(__name__)
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        return _module(name)
-    except AttributeError:
-        for module in () if name.startswith("_") else _MODULES:
-            names = vars(importlib.import_module(f"onebit.evaluation.{module}"))
-            if name in names:
-                return names[name]
-        raise
+__getattr__, __dir__, _ = lazy(__name__, {"modes": "evaluate reestimate_batch_norm_", "batches": "predict_logits"})

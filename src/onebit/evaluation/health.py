@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.evaluation.batches import kept_buffers, kept_training, model_device
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.evaluation.nested import first_samples, leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
 from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, input_quantizers
@@ -137,21 +137,13 @@ def _cut_inputs(into: list[Tensor]) -> Any:
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers, random states and the mode at the end of the context, so that training is not affected."""
-    buffers = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
     generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
     states = [(generator, generator.get_state()) for generator in generators]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices), kept_globals(), kept_training(model):
+    with torch.random.fork_rng(devices), kept_globals(), kept_training(model), kept_buffers(model.modules()):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for owner, name, buffer, value in buffers:
-                    owner[name] = buffer.copy_(value)  # forward may have assigned another tensor
             for generator, state in states:
                 generator.set_state(state)
 

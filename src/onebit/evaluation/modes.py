@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -15,17 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import read
-from onebit.data import Dataset, Images, Split, StreamedImages
+from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
-from onebit.evaluation.batches import predict_logits as predict_logits
+from onebit.evaluation.batches import (
+    OnImages,
+    images_done,
+    in_tiles,
+    kept_buffers,
+    kept_training,
+    model_device,
+    outputs_of,
+)
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
-from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.evaluation.nested import leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs
-from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
+from onebit.evaluation.sources import Samples, as_samples
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
@@ -102,20 +108,17 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
 
 @torch.no_grad()
 def reestimate_batch_norm_(
-    model: nn.Module,
-    images: Images | StreamedImages | Tensor | Samples,
-    *,
-    batch_size: int | None = None,
-    norms: Sequence[Any] | None = None,
+    model: nn.Module, data: Any, *, batch_size: int | None = None, norms: Sequence[Any] | None = None
 ) -> None:
-    """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the current weights.
+    """Replace the BatchNorm statistics by the mean of the batch statistics of `data` with the current weights.
 
     In the mean each batch counts by its size: the last one may have two images only. Images are often sorted by class,
-    and a batch of one class lacks the variance between classes. Each batch is therefore drawn from all of `images`,
-    with a fixed seed.
+    and a batch of one class lacks the variance between classes. Each batch is therefore drawn from all images, with a
+    fixed seed.
 
     Args:
-        images: uint8 (N, C, H, W), any inputs (N, …), or samples of any form, of which `BN_IMAGES` are used.
+        data: an array of inputs (N, …), which are all used; or training data of any form, see
+            `onebit.evaluation.sources.as_samples`, of which `BN_IMAGES` samples are used.
         batch_size: `fitting_batch` by default; a loader has its own.
         norms: the layers whose statistics are replaced; `trained_norms` by default. Those that the model does not call
             keep theirs.
@@ -123,39 +126,36 @@ def reestimate_batch_norm_(
     norms = trained_norms(model) if norms is None else norms
     if not norms:
         return
-    before = [(norm.momentum, _copies(norm)) for norm in norms]
-    values: dict[Any, int] = dict.fromkeys(norms, 0)
+    momenta, values = [norm.momentum for norm in norms], dict.fromkeys(norms, 0)
 
     def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         """Let torch take the mean over all batches so far, each by its values per channel."""
+        if not values[norm]:
+            norm.reset_running_stats()
         count = inputs[0].numel() // inputs[0].shape[1]
         values[norm] += count
         norm.momentum = count / max(1, values[norm])
 
-    if isinstance(images, np.ndarray) and hasattr(model, "output_shape"):
-        images = in_tiles(model, Split(images, np.zeros((len(images), *images.shape[2:]), np.uint8))).images
+    data = data.train if isinstance(data, Dataset) else data
+    data = data.spread(BN_IMAGES).images if isinstance(data, Split) else data
+    if isinstance(data, np.ndarray) and hasattr(model, "output_shape"):
+        data = in_tiles(model, Split(data, np.zeros((len(data), *data.shape[2:]), np.uint8))).images
+    count = len(data) if isinstance(data, (np.ndarray, StreamedImages, Tensor)) else BN_IMAGES
     device = model_device(model)
-    if isinstance(images, (ArraySamples, LoaderSamples)):
-        batches = images.mixed(BN_IMAGES, batch_size)
-    else:
-        batches = image_batches(model, images, batch_size, mixed=True)
     with kept_training(model):
         model.eval()
         hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
         try:
             for norm in norms:
-                norm.reset_running_stats()
                 norm.train()
-            for batch in batches:
+            for batch in as_samples(data).mixed(count, batch_size):
                 model(mapped(lambda tensor: tensor.to(device), batch))
         finally:
             for hook in hooks:
                 hook.remove()
-            for norm, (momentum, kept) in zip(norms, before, strict=True):
+            for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-                if not values[norm]:
-                    _put_back_(norm, kept)
-                elif norm.num_batches_tracked is not None:
+                if values[norm] and norm.num_batches_tracked is not None:
                     norm.num_batches_tracked.zero_()  # the statistics are of no batch of training
 
 
@@ -166,30 +166,9 @@ def trained_norms(model: nn.Module) -> list[Any]:
         return [norm for norm in batch_norms(model) if norm.training and norm.momentum != 0]
 
 
-@contextmanager
-def kept_batch_norm(model: nn.Module) -> Iterator[None]:
+def kept_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
     """Restore the BatchNorm statistics at the end of the context."""
-    kept = [_copies(norm) for norm in batch_norms(model)]
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(batch_norms(model), kept, strict=True):
-            _put_back_(norm, buffers)
-
-
-def _copies(norm: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in norm.named_buffers()}
-
-
-def _put_back_(norm: nn.Module, copies: dict[str, Tensor]) -> None:
-    for name, buffer in norm.named_buffers():
-        if not torch.equal(buffer, copies[name]):  # a write would end a backward pass that is still to come
-            buffer.copy_(copies[name])
-
-
-def bn_images(train: Split) -> Images | StreamedImages:
-    """BN_IMAGES training images that re-estimate BatchNorm, evenly spread over the split."""
-    return train.spread(BN_IMAGES).images
+    return kept_buffers(batch_norms(model))
 
 
 def parse_weights(weights: str) -> tuple[str, int]:
@@ -247,12 +226,10 @@ def mode_outputs(
     """
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)
-    if isinstance(train, Dataset):
-        train = train.train
     if bn == "reestimate" and train is None:
         raise UsageError(f"BatchNorm statistics for {weights} weights need the training data, or bn='trained'")
     generator = torch.Generator(model_device(model)).manual_seed(seed)
-    mean, count, targets, task = torch.zeros(()), samples.count, None, task or "classification"
+    mean, targets, task = torch.zeros(()), None, task or "classification"
     for draw in range(draws):
 
         def done(now: int, total: int, draw: int = draw) -> None:
@@ -262,9 +239,8 @@ def mode_outputs(
         exact = autocast("fp32", model_device(model))  # whatever the caller has
         with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
-                source = bn_images(train) if isinstance(train, Split) else as_samples(train)
-                reestimate_batch_norm_(model, source, batch_size=batch_size)
-            outputs, found = outputs_of(model, samples.batches(batch_size), count=count, on_images=done)
+                reestimate_batch_norm_(model, train, batch_size=batch_size)
+            outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
             if draw == 0 and mode != "latent":
                 _warn_of_unused(model)
         if draws == 1:

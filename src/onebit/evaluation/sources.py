@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from onebit.data import Dataset, Split, StreamedImages
+from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
 from onebit.evaluation.loaders import known_length, repeated, sample_count, sequential
 from onebit.evaluation.nested import leaves, size_of
 
 LOADER_BATCH = 100
 """Samples of a batch of a torch data set that comes without a loader."""
+
+
+def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
+    """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
+
+    BatchNorm cannot train on a single sample.
+    """
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] < least:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=False))  # an empty split has no batches
+
+
+def fitting_batch(shape: Sequence[int]) -> int:
+    """Batch size for inference on images (C, H, W): 1,000 of 3×32×32, 20 of 3×224×224."""
+    return min(1000, max(1, 1000 * 3 * 32 * 32 // math.prod(shape)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,28 +72,30 @@ class ArraySamples:
         chosen = inputs.subset(index) if isinstance(inputs, StreamedImages) else inputs[index]
         return replace(self, inputs=chosen, targets=None if self.targets is None else self.targets[index])
 
-    def spread(self, count: int) -> ArraySamples:
-        """`count` evenly spaced samples, the first and the last among them; all if there are no more."""
-        if count >= len(self):
-            return self
-        return self[np.linspace(0, len(self) - 1, count).astype(np.int64)]
-
     def batches(self, batch_size: int | None = None, *, indices: Any = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) as tensors, in order, or those at each of `indices`; targets may be None."""
         ordered = indices is None
         if ordered:
-            indices = batch_indices(len(self), fitting_batch(self.shape) if batch_size is None else batch_size)
-        arrays = [self.inputs, *(() if self.targets is None else (self.targets,))]
-        for inputs, *targets in array_batches(arrays, indices):
+            indices = [slice(*bounds) for bounds in self._bounds(batch_size)]
+        targets = repeat(None) if self.targets is None else read_batches(self.targets, indices)
+        for part, known in zip(read_batches(self.inputs, indices), targets, strict=False):
+            inputs = _tensor(part)
             check_finite(inputs, self.name, wait=ordered)
-            yield _single(inputs, self.inputs), _as_targets(targets[0], self.targets) if targets else None
+            yield inputs, None if known is None else _as_targets(_tensor(known))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
         """Inputs of `count` samples, evenly spread; each batch is drawn from all of them with a fixed seed."""
-        chosen = replace(self.spread(count), targets=None)
-        size = fitting_batch(self.shape) if batch_size is None else batch_size
-        for inputs, _ in chosen.batches(indices=batch_indices(len(chosen), size, mixed=True)):
+        chosen = replace(self, targets=None)
+        if count < len(self):
+            chosen = chosen[np.linspace(0, len(self) - 1, count).astype(np.int64)]
+        order = np.random.default_rng(0).permutation(len(chosen))
+        # sorted: a file is read from front to back
+        indices = [np.sort(order[start:stop]) for start, stop in chosen._bounds(batch_size)]
+        for inputs, _ in chosen.batches(indices=indices):
             yield inputs
+
+    def _bounds(self, batch_size: int | None) -> list[tuple[int, int]]:
+        return batch_bounds(len(self), fitting_batch(self.shape) if batch_size is None else batch_size)
 
     @cached_property
     def digest(self) -> str:
@@ -203,16 +222,20 @@ def check_finite(inputs: Any, name: str, *, wait: bool = True) -> None:
         raise DataError(f"{name}: the inputs hold NaN or infinite values")
 
 
-def _single(tensor: Tensor, source: Any) -> Tensor:
-    """float32 of what numpy made float64, its default, as nets have float32 weights; a tensor stays what it is."""
-    is_default = not isinstance(source, Tensor) and tensor.dtype in (torch.float64, torch.float16)
-    return tensor.float() if is_default else tensor
+def _tensor(part: Any) -> Tensor:
+    """A copy, which a model may change in place; float64, numpy's default, becomes float32 as weights are.
+
+    Its strides are those of its shape: torch mistakes an axis of one channel with an odd stride for channels_last.
+    """
+    if isinstance(part, Tensor):
+        return part.clone(memory_format=torch.contiguous_format)
+    tensor = torch.from_numpy(np.array(part, order="C"))
+    return tensor.float() if tensor.dtype in (torch.float64, torch.float16) else tensor
 
 
-def _as_targets(tensor: Tensor, source: Any) -> Tensor:
-    if tensor.dim() < 3 and not tensor.is_floating_point() and tensor.dtype is not torch.bool:
-        return tensor.long()
-    return _single(tensor, source)
+def _as_targets(tensor: Tensor) -> Tensor:
+    labels = tensor.dim() < 3 and not tensor.is_floating_point() and tensor.dtype is not torch.bool
+    return tensor.long() if labels else tensor
 
 
 # ------------------------------------------------------------------------------------------------------------ identity

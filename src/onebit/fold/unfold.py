@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import CheckpointError
-from onebit.evaluation.model_inputs import kept_training, model_device
+from onebit.evaluation.batches import kept_training, model_device
 from onebit.fold import example_of, fold_with_folder
 from onebit.fold.chain import Chain, FoldedOp, joined
 from onebit.layers import InputCoding, LatentWeight, RPReLU

@@ -17,10 +17,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from onebit.common.tables import resolve
 from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split
 from onebit.errors import CheckpointError
-from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.batches import kept_training
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
-from onebit.evaluation.model_inputs import kept_training
+from onebit.evaluation.sources import batch_bounds
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import create_model

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from onebit.common.fields import Positive, PositiveShare, read
 from onebit.data import Dataset
 from onebit.errors import UsageError
+from onebit.evaluation.batches import kept_training
 from onebit.evaluation.losses import Loss, distillation, per_sample
-from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.fit_data import FitData

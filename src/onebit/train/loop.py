@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError
+from onebit.evaluation.batches import model_device
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import (
     LOOK_IMAGES,
@@ -29,7 +30,6 @@ from onebit.evaluation.health import (
 )
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
-from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import (

@@ -9,8 +9,7 @@ import torch
 
 from onebit.data import Split, TrainingSamples
 from onebit.errors import UsageError
-from onebit.evaluation.batches import image_batches, in_tiles
-from onebit.evaluation.model_inputs import try_model
+from onebit.evaluation.batches import in_tiles, try_model
 from onebit.evaluation.nested import first_samples, mapped
 from onebit.evaluation.sources import ArraySamples
 from onebit.fold.check import mistakes
@@ -76,7 +75,7 @@ def warn_of_mistakes(job: Job) -> None:
         if not isinstance(split, Split):
             return job.example
         images = in_tiles(job.model, split.spread(min(FEW, len(split)))).images
-        return next(image_batches(job.model, images, FEW))
+        return next(ArraySamples(images).batches())[0].to(job.device)
 
     for text in mistakes(unwrapped(job.model), inputs):
         warnings.warn(text, stacklevel=4)

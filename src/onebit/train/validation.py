@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
 from onebit.data import Split
-from onebit.evaluation.batches import in_tiles, outputs_of
+from onebit.evaluation.batches import in_tiles, model_device, outputs_of
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric
-from onebit.evaluation.model_inputs import model_device
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    kept_batch_norm,
-    reestimate_batch_norm_,
-    stated_mode,
-    trained_norms,
-)
+from onebit.evaluation.modes import fixed_weights, kept_batch_norm, reestimate_batch_norm_, stated_mode, trained_norms
 from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_outputs, whole_score
@@ -53,7 +44,7 @@ def validate(
             _reestimate_(model, data, ranks)
         score = None
         if mine is not None:
-            outputs, targets = outputs_of(model, mine.batches(), count=mine.count)
+            outputs, targets = outputs_of(model, mine)
             score = score_outputs(
                 outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
             )
@@ -71,11 +62,6 @@ def _share(model: nn.Module, data: Split | Samples | None, ranks: Ranks) -> Samp
     return as_samples(in_tiles(model, part) if isinstance(part, Split) else part, name="validation")
 
 
-def bn_inputs(data: FitData) -> Any:
-    """The training inputs that re-estimate BatchNorm."""
-    return bn_images(data.train) if isinstance(data.train, Split) else data.train
-
-
 def statistics_of_saved_(job: Job) -> None:
     """Give BatchNorm the statistics of the weights that are saved, which the model holds: `Job.other_statistics`."""
     weights, _ = stated_mode(job.model, "binary")
@@ -86,5 +72,5 @@ def statistics_of_saved_(job: Job) -> None:
 def _reestimate_(model: nn.Module, data: FitData, ranks: Ranks) -> None:
     """Re-estimate the BatchNorm statistics that training changes, from the inputs of the first rank."""
     norms = trained_norms(model)
-    reestimate_batch_norm_(model, bn_inputs(data), norms=norms)
+    reestimate_batch_norm_(model, data.train, norms=norms)
     ranks.same_([buffer for norm in norms for buffer in norm.buffers()])

@@ -17,7 +17,7 @@ from torch import nn
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_score
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
-from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
+from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
@@ -75,7 +75,7 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
         model = copy.deepcopy(model)
         # BatchNorm statistics of the binary weights would cost a random draw its accuracy
         with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(seed)):
-            reestimate_batch_norm_(model, bn_images(data.train))
+            reestimate_batch_norm_(model, data.train)
     return model, pack(model, weights=weights, seed=seed, classes=classes, name=run.recipe.name)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.errors import FoldError, OnebitError, UsageError
-from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
+from onebit.evaluation.sources import fitting_batch
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
 from onebit.fold.shipped import check_packed_mode
 from onebit.layers import InputCoding
