@@ -100,8 +100,7 @@ class Trainer:
         self._metric: Any = None
         self.recipe = self._recipe("mnist")
         if self._given is not None:
-            way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
-            refuse_other_quantizers(self._given, self.recipe.model, way=way, owner=f"method {method!r}")
+            refuse_other_quantizers(self._given, self.recipe.model)
         self.history = TrainerHistory()
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ import onebit as library
 from onebit.__main__ import main
 from onebit.layers import InputCoding
 from onebit.recipe import read_settings
-from onebit.runs import own_code
+from onebit.runs import own_model
 from onebit.runs.run import open_run
 from onebit.train.weights import read_state
 
@@ -310,7 +310,7 @@ def test_code_elsewhere_is_run_when_it_is_named(onebit: Onebit, foreign: Path) -
 
 def test_a_resumed_training_names_its_code(train: Onebit, onebit: Onebit, here: Path) -> None:
     train()
-    own_code._NAMED.clear()  # as in another process
+    own_model._NAMED.clear()  # as in another process
     assert onebit("train", "--resume", "run").status == 2
     assert onebit("train", "--resume", "run", *NET).status == 0
 

@@ -66,7 +66,7 @@ def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any,
 
     Args:
         recipe: its values are shown; None for the defaults.
-        parameters: of a model of the user's own, see `onebit.runs.own_code.OwnCode.parameters`.
+        parameters: of a model of the user's own, see `onebit.runs.own_model.parameters`.
     """
     base = "its base value; --model, --dataset and --method change some"
     values = base if recipe is None else f"its value in {recipe.name}"

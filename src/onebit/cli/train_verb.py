@@ -50,10 +50,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         recipe = train_request(command).recipe if command.names_training else None
         code = None
         if recipe is not None and command.names_own_model:
-            from onebit.runs.own_code import load_code
+            from onebit.runs.own_model import load_code, parameters
 
-            code = load_code(recipe.model.name)
-        answer(train_help(recipe, code.parameters() if code else None))
+            code = parameters(load_code(recipe.model.name))
+        answer(train_help(recipe, code))
         return 0
     if not command.names_training:
         say(WHAT_TO_TYPE)

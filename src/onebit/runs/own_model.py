@@ -1,18 +1,28 @@
-"""A model of the user's own as a training needs it: built, taking uint8 images, with binary layers."""
+"""A model of the user's own: its code, named and imported, then built with binary layers, taking uint8 images.
+
+Importing a file runs it. So only code runs that the user has named in this process: opening a run folder of unknown
+origin runs nothing that its recipe names.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import importlib
+import inspect
 import sys
+import typing
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from onebit.common.fields import argument, read
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.layers import InputCoding, binarize_, binary_layers, input_quantizers, with_options
@@ -20,9 +30,79 @@ from onebit.layers.binarize import BINARY_TWINS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.runs.own_code import load_code, named_code
+from onebit.recipe.own_names import OwnName, split_own
 
 Statistics = tuple[list[float], list[float]]
+_NAMED: dict[str, Callable[..., nn.Module]] = {}
+"""What the user has named in this process."""
+
+
+def load_code(name: str) -> Callable[..., nn.Module]:
+    """Import what builds a model that the user names.
+
+    Args:
+        name: `path/to/file.py:Class`, relative to the current folder, or `package.module:Class`.
+    """
+    parts = split_own(name)
+    with contextlib.redirect_stdout(sys.stderr):
+        found: Any = _imported(parts)
+    for attribute in parts.attribute.split("."):
+        found = getattr(found, attribute)
+    _NAMED[name] = found
+    return _NAMED[name]
+
+
+def _imported(parts: OwnName) -> ModuleType:
+    """Run the code; its folder, or the current one, is where it finds its own imports, as with `python file.py`."""
+    file = Path(parts.where).resolve() if parts.is_file else None
+    where = str(file.parent if file else Path.cwd())
+    if where not in sys.path:
+        sys.path.insert(0, where)
+    if file is None:
+        return importlib.import_module(parts.where)
+    # not the bare name: a file may be called torch.py
+    module = ModuleType(f"own_model_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    exec(compile(file.read_bytes(), module.__file__, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def parameters(build: Callable[..., nn.Module]) -> dict[str, tuple[Any, Any]]:
+    """Name -> (type or None, default or `inspect.Parameter.empty`) of what can be given by name."""
+    source = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
+    try:
+        hints = typing.get_type_hints(source)
+    except Exception:  # names that only a type checker knows
+        hints = {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.signature(build).parameters.items()
+    return {name: (hints.get(name), found.default) for name, found in signature if found.kind in named}
+
+
+def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
+    """A recipe of a custom model with the types of its arguments; any other as it is.
+
+    Args:
+        named: whether the user has named the code on this command line.
+    """
+    name = recipe.model.name
+    if not recipe.model.is_own:
+        return recipe
+    known, typed = parameters(load_code(name) if named else _code(name)), {}
+    for option, value in (recipe.model.arguments or {}).items():
+        hint, default = known.get(option, (None, None))
+        if hint is None and isinstance(default, (bool, int, float, str, tuple, list)):
+            hint = int | float if type(default) is int else type(default)
+        typed[option] = argument(value) if hint is None else read(value, hint, name=f"model.{option}")
+    return replace(recipe, model=replace(recipe.model, arguments=typed))
+
+
+def _code(name: str) -> Callable[..., nn.Module]:
+    """The code that the user has named before; UsageError for any other, which a file names."""
+    if name not in _NAMED:
+        raise UsageError(f"the model is code of your own, which is run only if you name it: --model {name}")
+    return _NAMED[name]
 
 
 def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
@@ -55,14 +135,8 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
     return model
 
 
-def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str, owner: str = "the recipe") -> None:
-    """Refuse a module whose binary layers have other quantizers than a recipe says.
-
-    Quantizers that are not in the tables belong to no method and are accepted.
-
-    Args:
-        way: how to go on, with {kind} and {name} of the module's quantizer; owner: of the settings, for the message.
-    """
+def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
+    """Refuse a module whose binary layers have other quantizers than a recipe says; those of no table are accepted."""
     weights = [layer.weight_quantizer for _, layer in binary_layers(model)]
     inputs = [quantizer for _, quantizer in input_quantizers(model)]
     for kind, table, expected, quantizers, several in (
@@ -71,32 +145,17 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
         ("input", INPUT_QUANTIZERS, settings.input_quantizer, inputs, len(weights) > 1),
     ):
         names: dict[Any, str] = {own: name for name, own in table.items()}
-        found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
-        other = next((name for name in found if name != expected), None)
+        found = {names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None}
+        other = next(iter(found - {expected}), None)
         if other is not None or (several and expected is not None and not found):
-            raise UsageError(
-                f"the module has {kind} quantizer {other}, {owner} {expected}: {way.format(kind=kind, name=other)}"
-            )
-
-
-def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
-    """A recipe of a custom model with the types of its arguments; any other as it is.
-
-    Args:
-        named: whether the user has named the code on this command line.
-    """
-    if not recipe.model.is_own:
-        return recipe
-    code = load_code(recipe.model.name) if named else named_code(recipe.model.name)
-    arguments = code.arguments(recipe.model.arguments or {})
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, arguments=arguments))
+            raise UsageError(f"the layers of the module have {kind}_quantizer {other}, expected {expected}")
 
 
 def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     """A recipe of a custom model with a definite input coding: none for a model that takes uint8 images."""
     settings = recipe.model
     model = build_own(settings, input_shape=data.input_shape)
-    refuse_other_quantizers(model, settings, way="--model.{kind}_quantizer {name}, or the --method of the module")
+    refuse_other_quantizers(model, settings)
     if settings.coding != "auto":
         return recipe
     coding: Literal["none", "standardize"] = "none"
@@ -105,7 +164,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
             model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     except Exception:  # the training reports what is wrong with a model that takes no images at all
         coding = "standardize"
-    return dataclasses.replace(recipe, model=dataclasses.replace(settings, coding=coding))
+    return replace(recipe, model=replace(settings, coding=coding))
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
@@ -116,7 +175,9 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
     """
     with torch.device("cpu"), warnings.catch_warnings():  # its own code need not work without values
         warnings.simplefilter("ignore")  # what stays real
-        model = binarized_(named_code(settings.name)(settings.arguments or {}), settings)
+        with contextlib.redirect_stdout(sys.stderr):
+            model = _code(settings.name)(**settings.arguments or {})
+        binarized_(model, settings)
     if settings.coding not in ("auto", "none"):
         options: dict[str, Any] = {}
         if settings.coding == "standardize":
