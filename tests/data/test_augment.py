@@ -36,7 +36,7 @@ def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Ge
     mode = {"zero": "constant", "reflect": "reflect"}[augmentation.padding_mode]
     for n, image in enumerate(images):
         if augmentation.min_area:
-            image = resized_crops(image.transpose(1, 2, 0)[None], crops[n : n + 1])[0].transpose(2, 0, 1)
+            image = resized_crops(image[None], crops[n : n + 1])[0]
         padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode)  # type: ignore[call-overload]
         window = padded[:, top[n] : top[n] + height, left[n] : left[n] + width]
         result[n] = window[..., ::-1] if coins[n] else window

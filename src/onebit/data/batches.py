@@ -145,8 +145,8 @@ class TrainingImages:
             return self._laid_out(self._images.subset(rows).read(crops))
         if crops is not None:
             pixels = self._images[rows]
-            nhwc = pixels[:, 0] if self.channels_last else pixels[..., 0].transpose(0, 2, 3, 1)
-            return self._laid_out(resized_crops(nhwc, crops))
+            planes = pixels[:, 0].transpose(0, 3, 1, 2) if self.channels_last else pixels[..., 0]
+            return self._laid_out(resized_crops(planes, crops).transpose(0, 2, 3, 1))
         if not self._moves:
             return self._images[rows]
         if len(self._chosen) < len(rows):

@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from onebit.data.resizing import Images, crop_box
 from onebit.errors import DataError
 
 _T = TypeVar("_T")
+_CHUNK = 1000  # files that wait for a thread at a time
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -71,12 +71,14 @@ def decode_each(
         except DataError as error:
             return error
 
-    jobs = paths, repeat(None) if crops is None else crops
+    parts = [None] * len(paths) if crops is None else crops
     if workers == 0:
-        yield from map(decoded, *jobs)
+        yield from map(decoded, paths, parts)
         return
     with ThreadPoolExecutor(default_workers() if workers is None else workers, "onebit decoding") as threads:
-        yield from threads.map(decoded, *jobs)
+        for start in range(0, len(paths), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            yield from threads.map(decoded, paths[some], parts[some])
 
 
 class StreamedImages:

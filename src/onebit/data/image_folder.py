@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onebit.data.decoding import StreamedImages, decode_each, image_size
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.listing import Listing, list_folder
-from onebit.data.resizing import Images
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
 from onebit.errors import DataError, UsageError
 
 STREAMED_ABOVE = 1 << 30
 """Bytes of decoded images; more are not kept in memory."""
-_CHUNK = 1000  # files that wait for a thread at a time
 
 
 def read_folder(
@@ -40,77 +38,57 @@ def read_folder(
     else:
         root = find_folder(name, directory, ("train", "val"), needs="train/CLASS/*.JPEG and val/CLASS/*.JPEG")
     listing = list_folder(root)
-    paths = [file.path for file in listing.files]
-    size = (input_size, input_size) if input_size else _common_size(paths, skip_broken=skip_broken)
-    images: Images | StreamedImages = StreamedImages(paths, size, workers=workers)
-    broken: list[int] = []
-    if kept := len(paths) * 3 * size[0] * size[1] <= streamed_above:
-        images = np.zeros((len(paths), 3, *size), np.uint8)
-    if kept or skip_broken:
-        done, total = 0, sum(file.size for file in listing.files)
-        for i, decoded in enumerate(_decoded(paths, size, workers)):
+    size = (input_size, input_size) if input_size else _common_size(listing, skip_broken=skip_broken)
+    streamed = len(listing.files) * 3 * size[0] * size[1] > streamed_above
+    done, total = 0, sum(file.size for file in listing.files)
+    splits: list[Split] = []
+    broken: list[str] = []
+    for files in (listing.train, listing.validation, listing.test):
+        paths, good = [file.path for file in files], np.ones(len(files), np.bool_)
+        images: Any = StreamedImages(paths, size, workers=workers)
+        if not streamed:
+            images = np.zeros(images.shape, np.uint8)
+        checked = skip_broken or not streamed
+        for i, decoded in enumerate(decode_each(paths, size, workers=workers) if checked else ()):
             if not isinstance(decoded, DataError):
-                if isinstance(images, np.ndarray):
+                if not streamed:
                     images[i] = decoded.transpose(2, 0, 1)
             elif skip_broken:
-                broken.append(i)
+                good[i] = False
+                broken.append("/".join(Path(paths[i]).parts[-2:]))
             else:
-                raise _broken(decoded)
-            done += listing.files[i].size
+                raise decoded
+            done += files[i].size
             if progress is not None:
                 progress(f"decoding images of {root.name}", done, total)
-    return _load(listing, images, broken)
-
-
-def _decoded(paths: Sequence[str], size: tuple[int, int], workers: int | None) -> Iterator[Images | DataError]:
-    for start in range(0, len(paths), _CHUNK):
-        yield from decode_each(paths[start : start + _CHUNK], size, workers=workers)
-
-
-def _load(listing: Listing, images: Images | StreamedImages, broken: Sequence[int]) -> LoadedFiles:
-    """Split the images into train, validation and test, without the broken ones."""
-    labels = np.array([file.label for file in listing.files], np.int64)
-    good = np.ones(len(labels), np.bool_)
-    good[broken] = False
-    ends = np.cumsum([len(listing.train), len(listing.validation), len(listing.test)])
-    whole = Split(images, labels)
-    splits = []
-    for start, end in zip((0, *ends), ends, strict=False):
-        part = whole[int(start) : int(end)]
-        splits.append(part if good[start:end].all() else part[good[start:end]])
+        split = Split(images, np.array([file.label for file in files], np.int64))
+        splits.append(split if good.all() else split[good])
     train, validation, test = splits
-    missing = np.flatnonzero(np.bincount(train.labels, minlength=len(listing.classes)) == 0)
-    if len(missing) or not len(test):
-        what = f"class {listing.classes[missing[0]]!r}" if len(missing) else "the test set"
-        raise DataError(f"{listing.root}: no image of {what}")
+    missing = {*range(len(listing.classes))} - {*train.labels.tolist()}
+    if missing or not len(test):
+        what = f"class {listing.classes[min(missing)]!r}" if missing else "the test set"
+        raise DataError(f"{root}: no image of {what}")
     notes = [listing.note] if listing.note else []
     if broken:
-        paths = [Path(listing.files[i].path) for i in broken]
-        some = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:3]) + (", …" if len(paths) > 3 else "")
-        notes.append(f"images left out because they do not decode: {len(paths)} ({some})")
-    own, note = validation if len(validation) else None, "; ".join(notes)
-    return LoadedFiles(train, test, str(listing.root), (), note, listing.classes, own, listing.digest)
+        some = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        notes.append(f"images left out because they do not decode: {len(broken)} ({some})")
+    own = validation if len(validation) else None
+    return LoadedFiles(train, test, str(root), (), "; ".join(notes), listing.classes, own, listing.digest)
 
 
-def _common_size(paths: Sequence[str], *, skip_broken: bool) -> tuple[int, int]:
-    """The (height, width) of all images."""
+def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:
+    """The (height, width) of all images; any size if none of them decodes."""
     sizes: dict[tuple[int, int], str] = {}
-    for path in paths:
+    for file in listing.files:
         try:
-            sizes.setdefault(image_size(path), path)
-        except DataError as error:
+            sizes.setdefault(image_size(file.path), file.path)
+        except DataError:
             if not skip_broken:
-                raise _broken(error) from None
+                raise
         if len(sizes) > 1:
             found = " and ".join(f"{height}×{width} ({name})" for (height, width), name in sizes.items())
             raise UsageError(f"images of several sizes: {found}; to resize them all, add --input-size N")
-    if not sizes:
-        raise DataError(f"{paths[0]}: does not decode, and neither does any other image")
-    return next(iter(sizes))
-
-
-def _broken(error: DataError) -> DataError:
-    return DataError(f"{error}; leave out such images with --skip-broken")
+    return next(iter(sizes), (1, 1))
 
 
 FOLDER = DatasetEntry(

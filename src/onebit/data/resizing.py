@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-from onebit.errors import UsageError
 
 Images = npt.NDArray[np.uint8]
 
@@ -15,17 +14,30 @@ Images = npt.NDArray[np.uint8]
 def resize_images(images: Images, size: int) -> Images:
     """Resize the largest centered square of all images (N, C, H, W) to `size`×`size` pixels, as a photo for `predict`.
 
-    Each channel is resized by itself; images of that size stay.
+    Images of that size stay.
     """
-    count, channels, height, width = images.shape
+    height, width = images.shape[2:]
     if (height, width) == (size, size):
         return images
-    from PIL import Image, ImageOps
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    return _resized(images, [(left, top, left + side, top + side)] * len(images), (size, size))
 
-    resized = np.empty((count, channels, size, size), np.uint8)
-    planes = np.ascontiguousarray(images).reshape(-1, height, width)
-    for plane, out in zip(planes, resized.reshape(-1, size, size), strict=True):
-        out[...] = np.asarray(ImageOps.fit(Image.fromarray(plane), (size, size), Image.Resampling.BILINEAR))
+
+def resized_crops(images: Images, crops: npt.NDArray[np.float64]) -> Images:
+    """Crop a random part (see `crop_box`) of each image (N, C, H, W) and resize it to the size of the image."""
+    height, width = images.shape[2:]
+    return _resized(images, [crop_box(width, height, draw) for draw in crops], (height, width))
+
+
+def _resized(images: Images, boxes: Sequence[tuple[float, float, float, float]], size: tuple[int, int]) -> Images:
+    """Resize a part (left, top, right, bottom) of each image to `size`, each channel by itself."""
+    from PIL import Image
+
+    resized = np.empty((*images.shape[:2], *size), np.uint8)
+    for image, box, out in zip(images, boxes, resized, strict=True):
+        for plane, made in zip(image, out, strict=True):
+            made[...] = Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR, box)
     return resized
 
 
@@ -46,18 +58,3 @@ def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[fl
     crop_height = min(math.sqrt(share * width * height / math.exp(log_ratio)), height)
     x, y = left * (width - crop_width), top * (height - crop_height)
     return x, y, min(x + crop_width, width), min(y + crop_height, height)
-
-
-def resized_crops(pixels: Images, crops: npt.NDArray[np.float64]) -> Images:
-    """Crop a random part (see `crop_box`) of each image (N, H, W, C) and resize it to the size of the image."""
-    from PIL import Image
-
-    _, height, width, channels = pixels.shape
-    if channels not in (1, 3):
-        raise UsageError(f"min_area supports images with 1 or 3 channels, got {channels}")
-    result = np.empty_like(pixels)
-    for image, draw, out in zip(pixels, crops, result, strict=True):
-        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-        box = crop_box(width, height, draw)
-        out[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)).reshape(out.shape)
-    return result
