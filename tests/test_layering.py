@@ -27,7 +27,7 @@ TORCH_MODULES = {
 }
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
 TORCH_FREE_MODULES = {
-    *("evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py", "evaluation/loss_table.py"),
+    *("evaluation/scores.py", "evaluation/packed_nets.py", "evaluation/__init__.py", "evaluation/loss_table.py"),
     *("runs/__init__.py", "runs/names.py"),
     *("quantizers/__init__.py", "optim/__init__.py", "models/__init__.py"),
     *("quantizers/quantizer_table.py", "optim/optimizer_table.py", "models/model_table.py"),

@@ -16,8 +16,8 @@ from torch import Tensor
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.loss_table import TASKS
 from onebit.evaluation.losses import LOSSES, bce, huber, mse, per_sample
-from onebit.evaluation.metrics import METRICS, added, chosen_metrics, labels_per_sample, task_of, values_of
-from onebit.evaluation.scores import Score, score_outputs, whole_score
+from onebit.evaluation.metrics import METRICS, chosen_metrics, labels_per_sample, score_outputs, task_of
+from onebit.evaluation.scores import Score, values_of, whole_score
 
 BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda y, t: sklearn.metrics.accuracy_score(t, y.argmax(1)),
@@ -48,23 +48,27 @@ def test_each_metric_is_that_of_scikit_learn_however_the_samples_are_divided(
     outputs, targets = made(METRICS[name].task, count=count, width=width, seed=seed)
     expected = BY_SKLEARN[name](outputs.numpy(), targets.numpy())
     bounds = [0, min(cut, count - 1), count]
-    parts = [
-        {name: tuple(METRICS[name].sums(outputs[a:b], targets[a:b]).tolist())} for a, b in itertools.pairwise(bounds)
-    ]
-    assert values_of(added(parts))[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    parts = []
+    for a, b in itertools.pairwise(bounds):
+        sums = {name: tuple(METRICS[name].sums(outputs[a:b], targets[a:b]).tolist())}
+        parts.append(Score("real", "trained", None, b - a, 0.0, sums=sums))
+    assert whole_score(parts).metrics[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def value_of(name: str, outputs: Tensor, targets: Tensor) -> float:
+    return values_of({name: tuple(METRICS[name].sums(outputs, targets).tolist())})[name]
 
 
 def test_r2_of_a_constant_column() -> None:
     constant = torch.full((7, 1), 3.5)
     for outputs, expected in ((constant, 1.0), (constant + 1, 0.0)):
-        sums = tuple(METRICS["r2"].sums(outputs, constant).tolist())
-        assert METRICS["r2"].value(sums) == expected == sklearn.metrics.r2_score(constant, outputs)
+        assert value_of("r2", outputs, constant) == expected == sklearn.metrics.r2_score(constant, outputs)
 
 
 def test_r2_of_a_column_far_from_zero() -> None:
     targets = 1e5 + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
     outputs = targets + torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
-    value = METRICS["r2"].value(tuple(METRICS["r2"].sums(outputs, targets).tolist()))
+    value = value_of("r2", outputs, targets)
     assert value == pytest.approx(0.9375, abs=1e-4)
     assert value == pytest.approx(sklearn.metrics.r2_score(targets, outputs), abs=1e-4)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from onebit.common.tables import resolve
-from onebit.errors import UsageError
-from onebit.evaluation.losses import LOSSES, paired, per_sample
+from onebit.errors import DataError, UsageError
+from onebit.evaluation.losses import LOSSES, Loss, paired, per_sample
 from onebit.evaluation.nested import leaves, size_of
-
-Sums = tuple[float, ...]
-"""What a metric adds up."""
+from onebit.evaluation.scores import Score, score_logits
 
 
 class Metric(NamedTuple):
@@ -22,16 +21,11 @@ class Metric(NamedTuple):
 
     Args:
         task: the targets that it takes, see `onebit.evaluation.loss_table.TASKS`.
-        sums: (outputs, targets) -> (S,) float64 sums over the samples; value: of the sums over all samples.
+        sums: (outputs, targets) -> (S,) float64 sums over the samples, see `onebit.evaluation.scores.values_of`.
     """
 
     task: str
     sums: Callable[[Any, Any], Tensor]
-    value: Callable[[Sums], float]
-
-
-def _ratio(sums: Sums) -> float:
-    return sums[0] / sums[1] if sums[1] else float("nan")
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -54,17 +48,6 @@ def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     outputs, targets = (value.double().reshape(len(value), -1) for value in paired(outputs, targets))
     columns = [(outputs - targets).square().sum(0), targets.square().sum(0), targets.sum(0)]
     return torch.cat([*columns, targets.new_tensor([len(targets)])])
-
-
-def _r2(sums: Sums) -> float:
-    """1 − Σ(y − t)² / Σ(t − mean t)², mean over columns; a constant column is 1 if every y equals it, else 0."""
-    *columns, count = sums
-    width, total = len(columns) // 3, 0.0
-    for error, square, value in zip(*(columns[i * width : (i + 1) * width] for i in range(3)), strict=True):
-        spread = square - value * value / count
-        constant = spread <= 1e-15 * square  # what rounding leaves of zero
-        total += (0.0 if error > 0 else 1.0) if constant else 1 - error / spread
-    return total / width
 
 
 def _labels(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,13 +77,13 @@ def _both(total: Tensor, count: Any) -> Tensor:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("classification", _right, _ratio),
-    "exact_match": Metric("multi-label", _exact_sums, _ratio),
-    "f1": Metric("multi-label", _f1_sums, _ratio),
-    "label_accuracy": Metric("multi-label", _label_sums, _ratio),
-    "mae": Metric("regression", _mean_of(torch.abs), _ratio),
-    "mse": Metric("regression", _mean_of(torch.square), _ratio),
-    "r2": Metric("regression", _r2_sums, _r2),
+    "accuracy": Metric("classification", _right),
+    "exact_match": Metric("multi-label", _exact_sums),
+    "f1": Metric("multi-label", _f1_sums),
+    "label_accuracy": Metric("multi-label", _label_sums),
+    "mae": Metric("regression", _mean_of(torch.abs)),
+    "mse": Metric("regression", _mean_of(torch.square)),
+    "r2": Metric("regression", _r2_sums),
 }
 """Name -> metric. f1 is micro-averaged over labels; exact_match (scikit-learn's accuracy of several labels) counts the
 samples with all labels right, label_accuracy the labels; r2 is scikit-learn's r2_score."""
@@ -159,7 +142,7 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
         else:
             name = own_name(one)
             others = sum(known == name or known.startswith(f"{name} ") for known in chosen)
-            chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one), _ratio)
+            chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one))
     return chosen
 
 
@@ -177,11 +160,31 @@ def _sums_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor
     return sums
 
 
-def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
-    """The value of each metric, from its sums over all samples."""
-    return {name: (METRICS[name].value if name in METRICS else _ratio)(sums) for name, sums in metrics.items()}
+def score_outputs(
+    outputs: Any,
+    targets: Any,
+    *,
+    count: int,
+    loss: str | Loss,
+    metrics: Mapping[str, Metric],
+    weights: str,
+    bn: str,
+) -> Score:
+    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take.
 
-
-def added(parts: Sequence[Mapping[str, Sums]]) -> dict[str, Sums]:
-    """The sums of several parts together."""
-    return {name: tuple(map(sum, zip(*(part[name] for part in parts), strict=True))) for name in parts[0]}
+    Args:
+        count: number of samples.
+    """
+    function = resolve(LOSSES, loss, kind="loss")
+    task = task_of(loss)
+    if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
+        raise DataError("multi-label: got targets outside of 0 to 1")
+    if is_classification(task, outputs, targets):
+        logits, labels = per_sample(outputs, targets)
+        mean, masked = float(function(logits, labels)), targets.dim() == 3
+        arrays = logits.float().cpu().numpy(), labels.cpu().numpy()
+        score = score_logits(*arrays, loss=mean, masked=masked, weights=weights, bn=bn)
+    else:
+        score = Score(weights, bn, None, count, float(function(outputs, targets)))
+    sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
+    return replace(score, sums=sums) if sums else score

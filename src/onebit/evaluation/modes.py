@@ -27,10 +27,10 @@ from onebit.evaluation.batches import (
     outputs_of,
 )
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.metrics import chosen_metrics, task_of
+from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.nested import leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
-from onebit.evaluation.scores import Score, score_outputs
+from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_

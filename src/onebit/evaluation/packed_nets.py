@@ -14,15 +14,13 @@ from onebit.data import (
     Split,
     StreamedImages,
     by_pixel,
-    confusion_matrix,
     fitted_to,
     load_dataset,
-    mask_facts,
     named_as,
     refuse_other_classes,
 )
 from onebit.errors import UsageError
-from onebit.evaluation.calibration import calibration_error, confidence_gaps
+from onebit.evaluation.scores import score_logits
 from onebit.packed import PackedNet
 from onebit.runtime import run
 
@@ -67,23 +65,8 @@ def score_packed(
     """
     split = fitted_to(net, split)
     logits, labels = by_pixel(run(net, split.images, on_images=on_images).astype(np.float64), split.labels)
-    predicted = logits.argmax(axis=1)
-    correct = int((predicted == labels).sum())
     peak = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
-    count = len(labels)
-    entropy, gaps = confidence_gaps(logits, labels)
-    masked = split.labels.ndim > 1
-    return {
-        "weights": "packed",
-        "bn": "trained",
-        "correct": correct,
-        "count": count,
-        "accuracy": correct / count,
-        "error": 1 - correct / count,
-        "loss": float((log_sum - logits[np.arange(count), labels]).mean()),
-        "entropy": entropy,
-        "ece": calibration_error(gaps, count),
-        **(mask_facts(confusion_matrix(labels, predicted, classes=logits.shape[1])) if masked else {}),
-        "loss_name": "cross_entropy",
-    }
+    loss = float((log_sum - logits[np.arange(len(labels)), labels]).mean())
+    score = score_logits(logits, labels, loss=loss, masked=split.labels.ndim > 1, weights="packed", bn="trained")
+    return score.as_dict() | {"loss_name": "cross_entropy"}

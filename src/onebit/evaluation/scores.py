@@ -1,20 +1,25 @@
-"""Scores of an evaluation: loss, metrics, and for classification correct predictions, entropy, calibration, IoU."""
+"""Scores of an evaluation: loss, metrics, and for classification correct predictions, entropy, calibration, IoU.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from onebit.common.tables import resolve
 from onebit.data import confusion_matrix, mask_facts, pixel_score
-from onebit.errors import DataError, UsageError
-from onebit.evaluation.calibration import calibration_error, confidence_gaps
-from onebit.evaluation.losses import LOSSES, Loss, per_sample
-from onebit.evaluation.metrics import Metric, Sums, added, is_classification, task_of, values_of
+from onebit.errors import UsageError
+
+Sums = tuple[float, ...]
+"""What a metric adds up."""
+BINS = 15
+"""Number of bins of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
+ROWS = 65_536
+"""Predictions per chunk: all pixels of a segmentation at once would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -86,45 +91,58 @@ class Score:
         return f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {of}){metrics}"
 
 
-def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
-    """Counts, mean loss, entropy and calibration of the given logits; for masks, each pixel is a sample."""
-    masked = labels.dim() == 3
-    logits, labels = per_sample(logits, labels)
-    correct = int((logits.argmax(dim=1) == labels).sum())
-    mean_loss = float(resolve(LOSSES, loss, kind="loss")(logits, labels))
-    entropy, gaps = confidence_gaps(logits.float().cpu(), labels.cpu())
-    confusion = None
-    if masked:
-        counts = confusion_matrix(labels.cpu(), logits.argmax(dim=1).cpu(), classes=logits.shape[1])
-        confusion = tuple(map(tuple, counts.tolist()))
-    return Score(weights, bn, correct, len(labels), mean_loss, entropy, gaps, confusion)
+def confidence_gaps(logits: Any, labels: Any) -> tuple[int, float, tuple[float, ...]]:
+    """Correct predictions, mean predictive entropy, and the sums per bin for `calibration_error`.
 
-
-def score_outputs(
-    outputs: Any,
-    targets: Any,
-    *,
-    count: int,
-    loss: str | Loss,
-    metrics: Mapping[str, Metric],
-    weights: str,
-    bn: str,
-) -> Score:
-    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take.
+    The entropy of p = softmax(logits) is −Σ p·ln p, in nats, from 0 (sure) to ln(classes). Bin m of BINS holds the
+    predictions with a confidence max p in ((m − 1)/BINS, m/BINS]; its gap is the sum of 1{correct} − max p over them.
+    Gaps of the parts of a split add up to those of the split.
 
     Args:
-        count: number of samples.
+        logits: (N, classes); for an ensemble, the logarithms of its mean probabilities.
+        labels: (N,) integers.
+
+    Returns:
+        (correct predictions, entropy, the gap of each bin).
     """
-    function = resolve(LOSSES, loss, kind="loss")
-    task = task_of(loss)
-    if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
-        raise DataError("multi-label: got targets outside of 0 to 1")
-    if is_classification(task, outputs, targets):
-        score = score_logits(outputs, targets, loss=function, weights=weights, bn=bn)
-    else:
-        score = Score(weights, bn, None, count, float(function(outputs, targets)))
-    sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
-    return replace(score, sums=sums) if sums else score
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    correct, entropy, gaps = 0, 0.0, np.zeros(BINS)
+    for start in range(0, len(labels), ROWS):
+        part, truth = logits[start : start + ROWS].astype(np.float64), labels[start : start + ROWS]
+        with np.errstate(invalid="ignore"):  # a net that diverged has NaN as entropy and as error
+            part -= part.max(axis=1, keepdims=True)
+            p = np.exp(part)
+            total = p.sum(axis=1, keepdims=True)
+            p /= total
+            # ln p = logit − ln Σ; where p is 0 its logit may be −∞, and p·ln p is 0
+            entropy -= float(np.multiply(p, part - np.log(total), where=p != 0, out=np.zeros_like(p)).sum())
+            chosen = part.argmax(axis=1)
+            confidence = p[np.arange(len(p)), chosen]
+            bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        correct += int((chosen == truth).sum())
+        gaps += np.bincount(bins, weights=(chosen == truth) - confidence, minlength=BINS)
+    return correct, entropy / max(len(labels), 1), tuple(map(float, gaps))
+
+
+def calibration_error(gaps: Sequence[float], count: int) -> float:
+    """Expected calibration error (ECE): Σ_m |B_m|/N · |accuracy(B_m) − confidence(B_m)|, a fraction 0–1.
+
+    Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, equation 3.
+
+    Args:
+        gaps: sum over all N predictions, for each bin. count: N.
+    """
+    return sum(map(abs, gaps)) / count
+
+
+def score_logits(logits: Any, labels: Any, *, loss: float, masked: bool, weights: str, bn: str) -> Score:
+    """The score of logits (N, classes) and labels (N,), arrays; `masked` if these are the pixels of masks."""
+    correct, entropy, gaps = confidence_gaps(logits, labels)
+    confusion = None
+    if masked:
+        counts = confusion_matrix(labels, logits.argmax(axis=1), classes=logits.shape[1])
+        confusion = tuple(map(tuple, counts.tolist()))
+    return Score(weights, bn, correct, len(labels), loss, entropy, gaps, confusion)
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
@@ -149,7 +167,31 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
         count=count,
         loss=total("loss", mean=True),
         entropy=total("entropy", mean=True),
-        gaps=tuple(map(sum, zip(*(part.gaps for part in counted), strict=True))),
+        gaps=_added(part.gaps for part in counted),
         confusion=confusion,
-        sums=added([part.sums for part in counted]),
+        sums={name: _added(part.sums[name] for part in counted) for name in first.sums},
     )
+
+
+def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
+    """The value of each metric, from its sums over all samples: their ratio, but for r2."""
+    return {name: _r2(sums) if name == "r2" else _ratio(*sums) for name, sums in metrics.items()}
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else float("nan")
+
+
+def _r2(sums: Sums) -> float:
+    """1 − Σ(y − t)² / Σ(t − mean t)², mean over columns; a constant column is 1 if every y equals it, else 0."""
+    *columns, count = sums
+    width, total = len(columns) // 3, 0.0
+    for error, square, value in zip(*(columns[i * width : (i + 1) * width] for i in range(3)), strict=True):
+        spread = square - value * value / count
+        constant = spread <= 1e-15 * square  # what rounding leaves of zero
+        total += (0.0 if error > 0 else 1.0) if constant else 1 - error / spread
+    return total / width
+
+
+def _added(rows: Iterable[Sums]) -> Sums:
+    return tuple(map(sum, zip(*rows, strict=True)))

@@ -29,7 +29,7 @@ from onebit.evaluation.health import (
     saturation,
 )
 from onebit.evaluation.losses import LOSSES, Loss
-from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
+from onebit.evaluation.metrics import chosen_metrics, task_of
 from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import (
@@ -39,7 +39,7 @@ from onebit.evaluation.precision import (
     resolve_memory_format,
     resolve_precision,
 )
-from onebit.evaluation.scores import Score
+from onebit.evaluation.scores import Score, values_of
 from onebit.evaluation.sources import LoaderSamples
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import finish_steps_, latent_rate

@@ -9,11 +9,11 @@ from torch import nn
 from onebit.data import Split
 from onebit.evaluation.batches import in_tiles, model_device, outputs_of
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.metrics import Metric
+from onebit.evaluation.metrics import Metric, score_outputs
 from onebit.evaluation.modes import fixed_weights, kept_batch_norm, reestimate_batch_norm_, stated_mode, trained_norms
 from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
-from onebit.evaluation.scores import Score, score_outputs, whole_score
+from onebit.evaluation.scores import Score, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.train.fit_data import FitData
 from onebit.train.job import Job
