@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onebit.common.files import atomic_path
 from onebit.data.splits import Progress
@@ -43,21 +43,9 @@ class OfficialFiles:
 
 
 def cache_dir() -> Path:
-    """The folder for downloads: `ONEBIT_CACHE`, else the platform's cache folder.
-
-    The same folder as `pooch.os_cache("onebit")`, without the 40 ms to import pooch.
-    """
-    own = os.environ.get("ONEBIT_CACHE")
-    if own:
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME", "").strip()
-    if os.path.isabs(xdg):
-        return Path(xdg) / "onebit"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "onebit" / "onebit" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "onebit"
-    return Path.home() / ".cache" / "onebit"
+    """The folder for downloads: `ONEBIT_CACHE`, else `onebit` in `XDG_CACHE_HOME` or in `~/.cache`."""
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("ONEBIT_CACHE") or os.path.join(shared, "onebit")).expanduser()
 
 
 def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, progress: Progress | None) -> list[Path]:
@@ -83,10 +71,10 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
     present = _present(official, target)
     missing = [names[0] for names in official.files if names not in present]
     for name, checksum in official.served.items():
-        if name in missing:
+        is_archive = ".tar" in name
+        if is_archive or name in missing:
             _retrieve(name, checksum, official.mirrors, target, progress)
-        elif ".tar" in name:
-            _retrieve(name, checksum, official.mirrors, target, progress)
+        if is_archive:
             _unpack(target / name, missing)
     return list(_present(official, target).values())
 
@@ -133,18 +121,25 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
     remedy = "put the files in a folder and name it with --data DIR or ONEBIT_DATA"
     try:
         import pooch
+        import requests
     except ImportError:
         raise DataError(f"downloading needs pooch: pip install 'onebit[train]', or {remedy}") from None
     pooch.get_logger().setLevel("WARNING")  # its messages on stderr would break the progress bar
+
+    def download(url: str, output: str, _: Any) -> None:
+        answer = requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        with answer, open(output, "wb") as file:
+            answer.raise_for_status()
+            for part in answer.iter_content(1 << 16):
+                file.write(part)
+                if progress is not None:
+                    progress(f"fetching {name}", file.tell(), int(answer.headers.get("content-length", 0)))
+
     failures = []
     for mirror in mirrors:
-        downloader = pooch.HTTPDownloader(
-            progressbar=_PoochProgress(name, progress) if progress else False,
-            chunk_size=1 << 16,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-        )
+        url = mirror + name
         try:
-            pooch.retrieve(mirror + name, checksum, name, target, downloader=downloader)
+            pooch.retrieve(url, checksum, name, target, downloader=download)
             return
         except (OSError, ValueError) as error:  # ValueError: a wrong checksum
             failures.append(f"{mirror}: {first_line(error)}")
@@ -160,22 +155,3 @@ def _unpack(archive: Path, names: Sequence[str]) -> None:
                 with atomic_path(archive.parent / name) as temporary, temporary.open("wb") as out:
                     shutil.copyfileobj(content, out, 1 << 20)
     archive.unlink()
-
-
-class _PoochProgress:
-    """Passes the progress that pooch reports on to a `Progress` function."""
-
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name, self.progress = name, progress
-        self.total, self.done = 0, 0
-
-    def update(self, count: int) -> None:
-        # pooch counts whole chunks, and the last one may be shorter
-        self.done = min(self.done + count, self.total) if self.total else self.done + count
-        self.progress(f"fetching {self.name}", self.done, self.total)
-
-    def reset(self) -> None:
-        pass  # pooch then adds the total once more, which `update` limits
-
-    def close(self) -> None:
-        pass
