@@ -158,7 +158,7 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
     shipped = "binary" if quantizers else "real"
     latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train
-    modes = [(shipped, "trained"), (shipped, "reestimate")]
+    modes: list[tuple[str, Any]] = [(shipped, "trained"), (shipped, "reestimate")]
     if recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers):
         modes.insert(0, (f"ensemble:{recipe.draws}", "trained"))
     cells = []

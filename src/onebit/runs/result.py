@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from onebit.common.fields import NotNegative, read
 from onebit.common.files import json_text, read_json, write_atomic
 from onebit.common.text import NetSize
-from onebit.errors import FormatError, first_line
+from onebit.errors import FormatError, UsageError, first_line
 from onebit.train.history import MOST_RESULT, RESULT_FILE
 
-_NUMBER = (int, float)
 _SIZES = "binary_weights", "weights", "packed_bytes"
-_TYPES: dict[str, Any] = {"seconds": _NUMBER, "parameters": int, "seed": int, "note": str, "sha256": str, "test": dict}
-_TYPES |= dict.fromkeys(_SIZES, int)
-_SCORE: dict[str, Any] = {
-    "accuracy": _NUMBER,
-    "correct": int,
-    "count": int,
-    "mean_iou": _NUMBER,
-    "dice": _NUMBER,
-    "bn": str,
-}
+_TYPES: dict[str, Any] = dict.fromkeys(("parameters", "seed", *_SIZES), int | None)
+_TYPES |= {"seconds": NotNegative | None, "note": str | None, "sha256": str | None, "test": dict[str, object] | None}
+_SCORE: dict[str, Any] = dict.fromkeys(("accuracy", "mean_iou", "dice"), NotNegative | None)
+_SCORE |= {"correct": int | None, "count": int | None, "bn": str | None}
 
 
 @dataclass(frozen=True)
@@ -37,9 +31,10 @@ class RunResult:
     values: dict[str, Any]
 
     def __post_init__(self) -> None:
-        _check(self.values, _TYPES)
-        for score in self.test.values():
-            _check(score, _SCORE)
+        for name, kind in _TYPES.items():
+            read(self.values.get(name), kind, name=name)
+        for (name, kind), score in product(_SCORE.items(), self.test.values()):
+            read(score.get(name), kind, name=name)
 
     @property
     def seconds(self) -> float | None:
@@ -70,16 +65,8 @@ class RunResult:
             return None
         try:
             return cls(dict(read_json(path, largest=MOST_RESULT)))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, UsageError, ValueError, TypeError, AttributeError) as error:
             raise FormatError(f"{path}: damaged ({first_line(error)})") from None
 
     def write(self, folder: Path) -> None:
         write_atomic(folder / RESULT_FILE, (json_text(self.values, indent=2) + "\n").encode())
-
-
-def _check(values: dict[str, Any], types: dict[str, Any]) -> None:
-    for name, kind in types.items():
-        value = values.get(name)
-        wrong = value is not None and (not isinstance(value, kind) or isinstance(value, bool))
-        if wrong or (isinstance(value, float) and not 0 <= value < math.inf):
-            raise ValueError(f"{name} is {value!r:.40}")

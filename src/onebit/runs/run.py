@@ -24,7 +24,7 @@ from onebit.runs.model import Training, build_training
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
-from onebit.runs.trackers import open_trackers, stopping
+from onebit.runs.trackers import tracking
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.files import is_of_epoch, refuse_other_data
@@ -246,24 +246,30 @@ def train_stage(
     training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
-    tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
-
-    def restored(row: EpochLog) -> None:
-        for tracker in tracked:  # a training that was killed may have written a checkpoint and called no tracker
-            tracker.epoch(row)
-
-    def epoch_done(row: EpochLog) -> None:
-        restored(row)
-        if on_epoch is not None:
-            on_epoch(row)
-
-    with stopping(tracked):
+    with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
         begun = recipe.init_from if start is None else None  # the epochs before `start` were another training
-        exact, facts = replace(recipe, precision=machine.precision, init_from=begun), facts_of(recipe, data)
+        exact = replace(recipe, precision=machine.precision, init_from=begun)
+
+        def told(row: EpochLog) -> None:
+            for tracker in tracked:
+                tracker.epoch(row)
+
+        def epoch_done(row: EpochLog) -> None:
+            told(row)
+            if on_epoch is not None:
+                on_epoch(row)
+
         history = fit_recipe(
-            exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done,
-            on_restored=restored, **options,
-        )  # fmt: skip
+            exact,
+            training,
+            data,
+            folder=folder,
+            facts=facts_of(recipe, data),
+            ranks=ranks,
+            on_epoch=epoch_done,
+            on_restored=told,  # a training that was killed may have written a checkpoint and told none of them
+            **options,
+        )
         ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from onebit.common.files import write_atomic
-from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.train.history import EpochLog
@@ -127,28 +126,20 @@ TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 
 
 def refuse_missing(names: Sequence[str]) -> None:
-    """Refuse an unknown tracker, and one whose package is not installed."""
+    """Refuse a tracker whose package is not installed."""
     for name in names:
-        resolve(TRACKERS, name, kind="tracker")
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UsageError(f"--{name} needs {name}: pip install 'onebit[log]'") from None
-
-
-def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:
-    """The named trackers of a run on the rank that writes files, none on other ranks."""
-    opened: list[Tracker] = []
-    ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
-    return opened
+        if find_spec(name) is None:
+            raise UsageError(f"--{name} needs {name}: pip install 'onebit[log]'")
 
 
 @contextmanager
-def stopping(trackers: Sequence[Tracker]) -> Iterator[None]:
-    """The context of a training that trackers follow; an error or Ctrl-C stops them."""
+def tracking(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> Iterator[list[Tracker]]:
+    """The named trackers of a run on the rank that writes files, none on other ranks; an error or Ctrl-C stops them."""
+    opened: list[Tracker] = []
+    ranks.first(lambda: opened.extend(TRACKERS[name](recipe, folder) for name in names))
     try:
-        yield
+        yield opened
     except BaseException:  # Ctrl-C too
-        for tracker in trackers:
+        for tracker in opened:
             tracker.stop()
         raise
