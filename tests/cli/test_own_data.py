@@ -156,25 +156,6 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_run_is_evaluated_on_a_file_with_another_number_of_validation_images(onebit: Onebit, tmp_path: Path) -> None:
-    train, test = make_toy(80, 40)
-    parts = {"train_images": train.images, "train_labels": train.labels}
-    parts |= {"test_images": test.images, "test_labels": test.labels}
-    for name, count in (("own", 20), ("other", 15)):
-        held = {"validation_images": train.images[:count], "validation_labels": train.labels[:count]}
-        np.savez(tmp_path / f"{name}.npz", **parts, **held)
-    flags = [*NET, "--model.widths", "[64,8,4]", "--dataset", "arrays", "--data", tmp_path / "own.npz"]
-    refused = onebit("train", *flags, "--validation", "10", "--out", tmp_path / "run")
-    assert refused.status == 2
-    assert "has 20 images" in refused.line
-    assert onebit("train", *flags, "--out", tmp_path / "run").status == 0
-    for name, count in (("own", 20), ("other", 15)):
-        done = onebit(
-            "evaluate", tmp_path / "run", "--data", tmp_path / f"{name}.npz", "--split", "validation", "--json"
-        )
-        assert done.json["count"] == count
-
-
 @pytest.mark.nightly
 def test_a_folder_like_imagenet_trains_and_packs(onebit: Onebit, tmp_path: Path) -> None:
     """From files to a certified net; ImageNet itself was not trained."""

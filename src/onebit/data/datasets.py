@@ -30,10 +30,6 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-class OwnValidationError(UsageError):
-    """Another number of validation images than a file of arrays has."""
-
-
 def load_dataset(
     name: str | DatasetEntry,
     *,
@@ -51,8 +47,7 @@ def load_dataset(
         name: a name in `DATASETS`, or a `DatasetEntry`; for a file of arrays also any other name.
         validation: number of training images to hold out. With None, or with the number of validation images that the
             data set itself has, these are used; without them, None means the default of the data set (`mnist` 10,000).
-            With 0, `data.train` has all images and `data.validation` is an empty `Split`. For "arrays" with a
-            validation set, any other number is refused.
+            With 0, `data.train` has all images and `data.validation` is an empty `Split`.
         split_seed: the seed that chooses them, see `hold_out`. The test split does not depend on it.
         directory: the only folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; for the data set
             "folder" the folder itself, for "arrays" the file.
@@ -82,12 +77,6 @@ def load_dataset(
         workers=workers,
         skip_broken=skip_broken,
     )
-    if entry.read is ARRAYS.read and loaded.validation is not None:
-        own = len(loaded.validation)
-        if validation not in (None, 0, own):
-            raise OwnValidationError(
-                f"validation={validation}: {loaded.directory} has {own} images for it, expected {own}, or 0 for none"
-            )
     if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation
     else:

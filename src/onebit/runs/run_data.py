@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from onebit.data import DATASETS, Dataset, Progress, named_as, refuse_other_classes
-from onebit.data.datasets import OwnValidationError
 from onebit.errors import DataError, UsageError
 from onebit.recipe import Recipe
 from onebit.runs.run import Run, load_recipe_data
@@ -36,11 +35,7 @@ def load_run_data(
     place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
     if not recipe.dataset:
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
-    try:
-        data = load_from_place(recipe, place, directory=directory, progress=progress)
-    except OwnValidationError:  # another file than that of the training has a validation set of its own
-        recipe = replace(recipe, validation=None)
-        data = load_from_place(recipe, place, directory=directory, progress=progress)
+    data = load_from_place(recipe, place, directory=directory, progress=progress)
     data = named_as(data, run.facts.get("classes"))
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
     same_name = recipe.dataset == run.recipe.dataset
