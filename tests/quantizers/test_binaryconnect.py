@@ -176,7 +176,7 @@ def test_ste_sign_defines_no_draw() -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("kind", [Sign, Stochastic, SteSign])
 def test_bounds_must_be_positive(kind: type, value: float) -> None:
-    with pytest.raises(UsageError, match="must be a positive number, got"):
+    with pytest.raises(UsageError, match="value"):
         kind(value)
 
 

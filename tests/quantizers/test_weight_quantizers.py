@@ -31,19 +31,18 @@ def small_net(weight_quantizer: str | None) -> Any:
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        (SwishSign, {"beta": 0.0}, "beta must be a positive number, got 0.0"),
-        (IRNet, {"t_start": -1.0}, "t_start must be a positive number, got -1.0"),
-        (EdeSign, {"t_end": math.inf}, "t_end must be a positive number, got inf"),
-        (AdaBin, {"t_end": 0.0}, "t_end must be a positive number, got 0.0"),
-        (ReCU, {"tau_start": 0.5}, "tau_start must lie between 0.5 and 1, got 0.5"),
-        (ReCU, {"tau_end": 1.0}, "tau_end must lie between 0.5 and 1, got 1.0"),
-        (ReCU, {"tau_end": math.nan}, "tau_end must lie between 0.5 and 1, got nan"),
+        (SwishSign, {"beta": 0.0}, "beta"),
+        (IRNet, {"t_start": -1.0}, "t_start"),
+        (EdeSign, {"t_end": math.inf}, "t_end"),
+        (AdaBin, {"t_end": 0.0}, "t_end"),
+        (ReCU, {"tau_start": 0.5}, "tau_start"),
+        (ReCU, {"tau_end": 1.0}, "tau_end"),
+        (ReCU, {"tau_end": math.nan}, "tau_end"),
     ],
 )
 def test_wrong_arguments_are_refused(kind: type, options: dict[str, float], said: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=said):
         kind(**options)
-    assert str(raised.value) == said
 
 
 @pytest.mark.parametrize("name", NEW)

@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
     "latent weights": (
         lambda net: verify(net, packed_behind(RIGHT, net), RAW, preprocess=RIGHT, weights="latent"),
         UsageError,
-        "got weights 'latent', expected 'binary' or 'sample'",
+        "weights",
     ),
 }
 

@@ -23,7 +23,7 @@ from onebit.fold.unknown import unknown_operation
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.layers.binary import refuse_fused_path
+from onebit.layers.binary import no_fused_path
 from onebit.layers.parametrized import hold_weights, release_weights
 from onebit.packed import (
     Affine,
@@ -412,7 +412,7 @@ _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of a module runs hooks that may change what it computes."""
-    return not {refuse_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
+    return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
 def _overrides(cls: type, known: type) -> bool:

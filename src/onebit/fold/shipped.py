@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
+from onebit.common.fields import read
 from onebit.errors import FoldError, UsageError
 from onebit.fold.call import check_finite
 from onebit.layers import binary_layers
 from onebit.layers.base import LatentWeight
 from onebit.quantizers import BinaryWeight
 from onebit.runtime.torch_layers import PackedLayer
+
+PackedMode = Literal["binary", "sample"]
+"""Test modes that can be packed."""
 
 
 def no_binary_layers(model: nn.Module) -> str:
@@ -20,15 +26,9 @@ def no_binary_layers(model: nn.Module) -> str:
     return "the model has no binary layer; make its layers binary with onebit.binarize_ and train it"
 
 
-def check_packed_mode(weights: str) -> None:
-    """UsageError for a test mode that cannot be packed."""
-    if weights not in ("binary", "sample"):
-        raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
-
-
 def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
     """The binary weight of everything that `binary_layers` finds. Arguments and errors: see `onebit.pack`."""
-    check_packed_mode(weights)
+    read(weights, PackedMode, name="weights")
     generator = torch.Generator().manual_seed(seed)
     shipped: dict[nn.Module, BinaryWeight] = {}
     for name, layer in binary_layers(model):

@@ -12,7 +12,7 @@ from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
 from onebit.layers.convolution import convolved
 
 
-def refuse_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def no_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
     """A hook that does nothing: the fused path of torch's transformer layers is closed to layers with hooks.
 
     In eval mode without gradients that path reads `linear1.weight`, the latents, past the quantizers.
@@ -58,7 +58,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._add_quantizers(weight_quantizer, input_quantizer, value)
-        self.register_forward_pre_hook(refuse_fused_path)
+        self.register_forward_pre_hook(no_fused_path)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one; its channels are the last axis."""

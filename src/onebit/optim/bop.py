@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.errors import UsageError
+from onebit.common.fields import NotNegative, PositiveShare, read
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import mark_signs_, sign
@@ -51,8 +51,8 @@ class Bop(CompanionOptimizer):
         threshold: float = 1e-8,
         companion: Companion | None = None,
     ) -> None:
-        if not (0 < gamma <= 1 and threshold >= 0):
-            raise UsageError(f"gamma must be in (0, 1], threshold 0 or more, got {gamma!r} and {threshold!r}")
+        read(gamma, PositiveShare, name="gamma")
+        read(threshold, NotNegative, name="threshold")
         super().__init__(groups, {"lr": gamma, "threshold": threshold}, companion)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from onebit.common.entries import load
+from onebit.common.fields import NotNegative, Positive, read
 from onebit.common.torch_private import clamp_all_, has_post_hook
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, glorot_bound
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
-
-LR_SCALES = ("glorot", "glorot_squared")
 
 
 def latent_groups(
@@ -53,13 +52,10 @@ def latent_groups(
         UsageError: an unknown scale, a negative rate, a clip that is not positive, or latents computed from other
             tensors.
     """
-    rates = lr >= 0 and weight_decay >= 0
-    clips = latent_clip in (None, "value") or latent_clip > 0  # type: ignore[operator]
-    if not (rates and clips and lr_scale in (None, *LR_SCALES)):
-        raise UsageError(
-            f"got lr {lr!r}, weight_decay {weight_decay!r}, latent_clip {latent_clip!r} and lr_scale {lr_scale!r}, "
-            f"expected rates of 0 or more, a positive clip or 'value', and one of {', '.join(LR_SCALES)} or none"
-        )
+    read(lr, NotNegative, name="lr")
+    read(weight_decay, NotNegative, name="weight_decay")
+    read(latent_clip, Positive | Literal["value"] | None, name="latent_clip")
+    read(lr_scale, Literal["glorot", "glorot_squared"] | None, name="lr_scale")
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for name, layer in binary_layers(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -358,12 +357,6 @@ def set_progress(model: torch.nn.Module, progress: float) -> None:
         raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
     for quantizer in scheduled(model):
         quantizer.set_progress(progress)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises UsageError unless `value` is a positive number."""
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name} must be a positive number, got {value!r}")
 
 
 def scale_per_channel(value: float, latent: Tensor) -> Tensor | None:

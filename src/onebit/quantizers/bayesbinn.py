@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, instruction_set, run_concrete
-from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, check_positive, random_bits, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
 from onebit.quantizers.one_pass import is_dense, is_plain_training
 
@@ -135,8 +136,7 @@ class ConcreteSign(Quantizer):
 
     def __init__(self, temperature: float = 1e-10, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_positive("temperature", temperature)
-        self.temperature = temperature
+        self.temperature = read(temperature, Positive, name="temperature")
         self.generator = generator
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onebit.common.fields import Positive, read
 from onebit.quantizers.base import (
     BinaryWeight,
     Quantizer,
     Surrogate,
     autocast_dtype,
-    check_positive,
     is_transformed,
     memory_order,
     random_bits,
@@ -63,8 +63,7 @@ class Sign(Quantizer):
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()
-        check_positive("value", value)
-        self.value = self.latent_bound = value
+        self.value = self.latent_bound = read(value, Positive, name="value")
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from onebit.common.fields import Positive, read
 from onebit.quantizers.base import (
     BinaryInput,
     BinaryWeight,
     Scheduled,
     Surrogate,
     autocast_dtype,
-    check_positive,
 )
 from onebit.quantizers.channels import Standardized, from_rows, rows, standardized, through_standardization
 from onebit.quantizers.surrogates import bell, ede, ede_height, signed
@@ -30,9 +30,8 @@ class EdeSign(Scheduled):
 
     def __init__(self, t_start: float = 0.1, t_end: float = 10.0) -> None:
         super().__init__("t", t_start)
-        check_positive("t_start", t_start)
-        check_positive("t_end", t_end)
-        self.t_start, self.t_end = t_start, t_end
+        self.t_start = read(t_start, Positive, name="t_start")
+        self.t_end = read(t_end, Positive, name="t_end")
 
     def set_progress(self, progress: float) -> None:
         self.set_scheduled(self.t_start * (self.t_end / self.t_start) ** progress)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
+from onebit.common.fields import read, within
 from onebit.quantizers.base import BinaryWeight, Scheduled, Surrogate, autocast_dtype, sign
 from onebit.quantizers.channels import (
     Standardized,
@@ -17,6 +18,8 @@ from onebit.quantizers.channels import (
     standardized,
     through_standardization,
 )
+
+Tau = Annotated[float, within("(0.5, 1)")]
 
 SHARPNESS = 2 * math.sqrt(2)
 """w1 in units of the standardized latent."""
@@ -69,10 +72,8 @@ class ReCU(Scheduled):
 
     def __init__(self, tau_start: float = 0.85, tau_end: float = 0.99, *, learn_scale: bool = True) -> None:
         super().__init__("tau", tau_start)
-        for name, tau in (("tau_start", tau_start), ("tau_end", tau_end)):
-            if not 0.5 < tau < 1:
-                raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
-        self.tau_start, self.tau_end = tau_start, tau_end
+        self.tau_start = read(tau_start, Tau, name="tau_start")
+        self.tau_end = read(tau_end, Tau, name="tau_end")
         self.learn_scale = learn_scale
         self.register_parameter("scale", None)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onebit.common.fields import Positive, read
 from onebit.common.torch_private import is_legacy_batched
-from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, check_positive, sign
+from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, sign
 
 
 def _just_above(bound: float) -> dict[torch.dtype, float]:
@@ -48,9 +49,8 @@ class SteSign(Quantizer):
 
     def __init__(self, clip_value: float = 1.0) -> None:
         super().__init__()
-        check_positive("clip_value", clip_value)
-        self.clip_value = clip_value
-        self._above = _just_above(clip_value)
+        self.clip_value = read(clip_value, Positive, name="clip_value")
+        self._above = _just_above(self.clip_value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""

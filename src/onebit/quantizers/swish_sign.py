@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryInput, Quantizer, check_positive
+from onebit.common.fields import Positive, read
+from onebit.quantizers.base import BinaryInput, Quantizer
 from onebit.quantizers.surrogates import signed, swish
 
 
@@ -20,8 +21,7 @@ class SwishSign(Quantizer):
 
     def __init__(self, beta: float = 5.0) -> None:
         super().__init__()
-        check_positive("beta", beta)
-        self.beta = beta
+        self.beta = read(beta, Positive, name="beta")
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""

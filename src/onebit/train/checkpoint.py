@@ -140,7 +140,7 @@ def _fitting(job: Job, state: dict[str, Any]) -> dict[str, Any]:
     history.threads = state["threads"]
     return {
         "history": history,
-        "buffers": alike({**buffers, **state.get("buffers", {})}, buffers, "buffers"),  # earlier versions stored none
+        "buffers": alike(state["buffers"], buffers, "buffers"),
         "optimizer": checked_optimizer(state["optimizer"], job.optimizer),
         "schedule": job.schedule and alike(state.get("schedule"), job.schedule.state_dict(), "schedule"),
         "average": job.average and alike(state.get("average"), job.average.state, "average"),
@@ -163,7 +163,7 @@ def load_checkpoint(path: Path, job: Job) -> None:
         stored = _fitting(job, state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: does not fit this training ({error})") from None
-    began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
+    began: dict[str, Any] = state["setting"]["settings"]
     last = settings_of_states(stored["optimizer"]["param_groups"], stored["schedule"])
     if changed := first_change(began, last, job.settings["settings"]):
         name, was, given = changed
@@ -207,6 +207,6 @@ def _refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, An
 
 def _by_name(setting: dict[str, Any], generators: Any) -> dict[str, Any]:
     """Settings by name, each module as one; those of optimizer, schedule and loss are left to `first_change`."""
-    modules = {f"module {name!r}": text for name, text in setting.get("modules", {}).items()}
+    modules = {f"module {name!r}": text for name, text in setting["modules"].items()}
     rest = {name: value for name, value in setting.items() if name not in ("modules", "settings")}
     return {**rest, "generators": sorted(generators, key=str), **modules}

@@ -14,7 +14,7 @@ from torch import Tensor
 from onebit.errors import CheckpointError
 from onebit.train.weights import is_odd
 
-MAPPINGS = dict.fromkeys(("model", "optimizer", "generators", "setting"), dict)
+MAPPINGS = dict.fromkeys(("model", "buffers", "optimizer", "generators", "setting"), dict)
 PARTS = {**MAPPINGS, "rng": list, "rows": list, "threads": int}
 """What every checkpoint holds, by its type."""
 PLAIN = (bool, int, float, str, type(None))
@@ -155,11 +155,8 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
 def check_parts(state: dict[str, Any]) -> None:
     """Check the form of a checkpoint by itself, before anything compares or restores a part of it."""
     setting = state["setting"] if isinstance(state.get("setting"), dict) else {}
-    parts = [(name, state.get(name), kind) for name, kind in PARTS.items()]
-    # earlier versions did not store these
-    optional = ((state, "buffers"), (setting, "modules"), (setting, "settings"))
-    parts += [(name, holder.get(name, {}), dict) for holder, name in optional]
-    wrong = [name for name, part, kind in parts if not isinstance(part, kind)]
+    wrong = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    wrong += [name for name in ("modules", "settings") if not isinstance(setting.get(name), dict)]
     wrong += [key for key, value in _nested(state) if isinstance(value, Tensor) and is_odd(value, empty=True)]
     wrong += [key for key, value in _nested(setting) if isinstance(value, Tensor)]
     if wrong:

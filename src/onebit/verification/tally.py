@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from onebit import runtime
+from onebit.common.fields import read
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
 from onebit.evaluation.sources import fitting_batch
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
-from onebit.fold.shipped import check_packed_mode
+from onebit.fold.shipped import PackedMode
 from onebit.layers import InputCoding
 from onebit.packed import LayerProof, PackedNet
 from onebit.packed.node_text import to_lines
@@ -270,7 +271,7 @@ def _checked(who: str, packed: PackedNet, made: Any, ours: dict[str, np.ndarray]
 
 def seed_of(weights: str, seed: int | None) -> int | None:
     """The seed of the draw that was packed; None without a draw. UsageError for a test mode that cannot be packed."""
-    check_packed_mode(weights)
+    read(weights, PackedMode, name="weights")
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
     return None if weights == "binary" else seed
