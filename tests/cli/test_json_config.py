@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli_support import Outcome
 
-from onebit.cli import train_verb
+from onebit.cli.train_command import read_command, translated
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_settings, recipe_path
 from onebit.recipe.translations.json_config import ARCHITECTURES, KEYS, flags_of, read_config
@@ -152,13 +152,10 @@ def test_a_bad_word_beside_the_file_is_one_clear_line(onebit: Onebit, words: lis
     "words",
     [["wandb_on"], ["--epochs", "3", "wandb_on"], ["--out", "X", "wandb_on", "--seed=3"], ["--resume", "wandb_on"]],
 )
-def test_wandb_on_is_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(train_verb, "_train_all", lambda command, *_, **__: asked.update(trackers=command.trackers))
-    monkeypatch.setattr(train_verb, "answer_json", lambda result: None)
-    assert train_verb.main([str(EXAMPLES / "mnist_bayesbinn.json"), *words, "--json"]) == 0
-    assert asked["trackers"] == ("wandb",)
+def test_wandb_on_is_a_word_of_its_own(words: list[str]) -> None:
+    meant = translated([str(EXAMPLES / "mnist_bayesbinn.json"), *words])
+    assert meant is not None
+    assert read_command(meant[1:]).trackers == ("wandb",)
 
 
 def test_wandb_on_after_a_flag_is_its_value(onebit: Onebit) -> None:

@@ -22,8 +22,6 @@ train digits-smoke --optimizer.lrr 3
 train digits-smoke --loss mse
 train --dataset mnits
 train --resume nowhere
-train digits-smoke --out a --out b
-train digits-smoke --seeds 0-2 --seed 1
 train digits-smoke --resume run --overwrite
 summary
 summary nowhere

@@ -12,30 +12,6 @@ from onebit.runs.folders import is_replaceable, seed_folder, seed_folders
 from onebit.train.history import holds_run, refuse_used
 
 
-def named_folder(*, out: str | None, resumed: str | None) -> Path | None:
-    """The one folder that --out and --resume name; UsageError if they differ."""
-    folders = [Path(out) if out else None, resumed_folder(resumed) if resumed else None]
-    given = {os.path.realpath(folder): folder for folder in folders if folder is not None}
-    if len(given) > 1:
-        raise UsageError(f"several run folders: {', '.join(map(str, given.values()))}")
-    return next(iter(given.values()), None)
-
-
-def resumed_folder(resumed: str) -> Path:
-    """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt."""
-    path = Path(resumed)
-    return path.parent if path.name == "last.ckpt" else path
-
-
-def stored_recipe(resumed: str) -> Path:
-    """The recipe in a run folder, or in that of the first of several seeds; UsageError if there is none."""
-    folder = resumed_folder(resumed)
-    for path in (folder, *seed_folders(folder)):
-        if (path / "recipe.yaml").is_file():
-            return path / "recipe.yaml"
-    raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml)")
-
-
 def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
     """Raise UsageError if the folder holds another kind of run (one, or several seeds), or a run that is not resumed.
 

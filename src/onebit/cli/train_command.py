@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onebit.cli.run_folder import stored_recipe
 from onebit.cli.seeds import parse_seeds
 from onebit.common.fields import Count, NotNegativeInt, read
 from onebit.common.tables import resolve
-from onebit.errors import UnknownNameError, UsageError
+from onebit.errors import UsageError
 from onebit.recipe import recipe_path
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
-from onebit.recipe.own_names import is_own, split_own
+from onebit.recipe.own_names import is_own
 from onebit.recipe.request import RecipeRequest, request_recipe
 from onebit.recipe.translations import binarynet, translate
+from onebit.runs.folders import seed_folders
 
 TRACKERS = ("tensorboard", "wandb")
 OPTIONS = {
-    **dict.fromkeys((*TRACKERS, "overwrite", "json", "print-config", "help"), SWITCH),
-    **dict.fromkeys(("out", "data", "method", "task", "seeds", "start-epoch", "print-freq"), VALUE),
-    "resume": OPTIONAL,
+    "method": (VALUE, "NAME", "quantizers, optimizer, activation, initial weights and loss (onebit list methods)"),
+    "task": (VALUE, "NAME", "permuted-mnist: several tasks one after the other (docs/continual.md); image: none"),
+    "out": (VALUE, "DIR", "run folder (default: runs/NAME, or runs/NAME-2 and so on if that holds a run)"),
+    "resume": (OPTIONAL, "[RUN]", "go on from the last checkpoint, bit-identically; of RUN, or of the run folder"),
+    "overwrite": (SWITCH, "", "replace the run in the run folder; it is kept until the new one has a checkpoint"),
+    "seeds": (VALUE, "0-4", "train with each seed into DIR/seed-N, report mean and standard deviation; also 0,3,7"),
+    "wandb": (SWITCH, "", "log to Weights & Biases too (WANDB_MODE=offline: into the run folder)"),
+    "tensorboard": (SWITCH, "", "log to RUN/tensorboard too"),
+    "data": (VALUE, "DIR", "folder of data sets or of your own images, or FILE.npz"),
+    "print-freq": (VALUE, "N", "print loss and accuracy every N steps"),
+    "start-epoch": (VALUE, "N", "epochs that the checkpoint to resume must have"),
+    "print-config": (SWITCH, "", "print the complete recipe and exit"),
+    "json": (SWITCH, "", "print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, ..."),
+    "help": (SWITCH, "", "print this text and exit"),
 }
-"""Flags of the verb itself, beside the fields of a recipe."""
+"""Flag of the verb itself, beside the fields of a recipe -> what it takes, how that is shown, and the help."""
+TAKES = {name: takes for name, (takes, _, _) in OPTIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -34,23 +47,20 @@ class TrainCommand:
     Args:
         recipe: name or file of a recipe.
         flags: fields of the recipe -> values.
-        method, task, out, data: options with a value; seeds: those of `--seeds`.
-        resume: whether to go on with a run; resumed: the run, where `--resume` names one.
-        start_epoch: number of epochs that a resumed training must have done.
-        print_freq: steps between two lines of progress.
-        trackers: names of `TRACKERS`.
-        overwrite, json, print_config, help: switches.
+        folder: that of `--out` or `--resume`.
+        resumed: whether the recipe is that of the folder.
+        others: as in `OPTIONS`.
     """
 
     recipe: str | None = None
     flags: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    resumed: bool = False
+    resume: bool = False
     method: str | None = None
     task: str | None = None
-    out: str | None = None
     data: str | None = None
     seeds: list[int] | None = None
-    resume: bool = False
-    resumed: str | None = None
     start_epoch: int | None = None
     print_freq: int | None = None
     trackers: tuple[str, ...] = ()
@@ -72,7 +82,7 @@ class TrainCommand:
 
 def translated(words: Sequence[str]) -> list[str] | None:
     """The words after `onebit` that the words after `onebit train` mean, if they are those of another repository."""
-    options = OPTIONS | dict.fromkeys(binarynet.FLAGS, VALUE)
+    options = TAKES | dict.fromkeys(binarynet.FLAGS, VALUE)
     return translate(read_words(words, options=options, short={**binarynet.SHORT, "-h": "help"}))
 
 
@@ -81,33 +91,34 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     recipe: str | None = None
     own: dict[str, str | None] = {}
     settings: dict[str, str] = {}
-    for name, value, _ in read_words(words, options=OPTIONS, short={"-h": "help"}):
+    for name, value, _ in read_words(words, options=TAKES, short={"-h": "help"}):
         if name in OPTIONS:
-            own[name] = _own_value(name, value, repeated=name in own)
+            if not value and TAKES[name] == VALUE:  # "$DIR" where nothing set it
+                raise UsageError(f"--{name} needs a value")
+            own[name] = value
         elif name:
             settings[name] = str(value)
         elif not value or recipe is not None:
             raise UsageError(f"unexpected {value!r}: expected one recipe")
         else:
             recipe = value
-    resume, resumed = own.get("resume", "") != "", own.get("resume") or None  # scripts have --resume '' for none
-    if resume and own.get("out") and not (recipe or settings or own.get("method") or own.get("task")):
-        resumed = resumed or own["out"]  # --resume --out DIR
-    if "seeds" in own and "seed" in settings:
-        raise UsageError(f"--seeds {own['seeds']} and --seed: leave one of them out")
+    resume = own.get("resume", "") != ""  # scripts have --resume '' for none
     if resume and "overwrite" in own:
         raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
-    if own.get("start-epoch", "0") != "0" and not resume:
-        raise UsageError("--start-epoch requires --resume RUN")
-    options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "out", "data")}
+    folders = [_run_folder(path) for path in (own.get("out"), own.get("resume")) if path]
+    if len(set(map(os.path.realpath, folders))) > 1:
+        raise UsageError(f"several run folders: {', '.join(map(str, folders))}")
+    options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "data")}
     options |= {name.replace("-", "_"): name in own for name in ("overwrite", "json", "print-config", "help")}
+    only_out = resume and "out" in own and not (recipe or settings or options["method"] or options["task"])
     return TrainCommand(
         recipe,
         settings,
         **options,
-        seeds=parse_seeds(own["seeds"] or "") if "seeds" in own else None,
+        folder=folders[0] if folders else None,
+        resumed=bool(own.get("resume")) or only_out,
         resume=resume,
-        resumed=resumed,
+        seeds=parse_seeds(own["seeds"] or "") if "seeds" in own else None,
         start_epoch=read(own.get("start-epoch"), NotNegativeInt | None, name="--start-epoch"),
         print_freq=read(own.get("print-freq"), Count | None, name="--print-freq"),
         trackers=tuple(name for name in TRACKERS if name in own),
@@ -115,24 +126,21 @@ def read_command(words: Sequence[str]) -> TrainCommand:
 
 
 def train_request(command: TrainCommand) -> RecipeRequest:
-    """The recipe of a command, and notes on it; errors: see `request_recipe`, `recipe_path` and `stored_recipe`."""
+    """The recipe of a command, and notes on it; errors: see `request_recipe` and `recipe_path`."""
     if (dataset := command.flags.get("dataset")) is not None:
         from onebit.data import DATASETS
 
-        if dataset not in DATASETS and Path(dataset).is_dir():
-            raise UnknownNameError(f"unknown data set {dataset!r}; the folder of that name is --dataset ./{dataset}")
         resolve(DATASETS, dataset, kind="data set")
-    if command.names_own_model:
-        split_own(command.flags["model.name"])
     source = recipe_path(command.recipe) if command.recipe else None
-    if source is None and command.resumed:
-        source = stored_recipe(command.resumed)
+    if source is None and command.resumed and command.folder is not None:
+        parts = (command.folder, *seed_folders(command.folder))
+        source = next((path for part in parts if (path := part / "recipe.yaml").is_file()), None)
+        if source is None:
+            raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
     return request_recipe(command.flags, source, method=command.method, task=command.task)
 
 
-def _own_value(name: str, value: str | None, *, repeated: bool) -> str | None:
-    if repeated and OPTIONS[name] != SWITCH:
-        raise UsageError(f"--{name} was given more than once")
-    if not value and OPTIONS[name] == VALUE:  # "$DIR" where nothing set it
-        raise UsageError(f"--{name} needs a value")
-    return value
+def _run_folder(path: str) -> Path:
+    """The run folder that a path means: itself, or that of a last.ckpt."""
+    folder = Path(path)
+    return folder.parent if folder.name == "last.ckpt" else folder

@@ -5,60 +5,36 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import shutil
-import textwrap
+from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Mapping
-from itertools import starmap
+from functools import partial
 from typing import Any
 
+from onebit.cli.train_command import OPTIONS
+from onebit.errors import escaped, shortened
 from onebit.recipe import Recipe
 from onebit.recipe.options import Part, declared, descriptions
 from onebit.recipe.settings import OWN_ONLY
 
-WHAT_TO_TYPE = """onebit train: name what to train:
+USAGE = """onebit train [RECIPE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
 
-  onebit train mnist-fast                                  a recipe (onebit list recipes)
+  onebit train mnist-fast                a recipe (onebit list recipes)
   onebit train --model resnet20 --dataset cifar10 --method bnn
-                                                           any model, data set and method (onebit list)
+                                         any of them (onebit list)
   onebit train --model nets.py:Net --dataset mnist --method bnn
-                                                           a torch module of your own, from a file
+                                         a torch module of your own
   onebit train --model vgg_small --dataset folder --data DIR --input_size 32
-                                                           your own images, in a folder for each class
-  onebit train --resume runs/mnist-fast                    go on with a training
-  onebit train --help                                      every flag"""
-
-USAGE = """usage: onebit train [RECIPE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
-
-Train a recipe into a run folder. Without a recipe: --model, --dataset and
---method, with defaults that suit them.
-
-  onebit train mnist-fast
-  onebit train cifar10-resnet20-binaryconnect --epochs 40 --seeds 0-2 --out a
-  onebit train --model resnet_binary --dataset cifar10 --epochs 100
-"""
-OPTIONS = {
-    "RECIPE": "a recipe of onebit (onebit list recipes), or a YAML or JSON file; with --help, its own values",
-    "--method NAME": "quantizers, optimizer, activation, initial weights and loss of a method (onebit list methods)",
-    "--task NAME": "permuted-mnist: learn several tasks one after the other (docs/continual.md); image: none",
-    "--out DIR": "run folder (default: runs/NAME, or runs/NAME-2 and so on if that holds a run)",
-    "--resume [RUN]": "go on from the last checkpoint, bit-identically; of RUN, or of the run folder",
-    "--overwrite": "replace the run in the run folder; it is kept until the new one has a checkpoint",
-    "--seeds 0-4": "train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7",
-    "--wandb": "log to Weights & Biases too (WANDB_MODE=offline: into the run folder)",
-    "--tensorboard": "log to RUN/tensorboard too",
-    "--data DIR": "folder of data sets or of your own images, or FILE.npz",
-    "--print-config": "print the complete recipe and exit",
-    "--json": "print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, parameters, ...",
-}
-CLASSIC = (
+                                         your own images, a folder per class
+  onebit train --resume runs/mnist-fast  go on with a training
+  onebit train --help                    every flag"""
+DESCRIPTION = (
+    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the "
+    "arguments of its constructor (with --help: a list of them). "
     "The flags of BinaryNet.pytorch (-a -b -e -j -p --lr --wd --save --gpus --type ...) work too: docs/coming-from.md."
 )
-OWN = (
-    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the "
-    "arguments of its constructor (with --help: a list of them)."
-)
-FIELDS = "Every field of a recipe is a flag, shown with {}. --flag alone means true."
+RECIPE = "a recipe of onebit (onebit list recipes), or a YAML or JSON file; with --help, its own values"
 INDENT = 37
+LONGEST_VALUE = 40
 
 
 def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any, Any]] | None = None) -> str:
@@ -68,63 +44,44 @@ def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any,
         recipe: its values are shown; None for the defaults.
         parameters: of a model of the user's own, see `onebit.runs.own_model.parameters`.
     """
+    layout: Any = partial(HelpFormatter, max_help_position=INDENT)
+    made = ArgumentParser(usage=USAGE, description=DESCRIPTION, formatter_class=layout, add_help=False)
+    made.conflict_handler = "resolve"  # an argument of the user's model goes before one of ours of that name
+    options = made.add_argument_group("options")
+    options.add_argument("RECIPE", help=RECIPE)
+    for name, (_, metavar, text) in OPTIONS.items():
+        options.add_argument(f"--{name}", metavar=metavar, help=text)
     base = "its base value; --model, --dataset and --method change some"
     values = base if recipe is None else f"its value in {recipe.name}"
-    parts = [
-        USAGE,
-        *(_line(flag, text) for flag, text in OPTIONS.items()),
-        "",
-        *textwrap.wrap(OWN, _width()),
-        "",
-        *textwrap.wrap(CLASSIC, _width()),
-        "",
-        *textwrap.wrap(FIELDS.format(values), _width()),
-        "",
-        *_section(Recipe() if recipe is None else recipe, ""),
-    ]
-    if recipe is not None and parameters is not None:
-        parts[-1:] = [parts[-1], "", f"arguments of {recipe.model.name}:", *starmap(_argument, parameters.items())]
-    return "\n".join(parts).rstrip()
+    fields = made.add_argument_group("fields of the recipe", f"Every one is a flag, shown with {values}.")
+    _add_section(made, fields, recipe or Recipe(), "")
+    if recipe is not None and parameters:
+        group = made.add_argument_group(f"arguments of {recipe.model.name}")
+        for name, (hint, default) in parameters.items():
+            required = default is inspect.Parameter.empty
+            kind = hint.__name__ if isinstance(hint, type) else str(hint or "")
+            words = filter(None, (kind, "required" if required else ""))
+            _add(group, f"model.{name}", "VALUE" if required else str(default), ", ".join(words))
+    return made.format_help().rstrip()
 
 
-def _section(part: Any, prefix: str) -> list[str]:
-    """The lines of the fields of a dataclass, followed by those of its parts."""
+def _add_section(made: ArgumentParser, group: Any, part: Any, prefix: str) -> None:
+    """Add the fields of a dataclass, and then those of its parts."""
     described = descriptions(type(part))
-    lines: list[str] = []
-    parts: list[str] = []
+    parts = {}
     for item in dataclasses.fields(part):
-        value = getattr(part, item.name)
+        value, text = getattr(part, item.name), described.get(item.name, "")
         if dataclasses.is_dataclass(value):
-            parts += ["", f"{described.get(item.name, item.name)}:", *_section(value, f"{item.name}.")]
+            parts[item.name] = value, text or item.name
         elif item.name not in ("own", *OWN_ONLY) or not isinstance(part, Part):
             # a part is chosen by its name: --model NAME
-            flag = f"--{prefix}{item.name}".removesuffix(".name")
-            lines.append(_line(f"{flag} {_shown(value)}", described.get(item.name, "")))
+            _add(group, f"{prefix}{item.name}".removesuffix(".name"), value, text)
     for name, found in declared(part.PART).items() if isinstance(part, Part) else ():
-        lines.append(_line(f"--{prefix}{name} {_shown(getattr(part, name))}", found.described()))
-    return [*lines, *parts]
+        _add(group, f"{prefix}{name}", getattr(part, name), found.described())
+    for name, (value, text) in parts.items():
+        _add_section(made, made.add_argument_group(text), value, f"{name}.")
 
 
-def _argument(name: str, known: tuple[Any, Any]) -> str:
-    """The line of an argument of a model of the user's own."""
-    hint, default = known
-    shown = "VALUE" if default is inspect.Parameter.empty else str(default)
-    kind = "" if hint is None else getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
-    need = "required" if default is inspect.Parameter.empty else ""
-    return _line(f"--model.{name} {shown}", ", ".join(filter(None, (kind, need))))
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _width() -> int:
-    return max(40, min(shutil.get_terminal_size((80, 24)).columns, 140))
-
-
-def _line(flag: str, text: str) -> str:
-    width = _width()
-    flag = flag if len(flag) + 2 <= width else f"{flag[: width - 3]}…"  # summary and reference are long
-    indent = min(INDENT, width // 2)
-    gap = "\n" + " " * indent if len(flag) + 4 > indent else " " * (indent - 2 - len(flag))
-    return f"  {flag}{gap}" + ("\n" + " " * indent).join(textwrap.wrap(text, width - indent))
+def _add(group: Any, name: str, value: Any, text: str) -> None:
+    shown = value if isinstance(value, str) and value else json.dumps(value)
+    group.add_argument(f"--{name}", metavar=shortened(escaped(shown), LONGEST_VALUE), help=text.replace("%", "%%"))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.inputs import set_threads
 from onebit.cli.output import answer, answer_either, download_progress, percent, say
 from onebit.cli.processes import together
-from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
+from onebit.cli.run_folder import refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
-from onebit.cli.train_help import WHAT_TO_TYPE, train_help
+from onebit.cli.train_help import USAGE, train_help
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE, free_folder, replacing
@@ -56,7 +56,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         answer(train_help(recipe, code))
         return 0
     if not command.names_training:
-        say(WHAT_TO_TYPE)
+        say(f"usage: {USAGE}")
         return UsageError.exit_status
     recipe, notes = train_request(command)
     for note in notes:
@@ -80,12 +80,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 @contextmanager
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
     """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
-    named = named_folder(out=command.out, resumed=command.resumed)
-    folder = named or Path("runs") / recipe.name
+    folder = command.folder or Path("runs") / recipe.name
     read = {"init_from": recipe.init_from, "teacher": recipe.teacher}
     if command.overwrite:
         refuse_overwriting(folder, read)
-    elif named or command.resume:
+    elif command.folder or command.resume:
         refuse_used_folder(folder, command.seeds, resume=command.resume)
     else:
         with free_folder(folder, ranks) as free:
