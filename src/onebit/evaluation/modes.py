@@ -43,20 +43,6 @@ MOST_DRAWS = 1_000_000
 """Largest N of "ensemble:N"."""
 _ONE_AT_A_TIME = threading.RLock()
 """Held while a model has the weights of a test mode: a second thread would keep those of the first for its own."""
-WITHOUT_BINARY_LAYERS = ("real", "packed")
-"""Test modes of nets without binary layers."""
-
-
-def is_trained_mode(model: nn.Module, weights: str) -> bool:
-    """Whether the BatchNorm statistics of a model belong to the weights of this test mode.
-
-    They belong to the binary weights, unless a loop trained it on random draws or other real weights; `fit` then
-    re-estimates them at its end.
-    """
-    if not any(True for _ in binary_layers(model)):
-        return True
-    # fixed_weights refuses "real" and "packed" for a net with binary layers
-    return weights in ("binary", *WITHOUT_BINARY_LAYERS) and not has_other_statistics(model)
 
 
 @contextmanager
@@ -84,13 +70,6 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     finally:
         for (_, layer), fixed in zip(layers, before, strict=True):
             layer.fixed_weight = fixed
-
-
-def _warn_of_unused(model: nn.Module) -> None:
-    """Warn if no forward pass took the weight of a test mode from a layer: the model may have read the latents."""
-    names = [name for name, layer in binary_layers(model) if not layer.fixed_used]
-    if names:
-        warnings.warn(f"the score may be that of real weights: the model did not call {', '.join(names)}", stacklevel=2)
 
 
 def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
@@ -176,7 +155,7 @@ def parse_weights(weights: str) -> tuple[str, int]:
     match = re.fullmatch(r"ensemble:(\d{1,7})", weights) if isinstance(weights, str) else None
     if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
-    if weights not in ("latent", "binary", "mean", "sample", *WITHOUT_BINARY_LAYERS):
+    if weights not in ("latent", "binary", "mean", "sample", "real", "packed"):
         modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
         raise UsageError(f"weights must be {modes}, got {weights!r}")
     return weights, 1
@@ -188,15 +167,18 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     Without binary layers, the mode is "packed" for a `PackedModule` or a net with packed layers, "real" for others.
 
     Args:
-        bn: "auto" means "reestimate" for modes that a net with BatchNorm was not trained in.
+        bn: "auto" means "reestimate" for modes that a net with BatchNorm was not trained in. Its statistics belong to
+            the binary weights, unless a loop trained it on random draws or other real weights; `fit` then re-estimates
+            them at its end.
     """
     parse_weights(weights)
+    read(bn, Literal["auto", "trained", "reestimate"], name="bn")
+    trained = weights == "binary" and not has_other_statistics(model)
     if not any(True for _ in binary_layers(model)):
         packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
-        weights = "packed" if packed else "real"
-    read(bn, Literal["auto", "trained", "reestimate"], name="bn")
+        weights, trained = "packed" if packed else "real", True
     if bn == "auto":
-        bn = "trained" if is_trained_mode(model, weights) or not batch_norms(model) else "reestimate"
+        bn = "trained" if trained or not batch_norms(model) else "reestimate"
     return weights, bn
 
 
@@ -241,8 +223,9 @@ def mode_outputs(
             if bn == "reestimate" and train is not None:
                 reestimate_batch_norm_(model, train, batch_size=batch_size)
             outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
-            if draw == 0 and mode != "latent":
-                _warn_of_unused(model)
+            unused = [name for name, layer in binary_layers(model) if not layer.fixed_used]
+        if unused and draw == 0 and mode != "latent":  # the model may have read the latents
+            warnings.warn(f"the score may be that of real weights: {', '.join(unused)} not called", stacklevel=3)
         if draws == 1:
             return outputs, found
         if draw and found is not None and not all(map(torch.equal, leaves(targets), leaves(found))):
