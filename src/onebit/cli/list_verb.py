@@ -36,17 +36,17 @@ def _models() -> dict[str, str]:
     """nets: onebit train --model NAME"""
     import torch
 
-    from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
+    from onebit.evaluation.counts import model_size
     from onebit.models import MODELS, create_model
 
     rows = {}
     for name in MODELS:
         with torch.device("meta"):  # shapes alone: no memory and no random numbers
             model: Any = create_model(name, weight_quantizer="sign")
-        count = sum(model_size(model))
+        binary, real, packed = model_size(model)
         images = "×".join(map(str, model.input_shape))
-        packed = size(packed_bytes(layer_sizes(model)))
-        rows[name] = f"{count:,} parameters for {images} images, {size(4 * count)} at 32 bits, {packed} at 1 bit"
+        count = binary + real
+        rows[name] = f"{count:,} parameters for {images} images, {size(4 * count)} at 32 bits, {size(packed)} at 1 bit"
     return rows
 
 

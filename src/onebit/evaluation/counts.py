@@ -20,6 +20,9 @@ from onebit.layers.parametrized import kind_name
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
 
+Size = tuple[int, int, int]
+"""(binary weights, real numbers, bytes) that a packed net keeps."""
+
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
     """(binary weights, real numbers) that a packed net keeps of one layer, without its children.
@@ -38,19 +41,13 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     return sum(part.weight.numel() for part in binary_parametrizations(layer).values()), parameters
 
 
-def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """`layer_size` of every layer of a model, without a forward pass."""
-    return [layer_size(layer) for layer in model.modules()]
+def model_size(model: nn.Module) -> Size:
+    """The size of all layers of a model, without a forward pass."""
+    return _summed(layer_size(layer) for layer in model.modules())
 
 
-def model_size(model: nn.Module) -> tuple[int, int]:
-    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`."""
-    binary, real = zip(*layer_sizes(model), strict=True)
-    return sum(binary), sum(real)
-
-
-def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[tuple[int, int]]:
-    """`layer_size` of every layer of a state_dict.
+def state_size(state: Mapping[str, Tensor], weights: Collection[str]) -> Size:
+    """`model_size` of the model that a state_dict is of.
 
     Args:
         weights: names of the tensors that count as binary.
@@ -69,17 +66,18 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
             counted = [name for name in names.values() if state[name].is_floating_point() or name in weights]
             signs = sum(state[name].numel() for name in counted if name in weights)
             sizes.append((signs, sum(state[name].numel() for name in counted) - signs))
-    return sizes
+    return _summed(sizes)
 
 
-def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
-    """Bytes of layers given as (binary weights, real numbers): one bit and four bytes each, whole bytes per layer."""
-    return sum(-(-binary // 8) + 4 * real for binary, real in sizes)
+def _summed(sizes: Iterable[tuple[int, int]]) -> Size:
+    """The size of layers together: one bit and four bytes each, whole bytes per layer."""
+    binary, real = zip(*sizes, strict=True)
+    return sum(binary), sum(real), sum(-(-count // 8) for count in binary) + 4 * sum(real)
 
 
 def net_size(model: nn.Module) -> NetSize:
     """How much of a model is binary, and its bytes when packed."""
-    return NetSize(*weight_counts(model), packed_bytes(layer_sizes(model)))
+    return NetSize(*weight_counts(model), model_size(model)[2])
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class LayerSummary:
     @property
     def bytes_packed(self) -> int:
         """Bytes at one bit per binary weight and four per real parameter."""
-        return packed_bytes([(self.binary_weights, self.real_parameters)])
+        return _summed([(self.binary_weights, self.real_parameters)])[2]
 
     @property
     def bytes_float32(self) -> int:
@@ -218,10 +216,8 @@ def _macs(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Iterator[tuple[nn.Module, int, bool]]:
     """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
-    if isinstance(layer, nn.MultiheadAttention):
+    if isinstance(layer, (nn.MultiheadAttention, PackedAttention)):
         yield from _attention_macs(layer, args, kwargs)
-    elif isinstance(layer, PackedAttention):  # its projections are layers of their own
-        yield layer, _attention_products(layer, args, kwargs), False
     elif isinstance(layer, PackedLayer):
         places, channels = output, layer.outputs
         if isinstance(layer, PackedConv) and layer.window.transposed:
@@ -243,22 +239,15 @@ def _macs(
             yield layer, x.numel() * weight[0].numel(), bool(layer_size(layer)[0])
 
 
-def _attention_macs(
-    layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[nn.Module, int, bool]]:
+def _attention_macs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[nn.Module, int, bool]]:
     given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    width = layer.embed_dim
+    width, query, key = layer.embed_dim, given["query"], given["key"]
     queries, keys, values = (given[name].shape[:-1].numel() for name in ("query", "key", "value"))
-    projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
-    yield layer, projected, bool(layer_size(layer)[0])
-    yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
-    yield layer, _attention_products(layer, args, kwargs), False
-
-
-def _attention_products(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Every query with every key of its sequence, once for the scores and once for the values."""
-    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    query, key = given["query"], given["key"]
+    if isinstance(layer, nn.MultiheadAttention):  # the projections of a packed one are layers of their own
+        projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
+        yield layer, projected, bool(layer_size(layer)[0])
+        yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
+    # every query with every key of its sequence, once for the scores and once for the values
     length = key.shape[0] if query.dim() == 2 else key.shape[1 if layer.batch_first else 0]
     length += (layer.bias_k is not None) + layer.add_zero_attn
-    return 2 * query.shape[:-1].numel() * length * layer.embed_dim
+    yield layer, 2 * queries * length * width, False

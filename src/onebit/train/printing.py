@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.progress import progress, shows_progress
-from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
+from onebit.evaluation.counts import model_size
 from onebit.evaluation.loaders import kept_globals
 from onebit.fold.check import check
 from onebit.layers import binary_layers, binary_parametrizations
@@ -28,8 +28,7 @@ def net_lines(model: nn.Module) -> list[str]:
     others = [
         layer for layer in others if isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() > 1
     ]
-    signs, real = model_size(model)
-    size = packed_bytes(layer_sizes(model))
+    signs, real, size = model_size(model)
     return [
         f"{type(model).__name__}: {len(binary) + len(others)} layers ({len(binary)} binary), "
         f"{signs:,} binary weights, {real:,} real parameters",

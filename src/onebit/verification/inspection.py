@@ -197,11 +197,10 @@ def net_totals(model: nn.Module) -> dict[str, Any]:
 
 
 def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
-    from onebit.evaluation.counts import packed_bytes, state_sizes  # imports torch, which packed files do not need
+    from onebit.evaluation.counts import state_size  # imports torch, which packed files do not need
 
-    sizes = state_sizes(state, {layer.name for layer in layers})
-    weights, others = (sum(column) for column in zip(*sizes, strict=True))
-    return _sizes(weights, others, packed_bytes(sizes)) | {
+    weights, others, packed = state_size(state, {layer.name for layer in layers})
+    return _sizes(weights, others, packed) | {
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
