@@ -170,8 +170,6 @@ def draw(path: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     for index, (name, label) in enumerate(RIVALS.items()):
         for place, row in enumerate(rows):
             ratio = row.get(f"{name}_speedup", 1.0)
@@ -187,7 +185,5 @@ def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instructions']}")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    drawing.log_ticks(axes.xaxis)
     axes.axvline(1, color=drawing.GREY, linewidth=0.8)

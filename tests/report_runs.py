@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from onebit.recipe import ModelRecipe, Recipe
+from onebit.report.run_folders import Group, RunResults
 from onebit.runs.task_grid import Cell
 from onebit.train.history import EpochLog, History
 
@@ -39,6 +40,11 @@ def row(epoch: int, **changes: Any) -> EpochLog:
         "saturation": 0.05,
     }
     return EpochLog(**(values | changes))
+
+
+def history_group(rows: list[EpochLog], *, label: str = "", seeds: int = 1) -> Group[RunResults]:
+    """Runs with the same epochs, as one curve."""
+    return Group(label, (RunResults("", {}, History(rows)),) * seeds)
 
 
 def make_run(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import RECIPE, check_picture, make_run, page_text, row
+from report_runs import RECIPE, check_picture, history_group, make_run, page_text, row
 
 from onebit.report import compare_runs, plot_history, write_report
-from onebit.report.curves import Curve, draw_panel
+from onebit.report.curves import draw_panel
 from onebit.report.run_folders import group_runs, read_runs
 from onebit.report.tables import run_tables
 from onebit.train.history import History
@@ -66,7 +66,7 @@ def test_the_picture_marks_the_best_epoch_and_shows_the_runs_that_have_it(tmp_pa
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    draw_panel(axes, [Curve("masks", (History(ROWS),))], "mean IoU")
+    draw_panel(axes, [history_group(ROWS)], "mean IoU")
     line, best = axes.get_lines()
     assert line.get_ydata() == pytest.approx([0.5, 0.75, 0.7])
     assert (best.get_xdata(), best.get_ydata()) == ([2], [0.75])

@@ -16,7 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from report_runs import RECIPE, check_picture, make_run, row
+from report_runs import RECIPE, check_picture, history_group, make_run, row
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
@@ -32,7 +32,7 @@ from onebit.report import (
     write_report,
 )
 from onebit.report import predictions as predictions_module
-from onebit.report.curves import Curve, draw_panel
+from onebit.report.curves import draw_panel
 from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, curve_color, picture
 from onebit.report.histograms import BINS, Layer, draw_layer, plot_run_weights
 from onebit.report.run_folders import read_runs
@@ -83,7 +83,7 @@ def test_the_axis_is_logarithmic_where_values_span_a_decade() -> None:
             for epoch, (error, value) in enumerate(zip(errors, validated, strict=True), start=1)
         ]
         axes = Figure().subplots()
-        draw_panel(axes, [Curve("", (History(rows),))], "error")
+        draw_panel(axes, [history_group(rows)], "error")
         assert axes.lines[0].get_ydata() == pytest.approx([100 * error for error in errors])
         assert axes.lines[1].get_ydata() == pytest.approx([100 * error for error in validated])
         assert axes.lines[2].get_ydata() == pytest.approx([100 * min(validated)])
@@ -104,7 +104,7 @@ def test_the_legend_names_what_is_drawn(tmp_path: Path) -> None:
     from onebit.report.curves import add_legend
 
     with picture(tmp_path / "a.png", width=8, height=4) as figure:
-        curves = [Curve("a" * 99, (History([row(1), row(2)]),) * 2), Curve("b", (History([row(1)]),))]
+        curves = [history_group([row(1), row(2)], label="a" * 99, seeds=2), history_group([row(1)], label="b")]
         draw_panel(figure.subplots(), curves, "loss")
         add_legend(figure, curves)
         texts = [text.get_text() for text in figure.legends[0].get_texts()]

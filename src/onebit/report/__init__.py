@@ -138,8 +138,7 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
 
 def _write_tasks(group: Group[TaskRun], path: Path) -> Picture:
     """The accuracy on every task after every task."""
-    seeds = f", seed{'s' if len(group.seeds) > 1 else ''} {', '.join(group.seeds)}" if group.seeds else ""
-    name = f"{group.label} on {data_name([group])}{seeds}"
+    name = f"{group.label} on {data_name([group])}"
     plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=name)
     return "Tasks", path, f"Test accuracy of {name}, on each task after each task; BatchNorm of the latest task."
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onebit.report.drawing import GREY, Picture, add_title, band_key, curve_color, draw_mean, label_epochs, picture
+from onebit.report.drawing import (
+    GREY,
+    Picture,
+    add_title,
+    band_key,
+    curve_color,
+    draw_mean,
+    log_ticks,
+    picture,
+    whole_ticks,
+)
 from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable
 from onebit.train.history import EpochLog, History
@@ -20,46 +30,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAINING: dict[str, Any] = {"linestyle": (0, (4, 2)), "alpha": 0.65}
+STYLES: dict[str, dict[str, Any]] = {"training": {"linestyle": (0, (4, 2)), "alpha": 0.65}, "validation": {}}
 BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
 MARKED_EPOCHS = 20
 """Curves with at most this many epochs get a dot per epoch."""
 
 
 class Panel(NamedTuple):
-    """What is drawn over the epochs: `scale` times two fields of an `EpochLog`, either may be ""."""
+    """What is drawn over the epochs: `scale` times the field of an `EpochLog` for each split."""
 
     label: str
-    training: str
-    validation: str
+    fields: Mapping[str, str]
     scale: float = 1
 
 
 PANELS = {
-    "error": Panel("error (%)", "train_error", "validation_error", 100),
-    "mean IoU": Panel("validation mean IoU", "", "validation_mean_iou"),
-    "loss": Panel("loss", "train_loss", "validation_loss"),
-    "time": Panel("time per epoch (s)", "", "seconds"),
+    "error": Panel("error (%)", {"training": "train_error", "validation": "validation_error"}, 100),
+    "mean IoU": Panel("validation mean IoU", {"validation": "validation_mean_iou"}),
+    "loss": Panel("loss", {"training": "train_loss", "validation": "validation_loss"}),
+    "time": Panel("time per epoch (s)", {"validation": "seconds"}),
 }
 
 
-class Curve(NamedTuple):
-    """The histories of the seeds of one recipe, drawn in one color."""
+def _rows(groups: Iterable[Group[RunResults]]) -> list[EpochLog]:
+    """The epochs of all runs."""
+    return [row for group in groups for run in group.runs for row in run.history]
 
-    label: str
-    histories: tuple[History, ...]
 
-    @property
-    def rows(self) -> list[EpochLog]:
-        return [row for history in self.histories for row in history]
-
-    @property
-    def named(self) -> str:
-        """The label, with the number of seeds and the test mode of the validation."""
-        modes = sorted({row.validation_weights for row in self.rows if row.validation_loss is not None})
-        seeds = f"{len(self.histories)} seeds" if len(self.histories) > 1 else ""
-        weights = f"{printable(' and '.join(modes), limit=60)} weights" if modes else ""
-        return ", ".join(filter(None, (printable(self.label), seeds, weights)))
+def _named(group: Group[RunResults]) -> str:
+    """The label, with the number of seeds and the test mode of the validation."""
+    modes = sorted({row.validation_weights for row in _rows([group]) if row.validation_loss is not None})
+    seeds = f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
+    weights = f"{printable(' and '.join(modes), limit=60)} weights" if modes else ""
+    return ", ".join(filter(None, (printable(group.label), seeds, weights)))
 
 
 def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,8 +76,8 @@ def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.nd
         if value is not None:
             values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
     epochs = sorted(values)
-    mean, sd = zip(*(mean_sd(values[epoch]) for epoch in epochs), strict=True) if epochs else ((), ())
-    return np.array(epochs, np.int64), np.array(mean, np.float64), np.array([each or 0.0 for each in sd], np.float64)
+    found = [mean_sd(values[epoch]) for epoch in epochs]
+    return np.array(epochs, np.int64), np.array([mean for mean, _ in found]), np.array([sd or 0.0 for _, sd in found])
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
@@ -92,61 +95,57 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
     Example:
         >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP
     """
-    _draw_panels(path, [name for name in PANELS if _has(name, [history])], [Curve("", (history,))], data)
+    groups = [Group("", (RunResults("", {}, history),))]
+    _draw_panels(path, [name for name in PANELS if _has(name, groups)], groups, data)
 
 
 def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     pictures: list[Picture] = []
     for name in PANELS:
-        drawn = [group for group in groups if _has(name, [run.history for run in group.runs])]
-        if drawn:
-            curves = [Curve(group.label, tuple(run.history for run in group.runs)) for group in drawn]
+        if drawn := [group for group in groups if _has(name, [group])]:
             path, heading = folder / f"{name.lower().replace(' ', '-')}.png", name[0].upper() + name[1:]
-            _draw_panels(path, [name], curves, data_name(drawn))
-            pictures.append(
-                (heading, path, f"{heading} per epoch" + (", validation included." if name == "time" else "."))
-            )
+            _draw_panels(path, [name], drawn, data_name(drawn))
+            caption = f"{heading} per epoch" + (", validation included." if name == "time" else ".")
+            pictures.append((heading, path, caption))
     return pictures
 
 
-def _has(name: str, histories: Sequence[History]) -> bool:
-    """Whether there is a panel for these histories: always, but for the mean IoU."""
-    return name != "mean IoU" or any(row.validation_mean_iou is not None for history in histories for row in history)
+def _has(name: str, groups: Sequence[Group[RunResults]]) -> bool:
+    """Whether there is a panel for these runs: always, but for the mean IoU."""
+    return name != "mean IoU" or any(row.validation_mean_iou is not None for row in _rows(groups))
 
 
-def _draw_panels(path: str | os.PathLike[str], names: Sequence[str], curves: Sequence[Curve], data: str) -> None:
+def _draw_panels(
+    path: str | os.PathLike[str], names: Sequence[str], groups: Sequence[Group[RunResults]], data: str
+) -> None:
     with picture(path, width=max(8, 3.7 * len(names)), height=4 if len(names) == 1 else 3.2) as figure:
         about = [" and ".join(names)] if len(names) == 1 else []
-        about += [curves[0].named] if len(curves) == 1 else []
+        about += [_named(groups[0])] if len(groups) == 1 else []
         add_title(figure, ": ".join(filter(None, (data, ", ".join(about)))))
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            draw_panel(axes, curves, name)
-        add_legend(figure, curves, splits=any(PANELS[name].training for name in names))
+            draw_panel(axes, groups, name)
+        add_legend(figure, groups, splits=any("training" in PANELS[name].fields for name in names))
 
 
-def draw_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
+def draw_panel(axes: Axes, groups: Sequence[Group[RunResults]], name: str) -> None:
     """Draw one of PANELS: training dashed and pale, validation solid, with the best epoch of a single training."""
     panel, means = PANELS[name], {"training": [0.0], "validation": [0.0]}
-    for index, curve in enumerate(curves):
-        color = curve_color(index, len(curves))
-        for split, field in (("training", panel.training), ("validation", panel.validation)):
-            if not field:
-                continue
-            points = [[(row.epoch, getattr(row, field)) for row in history] for history in curve.histories]
+    for index, group in enumerate(groups):
+        for split, field in panel.fields.items():
+            points = [[(row.epoch, getattr(row, field)) for row in run.history] for run in group.runs]
             epochs, mean, sd = per_epoch(points)
-            style = TRAINING if split == "training" else {}
-            if len(epochs) <= MARKED_EPOCHS:
-                style = style | {"marker": "o", "markersize": 2.5}
-            draw_mean(axes, epochs, panel.scale * mean, panel.scale * sd, color=color, **style)
+            dots = {"marker": "o", "markersize": 2.5} if len(epochs) <= MARKED_EPOCHS else {}
+            style = {"color": curve_color(index, len(groups)), **STYLES[split], **dots}
+            draw_mean(axes, epochs, panel.scale * mean, panel.scale * sd, **style)
             means[split] += (panel.scale * mean[np.isfinite(mean)]).tolist()
-    best = _best(curves)
-    value = None if best is None or name == "time" else getattr(best, panel.validation)
+    best = _best(groups)
+    value = None if best is None or name == "time" else getattr(best, panel.fields["validation"])
     if best is not None and value is not None and math.isfinite(value):
         axes.plot(best.epoch, panel.scale * value, color=curve_color(0, 1), **BEST)
     axes.set_ylabel(panel.label)
-    drawn = [row.epoch for curve in curves for row in curve.rows]
-    label_epochs(axes, min(drawn), max(drawn))
+    axes.set_xlabel("epoch")
+    whole_ticks(axes)
     _scale(axes, means["training"] + means["validation"], means["validation"])
 
 
@@ -155,8 +154,6 @@ def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
 
     A training error that falls far below the validation error leaves a logarithmic picture at the bottom.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     high = max(values)
     least = max(min((value for value in validated if value > 0), default=0) / 5, 1e-9 * high)
     low = min((value for value in values if value > least), default=high)
@@ -167,36 +164,30 @@ def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
         return
     axes.set_yscale("log")
     axes.set_ylim(low / 1.3, high * 1.3)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axes.yaxis, subs=(1, 2, 5) if high < 1e3 * low else (1,))
 
 
-def _best(curves: Sequence[Curve]) -> EpochLog | None:
+def _best(groups: Sequence[Group[RunResults]]) -> EpochLog | None:
     """The best epoch, in a picture of a single training with a validation split."""
-    first, *others = (history for curve in curves for history in curve.histories)
+    first, *others = (run.history for group in groups for run in group.runs)
     return None if others or first.best.validation_error is None else first.best
 
 
-def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True) -> None:
+def add_legend(figure: Figure, groups: Sequence[Group[RunResults]], *, splits: bool = True) -> None:
     """A legend below the panels: colors are recipes, line styles are splits, if both are drawn."""
     from matplotlib.lines import Line2D
 
-    single = len(curves) == 1
+    single = len(groups) == 1
     neutral = curve_color(0, 1) if single else GREY
-    keys: list[Any] = []
-    if not single:
-        keys = [Line2D([], [], color=curve_color(i, len(curves)), label=curve.named) for i, curve in enumerate(curves)]
+    named = [] if single else groups
+    keys = [Line2D([], [], color=curve_color(i, len(groups)), label=_named(group)) for i, group in enumerate(named)]
     if splits:
-        keys.append(Line2D([], [], color=neutral, **TRAINING, label="training (mean over the epoch)"))
-    if splits and any(row.validation_loss is not None for curve in curves for row in curve.rows):
+        keys.append(Line2D([], [], color=neutral, **STYLES["training"], label="training (mean over the epoch)"))
+    if splits and any(row.validation_loss is not None for row in _rows(groups)):
         keys.append(Line2D([], [], color=neutral, label="validation"))
-    if best := _best(curves):
-        score = f"error: {100 * (best.validation_error or 0):.2f} %"
-        if best.validation_mean_iou is not None:
-            score = f"mean IoU: {best.validation_mean_iou:.4f}"
-        keys.append(Line2D([], [], color=neutral, **BEST, label=f"best validation {score} in epoch {best.epoch}"))
-    if any(len(curve.histories) > 1 for curve in curves):
+    if best := _best(groups):
+        keys.append(Line2D([], [], color=neutral, **BEST, label=f"best validation: epoch {best.epoch}"))
+    if any(len(group.runs) > 1 for group in groups):
         keys.append(band_key(neutral))
     columns = 3 if single else 1
     if keys:

@@ -108,9 +108,10 @@ def whole_ticks(axes: Axes, *, most: int = 10) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
 
 
-def label_epochs(axes: Axes, first: int, last: int) -> None:
-    """Label the x axis as epochs, with a narrow margin on both sides."""
-    margin = max(0.02 * (last - first), 0.1)
-    axes.set_xlim(first - min(margin, 0.5), last + margin)
-    axes.set_xlabel("epoch")
-    whole_ticks(axes)
+def log_ticks(axis: Any, *, subs: tuple[float, ...] = (1, 2, 5)) -> None:
+    """Label a logarithmic axis at `subs` times the powers of 10, as ordinary numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")

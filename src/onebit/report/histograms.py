@@ -15,7 +15,7 @@ from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import DataError, FormatError, shortened
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
-from onebit.report.run_folders import RunResults, recipe_label
+from onebit.report.run_folders import RunResults
 from onebit.report.wording import printable
 
 if TYPE_CHECKING:
@@ -81,14 +81,8 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
             if name in latents or _is_weight(name, array)
         ]
     except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
-        raise FormatError(f"{run.weights}: damaged, or not a safetensors file ({printable(error)})") from None
-    recipe = f" ({recipe_label(run)})" if recipe_label(run) != run.name else ""
-    title = f"{run.name}{recipe}: {'latent weights' if latents else 'weights'}"
-    if isinstance(facts.get("epoch"), int):
-        title += f" after epoch {facts['epoch']}"
-    if run.weights.stem == "best" and run.history.best.validation_error is not None:
-        title += ", the best on validation"
-    draw_weights(layers, path, title=title)
+        raise FormatError(f"{run.weights}: damaged, or not a safetensors file ({error})") from None
+    draw_weights(layers, path, title=f"{run.name}: {'latent weights' if latents else 'weights'}, {run.weights.name}")
 
 
 def _value(value: Any, weight: np.ndarray) -> float:

@@ -7,11 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from onebit.common.text import NetSize
 from onebit.recipe import Recipe
 from onebit.report.tables import task_tables
 from onebit.report.tasks import Row, task_rows
 from onebit.report.wording import over_runs, percent
+from onebit.runs.result import RunResult
 from onebit.runs.task_grid import Cell
 
 
@@ -53,9 +53,8 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _size_lines(result: Mapping[str, Any]) -> list[str]:
     """How much of the net is binary; nothing if the result does not say it, as that of several tasks."""
-    if "packed_bytes" not in result:
-        return []
-    return [str(NetSize(result["binary_weights"], result["weights"], result["packed_bytes"]))]
+    size = RunResult(dict(result)).size
+    return [str(size)] if size else []
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:

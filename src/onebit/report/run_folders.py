@@ -57,18 +57,13 @@ class RunResults(Training):
     """
 
     history: History
-    tests: dict[str, dict[str, Any]]
-    seconds: float
-    weights: Path | None
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    weights: Path | None = None
     size: NetSize | None = None
 
 
 T = TypeVar("T", bound=Training)
-
-
-def recipe_label(run: Training) -> str:
-    """The name of a run's recipe; without a recipe, the name of the run."""
-    return printable(run.settings.get("name", run.name), limit=LABEL_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -84,10 +79,6 @@ class Group(Generic[T]):
     @property
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
-
-    @property
-    def finished(self) -> bool:
-        return self.runs[0].finished
 
     @property
     def seeds(self) -> list[str]:
@@ -150,7 +141,8 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
         keys = ((*alike, str(repeat)) for repeat in itertools.count())
         own = next(key for key in keys if seed not in [other.settings.get("seed") for other in members.get(key, [])])
         members.setdefault(own, []).append(run)
-    groups = [Group(recipe_label(found[0]), tuple(found)) for found in members.values()]
+    named = [(printable(own[0].settings.get("name", own[0].name), limit=LABEL_LENGTH), own) for own in members.values()]
+    groups = [Group(label, tuple(own)) for label, own in named]
     labels = [group.label for group in groups]
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
 
@@ -247,7 +239,7 @@ def _read_metrics(folder: Path) -> History:
         lines = content.decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())
     except ValueError as error:
-        raise FormatError(f"{path}: damaged ({printable(error)})") from None
+        raise FormatError(f"{path}: damaged ({error})") from None
     if not history.rows:
         raise DataError(f"{folder}: the run has no finished epoch yet")
     return history

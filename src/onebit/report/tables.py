@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from onebit.common.text import NetSize, size, table
 from onebit.report.run_folders import Group, RunResults, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
-from onebit.report.wording import MISSING, duration, mean_sd, number_range, over_runs, percent, share, spread
+from onebit.report.wording import MISSING, mean_sd, number_range, over_runs, percent, share, spread
+from onebit.train.history import time_left
 
 
 class Table(NamedTuple):
@@ -38,7 +39,7 @@ def run_numbers(group: Group[RunResults]) -> dict[str, Any]:
         "seeds": [run.settings.get("seed") for run in group.runs],
         "epochs": [run.history.rows[-1].epoch for run in group.runs],
         "planned_epochs": [run.history.rows[-1].epochs for run in group.runs],
-        "finished": group.finished,
+        "finished": group.runs[0].finished,
         "seconds": mean_sd([run.seconds for run in group.runs])[0],
         "size": net and net._asdict(),
         "validation": over_runs(validation) if validation else None,
@@ -112,7 +113,7 @@ def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
         *(percent(score["accuracies"]) if score else MISSING for score in scores),
         str(len(row["runs"])),
         number_range(row["epochs"]) + unfinished,
-        duration([row["seconds"]]),
+        time_left(row["seconds"]),
     ]
 
 

@@ -71,11 +71,10 @@ def group_rows(group: Group[TaskRun]) -> list[Row]:
 
 def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
     """Read folders of several tasks, as found by `find_folders`; for errors see `onebit.report.write_report`."""
-    return [_read(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
-
-
-def _read(folder: Path, name: str) -> TaskRun:
-    return TaskRun(name, flat_settings(folder), read_table(folder / TABLE_FILE), data=data_of(folder))
+    return [
+        TaskRun(name, flat_settings(folder), read_table(folder / TABLE_FILE), data=data_of(folder))
+        for folder, name in zip(folders, unique_names(folders), strict=True)
+    ]
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:

@@ -54,13 +54,6 @@ def percent(values: Sequence[float]) -> str:
     return plus_minus(values, ".2f", scale=100) + " %"
 
 
-def duration(values: Sequence[float]) -> str:
-    """Seconds as `4.2 s`, `12.5 min` or `3.1 h`, several as `12.5 ± 0.3 min`."""
-    mean = float(np.mean(values))
-    unit, seconds = ("s", 1) if mean < 300 else ("min", 60) if mean < 3 * 3600 else ("h", 3600)
-    return f"{plus_minus(values, ',.1f', scale=1 / seconds)} {unit}"
-
-
 def number_range(values: Sequence[float]) -> str:
     """`250`, or `12–250` if they differ."""
     low, high = f"{min(values):g}", f"{max(values):g}"
