@@ -222,7 +222,7 @@ def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
     with pytest.raises(UsageError, match=r"optimizer\.gamma"):
         onebit.Trainer("mlp", optimizer={"gamma": 0.5}, **SMALL).fit(data)
     with pytest.raises(UsageError, match="first_stage"):
-        onebit.Trainer("mlp", first_stage=1, **SMALL)
+        onebit.Trainer("mlp", first_stage=1, **SMALL).fit(data)
 
 
 def test_the_history_draws_itself(data: Dataset) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from onebit.common.tables import resolve
+from onebit.common.tables import resolve as resolve_name
 from onebit.data import Dataset, Split
 from onebit.data.splits import as_split
 from onebit.errors import UsageError
@@ -23,19 +23,19 @@ from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
 from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import as_samples
-from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings
-from onebit.recipe.request import refuse_foreign
+from onebit.recipe import Recipe, flatten, merge
+from onebit.recipe.request import request_recipe
 from onebit.report import plot_history
 from onebit.runs.machine import own_threads
 from onebit.runs.model import build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
-from onebit.runs.resolve import resolve as resolve_recipe
+from onebit.runs.resolve import resolve
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
-OF_OTHERS = ("first_stage", "continual")
+OF_SEVERAL = ("first_stage", "continual")
 """Settings of several consecutive training runs."""
 OF_NAMED = ("validation", "permutation", "whitening")
 """Settings that change a data set as it is read by its name."""
@@ -89,8 +89,6 @@ class Trainer:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        if several := next((name for name in OF_OTHERS if name in settings), None):
-            raise UsageError(f"{several} needs several training runs: use onebit train")
         self.method = method
         self._given = None if isinstance(model, str) else model
         name = model if isinstance(model, str) else type(model).__name__
@@ -135,21 +133,21 @@ class Trainer:
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
         """
-        batch_size, given = self._settings.get("batch_size"), self._given
-        named = isinstance(data, (str, Dataset))
-        source: Any = data if named else fit_data(data, validation, batch_size=batch_size)
-        name = source if isinstance(source, str) else source.name
-        recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
-        refuse_foreign(recipe, flatten(self._settings))
-        if isinstance(source, str):
+        options = {"metric": metric, "folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
+        given, changes = self._given, {} if epochs is None else {"epochs": epochs}
+        named = OF_SEVERAL if isinstance(data, str) else (*OF_SEVERAL, *OF_NAMED)
+        if unused := [name for name in named if name in self._settings]:
+            raise UsageError(f"{unused[0]} has no effect in this training")
+        if isinstance(data, str):
+            recipe = self._recipe(data, **changes)
             if given is None:
-                resolve_recipe(recipe)
-            source = load_recipe_data(recipe)
-        elif unused := next((name for name in OF_NAMED if name in self._settings), None):
-            raise UsageError(f"{unused} belongs to a data set that is given by its name")
-        options: dict[str, Any] = {"folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
-        if named and validation is not None:
-            options["validation"] = validation
+                resolve(recipe)
+            data = load_recipe_data(recipe)
+        else:
+            recipe = self._recipe(data.name if isinstance(data, Dataset) else "data", **changes)
+        batch_size, facts = self._settings.get("batch_size"), None
+        whole = isinstance(data, Dataset) and validation is None
+        source: Any = data if whole else fit_data(data, validation, batch_size=batch_size)
         if given is not None:
             torch.manual_seed(recipe.seed)
             binarized_(given, recipe.model).to(resolve_device(recipe.device))
@@ -157,7 +155,7 @@ class Trainer:
             if isinstance(source.train, Split):
                 held_out = source.validation
                 recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)
-                options["facts"] = facts_of(recipe, source)
+                facts = facts_of(recipe, source)
             elif given is None:
                 raise UsageError(f"{recipe.model.name} takes uint8 images (N, C, H, W) in memory: pass your own module")
             else:
@@ -165,8 +163,9 @@ class Trainer:
             training = build_training(recipe, source, model=given)
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-            self.recipe, self._metric, self.model, self._data = recipe, metric, training.model, source
-            history = fit_recipe(recipe, training, source, metric=metric, **options)
+            self.recipe, self._metric, self.model = recipe, metric, training.model
+            self._data = data if isinstance(data, Dataset) else source
+            history = fit_recipe(recipe, training, source, facts=facts, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)
         return self.history
 
@@ -185,13 +184,12 @@ class Trainer:
         """
         data = self._data
         if isinstance(split, str):
-            split = resolve(
-                {name: getattr(data, name, None) for name in ("test", "validation", "train")}, split, kind="split"
-            )
+            parts = {name: getattr(data, name, None) for name in ("test", "validation", "train")}
+            split = resolve_name(parts, split, kind="split")
         else:
             split = self._prepared(split)
-        own: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, "metric": self._metric}
-        return evaluate(self.model, split, weights=weights, seed=seed, verbose=verbose, **own)
+        about: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, "metric": self._metric}
+        return evaluate(self.model, split, weights=weights, seed=seed, verbose=verbose, **about)
 
     def predict(self, images: Any, *, weights: str = "binary", seed: int = 0) -> Any:
         """Predictions in a test mode: probabilities (N, classes), of each label, or the outputs of a regression.
@@ -223,11 +221,7 @@ class Trainer:
             return split
         return self._data.prepared(split if isinstance(split, Split) else as_split(*split))
 
-    def _recipe(self, dataset: str, changes: dict[str, Any] | None = None) -> Recipe:
+    def _recipe(self, dataset: str, **changes: Any) -> Recipe:
         """The method and the settings on top of the defaults for model and data, as on the command line."""
-        settings = merge(self._settings, {**(changes or {}), "dataset": dataset})
-        optimizer = settings.get("optimizer", {}).get("name")
-        chosen = merge(method_settings(self.method, optimizer=optimizer), settings)
-        defaults = default_settings(build_recipe(chosen), method=self.method, given=list(flatten(settings)))
-        named = {"name": f"{Path(dataset).name}-{settings['model']['name']}-{self.method}"}
-        return build_recipe(merge(merge(defaults, named), chosen))
+        settings = flatten({**self._settings, **changes, "dataset": dataset})
+        return request_recipe(settings, method=self.method).recipe
