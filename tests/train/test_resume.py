@@ -466,6 +466,7 @@ def test_an_optimizer_with_another_switch_is_refused(tmp_path: Path, name: str, 
     """Its states are others: without this, torch would miss them in the first step."""
     with pytest.raises(Stop):
         build(CASES[name]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     toy = build(CASES[name])
     toy.optimizer.param_groups[0][switch] = True
     with pytest.raises(CheckpointError, match=f"was trained with {switch} = False, this run has True"):
