@@ -17,7 +17,7 @@ from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
 from onebit.quantizers import Stochastic, UInt2
-from onebit.train.history import EpochLog, History, read_row
+from onebit.train.history import EpochLog, History
 from onebit.train.loop import fit
 from onebit.train.schedules import make_schedule, schedule_factor
 
@@ -155,7 +155,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def checkpoint_without_times(folder: Path) -> dict[str, Any]:
     state = torch.load(folder / "last.ckpt", weights_only=True)
-    held = flat(state | {"rows": [read_row(row) for row in state["rows"]]})
+    held = flat(state | {"rows": [json.loads(row) for row in state["rows"]]})
     return {key: value for key, value in held.items() if not key.endswith(TIMES)}
 
 

@@ -60,7 +60,7 @@ def test_a_line_per_epoch_that_reads_back() -> None:
     lines = history.to_jsonl().splitlines()
     assert len(lines) == len(history) == 2
     assert json.loads(lines[1])["validation_error"] is None
-    assert History.from_rows(map(json.loads, lines)) == History.from_rows(history.texts) == history
+    assert History.from_rows(lines) == History.from_rows(history.texts) == history
     assert History().to_jsonl() == ""
 
 

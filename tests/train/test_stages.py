@@ -205,7 +205,7 @@ def open_rows(folder: Path) -> list[Any]:
     from onebit.train.history import History
 
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return History.from_rows(json.loads(line) for line in lines).rows
+    return History.from_rows(lines).rows
 
 
 @pytest.fixture

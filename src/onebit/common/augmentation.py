@@ -64,7 +64,7 @@ class Augmentation(Checked):
             raise UsageError("augmentation.min_area and augmentation.crop_padding are two ways to crop: choose one")
 
     def __repr__(self) -> str:
-        # checkpoints compare this text: without a first size it is that of earlier versions
+        # checkpoints compare this text, and without a first size `growing` has no effect
         unused = ("first_size", "growing") if self.first_size is None else ()
         found = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in unused}
         return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in found.items())})"

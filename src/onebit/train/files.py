@@ -26,14 +26,13 @@ def changed_data(folder: Path, data: Dataset) -> str:
     """How data differ from those of a run: "images or labels", "test labels", or ""; as far as they are stored."""
     if _remembered(folder, "digest") not in (None, data.digest):
         return "images or labels"
-    # earlier versions did not store it
     return "" if _remembered(folder, "test") in (None, data.test_digest) else "test labels"
 
 
 def is_of_other_files(folder: Path, data: Dataset) -> bool:
     """Whether data are from other files than those of a run, as far as that is stored; their splits may differ."""
     stored = _remembered(folder, "files")
-    if stored is None or not data.files_digest:  # earlier versions stored digests of the splits alone
+    if stored is None or not data.files_digest:
         return changed_data(folder, data) != ""
     return stored != data.files_digest
 

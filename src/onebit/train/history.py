@@ -48,7 +48,7 @@ def reported_weights(folder: Path, digest: object) -> tuple[Path | None, bool]:
     """(the weights in a run folder that its result is about, None if there are none; whether they are others by now).
 
     Args:
-        digest: that in the result; earlier versions stored none, and results of theirs count as about these weights.
+        digest: that in the result; None counts as that of these weights.
     """
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     return weights, weights is not None and digest not in (None, sha256_of(weights))
@@ -105,8 +105,6 @@ class EpochLog:
     small: whether the images of later epochs are larger.
 
     Errors are None where there are no classes.
-
-    Runs of earlier versions lack the fields with defaults.
     """
 
     epoch: int
@@ -159,14 +157,6 @@ class EpochLog:
             text += f"  mean IoU {self.validation_mean_iou:.4f}"
         text += f"  lr {self.lr:.2e}  flips {100 * self.flip_ratio:.2f} %  saturated {100 * self.saturation:.1f} %"
         return text + f"  {self.seconds:.1f} s"
-
-
-def read_row(row: Any) -> Any:
-    """The mapping in a row of a checkpoint; ValueError for text that is not JSON."""
-    try:
-        return json.loads(row) if isinstance(row, str) else row
-    except RecursionError:
-        raise ValueError("an epoch is nested too deep") from None
 
 
 def _percent(fraction: float | None) -> str:
@@ -362,9 +352,9 @@ class History:
         return [json.dumps(row.__dict__) for row in self.rows]
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Any]) -> History:
-        """The epochs in a checkpoint, the inverse of `texts`; earlier versions wrote mappings."""
-        logs = [EpochLog.from_dict(read_row(row)) for row in rows]
+    def from_rows(cls, rows: Iterable[str]) -> History:
+        """The epochs in a checkpoint, the inverse of `texts`."""
+        logs = [EpochLog.from_dict(json.loads(row)) for row in rows]
         for epoch, row in enumerate(logs, start=1):
             if row.epoch != epoch:
                 raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")

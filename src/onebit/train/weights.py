@@ -25,7 +25,7 @@ from onebit.common.torch_private import COMPILED
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
 from onebit.nets import SUFFIX, not_a_net
-from onebit.train.history import WEIGHT_FILES, read_row
+from onebit.train.history import WEIGHT_FILES
 
 PREFIXES = (f"{COMPILED}.", "module.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -93,8 +93,8 @@ def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
     rows = content.get("rows")
     try:
-        last = read_row(rows[-1]) if isinstance(rows, list) and rows else None
-    except ValueError:
+        last = json.loads(rows[-1]) if isinstance(rows, list) and rows else None
+    except (ValueError, TypeError, RecursionError):  # the rows of another program
         last = None
     if not isinstance(last, dict):
         return {}
