@@ -180,11 +180,6 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
     return [name for name, spans in found.items() if spans and len(torch.stack(spans).unique()) == 1]
 
 
-def constant_warning(names: list[str]) -> str:
-    """What is wrong with the layers of `constant_inputs`."""
-    return f"the binary inputs are all the same value, as after a ReLU: {', '.join(names)}"
-
-
 class HealthWatch:
     """Warns once per layer and reason: of a layer that does not learn, or of latents that leave their bound unclipped.
 

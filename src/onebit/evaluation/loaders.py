@@ -10,14 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SubsetRandomSampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler
 
 EPOCH_SEEDS = 1_000_003
 """Distance between the seeds of two training runs; the seeds of the epochs of one are in between."""
@@ -36,13 +29,7 @@ def batch_samples(loader: DataLoader[Any]) -> int | None:
     return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
 
 
-def sample_count(loader: DataLoader[Any]) -> int | None:
-    """Samples of a pass in order; None if that is not known."""
-    streams = isinstance(loader.dataset, IterableDataset)
-    return None if batch_samples(loader) is None else known_length(loader.dataset if streams else _sampler(loader))
-
-
-def _sampler(loader: DataLoader[Any]) -> Any:
+def sampler_of(loader: DataLoader[Any]) -> Any:
     """What decides the order of the samples, or of the batches."""
     batches = loader.batch_sampler
     return loader.sampler if batches is None else getattr(batches, "sampler", batches)
@@ -60,7 +47,7 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     That is the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and what transforms in
     this process draw from `random` and `numpy.random`; torch's generator is seeded by the caller.
     """
-    number, sampler = epoch_seed(seed, epoch), _sampler(loader)
+    number, sampler = epoch_seed(seed, epoch), sampler_of(loader)
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     before = [owner.generator for owner in owners]
     generator = torch.Generator().manual_seed(number)
@@ -69,7 +56,7 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
     try:
-        with seeded_globals(number):
+        with kept_globals(number):
             yield
     finally:
         for owner, kept in zip(owners, before, strict=True):
@@ -90,7 +77,7 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
     """
     if type(loader.batch_sampler) is not BatchSampler:
         return loader
-    order = _sampler(loader)
+    order = sampler_of(loader)
     if isinstance(order, SubsetRandomSampler):
         order = list(order.indices)
     elif isinstance(order, RandomSampler) and not order.replacement and len(order) == known_length(loader.dataset):
@@ -102,26 +89,14 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 @contextmanager
-def seeded_globals(number: int) -> Iterator[None]:
-    """The context in which `random` and `numpy.random` start from a seed; their states are put back at the end."""
-    with kept_globals():
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        yield
-
-
-@contextmanager
-def kept_globals() -> Iterator[None]:
-    """Put the states of `random` and `numpy.random` back at the end of the context."""
+def kept_globals(seed: int | None = None) -> Iterator[None]:
+    """Put the states of `random` and `numpy.random` back at the end of the context, in which they start from a seed."""
     states = random.getstate(), np.random.get_state()
+    if seed is not None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def of_rank(loader: DataLoader[Any], *, rank: int, world: int) -> bool:
-    """Whether the loader gives each of several processes its own part, by a DistributedSampler."""
-    sampler = _sampler(loader)
-    return isinstance(sampler, DistributedSampler) and (sampler.rank, sampler.num_replicas) == (rank, world)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.loaders import known_length, repeated, sample_count, sequential
+from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
 from onebit.evaluation.nested import leaves, size_of
 
 LOADER_BATCH = 100
@@ -118,7 +118,10 @@ class LoaderSamples:
     @property
     def count(self) -> int | None:
         """Samples of a pass in order; None if the loader does not know."""
-        return sample_count(self.loader)
+        if batch_samples(self.loader) is None:
+            return None
+        dataset = self.loader.dataset
+        return known_length(dataset if isinstance(dataset, IterableDataset) else sampler_of(self.loader))
 
     @cached_property
     def steps(self) -> int:

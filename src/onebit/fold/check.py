@@ -11,7 +11,7 @@ from torch import nn
 
 from onebit.common.text import NetSize
 from onebit.errors import OnebitError, first_line, shortened
-from onebit.evaluation.health import constant_inputs, constant_warning
+from onebit.evaluation.health import constant_inputs
 from onebit.fold import eval_copy, refusals_of
 from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
@@ -142,7 +142,7 @@ def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:
     if len(names) > 2 and [weights[name] for name in names] == [True, *[False] * (len(names) - 2), True]:
         yield f"only the ends are binary, {names[0]!r} and {names[-1]!r}: all layers between them are real"
     if any(True for _ in input_quantizers(model)) and (names := constant_inputs(model, inputs())):
-        yield constant_warning(names)
+        yield f"the binary inputs are all the same value, as after a ReLU: {', '.join(names)}"
 
 
 def _unfit(example: Any) -> str:

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.utils.data import DistributedSampler
 
 from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.loaders import epoch_seed, of_rank, seeded, seeded_globals
+from onebit.evaluation.loaders import epoch_seed, kept_globals, sampler_of, seeded
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, parts_of
 from onebit.train.device_batches import DeviceBatches, sent
@@ -60,7 +61,7 @@ class ImageFeed:
         rng = np.random.default_rng([self.seed, epoch])
         order = self.samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
-        with seeded_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
+        with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
             for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
                 yield x, y, len(indices)
 
@@ -83,7 +84,7 @@ class ArrayFeed:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
         bounds = self.bounds[:steps]
         chosen = [order[start:stop][self.ranks.part(stop - start)] for start, stop in bounds]
-        with seeded_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
+        with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
             for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
                 yield sent(x, self.device), sent(y, self.device), stop - start
 
@@ -98,8 +99,9 @@ class LoaderFeed:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        ranks = self.ranks
-        if ranks.world > 1 and not of_rank(self.samples.loader, rank=ranks.rank, world=ranks.world):
+        ranks, sampler = self.ranks, sampler_of(self.samples.loader)
+        divided = isinstance(sampler, DistributedSampler) and sampler.num_replicas == ranks.world
+        if ranks.world > 1 and not (divided and sampler.rank == ranks.rank):
             raise UsageError(f"{ranks.world} processes need a loader with sampler=DistributedSampler(dataset)")
 
     @property
