@@ -182,9 +182,6 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, tmp_pat
 
     again = onebit("train", "--resume", run, "--start-epoch", "1", "--json")
     assert again.status == 0
-    refused = onebit("train", "--resume", run, "--start-epoch", "5")
-    assert refused.status == 2
-    assert "epoch 1" in refused.err.splitlines()[-1]
     evaluated = onebit("train", *words, "-e", run / "best.safetensors", "--json").json
     assert evaluated["correct"] == done.json["test"]["binary"]["correct"] == again.json["test"]["binary"]["correct"]
     assert (evaluated["split"], evaluated["weights"]) == ("test", "binary")

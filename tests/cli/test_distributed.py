@@ -61,7 +61,7 @@ def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome],
     # both processes talk through the first one
     for text in (done.stderr, (tmp_path / "two" / "log.txt").read_text()):
         assert [text.count(f" {epoch}/3  ") for epoch in (1, 2, 3)] == [1, 1, 1]
-        assert text.count("fp32 products on 2 processes (cpu, 1 thread)") == 1
+        assert text.count("fp32 products on 2 processes, each cpu, 1 thread") == 1
 
 
 # --------------------------------------------------------------------------------------------------------- stopped

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.cli.seeds import parse_seeds
-from onebit.common.fields import Count, NotNegativeInt, read
+from onebit.common.fields import Count, read
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import recipe_path
@@ -31,7 +31,7 @@ OPTIONS = {
     "tensorboard": (SWITCH, "", "log to RUN/tensorboard too"),
     "data": (VALUE, "DIR", "folder of data sets or of your own images, or FILE.npz"),
     "print-freq": (VALUE, "N", "print loss and accuracy every N steps"),
-    "start-epoch": (VALUE, "N", "epochs that the checkpoint to resume must have"),
+    "start-epoch": (VALUE, "N", "with --resume, which knows the epoch"),
     "print-config": (SWITCH, "", "print the complete recipe and exit"),
     "json": (SWITCH, "", "print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, ..."),
     "help": (SWITCH, "", "print this text and exit"),
@@ -61,7 +61,6 @@ class TrainCommand:
     task: str | None = None
     data: str | None = None
     seeds: list[int] | None = None
-    start_epoch: int | None = None
     print_freq: int | None = None
     trackers: tuple[str, ...] = ()
     overwrite: bool = False
@@ -105,6 +104,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     resume = own.get("resume", "") != ""  # scripts have --resume '' for none
     if resume and "overwrite" in own:
         raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
+    if own.get("start-epoch", "0") != "0" and not resume:
+        raise UsageError("--start-epoch requires --resume RUN")
     folders = [_run_folder(path) for path in (own.get("out"), own.get("resume")) if path]
     if len(set(map(os.path.realpath, folders))) > 1:
         raise UsageError(f"several run folders: {', '.join(map(str, folders))}")
@@ -119,7 +120,6 @@ def read_command(words: Sequence[str]) -> TrainCommand:
         resumed=bool(own.get("resume")) or only_out,
         resume=resume,
         seeds=parse_seeds(own["seeds"] or "") if "seeds" in own else None,
-        start_epoch=read(own.get("start-epoch"), NotNegativeInt | None, name="--start-epoch"),
         print_freq=read(own.get("print-freq"), Count | None, name="--print-freq"),
         trackers=tuple(name for name in TRACKERS if name in own),
     )

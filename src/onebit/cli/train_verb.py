@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.inputs import set_threads
 from onebit.cli.output import answer, answer_either, download_progress, percent, say
 from onebit.cli.processes import together
-from onebit.cli.run_folder import refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import USAGE, train_help
 from onebit.errors import UsageError
+from onebit.nets import net_path
 from onebit.recipe import Recipe
-from onebit.runs.folders import PICTURE, free_folder, replacing
-from onebit.train.history import STAGE_FOLDER
+from onebit.runs.folders import PICTURE, free_folder, is_replaceable, replacing, seed_folder, seed_folders
+from onebit.train.history import STAGE_FOLDER, holds_run, refuse_used
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
@@ -81,11 +81,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
     """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
     folder = command.folder or Path("runs") / recipe.name
-    read = {"init_from": recipe.init_from, "teacher": recipe.teacher}
     if command.overwrite:
-        refuse_overwriting(folder, read)
+        _refuse_overwriting(folder, recipe)
     elif command.folder or command.resume:
-        refuse_used_folder(folder, command.seeds, resume=command.resume)
+        _refuse_used(folder, command.seeds, resume=command.resume)
     else:
         with free_folder(folder, ranks) as free:
             if free != folder:
@@ -99,16 +98,45 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
         yield folder
 
 
+def _refuse_used(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
+    """Raise UsageError if the folder holds another kind of run (one, or several seeds), or a run that is not resumed.
+
+    Args:
+        seeds: the seeds to train; None for one run in the folder itself.
+    """
+    if seeds is None and seed_folders(folder):
+        raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
+    if seeds is not None and holds_run(folder):
+        raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
+    for place in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
+        refuse_used(place, resume=resume)
+
+
+def _refuse_overwriting(folder: Path, recipe: Recipe) -> None:
+    """Raise UsageError if `--overwrite` would replace other files than a run, or weights that the training reads."""
+    if not is_replaceable(folder):
+        raise UsageError(f"--overwrite replaces run folders only, {folder} is not one")
+    for path in filter(None, (recipe.init_from, recipe.teacher)):
+        if Path(os.path.realpath(net_path(path))).is_relative_to(os.path.realpath(folder)):
+            raise UsageError(f"--overwrite replaces {folder}, and the training reads {path}")
+
+
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
+    from onebit.common.memory import keep_freed_memory
     from onebit.runs.own_model import settle_input
     from onebit.runs.resolve import resolve
+    from onebit.runs.run_data import load_from_place, place_of_training
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
     set_threads()
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
-    recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
+    keep_freed_memory()
+    place = place_of_training(folder) if command.resume else None
+    with download_progress() as fetched:
+        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=command.data, progress=fetched))
+    recipe = dataclasses.replace(recipe, validation=len(data.validation))
     if recipe.model.is_own:
         recipe = settle_input(recipe, data)
 
@@ -131,22 +159,6 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         raise KeyboardInterrupt(f"interrupted; go on with: {start} train {resume}") from None
 
 
-def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
-    """The recipe with the size of its validation split in place of null, and its data.
-
-    Args:
-        folder: of a resumed training, which may know where the data are.
-    """
-    from onebit.common.memory import keep_freed_memory
-    from onebit.runs.run_data import load_from_place, place_of_training
-
-    keep_freed_memory()
-    with download_progress() as fetched:
-        place = None if folder is None else place_of_training(folder)
-        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=fetched))
-    return dataclasses.replace(recipe, validation=len(data.validation)), data
-
-
 def _train(
     command: TrainCommand,
     recipe: Recipe,
@@ -165,7 +177,6 @@ def _train(
 
     with printing_progress(recipe.name, folder, ranks) as printer:
         has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
-        ranks.first(lambda: _check_start(folder, command.start_epoch))
         if command.resume and not has_checkpoint and not recipe.continual.tasks:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -174,7 +185,11 @@ def _train(
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
             + (f" ({data.note})" if data.note else "")
         )
-        printer.note(_machine_line(machine, processes=ranks.world))
+        threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
+        where = str(machine.device)
+        if ranks.world > 1:
+            where = f"{ranks.world} processes, each {machine.device.type}"
+        printer.note(f"{machine.precision} products on {where}, {threads}")
         if recipe.first_stage:
             printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {STAGE_FOLDER}")
         if recipe.teacher is not None:
@@ -216,23 +231,3 @@ def _result_lines(result: dict[str, Any]) -> list[str]:
 
     lines = summary_lines if "runs" in result else task_lines if "tasks" in result else outcome_lines
     return lines(result)
-
-
-def _check_start(folder: Path, epoch: int | None) -> None:
-    """Refuse a --start-epoch that is not the number of epochs in the checkpoint."""
-    if epoch is None:
-        return
-    from onebit.train.weights import read_state
-
-    checkpoint = folder / "last.ckpt"
-    done = read_state(checkpoint)[1].get("epoch") if checkpoint.exists() else 0
-    if done != epoch:
-        raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
-
-
-def _machine_line(machine: Machine, *, processes: int) -> str:
-    threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
-    where = f"{machine.device}, {threads}"
-    if processes > 1:
-        where = f"{processes} processes ({machine.device.type}, {threads})"
-    return f"{machine.precision} products on {where}"
