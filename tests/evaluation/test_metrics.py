@@ -136,7 +136,6 @@ def test_metrics_are_chosen_by_name_and_function() -> None:
 
     score = score_outputs(
         *made("regression"),
-        count=30,
         loss="mse",
         metrics=chosen_metrics(["mae", mae], None),
         weights="real",
@@ -156,10 +155,7 @@ def test_a_score_without_classes_has_no_accuracy() -> None:
     metrics = chosen_metrics(None, "regression")
 
     def score(part: slice) -> Score:
-        count = len(outputs[part])
-        return score_outputs(
-            outputs[part], targets[part], count=count, loss="mse", metrics=metrics, weights="real", bn="trained"
-        )
+        return score_outputs(outputs[part], targets[part], loss="mse", metrics=metrics, weights="real", bn="trained")
 
     whole, joined = score(slice(None)), whole_score([score(slice(11)), None, score(slice(11, None))])
     assert joined.loss == pytest.approx(whole.loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -62,12 +62,11 @@ def whole_pixels(model: nn.Module) -> Iterator[None]:
         if x.is_floating_point() and x.numel() and 0 < (largest := float(x.max())) <= 1:
             raise UsageError(f"InputCoding takes pixels 0–255, got numbers up to {largest:.3g}: multiply them by 255")
 
-    hooks = [coding.register_forward_pre_hook(check) for coding in model.modules() if isinstance(coding, InputCoding)]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, InputCoding):
+                hooks.enter_context(module.register_forward_pre_hook(check))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,13 +169,10 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         for counted, macs, binary in _macs(layer, args, kwargs, output):
             (binary_macs if binary else real_macs)[counted] += macs
 
-    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in names]
-    try:
-        with kept_training(model):
-            model.eval()(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with kept_training(model), ExitStack() as hooks:
+        for layer in names:
+            hooks.enter_context(layer.register_forward_hook(note, with_kwargs=True))
+        model.eval()(inputs)
     count = len(inputs)
     return Summary(
         tuple(

@@ -102,8 +102,7 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
         stack.enter_context(_unchanged(model))
         for name, layer in model.named_modules():
             if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
-                hook = layer.register_forward_pre_hook(_cut_inputs(inputs.setdefault(name, [])))
-                stack.callback(hook.remove)
+                stack.enter_context(layer.register_forward_pre_hook(_cut_inputs(inputs.setdefault(name, []))))
         if not latents and not inputs:
             return {}
         model.train()
@@ -167,7 +166,7 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
         for name, quantizer in input_quantizers(model):
             if not isinstance(quantizer, Quantizer) or quantizer.integer_input() is None:
                 name = name.removesuffix("input_quantizer").removesuffix(".") or name
-                stack.callback(quantizer.register_forward_hook(hook(name)).remove)
+                stack.enter_context(quantizer.register_forward_hook(hook(name)))
                 found[name] = []
         if not found or size_of(inputs) < 2:
             return []

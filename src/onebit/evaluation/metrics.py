@@ -140,16 +140,11 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
             if task is not None and chosen[one].task != task:
                 raise UsageError(f"metric {one!r} is for {chosen[one].task}, the loss is for {task}")
         else:
-            name = own_name(one)
+            name = getattr(one, "__name__", type(one).__name__)
+            name = f"own {name}" if name in METRICS else name
             others = sum(known == name or known.startswith(f"{name} ") for known in chosen)
             chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one))
     return chosen
-
-
-def own_name(function: Any) -> str:
-    """The name of a metric of the user, which is none of METRICS."""
-    name = getattr(function, "__name__", type(function).__name__)
-    return f"own {name}" if name in METRICS else name
 
 
 def _sums_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
@@ -164,17 +159,12 @@ def score_outputs(
     outputs: Any,
     targets: Any,
     *,
-    count: int,
     loss: str | Loss,
     metrics: Mapping[str, Metric],
     weights: str,
     bn: str,
 ) -> Score:
-    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take.
-
-    Args:
-        count: number of samples.
-    """
+    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take."""
     function = resolve(LOSSES, loss, kind="loss")
     task = task_of(loss)
     if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
@@ -185,6 +175,6 @@ def score_outputs(
         arrays = logits.float().cpu().numpy(), labels.cpu().numpy()
         score = score_logits(*arrays, loss=mean, masked=masked, weights=weights, bn=bn)
     else:
-        score = Score(weights, bn, None, count, float(function(outputs, targets)))
+        score = Score(weights, bn, None, size_of(targets), float(function(outputs, targets)))
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
     return replace(score, sums=sums) if sums else score

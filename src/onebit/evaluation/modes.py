@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from onebit.evaluation.batches import (
 )
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
-from onebit.evaluation.nested import leaves, mapped, size_of
+from onebit.evaluation.nested import leaves, mapped
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples
@@ -121,17 +121,15 @@ def reestimate_batch_norm_(
         data = in_tiles(model, Split(data, np.zeros((len(data), *data.shape[2:]), np.uint8))).images
     count = len(data) if isinstance(data, (np.ndarray, StreamedImages, Tensor)) else BN_IMAGES
     device = model_device(model)
-    with kept_training(model):
+    with kept_training(model), ExitStack() as hooks:
         model.eval()
-        hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
         try:
             for norm in norms:
+                hooks.enter_context(norm.register_forward_pre_hook(weigh))
                 norm.train()
             for batch in as_samples(data).mixed(count, batch_size):
                 model(mapped(lambda tensor: tensor.to(device), batch))
         finally:
-            for hook in hooks:
-                hook.remove()
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 if values[norm] and norm.num_batches_tracked is not None:
@@ -143,11 +141,6 @@ def trained_norms(model: nn.Module) -> list[Any]:
     with kept_training(model):
         model.train()
         return [norm for norm in batch_norms(model) if norm.training and norm.momentum != 0]
-
-
-def kept_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
-    """Restore the BatchNorm statistics at the end of the context."""
-    return kept_buffers(batch_norms(model))
 
 
 def parse_weights(weights: str) -> tuple[str, int]:
@@ -219,7 +212,8 @@ def mode_outputs(
                 on_images(draw * total + now, draws * total)
 
         exact = autocast("fp32", model_device(model))  # whatever the caller has
-        with _ONE_AT_A_TIME, exact, fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
+        norms = kept_buffers(batch_norms(model))
+        with _ONE_AT_A_TIME, exact, norms, fixed_weights(model, mode, generator=generator):
             if bn == "reestimate" and train is not None:
                 reestimate_batch_norm_(model, train, batch_size=batch_size)
             outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
@@ -312,8 +306,7 @@ def evaluate(
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
     loss = scored_loss(weights, loss)
-    count = size_of(targets)
-    score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
+    score = score_outputs(outputs, targets, loss=loss, metrics=metrics, weights=weights, bn=bn)
     # a class without probability in all draws of an ensemble has log-probability -inf
     if not math.isfinite(score.loss) and parse_weights(weights)[1] == 1:
         raise DataError(f"the loss is {score.loss}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError
-from onebit.evaluation.batches import model_device
+from onebit.evaluation.batches import kept_buffers, model_device
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import (
     LOOK_IMAGES,
@@ -30,7 +30,6 @@ from onebit.evaluation.health import (
 )
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
-from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import (
     autocast,
@@ -41,6 +40,7 @@ from onebit.evaluation.precision import (
 )
 from onebit.evaluation.scores import Score, values_of
 from onebit.evaluation.sources import LoaderSamples
+from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import finish_steps_, latent_rate
 from onebit.quantizers import scheduled
@@ -386,7 +386,7 @@ def write_best(job: Job) -> None:
     """Write best.safetensors after an epoch that is the best so far; random states stay those of the checkpoint."""
     row = job.history.best
     cuda = [job.device] if job.device.type == "cuda" else []
-    with job.saved_weights(), kept_batch_norm(job.model), torch.random.fork_rng(cuda):
+    with job.saved_weights(), kept_buffers(batch_norms(job.model)), torch.random.fork_rng(cuda):
         if job.other_statistics:
             statistics_of_saved_(job)
         of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from torch import nn
 
 from onebit.data import Split
-from onebit.evaluation.batches import in_tiles, model_device, outputs_of
+from onebit.evaluation.batches import in_tiles, kept_buffers, model_device, outputs_of
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import Metric, score_outputs
-from onebit.evaluation.modes import fixed_weights, kept_batch_norm, reestimate_batch_norm_, stated_mode, trained_norms
-from onebit.evaluation.nested import size_of
+from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, stated_mode, trained_norms
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
+from onebit.layers import batch_norms
 from onebit.train.fit_data import FitData
 from onebit.train.job import Job
 from onebit.train.ranks import ALONE, Ranks
@@ -39,15 +39,13 @@ def validate(
     weights, _ = stated_mode(model, "binary")
     bn = "reestimate" if reestimate else "trained"
     mine = _share(model, data.validation, ranks)
-    with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
+    with fixed_weights(model, weights), kept_buffers(batch_norms(model)), autocast(precision, device):
         if reestimate:
             _reestimate_(model, data, ranks)
         score = None
         if mine is not None:
             outputs, targets = outputs_of(model, mine)
-            score = score_outputs(
-                outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
-            )
+            score = score_outputs(outputs, targets, loss=loss, metrics=metrics or {}, weights=weights, bn=bn)
     return whole_score(ranks.gather(score))
 
 
