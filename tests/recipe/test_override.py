@@ -10,7 +10,6 @@ import pytest
 from onebit.errors import UnknownNameError
 from onebit.models import create_model
 from onebit.recipe import (
-    METHOD_FIELDS,
     Recipe,
     build_recipe,
     default_settings,
@@ -25,6 +24,7 @@ from onebit.recipe import (
     recipe_path,
     with_method,
 )
+from onebit.recipe.override import METHOD_FIELDS
 from onebit.runs.optimizer import check_settings
 
 NETS: dict[str, dict[str, Any]] = {

@@ -5,11 +5,9 @@ from __future__ import annotations
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.flags import flag_names, flag_text
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
-from onebit.recipe.override import METHOD_FIELDS, method_of, with_method
+from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
-    METHODS_FILE,
-    RECIPE_FOLDER,
     build_recipe,
     merge,
     method_settings,
@@ -25,14 +23,10 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
-from onebit.recipe.warmup import shrink_warmup
 
 __all__ = [
     "DEFAULTS_FILE",
     "DESCRIPTIVE",
-    "METHODS_FILE",
-    "METHOD_FIELDS",
-    "RECIPE_FOLDER",
     "ContinualRecipe",
     "ModelRecipe",
     "OptimizerRecipe",
@@ -50,6 +44,5 @@ __all__ = [
     "read_settings",
     "recipe_names",
     "recipe_path",
-    "shrink_warmup",
     "with_method",
 ]

@@ -15,7 +15,6 @@ from onebit.recipe.override import method_of, with_method
 from onebit.recipe.own_names import ARGUMENTS, is_own, short_name
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path
 from onebit.recipe.settings import LONGEST_NAME, Recipe
-from onebit.recipe.warmup import shrink_warmup
 
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
 """Task -> the recipe that says how it is learned; None for the images as they are."""
@@ -56,7 +55,7 @@ def request_recipe(
             # results that were measured with the file do not hold for this training
             recipe = dataclasses.replace(recipe, measured="")
         if "epochs" in flags and "schedule.warmup" not in flags:
-            full, recipe = recipe.schedule.warmup, shrink_warmup(recipe, epochs=file.epochs)
+            full, recipe = recipe.schedule.warmup, recipe.with_warmup_of(file.epochs)
             if recipe.schedule.warmup < full:
                 notes = (f"--epochs {recipe.epochs:g} shrinks schedule.warmup to {recipe.schedule.warmup:.3g}",)
     if method is not None and recipe.continual.tasks and "continual.own" not in flags:

@@ -233,6 +233,16 @@ class Recipe(Checked):
         moved = self.model.is_own and other.model.is_own and short_name(self.model.name) == short_name(other.model.name)
         return [row for row in changed if not (moved and row[0] == "model.name")]
 
+    def with_warmup_of(self, epochs: float) -> Recipe:
+        """The recipe with a warm-up that is the same share of training as of `epochs`, where these are more.
+
+        Example:
+            >>> Recipe(epochs=1, schedule=ScheduleRecipe(warmup=5)).with_warmup_of(100).schedule.warmup
+            0.05
+        """
+        warmup = self.schedule.warmup * min(1, self.epochs / epochs)
+        return dataclasses.replace(self, schedule=dataclasses.replace(self.schedule, warmup=warmup))
+
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
         import yaml

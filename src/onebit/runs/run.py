@@ -18,7 +18,7 @@ from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
 from onebit.nets import is_packed
 from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
+from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.runs.machine import Machine, resolve_machine
 from onebit.runs.model import Training, build_training
 from onebit.runs.opening import Run as Run
@@ -176,7 +176,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         epochs=recipe.first_stage,
         first_stage=0.0,
     )
-    return shrink_warmup(stage, epochs=recipe.epochs)
+    return stage.with_warmup_of(recipe.epochs)
 
 
 def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **options: Any) -> dict[str, Any]:
