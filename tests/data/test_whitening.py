@@ -11,7 +11,6 @@ import pytest
 from onebit.__main__ import main
 from onebit.data import Dataset, load_dataset, whiten
 from onebit.data.whitening import fit_zca, normalized
-from onebit.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +50,6 @@ def test_uniform_images_give_finite_values() -> None:
     assert not normalized(np.full((2, 1, 2, 2), 9, np.uint8)).any()
 
 
-def test_images_that_are_too_large_are_refused(toy: Dataset) -> None:
-    large = np.zeros((4, 3, 40, 40), np.uint8)
-    split = dataclasses.replace(toy.train[:4], images=large)
-    with pytest.raises(UsageError, match="4,800 values"):
-        whiten(Dataset("large", split, split, split, toy.classes))
-
-
 def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,4 +68,4 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     for name in ("crop_padding", "cutout"):
         assert main(["train", "--dataset", "toy", "--whitening", "zca", f"--augmentation.{name}", "2"]) == 2
-        assert f"augmentation.{name}" in capsys.readouterr().err
+        assert name in capsys.readouterr().err

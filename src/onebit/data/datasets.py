@@ -89,7 +89,11 @@ def load_dataset(
     data = Dataset(
         entry.name, train, held_out, loaded.test, classes, loaded.directory, note, loaded.identity, loaded.digest
     )
-    return data if input_size is None or entry.folder else data.changed(lambda split: _resized(split, input_size))
+    if input_size is None or entry.folder:
+        return data
+    if data.train.labels.ndim > 1:
+        raise UsageError("input_size: images with masks are not resized: leave it out")
+    return data.changed(lambda split: Split(resize_images(split.images, input_size), split.labels))
 
 
 def fetch_dataset(
@@ -128,10 +132,3 @@ def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEnt
     if directory is not None and not entry.stored:
         raise UsageError(f"data set {entry.name!r} is part of onebit: leave out --data {directory}")
     return entry
-
-
-def _resized(split: Split, size: int) -> Split:
-    """Resize the largest centered square of all images to `size`×`size`, as a net's input is made of a photo."""
-    if split.labels.ndim > 1:
-        raise UsageError("input_size: images with masks are not resized: leave it out")
-    return Split(resize_images(split.images, size), split.labels)

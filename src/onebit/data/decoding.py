@@ -46,9 +46,7 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
 
 def default_workers() -> int:
     """One for each CPU that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_each(

@@ -105,11 +105,7 @@ def _read_images(paths: Sequence[Path]) -> Images:
         with opened(str(path)) as image:
             color = color or image.mode not in ("1", "L", "LA", "I;16", "I;16B", "I;16L")
             pictures.append(picture(image, "RGB" if image.mode not in ("1", "L") else "L"))
-        if pictures[-1].size != pictures[0].size:
-            (width, height), (first_width, first_height) = pictures[-1].size, pictures[0].size
-            raise DataError(f"{path}: is {width}×{height} pixels, {paths[0].name} is {first_width}×{first_height}")
-    mode = "RGB" if color else "L"
-    arrays = np.stack([np.asarray(image.convert(mode), np.uint8) for image in pictures])
+    arrays = np.stack([np.asarray(image.convert("RGB" if color else "L"), np.uint8) for image in pictures])
     return np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)) if color else arrays[:, np.newaxis]
 
 
@@ -125,10 +121,10 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
         raise DataError(f"{path}: the mask has {mode!r} pixels {mask.shape}, expected 8-bit numbers {tuple(size)}")
     numbers = np.full(256, -1)
     numbers[list(values)] = list(values.values())
-    unknown = np.setdiff1d(mask, list(values))
-    if len(unknown):
-        raise DataError(f"{path}: the mask has the value {unknown[0]}; {CLASS_FILE} beside it names all values")
-    return numbers[mask].astype(np.uint8)
+    found = numbers[mask]
+    if found.min() < 0:
+        raise DataError(f"{path}: the mask has the value {mask[found < 0][0]}; {CLASS_FILE} names all values")
+    return found.astype(np.uint8)
 
 
 MEMBRANE = DatasetEntry(

@@ -7,16 +7,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.decoding import StreamedImages
 from onebit.data.splits import Dataset, Split
-from onebit.errors import UsageError
 
 ADDED = 0.1
 """Added to each eigenvalue; they are about 1 on average. Directions of small variance are mostly noise."""
 LEVELS_PER_UNIT = 32
 """Whitened values are stored as pixels of 8 bits, 128 + 32·value, which covers -4 to 3.97."""
-MOST_VALUES = 4096
-"""The most values of an image; the whitening matrix has the square of this number."""
 _CHUNK = 2000  # images at a time
 
 Floats = npt.NDArray[np.float32]
@@ -26,20 +22,15 @@ def whiten(data: Dataset) -> Dataset:
     """Apply global contrast normalization and ZCA whitening, fitted on the training images alone.
 
     Each image x (D values) is normalized to g = (x − mean(x)) / std(x). With mean m and covariance U·diag(λ)·Uᵀ of the
-    training images g, the whitened image is U·diag(1/√(λ + 0.1))·Uᵀ·(g − m), times 32 plus 128, rounded.
-
-    Raises:
-        UsageError: the images are too large, or do not fit in memory.
+    training images g, the whitened image is U·diag(1/√(λ + 0.1))·Uᵀ·(g − m), times 32 plus 128, rounded. The matrix
+    has D² values.
     """
-    values = int(np.prod(data.input_shape))
-    if isinstance(data.train.images, StreamedImages) or values > MOST_VALUES:
-        raise UsageError(f"whitening: got images of {values:,} values, expected at most {MOST_VALUES:,}, all in memory")
     mean, matrix = fit_zca(data.train.images)
     return data.prepared_by(partial(_whitened, mean=mean, matrix=matrix), "contrast normalized and ZCA whitened")
 
 
 def _whitened(split: Split, *, mean: Floats, matrix: Floats) -> Split:
-    images = np.empty_like(split.images, order="C")
+    images = np.empty(split.images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK):
         part = split.images[start : start + _CHUNK]
         flat = (normalized(part) - mean) @ matrix
