@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score, jaccard_score
 
-from onebit.data import VOID, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
+from onebit.data import VOID, by_pixel, confusion_matrix, is_counted, pixel_scores
 
 
 def test_scores_equal_those_of_scikit_learn() -> None:
@@ -16,28 +16,24 @@ def test_scores_equal_those_of_scikit_learn() -> None:
     predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 3, truth.shape))
     counts = confusion_matrix(truth, predicted, classes=3)
     assert np.array_equal(counts, sklearn_confusion(truth.ravel(), predicted.ravel()))
-    score = pixel_score(counts)
+    scores = pixel_scores(counts)
     both = truth.ravel(), predicted.ravel()
-    assert score.accuracy == pytest.approx((truth == predicted).mean())
-    assert score.iou == pytest.approx(jaccard_score(*both, average=None))
-    assert score.dice == pytest.approx(f1_score(*both, average=None))
-    assert score.mean_iou == pytest.approx(jaccard_score(*both, average="macro"))
-    assert score.mean_dice == pytest.approx(f1_score(*both, average="macro"))
-    assert mask_facts(counts)["confusion"] == counts.tolist()
+    assert scores["accuracy"] == pytest.approx((truth == predicted).mean())
+    assert scores["class_iou"] == pytest.approx(jaccard_score(*both, average=None))
+    assert scores["class_dice"] == pytest.approx(f1_score(*both, average=None))
+    assert scores["mean_iou"] == pytest.approx(jaccard_score(*both, average="macro"))
+    assert scores["dice"] == pytest.approx(f1_score(*both, average="macro"))
+    assert scores["confusion"] == counts.tolist()
 
 
 def test_void_pixels_and_classes_that_do_not_occur_do_not_count() -> None:
     counts = confusion_matrix([0, 0, VOID, 1], [0, 1, 1, 1], classes=3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
-    score = pixel_score(counts)
-    assert np.isnan(score.iou[2])
-    assert score.mean_iou == 0.5
-    assert score.mean_dice == pytest.approx((2 / 3 + 2 / 3) / 2)
-    facts = mask_facts(counts)
-    assert facts["class_iou"] == [0.5, 0.5, None]  # which JSON has a word for
-    assert facts["class_dice"] == [*score.dice[:2], None]
-    assert (facts["mean_iou"], facts["dice"]) == (score.mean_iou, score.mean_dice)
-    assert np.isnan(pixel_score(np.zeros((2, 2))).mean_iou)
+    scores = pixel_scores(counts)
+    assert scores["class_iou"] == [0.5, 0.5, None]  # which JSON has a word for
+    assert scores["class_dice"] == pytest.approx([2 / 3, 2 / 3, None])
+    assert (scores["mean_iou"], scores["dice"]) == (0.5, pytest.approx(2 / 3))
+    assert np.isnan(pixel_scores(np.zeros((2, 2)))["mean_iou"])
     assert [is_counted(np.array(labels)) for labels in ([3], [], [[VOID, 0]], [[VOID, VOID]])] == [1, 0, 1, 0]
 
 

@@ -22,7 +22,7 @@ from onebit.data import (
     is_counted,
     mask_classes,
     mask_shape,
-    pixel_score,
+    pixel_scores,
     read_mask,
 )
 from onebit.errors import DataError, UsageError, escaped
@@ -112,8 +112,8 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     truth = _truth(net, file, mask.shape, count)
     if truth is not None and is_counted(truth):
-        score = pixel_score(confusion_matrix(truth, mask, classes=count))
-        facts |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
+        scores = pixel_scores(confusion_matrix(truth, mask, classes=count))
+        facts |= {name: scores[name] for name in ("accuracy", "mean_iou", "dice")}
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]
     for shown in (truth, mask) if truth is not None else (mask,):
         parts += [np.full((len(mask), GAP, 3), 255, np.uint8), _painted(shown, count)]

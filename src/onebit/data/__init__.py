@@ -13,8 +13,7 @@ from onebit.data.mask_scores import (
     by_pixel,
     confusion_matrix,
     is_counted,
-    mask_facts,
-    pixel_score,
+    pixel_scores,
 )
 from onebit.data.permuted import permute_pixels
 from onebit.data.resizing import Images
@@ -59,11 +58,10 @@ __all__ = [
     "load_dataset",
     "make_toy",
     "mask_classes",
-    "mask_facts",
     "mask_shape",
     "named_as",
     "permute_pixels",
-    "pixel_score",
+    "pixel_scores",
     "prefetched",
     "read_batches",
     "read_mask",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +20,6 @@ def check_mask_classes(classes: int) -> None:
     """UsageError if `VOID` is the number of a class."""
     if classes > VOID:
         raise UsageError(f"masks of {classes} classes: expected at most {VOID}; {VOID} is for pixels without one")
-
-
-class PixelScore(NamedTuple):
-    """Scores in 0–1 from a confusion matrix; NaN for a class that occurs in neither truth nor prediction.
-
-    accuracy: share of correct pixels. iou, dice: for each class. mean_iou, mean_dice: over the classes that occur.
-    """
-
-    accuracy: float
-    iou: tuple[float, ...]
-    dice: tuple[float, ...]
-    mean_iou: float
-    mean_dice: float
 
 
 def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes: int) -> npt.NDArray[np.int64]:
@@ -69,36 +56,31 @@ def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt
     return np.moveaxis(logits, 1, -1)[known], labels[known]
 
 
-def mask_facts(confusion: npt.ArrayLike) -> dict[str, Any]:
-    """The scores of masks in a result, besides the accuracy; None for a class that does not occur."""
-    score = pixel_score(confusion)
-    return {
-        "mean_iou": score.mean_iou,
-        "dice": score.mean_dice,
-        "class_iou": [None if math.isnan(value) else value for value in score.iou],  # JSON has no NaN
-        "class_dice": [None if math.isnan(value) else value for value in score.dice],
-        "confusion": np.asarray(confusion).tolist(),
-    }
-
-
-def pixel_score(confusion: npt.ArrayLike) -> PixelScore:
-    """Accuracy, IoU and Dice from counts over all pixels.
+def pixel_scores(confusion: npt.ArrayLike) -> dict[str, Any]:
+    """Accuracy, IoU and Dice in 0–1 from counts over all pixels, as a result stores them.
 
     With n_kk correctly predicted pixels of class k, t_k pixels of the true class k and p_k predicted ones:
-    IoU_k = n_kk/(t_k + p_k − n_kk) (Jaccard), Dice_k = 2·n_kk/(t_k + p_k).
+    IoU_k = n_kk/(t_k + p_k − n_kk) (Jaccard), Dice_k = 2·n_kk/(t_k + p_k). A class that occurs in neither truth nor
+    prediction has None, and does not count in the means.
 
     Args:
         confusion: (K, K), see `confusion_matrix`.
 
     Example:
-        >>> pixel_score([[3, 1], [1, 3]]).mean_iou
+        >>> pixel_scores([[3, 1], [1, 3]])["mean_iou"]
         0.6
     """
     counts = np.asarray(confusion, np.int64)
     correct, total = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1)
+    occurs = total > 0
     with np.errstate(invalid="ignore"):
         iou, dice = correct / (total - correct), 2 * correct / total
-    occurs = total > 0
-    mean_iou, mean_dice = (float(values[occurs].mean()) if occurs.any() else np.nan for values in (iou, dice))
-    accuracy = float(correct.sum() / counts.sum()) if counts.any() else np.nan
-    return PixelScore(accuracy, tuple(iou.tolist()), tuple(dice.tolist()), mean_iou, mean_dice)
+        accuracy = float(correct.sum() / counts.sum())
+    return {
+        "accuracy": accuracy,
+        "mean_iou": float(iou[occurs].mean()) if occurs.any() else math.nan,
+        "dice": float(dice[occurs].mean()) if occurs.any() else math.nan,
+        "class_iou": [None if math.isnan(value) else value for value in iou.tolist()],  # JSON has no NaN
+        "class_dice": [None if math.isnan(value) else value for value in dice.tolist()],
+        "confusion": counts.tolist(),
+    }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.data import confusion_matrix, mask_facts, pixel_score
+from onebit.data import confusion_matrix, pixel_scores
 from onebit.errors import UsageError
 
 Sums = tuple[float, ...]
@@ -72,7 +72,7 @@ class Score:
     @property
     def mean_iou(self) -> float | None:
         """For masks, the Jaccard index averaged over classes; else None."""
-        return None if self.confusion is None else pixel_score(self.confusion).mean_iou
+        return None if self.confusion is None else pixel_scores(self.confusion)["mean_iou"]
 
     def as_dict(self) -> dict[str, Any]:
         # the others have another form, or are left out
@@ -81,7 +81,7 @@ class Score:
         if self.correct is not None:
             values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
         values |= {"metrics": self.metrics} if self.sums else {}
-        return values if self.confusion is None else values | mask_facts(self.confusion)
+        return values if self.confusion is None else values | pixel_scores(self.confusion)
 
     def __str__(self) -> str:
         of = f"{self.weights} weights, BatchNorm {self.bn}"

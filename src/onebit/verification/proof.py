@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_score
+from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_scores
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
@@ -355,7 +355,7 @@ def _card_claim(
     logits, labels = made or by_pixel(run_packed(net, test.images, on_images=on_images), test.labels)
     predicted, iou = logits.argmax(axis=1), None
     if stated.mean_iou is not None and test.labels.ndim > 1:
-        iou = pixel_score(confusion_matrix(labels, predicted, classes=logits.shape[1])).mean_iou
+        iou = pixel_scores(confusion_matrix(labels, predicted, classes=logits.shape[1]))["mean_iou"]
     known = data.name if certificate is None else certificate.dataset
     named = card.dataset or known
     found = CardScore(correct=int((predicted == labels).sum()), count=len(labels), mean_iou=iou)
