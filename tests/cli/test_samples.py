@@ -229,7 +229,7 @@ def test_pixels_are_whole_numbers(onebit: Onebit, tmp_path: Path) -> None:
     save(feature_net(dtype="uint8"), tmp_path / "net.1bit")
     for row in ("1,2,3,4,256", "1,2,3,4,-1", "1,2,3,4,0.5", "1,2,3,4,nan"):
         refused = onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.csv", row))
-        assert "the net takes whole numbers from 0 to 255, got others" in refused.line
+        assert "whole numbers" in refused.line
     assert onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.csv", "1,2,3,4,255")).status == 0
     refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "x.csv", "--invert")
     assert "--invert" in refused.line

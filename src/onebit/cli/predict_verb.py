@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from os.path import isdir
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,7 @@ def _numbers(values: Any) -> str:
     return shown + more
 
 
-def _samples(
-    words: Sequence[str], net: PackedNet, *, invert: bool
-) -> tuple[list[dict[str, Any]], list[np.ndarray], list[dict[str, str]]]:
+def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[list[dict[str, Any]], list[Any], Any]:
     """The samples that words of the command line name.
 
     Returns:
@@ -122,24 +121,22 @@ def _samples(
     """
     facts: list[dict[str, Any]] = []
     samples: list[np.ndarray] = []
-    image = is_image(net.input)
+    image, shape = is_image(net.input), net.input.shape
     if invert and not image:
         raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}")
     reader: PictureReader | None = None
-    for path in [
-        path for word in words for path in (image_files([word]) if image or not isdir(word) else [Path(word)])
-    ]:
+    found = (image_files([word]) if image or not isdir(word) else [Path(word)] for word in words)
+    for path in chain.from_iterable(found):
         file: dict[str, Any] = {"file": str(path)} | ({"notes": []} if image else {})
         if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
             samples += list(255 - part if invert else part)
             facts += [file | {"index": i} for i in range(len(part))] if len(part) > 1 else [file]
-        elif image:
-            channels, height, width = net.input.shape
-            reader = reader or PictureReader(channels, (height, width), invert=invert)
+        elif not image:
+            raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
+        else:
+            reader = reader or PictureReader(shape[0], (shape[1], shape[2]), invert=invert)
             if (read := reader.read(path)) is not None:
                 samples.append(read.pixels)
                 facts.append(file | {"notes": read.notes})
-        else:
-            raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
     return facts, samples, reader.failures if reader else []

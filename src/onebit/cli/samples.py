@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -13,11 +14,13 @@ from onebit.common.files import open_regular
 from onebit.common.pictures import STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
-from onebit.runtime.inputs import is_gray, refusal
+from onebit.runtime.inputs import is_gray
 
 MOST_BYTES = 1 << 30
 """Largest file of samples."""
 SUFFIXES = (".npy", ".csv")
+NUMBER = re.compile(r'[\s"]*[-+]?(\.?\d|nan|inf)', re.IGNORECASE)
+"""How a number begins, unlike most names of columns."""
 
 
 def is_image(spec: InputSpec) -> bool:
@@ -38,9 +41,17 @@ def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     does not take a .npy file of integers, as in `onebit.run`.
     """
     if path == STANDARD_INPUT:
-        return _of_text(sys.stdin.buffer, "standard input", spec)
-    with open_regular(path) as file:
-        return _of_array(path, spec) if path.suffix.lower() == ".npy" else _of_text(file, str(path), spec)
+        found = _of_text(sys.stdin.buffer, "standard input", spec)
+    else:
+        with open_regular(path) as file:
+            is_array = path.suffix.lower() == ".npy"
+            found = _of_array(path, spec) if is_array else _of_text(file, str(path), spec)
+    with np.errstate(over="ignore", invalid="ignore"):
+        samples = found.astype(spec.dtype)
+    if not np.isfinite(samples).all() or (spec.dtype == "uint8" and (samples != found).any()):
+        expected = "finite numbers" if spec.dtype == "float32" else "whole numbers from 0 to 255"
+        raise UsageError(f"{path}: got other values, the net takes {expected}")
+    return samples
 
 
 def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
@@ -50,11 +61,10 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         raise DataError(f"{path}: not a .npy file of numbers ({first_line(error)[:100]})") from None
     if found.shape == spec.shape or (is_gray(spec) and found.ndim in (2, 3) and found.shape[-2:] == spec.shape[1:]):
         found = found.reshape(-1, *spec.shape)
-    if found.dtype.kind not in "uif" or found.shape[1:] != spec.shape or not len(found):
+    kinds = "f" if spec.dtype == "float32" else "uif"  # integers, such as pixels, are no prepared values
+    if found.dtype.kind not in kinds or found.shape[1:] != spec.shape or not len(found):
         raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {in_words(spec)}, or (N, …) of them")
-    if spec.dtype == "float32" and found.dtype.kind != "f":  # such as pixels: the net takes prepared values
-        raise UsageError(f"{path}: {refusal(spec, str(found.dtype), found.shape)}")
-    return _as_input(found, str(path), spec)
+    return found
 
 
 def _of_text(file: BinaryIO, name: str, spec: InputSpec) -> np.ndarray:
@@ -66,30 +76,11 @@ def _of_text(file: BinaryIO, name: str, spec: InputSpec) -> np.ndarray:
     lines = [line for line in data.decode("utf-8-sig", errors="replace").splitlines() if line.strip()]
     first = lines[0] if lines else ""
     delimiter = next((mark for mark in ("\t", ";") if mark in first), ",")
-    numbers = lines if any(map(_is_number, first.split(delimiter))) else lines[1:]
+    numbers = lines if any(map(NUMBER.match, first.split(delimiter))) else lines[1:]
     try:
         rows = np.loadtxt(numbers or ["none"], delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
+        return rows.reshape(len(rows), *spec.shape)
     except ValueError as error:
-        raise DataError(f"{name}: not rows of numbers ({first_line(error)[:100]})") from None
-    if rows.shape[1] != math.prod(spec.shape):
-        raise UsageError(f"{name}: got {rows.shape[1]} numbers in a row, the net takes {in_words(spec)}")
-    return _as_input(rows.reshape(-1, *spec.shape), name, spec)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word.strip().strip('"'))
-    except ValueError:
-        return False
-    return True
-
-
-def _as_input(samples: np.ndarray, name: str, spec: InputSpec) -> np.ndarray:
-    """Samples in the dtype of the net's input; UsageError for values that it cannot hold."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        made = samples.astype(spec.dtype)
-    if spec.dtype == "uint8" and (made != samples).any():
-        raise UsageError(f"{name}: the net takes whole numbers from 0 to 255, got others")
-    if not np.isfinite(made).all():
-        raise UsageError(f"{name}: got values that are NaN, infinite or too large for float32")
-    return made
+        raise DataError(
+            f"{name}: expected rows of {math.prod(spec.shape)} numbers ({first_line(error)[:100]})"
+        ) from None
