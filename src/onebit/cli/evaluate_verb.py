@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, load_data_of_net, open_trained
-from onebit.cli.output import answer, answer_json, percent, progress
+from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained
+from onebit.cli.output import answer_either, percent, progress
 from onebit.cli.parsing import Parser
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
@@ -38,18 +38,16 @@ def main(argv: list[str]) -> int:
     if packed and args.split != "test":
         raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
     found = _packed_file(args) if packed else _run(args, weights)
-    if args.json:
-        answer_json(found)
-        return 0
     bn = "" if found["bn"] == "trained" else ", BatchNorm re-estimated"
     seed = f", seed {found['seed']}" if "seed" in found else ""
     masks = f", mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}" if "mean_iou" in found else ""
-    answer(
+    text = (
         f"accuracy {percent(found['accuracy'])} ({found['correct']:,} of {found['count']:,}) on "
         f"{found['dataset']} {found['split']} with {found['weights']} weights{seed}{bn}{masks}; "
         f"{found['loss_name']} {found['loss']:.4f}, entropy {found['entropy']:.4f} nats, "
         f"calibration error {percent(found['ece'])}"
     )
+    answer_either(found, text, as_json=args.json)
     return 0
 
 
@@ -58,7 +56,7 @@ def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
     images: Split = getattr(data, split)
     if not len(images):
         raise UsageError(f"{data.name} has no {split} images in this recipe")
-    return images, {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
+    return images, {**data_facts(data), "split": split}
 
 
 def _packed_file(args: Any) -> dict[str, Any]:

@@ -65,3 +65,8 @@ def _told(data: Dataset) -> Dataset:
     if data.note:
         say(f"note: {data.note}")
     return data
+
+
+def data_facts(data: Dataset) -> dict[str, str]:
+    """What the answer of a verb says of its data."""
+    return {"dataset": data.name, "directory": data.directory, "note": data.note}

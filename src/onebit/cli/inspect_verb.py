@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import named_model
-from onebit.cli.output import answer, answer_json, say
+from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser
 from onebit.common.text import size, table
 from onebit.errors import OnebitError, escaped
@@ -43,10 +43,7 @@ def main(argv: list[str]) -> int:
     if args.plot:
         _plot(args.run, args.plot, found, run)
         say(f"wrote {args.plot}")
-    if args.json:
-        answer_json(found.as_dict())
-        return 0
-    answer("\n".join(_lines(found)))
+    answer_either(found.as_dict(), "\n".join(_lines(found)), as_json=args.json)
     for warning in found.warnings:
         say(f"warning: {warning}")
     return 0

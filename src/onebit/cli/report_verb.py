@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onebit.cli.output import answer, answer_json
+from onebit.cli.output import answer_either
 from onebit.cli.parsing import Parser
 
 
@@ -23,13 +23,9 @@ def main(argv: list[str]) -> int:
 
     groups, several = read_groups([Path(run) for run in args.runs])
     files = write_groups(groups, several, Path(args.output))
-    if args.json:
-        tasks = [task_numbers(group) for group in several]
-        values = {"files": [str(file) for file in files], "rows": [run_numbers(group) for group in groups]}
-        answer_json(values | ({"tasks": tasks} if tasks else {}))
-        return 0
-    for table in report_tables(groups, several):
-        answer(f"{table.heading}:\n{table}\n")
-    for file in files:
-        answer(str(file))
+    tasks = [task_numbers(group) for group in several]
+    values = {"files": [str(file) for file in files], "rows": [run_numbers(group) for group in groups]}
+    tables = [f"{table.heading}:\n{table}\n" for table in report_tables(groups, several)]
+    text = "\n".join([*tables, *map(str, files)])
+    answer_either(values | ({"tasks": tasks} if tasks else {}), text, as_json=args.json)
     return 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import open_trained, set_threads
-from onebit.cli.output import answer, answer_json, say
+from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import Parser
+from onebit.common.tables import resolve
 from onebit.common.text import size, table
 from onebit.errors import UsageError
 from onebit.nets import is_packed
@@ -17,21 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUMMED = ("binary_weights", "real_parameters", "bits", "bytes", "macs", "binary_macs")
-
-
-class Row(NamedTuple):
-    """A layer; verdict: "binary", "real", or "" without weights; reason: its quantizers, or why it is real."""
-
-    name: str
-    kind: str
-    output_shape: tuple[int, ...]
-    binary_weights: int
-    real_parameters: int
-    bytes: int
-    macs: int
-    binary_macs: int
-    verdict: str
-    reason: str
+COLUMNS = ("name", "kind", "output_shape", *SUMMED[:2], *SUMMED[3:], "verdict", "reason")
+"""Of a layer; verdict: "binary", "real", or "" without weights; reason: its quantizers, or why it is real."""
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -57,32 +45,31 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     if args.net is None and args.model is None:
         raise UsageError("name a net, or a model with --model")
-    name = args.net or args.model
+    net = args.net or args.model
     rows, warnings = (_packed(args.net), []) if args.net and is_packed(args.net) else _modules(args)
-    layers = [{**row._asdict(), "bits": row.binary_weights + 32 * row.real_parameters} for row in rows]
+    layers = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    for layer in layers:
+        layer["bits"] = layer["binary_weights"] + 32 * layer["real_parameters"]
     total = {key: sum(layer[key] for layer in layers) for key in SUMMED}
     total["bytes_float32"] = 4 * (total["binary_weights"] + total["real_parameters"])
-    if args.json:
-        answer_json({"net": name, "layers": layers, "total": total, "warnings": warnings})
-        return 0
     cells = [["layer", "kind", "output", "binary", "real", "bytes", "MACs", ""]]
-    for row in rows:
-        counts = (f"{count:,}" for count in row[3:7])
-        why = ": ".join(filter(None, (row.verdict, row.reason)))
-        cells.append([row.name, row.kind, "×".join(map(str, row.output_shape)), *counts, why])
+    for name, kind, shape, *counts, _, verdict, reason in rows:
+        why = ": ".join(filter(None, (verdict, reason)))
+        cells.append([name, kind, "×".join(map(str, shape)), *(f"{count:,}" for count in counts), why])
     share = f", {100 * total['binary_macs'] / total['macs']:.0f} % of them with binary weights" if total["macs"] else ""
-    answer(
+    text = (
         f"{table(cells, right=(3, 4, 5, 6))}\n"
-        f"{name}: {total['binary_weights']:,} binary weights, {total['real_parameters']:,} real parameters; "
+        f"{net}: {total['binary_weights']:,} binary weights, {total['real_parameters']:,} real parameters; "
         f"{size(total['bytes'])} packed, {size(total['bytes_float32'])} at 32 bits; "
         f"{total['macs']:,} multiply-adds a sample{share}"
     )
+    answer_either({"net": net, "layers": layers, "total": total, "warnings": warnings}, text, as_json=args.json)
     for line in warnings:
         say(f"warning: {line}")
     return 0
 
 
-def _packed(net: str) -> list[Row]:
+def _packed(net: str) -> list[tuple[Any, ...]]:
     """The operations of a packed net; loads no torch."""
     from onebit.packed import costs, load
 
@@ -92,11 +79,11 @@ def _packed(net: str) -> list[Row]:
         reason = "folded" if verdict == "real" and not cost.op.startswith("real_") else ""
         if cost.op == "requantize":
             verdict, reason = "integer", "rounding"
-        rows.append(Row(*cost, cost.macs if cost.binary_weights else 0, verdict, reason))
+        rows.append((*cost, cost.macs if cost.binary_weights else 0, verdict, reason))
     return rows
 
 
-def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
+def _modules(args: Namespace) -> tuple[list[tuple[Any, ...]], list[str]]:
     """The layers of a net in torch, and warnings."""
     from onebit.evaluation.counts import summary
     from onebit.layers.description import describe_layers
@@ -110,7 +97,7 @@ def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
     verdicts = {row.name: ("real", row.reason) for row in report.real}
     verdicts |= {row.name: ("binary", row.quantizer) for row in report.binary}
     rows = [
-        Row(
+        (
             *(layer.name, layer.kind, layer.output_shape, layer.binary_weights, layer.real_parameters),
             *(layer.bytes_packed, layer.binary_macs + layer.real_macs, layer.binary_macs),
             *verdicts.get(layer.name, ("", "")),
@@ -122,19 +109,20 @@ def _modules(args: Namespace) -> tuple[list[Row], list[str]]:
 
 def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     """A model as `onebit train` with the same flags would build it."""
-    from onebit.cli.train_command import read_command, train_request
     from onebit.data import DATASETS
+    from onebit.recipe.flags import flag_values
+    from onebit.recipe.request import request_recipe
     from onebit.runs.model import build_model
     from onebit.runs.names import check_names
     from onebit.runs.own_model import settle_code
 
     set_threads()
-    given = {name: getattr(args, name) for name in ("model", "method", "dataset")}
+    given = {"model": args.model, "dataset": args.dataset}
     given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
-    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    recipe = train_request(read_command(words)).recipe
+    flags = flag_values([f"--{name}={value}" for name, value in given.items() if value is not None])
+    recipe = request_recipe(flags, method=args.method).recipe
     check_names(recipe)
-    entry = DATASETS[recipe.dataset]
+    entry = resolve(DATASETS, recipe.dataset, kind="data set")
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:
         raise UsageError("the shape of a sample is not known: add --input_shape 1,28,28, or --dataset NAME")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, load_data_of_net, open_trained, set_threads
+from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained, set_threads
 from onebit.cli.output import answer, answer_json, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -57,19 +57,15 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
     try:
         if is_packed(args.run):
             net, source, data = _packed(args)
-            about.update(_facts(data) if data is not None else {})
+            about.update(data_facts(data) if data is not None else {})
             yield from prove_packed(net, data, source=source, on_images=on_images)
         else:
             run = on_raw_images(open_trained(args, args.run))
             data = load_data(run, args.data, dataset=args.dataset)
-            about.update(_facts(data))
+            about.update(data_facts(data))
             yield from prove_run(run, data, on_images=on_images)
     except (FoldError, NotBinaryError) as error:
         yield Claim("binary", False, str(error))
-
-
-def _facts(data: Dataset) -> dict[str, str]:
-    return {"dataset": data.name, "directory": data.directory, "note": data.note}
 
 
 def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
