@@ -73,6 +73,7 @@ def test_contract_of_every_data_set(name: str, tmp_path: Path) -> None:
     labels = np.concatenate([data.train.labels, data.validation.labels])
     assert np.unique(labels).tolist() == np.unique(data.test.labels).tolist() == list(range(len(data.classes)))
     for split in (data.train, data.validation, data.test):
+        assert split.images.strides == np.empty(split.images.shape, np.uint8).strides
         assert split.images.flags.writeable  # torch warns about arrays that are not
         assert split.images.min() < 20
         assert split.images.max() > 235

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from onebit.data import Dataset, Split, hold_out
+from onebit.data import Dataset, Split, hold_out, permute_pixels
+from onebit.data.resizing import resize_images
 from onebit.errors import DataError, UsageError
 
 
@@ -137,6 +140,19 @@ def test_the_digest_depends_on_images_labels_and_classes() -> None:
         digest(validation=2, split_seed=1),
     ]
     assert len({digest(), *others}) == 6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_strides_of_their_shape(channels: int) -> None:
+    """From NHWC memory, and of a part: a plain torch net can flatten its outputs with `view`."""
+    nhwc = np.random.default_rng(0).integers(0, 256, (20, 8, 6, channels), dtype=np.uint8)
+    pair = nhwc.transpose(0, 3, 1, 2), np.arange(20) % 2
+    data = Dataset.from_arrays(pair, pair, validation=5)
+    small = data.changed(lambda split: Split(resize_images(split.images, 5), split.labels))
+    for split in (data.train, data.validation, data.test, data.train[::2], small.train, permute_pixels(data, 1).test):
+        assert split.images.strides == np.empty(split.images.shape, np.uint8).strides
+        images = torch.from_numpy(split.images[:3]).float()
+        assert nn.Conv2d(channels, 2, 3)(images).view(3, -1).shape[0] == 3
 
 
 def test_images_that_repeat_one_value_take_little_memory() -> None:
