@@ -171,7 +171,7 @@ def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
         ({"optimizer": {"momentum": 0.9}}, "momentum"),
         ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay"),
         ({"optimizer": {"nesterov": True}}, "nesterov"),
-        ({"schedule": {"warmup": 2.0}}, "warm-up"),
+        ({"schedule": {"warmup": 2.0}}, "warmup"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
         ({"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}}, "no binary layer"),
     ],

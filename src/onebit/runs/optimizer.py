@@ -85,6 +85,7 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
         (recipe.label_smoothing and recipe.loss != "cross_entropy", "label_smoothing belongs to loss cross_entropy"),
         # their black is not whitened
         (recipe.whitening and (crops.crop_padding or crops.cutout), "whitening, but crop_padding or cutout"),
+        (recipe.schedule.warmup >= recipe.epochs, "schedule.warmup takes all epochs"),
         (recipe.permutation is not None and moves, "permutation, but augmentation moves pixels"),
     ):
         if wrong:
@@ -107,7 +108,7 @@ def build_schedule(
     factor = schedule_factor(
         settings.name,
         total_steps=total_steps,
-        warmup_steps=round(settings.warmup * steps_per_epoch),
+        warmup_steps=min(round(settings.warmup * steps_per_epoch), total_steps - 1),  # both are rounded
         final=settings.final_lr / rate,
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
