@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, ClassVar, TextIO
 
@@ -71,24 +72,26 @@ class Progress:
 
     Args:
         label: name of the operation; unit: name of the things that are counted.
+        then: called with each (done, total).
     """
 
     _drawn: ClassVar[Progress | None] = None
 
-    def __init__(self, label: str, unit: str) -> None:
-        self.label, self.unit = shortened(label, LONGEST_LABEL), unit
+    def __init__(self, label: str, unit: str, then: Callable[[int, int], None] | None = None) -> None:
+        self.label, self.unit, self.then = shortened(label, LONGEST_LABEL), unit, then
         self._bar: Any = None
         self._task: Any = None
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to be called often."""
-        if not _on_terminal() or Progress._drawn not in (None, self):
-            return
-        with suppress(OSError):  # as in `print_note`
-            if self._bar is not None or self._open(total):
-                speed = self._bar.tasks[0].speed
-                rate = f"{speed:,.0f} {self.unit}/s" if speed else ""
-                self._bar.update(self._task, completed=done, total=total, rate=rate)
+        if _on_terminal() and Progress._drawn in (None, self):
+            with suppress(OSError):  # as in `print_note`
+                if self._bar is not None or self._open(total):
+                    speed = self._bar.tasks[0].speed
+                    rate = f"{speed:,.0f} {self.unit}/s" if speed else ""
+                    self._bar.update(self._task, completed=done, total=total, rate=rate)
+        if self.then is not None:
+            self.then(done, total)
 
     def print(self, text: str) -> None:
         """Print a line above the bar."""
@@ -134,6 +137,6 @@ class Progress:
         return True
 
 
-def progress(label: str, unit: str) -> closing[Progress]:
+def progress(label: str, unit: str, then: Callable[[int, int], None] | None = None) -> closing[Progress]:
     """A `Progress` that is closed at the end of the block, also after an error."""
-    return closing(Progress(label, unit))
+    return closing(Progress(label, unit, then))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.progress import progress, shows_progress
 from onebit.common.torch_private import COMPILED, uncompiled
 from onebit.data import Images, Split, StreamedImages, fitted
 from onebit.errors import UsageError
@@ -120,19 +119,3 @@ def outputs_of(
     if not parts:
         raise UsageError("there are no samples")
     return joined(parts), None if known[0] is None else joined(known)
-
-
-@contextmanager
-def images_done(verbose: bool | None, on_images: OnImages | None) -> Iterator[OnImages | None]:
-    """The callback for (images done, images): it updates a progress bar, if one is shown, and calls `on_images`."""
-    if not shows_progress(verbose, on_images):
-        yield on_images
-        return
-    with progress("evaluating", "images") as bar:
-
-        def done(count: int, total: int) -> None:
-            bar.update(count, total)
-            if on_images is not None:
-                on_images(count, total)
-
-        yield done

@@ -28,19 +28,20 @@ class Metric(NamedTuple):
     sums: Callable[[Any, Any], Tensor]
 
 
-def _right(outputs: Tensor, targets: Tensor) -> Tensor:
+def _mean(values: Tensor) -> Tensor:
+    """The sums of a mean."""
+    values = values.double()
+    return torch.stack([values.sum(), values.new_tensor(values.numel())])
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     logits, labels = per_sample(outputs, targets)
-    return _both((logits.argmax(dim=1) == labels).sum(), len(labels))
+    return _mean(logits.argmax(dim=1) == labels)
 
 
-def _mean_of(term: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The sums of the mean of `term` of the errors."""
-
-    def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-        outputs, targets = paired(outputs, targets)
-        return _both(term(outputs.double() - targets.double()).sum(), outputs.numel())
-
-    return sums
+def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs, targets = paired(outputs, targets)
+    return outputs.double() - targets.double()
 
 
 def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -56,33 +57,24 @@ def _labels(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return outputs > 0, targets > 0.5
 
 
+def _right_labels(outputs: Tensor, targets: Tensor) -> Tensor:
+    found, true = _labels(outputs, targets)
+    return found == true
+
+
 def _f1_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     """2·true positives, and predicted plus true labels."""
     found, true = _labels(outputs, targets)
-    return _both(2 * (found & true).sum(), found.sum() + true.sum())
-
-
-def _exact_sums(outputs: Tensor, targets: Tensor) -> Tensor:
-    found, true = _labels(outputs, targets)
-    return _both((found == true).all(dim=1).sum(), len(true))
-
-
-def _label_sums(outputs: Tensor, targets: Tensor) -> Tensor:
-    found, true = _labels(outputs, targets)
-    return _both((found == true).sum(), true.numel())
-
-
-def _both(total: Tensor, count: Any) -> Tensor:
-    return torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
+    return torch.stack([2 * (found & true).sum(), found.sum() + true.sum()]).double()
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("classification", _right),
-    "exact_match": Metric("multi-label", _exact_sums),
+    "accuracy": Metric("classification", _accuracy),
+    "exact_match": Metric("multi-label", lambda y, t: _mean(_right_labels(y, t).all(dim=1))),
     "f1": Metric("multi-label", _f1_sums),
-    "label_accuracy": Metric("multi-label", _label_sums),
-    "mae": Metric("regression", _mean_of(torch.abs)),
-    "mse": Metric("regression", _mean_of(torch.square)),
+    "label_accuracy": Metric("multi-label", lambda y, t: _mean(_right_labels(y, t))),
+    "mae": Metric("regression", lambda y, t: _mean(_errors(y, t).abs())),
+    "mse": Metric("regression", lambda y, t: _mean(_errors(y, t).square())),
     "r2": Metric("regression", _r2_sums),
 }
 """Name -> metric. f1 is micro-averaged over labels; exact_match (scikit-learn's accuracy of several labels) counts the

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import read
+from onebit.common.progress import progress, shows_progress
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import (
     OnImages,
-    images_done,
     in_tiles,
     kept_buffers,
     kept_training,
@@ -298,7 +298,8 @@ def evaluate(
     samples = as_samples(data, batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
     metrics = chosen_metrics(metric, task_of(loss))
-    with images_done(verbose, on_images) as done:
+    with progress("evaluating", "images", on_images) as bar:
+        done = bar.update if shows_progress(verbose, on_images) else on_images
         outputs, targets = mode_outputs(
             model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done,
             task=task_of(loss),

@@ -61,14 +61,9 @@ def printed(job: Job) -> Iterator[None]:
         yield
         return
     lines = EpochLines()
-    with progress(type(job.model).__name__, "steps") as bar:
+    with progress(type(job.model).__name__, "steps", on_step) as bar:
         for line in [*net_lines(job.model), *check_lines(job.model, job.example)]:
             bar.print(line)
-
-        def step(done: int, total: int) -> None:
-            bar.update(done, total)
-            if on_step is not None:
-                on_step(done, total)
 
         def epoch(row: EpochLog) -> None:
             for line in lines.of(row):
@@ -76,5 +71,5 @@ def printed(job: Job) -> Iterator[None]:
             if on_epoch is not None:
                 on_epoch(row)
 
-        job.on_step, job.on_epoch = step, epoch
+        job.on_step, job.on_epoch = bar.update, epoch
         yield
