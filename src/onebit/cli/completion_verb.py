@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from onebit.cli.output import answer
@@ -24,7 +24,7 @@ zsh:  onebit completion zsh >> ~/.zshrc
 fish: onebit completion fish > ~/.config/fish/completions/onebit.fish"""
 BASH = """_onebit() {
     local current="${COMP_WORDS[COMP_CWORD]}" words=""
-    case "$COMP_CWORD ${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]} $current" in
+    case "$COMP_CWORD:${COMP_WORDS[1]}:${COMP_WORDS[COMP_CWORD-1]}:$current" in
 CASES
     esac
     COMPREPLY=($(compgen -W "$words" -- "$current"))
@@ -34,68 +34,57 @@ FISH = """function __onebit
     set -l words (commandline -opc)
     set -l place (count $words)
     set -l current (commandline -ct)
-    switch "$place $words[2] $words[-1] $current"
+    switch "$place:$words[2]:$words[-1]:$current"
 CASES
     end
 end
 complete -c onebit -a '(__onebit)'"""
-SHELLS = {
-    "bash": (BASH, '    {pattern}) words="{words}" ;;'),
-    "zsh": (
-        f"autoload -Uz compinit bashcompinit && compinit && bashcompinit\n{BASH}",
-        '    {pattern}) words="{words}" ;;',
-    ),
-    "fish": (FISH, "    case '{pattern}'; printf '%s\\n' {words}"),
-}
-"""Shell -> its script, and one of the CASES."""
+ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + BASH
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def parser() -> Parser:
     made = Parser("completion", HOW_TO)
     made.formatter_class = RawDescriptionHelpFormatter
-    made.add_argument("shell", choices=SHELLS)
+    made.add_argument("shell", choices=SCRIPTS)
     return made
 
 
 def main(argv: list[str]) -> int:
     shell = parser().parse(argv).shell
-    script, case = SHELLS[shell]
-    lines = [
-        case.format(pattern=pattern if shell == "fish" else pattern.replace(" ", r"\ "), words=" ".join(words))
-        for pattern, words in _cases()
-    ]
-    answer(script.replace("CASES", "\n".join(lines)))
+    case = "    case '{}'; printf '%s\\n' {}" if shell == "fish" else '    {}) words="{}" ;;'
+    lines = [case.format(pattern, " ".join(map(str, words))) for pattern, words in _cases()]
+    answer(SCRIPTS[shell].replace("CASES", "\n".join(lines)))
     return 0
 
 
-def _cases() -> Iterator[tuple[str, Iterable[str]]]:
-    """Patterns of "PLACE VERB WORD-BEFORE CURRENT" with the words that fit; the first pattern that matches counts."""
-    nets = net_names()
-    trains = find_spec("yaml") is not None
-    names: dict[str, Iterable[str]] = {
-        **{"RECIPE": recipe_names() if trains else (), "--method": methods() if trains else ()},
-        **{"--dataset": DATASETS, "--task": TASKS, "--to": EXPORTS, "--init_from": nets},
-        **{"NET": nets, "RUN-OR-NET": nets, "name": DATASETS},
-    }
-    cases: dict[str, Iterable[str]] = {"1 *": [*VERBS, "help"], "2 help *": VERBS}
+def _cases() -> list[tuple[str, Iterable[str]]]:
+    """Patterns of "PLACE:VERB:WORD-BEFORE:CURRENT" with the words that fit; the first pattern that matches counts."""
+    first: list[tuple[str, Iterable[str]]] = [("1:*", [*VERBS, "help"]), ("2:help:*", VERBS)]
+    options: list[tuple[str, Iterable[str]]] = []
+    values: list[tuple[str, Iterable[str]]] = []
     for verb in VERBS:
-        taken = list(_arguments(verb))
-        cases[f"* {verb} * -*"] = [option for option, _, _ in taken if option]
-        for option, name, choices in taken:
-            if words := list(map(str, choices)) or sorted(names.get(name, ())):
-                cases[f"* {verb} {option} *" if option else f"2 {verb} *"] = words
-    # values of options, options, names
-    yield from sorted(cases.items(), key=lambda case: (case[0][0] != "*", case[0].endswith("-*")))
+        taken = _arguments(verb)
+        options.append((f"*:{verb}:*:-*", [option for option, _ in taken if option]))
+        values += [(f"*:{verb}:{option}:*", words) for option, words in taken if option and words]
+        first += [(f"2:{verb}:*", words) for option, words in taken if words and not option]
+    return values + options + first
 
 
-def _arguments(verb: str) -> Iterator[tuple[str, str, Iterable[object]]]:
-    """Option, or "" for a word; what it names; its choices."""
+def _arguments(verb: str) -> list[tuple[str, Iterable[str]]]:
+    """Options, or "" for a word, with the words that can be their values."""
+    trains = find_spec("yaml") is not None
+    nets = net_names()
+    names: dict[str, Iterable[str]] = {
+        **{"--method": sorted(methods()) if trains else (), "--dataset": sorted(DATASETS), "--task": TASKS},
+        **{"--to": EXPORTS, "--init_from": nets, "NET": nets, "RUN-OR-NET": nets, "name": sorted(DATASETS)},
+    }
     if verb == "train":
-        yield "", "RECIPE", ()
-        for name in (*flag_names(), *OPTIONS):
-            flag = f"--{name if name == 'name' else name.removesuffix('.name')}"
-            yield flag, flag, ()
-        return
-    for action in importlib.import_module(f"onebit.cli.{verb}_verb").parser()._actions:
-        for option in action.option_strings or [""]:
-            yield option, option or str(action.metavar or action.dest), action.choices or ()
+        fields = [name if name == "name" else name.removesuffix(".name") for name in flag_names()]
+        flags = [f"--{name}" for name in (*fields, *OPTIONS)]
+        return [("", recipe_names() if trains else ()), *((flag, names.get(flag, ())) for flag in flags)]
+    return [
+        (option, action.choices or names.get(option or str(action.metavar or action.dest), ()))
+        for action in importlib.import_module(f"onebit.cli.{verb}_verb").parser()._actions
+        for option in action.option_strings or [""]
+    ]
