@@ -138,7 +138,7 @@ def test_a_stopped_training_goes_on_bit_identically(
 def test_tested_tasks_are_not_learned_again(
     learned: tuple[Path, dict[str, Any]], toy: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(continual, "train_stage", None)
+    monkeypatch.setattr(continual, "train_part", None)
     assert train_continual(recipe(), toy, learned[0], resume=True)["cells"] == learned[1]["cells"]
 
 

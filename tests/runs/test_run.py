@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from toy_training import TOY, Stop, toy_data
 
 import onebit.runs.trackers
@@ -19,15 +17,6 @@ from onebit.runs.card import stored_result
 from onebit.runs.run import open_run, start_folder, train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
-
-
-@pytest.fixture
-def few_threads() -> Iterator[None]:
-    """The thread count of the other tests comes back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
 
 HIGH: dict[str, Any] = {"optimizer": {"lr": 0.3}, "schedule": {"name": "constant"}, "epochs": 6}
 """A rate so high that the last epoch is not the best."""
@@ -68,19 +57,6 @@ def test_the_weights_of_the_chosen_epoch_are_tested_or_none(tmp_path: Path) -> N
         trained(tmp_path, toy_data(), resume=True, **HIGH)
     best.write_bytes(kept)
     trained(tmp_path, toy_data(), resume=True, **HIGH)
-
-
-def test_a_training_that_is_complete_keeps_its_thread_count(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder, few_threads: None
-) -> None:
-    result = trained(tmp_path, toy_data(), threads=1)
-    files = {path.name: path.read_bytes() for path in tmp_path.glob("*.[!j]*")}
-    (tmp_path / "result.json").unlink()
-    again = trained(tmp_path, toy_data(), threads=2, resume=True)
-    assert (result["threads"], again["threads"]) == (1, 1)
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.[!j]*")} == files
-    assert files.keys() >= {"recipe.yaml", "final.safetensors", "best.safetensors"}
-    assert not any("bit-identical" in str(warning.message) for warning in recwarn)
 
 
 def test_a_run_says_which_bytes_its_weights_are(tmp_path: Path) -> None:

@@ -76,16 +76,14 @@ def train_seeds(
 def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str, Any]]:
     """Seed -> result of the finished runs in a folder; CheckpointError if one is of another recipe, or other data."""
     from onebit.runs.continual import finished_tasks
-    from onebit.runs.run import refuse_other_recipe
-    from onebit.train.files import refuse_other_data
+    from onebit.runs.run import refuse_other
 
     found = {}
     for run in seed_folders(folder):
         if number := re.fullmatch(r"seed-(\d+)", run.name):
             seed = int(number[1])
             own = replace(recipe, seed=seed)
-            refuse_other_recipe(run, own)
-            refuse_other_data(run, data)
+            refuse_other(run, own, data)
             result = finished_tasks(own, data, run) if recipe.continual.tasks else _stored(run, data)
             if result is not None:
                 found[seed] = result

@@ -24,11 +24,9 @@ from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
 from onebit.runs.result import RunResult
-from onebit.runs.run import open_run, refuse_other_recipe, start_folder, train_stage
+from onebit.runs.run import open_run, refuse_other, train_part
 from onebit.runs.task_grid import Cell, read_table
-from onebit.train.files import refuse_other_data
-from onebit.train.history import RESULT_FILE, TABLE_FILE
-from onebit.train.lock import lock_folder
+from onebit.train.history import TABLE_FILE
 
 PERMUTATIONS = 1_000
 """Most tasks of one seed; another seed has other permutations."""
@@ -100,7 +98,7 @@ def train_continual(
         data: the data set with its pixels in their own order.
         resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
         on_task: called with the method, the task and its cells; not for the tasks that were done before.
-        options: of `train_stage`, for each task.
+        options: of `train_part`, for each task.
 
     Returns:
         The content of continual.json: `cells`, and `test`, the final scores of the recipe's own method over all tasks,
@@ -109,11 +107,13 @@ def train_continual(
     cells = _cells(folder)
     done = {(cell.method, cell.task) for cell in cells}
     for method, task, own, part in _parts(recipe, folder):
-        _refuse_other(part, task_recipe(own, task), data)
+        asked = task_recipe(own, task)
         if (method, task) in done:
+            refuse_other(part, asked, data)
             continue
         before = part.with_name(f"task-{task - 1}") if task > 1 else None
-        _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
+        permuted = permute_pixels(data, asked.permutation or 0)
+        train_part(asked, permuted, part, resume=resume, start=before, **options)
         tested = test_seen(own, data, part, method=method, task=task)
         cells += tested
         text = json_text(_result(recipe, data, folder, cells), indent=1)
@@ -129,23 +129,8 @@ def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any
     if {part[:2] for part in parts} - {(cell.method, cell.task) for cell in cells}:
         return None
     for _, task, own, part in parts:
-        _refuse_other(part, task_recipe(own, task), data)
+        refuse_other(part, task_recipe(own, task), data)
     return _result(recipe, data, folder, cells)
-
-
-def _refuse_other(part: Path, recipe: Recipe, data: Dataset) -> None:
-    """Raises CheckpointError: the run of a task is on other data, or of another recipe."""
-    refuse_other_data(part, data)
-    refuse_other_recipe(part, recipe)
-
-
-def _train_task(recipe: Recipe, data: Dataset, part: Path, *, resume: bool, **options: Any) -> None:
-    """Train one task into its run folder, unless it is finished."""
-    with lock_folder(part):
-        start_folder(part, recipe, resume=resume)
-        if not (part / RESULT_FILE).exists():
-            permuted = permute_pixels(data, recipe.permutation or 0)
-            train_stage(recipe, permuted, part, resume=resume, **options)
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:

@@ -82,6 +82,7 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
         (unused, f"optimizer.{' and '.join(unused)} does not belong to {name}"),
         (not pair, f"optimizer {name} does not train weight_quantizer {', '.join(sorted(names))}"),
         (recipe.model.weight_quantizer and not names, f"{recipe.name}: weight_quantizer, but no binary layer"),
+        (recipe.schedule.warmup >= recipe.epochs, f"schedule.warmup takes all {recipe.epochs:g} epochs"),
         (recipe.label_smoothing and recipe.loss != "cross_entropy", "label_smoothing belongs to loss cross_entropy"),
         # their black is not whitened
         (recipe.whitening and (crops.crop_padding or crops.cutout), "whitening, but crop_padding or cutout"),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
@@ -65,8 +64,11 @@ def _parts(recipe: Recipe) -> list[Recipe]:
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:
     """Build one training on the meta device."""
-    data = _fixed_data(recipe)
-    model = _meta_model(recipe, data)
+    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
+    data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
+    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
+    with torch.device("meta"):
+        model = build_model(recipe.model, input_shape=shape, classes=classes)
     resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself prints them
@@ -78,18 +80,6 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
             count = len(data.train) * recipe.augmentation.repeats
             plan_steps(count, batch_size=recipe.batch_size, epochs=recipe.epochs, processes=processes)
             open_teacher(recipe, data)
-
-
-def _fixed_data(recipe: Recipe) -> Dataset | None:
-    """A stand-in for a data set with fixed content; None for others."""
-    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
-    return None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
-
-
-def _meta_model(recipe: Recipe, data: Dataset | None) -> nn.Module:
-    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
-    with torch.device("meta"):
-        return build_model(recipe.model, input_shape=shape, classes=classes)
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:

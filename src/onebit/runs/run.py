@@ -62,32 +62,21 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
         Whether there is a checkpoint to continue from.
     """
     if refuse_used(folder, resume=resume):
-        refuse_other_recipe(folder, recipe)
+        refuse_other(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_trained(folder):
-        write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
+    write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return any((part / "last.ckpt").exists() for part in (folder, folder / STAGE_FOLDER))
 
 
-def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raises CheckpointError: the recipe.yaml of a run folder is that of another recipe."""
+def refuse_other(folder: Path, recipe: Recipe, data: Dataset | None = None) -> None:
+    """Raises CheckpointError: the training in a folder is of another recipe, or on other data."""
+    if data is not None:
+        refuse_other_data(folder, data)
     if not (folder / "recipe.yaml").exists():
         return
-    if changed := recipe.changed_from(_stored_recipe(folder)):
+    if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
         name, was, now = min(changed, key=lambda change: change[0] != "epochs")  # which change others: name their cause
-        raise CheckpointError(
-            f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
-            "resume with the same recipe or choose another --out"
-        )
-
-
-def _stored_recipe(folder: Path) -> Recipe:
-    return build_recipe(read_settings(folder / "recipe.yaml"))
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether a training has made all its steps; only its result may be missing."""
-    return all((folder / name).exists() for name in ("recipe.yaml", "last.ckpt", "final.safetensors"))
+        raise CheckpointError(f"{folder}: was trained with {name} = {was!r}, now it is {now!r}")
 
 
 def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **options: Any) -> History:
@@ -192,22 +181,21 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     """
     if not recipe.first_stage:
         return train_stage(recipe, data, folder, resume=resume, **options)
-    ranks, stage, before = options.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
-    ranks.first(lambda: _refuse_lost_stage(folder))
-    with lock_folder(stage, ranks):
-        ranks.first(lambda: start_folder(stage, before, resume=resume))
-        ranks.first(lambda: refuse_other_data(stage, data))
-        if not ranks.first((stage / RESULT_FILE).exists):
-            train_stage(before, data, stage, resume=resume, **options)
+    ranks, stage = options.get("ranks", ALONE), folder / STAGE_FOLDER
+    train_part(first_stage(recipe), data, stage, resume=resume, **options)
     spent = ranks.first(lambda: (RunResult.read(stage) or RunResult({})).seconds or 0.0)
     return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
 
 
-def _refuse_lost_stage(folder: Path) -> None:
-    """A new first stage would take its time again, and may differ from the one that the checkpoint began with."""
-    stage = folder / STAGE_FOLDER
-    if (folder / "last.ckpt").exists() and not (stage / RESULT_FILE).exists():
-        raise CheckpointError(f"{stage}: not found or not finished, but {folder} began with its result")
+def train_part(
+    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, ranks: Ranks = ALONE, **options: Any
+) -> None:
+    """Train a stage or a task into a run folder of its own, unless it is finished there."""
+    with lock_folder(folder, ranks):
+        ranks.first(lambda: start_folder(folder, recipe, resume=resume))
+        ranks.first(lambda: refuse_other_data(folder, data))
+        if not ranks.first((folder / RESULT_FILE).exists):
+            train_stage(recipe, data, folder, resume=resume, ranks=ranks, **options)
 
 
 def train_stage(
@@ -237,11 +225,8 @@ def train_stage(
     Returns:
         The content of result.json; `test` maps each test mode to its counts on the test split.
     """
-    ranks.first(lambda: refuse_other_data(folder, data, of_fit=False))
+    ranks.first(lambda: refuse_other_data(folder, data))
     machine = machine or resolve_machine(recipe, ranks)
-    if ranks.first(lambda: is_trained(folder)):  # with the threads of then
-        recipe = replace(recipe, threads=ranks.first(lambda: _stored_recipe(folder).threads))
-        machine = replace(machine, threads=recipe.threads or machine.threads)
     torch.set_num_threads(machine.threads)
     training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
     if on_model is not None:

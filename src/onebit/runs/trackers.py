@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from onebit.common.files import write_atomic
 from onebit.errors import UsageError
@@ -19,19 +19,6 @@ from onebit.train.history import EpochLog
 from onebit.train.ranks import ALONE, Ranks
 
 COUNTS = ("epoch", "epochs")
-
-
-class Tracker(Protocol):
-    """What a training reports to: after each epoch, and at the end the content of result.json.
-
-    `stop` is for a training that was interrupted: what was reported is kept, and a resumed run continues it.
-    """
-
-    def epoch(self, row: EpochLog) -> None: ...
-
-    def end(self, result: Mapping[str, Any]) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 def numbers(row: EpochLog) -> dict[str, float]:
@@ -123,6 +110,8 @@ class WeightsAndBiases:
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+"""Called after each epoch, and with the content of result.json at the `end`; `stop` keeps what a resumed run continues.
+"""
 
 
 def refuse_missing(names: Sequence[str]) -> None:
@@ -133,9 +122,9 @@ def refuse_missing(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def tracking(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> Iterator[list[Tracker]]:
+def tracking(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> Iterator[list[Any]]:
     """The named trackers of a run on the rank that writes files, none on other ranks; an error or Ctrl-C stops them."""
-    opened: list[Tracker] = []
+    opened: list[Any] = []
     ranks.first(lambda: opened.extend(TRACKERS[name](recipe, folder) for name in names))
     try:
         yield opened

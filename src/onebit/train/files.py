@@ -37,18 +37,11 @@ def is_of_other_files(folder: Path, data: Dataset) -> bool:
     return stored != data.files_digest
 
 
-def refuse_other_data(folder: Path, data: Dataset, *, of_fit: bool = True) -> None:
-    """Raises CheckpointError: the training in a folder, finished or not, is on other data.
-
-    Args:
-        of_fit: whether to compare what `fit` compares with the checkpoint, whose messages say more.
-    """
+def refuse_other_data(folder: Path, data: Dataset) -> None:
+    """Raises CheckpointError: the training in a folder, finished or not, is on other data."""
     trained = any((folder / name).exists() for name in ("last.ckpt", RESULT_FILE))
-    changed = changed_data(folder, data)
-    if trained and (changed if of_fit else changed == "test labels"):
-        raise CheckpointError(
-            f"{folder}: was trained on other {changed} than these; resume with the same data or choose another --out"
-        )
+    if trained and (changed := changed_data(folder, data)):
+        raise CheckpointError(f"{folder}: was trained on other {changed} than these")
 
 
 def _remembered(folder: Path, key: str) -> str | None:
