@@ -154,11 +154,14 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
     Raises:
         WrongTypeError: not a module.
     """
-    model = unwrapped(model)  # a forward pass of one process alone would wait for the others
-    inputs = _inputs(model, example, input_shape)
+    net: Any = unwrapped(model)  # a forward pass of one process alone would wait for the others
+    if example is None:
+        coded = any(isinstance(layer, InputCoding) for layer in net.modules())
+        example = torch.zeros(2, *(input_shape or net.input_shape), dtype=torch.uint8 if coded else torch.float32)
+    inputs = torch.as_tensor(example).to(model_device(net), copy=True)  # forward may change its inputs
     names = {
         layer: name
-        for name, layer in model.named_modules()
+        for name, layer in net.named_modules()
         if sum(layer_size(layer)) or isinstance(layer, PackedAttention)
     }
     outputs: dict[nn.Module, tuple[int, ...]] = {}
@@ -169,10 +172,10 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         for counted, macs, binary in _macs(layer, args, kwargs, output):
             (binary_macs if binary else real_macs)[counted] += macs
 
-    with kept_training(model), ExitStack() as hooks:
+    with kept_training(net), ExitStack() as hooks:
         for layer in names:
             hooks.enter_context(layer.register_forward_hook(note, with_kwargs=True))
-        model.eval()(inputs)
+        net.eval()(inputs)
     count = len(inputs)
     return Summary(
         tuple(
@@ -187,15 +190,6 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
             for layer, name in names.items()
         )
     )
-
-
-def _inputs(model: Any, example: Tensor | None, input_shape: tuple[int, ...] | None) -> Tensor:
-    """The batch for a summary."""
-    if example is not None:  # a copy, as forward may change its inputs
-        return torch.as_tensor(example).to(model_device(model), copy=True)
-    coded = any(isinstance(layer, InputCoding) for layer in model.modules())
-    dtype = torch.uint8 if coded else torch.float32
-    return torch.zeros(2, *(input_shape or model.input_shape), dtype=dtype, device=model_device(model))
 
 
 def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:

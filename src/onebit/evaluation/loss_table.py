@@ -6,17 +6,14 @@ from dataclasses import dataclass
 
 from onebit.common.entries import Entry, Table
 
-TASKS = {
-    "classification": "integer labels (N,), or masks (N, H, W)",
-    "regression": "float targets of the shape of the outputs",
-    "multi-label": "float targets (N, K), 1 for each label that a sample has and 0 for the others",
-}
-"""Task -> its targets."""
-
 
 @dataclass(frozen=True, eq=False)
 class LossEntry(Entry):
-    """A loss; `task` is one of TASKS and decides which scores an evaluation has."""
+    """A loss; `task` decides which targets it takes and which scores an evaluation has.
+
+    classification: integer labels (N,), or masks (N, H, W). regression: float targets of the shape of the outputs.
+    multi-label: float targets (N, K), 1 for each label that a sample has and 0 for the others.
+    """
 
     task: str = "classification"
 

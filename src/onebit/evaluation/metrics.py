@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     """A metric.
 
     Args:
-        task: the targets that it takes, see `onebit.evaluation.loss_table.TASKS`.
+        task: the targets that it takes, see `onebit.evaluation.loss_table`.
         sums: (outputs, targets) -> (S,) float64 sums over the samples, see `onebit.evaluation.scores.values_of`.
     """
 

@@ -20,8 +20,6 @@ def leaves(value: Any) -> Iterator[Tensor]:
     """The tensors in a tensor, or in nested tuples and dicts of tensors."""
     found: list[Tensor] = []
     mapped(found.append, value)
-    if not found:
-        raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
     return iter(found)
 
 
