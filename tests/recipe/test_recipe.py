@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -12,127 +13,22 @@ from typing import Any
 
 import pytest
 import yaml
+from test_schema import TYPES, right_values
 
+from onebit.common.fields import read
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
     build_recipe,
     flag_names,
+    flag_text,
     merge,
     read_settings,
     recipe_names,
     recipe_path,
 )
 from onebit.recipe.options import declared
-
-# every flag -> (what a user types, what arrives); none of them the default
-FLAGS: dict[str, tuple[str, Any]] = {
-    "name": ("mine", "mine"),
-    "summary": ("a: 'b' # c — ±é", "a: 'b' # c — ±é"),
-    "reference": ("null", "null"),
-    "measured": ("1.0", "1.0"),
-    "dataset": ("toy", "toy"),
-    "validation": ("256", 256),
-    "split_seed": ("3", 3),
-    "input_size": ("40", 40),
-    "permutation": ("7", 7),
-    "whitening": ("zca", "zca"),
-    "model.name": ("mlp", "mlp"),
-    "model.widths": ("[64, 32, 4]", (64, 32, 4)),
-    "model.weight_quantizer": ("null", None),
-    "model.input_quantizer": ("ste_sign", "ste_sign"),
-    "model.weight_options": ('{"clip_value": 2}', {"clip_value": 2}),
-    "model.input_options": ('{"clip_value": 3}', {"clip_value": 3}),
-    "model.value": ("glorot", "glorot"),
-    "model.real_first": ("true", True),
-    "model.real_last": ("true", True),
-    "model.width": ("0.5", 0.5),
-    "model.last_norm": ("true", True),
-    "model.padding_value": ("-1", -1.0),
-    "model.stem": ("imagenet", "imagenet"),
-    "model.bireal": ("true", True),
-    "model.dropout": ("0.25", 0.25),
-    "model.input_dropout": ("0.5", 0.5),
-    "model.norm_eps": ("1e-4", 1e-4),
-    "model.norm_momentum": ("0.15", 0.15),
-    "model.dense_norm_momentum": ("0.15", 0.15),
-    "model.norm_affine": ("false", False),
-    "model.activation": ("rprelu", "rprelu"),
-    "model.init": ("default", "default"),
-    "model.coding": ("standardize", "standardize"),
-    "optimizer.name": ("sgd", "sgd"),
-    "optimizer.lr": ("1e-5", 1e-5),
-    "optimizer.lr_scale": ("glorot", "glorot"),
-    "optimizer.latent_clip": ("0.5", 0.5),
-    "optimizer.weight_decay": ("0.001", 0.001),
-    "optimizer.decay_latents": ("true", True),
-    "optimizer.decay_norm": ("true", True),
-    "optimizer.momentum": ("0.9", 0.9),
-    "optimizer.nesterov": ("true", True),
-    "optimizer.real_lr": ("0.002", 0.002),
-    "optimizer.gamma": ("1e-3", 1e-3),
-    "optimizer.threshold": ("1e-6", 1e-6),
-    "optimizer.decay_epochs": ("2.5", 2.5),
-    "optimizer.gamma_decay": ("0.5", 0.5),
-    "optimizer.threshold_decay": ("0.5", 0.5),
-    "optimizer.latent_init": ("5.0", 5.0),
-    "optimizer.data_scale": ("10.0", 10.0),
-    "optimizer.lagged_mean": ("true", True),
-    "optimizer.samples": ("3", 3),
-    "optimizer.prox_strength": ("4", 4.0),
-    "optimizer.prox_freeze": ("0.75", 0.75),
-    "optimizer.accumulate": ("4", 4),
-    "optimizer.clip_grad_norm": ("2.5", 2.5),
-    "optimizer.clip_grad_value": ("0.1", 0.1),
-    "optimizer.prior": ("true", True),
-    "optimizer.compile": ("true", True),
-    "schedule.name": ("linear", "linear"),
-    "schedule.final_lr": ("3e-6", 3e-6),
-    "schedule.warmup": ("0.5", 0.5),
-    "schedule.gamma": ("0.2", 0.2),
-    "schedule.step_size": ("2.5", 2.5),
-    "schedule.milestones": ("[1, 2.5]", (1.0, 2.5)),
-    "augmentation.crop_padding": ("2", 2),
-    "augmentation.flip": ("true", True),
-    "augmentation.padding_mode": ("reflect", "reflect"),
-    "augmentation.cutout": ("16", 16),
-    "augmentation.min_area": ("0.25", 0.25),
-    "model.padding": ("valid", "valid"),
-    "augmentation.repeats": ("3", 3),
-    "augmentation.first_size": ("16", 16),
-    "augmentation.growing": ("0.5", 0.5),
-    "augmentation.crop_size": ("96", 96),
-    "augmentation.flip_vertical": ("true", True),
-    "augmentation.rotate": ("true", True),
-    "augmentation.elastic": ("4.0", 4.0),
-    "augmentation.elastic_smoothness": ("6.0", 6.0),
-    "first_stage": ("2.5", 2.5),
-    "teacher": ("runs/real", "runs/real"),
-    "teacher_weight": ("0.5", 0.5),
-    "teacher_temperature": ("4.0", 4.0),
-    "continual.tasks": ("5", 5),
-    "continual.prior": ("false", False),
-    "continual.against": ('["ste"]', ("ste",)),
-    "continual.own": ("bop", "bop"),
-    "init_from": ("runs/real", "runs/real"),
-    "loss": ("hinge", "hinge"),
-    "label_smoothing": ("0.1", 0.1),
-    "epochs": ("1.5", 1.5),
-    "batch_size": ("64", 64),
-    "draws": ("20", 20),
-    "ema": ("0.999", 0.999),
-    "seed": ("9", 9),
-    "precision": ("fp32", "fp32"),
-    "memory_format": ("channels_last", "channels_last"),
-    "compile": ("true", True),
-    "recompute_inputs": ("true", True),
-    "sync_norm": ("true", True),
-    "workers": ("3", 3),
-    "skip_broken": ("true", True),
-    "threads": ("2", 2),
-    "device": ("cpu", "cpu"),
-}
 
 
 def value_of(recipe: Recipe, flag: str) -> Any:
@@ -148,24 +44,30 @@ def file_of(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
     return path
 
 
+def some_value(flag: str) -> Any:
+    """A value of a field that is not its default."""
+    others = [1, 2, 0.5, True, (3, 2), ("ste",), {"clip_value": 2}, "mine"]
+    for value in (*right_values(TYPES[flag]), *others):
+        with contextlib.suppress(UsageError):
+            if (found := read(value, TYPES[flag], name=flag)) not in (value_of(Recipe(), flag), None):
+                return found
+    raise AssertionError(flag)
+
+
 def all_flags() -> list[str]:
-    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag != "augmentation.min_area"]  # another crop
-    return [word for flag, text in pairs for word in (f"--{flag}", text)]
+    names = [flag for flag in flag_names() if flag not in ("augmentation.min_area", "model.name", "optimizer.name")]
+    return [word for flag in names for word in (f"--{flag}", flag_text(some_value(flag)))]
 
 
 # -------------------------------------------------------------------------------------------------------------- flags
-def test_every_field_is_a_flag_and_stands_in_this_file() -> None:
-    assert set(flag_names()) == set(FLAGS)
-
-
 @pytest.mark.parametrize("flag", flag_names())
 def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
-    text, expected = FLAGS[flag]
-    recipe, default = build_recipe({}, [f"--{flag}", text]), Recipe()
+    expected, default = some_value(flag), Recipe()
+    recipe = build_recipe({}, [f"--{flag}", flag_text(expected)])
     assert value_of(recipe, flag) == expected
     assert type(value_of(recipe, flag)) is type(expected)
-    if flag != "model.name":  # there is one model yet
-        assert value_of(default, flag) != expected
+    if flag in ("model.name", "optimizer.name"):  # which have options of their own
+        return
     others = [other for other in flag_names() if other != flag]
     assert [value_of(recipe, other) for other in others] == [value_of(default, other) for other in others]
 
