@@ -17,15 +17,17 @@ from onebit.evaluation.health import (
     LOOK_IMAGES,
     HealthWatch,
     binary_signs,
+    constant_inputs,
     flip_ratio,
     gradient_health,
     layer_health,
     saturation,
 )
 from onebit.evaluation.losses import cross_entropy
-from onebit.layers import BinaryLinear, InputCoding, binary_layers
+from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.models import MLP, create_model
 from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import SteSign
 from onebit.train.loop import fit
 
 X = torch.from_numpy(DATA.train.images[:32])
@@ -75,9 +77,6 @@ def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) ->
             layer.weight[0].fill_(9).clamp_(-bound, bound)  # as the latent clip does
             layer.weight[1].fill_(-9).clamp_(-bound, bound)
     assert saturation(model) == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
-
-
-def test_real_layers_do_not_saturate() -> None:
     assert saturation(mlp(weight_quantizer=None)) == 0
 
 
@@ -231,3 +230,62 @@ def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
     assert "beyond ±1" in texts[1]
     assert texts[1].endswith(": linear1, linear2")
     assert history.rows[1].layers["linear1"]["zero_gradients"] == 1
+
+
+# ------------------------------------------------------------------------------- binary inputs that are all one sign
+def net(between: nn.Module, *, inputs: str = "ste_sign") -> nn.Module:
+    """Three dense layers, 64-16-8-4, with BatchNorm and `between` after the first two."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [InputCoding(), nn.Flatten()]
+    for wide, narrow in ((64, 16), (16, 8)):
+        layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), copy.deepcopy(between)]
+    return binarize_(nn.Sequential(*layers, nn.Linear(8, 4)), input_quantizer=inputs).model
+
+
+@pytest.mark.parametrize("inputs", ["ste_sign", "rsign", "adabin"])
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.Sigmoid(), nn.Softplus(), nn.Identity(), nn.Hardtanh(), nn.PReLU()])
+def test_binary_inputs_after_what_is_never_negative_are_found(between: nn.Module, inputs: str) -> None:
+    never_negative = isinstance(between, (nn.ReLU, nn.Sigmoid, nn.Softplus))
+    assert constant_inputs(net(between, inputs=inputs), X) == (["5", "8"] if never_negative else [])
+
+
+def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
+    """All images are dark: without statistics of theirs a unit would have one sign for all of them."""
+    model = net(nn.Identity())
+    with torch.no_grad():
+        model[2].weight.copy_(torch.rand_like(model[2].weight))
+    dark = X // 32
+    model.eval()
+    assert float(model[:4](dark).detach().max()) < 0
+    assert constant_inputs(model, dark) == []
+
+
+def test_a_sign_is_found_as_a_layer_and_real_inputs_have_none() -> None:
+    head = [InputCoding(), nn.Flatten(), nn.Linear(64, 16), nn.ReLU()]
+    assert constant_inputs(nn.Sequential(*head, SteSign(), nn.Linear(16, 4)), X) == ["4"]
+    assert constant_inputs(nn.Sequential(*head, BinaryLinear(16, 4)), X) == []
+
+
+def test_inputs_of_any_structure_and_one_alone() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(nn.ReLU())
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.net(batch["image"])
+
+    assert constant_inputs(Named(), {"image": X}) == ["net.5", "net.8"]
+    assert constant_inputs(Named(), {"image": X[:1]}) == []
+    assert constant_inputs(Named(), {"other": X}) == []
+
+
+def test_the_net_stays_as_it_was() -> None:
+    model = net(nn.ReLU()).train()
+    before = copy.deepcopy(model.state_dict())
+    stream = torch.get_rng_state()
+    constant_inputs(model, X)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())

@@ -84,39 +84,17 @@ def score_by_hand(logits: Tensor, split: Split) -> tuple[int, float]:
 
 
 # --------------------------------------------------------------------------------------------------------- test modes
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("latent", ("latent", 1)), ("binary", ("binary", 1)), ("sample", ("sample", 1)), ("ensemble:7", ("sample", 7))],
-)
-def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
-    assert parse_weights(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "binaries", "ensemble:0", "ensemble:-1", "ensemble:1000001", "packed "])
-def test_an_unknown_test_mode_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="weights"):
-        parse_weights(text)
+def test_test_modes_are_parsed_and_unknown_ones_refused() -> None:
+    assert [parse_weights(text) for text in ("latent", "ensemble:7")] == [("latent", 1), ("sample", 7)]
+    for text in ("", "binaries", "ensemble:0", "ensemble:-1", "ensemble:1000001", "packed "):
+        with pytest.raises(UsageError, match="weights"):
+            parse_weights(text)
 
 
 @pytest.mark.parametrize(("quantizer", "mode"), [("sign", "real"), ("sign", "mean"), ("ste_sign", "sample")])
 def test_a_mode_that_a_net_does_not_have_is_refused(splits: tuple[Split, Split], quantizer: str, mode: str) -> None:
     with pytest.raises(UsageError, match=mode):
         evaluate(net(quantizer), splits[1], weights=mode, bn="trained")
-
-
-@pytest.mark.parametrize("mode", ["latent", "binary"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
-def test_latent_and_binary_equal_a_plain_net_with_those_weights(
-    splits: tuple[Split, Split], mode: str, loss: str
-) -> None:
-    model, test = net(), splits[1]
-    twin = with_weights(model, sign if mode == "binary" else torch.clone)
-    logits = twin(torch.from_numpy(test.images)).detach()
-    score = evaluate(model, test, weights=mode, loss=loss, batch_size=32, bn="trained")
-    assert (score.weights, score.bn, score.count) == (mode, "trained", 90)
-    assert score.correct == score_by_hand(logits, test)[0]
-    assert score.loss == pytest.approx(float(LOSSES[loss](logits, torch.from_numpy(test.labels))), rel=1e-5)
-    assert score.accuracy + score.error == 1
 
 
 class Bayesian(Stochastic):
@@ -126,12 +104,19 @@ class Bayesian(Stochastic):
         return latent.tanh()
 
 
-def test_the_mean_mode_equals_a_plain_net_with_the_mean_weights(splits: tuple[Split, Split]) -> None:
+@pytest.mark.parametrize("mode", ["latent", "binary", "mean"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
+def test_modes_without_draws_equal_a_plain_net_with_their_weights(
+    splits: tuple[Split, Split], mode: str, loss: str
+) -> None:
     model, test = net(Bayesian), splits[1]  # type: ignore[arg-type]
-    logits = with_weights(model, torch.tanh)(torch.from_numpy(test.images)).detach()
-    score = evaluate(model, test, weights="mean", bn="trained")
-    assert (score.weights, (score.correct, score.loss)) == ("mean", pytest.approx(score_by_hand(logits, test)))
-    assert evaluate(model, test, weights="mean", train=splits[0]).bn == "reestimate"
+    twin = with_weights(model, {"latent": torch.clone, "binary": sign, "mean": torch.tanh}[mode])
+    logits = twin(torch.from_numpy(test.images)).detach()
+    score = evaluate(model, test, weights=mode, loss=loss, batch_size=32, bn="trained")
+    assert (score.weights, score.bn, score.count) == (mode, "trained", 90)
+    assert score.correct == score_by_hand(logits, test)[0]
+    assert score.loss == pytest.approx(float(LOSSES[loss](logits, torch.from_numpy(test.labels))), rel=1e-5)
+    assert score.accuracy + score.error == 1
 
 
 def test_the_statistics_of_a_dataset_are_of_its_training_split(splits: tuple[Split, Split]) -> None:
@@ -251,6 +236,7 @@ def test_wrong_options_are_refused(splits: tuple[Split, Split], options: dict) -
         ("stochastic", "latent", False),
         ("stochastic", "sample", False),
         ("stochastic", "ensemble:3", False),
+        (Bayesian, "mean", False),
         (None, "real", True),
     ],
 )
@@ -413,13 +399,9 @@ def test_progress_counts_the_images_of_all_draws(splits: tuple[Split, Split]) ->
     assert {total for _, total in seen} == {2 * len(test)}
 
 
-class Undefined(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 0 * 0
-
-
 def test_outputs_that_are_not_finite_have_no_accuracy() -> None:
-    model = nn.Sequential(BinaryLinear(6, 3), Undefined())
+    model = nn.Sequential(BinaryLinear(6, 3), nn.Linear(3, 3))
+    nn.init.constant_(model[1].bias, torch.nan)
     with pytest.raises(DataError, match="loss"):
         evaluate(model, (torch.randn(8, 6), torch.arange(8) % 3), verbose=False)
 

@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from onebit.data import make_toy
 from onebit.errors import DataError
-from onebit.evaluation.sources import LoaderSamples, as_samples, check_finite
+from onebit.evaluation.sources import LoaderSamples, as_samples, batch_bounds, check_finite
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.arange(10) % 3
@@ -100,6 +100,17 @@ def test_arrays_of_any_shape_come_in_batches(count: int, size: int, dtype: str, 
     assert joined.dtype == (torch.float32 if dtype == "float64" and not tensor else torch.from_numpy(x).dtype)
     # a last batch of one sample joins the one before it
     assert all(len(inputs) <= size + 1 for inputs, _ in batches)
+
+
+@given(count=st.integers(0, 300), batch_size=st.integers(1, 50))
+def test_batches_cover_everything_once_and_none_is_a_single_sample(count: int, batch_size: int) -> None:
+    bounds = batch_bounds(count, batch_size)
+    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in bounds]
+    assert all(size == batch_size for size in sizes[:-1])
+    if batch_size > 1 and count > 1:
+        assert all(size > 1 for size in sizes)
+        assert sizes[-1] <= batch_size + 1
 
 
 def test_a_split_keeps_its_pixels_and_plain_strides() -> None:
