@@ -162,7 +162,7 @@ def serve() -> None:
     """Read a launch per line, answer with the process id of its agent and, when it has ended, with its status."""
     import torch
 
-    for module in ("onebit.cli.train_verb", "onebit.cli.processes", "onebit.runs.run", "torch.distributed.run"):
+    for module in ("onebit.cli.train_verb", "onebit.runs.run", "torch.distributed.run"):
         importlib.import_module(module)
     torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])  # the first optimizer of a process imports much
     for line in sys.stdin:

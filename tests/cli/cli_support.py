@@ -68,10 +68,10 @@ def run_process(*arguments: object, **environment: str) -> Outcome:
 
 def in_together(verb: Callable[[Ranks], int]) -> int:
     """Run a verb in a rank as the command line does."""
-    from onebit.cli import processes
     from onebit.cli.main import run_program
+    from onebit.cli.train_verb import together
 
-    return run_program(lambda argv: processes.together(verb), [], name="onebit train")
+    return run_program(lambda argv: together(verb), [], name="onebit train")
 
 
 def held(go: str, *arguments: str) -> int:

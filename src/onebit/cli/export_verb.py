@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_data, load_data_of_net, open_trained
@@ -71,36 +70,34 @@ def _options() -> list[str]:
 
 def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
     """The packed net of a file or of a run, which is certified if its data are at hand, and images to compare on."""
-    data = None
     if is_packed(args.run):
         from onebit.packed import load
 
         net = load(args.run)
-        if net.certificate is not None and _takes_images(net):
-            with _data_may_lack(args):
-                data = load_data_of_net(net, net.certificate.dataset, args)
-        return net, data
+        certificate = net.certificate
+        if certificate is None or not _takes_images(net):
+            return net, None
+        return net, _at_hand(args, lambda: load_data_of_net(net, certificate.dataset, args))
     from onebit.verification.proof import fold_run, pack_run
     from onebit.verification.raw_images import on_raw_images
 
     run = on_raw_images(open_trained(args, args.run))
-    with _data_may_lack(args):
-        data = load_data(run, args.data)
+    data = _at_hand(args, lambda: load_data(run, args.data))
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
     return net, data if _takes_images(net) else None
 
 
-@contextmanager
-def _data_may_lack(args: Any) -> Iterator[None]:
-    """Within the context, data that cannot be loaded are a note, unless `--data` names them."""
+def _at_hand(args: Any, read: Callable[[], Dataset]) -> Dataset | None:
+    """The data; None, with a note, if they cannot be loaded and `--data` does not name them."""
     try:
-        yield
+        return read()
     except (DataError, UsageError) as error:
         if args.data is not None:
             raise
         say(f"note: without test images the net is not certified or compared on them: {error}")
+        return None
 
 
 def _takes_images(net: PackedNet) -> bool:

@@ -20,13 +20,8 @@ def answer(text: str) -> None:
 
 
 def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """The answer as one JSON object or as text."""
-    answer_json(value) if as_json else answer(text)
-
-
-def answer_json(value: dict[str, Any]) -> None:
-    """The answer as one JSON object on stdout, see `json_text`."""
-    print_answer(json_text(value, indent=2, default=str))
+    """The answer as one JSON object, see `json_text`, or as text."""
+    print_answer(json_text(value, indent=2, default=str)) if as_json else answer(text)
 
 
 def percent(fraction: float) -> str:

@@ -80,26 +80,21 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
 
     found = {}
     for run in seed_folders(folder):
-        if number := re.fullmatch(r"seed-(\d+)", run.name):
-            seed = int(number[1])
-            own = replace(recipe, seed=seed)
-            refuse_other(run, own, data)
-            result = finished_tasks(own, data, run) if recipe.continual.tasks else _stored(run, data)
-            if result is not None:
-                found[seed] = result
+        if not (number := re.fullmatch(r"seed-(\d+)", run.name)):
+            continue
+        seed = int(number[1])
+        own = replace(recipe, seed=seed)
+        refuse_other(run, own, data)
+        if recipe.continual.tasks:
+            values = finished_tasks(own, data, run)
+        else:
+            result = RunResult.read(run)
+            values = None if result is None else result.values
+            if result is not None and reported_weights(run, result.sha256)[1]:
+                raise FormatError(f"{run}/result.json is about other weights than those there; remove it")
+        if values is None:
+            continue
+        if values.get("note", data.note) != data.note:
+            raise CheckpointError(f"{run}: was trained on other data ({values['note']}) than these ({data.note})")
+        found[seed] = values
     return found
-
-
-def _stored(run: Path, data: Dataset) -> dict[str, Any] | None:
-    """The result of a run, None before it is finished."""
-    result = RunResult.read(run)
-    if result is None:
-        return None
-    weights, are_others = reported_weights(run, result.sha256)
-    if weights is not None and are_others:
-        raise FormatError(f"{run}/result.json is about other weights than {weights.name}; remove it to evaluate again")
-    if (note := result.values.get("note", data.note)) != data.note:
-        raise CheckpointError(
-            f"{run}: was trained on other data ({note or 'no note'}) than these ({data.note or 'no note'})"
-        )
-    return result.values

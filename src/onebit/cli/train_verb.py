@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import set_threads
+from onebit.cli.main import INTERRUPTED
 from onebit.cli.output import answer, answer_either, download_progress, percent, say
-from onebit.cli.processes import together
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import USAGE, train_help
-from onebit.errors import UsageError
+from onebit.errors import OnebitError, UsageError
 from onebit.nets import net_path
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE, free_folder, is_replaceable, replacing, seed_folder, seed_folders
@@ -34,6 +34,32 @@ def main(argv: list[str]) -> int:
     if "WORLD_SIZE" not in os.environ:
         return _main(argv)
     return together(lambda ranks: _main(argv, ranks))
+
+
+def together(verb: Callable[[Ranks], int]) -> int:
+    """Run the verb as one of the processes of torchrun: rank 0 prints, and exactly one rank reports an error."""
+    from onebit.train.ranks import join, launched_ranks, leave, meet
+
+    ranks = launched_ranks()
+    if ranks.world == 1:
+        return verb(ranks)
+    with ExitStack() as quiet:
+        if not ranks.writes:
+            nothing = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            quiet.enter_context(redirect_stdout(nothing))
+            quiet.enter_context(redirect_stderr(nothing))
+        try:
+            ranks = meet(ranks)
+            join(ranks)
+            status = verb(ranks)
+            leave(ranks)
+            return status
+        except (Exception, KeyboardInterrupt) as error:
+            reports = ranks.is_first_to_report()
+            ranks.end()
+            if reports:
+                raise
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else OnebitError.exit_status
 
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:

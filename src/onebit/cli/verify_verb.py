@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained, set_threads
-from onebit.cli.output import answer, answer_json, progress, say
+from onebit.cli.output import answer, answer_either, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.nets import is_packed
@@ -42,10 +42,8 @@ def main(argv: list[str]) -> int:
             if not args.json:
                 answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
     ok = all(step.ok for step in done)
-    if args.json:
-        answer_json({"ok": ok, **about, "steps": [dataclasses.asdict(step) for step in done]})
-    else:
-        answer(f"{sum(step.ok for step in done)} of {len(done)} claims hold")
+    facts = {"ok": ok, **about, "steps": [dataclasses.asdict(step) for step in done]}
+    answer_either(facts, f"{sum(step.ok for step in done)} of {len(done)} claims hold", as_json=args.json)
     return 0 if ok else 1
 
 
