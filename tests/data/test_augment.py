@@ -132,10 +132,3 @@ def test_images_too_small_for_reflection_are_refused() -> None:
     images, augmentation = np.zeros((2, 1, 4, 9), np.uint8), Augmentation(4, padding_mode="reflect")
     with pytest.raises(UsageError, match="crop_padding=4"):
         TrainingImages(images, augmentation, channels_last=False)
-
-
-def test_an_index_out_of_range_is_refused() -> None:
-    training = TrainingImages(np.zeros((4, 1, 4, 4), np.uint8), Augmentation(1), channels_last=True)
-    for wrong in ([0, 4], [-1, 2]):
-        with pytest.raises(IndexError, match="expected 0 to 3"):
-            training.batch(np.array(wrong), np.random.default_rng(0))

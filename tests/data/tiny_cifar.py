@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from onebit.data.cifar import CIFAR10_FILES, CIFAR100_FILES, CifarFiles
-from onebit.data.fetch import data_roots
+from onebit.data.fetch import data_folders
 
 
 def _find_real_cifar10() -> Path | None:
     official = CIFAR10_FILES.official
-    folders = (place for root in data_roots(None) for place in (root, root / official.folders[0]))
+    folders = data_folders(None, official.folders[:1])
     return next((f.resolve() for f in folders if all((f / names[0]).is_file() for names in official.files)), None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,19 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onebit.data.fetch import cache_dir
+from onebit.data.fetch import data_folders
 from onebit.data.mnist import MNIST_FILES, IdxFile, idx_header
 
 TINY_SHAPES = ((40, 28, 28), (40,), (20, 28, 28), (20,))
 
 
 def _find_real_mnist() -> Path | None:
-    roots = [Path(root).expanduser() for root in os.environ.get("ONEBIT_DATA", "").split(os.pathsep) if root]
-    for root in (*roots, cache_dir()):
-        for folder in (root, root / "mnist"):
-            if all((folder / f"{file.name}.gz").is_file() for file in MNIST_FILES):
-                return folder.resolve()
-    return None
+    folders = data_folders(None, ["mnist"])
+    return next((f.resolve() for f in folders if all((f / file.names[0]).is_file() for file in MNIST_FILES)), None)
 
 
 REAL_MNIST = _find_real_mnist()  # looked up before the tests close off the environment

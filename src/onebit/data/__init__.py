@@ -20,7 +20,6 @@ from onebit.data.resizing import Images
 from onebit.data.splits import (
     Dataset,
     DatasetEntry,
-    Labels,
     LoadedFiles,
     Progress,
     Split,
@@ -39,7 +38,6 @@ __all__ = [
     "Dataset",
     "DatasetEntry",
     "Images",
-    "Labels",
     "LoadedFiles",
     "Masks",
     "Progress",

@@ -59,11 +59,10 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
     Raises:
         DataError: `directory` lacks a file, or the files were not found and cannot be downloaded.
     """
-    for root in data_roots(directory):
-        for folder in (root, *(root / name for name in official.folders)):
-            present = _present(official, folder)
-            if len(present) == len(official.files):
-                return list(present.values())
+    for folder in data_folders(directory, official.folders):
+        present = _present(official, folder)
+        if len(present) == len(official.files):
+            return list(present.values())
     if directory is not None:
         needed = ", ".join(names[0] for names in official.files)
         raise DataError(f"{directory}: expected {needed}, there or in {' or '.join(official.folders)}")
@@ -86,23 +85,22 @@ def own_path(name: str, directory: str | Path | None) -> Path:
     return Path(directory).expanduser()
 
 
-def data_roots(directory: str | Path | None) -> Iterator[Path]:
-    """The folders to search for data sets: `directory` alone, or those in `ONEBIT_DATA` and then the cache."""
+def data_folders(directory: str | Path | None, sub_folders: Sequence[str]) -> Iterator[Path]:
+    """Where to search: `directory` alone, or the folders in `ONEBIT_DATA` and then the cache; and their sub-folders."""
     if directory is not None:
-        yield Path(directory).expanduser()
-        return
-    for folder in os.environ.get("ONEBIT_DATA", "").split(os.pathsep):
-        if folder:
-            yield Path(folder).expanduser()
-    yield cache_dir()
+        roots = [Path(directory)]
+    else:
+        named = os.environ.get("ONEBIT_DATA", "").split(os.pathsep)
+        roots = [*map(Path, filter(None, named)), cache_dir()]
+    for root in roots:
+        yield from (root.expanduser() / name for name in ("", *sub_folders))
 
 
-def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[str], *, needs: str) -> Path:
-    """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders; else DataError."""
-    for root in data_roots(directory):
-        for place in (root, root / name):
-            if all((place / sub_folder).is_dir() for sub_folder in sub_folders):
-                return place.resolve()
+def find_folder(name: str, directory: str | Path | None, needed: Sequence[str], *, needs: str) -> Path:
+    """The first of `data_folders`, with the sub-folder `name`, that has all `needed` ones; else DataError."""
+    for folder in data_folders(directory, [name]):
+        if all((folder / sub_folder).is_dir() for sub_folder in needed):
+            return folder.resolve()
     raise DataError(f"data set {name!r} not found: name a folder with {needs} by --data DIR or ONEBIT_DATA")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,21 +11,7 @@ from onebit.data.resizing import Images
 from onebit.data.tiles import mirrored
 from onebit.errors import UsageError
 
-
-class MaskDraws(NamedTuple):
-    """The random draws for the N samples of a batch.
-
-    top, left: (N,) corner of the window, in pixels of the image; negative in its mirrored border.
-    turns: (N,) quarter turns. flipped: (N, 2) bool, vertically and horizontally.
-    displacement: (N, 2, S, S') float32, the rows and columns to add to the position that each pixel of the window is
-    read from; None without elastic deformation.
-    """
-
-    top: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
-    turns: npt.NDArray[np.int64]
-    flipped: npt.NDArray[np.bool_]
-    displacement: npt.NDArray[np.float32] | None
+Integers = npt.NDArray[np.int64]
 
 
 class MaskedImages:
@@ -58,8 +42,15 @@ class MaskedImages:
             raise UsageError(f"crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
-    def draw(self, count: int, rng: np.random.Generator, part: slice) -> MaskDraws:
-        """Draw for a batch, in this order: rows of the windows, columns, turns, flips, displacements."""
+    def draw(
+        self, count: int, rng: np.random.Generator, part: slice
+    ) -> tuple[Integers, Integers, Integers, npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
+        """Draw for a batch, in this order; returns the draws for a part of the batch, N samples.
+
+        Top and left corner of the window, (N,) each, in pixels of the image; negative in its mirrored border. Quarter
+        turns (N,). Whether to flip (N, 2), vertically and horizontally. With elastic deformation the displacement
+        (N, 2, S, S'): the rows and columns to add to the position that each pixel of the window is read from.
+        """
         border = self.augmentation.crop_padding
         corners = [
             rng.integers(-border, size + border - side + 1, count)
@@ -75,28 +66,28 @@ class MaskedImages:
             # not by matmul: torch.set_num_threads does not limit its threads, which would compete with the training
             rows = np.einsum("pi,ncij->ncpj", down, noise)
             displacement = np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
-        return MaskDraws(corners[0][part], corners[1][part], turns[part], flipped[part], displacement)
+        return corners[0][part], corners[1][part], turns[part], flipped[part], displacement
 
     def batch(
         self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)
     ) -> tuple[Images, Masks]:
         """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
-        draws = self.draw(len(indices), rng, part)
+        top, left, turns, flipped, displacement = self.draw(len(indices), rng, part)
         which = np.asarray(indices)[part]
-        rows = draws.top[:, None] + np.arange(self.window[0])
-        columns = draws.left[:, None] + np.arange(self.window[1])
-        if draws.displacement is None:
+        rows = top[:, None] + np.arange(self.window[0])
+        columns = left[:, None] + np.arange(self.window[1])
+        if displacement is None:
             rows, columns = mirrored(rows, self.size[0])[:, :, None], mirrored(columns, self.size[1])[:, None, :]
             place = which[:, None, None]
             pixels, masks = self._pixels[place, rows, columns], self._masks[place, rows, columns]
         else:
-            y, x = (draws.displacement[:, axis] for axis in (0, 1))
+            y, x = (displacement[:, axis] for axis in (0, 1))
             pixels, masks = self._deformed(which, rows[:, :, None] + y, columns[:, None, :] + x)
-        for i, (turns, (over, across)) in enumerate(zip(draws.turns, draws.flipped, strict=True)):
-            if turns or over or across:
+        for i, (turn, (over, across)) in enumerate(zip(turns, flipped, strict=True)):
+            if turn or over or across:
                 flips = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
                 for array in (pixels, masks):
-                    array[i] = np.rot90(array[i], turns)[flips]
+                    array[i] = np.rot90(array[i], turn)[flips]
         if self.channels_last:
             return pixels.transpose(0, 3, 1, 2), masks
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), masks

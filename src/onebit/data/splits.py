@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.decoding import StreamedImages
-from onebit.data.mask_scores import VOID, is_counted
+from onebit.data.mask_scores import VOID
 from onebit.errors import DataError, UsageError
 
-Labels = npt.NDArray[np.int64]
-"""(N,). Images with masks have `Masks`, (N, H, W) uint8, instead."""
 Progress = Callable[[str, int, int], None]
 """Called during downloads and while images are decoded: the activity (such as "fetching FILE"), bytes so far, bytes in
 total (0 if unknown)."""
@@ -44,7 +42,7 @@ class Split:
     """
 
     images: Any  # Images, or StreamedImages, which are indexed alike
-    labels: Any  # Labels, or Masks
+    labels: Any  # int64, or Masks
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -136,11 +134,11 @@ class Dataset:
             split: Split = getattr(self, part)
             if split.images.shape[1:] != self.input_shape:
                 raise DataError(f"{part} images: got {split.images.shape[1:]}, expected {self.input_shape} as in train")
-            if len(split) and not is_counted(split.labels):
+            known = _known(split.labels)
+            if len(split) and not len(known):
                 raise DataError(f"{part} masks: every pixel is void ({VOID})")
-            low, high = _label_range(split.labels)
-            if len(split) and not 0 <= low <= high < len(self.classes):
-                raise DataError(f"{part} labels: got {low}..{high} for {len(self.classes)} classes")
+            if len(known) and not 0 <= known.min() <= known.max() < len(self.classes):
+                raise DataError(f"{part} labels: got {known.min()}..{known.max()} for {len(self.classes)} classes")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -291,11 +289,9 @@ def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source
         raise UsageError(f"{source}: was trained on the classes {there}; {data.name} {data.directory} has {here}")
 
 
-def _label_range(labels: Any) -> tuple[int, int]:
-    """The lowest and the highest class, without `VOID` pixels."""
-    if labels.ndim > 1:
-        labels = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID])
-    return (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+def _known(labels: Any) -> Any:
+    """Labels as they are, or the pixels of masks that have a class."""
+    return labels if labels.ndim == 1 else labels[labels != VOID]
 
 
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
@@ -328,7 +324,7 @@ def refuse_held_out(count: int, total: int) -> None:
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
     """ "0", "1", … up to the largest label; DataError if that is not below `MOST_CLASSES`."""
-    largest = _label_range(labels)[1]
+    largest = int(_known(labels).max(initial=0))
     if largest >= MOST_CLASSES:  # a text for each would take all memory
         raise DataError(f"labels: got {largest}, expected class numbers below {MOST_CLASSES:,}")
     return tuple(str(label) for label in range(largest + 1))
