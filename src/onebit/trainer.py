@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from onebit.evaluation.sources import as_samples
 from onebit.recipe import Recipe, flatten, merge
 from onebit.recipe.request import request_recipe
 from onebit.report import plot_history
-from onebit.runs.machine import own_threads
 from onebit.runs.model import build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve
@@ -39,6 +39,17 @@ OF_SEVERAL = ("first_stage", "continual")
 """Settings of several consecutive training runs."""
 OF_NAMED = ("validation", "permutation", "whitening")
 """Settings that change a data set as it is read by its name."""
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """The context in which torch has this number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(repr=False)
@@ -151,7 +162,7 @@ class Trainer:
         if given is not None:
             torch.manual_seed(recipe.seed)
             binarized_(given, recipe.model).to(resolve_device(recipe.device))
-        with own_threads(recipe), lock_folder(folder):
+        with _threads(recipe.threads), lock_folder(folder):
             if isinstance(source.train, Split):
                 held_out = source.validation
                 recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -80,11 +79,6 @@ def test_two_stages_are_one_command(onebit: Onebit, tmp_path: Path) -> None:
     assert done.json["test"].keys() == {"binary", "latent"}
     assert list(folder.glob("tensorboard/events*"))
     assert onebit("train", "--resume", folder).status == 0
-    shutil.rmtree(folder / "stage1")
-    done = onebit("train", "--resume", folder)
-    assert done.status != 0
-    assert "stage1: not found or not finished, but " in done.err
-    assert not (folder / "stage1").exists()
 
 
 def test_a_warning_of_training_is_a_line_of_talk_and_of_the_log(onebit: Onebit, tmp_path: Path) -> None:

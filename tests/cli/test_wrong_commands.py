@@ -117,8 +117,6 @@ mnist-fast --continual.tasks 2 --first_stage 1
 --dataset arrays --optimizer.nesterov true
 --dataset imagenet --model resnet18 --model.stem middle
 --dataset folder --model vgg16 --input_size 8
---dataset membrane --model vgg_small
---dataset segmentation --model mlp
 mnist-permuted --continual.against ["stee"]
 mnist-permuted --continual.own ../a
 mnist-permuted --continual.against ["bayesbinn"]

@@ -13,7 +13,7 @@ from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe
 from onebit.runs import run
-from onebit.runs.machine import Machine
+from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
 from onebit.runs.run import start_folder, train_run
 

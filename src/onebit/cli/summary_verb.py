@@ -113,7 +113,6 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     from onebit.recipe.flags import flag_values
     from onebit.recipe.request import request_recipe
     from onebit.runs.model import build_model
-    from onebit.runs.names import check_names
     from onebit.runs.own_model import settle_code
 
     set_threads()
@@ -121,7 +120,6 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
     flags = flag_values([f"--{name}={value}" for name, value in given.items() if value is not None])
     recipe = request_recipe(flags, method=args.method).recipe
-    check_names(recipe)
     entry = resolve(DATASETS, recipe.dataset, kind="data set")
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:

@@ -25,7 +25,7 @@ from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.runs.machine import Machine
+    from onebit.runs.model import Machine
     from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from onebit.errors import CheckpointError
 from onebit.evaluation.batches import kept_training
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
+from onebit.evaluation.precision import resolve_precision
 from onebit.evaluation.sources import batch_bounds
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
@@ -31,6 +32,7 @@ from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule, check_settings
 from onebit.runs.own_model import build_own
 from onebit.train.fit_data import FitData, epoch_size
+from onebit.train.ranks import ALONE, Ranks, rank_device
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, weight_file
 
@@ -53,6 +55,26 @@ STATISTICS = 1000
 
 FAINT = 0.25
 """Share of `Quantizer.start_size` below which latents are too small for their draws to have their signs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: of this process; precision: "bf16" or "fp32"; threads: of torch, in this process."""
+
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+    threads: int
+
+
+def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
+    """The machine that a recipe trains on, with nothing left at "auto".
+
+    Args:
+        ranks: which of several processes this is.
+    """
+    device = rank_device(resolve_device(recipe.device), ranks)
+    precision: Any = resolve_precision(recipe.precision, device)
+    return Machine(device, precision, recipe.threads or torch.get_num_threads())
 
 
 def resolve_device(device: str) -> torch.device:

@@ -15,8 +15,7 @@ from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
-from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import build_model, build_training, training_of
+from onebit.runs.model import Machine, build_model, build_training, resolve_machine, training_of
 from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing

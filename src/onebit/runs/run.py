@@ -19,8 +19,7 @@ from onebit.layers import binary_layers
 from onebit.nets import is_packed
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings
-from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import Training, build_training
+from onebit.runs.model import Machine, Training, build_training, resolve_machine
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
@@ -258,12 +257,14 @@ def train_stage(
         ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
-    result = _result(recipe, data, training.model, history, scores, machine, ranks)
-    result["folder"] = str(folder)
-    if ranks.writes:  # what the scores are about
-        result["sha256"] = sha256_of(weight_file(folder))
-    result["seconds"] += spent
+    result = _result(recipe, data, training.model, history, machine, ranks)
+    result |= {
+        "test": {score.weights: score.as_dict() for score in scores},
+        "seconds": history.seconds + spent,
+        "folder": str(folder),
+    }
     if ranks.writes:
+        result["sha256"] = sha256_of(weight_file(folder))  # what the scores are about
         RunResult(result).write(folder)
     for tracker in tracked:
         tracker.end(result)
@@ -286,15 +287,9 @@ def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks
 
 
 def _result(
-    recipe: Recipe,
-    data: Dataset,
-    model: nn.Module,
-    history: History,
-    scores: list[Score],
-    machine: Machine,
-    ranks: Ranks,
+    recipe: Recipe, data: Dataset, model: nn.Module, history: History, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
-    """The content of result.json, but for the folder."""
+    """What result.json has about the training itself."""
     best, mean_iou, size = history.best, history.best.validation_mean_iou, history.size
     assert size is not None  # `fit` has noted it
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
@@ -308,8 +303,6 @@ def _result(
         "chosen_by": chosen_by if mean_iou is None else "validation mean IoU",
         "validation_error": best.validation_error,
         **({} if mean_iou is None else {"validation_mean_iou": mean_iou}),
-        "test": {score.weights: score.as_dict() for score in scores},
-        "seconds": history.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "binary_weights": size.binary,
         "weights": size.weights,
