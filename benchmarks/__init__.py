@@ -6,5 +6,5 @@ keys of a row that are printed.
 
 from __future__ import annotations
 
-BENCHMARKS = ("cortex-m4", "gpu", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step")
+BENCHMARKS = ("cortex-m4", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step")
 """The names; each module is imported when its benchmark runs."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +38,6 @@ def set_up_process(threads: int) -> None:
     onebit.common.memory.keep_freed_memory()
 
 
-@contextmanager
-def own_kernels(wanted: bool) -> Iterator[None]:
-    """With the kernels of onebit, or without them, in plain torch."""
-    before = os.environ.get("ONEBIT_NATIVE")
-    os.environ["ONEBIT_NATIVE"] = str(int(wanted))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ONEBIT_NATIVE"]
-        else:
-            os.environ["ONEBIT_NATIVE"] = before
-
-
 def machine() -> dict[str, Any]:
     """The machine and the torch that figures are measured with."""
     name = platform.processor() or platform.machine()
@@ -61,32 +46,9 @@ def machine() -> dict[str, Any]:
     return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    """The median of the ratios of the rounds."""
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
-
-
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Rows in Markdown, aligned; `columns`: key of a row -> format of its values. Columns without a value are left out.
-
-    Example:
-        >>> print(table([{"net": "mlp", "ms": 1.25}], {"net": "", "ms": ".1f"}))
-        | net |  ms |
-        | --- | --- |
-        | mlp | 1.2 |
-    """
+    """Rows as text; `columns`: key of a row -> format of its values. Columns without a value are left out."""
     shown = {key: form for key, form in columns.items() if any(row.get(key) is not None for row in rows)}
-    heads = [key.replace("_", " ") for key in shown]
     cells = [["" if row.get(key) is None else format(row[key], form) for key, form in shown.items()] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(heads, *cells, strict=True)]
-    lines = [heads, ["-" * width for width in widths], *cells]
-    numbers = [form != "" for form in shown.values()]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, numbers, strict=True)
-        )
-        + " |"
-        for line in lines
-    )
+    numbers = [i for i, form in enumerate(shown.values()) if form]
+    return onebit.common.text.table([[key.replace("_", " ") for key in shown], *cells], right=numbers, width=200)

@@ -1,111 +1,201 @@
-"""The training step of a binary net against the same net in plain torch with fused Adam.
+"""Training steps of each method against the same net with real weights and inputs in plain torch, its twin.
 
-BinaryConnect's MNIST net 784–3×2048–10, or a convolutional net in each memory format and precision. All variants take
-turns in one process, some steps each, and every ratio is that of one round, so that other load on the machine affects
-all of them alike. `ratio` is to plain torch in float32 and NCHW, `twin_ratio` to plain torch in the same precision and
-memory format; both are medians. `first_seconds` is the first step, which compiles.
+Both take turns in one process, some steps each. A ratio is that of one round, so that other load on the machine affects
+both alike, and the figure is the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and
+schedule, on a batch of noise. `first_seconds` is the time to build the net and take three steps, compiling included.
+What no longer fits into the minutes is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import shlex
+import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 import onebit
-from benchmarks.shared import add_timing, ratio, set_up_process, words
-from benchmarks.variants import (
-    COMPILED,
-    EAGER,
-    EVERY_LAYER,
-    FLOOR,
-    VARIANTS,
-    Run,
-    Variant,
-    build,
-    check,
-    mlp_widths,
-    settings_of,
-)
+from benchmarks.shared import add_timing, set_up_process, words
+from onebit.cli.train_command import read_command, train_request
+from onebit.recipe import Recipe
+from onebit.runs.model import Training, build_model, resolve_device, training_of
+from onebit.train.step import optimizer_step
 
-timing = onebit.runtime.timing
+numbers = onebit.evaluation.precision
 
-COLUMNS = {"precision": "", "memory_format": "", "variant": "", "ms": ".1f", "fastest_ms": ".1f"}
-COLUMNS |= {"ratio": ".3f", "twin_ratio": ".3f", "first_seconds": ".1f"}
+
+@dataclass(frozen=True)
+class Net:
+    """A model with its images and batch; `flags` of `onebit train`."""
+
+    flags: tuple[str, ...]
+    shape: tuple[int, int, int]
+    batch: int
+    classes: int = 10
+
+
+NETS = {
+    "mlp": Net(("mlp", "--dataset", "mnist", "--model.widths", "[784,2048,2048,2048,10]"), (1, 28, 28), 100),
+    "resnet20": Net(("resnet20", "--dataset", "cifar10"), (3, 32, 32), 125),
+    "vgg_small": Net(("vgg_small", "--dataset", "cifar10"), (3, 32, 32), 128),
+    "resnet18": Net(("resnet18", "--dataset", "imagenet"), (3, 224, 224), 128, 1000),
+}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of torch.compile for the model, flags of `onebit train`, and whether onebit uses its kernels."""
+
+    compile: str | None = None
+    flags: tuple[str, ...] = ()
+    kernels: bool = True
+
+
+MODES = {
+    "eager": Mode(),
+    "compiled": Mode("default"),
+    "graphs": Mode("reduce-overhead"),  # replays CUDA graphs
+    "updates": Mode(flags=("--optimizer.compile", "true")),
+    "without-kernels": Mode(kernels=False),
+}
+COLUMNS = {"net": "", "precision": "", "mode": "", "method": "", "ms": ".2f", "twin_ms": ".2f", "ratio": ".3f"}
+COLUMNS |= {"first_seconds": ".1f"}
+
+
+@dataclass
+class Steps:
+    """A net, what trains it, and a batch of noise on the device."""
+
+    training: Training
+    forward: nn.Module
+    x: Tensor
+    y: Tensor
+    precision: str
+    kernels: bool
+
+    def take(self, count: int) -> float:
+        """Seconds per step, over `count` steps."""
+        os.environ["ONEBIT_NATIVE"] = str(int(self.kernels))
+        _wait(self.x)
+        started = time.perf_counter()
+        for _ in range(count):
+            made = self.training
+            onebit.quantizers.set_progress(made.model, 0.5)
+            optimizer_step(
+                self.forward, made.optimizer, self.x, self.y, loss=made.loss, precision=self.precision,
+                settings=made.step_settings,
+            )  # fmt: skip
+            made.schedule.step()
+        _wait(self.x)
+        return (time.perf_counter() - started) / count
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def recipe_of(net: str, method: str, flags: Sequence[str] = ()) -> Recipe:
+    command = ["--model", *NETS[net].flags, "--method", method, "--epochs", "2", *flags]
+    return train_request(read_command(command)).recipe
+
+
+def twin_of(recipe: Recipe) -> Recipe:
+    """The same net with real weights and activations, and the optimizer of the method, or Adam for one of its own."""
+    names = ("weight_quantizer", "weight_options", "input_quantizer", "input_options")
+    real: dict[str, Any] = dict.fromkeys(names)
+    optimizer = recipe.optimizer
+    name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
+    optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, compile=False, own={})
+    return replace(recipe, model=replace(recipe.model, value=1.0, init="default", **real), optimizer=optimizer)
+
+
+def build(recipe: Recipe, net: Net, *, precision: str, mode: Mode, device: torch.device) -> Steps:
+    """A net on a device, as `onebit train` makes it."""
+    torch.manual_seed(0)
+    statistics = ([120.0] * net.shape[0], [60.0] * net.shape[0]) if recipe.model.coding == "standardize" else None
+    model = build_model(recipe.model, input_shape=net.shape, classes=net.classes, statistics=statistics)
+    onebit.layers.recompute_inputs_(model, recipe.recompute_inputs)
+    layout: Any = numbers.resolve_memory_format(recipe.memory_format, model)
+    model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randint(0, 256, (net.batch, *net.shape), dtype=torch.uint8).to(device, memory_format=layout)
+    y = torch.randint(0, net.classes, (net.batch,)).to(device)
+    training = training_of(recipe, model.train(), images=1000 * net.batch, labels=1000 * net.batch)
+    forward: Any = model if mode.compile is None else torch.compile(model, mode=mode.compile)
+    return Steps(training, forward, x, y, precision, mode.kernels)
+
+
+def compare(
+    recipe: Recipe, net: Net, *, precision: str, mode: Mode, device: torch.device, rounds: int, seconds: float
+) -> dict[str, float]:
+    """Milliseconds of a step and of its twin's, their ratio, and the seconds of the first steps."""
+    started = time.perf_counter()
+    steps = build(recipe, net, precision=precision, mode=mode, device=device)
+    steps.take(3)
+    first = time.perf_counter() - started
+    twin = build(twin_of(recipe), net, precision=precision, mode=replace(mode, kernels=False), device=device)
+    twin.take(3)
+    count = max(1, round(seconds / steps.take(1)))
+    pairs = [(steps.take(count), twin.take(count)) for _ in range(rounds)]
+    ms, twin_ms = (1e3 * statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    return {"ms": ms, "twin_ms": twin_ms, "ratio": ratio, "first_seconds": first}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
-    parser.add_argument("--variants", type=words, default=list(EAGER), help=f"which of {','.join(VARIANTS)}")
-    parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 for other nets)")
-    parser.add_argument("--compile", action="store_true", help="also with compiled updates (takes minutes to compile)")
-    parser.add_argument("--without-kernels", action="store_true", help="also with ONEBIT_NATIVE=0")
-    add_timing(parser, rounds=15, seconds=0.2)
+    parser.add_argument("--nets", type=words, default=["mlp"], help=f"some of {','.join(NETS)} (mlp)")
+    methods = ["binaryconnect", "binaryconnect-stochastic", "bnn"]
+    parser.add_argument("--methods", type=words, default=methods, help=f"those of onebit train ({','.join(methods)})")
+    parser.add_argument("--modes", type=words, default=["eager"], help=f"some of {','.join(MODES)} (eager)")
+    parser.add_argument("--precisions", type=words, help="fp32,bf16 (fp32, and bf16 where the device multiplies it)")
+    parser.add_argument("--flags", type=shlex.split, default=[], help="more flags of onebit train, in one word")
+    parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 or 128 for the others)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of measurement (60)")
+    parser.add_argument("--device", default="cpu", help="cuda, cpu, or auto (cpu)")
+    add_timing(parser, rounds=11, seconds=0.2)
 
 
 def measure(
     *,
-    model: str = "mlp",
-    width: float = 1.0,
-    variants: Sequence[str | Variant] = EAGER,
-    batch: int | None = None,
-    compile: bool = False,
-    without_kernels: bool = False,
-    rounds: int = 15,
-    seconds: float = 0.2,
-    threads: int = 1,
-    widths: Sequence[int] | None = None,
-    options: Mapping[str, Any] = EVERY_LAYER,
+    nets: Sequence[str],
+    methods: Sequence[str],
+    modes: Sequence[str],
+    precisions: Sequence[str] | None,
+    flags: Sequence[str],
+    batch: int | None,
+    minutes: float,
+    device: str,
+    threads: int,
+    **turns: Any,
 ) -> dict[str, Any]:
-    """Check all variants, then time them in turn.
+    """Time steps until the minutes are over.
 
-    Args:
-        variants: the variants or their names. widths: of the mlp, in place of `width`.
-        options: of a convolutional model, see `benchmarks.variants.build`.
-
-    Raises:
-        NotBinaryError: see `benchmarks.variants.check`.
+    Returns:
+        rows of net, precision, mode, method, ms, twin_ms, ratio (medians), first_seconds; `left`, the cases that were
+        not measured.
     """
-    batch = batch or (100 if model == "mlp" else 125)
     set_up_process(threads)
-    chosen = [VARIANTS[one] if isinstance(one, str) else one for one in variants]
-    slower = [replace(one, name=f"{one.name}, ONEBIT_NATIVE=0", kernels=False) for one in chosen if without_kernels]
-    compilable = [one for one in chosen if compile and one.name in COMPILED]
-    compiled = [replace(one, name=f"{one.name}, compiled", compiled=True) for one in compilable]
-    runs: list[tuple[Run, timing.Timed, float]] = []
-    for setting in settings_of(model):
-        for variant in (FLOOR, *chosen, *slower, *compiled):
-            run = build(
-                variant,
-                setting,
-                model=model,
-                batch=batch,
-                width=width,
-                widths=widths or mlp_widths(width),
-                options=options,
-            )
-            started = time.perf_counter()
-            run.step()
-            runs.append((run, timing.Timed(variant.name, None, run.step), time.perf_counter() - started))
-            check(run.net, run.optimizer, run.step)
-    timing.take_turns([timed for _, timed, _ in runs], rounds=rounds, seconds=seconds)
-    floor = runs[0][1]
-    twins = {run.setting: timed for run, timed, _ in runs if run.variant == FLOOR}
-    rows = [
-        {
-            "variant": run.variant.name,
-            "precision": run.setting.precision,
-            "memory_format": run.setting.memory_format,
-            "ms": 1e3 * timed.median,
-            "fastest_ms": 1e3 * min(timed.seconds),
-            "ratio": ratio(timed.seconds, floor.seconds),
-            "twin_ratio": ratio(timed.seconds, twins[run.setting].seconds),
-            "first_seconds": first,
-        }
-        for run, timed, first in runs
-    ]
-    return {"rows": rows}
+    end, place = time.monotonic() + 60 * minutes, resolve_device(device)
+    precisions = precisions or ["fp32", *(["bf16"] if numbers.multiplies_bf16(place) else [])]
+    cases = list(itertools.product(modes, precisions, nets, methods))
+    rows: list[dict[str, Any]] = []
+    for mode, precision, net, method in cases:
+        if time.monotonic() >= end:
+            break
+        recipe = recipe_of(net, method, [*flags, *MODES[mode].flags])
+        about = replace(NETS[net], batch=batch or NETS[net].batch)
+        found = compare(recipe, about, precision=precision, mode=MODES[mode], device=place, **turns)
+        rows.append({"net": net, "precision": precision, "mode": mode, "method": method, **found})
+    return {
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
+        "rows": rows,
+        "left": [" ".join(case) for case in cases[len(rows) :]],
+    }

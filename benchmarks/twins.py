@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import onebit
-from benchmarks.variants import is_plain, mlp_widths
 
 FLOOR = "torch"
 Call = Callable[[], np.ndarray]
@@ -66,7 +65,7 @@ def build(net: Net, *, width: float = 1.0, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     options: dict[str, Any] = {"weight_quantizer": net.weights, "input_quantizer": net.inputs}
     if net.model == "mlp":
-        options["widths"] = mlp_widths(width)
+        options["widths"] = (784, *[max(1, round(2048 * width))] * 3, 10)
     else:
         options |= {"input_shape": (3, 32, 32), "classes": 10, "width": width, "last_norm": True}
     model = onebit.create_model(net.model, **options)
@@ -92,6 +91,11 @@ def packed_form(model: nn.Module, activations: int | None) -> onebit.packed.Pack
     return (
         exact if activations is None else onebit.integer_net(exact, calibration_images(model), activations=activations)
     )
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether all layers with parameters are from torch.nn."""
+    return all(type(m).__module__.startswith("torch.nn.") for m in net.modules() if list(m.parameters(recurse=False)))
 
 
 def calibration_images(model: nn.Module) -> np.ndarray:

@@ -26,11 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import onebit
-from benchmarks.training_step import measure
-from benchmarks.variants import Variant
+from benchmarks import training_step
 from onebit.cli.train_command import read_command, train_request
 from onebit.runs.task_grid import read_table
 
@@ -420,21 +420,16 @@ def measured_seeds(folder: Path) -> dict[str, Any]:
     return found
 
 
-def time_steps(entries: Mapping[str, Any], **how: Any) -> dict[str, float]:
-    """Method -> the ratio of its training step to that of plain torch in the same precision, that of the training."""
-    variants = []
+def time_steps(entries: Mapping[str, Any], **turns: Any) -> dict[str, float]:
+    """Method -> the ratio of its training step to that of plain torch, in bf16 where the machine multiplies it."""
+    how: dict[str, Any] = {"device": torch.device("cpu"), "rounds": 11, "seconds": 0.2, **turns}
+    how["mode"] = training_step.MODES["eager"]
+    how["precision"] = "bf16" if onebit.evaluation.precision.multiplies_bf16(how["device"]) else "fp32"
+    steps = {}
     for method, entry in entries.items():
         trained = recipe_of(entry)
-        model = trained.model
-        quantizers = model.weight_quantizer, model.input_quantizer
-        variants.append(Variant(method, *quantizers, optimizer=trained.optimizer.name, activation=model.activation))
-    if model.name == "mlp":
-        net: dict[str, Any] = {"widths": model.widths}
-    else:
-        names = ("real_first", "real_last", "last_norm", "bireal")
-        net = {"options": {name: value for name in names if (value := getattr(model, name)) is not None}}
-    rows = measure(**{"model": model.name, "variants": variants, "rounds": 11, **net, **how})["rows"]
-    return {row["variant"]: row["twin_ratio"] for row in rows[-len(variants) :]}  # bf16 where the machine multiplies it
+        steps[method] = training_step.compare(trained, training_step.NETS[trained.model.name], **how)["ratio"]
+    return steps
 
 
 def method_cells(entry: Mapping[str, Any]) -> dict[str, str]:

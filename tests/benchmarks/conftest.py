@@ -9,8 +9,9 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """`measure` sets the threads of the process."""
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`measure` sets the threads of the process, and whether it uses the kernels of onebit."""
+    monkeypatch.setenv("ONEBIT_NATIVE", "1")
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

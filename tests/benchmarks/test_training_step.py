@@ -1,4 +1,4 @@
-"""The benchmark of the training step: it runs, counts every variant, and refuses a net that is not binary."""
+"""The benchmark of the training step: every case has a ratio to its twin, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from benchmarks.training_step import measure
-from benchmarks.variants import FLOOR, VARIANTS, Setting, Variant, build, check, is_plain, settings_of
-from onebit.errors import NotBinaryError
-from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
-from onebit.optim import clip_latents_, latent_groups
-from onebit.quantizers import Quantizer, Sign
+from benchmarks.training_step import MODES, NETS, build, measure, recipe_of, twin_of
+from onebit.layers import binary_layers
+from onebit.recipe import methods
+
+CPU = torch.device("cpu")
+FEW: dict[str, Any] = {"rounds": 1, "seconds": 0.0, "threads": 1, "batch": 4, "device": "cpu", "minutes": 1.0}
+TINY = {"mlp": ["--model.widths", "[784,8,10]"], "resnet20": ["--model.width", "0.0625"]}
 
 
 @pytest.fixture(autouse=True)
@@ -27,104 +27,37 @@ def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
 
-FEW: dict[str, Any] = {"rounds": 1, "seconds": 0.0, "batch": 8}
+@pytest.mark.parametrize("net", TINY)
+def test_every_case_is_measured_against_its_twin(net: str) -> None:
+    few: dict[str, Any] = {**FEW, "nets": [net], "methods": ["binaryconnect", "react"], "flags": TINY[net]}
+    found = measure(**few, modes=["eager", "without-kernels"], precisions=["fp32"])
+    cases = [(row["mode"], row["method"]) for row in found["rows"]]
+    assert cases == [(mode, method) for mode in ("eager", "without-kernels") for method in few["methods"]]
+    assert all(row["ratio"] == row["ms"] / row["twin_ms"] > 0 < row["first_seconds"] for row in found["rows"])
+    assert found["left"] == []
+    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None)
+    assert left["rows"] == []
+    assert f"eager fp32 {net} react" in left["left"]
 
 
-def test_every_variant_is_measured_in_turn_against_the_floor() -> None:
-    rows = measure(**FEW, widths=(12, 16, 4), variants=["sign", "react"], without_kernels=True)["rows"]
-    expected = [FLOOR.name, "sign", "react", "sign, ONEBIT_NATIVE=0", "react, ONEBIT_NATIVE=0"]
-    assert [row["variant"] for row in rows if row["precision"] == "fp32"] == expected
-    assert all(min(row["ms"], row["ratio"], row["twin_ratio"], row["first_seconds"]) > 0 for row in rows)
-    assert rows[0]["ratio"] == rows[0]["twin_ratio"] == 1
+def test_a_twin_is_the_same_net_without_quantizers() -> None:
+    for method in methods():
+        recipe = recipe_of("resnet20", method)
+        twin = twin_of(recipe)
+        assert twin.model.weight_quantizer is twin.model.input_quantizer is None
+        assert (twin.model.activation, twin.model.bireal) == (recipe.model.activation, recipe.model.bireal)
+        steps = build(twin, NETS["resnet20"], precision="fp32", mode=MODES["eager"], device=CPU)
+        assert not list(binary_layers(steps.forward))
 
 
-@pytest.mark.parametrize("model", ["resnet20", "vgg_small"])
-def test_convolutional_nets_are_measured_in_each_memory_format(model: str) -> None:
-    rows = measure(model=model, width=1 / 8, variants=["sign", "bnn"], **FEW)["rows"]
-    found = [(row["variant"], row["precision"], row["memory_format"]) for row in rows]
-    names = (FLOOR.name, "sign", "bnn")
-    assert found == [(name, one.precision, one.memory_format) for one in settings_of(model) for name in names]
-    assert all(row["twin_ratio"] == 1 for row in rows if row["variant"] == FLOOR.name)
-
-
-def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:
-    setting = Setting("fp32", "channels_last")
-    runs = [build(variant, setting, model="resnet20", width=1 / 16, batch=2) for variant in (FLOOR, VARIANTS["bnn"])]
-    plain, binary = (run.net for run in runs)
-    assert is_plain(plain)
-    assert not is_plain(binary)
-    assert [type(layer) for layer in plain.modules() if isinstance(layer, nn.Conv2d)] == [nn.Conv2d] * 19
-    assert [type(layer) for layer in binary.modules() if isinstance(layer, nn.Conv2d)] == [BinaryConv2d] * 19
-    assert {name: p.shape for name, p in plain.named_parameters()} == {n: p.shape for n, p in binary.named_parameters()}
-    for run in runs:
-        assert run.x.dtype == torch.uint8
-        assert run.x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _trained(quantizer: Quantizer, *, clip: bool = True) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(BinaryLinear(12, 16, weight_quantizer=quantizer))
-    groups = latent_groups(net, lr=1e-3, latent_clip=1.0 if clip else None)
-    optimizer = clip_latents_(torch.optim.Adam(groups))
-
-    def step() -> None:
-        net(torch.randn(4, 12)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    check(net, optimizer, step)
-
-
-class Clamped(Quantizer):
-    """Not binary."""
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return latent.clamp(-1, 1)
-
-
-class Stale(Sign):
-    """The signs of the first latent forever."""
-
-    first: Tensor | None = None
-
-    def forward(self, latent: Tensor) -> Tensor:
-        if self.first is None:
-            self.first = super().forward(latent).detach()
-        return latent + (self.first - latent).detach()
-
-
-@pytest.mark.parametrize("model", ["mlp", "resnet20"])
-def test_every_method_is_measured_where_it_is_asked_for(model: str) -> None:
-    names = list(VARIANTS) if model == "mlp" else ["bop", "bayesbinn"]
-    size: dict[str, Any] = {"widths": (12, 16, 4)} if model == "mlp" else {"width": 1 / 16}
-    rows = measure(model=model, variants=names, **FEW, **size)["rows"]
-    assert [row["variant"] for row in rows[1:]][: len(names)] == names
-
-
-def test_a_variant_of_ones_own_is_measured_as_it_says() -> None:
-    recu = Variant("recu", "recu", "approx_sign", optimizer="sgd")
-    rows = measure(**FEW, variants=[recu], widths=(12, 16, 4))["rows"]
-    assert rows[1]["variant"] == "recu"
-    run = build(VARIANTS["react"], Setting("fp32"), model="mlp", batch=2, widths=(12, 16, 4))
-    assert any(isinstance(module, RPReLU) for module in run.net.modules())
-    assert isinstance(build(recu, Setting("fp32"), model="resnet20", batch=2, width=1 / 16).optimizer, torch.optim.SGD)
-
-
-def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:
-    _trained(Sign())
-    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
-        _trained(Clamped())
-    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
-        _trained(Stale())
-    with pytest.raises(NotBinaryError, match="not its clip 1"):
-        _trained(Sign(), clip=False)
-
-
-def test_the_check_leaves_the_weights_as_they_were() -> None:
-    run = build(VARIANTS["sign"], Setting("fp32"), model="mlp", batch=4, widths=(6, 5, 3))
-    before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
-    check(run.net, run.optimizer, run.step)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in run.net.state_dict().items())
+@pytest.mark.parametrize("mode", ["eager", "without-kernels"])
+def test_plain_torch_steps_without_the_kernels_of_onebit(mode: str) -> None:
+    recipe = recipe_of("mlp", "binaryconnect", TINY["mlp"])
+    steps = build(recipe, NETS["mlp"], precision="fp32", mode=MODES[mode], device=CPU)
+    seen = []
+    steps.forward.register_forward_hook(lambda *_: seen.append(os.environ["ONEBIT_NATIVE"]))
+    steps.take(1)
+    assert seen == ["1" if mode == "eager" else "0"]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
@@ -150,14 +83,3 @@ print(given_back, faults())
     given_back, kept = map(int, done.stdout.split())
     assert kept < 1_000
     assert kept < given_back
-
-
-@pytest.mark.parametrize("variant", [FLOOR, VARIANTS["sign"]], ids=str)
-def test_plain_torch_steps_without_the_kernels_of_onebit(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEBIT_NATIVE", "before")
-    run = build(variant, Setting("fp32"), model="mlp", batch=4, widths=(6, 8, 4))
-    seen = []
-    run.net.register_forward_hook(lambda *_: seen.append(os.environ["ONEBIT_NATIVE"]))
-    run.step()
-    assert seen == ["0" if variant is FLOOR else "1"]
-    assert os.environ["ONEBIT_NATIVE"] == "before"
