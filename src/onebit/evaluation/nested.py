@@ -20,36 +20,35 @@ def leaves(value: Any) -> Iterator[Tensor]:
     """The tensors in a tensor, or in nested tuples and dicts of tensors."""
     found: list[Tensor] = []
     mapped(found.append, value)
+    if not found:
+        raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
     return iter(found)
 
 
-def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """`change` of every tensor of a nested value, in the same structure; None stays."""
+def mapped(change: Callable[..., Any], value: Any, *others: Any) -> Any:
+    """`change` of every tensor of a nested value, in the same structure; None stays.
+
+    Args:
+        others: values of the same structure, whose tensors `change` gets as well.
+    """
     if value is None or isinstance(value, Tensor):
-        return None if value is None else change(value)
+        return None if value is None else change(value, *others)
     if isinstance(value, Mapping):
-        return {key: mapped(change, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(change, item) for item in value))
+        return {key: mapped(change, item, *(other[key] for other in others)) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(mapped(change, item) for item in value)
+        items = [mapped(change, *each) for each in zip(value, *others, strict=True)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
 
 
 def joined(parts: list[Any]) -> Any:
     """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
-    return _refilled(parts[0], map(torch.cat, zip(*map(leaves, parts), strict=True)))
+    return mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def split_in(value: Any, parts: int) -> list[Any]:
     """A nested value in `parts` parts of its samples."""
-    chunks = zip(*(leaf.tensor_split(parts) for leaf in leaves(value)), strict=True)
-    return [_refilled(value, iter(chunk)) for chunk in chunks]
-
-
-def _refilled(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The structure of a nested value with other tensors."""
-    return mapped(lambda _: next(tensors), value)
+    return [mapped(lambda tensor, part=part: tensor.tensor_split(parts)[part], value) for part in range(parts)]
 
 
 def first_samples(value: Any, count: int) -> Any:

@@ -21,8 +21,8 @@ from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
 from onebit.evaluation.nested import leaves, size_of
 
-LOADER_BATCH = 100
-"""Samples of a batch of a torch data set that comes without a loader."""
+BATCH_SIZE = 100
+"""Samples of a batch, where neither the caller nor a loader says."""
 
 
 def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
@@ -182,7 +182,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if isinstance(data, Split):
         return ArraySamples(data.images, data.labels, name)
     if isinstance(data, TorchDataset):
-        data = DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=not isinstance(data, IterableDataset))
+        data = DataLoader(data, batch_size=batch_size or BATCH_SIZE, shuffle=not isinstance(data, IterableDataset))
     if isinstance(data, DataLoader):
         if known_length(data) == 0:
             raise UsageError(f"{name}: no batches")

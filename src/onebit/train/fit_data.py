@@ -12,10 +12,7 @@ from onebit.data import Dataset, Split, StreamedImages, is_counted
 from onebit.data.splits import as_split, numbered_classes
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import batch_samples
-from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples, batch_bounds
-
-BATCH_SIZE = 100
-"""Samples of a batch, where neither the caller nor a loader says."""
+from onebit.evaluation.sources import BATCH_SIZE, ArraySamples, LoaderSamples, Samples, as_samples, batch_bounds
 
 
 @dataclass(frozen=True, eq=False)
