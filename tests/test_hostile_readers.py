@@ -27,7 +27,7 @@ from hostile_files import damaged, forged_values, mutated
 from onebit.__main__ import main
 from onebit.data import load_dataset
 from onebit.data.cifar import CIFAR10_FILES, read_file
-from onebit.data.mnist import IdxFile, idx_header, read_idx
+from onebit.data.mnist import IdxFile, read_idx
 from onebit.errors import LONGEST_MESSAGE, DataError, OnebitError, UsageError
 from onebit.recipe import build_recipe, read_settings
 from onebit.recipe.translations.json_config import flags_of, read_config
@@ -221,7 +221,7 @@ def idx(run: Path) -> Case:
         (place / "x").write_bytes(content)
         read_idx(place / "x", IdxFile("x", (10, 4, 4), "0" * 64))
 
-    return idx_header((10, 4, 4)) + bytes(160), read
+    return bytes(16 + 160), read
 
 
 def cifar_binary(run: Path) -> Case:

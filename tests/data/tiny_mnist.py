@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import struct
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,13 @@ import numpy as np
 import pytest
 
 from onebit.data.fetch import data_folders
-from onebit.data.mnist import MNIST_FILES, IdxFile, idx_header
+from onebit.data.mnist import MNIST_FILES, IdxFile
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """The header of an IDX file of unsigned bytes: 0x08 is their type, then the rank, then each size, big-endian."""
+    return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
+
 
 TINY_SHAPES = ((40, 28, 28), (40,), (20, 28, 28), (20,))
 

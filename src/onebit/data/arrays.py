@@ -23,11 +23,6 @@ VALIDATION = ("validation_images", "validation_labels")
 CLASSES = "classes"
 
 
-def is_array_file(path: str | Path | None) -> bool:
-    """Whether the path given with `--data` has the name of a file of arrays."""
-    return path is not None and Path(path).suffix == ".npz"
-
-
 def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
     """Read the arrays in the file `directory`, which `numpy.savez` wrote; nothing in it is unpickled.
 

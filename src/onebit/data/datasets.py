@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onebit.common.tables import resolve
-from onebit.data.arrays import ARRAYS, is_array_file
+from onebit.data.arrays import ARRAYS
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
@@ -126,7 +126,7 @@ def fetch_dataset(
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
     """The entry for a name; a file of arrays may have any name that is not in the table."""
-    if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
+    if isinstance(name, str) and name not in DATASETS and Path(directory or "").suffix == ".npz":
         return replace(ARRAYS, name=name)
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
     if directory is not None and not entry.stored:

@@ -121,11 +121,8 @@ def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> t
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
             shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
             others.extend(entry for entry in shown if not is_image_name(entry))
-            shown = [entry for entry in shown if is_image_name(entry)]
-            images.extend(_image_file(os.path.join(place, entry), classes.index(name)) for entry in shown)
+            for path in (os.path.join(place, entry) for entry in shown if is_image_name(entry)):
+                # of a broken link, which decoding names, the size is 0
+                size = os.path.getsize(path) if os.path.exists(path) else 0
+                images.append(ImageFile(path, classes.index(name), size))
     return tuple(images)
-
-
-def _image_file(path: str, label: int) -> ImageFile:
-    # of a broken link, which decoding names, the size is 0
-    return ImageFile(path, label, os.path.getsize(path) if os.path.exists(path) else 0)

@@ -1,7 +1,7 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 gray pixels, in IDX files.
 
-An IDX file has a magic number, the sizes, then one byte for each element; it may be gzipped. A sample with an equal
-number of each digit, in random order, is shipped with the package.
+An IDX file has 4 bytes for type and rank, 4 for each size, then one for each element; it may be gzipped. A sample with
+an equal number of each digit, in random order, is shipped with the package.
 
 Source: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist; CC BY-SA 3.0.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,11 +27,6 @@ from onebit.errors import DataError
 
 _GZIP_OVERHEAD = 1 << 16
 """The most bytes by which compression makes a file larger."""
-
-
-def idx_header(shape: tuple[int, ...]) -> bytes:
-    """The header of an IDX file of unsigned bytes: 0x08 is their type, then the rank, then each size, big-endian."""
-    return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
 
 
 class IdxFile(NamedTuple):
@@ -55,7 +49,7 @@ def read_idx(path: Path, expected: IdxFile) -> npt.NDArray[np.uint8]:
 
     No more memory is used than the expected shape takes, whatever the file claims.
     """
-    start = len(idx_header(expected.shape))
+    start = 4 + 4 * len(expected.shape)
     size = start + math.prod(expected.shape)
     with open_regular(path) as file:
         content = file.read(size + _GZIP_OVERHEAD)
