@@ -20,27 +20,26 @@ from onebit.errors import CheckpointError
 from onebit.evaluation.batches import kept_training, model_device
 from onebit.fold import example_of, fold_with_folder
 from onebit.fold.chain import Chain, FoldedOp, joined
-from onebit.layers import InputCoding, LatentWeight, RPReLU
+from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU
 from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
 from onebit.packed.bits import unpack_signs
 from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import OneBitWeights, RealWeights
 from onebit.packed.nodes.node import INT32
 
-BATCH = 100
-"""Images at once, for the statistics of BatchNorm."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 class _Line(NamedTuple):
-    """What a BatchNorm computes in eval mode: scale · x + shift, per channel in float64.
+    """What a BatchNorm computes in eval mode: scale · (x − place) + level, per channel in float64.
 
-    free: only the sign of the result counts, so that any positive factor on both is the same net.
+    free: only the side of `level` counts, so that any positive factor on the scale is the same net.
     """
 
     scale: np.ndarray
-    shift: np.ndarray
-    free: bool
+    place: Any
+    level: Any
+    free: bool = False
 
 
 @torch.no_grad()
@@ -64,8 +63,8 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
     if len(theirs) != len(ours) or same not in (last + 1, len(theirs)):
-        there, here = (lines[same] if same < len(lines) else "nothing" for lines in (theirs, ours))
-        raise CheckpointError(f"{source}: belongs to another net: has {there!r}, the model has {here!r}")
+        there, here = theirs[same : same + 1], ours[same : same + 1]
+        raise CheckpointError(f"{source}: belongs to another net: has {there}, the model has {here}")
     nodes = net.nodes[:last] if other_classes or same == last + 1 else net.nodes
     if net.input.mean is not None:
         coding = next(module for module in model.modules() if isinstance(module, InputCoding))
@@ -89,34 +88,36 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
             path, dot, values = folder.affine[node.output][-1].name.rpartition(".sign.values")
             if dot and not values:  # what an input quantizer makes of the two signs
                 quantizer = model.get_submodule(f"{path}.input_quantizer")
-                scale, shift = _or_default(node.scale, node.shift, 1)
+                scale, shift = _definite([(node.scale, node.shift)], 1)
                 _copy(quantizer.distance, scale[:1])
                 _copy(quantizer.centre, shift[:1])
-    norms = _norm_lines(model, net, nodes)
-    for norm, line in norms.items():  # the nets are the same from here on, which the statistics need
-        _set_norm(norm, line, np.zeros(norm.num_features), np.ones(norm.num_features))
-    for norm, (mean, variance) in _statistics(model, list(norms), images).items():
-        _set_norm(norm, norms[norm], mean, variance)
+    lines = _norm_lines(model, net, nodes)
+
+    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
+        _set_norm(norm, lines[norm], x.mean(1).numpy(), x.var(1, correction=0).numpy())
+
+    with ExitStack() as stack:
+        for norm in lines:
+            stack.callback(norm.register_forward_pre_hook(settle).remove)
+        stack.enter_context(kept_training(model))
+        model.eval()(torch.as_tensor(images).to(model_device(model)))
 
 
 def _set_layer(layer: Any, node: Any) -> None:
-    """Give a layer the weights of a node."""
-    binary = isinstance(layer, LatentWeight)
-    transposed = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)) and not binary
-    weight = layer.weight.detach()
-    if transposed:
-        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-    shape = (layer.outputs_first(weight) if binary else weight).shape
+    """Give a layer the weights of a node, which has a row per output, input channels last."""
+    places = torch.arange(layer.weight.numel()).view(layer.weight.shape)
+    if isinstance(layer, LatentWeight):
+        places = layer.outputs_first(places)
+    elif isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+        places = BinaryConvTranspose2d.outputs_first(layer, places)  # type: ignore[arg-type]
     stored = node.weight if isinstance(node, RealWeights) else unpack_signs(node.signs, node.in_features)
     rows = torch.from_numpy(np.array(stored, np.float32))
     if isinstance(node, OneBitWeights):
         rows = _latents(layer.weight_quantizer, node, rows)
-    found = rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-    if binary:
-        found = layer.own_layout(found)
-    elif transposed:
-        found = found.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-    layer.weight.copy_(found)
+    found = torch.empty(places.numel())
+    found[places.movedim(1, -1).flatten()] = rows.flatten()
+    layer.weight.copy_(found.view(layer.weight.shape))
 
 
 def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
@@ -162,12 +163,11 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
 
 def _affine_line(ops: Sequence[FoldedOp], at: int, node: Any, size: int) -> _Line:
     """The line with which the joined operations are the affine map of a node; `at` is the place of the BatchNorm."""
-    before, after = (
-        _or_default(*joined((op.scale, op.shift) for op in part), size) for part in (ops[:at], ops[at + 1 :])
+    (before, moved), (after, plus) = (
+        _definite([(op.scale, op.shift) for op in part], size) for part in (ops[:at], ops[at + 1 :])
     )
-    whole = _or_default(node.scale, node.shift, size)
-    scale = whole[0] / (after[0] * before[0])
-    return _Line(scale, (whole[1] - after[1]) / after[0] - scale * before[1], False)
+    scale, shift = _definite([(node.scale, node.shift)], size)
+    return _Line(scale / (after * before), moved, (shift - plus) / after)
 
 
 def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
@@ -184,37 +184,14 @@ def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
     given = chain.quantizer.binary_input()
     level = 0.0 if given is None or given.shift is None else given.shift.double().numpy()
     slope = direction * np.where(above >= place, 1.0, -1.0)
-    return _Line(slope, level - slope * place, True)
-
-
-def _statistics(model: nn.Module, norms: list[Norm], images: Any) -> dict[Norm, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance of what each BatchNorm takes, per channel, in eval mode."""
-    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
-
-    def count(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
-        sums[norm] += torch.stack([torch.full((len(x),), float(x.shape[1])), x.sum(1), x.square().sum(1)])
-
-    with ExitStack() as stack:
-        for norm in norms:
-            stack.callback(norm.register_forward_pre_hook(count).remove)
-        stack.enter_context(kept_training(model))
-        model.eval()
-        for start in range(0, len(images), BATCH):
-            model(torch.as_tensor(images[start : start + BATCH]).to(model_device(model)))
-    means = {norm: total[1] / total[0] for norm, total in sums.items()}
-    return {
-        norm: (means[norm].numpy(), (total[2] / total[0] - means[norm].square()).clamp(min=0).numpy())
-        for norm, total in sums.items()
-    }
+    return _Line(slope, place, level, free=True)
 
 
 def _set_norm(norm: Norm, line: _Line, mean: np.ndarray, variance: np.ndarray) -> None:
     """Give a BatchNorm these statistics, and the factor and shift with which it computes a line."""
     deviation = np.sqrt(variance + norm.eps)
-    scale, shift = line.scale, line.shift
-    if line.free:
-        scale, shift = scale / deviation, shift / deviation
+    scale = line.scale / deviation if line.free else line.scale
+    shift = line.level - scale * line.place
     if norm.weight is None:  # no factors to learn: the statistics are all that it has
         if (scale <= 0).any():
             raise CheckpointError("a BatchNorm without factors cannot turn a value around")
@@ -226,12 +203,9 @@ def _set_norm(norm: Norm, line: _Line, mean: np.ndarray, variance: np.ndarray) -
     _copy(norm.running_var, variance)
 
 
-def _or_default(scale: Any, shift: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift in float64, 1 and 0 where they are None."""
-    return (
-        np.ones(size) if scale is None else np.asarray(scale, np.float64),
-        np.zeros(size) if shift is None else np.asarray(shift, np.float64),
-    )
+def _definite(maps: Sequence[tuple[Any, Any]], size: int) -> tuple[Any, Any]:
+    """Scale and shift of joined affine maps in float64, 1 and 0 where there are none."""
+    return joined([(np.ones(size), np.zeros(size)), *maps])
 
 
 def _copy(parameter: Any, values: np.ndarray) -> None:

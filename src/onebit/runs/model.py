@@ -21,7 +21,7 @@ from onebit.evaluation.batches import kept_training
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.precision import resolve_precision
-from onebit.evaluation.sources import batch_bounds
+from onebit.evaluation.sources import batch_bounds, fitting_batch
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import create_model
@@ -49,10 +49,8 @@ class Training:
     step_settings: StepSettings
 
 
-STATISTICS = 1000
-"""Training images, evenly spread, that BatchNorm takes its statistics from where a packed net has none."""
-
-
+FEWEST = 100
+"""Training images, at least, that BatchNorm takes its statistics from where a packed net has none."""
 FAINT = 0.25
 """Share of `Quantizer.start_size` below which latents are too small for their draws to have their signs."""
 
@@ -164,7 +162,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
     if is_packed(source):
         net = load(source)
         if not on_meta:
-            images = data.train.spread(STATISTICS).images[:]
+            images = data.train.spread(max(FEWEST, fitting_batch(data.input_shape))).images[:]
             unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
         return
     file = weight_file(Path(source))
