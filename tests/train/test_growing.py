@@ -121,12 +121,6 @@ def test_a_resumed_training_has_the_sizes_of_a_whole_one(tmp_path: Path) -> None
     assert flat(parts.state_dict()) == flat(whole.state_dict())
 
 
-def test_without_a_first_size_checkpoints_know_the_augmentation_of_earlier_versions() -> None:
-    assert "first_size" not in repr(Augmentation(cutout=8))
-    assert "growing" not in repr(Augmentation(cutout=8, growing=0.5))
-    assert "first_size=8, growing=0.5" in repr(GROWING)
-
-
 def test_first_sizes_that_mean_nothing_are_refused() -> None:
     masks = Split(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8))
     with pytest.raises(UsageError, match="first_size"):

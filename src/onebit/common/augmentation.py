@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from onebit.common.fields import Checked, Positive, PositiveShare, within
@@ -62,9 +62,3 @@ class Augmentation(Checked):
         super().__post_init__()
         if self.min_area is not None and self.crop_padding:
             raise UsageError("augmentation.min_area and augmentation.crop_padding are two ways to crop: choose one")
-
-    def __repr__(self) -> str:
-        # checkpoints compare this text, and without a first size `growing` has no effect
-        unused = ("first_size", "growing") if self.first_size is None else ()
-        found = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in unused}
-        return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in found.items())})"

@@ -15,7 +15,6 @@ import secrets
 import shutil
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,8 +24,6 @@ from onebit.errors import OnebitError, UsageError
 
 PREFIX = ".onebit-"
 """Start of the names of temporary files; `_machine`, the process id and random digits follow."""
-ABANDONED = 24 * 3600.0
-"""Age in seconds at which a temporary file is removed if nobody can tell whether its process still runs."""
 OWN = b"written by onebit"
 """What files have in their first 1000 bytes that onebit writes under names that the user did not give."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -176,14 +173,14 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders of killed processes from a folder; those of a running process stay."""
-    for path in folder.glob(f"{PREFIX}*"):
+    """Remove the temporary files and folders of killed processes of this machine from a folder."""
+    for path in folder.glob(f"{PREFIX}{_machine()}-*"):
         with suppress(OSError):
-            if (name := _TEMPORARY.fullmatch(path.name)) and _is_left_over(path, name[1], name[2]):
+            if (name := _TEMPORARY.fullmatch(path.name)) and _has_ended(int(name[1])):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]{{8}}(\..+)?", re.A)
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{8}}-(\d{{1,9}})-[0-9a-f]{{8}}(\..+)?", re.A)
 """Names of `_temporary_name`, with the suffix of the file; other names are the user's."""
 
 
@@ -196,14 +193,13 @@ def _machine() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _is_left_over(path: Path, machine: str, process: str) -> bool:
-    # os.name: on Windows, os.kill would end the process
-    if machine == _machine() and os.name == "posix":
-        with suppress(ProcessLookupError):
-            os.kill(int(process), 0)
-            return False
-        return True
-    return time.time() - path.stat().st_mtime > ABANDONED
+def _has_ended(process: int) -> bool:
+    if os.name == "posix":  # on Windows, os.kill would end the process
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+    return False
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -27,19 +27,10 @@ INK, GREY, FAINT = "#222222", "#666666", "#DDDDDD"
 Picture = tuple[str, Path, str]
 """A picture of a report: (heading, PNG file, caption)."""
 STYLE: Any = {
-    "text.usetex": False,
     "text.parse_math": False,  # a name may contain a $
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 9.0,
-    "axes.titlesize": 10.0,
     "axes.titlelocation": "left",
-    "axes.titlepad": 8.0,
-    "axes.labelsize": 9.0,
-    "axes.linewidth": 0.8,
     "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.3,
-    "legend.fontsize": 8.5,
     **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),

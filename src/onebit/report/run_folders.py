@@ -238,7 +238,7 @@ def _read_metrics(folder: Path) -> History:
     try:
         lines = content.decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({error})") from None
     if not history.rows:
         raise DataError(f"{folder}: the run has no finished epoch yet")
