@@ -52,19 +52,6 @@ def test_signs_are_read_from_what_ships() -> None:
     assert binary_signs(mlp(weight_quantizer=None)) == {}
 
 
-def test_the_flip_ratio_sums_counts_before_it_divides() -> None:
-    model = mlp()
-    before = binary_signs(model)
-    with torch.no_grad():
-        model.linear1.weight[0, :3] *= -1
-        model.linear2.weight[:, 0] *= -1
-    assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
-    with torch.no_grad():
-        model.linear1.weight.mul_(0.5)  # moves no sign
-    assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
-    assert flip_ratio({}, {}) == 0
-
-
 @pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
 def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
     model = mlp(value=value)
@@ -102,12 +89,17 @@ def test_flips_and_saturation_are_those_of_the_layer() -> None:
     before = binary_signs(model)
     with torch.no_grad():
         model.linear1.weight[0, :5] *= -1
-        model.linear2.weight[0, :3] = 1.0
-        model.linear2.weight[1, :3] = -2.0
+        model.linear2.weight[0, :3].sign_()
+        model.linear2.weight[1, :3].sign_().mul_(2)
+        model.linear3.weight[:, 0] *= -1
     found = layer_health(model, before, binary_signs(model), {"linear1": {"zero_gradients": 0.5}})
     assert found["linear1"] == {"flip_ratio": 5 / 1280, "saturation": 0, "zero_gradients": 0.5}
-    assert found["linear2"]["saturation"] == 6 / 240
-    assert found["linear3"]["flip_ratio"] == 0
+    assert found["linear2"] == {"flip_ratio": 0, "saturation": 6 / 240}
+    assert found["linear3"]["flip_ratio"] == 4 / 48
+    # counts are summed over layers, then divided
+    assert flip_ratio(before, binary_signs(model)) == (5 + 4) / (1280 + 240 + 48)
+    assert saturation(model) == 6 / (1280 + 240 + 48)
+    assert flip_ratio({}, {}) == 0
 
 
 def test_zero_gradients_and_cut_inputs_are_counted_by_hand() -> None:

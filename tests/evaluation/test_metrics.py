@@ -59,22 +59,14 @@ def test_each_metric_is_that_of_scikit_learn_however_the_samples_are_divided(
     assert whole_score(parts).metrics[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def value_of(name: str, outputs: Tensor, targets: Tensor) -> float:
-    return values_of({name: tuple(METRICS[name].sums(outputs, targets).tolist())})[name]
-
-
-def test_r2_of_a_constant_column() -> None:
-    constant = torch.full((7, 1), 3.5)
-    for outputs, expected in ((constant, 1.0), (constant + 1, 0.0)):
-        assert value_of("r2", outputs, constant) == expected == sklearn.metrics.r2_score(constant, outputs)
-
-
-def test_r2_of_a_column_far_from_zero() -> None:
-    targets = 1e5 + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
-    outputs = targets + torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
-    value = value_of("r2", outputs, targets)
-    assert value == pytest.approx(0.9375, abs=1e-4)
-    assert value == pytest.approx(sklearn.metrics.r2_score(targets, outputs), abs=1e-4)
+def test_r2_of_a_constant_column_and_of_one_far_from_zero() -> None:
+    constant = torch.full((4, 1), 3.5, dtype=torch.float64)
+    far = 1e5 + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
+    near = far + torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
+    for outputs, targets, expected in ((constant, constant, 1.0), (constant + 1, constant, 0.0), (near, far, 0.9375)):
+        value = values_of({"r2": tuple(METRICS["r2"].sums(outputs, targets).tolist())})["r2"]
+        assert value == pytest.approx(expected, abs=1e-4)
+        assert value == pytest.approx(sklearn.metrics.r2_score(targets, outputs), abs=1e-4)
 
 
 def test_losses_of_regression_and_several_labels() -> None:

@@ -179,20 +179,15 @@ def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split
     assert hinge.loss == score.loss  # a mean of probabilities has no margins
 
 
-def test_a_real_net_is_evaluated_as_real(splits: tuple[Split, Split]) -> None:
-    model = net(None)
-    score = evaluate(model, splits[1], weights="binary")
-    correct, _ = score_by_hand(model(torch.from_numpy(splits[1].images)).detach(), splits[1])
-    assert (score.weights, score.correct) == ("real", correct)
-
-
-def test_a_packed_net_is_evaluated_as_packed(splits: tuple[Split, Split]) -> None:
-    model = net()
+def test_real_and_packed_nets_are_evaluated_as_such(splits: tuple[Split, Split]) -> None:
+    real, model = net(None), net()
+    correct, _ = score_by_hand(real(torch.from_numpy(splits[1].images)).detach(), splits[1])
     packed = PackedModule(pack(model))
-    scores = [evaluate(one, splits[1]) for one in (packed, nn.Sequential(packed))]
-    assert [(score.weights, score.bn) for score in scores] == [("packed", "trained")] * 2
-    assert {score.correct for score in scores} == {evaluate(model, splits[1]).correct}
-    assert "packed weights" in str(scores[0])
+    scores = [evaluate(one, splits[1], weights="binary") for one in (real, packed, nn.Sequential(packed))]
+    assert [score.weights for score in scores] == ["real", "packed", "packed"]
+    assert {score.bn for score in scores} == {"trained"}
+    assert [score.correct for score in scores] == [correct, *2 * [evaluate(model, splits[1]).correct]]
+    assert "packed weights" in str(scores[1])
 
 
 @pytest.mark.parametrize("mode", ["latent", "binary", "sample", "ensemble:2"])

@@ -151,26 +151,15 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
     first, count = counted[0], sum(part.count for part in counted)
     if len(counted) == 1:
         return first
-
-    def total(name: str, *, mean: bool = False) -> Any:
-        values = [getattr(part, name) for part in counted]
-        if values[0] is None:
-            return None
-        return sum(v * part.count for v, part in zip(values, counted, strict=True)) / count if mean else sum(values)
-
-    confusion = first.confusion
-    if confusion is not None:
-        confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in counted]), axis=0).tolist()))
-    return replace(
-        first,
-        correct=total("correct"),
-        count=count,
-        loss=total("loss", mean=True),
-        entropy=total("entropy", mean=True),
-        gaps=_added(part.gaps for part in counted),
-        confusion=confusion,
-        sums={name: _added(part.sums[name] for part in counted) for name in first.sums},
-    )
+    whole: dict[str, Any] = {"loss": sum(part.loss * part.count for part in counted) / count}
+    if first.correct is not None:
+        whole["correct"] = sum(part.correct or 0 for part in counted)
+        whole["entropy"] = sum((part.entropy or 0) * part.count for part in counted) / count
+    if first.confusion is not None:
+        counts = np.sum(np.array([part.confusion for part in counted]), axis=0)
+        whole["confusion"] = tuple(map(tuple, counts.tolist()))
+    sums = {name: _added(part.sums[name] for part in counted) for name in first.sums}
+    return replace(first, count=count, gaps=_added(part.gaps for part in counted), sums=sums, **whole)
 
 
 def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:

@@ -58,9 +58,7 @@ class ArraySamples:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    @property
-    def count(self) -> int:
-        return len(self.inputs)
+    count = property(__len__)
 
     @property
     def shape(self) -> tuple[int, ...]:
