@@ -12,9 +12,10 @@ from PIL import Image, ImageOps
 from tiny_folder import break_image, picture, write
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES
-from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, hold_out, prefetched, read_batches, splits
+from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, prefetched, read_batches, splits
 from onebit.data.decoding import decode_each, decode_image, image_size
 from onebit.data.resizing import crop_box
+from onebit.data.splits import hold_out
 from onebit.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score, jaccard_score
 
-from onebit.data import VOID, by_pixel, confusion_matrix, is_counted, pixel_scores
+from onebit.data import VOID, by_pixel, confusion_matrix, known_labels, pixel_scores
 
 
 def test_scores_equal_those_of_scikit_learn() -> None:
@@ -34,7 +34,7 @@ def test_void_pixels_and_classes_that_do_not_occur_do_not_count() -> None:
     assert scores["class_dice"] == pytest.approx([2 / 3, 2 / 3, None])
     assert (scores["mean_iou"], scores["dice"]) == (0.5, pytest.approx(2 / 3))
     assert np.isnan(pixel_scores(np.zeros((2, 2)))["mean_iou"])
-    assert [is_counted(np.array(labels)) for labels in ([3], [], [[VOID, 0]], [[VOID, VOID]])] == [1, 0, 1, 0]
+    assert [len(known_labels(np.array(labels))) for labels in ([3], [], [[VOID, 0]], [[VOID, VOID]])] == [1, 0, 1, 0]
 
 
 def test_each_pixel_is_a_sample() -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onebit.data import Dataset, Split, hold_out, permute_pixels
+from onebit.data import Dataset, Split, permute_pixels
 from onebit.data.resizing import resize_images
+from onebit.data.splits import hold_out
 from onebit.errors import DataError, UsageError
 
 

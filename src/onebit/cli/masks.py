@@ -19,7 +19,7 @@ from onebit.data import (
     Masks,
     Tiling,
     confusion_matrix,
-    is_counted,
+    known_labels,
     mask_classes,
     mask_shape,
     pixel_scores,
@@ -111,7 +111,7 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / own), "picture": str(folder / beside)}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     truth = _truth(net, file, mask.shape, count)
-    if truth is not None and is_counted(truth):
+    if truth is not None and len(known_labels(truth)):
         scores = pixel_scores(confusion_matrix(truth, mask, classes=count))
         facts |= {name: scores[name] for name in ("accuracy", "mean_iou", "dice")}
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]

@@ -7,14 +7,7 @@ from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.decoding import StreamedImages, prefetched, read_batches
 from onebit.data.mask_folder import mask_classes, named_as, read_mask
-from onebit.data.mask_scores import (
-    VOID,
-    Masks,
-    by_pixel,
-    confusion_matrix,
-    is_counted,
-    pixel_scores,
-)
+from onebit.data.mask_scores import VOID, Masks, by_pixel, confusion_matrix, known_labels, pixel_scores
 from onebit.data.permuted import permute_pixels
 from onebit.data.resizing import Images
 from onebit.data.splits import (
@@ -23,7 +16,6 @@ from onebit.data.splits import (
     LoadedFiles,
     Progress,
     Split,
-    hold_out,
     refuse_held_out,
     refuse_other_classes,
 )
@@ -51,8 +43,7 @@ __all__ = [
     "fetch_dataset",
     "fitted",
     "fitted_to",
-    "hold_out",
-    "is_counted",
+    "known_labels",
     "load_dataset",
     "make_toy",
     "mask_classes",

@@ -40,11 +40,6 @@ class CifarFiles:
     counts: tuple[int, ...]
     labels: tuple[str, ...]
 
-    @property
-    def record(self) -> int:
-        """Bytes of an image in the binary layout: its labels, then the red, the green and the blue plane."""
-        return len(self.labels) + PIXELS
-
 
 CIFAR10_FILES = CifarFiles(
     OfficialFiles(
@@ -83,13 +78,15 @@ def read_cifar(
 
 def read_file(path: Path, files: CifarFiles, count: int) -> Split:
     """The images and labels of a file, in the layout that its name says."""
+    labels_of_each = len(files.labels)
+    record = labels_of_each + PIXELS  # bytes of an image: its labels, then the red, the green and the blue plane
     try:
         if path.suffix == ".bin":
-            content = np.frombuffer(read_regular(path, largest=count * files.record), np.uint8)
-            records = content.reshape(count, files.record)
-            images, labels = records[:, len(files.labels) :], records[:, len(files.labels) - 1]
+            content = np.frombuffer(read_regular(path, largest=count * record), np.uint8)
+            records = content.reshape(count, record)
+            images, labels = records[:, labels_of_each:], records[:, labels_of_each - 1]
         else:  # twice the size, as it also holds the names of the images
-            entries = read_pickled(path, largest=2 * count * files.record)
+            entries = read_pickled(path, largest=2 * count * record)
             images, labels = entries["data"], entries[files.labels[-1]]
         return Split(images.reshape(count, 3, 32, 32), np.array(labels, np.int64))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError) as error:

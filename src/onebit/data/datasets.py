@@ -12,7 +12,7 @@ from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
 from onebit.data.mnist import MNIST, MNIST_SAMPLE
 from onebit.data.resizing import resize_images
-from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
+from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError
 
@@ -82,7 +82,7 @@ def load_dataset(
     else:
         count = entry.validation if validation is None else validation
         if count is None:
-            count = min(len(loaded.train) // 10, MOST_VALIDATION)
+            count = min(len(loaded.train) // 10, 10_000)
         train, held_out = hold_out(loaded.train, count, seed=split_seed)
     note = "; ".join(filter(None, (entry.note, loaded.note)))
     classes = entry.classes or loaded.classes

@@ -17,9 +17,6 @@ from onebit.common.files import atomic_path
 from onebit.data.splits import Progress
 from onebit.errors import DataError, first_line
 
-CONNECT_SECONDS = 4.0
-READ_SECONDS = 20.0
-
 
 @dataclass(frozen=True)
 class OfficialFiles:
@@ -125,7 +122,7 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
     pooch.get_logger().setLevel("WARNING")  # its messages on stderr would break the progress bar
 
     def download(url: str, output: str, _: Any) -> None:
-        answer = requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        answer = requests.get(url, stream=True, timeout=(4, 20))  # seconds to connect, and between parts
         with answer, open(output, "wb") as file:
             answer.raise_for_status()
             for part in answer.iter_content(1 << 16):

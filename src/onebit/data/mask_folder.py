@@ -22,7 +22,6 @@ from onebit.errors import DataError
 
 TEST_SHARE = 0.2
 """The share of the images that are test images; such a folder has no separate ones."""
-SPLIT_SEED = 0
 UNNAMED = ("0", "255")
 """The classes of masks without `classes.txt`: their values."""
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
@@ -53,8 +52,8 @@ def read_masked_folder(
     pixels = _read_images([images[stem] for stem in stems])
     truth = np.stack([read_mask(masks[stem], pixels.shape[2:], values) for stem in stems])
     count = max(1, round(TEST_SHARE * len(stems)))
-    train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
-    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images"
+    train, test = hold_out(Split(pixels, truth), count, seed=0)
+    note = f"{len(test)} of its {len(stems)} images, drawn with seed 0, are the test images"
     files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
     sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
     identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()

@@ -35,9 +35,9 @@ def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes:
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def is_counted(labels: npt.NDArray) -> bool:
-    """Whether there is anything to score: a label, or a mask pixel that is not `VOID`."""
-    return bool((labels != VOID).any()) if labels.ndim > 1 else len(labels) > 0
+def known_labels(labels: npt.NDArray) -> npt.NDArray:
+    """Labels as they are; of masks the pixels that are not `VOID`, (M,)."""
+    return labels[labels != VOID] if labels.ndim > 1 else labels
 
 
 def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.decoding import StreamedImages
-from onebit.data.mask_scores import VOID
+from onebit.data.mask_scores import VOID, known_labels
 from onebit.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -134,7 +134,7 @@ class Dataset:
             split: Split = getattr(self, part)
             if split.images.shape[1:] != self.input_shape:
                 raise DataError(f"{part} images: got {split.images.shape[1:]}, expected {self.input_shape} as in train")
-            known = _known(split.labels)
+            known = known_labels(split.labels)
             if len(split) and not len(known):
                 raise DataError(f"{part} masks: every pixel is void ({VOID})")
             if len(known) and not 0 <= known.min() <= known.max() < len(self.classes):
@@ -255,7 +255,7 @@ class DatasetEntry:
         input_shape: the shape of one image, (C, H, W); None if it depends on the files.
         counts: number of training images (validation included) and of test images; None if they depend on the files.
         validation: default number of training images to hold out; None for a tenth of them, but at most
-            `MOST_VALIDATION`.
+            10,000.
         licence: the authors and the terms of use.
         note: see `Dataset.note`.
         masks: whether its labels are masks; your own arrays may have masks, too.
@@ -279,19 +279,11 @@ class DatasetEntry:
     stored: bool = True
 
 
-MOST_VALIDATION = 10_000
-
-
 def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> None:
     """UsageError if `classes`, those of the net `source`, are not those of the data; None: they are unknown."""
     if classes is not None and list(classes) != list(data.classes):
         there, here = ", ".join(classes), ", ".join(data.classes)
         raise UsageError(f"{source}: was trained on the classes {there}; {data.name} {data.directory} has {here}")
-
-
-def _known(labels: Any) -> Any:
-    """Labels as they are, or the pixels of masks that have a class."""
-    return labels if labels.ndim == 1 else labels[labels != VOID]
 
 
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
@@ -324,7 +316,7 @@ def refuse_held_out(count: int, total: int) -> None:
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
     """ "0", "1", … up to the largest label; DataError if that is not below `MOST_CLASSES`."""
-    largest = int(_known(labels).max(initial=0))
+    largest = int(known_labels(labels).max(initial=0))
     if largest >= MOST_CLASSES:  # a text for each would take all memory
         raise DataError(f"labels: got {largest}, expected class numbers below {MOST_CLASSES:,}")
     return tuple(str(label) for label in range(largest + 1))

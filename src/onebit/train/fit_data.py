@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from onebit.data import Dataset, Split, StreamedImages, is_counted
+from onebit.data import Dataset, Split, StreamedImages, known_labels
 from onebit.data.splits import as_split, numbered_classes
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import batch_samples
@@ -113,7 +113,7 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
         return False
     if array.ndim == 3:
         fits = array.shape[1] <= inputs.shape[2] and array.shape[2] <= inputs.shape[3]
-        return array.dtype == np.uint8 and fits and is_counted(array)
+        return array.dtype == np.uint8 and fits and len(known_labels(array)) > 0
     return bool(array.ndim == 1) and not isinstance(inputs, StreamedImages)
 
 
