@@ -170,7 +170,7 @@ def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: P
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=slow)]
     groups = group_runs(read_runs(runs))
     assert [group.label for group in groups] == ["tiny, optimizer.lr 0.001", "tiny, optimizer.lr 0.01"]
-    assert differing_settings(groups) == {"optimizer.lr": [0.001, 0.01]}
+    assert differing_settings(groups) == ["optimizer.lr"]
     groups = group_runs(read_runs([*runs, make_run(tmp_path / "c", recipe=three)]))
     assert [group.label for group in groups] == ["tiny, a", "tiny, b", "tiny, c"]
 
@@ -180,7 +180,7 @@ def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path)
     options = ModelRecipe(weight_quantizer="concrete_sign", weight_options={"temperature": 0.5})
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=replace(RECIPE, model=options))]
     differing = differing_settings(group_runs(read_runs(runs)))
-    assert differing["model.weight_options.temperature"] == [None, 0.5]
+    assert "model.weight_options.temperature" in differing
     assert "model.weight_options" not in differing
     for each in ([runs[1]], runs, runs[::-1]):
         write_report(each, tmp_path / "report")

@@ -157,14 +157,12 @@ def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
     high = max(values)
     least = max(min((value for value in validated if value > 0), default=0) / 5, 1e-9 * high)
     low = min((value for value in values if value > least), default=high)
-    if min(values) < 0 or high <= 0:
-        return
-    if high < 10 * low:
-        axes.set_ylim(0, 1.08 * high)
-        return
-    axes.set_yscale("log")
-    axes.set_ylim(low / 1.3, high * 1.3)
-    log_ticks(axes.yaxis, subs=(1, 2, 5) if high < 1e3 * low else (1,))
+    if min(values) >= 0 and high >= 10 * low > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.3, high * 1.3)
+        log_ticks(axes.yaxis, subs=(1, 2, 5) if high < 1e3 * low else (1,))
+    elif min(values) >= 0:
+        axes.set_ylim(bottom=0)
 
 
 def _best(groups: Sequence[Group[RunResults]]) -> EpochLog | None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -75,22 +75,15 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
         names = sorted(file.keys(), key=lambda name: places.get(name, len(places)))
         arrays = {name: file.get_tensor(name) for name in names}
         value = run.settings.get("model.value", 1.0)
+        value = None if value == "glorot" else value
         layers = [
-            Layer(name, array, sign(array), _value(value, array)) if name in latents else Layer(name, array)
+            Layer(name, array, sign(array), value) if name in latents else Layer(name, array)
             for name, array in arrays.items()
             if name in latents or _is_weight(name, array)
         ]
     except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
         raise FormatError(f"{run.weights}: damaged, or not a safetensors file ({error})") from None
     draw_weights(layers, path, title=f"{run.name}: {'latent weights' if latents else 'weights'}, {run.weights.name}")
-
-
-def _value(value: Any, weight: np.ndarray) -> float:
-    if value == "glorot":
-        from onebit.layers import glorot_bound  # imports torch; the formula needs the shape only
-
-        return glorot_bound(cast(Any, weight))
-    return float(value)
 
 
 def _model_layers(model: Any) -> Iterator[Layer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -30,32 +30,28 @@ def render_page(groups: Sequence[Group[Any]], tables: Sequence[Table], pictures:
         {"heading": heading, "caption": caption, "data": Markup(base64.b64encode(path.read_bytes()).decode("ascii"))}
         for heading, path, caption in pictures
     ]
+    head = ["setting", *(group.label for group in groups)]
+    differing = _settings(differing_settings(groups), *groups)
     page = environment.from_string(files("onebit.report").joinpath("page.html").read_text("utf-8")).render(
         own=OWN.decode(),
         title=groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} recipes",
         subtitle=f"{runs} run{'s' if runs > 1 else ''} on {data_name(groups)}",
-        tables=[*tables, *_differing(groups)],
+        tables=[*tables, *([Table("Settings that differ", head, differing)] if differing else [])],
         pictures=drawn,
-        settings=[_settings(group) for group in groups if group.settings],
+        settings=[
+            Table(group.label, [], _settings(["runs", *group.settings], group)) for group in groups if group.settings
+        ],
         version=__version__,
     )
     return page.encode("utf-8")
 
 
-def _differing(groups: Sequence[Group[Any]]) -> list[Table]:
-    """The settings that differ, side by side."""
-    rows = [[key, *(_value(group, key) for group in groups)] for key in differing_settings(groups)]
-    head = ["setting", *(group.label for group in groups)]
-    return [Table("Settings that differ", head, rows)] if rows else []
+def _settings(keys: Iterable[str], *groups: Group[Any]) -> list[list[str]]:
+    """A row for each setting, with its value in each group."""
 
+    def value(group: Group[Any], key: str) -> str:
+        if key in ("runs", "seed"):
+            return ", ".join(group.seeds if key == "seed" else [run.name for run in group.runs])
+        return flag_text(group.settings[key]) if key in group.settings else MISSING
 
-def _settings(group: Group[Any]) -> Table:
-    """The runs of a group and all their settings."""
-    runs = ["runs", ", ".join(run.name for run in group.runs)]
-    return Table(group.label, [], [runs, *([key, _value(group, key)] for key in group.settings)])
-
-
-def _value(group: Group[Any], key: str) -> str:
-    if key == "seed":
-        return ", ".join(group.seeds)
-    return flag_text(group.settings[key]) if key in group.settings else MISSING
+    return [[key, *(value(group, key) for group in groups)] for key in keys]

@@ -147,17 +147,11 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
 
 
-def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
-    """Field -> its value in each group, for the fields that differ between groups with a recipe.
-
-    An option that a group does not set is None.
-    """
-    differing = {}
-    for key in dict.fromkeys(key for group in groups for key in group.settings):
-        known = {repr(group.settings.get(key)) for group in groups if group.settings}
-        if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
-            differing[key] = [group.settings.get(key) for group in groups]
-    return differing
+def differing_settings(groups: Sequence[Group[Any]]) -> list[str]:
+    """The fields that differ between groups with a recipe; an option that a group does not set is None."""
+    known = [group.settings for group in groups if group.settings]
+    fields = dict.fromkeys(key for settings in known for key in settings if key not in ("seed", *DESCRIPTIVE))
+    return [key for key in fields if len({repr(settings.get(key)) for settings in known}) > 1]
 
 
 def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:

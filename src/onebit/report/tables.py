@@ -119,14 +119,12 @@ def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
 
 def _comparison_note(groups: Sequence[Group[RunResults]], modes: Sequence[str]) -> str:
     runs = [run for group in groups for run in group.runs]
-    note = "Test accuracies name the weights that were tested." if modes else "No run has been tested yet."
+    note = "" if modes else "No run has been tested yet."
     if again := [mode for mode, kinds in tests_by_mode(runs, "bn").items() if "reestimate" in kinds]:
         note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
-    if validated := sorted({run.history.best.validation_weights for run in runs if run.history.best.validation_loss}):
-        note += f" Validation is that of the best epoch, with {' and '.join(validated)} weights."
     if len(runs) > len(groups):
         note += " ± is the sample standard deviation (n − 1) over the seeds of a row."
-    return note
+    return note.strip()
 
 
 def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:
