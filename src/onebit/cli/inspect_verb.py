@@ -41,7 +41,12 @@ def main(argv: list[str]) -> int:
     if run is not None:
         found.total.update(net_totals(run.model))
     if args.plot:
-        _plot(args.run, args.plot, found, run)
+        from onebit.report import plot_weights
+        from onebit.train.weights import read_state, weight_file
+
+        # the weights of a known net with the signs of its latents, those of any other file as they are
+        drawn = run.model if run else read_state(weight_file(Path(args.run)))[0]
+        plot_weights(drawn, args.plot, title=f"{Path(found.file).name}: {found.verdict} weights")
         say(f"wrote {args.plot}")
     answer_either(found.as_dict(), "\n".join(_lines(found)), as_json=args.json)
     for warning in found.warnings:
@@ -112,17 +117,3 @@ def _known_net(args: Any, found: Inspection) -> Run | None:
         return open_run(args.run) if "recipe" in found.facts else None
     except OnebitError:
         return None
-
-
-def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:
-    """Draw the weights: those of a known net with the signs of its latents, those of any other file as they are."""
-    from onebit.report import plot_weights
-    from onebit.train.weights import read_state, weight_file
-
-    title = f"{Path(found.file).name}: {found.verdict} weights"
-    if run is not None:
-        kind = "weights" if run.recipe.model.weight_quantizer is None else "latent weights"
-        title = f"{run.recipe.name}: {kind}" + (
-            f" after epoch {found.facts['epoch']}" if "epoch" in found.facts else ""
-        )
-    plot_weights(run.model if run else read_state(weight_file(Path(path)))[0], Path(picture), title=title)

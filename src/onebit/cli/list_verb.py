@@ -55,15 +55,6 @@ def _quantizers() -> dict[str, str]:
     return {f"{kind}: {name}": text for kind in tables for name, text in _first_lines(tables[kind]).items()}
 
 
-def _optimizers() -> dict[str, str]:
-    of_torch = {
-        name: f"torch.optim.{kind.__name__} with the latent clip"
-        for name, kind in OPTIMIZERS.items()
-        if kind.__module__.startswith("torch.")
-    }
-    return {**_first_lines(OPTIMIZERS), **of_torch}
-
-
 def _datasets() -> dict[str, str]:
     found = {}
     for name, entry in DATASETS.items():
@@ -133,7 +124,7 @@ LISTS: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
         "functions that make weights ±1, inputs ±1 or of few bits: --model.weight_quantizer, --model.input_quantizer",
         _quantizers,
     ),
-    "optimizers": ("onebit train --optimizer NAME", _optimizers),
+    "optimizers": ("with the latent clip: onebit train --optimizer NAME", lambda: _first_lines(OPTIMIZERS)),
     "losses": (
         "those of classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)",
         lambda: {name: f"{LOSSES.entry(name).task}: {text}" for name, text in _first_lines(LOSSES).items()},
