@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cli_support import command
 
 from onebit.cli.main import run_program
+from onebit.cli.output import download_progress
 from onebit.errors import UsageError
 
 VERB = """
@@ -128,3 +130,17 @@ def test_without_docstrings_the_helps_name_everything_still() -> None:
     done = subprocess.run([sys.executable, "-OO", "-c", code, *verbs], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(word in done.stdout for word in ("--optimizer.lr", "quantizers", "squared_hinge"))
+
+
+def test_loading_says_once_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with download_progress() as told:
+        for done in (1, 2):
+            told("decoding images of photos", done, 2)
+    assert capsys.readouterr().err == "decoding images of photos\n"
+
+
+def test_a_closed_standard_input_is_one_line() -> None:
+    line = f"{shlex.join(command('predict', 'mnist-mlp', '-'))} <&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

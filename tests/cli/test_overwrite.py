@@ -12,7 +12,6 @@ from cli_support import Onebit
 
 from onebit.errors import UsageError
 from onebit.runs import folders, run
-from onebit.train.lock import lock_folder
 
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
 SHORT = [*NET, "--epochs", "0.3"]
@@ -48,32 +47,6 @@ def test_the_default_folder_gets_a_number_where_a_run_is(
     assert onebit("train", *SHORT, "--json").json["folder"] == "runs/toy-mlp-5"
     # to go on means the first one
     assert onebit("train", *SHORT, "--resume", "--json").json["folder"] == "runs/toy-mlp"
-
-
-def test_a_training_that_begins_in_between_takes_the_number(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It locks the folder after this one has found it free: nobody named a folder, so that none is refused."""
-    monkeypatch.chdir(tmp_path)
-    is_run, taken, done = folders.is_run_folder, threading.Event(), threading.Event()
-
-    def hold(folder: Path) -> None:
-        with lock_folder(folder):
-            taken.set()
-            done.wait(60)
-
-    def look(folder: Path) -> bool:
-        found = is_run(folder)
-        if not taken.is_set():
-            threading.Thread(target=hold, args=(folder,)).start()
-            assert taken.wait(60)
-        return found
-
-    monkeypatch.setattr(folders, "is_run_folder", look)
-    try:
-        assert onebit("train", *SHORT, "--json").json["folder"] == "runs/toy-mlp-2"
-    finally:
-        done.set()
 
 
 def test_trainings_that_begin_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -211,17 +184,6 @@ def test_only_the_named_seeds_are_replaced(onebit: Onebit, tmp_path: Path) -> No
     assert content(folder)["seed-0/result.json"] != before["seed-0/result.json"]  # which has its time
 
 
-def test_a_linked_folder_of_a_seed_is_not_followed(onebit: Onebit, tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    assert onebit("train", *SHORT, "--seeds", "0", "--out", folder).status == 0
-    (folder / "seed-0").rename(elsewhere)
-    (folder / "seed-0").symlink_to(elsewhere)
-    before = content(elsewhere)
-    assert onebit("train", *SHORT, "--out", folder, "--overwrite").status == 0
-    assert content(elsewhere) == before
-    assert not (folder / "seed-0").is_symlink()
-
-
 def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Path) -> None:
     other = tmp_path / "project"
     other.mkdir()
@@ -241,10 +203,14 @@ def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Pat
         assert (folder / "result.json").exists()
 
 
-def test_a_link_in_a_run_folder_is_replaced_not_followed(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "kept").write_text("kept")
-    (trained / "tensorboard").symlink_to(tmp_path / "elsewhere")
+@pytest.mark.parametrize("link", ["tensorboard", "seed-0"])
+def test_a_link_in_a_run_folder_is_replaced_not_followed(
+    onebit: Onebit, trained: Path, tmp_path: Path, link: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "recipe.yaml").write_text("{}")
+    (trained / link).symlink_to(elsewhere)
     assert onebit("train", *SHORT, "--out", trained, "--overwrite").status == 0
-    assert not (trained / "tensorboard").is_symlink()
-    assert (tmp_path / "elsewhere" / "kept").read_text() == "kept"
+    assert not (trained / link).is_symlink()
+    assert content(elsewhere) == {"recipe.yaml": b"{}"}

@@ -183,6 +183,8 @@ def test_verify_proves_every_claim(onebit: Onebit, run_folder: Path) -> None:
     names = [step["name"] for step in done.json["steps"]]
     assert names == ["latent weights", "binarize", "binary accuracy", "binarized weights", "reload", "packed"]
     assert "2,000 of 2,000 predictions equal" in done.json["steps"][4]["detail"]
+    lines = onebit("verify", run_folder).out.splitlines()[:-1]
+    assert [line.partition(":")[0].split(maxsplit=1) for line in lines] == [["ok", name] for name in names]
 
 
 def test_verify_of_a_real_net_does_not_hold(onebit: Onebit, real_folder: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
+from cli_support import Onebit
 
 from onebit.cli.verbs import VERBS
 
@@ -48,6 +49,29 @@ export mnist-mlp --to elsewhere -o net
 export nowhere --to torch -o net.pth
 predict nowhere.1bit a.png
 summary mnist-mpl
+report '' -o page
+report . -o ''
+verify ''
+verify mnist-mlp --source ''
+verify mnist-mlp --source=
+inspect ''
+inspect mnist-mlp --plot ''
+pack '' -o net.1bit
+pack . -o ''
+export '' --to c -o net
+evaluate ''
+evaluate . --data ''
+data mnist --data ''
+predict '' a.png
+predict mnist-mlp ''
+predict mnist-mlp a.png ''
+predict mnist-mlp a.png --masks ''
+summary ''
+bench ''
+train ''
+train digits-smoke --out ''
+train digits-smoke --data=
+train digits-smoke --method ''
 predict . a.png
 predict mnist-mlp nowhere.png
 predict mnist-mlp a.png --masks masks
@@ -58,6 +82,7 @@ report nowhere -o page
 data nowhere
 data mnist --data nowhere
 """
+"""Empty words are what a shell makes of "$RUN" where nothing set it."""
 TRAIN = """
 mnist-fas
 nowhere.yaml
@@ -142,6 +167,7 @@ digits-smoke --method bnn --teacher mnist-mlp --whitening zca --augmentation.cro
 digits-smoke --method bnn --teacher mnist-mlp --label_smoothing 0.1
 digits-smoke --method bnn --teacher ./mnist-mlp
 --dataset toy --optimizer.gamma 0.5
+--dataset toy --method ste --continual.tasks 2 --optimizer.data_scale 5
 --dataset toy --optimizer.threshold=0
 --dataset toy --method bop --optimizer.data_scale 2
 --dataset toy --optimizer.latent_init 3
@@ -173,10 +199,10 @@ def of_parsers() -> Iterator[str]:
 
 @pytest.mark.parametrize("words", [*OTHERS.strip().splitlines(), *of_parsers()])
 def test_a_wrong_command_line_is_one_line(
-    onebit: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused = onebit(*words.split())
+    refused = onebit(*shlex.split(words))
     assert (refused.status, refused.out) == (2, "")
     assert refused.line.startswith("onebit: ")
     assert not list(tmp_path.iterdir())
@@ -184,7 +210,7 @@ def test_a_wrong_command_line_is_one_line(
 
 @pytest.mark.parametrize("words", TRAIN.strip().splitlines())
 def test_a_wrong_training_is_refused_before_the_data_are_read(
-    onebit: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data were read")
@@ -195,3 +221,30 @@ def test_a_wrong_training_is_refused_before_the_data_are_read(
     assert refused.err.splitlines()[-1].startswith("onebit: ")
     assert not any(wrong in refused.err for wrong in ("Traceback", "the data were read"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--model", "--model.name", "--batch-size", "--model.weight_options.temperature"])
+def test_flags_of_a_recipe_are_known_in_all_their_forms(onebit: Onebit, flag: str) -> None:
+    assert "unknown option" not in onebit("train", "digits-smoke", flag, "1", "--print_config", "--json").err
+
+
+def test_a_recipe_may_follow_the_flags(onebit: Onebit) -> None:
+    one, other = (
+        onebit("train", *words, "--print-config")
+        for words in (["digits-smoke", "--loss", "hinge"], ["--loss", "hinge", "digits-smoke"])
+    )
+    assert (one.status, one.out) == (0, other.out)
+
+
+def test_the_recipe_is_printed_in_both_spellings(onebit: Onebit) -> None:
+    one, other = (onebit("train", "digits-smoke", flag) for flag in ("--print-config", "--print_config"))
+    assert other.status == 0
+    assert other.out == one.out
+    assert "name: digits-smoke" in one.out
+
+
+def test_dashes_and_underscores_in_flags_are_equivalent(onebit: Onebit) -> None:
+    flags = (["--input-shape", "[1, 28, 28]"], ["--input_shape=[1, 28, 28]"])
+    spelled = [onebit("summary", "--method", "bnn", "--model", "mlp", *flag) for flag in flags]
+    assert [done.status for done in spelled] == [0, 0], spelled[0].err
+    assert spelled[0].out == spelled[1].out

@@ -1,12 +1,14 @@
-"""`onebit list nets`."""
+"""`onebit list nets` and `list models`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from cli_support import Onebit
 
+from onebit.models import MODELS
 from onebit.nets import net_names, net_path
 from onebit.packed import load
 
@@ -52,3 +54,12 @@ def test_files_and_run_folders_with_the_name_of_a_net_change_nothing(
     Path("membrane-unet/recipe.yaml").touch()
     listed = onebit("list", "nets")
     assert (listed.status, listed.out, listed.err) == (0, expected, "")
+
+
+def test_a_line_for_each_model_with_parameters_input_and_sizes(onebit: Onebit) -> None:
+    outcome = onebit("list", "models")
+    rows = dict(line.split(maxsplit=1) for line in re.sub(r"\n +", " ", outcome.out).splitlines())
+    assert list(rows) == list(MODELS)
+    assert rows["resnet20"] == "269,722 parameters for 3×32×32 images, 1.1 MB at 32 bits, 39.1 kB at 1 bit"
+    assert rows["resnet18"].startswith("11,689,512 parameters for 3×224×224 images, 46.8 MB at 32 bits")
+    assert onebit("list", "models", "--json").json["models"] == rows
