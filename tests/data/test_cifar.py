@@ -49,10 +49,8 @@ def test_both_layouts_are_read(tiny: TinyCifar, tmp_path: Path, pickled: bool) -
 
 def test_the_official_sizes() -> None:
     # "30730000 bytes long"; a record of CIFAR-100 is <1 x coarse label><1 x fine label><3072 x pixel>
-    sizes = [
-        [count * (len(files.labels) + 3072) for count in files.counts] for files in (CIFAR10_FILES, CIFAR100_FILES)
-    ]
-    assert sizes == [[30_730_000] * 6, [50_000 * 3074, 10_000 * 3074]]
+    for files, sizes in ((CIFAR10_FILES, [30_730_000] * 6), (CIFAR100_FILES, [50_000 * 3074, 10_000 * 3074])):
+        assert [count * (len(files.labels) + 3072) for count in files.counts] == sizes
     for name in ("cifar10", "cifar100"):
         classes = DATASETS[name].classes
         assert classes is not None

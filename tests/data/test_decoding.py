@@ -13,7 +13,7 @@ from tiny_folder import break_image, picture, write
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES
 from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, prefetched, read_batches, splits
-from onebit.data.decoding import decode_each, decode_image, image_size
+from onebit.data.decoding import decode_image, image_size
 from onebit.data.resizing import crop_box
 from onebit.data.splits import hold_out
 from onebit.errors import DataError
@@ -144,7 +144,7 @@ def test_images_and_errors_come_in_order(tmp_path: Path, workers: int | None) ->
         Path(paths[i]).write_bytes(b"no image")
     crops = np.random.default_rng(0).uniform([0.1, -0.2, 0, 0], [1, 0.2, 1, 1], (40, 4))
     for parts in (None, crops):
-        found = list(decode_each(paths, (10, 12), crops=parts, workers=workers))
+        found = list(StreamedImages(paths, (10, 12), workers=workers).decoded(parts))
         assert [i for i, image in enumerate(found) if isinstance(image, DataError)] == [1, 34]
         for i in set(range(40)) - {1, 34}:
             expected = decode_image(paths[i], (10, 12), crop=None if parts is None else parts[i])

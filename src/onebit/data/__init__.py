@@ -8,7 +8,7 @@ from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.decoding import StreamedImages, prefetched, read_batches
 from onebit.data.mask_folder import mask_classes, named_as, read_mask
 from onebit.data.mask_scores import VOID, Masks, by_pixel, confusion_matrix, known_labels, pixel_scores
-from onebit.data.permuted import permute_pixels
+from onebit.data.preparation import permute_pixels, whiten
 from onebit.data.resizing import Images
 from onebit.data.splits import (
     Dataset,
@@ -21,7 +21,6 @@ from onebit.data.splits import (
 )
 from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
 from onebit.data.toy import make_toy
-from onebit.data.whitening import whiten
 
 __all__ = [
     "DATASETS",

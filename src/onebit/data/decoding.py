@@ -49,36 +49,6 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_each(
-    paths: Sequence[str],
-    size: tuple[int, int],
-    *,
-    crops: npt.NDArray[np.float64] | None = None,
-    workers: int | None = None,
-) -> Iterator[Images | DataError]:
-    """`decode_image` of each file, in order; the error of a file that does not decode.
-
-    Args:
-        crops: (len(paths), 4), the part to take of each image.
-        workers: number of threads; 0 decodes in this one; None means one for each CPU.
-    """
-
-    def decoded(path: str, crop: npt.ArrayLike | None) -> Images | DataError:
-        try:
-            return decode_image(path, size, crop=crop)
-        except DataError as error:
-            return error
-
-    parts = [None] * len(paths) if crops is None else crops
-    if workers == 0:
-        yield from map(decoded, paths, parts)
-        return
-    with ThreadPoolExecutor(default_workers() if workers is None else workers, "onebit decoding") as threads:
-        for start in range(0, len(paths), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            yield from threads.map(decoded, paths[some], parts[some])
-
-
 class StreamedImages:
     """Image files that do not fit in memory and are decoded when they are indexed.
 
@@ -122,13 +92,28 @@ class StreamedImages:
     def read(self, crops: npt.NDArray[np.float64] | None = None) -> Images:
         """All images, (N, H, W, 3); with `crops` a random part of each, see `resizing.crop_box`."""
         pixels = np.empty((len(self), *self.size, 3), np.uint8)
-        for out, decoded in zip(
-            pixels, decode_each(self.paths.tolist(), self.size, crops=crops, workers=self.workers), strict=True
-        ):
+        for out, decoded in zip(pixels, self.decoded(crops), strict=True):
             if isinstance(decoded, DataError):
                 raise decoded
             out[...] = decoded
         return pixels
+
+    def decoded(self, crops: npt.NDArray[np.float64] | None = None) -> Iterator[Images | DataError]:
+        """Each image of `read`, in order; the error of a file that does not decode."""
+        jobs = self.paths, [None] * len(self) if crops is None else crops
+        if self.workers == 0:
+            yield from map(self._decode, *jobs)
+            return
+        workers = default_workers() if self.workers is None else self.workers
+        with ThreadPoolExecutor(workers, "onebit decoding") as threads:
+            for start in range(0, len(self), _CHUNK):
+                yield from threads.map(self._decode, *(each[start : start + _CHUNK] for each in jobs))
+
+    def _decode(self, path: str, crop: npt.NDArray[np.float64] | None) -> Images | DataError:
+        try:
+            return decode_image(path, self.size, crop=crop)
+        except DataError as error:
+            return error
 
     def __repr__(self) -> str:
         return f"StreamedImages({len(self)} images of {'×'.join(map(str, self.shape[1:]))})"

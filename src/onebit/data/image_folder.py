@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.data.decoding import StreamedImages, decode_each, image_size
+from onebit.data.decoding import StreamedImages, image_size
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.listing import Listing, list_folder
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
@@ -44,18 +44,16 @@ def read_folder(
     splits: list[Split] = []
     broken: list[str] = []
     for files in (listing.train, listing.validation, listing.test):
-        paths, good = [file.path for file in files], np.ones(len(files), np.bool_)
-        images: Any = StreamedImages(paths, size, workers=workers)
-        if not streamed:
-            images = np.zeros(images.shape, np.uint8)
-        checked = skip_broken or not streamed
-        for i, decoded in enumerate(decode_each(paths, size, workers=workers) if checked else ()):
+        on_disk = StreamedImages([file.path for file in files], size, workers=workers)
+        images: Any = on_disk if streamed else np.zeros(on_disk.shape, np.uint8)
+        good = np.ones(len(files), np.bool_)
+        for i, decoded in enumerate(on_disk.decoded() if skip_broken or not streamed else ()):
             if not isinstance(decoded, DataError):
                 if not streamed:
                     images[i] = decoded.transpose(2, 0, 1)
             elif skip_broken:
                 good[i] = False
-                broken.append("/".join(Path(paths[i]).parts[-2:]))
+                broken.append("/".join(Path(files[i].path).parts[-2:]))
             else:
                 raise decoded
             done += files[i].size

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from onebit.data.permuted import pixel_order
+from onebit.data.preparation import pixel_order
 from onebit.errors import UsageError
 from onebit.runs.run import Run
 from onebit.verification.proof import refuse_whitened

@@ -1,4 +1,4 @@
-"""Whitening: fitted on the training images, the same for all splits, and not supported by packed nets."""
+"""Whitening: fitted on the training images, the same for all splits, not supported by packed nets. Permuted pixels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from onebit.__main__ import main
-from onebit.data import Dataset, load_dataset, whiten
-from onebit.data.whitening import fit_zca, normalized
+from onebit.data import Dataset, load_dataset, permute_pixels, whiten
+from onebit.data.preparation import fit_zca, normalized
+from onebit.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,30 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     for name in ("crop_padding", "cutout"):
         assert main(["train", "--dataset", "toy", "--whitening", "zca", f"--augmentation.{name}", "2"]) == 2
         assert name in capsys.readouterr().err
+
+
+def colors() -> Dataset:
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 4), dtype=np.uint8)
+    labels = np.arange(12) % 3
+    return Dataset.from_arrays((images[:8], labels[:8]), (images[8:], labels[8:]), validation=2)
+
+
+def test_every_image_has_its_pixels_in_the_same_new_order() -> None:
+    data = colors()
+    permuted = permute_pixels(data, 7)
+    order = np.random.default_rng(7).permutation(20)
+    for part in ("train", "validation", "test"):
+        was, now = getattr(data, part), getattr(permuted, part)
+        assert np.array_equal(now.labels, was.labels)
+        for i in range(len(was)):
+            for channel in range(3):
+                assert np.array_equal(now.images[i, channel].ravel(), was.images[i, channel].ravel()[order])
+    assert permuted.note == "pixels permuted with seed 7"
+
+
+def test_masks_are_refused() -> None:
+    masks = np.zeros((12, 5, 4), np.uint8)
+    images = colors().train.images
+    data = Dataset.from_arrays((images, masks[:6]), (images, masks[:6]), classes=("a", "b"))
+    with pytest.raises(UsageError, match="masks"):
+        permute_pixels(data, 1)
