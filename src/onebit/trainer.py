@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,6 @@ OF_SEVERAL = ("first_stage", "continual")
 """Settings of several consecutive training runs."""
 OF_NAMED = ("validation", "permutation", "whitening")
 """Settings that change a data set as it is read by its name."""
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """The context in which torch has this number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(repr=False)
@@ -162,7 +151,9 @@ class Trainer:
         if given is not None:
             torch.manual_seed(recipe.seed)
             binarized_(given, recipe.model).to(resolve_device(recipe.device))
-        with _threads(recipe.threads), lock_folder(folder):
+        with lock_folder(folder), ExitStack() as stack:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(recipe.threads or torch.get_num_threads())
             if isinstance(source.train, Split):
                 held_out = source.validation
                 recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)

@@ -70,7 +70,7 @@ def test_a_folder_that_has_gone_is_named(onebit: Onebit, trained: Path, tmp_path
     (tmp_path / "run" / "data.json").write_text('{"directory": "/gone/pets"}')
     refused = onebit("evaluate", tmp_path / "run")
     assert refused.status == 2
-    assert "it was trained on /gone/pets, which no longer exists" in refused.line
+    assert "/gone/pets" in refused.line
     assert onebit("evaluate", tmp_path / "run", "--data", trained / "pets").status == 0
     (tmp_path / "run" / "data.json").write_text("[")
     assert "--data" in onebit("evaluate", tmp_path / "run").line

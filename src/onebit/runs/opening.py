@@ -40,7 +40,6 @@ def open_run(
     path: str | Path,
     *,
     recipe: str | None = None,
-    fallback: Recipe | None = None,
     model: ModelRecipe | None = None,
     dataset: str | None = None,
 ) -> Run:
@@ -48,7 +47,6 @@ def open_run(
 
     Args:
         recipe: name or file, for a weight file without a recipe outside a run folder.
-        fallback: the recipe of such a file if no `recipe` is given.
         model: code of the user's own that builds the net, in place of that of the recipe; the recipe still says how
             the net is binarized. Without a recipe, this is the whole model.
         dataset: of a file without a recipe.
@@ -56,16 +54,18 @@ def open_run(
     source = weight_file(Path(path))
     data = read_bytes(source)
     state, facts = state_of(data, source)
-    if fallback is None and model is not None:
-        fallback = Recipe(name=source.stem, dataset=dataset or str(facts.get("dataset") or ""), model=model)
     if recipe is not None:
         settings = read_settings(recipe_path(recipe))
     elif isinstance(facts.get("recipe"), dict):
         settings = facts["recipe"]
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
-    elif fallback is not None:
-        settings = fallback.settings()
+    elif model is not None:
+        settings = {
+            "name": source.stem,
+            "dataset": dataset or str(facts.get("dataset") or ""),
+            "model": model.settings(),
+        }
     else:
         raise UsageError(f"{source}: has no recipe; name one with --recipe, or its code with --model FILE.py:Class")
     built = build_recipe(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,15 +56,10 @@ def load_from_place(
     recipe: Recipe, place: Path | None, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
     """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one."""
-    if directory is not None or place is None:
-        return load_recipe_data(recipe, directory=directory, progress=progress)
-    if recipe.dataset in DATASETS:
-        try:
+    if directory is None and place is not None and recipe.dataset in DATASETS:
+        with suppress(DataError):
             return load_recipe_data(recipe, progress=progress)
-        except DataError as error:
-            if not place.exists():
-                raise DataError(f"{error}; it was trained on {place}, which no longer exists") from None
-    return load_recipe_data(recipe, directory=place, progress=progress)
+    return load_recipe_data(recipe, directory=directory or place, progress=progress)
 
 
 def place_of_training(folder: Path) -> Path | None:
