@@ -18,10 +18,9 @@ from onebit.evaluation.health import (
     HealthWatch,
     binary_signs,
     constant_inputs,
-    flip_ratio,
     gradient_health,
     layer_health,
-    saturation,
+    whole_share,
 )
 from onebit.evaluation.losses import cross_entropy
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
@@ -55,7 +54,12 @@ def test_signs_are_read_from_what_ships() -> None:
 @pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
 def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
     model = mlp(value=value)
-    assert saturation(model) == 0
+    signs = binary_signs(model)
+
+    def saturation() -> float:
+        return whole_share(model, layer_health(model, signs, signs, {}), "saturation")
+
+    assert saturation() == 0
     for _, layer in binary_layers(model):
         assert layer.weight_quantizer is not None
         bound = layer.weight_quantizer.latent_bound
@@ -63,8 +67,7 @@ def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) ->
         with torch.no_grad():
             layer.weight[0].fill_(9).clamp_(-bound, bound)  # as the latent clip does
             layer.weight[1].fill_(-9).clamp_(-bound, bound)
-    assert saturation(model) == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
-    assert saturation(mlp(weight_quantizer=None)) == 0
+    assert saturation() == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -97,9 +100,9 @@ def test_flips_and_saturation_are_those_of_the_layer() -> None:
     assert found["linear2"] == {"flip_ratio": 0, "saturation": 6 / 240}
     assert found["linear3"]["flip_ratio"] == 4 / 48
     # counts are summed over layers, then divided
-    assert flip_ratio(before, binary_signs(model)) == (5 + 4) / (1280 + 240 + 48)
-    assert saturation(model) == 6 / (1280 + 240 + 48)
-    assert flip_ratio({}, {}) == 0
+    assert whole_share(model, found, "flip_ratio") == (5 + 4) / (1280 + 240 + 48)
+    assert whole_share(model, found, "saturation") == 6 / (1280 + 240 + 48)
+    assert whole_share(mlp(weight_quantizer=None), {}, "flip_ratio") == 0
 
 
 def test_zero_gradients_and_cut_inputs_are_counted_by_hand() -> None:

@@ -14,7 +14,7 @@ from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.evaluation.nested import first_samples, leaves, mapped, size_of
 from onebit.evaluation.precision import autocast
-from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, input_quantizers
+from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
 
 LayerHealth = dict[str, dict[str, float]]
@@ -33,25 +33,6 @@ CHANCES = 10_000
 def binary_signs(model: nn.Module) -> dict[str, Tensor]:
     """Name -> boolean tensor (True = +1) of the signs that ship, for each binary layer."""
     return {name: layer.binary_weight().signs > 0 for name, layer in binary_layers(model)}
-
-
-def flip_ratio(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Share of binary weights whose sign differs between two readings of `binary_signs`; 0 without binary weights.
-
-    Counts are summed over layers, then divided.
-    """
-    return _share(before[name] != signs for name, signs in after.items())
-
-
-def saturation(model: nn.Module) -> float:
-    """Share of latent weights at or beyond their bound, over the layers that have a bound; 0 without such layers."""
-    return _share(at_bound for _, layer in binary_layers(model) if (at_bound := _at_bound(layer)) is not None)
-
-
-def _at_bound(layer: LatentWeight) -> Tensor | None:
-    """Which latents are at or beyond their bound; None without a bound."""
-    bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
-    return None if bound is None else layer.weight.detach().abs() >= bound
 
 
 def _share(chosen: Iterable[Tensor]) -> float:
@@ -75,11 +56,18 @@ def layer_health(
     health: LayerHealth = {}
     for name, layer in binary_layers(model):
         health[name] = {"flip_ratio": _share([before[name] != after[name]])}
-        if (at_bound := _at_bound(layer)) is not None:
-            health[name]["saturation"] = _share([at_bound])
+        bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
+        if bound is not None:
+            health[name]["saturation"] = _share([layer.weight.detach().abs() >= bound])
     for name, measured in gradients.items():
         health[name] = health.get(name, {}) | measured
     return health
+
+
+def whole_share(model: nn.Module, health: LayerHealth, measure: str) -> float:
+    """A measure of weights over all layers that have it, counted and then divided; 0 without such layers."""
+    sizes = {name: layer.weight.numel() for name, layer in binary_layers(model) if measure in health[name]}
+    return sum(round(health[name][measure] * size) for name, size in sizes.items()) / (sum(sizes.values()) or 1)
 
 
 def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: Loss = cross_entropy) -> LayerHealth:

@@ -51,11 +51,7 @@ def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
 
 @_of_known
 def hinge(logits: Tensor, labels: Tensor) -> Tensor:
-    """mean(max(0, 1 − t·y)) over samples and classes, t = ±1 one-hot.
-
-    Args:
-        logits: (N, classes); labels: (N,) integers.
-    """
+    """mean(max(0, 1 − t·y)), otherwise as `squared_hinge`."""
     return _margins(logits, labels).mean()
 
 

@@ -23,10 +23,9 @@ from onebit.evaluation.health import (
     HealthWatch,
     LayerHealth,
     binary_signs,
-    flip_ratio,
     gradient_health,
     layer_health,
-    saturation,
+    whole_share,
 )
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
@@ -396,6 +395,7 @@ def write_best(job: Job) -> None:
 def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:
     """The row of an epoch. The model holds the weights that are saved; `job.signs` become theirs."""
     previous, job.signs = job.signs, binary_signs(job.model)
+    layers = layer_health(job.model, previous, job.signs, gradients)
     return EpochLog(
         epoch=len(job.history) + 1,
         epochs=-(-job.total_steps // job.feed.steps),
@@ -411,9 +411,9 @@ def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: 
         lr=latent_rate(job.optimizer),
         seconds=time.perf_counter() - trained.started,
         images_per_second=trained.images / trained.seconds,
-        flip_ratio=flip_ratio(previous, job.signs),
-        saturation=saturation(job.model),
-        layers=layer_health(job.model, previous, job.signs, gradients),
+        flip_ratio=whole_share(job.model, layers, "flip_ratio"),
+        saturation=whole_share(job.model, layers, "saturation"),
+        layers=layers,
         small=trained.small,
     )
 
