@@ -35,7 +35,6 @@ def test_a_run_names_its_teacher_and_goes_on_with_it(
     assert (recipe["teacher"], recipe["teacher_weight"]) == (teacher, 0.5)
     assert taught.json["test"]["binary"]["loss"] != alone["test"]["binary"]["loss"]
     assert onebit("train", "--resume", tmp_path / "run").status == 0
-    assert f"taught by {teacher}, weight 0.5" in taught.err
 
 
 def test_a_run_on_permuted_pixels_teaches_only_nets_on_the_same(onebit: Onebit, tmp_path: Path) -> None:
@@ -63,7 +62,6 @@ def test_the_classes_of_a_teacher_mean_the_same(onebit: Onebit, tmp_path: Path) 
 def test_two_stages_are_one_command(onebit: Onebit, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = train(onebit, folder, "--first_stage", "0.2", "--tensorboard")
-    assert "in two stages: first 0.2 epochs with real weights, into stage1" in done.err
     assert json.loads((folder / "stage1" / "result.json").read_text())["test"].keys() == {"real"}
     assert done.json["test"].keys() == {"binary", "latent"}
     assert list(folder.glob("tensorboard/events*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from onebit.cli.output import answer_either, progress, say
+from onebit.cli.output import answer_either, progress
 from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.common.text import table
 
@@ -35,8 +35,6 @@ def main(argv: list[str]) -> int:
     for batch in args.batches:
         with progress(f"{args.net}, {batch} at once", "rounds") as bar:
             rows += time_packed(net, [batch], on_round=bar.update, **numbers)
-    if all(row["variant"] == "numpy" for row in rows):
-        say("note: numpy alone is timed: the native library is missing, switched off, or does not run this net")
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained
 from onebit.cli.output import answer_either, percent, progress
 from onebit.cli.parsing import Parser
-from onebit.data import Dataset, Split
 from onebit.errors import UsageError
 from onebit.nets import is_packed
-
-if TYPE_CHECKING:
-    from onebit.packed import PackedNet
 
 
 def parser() -> Parser:
@@ -31,13 +27,7 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    packed = is_packed(args.run)
-    weights = args.weights or ("packed" if packed else "binary")
-    if packed and weights != "packed":
-        raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
-    if packed and args.split != "test":
-        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
-    found = _packed_file(args) if packed else _run(args, weights)
+    found = _evaluated(args)
     bn = "" if found["bn"] == "trained" else ", BatchNorm re-estimated"
     seed = f", seed {found['seed']}" if "seed" in found else ""
     masks = f", mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}" if "mean_iou" in found else ""
@@ -51,50 +41,47 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
-    """The images of a split, and which ones they are; UsageError if there are none."""
-    images: Split = getattr(data, split)
+def _evaluated(args: Any) -> dict[str, Any]:
+    """The scores of a packed net, without torch, or of a run in a test mode, "packed" included."""
+    packed = is_packed(args.run)
+    weights = args.weights or ("packed" if packed else "binary")
+    if packed and weights != "packed":
+        raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
+    if packed and args.split != "test":
+        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
+    run, net = None, None
+    if packed:
+        from onebit.runtime import load
+
+        net = load(args.run)
+        name = args.dataset or (net.certificate.dataset if net.certificate else None)
+        if name is None:
+            raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
+        data = load_data_of_net(net, name, args)
+    else:
+        run = open_trained(args, args.run)
+        data = load_data(run, args.data, dataset=args.dataset)
+        if weights == "packed":
+            from onebit.fold import pack
+
+            net = pack(run.model, classes=data.classes)
+    images = getattr(data, args.split)
     if not len(images):
-        raise UsageError(f"{data.name} has no {split} images in this recipe")
-    return images, {**data_facts(data), "split": split}
-
-
-def _packed_file(args: Any) -> dict[str, Any]:
-    """Evaluate a .1bit file without torch."""
-    from onebit.runtime import load
-
-    net = load(args.run)
-    name = args.dataset or (net.certificate.dataset if net.certificate else None)
-    if name is None:
-        raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
-    images, facts = _images(load_data_of_net(net, name, args), args.split)
-    return facts | _score_packed(net, images)
-
-
-def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
-    from onebit.evaluation.packed_nets import score_packed
-
+        raise UsageError(f"{data.name} has no {args.split} images in this recipe")
+    facts = {**data_facts(data), "split": args.split}
     with progress("evaluating", "images") as bar:
-        return score_packed(net, images, on_images=bar.update)
+        if net is not None:
+            from onebit.evaluation.packed_nets import score_packed
 
+            return facts | score_packed(net, images, on_images=bar.update)
+        assert run is not None
+        from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
+        from onebit.layers import has_unsettled_statistics
 
-def _run(args: Any, weights: str) -> dict[str, Any]:
-    """Evaluate a run in a test mode, "packed" included."""
-    from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
-    from onebit.layers import has_unsettled_statistics
-
-    run = open_trained(args, args.run)
-    data = load_data(run, args.data, dataset=args.dataset)
-    images, facts = _images(data, args.split)
-    if weights == "packed":
-        from onebit.fold import pack
-
-        return facts | _score_packed(pack(run.model, classes=data.classes), images)
-    bn, loss = args.bn, run.recipe.loss
-    if bn == "auto" and has_unsettled_statistics(run.model):  # of a training that was stopped after few steps
-        bn = "reestimate"
-    options = {"weights": weights, "train": data.train, "bn": bn, "loss": loss, "seed": args.seed}
-    with progress("evaluating", "images") as bar:
+        bn, loss = args.bn, run.recipe.loss
+        if bn == "auto" and has_unsettled_statistics(run.model):  # of a training that was stopped after few steps
+            bn = "reestimate"
+        options = {"weights": weights, "train": data.train, "bn": bn, "loss": loss, "seed": args.seed}
         score = evaluate(run.model, images, **options, on_images=bar.update)
     drawn = {"seed": args.seed} if parse_weights(score.weights)[0] == "sample" else {}
     return facts | score.as_dict() | drawn | {"loss_name": scored_loss(score.weights, loss)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from onebit.common.files import json_text
@@ -32,17 +32,14 @@ def percent(fraction: float) -> str:
 def download_progress() -> Iterator[Any]:
     """The callback that data loading takes, see `onebit.data.Progress`."""
     bars: dict[str, Progress] = {}
+    with ExitStack() as opened:
 
-    def update(name: str, done: int, total: int) -> None:
-        if name not in bars:
-            bars[name] = Progress(name, "B")
-            bars[name].print(name)
-        bars[name].update(done, total)
-        if done == total:
-            bars[name].close()
+        def update(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = opened.enter_context(progress(name, "B"))
+                bars[name].print(name)
+            bars[name].update(done, total)
+            if done == total:
+                bars[name].close()
 
-    try:
         yield update
-    finally:
-        for bar in bars.values():
-            bar.close()

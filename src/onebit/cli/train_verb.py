@@ -20,7 +20,7 @@ from onebit.errors import OnebitError, UsageError
 from onebit.nets import net_path
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE, free_folder, is_replaceable, replacing, seed_folder, seed_folders
-from onebit.train.history import STAGE_FOLDER, holds_run, refuse_used
+from onebit.train.history import holds_run, refuse_used
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
@@ -216,11 +216,6 @@ def _train(
         if ranks.world > 1:
             where = f"{ranks.world} processes, each {machine.device.type}"
         printer.note(f"{machine.precision} products on {where}, {threads}")
-        if recipe.first_stage:
-            printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {STAGE_FOLDER}")
-        if recipe.teacher is not None:
-            weight, temperature = recipe.teacher_weight, recipe.teacher_temperature
-            printer.note(f"taught by {recipe.teacher}, weight {weight:g}, temperature {temperature:g}")
         options: dict[str, Any] = {
             "resume": command.resume,
             "ranks": ranks,
