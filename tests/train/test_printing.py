@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 import onebit
 from onebit.layers import BinaryLinear
-from onebit.train.printing import check_lines
+from onebit.train.printing import packing_lines
 
 WHOLE = "check: 1 of 3 layers binary (51.6 % of weights); packs whole"
 
@@ -76,7 +76,7 @@ def test_it_leaves_model_and_random_numbers() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    (line,) = check_lines(model, torch.zeros(2, 12))
+    (line,) = packing_lines(model, torch.zeros(2, 12))
     assert "draws random numbers in eval mode" in line
     assert same(model.state_dict(), before)
     assert modes == [module.training for module in model.modules()]
@@ -144,13 +144,13 @@ def test_several_inputs_pack_layer_by_layer(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_nets_of_ours_are_checked_by_their_own_shape() -> None:
-    assert check_lines(onebit.create_model("mlp", widths=(784, 8, 10))) == [
+    assert packing_lines(onebit.create_model("mlp", widths=(784, 8, 10))) == [
         "check: 2 of 2 layers binary (100.0 % of weights); packs whole"
     ]
     # a U-Net with valid padding takes tiles, whatever the size of the images is
     tiled = onebit.create_model("unet", input_shape=(1, 16, 16), width=1 / 32, padding="valid")
-    assert check_lines(tiled, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))[0].endswith("; packs whole")
+    assert packing_lines(tiled, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))[0].endswith("; packs whole")
     real = onebit.create_model("lenet", weight_quantizer=None)
-    assert check_lines(real, torch.zeros(2, 1, 28, 28, dtype=torch.uint8)) == []
-    (line,) = check_lines(nn.Linear(12, 3), torch.zeros(2, 12))
+    assert packing_lines(real, torch.zeros(2, 1, 28, 28, dtype=torch.uint8)) == []
+    (line,) = packing_lines(nn.Linear(12, 3), torch.zeros(2, 12))
     assert "the model has no binary layer; make its layers binary with onebit.binarize_" in line

@@ -43,9 +43,9 @@ class ProgressPrinter:
 
     def model(self, model: nn.Module, example: Any) -> None:
         """The model that is trained; `example` is a batch as it is fed."""
-        from onebit.train.printing import check_lines, net_lines
+        from onebit.train.printing import net_lines, packing_lines
 
-        for line in [*net_lines(model), *check_lines(model, example)]:
+        for line in [*net_lines(model), *packing_lines(model, example)]:
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:

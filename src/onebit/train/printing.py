@@ -36,7 +36,7 @@ def net_lines(model: nn.Module) -> list[str]:
     ]
 
 
-def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
+def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
     """The line of `onebit.check`; none for a net of ours that is real on purpose.
 
     Random numbers and the model stay as they are.
@@ -62,7 +62,7 @@ def printed(job: Job) -> Iterator[None]:
         return
     lines = EpochLines()
     with progress(type(job.model).__name__, "steps", on_step) as bar:
-        for line in [*net_lines(job.model), *check_lines(job.model, job.example)]:
+        for line in [*net_lines(job.model), *packing_lines(job.model, job.example)]:
             bar.print(line)
 
         def epoch(row: EpochLog) -> None:
