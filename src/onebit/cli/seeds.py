@@ -53,7 +53,7 @@ def train_seeds(
         resume: skip the seeds that have a result.
         ranks: which process of several this is; one writes and prints.
     """
-    from onebit.report.outcome import outcome_lines, summarize
+    from onebit.report.tables import outcome_lines, summarize
 
     results = ranks.first(lambda: _finished(recipe, data, folder))
     summary: dict[str, Any] = {}

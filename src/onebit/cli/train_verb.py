@@ -239,7 +239,7 @@ def _train(
         for line in _result_lines(result):
             printer.write(line)
     if tasks:
-        from onebit.report.outcome import result_rows
+        from onebit.report.tables import result_rows
 
         title = f"{recipe.name}, {recipe.dataset}, {recipe.epochs:g} epochs a task, seed {recipe.seed}"
         plot_tasks(result_rows(result), folder / PICTURE, tasks=tasks, title=title)
@@ -248,7 +248,7 @@ def _train(
 
 def _result_lines(result: dict[str, Any]) -> list[str]:
     """The result of a training, of several seeds, or of several tasks."""
-    from onebit.report.outcome import outcome_lines, summary_lines, task_lines
+    from onebit.report.tables import outcome_lines, summary_lines, task_lines
 
     lines = summary_lines if "runs" in result else task_lines if "tasks" in result else outcome_lines
     return lines(result)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import atomic_files, refuse_foreign
-from onebit.report.curves import plot_history, write_curves
+from onebit.report.curves import has_health, plot_health, plot_history, write_curves
 from onebit.report.drawing import Picture
-from onebit.report.health_picture import has_health, plot_health
 from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions

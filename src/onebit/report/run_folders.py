@@ -99,10 +99,12 @@ def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(run folders, folders of several tasks), without duplicates.
 
-    A folder of `seed-N` folders is replaced by them, and a folder of runs by its runs with an epoch. Any other
-    folder counts as a run folder, and is refused when it is read.
+    A folder of runs is replaced by its runs, see `_runs_in`. A folder without any counts as a run folder, and is
+    refused when it is read.
     """
-    paths = {os.path.realpath(path): path for folder in folders for path in _runs_in(Path(folder))}.values()
+    paths = {
+        os.path.realpath(path): path for folder in map(Path, folders) for path in _runs_in(folder) or [folder]
+    }.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
     return [path for path in paths if path not in several], several
 
@@ -113,19 +115,15 @@ def read_runs(folders: Sequence[Path]) -> list[RunResults]:
     return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
 
-def _runs_in(folder: Path, *, below: bool = True) -> list[Path]:
-    """The runs of a folder: itself, its seeds by number, or those of its subfolders that have an epoch or a task."""
-    metrics, kinds = folder / "metrics.jsonl", ("metrics.jsonl", TABLE_FILE)
-    seeds = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
-    if metrics.exists() or (folder / TABLE_FILE).exists() or task_folders(folder):
-        has_epoch = not metrics.is_file() or metrics.stat().st_size > 0
-        return [folder] if below or has_epoch else []
-    if seeds:
-        return sorted(seeds, key=lambda path: (len(path.name), path.name))
-    if not below:
-        return []
-    parts = sorted(path for path in folder.glob("*/") if path.is_dir() and not (folder / "recipe.yaml").exists())
-    return [run for part in parts for run in _runs_in(part, below=False)] or [folder]
+def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
+    """The runs of a folder that have an epoch or a task: itself, or those in its folders, or in their seeds."""
+    metrics = folder / "metrics.jsonl"
+    if (metrics.is_file() and metrics.stat().st_size) or (folder / TABLE_FILE).exists() or task_folders(folder):
+        return [folder]
+    is_one = (folder / "recipe.yaml").exists()
+    parts = [path for path in folder.glob("seed-*/" if is_one else below) if path.is_dir()]
+    parts.sort(key=lambda path: (path.name.rstrip("0123456789"), len(path.name), path.name))  # seeds by number
+    return [run for part in parts for run in _runs_in(part, below="seed-*/")]
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:
@@ -212,7 +210,7 @@ def data_of(folder: Path, *, note: str | None = None) -> str:
         try:
             known = read_json(path, largest=MOST_RESULT)
             found = known.get("digest") or known.get("directory")
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError):
             continue
         if found:
             return str(found)
