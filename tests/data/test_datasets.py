@@ -14,11 +14,10 @@ import pytest
 from tiny_cifar import TinyCifar, tiny_cifar10, tiny_cifar100
 from tiny_folder import imagenet_folder
 from tiny_masks import masked_folder
-from tiny_mnist import REAL_MNIST, TinyMnist, needs_real_mnist
+from tiny_mnist import REAL_MNIST, needs_real_mnist
 
 from onebit.data import DATASETS, DatasetEntry, fetch_dataset, load_dataset, make_toy
 from onebit.data.cifar import read_cifar
-from onebit.data.mnist import read_mnist
 from onebit.errors import DataError, UnknownNameError, UsageError
 
 HERE = [pytest.param(name, marks=needs_real_mnist if name == "mnist" else ()) for name in DATASETS]
@@ -103,20 +102,6 @@ def test_fetch_names_files_that_exist(name: str, tmp_path: Path) -> None:
 def test_without_validation_all_images_are_training_images() -> None:
     data = load_dataset("toy", validation=0)
     assert (len(data.train), len(data.validation)) == (2048, 0)
-
-
-def test_an_entry_can_replace_a_name(tiny: TinyMnist, tmp_path: Path) -> None:
-    def read(*, directory: Path | None, progress: object) -> object:
-        return read_mnist(directory=directory, files=tiny.files, mirrors=())
-
-    entry = DatasetEntry("tiny", "tiny", read, tuple("0123456789"), (1, 28, 28), (40, 20), 8, "none", "a note")  # type: ignore[arg-type]
-    folder = tiny.write(tmp_path / "own")
-    data = load_dataset(entry, directory=folder)
-    assert (data.name, data.directory, data.note) == ("tiny", str(folder), "a note")
-    assert (len(data.train), len(data.validation), len(data.test)) == (32, 8, 20)
-    names = [str(folder / f"{file.name}.gz") for file in tiny.files]
-    fetched = fetch_dataset(entry, directory=folder)
-    assert (fetched.directory, fetched.files) == (str(folder), tuple(names))
 
 
 def test_wrong_names_and_sizes_are_refused() -> None:

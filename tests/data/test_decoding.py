@@ -33,11 +33,6 @@ def test_every_suffix_of_the_formats_that_are_read_is_one_of_an_image() -> None:
     assert {*SUFFIXES} == table - {".pfm"}
 
 
-def test_an_image_of_the_right_size_is_unchanged(tmp_path: Path) -> None:
-    pixels = picture(0)
-    np.testing.assert_array_equal(decode_image(str(write(tmp_path / "a.png", pixels)), (12, 16)), pixels)
-
-
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (31, 17), (8, 8), (300, 200)])
 def test_the_shorter_side_is_resized_and_the_center_cropped(tmp_path: Path, height: int, width: int) -> None:
     pixels, side = picture(1, height, width), min(height, width)

@@ -81,14 +81,6 @@ def test_all_names_are_accepted_and_gz_is_preferred(tiny: TinyMnist, tmp_path: P
     assert paths[0].name == "train-images-idx3-ubyte.gz"
 
 
-def test_not_found_and_offline_names_the_mirrors(tiny: TinyMnist, tmp_path: Path) -> None:
-    mirrors = closed_port(), closed_port()
-    with pytest.raises(DataError) as caught:
-        find_or_fetch(official(tiny, *mirrors), directory=None, progress=None)
-    for words in (*mirrors, "train-images-idx3-ubyte.gz", "--data"):
-        assert words in str(caught.value)
-
-
 def test_a_slow_mirror_times_out(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each mirror is asked once, with short time limits; the first file decides."""
     import requests

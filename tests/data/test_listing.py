@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def names(listing: Listing, part: str) -> list[tuple[str, int]]:
-    return [(Path(f.path).relative_to(listing.root).as_posix(), f.label) for f in getattr(listing, part)]
+    return [(Path(file.name).as_posix(), file.label) for file in getattr(listing, part)]
 
 
 def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read_folder(
     splits: list[Split] = []
     broken: list[str] = []
     for files in (listing.train, listing.validation, listing.test):
-        on_disk = StreamedImages([file.path for file in files], size, workers=workers)
+        on_disk = StreamedImages([os.path.join(root, file.name) for file in files], size, workers=workers)
         images: Any = on_disk if streamed else np.zeros(on_disk.shape, np.uint8)
         good = np.ones(len(files), np.bool_)
         for i, decoded in enumerate(on_disk.decoded() if skip_broken or not streamed else ()):
@@ -53,7 +54,7 @@ def read_folder(
                     images[i] = decoded.transpose(2, 0, 1)
             elif skip_broken:
                 good[i] = False
-                broken.append("/".join(Path(files[i].path).parts[-2:]))
+                broken.append("/".join(Path(files[i].name).parts[-2:]))
             else:
                 raise decoded
             done += files[i].size
@@ -78,8 +79,9 @@ def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:
     """The (height, width) of all images; any size if none of them decodes."""
     sizes: dict[tuple[int, int], str] = {}
     for file in listing.files:
+        path = os.path.join(listing.root, file.name)
         try:
-            sizes.setdefault(image_size(file.path), file.path)
+            sizes.setdefault(image_size(path), path)
         except DataError:
             if not skip_broken:
                 raise

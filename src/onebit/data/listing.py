@@ -21,9 +21,9 @@ TEST_SHARE = 0.2
 
 
 class ImageFile(NamedTuple):
-    """An image file: its path, its label, and its size in bytes."""
+    """An image file: its path below the root, its label, and its size in bytes."""
 
-    path: str
+    name: str
     label: int
     size: int
 
@@ -46,9 +46,9 @@ class Listing:
     @property
     def digest(self) -> str:
         """A digest of the relative path, the class and the size of all files: the same for a copy of the folder."""
-        digest, start = hashlib.sha256(), len(str(self.root)) + 1
+        digest = hashlib.sha256()
         for file in self.files:
-            digest.update(os.fsencode(f"{file.path[start:]}\0{self.classes[file.label]}\0{file.size}\n"))
+            digest.update(os.fsencode(f"{file.name}\0{self.classes[file.label]}\0{file.size}\n"))
         return digest.hexdigest()
 
 
@@ -65,7 +65,7 @@ def list_folder(root: Path) -> Listing:
     if train_folder == root and (len(splits) > 1 or any({*_sub_folders(root / name)} & {*classes} for name in splits)):
         raise DataError(f"{root}: {' and '.join(classes)} would be classes; expected train/CLASS/IMAGE")
     others: list[str] = []
-    train = _list_images(train_folder, classes, others)
+    train = _list_images(root, train_folder, classes, others)
     if not train:
         raise DataError(f"{root}: no images in class folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
     parts: dict[str, tuple[ImageFile, ...]] = {}
@@ -74,7 +74,7 @@ def list_folder(root: Path) -> Listing:
             if names := _sub_folders(root / name):  # ImageNet's own test images have no classes
                 if unknown := {*names} - {*classes}:
                     raise DataError(f"{root / name}: got {min(unknown)!r}, a class that {train_folder} does not have")
-                parts[name] = _list_images(root / name, classes, others)
+                parts[name] = _list_images(root, root / name, classes, others)
     test = parts.pop("test", ())
     validation, note = next(iter(parts.values()), ()), ""
     if not test and validation:
@@ -82,23 +82,23 @@ def list_folder(root: Path) -> Listing:
     elif not test:
         share = f"about {100 * TEST_SHARE:.0f} % of the images of each class"
         note = f"no test folder: {share}, drawn by their paths, are the test images"
-        drawn = _drawn(root, train)
+        drawn = _drawn(train)
         test = tuple(file for file in train if file in drawn)
         train = tuple(file for file in train if file not in drawn)
     left_out = f"files left out, no images: {len(others)} (such as {others[0]})" if others else ""
     return Listing(root, classes, train, validation, test, "; ".join(filter(None, (note, left_out))))
 
 
-def _drawn(root: Path, files: tuple[ImageFile, ...]) -> set[ImageFile]:
+def _drawn(files: tuple[ImageFile, ...]) -> set[ImageFile]:
     """Test images: those whose path below the root has a digest in the lowest share of all digests.
 
     Adding images never moves a training image into the test set, except the only image of a class.
     """
-    start, drawn = len(str(root)) + 1, set[ImageFile]()
+    drawn: set[ImageFile] = set()
 
     def number(file: ImageFile) -> float:
-        path = file.path[start:].replace(os.sep, "/")
-        return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") / 2**64
+        name = file.name.replace(os.sep, "/")
+        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
     for _, group in itertools.groupby(files, key=lambda file: file.label):
         numbered = sorted((number(file), file) for file in group)
@@ -113,7 +113,7 @@ def _sub_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")))
 
 
-def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> tuple[ImageFile, ...]:
+def _list_images(root: Path, folder: Path, classes: tuple[str, ...], others: list[str]) -> tuple[ImageFile, ...]:
     """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
@@ -124,5 +124,5 @@ def _list_images(folder: Path, classes: tuple[str, ...], others: list[str]) -> t
             for path in (os.path.join(place, entry) for entry in shown if is_image_name(entry)):
                 # of a broken link, which decoding names, the size is 0
                 size = os.path.getsize(path) if os.path.exists(path) else 0
-                images.append(ImageFile(path, classes.index(name), size))
+                images.append(ImageFile(path[len(str(root)) + 1 :], classes.index(name), size))
     return tuple(images)
