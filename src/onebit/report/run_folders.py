@@ -118,7 +118,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunResults]:
 def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
     """The runs of a folder that have an epoch or a task: itself, or those in its folders, or in their seeds."""
     metrics = folder / "metrics.jsonl"
-    if (metrics.is_file() and metrics.stat().st_size) or (folder / TABLE_FILE).exists() or task_folders(folder):
+    if (metrics.is_file() and metrics.stat().st_size) or (folder / TABLE_FILE).exists():
         return [folder]
     is_one = (folder / "recipe.yaml").exists()
     parts = [path for path in folder.glob("seed-*/" if is_one else below) if path.is_dir()]
