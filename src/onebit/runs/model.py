@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +113,6 @@ def build_training(
     model: nn.Module | None = None,
     device: torch.device | None = None,
     processes: int = 1,
-    start: Path | None = None,
 ) -> Training:
     """Seed torch, then build the objects of a recipe for some data.
 
@@ -121,11 +120,8 @@ def build_training(
         model: trained on instead of the one that the recipe describes, which only images fit.
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
-        start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
     """
     torch.manual_seed(recipe.seed)
-    if start is not None:
-        recipe = replace(recipe, init_from=str(start))
     if model is None:
         assert isinstance(data.train, Split)
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
-from onebit.errors import NotBinaryError, UsageError
+from onebit.errors import NotBinaryError
 from onebit.layers import binary_layers, latent_keys
 from onebit.runs.model import build_model
 from onebit.runs.run import Run
@@ -43,10 +43,8 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_plain(model: nn.Module, path: str | Path) -> None:
-    """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors."""
+    """Write `plain_state_dict`: `.safetensors` as safetensors, any other file as torch writes it."""
     path = Path(path)
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UsageError(f"{path}: the file name of a torch export must end in .pth, .pt or .safetensors")
     state = plain_state_dict(model)
     if path.suffix == ".safetensors":
         write_atomic(path, safetensors.torch.save(state))

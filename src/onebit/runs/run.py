@@ -215,7 +215,8 @@ def train_stage(
 
     Args:
         machine: from `resolve_machine`, which is called when None.
-        start: see `build_training`; spent: seconds of a first stage, which count in the result.
+        start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
+        spent: seconds of a first stage, which count in the result.
         ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
         trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
@@ -227,12 +228,11 @@ def train_stage(
     ranks.first(lambda: refuse_other_data(folder, data))
     machine = machine or resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
-    training = build_training(recipe, data, device=machine.device, processes=ranks.world, start=start)
+    begun = recipe if start is None else replace(recipe, init_from=str(start))
+    training = build_training(begun, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
-        begun = recipe.init_from if start is None else None  # the epochs before `start` were another training
-        exact = replace(recipe, precision=machine.precision, init_from=begun)
 
         def told(row: EpochLog) -> None:
             for tracker in tracked:
@@ -244,7 +244,7 @@ def train_stage(
                 on_epoch(row)
 
         history = fit_recipe(
-            exact,
+            replace(recipe, precision=machine.precision),
             training,
             data,
             folder=folder,
