@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import Onebit
 
-from onebit.cli.progress_printer import ProgressPrinter
+from onebit.train.printing import TrainingPrinter
 
 TASKS = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--draws", "2"]
 SHORT = [*TASKS, "--epochs", "0.1", "--threads", "1"]
@@ -85,12 +85,12 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
 def interrupt(onebit: Onebit, monkeypatch: pytest.MonkeyPatch, *arguments: object, step: int) -> None:
     """Run a training that is stopped by Ctrl-C after so many steps."""
 
-    def stop(self: ProgressPrinter, done: int, total: int) -> None:
+    def stop(self: TrainingPrinter, done: int, total: int) -> None:
         if done == step:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ProgressPrinter, "step", stop)
+        patched.setattr(TrainingPrinter, "step", stop)
         assert "go on with: onebit train --resume" in onebit("train", *arguments).err.splitlines()[-1]
 
 

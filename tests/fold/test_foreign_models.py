@@ -30,7 +30,7 @@ from onebit.packed import Threshold, costs, dumps
 from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
-from onebit.train.printing import check_lines
+from onebit.train.printing import packing_lines
 
 
 class Foreign(nn.Module):
@@ -111,7 +111,7 @@ def test_parts_that_are_named_as_keywords_of_python(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = binarize_(Keywords()).model.eval(), torch.randn(8, 12)
     assert check(model, inputs).whole
-    assert "packs whole" in check_lines(model, inputs)[0]
+    assert "packs whole" in packing_lines(model, inputs)[0]
     net = pack(model, inputs)
     torch.testing.assert_close(torch.from_numpy(run(net, inputs)), model(inputs).detach(), rtol=1e-4, atol=1e-4)
     assert export_net(net, "torch", tmp_path / "net.safetensors").comparison is not None

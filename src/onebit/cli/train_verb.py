@@ -5,21 +5,32 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import set_threads
 from onebit.cli.main import INTERRUPTED
-from onebit.cli.output import answer, answer_either, download_progress, percent, say
+from onebit.cli.output import answer, answer_either, download_progress, percent, progress, say
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import USAGE, train_help
-from onebit.errors import OnebitError, UsageError
+from onebit.common.files import append_text
+from onebit.errors import OnebitError, TrainingError, UsageError
 from onebit.nets import net_path
 from onebit.recipe import Recipe
-from onebit.runs.folders import PICTURE, free_folder, is_replaceable, replacing, seed_folder, seed_folders
+from onebit.runs.folders import (
+    PICTURE,
+    free_folder,
+    is_replaceable,
+    remove,
+    replacing,
+    seed_folder,
+    seed_folders,
+    written,
+)
 from onebit.train.history import holds_run, refuse_used
 from onebit.train.lock import lock_folder
 
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.runs.model import Machine
     from onebit.runs.task_grid import Cell
+    from onebit.train.printing import TrainingPrinter
     from onebit.train.ranks import Ranks
 
 
@@ -195,13 +207,12 @@ def _train(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Train into a run folder with progress messages, one task or several, which are drawn at the end."""
-    from onebit.cli.progress_printer import printing_progress
     from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch
 
-    with printing_progress(recipe.name, folder, ranks) as printer:
+    with _printing(recipe.name, folder, ranks) as printer:
         has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
         if command.resume and not has_checkpoint and not recipe.continual.tasks:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
@@ -244,6 +255,34 @@ def _train(
         title = f"{recipe.name}, {recipe.dataset}, {recipe.epochs:g} epochs a task, seed {recipe.seed}"
         plot_tasks(result_rows(result), folder / PICTURE, tasks=tasks, title=title)
     return result
+
+
+@contextmanager
+def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter]:
+    """Within the context warnings become notes; a training that fails before its first step leaves no new files."""
+    from onebit.train.printing import TrainingPrinter
+
+    before, printer = written(folder), None
+    try:
+        with (
+            progress(name, "steps") as bar,
+            append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
+            warnings.catch_warnings(),
+        ):
+            printer = TrainingPrinter(bar, log)
+            warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")
+            try:
+                yield printer
+            except (KeyboardInterrupt, TrainingError) as stop:
+                with suppress(OSError):
+                    printer.write(str(stop) or "interrupted")
+                raise
+    except Exception:
+        if ranks.writes and not (printer and printer.began):
+            for path in written(folder):
+                if path not in before:
+                    remove(path)
+        raise
 
 
 def _result_lines(result: dict[str, Any]) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 
-from onebit.common.progress import progress, shows_progress
+from onebit.common.progress import Progress, progress, shows_progress
 from onebit.evaluation.counts import model_size
 from onebit.evaluation.loaders import kept_globals
 from onebit.fold.check import check
@@ -53,6 +54,43 @@ def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
         return [check(model, None if ours else several).line]
 
 
+@dataclass
+class TrainingPrinter:
+    """Prints what a training does above its bar, and writes it into a log, if there is one."""
+
+    bar: Progress
+    log: TextIO | None = None
+    began: bool = False
+    lines: EpochLines = field(default_factory=EpochLines)
+
+    def note(self, text: str) -> None:
+        """A line above the bar, and in the log."""
+        self.bar.print(text)
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """A line in the log alone."""
+        if self.log is not None:
+            self.log.write(text + "\n")
+            self.log.flush()
+
+    def model(self, model: nn.Module, example: Any) -> None:
+        """The model that is trained; `example` is a batch as it is fed."""
+        for line in [*net_lines(model), *packing_lines(model, example)]:
+            self.note(line)
+
+    def epoch(self, row: EpochLog) -> None:
+        """An epoch is done: a row of a table above the bar, and all its numbers in the log."""
+        for line in self.lines.of(row):
+            self.bar.print(line)
+        self.write(str(row))
+
+    def step(self, done: int, total: int) -> None:
+        """`done` of `total` optimizer steps are done."""
+        self.began = True
+        self.bar.update(done, total)
+
+
 @contextmanager
 def printed(job: Job) -> Iterator[None]:
     """The context in which a training prints its progress, see `shows_progress`: its callbacks then print as well."""
@@ -60,16 +98,14 @@ def printed(job: Job) -> Iterator[None]:
     if not shows_progress(job.verbose if job.ranks.writes else False, on_step, on_epoch):
         yield
         return
-    lines = EpochLines()
     with progress(type(job.model).__name__, "steps", on_step) as bar:
-        for line in [*net_lines(job.model), *packing_lines(job.model, job.example)]:
-            bar.print(line)
+        printer = TrainingPrinter(bar)
+        printer.model(job.model, job.example)
 
         def epoch(row: EpochLog) -> None:
-            for line in lines.of(row):
-                bar.print(line)
+            printer.epoch(row)
             if on_epoch is not None:
                 on_epoch(row)
 
-        job.on_step, job.on_epoch = bar.update, epoch
+        job.on_step, job.on_epoch = printer.step, epoch
         yield
