@@ -17,7 +17,7 @@ from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs import run_data
 from onebit.runs.continual import train_continual
 from onebit.runs.run import open_run, start_folder, train_run
-from onebit.runs.run_data import OTHER_FILES, OTHER_WHITENING, load_run_data
+from onebit.runs.run_data import OTHER_FILES, load_run_data
 
 OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")
 OTHER_LABELS = "other images or labels"
@@ -68,19 +68,6 @@ def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
         monkeypatch.setattr(run_data, "load_from_place", lambda *_, data=data, **__: data)
         assert (OTHER_FILES in load_run_data(open_run(tmp_path)).note) == note
-
-
-@pytest.mark.parametrize("whitening", [None, "zca"])
-def test_whitening_that_is_not_of_the_training_is_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whitening: str | None
-) -> None:
-    train(tmp_path, recipe(whitening=whitening))
-    run, noted = open_run(tmp_path), whitening is not None
-    monkeypatch.setattr(run_data, "load_from_place", lambda *_, **__: OWN)
-    assert OTHER_WHITENING not in load_run_data(run).note
-    assert (OTHER_WHITENING in load_run_data(run, dataset="other").note) == noted
-    monkeypatch.setattr(run_data, "load_from_place", lambda *_, **__: OTHER)
-    assert (OTHER_WHITENING in load_run_data(run).note) == noted
 
 
 def test_files_that_are_split_in_another_way_are_the_same_files(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _lost(made: Certificate | None) -> float:
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
     """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
-    from onebit.runs.run_data import are_other_files
+    from onebit.runs.run_data import OTHER_FILES
     from onebit.runtime import native_plan
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
@@ -113,7 +113,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     options |= {"calibration": args.calibration or CALIBRATION, "on_ranges": state, "on_images": update}
     with progress("comparing", "images") as bar:
         packed = pack_run(run, data, **options)
-    others = are_other_files(data)
+    others = OTHER_FILES in data.note
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}

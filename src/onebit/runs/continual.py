@@ -21,10 +21,9 @@ from onebit.common.files import json_text, write_atomic
 from onebit.data import Dataset, permute_pixels
 from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
-from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
 from onebit.runs.result import RunResult
-from onebit.runs.run import open_run, refuse_other, train_part
+from onebit.runs.run import open_run, refuse_other, test_modes, train_part
 from onebit.runs.task_grid import Cell, read_table
 from onebit.train.history import TABLE_FILE
 
@@ -140,12 +139,10 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
         part: the run folder of the task.
     """
     run = open_run(part)
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
-    shipped = "binary" if quantizers else "real"
+    shipped, *others = test_modes(run.model, draws=recipe.draws)
     latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train
-    modes: list[tuple[str, Any]] = [(shipped, "trained"), (shipped, "reestimate")]
-    if recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers):
-        modes.insert(0, (f"ensemble:{recipe.draws}", "trained"))
+    modes: list[tuple[str, Any]] = [(mode, "trained") for mode in others if mode.startswith("ensemble")]
+    modes += [(shipped, "trained"), (shipped, "reestimate")]
     cells = []
     for seen in range(1, task + 1):
         permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)

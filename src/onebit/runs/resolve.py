@@ -43,9 +43,8 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
-    for name in ("init_from", "teacher"):
-        path = getattr(recipe, name)
-        if path is not None and not is_packed(path):
+    for path in filter(None, (recipe.init_from, recipe.teacher)):
+        if not is_packed(path):
             weight_file(Path(path))
     if recipe.continual.tasks and ranks.world > 1:
         raise UsageError("several tasks are learned by one process: start without torchrun")

@@ -15,7 +15,6 @@ from onebit.train.history import PLACE_FILE
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
 """The note on own data that changed since the training, or that are named in place of those of the training."""
-OTHER_WHITENING = "the whitening is fitted to these data, not to those of the training: the accuracy may be too low"
 
 
 def load_run_data(
@@ -30,26 +29,17 @@ def load_run_data(
     Returns:
         The data; their note says so if they are the user's own and not those of the training.
     """
-    recipe = run.recipe
-    if dataset not in (None, recipe.dataset):
-        recipe = replace(recipe, dataset=dataset, validation=None)
-    place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
+    recipe, folder = run.recipe, run.source.parent
+    same_name = dataset in (None, recipe.dataset)
+    if not same_name:
+        recipe = replace(recipe, dataset=dataset or "", validation=None)
     if not recipe.dataset:
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
+    place = remembered_place(folder) if same_name else None
     data = load_from_place(recipe, place, directory=directory, progress=progress)
     data = named_as(data, run.facts.get("classes"))
     refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
-    same_name = recipe.dataset == run.recipe.dataset
-    if others := same_name and is_of_other_files(run.source.parent, data):
-        data = data.noted(OTHER_FILES)
-    if recipe.whitening is not None and (others or not same_name):
-        data = data.noted(OTHER_WHITENING)
-    return data
-
-
-def are_other_files(data: Dataset) -> bool:
-    """Whether data have the note on other files than those of the training."""
-    return OTHER_FILES in data.note
+    return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
 
 
 def load_from_place(
