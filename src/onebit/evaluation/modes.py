@@ -293,8 +293,8 @@ def evaluate(
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
         0.9783
     """
-    if isinstance(data, Split):
-        data = in_tiles(model, data)
+    data = data.test if isinstance(data, Dataset) else data
+    data = in_tiles(model, data) if isinstance(data, Split) else data
     samples = as_samples(data, batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
     metrics = chosen_metrics(metric, task_of(loss))

@@ -175,8 +175,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     """
     if isinstance(data, (ArraySamples, LoaderSamples)):
         return data
-    if isinstance(data, Dataset):
-        return as_samples(data.test, name=f"the test split of {data.name}")
+    data = data.test if isinstance(data, Dataset) else data
     if isinstance(data, Split):
         return ArraySamples(data.images, data.labels, name)
     if isinstance(data, TorchDataset):
