@@ -161,13 +161,6 @@ def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("settings", "noun"),
     [
-        ({"optimizer": {"name": "adan"}}, "adan"),
-        ({"loss": "squared_hing"}, "squared_hing"),
-        ({"schedule": {"name": "cosinus"}}, "cosinus"),
-        ({"model": {"name": "mpl"}}, "mpl"),
-        ({"model": {"weight_quantizer": "sine"}}, "sine"),
-        ({"model": {"input_quantizer": "ste_sig"}}, "ste_sig"),
-        ({"model": {"coding": "int"}}, "coding"),
         ({"optimizer": {"momentum": 0.9}}, "momentum"),
         ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay"),
         ({"optimizer": {"nesterov": True}}, "nesterov"),

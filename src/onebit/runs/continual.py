@@ -32,11 +32,7 @@ PERMUTATIONS = 1_000
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
-    """The recipe of one task: a permutation of its own, and a prior from the second task on.
-
-    Args:
-        task: 1, 2, …
-    """
+    """The recipe of task 1, 2, …: a permutation of its own, and a prior from the second task on."""
     optimizer = recipe.optimizer
     if "prior" in optimizer.chosen():
         optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
@@ -133,11 +129,7 @@ def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:
-    """Test the net of one task on all tasks seen so far.
-
-    Args:
-        part: the run folder of the task.
-    """
+    """Test the net of one task, which is in the run folder `part`, on all tasks seen so far."""
     run = open_run(part)
     shipped, *others = test_modes(run.model, draws=recipe.draws)
     latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train

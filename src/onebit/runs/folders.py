@@ -55,9 +55,6 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
     """The context in which the folder itself, else `folder-2`, `folder-3` …, is locked for this training.
 
     It is the first one where no training has written, or writes: two that start at once get different ones.
-
-    Args:
-        ranks: as for `lock_folder`.
     """
     with ExitStack() as stack:
 

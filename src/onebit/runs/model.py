@@ -65,11 +65,7 @@ class Machine:
 
 
 def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
-    """The machine that a recipe trains on, with nothing left at "auto".
-
-    Args:
-        ranks: which of several processes this is.
-    """
+    """The machine that a recipe trains on, with nothing left at "auto"; `ranks`: which of several processes this is."""
     device = rank_device(resolve_device(recipe.device), ranks)
     precision: Any = resolve_precision(recipe.precision, device)
     return Machine(device, precision, recipe.threads or torch.get_num_threads())
@@ -167,9 +163,8 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
     anew = _last_tensors(model, data, source=str(file)) if other else []
     load_weights(model, state, source=str(file), start=True, anew=anew)
     trained = facts["recipe"] if isinstance(facts.get("recipe"), dict) else {}
-    before = trained.get("model", {}).get("weight_quantizer")
-    if before is None or before != recipe.model.weight_quantizer:  # latents of the same method are as it wants them
-        _settle_drawn_(model)
+    if trained.get("model", {}).get("weight_quantizer") != recipe.model.weight_quantizer:
+        _settle_drawn_(model)  # latents of the same method are as it wants them
     if _seen_validation(trained, recipe):
         warnings.warn(
             f"init_from: {source} was trained on validation images, whose error is too low: use its --split_seed and "

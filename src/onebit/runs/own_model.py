@@ -38,11 +38,7 @@ _NAMED: dict[str, Callable[..., nn.Module]] = {}
 
 
 def load_code(name: str) -> Callable[..., nn.Module]:
-    """Import what builds a model that the user names.
-
-    Args:
-        name: `path/to/file.py:Class`, relative to the current folder, or `package.module:Class`.
-    """
+    """Import what builds a model that the user names, `path/to/file.py:Class` or `package.module:Class`."""
     parts = split_own(name)
     with contextlib.redirect_stdout(sys.stderr):
         found: Any = _imported(parts)
@@ -168,11 +164,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
-    """The model of a recipe, where it is the user's own: with its input coding and its binary layers.
-
-    Args:
-        input_shape, statistics: see `build_model`.
-    """
+    """The model of a recipe, where it is the user's own: with its input coding and binary layers; see `build_model`."""
     with torch.device("cpu"), warnings.catch_warnings():  # its own code need not work without values
         warnings.simplefilter("ignore")  # what stays real
         with contextlib.redirect_stdout(sys.stderr):

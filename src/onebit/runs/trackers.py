@@ -36,11 +36,7 @@ def outcome(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class TensorBoard:
-    """Event files in `folder/tensorboard`, which a resumed run continues; `tensorboard --logdir RUNS` shows them.
-
-    Args:
-        recipe: of the run; folder: its run folder.
-    """
+    """Event files in `folder/tensorboard`, which a resumed run continues; `tensorboard --logdir RUNS` shows them."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -75,9 +71,6 @@ class WeightsAndBiases:
     """A run of the project `onebit` (or WANDB_PROJECT), which a resumed training continues.
 
     Its id is stored in `folder/wandb-id`, its files in `folder/wandb`; WANDB_MODE=offline writes nothing else.
-
-    Args:
-        recipe: of the run; folder: its run folder.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
