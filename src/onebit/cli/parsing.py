@@ -14,13 +14,7 @@ from onebit.nets import net_path
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError instead of printing usage and exiting; options cannot be abbreviated.
-
-    Args:
-        verb: its name.
-        description: one sentence.
-        shared: names in `SHARED`; one of `RUNS` comes first.
-    """
+    """Raises UsageError instead of printing usage and exiting; `shared` are names in `SHARED` and `RUNS`."""
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)

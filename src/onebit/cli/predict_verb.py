@@ -113,12 +113,7 @@ def _numbers(values: Any) -> str:
 
 
 def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[list[dict[str, Any]], list[Any], Any]:
-    """The samples that words of the command line name.
-
-    Returns:
-        The file of each, its place in a file of several, and what was changed in an image; all samples; images that
-        do not decode.
-    """
+    """The facts of each sample that words of the command line name; all samples; and images that do not decode."""
     facts: list[dict[str, Any]] = []
     samples: list[np.ndarray] = []
     image, shape = is_image(net.input), net.input.shape

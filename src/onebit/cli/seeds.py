@@ -43,15 +43,10 @@ def train_seeds(
     resume: bool,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Train the recipe once for each seed into `folder/seed-N`; returns seeds.json, which is written after each.
+    """Train the recipe once for each seed into `folder/seed-N`; with `resume`, only the seeds without a result.
 
-    It has the results of all finished seeds in the folder, also of those that are not trained now.
-
-    Args:
-        data: of all of them.
-        train: trains one recipe into one folder and returns its result.json.
-        resume: skip the seeds that have a result.
-        ranks: which process of several this is; one writes and prints.
+    Returns seeds.json, which is written after each seed, with the results of all finished seeds in the folder.
+    `train` trains one recipe into one folder and returns its result.json.
     """
     from onebit.report.tables import outcome_lines, summarize
 

@@ -38,12 +38,7 @@ LONGEST_VALUE = 40
 
 
 def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any, Any]] | None = None) -> str:
-    """The whole text, as wide as the terminal.
-
-    Args:
-        recipe: its values are shown; None for the defaults.
-        parameters: of a model of the user's own, see `onebit.runs.own_model.parameters`.
-    """
+    """The whole text with the values of a recipe, or the defaults, and the `parameters` of a model of the user's."""
     layout: Any = partial(HelpFormatter, max_help_position=INDENT)
     made = ArgumentParser(usage=USAGE, description=DESCRIPTION, formatter_class=layout, add_help=False)
     made.conflict_handler = "resolve"  # an argument of the user's model goes before one of ours of that name

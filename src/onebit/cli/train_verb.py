@@ -137,11 +137,7 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
 
 
 def _refuse_used(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
-    """Raise UsageError if the folder holds another kind of run (one, or several seeds), or a run that is not resumed.
-
-    Args:
-        seeds: the seeds to train; None for one run in the folder itself.
-    """
+    """Raise UsageError if the folder holds another kind of run (one, or several seeds), or one that is not resumed."""
     if seeds is None and seed_folders(folder):
         raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
     if seeds is not None and holds_run(folder):
