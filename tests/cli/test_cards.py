@@ -31,7 +31,7 @@ def copied(run_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_folder, tmp_path / "copied"))
 
 
-def test_a_card_says_what_the_run_says(run_folder: Path, packed_file: Path) -> None:
+def test_a_card_says_what_the_run_says(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
     card, result = card_of(packed_file), json.loads((run_folder / "result.json").read_text())
     packed = load(packed_file).certificate
     assert packed is not None
@@ -48,6 +48,9 @@ def test_a_card_says_what_the_run_says(run_folder: Path, packed_file: Path) -> N
     assert card.method == "binaryconnect: weights sign, inputs real; optimizer adam"
     # other widths than the summary of the recipe may speak of
     assert (card.summary, card.reference) == (None, None)
+    assert str(card) in onebit("inspect", packed_file).out
+    assert Card.from_json(onebit("inspect", packed_file, "--json").json["facts"]["card"]) == card
+    assert result["sha256"] == hashlib.sha256((run_folder / "best.safetensors").read_bytes()).hexdigest()
 
 
 def test_the_command_of_a_card_trains_the_same_recipe(run_folder: Path, packed_file: Path) -> None:
@@ -145,14 +148,6 @@ def test_a_damaged_result_is_one_line(onebit: Onebit, copied: Path, tmp_path: Pa
     assert not (tmp_path / "net.1bit").exists()
 
 
-def test_what_is_not_known_is_left_out(onebit: Onebit, copied: Path, tmp_path: Path) -> None:
-    (copied / "result.json").unlink()
-    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
-    card = card_of(tmp_path / "net.1bit")
-    assert (card.seed, card.epochs, card.chosen_epoch, card.test) == (None, None, None, {})
-    assert card.recipe == "digits-smoke"
-
-
 def test_a_card_of_an_interrupted_run_has_no_command_and_says_how_far_it_came(
     onebit: Onebit, copied: Path, tmp_path: Path
 ) -> None:
@@ -161,7 +156,10 @@ def test_a_card_of_an_interrupted_run_has_no_command_and_says_how_far_it_came(
         return card_of(tmp_path / "net.1bit")
 
     (copied / "result.json").unlink()
-    assert packed().command is not None  # all epochs are done, and not tested
+    card = packed()
+    assert card.command is not None  # all epochs are done, and not tested
+    assert (card.seed, card.epochs, card.chosen_epoch, card.test) == (None, None, None, {})
+    assert card.recipe == "digits-smoke"
     row = json.loads((copied / "metrics.jsonl").read_text().splitlines()[0])
     (copied / "metrics.jsonl").write_text(json.dumps(row | {"epoch": 3, "epochs": 12}) + "\n")
     card = packed()
@@ -223,12 +221,6 @@ def test_verify_names_the_data_of_the_card_where_another_copy_is_at_hand(
     assert "; these are other data than the card is about: digits: stored as JPEG\n" in onebit("verify", path).out
 
 
-def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:
-    card = card_of(packed_file)
-    assert str(card) in onebit("inspect", packed_file).out
-    assert Card.from_json(onebit("inspect", packed_file, "--json").json["facts"]["card"]) == card
-
-
 # ------------------------------------------------------------------------- a result is about the weights that it names
 @pytest.fixture
 def changed(run_folder: Path, tmp_path: Path) -> Path:
@@ -241,11 +233,6 @@ def changed(run_folder: Path, tmp_path: Path) -> Path:
     last = max(name for name in state if name.endswith(".weight") and state[name].ndim == 2)
     save_file(state | {last: -state[last]}, path, facts)
     return folder
-
-
-def test_a_result_names_its_weights(run_folder: Path) -> None:
-    result = json.loads((run_folder / "result.json").read_text())
-    assert result["sha256"] == hashlib.sha256((run_folder / "best.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.mark.filterwarnings("default")

@@ -84,15 +84,8 @@ def test_the_optimizer_that_is_asked_for_brings_its_own_rate(onebit: Onebit) -> 
     assert optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
     assert optimizer("--optimizer", "adamw") == ("adamw", 0.01, 0)
     assert optimizer("--optimizer.lr", "0.5") == ("adam", 0.5, 0)
-
-
-def test_an_optimizer_that_is_asked_for_replaces_that_of_the_method(onebit: Onebit) -> None:
-    def optimizer(*arguments: str) -> tuple[str, float, float]:
-        found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", "--method", "irnet", *arguments)
-        return tuple(found["optimizer"][name] for name in ("name", "lr", "momentum"))  # type: ignore[return-value]
-
-    assert optimizer() == optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
-    assert optimizer("--optimizer", "adam") == ("adam", 0.005, 0)
+    assert optimizer("--method", "irnet") == optimizer("--method", "irnet", "--optimizer", "sgd") == ("sgd", 0.1, 0.9)
+    assert optimizer("--method", "irnet", "--optimizer", "adam") == ("adam", 0.005, 0)
 
 
 def test_the_papers_of_binary_activations_keep_the_ends_real(onebit: Onebit) -> None:

@@ -63,3 +63,18 @@ def test_a_line_for_each_model_with_parameters_input_and_sizes(onebit: Onebit) -
     assert rows["resnet20"] == "269,722 parameters for 3×32×32 images, 1.1 MB at 32 bits, 39.1 kB at 1 bit"
     assert rows["resnet18"].startswith("11,689,512 parameters for 3×224×224 images, 46.8 MB at 32 bits")
     assert onebit("list", "models", "--json").json["models"] == rows
+
+
+def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
+    known = {
+        **{"recipes": "mnist-fast", "methods": "bnn", "models": "mlp", "quantizers": "weights: stochastic"},
+        **{"optimizers": "adamw", "losses": "squared_hinge", "schedules": "cosine", "nets": "mnist-mlp"},
+        **{"datasets": "mnist-sample", "exports": "torch"},
+    }
+    kinds = onebit("list", "--json").json["kinds"]
+    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines() if line[0] != " "]
+    assert kinds.keys() == known.keys()
+    for kind, text in kinds.items():
+        assert text
+        assert known[kind] in onebit("list", kind, "--json").json[kind]
+        assert any(line.startswith(known[kind]) for line in onebit("list", kind).out.splitlines())

@@ -165,13 +165,9 @@ def test_a_net_that_takes_uint8_images_gets_them_as_they_are(train: Onebit, here
     assert type(open_run("run").model).__name__ == "Pixels"
 
 
-def test_a_coding_can_be_chosen(train: Onebit) -> None:
-    train("--model.coding", "integer")
+def test_a_coding_can_be_chosen_and_the_ends_stay_real_where_the_method_says_so(train: Onebit) -> None:
+    train("--model.coding", "integer", "--method", "xnor")
     assert open_run("run").model[0].coding == "integer"
-
-
-def test_first_and_last_layer_stay_real_where_the_method_says_so(train: Onebit) -> None:
-    train("--method", "xnor")
     assert [name for name, _ in library.layers.binary_layers(open_run("run").model)] == ["model.fc"]
 
 

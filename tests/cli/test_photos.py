@@ -120,30 +120,20 @@ def test_files_that_do_not_decode_are_named_and_the_others_are_predicted(
     assert "decompression bomb" in onebit("predict", color, folder / "0.png").line
 
 
-def test_other_files_and_hidden_ones_of_a_folder_are_ignored(onebit: Onebit, color: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    (folder / ".thumbnails").mkdir(parents=True)
-    for name in ("a.png", "._a.png", ".thumbnails/a.png"):
-        smooth(SIDE, SIDE).save(folder / name)
-    (folder / "notes.txt").write_text("no image")
-    done = onebit("predict", color, folder, "--json")
-    assert done.status == 0
-    assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png"]
-
-
-def test_links_to_folders_are_not_followed(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+def test_other_files_hidden_ones_and_linked_folders_are_ignored(onebit: Onebit, color: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "photos", tmp_path / "other"
-    for place in (folder, other):
-        place.mkdir()
-        smooth(SIDE, SIDE).save(place / "a.png")
+    (folder / ".thumbnails").mkdir(parents=True)
+    other.mkdir()
+    for path in (folder / "a.png", folder / "._a.png", folder / ".thumbnails" / "a.png", other / "a.png"):
+        smooth(SIDE, SIDE).save(path)
+    (folder / "notes.txt").write_text("no image")
     (folder / "linked.png").symlink_to(other / "a.png")
     (folder / "more").symlink_to(other)
     (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "self").symlink_to(folder)
-    done = onebit("predict", color, folder, "--json")
-    assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png", f"{folder}/linked.png"]
-    found = onebit("predict", color, f"{folder}/*.png", "--json").json["predictions"]
-    assert [one["file"] for one in found] == [f"{folder}/a.png", f"{folder}/linked.png"]
+    for word in (folder, f"{folder}/*.png"):
+        found = onebit("predict", color, word, "--json").json["predictions"]
+        assert [one["file"] for one in found] == [f"{folder}/a.png", f"{folder}/linked.png"]
     assert "no images" in onebit("predict", color, f"{folder}/[b-d].png").line
 
 

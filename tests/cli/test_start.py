@@ -114,15 +114,6 @@ def test_train_alone_says_what_to_type(onebit: Onebit, flags: list[str], monkeyp
             assert onebit(*words, "--print-config").status == 0
 
 
-def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
-    kinds = onebit("list", "--json").json["kinds"]
-    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines() if line[0] != " "]
-    assert "methods" in kinds
-    for kind, text in kinds.items():
-        assert text
-        assert kind in onebit("list", kind, "--json").json
-
-
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = onebit("train", "--help").out.splitlines()

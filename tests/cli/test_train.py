@@ -54,9 +54,6 @@ def test_the_stored_recipe_repeats_the_run(onebit: Onebit, run_folder: Path, tmp
     first, second = (load_file(folder / "final.safetensors") for folder in (run_folder, tmp_path / "again"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_every_recipe_field_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
     recipe = build_recipe(read_settings(run_folder / "recipe.yaml"))
     assert (recipe.model.widths, recipe.validation) == ((784, 32, 10), 1000)
     assert recipe.to_yaml() == (run_folder / "recipe.yaml").read_text()
@@ -171,9 +168,6 @@ def test_resume_names_a_run_that_is_there(onebit: Onebit, run_folder: Path, tmp_
     assert onebit("train", "--resume", run_folder, "--out", tmp_path / "other").status == 2
     assert not (tmp_path / "other").exists()
     assert onebit("train", "--resume", run_folder / "last.ckpt").status == 0
-
-
-def test_resume_without_a_name_goes_on_in_the_folder_of_out(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
     assert "no run there" in onebit("train", "--resume", "--out", tmp_path / "typo").line
     assert onebit("train", "--resume", "--out", run_folder, "--json").json["folder"] == str(run_folder)
 

@@ -84,10 +84,7 @@ data mnist --data nowhere
 """
 """Empty words are what a shell makes of "$RUN" where nothing set it."""
 TRAIN = """
-mnist-fas
 nowhere.yaml
-digits-smoke --epoch 3
-digits-smoke --optimizer.lrr 3
 digits-smoke --epochs many
 digits-smoke --epochs 0
 digits-smoke --batch_size 8000 --seeds 0-2
@@ -96,12 +93,8 @@ digits-smoke --model mpl
 digits-smoke --optimizer adamm
 digits-smoke --loss squared
 digits-smoke --schedule cosin
-digits-smoke --dataset mnits
 --method bayes --dataset toy
-digits-smoke --model.widths [100,10]
-digits-smoke --model.widths [784,5]
 digits-smoke --validation 8000
-mnist-fast --batch_size 50001
 mnist-fast --epochs 0.0001
 mnist-fast --validation 60000
 mnist-fast --model.widths [100,10]
@@ -138,8 +131,6 @@ mnist-fast --first_stage 1 --method bop
 mnist-fast --continual.tasks 2 --continual.against [nothing]
 mnist-fast --continual.tasks 2 --first_stage 1
 --dataset folder --model resnet20 --model.widths [1,2]
---dataset folder --method bayesbinn --model.weight_options.temperature 0
---dataset arrays --optimizer.nesterov true
 --dataset imagenet --model resnet18 --model.stem middle
 --dataset folder --model vgg16 --input_size 8
 mnist-permuted --continual.against ["stee"]
@@ -147,7 +138,6 @@ mnist-permuted --continual.own ../a
 mnist-permuted --continual.against ["bayesbinn"]
 mnist-permuted --continual.against ["bop","bop"]
 mnist-permuted --continual.against ["bop","react"] --model.dropout 0.5
-mnist-permuted --first_stage 1
 mnist-permuted --augmentation.flip true
 mnist-permuted --permutation 3
 mnist-permuted --teacher nowhere
@@ -155,12 +145,7 @@ mnist-permuted --teacher nowhere
 --dataset toy --model resnet20 --model.widths [64,4]
 --dataset toy --model resnet20 --model.stem cifar
 --dataset toy --model resnet20 --batch_size 5000
---dataset toy --model resnet20 --validation 5000
---dataset toy --model resnt20
 --dataset toy --model vgg_cifar10_binray
---dataset toy --model vgg_small --init_from nowhere
-digits-smoke --method bnn --teacher nowhere
-digits-smoke --first_stage 1 --method real
 digits-smoke --method bnn --teacher resnet20-cifar10
 digits-smoke --method bnn --teacher mnist-mlp --permutation 1
 digits-smoke --method bnn --teacher mnist-mlp --whitening zca --augmentation.crop_padding 0
