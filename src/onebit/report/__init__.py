@@ -112,7 +112,7 @@ def write_groups(groups: list[Group[RunResults]], several: list[Group[TaskRun]],
 
 def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder: Path) -> list[Path]:
     """The files of `write_report`, in a folder."""
-    pictures = write_curves(groups, folder) if groups else []
+    pictures = write_curves(groups, folder)
     taken: set[str] = set()
     healths: list[Picture] = []
     for group in groups:
@@ -129,17 +129,14 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
             plot_run_weights(run, path)
             pictures.append(("Weights", path, f"Weights of {about}, a panel per layer."))
     pictures += healths
-    pictures += [_write_tasks(tasks, folder / f"tasks-{_file_name(tasks.label, taken)}.png") for tasks in several]
+    for tasks in several:
+        path, title = folder / f"tasks-{_file_name(tasks.label, taken)}.png", f"{tasks.label} on {data_name([tasks])}"
+        plot_tasks(group_rows(tasks), path, tasks=max(run.table.tasks for run in tasks.runs), title=title)
+        caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
+        pictures.append(("Tasks", path, caption))
     page = folder / "index.html"
     page.write_bytes(render_page([*groups, *several], report_tables(groups, several), pictures))
     return [*(path for _, path, _ in pictures), page]
-
-
-def _write_tasks(group: Group[TaskRun], path: Path) -> Picture:
-    """The accuracy on every task after every task."""
-    name = f"{group.label} on {data_name([group])}"
-    plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=name)
-    return "Tasks", path, f"Test accuracy of {name}, on each task after each task; BatchNorm of the latest task."
 
 
 def _file_name(name: str, taken: set[str]) -> str:

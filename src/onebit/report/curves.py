@@ -149,8 +149,7 @@ def draw_panel(axes: Axes, groups: Sequence[Group[RunResults]], name: str) -> No
             draw_mean(axes, epochs, panel.scale * mean, panel.scale * sd, **style)
             means[split] += (panel.scale * mean[np.isfinite(mean)]).tolist()
     best = _best(groups)
-    value = None if best is None or name == "time" else getattr(best, panel.fields["validation"])
-    if best is not None and value is not None and math.isfinite(value):
+    if best is not None and (value := getattr(best, panel.fields["validation"])) is not None:
         axes.plot(best.epoch, panel.scale * value, color=curve_color(0, 1), **BEST)
     axes.set_ylabel(panel.label)
     axes.set_xlabel("epoch")

@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import DataError, FormatError, shortened
+from onebit.errors import DataError, FormatError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults
@@ -151,7 +151,7 @@ def draw_layer(axes: Axes, layer: Layer) -> None:
         axes.axvline(bound, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.set_xlim(-1.06 * limit, 1.06 * limit)
-    name = shortened(printable(layer.name), 40)
+    name = printable(layer.name, limit=40)
     axes.set_title(f"{name}  ({'×'.join(map(str, weight.shape))})\n{caption}", fontsize=7.5)
     axes.set_xlabel("latent weight" if is_latent else "weight")
     axes.set_ylabel("share per bin (%)")

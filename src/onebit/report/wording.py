@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from onebit.errors import escaped, shortened
+
 MISSING = "–"
 
 
 def printable(text: Any, *, limit: int = 200) -> str:
-    """One line of visible characters: others become `?`, and text longer than `limit` ends in `…`."""
-    line = "".join(c if c.isprintable() else "?" for c in str(text)[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """One line of visible characters: others are escaped, and the middle of a text longer than `limit` is left out."""
+    return shortened(escaped(str(text)), limit)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
