@@ -65,7 +65,7 @@ class TrainingImages:
     """The images of a training split, as a source of batches.
 
     With channels_last the images are kept in NHWC memory, which is a copy unless they have one channel or that layout
-    already. Memory for one batch is reused by the next.
+    already.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -79,26 +79,22 @@ class TrainingImages:
     def __init__(self, images: Images | StreamedImages, augmentation: Augmentation, *, channels_last: bool) -> None:
         _, channels, height, width = images.shape
         self.augmentation = augmentation
-        padding = self.augmentation.crop_padding
-        if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
+        padding = augmentation.crop_padding
+        if augmentation.padding_mode == "reflect" and padding >= min(height, width):
             raise UsageError(f"crop_padding={padding}: got images of {height}×{width} pixels, expected larger ones")
         self.channels_last = channels_last
-        self.count, self.size = len(images), (height, width)
+        self.size = (height, width)
         # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
-        self._moves = bool(padding or self.augmentation.flip)
         if not isinstance(images, StreamedImages):
             images = self._laid_out(images.transpose(0, 2, 3, 1))
         self._images = images
-        self._chosen = np.empty((0, *self._shape), np.uint8)
-        planes, *_, values = self._shape
-        self._padded = np.zeros((0, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
 
     def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
         """A batch of images, changed at random.
 
         Args:
-            indices: (N,), the images, 0 to `count` - 1.
+            indices: (N,), the images.
             rng: for the draws, which cover all of `indices`, so that processes that share a batch draw the same.
             part: the part of the batch to make.
 
@@ -109,13 +105,12 @@ class TrainingImages:
             DataError: a streamed image does not decode.
         """
         draws = draw(self.augmentation, len(indices), size=self.size, rng=rng, part=part)
-        # images that are not mirrored come first, so that each of the two groups is copied in one piece
-        order = np.argsort(draws.mirrored, kind="stable")
-        rows = np.asarray(indices)[part][order]
-        crops = None if self.augmentation.min_area is None else draws.crops[order]
-        pixels = self._read(rows, crops)
-        if self._moves:
-            pixels = self._moved(pixels, draws, order)
+        crops = None if self.augmentation.min_area is None else draws.crops
+        pixels = self._read(np.asarray(indices)[part], crops)
+        if self.augmentation.crop_padding:
+            pixels = self._cropped(pixels, draws)
+        if self.augmentation.flip:
+            pixels[draws.mirrored] = pixels[draws.mirrored][..., ::-1, :]
         if self.augmentation.cutout:
             corners = np.stack([draws.cut_row, draws.cut_column]) - self.augmentation.cutout // 2
             edges = np.maximum(np.concatenate([corners, corners + self.augmentation.cutout]), 0).tolist()
@@ -128,7 +123,7 @@ class TrainingImages:
 
     @property
     def pixels(self) -> Images | None:
-        """All images, (count, P, H, W, K): (count, C, H, W, 1), or (count, 1, H, W, C) for channels_last.
+        """All images, (N, P, H, W, K): (N, C, H, W, 1), or (N, 1, H, W, C) for channels_last.
 
         None if the images are streamed or cropped by `min_area`.
         """
@@ -144,55 +139,23 @@ class TrainingImages:
             pixels = self._images[rows]
             planes = pixels[:, 0].transpose(0, 3, 1, 2) if self.channels_last else pixels[..., 0]
             return self._laid_out(resized_crops(planes, crops).transpose(0, 2, 3, 1))
-        if not self._moves:
-            return self._images[rows]
-        if len(self._chosen) < len(rows):
-            self._chosen = np.empty((len(rows), *self._shape), np.uint8)
-        # mode "clip" lets numpy write to `out` directly
-        return np.take(self._images, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
+        return np.take(self._images, rows, axis=0)
 
     def _laid_out(self, pixels: Images) -> Images:
         """(N, H, W, C) as (N, P, H, W, K)."""
         pixels = pixels if self.channels_last else pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
 
-    def _moved(self, pixels: Images, draws: Draws, order: npt.NDArray[np.intp]) -> Images:
-        """Flip and crop images (N, P, H, W, K), sorted by `order`; returns them in the order of the batch."""
-        count, planes, height, width, values = pixels.shape
-        padding, mirrored = self.augmentation.crop_padding, draws.mirrored
-        if len(self._padded) < count:
-            self._padded = np.zeros((count, *self._padded.shape[1:]), np.uint8)
-        padded = self._padded[:count]
-        inner = padded[:, :, padding : padding + height, padding : padding + width]
-        plain = count - int(mirrored.sum())
-        inner[:plain] = pixels[:plain]
-        for value in range(values):  # three copies with a stride are faster than one of three bytes each
-            inner[plain:, ..., value] = pixels[plain:, ..., ::-1, value]
-        if padding and self.augmentation.padding_mode == "reflect":
-            _reflect(padded, padding)
-        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
-        strides = padded.strides
-        windows = np.ndarray(
-            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
-            np.dtype(f"V{width * values}"),
-            padded,
-            strides=(strides[0], strides[2], strides[3], strides[1], strides[2]),
-        )
-        position = np.empty(count, np.intp)
-        position[order] = np.arange(count)
-        # in a mirrored image, the columns of the window count from the other side
-        left = np.where(mirrored, 2 * padding - draws.left, draws.left)
-        return windows[position, draws.top, left].view(np.uint8).reshape(pixels.shape)
-
-
-def _reflect(padded: Images, padding: int) -> None:
-    """Fill the border of (N, P, H, W, K) with the inner pixels, mirrored at the edge pixels."""
-    low, high = slice(padding - 1, None, -1), slice(-padding, None)
-    inside_low, inside_high = slice(padding + 1, 2 * padding + 1), slice(-2 * padding - 1, -padding - 1)
-    padded[:, :, :, low] = padded[:, :, :, inside_low]
-    padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
-    padded[:, :, low] = padded[:, :, inside_low]
-    padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
+    def _cropped(self, pixels: Images, draws: Draws) -> Images:
+        """Pad images (N, P, H, W, K) and crop the drawn windows."""
+        height, width = self.size
+        border = (self.augmentation.crop_padding, self.augmentation.crop_padding)
+        reflects = self.augmentation.padding_mode == "reflect"
+        padded = np.pad(pixels, ((0, 0), (0, 0), border, border, (0, 0)), "reflect" if reflects else "constant")
+        cropped = np.empty(pixels.shape, np.uint8)
+        for image, out, top, left in zip(padded, cropped, draws.top.tolist(), draws.left.tolist(), strict=True):
+            out[...] = image[:, top : top + height, left : left + width]
+        return cropped
 
 
 class TrainingSamples:
