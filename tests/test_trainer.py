@@ -15,7 +15,7 @@ from torch import nn
 import onebit
 from onebit.cli.train_command import read_command, train_request
 from onebit.data import Dataset, make_toy
-from onebit.errors import UnknownNameError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP
@@ -183,7 +183,7 @@ def test_numbers_that_are_no_pixels_are_refused(data: Dataset) -> None:
     trainer.fit(data)
     with pytest.raises(UsageError, match="uint8"):
         trainer.predict(data.test.images / 255.0)
-    with pytest.raises(UnknownNameError, match="split"):
+    with pytest.raises(AttributeError, match="tset"):
         trainer.evaluate("tset")
 
 

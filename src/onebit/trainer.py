@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from onebit.common.tables import resolve as resolve_name
 from onebit.data import Dataset, Split
 from onebit.data.splits import as_split
 from onebit.errors import UsageError
@@ -34,11 +33,6 @@ from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
-
-OF_SEVERAL = ("first_stage", "continual")
-"""Settings of several consecutive training runs."""
-OF_NAMED = ("validation", "permutation", "whitening")
-"""Settings that change a data set as it is read by its name."""
 
 
 @dataclass(repr=False)
@@ -135,9 +129,10 @@ class Trainer:
         """
         options = {"metric": metric, "folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
         given, changes = self._given, {} if epochs is None else {"epochs": epochs}
-        named = OF_SEVERAL if isinstance(data, str) else (*OF_SEVERAL, *OF_NAMED)
-        if unused := [name for name in named if name in self._settings]:
-            raise UsageError(f"{unused[0]} has no effect in this training")
+        read_by_name = () if isinstance(data, str) else ("validation", "permutation", "whitening")
+        for name in ("first_stage", "continual", *read_by_name):
+            if name in self._settings:
+                raise UsageError(f"{name} has no effect in this training")
         if isinstance(data, str):
             recipe = self._recipe(data, **changes)
             if given is None:
@@ -182,14 +177,10 @@ class Trainer:
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
-            UsageError: an unknown split or an unknown test mode.
+            AttributeError: the data of the training have no such split; UsageError: an unknown test mode.
         """
         data = self._data
-        if isinstance(split, str):
-            parts = {name: getattr(data, name, None) for name in ("test", "validation", "train")}
-            split = resolve_name(parts, split, kind="split")
-        else:
-            split = self._prepared(split)
+        split = getattr(data, split) if isinstance(split, str) else self._prepared(split)
         about: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, "metric": self._metric}
         return evaluate(self.model, split, weights=weights, seed=seed, verbose=verbose, **about)
 

@@ -111,9 +111,8 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] 
 def written(folder: Path) -> list[Path]:
     """What training runs wrote into a folder: files, and folders of seeds, stages and methods."""
     parts = {*seed_folders(folder), folder / STAGE_FOLDER, *(task.parent for task in task_folders(folder))}
-    return [path for path in (folder / name for name in FILES if "/" not in name) if os.path.lexists(path)] + [
-        path for path in sorted(parts) if path.is_dir()
-    ]
+    files = [folder / name for name in FILES if "/" not in name]
+    return [path for path in files if os.path.lexists(path)] + [path for path in sorted(parts) if path.is_dir()]
 
 
 def _set_aside(folders: Sequence[Path]) -> None:

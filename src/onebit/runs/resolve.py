@@ -82,9 +82,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
     """A data set of the same size and shape, with black images that share the memory of one pixel."""
-    assert entry.counts is not None
-    assert entry.input_shape is not None
-    assert entry.classes is not None
+    assert entry.counts and entry.input_shape and entry.classes  # noqa: PT018
     channels, height, width = entry.input_shape
     size = (channels, recipe.input_size or height, recipe.input_size or width)
 
