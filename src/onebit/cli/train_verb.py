@@ -105,10 +105,6 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         check_names(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
         return 0
-    if recipe.model.is_own:
-        from onebit.runs.own_model import settle_code
-
-        recipe = settle_code(recipe, named=command.names_own_model)
     with _folder(command, recipe, ranks) as folder:
         result = _train_all(command, recipe, folder, ranks)
     answer_either(result, "\n".join(_result_lines(result)), as_json=command.json)
@@ -123,17 +119,12 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
         _refuse_overwriting(folder, recipe)
     elif command.folder or command.resume:
         _refuse_used(folder, command.seeds, resume=command.resume)
-    else:
-        with free_folder(folder, ranks) as free:
-            if free != folder:
-                say(
-                    f"note: {folder} holds a run already, so this one goes into {free}; "
-                    f"--resume {folder} goes on with it, --overwrite replaces it"
-                )
-            yield free
-        return
-    with lock_folder(folder, ranks):  # before the data are loaded: a second training learns of it at once
-        yield folder
+    named = command.folder or command.resume or command.overwrite
+    # before the data are loaded: a second training learns of it at once
+    with lock_folder(folder, ranks) if named else free_folder(folder, ranks) as free:
+        if free not in (None, folder):
+            say(f"note: {folder} holds a run already (--resume, --overwrite): this one goes into {free}")
+        yield free or folder
 
 
 def _refuse_used(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
@@ -158,13 +149,14 @@ def _refuse_overwriting(folder: Path, recipe: Recipe) -> None:
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
     from onebit.common.memory import keep_freed_memory
-    from onebit.runs.own_model import settle_input
+    from onebit.runs.own_model import settle_code, settle_input
     from onebit.runs.resolve import resolve
     from onebit.runs.run_data import load_from_place, place_of_training
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
     set_threads()
+    recipe = settle_code(recipe, named=command.names_own_model)
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     keep_freed_memory()
     place = place_of_training(folder) if command.resume else None
