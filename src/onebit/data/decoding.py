@@ -11,19 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from onebit.common.pictures import fitted, opened, upright_size
+from onebit.common.pictures import fitted, opened
 from onebit.data.resizing import Images, crop_box
 from onebit.errors import DataError
 
 _T = TypeVar("_T")
 _CHUNK = 1000  # files that wait for a thread at a time
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """(height, width) of an image file as a viewer shows it, from its header; DataError if Pillow cannot read it."""
-    with opened(path) as image:
-        width, height = upright_size(image)
-        return height, width
 
 
 def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None = None) -> Images:

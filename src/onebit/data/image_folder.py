@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.data.decoding import StreamedImages, image_size
+from onebit.common.pictures import opened, upright_size
+from onebit.data.decoding import StreamedImages
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.listing import Listing, list_folder
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
@@ -81,14 +82,16 @@ def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:
     for file in listing.files:
         path = os.path.join(listing.root, file.name)
         try:
-            sizes.setdefault(image_size(path), path)
+            with opened(path) as image:
+                sizes.setdefault(upright_size(image), path)
         except DataError:
             if not skip_broken:
                 raise
         if len(sizes) > 1:
-            found = " and ".join(f"{height}×{width} ({name})" for (height, width), name in sizes.items())
+            found = " and ".join(f"{height}×{width} ({name})" for (width, height), name in sizes.items())
             raise UsageError(f"images of several sizes: {found}; to resize them all, add --input-size N")
-    return next(iter(sizes), (1, 1))
+    width, height = next(iter(sizes), (1, 1))
+    return height, width
 
 
 FOLDER = DatasetEntry(
