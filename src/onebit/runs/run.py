@@ -25,7 +25,7 @@ from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
 from onebit.runtime.torch_module import PackedModule
-from onebit.train.distillation import Teacher, refuse_teacher
+from onebit.train.distillation import Teacher, refuse_other_shape
 from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
 from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
@@ -117,17 +117,16 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
     if name is None:
         return None
     if is_packed(name):
-        packed = PackedModule(name)
-        model: nn.Module = packed
-        shape, classes, names = packed.image_shape, next(iter(packed.logits_shape), None), packed.net.classes
+        model: Any = PackedModule(name)
+        shape, classes = model.image_shape, model.net.classes
         trained: dict[str, Any] = {}  # on images as they are stored
     else:
         run = open_run(name)
-        model, shape, classes, names = run.model, run.input_shape, run.classes, run.facts.get("classes")
+        model, shape, classes = run.model, run.input_shape, run.facts.get("classes")
         trained = run.recipe.settings()
-    refuse_teacher(shape, classes, data, name=name)
+    refuse_other_shape(shape, data, name=name)
     if isinstance(data, Dataset):
-        refuse_other_classes(data, names, source=f"teacher {name}")
+        refuse_other_classes(data, classes, source=f"teacher {name}")
     for change in ("whitening", "permutation"):
         if trained.get(change) != getattr(recipe, change):
             raise UsageError(f"teacher {name} was trained on images with another {change} than this training has")

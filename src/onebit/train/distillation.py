@@ -93,7 +93,7 @@ def ready_teacher(
         inputs: of two samples, on the device; None for blank images.
     """
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-    refuse_teacher(getattr(teacher.model, "image_shape" if teacher.packed else "input_shape", None), None, data)
+    refuse_other_shape(getattr(teacher.model, "image_shape" if teacher.packed else "input_shape", None), data)
     if not teacher.packed:
         teacher.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     teacher.model.eval()
@@ -111,13 +111,7 @@ def ready_teacher(
     return teacher
 
 
-def refuse_teacher(
-    input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset | FitData, *, name: str = ""
-) -> None:
-    """Refuse a teacher of other images or classes than the data; None skips a check."""
-    who = f"teacher {name}" if name else "the teacher"
-    # what is not known of a loader before the training is left out
-    shapes = input_shape and tuple(input_shape), data.input_shape and tuple(data.input_shape)
-    for what, given, own in (("shape", *shapes), ("classes", classes, len(data.classes))):
-        if given and own and given != own:
-            raise UsageError(f"{who}: {what} {given}, {data.name} has {own}: use one trained on the same data")
+def refuse_other_shape(shape: tuple[int, ...] | None, data: Dataset | FitData, *, name: str = "") -> None:
+    """Refuse a teacher of images of another shape than the data, as far as both are known."""
+    if shape and data.input_shape and tuple(shape) != tuple(data.input_shape):
+        raise UsageError(f"teacher {name} takes {tuple(shape)}, {data.name} has {tuple(data.input_shape)}")
