@@ -61,18 +61,13 @@ def test_the_certificate_states_labels_and_both_accuracies(
     assert [(node.least, node.most) for node in load(path).nodes if isinstance(node, Requantize)] == [(0, 3)]
 
 
-def test_the_file_has_at_most_8_more_bytes_a_channel(integer_file: Path, packed_file: Path) -> None:
-    assert integer_file.stat().st_size <= packed_file.stat().st_size + 8 * (32 + 10) + 100  # of the certificate
-
-
-def test_it_is_written_in_the_same_bytes_again(
-    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path
+def test_it_is_small_and_the_same_again_and_verify_recomputes_it_from_its_source(
+    onebit: Onebit, run_folder: Path, integer_file: Path, packed_file: Path, tmp_path: Path
 ) -> None:
+    channels, certificate = 32 + 10, 100
+    assert integer_file.stat().st_size <= packed_file.stat().st_size + 8 * channels + certificate
     assert onebit("pack", run_folder, "-o", tmp_path / "net.1bit", "--activations", 8).status == 0
     assert (tmp_path / "net.1bit").read_bytes() == integer_file.read_bytes()
-
-
-def test_verify_recomputes_it_from_its_source(onebit: Onebit, run_folder: Path, integer_file: Path) -> None:
     done = onebit("verify", integer_file, "--source", run_folder, "--json")
     assert done.status == 0, done.out
     assert [*done.steps] == ["packed accuracy", "card", "source", "packed bits", "certificate"]

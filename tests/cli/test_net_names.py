@@ -55,7 +55,7 @@ def test_an_export_may_have_the_name_of_its_net(onebit: Onebit) -> None:
     assert (Path(NAME) / "net.h").is_file()
 
 
-@pytest.mark.parametrize("verb", ["predict", "inspect", "evaluate"])
+@pytest.mark.parametrize("verb", ["predict", "inspect", "summary", "evaluate"])
 def test_no_torch_for_a_packed_net(verb: str) -> None:
     rest = {"predict": [IMAGE], "evaluate": ["--dataset", "mnist-sample"]}.get(verb, [])
     assert "torch" not in loaded_modules(verb, NAME, *rest)

@@ -159,18 +159,12 @@ def no_count(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_count")
-def test_wrong_thread_count_in_the_environment(onebit: Onebit, run_folder: Path) -> None:
-    refused = onebit("evaluate", run_folder)
-    assert refused.status == 2
-    assert "got 'none'" in refused.line
-
-
-@pytest.mark.usefixtures("no_count")
 def test_threads_of_the_command_line_go_before_the_environment(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
+    assert "got 'none'" in onebit("evaluate", run_folder).line
     for verb, file in (("evaluate", run_folder), ("evaluate", packed_file), ("verify", packed_file)):
         monkeypatch.setenv("ONEBIT_THREADS", "none")
         done = onebit(verb, file, "--threads", "2", "--json")

@@ -7,7 +7,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,13 +186,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
 
 def _train(
-    command: TrainCommand,
-    recipe: Recipe,
-    data: Dataset,
-    folder: Path,
-    *,
-    machine: Machine,
-    ranks: Ranks,
+    command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
     """Train into a run folder with progress messages, one task or several, which are drawn at the end."""
     from onebit.report.tasks import plot_tasks, task_rows
@@ -254,7 +248,7 @@ def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter
     try:
         with (
             progress(name, "steps") as bar,
-            append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
+            append_text(folder / "log.txt") if ranks.writes else nullcontext() as log,
             warnings.catch_warnings(),
         ):
             printer = TrainingPrinter(bar, log)
