@@ -73,7 +73,7 @@ def train_once(percent: float, seed: int, dataset: str) -> Result:
     """Train and test the final binary weights; the clock runs from data load to the end of training."""
     chosen = dataclasses.replace(TARGETS[percent], dataset=dataset, seed=seed)
     started, cpu_started = time.perf_counter(), time.process_time()
-    data = onebit.runs.run.load_recipe_data(chosen)
+    data = onebit.runs.opening.load_recipe_data(chosen)
     training = onebit.runs.model.build_training(chosen, data)
     onebit.runs.run.fit_recipe(chosen, training, data)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.report.run_folders import Group, RunResults
-from onebit.runs.task_grid import Cell
+from onebit.runs.result import Cell
 from onebit.train.history import EpochLog, History
 
 RECIPE = Recipe(name="tiny", model=ModelRecipe(widths=(4, 6, 10)), epochs=3)

@@ -14,7 +14,7 @@ import onebit
 from onebit.cli.train_command import read_command, train_request
 from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
-from onebit.runs.task_grid import read_table
+from onebit.runs.result import read_table
 from tools import results
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ import yaml
 import onebit
 from benchmarks import training_step
 from onebit.cli.train_command import read_command, train_request
-from onebit.runs.task_grid import read_table
+from onebit.runs.result import read_table
 
 recipe, wording = onebit.recipe, onebit.report.wording
 

@@ -57,8 +57,8 @@ def ship(name: str, folder: str) -> PackedNet:
     """
     from onebit.evaluation.packed_nets import score_packed
     from onebit.runs.card import run_card
+    from onebit.runs.opening import load_run_data
     from onebit.runs.run import open_run
-    from onebit.runs.run_data import load_run_data
     from onebit.verification.proof import pack_run, prove_packed
 
     run = open_run(folder)

@@ -27,9 +27,10 @@ from onebit.recipe import Recipe, flatten, merge
 from onebit.recipe.request import request_recipe
 from onebit.report import plot_history
 from onebit.runs.model import build_training, resolve_device
+from onebit.runs.opening import load_recipe_data
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve
-from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
+from onebit.runs.run import facts_of, fit_recipe, start_folder
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder

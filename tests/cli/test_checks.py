@@ -30,7 +30,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("onebit.runs.run.load_dataset", read)
+    monkeypatch.setattr("onebit.runs.opening.load_dataset", read)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

@@ -149,7 +149,7 @@ def test_pack_without_the_data_set(
         raise AssertionError("the data were read")
 
     path = tmp_path / "net.1bit"
-    monkeypatch.setattr("onebit.runs.run.load_dataset", gone)
+    monkeypatch.setattr("onebit.runs.opening.load_dataset", gone)
     monkeypatch.setattr("onebit.data.load_dataset", gone)
     done = onebit("pack", run_folder, "-o", path, "--no-certify")
     assert done.status == 0

@@ -200,7 +200,7 @@ def test_a_wrong_training_is_refused_before_the_data_are_read(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("onebit.runs.run.load_dataset", read)
+    monkeypatch.setattr("onebit.runs.opening.load_dataset", read)
     refused = onebit("train", *words.split(), "--out", tmp_path / "run")
     assert (refused.status, refused.out) == (2, "")
     assert refused.err.splitlines()[-1].startswith("onebit: ")

@@ -59,7 +59,7 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     assert "ZCA whitened" in capsys.readouterr().err
     assert main(["evaluate", run]) == 0
     capsys.readouterr()
-    monkeypatch.setattr("onebit.runs.run_data.load_run_data", None)  # refused before data are read
+    monkeypatch.setattr("onebit.runs.opening.load_run_data", None)  # refused before data are read
     pack, export = ["pack", run, "-o", str(tmp_path / "net.1bit")], ["export", run, "--to", "torch", "-o"]
     for verb in (pack, ["verify", run], [*export, str(tmp_path / "net.pth")]):
         assert main(verb) == 2

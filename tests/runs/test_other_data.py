@@ -14,10 +14,10 @@ from toy_training import TOY, Stop, stop_after_epoch, toy_data
 from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, merge
-from onebit.runs import run_data
+from onebit.runs import opening
 from onebit.runs.continual import train_continual
+from onebit.runs.opening import OTHER_FILES, load_run_data
 from onebit.runs.run import open_run, start_folder, train_run
-from onebit.runs.run_data import OTHER_FILES, load_run_data
 
 OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")
 OTHER_LABELS = "other images or labels"
@@ -66,7 +66,7 @@ def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CheckpointError, match="test labels"):
         train(tmp_path, recipe(), OTHER_TEST, resume=True)
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
-        monkeypatch.setattr(run_data, "load_from_place", lambda *_, data=data, **__: data)
+        monkeypatch.setattr(opening, "load_from_place", lambda *_, data=data, **__: data)
         assert (OTHER_FILES in load_run_data(open_run(tmp_path)).note) == note
 
 

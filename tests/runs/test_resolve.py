@@ -12,7 +12,7 @@ import onebit
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe
-from onebit.runs import run
+from onebit.runs import opening, run
 from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
 from onebit.runs.run import start_folder, train_run
@@ -42,6 +42,6 @@ def test_a_training_takes_the_machine_as_it_is(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load_dataset", None)
+    monkeypatch.setattr(opening, "load_dataset", None)
     with pytest.raises(UsageError, match="batch_size"):
         onebit.Trainer("mlp", batch_size=60_001).fit("mnist")

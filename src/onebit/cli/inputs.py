@@ -45,8 +45,8 @@ def open_trained(args: Namespace, path: str) -> Run:
 
 
 def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
-    """The data of a run, see `onebit.runs.run_data.load_run_data`; says which they are."""
-    from onebit.runs.run_data import load_run_data
+    """The data of a run, see `onebit.runs.opening.load_run_data`; says which they are."""
+    from onebit.runs.opening import load_run_data
 
     with download_progress() as fetched:
         return _told(load_run_data(run, dataset=dataset, directory=directory, progress=fetched))

@@ -89,7 +89,7 @@ def _lost(made: Certificate | None) -> float:
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
     """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
-    from onebit.runs.run_data import OTHER_FILES
+    from onebit.runs.opening import OTHER_FILES
     from onebit.runtime import native_plan
     from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images

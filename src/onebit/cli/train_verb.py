@@ -37,7 +37,7 @@ from onebit.train.lock import lock_folder
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.runs.model import Machine
-    from onebit.runs.task_grid import Cell
+    from onebit.runs.result import Cell
     from onebit.train.printing import TrainingPrinter
     from onebit.train.ranks import Ranks
 
@@ -149,9 +149,9 @@ def _refuse_overwriting(folder: Path, recipe: Recipe) -> None:
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
     from onebit.common.memory import keep_freed_memory
+    from onebit.runs.opening import load_from_place, place_of_training
     from onebit.runs.own_model import settle_code, settle_input
     from onebit.runs.resolve import resolve
-    from onebit.runs.run_data import load_from_place, place_of_training
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE

@@ -13,8 +13,7 @@ from onebit.recipe import Recipe
 from onebit.report.run_folders import Group, RunResults, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows, task_rows
 from onebit.report.wording import MISSING, mean_sd, number_range, over_runs, percent, share, spread
-from onebit.runs.result import RunResult
-from onebit.runs.task_grid import Cell
+from onebit.runs.result import Cell, RunResult
 from onebit.train.history import time_left
 
 

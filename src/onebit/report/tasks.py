@@ -13,7 +13,7 @@ import numpy as np
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
 from onebit.report.wording import mean_sd, printable
-from onebit.runs.task_grid import Cell, TaskTable, read_table
+from onebit.runs.result import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE
 
 MARKERS = "osD^vP*X"

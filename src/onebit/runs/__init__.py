@@ -6,6 +6,7 @@ from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.runs import model as model
+    from onebit.runs import opening as opening
     from onebit.runs import run as run
 
 __getattr__, __dir__, _ = lazy(__name__)

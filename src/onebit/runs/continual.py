@@ -22,9 +22,8 @@ from onebit.data import Dataset, permute_pixels
 from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
-from onebit.runs.result import RunResult
+from onebit.runs.result import Cell, RunResult, read_table
 from onebit.runs.run import open_run, refuse_other, test_modes, train_part
-from onebit.runs.task_grid import Cell, read_table
 from onebit.train.history import TABLE_FILE
 
 PERMUTATIONS = 1_000

@@ -1,21 +1,28 @@
-"""Opening a trained net: from a run folder or a weight file to the model on the CPU."""
+"""Opening a trained net, from a run folder or a weight file, and the data that it was trained on."""
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from onebit.data import DATASETS
-from onebit.errors import UsageError
+from onebit.data import DATASETS, Dataset, Progress, load_dataset, named_as, refuse_other_classes
+from onebit.data.preparation import permute_pixels, whiten
+from onebit.errors import DataError, UsageError
 from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
+from onebit.train.files import is_of_other_files, remembered_place
+from onebit.train.history import PLACE_FILE
 from onebit.train.weights import load_weights, read_bytes, state_of, weight_file
+
+OTHER_FILES = "these are not the files of the training: it may have seen their test images"
+"""The note on own data that changed since the training, or that are named in place of those of the training."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +105,63 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
     if entry is None or entry.input_shape is None or entry.classes is None:
         raise UsageError(f"{source}: the shape of its images is not stored; name its data with --dataset")
     return entry.input_shape, len(entry.classes)
+
+
+def load_recipe_data(
+    recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The data of a recipe, with its split and preprocessing."""
+    data = load_dataset(
+        recipe.dataset,
+        validation=recipe.validation,
+        split_seed=recipe.split_seed,
+        input_size=recipe.input_size,
+        workers=recipe.workers,
+        skip_broken=recipe.skip_broken,
+        directory=directory,
+        progress=progress,
+    )
+    if recipe.whitening is not None:
+        data = whiten(data)
+    return data if recipe.permutation is None else permute_pixels(data, recipe.permutation)
+
+
+def load_run_data(
+    run: Run, *, dataset: str | None = None, directory: str | Path | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The data that a net was trained on, or others with the same classes.
+
+    Args:
+        dataset: instead of the recipe's.
+        directory: of the data; where they were during training when nothing else names a place.
+
+    Returns:
+        The data; their note says so if they are the user's own and not those of the training.
+    """
+    recipe, folder = run.recipe, run.source.parent
+    same_name = dataset in (None, recipe.dataset)
+    if not same_name:
+        recipe = replace(recipe, dataset=dataset or "", validation=None)
+    if not recipe.dataset:
+        raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
+    place = remembered_place(folder) if same_name else None
+    data = load_from_place(recipe, place, directory=directory, progress=progress)
+    data = named_as(data, run.facts.get("classes"))
+    refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
+    return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
+
+
+def load_from_place(
+    recipe: Recipe, place: Path | None, *, directory: str | Path | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one."""
+    if directory is None and place is not None and recipe.dataset in DATASETS:
+        with suppress(DataError):
+            return load_recipe_data(recipe, progress=progress)
+    return load_recipe_data(recipe, directory=directory or place, progress=progress)
+
+
+def place_of_training(folder: Path) -> Path | None:
+    """The stored place of the data of a training to resume: one run, or several seeds, stages or tasks."""
+    folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{PLACE_FILE}"))]
+    return next(filter(None, map(remembered_place, folders)), None)

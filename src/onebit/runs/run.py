@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import sha256_of, write_atomic
-from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
+from onebit.data import Dataset, refuse_other_classes
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
@@ -33,25 +33,6 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_weights, weight_file
-
-
-def load_recipe_data(
-    recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
-) -> Dataset:
-    """The data of a recipe, with its split and preprocessing."""
-    data = load_dataset(
-        recipe.dataset,
-        validation=recipe.validation,
-        split_seed=recipe.split_seed,
-        input_size=recipe.input_size,
-        workers=recipe.workers,
-        skip_broken=recipe.skip_broken,
-        directory=directory,
-        progress=progress,
-    )
-    if recipe.whitening is not None:
-        data = whiten(data)
-    return data if recipe.permutation is None else permute_pixels(data, recipe.permutation)
 
 
 def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:

@@ -13,7 +13,7 @@ from report_runs import task_cells, write_tasks
 
 from onebit.common.files import json_text
 from onebit.errors import FormatError
-from onebit.runs.task_grid import TaskTable, read_table
+from onebit.runs.result import TaskTable, read_table
 
 
 def test_the_table_is_read_back(tmp_path: Path) -> None:
