@@ -87,21 +87,15 @@ def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -
     resolve(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardize"}}))
 
 
-def test_samples_of_any_number_are_taken() -> None:
+def test_a_check_takes_no_memory() -> None:
+    split = _stand_in(Recipe(dataset="cifar10"), DATASETS["cifar10"]).train
+    assert split.images.shape == (45_000, 3, 32, 32)
+    assert not any(split.images.strides)
     resolve(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
-
-
-def test_a_check_takes_no_memory_for_weights() -> None:
     resolve(Recipe())  # imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     resolve(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
-
-
-def test_images_of_a_check_take_no_memory() -> None:
-    split = _stand_in(Recipe(dataset="cifar10"), DATASETS["cifar10"]).train
-    assert split.images.shape == (45_000, 3, 32, 32)
-    assert not any(split.images.strides)
 
 
 def test_weights_beyond_memory_are_refused() -> None:

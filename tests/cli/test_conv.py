@@ -89,13 +89,6 @@ def test_a_broken_image_is_named_and_left_out_only_when_asked(
     assert onebit("train", *flags, "--skip-broken").status == 0
 
 
-def test_a_refused_recipe_takes_nothing_away(onebit: Onebit, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    refused = onebit("train", "--dataset", "toy", "--batch_size", "5000", "--out", tmp_path)
-    assert refused.status == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
 def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Path, tmp_path: Path) -> None:
     images, labels = np.zeros((4, 1, 28, 28), np.uint8), np.arange(4)
     arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}

@@ -83,15 +83,12 @@ def test_every_architecture_trains(config: Callable[..., Outcome]) -> None:
         assert recipe["model"].get("widths") == ([3072, 2048, 2048, 2048, 10] if model == "mlp" else None)
 
 
-def test_the_method_that_is_asked_for_wins(config: Callable[..., Outcome]) -> None:
+def test_flags_and_the_method_that_is_asked_for_win(config: Callable[..., Outcome]) -> None:
     real = config(MNIST, {}, "--method", "real")
     assert real.json["model"]["weight_quantizer"] is None
     ste = config(MNIST, {"mc_steps": None, "temperature": None, "evaluate_steps": None}, "--method", "ste").json
     assert (ste["optimizer"]["name"], ste["optimizer"]["lr"]) == ("adam", 1e-4)
     assert config(MNIST, {"weight_clip_value": 1}, "--method", "bayesbinn").json["optimizer"]["latent_clip"] is None
-
-
-def test_flags_lie_over_the_file(config: Callable[..., Outcome]) -> None:
     recipe = config(MNIST, {"drop_prob": None}, "--epochs", "3", "--optimizer.samples", "2").json
     assert (recipe["epochs"], recipe["optimizer"]["samples"], recipe["model"]["dropout"]) == (3, 2, 0)
 

@@ -190,6 +190,7 @@ def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Pat
         refused = onebit("train", *SHORT, "--out", folder, "--overwrite")
         assert refused.status == 2
         assert str(folder) in refused.line
+    assert onebit("train", *SHORT, "--batch_size", "5000", "--out", other).status == 2
     assert content(other) == before
     (tmp_path / "empty").mkdir()
     (tmp_path / "killed").mkdir()  # before its first step

@@ -137,12 +137,9 @@ def test_several_tasks_do_not_overwrite_one(
         assert contents(folder) == before
 
 
-def test_a_task_without_a_file_is_its_recipe(onebit: Onebit) -> None:
+def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     task = onebit("train", "--task", "permuted-mnist", "--print-config")
     assert task.out == onebit("train", "mnist-permuted", "--print-config").out
-
-
-def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     recipe = onebit("train", "mnist-ste", "--task", "permuted-mnist", "--print-config", "--json").json
     assert recipe["continual"] == {"tasks": 5, "prior": True, "against": [], "own": None}  # STE is its own method
     assert (recipe["name"], recipe["measured"]) == ("mnist-ste", "")

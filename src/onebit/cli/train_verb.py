@@ -115,35 +115,26 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
     """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
     folder = command.folder or Path("runs") / recipe.name
+    seeds = command.seeds
     if command.overwrite:
-        _refuse_overwriting(folder, recipe)
+        if not is_replaceable(folder):
+            raise UsageError(f"--overwrite replaces run folders only, {folder} is not one")
+        for path in filter(None, (recipe.init_from, recipe.teacher)):
+            if Path(os.path.realpath(net_path(path))).is_relative_to(os.path.realpath(folder)):
+                raise UsageError(f"--overwrite replaces {folder}, and the training reads {path}")
     elif command.folder or command.resume:
-        _refuse_used(folder, command.seeds, resume=command.resume)
+        if seeds is None and seed_folders(folder):
+            raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
+        if seeds is not None and holds_run(folder):
+            raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
+        for place in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
+            refuse_used(place, resume=command.resume)
     named = command.folder or command.resume or command.overwrite
     # before the data are loaded: a second training learns of it at once
     with lock_folder(folder, ranks) if named else free_folder(folder, ranks) as free:
         if free not in (None, folder):
             say(f"note: {folder} holds a run already (--resume, --overwrite): this one goes into {free}")
         yield free or folder
-
-
-def _refuse_used(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
-    """Raise UsageError if the folder holds another kind of run (one, or several seeds), or one that is not resumed."""
-    if seeds is None and seed_folders(folder):
-        raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
-    if seeds is not None and holds_run(folder):
-        raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
-    for place in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
-        refuse_used(place, resume=resume)
-
-
-def _refuse_overwriting(folder: Path, recipe: Recipe) -> None:
-    """Raise UsageError if `--overwrite` would replace other files than a run, or weights that the training reads."""
-    if not is_replaceable(folder):
-        raise UsageError(f"--overwrite replaces run folders only, {folder} is not one")
-    for path in filter(None, (recipe.init_from, recipe.teacher)):
-        if Path(os.path.realpath(net_path(path))).is_relative_to(os.path.realpath(folder)):
-            raise UsageError(f"--overwrite replaces {folder}, and the training reads {path}")
 
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
