@@ -135,7 +135,6 @@ def draw_layer(axes: Axes, layer: Layer) -> None:
     limit = max(float(np.abs(weight).max(initial=0)), value or 0.0) or 1.0
     counts, edges = np.histogram(weight, bins=BINS, range=(-limit, limit))
     share, half = 100 * counts / max(1, weight.size), BINS // 2
-    is_latent = signs is not None and (value is None or bool((np.abs(weight) < value).any()))
     if signs is None:
         axes.stairs(share, edges, fill=True, color=REAL)
         mean, sd = weight.mean(dtype=np.float64), weight.std(dtype=np.float64)
@@ -145,7 +144,7 @@ def draw_layer(axes: Axes, layer: Layer) -> None:
         axes.stairs(share[half:], edges[half:], fill=True, color=POSITIVE)
         shown, positive = "value" if value is None else f"{value:.3g}", 100 * float(np.mean(signs > 0))
         caption = f"−{shown}: {100 - positive:.2f} %   +{shown}: {positive:.2f} %"
-        if value is not None and is_latent:
+        if value is not None:
             caption += f"   |w| ≥ {shown}: {100 * float(np.mean(np.abs(weight) >= value)):.1f} %"
     for bound in () if value is None else (-value, value):
         axes.axvline(bound, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -153,5 +152,5 @@ def draw_layer(axes: Axes, layer: Layer) -> None:
     axes.set_xlim(-1.06 * limit, 1.06 * limit)
     name = printable(layer.name, limit=40)
     axes.set_title(f"{name}  ({'×'.join(map(str, weight.shape))})\n{caption}", fontsize=7.5)
-    axes.set_xlabel("latent weight" if is_latent else "weight")
+    axes.set_xlabel("weight" if signs is None else "latent weight")
     axes.set_ylabel("share per bin (%)")

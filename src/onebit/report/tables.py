@@ -93,7 +93,11 @@ def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
     head = ["recipe", "binary weights", "packed size", *(f"test accuracy, {mode}" for mode in modes)]
     head += ["validation accuracy", "runs", "epochs", "time"]
     cells = [_comparison(row, modes) for row in rows]
-    compared = Table("Comparison", head, cells, range(1, len(head)), _comparison_note(groups, modes))
+    note = "± is the sample standard deviation (n − 1) over the seeds of a row."
+    norms = tests_by_mode([run for group in groups for run in group.runs], "bn")
+    if again := [mode for mode, kinds in norms.items() if "reestimate" in kinds]:
+        note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
+    compared = Table("Comparison", head, cells, range(1, len(head)), note)
     masks = [
         [row["label"], mask["split"], mask["weights"]]
         + [share(mask[key]["values"]) if key in mask else MISSING for key in ("mean_iou", "dice")]
@@ -118,16 +122,6 @@ def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
         number_range(row["epochs"]) + unfinished,
         time_left(row["seconds"]),
     ]
-
-
-def _comparison_note(groups: Sequence[Group[RunResults]], modes: Sequence[str]) -> str:
-    runs = [run for group in groups for run in group.runs]
-    note = "" if modes else "No run has been tested yet."
-    if again := [mode for mode, kinds in tests_by_mode(runs, "bn").items() if "reestimate" in kinds]:
-        note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
-    if len(runs) > len(groups):
-        note += " ± is the sample standard deviation (n − 1) over the seeds of a row."
-    return note.strip()
 
 
 def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:

@@ -16,7 +16,6 @@ from onebit.report.wording import mean_sd, printable
 from onebit.runs.result import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE
 
-MARKERS = "osD^vP*X"
 LEGEND_TASKS = 25
 """Largest number of tasks in the legend."""
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}
@@ -100,9 +99,8 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
         for axes, (method, own) in zip(panels, methods.items(), strict=True):
             for seen in range(1, tasks + 1):
                 curve = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
-                style = {"color": curve_color(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
                 label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
-                _draw(axes, curve, markersize=4, label=label, **style)
+                _draw(axes, curve, marker="o", markersize=4, label=label, color=curve_color(seen - 1, tasks))
             means = {row.task: row.means for row in own}
             _draw(axes, means, color=INK, linestyle="--", label="mean of the tasks seen")
             axes.set_title(printable(f"{method} ({own[0].weights} weights)" if own else method, limit=60))
