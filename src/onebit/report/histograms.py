@@ -75,7 +75,7 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
         names = sorted(file.keys(), key=lambda name: places.get(name, len(places)))
         arrays = {name: file.get_tensor(name) for name in names}
         value = run.settings.get("model.value", 1.0)
-        value = None if value == "glorot" else value
+        value = None if value == "glorot" else float(value)
         layers = [
             Layer(name, array, sign(array), value) if name in latents else Layer(name, array)
             for name, array in arrays.items()

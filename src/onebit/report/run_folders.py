@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +102,8 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     A folder of runs is replaced by its runs, see `_runs_in`. A folder without any counts as a run folder, and is
     refused when it is read.
     """
-    paths = {
-        os.path.realpath(path): path for folder in map(Path, folders) for path in _runs_in(folder) or [folder]
-    }.values()
+    found = [run for folder in map(Path, folders) for run in _runs_in(folder) or [folder]]
+    paths = {os.path.realpath(path): path for path in found}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
     return [path for path in paths if path not in several], several
 
@@ -131,14 +130,14 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
 
     A seed counts once in a group: its spread would be too small with the same training twice.
     """
-    members: dict[tuple[str, ...], list[T]] = {}
+    members: dict[Any, list[T]] = {}
+    repeats: Counter[Any] = Counter()
     for run in runs:
         same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
         alike = (repr(same), run.data) if same and run.finished else (run.name,)
-        seed = run.settings.get("seed")
-        keys = ((*alike, str(repeat)) for repeat in itertools.count())
-        own = next(key for key in keys if seed not in [other.settings.get("seed") for other in members.get(key, [])])
-        members.setdefault(own, []).append(run)
+        seed = (alike, repr(run.settings.get("seed")))
+        members.setdefault((alike, repeats[seed]), []).append(run)
+        repeats[seed] += 1
     named = [(printable(own[0].settings.get("name", own[0].name), limit=LABEL_LENGTH), own) for own in members.values()]
     groups = [Group(label, tuple(own)) for label, own in named]
     labels = [group.label for group in groups]
