@@ -68,7 +68,7 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
 
 def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
     """A packed net, the run it was packed from if that is named, and the data to compare on; None without any."""
-    from onebit.data import refuse_other_classes
+    from onebit.data import with_classes
     from onebit.packed import Card, load
     from onebit.verification.raw_images import on_raw_images
 
@@ -85,5 +85,4 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
         say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
         return net, None, load_data_of_net(net, net.certificate.dataset, args)
     data = load_data(source, args.data, dataset=args.dataset)
-    refuse_other_classes(data, net.classes, source=args.run)
-    return net, source, data
+    return net, source, with_classes(data, net.classes, source=args.run)

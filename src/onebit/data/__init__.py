@@ -6,7 +6,7 @@ from onebit.common.augmentation import Augmentation
 from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.decoding import StreamedImages, prefetched, read_batches
-from onebit.data.mask_folder import mask_classes, named_as, read_mask
+from onebit.data.mask_folder import mask_classes, read_mask, with_classes
 from onebit.data.mask_scores import VOID, Masks, by_pixel, confusion_matrix, known_labels, pixel_scores
 from onebit.data.preparation import permute_pixels, whiten
 from onebit.data.resizing import Images
@@ -17,7 +17,6 @@ from onebit.data.splits import (
     Progress,
     Split,
     refuse_held_out,
-    refuse_other_classes,
 )
 from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
 from onebit.data.toy import make_toy
@@ -47,13 +46,12 @@ __all__ = [
     "make_toy",
     "mask_classes",
     "mask_shape",
-    "named_as",
     "permute_pixels",
     "pixel_scores",
     "prefetched",
     "read_batches",
     "read_mask",
     "refuse_held_out",
-    "refuse_other_classes",
     "whiten",
+    "with_classes",
 ]

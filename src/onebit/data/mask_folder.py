@@ -18,7 +18,7 @@ from onebit.data.fetch import find_folder, own_path
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.resizing import Images
 from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
-from onebit.errors import DataError
+from onebit.errors import DataError, UsageError
 
 TEST_SHARE = 0.2
 """The share of the images that are test images; such a folder has no separate ones."""
@@ -88,11 +88,16 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     return tuple(lines), {value: value for value in (*range(len(lines)), VOID)}
 
 
-def named_as(data: Dataset, classes: Sequence[str] | None) -> Dataset:
-    """Masks whose two classes have no names, with those of a net; a note says which value is which. Else `data`."""
-    unnamed = data.test.labels.ndim > 1 and data.classes == UNNAMED
-    if not unnamed or classes is None or len(classes) != len(UNNAMED) or tuple(classes) == UNNAMED:
+def with_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> Dataset:
+    """The data for a net `source` with these classes, or with unknown ones (None); UsageError for others.
+
+    The two classes of masks without names get those of the net; a note says which value is which.
+    """
+    if classes is None or tuple(classes) == data.classes:
         return data
+    if data.test.labels.ndim == 1 or data.classes != UNNAMED or len(classes) != len(UNNAMED):
+        there, here = ", ".join(classes), ", ".join(data.classes)
+        raise UsageError(f"{source}: was trained on the classes {there}; {data.name} {data.directory} has {here}")
     values = ", ".join(f"{value} is {name}" for value, name in zip(UNNAMED, classes, strict=True))
     return replace(data.noted(f"without classes.txt, the masks mean: {values}"), classes=tuple(classes))
 

@@ -279,13 +279,6 @@ class DatasetEntry:
     stored: bool = True
 
 
-def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> None:
-    """UsageError if `classes`, those of the net `source`, are not those of the data; None: they are unknown."""
-    if classes is not None and list(classes) != list(data.classes):
-        there, here = ", ".join(classes), ", ".join(data.classes)
-        raise UsageError(f"{source}: was trained on the classes {there}; {data.name} {data.directory} has {here}")
-
-
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     """Split `train` into a training and a validation split.
 

@@ -16,8 +16,7 @@ from onebit.data import (
     by_pixel,
     fitted_to,
     load_dataset,
-    named_as,
-    refuse_other_classes,
+    with_classes,
 )
 from onebit.errors import UsageError
 from onebit.evaluation.scores import score_logits
@@ -41,8 +40,7 @@ def load_packed_data(
     _, height, width = net.input.shape
     square = height == width and len(net.values[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
-    data = named_as(data, net.classes)
-    refuse_other_classes(data, net.classes, source=source)
+    data = with_classes(data, net.classes, source=source)
     return _gray(data, source) if net.input.shape[0] == 1 and data.input_shape[0] == 3 else data
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from onebit.data import DATASETS, Dataset, Progress, load_dataset, named_as, refuse_other_classes
+from onebit.data import DATASETS, Dataset, Progress, load_dataset, with_classes
 from onebit.data.preparation import permute_pixels, whiten
 from onebit.errors import DataError, UsageError
 from onebit.models import MODELS
@@ -146,8 +146,7 @@ def load_run_data(
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
     place = remembered_place(folder) if same_name else None
     data = load_from_place(recipe, place, directory=directory, progress=progress)
-    data = named_as(data, run.facts.get("classes"))
-    refuse_other_classes(data, run.facts.get("classes"), source=str(run.source))
+    data = with_classes(data, run.facts.get("classes"), source=str(run.source))
     return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
 
 

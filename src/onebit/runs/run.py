@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import sha256_of, write_atomic
-from onebit.data import Dataset, refuse_other_classes
+from onebit.data import Dataset, with_classes
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
@@ -107,7 +107,7 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         trained = run.recipe.settings()
     refuse_other_shape(shape, data, name=name)
     if isinstance(data, Dataset):
-        refuse_other_classes(data, classes, source=f"teacher {name}")
+        with_classes(data, classes, source=f"teacher {name}")
     for change in ("whitening", "permutation"):
         if trained.get(change) != getattr(recipe, change):
             raise UsageError(f"teacher {name} was trained on images with another {change} than this training has")
