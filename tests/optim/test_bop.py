@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.layers import BinaryLinear
 from onebit.optim import Bop, latent_groups
 from onebit.quantizers import Sign
-from onebit.train.schedules import make_schedule, step_factor
+from onebit.train.schedules import make_schedule
 
 
 def one_latent(weights: list[float], **options: float) -> tuple[nn.Parameter, Bop]:
@@ -104,9 +104,8 @@ def test_a_value_other_than_one_leaves_the_latent_alone() -> None:
 
 def test_gamma_and_the_threshold_follow_schedules_of_their_own() -> None:
     optimizer = bop(net(), gamma=0.1, threshold=1e-3)
-    schedule = make_schedule(
-        optimizer, lambda step: 0.5**step, latents=step_factor(0.1, 2), threshold=step_factor(10, 3)
-    )
+    own = {"lr": lambda step: 0.1 ** (step // 2), "threshold": lambda step: 10.0 ** (step // 3)}
+    schedule = make_schedule(optimizer, lambda step: 0.5**step, own)
     found = []
     for _ in range(7):
         found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["threshold"]))
@@ -120,7 +119,7 @@ def test_gamma_and_the_threshold_follow_schedules_of_their_own() -> None:
 def test_a_schedule_of_the_threshold_is_saved_and_goes_on() -> None:
     def start() -> tuple[Bop, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = bop(net(), threshold=1e-3)
-        return optimizer, make_schedule(optimizer, lambda step: 1.0, threshold=step_factor(10, 3))
+        return optimizer, make_schedule(optimizer, lambda step: 1.0, {"threshold": lambda step: 10.0 ** (step // 3)})
 
     optimizer, schedule = start()
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""The words of `onebit train`, read once, and the recipe that they name: everything else works on values."""
+"""The words of `onebit train` and the recipe that they name: everything else works on values."""
 
 from __future__ import annotations
 

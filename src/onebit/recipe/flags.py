@@ -1,4 +1,4 @@
-"""The words of a command line as names and values: one pass, after which nothing looks at words again."""
+"""The words of a command line as names and values."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def request_recipe(
     name = None if task is None else resolve(TASKS, task, kind="task")
     learning = None if name is None else recipe_path(name)
     notes: tuple[str, ...] = ()
-    # the coding of the defaults, and of the model that it replaces, is not its own
+    # a model of the user's own takes no coding from the defaults or from the model that it replaces
     own = {"model.coding": "auto"} if is_own(flags.get("model.name", "")) else {}
     if source is None and learning is None:
         recipe = build_recipe(_defaults(flags, method), own | dict(flags))
@@ -99,11 +99,11 @@ def _of_file(
     settings = read_settings(source or learning)  # type: ignore[arg-type]  # one of them is there
     if source is not None and learning is not None:
         settings = merge(settings, {"continual": read_settings(learning)["continual"], "measured": ""})
+    if method is None and learning is None:
+        return settings
     recipe = build_recipe(settings)
     if method is not None:
         settings = with_method(recipe, method, flags=flags, optimizer=flags.get("optimizer.name"))
-    if method is None and learning is None:
-        return settings
     # the file may compare its tasks with the very method that learns them now
     others = [name for name in recipe.continual.against if name != (method or method_of(recipe))]
     return merge(settings, {"continual": {"against": others}})

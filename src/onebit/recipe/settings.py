@@ -25,7 +25,7 @@ from onebit.recipe.own_names import is_own, short_name
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a training but do not change it."""
 LONGEST_NAME = 200
-SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
+NOT_COMPARED = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 RunName = Annotated[
     str,
     Bound(
@@ -226,7 +226,7 @@ class Recipe(Checked):
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every setting that differs and can change what is trained."""
         here, there = self.values(), other.values()
-        names = [name for name in {**here, **there} if name not in SILENT]
+        names = [name for name in {**here, **there} if name not in NOT_COMPARED]
         # arguments of a quantizer may be in one of them only
         both = [(name, there.get(name), here.get(name)) for name in names]
         changed = [(name, was, now) for name, was, now in both if was != now]

@@ -84,9 +84,8 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
         (recipe.model.weight_quantizer and not names, f"{recipe.name}: weight_quantizer, but no binary layer"),
         (recipe.schedule.warmup >= recipe.epochs, f"schedule.warmup takes all {recipe.epochs:g} epochs"),
         (recipe.label_smoothing and recipe.loss != "cross_entropy", "label_smoothing belongs to loss cross_entropy"),
-        # their black is not whitened
+        # the black pixels that these add would not be whitened
         (recipe.whitening and (crops.crop_padding or crops.cutout), "whitening, but crop_padding or cutout"),
-        (recipe.schedule.warmup >= recipe.epochs, "schedule.warmup takes all epochs"),
         (recipe.permutation is not None and moves, "permutation, but augmentation moves pixels"),
     ):
         if wrong:
@@ -117,5 +116,4 @@ def build_schedule(
     if entry.factors is None:
         return make_schedule(optimizer, factor)
     setup = _setup(recipe, optimizer.param_groups, count=0, steps_per_epoch=steps_per_epoch)
-    own = load(entry.factors)(setup)
-    return make_schedule(optimizer, factor, latents=own.pop("lr", None), own=own)
+    return make_schedule(optimizer, factor, load(entry.factors)(setup))

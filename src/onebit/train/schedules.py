@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -73,11 +74,6 @@ def schedule_factor(
     return factor
 
 
-def step_factor(decay: float, every: int) -> Factor:
-    """step -> decay**n with n = step // every."""
-    return lambda step: decay ** (step // every)
-
-
 class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
     """LambdaLR that also multiplies other settings of the groups that have them."""
 
@@ -102,19 +98,16 @@ class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
 def make_schedule(
     optimizer: torch.optim.Optimizer,
     factor: Factor,
-    *,
-    latents: Factor | None = None,
-    threshold: Factor | None = None,
-    own: Mapping[str, Factor] | None = None,
+    own: Mapping[str, Factor] = MappingProxyType({}),
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step.
 
     Args:
-        latents: the factor of groups of latents; `factor` when None.
-        own: name -> factor of other settings of groups; `threshold` is short for that of "threshold".
+        own: name -> factor of other settings of groups; "lr" is the rate of groups of latents.
     """
-    own = dict(own or {}) | ({} if threshold is None else {"threshold": threshold})
-    factors = [latents if latents is not None and group.get("latent") else factor for group in optimizer.param_groups]
-    if own:
-        return _SettingsSchedule(optimizer, factors, own)
+    others = {name: value for name, value in own.items() if name != "lr"}
+    latents = own.get("lr", factor)
+    factors = [latents if group.get("latent") else factor for group in optimizer.param_groups]
+    if others:
+        return _SettingsSchedule(optimizer, factors, others)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
