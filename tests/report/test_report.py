@@ -17,7 +17,7 @@ from onebit.errors import DataError, FormatError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
 from onebit.report import compare_runs, write_report
 from onebit.report.curves import per_epoch
-from onebit.report.run_folders import differing_settings, group_runs, read_runs
+from onebit.report.run_folders import differing_settings, find_folders, group_runs, read_runs
 from onebit.report.wording import mean_sd, percent, printable
 
 HOSTILE = '<script>alert("1")</script> & $x^2$'
@@ -138,7 +138,7 @@ def test_a_folder_of_seeds_is_replaced_by_its_runs_and_the_first_weights_are_dra
     for seed in (0, 2, 10):
         make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=0.9, weights=True)
     other = make_run(tmp_path / "other", recipe=replace(RECIPE, name="real"), accuracy=0.8)
-    runs = read_runs([tmp_path / "all", other])
+    runs = read_runs(find_folders([tmp_path / "all", other])[0])
     assert [run.name for run in runs] == ["seed-0", "seed-2", "seed-10", "other"]
     names = [file.name for file in write_report([tmp_path / "all", other], tmp_path / "report")]
     assert [name for name in names if name.startswith("weights")] == ["weights-seed-0.png"]
@@ -191,7 +191,7 @@ def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path)
 def test_folders_with_the_same_name_get_unique_names_and_duplicates_are_read_once(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one" / "run", weights=True)
     two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
-    assert [run.name for run in read_runs([one, two, one / ".." / "run"])] == ["one/run", "two/run"]
+    assert [run.name for run in read_runs(find_folders([one, two, one / ".." / "run"])[0])] == ["one/run", "two/run"]
     names = [file.name for file in write_report([one, two], tmp_path / "report")]
     assert "weights-one-run.png" in names
     assert "weights-two-run.png" in names

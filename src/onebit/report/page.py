@@ -50,8 +50,8 @@ def _settings(keys: Iterable[str], *groups: Group[Any]) -> list[list[str]]:
     """A row for each setting, with its value in each group."""
 
     def value(group: Group[Any], key: str) -> str:
-        if key in ("runs", "seed"):
-            return ", ".join(group.seeds if key == "seed" else [run.name for run in group.runs])
-        return flag_text(group.settings[key]) if key in group.settings else MISSING
+        if key == "runs":
+            return ", ".join(run.name for run in group.runs)
+        return ", ".join(dict.fromkeys(flag_text(run.settings[key]) for run in group.runs if key in run.settings))
 
-    return [[key, *(value(group, key) for group in groups)] for key in keys]
+    return [[key, *(value(group, key) or MISSING for group in groups)] for key in keys]

@@ -80,11 +80,6 @@ class Group(Generic[T]):
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
 
-    @property
-    def seeds(self) -> list[str]:
-        """The seeds of the runs, if their recipes are known."""
-        return [flag_text(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
-
 
 def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
     """Test mode -> what the runs that were tested in it have for a key of their scores."""
@@ -109,9 +104,8 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunResults]:
-    """Read the run folders found by `find_folders`; for errors see `onebit.report.write_report`."""
-    paths = [path for paths in find_folders(folders) for path in paths]
-    return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
+    """Read run folders, as found by `find_folders`; for errors see `onebit.report.write_report`."""
+    return [_read_run(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
 
 
 def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
