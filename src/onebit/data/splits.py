@@ -254,8 +254,7 @@ class DatasetEntry:
         classes: the name of each label; None if it depends on the files.
         input_shape: the shape of one image, (C, H, W); None if it depends on the files.
         counts: number of training images (validation included) and of test images; None if they depend on the files.
-        validation: default number of training images to hold out; None for a tenth of them, but at most
-            10,000.
+        validation: default number of training images to hold out; None for a tenth, but at most 10,000.
         licence: the authors and the terms of use.
         note: see `Dataset.note`.
         masks: whether its labels are masks; your own arrays may have masks, too.
