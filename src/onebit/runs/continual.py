@@ -63,10 +63,10 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
-def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Path]]:
-    """(method, task, recipe of the method, run folder) of everything that is learned, in its order."""
+def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Recipe, Path]]:
+    """(method, task, recipe of the method and of the task, run folder) of everything that is learned, in its order."""
     return [
-        (method, task, own, folder / method / f"task-{task}")
+        (method, task, own, task_recipe(own, task), folder / method / f"task-{task}")
         for method, own in arms(recipe).items()
         for task in range(1, recipe.continual.tasks + 1)
     ]
@@ -100,8 +100,7 @@ def train_continual(
     """
     cells = _cells(folder)
     done = {(cell.method, cell.task) for cell in cells}
-    for method, task, own, part in _parts(recipe, folder):
-        asked = task_recipe(own, task)
+    for method, task, own, asked, part in _parts(recipe, folder):
         if (method, task) in done:
             refuse_other(part, asked, data)
             continue
@@ -122,8 +121,8 @@ def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any
     cells, parts = _cells(folder), _parts(recipe, folder)
     if {part[:2] for part in parts} - {(cell.method, cell.task) for cell in cells}:
         return None
-    for _, task, own, part in parts:
-        refuse_other(part, task_recipe(own, task), data)
+    for _, _, _, asked, part in parts:
+        refuse_other(part, asked, data)
     return _result(recipe, data, folder, cells)
 
 

@@ -19,8 +19,6 @@ from onebit.train.schedules import make_schedule, schedule_factor
 FUSED = ("adam", "adamw", "sgd")
 """Optimizers with one pass over parameter and state instead of a dozen."""
 
-CLIPS = ("clip_grad_value", "clip_grad_norm")
-
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
     """The optimizer of a recipe over `latent_groups`, with latent clip, what the quantizer adds, or compiled update.
@@ -71,7 +69,8 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
     unused = [option for option in options if getattr(settings, option) and not takes(kind, option)]
     unused += ["lr_scale"] if entry.own_rule and settings.lr_scale else []
     # as large as the number of images: a clip would leave nothing of them
-    unused += [] if entry.clips_gradients else [option for option in CLIPS if getattr(settings, option)]
+    clips = () if entry.clips_gradients else ("clip_grad_value", "clip_grad_norm")
+    unused += [option for option in clips if getattr(settings, option)]
     moves = crops.crop_padding or crops.flip or crops.cutout or crops.min_area or crops.first_size
     known = {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
