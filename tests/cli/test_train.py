@@ -117,7 +117,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def test_ctrl_c_says_how_to_go_on_and_resuming_is_bit_identical(onebit: Onebit, tmp_path: Path) -> None:
-    folder, slow = tmp_path / "run", ["--epochs", "3", "--batch_size", "50"]
+    folder, slow = tmp_path / "run", ["--epochs", "6", "--batch_size", "50"]
     arguments = ["train", "digits-smoke", *SMALL, *slow, "--out", folder]
     done = subprocess.run(
         [*command()[:1], "-c", CTRL_C, str(folder / "last.ckpt"), *map(str, arguments)],

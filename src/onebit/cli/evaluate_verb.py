@@ -12,7 +12,7 @@ from onebit.nets import is_packed
 
 
 def parser() -> Parser:
-    shared = ("run-or-net", "dataset", "seed", "data", "threads", "json")
+    shared = ("run-or-net", "recipe", "model", "dataset", "seed", "data", "threads", "json")
     made = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
     modes = "latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)"
     made.add_argument("--weights", metavar="MODE", help=modes)

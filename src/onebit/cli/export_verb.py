@@ -23,7 +23,7 @@ CERTIFIED = 1000
 
 def parser() -> Parser:
     description = "Write a trained net, or a packed one, for other software, and compare it."
-    made = Parser("export", description, "run-or-net", "data", "json")
+    made = Parser("export", description, "run-or-net", "recipe", "model", "data", "json")
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     made.add_argument("--to", required=True, metavar="TARGET", help=targets)
     made.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")

@@ -25,10 +25,9 @@ CODINGS = {
 
 def parser() -> Parser:
     description = "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder."
-    made = Parser("inspect", description, "json")
+    made = Parser("inspect", description, "model", "json")
     made.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
     made.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
-    made.add_model()
     return made
 
 

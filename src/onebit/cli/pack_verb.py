@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def parser() -> Parser:
     description = "Fold and pack a trained net to one bit per weight, and certify it on its test data."
-    made = Parser("pack", description, "run", "dataset", "seed", "data", "threads", "json")
+    made = Parser("pack", description, "run", "recipe", "model", "dataset", "seed", "data", "threads", "json")
     made.add_argument("-o", "--output", required=True, metavar="NET.1bit")
     made.add_argument("--weights", choices=("binary", "sample"), default="binary", help="sample: one random draw")
     count = whole_number(1)

@@ -19,28 +19,18 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
         self.register("type", None, _not_empty)  # of each path and name
-        for name in RUNS.keys() & shared:
-            self.add_argument("run", metavar=name.upper(), help=RUNS[name])
-            self.add_argument("--recipe", **SHARED["recipe"])
-            self.add_model()
         common = self.add_argument_group("common options")  # printed after those of the verb
         for name in shared:
-            if name in SHARED:
+            if name in RUNS:
+                self.add_argument("run", metavar=name.upper(), help=RUNS[name])
+            else:
                 common.add_argument(f"--{name}", **SHARED[name])
-
-    def add_model(self) -> None:
-        """Add `--model FILE.py:Class`; `parse` gives `--model.NAME VALUE` as a mapping in `model_arguments`."""
-        self.add_argument(
-            "--model",
-            metavar="FILE.py:Class",
-            help="the code of a model of your own, also package.module:Class; --model.NAME VALUE for its arguments",
-        )
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help)")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """All of `argv`; UsageError for words that are not understood."""
+        """All of `argv`, with each `--model.NAME VALUE` in `model_arguments`; UsageError for other words."""
         words = self._spelled(argv)
         if any(action.nargs == "+" for action in self._get_positional_actions()):
             with suppress(UsageError):  # options between files, which argparse cannot with `--` before the first one
@@ -99,9 +89,13 @@ def _not_empty(text: str) -> str:
 
 NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit (onebit list nets)"
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
-"""The first argument of a verb -> its help; `--recipe` and `--model` go with it."""
+"""The first argument of a verb -> its help."""
 SHARED: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "NAME", "help": "recipe of a weight file without one, outside a run folder"},
+    "model": {
+        "metavar": "FILE.py:Class",
+        "help": "the code of a model of your own, also package.module:Class; --model.NAME VALUE for its arguments",
+    },
     "dataset": {"metavar": "NAME", "help": "another data set than the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {

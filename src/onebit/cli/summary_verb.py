@@ -31,10 +31,9 @@ def parser() -> Parser:
         "summary",
         "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
         "is a run folder, a weight file or a packed net; or --model NAME, as it would be trained.",
-        *("recipe", "threads", "json"),
+        *("recipe", "model", "threads", "json"),
     )
     made.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
-    made.add_model()
     made.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
     made.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
     made.add_argument("--input_shape", metavar="SIZES", type=_shape, help="without NET: of one sample, such as 1,28,28")

@@ -26,7 +26,7 @@ def parser() -> Parser:
         "torch layers, the packed net. For a packed net: the accuracy in its certificate and card, with --source the "
         "whole certificate. Exit status 1 when a claim does not hold."
     )
-    made = Parser("verify", description, "run-or-net", "dataset", "data", "threads", "json")
+    made = Parser("verify", description, "run-or-net", "recipe", "model", "dataset", "data", "threads", "json")
     made.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
     return made
 
