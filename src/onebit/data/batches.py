@@ -148,14 +148,23 @@ class TrainingImages:
 
     def _cropped(self, pixels: Images, draws: Draws) -> Images:
         """Pad images (N, P, H, W, K) and crop the drawn windows."""
-        height, width = self.size
-        border = (self.augmentation.crop_padding, self.augmentation.crop_padding)
-        reflects = self.augmentation.padding_mode == "reflect"
-        padded = np.pad(pixels, ((0, 0), (0, 0), border, border, (0, 0)), "reflect" if reflects else "constant")
-        cropped = np.empty(pixels.shape, np.uint8)
-        for image, out, top, left in zip(padded, cropped, draws.top.tolist(), draws.left.tolist(), strict=True):
-            out[...] = image[:, top : top + height, left : left + width]
-        return cropped
+        count, planes, height, width, values = pixels.shape
+        padding = self.augmentation.crop_padding
+        if self.augmentation.padding_mode == "reflect":
+            border = (padding, padding)
+            padded = np.pad(pixels, ((0, 0), (0, 0), border, border, (0, 0)), "reflect")
+        else:
+            padded = np.zeros((count, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
+            padded[:, :, padding : padding + height, padding : padding + width] = pixels
+        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
+        image, plane, down, across, _ = padded.strides
+        windows: npt.NDArray[Any] = np.ndarray(
+            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
+            np.dtype(f"V{width * values}"),
+            padded,
+            strides=(image, down, across, plane, down),
+        )
+        return windows[np.arange(count), draws.top, draws.left].view(np.uint8).reshape(pixels.shape)
 
 
 class TrainingSamples:
