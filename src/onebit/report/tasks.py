@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from onebit.report.curves import per_epoch
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
-from onebit.report.wording import mean_sd, printable
+from onebit.report.wording import printable
 from onebit.runs.result import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE
 
@@ -116,6 +115,5 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
 
 def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
     """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
-    after = sorted(curve)
-    mean, sd = (np.array([100 * (mean_sd(curve[task])[part] or 0.0) for task in after]) for part in (0, 1))
+    after, mean, sd = per_epoch([(task, 100 * value) for value in values] for task, values in curve.items())
     draw_mean(axes, after, mean, sd, **style)
