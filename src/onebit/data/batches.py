@@ -158,7 +158,7 @@ class TrainingImages:
             padded[:, :, padding : padding + height, padding : padding + width] = pixels
         # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
         image, plane, down, across, _ = padded.strides
-        windows: npt.NDArray[Any] = np.ndarray(
+        windows: npt.NDArray[np.void] = np.ndarray(
             (count, 2 * padding + 1, 2 * padding + 1, planes, height),
             np.dtype(f"V{width * values}"),
             padded,
