@@ -82,9 +82,7 @@ class KilledOnce:
             raise Stop
         self.seen.append(row.epoch)
 
-    def end(self, result: Any) -> None: ...
-
-    def stop(self) -> None: ...
+    def end(self, result: Any = None) -> None: ...
 
 
 def test_trackers_hear_of_the_last_epoch_before_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,7 @@ def seed_folders(folder: Path) -> list[Path]:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a training has written there: one run, or several of seeds or tasks."""
-    parts = ("recipe.yaml", ASIDE, MOVING)
-    return holds_run(folder) or any((folder / part).exists() for part in parts) or bool(seed_folders(folder))
+    return any((folder / part).exists() for part in (ASIDE, MOVING)) or bool(written(folder))
 
 
 @contextmanager

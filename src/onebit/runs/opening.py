@@ -44,11 +44,7 @@ class Run:
 
 
 def open_run(
-    path: str | Path,
-    *,
-    recipe: str | None = None,
-    model: ModelRecipe | None = None,
-    dataset: str | None = None,
+    path: str | Path, *, recipe: str | None = None, model: ModelRecipe | None = None, dataset: str | None = None
 ) -> Run:
     """A trained net from a run folder or a weight file, on the CPU in eval mode.
 
@@ -68,11 +64,8 @@ def open_run(
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif model is not None:
-        settings = {
-            "name": source.stem,
-            "dataset": dataset or str(facts.get("dataset") or ""),
-            "model": model.settings(),
-        }
+        known = dataset or str(facts.get("dataset") or "")
+        settings = {"name": source.stem, "dataset": known, "model": model.settings()}
     else:
         raise UsageError(f"{source}: has no recipe; name one with --recipe, or its code with --model FILE.py:Class")
     built = build_recipe(settings)

@@ -107,7 +107,9 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
     Its latents are initialized as the recipe says, with torch's random numbers.
     """
     quantizers = (settings.weight_quantizer, settings.input_quantizer)
-    if quantizers != (None, None) and not any(True for _ in binary_layers(model)):
+    if quantizers == (None, None):
+        model.meant_real = True  # type: ignore[assignment]  # for `mistakes` of `onebit.fold.check`
+    elif not any(True for _ in binary_layers(model)):
         weights, inputs = (
             with_options(table, name, options, kind=f"{kind} quantizer")
             for table, name, options, kind in (
@@ -126,8 +128,6 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
         )
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
-    if quantizers == (None, None):
-        model.meant_real = True  # type: ignore[assignment]  # for `mistakes` of `onebit.fold.check`
     return model
 
 

@@ -31,7 +31,7 @@ def numbers(row: EpochLog) -> dict[str, float]:
 
 def outcome(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """(name, value) of each test score: `test/binary/accuracy`, …"""
-    for mode, score in result["test"].items():
+    for mode, score in result.get("test", {}).items():
         yield from ((f"test/{mode}/{name}", score[name]) for name in ("accuracy", "loss", "entropy", "ece"))
 
 
@@ -49,13 +49,10 @@ class TensorBoard:
             self._at(row.epoch).add_scalar(name, value, row.epoch)
         self._writer.flush()
 
-    def end(self, result: Mapping[str, Any]) -> None:
-        after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps its epochs
+    def end(self, result: Mapping[str, Any] = {}) -> None:
         for name, value in outcome(result):
+            after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps its epochs
             self._at(after).add_scalar(name, value, result["chosen_epoch"])
-        self.stop()
-
-    def stop(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -94,17 +91,13 @@ class WeightsAndBiases:
     def epoch(self, row: EpochLog) -> None:
         self._run.log(numbers(row), step=row.epoch)
 
-    def end(self, result: Mapping[str, Any]) -> None:
+    def end(self, result: Mapping[str, Any] = {}) -> None:
         self._run.summary.update(dict(outcome(result)))
-        self._run.finish()
-
-    def stop(self) -> None:
-        self._run.finish(exit_code=1)
+        self._run.finish(exit_code=int(not result))
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
-"""Called after each epoch, and with the content of result.json at the `end`; `stop` keeps what a resumed run continues.
-"""
+"""Called after each epoch, and at the `end` with the content of result.json, or without it if the training failed."""
 
 
 def refuse_missing(names: Sequence[str]) -> None:
@@ -123,5 +116,5 @@ def tracking(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks
         yield opened
     except BaseException:  # Ctrl-C too
         for tracker in opened:
-            tracker.stop()
+            tracker.end()
         raise
