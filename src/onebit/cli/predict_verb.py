@@ -53,25 +53,18 @@ def main(argv: list[str]) -> int:
     elif args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
     else:
-        predictions, failed = _predict(net, args, shape)
+        facts, samples, failed = _samples(args.files, net, invert=args.invert)
+        # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
+        chosen = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes))
+        outputs: Any = run(net, np.stack(samples)) if samples else ()
+        found = _labels(net, outputs, top=args.top) if chosen and not args.values else _values(net, outputs)
+        predictions = list(map(dict.__or__, facts, found))
     if predictions:
         say(net.statement)
     if predictions or args.json:
-        facts = {"net": args.net, "predictions": predictions, "failed": failed}
-        answer_either(facts, "\n".join(map(line, predictions)), as_json=args.json)
+        answer = {"net": args.net, "predictions": predictions, "failed": failed}
+        answer_either(answer, "\n".join(map(line, predictions)), as_json=args.json)
     return DataError.exit_status if failed else 0
-
-
-def _predict(net: PackedNet, args: Any, shape: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """The predictions, and the images that do not decode."""
-    facts, samples, failed = _samples(args.files, net, invert=args.invert)
-    if not samples:
-        return [], failed
-    outputs = run(net, np.stack(samples))
-    # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
-    labeled = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
-    found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
-    return list(map(dict.__or__, facts, found)), failed
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
