@@ -46,13 +46,9 @@ def test_every_variant_is_timed(onebit: Onebit, net: Path, monkeypatch: pytest.M
         assert row["numpy_speedup"] > 0
     assert facts["rows"][0]["numpy_speedup"] == 1
     assert done.err == ""
-
-
-def test_the_table(onebit: Onebit, net: Path) -> None:
-    head, columns, *rows = onebit("bench", net, *FAST).out.splitlines()
-    assert head == f"{net}, 1 thread: medians of 2 rounds; all variants give the same logits"
+    columns, first, *_ = onebit("bench", net, *FAST).out.splitlines()[1:]
     assert columns.split()[:2] == ["batch", "variant"]
-    assert rows[0].split()[:2] == ["1", "numpy"]
+    assert first.split()[:2] == ["1", "numpy"]
 
 
 @pytest.mark.parametrize("switched_off", [True, False])

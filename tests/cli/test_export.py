@@ -86,17 +86,6 @@ def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
     assert layers[0] == layers[1] == layers[2]
 
 
-def test_what_was_compared_is_printed(onebit: Onebit, packed_file: Path, here: Path) -> None:
-    done = onebit("export", packed_file, "--to", "torch", "-o", "net.safetensors")
-    assert done.status == 0
-    first, second = done.out.splitlines()
-    assert first.startswith("net.py, net.safetensors: ")
-    assert second.startswith(
-        "compared with the packed net on 200 mnist-sample test images, run with torch: 0 of 200 labels"
-    )
-    assert left(here) == ["net.py", "net.safetensors"]
-
-
 def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: Path) -> None:
     for name, make in OTHER_NETS.items():
         save(make(), f"{name}.1bit")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import set_threads
 from onebit.cli.main import INTERRUPTED
-from onebit.cli.output import answer, answer_either, download_progress, percent, progress, say
+from onebit.cli.output import answer_either, download_progress, percent, progress, say
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import USAGE, train_help
 from onebit.common.files import append_text
+from onebit.common.progress import print_answer
 from onebit.errors import OnebitError, TrainingError, UsageError
 from onebit.nets import net_path
 from onebit.recipe import Recipe
@@ -91,7 +92,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
             from onebit.runs.own_model import load_code, parameters
 
             code = parameters(load_code(recipe.model.name))
-        answer(train_help(recipe, code))
+        print_answer(train_help(recipe, code))
         return 0
     if not command.names_training:
         say(f"usage: {USAGE}")
