@@ -150,11 +150,11 @@ def test_outputs_that_were_not_compared_as_labels_are_numbers(
 
 def test_inspect_shows_input_and_outputs(onebit: Onebit, net: Path, packed_file: Path) -> None:
     shown = onebit("inspect", net).out
-    assert "\ninput: float32 5 (measurements), as they are\noutput: 3\n" in shown
+    assert "\ninput: float32 5 (measurements), coding values\noutput: 3\n" in shown
     facts = onebit("inspect", net, "--json").json["facts"]
     assert facts["input"] == {"dtype": "float32", "shape": [5], "meaning": "measurements", "coding": "values"}
     assert facts["outputs"] == [{"key": "", "name": "n2", "shape": [3]}]
-    assert "\ninput: uint8 1×28×28, coded as 2x - 255\noutput: 10\n" in onebit("inspect", packed_file).out
+    assert "\ninput: uint8 1×28×28, coding integer\noutput: 10\n" in onebit("inspect", packed_file).out
 
 
 def write(folder: Path, name: str, content: Any) -> Path:

@@ -21,10 +21,8 @@ def main(argv: list[str]) -> int:
     with download_progress() as fetched:
         options = {name: getattr(args, name) for name in ("input_size", "workers", "skip_broken")}
         found = fetch_dataset(args.name, directory=args.data, progress=fetched, **options)
-    if found.directory:
-        lines = [f"{args.name}: complete in {found.directory}", *(f"  {file}" for file in found.files), found.note]
-    else:
-        lines = [f"{args.name}: generated, no files"]
+    where = f"complete in {found.directory}" if found.directory else "generated, no files"
+    lines = [f"{args.name}: {where}", *(f"  {file}" for file in found.files), found.note]
     facts = {"dataset": args.name, "dir": found.directory, "files": list(found.files), "note": found.note}
     answer_either(facts, "\n".join(filter(None, lines)), as_json=args.json)
     return 0

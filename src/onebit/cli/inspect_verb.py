@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from onebit.runs.run import Run
     from onebit.verification.inspection import Inspection
 
-CODINGS = {
-    "integer": ", coded as 2x - 255",
-    "standardize": ", standardized: (x - mean) / std",
-    "values": ", as they are",
-}
-
 
 def parser() -> Parser:
     description = "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder."
@@ -73,7 +67,7 @@ def _lines(found: Inspection) -> Iterator[str]:
         taken, given = found.facts["input"], found.facts["outputs"]
         meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
         named = [f", {name} {', '.join(f'{x:.6g}' for x in taken[name])}" for name in ("mean", "std") if name in taken]
-        yield f"input: {taken['dtype']} {_sizes(taken['shape'])}{meaning}{CODINGS[taken['coding']]}{''.join(named)}"
+        yield f"input: {taken['dtype']} {_sizes(taken['shape'])}{meaning}, coding {taken['coding']}{''.join(named)}"
         yield "output: " + ", ".join(f"{row['key']} {_sizes(row['shape']) or 1}".strip() for row in given)
     for key, value in found.facts.items():
         yield from _fact(key, value)

@@ -117,5 +117,4 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}
-        say(f"native kernels ({plan.isa.name}) computed all of them, numpy {facts['numpy']:,}, with the same bits")
     return packed, facts, ranges
