@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from covering import covering, recipe_traits
-from recipe_nets import without_runs
+from recipe_nets import RECIPES, small, without_runs
 from torch import nn
 from toy_training import TOY
 
-from onebit.data import DATASETS, Dataset, Split, load_dataset
+from onebit.data import DATASETS, Dataset, Split
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
@@ -26,12 +26,9 @@ from onebit.quantizers import sign
 from onebit.recipe import (
     Recipe,
     build_recipe,
-    default_settings,
     merge,
     method_settings,
-    methods,
     read_settings,
-    recipe_names,
     recipe_path,
 )
 from onebit.runs.model import build_model, build_training
@@ -193,85 +190,59 @@ def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> No
 
 
 # ---------------------------------------------------------------------------------------------------------- what ships
-def with_masks(shipped: Recipe, classes: tuple[str, ...]) -> tuple[Recipe, Dataset]:
-    """A shipped recipe for segmentation with thin layers and two steps on the smallest images that its net takes."""
-    side, window = (100, 188) if shipped.model.padding == "valid" else (16, 16)
-    rng = np.random.default_rng(0)
-
-    def draw(count: int) -> Split:
-        images = rng.integers(0, 256, (count, 1, side, side), dtype=np.uint8)
-        return Split(images, rng.integers(0, len(classes), (count, side, side), dtype=np.uint8))
-
-    small = dataclasses.replace(
-        shipped,
-        model=dataclasses.replace(shipped.model, width=1 / 32),
-        augmentation=dataclasses.replace(shipped.augmentation, repeats=1, crop_size=window),
-        epochs=1,
-        batch_size=4,
-        device="cpu",
-    )
-    return small, Dataset(shipped.dataset, draw(8), draw(2), draw(2), classes)
-
-
 def shrunken(name: str) -> tuple[Recipe, Dataset]:
-    """A shipped recipe with thin layers and two steps on random images of its data's shape."""
-    shipped = SHIPPED[name]
-    entry = DATASETS[shipped.dataset]
-    if shipped.model.name == "unet":
-        return with_masks(shipped, entry.classes or ("0", "255"))
-    rng = np.random.default_rng(0)
-    # a folder says what it holds when it is read; 64 pixels are the least that the nets of ImageNet take
-    shape, classes = entry.input_shape or (3, 64, 64), entry.classes or tuple(map(str, range(20)))
+    """A shipped recipe with thin layers and two steps on small random images."""
+    shipped = without_runs(RECIPES[name])
+    model, shape, classes = small(shipped)
+    masks, rng = model.name == "unet", np.random.default_rng(0)
+    side = shape[1] if masks else shipped.augmentation.crop_size
+    if masks and model.padding == "valid":
+        shape, side = (1, 100, 100), 188
+    names, images = DATASETS[shipped.dataset].classes or map(str, range(classes)), 8 if masks else 64
 
     def draw(count: int) -> Split:
         images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        return Split(images, np.arange(count, dtype=np.int64) % len(classes))
+        labels = rng.integers(0, classes, (count, *shape[1:]), dtype=np.uint8)
+        return Split(images, labels if masks else np.arange(count, dtype=np.int64) % classes)
 
-    if shipped.model.widths is None:
-        thin = dataclasses.replace(shipped.model, width=0.125)
-    else:
-        first, *hidden, last = shipped.model.widths
-        thin = dataclasses.replace(shipped.model, widths=(first, *(8 for _ in hidden), last))
-    small = dataclasses.replace(
-        without_runs(shipped),
-        model=thin,
+    thin = dataclasses.replace(
+        shipped,
+        model=model,
+        augmentation=dataclasses.replace(shipped.augmentation, repeats=1, crop_size=side),
         schedule=dataclasses.replace(shipped.schedule, warmup=0.0),
         epochs=1,
-        batch_size=32,
+        batch_size=images // 2,
         device="cpu",
     )
-    return small, Dataset(entry.name, draw(64), draw(8), draw(8), classes)
+    return thin, Dataset(shipped.dataset, draw(images), draw(8), draw(8), tuple(names)[:classes])
 
 
-SHIPPED = {name: build_recipe(read_settings(recipe_path(name))) for name in recipe_names()}
-
-
-@pytest.mark.parametrize("name", covering(SHIPPED, of=lambda name: recipe_traits(SHIPPED[name])))
+@pytest.mark.parametrize("name", covering(RECIPES, of=lambda name: recipe_traits(RECIPES[name])))
 def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
     """Daily those that have every trait of a recipe among them."""
-    small, tiny = shrunken(name)
-    built = build_training(small, tiny)
+    recipe, tiny = shrunken(name)
+    built = build_training(recipe, tiny)
     before = {key: value.clone() for key, value in built.model.state_dict().items()}
-    history = fit_recipe(small, built, tiny)
+    history = fit_recipe(recipe, built, tiny)
     assert history.rows[-1].step == 2
     weights = [key for key, value in before.items() if value.dim() >= 2 and "coding" not in key]
     assert weights
     assert all(not torch.equal(built.model.state_dict()[key], before[key]) for key in weights)
-    assert evaluate(built.model, tiny.test).weights == ("binary" if small.model.weight_quantizer else "real")
+    assert evaluate(built.model, tiny.test).weights == ("binary" if recipe.model.weight_quantizer else "real")
     for _, layer in binary_layers(built.model):
         assert set(layer.binary_weight().signs.unique().tolist()) == {-1.0, 1.0}
-    if small.model.weight_quantizer:
-        goes_to_a_plain_twin_and_back(small, tiny, built.model)
+    if recipe.model.weight_quantizer:
+        goes_to_a_plain_twin_and_back(recipe, tiny, built.model)
 
 
-def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Module) -> None:
+def goes_to_a_plain_twin_and_back(recipe: Recipe, data: Dataset, trained: nn.Module) -> None:
     """The ±1 weights in ordinary layers, and those loaded as latent weights, make the predictions of the net.
 
     AdaBin's two values have another center as latents: the mean of a channel, which may have more of one of them.
     """
     shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
-    plain = dataclasses.replace(small.model, weight_quantizer=None, weight_options=None, value=1.0)
-    twin, back = (build_model(model, **shape).eval() for model in (plain, small.model))
+    plain = dataclasses.replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
+    twin, back = (build_model(model, **shape).eval() for model in (plain, recipe.model))
     load_weights(twin, plain_state_dict(trained), source="twin")
     assert not any(True for _ in binary_layers(twin))
     load_weights(back, twin.state_dict(), source="back")
@@ -284,16 +255,6 @@ def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Modu
     if all(weight.centre is None for weight in weights):
         torch.testing.assert_close(predict_logits(back, images), logits, rtol=most, atol=most)
     torch.testing.assert_close(predict_logits(twin, images), logits, rtol=most, atol=most)
-
-
-@pytest.mark.nightly  # daily each method learns within a few steps: tests/recipe/test_presets.py
-@pytest.mark.parametrize("method", methods())
-def test_every_method_trains_the_toy_data(method: str) -> None:
-    toy = load_dataset("toy")
-    asked = merge(TOY | {"epochs": 4}, methods()[method])
-    built = build_training(build_recipe(merge(default_settings(build_recipe(asked)), asked)), toy)
-    fit(built.model, toy, built.optimizer, epochs=4, loss=built.loss, schedule=built.schedule, batch_size=32)
-    assert evaluate(built.model, toy.test).accuracy > 0.8
 
 
 # ----------------------------------------------------------------------------------------------------------- two stages
