@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,15 +92,9 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
                 scale, shift = _definite([(node.scale, node.shift)], 1)
                 _copy(quantizer.distance, scale[:1])
                 _copy(quantizer.centre, shift[:1])
-    lines = _norm_lines(model, net, nodes)
-
-    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
-        _set_norm(norm, lines[norm], x.mean(1).numpy(), x.var(1, correction=0).numpy())
-
     with ExitStack() as stack:
-        for norm in lines:
-            stack.callback(norm.register_forward_pre_hook(settle).remove)
+        for norm, line in _norm_lines(model, net, nodes).items():
+            stack.callback(norm.register_forward_pre_hook(partial(_set_norm, line)).remove)
         stack.enter_context(kept_training(model))
         model.eval()(torch.as_tensor(images).to(model_device(model)))
 
@@ -187,8 +182,10 @@ def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
     return _Line(slope, place, level, free=True)
 
 
-def _set_norm(norm: Norm, line: _Line, mean: np.ndarray, variance: np.ndarray) -> None:
-    """Give a BatchNorm these statistics, and the factor and shift with which it computes a line."""
+def _set_norm(line: _Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    """Give a BatchNorm the statistics of its inputs, and the factor and shift with which it computes a line."""
+    x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
+    mean, variance = x.mean(1).numpy(), x.var(1, correction=0).numpy()
     deviation = np.sqrt(variance + norm.eps)
     scale = line.scale / deviation if line.free else line.scale
     shift = line.level - scale * line.place
