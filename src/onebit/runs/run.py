@@ -170,10 +170,14 @@ def train_part(
     recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, ranks: Ranks = ALONE, **options: Any
 ) -> None:
     """Train a stage or a task into a run folder of its own, unless it is finished there."""
+
+    def finished() -> bool:
+        start_folder(folder, recipe, resume=resume)
+        refuse_other_data(folder, data)
+        return (folder / RESULT_FILE).exists()
+
     with lock_folder(folder, ranks):
-        ranks.first(lambda: start_folder(folder, recipe, resume=resume))
-        ranks.first(lambda: refuse_other_data(folder, data))
-        if not ranks.first((folder / RESULT_FILE).exists):
+        if not ranks.first(finished):
             train_stage(recipe, data, folder, resume=resume, ranks=ranks, **options)
 
 
