@@ -337,6 +337,18 @@ def test_the_images_for_batch_norm_are_spread_over_the_split() -> None:
     assert set(index.diff().tolist()) <= {2, 3}
 
 
+def test_training_inputs_alone_give_the_statistics_of_a_pair(
+    splits: tuple[Split, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.evaluation.modes.BN_IMAGES", 64)
+    train, test = splits
+    alone, pair = (
+        evaluate(net(), test, train=part, bn="reestimate") for part in (train.images, (train.images, train.labels))
+    )
+    assert len(train) > 64
+    assert alone == pair
+
+
 # ---------------------------------------------------------------------------------------------------------------- rest
 @pytest.mark.parametrize("batch_size", [7, 30, 89, 1000])
 def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], batch_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, ClassVar, TextIO
@@ -81,10 +82,13 @@ class Progress:
         self.label, self.unit, self.then = shortened(label, LONGEST_LABEL), unit, then
         self._bar: Any = None
         self._task: Any = None
+        self._shown = -1.0
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to be called often."""
-        if _on_terminal() and Progress._drawn in (None, self):
+        due = done == total or time.monotonic() - self._shown >= 0.1
+        if due and _on_terminal() and Progress._drawn in (None, self):
+            self._shown = time.monotonic()
             with suppress(OSError):  # as in `print_note`
                 if self._bar is not None or self._open(total):
                     speed = self._bar.tasks[0].speed

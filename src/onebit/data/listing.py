@@ -124,5 +124,5 @@ def _list_images(root: Path, folder: Path, classes: tuple[str, ...], others: lis
             for path in (os.path.join(place, entry) for entry in shown if is_image_name(entry)):
                 # of a broken link, which decoding names, the size is 0
                 size = os.path.getsize(path) if os.path.exists(path) else 0
-                images.append(ImageFile(path[len(str(root)) + 1 :], classes.index(name), size))
+                images.append(ImageFile(os.path.relpath(path, root), classes.index(name), size))
     return tuple(images)

@@ -36,8 +36,12 @@ def _resized(images: Images, boxes: Sequence[tuple[float, float, float, float]],
 
     resized = np.empty((*images.shape[:2], *size), np.uint8)
     for image, box, out in zip(images, boxes, resized, strict=True):
-        for plane, made in zip(image, out, strict=True):
-            made[...] = Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR, box)
+        # three channels are one picture, which is faster
+        planes, places = (
+            (image.transpose(1, 2, 0)[None], out.transpose(1, 2, 0)[None]) if len(image) == 3 else (image, out)
+        )
+        for plane, made in zip(planes, places, strict=True):
+            made[...] = Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], Image.Resampling.BILINEAR, box)
     return resized
 
 

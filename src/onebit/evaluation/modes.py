@@ -215,7 +215,8 @@ def mode_outputs(
         norms = kept_buffers(batch_norms(model))
         with _ONE_AT_A_TIME, exact, norms, fixed_weights(model, mode, generator=generator):
             if bn == "reestimate" and train is not None:
-                reestimate_batch_norm_(model, train, batch_size=batch_size)
+                whole = train if isinstance(train, (Dataset, Split)) else as_samples(train)
+                reestimate_batch_norm_(model, whole, batch_size=batch_size)
             outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
             unused = [name for name, layer in binary_layers(model) if not layer.fixed_used]
         if unused and draw == 0 and mode != "latent":  # the model may have read the latents
