@@ -45,3 +45,9 @@ def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.Mo
     monkeypatch.setattr(opening, "load_dataset", None)
     with pytest.raises(UsageError, match="batch_size"):
         onebit.Trainer("mlp", batch_size=60_001).fit("mnist")
+
+
+@pytest.mark.parametrize("count", [2048, 5000])
+def test_some_training_images_must_be_left(count: int) -> None:
+    with pytest.raises(UsageError, match="validation"):
+        resolve(build_recipe(TOY | {"validation": count}))

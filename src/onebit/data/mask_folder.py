@@ -93,7 +93,7 @@ def with_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -
 
     The two classes of masks without names get those of the net; a note says which value is which.
     """
-    if classes is None or tuple(classes) == data.classes:
+    if classes is None or tuple(classes) == tuple(data.classes):
         return data
     if data.test.labels.ndim == 1 or data.classes != UNNAMED or len(classes) != len(UNNAMED):
         there, here = ", ".join(classes), ", ".join(data.classes)

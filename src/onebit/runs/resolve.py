@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples
+from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
 from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
@@ -91,6 +91,7 @@ def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
 
     total, tested = entry.counts
     held_out = (entry.validation if recipe.validation is None else recipe.validation) or 0
+    refuse_held_out(held_out, total)
     return Dataset(entry.name, black(total - held_out), black(held_out), black(tested), entry.classes)
 
 
