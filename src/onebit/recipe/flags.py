@@ -78,7 +78,8 @@ def read_words(
             name = f"{ARGUMENTS}.{of_model}"
         is_argument = name.rpartition(".")[0] in OPTION_FIELDS
         if not (flag in short or flag.startswith("--")) or not (name in fields or name in known or is_argument):
-            raise UsageError(f"unknown option {flag}{_nearest(flag, [*fields, *options])}")
+            near = did_you_mean(flag, [f"--{known}" for known in (*fields, *options)], or_all=False)
+            raise UsageError(f"unknown option {flag}{near or ' (onebit train --help)'}")
         if name in fields:
             takes = _BOOLEAN if bool in (fields[name], *get_args(fields[name])) else VALUE
         else:
@@ -117,7 +118,3 @@ def flag_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _nearest(flag: str, known: Sequence[str]) -> str:
-    return did_you_mean(flag, [f"--{name}" for name in known], or_all=False) or " (onebit train --help)"

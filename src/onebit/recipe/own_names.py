@@ -17,8 +17,6 @@ OWN_FIELDS = (
 """Fields of the model that say how to binarize one of the user's own; other `--model.NAME` are its arguments."""
 ARGUMENTS = "model.arguments"
 """Field of a recipe with the arguments of a custom model."""
-OWN_CODINGS = ("auto", "none", "integer", "standardize")
-"""Codings that can be placed before a custom model; "auto" places one only if the model does not take uint8 images."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
