@@ -7,7 +7,6 @@ from onebit.recipe.flags import flag_names, flag_text
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import (
-    DEFAULTS_FILE,
     build_recipe,
     merge,
     method_settings,
@@ -25,7 +24,6 @@ from onebit.recipe.settings import (
 )
 
 __all__ = [
-    "DEFAULTS_FILE",
     "DESCRIPTIVE",
     "ContinualRecipe",
     "ModelRecipe",
