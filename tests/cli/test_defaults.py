@@ -15,7 +15,6 @@ from onebit.models import MODELS
 from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import (
-    DEFAULTS_FILE,
     Recipe,
     build_recipe,
     default_settings,
@@ -26,6 +25,7 @@ from onebit.recipe import (
     recipe_path,
 )
 from onebit.recipe.options import declared
+from onebit.recipe.reading import DEFAULTS_FILE
 from onebit.recipe.request import refuse_foreign
 
 Onebit = Callable[..., Outcome]
