@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-from onebit._version import __version__
+from onebit.common import __version__
 
 _HOME = {
     "BinarizeReport": "onebit.layers",

@@ -21,7 +21,7 @@ from onebit import runtime as runtime
 from onebit import train as train
 from onebit import trainer as trainer
 from onebit import verification as verification
-from onebit._version import __version__ as __version__
+from onebit.common import __version__ as __version__
 from onebit.data import Dataset as Dataset
 from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary

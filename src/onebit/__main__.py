@@ -25,7 +25,7 @@ def overview() -> str:
 
 def _about(arguments: list[str]) -> int:
     """Print the version, or what verbs there are."""
-    from onebit._version import __version__
+    from onebit.common import __version__
     from onebit.common.progress import print_answer
 
     print_answer(f"onebit {__version__}" if arguments[:1] in (["-V"], ["--version"]) else overview())

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     net, data = _opened(args)
     inputs, what = None, ""
     if data is not None:
-        from onebit.data import fitted_to
+        from onebit.evaluation.packed_nets import fitted_to
 
         images = fitted_to(net, data.test).spread(args.images or affordable(net, IMAGES))
         inputs, what = images.images[:], f"{len(images):,} {data.name} test images"

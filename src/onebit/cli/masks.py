@@ -21,11 +21,11 @@ from onebit.data import (
     confusion_matrix,
     known_labels,
     mask_classes,
-    mask_shape,
     pixel_scores,
     read_mask,
 )
 from onebit.errors import DataError, UsageError, escaped
+from onebit.evaluation.packed_nets import mask_shape
 from onebit.packed import PackedNet
 from onebit.runtime import run
 

@@ -2,4 +2,6 @@
 
 from onebit.common.lazy import lazy
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, _ = lazy(__name__)

@@ -18,7 +18,7 @@ from onebit.data.splits import (
     Split,
     refuse_held_out,
 )
-from onebit.data.tiles import Tiling, fitted, fitted_to, mask_shape
+from onebit.data.tiles import Tiling, fitted
 from onebit.data.toy import make_toy
 
 __all__ = [
@@ -40,12 +40,10 @@ __all__ = [
     "confusion_matrix",
     "fetch_dataset",
     "fitted",
-    "fitted_to",
     "known_labels",
     "load_dataset",
     "make_toy",
     "mask_classes",
-    "mask_shape",
     "permute_pixels",
     "pixel_scores",
     "prefetched",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ import numpy.typing as npt
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.resizing import Images
 from onebit.data.splits import Split
-from onebit.errors import DataError, FormatError, UsageError
-from onebit.packed import PackedNet
+from onebit.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -111,29 +110,3 @@ def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:
         raise DataError(f"masks: got {mask} for images of {image}, expected {image}")
     tiling = Tiling(image, seen, predicted)
     return Split(tiling.cut(split.images), tiling.cut_masks(split.labels))
-
-
-def fitted_to(net: PackedNet, split: Split) -> Split:
-    """`fitted` for a packed net; a split without masks is returned as it is. UsageError as `mask_shape`."""
-    return split if split.labels.ndim == 1 else fitted(split, net.input.shape, mask_shape(net))
-
-
-def mask_shape(net: PackedNet) -> tuple[int, int, int]:
-    """(K, H, W) of what a packed net predicts for the pixels in the middle of its input (C, H', W').
-
-    Raises:
-        UsageError: its pixels are not those of the input but larger or smaller, so that a larger input does not make a
-            prediction that is larger by as many pixels.
-    """
-    _, height, width = net.input.shape
-    classes, *sides = net.values[net.only_output].shape
-    try:
-        larger = replace(net, input=replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width)))
-        _, *grown = larger.values[net.only_output].shape
-    except FormatError:  # a size that such a net does not take
-        grown = [sides[0] + height, sides[1] + width]
-    if grown != [sides[0] + height, sides[1] + width]:
-        raise UsageError(
-            f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, at another scale"
-        )
-    return classes, sides[0], sides[1]

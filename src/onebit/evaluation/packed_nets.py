@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from onebit.data import (
     Split,
     StreamedImages,
     by_pixel,
-    fitted_to,
+    fitted,
     load_dataset,
     with_classes,
 )
-from onebit.errors import UsageError
+from onebit.errors import FormatError, UsageError
 from onebit.evaluation.scores import score_logits
 from onebit.packed import PackedNet
 from onebit.runtime import run
@@ -68,3 +69,29 @@ def score_packed(
     loss = float((log_sum - logits[np.arange(len(labels)), labels]).mean())
     score = score_logits(logits, labels, loss=loss, masked=split.labels.ndim > 1, weights="packed", bn="trained")
     return score.as_dict() | {"loss_name": "cross_entropy"}
+
+
+def fitted_to(net: PackedNet, split: Split) -> Split:
+    """`fitted` for a packed net; a split without masks is returned as it is. UsageError as `mask_shape`."""
+    return split if split.labels.ndim == 1 else fitted(split, net.input.shape, mask_shape(net))
+
+
+def mask_shape(net: PackedNet) -> tuple[int, int, int]:
+    """(K, H, W) of what a packed net predicts for the pixels in the middle of its input (C, H', W').
+
+    Raises:
+        UsageError: its pixels are not those of the input but larger or smaller, so that a larger input does not make a
+            prediction that is larger by as many pixels.
+    """
+    _, height, width = net.input.shape
+    classes, *sides = net.values[net.only_output].shape
+    try:
+        larger = replace(net, input=replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width)))
+        _, *grown = larger.values[net.only_output].shape
+    except FormatError:  # a size that such a net does not take
+        grown = [sides[0] + height, sides[1] + width]
+    if grown != [sides[0] + height, sides[1] + width]:
+        raise UsageError(
+            f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, at another scale"
+        )
+    return classes, sides[0], sides[1]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
-from onebit._version import __version__
+from onebit.common import __version__
 from onebit.common.files import OWN
 from onebit.recipe import flag_text
 from onebit.report.drawing import Picture

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from onebit._version import __version__
+from onebit.common import __version__
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_scores
+from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, pixel_scores
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
+from onebit.evaluation.packed_nets import fitted_to
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.data import Dataset, Split, fitted_to
+from onebit.data import Dataset, Split
 from onebit.errors import DataError, UsageError, short
 from onebit.evaluation.nested import joined, leaves, mapped, size_of
+from onebit.evaluation.packed_nets import fitted_to
 from onebit.evaluation.sources import ArraySamples, Samples, as_samples
 from onebit.packed import PackedNet
 from onebit.runtime.inputs import check_images

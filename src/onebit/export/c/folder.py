@@ -9,7 +9,7 @@ from importlib.resources import files
 from math import prod
 from pathlib import Path
 
-from onebit._version import __version__
+from onebit.common import __version__
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
 from onebit.export.pixels import pixels_in_words

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit._version import __version__
+from onebit.common import __version__
 from onebit.errors import OnebitError, first_line
 from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
