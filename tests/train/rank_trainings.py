@@ -23,7 +23,7 @@ from onebit.optim import clip_latents_, latent_groups
 from onebit.train.history import History
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, join, launched_ranks, leave
-from onebit.train.sync_norm import SyncedNorms
+from onebit.train.wrapping import SyncedNorms
 
 DATA = toy_data(130, 41)  # four batches of 31 and one of 6: uneven shares
 EVEN = toy_data(128, 40)

@@ -12,7 +12,7 @@ from toy_training import CASES, DATA, build
 from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
-from onebit.train.average import WeightAverage, too_short
+from onebit.train.average import WeightAverage
 from onebit.train.loop import fit
 from onebit.train.weights import read_state, read_weights
 
@@ -131,21 +131,3 @@ def test_a_share_outside_of_zero_to_one_is_refused(ema: float) -> None:
     toy = build(CASES["sign"])
     with pytest.raises(UsageError, match="ema"):
         fit(toy.model, DATA, toy.optimizer, epochs=1, ema=ema)
-
-
-@pytest.mark.parametrize(("steps", "warned"), [(6, False), (3, True)])
-def test_an_average_that_is_mostly_the_beginning_is_said(steps: int, warned: bool) -> None:
-    text = too_short(0.65, steps)
-    assert (text != "") == warned == (0.65**steps > 0.1)
-    assert text in (
-        "",
-        "ema 0.65: after all 3 steps, 27 % of the average are still the weights of the beginning: "
-        "choose a smaller one, or train longer",
-    )
-    assert too_short(0.0, steps) == too_short(None, steps) == ""
-
-
-def test_fit_says_so(tmp_path: Path) -> None:
-    toy = build(CASES["sign"])
-    with pytest.warns(UserWarning, match=r"ema 0\.99: after all \d steps, 9\d % of the average are still the weights"):
-        toy.fit(DATA, tmp_path, ema=0.99, epochs=1)

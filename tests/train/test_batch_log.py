@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toy_training import DATA, Case, build
 
-from onebit.train.batch_log import BatchLog, BatchWatch
+from onebit.train.step import BatchLog, BatchWatch
 
 
 def test_every_nth_batch_and_the_last_one_are_logged() -> None:

@@ -13,8 +13,8 @@ from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import INPUT_QUANTIZERS
 from onebit.quantizers.few_bits import FewBits
-from onebit.train.compiling import Compiled
 from onebit.train.loop import fit
+from onebit.train.wrapping import Compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
 

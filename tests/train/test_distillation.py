@@ -160,15 +160,6 @@ def test_it_goes_on_bit_identically_and_with_no_other_teacher(tmp_path: Path, te
     assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
 
 
-def test_a_checkpoint_of_earlier_versions_had_no_teacher(tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
-    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    del held["setting"]["teacher"]
-    torch.save(held, tmp_path / "last.ckpt")
-    assert len(build(CASES["sign"]).fit(DATA, tmp_path, resume=True)) == 3
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

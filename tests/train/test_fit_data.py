@@ -36,7 +36,7 @@ from onebit.data.decoding import default_workers
 from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
 from onebit.evaluation.sources import batch_bounds
 from onebit.layers import BinaryLinear
-from onebit.train.feeds import ArrayFeed, LoaderFeed
+from onebit.train.feeds import LoaderFeed, SampleFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
 
@@ -111,7 +111,7 @@ def test_the_generators_of_the_user_are_put_back() -> None:
 
 
 FEEDS: dict[str, Callable[[], Any]] = {
-    "arrays": lambda: ArrayFeed(fit_data((X, Y)).train, batch_bounds(83, 20), torch.device("cpu"), 0, Ranks()),  # type: ignore[arg-type]
+    "arrays": lambda: SampleFeed(fit_data((X, Y)).train, batch_bounds(83, 20), torch.device("cpu"), 0, Ranks()),  # type: ignore[arg-type]
     "loader": lambda: LoaderFeed(fit_data(loader()).train, torch.device("cpu"), 0, Ranks()),  # type: ignore[arg-type]
 }
 

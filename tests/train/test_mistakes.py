@@ -102,7 +102,7 @@ def test_looking_changes_no_bit(monkeypatch: pytest.MonkeyPatch, data: Any) -> N
     states = []
     for looks in (True, False):
         if not looks:
-            monkeypatch.setattr("onebit.train.loop.warn_of_mistakes", lambda job: None)
+            monkeypatch.setattr("onebit.train.planning.mistakes", lambda *_: [])
         torch.manual_seed(1)
         model = Draws()
         train(data, model=model, epochs=2)

@@ -184,7 +184,7 @@ def _train(
     from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
-    from onebit.train.batch_log import BatchWatch
+    from onebit.train.step import BatchWatch
 
     with _printing(recipe.name, folder, ranks) as printer:
         has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))

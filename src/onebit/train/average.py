@@ -11,20 +11,6 @@ from torch import Tensor, nn
 from onebit.common.torch_private import lerp_all_
 from onebit.quantizers.few_bits import FewBits
 
-MOST_OF_START = 0.1
-"""The largest share of the first weights in an average that is not worth a warning."""
-
-
-def too_short(decay: float | None, steps: int) -> str:
-    """The share of the first weights in an average after all steps of a training, in words; "" if it is small."""
-    left = decay**steps if decay else 0.0
-    if left <= MOST_OF_START:
-        return ""
-    return (
-        f"ema {decay:g}: after all {steps:,} steps, {100 * left:.0f} % of the average are still the weights of the "
-        "beginning: choose a smaller one, or train longer"
-    )
-
 
 class WeightAverage:
     """a ← decay·a + (1 − decay)·w for every parameter and BatchNorm statistic, after each optimizer step.

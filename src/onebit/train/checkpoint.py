@@ -3,95 +3,51 @@
 from __future__ import annotations
 
 import io
-import re
 import reprlib
 import warnings
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, first_line
-from onebit.layers import binary_layers, input_quantizers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.resuming import (
-    alike,
-    check_parts,
-    checked_optimizer,
-    first_change,
-    settings_of_states,
-    training_settings,
-)
-from onebit.train.weights import fitting_state, read_torch_file
+from onebit.train.run_settings import PLAIN, first_difference, flat, generators_of, of_states
+from onebit.train.weights import is_odd, read_torch_file
 
 CHECKPOINT_FORMAT = 2
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Where a representation puts an object in memory: elsewhere in each process."""
+DEEPEST, MOST_ITEMS = 12, 1_000_000
+"""How deep a checkpoint nests mappings and lists, and how many values they have."""
+SINGLE = ("step", "mu_product", "eta", "mu")
+"""States that the optimizers of torch keep as a single number per parameter."""
+FACTORS = ("row_var", "col_var")
+"""States of Adafactor that have fewer values than the parameter."""
+KNOWN = ("torch.", "onebit.")
+"""Modules of the optimizers that have no other states than these, and tensors like the parameter."""
 
 
-def settings_of(job: Job) -> dict[str, Any]:
-    """What must be the same on resume; "settings" are those of optimizer, schedule and loss."""
-    world = job.ranks.world
-    return {
-        "processes": f"{world} with sync_norm" if job.sync_norm and world > 1 else world,
-        "seed": job.seed,
-        "batch_size": job.batch_size,
-        "training images": job.data.count,  # before the number of steps, which follows from it
-        "total_steps": job.total_steps,
-        "precision": job.precision,
-        "compile": job.compile,
-        "classes": list(job.data.classes),
-        "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
-        "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
-        "input quantizers": sorted({repr(quantizer) for _, quantizer in input_quantizers(job.model)}),
-        "modules": _modules(job.model),
-        "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
-        "optimizer": type(job.optimizer).__name__,
-        "schedule": type(job.schedule).__name__,
-        "augmentation": repr(job.augmentation),
-        "step": repr(job.step_settings),
-        "ema": job.ema,
-        "teacher": None if job.teacher is None else job.teacher.digest,
-        "settings": training_settings(job.optimizer, job.schedule, job.loss),
-    }
-
-
-def _modules(model: nn.Module) -> dict[str, str]:
-    """What each module is, by name: weights of the same shapes fit nets that compute something else."""
-    found = {name: f"{type(module).__name__}({module.extra_repr()})" for name, module in model.named_modules()}
-    return {name: ADDRESS.sub("", text) for name, text in found.items()}
-
-
-def _generators(model: nn.Module) -> dict[str, torch.Generator]:
-    """Generators that quantizers own, by module name."""
-    found = {name: getattr(module, "generator", None) for name, module in model.named_modules()}
-    return {name: generator for name, generator in found.items() if isinstance(generator, torch.Generator)}
-
-
-def _other_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+def _other_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that weight files do not hold, `persistent=False`; the training goes on from them all the same."""
     saved = model.state_dict()
     return {name: buffer.detach() for name, buffer in model.named_buffers() if name not in saved}
 
 
-def save_checkpoint(path: Path, job: Job) -> None:
-    """Write everything that a bit-identical continuation needs. All ranks call this, one of them writes."""
+def _content(job: Job) -> dict[str, Any]:
+    """Everything that a bit-identical continuation needs. All ranks call this."""
     cuda = torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None
-    generators = {name: generator.get_state() for name, generator in _generators(job.model).items()}
+    generators = {name: generator.get_state() for name, generator in generators_of(job.model).items()}
     streams = job.ranks.gather((torch.get_rng_state(), cuda, generators))
-    optimizer = job.optimizer.state_dict()  # on all ranks: it drops draws of `compile_update_`, which are not saved
-    if not job.ranks.writes:
-        return
-    state = {
+    return {
         "format": CHECKPOINT_FORMAT,
         "model": job.model.state_dict(),
         "buffers": _other_buffers(job.model),
-        "optimizer": optimizer,
+        "optimizer": job.optimizer.state_dict(),  # drops draws of `compile_update_`, which are not saved
         "schedule": None if job.schedule is None else job.schedule.state_dict(),
         "average": None if job.average is None else job.average.state,
         "rng": [(cpu, cuda) for cpu, cuda, _ in streams],
@@ -100,91 +56,30 @@ def save_checkpoint(path: Path, job: Job) -> None:
         "setting": job.settings,
         "threads": torch.get_num_threads(),
     }
-    # through memory: torch.save reports a full disk as a RuntimeError of its own
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with uninterrupted():
-        write_atomic(path, buffer.getbuffer())
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, in the form that `save_checkpoint` writes; errors as `load_checkpoint`."""
-    state = read_torch_file(path)
-    version = state.get("format") if isinstance(state, dict) else None
-    if type(version) is not int or version != CHECKPOINT_FORMAT:
-        raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
-    try:
-        check_parts(state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: does not fit this training ({error})") from None
-    return state
-
-
-def _fitting(job: Job, state: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a checkpoint for this rank; CheckpointError if they are not of the kind that this training has."""
-    ranks, buffers, streams = job.ranks, _other_buffers(job.model), _generators(job.model)
-    if len(state["rng"]) != ranks.world:
-        raise CheckpointError(f"it has random states of {len(state['rng'])} processes, there are {ranks.world}")
-    own = {name: [generator.get_state()] * ranks.world for name, generator in streams.items()}
-    states = alike(state["generators"], own, "generators")
-    try:  # torch's own check of random states
-        history = History.from_rows(state["rows"])
-        cpu, cuda = state["rng"][ranks.rank]
-        torch.Generator().set_state(cpu)
-        if cuda is not None and job.device.type == "cuda":
-            torch.Generator(job.device).set_state(cuda)
-        for name, generator in streams.items():
-            torch.Generator(generator.device).set_state(states[name][ranks.rank])
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(first_line(error)) from None
-    history.threads = state["threads"]
-    return {
-        "history": history,
-        "buffers": alike(state["buffers"], buffers, "buffers"),
-        "optimizer": checked_optimizer(state["optimizer"], job.optimizer),
-        "schedule": job.schedule and alike(state.get("schedule"), job.schedule.state_dict(), "schedule"),
-        "average": job.average and alike(state.get("average"), job.average.state, "average"),
-        "cpu": cpu,
-        "cuda": cuda if job.device.type == "cuda" else None,
-        "generators": {name: states[name][ranks.rank] for name in streams},
-    }
+def save_checkpoint(path: Path, job: Job) -> None:
+    """Write a checkpoint. All ranks call this, one of them writes."""
+    state = _content(job)
+    if job.ranks.writes:
+        # through memory: torch.save reports a full disk as a RuntimeError of its own
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with uninterrupted():
+            write_atomic(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, job: Job) -> None:
     """Restore in place what `save_checkpoint` wrote; `job` is freshly built.
 
-    The "settings" in `job.settings` become those that the training began with.
+    `job.settings` become those that the training began with.
     """
     state = job.ranks.first(lambda: _read(path))  # the others may not even see the file
-    before, now = _by_name(state["setting"], state["generators"]), _by_name(job.settings, _generators(job.model))
-    _refuse_other_settings(path, before, now)
-    weights = fitting_state(job.model, state["model"], source=str(path))
     try:
-        stored = _fitting(job, state)
+        _restore(state, job)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: does not fit this training ({error})") from None
-    began: dict[str, Any] = state["setting"]["settings"]
-    last = settings_of_states(stored["optimizer"]["param_groups"], stored["schedule"])
-    if changed := first_change(began, last, job.settings["settings"]):
-        name, was, given = changed
-        _refuse_other_settings(path, {name: was}, {name: given})
-    # nothing is changed before all of it fits
-    job.settings["settings"] = began
-    job.model.load_state_dict(weights)
-    for name, buffer in _other_buffers(job.model).items():
-        buffer.copy_(stored["buffers"][name])
-    job.optimizer.load_state_dict(stored["optimizer"])
-    finish_steps_(job.optimizer)
-    if job.schedule is not None:
-        job.schedule.load_state_dict(stored["schedule"])
-    if job.average is not None:
-        job.average.load_state(stored["average"])
-    torch.set_rng_state(stored["cpu"])
-    if stored["cuda"] is not None:
-        torch.cuda.set_rng_state(stored["cuda"], job.device)
-    for name, generator in _generators(job.model).items():
-        generator.set_state(stored["generators"][name])
-    history = stored["history"]
+        raise CheckpointError(f"{path}: {error}") from None
+    history = job.history
     unfinished = not history.rows or history.rows[-1].step < job.total_steps
     if unfinished and history.threads != torch.get_num_threads():
         warnings.warn(
@@ -192,21 +87,124 @@ def load_checkpoint(path: Path, job: Job) -> None:
             "the result will not be bit-identical",
             stacklevel=2,
         )
-    job.history = history
 
 
-def _refuse_other_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare all settings of two training runs."""
-    for name in (*now, *before):
-        was, given = before.get(name), now.get(name)
-        if was != given:
-            raise CheckpointError(
-                f"{path}: was trained with {name} = {reprlib.repr(was)}, this run has {reprlib.repr(given)}"
-            )
+def _restore(state: dict[str, Any], job: Job) -> None:
+    """Compare the settings and the kind of all parts, then restore them."""
+    began = {**state["setting"], "generators": sorted(state["generators"], key=str)}
+    last = of_states(state["optimizer"].get("param_groups"), state.get("schedule"))
+    if changed := first_difference(flat(began), flat({"settings": last}), flat(job.settings)):
+        name, was, given = changed
+        raise CheckpointError(f"was trained with {name} = {reprlib.repr(was)}, this run has {reprlib.repr(given)}")
+    expected = _content(job)
+    expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # a checkpoint of a CPU goes on on a GPU, and back
+    parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
+    found = {name: alike(state.get(name), expected[name], name) for name in parts}
+    optimizer = _fitting_optimizer(state["optimizer"], expected["optimizer"], job.optimizer)
+    cpu, cuda = found["rng"][job.ranks.rank]
+    try:  # torch's own check of random states
+        history = History.from_rows(state.get("rows"))
+        torch.set_rng_state(cpu)
+        if cuda is not None and job.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, job.device)
+        for name, generator in generators_of(job.model).items():
+            generator.set_state(found["generators"][name][job.ranks.rank])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(first_line(error)) from None
+    history.threads = found["threads"]
+    job.settings, job.history = state["setting"], history
+    job.model.load_state_dict(found["model"])
+    for name, buffer in _other_buffers(job.model).items():
+        buffer.copy_(found["buffers"][name])
+    job.optimizer.load_state_dict(optimizer)
+    finish_steps_(job.optimizer)
+    if job.schedule is not None:
+        job.schedule.load_state_dict(found["schedule"])
+    if job.average is not None:
+        job.average.load_state(found["average"])
 
 
-def _by_name(setting: dict[str, Any], generators: Any) -> dict[str, Any]:
-    """Settings by name, each module as one; those of optimizer, schedule and loss are left to `first_change`."""
-    modules = {f"module {name!r}": text for name, text in setting["modules"].items()}
-    rest = {name: value for name, value in setting.items() if name not in ("modules", "settings")}
-    return {**rest, "generators": sorted(generators, key=str), **modules}
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, bounded in size and depth."""
+    state = read_torch_file(path)
+    version = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
+        raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
+    level, left = [state], MOST_ITEMS
+    for _ in range(DEEPEST):
+        inner = (value.values() if isinstance(value, dict) else value for value in level)
+        level = list(islice(chain.from_iterable(inner), left + 1))
+        left -= len(level)
+        if any(isinstance(value, Tensor) and is_odd(value, empty=True) for value in level):
+            raise CheckpointError(f"{path}: holds a tensor that no training has")
+        level = [value for value in level if isinstance(value, (dict, list, tuple))]
+    if level or left < 0:
+        raise CheckpointError(f"{path}: holds more than {MOST_ITEMS:,} values, or nests them too deep")
+    if wrong := [name for name in ("setting", "generators", "optimizer") if not isinstance(state.get(name), dict)]:
+        raise CheckpointError(f"{path}: {wrong[0]} is {reprlib.repr(state.get(wrong[0]))}")
+    return state
+
+
+def alike(found: Any, expected: Any, name: str) -> Any:
+    """`found`, if it is of the same kind as `expected`; unexpected keys are left out.
+
+    Switches may be missing, as versions of torch have different ones.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if all(isinstance(key, str) for key in expected):
+            switches = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)}
+            found = {**switches, **found}
+            return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
+        if all(_is_number(part) for item in found.items() for part in item):  # a Counter, as of milestones
+            return found
+    elif isinstance(expected, (list, tuple)) and type(found) is type(expected) and len(found) == len(expected):
+        pairs = enumerate(zip(found, expected, strict=True))
+        return type(expected)(alike(item, own, f"{name}.{place}") for place, (item, own) in pairs)
+    elif isinstance(expected, Tensor):
+        if isinstance(found, Tensor) and found.shape == expected.shape:
+            return found
+    elif expected is None:  # not chosen yet; training may set it
+        if isinstance(found, (*PLAIN, Tensor)):
+            return found
+    elif isinstance(expected, (bool, str)):  # training changes no switch
+        if type(found) is type(expected) and found == expected:
+            return found
+    elif _is_number(expected):
+        if _is_number(found):
+            return found
+    elif not isinstance(expected, (dict, list, tuple)):
+        return expected  # an object, which a checkpoint cannot hold
+    raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
+
+
+def _fitting_optimizer(found: dict[str, Any], expected: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state_dict of an optimizer: torch accepts any, and would read beyond the end of one that is too small."""
+    groups, states = alike(found.get("param_groups"), expected["param_groups"], "param_groups"), found.get("state")
+    places = [place for group in expected["param_groups"] for place in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(states, dict) or any(type(place) is not int or place not in places for place in states):
+        raise CheckpointError("the optimizer has no state, or that of a parameter that it does not train")
+    for given, own in zip(groups, expected["param_groups"], strict=True):
+        if given["params"] != own["params"] or not given.get("lr_factor", 1.0) > 0:
+            raise CheckpointError("a group has other parameters, or an lr_factor that is not positive")
+    known = type(optimizer).__module__.startswith(KNOWN)
+    for place, parameter in zip(places, parameters, strict=True):
+        state = states.get(place, {})
+        if not isinstance(state, dict) or (known and not all(_fits(*item, parameter) for item in state.items())):
+            raise CheckpointError(f"the state of parameter {place} is {reprlib.repr(state)}")
+    return {"state": states, "param_groups": groups}
+
+
+def _fits(name: Any, value: Any, parameter: Tensor) -> bool:
+    """Whether a state of a parameter is one that an optimizer of torch or ours has."""
+    if name in SINGLE:
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        return _is_number(number) and number >= 0
+    if value is None:
+        return bool(name == "momentum_buffer")
+    fits = isinstance(value, Tensor) and value.is_floating_point()
+    return fits and (value.dim() == parameter.dim() if name in FACTORS else value.shape == parameter.shape)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 2**63)

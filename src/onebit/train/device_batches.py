@@ -1,4 +1,4 @@
-"""Training batches as tensors on the device of the net: made there, or made by numpy and copied."""
+"""Training batches as tensors on the device of the net: made there, or made by numpy and copied; small ones first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.common.augmentation import Augmentation
@@ -18,6 +19,8 @@ Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
 
 SHARE_OF_FREE_MEMORY = 0.25
 """Share of the free memory of a device that images may use; the rest is for the net."""
+GROWTH = 4
+"""Images grow in steps of this number of pixels."""
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -128,3 +131,36 @@ def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Te
 def _fits(size: int, device: torch.device) -> bool:
     """Whether images of this size in bytes fit into the memory of the device, which must be a GPU."""
     return device.type == "cuda" and size <= SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- growing
+def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float) -> int:
+    """The shorter side of the images of an epoch, counted from 1.
+
+    It grows linearly over the share `growing` of the epochs, in steps of four pixels from `first_size` to `side`. The
+    last epoch always has full size, as BatchNorm needs the statistics of such images.
+    """
+    first, share = augmentation.first_size, (epoch - 1) / (augmentation.growing * epochs)
+    if first is None or share >= 1 or epoch >= epochs:
+        return side
+    return first + int(share * (side - first)) // GROWTH * GROWTH
+
+
+def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, epochs: float) -> Tensor:
+    """The images (N, C, H, W) in the size of an epoch; see `side_at`."""
+    return shrunk(images, side_at(augmentation, side=min(images.shape[2:]), epoch=epoch, epochs=epochs))
+
+
+def shrunk(images: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept.
+
+    Images of this size are returned as they are.
+    """
+    height, width = images.shape[2:]
+    shorter = min(height, width)
+    if side == shorter:
+        return images
+    size = (round(height * side / shorter), round(width * side / shorter))
+    if images.dtype == torch.uint8 and images.device.type != "cpu":  # where torch resizes real numbers only
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round_().to(torch.uint8)
+    return F.interpolate(images, size, mode="bilinear", antialias=True)

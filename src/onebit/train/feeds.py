@@ -36,14 +36,14 @@ class Feed(Protocol):
 
 
 @dataclass
-class ImageFeed:
-    """Images with labels or masks, augmented; see `TrainingSamples`.
+class SampleFeed:
+    """Samples in a random order: images with labels or masks, which are augmented, or arrays of any dtype and shape.
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
     """
 
-    samples: TrainingSamples
+    samples: TrainingSamples | ArraySamples
     bounds: list[tuple[int, int]]
     device: torch.device
     seed: int
@@ -55,38 +55,21 @@ class ImageFeed:
 
     @cached_property
     def _on_device(self) -> DeviceBatches:
+        assert isinstance(self.samples, TrainingSamples)
         return DeviceBatches(self.samples, self.device)
 
     def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = self.samples.order(rng)
-        chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
+        rng, samples, bounds = np.random.default_rng([self.seed, epoch]), self.samples, self.bounds[:steps]
+        order = rng.permutation(len(samples)) if isinstance(samples, ArraySamples) else samples.order(rng)
+        chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in bounds]
+        batches: Iterator[tuple[Any, Any]]
+        if isinstance(samples, ArraySamples):
+            batches = samples.batches(indices=[indices[part] for indices, part in chosen])
+        else:
+            batches = self._on_device.batches(chosen, rng)
         with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
-            for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
-                yield x, y, len(indices)
-
-
-@dataclass
-class ArrayFeed:
-    """Arrays or tensors of any dtype and shape, in a random order."""
-
-    samples: ArraySamples
-    bounds: list[tuple[int, int]]
-    device: torch.device
-    seed: int
-    ranks: Ranks
-
-    @property
-    def steps(self) -> int:
-        return len(self.bounds)
-
-    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
-        bounds = self.bounds[:steps]
-        chosen = [order[start:stop][self.ranks.part(stop - start)] for start, stop in bounds]
-        with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
-            for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
-                yield sent(x, self.device), sent(y, self.device), stop - start
+            for (indices, _), (x, y) in zip(chosen, batches, strict=True):
+                yield sent(x, self.device), sent(y, self.device), len(indices)
 
 
 @dataclass

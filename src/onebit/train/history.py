@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -352,7 +352,7 @@ class History:
         return [json.dumps(row.__dict__) for row in self.rows]
 
     @classmethod
-    def from_rows(cls, rows: Iterable[str]) -> History:
+    def from_rows(cls, rows: Any) -> History:
         """The epochs in a checkpoint, the inverse of `texts`."""
         logs = [EpochLog.from_dict(json.loads(row)) for row in rows]
         for epoch, row in enumerate(logs, start=1):

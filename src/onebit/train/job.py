@@ -18,13 +18,12 @@ from onebit.evaluation.metrics import Metric
 from onebit.evaluation.modes import trained_norms
 from onebit.layers import settling_steps, trains_other_weights
 from onebit.train.average import WeightAverage
-from onebit.train.batch_log import BatchWatch
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import Feed
 from onebit.train.fit_data import FitData
 from onebit.train.history import EpochLog, History
 from onebit.train.ranks import Ranks
-from onebit.train.step import StepSettings
+from onebit.train.step import BatchWatch, StepSettings
 
 
 @dataclass

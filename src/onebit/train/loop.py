@@ -14,66 +14,35 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.tables import resolve
-from onebit.data import Augmentation, Split
-from onebit.errors import CheckpointError, TrainingError, UsageError
-from onebit.evaluation.batches import kept_buffers, model_device
+from onebit.data import Augmentation
+from onebit.errors import TrainingError
+from onebit.evaluation.batches import kept_buffers
 from onebit.evaluation.counts import net_size
-from onebit.evaluation.health import (
-    LOOK_IMAGES,
-    HealthWatch,
-    LayerHealth,
-    binary_signs,
-    gradient_health,
-    layer_health,
-    whole_share,
-)
+from onebit.evaluation.health import LOOK_IMAGES, LayerHealth, binary_signs, gradient_health, layer_health, whole_share
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
 from onebit.evaluation.nested import first_samples, mapped, size_of
-from onebit.evaluation.precision import (
-    autocast,
-    lay_out_state_,
-    repeatable,
-    resolve_memory_format,
-    resolve_precision,
-)
+from onebit.evaluation.precision import autocast, repeatable
 from onebit.evaluation.scores import Score, values_of
-from onebit.evaluation.sources import LoaderSamples
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
-from onebit.optim import finish_steps_, latent_rate
+from onebit.optim import latent_rate
 from onebit.quantizers import scheduled
-from onebit.train.average import WeightAverage, too_short
-from onebit.train.batch_log import BatchLog, BatchWatch
-from onebit.train.checkpoint import settings_of
-from onebit.train.compiling import Compiled
-from onebit.train.distillation import Teacher, ready_teacher
-from onebit.train.files import (
-    lacks_best,
-    last_checkpoint,
-    restore,
-    write_epoch,
-    write_place,
-    write_rows,
-    write_weights,
-)
+from onebit.train.device_batches import images_of_epoch
+from onebit.train.distillation import Teacher
+from onebit.train.files import lacks_best, last_checkpoint, write_epoch, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
-from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History, refuse_trained
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
-from onebit.train.planning import few_inputs, fitting_layout, plan_feed, warn_of_mistakes
+from onebit.train.planning import plan, start
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.resuming import earlier_steps
-from onebit.train.step import StepSettings, optimizer_step
-from onebit.train.sync_norm import SyncedNorms
+from onebit.train.step import BatchLog, BatchWatch, StepSettings, optimizer_step
 from onebit.train.validation import statistics_of_saved_, validate
 
 LOSS_CHECK_STEPS = 50
 """Reading a loss waits for the device, so losses are checked in groups."""
-RANK_SEEDS = 1_000_003
-"""Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
 
 
 def fit(
@@ -178,6 +147,8 @@ def fit(
         if place is not None and not resume:
             ranks.first(lambda: refuse_trained(place))
         start(job)
+        if ranks.first(lambda: lacks_best(job)):
+            write_best(job)
         job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
@@ -188,64 +159,6 @@ def fit(
                     job.on_epoch(row)
         finish(job)
     return job.history
-
-
-# --------------------------------------------------------------------------------------------------------------- set-up
-def plan(job: Job, epochs: float) -> None:
-    """Check what can be wrong, decide what is left at "auto", and divide the images into batches; errors as `fit`."""
-    model = job.model
-    if job.seed < 0 or not 0 <= job.ema < 1:
-        raise UsageError(f"seed must be 0 or more and ema in [0, 1), got {job.seed} and {job.ema}")
-    mine = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
-        raise UsageError("the optimizer holds no parameter of this model")
-    if job.teacher is not None and job.task in ("regression", "multi-label"):
-        raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
-    job.device = model_device(model)
-    job.precision = resolve_precision(job.precision, job.device)
-    job.example = few_inputs(job.data)
-    layout = fitting_layout(job, resolve_memory_format(job.memory_format, model))
-    model.to(memory_format=layout)  # type: ignore[call-overload]
-    job.feed, job.total_steps = plan_feed(job, epochs, channels_last=layout == torch.channels_last)
-    if job.teacher is not None:
-        inputs = None if isinstance(job.data.train, Split) else mapped(lambda x: x[:2].to(job.device), job.example)
-        job.teacher = ready_teacher(job.teacher, model, job.data, device=job.device, layout=layout, inputs=inputs)
-
-
-def start(job: Job) -> None:
-    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model."""
-    model, ranks = job.model, job.ranks
-    torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
-    finish_steps_(job.optimizer)
-    job.optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
-    ranks.same_(list(model.state_dict().values()))
-    job.average = WeightAverage(model, job.ema) if job.ema else None
-    job.settings = settings_of(job)
-    if job.resume:
-        restore(job)
-        if job.history.rows and isinstance(job.data.train, LoaderSamples) and ranks.writes:
-            text = f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
-            warnings.warn(text, stacklevel=3)
-    earlier = "" if job.history.rows else earlier_steps(job.optimizer, job.schedule, resume=job.resume)
-    if ranks.writes and not job.history.rows:
-        warn_of_mistakes(job)
-    for text in filter(None, (earlier, too_short(job.ema, job.total_steps)) if ranks.writes else ()):
-        warnings.warn(text, stacklevel=3)
-    lay_out_state_(job.optimizer)
-    job.step = min(len(job.history) * job.feed.steps, job.total_steps)
-    if job.history.rows and job.history.rows[-1].step != job.step:
-        done = job.history.rows[-1].step
-        raise CheckpointError(f"{last_checkpoint(job)}: holds {done} steps, this run has made {job.step} by then")
-    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
-    write_rows(job)
-    write_place(job)
-    forward = Compiled(model) if job.compile else model
-    job.forward = ranks.wrap(SyncedNorms(forward) if job.sync_norm and ranks.world > 1 else forward)
-    with job.saved_weights():
-        job.signs = binary_signs(model)
-    job.health = HealthWatch(model, job.optimizer)
-    if ranks.first(lambda: lacks_best(job)):
-        write_best(job)
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch

@@ -1,4 +1,4 @@
-"""Before the first step: which batches a training has, and whether its data fit the model and the loss."""
+"""Set-up of a training: what is left at "auto", the batches, and the state that it begins or continues with."""
 
 from __future__ import annotations
 
@@ -8,48 +8,62 @@ from typing import Any
 import torch
 
 from onebit.data import Split, TrainingSamples
-from onebit.errors import UsageError
-from onebit.evaluation.batches import in_tiles, try_model
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.batches import in_tiles, model_device, try_model
+from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.nested import first_samples, mapped
-from onebit.evaluation.sources import ArraySamples
+from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.sources import ArraySamples, LoaderSamples
 from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
-from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
+from onebit.optim import finish_steps_
+from onebit.train.average import WeightAverage
+from onebit.train.distillation import ready_teacher
+from onebit.train.feeds import Feed, LoaderFeed, SampleFeed
+from onebit.train.files import last_checkpoint, restore, write_place, write_rows
 from onebit.train.fit_data import FitData
 from onebit.train.job import Job
+from onebit.train.run_settings import settings_of
 from onebit.train.step import count_steps, plan_steps
+from onebit.train.wrapping import Compiled, SyncedNorms
 
 FEW = 16
 """Samples that show which binary inputs are constant."""
 STRIDES = "view size is not compatible"
 """Words of torch's error for `view` of channels_last memory."""
+RANK_SEEDS = 1_000_003
+"""Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
 
 
-def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, int]:
-    """The batches of an epoch, and the steps of all epochs."""
-    data, ranks, device, seed = job.data.train, job.ranks, job.device, job.seed
-    if isinstance(data, Split):
-        samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
-        count = samples.count
-        bounds, steps = plan_steps(count, batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
-        return ImageFeed(samples, bounds, device, seed, ranks), steps
-    if job.augmentation is not None:
-        raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
-    if isinstance(data, ArraySamples):
-        bounds, steps = plan_steps(len(data), batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
-        return ArrayFeed(data, bounds, device, seed, ranks), steps
-    feed = LoaderFeed(data, device, seed, ranks)
-    return feed, count_steps(feed.steps, epochs)
+def plan(job: Job, epochs: float) -> None:
+    """Decide what is left at "auto", and divide the samples into batches; errors as `fit`."""
+    model = job.model
+    if job.seed < 0 or not 0 <= job.ema < 1:
+        raise UsageError(f"seed must be 0 or more and ema in [0, 1), got {job.seed} and {job.ema}")
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
+        raise UsageError("the optimizer holds no parameter of this model")
+    if job.teacher is not None and job.task in ("regression", "multi-label"):
+        raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
+    job.device = model_device(model)
+    job.precision = resolve_precision(job.precision, job.device)
+    job.example = _few_inputs(job.data)
+    layout = _fitting_layout(job, resolve_memory_format(job.memory_format, model))
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    job.feed, job.total_steps = _plan_feed(job, epochs, channels_last=layout == torch.channels_last)
+    if job.teacher is not None:
+        inputs = None if isinstance(job.data.train, Split) else mapped(lambda x: x[:2].to(job.device), job.example)
+        job.teacher = ready_teacher(job.teacher, model, job.data, device=job.device, layout=layout, inputs=inputs)
 
 
-def few_inputs(data: FitData) -> Any:
+def _few_inputs(data: FitData) -> Any:
     """The inputs of a few training samples, blank for images as a `Split`."""
     if isinstance(data.train, Split):
         return torch.zeros(2, *data.input_shape, dtype=torch.uint8)
     return mapped(lambda tensor: tensor.detach().clone(), first_samples(next(data.train.batches())[0], FEW))
 
 
-def fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format:
+def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format:
     """Contiguous instead of channels_last where the model views its activations, which channels_last does not allow.
 
     Tries the model on two samples, which also shows pixels up to 1 in front of an `InputCoding`.
@@ -67,15 +81,67 @@ def fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format
     return layout
 
 
-def warn_of_mistakes(job: Job) -> None:
-    """Warn of what makes a training come to nothing, see `onebit.fold.check.mistakes`."""
+def _plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, int]:
+    """The batches of an epoch, and the steps of all epochs."""
+    data: Any = job.data.train
+    if isinstance(data, Split):
+        data = TrainingSamples(data, job.augmentation, channels_last=channels_last)
+    elif job.augmentation is not None:
+        raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
+    if isinstance(data, LoaderSamples):
+        feed = LoaderFeed(data, job.device, job.seed, job.ranks)
+        return feed, count_steps(feed.steps, epochs)
+    bounds, steps = plan_steps(data.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world)
+    return SampleFeed(data, bounds, job.device, job.seed, job.ranks), steps
 
-    def inputs() -> Any:
-        split = job.data.train
-        if not isinstance(split, Split):
-            return job.example
-        images = in_tiles(job.model, split.spread(min(FEW, len(split)))).images
-        return next(ArraySamples(images).batches())[0].to(job.device)
 
-    for text in mistakes(unwrapped(job.model), inputs):
-        warnings.warn(text, stacklevel=4)
+def start(job: Job) -> None:
+    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model."""
+    model, ranks = job.model, job.ranks
+    torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
+    finish_steps_(job.optimizer)
+    job.optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
+    ranks.same_(list(model.state_dict().values()))
+    job.average = WeightAverage(model, job.ema) if job.ema else None
+    job.settings = settings_of(job)
+    if job.resume:
+        restore(job)
+    if ranks.writes:
+        for text in _surprises(job):
+            warnings.warn(text, stacklevel=3)
+    lay_out_state_(job.optimizer)
+    job.step = min(len(job.history) * job.feed.steps, job.total_steps)
+    if job.history.rows and job.history.rows[-1].step != job.step:
+        done = job.history.rows[-1].step
+        raise CheckpointError(f"{last_checkpoint(job)}: holds {done} steps, this run has made {job.step} by then")
+    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
+    write_rows(job)
+    write_place(job)
+    forward = Compiled(model) if job.compile else model
+    job.forward = ranks.wrap(SyncedNorms(forward) if job.sync_norm and ranks.world > 1 else forward)
+    with job.saved_weights():
+        job.signs = binary_signs(model)
+    job.health = HealthWatch(model, job.optimizer)
+
+
+def _surprises(job: Job) -> list[str]:
+    """What goes on in another way than it may seem, and what makes a training come to nothing."""
+    if job.history.rows:
+        loader = isinstance(job.data.train, LoaderSamples)
+        text = f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
+        return [text] if loader else []
+    texts = list(mistakes(unwrapped(job.model), lambda: _real_inputs(job)))
+    if (done := getattr(job.schedule, "last_epoch", 0)) > 0:
+        texts.append(f"the schedule has made {done:,} steps before this training, which goes on from there")
+    elif job.resume and any(state.keys() - {"prior"} for state in job.optimizer.state.values()):
+        texts.append("there is no checkpoint to resume from: the training begins with the present weights and states")
+    return texts
+
+
+def _real_inputs(job: Job) -> Any:
+    """A few training inputs, as `mistakes` takes them."""
+    split = job.data.train
+    if not isinstance(split, Split):
+        return job.example
+    images = in_tiles(job.model, split.spread(min(FEW, len(split)))).images
+    return next(ArraySamples(images).batches())[0].to(job.device)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,28 @@ class StepSettings:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
+
+
+class BatchLog(NamedTuple):
+    """A batch: 1, 2, …, of `batches` in the epoch; its mean loss, and the share of its samples that is right."""
+
+    epoch: int
+    batch: int
+    batches: int
+    loss: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}, step {self.batch}/{self.batches}: loss {self.loss:.4g}, accuracy {self.accuracy:.2%}"
+        )
+
+
+class BatchWatch(NamedTuple):
+    """Calls `on_batch` with every N-th batch and the last one; reading a loss waits for the device."""
+
+    every: int
+    on_batch: Callable[[BatchLog], None]
 
 
 def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:

@@ -87,7 +87,7 @@ def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
     """Whether a tensor is sparse, quantized, without memory or larger than its memory, or, unless `empty`, empty."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or (0 in tensor.shape and not empty):
         return True
-    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    return (tensor.storage_offset() + tensor.numel()) * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
