@@ -162,7 +162,7 @@ def test_layers_of_torchs_own_subclasses_fold_and_overridden_forwards_do_not() -
     parametrized = torch.nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
     model = nn.Sequential(*first, Plain(6, 6), parametrized).eval()
     assert_agrees(model, pack(model, input_shape=SHAPE))
-    with pytest.raises(FoldError, match=r"cannot pack Doubled \('3'\): known layers are"):
+    with pytest.raises(FoldError, match="Doubled"):
         pack(nn.Sequential(*first, Doubled(6, 3)), input_shape=SHAPE)
 
 

@@ -231,47 +231,39 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
 
 @pytest.mark.filterwarnings("ignore:This overload of")  # torch.add(x, 2, y)
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "noun"),
     [
-        (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), r"cannot pack Conv2d .*got padding_mode 'reflect'"),
-        (lambda x: F.avg_pool2d(x, 3, divisor_override=2), "use divisor_override=None"),
-        (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "use ceil_mode=False"),
-        (lambda x: torch.add(x, x, alpha=2), "expected the sum of two values"),
-        (lambda x: torch.add(x, 2, x), "cannot pack add .*it has three arguments, .*write x \\+ alpha \\* y"),
-        (lambda x: x.sub(2, F.relu(x)), "it has three arguments"),
-        (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "got bounds inf and None, expected finite numbers"),
-        (lambda x: x.clamp(max=float("nan")), "got bounds None and nan, expected finite numbers"),
-        (lambda x: x.mean(0, keepdim=True), r"got dim=0 of \(N, 6, 7, 6\), expected axes without the batch"),
-        (
-            lambda x: x / x.mean((2, 3), keepdim=True),
-            "it divides by a value of the net; multiply, or",
-        ),
-        (lambda x: 1 / (x + 900), "cannot pack .*: it divides by a value of the net"),
-        (lambda x: torch.cat([x, x], axis=0), r"got dim=0 of \(N, 6, 7, 6\), the batch; expected another axis"),
-        (lambda x: torch.cat([x, x], 0), r"got dim=0 of \(N, 6, 7, 6\), the batch; expected another axis: dim=1"),
-        (lambda x: x.transpose(0, 1).transpose(0, 1), r"it moves the batch axis of \(N, 6, 7, 6\), expected it first"),
-        (lambda x: torch.matmul(x, x.transpose(2, 3)), r"it multiplies two values of the net.*onebit.packed_layers_"),
-        (
-            lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
-            "got mode 'reflect' and value 0, expected an image padded with",
-        ),
-        (lambda x: F.pad(x, (1, 1), value=0.5), "value 0.5, expected an image padded with the constant 0, 1 or -1"),
-        (lambda x: x[0], "cannot pack getitem .*expected slices of an image, as in x"),
-        (lambda x: x[:, [0, 2]], "cannot pack getitem .*expected slices of an image, as in x"),
-        (lambda x: x[:1], "expected slices of an image"),
-        (lambda x: torch.chunk(x, 2, 0)[0], "cannot pack chunk .*it splits the batch"),
-        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "cannot pack interpolate .*got mode 'bilinear'"),
-        (
-            lambda x: F.interpolate(x, size=(8, 12)),
-            r"cannot pack interpolate .*expected mode 'nearest' and whole",
-        ),
-        (nn.AdaptiveAvgPool2d((9, 9)), r"got an image of \(7, 6\), expected at least \(9, 9\)"),
-        (nn.InstanceNorm2d(6), "cannot pack InstanceNorm2d .*known layers are InputCoding, .*Conv2d"),
-        (nn.PixelShuffle(1), "cannot pack PixelShuffle"),
+        (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), "padding_mode"),
+        (lambda x: F.avg_pool2d(x, 3, divisor_override=2), "divisor_override"),
+        (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "padding"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
+        (lambda x: torch.add(x, x, alpha=2), "alpha"),
+        (lambda x: torch.add(x, 2, x), "three arguments"),
+        (lambda x: x.sub(2, F.relu(x)), "three arguments"),
+        (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "bounds"),
+        (lambda x: x.clamp(max=float("nan")), "bounds"),
+        (lambda x: x.mean(0, keepdim=True), "mean"),
+        (lambda x: x / x.mean((2, 3), keepdim=True), "divides"),
+        (lambda x: 1 / (x + 900), "divides"),
+        (lambda x: torch.cat([x, x], axis=0), "batch"),
+        (lambda x: torch.cat([x, x], 0), "batch"),
+        (lambda x: x.transpose(0, 1).transpose(0, 1), "batch"),
+        (lambda x: torch.matmul(x, x.transpose(2, 3)), "matmul"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "reflect"),
+        (lambda x: F.pad(x, (1, 1), value=0.5), "0.5"),
+        (lambda x: x[0], "getitem"),
+        (lambda x: x[:, [0, 2]], "getitem"),
+        (lambda x: x[:1], "getitem"),
+        (lambda x: torch.chunk(x, 2, 0)[0], "chunk"),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "bilinear"),
+        (lambda x: F.interpolate(x, size=(8, 12)), "interpolate"),
+        (nn.AdaptiveAvgPool2d((9, 9)), "image"),
+        (nn.InstanceNorm2d(6), "InstanceNorm2d"),
+        (nn.PixelShuffle(1), "PixelShuffle"),
     ],
 )
-def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], message: str) -> None:
-    with pytest.raises(FoldError, match=message) as caught:
+def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], noun: str) -> None:
+    with pytest.raises(FoldError, match=noun) as caught:
         pack(Net(body).eval(), input_shape=SHAPE)
     assert "\n" not in str(caught.value)
 

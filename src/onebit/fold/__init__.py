@@ -30,15 +30,6 @@ from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet
 from onebit.packed.difference import array_differences, graph_difference
 
-_EXAMPLES = {
-    "tuple": "pass only its inputs: example[0]",
-    "list": "torch.stack(example) makes a batch of samples; of a pair pass only the inputs: example[0]",
-    "DataLoader": "pass the inputs of a batch: next(iter(loader))[0]",
-    "Dataset": "pass some of its inputs: data.test.images[:2], or dataset[0][0][None] of a torch data set",
-    "Split": "pass its images: split.images[:2]",
-    "str": "load a batch of inputs: onebit.load_dataset(name).test.images[:2]",
-}
-"""What to pass as the example instead, by the name of the type."""
 __all__ = ["FOLDS", "Folded", "RoundingSite", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 

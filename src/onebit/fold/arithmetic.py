@@ -15,7 +15,7 @@ from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
-from onebit.fold.unknown import LAYER_BY_LAYER
+from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Add, Multiply
 
 DIVIDES = f"it divides by a value of the net; multiply, or divide by a constant, or {LAYER_BY_LAYER}"
@@ -102,9 +102,8 @@ def _of_values(
 ) -> Pending:
     if kind is _DIVIDE:
         raise call.refusal(DIVIDES)
-    assert call.node is not None
-    after = tuple(call.node.meta["value"].shape)
-    by_node = dict(zip([x for x in call.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
+    _, after = call.shapes
+    by_node = call.by_node(values)
     sources = []
     for position, term in enumerate(terms):
         x, shape = by_node[term], tuple(term.meta["value"].shape)

@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
+from onebit.fold.names import canonical
 from onebit.fold.shapes import shown
-from onebit.fold.unknown import LAYER_BY_LAYER
+from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice
 from onebit.packed.nodes import MOST_SIZE
 
@@ -26,7 +27,7 @@ def same(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 @any_dtype
-def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
+def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     # recognized by its effect, because the many ways to flatten have different arguments
     before, after = call.shapes
     assert call.node is not None
@@ -40,11 +41,6 @@ def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
             "batch as first axis"
         )
     return folder.reshaped(call, x, before[1:], after[1:])
-
-
-@any_dtype
-def view_as(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    return reshape(folder, call, x)
 
 
 @any_dtype
@@ -106,44 +102,31 @@ def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: An
 
 @any_dtype
 def concat(folder: Folder, call: Call, *values: Pending) -> Pending:
-    parts = call.argument(0, "tensors", ())
-    _, after = call.shapes
-    axis = call.argument(1, "dim", 0) % len(after)
-    if axis == 0:
-        raise call.refusal(f"got dim=0 of {shown(after)}, the batch; expected another axis: dim=1")
-    if not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
-        raise call.refusal(
-            f"expected values of the net, got a constant; add it to a value instead, or {LAYER_BY_LAYER}"
-        )
-    if len(parts) == 1:
-        return values[0]
-    order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))
-    by_node = _by_node(call, values)
-    sources = [folder.write(folder.permuted(call, by_node[part], order)) for part in parts]
-    made = Pending(folder.emit(Concat, call.name, *sources))
-    return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
+    return _joined(folder, call, values)
 
 
 @any_dtype
 def stack(folder: Folder, call: Call, *values: Pending) -> Pending:
-    parts = call.argument(0, "tensors", ())
-    before, after = call.shapes
-    axis = call.argument(1, "dim", 0) % len(after)
-    if axis == 0 or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts) or len(parts) < 2:
-        raise call.refusal(
-            f"got dim={axis} of {shown(after)}, expected two or more values of the net, and dim=1 or more"
-        )
-    by_node, sample = _by_node(call, values), before[1:]
-    order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))
-    sources = [folder.write(folder.reshaped(call, by_node[part], sample, (1, *sample))) for part in parts]
+    return _joined(folder, call, values, new_axis=True)
+
+
+def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: bool = False) -> Pending:
+    """Values one after the other along an axis, which becomes the channels of a `Concat`, and then itself again."""
+    parts, (before, after) = call.argument(0, "tensors", ()), call.shapes
+    axis = call.argument(1, "dim", 0) % len(after) - 1
+    if axis < 0 or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
+        raise call.refusal(f"got {shown(after)}, expected values of the net, and another axis than the batch: dim=1")
+    order = (axis, *(k for k in range(len(after) - 1) if k != axis))
+    by_node = call.by_node(values)
+    if len(parts) == 1 and not new_axis:
+        return values[0]
+    sources = []
+    for part in parts:
+        x = by_node[part]
+        x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
+        sources.append(folder.write(x))
     made = Pending(folder.emit(Concat, call.name, *sources))
     return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
-
-
-def _by_node(call: Call, values: Sequence[Pending]) -> dict[fx.Node, Pending]:
-    """The value of each input node; `values` has no duplicates and no constants."""
-    assert call.node is not None
-    return dict(zip([x for x in call.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
 
 
 @any_dtype
@@ -177,24 +160,17 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 @any_dtype
-def parts(folder: Folder, call: Call, x: Pending) -> Pending:
-    """A chunk or split: its parts are slices, see `select`."""
-    before = call.before
-    if _split_axis(call) % len(before) == 0:
-        raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
+def split(folder: Folder, call: Call, x: Pending) -> Pending:
+    """A chunk, split or unbind: its parts are slices, see `select`."""
+    if _split_axis(call) == 0:
+        raise call.refusal(f"it splits the batch of {shown(call.before)}, expected dim=1 or more")
     return x
 
 
 def _split_axis(call: Call) -> int:
-    return int(call.argument(2, "dim", 0))
-
-
-@any_dtype
-def unbind(folder: Folder, call: Call, x: Pending) -> Pending:
-    before = call.before
-    if call.argument(1, "dim", 0) % len(before) == 0:
-        raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
-    return x
+    assert call.node is not None
+    position = 1 if canonical(call.node.target) == "unbind" else 2
+    return int(call.argument(position, "dim", 0)) % len(call.before)
 
 
 @any_dtype
@@ -225,14 +201,12 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def _part(folder: Folder, call: Call, x: Pending, source: fx.Node, index: Any) -> Pending:
-    """One of the parts that chunk, split or unbind made."""
-    first = source.all_input_nodes[0].meta.get("value")
-    if not isinstance(first, Tensor) or source.op == "call_module":
+    """One of the parts that `split` made."""
+    whole, parted = source.meta["value"], Call(source.name, node=source)
+    if canonical(source.target) not in ("chunk", "split", "unbind"):
         raise call.refusal("it takes a part of a value that is not a tensor")
-    split, sizes = Call(source.name, node=source), tuple(first.shape)
-    whole = source.meta["value"]
+    sizes, axis = parted.before, _split_axis(parted)
     tied = len(whole[0].shape) < len(sizes)  # unbind removes the axis
-    axis = (split.argument(1, "dim", 0) if tied else _split_axis(split)) % len(sizes)
     lengths = [1 if tied else part.shape[axis] for part in whole]
     start = sum(lengths[: index % len(whole)])
     ranges = [range(size) for size in sizes[1:]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +10,9 @@ from torch import Tensor, fx
 
 from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.chain import Pending
-from onebit.fold.trace import called_in, target_name
+from onebit.fold.names import name_of
+from onebit.fold.trace import called_in
 from onebit.layers.parametrized import kind_name
-
-
-class LatentsReadError(FoldError):
-    """The model multiplies by the latents of a binary layer, which it does not call; `layer` is its name."""
-
-    def __init__(self, message: str, layer: str = "") -> None:
-        super().__init__(message)
-        self.layer = layer
 
 
 class Call(NamedTuple):
@@ -64,11 +57,15 @@ class Call(NamedTuple):
         assert self.node is not None
         return self.before, tuple(self.node.meta["value"].shape)
 
+    def by_node(self, values: Sequence[Pending]) -> dict[fx.Node, Pending]:
+        """The value of each input node; `values` has no duplicates and no constants."""
+        assert self.node is not None
+        return dict(zip([x for x in self.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
+
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""
-        function = self.node is not None and self.module is None
-        what = target_name(self.node) if function and self.node is not None else kind_name(self.module)
-        where = called_in(self.node) if function and self.node is not None else ""
+        what = kind_name(self.module) if self.module is not None or self.node is None else name_of(self.node.target)
+        where = "" if self.module is not None or self.node is None else called_in(self.node)
         place = f"; it is called in {where}" if where else ""
         return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}{place}")
 

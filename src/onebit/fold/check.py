@@ -13,7 +13,6 @@ from onebit.common.text import NetSize
 from onebit.errors import OnebitError, first_line, shortened
 from onebit.evaluation.health import constant_inputs
 from onebit.fold import eval_copy, refusals_of
-from onebit.fold.call import LatentsReadError
 from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import random_inputs
 from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, input_quantizers
@@ -37,8 +36,6 @@ class CheckReport:
         reasons: why it does not: path of the operation and the message, for each that is refused.
         warnings: what will go wrong in training, a line each.
         problem: why the model could not be checked, "" if it could.
-        latents_read: names of binary layers whose `weight` the model multiplies by itself: its results are those of
-            the real weights, and `packed_layers_` does not help.
     """
 
     layers: BinarizeReport
@@ -46,7 +43,6 @@ class CheckReport:
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problem: str = ""
-    latents_read: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -66,8 +62,6 @@ class CheckReport:
             return "packs whole"
         if not self.layers.binary:
             return "nothing to pack"
-        if self.latents_read:
-            return f"does not pack: it reads the real weights of {self.latents_read[0]!r}"
         path, reason = next(iter(self.reasons.items()), ("", ""))
         if path:
             return f"packs layer by layer, because of {path!r}"
@@ -80,8 +74,7 @@ class CheckReport:
         elif self.whole:
             lines.append("packs whole: onebit.pack(model, example)")
         elif self.layers.binary:
-            ways = "packs layer by layer: onebit.packed_layers_(model); not whole, because"
-            lines.append("does not pack, because" if self.latents_read else ways)
+            lines.append("packs layer by layer: onebit.packed_layers_(model); not whole, because")
             lines += [f"  {reason}" for reason in dict.fromkeys(self.reasons.values())]
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
@@ -121,8 +114,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     whole = model if preprocess is None else nn.Sequential(preprocess, model)
     (example,) = [node.meta["value"] for node in graph.nodes if node.op == "placeholder"]
     warnings = tuple(mistakes(eval_copy(whole), lambda: random_inputs(example, TRIED)))
-    read = tuple(error.layer for error in refusals.values() if isinstance(error, LatentsReadError))
-    return CheckReport(layers, not reasons, reasons, warnings, latents_read=read)
+    return CheckReport(layers, not reasons, reasons, warnings)
 
 
 def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -15,11 +14,10 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.aliases import ASSIGNMENTS, check_in_place
 from onebit.fold.call import Call, Operation, check_finite, is_part
 from onebit.fold.chain import Chain, FoldedOp, Pending, joined
-from onebit.fold.trace import module_path, target_name
-from onebit.fold.unknown import unknown_operation
+from onebit.fold.names import canonical
+from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
 from onebit.layers import BinaryLayer, InputCoding
@@ -45,6 +43,8 @@ from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 _UNKNOWN = "unknown "
 """Begins the names of values behind refused operations; no emitted value has a space in its name."""
+_SEVERAL = ("chunk", "split", "unbind")
+"""Operations whose results are tuples, of which `getitem` takes a part."""
 
 
 class SignSite(NamedTuple):
@@ -125,8 +125,6 @@ class Folder:
         self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
         self.calls: Counter[nn.Module] = Counter()
-        self.emitted: dict[str, nn.Module] = {}
-        """The layers of the values that are products with their binary weights."""
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
@@ -149,13 +147,6 @@ class Folder:
         """The packed net with these outputs, as `walk` returns them."""
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
         self._prune(names)
-        used = {self.emitted.get(node.output) for node in self.nodes}
-        if self.refusals is None and (unused := [layer for layer in self.shipped if layer not in used]):
-            known = [repr(name) for name, module in self.model.named_modules() if module in unused]
-            warnings.warn(
-                f"layer {', '.join(known)}: its binary weights are not in the packed net, as forward does not use it",
-                stacklevel=2,
-            )
         try:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
@@ -172,8 +163,6 @@ class Folder:
                 made[node] = Pending(INPUT)
             elif node.op == "output":
                 return self._output(node.args[0], made)
-            elif isinstance(node.target, type):  # a dataclass or named tuple, as fx records it
-                raise _returns(node.target.__name__)
             else:
                 made[node] = self._step(node, [made[x] for x in node.all_input_nodes if x.op != "get_attr"])
         raise AssertionError("a graph has an output")
@@ -196,21 +185,16 @@ class Folder:
             return Pending(name)
 
     def _output(self, answer: Any, made: dict[fx.Node, Pending]) -> Any:
-        parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (tuple, list)) else ()
-        one = isinstance(answer, fx.Node) and answer in made and isinstance(answer.meta.get("value"), Tensor)
-        named = isinstance(answer, dict) and not all(isinstance(key, str) for key in answer)
-        if not one and (named or not parts or not all(isinstance(part, fx.Node) and part in made for part in parts)):
-            kind: Any = type(answer)
-            if isinstance(answer, fx.Node):
-                kind = type(answer.meta["value"]) if answer.op == "call_module" else answer.target
-            what = getattr(kind, "__name__", str(kind)).removeprefix("immutable_")
-            found = f" of {', '.join(sorted({_kind_of(part) for part in parts}))}" if parts else ""
-            raise _returns(f"{what}{found}")
-        if isinstance(answer, fx.Node):
-            return self.write(made[answer])
-        if isinstance(answer, dict):
-            return {key: self.write(made[part]) for key, part in answer.items()}
-        return tuple(self.write(made[part]) for part in answer)
+        keyed = isinstance(answer, dict)
+        parts = [*answer.values()] if keyed else [*answer] if isinstance(answer, (tuple, list)) else [answer]
+        tensors = all(isinstance(x, fx.Node) and x in made and isinstance(x.meta["value"], Tensor) for x in parts)
+        if not parts or not tensors or (keyed and not all(isinstance(key, str) for key in answer)):
+            raise FoldError(
+                "the model returns something else than a tensor of the net (the logits), or a tuple, list or dict of "
+                "them with text as keys"
+            )
+        names = [self.write(made[part]) for part in parts]
+        return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
     def _prune(self, needed: set[str]) -> None:
         """Remove nodes that no output needs: reshapes that the next node undid."""
@@ -231,38 +215,45 @@ class Folder:
     def apply(self, call: Call, *inputs: Pending) -> Pending:
         """The value of one operation; FoldError if it is not in the table or not possible in a packed net."""
         node, module = call.node, call.module
-        kinds = self._kinds(module) if node is None or module is not None else [node.target]
-        if not kinds or kinds[0] not in self.table:
-            name = type(module).__name__ if node is None or module is not None else target_name(node)
-            last = node is not None and any(user.op == "output" for user in node.users)
-            raise call.refusal(unknown_operation(name, self.table, last=last))
-        if module is not None and any(map(has_hooks, module.modules())):
-            raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
-        if module is not None and any("forward" in vars(m) for m in module.modules()):
-            raise call.refusal("its forward was replaced by another function; write a class with this forward")
-        fold = self.table[kinds[0]]
+        key = self._key(node.target) if module is None and node is not None else self._kind(module)
+        if key is None:
+            raise call.refusal(f"a packed net has no such operation; {LAYER_BY_LAYER}")
+        fold = self.table[key]
+        any_dtype = getattr(fold, "any_dtype", False)
+        if module is not None:
+            if any(map(has_hooks, module.modules())):
+                raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
+            if any("forward" in vars(m) for m in module.modules()):
+                raise call.refusal("its forward was replaced by another function; write a class with this forward")
         if node is not None:
-            if not node.users and not is_part(node) and node.target not in ASSIGNMENTS:
-                raise call.refusal("its result is never used; remove it from forward")
-            if reason := check_in_place(node, module):
-                raise call.refusal(reason)
-            dtype = getattr(node.meta["value"], "dtype", torch.float32)
-            if dtype != torch.float32 and not getattr(fold, "any_dtype", False):
-                way = ": convert the input first, x.float()" if dtype == torch.uint8 else ""  # others may be tokens
-                raise call.refusal(f"its result is {dtype}, expected torch.float32{way}")
+            value = node.meta["value"]
+            if node.meta["written"] and (any_dtype or is_overwritten(node)):
+                raise call.refusal("it overwrites a value that is also used elsewhere; use inplace=False, or x = x + y")
+            if isinstance(value, (tuple, list)) and key not in _SEVERAL:
+                raise call.refusal("it returns several values, expected one")
+            if not any_dtype and value.dtype != torch.float32:
+                way = ": convert the input first, x.float()" if value.dtype == torch.uint8 else ""  # others: tokens
+                raise call.refusal(f"its result is {value.dtype}, expected torch.float32{way}")
         return fold(self, call, *inputs)
 
     def is_leaf(self, module: nn.Module) -> bool:
         """Whether a module is one operation, including unknown quantizers, so that the error names them."""
-        return isinstance(module, (BinaryLayer, Quantizer)) or bool(self._kinds(module))
+        return isinstance(module, (BinaryLayer, Quantizer)) or self._kind(module) is not None
 
-    def _kinds(self, module: nn.Module) -> list[type]:
-        """The classes of a module that are in the table; none for a subclass that may compute something else."""
+    def _key(self, target: Any) -> Any:
+        """The key in the table of a class, function or method; None if there is none."""
+        return next((key for key in (target, canonical(target)) if key in self.table), None)
+
+    def _kind(self, module: nn.Module) -> Any:
+        """The key of a module; None if it is a subclass that may compute something else."""
         cls = type(module)
         if isinstance(module, Quantizer):
-            return [] if (module.binary_input(), module.integer_input()) == (None, None) else [Quantizer]
-        known = [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
-        return known if known and not _overrides(cls, known[0]) else []
+            return None if (module.binary_input(), module.integer_input()) == (None, None) else Quantizer
+        for kind in cls.__mro__:
+            key = self._key(kind)
+            if key is not None and getattr(kind, "forward", None) is cls.forward:
+                return None if _overrides(cls, kind) else key
+        return None
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
         """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
@@ -420,19 +411,6 @@ def _overrides(cls: type, known: type) -> bool:
     below = cls.__mro__[: cls.__mro__.index(known)]
     names = {name for sub in below for name in vars(sub) if hasattr(known, name)}
     return any(not (name.startswith("__") and name.endswith("__")) for name in names - _WITHOUT_EFFECT)
-
-
-def _returns(what: str) -> FoldError:
-    return FoldError(
-        f"the model returns a {what}, expected a tensor of the net (the logits), or a tuple, list or dict of them with "
-        "text as keys; return those"
-    )
-
-
-def _kind_of(part: object) -> str:
-    if isinstance(part, fx.Node):
-        return "constant" if part.op == "get_attr" else "tensor"
-    return "None" if part is None else type(part).__name__.removeprefix("immutable_")
 
 
 def _rounded(name: str, values: np.ndarray | None) -> np.ndarray | None:

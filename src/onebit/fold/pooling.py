@@ -20,8 +20,6 @@ from onebit.packed.nodes.rounding import WIDEST
 
 @any_dtype
 def max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    if call.argument(6, "return_indices", False):
-        raise call.refusal("it returns indices too; use return_indices=False")
     x, before, after = as_image(folder, call, x)
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
     if x.ops and folder.values[x.base].exact and all(op.grows for op in x.ops):
@@ -86,8 +84,6 @@ def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    if call.argument(2, "return_indices", False):
-        raise call.refusal("it returns indices too; use return_indices=False")
     x, before, after = as_image(folder, call, x)
     sizes = list(zip(before[2:], after[2:], strict=True))
     if any(old % new for old, new in sizes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import traceback
+import operator
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from onebit.common.torch_private import storage_address
 from onebit.errors import FoldError, OnebitError, first_line
-from onebit.fold.aliases import ASSIGNMENTS, remove_unused_
-from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.layers import BinaryLayer
+
+LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 
 class TooMuchWorkError(Exception):
@@ -31,7 +32,8 @@ def trace(
 ) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
-    Parameters, buffers and what forward makes of them alone are constants: nodes with the op "get_attr".
+    Parameters, buffers and what forward makes of them alone are constants: nodes with the op "get_attr". Nodes that
+    work in place name what they change in `node.meta["written"]`; others that nothing uses are left out.
 
     Args:
         example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
@@ -39,34 +41,43 @@ def trace(
         shapes_only: float values have only shapes, on the device "meta", which takes no time. Layers that read their
             inputs fail.
         most_work: products and sums, about, after which it gives up; a count, so that every machine decides the same.
-
-    Raises:
-        TooMuchWorkError: the values take more than `most_work`.
-        FoldError: forward depends on the contents of tensors, fails, or draws random numbers.
     """
     tracer = _Tracer(example.clone(), is_leaf, shapes_only=shapes_only, most_work=most_work)
-    state = torch.get_rng_state()
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            state = torch.get_rng_state()
             graph = tracer.trace(_Whole(model))
+            drawn = not torch.equal(state, torch.get_rng_state())
     except (OnebitError, TooMuchWorkError):
         raise
     except Exception as error:
-        what = "images" if example.dim() == 4 else "inputs"
         raise FoldError(
-            f"cannot follow {type(model).__name__}.forward on {what} {tuple(example.shape)}{_place(model, error)}: "
-            f"{first_line(error)}; it may depend on shapes, but not on the contents of tensors; {LAYER_BY_LAYER}"
+            f"cannot follow {type(model).__name__}.forward on inputs {tuple(example.shape)}: {first_line(error)}; "
+            f"it may depend on shapes, but not on the contents of tensors; {LAYER_BY_LAYER}"
         ) from error
-    finally:
-        drawn = not torch.equal(state, torch.get_rng_state())
-        torch.set_rng_state(state)
     if drawn:
-        raise FoldError(
-            f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot; draw them "
-            "in training only: if self.training"
-        )
-    remove_unused_(graph)
+        raise FoldError(f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot")
+    for node in reversed(graph.nodes):  # as `x[0]` in `x[0].numel()`
+        if node.op.startswith("call") and not node.users and not node.meta["written"]:
+            graph.erase_node(node)
     return graph
+
+
+def is_overwritten(node: fx.Node) -> bool:
+    """Whether an operation works in place on a value that is read after it, under any name."""
+    order = {x: index for index, x in enumerate(node.graph.nodes)}
+    for target in node.meta["written"]:
+        if len(target.users) > 1 or target.op == "get_attr":
+            return True
+        aliases = [x for x in order if order[x] < order[node] and _storage(x) == _storage(target)]
+        if any(order[user] > order[node] for x in aliases for user in x.users):
+            return True
+    return False
+
+
+def _storage(node: fx.Node) -> int | None:
+    value = node.meta.get("value")
+    return storage_address(value) if isinstance(value, Tensor) else None
 
 
 @torch.no_grad()
@@ -76,18 +87,20 @@ def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> N
     Args:
         example: as for `trace`; random numbers of its shape and dtype are tried.
     """
-    inputs = random_inputs(example, len(example))
+    replay = _Replay(_Whole(model), graph=graph)
     with torch.autocast("cpu", enabled=False):
-        expected = _outcome(model, inputs)
-        if isinstance(expected, Exception):  # takes not all numbers, as one that looks them up in a table
-            inputs = example
-            expected = _outcome(model, inputs)
-        traced = _outcome(_Replay(_Whole(model), graph=graph).run, inputs)
-    if any(isinstance(found, Exception) for found in (expected, traced)) or not _same(expected, traced):
-        raise FoldError(
-            f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
-            f"kind of object its input is, as in isinstance(x, torch.Tensor) or hasattr(x, ...); {LAYER_BY_LAYER}"
-        )
+        for inputs in (random_inputs(example, len(example)), example):
+            try:
+                expected = model(inputs.clone())
+            except Exception:  # takes not all numbers, as one that looks them up in a table
+                continue
+            if _same(expected, replay.run(inputs.clone())):
+                return
+            break
+    raise FoldError(
+        f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
+        "kind of object its input is, as in isinstance(x, torch.Tensor)"
+    )
 
 
 def random_inputs(example: Tensor, count: int) -> Tensor:
@@ -96,14 +109,6 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
     if example.dtype == torch.uint8:
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     return torch.randn(shape, generator=generator)
-
-
-def _outcome(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-    """What a model of the user's returns, or the error that it raises."""
-    try:
-        return model(inputs.clone())
-    except Exception as error:
-        return error
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -124,27 +129,11 @@ def module_path(node: fx.Node) -> str:
     return _in_model(str(node.target))
 
 
-def target_name(node: fx.Node) -> str:
-    """What a node calls, for messages."""
-    name = module_path(node) if node.op == "call_module" else getattr(node.target, "__name__", node.target)
-    return str(name)
-
-
 def called_in(node: fx.Node) -> str:
     """The innermost module of the user's whose forward makes this call, with its class, for messages; "" for none."""
     for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
         if kind is not _Whole and _in_model(path):
             return f"{_in_model(path)!r} ({kind.__name__})"
-    return ""
-
-
-def _place(model: nn.Module, error: BaseException) -> str:
-    """The innermost part of the model that an error comes from, as ", in 'blocks.0' (Block)"; "" for the model."""
-    names = {module: name for name, module in model.named_modules() if name}
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module) and module in names:
-            return f", in {names[module]!r} ({type(module).__name__})"
     return ""
 
 
@@ -203,7 +192,10 @@ def _recorded(assignment: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # without these, Python would take a += b for a = a + b, and no other name of a would see the sum
-for _assignment in ASSIGNMENTS:
+for _assignment in (
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+    *(operator.ifloordiv, operator.imod, operator.ipow),
+):
     setattr(_ExampleProxy, f"__{_assignment.__name__}__", _recorded(_assignment))
 
 
@@ -227,6 +219,12 @@ def _is_float(value: Any) -> bool:
 
 def _on_meta(value: Any) -> Any:
     return value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
+def _version(node: fx.Node) -> int:
+    """Grows whenever the value of a node is changed in place."""
+    value = node.meta["value"]
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def _work(module: nn.Module | None, value: Any) -> int:
@@ -284,15 +282,19 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         if kind not in ("output", "get_attr"):
-            self.running, state = True, torch.get_rng_state()
+            node, self.running = proxy.node, True
+            versions = [_version(source) for source in node.all_input_nodes]
             try:
-                value = proxy.node.meta["value"] = self._run(proxy.node)
-                self.work_left -= _work(self._module(proxy.node), value)
-                if self.work_left < 0:
-                    raise TooMuchWorkError
+                with torch.random.fork_rng(devices=[]):  # what is drawn inside a node is seen in the graph
+                    value = node.meta["value"] = self._run(node)
             finally:
                 self.running = False
-                torch.set_rng_state(state)  # what is drawn inside a node is seen in the graph
+            node.meta["written"] = [
+                source for source, was in zip(node.all_input_nodes, versions, strict=True) if _version(source) != was
+            ]
+            self.work_left -= _work(self._module(node), value)
+            if self.work_left < 0:
+                raise TooMuchWorkError
         return proxy
 
     def _module(self, node: fx.Node) -> nn.Module | None:

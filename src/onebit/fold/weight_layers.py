@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
-from onebit.fold.call import Call, LatentsReadError, check_finite
+from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image
-from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
@@ -22,33 +21,19 @@ from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.quantizers import BinaryWeight, Quantizer
 
 
-def linear(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _dense(folder, call, x, call.module.weight, call.module.bias)
-
-
-def functional_linear(folder: Folder, call: Call, x: Pending) -> Pending:
+def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
-    weight = _constant(call, weight)
-    _refuse_latents(folder, call, weight)
-    return _dense(folder, call, x, weight, None if bias is None else _constant(call, bias))
+    if others or not isinstance(weight, Tensor):
+        raise call.refusal("its weights are a value of the net, expected parameters of the model")
+    return _dense(folder, call, x, weight, bias)
 
 
 def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
     assert call.node is not None
-    first = call.node.args[0] if call.node.args else call.node.kwargs["input"]
-    weight = call.argument(1, "mat2" if call.node.target in (torch.mm, "mm") else "other", None)
-    if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2 or first is weight:
-        raise call.refusal(
-            f"it multiplies two values of the net, expected x @ weight with a matrix of weights; {LAYER_BY_LAYER}"
-        )
-    _refuse_latents(folder, call, weight)
+    weight = call.argument(1, "mat2" if "mat2" in call.node.kwargs else "other", None)
+    if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2:
+        raise call.refusal("expected x @ weight with a value x of the net and a matrix of weights")
     return _dense(folder, call, values[0], weight.t(), None)
-
-
-def _constant(call: Call, given: Any) -> Tensor:
-    if not isinstance(given, Tensor):
-        raise call.refusal("its weights are a value of the net, expected parameters of the model")
-    return given
 
 
 def _refuse_latents(folder: Folder, call: Call, weight: Tensor) -> None:
@@ -56,8 +41,7 @@ def _refuse_latents(folder: Folder, call: Call, weight: Tensor) -> None:
     place = weight.untyped_storage().data_ptr()
     for name, layer in folder.model.named_modules():
         if layer in folder.shipped and layer.weight.untyped_storage().data_ptr() == place:
-            reason = f"its weights are the latents of the binary layer {name!r}, as real numbers; call the layer"
-            raise LatentsReadError(str(call.refusal(reason)), name)
+            raise call.refusal(f"its weights are the latents of the binary layer {name!r}, as real numbers")
 
 
 def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
@@ -150,8 +134,8 @@ def _matmul(
             fields.update(centre=shipped.centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
         base = folder.emit(one_bit, call.name, source, **fields)
-        folder.emitted[base] = layer
     else:
+        _refuse_latents(folder, call, weight)
         rows = _rows(check_finite(call.name, "weights", weight)).contiguous()
         base = folder.emit(real, call.name, source, weight=rows.numpy(), **fields)
     y, bound = Pending(base), folder.values[base].bound
