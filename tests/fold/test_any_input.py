@@ -165,9 +165,9 @@ def test_the_preprocessing_of_the_training_keeps_the_accuracy() -> None:
 def test_wrong_examples_and_preprocessing() -> None:
     net, x = net_of((3,)), inputs_of((3,))
     for example, message in (
-        (x.astype(np.float64), r"got float64 \(9, 3\), expected uint8 or float32"),
-        (x[:0], r"got float32 \(0, 3\), expected .* with N of 1 or more"),
-        (x[0], r"got float32 \(3,\), expected uint8 or float32 \(N, …\)"),
+        (x.astype(np.float64), "float64"),
+        (x[:0], r"\(0, 3\)"),
+        (x[0], r"\(3,\)"),
     ):
         with pytest.raises(UsageError, match=message):
             pack(net, example)

@@ -63,14 +63,6 @@ def test_a_net_without_binary_layers_is_told() -> None:
     assert told(nn.Sequential(BinaryLinear(12, 3, weight_quantizer=None))) == []
 
 
-def test_only_the_ends_binary_are_told() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(*(nn.Linear(12, 12) for _ in range(3)), nn.BatchNorm1d(12), nn.Linear(12, 3))
-    binarize_(net, where=lambda name, layer: name in "04")
-    (found,) = told(net)
-    assert "only the ends are binary, '0' and '4'" in found
-
-
 @pytest.mark.filterwarnings("error")
 def test_nets_that_are_real_on_purpose_are_not() -> None:
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 32, "precision": "fp32"}

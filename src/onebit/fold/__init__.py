@@ -13,11 +13,11 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
@@ -27,11 +27,9 @@ from onebit.fold.trace import TooMuchWorkError, refuse_other_branch, trace
 from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
-from onebit.packed import InputSpec, PackedNet
-from onebit.packed.difference import array_differences, graph_difference
+from onebit.packed import InputSpec, PackedNet, dumps
 
 __all__ = ["FOLDS", "Folded", "RoundingSite", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
-
 
 OTHER_BATCH = 7
 """Samples of a second trace, which finds models that compute with the size of the batch."""
@@ -105,71 +103,68 @@ def fold_model(
     seed: int = 0,
 ) -> Folded:
     """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
-    folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
-    graph = trace(whole, batch, is_leaf=folder.is_leaf)
+    folder, batch = _prepared(model, example, input_shape, preprocess, weights, seed)
+    graph = trace(folder.model, batch, is_leaf=folder.is_leaf)
     folded = folder.fold(graph)
-    _check_other_batch(folded.net, whole, batch, folder.again())
-    refuse_other_branch(whole, graph, batch)
+    _check_other_batch(folded.net, batch, folder)
+    refuse_other_branch(folder.model, graph, batch)
     net, real = rounded_as_trained(folded.net, folded.numbers)
     return folded._replace(net=net, real=real)
 
 
 def fold_with_folder(model: nn.Module, example: Tensor) -> tuple[Folded, Folder]:
     """The packed net of a model before its activations are rounded, and the folder, which knows what made each node."""
-    folder, batch, whole = _prepared(model, example, None, None, "binary", 0)
-    return folder.fold(trace(whole, batch, is_leaf=folder.is_leaf)), folder
+    folder, batch = _prepared(model, example)
+    return folder.fold(trace(folder.model, batch, is_leaf=folder.is_leaf)), folder
 
 
 def refusals_of(
-    model: nn.Module,
-    example: Any = None,
-    *,
-    preprocess: nn.Module | None = None,
+    model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None
 ) -> tuple[torch.fx.Graph | None, dict[str, OnebitError]]:
     """The traced graph of a model, None if it cannot be traced, and why it cannot be packed whole: path -> error.
 
     Each operation is tried, also behind those that are refused. Other errors are those of `pack`.
     """
+    folder, batch = _prepared(model, example, preprocess=preprocess)
     refusals: dict[str, OnebitError] = {}
-    folder, batch, whole = _prepared(model, example, None, preprocess, "binary", 0, refusals)
+    folder.refusals = refusals
     try:
-        graph = _traced(whole, batch, folder, most_work=TRACE_WORK)
+        graph = _traced(batch, folder, most_work=TRACE_WORK)
     except FoldError as error:
         return None, {"": error}
     try:
         output = folder.walk(graph)
         if not refusals:
-            _check_other_batch(folder.finish(output).net, whole, batch, folder.again())
+            _check_other_batch(folder.finish(output).net, batch, folder)
             if not any(isinstance(found := node.meta.get("value"), Tensor) and found.is_meta for node in graph.nodes):
-                refuse_other_branch(whole, graph, batch)
+                refuse_other_branch(folder.model, graph, batch)
     except OnebitError as error:
         refusals.setdefault("", error)
     return graph, refusals
 
 
-def _traced(model: nn.Module, batch: Tensor, folder: Folder, *, most_work: int) -> torch.fx.Graph:
+def _traced(batch: Tensor, folder: Folder, *, most_work: int) -> torch.fx.Graph:
     """The graph of a model, without its values if they take more than `most_work`, unless forward reads them."""
+    follow = partial(trace, folder.model, batch, is_leaf=folder.is_leaf)
     try:
-        return trace(model, batch, is_leaf=folder.is_leaf, most_work=most_work)
+        return follow(most_work=most_work)
     except TooMuchWorkError:  # not before, because the first operation on meta imports much
         pass
     try:
-        return trace(model, batch, is_leaf=folder.is_leaf, shapes_only=True)
+        return follow(shapes_only=True)
     except FoldError:
-        return trace(model, batch, is_leaf=folder.is_leaf)
+        return follow()
 
 
-def _check_other_batch(net: PackedNet, model: nn.Module, batch: Tensor, folder: Folder) -> None:
+def _check_other_batch(net: PackedNet, batch: Tensor, folder: Folder) -> None:
     """Raise FoldError if the model is another net for more samples: a packed net takes any number of them."""
     larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
-    most_work = TRACE_WORK if larger.numel() < LARGE else 0
-    other = folder.fold(_traced(model, larger, folder, most_work=most_work)).net
-    difference = graph_difference(net, other) or next(map(str, array_differences(net, other)), None)
-    if difference is not None:
+    folder = Folder(folder.model, folder.first_input, folder.shipped, folder.table)
+    other = folder.fold(_traced(larger, folder, most_work=TRACE_WORK if larger.numel() < LARGE else 0)).net
+    if dumps(net) != dumps(other):
         raise FoldError(
-            f"the model computes something else for {len(larger)} samples than for {len(batch)} ({difference}), a "
-            "packed net the same for any number; compute no values and take no branches from len(x), x.shape[0] or "
-            "earlier batches"
+            f"the model computes something else for {len(larger)} samples than for {len(batch)}, a packed net the same "
+            "for any number; compute no values and take no branches from len(x), x.shape[0] or earlier batches"
         )
 
 
@@ -181,13 +176,12 @@ def example_of(spec: InputSpec) -> Tensor:
 def _prepared(
     model: nn.Module,
     example: Any,
-    input_shape: Any,
-    preprocess: Any,
-    weights: str,
-    seed: int,
-    refusals: dict[str, OnebitError] | None = None,
-) -> tuple[Folder, Tensor, nn.Module]:
-    """The folder of a copy of a model, a batch of two for its trace, and the copy."""
+    input_shape: Any = None,
+    preprocess: nn.Module | None = None,
+    weights: str = "binary",
+    seed: int = 0,
+) -> tuple[Folder, Tensor]:
+    """The folder of a copy of a model, and a batch of two for its trace."""
     model = eval_copy(model)
     batch = _batch(model, example, input_shape)
     if preprocess is not None:
@@ -196,7 +190,7 @@ def _prepared(
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError(no_binary_layers(model))
     spec = InputSpec(shape=tuple(batch.shape[1:]), dtype=str(batch.dtype).removeprefix("torch."), coding="values")
-    return Folder(model, spec, shipped_weights(model, weights, seed), FOLDS, refusals=refusals), batch, model
+    return Folder(model, spec, shipped_weights(model, weights, seed), FOLDS), batch
 
 
 def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
@@ -209,23 +203,13 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
                 "example: pack(model, x) with a batch x"
             )
         return torch.zeros((2, *shape), dtype=torch.uint8)
-    dtype = str(example.dtype).removeprefix("torch.")
-    shape = tuple(int(size) for size in example.shape)
+    dtype = str(getattr(example, "dtype", type(example).__name__)).removeprefix("torch.")
+    shape = tuple(int(size) for size in getattr(example, "shape", ()))
     if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:
-        raise UsageError(f"example: got {dtype} {shape}, expected uint8 or float32 (N, …) with N of 1 or more")
+        raise UsageError(f"a packed net takes one tensor of uint8 or float32 (N, …), got {dtype} {shape}")
     return torch.zeros((2, *shape[1:]), dtype=getattr(torch, dtype))
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, of the model itself if it is wrapped. FoldError if it stays in training mode."""
-    model = unwrapped(model)
-    for name, module in model.named_modules():
-        if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
-            raise FoldError(f"layer {name!r} has no weights yet: run a batch through the model first")
-    made = copy.deepcopy(model).cpu().eval()
-    training = next((name or type(module).__name__ for name, module in made.named_modules() if module.training), None)
-    if training is not None:
-        raise FoldError(
-            f"{training!r} stays in training mode after eval(), a packed net has eval mode: remove its train()"
-        )
-    return made
+    """A copy on the CPU in eval mode, of the model itself if it is wrapped."""
+    return copy.deepcopy(unwrapped(model)).cpu().eval()

@@ -97,7 +97,6 @@ class Folder:
         spec: the input, with the coding "values".
         shipped: the binary weights of each binary layer.
         table: the operation for each layer class, function and method name.
-        refusals: where refused operations are listed by path, to go on behind them; None to stop at the first.
     """
 
     def __init__(
@@ -106,14 +105,13 @@ class Folder:
         spec: InputSpec,
         shipped: Mapping[nn.Module, BinaryWeight],
         table: Mapping[Any, Operation],
-        *,
-        refusals: dict[str, OnebitError] | None = None,
     ) -> None:
         self.model = model
         self.input = self.first_input = spec
         self.shipped = shipped
         self.table = table
-        self.refusals = refusals
+        self.refusals: dict[str, OnebitError] | None = None
+        """Where refused operations are listed by path, to go on behind them; None to stop at the first."""
         self.coding: InputCoding | None = None
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
@@ -128,10 +126,6 @@ class Folder:
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
-
-    def again(self) -> Folder:
-        """A new folder for the same model and weights, which stops at the first refusal."""
-        return Folder(self.model, self.first_input, self.shipped, self.table)
 
     def set_input(self, spec: InputSpec) -> None:
         """Choose how the input becomes the first value."""

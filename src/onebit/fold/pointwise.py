@@ -20,8 +20,8 @@ from onebit.quantizers import BinaryInput, Quantizer, sign
 
 def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
-    if norm.running_mean is None or norm.running_var is None:
-        raise call.refusal("with track_running_stats=False the logits depend on the other images of the batch")
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        raise call.refusal("in training mode or with track_running_stats=False it depends on the whole batch")
     for what, tensor in (*norm.named_parameters(), *norm.named_buffers()):
         if tensor.is_floating_point():
             check_finite(call.name, f"BatchNorm {what} values", tensor)
@@ -212,7 +212,7 @@ def hardswish(folder: Folder, call: Call, x: Pending) -> Pending:
 
 @any_dtype
 def dropout(folder: Folder, call: Call, x: Pending) -> Pending:
-    if call.module is None and call.argument(2, "training", True):
+    if call.argument(2, "training", True):
         raise call.refusal("it drops values in eval mode too; pass training=self.training")
     return x
 
