@@ -23,7 +23,6 @@ from onebit.models.stack import ConvNet, Stack
 from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
 from onebit.packed import OPS, Node, Value
 from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, sign
-from onebit.runtime import EXECUTORS
 
 
 class OwnSign(Quantizer):
@@ -72,13 +71,12 @@ class NegateNode(Node):
     def infer(self, *inputs: Value) -> Value:
         return Value(inputs[0].shape, "real")
 
+    def compute(self, dtype: Any, *arrays: Any) -> np.ndarray:
+        return -arrays[0].astype(dtype)
+
 
 def fold_negate(folder: Any, call: Any, x: Any) -> Any:
     return Pending(folder.emit(NegateNode, call.name, folder.write(x)))
-
-
-def run_negate(node: NegateNode, x: Value) -> Any:
-    return lambda v: -v.astype(np.float32)
 
 
 def read_own(**where: Any) -> LoadedFiles:
@@ -115,7 +113,6 @@ ROWS: list[tuple[Any, Any, Any]] = [
     (DATASETS, "own_data", OWN_DATA),
     (EXPORTS, "own_target", Target(text="arrays of NumPy", module="own_target", suffixes=(".npz",))),
     (OPS, "negate", NegateNode),
-    (EXECUTORS, NegateNode, run_negate),
     (FOLDS, Negate, fold_negate),
 ]
 """Table, name and entry."""

@@ -58,7 +58,7 @@ def test_numpy_alone_without_native_kernels(
     if switched_off:
         monkeypatch.setenv("ONEBIT_NATIVE", "0")
     else:
-        monkeypatch.delitem(plan._MAKERS, Dense)
+        monkeypatch.setitem(plan._MAKERS, Dense, None)
     assert variants(onebit("bench", net, *FAST, "--json")) == [(1, "numpy"), (3, "numpy")]
 
 

@@ -531,9 +531,8 @@ def test_what_onnxruntime_refuses_is_one_line(runs: bool, tmp_path: Path, monkey
 
 
 def test_exports_load_onnx_only_to_write() -> None:
-    code = "import onebit.export, onebit.export.onnx.target as t, sys; print(len(t.OPERATIONS), *sys.modules)"
-    count, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
-    assert count == "27"
+    code = "import onebit.export, onebit.export.onnx.target as t, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert not {"onnx", "onnxruntime", "torch"} & set(loaded)
 
 

@@ -19,7 +19,6 @@ from onebit.integer.form import Form
 from onebit.integer.nets import _planned
 from onebit.integer.operations import CONVERSIONS
 from onebit.packed import (
-    OPS,
     AdaptiveAveragePool,
     Add,
     Affine,
@@ -282,10 +281,6 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     expected = (half * old.multiplier[0].astype(np.int64) + 2 * old.offset) >> (old.right_shift + 1)
     given = (half * new.multiplier[0].astype(np.int64) + new.offset) >> new.right_shift
     assert np.mean(np.clip(expected, 0, 15) == np.clip(given, 0, 15)) > 0.999
-
-
-def test_every_operation_has_a_conversion() -> None:
-    assert CONVERSIONS.keys() == set(OPS.values())
 
 
 def test_values_that_are_concatenated_have_one_step() -> None:

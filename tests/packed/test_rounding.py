@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onebit.errors import FormatError
 from onebit.packed import InputSpec, PackedNet, Quantize, Requantize, Value, dumps
 from onebit.packed.nodes.rounding import EXACT_LIMIT
-from onebit.runtime.executors import EXECUTORS
+from onebit.runtime.executors import executor_of
 
 BYTES = Value((2, 3, 4), "integer", 255, 0, 255)
 SUMS = Value((2, 3, 4), "integer", 2**20)
@@ -116,14 +116,14 @@ def test_results_are_floors_of_exact_fractions(terms: list[tuple[int, int]], off
     values = [Value((1,), "integer", max(1, abs(x))) for _, x in terms]
     if (node.reach(*values) >= EXACT_LIMIT).any():
         return
-    execute = EXECUTORS[Requantize](node, *values)
+    execute = executor_of(node, *values)
     (found,) = execute(*(np.array([[x]], np.int32) for _, x in terms)).ravel()
     total = sum(m * x for m, x in terms) + offset
     assert found == min(max(total // 2**shift, -100), 200)
 
 
 def test_real_values_are_rounded_to_even_and_clipped() -> None:
-    execute = EXECUTORS[Quantize](Quantize(inputs=("x",), output="y", least=-3, most=4), REALS)
+    execute = executor_of(Quantize(inputs=("x",), output="y", least=-3, most=4), REALS)
     x = np.float32([[0.5, 1.5, 2.5, -0.5, -1.5, 3.51, 4.5, 1e30, -1e30, np.inf, -np.inf, -2.5000002]])
     assert execute(x).tolist() == [[0, 2, 2, 0, -2, 4, 4, 4, -3, 4, -3, -3]]
     assert execute(x).dtype == np.int32

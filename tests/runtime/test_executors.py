@@ -19,7 +19,6 @@ from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.native import instruction_sets
 from onebit.packed import (
-    OPS,
     Affine,
     AveragePool,
     Conv,
@@ -40,7 +39,7 @@ from onebit.packed import (
     save,
 )
 from onebit.packed.bits import pack_signs
-from onebit.runtime import EXECUTORS, batches, load, run, softmax
+from onebit.runtime import batches, load, run, softmax
 from onebit.runtime.executors import DTYPES
 
 Maker = Callable[..., PackedNet]
@@ -389,10 +388,6 @@ def test_softmax_is_a_distribution_even_for_large_logits() -> None:
     probabilities = softmax(np.array([[1000, 0, -1000], [0, 0, 0], [np.log(1), np.log(2), np.log(5)]], np.float32))
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, np.array([[1, 0, 0], [1 / 3] * 3, [1 / 8, 2 / 8, 5 / 8]]), rtol=1e-6)
-
-
-def test_every_operation_has_an_executor() -> None:
-    assert set(EXECUTORS) == set(OPS.values())
 
 
 def test_the_runtime_loads_nothing_but_numpy_and_safetensors(tmp_path: Path, packed_mlp: Maker) -> None:

@@ -27,7 +27,7 @@ from onebit.native import instruction_sets
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words, pack_signs, words_to_bytes
 from onebit.runtime import torch_layers
-from onebit.runtime.executors import EXECUTORS
+from onebit.runtime.executors import executor_of
 from onebit.runtime.layer_operator import PackedWindow, dense_signs, packed_linear
 from onebit.runtime.torch_layers import PackedConv, PackedLinear
 
@@ -58,7 +58,7 @@ def of_node(kind: Any, layer: Any, x: Tensor, **fields: Any) -> np.ndarray:
     node = kind(inputs=("x",), output="y", signs=words, in_features=layer.terms, **arrays, **fields)
     values = np.where(x < 0, -1, 1).astype(np.float32) if layer.signs else x.numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        y = EXECUTORS[kind](node, Value(tuple(x.shape[1:]), "real"))(values)
+        y = executor_of(node, Value(tuple(x.shape[1:]), "real"))(values)
         return y if layer.bias is None else y + layer.bias.numpy().reshape(-1, *[1] * (y.ndim - 2))
 
 

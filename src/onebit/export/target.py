@@ -21,7 +21,7 @@ class CannotRun(Exception):
 class Writer(Protocol):
     """What the module of a target has.
 
-    OPERATIONS: the operations of packed nets that it can write.
+    OPERATIONS: the operations of packed nets that it can write, or base classes of them.
     EXACT: whether every output equals that of the reference executor bit for bit.
     RUNS_WITH: what runs the exported net here, for display.
     """

@@ -155,10 +155,10 @@ def _flags(target: Target) -> set[str]:
 
 def check_operations(net: PackedNet, name: str, target: Target) -> None:
     """Raise UsageError for an operation that the target lacks; it names those that have all of the net's."""
-    kinds = {type(node) for node in net.nodes}
     for node in net.nodes:
-        if type(node) not in target.writer.OPERATIONS:
-            others = _which([other for other, entry in EXPORTS.items() if kinds <= set(entry.writer.OPERATIONS)])
+        if not isinstance(node, tuple(target.writer.OPERATIONS)):
+            having = {name: tuple(entry.writer.OPERATIONS) for name, entry in EXPORTS.items()}
+            others = _which([name for name, kinds in having.items() if all(isinstance(n, kinds) for n in net.nodes)])
             raise UsageError(
                 f"{name} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net; {others}"
             )

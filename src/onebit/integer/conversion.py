@@ -16,7 +16,7 @@ from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
 from onebit.packed import InputSpec, Node, PackedNet, nodes
 from onebit.packed.net import INPUT, check_name, readers
-from onebit.packed.nodes import Value
+from onebit.packed.nodes import Value, by_class
 from onebit.packed.nodes.node import SUM_LIMIT
 
 INPUT_BITS, STREAM_BITS = 8, 16
@@ -25,8 +25,7 @@ DIRECT = 2**16
 """Integers below it are read by weights as they are: those of an image, and sums of a few windows."""
 MOST_TERMS = 3
 """A sum of more values than this is rounded."""
-ARRANGE = nodes.Flatten, nodes.Reshape, nodes.Permute, nodes.Repeat, nodes.Concat, nodes.Slice, nodes.Pad
-POOLS = nodes.MaxPool, nodes.AveragePool, nodes.AdaptiveAveragePool
+ARRANGE = nodes.Move, nodes.Concat
 Affines = tuple[np.ndarray | None, np.ndarray | None]
 """Scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 
@@ -65,7 +64,7 @@ class Conversion:
         net: PackedNet,
         bits: int | None,
         step: Callable[[Rounding, Form], float],
-        table: Mapping[type[Node], Callable[..., Form]],
+        table: Mapping[type, Callable[..., Form]],
         numbers: Mapping[str, Affines] | None = None,
     ) -> None:
         self.exact, self.known, self.bits, self.step, self.table = net, net.values, bits, step, table
@@ -86,7 +85,7 @@ class Conversion:
         """The integer net; its outputs have the names of those of the exact net where they are free."""
         spec = self._input()
         for node in self.exact.nodes:
-            form = self.table[type(node)](self, node, *(self.forms[name] for name in node.inputs))
+            form = by_class(self.table, node)(self, node, *(self.forms[name] for name in node.inputs))
             self.forms[node.output] = self._settled(node.output, form)
         renamed = {name: self.real(name) for name in self.exact.outputs}
         output = self.exact.output
@@ -248,7 +247,7 @@ class Conversion:
         """The values that one-bit weights read, also moved or pooled."""
         feeding: set[str] = set()
         for node in reversed(self.exact.nodes):
-            moves = isinstance(node, (*ARRANGE, *POOLS)) and node.output in feeding
+            moves = isinstance(node, (*ARRANGE, nodes.Pool, nodes.AdaptiveAveragePool)) and node.output in feeding
             if moves or isinstance(node, nodes.OneBitWeights):
                 feeding.update(node.inputs)
         return feeding

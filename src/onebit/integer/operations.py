@@ -23,19 +23,8 @@ def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
     return x.scaled(float64_or(scale, 1.0), float64_or(shift, 0.0))
 
 
-def _relu(net: Conversion, node: nodes.Relu, x: Form) -> Form:
-    return x.between(0, inf)
-
-
-def _hardtanh(net: Conversion, node: nodes.Hardtanh, x: Form) -> Form:
-    return x.between(-1, 1)
-
-
-def _clamp(net: Conversion, node: nodes.Clamp, x: Form) -> Form:
-    low, high = (
-        default if array is None else float(array[0]) for array, default in ((node.low, -inf), (node.high, inf))
-    )
-    return x.between(low, high)
+def _bounded(net: Conversion, node: nodes.Bounded, x: Form) -> Form:
+    return x.between(*node.bounds)
 
 
 def _add(net: Conversion, node: nodes.Add, *inputs: Form) -> Form:
@@ -175,33 +164,21 @@ def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
     return net.rounded(node.output, total, 1.0, node.least, node.most)
 
 
-CONVERSIONS: dict[type[Node], Callable[..., Form]] = {
-    nodes.Flatten: _moved,
-    nodes.Dense: _one_bit,
-    nodes.RealDense: _real_weights,
-    nodes.Conv: _one_bit,
-    nodes.RealConv: _real_weights,
-    nodes.ConvTranspose: _one_bit,
-    nodes.RealConvTranspose: _real_weights,
+CONVERSIONS: dict[type, Callable[..., Form]] = {
+    Node: _as_real,
+    nodes.OneBitWeights: _one_bit,
+    nodes.RealWeights: _real_weights,
+    nodes.Move: _moved,
     nodes.MaxPool: _moved,
     nodes.AveragePool: _average_pool,
     nodes.AdaptiveAveragePool: _adaptive,
     nodes.Affine: _affine,
     nodes.Threshold: _threshold,
     nodes.Sign: _sign,
-    nodes.Relu: _relu,
-    nodes.Prelu: _as_real,
-    nodes.Hardtanh: _hardtanh,
+    nodes.Bounded: _bounded,
     nodes.Add: _add,
     nodes.Concat: _concat,
-    nodes.Slice: _moved,
-    nodes.Pad: _moved,
-    nodes.Reshape: _moved,
-    nodes.Permute: _moved,
-    nodes.Repeat: _moved,
-    nodes.Clamp: _clamp,
-    nodes.Multiply: _as_real,
     nodes.Requantize: _requantize,
     nodes.Quantize: _quantize,
 }
-"""For each operation: (conversion, node, forms of its inputs) -> form of its output."""
+"""For each operation, or those of a base class: (conversion, node, forms of its inputs) -> form of its output."""

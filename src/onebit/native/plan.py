@@ -23,7 +23,7 @@ from onebit.native.weight_kernels import (
     planes_of_bytes,
     real_kernel,
 )
-from onebit.packed import Node, OneBitWeights, PackedNet, nodes
+from onebit.packed import OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import readers
@@ -50,9 +50,9 @@ class _Planner(Pointwise):
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
-            if type(node) not in _MAKERS:
+            if (make := nodes.by_class(_MAKERS, node)) is None:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
-            self.slots[node.output] = _MAKERS[type(node)](self, node)
+            self.slots[node.output] = make(self, node)
         answers = [self.calls.image_order(self.calls.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
         return lay_out(self.net, self.calls, self.image, answers, self.isa)
 
@@ -233,24 +233,15 @@ class _Planner(Pointwise):
         return self.calls.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
 
-_MAKERS: dict[type[Node], Any] = {
+_MAKERS: dict[type, Any] = {
     nodes.Flatten: _Planner.flatten,
-    nodes.Dense: _Planner.dense,
-    nodes.RealDense: _Planner.dense,
-    nodes.Conv: _Planner.conv,
-    nodes.RealConv: _Planner.conv,
-    nodes.ConvTranspose: _Planner.conv,
-    nodes.RealConvTranspose: _Planner.conv,
+    nodes.DenseLayer: _Planner.dense,
+    nodes.Grouped: _Planner.conv,
     nodes.MaxPool: _Planner.max_pool,
     nodes.AveragePool: _Planner.average_pool,
     nodes.AdaptiveAveragePool: _Planner.adaptive_average_pool,
     nodes.Affine: _Planner.affine,
-    nodes.Threshold: _Planner.pointwise,
-    nodes.Sign: _Planner.pointwise,
-    nodes.Relu: _Planner.pointwise,
-    nodes.Prelu: _Planner.pointwise,
-    nodes.Hardtanh: _Planner.pointwise,
-    nodes.Clamp: _Planner.pointwise,
+    nodes.Pointwise: _Planner.pointwise,
     nodes.Requantize: _Planner.requantize,
     nodes.Quantize: _Planner.quantize,
     nodes.Add: _Planner.add,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, Operation, Slot
@@ -116,13 +114,9 @@ class Pointwise(Values):
         else:
             if exact:
                 self.calls.then(slot, "real")
-            if isinstance(node, nodes.Clamp):
-                low, high = (
-                    np.full(1, v, np.float32) if a is None else a for a, v in ((node.low, -inf), (node.high, inf))
-                )
-                self.calls.then(slot, "clamp", low, high)
-                return slot
-            if isinstance(node, nodes.Prelu):
+            if isinstance(node, nodes.Bounded):
+                self.calls.then(slot, "clamp", *(np.full(1, bound, np.float32) for bound in node.bounds))
+            elif isinstance(node, nodes.Prelu):
                 self.calls.then(slot, "prelu", node.slope)
             else:
                 assert isinstance(node, nodes.Sign)

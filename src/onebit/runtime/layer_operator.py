@@ -19,7 +19,7 @@ from onebit.native import instruction_set
 from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, kernel_word_count, panel_spans, window_call
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words
-from onebit.runtime.executors import EXECUTORS
+from onebit.runtime.executors import executor_of
 from onebit.runtime.running import thread_count
 
 
@@ -196,7 +196,7 @@ def _reference(node: Any, x: Tensor, shape: tuple[int, ...], bias: Tensor | None
         values = np.where(values < 0, np.int8(-1), np.int8(1))
     value = Value(shape, "sign", 1) if signs else Value(shape, "real")
     with np.errstate(over="ignore", invalid="ignore"):
-        made = EXECUTORS[type(node)](node, value)(values).astype(np.float32)
+        made = executor_of(node, value)(values).astype(np.float32)
         if bias is not None:
             made = made + bias.numpy().reshape(-1, *[1] * (made.ndim - 2))
     return torch.from_numpy(made)

@@ -16,7 +16,8 @@ from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, PackedNet, load
 from onebit.packed.net import INPUT
-from onebit.runtime.executors import EXECUTORS, per_channel
+from onebit.packed.nodes import per_channel
+from onebit.runtime.executors import executor_of
 from onebit.runtime.inputs import DTYPES, all_finite, check_images, check_numbers, without_torch
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
@@ -254,7 +255,7 @@ def batches(
     known = net.values
     most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
     size = most if batch_size is None else min(batch_size, most)
-    executors = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]
+    executors = [executor_of(node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
     for start in range(0, inputs.shape[0], size):
         batch = _part(net.input, inputs, start, size)

@@ -16,7 +16,7 @@ from onebit import runtime
 from onebit.fold import RoundingSite, SignSite
 from onebit.fold.chain import Chain
 from onebit.packed import Node, PackedNet, Requantize, Sign, Threshold
-from onebit.runtime.executors import per_channel
+from onebit.packed.nodes import per_channel
 from onebit.verification.outcome import TIED
 from onebit.verification.thresholds import NEAR
 

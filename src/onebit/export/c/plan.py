@@ -8,7 +8,7 @@ from onebit.export.c.moves import Moves
 from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
 from onebit.native.arena import place
-from onebit.packed import Node, PackedNet, nodes
+from onebit.packed import PackedNet, nodes
 
 
 class Planner(Moves, Products, Pools):
@@ -24,7 +24,7 @@ class Planner(Moves, Products, Pools):
         super().__init__(sums_last(signs_before_pools(net)))
         self.code_input()
         for node in self.net.nodes:
-            MAKERS[type(node)](self, node)
+            nodes.by_class(MAKERS, node)(self, node)
             for name in node.inputs:  # only now: what this node reads must outlive a stage that it finishes
                 self.uses[name] -= 1
         self.close()
@@ -53,33 +53,18 @@ class Planner(Moves, Products, Pools):
         return max(8, place(used, 1))
 
 
-MAKERS: dict[type[Node], Any] = {
-    nodes.Dense: Planner.matmul,
-    nodes.RealDense: Planner.matmul,
-    nodes.Conv: Planner.matmul,
-    nodes.RealConv: Planner.matmul,
-    nodes.ConvTranspose: Planner.matmul,
-    nodes.RealConvTranspose: Planner.matmul,
-    nodes.MaxPool: Planner.pool,
-    nodes.AveragePool: Planner.pool,
+MAKERS: dict[type, Any] = {
+    nodes.Weights: Planner.matmul,
+    nodes.Pool: Planner.pool,
     nodes.AdaptiveAveragePool: Planner.adaptive,
     nodes.Affine: Planner.affine,
-    nodes.Threshold: Planner.pointwise,
-    nodes.Sign: Planner.pointwise,
-    nodes.Relu: Planner.pointwise,
-    nodes.Prelu: Planner.pointwise,
-    nodes.Hardtanh: Planner.pointwise,
-    nodes.Clamp: Planner.pointwise,
+    nodes.Pointwise: Planner.pointwise,
     nodes.Quantize: Planner.pointwise,
     nodes.Requantize: Planner.requantize,
     nodes.Add: Planner.combine,
     nodes.Multiply: Planner.combine,
     nodes.Concat: Planner.joined,
     nodes.Pad: Planner.joined,
-    nodes.Flatten: Planner.view,
-    nodes.Reshape: Planner.view,
-    nodes.Permute: Planner.view,
-    nodes.Repeat: Planner.view,
-    nodes.Slice: Planner.view,
+    nodes.Move: Planner.view,
 }
-"""How each operation is planned."""
+"""How each operation is planned, or those of a base class."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from onebit.export.c.stages import Stages, index, real
@@ -41,24 +43,23 @@ class Pointwise(Stages):
             arrays = ", ".join(self.array(node.output, field, array) for field, array in given)
             kernel = ("affine" if len(given) == 2 else given[0][0]) + "_integers" * exact + "_by" * (len(given) == 1)
             line = f"{kernel}(x, {count}, {arrays});"
-        elif isinstance(node, nodes.Relu):
-            line = f"clamp_integers(x, {count}, 0, {INT32.max});" if exact else f"relu(x, {count});"
+        elif isinstance(node, nodes.Bounded) and made.exact:
+            low, high = node.bounds
+            line = f"clamp_integers(x, {count}, {low:.0f}, {min(high, INT32.max):.0f});"
         elif isinstance(node, nodes.Quantize):
             kernel = "clamp_integers" if exact else "quantize"
             line = f"{kernel}(x, {count}, {node.least}, {node.most});"
-        elif isinstance(node, nodes.Hardtanh):
-            line = f"clamp_integers(x, {count}, -1, 1);" if exact else f"clamp(x, {count}, {real(-1)}, {real(1)});"
         else:
             self.as_real(stage)
             if isinstance(node, nodes.Prelu):
                 line = f"prelu(x, {count}, {self.array(node.output, 'slope', node.slope)});"
+            elif isinstance(node, nodes.Relu):
+                line = f"relu(x, {count});"
             else:
-                assert isinstance(node, nodes.Clamp)
-                low, high = (None if bound is None else real(bound[0]) for bound in (node.low, node.high))
-                if low and high:
-                    line = f"clamp(x, {count}, {low}, {high});"
-                else:
-                    line = f"at_least(x, {count}, {low});" if low else f"at_most(x, {count}, {high});"
+                assert isinstance(node, nodes.Bounded)
+                ends = [real(bound) for bound in node.bounds if abs(bound) < inf]
+                kernel = "clamp" if len(ends) == 2 else "at_least" if node.bounds[0] > -inf else "at_most"
+                line = f"{kernel}({', '.join(['x', str(count), *ends])});"
         stage.body.append(line)
         stage.made = made
 

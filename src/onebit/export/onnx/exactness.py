@@ -16,32 +16,24 @@ from onebit.packed import (
     Conv,
     ConvTranspose,
     Dense,
-    Flatten,
     MaxPool,
     Node,
     OneBitWeights,
     PackedNet,
-    Pad,
-    Permute,
     Quantize,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Repeat,
+    RealWeights,
     Requantize,
-    Reshape,
     Sign,
-    Slice,
     Threshold,
     Value,
 )
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT, readers
+from onebit.packed.nodes import Move
 
-MOVES = (Flatten, Reshape, Permute, Repeat, Slice, Pad, MaxPool)
+MOVES = (Move, MaxPool)
 """Operations of one input that compute on codes of ±1 as on the numbers."""
 SIGNS = (Sign, Threshold)
-_REAL_WEIGHTS = (RealDense, RealConv, RealConvTranspose)
 
 
 def sum_bound(node: Node, x: Value) -> int:
@@ -94,7 +86,7 @@ class Uses:
 
     def _keeps_bits(self, node: Node) -> bool:
         inputs = [self.values[name] for name in node.inputs]
-        if isinstance(node, _REAL_WEIGHTS):
+        if isinstance(node, RealWeights):
             return False
         if isinstance(node, (Dense, AdaptiveAveragePool)):  # double holds the sums
             return inputs[0].exact

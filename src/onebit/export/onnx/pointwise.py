@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from onebit.export.onnx.exactness import zero_point
-from onebit.export.onnx.values import Values
+from onebit.export.onnx.values import DTYPES, Values
 from onebit.packed import (
     Add,
     Affine,
-    Clamp,
     Concat,
     Flatten,
-    Hardtanh,
     Multiply,
     Node,
     Pad,
@@ -29,6 +28,7 @@ from onebit.packed import (
     Value,
 )
 from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.nodes import Bounded
 
 
 def real(to: Values, op: str, a: str, b: str, *, of: str, last: bool = False) -> str:
@@ -142,34 +142,24 @@ def write_multiply(to: Values, node: Multiply) -> None:
     real(to, "Mul", a, b, of=node.output, last=True)
 
 
-def write_relu(to: Values, node: Relu) -> None:
-    (source,) = node.inputs
-    if to.natural(source) in ("int", "double"):
-        zero = to.graph.number(0, np.int32)
-        to.add("Clip", to.get(source, "int"), zero, of=node.output, form="int")
-    else:
-        to.add("Relu", to.get(source, "float"), of=node.output, form="float")
-
-
 def write_prelu(to: Values, node: Prelu) -> None:
     slope = to.per_channel(node.slope, node.output, "slope")
     to.add("PRelu", to.get(node.inputs[0], "float"), slope, of=node.output, form="float")
 
 
-def write_hardtanh(to: Values, node: Hardtanh) -> None:
-    (source,) = node.inputs
-    form = "int" if to.natural(source) in ("int", "double") else "float"
-    dtype = np.int32 if form == "int" else np.float32
-    ends = [to.graph.number(end, dtype) for end in (-1, 1)]
-    to.add("Clip", to.get(source, form), *ends, of=node.output, form=form)
-
-
-def write_clamp(to: Values, node: Clamp) -> None:
-    ends = [
-        "" if array is None else to.graph.constant(array[0], f"{node.output}/{what}")
-        for array, what in ((node.low, "low"), (node.high, "high"))
-    ]
-    to.add("Clip", to.get(node.inputs[0], "float"), *ends[: 1 if not ends[1] else 2], of=node.output, form="float")
+def write_bounded(to: Values, node: Bounded) -> None:
+    (source,), name = node.inputs, node.output
+    form = "int" if to.value(name).exact and to.natural(source) in ("int", "double") else "float"
+    if isinstance(node, Relu) and form == "float":
+        to.add("Relu", to.get(source, form), of=name, form=form)
+        return
+    ends = []
+    for what, bound in zip(("low", "high"), node.bounds, strict=True):
+        if what in node.stored:
+            ends.append(to.graph.constant(node.stored[what][0], f"{name}/{what}"))
+        else:
+            ends.append(to.graph.number(bound, DTYPES[form]) if abs(bound) < inf else "")
+    to.add("Clip", to.get(source, form), *ends[: 2 if ends[1] else 1], of=name, form=form)
 
 
 def write_concat(to: Values, node: Concat) -> None:

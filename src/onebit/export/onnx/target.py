@@ -24,29 +24,26 @@ from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
 from onebit.export.pixels import pixels_in_words
 from onebit.export.target import CannotRun
-from onebit.packed import Node, PackedNet, dumps, nodes
+from onebit.packed import PackedNet, dumps, nodes
 from onebit.packed.net import INPUT
 
 FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
 """How each flavor stores ±1 weights: one bit each, as floats, or as floats that BipolarQuant marks as binary."""
 
-WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
+WRITERS: dict[type, Callable[[Values, Any], None]] = {
     nodes.Flatten: pointwise.write_flatten,
     nodes.Dense: products.write_dense,
     nodes.RealDense: products.write_real_dense,
-    nodes.Conv: products.write_conv,
-    nodes.RealConv: products.write_conv,
-    nodes.ConvTranspose: products.write_conv_transpose,
-    nodes.RealConvTranspose: products.write_conv_transpose,
+    nodes.Convolution: products.write_conv,
+    nodes.Transposed: products.write_conv_transpose,
     nodes.MaxPool: pooling.write_max_pool,
     nodes.AveragePool: pooling.write_average_pool,
     nodes.AdaptiveAveragePool: pooling.write_adaptive_average_pool,
     nodes.Affine: pointwise.write_affine,
     nodes.Threshold: pointwise.write_threshold,
     nodes.Sign: pointwise.write_threshold,
-    nodes.Relu: pointwise.write_relu,
+    nodes.Bounded: pointwise.write_bounded,
     nodes.Prelu: pointwise.write_prelu,
-    nodes.Hardtanh: pointwise.write_hardtanh,
     nodes.Add: pointwise.write_add,
     nodes.Concat: pointwise.write_concat,
     nodes.Slice: pointwise.write_slice,
@@ -54,7 +51,6 @@ WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
     nodes.Reshape: pointwise.write_reshape,
     nodes.Permute: pointwise.write_permute,
     nodes.Repeat: pointwise.write_repeat,
-    nodes.Clamp: pointwise.write_clamp,
     nodes.Multiply: pointwise.write_multiply,
     nodes.Requantize: rounding.write_requantize,
     nodes.Quantize: rounding.write_quantize,
@@ -80,7 +76,7 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
     to = Values(net, graph, integers=flavor == "standard", precise=flavor != "qonnx")
     for node in net.nodes:
         if node.output not in to.written:
-            WRITERS[type(node)](to, node)
+            nodes.by_class(WRITERS, node)(to, node)
     for name in net.outputs:
         to.get(name, "float")  # whose tensor has the name of the value
     samples = 1 if flavor == "qonnx" else "N"

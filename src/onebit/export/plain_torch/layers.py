@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def is_even(padding: tuple[int, int, int, int]) -> bool:
 # ------------------------------------------------------------------------------------------------------------- weights
 def weights(node: Any) -> np.ndarray:
     """(O, K) float32: ±1, or real weights."""
-    if isinstance(node, nodes.RealDense | nodes.RealConv | nodes.RealConvTranspose):
+    if isinstance(node, nodes.RealWeights):
         return node.weight
     return unpack_signs(node.signs, node.in_features, dtype=np.float32)
 
@@ -186,10 +187,9 @@ def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
     return f"{body.layer(node.output, 'nn.PReLU', str(len(node.slope)), weight=node.slope)}({x})"
 
 
-def clamp(body: Body, node: nodes.Clamp, x: str) -> str:
-    bounds = [
-        f"{name}={number(array[0])}" for name, array in (("min", node.low), ("max", node.high)) if array is not None
-    ]
+def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
+    ends = zip(("min", "max"), node.bounds, strict=True)
+    bounds = [f"{name}={number(np.float32(bound))}" for name, bound in ends if abs(bound) < inf]
     return f"torch.clamp({x}, {', '.join(bounds)})"
 
 
@@ -255,14 +255,11 @@ def concat(body: Body, node: nodes.Concat, *inputs: str) -> str:
     return f"torch.cat({body.list_of(inputs)}, dim=1)"
 
 
-LAYERS: dict[type[Node], Callable[..., str]] = {
+LAYERS: dict[type, Callable[..., str]] = {
     nodes.Flatten: flatten,
-    nodes.Dense: dense,
-    nodes.RealDense: dense,
-    nodes.Conv: conv,
-    nodes.RealConv: conv,
-    nodes.ConvTranspose: conv_transpose,
-    nodes.RealConvTranspose: conv_transpose,
+    nodes.DenseLayer: dense,
+    nodes.Convolution: conv,
+    nodes.Transposed: conv_transpose,
     nodes.MaxPool: max_pool,
     nodes.AveragePool: average_pool,
     nodes.AdaptiveAveragePool: adaptive_average_pool,
@@ -272,6 +269,7 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
     nodes.Relu: lambda body, node, x: f"F.relu({x})",
     nodes.Prelu: prelu,
     nodes.Hardtanh: lambda body, node, x: f"F.hardtanh({x})",
+    nodes.Bounded: bounded,
     nodes.Add: lambda body, node, a, b: f"{a} + {b}",
     nodes.Concat: concat,
     nodes.Slice: slice_,
@@ -279,14 +277,13 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
     nodes.Reshape: reshape,
     nodes.Permute: permute,
     nodes.Repeat: repeat,
-    nodes.Clamp: clamp,
     nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
     nodes.Requantize: requantize,
     nodes.Quantize: quantize,
 }
-"""For each operation: (body, node, expressions of its inputs) -> the expression of its output."""
+"""For each operation or base class: (body, node, expressions of its inputs) -> the expression of its output."""
 SEPARATE = (
-    *(nodes.Dense, nodes.RealDense, nodes.Conv, nodes.RealConv, nodes.ConvTranspose, nodes.RealConvTranspose),
-    *(nodes.AveragePool, nodes.Slice, nodes.Reshape, nodes.Clamp, nodes.Repeat, nodes.Pad, nodes.Permute),
+    *(nodes.Weights, nodes.AveragePool, nodes.Clamp),
+    *(nodes.Reshape, nodes.Permute, nodes.Repeat, nodes.Slice, nodes.Pad),
 )
 """Operations that begin a line: their input is a variable."""

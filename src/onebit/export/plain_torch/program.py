@@ -12,6 +12,7 @@ from onebit.export.plain_torch.text import listing, plain, quoted
 from onebit.packed import MaxPool, PackedNet, Quantize
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
+from onebit.packed.nodes import by_class
 
 NESTED = 90
 """Longest expression that applies one layer to the result of another, so that it fits into a line."""
@@ -78,7 +79,7 @@ class Program:
         self._waiting = INPUT, self._coded()
         for index, node in enumerate(self.net.nodes):
             arguments = [self._argument(name, index) for name in node.inputs]
-            self._waiting = node.output, LAYERS[type(node)](self.body, node, *arguments)
+            self._waiting = node.output, by_class(LAYERS, node)(self.body, node, *arguments)
         self._flush(len(self.net.nodes))
 
     def _argument(self, name: str, index: int) -> str:

@@ -10,12 +10,12 @@ kind       values
 `real`     float32
 =========  ================================================================================
 
-A new operation is a dataclass here, an entry in `OPS` and an executor in `onebit.runtime`.
+A new operation is a dataclass here, whose `compute` defines it, and an entry in `OPS`.
 """
 
 from __future__ import annotations
 
-from onebit.packed.nodes.arrange import Concat, Flatten, Pad, Permute, Repeat, Reshape, Slice
+from onebit.packed.nodes.arrange import Concat, Flatten, Move, Pad, Permute, Repeat, Reshape, Slice
 from onebit.packed.nodes.conv import (
     Conv,
     Convolution,
@@ -26,10 +26,33 @@ from onebit.packed.nodes.conv import (
     RealConvTranspose,
     Transposed,
 )
-from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeights
-from onebit.packed.nodes.node import MOST_RANK, MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
-from onebit.packed.nodes.pointwise import Add, Affine, Clamp, Hardtanh, Multiply, Prelu, Relu, Sign, Threshold
-from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
+from onebit.packed.nodes.dense import Dense, DenseLayer, OneBitWeights, RealDense, RealWeights, Weights
+from onebit.packed.nodes.node import (
+    MOST_RANK,
+    MOST_SIZE,
+    Node,
+    Numbers,
+    Stored,
+    Value,
+    by_class,
+    check_finite,
+    check_size,
+    per_channel,
+)
+from onebit.packed.nodes.pointwise import (
+    Add,
+    Affine,
+    Bounded,
+    Clamp,
+    Hardtanh,
+    Multiply,
+    Pointwise,
+    Prelu,
+    Relu,
+    Sign,
+    Threshold,
+)
+from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool, Pool
 from onebit.packed.nodes.rounding import Quantize, Requantize
 
 OPS: dict[str, type[Node]] = {
@@ -70,23 +93,28 @@ __all__ = [
     "Add",
     "Affine",
     "AveragePool",
+    "Bounded",
     "Clamp",
     "Concat",
     "Conv",
     "ConvTranspose",
     "Convolution",
     "Dense",
+    "DenseLayer",
     "Flatten",
     "Grouped",
     "Hardtanh",
     "Kernel",
     "MaxPool",
+    "Move",
     "Multiply",
     "Node",
     "Numbers",
     "OneBitWeights",
     "Pad",
     "Permute",
+    "Pointwise",
+    "Pool",
     "Prelu",
     "Quantize",
     "RealConv",
@@ -103,6 +131,9 @@ __all__ = [
     "Threshold",
     "Transposed",
     "Value",
+    "Weights",
+    "by_class",
     "check_finite",
     "check_size",
+    "per_channel",
 ]

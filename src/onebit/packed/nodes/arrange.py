@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.node import Node, Numbers, Value, check_size, merged, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Flatten(Node):
+class Move(Node):
+    """Base class of operations of one input that move, choose or repeat its elements."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Flatten(Move):
     """(C, H, W) -> (C·H·W,), the last axis fastest."""
 
     def infer(self, x: Value) -> Value:
         return same_kind(x, (prod(x.shape),))
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        return v.reshape(len(v), -1)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Reshape(Node):
+class Reshape(Move):
     """The same elements, the last axis fastest, with another shape.
 
     Args:
@@ -35,9 +45,12 @@ class Reshape(Node):
             raise FormatError(f"got a value of shape {x.shape}, expected {prod(self.shape)} elements for {self.shape}")
         return same_kind(x, self.shape)
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        return v.reshape(len(v), *self.shape)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Permute(Node):
+class Permute(Move):
     """Axis i of the output is axis `axes[i]` of the input; axes are counted without the batch axis.
 
     Args:
@@ -53,9 +66,12 @@ class Permute(Node):
             raise FormatError(f"axes are {self.axes}, expected a permutation of the {len(x.shape)} axes of {x.shape}")
         return same_kind(x, (x.shape[axis] for axis in self.axes))
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        return v.transpose(0, *(axis + 1 for axis in self.axes))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Repeat(Node):
+class Repeat(Move):
     """Each element repeated along each axis, as `numpy.repeat`: nearest upsampling, or an axis of 1 broadcast.
 
     Args:
@@ -73,6 +89,11 @@ class Repeat(Node):
         check_size("its value", shape)
         return same_kind(x, shape)
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        for axis, times in enumerate(self.times, start=1):
+            v = v.repeat(times, axis=axis)
+        return v
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concat(Node):
@@ -85,9 +106,12 @@ class Concat(Node):
             raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in inputs)}, expected equal images")
         return merged(inputs, (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:]))
 
+    def compute(self, dtype: Any, *arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Slice(Node):
+class Slice(Move):
     """x[start:stop:step] of an image, in each of (C, H, W): a crop, or a strided shortcut.
 
     Args:
@@ -112,9 +136,13 @@ class Slice(Node):
             raise FormatError(f"got a value of shape {x.shape}, expected one that contains {self.start} to {self.stop}")
         return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        place = slice(None), *map(slice, self.start, self.stop, self.step)
+        return v[place]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Pad(Node):
+class Pad(Move):
     """An image with a border of one value.
 
     Args:
@@ -138,3 +166,7 @@ class Pad(Node):
         top, bottom, left, right = self.padding
         border = Value((), "sign" if self.value else "integer", 1, self.value, self.value)
         return merged((x, border), (channels + sum(self.channels), height + top + bottom, width + left + right))
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        width = ((0, 0), self.channels, self.padding[:2], self.padding[2:])
+        return np.pad(v.astype(dtype, copy=False), width, constant_values=self.value)

@@ -115,8 +115,8 @@ class RealWeights(Weights):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _DenseLayer(Weights):
-    """(terms,) -> (O,)."""
+class DenseLayer(Weights):
+    """Base class of dense layers: (terms,) -> (O,)."""
 
     def infer(self, x: Value) -> Value:
         if x.shape != (self.terms,):
@@ -128,10 +128,10 @@ class _DenseLayer(Weights):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Dense(_DenseLayer, OneBitWeights):
+class Dense(DenseLayer, OneBitWeights):
     """Dense layer with one-bit weights: (in_features,) -> (O,)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RealDense(_DenseLayer, RealWeights):
+class RealDense(DenseLayer, RealWeights):
     """Dense layer with real weights: (in_features,) -> (O,)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, NamedTuple
@@ -123,6 +123,13 @@ class Node(ABC):
             FormatError: an unsuitable input.
         """
 
+    def compute(self, dtype: Any, *arrays: Any) -> np.ndarray:
+        """The output (N, …) for the arrays of its inputs, in the dtype of its kind.
+
+        Products and pools are computed by `onebit.runtime.executors`.
+        """
+        raise NotImplementedError
+
     def check_values(self, *inputs: Value) -> None:
         """Raise FormatError for numbers that are not finite, set tail bits, and integers that may overflow.
 
@@ -155,6 +162,16 @@ class Node(ABC):
     def macs(self, x: Value, y: Value) -> int:
         """Multiply-accumulates with weights to compute `y` from `x`, for one image."""
         return 0
+
+
+def by_class(table: Mapping[type, Any], node: Node) -> Any:
+    """The entry of a table for the class of a node, or for the nearest of its base classes; None without one."""
+    return next((table[kind] for kind in type(node).__mro__ if kind in table), None)
+
+
+def per_channel(array: np.ndarray, ndim: int) -> np.ndarray:
+    """(C,) shaped to broadcast along axis 1 of a batch with `ndim` axes."""
+    return array.reshape(-1, *[1] * (ndim - 2))
 
 
 def check_finite(name: str, array: np.ndarray) -> None:

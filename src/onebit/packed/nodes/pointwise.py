@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from math import inf
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Stored, Value, integer, require_alike, require_channels
+from onebit.packed.bits import sign
+from onebit.packed.nodes.node import Node, Stored, Value, integer, per_channel, require_alike, require_channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _PerChannel(Node):
-    """An operation whose arrays have one number per channel."""
+class Pointwise(Node):
+    """Base class of operations on each number: reals by default."""
 
     def infer(self, x: Value) -> Value:
-        for array in self.stored.values():
-            require_channels(x, len(array))
-        return self.made(x)
-
-    def made(self, x: Value) -> Value:
-        """The output value, real by default."""
         return Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Affine(_PerChannel):
+class PerChannel(Pointwise):
+    """Base class of operations whose arrays have one number per channel."""
+
+    def infer(self, x: Value) -> Value:
+        for array in self.stored.values():
+            require_channels(x, len(array))
+        return super().infer(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(PerChannel):
     """y = scale · x + shift, per channel: a folded BatchNorm, or a bias.
 
     Args:
@@ -54,9 +60,18 @@ class Affine(_PerChannel):
             return low[0], high[0]
         return None
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        # rounded once, like the fused multiply-add of torch's BatchNorm: two roundings would differ in the last bit
+        y = v.astype(np.float64)
+        if self.scale is not None:
+            y *= per_channel(self.scale, v.ndim)
+        if self.shift is not None:
+            y += per_channel(self.shift, v.ndim)
+        return y.astype(dtype)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Threshold(_PerChannel):
+class Threshold(PerChannel):
     """A folded BatchNorm + sign of integers, per channel.
 
     direction +1: +1 where x >= threshold, else -1; direction -1: +1 where x <= threshold, else -1.
@@ -72,10 +87,15 @@ class Threshold(_PerChannel):
 
     arrays: ClassVar[dict[str, Stored]] = {"threshold": Stored("int32", 1), "direction": Stored("int8", 1)}
 
-    def made(self, x: Value) -> Value:
+    def infer(self, x: Value) -> Value:
         if not x.exact:
             raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
-        return Value(x.shape, "sign", 1)
+        return Value(super().infer(x).shape, "sign", 1)
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        threshold = per_channel(self.threshold, v.ndim)
+        rising = per_channel(self.direction > 0, v.ndim)
+        return np.where(np.where(rising, v >= threshold, v <= threshold), np.int8(1), np.int8(-1))
 
     def check_values(self, *inputs: Value) -> None:
         if count := int(np.count_nonzero(np.abs(self.direction) != 1)):
@@ -83,7 +103,7 @@ class Threshold(_PerChannel):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sign(_PerChannel):
+class Sign(PerChannel):
     """+1 where x >= shift, per channel, else -1; -0.0 is 0.
 
     Args:
@@ -94,20 +114,44 @@ class Sign(_PerChannel):
 
     arrays: ClassVar[dict[str, Stored]] = {"shift": Stored("float32", 1, optional=True)}
 
-    def made(self, x: Value) -> Value:
-        return Value(x.shape, "sign", 1)
+    def infer(self, x: Value) -> Value:
+        return Value(super().infer(x).shape, "sign", 1)
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        return sign(v if self.shift is None else v - per_channel(self.shift, v.ndim))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Relu(Node):
+class Bounded(Pointwise):
+    """Base class of min(max(x, low), high) of each number."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high), infinite where there is none."""
+        raise NotImplementedError
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        y = v.astype(dtype)
+        for bound, beyond in zip(self.bounds, (np.less, np.greater), strict=True):
+            if abs(bound) < inf:  # keeps a -0.0 that is at a bound of 0.0, unlike np.clip
+                np.copyto(y, bound, where=beyond(y, bound))
+        return y
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Bounded):
     """max(x, 0)."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0, inf
 
     def infer(self, x: Value) -> Value:
         return Value(x.shape, "integer", x.bound, 0, max(0, x.limits[1])) if x.exact else Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prelu(_PerChannel):
+class Prelu(PerChannel):
     """x where x > 0, else slope · x, per channel.
 
     Args:
@@ -118,10 +162,18 @@ class Prelu(_PerChannel):
 
     arrays: ClassVar[dict[str, Stored]] = {"slope": Stored("float32", 1)}
 
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        y = v.astype(dtype)
+        return np.where(y > 0, y, y * per_channel(self.slope, v.ndim))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Hardtanh(Node):
+class Hardtanh(Bounded):
     """min(max(x, -1), 1)."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -1, 1
 
     def infer(self, x: Value) -> Value:
         # an integer may become 0, which is not a sign
@@ -129,7 +181,7 @@ class Hardtanh(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Clamp(Node):
+class Clamp(Bounded):
     """min(max(x, low), high), in float32.
 
     Args:
@@ -151,13 +203,15 @@ class Clamp(Node):
             if array.shape != (1,):
                 raise FormatError(f"{name} has shape {array.shape}, expected (1,)")
 
-    def infer(self, x: Value) -> Value:
-        return Value(x.shape, "real")
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -inf if self.low is None else float(self.low[0]), inf if self.high is None else float(self.high[0])
 
     def check_values(self, *inputs: Value) -> None:
         super().check_values(*inputs)
-        if self.low is not None and self.high is not None and self.low[0] > self.high[0]:
-            raise FormatError(f"low is {self.low[0]}, expected at most high, {self.high[0]}")
+        low, high = self.bounds
+        if low > high:
+            raise FormatError(f"low is {low}, expected at most high, {high}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,6 +227,9 @@ class Add(Node):
         least, most = (sum(limits) for limits in zip(a.limits, b.limits, strict=True))
         return integer(a.shape, a.bound + b.bound, least, most)
 
+    def compute(self, dtype: Any, v: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return np.add(v, w, dtype=dtype, casting="unsafe")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Multiply(Node):
@@ -183,3 +240,6 @@ class Multiply(Node):
     def infer(self, a: Value, b: Value) -> Value:
         require_alike((a, b))
         return Value(a.shape, "real")
+
+    def compute(self, dtype: Any, v: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return np.multiply(v, w, dtype=dtype, casting="unsafe")

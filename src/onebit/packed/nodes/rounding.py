@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Numbers, Stored, Value, require_alike, require_channels
+from onebit.packed.nodes.node import Node, Numbers, Stored, Value, per_channel, require_alike, require_channels
 
 WIDEST = 2**16  # of a range: activations have up to 16 bits
 MOST_SHIFT = 52
@@ -76,6 +76,14 @@ class Requantize(_Clipped):
             raise FormatError(f"got {real[0]} values, expected integers; real values are rounded by `quantize`")
         return self.clipped(inputs[0].shape)
 
+    def compute(self, dtype: Any, *arrays: np.ndarray) -> np.ndarray:
+        ndim = arrays[0].ndim
+        total = np.broadcast_to(per_channel(self.offset, ndim), arrays[0].shape).copy()
+        for v, multiplier in zip(arrays, self.multiplier.astype(np.int64), strict=True):
+            total += v * per_channel(multiplier, ndim)
+        total >>= self.right_shift  # of negative integers, too, the floor
+        return np.clip(total, self.least, self.most, out=total).astype(dtype)
+
     def check_values(self, *inputs: Value) -> None:
         if count := int(np.count_nonzero(self.reach(*inputs) >= EXACT_LIMIT)):
             raise FormatError(
@@ -95,3 +103,9 @@ class Quantize(_Clipped):
 
     def infer(self, x: Value) -> Value:
         return self.clipped(x.shape)
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        y = v.astype(np.float32)
+        if count := int(np.count_nonzero(np.isnan(y))):
+            raise FormatError(f"{count} of {y.size} values are NaN, which cannot be rounded to an integer")
+        return np.clip(np.rint(y, out=y), self.least, self.most, out=y).astype(dtype)
