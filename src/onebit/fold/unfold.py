@@ -1,9 +1,7 @@
 """Packed net -> model: the start of a further training. The inverse of `pack`, as far as a packed net keeps the model.
 
-The model is folded as by `pack`, which tells what each number of the packed net was made from. Signs become latents of
-one magnitude. A BatchNorm gets the factor and shift that the packed net has; before a sign, where the packed net has
-only a threshold, it gets that threshold and a factor of ±1. Its statistics are those of images of the new training, so
-that it computes nearly the same in training, where BatchNorm takes the statistics of a batch.
+A BatchNorm gets the factor and shift that the packed net has; before a sign, where it has only a threshold, that
+threshold and a factor of ±1. Its statistics are those of images of the new training, which uses those of batches.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from onebit.errors import CheckpointError
 from onebit.evaluation.batches import kept_training, model_device
 from onebit.fold import example_of, fold_with_folder
-from onebit.fold.chain import Chain, FoldedOp, joined
+from onebit.fold.chain import Chain, joined
 from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU
 from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
 from onebit.packed.bits import unpack_signs
@@ -28,19 +26,11 @@ from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import OneBitWeights, RealWeights
 from onebit.packed.nodes.node import INT32
 
-Norm = nn.BatchNorm1d | nn.BatchNorm2d
+Line = tuple[np.ndarray, Any, Any, bool]
+"""scale, place, level, free: a BatchNorm computes scale · (x - place) + level in eval mode, per channel in float64.
 
-
-class _Line(NamedTuple):
-    """What a BatchNorm computes in eval mode: scale · (x − place) + level, per channel in float64.
-
-    free: only the side of `level` counts, so that any positive factor on the scale is the same net.
-    """
-
-    scale: np.ndarray
-    place: Any
-    level: Any
-    free: bool = False
+free: only the side of `level` counts, so that any positive factor on the scale is the same net.
+"""
 
 
 @torch.no_grad()
@@ -69,29 +59,26 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     nodes = net.nodes[:last] if other_classes or same == last + 1 else net.nodes
     if net.input.mean is not None:
         coding = next(module for module in model.modules() if isinstance(module, InputCoding))
-        for name in ("mean", "std"):
-            _copy(getattr(coding, name), getattr(net.input, name))
-    sites = {site.value: site for site in folded.signs}
+        _copy(coding.mean, net.input.mean)
+        _copy(coding.std, net.input.std)
+    quantizers = {site.value: site.module for site in folded.signs}
+    modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
+        layer = modules.get(node.output)
         if isinstance(node, (OneBitWeights, RealWeights)):
-            _set_layer(model.get_submodule(node.output), node)
-        elif isinstance(node, Prelu):
-            layer: Any = model.get_submodule(node.output)
-            if not isinstance(layer, nn.LeakyReLU):
-                slope = layer.slope if isinstance(layer, RPReLU) else layer.weight
-                _copy(slope, node.slope[: slope.numel()])
+            _set_layer(layer, node)
+        elif isinstance(node, Prelu) and not isinstance(layer, nn.LeakyReLU):
+            _copy(layer.slope if isinstance(layer, RPReLU) else layer.weight, node.slope)
         elif isinstance(node, Sign) and node.shift is not None:
-            quantizer: Any = model.get_submodule(sites[node.output].module)
-            level = getattr(quantizer, "shift", None)
-            level = quantizer.centre if level is None else level
-            _copy(level, node.shift[: level.numel()])
+            quantizer = modules[quantizers[node.output]]
+            _copy(quantizer.centre if getattr(quantizer, "shift", None) is None else quantizer.shift, node.shift)
         elif isinstance(node, Affine):
             path, dot, values = folder.affine[node.output][-1].name.rpartition(".sign.values")
             if dot and not values:  # what an input quantizer makes of the two signs
-                quantizer = model.get_submodule(f"{path}.input_quantizer")
-                scale, shift = _definite([(node.scale, node.shift)], 1)
-                _copy(quantizer.distance, scale[:1])
-                _copy(quantizer.centre, shift[:1])
+                quantizer = modules[f"{path}.input_quantizer"]
+                scale, shift = _joined(node)
+                _copy(quantizer.distance, scale)
+                _copy(quantizer.centre, shift)
     with ExitStack() as stack:
         for norm, line in _norm_lines(model, net, nodes).items():
             stack.callback(norm.register_forward_pre_hook(partial(_set_norm, line)).remove)
@@ -123,32 +110,32 @@ def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
         centre, scale = (torch.from_numpy(array.astype(np.float64))[:, None] for array in (node.centre, node.scale))
         upper, lower = ((1 - share) / share).sqrt(), -(share / (1 - share)).sqrt()
         return (centre + scale * torch.where(signs > 0, upper, lower)).float()
-    scale_parameter = getattr(quantizer, "scale", None)
-    if isinstance(scale_parameter, nn.Parameter):
+    if isinstance(scale_parameter := getattr(quantizer, "scale", None), nn.Parameter):
         scale_parameter.fill_(1)
     return signs * quantizer.start_size
 
 
-def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict[Norm, _Line]:
+def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict[nn.Module, Line]:
     """What each BatchNorm has to compute, of the affine map or threshold that it was folded into; other shifts are set.
 
     The model is folded again, with its new weights.
     """
     folded, folder = fold_with_folder(model, example_of(net.input))
     chains = {site.value: site.chain for site in folded.signs}
-    modules, lines = dict(model.named_modules()), dict[Norm, _Line]()
+    modules, lines = dict[str, Any](model.named_modules()), dict[nn.Module, Line]()
     for node in nodes:
         chain = chains[node.output] if isinstance(node, Threshold) else None
         ops = folder.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
-        at = next((i for i in reversed(range(len(ops))) if isinstance(modules.get(ops[i].name), Norm)), None)
-        norm: Any = None if at is None else modules[ops[at].name]
-        if at is not None and chain is not None:
-            lines[norm] = _threshold_line(chain, at, node)
-        elif at is not None:
-            lines[norm] = _affine_line(ops, at, node, norm.num_features)
+        norms = [i for i, op in enumerate(ops) if isinstance(modules.get(op.name), (nn.BatchNorm1d, nn.BatchNorm2d))]
+        if norms and chain is not None:
+            lines[modules[ops[norms[-1]].name]] = _threshold_line(chain, norms[-1], node)
+        elif norms:  # the joined operations are the affine map of the node
+            (before, place), (after, plus) = _joined(*ops[: norms[-1]]), _joined(*ops[norms[-1] + 1 :])
+            scale, shift = _joined(node)
+            lines[modules[ops[norms[-1]].name]] = scale / (after * before), place, (shift - plus) / after, False
         elif isinstance(node, Affine) and node.shift is not None:
             path, _, part = ops[-1].name.rpartition(".")
-            layer: Any = modules.get(path if part in ("in", "out") else ops[-1].name)
+            layer = modules.get(path if part in ("in", "out") else ops[-1].name)
             if isinstance(layer, RPReLU):
                 _copy(layer.shift_in if part == "in" else layer.shift_out, -node.shift if part == "in" else node.shift)
             elif getattr(layer, "bias", None) is not None:
@@ -156,19 +143,9 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
     return lines
 
 
-def _affine_line(ops: Sequence[FoldedOp], at: int, node: Any, size: int) -> _Line:
-    """The line with which the joined operations are the affine map of a node; `at` is the place of the BatchNorm."""
-    (before, moved), (after, plus) = (
-        _definite([(op.scale, op.shift) for op in part], size) for part in (ops[:at], ops[at + 1 :])
-    )
-    scale, shift = _definite([(node.scale, node.shift)], size)
-    return _Line(scale / (after * before), moved, (shift - plus) / after)
-
-
-def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
+def _threshold_line(chain: Chain, at: int, node: Any) -> Line:
     """The line of the BatchNorm at place `at`, which crosses the sign between the two integers where it changes."""
-    integers, direction = chain.integers, node.direction.astype(np.float64)
-    threshold = node.threshold.astype(np.float64)
+    integers, direction, threshold = chain.integers, node.direction.astype(np.float64), node.threshold
     middle = threshold - direction * integers.step / 2
     middle = np.where(threshold == INT32.max, integers[-1] + integers.step / 2, middle)  # never +1
     middle = np.where(threshold == INT32.min, integers[0] - integers.step / 2, middle)  # always +1
@@ -178,17 +155,17 @@ def _threshold_line(chain: Chain, at: int, node: Any) -> _Line:
     place, above = points.double().numpy()
     given = chain.quantizer.binary_input()
     level = 0.0 if given is None or given.shift is None else given.shift.double().numpy()
-    slope = direction * np.where(above >= place, 1.0, -1.0)
-    return _Line(slope, place, level, free=True)
+    return direction * np.where(above >= place, 1.0, -1.0), place, level, True
 
 
-def _set_norm(line: _Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+def _set_norm(line: Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
     """Give a BatchNorm the statistics of its inputs, and the factor and shift with which it computes a line."""
     x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
     mean, variance = x.mean(1).numpy(), x.var(1, correction=0).numpy()
     deviation = np.sqrt(variance + norm.eps)
-    scale = line.scale / deviation if line.free else line.scale
-    shift = line.level - scale * line.place
+    scale, place, level, free = line
+    scale = scale / deviation if free else scale
+    shift = level - scale * place
     if norm.weight is None:  # no factors to learn: the statistics are all that it has
         if (scale <= 0).any():
             raise CheckpointError("a BatchNorm without factors cannot turn a value around")
@@ -200,10 +177,11 @@ def _set_norm(line: _Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
     _copy(norm.running_var, variance)
 
 
-def _definite(maps: Sequence[tuple[Any, Any]], size: int) -> tuple[Any, Any]:
-    """Scale and shift of joined affine maps in float64, 1 and 0 where there are none."""
-    return joined([(np.ones(size), np.zeros(size)), *maps])
+def _joined(*maps: Any) -> tuple[Any, Any]:
+    """Scale and shift of affine maps, one after the other, in float64; 1 and 0 where there are none."""
+    return joined([(np.ones(1), np.zeros(1)), *((one.scale, one.shift) for one in maps)])
 
 
 def _copy(parameter: Any, values: np.ndarray) -> None:
-    parameter.copy_(torch.from_numpy(np.array(values, np.float32)).reshape(parameter.shape))
+    """Copy the numbers of the channels; of one parameter for all channels, their first."""
+    parameter.copy_(torch.from_numpy(np.array(values, np.float32)[: parameter.numel()]).reshape(parameter.shape))
