@@ -32,6 +32,7 @@ from onebit.packed import (
     Node,
     PackedNet,
     Permute,
+    Prelu,
     Repeat,
     Reshape,
     Sign,
@@ -296,7 +297,7 @@ class Folder:
 
     def then(self, x: Pending, op: FoldedOp) -> Pending:
         """`x` after another deferred operation."""
-        if op.kind is None and x.moved:  # its channels are not those of the base
+        if op.kind in (None, Prelu) and x.moved:  # its channels are not those of the base
             x = Pending(self.write(x))
         return x.then(op)
 

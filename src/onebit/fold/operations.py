@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from onebit.fold import arithmetic, arrange, coding, pointwise, pooling, weight_layers
+from onebit.fold import arrange, coding, pointwise, pooling, weight_layers
+from onebit.fold.arithmetic import arithmetic, negate
 from onebit.fold.call import Operation
 from onebit.layers import (
     BinaryConv1d,
@@ -18,6 +21,7 @@ from onebit.layers import (
     Normalize,
     RPReLU,
 )
+from onebit.packed import AveragePool, MaxPool
 from onebit.quantizers import Quantizer
 
 FOLDS: dict[Any, Operation] = {
@@ -51,19 +55,19 @@ FOLDS: dict[Any, Operation] = {
     "clampmax": pointwise.clamp_max,
     "dropout": pointwise.dropout,
     "alphadropout": pointwise.dropout,
-    "add": arithmetic.add,
-    "sub": arithmetic.subtract,
-    "rsub": arithmetic.subtract_from,
-    "mul": arithmetic.multiply,
-    "div": arithmetic.divide,
-    "neg": arithmetic.negate,
+    "add": partial(arithmetic, torch.add),
+    "sub": partial(arithmetic, torch.sub),
+    "rsub": partial(arithmetic, torch.sub, swapped=True),
+    "mul": partial(arithmetic, torch.mul),
+    "div": partial(arithmetic, torch.div),
+    "neg": negate,
     "maxpool": pooling.max_pool,
     "avgpool": pooling.average_pool,
     "adaptiveavgpool": pooling.adaptive_average_pool,
     "adaptivemaxpool": pooling.adaptive_max_pool,
     "mean": pooling.mean,
-    "sum": pooling.total,
-    "amax": pooling.largest,
+    "sum": partial(pooling.over_axes, AveragePool, sums=1),
+    "amax": partial(pooling.over_axes, MaxPool),
     "pad": arrange.pad,
     "zeropad": arrange.pad,
     "constantpad": arrange.pad,

@@ -15,7 +15,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder, RoundingSite
 from onebit.layers import RPReLU
 from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Quantize, Relu
-from onebit.quantizers import BinaryInput, Quantizer, sign
+from onebit.quantizers import Quantizer, sign
 
 
 def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -36,56 +36,37 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
         shift = apply(zeros)[0]
     for tensor in (scale, shift):
         check_finite(call.name, "folded BatchNorm values", tensor)
-    own = scale.double().numpy(), shift.double().numpy()
-    return folder.then(x, FoldedOp(call.name, apply, scale=own[0], shift=own[1], formula=_formula(norm)))
-
-
-def _formula(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift of a BatchNorm in float64: weight / √(variance + eps) and bias - mean · scale."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
-    weight, bias = (
-        default if tensor is None else tensor.detach().double().numpy()
-        for tensor, default in ((norm.weight, 1.0), (norm.bias, 0.0))
-    )
-    scale = weight / np.sqrt(variance + norm.eps)
-    return scale, bias - mean * scale
+    weight = 1.0 if norm.weight is None else norm.weight.detach().double().numpy()
+    bias = 0.0 if norm.bias is None else norm.bias.detach().double().numpy()
+    factor = weight / np.sqrt(variance + norm.eps)
+    formula = factor, bias - mean * factor
+    op = FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy(), formula=formula)
+    return folder.then(x, op)
 
 
 def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     quantizer: Quantizer = call.module
-    return _binarized(folder, call, x) if quantizer.integer_input() is None else _few_bits(folder, call, x)
-
-
-def _binarized(folder: Folder, call: Call, x: Pending) -> Pending:
-    given = _binary_input(call)
+    given = quantizer.binary_input()
+    if given is None:
+        return _few_bits(folder, call, x)
+    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
+        if tensor is not None:
+            check_finite(call.path or call.name, what, tensor)
+    level = torch.zeros(1) if given.shift is None else given.shift
+    scale = torch.ones(()) if given.scale is None else given.scale
+    centre = torch.zeros(()) if given.centre is None else given.centre
+    tried = level + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
+    with torch.no_grad():
+        same = torch.allclose(quantizer(tried), sign(tried - level) * scale + centre)
+    if not same:
+        raise call.refusal("it does not compute what its binary_input() says")
     signs = folder.signed(call, x, given)
     if given.scale is None and given.centre is None:
         return signs
     (channels, *_) = folder.values[signs.base].shape
-    scale = torch.ones(()) if given.scale is None else given.scale
-    centre = torch.zeros(()) if given.centre is None else given.centre
     factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
     return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
-
-
-def _binary_input(call: Call) -> BinaryInput:
-    """The `binary_input()` of an input quantizer, checked on some values."""
-    quantizer: Quantizer = call.module
-    given = quantizer.binary_input()
-    assert given is not None
-    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
-        if tensor is not None:
-            check_finite(call.path or call.name, what, tensor)
-    shift, scale, centre = (torch.zeros(1) if tensor is None else tensor for tensor in given)
-    x = shift + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
-    expected = sign(x - shift) * (1 if given.scale is None else scale) + centre
-    with torch.no_grad():
-        same = torch.allclose(quantizer(x), expected)
-    if not same:
-        raise call.refusal("it does not compute what its binary_input() says")
-    return given
 
 
 def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -134,18 +115,16 @@ def leaky_relu(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: RPReLU = call.module
-    before, after = (check_finite(call.name, "shifts", shift) for shift in (layer.shift_in, layer.shift_out))
+    before, after = (check_finite(call.name, "shifts", shift) for shift in (-layer.shift_in, layer.shift_out))
     slope = check_finite(call.name, "slopes", layer.slope)
-    x = folder.then(x, _shifted(f"{call.name}.in", -before))
+    x = folder.then(x, _shifted(f"{call.name}.in", before))
     return folder.then(_bent(folder, call, x, slope), _shifted(f"{call.name}.out", after))
 
 
 def _bent(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
     """`x` where it is positive, else slope · x."""
-    if x.moved:
-        x = Pending(folder.write(x))
     fields = {"slope": slope.contiguous().numpy()}
-    y = x.then(FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields))
+    y = folder.then(x, FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields))
     # with a negative slope it is not monotonic: no integer threshold can replace it
     return y if bool((slope >= 0).all()) else Pending(folder.write(y))
 

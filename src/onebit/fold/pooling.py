@@ -13,7 +13,7 @@ from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image, shown
-from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool, Node
+from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Node
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.packed.nodes.rounding import WIDEST
 
@@ -76,11 +76,14 @@ def _average_of_integers(folder: Folder, call: Call, x: Pending, **fields: Any) 
 
 def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     x, before, after = as_image(folder, call, x)
-    size = tuple(before[2:])
-    if after[2:] == (1, 1) and _few_bits(folder, x, prod(size)):
-        return from_image(folder, call, _average_of_integers(folder, call, x, kernel=size, stride=size))
-    y = Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after[2:]))
-    return from_image(folder, call, y)
+    return from_image(folder, call, _averaged(folder, call, x, before[2:], after[2:]))
+
+
+def _averaged(folder: Folder, call: Call, x: Pending, before: tuple[int, ...], after: tuple[int, ...]) -> Pending:
+    """Images of `before` pixels as means, `after` of them."""
+    if after == (1, 1) and _few_bits(folder, x, prod(before)):
+        return _average_of_integers(folder, call, x, kernel=before, stride=before)
+    return Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after))
 
 
 def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -94,37 +97,27 @@ def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
-    axes = _axes(call, call.argument(1, "dim", None))
-    if len(before) == 4 and axes == [2, 3] and _few_bits(folder, x, prod(before[2:])):
-        y = _average_of_integers(folder, call, x, kernel=before[2:], stride=before[2:])
-        return y if len(after) == 4 else folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
+    axes = _axes(call)
     if len(before) == 4 and axes == [2, 3]:
-        made = folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=(1, 1))
-        return Pending(made if len(after) == 4 else folder.emit(Flatten, call.name, made))
-    y = Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(_last(folder, call, x, axes)), size=(1, 1)))
+        y = _averaged(folder, call, x, before[2:], (1, 1))
+    else:
+        source = folder.write(_last(folder, call, x, axes))
+        y = Pending(folder.emit(AdaptiveAveragePool, call.name, source, size=(1, 1)))
     return folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
 
 
-def total(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _over_axes(folder, call, x, AveragePool, sums=1)
-
-
-def largest(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _over_axes(folder, call, x, MaxPool)
-
-
-def _over_axes(folder: Folder, call: Call, x: Pending, kind: type[Node], **fields: Any) -> Pending:
+def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
     """A reduction as a pool whose window is all values of the reduced axes."""
     before, after = call.shapes
-    axes = _axes(call, call.argument(1, "dim", None))
+    axes = _axes(call)
     count = prod(before[axis] for axis in axes)
     made = folder.emit(kind, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count), **fields)
     return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
 
 
-def _axes(call: Call, given: Any) -> list[int]:
+def _axes(call: Call) -> list[int]:
     """The axes of a reduction, in order, with the batch as axis 0."""
-    before, _ = call.shapes
+    before, given = call.before, call.argument(1, "dim", None)
     numbers = [given] if isinstance(given, int) else given
     axes = sorted(axis % len(before) for axis in numbers) if isinstance(numbers, (tuple, list)) else []
     if not axes or axes[0] == 0:
@@ -134,13 +127,11 @@ def _axes(call: Call, given: Any) -> list[int]:
 
 def _last(folder: Folder, call: Call, x: Pending, axes: Sequence[int]) -> Pending:
     """`x` as an image with the reduced axes in its last axis: (rest, 1, reduced)."""
-    before, _ = call.shapes
-    sample = before[1:]
-    reduced = [axis - 1 for axis in axes]
+    sample, reduced = call.before[1:], [axis - 1 for axis in axes]
     rest = [axis for axis in range(len(sample)) if axis not in reduced]
     y = folder.permuted(call, x, (*rest, *reduced))
-    order = tuple(np.take(sample, [*rest, *reduced]).tolist())
-    return folder.reshaped(call, y, order, (prod(order[: len(rest)]), 1, prod(order[len(rest) :])))
+    kept, gone = ([sample[axis] for axis in part] for part in (rest, reduced))
+    return folder.reshaped(call, y, (*kept, *gone), (prod(kept), 1, prod(gone)))
 
 
 def _window(

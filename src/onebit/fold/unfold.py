@@ -64,7 +64,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     quantizers = {site.value: site.module for site in folded.signs}
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
-        layer = modules.get(node.output)
+        layer: Any = modules.get(node.output)
         if isinstance(node, (OneBitWeights, RealWeights)):
             _set_layer(layer, node)
         elif isinstance(node, Prelu) and not isinstance(layer, nn.LeakyReLU):
@@ -122,7 +122,8 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
     """
     folded, folder = fold_with_folder(model, example_of(net.input))
     chains = {site.value: site.chain for site in folded.signs}
-    modules, lines = dict[str, Any](model.named_modules()), dict[nn.Module, Line]()
+    lines: dict[nn.Module, Line] = {}
+    modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
         chain = chains[node.output] if isinstance(node, Threshold) else None
         ops = folder.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
@@ -135,7 +136,7 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
             lines[modules[ops[norms[-1]].name]] = scale / (after * before), place, (shift - plus) / after, False
         elif isinstance(node, Affine) and node.shift is not None:
             path, _, part = ops[-1].name.rpartition(".")
-            layer = modules.get(path if part in ("in", "out") else ops[-1].name)
+            layer: Any = modules.get(path if part in ("in", "out") else ops[-1].name)
             if isinstance(layer, RPReLU):
                 _copy(layer.shift_in if part == "in" else layer.shift_out, -node.shift if part == "in" else node.shift)
             elif getattr(layer, "bias", None) is not None:
@@ -182,6 +183,6 @@ def _joined(*maps: Any) -> tuple[Any, Any]:
     return joined([(np.ones(1), np.zeros(1)), *((one.scale, one.shift) for one in maps)])
 
 
-def _copy(parameter: Any, values: np.ndarray) -> None:
+def _copy(parameter: Any, values: Any) -> None:
     """Copy the numbers of the channels; of one parameter for all channels, their first."""
     parameter.copy_(torch.from_numpy(np.array(values, np.float32)[: parameter.numel()]).reshape(parameter.shape))

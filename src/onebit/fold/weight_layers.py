@@ -78,16 +78,11 @@ def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     fields = _geometry(call, layer)
     padding = as_size(call, layer.padding, 0)
     fields["padding"] = tuple(n for size in padding for n in (size, size))
-    fields["extra"] = tuple(  # by its effect, as forward may have been called with an output size
-        after[axis + 2]
-        - (
-            (before[axis + 2] - 1) * fields["stride"][axis]
-            + fields["dilation"][axis] * (fields["kernel"][axis] - 1)
-            + 1
-        )
-        + 2 * padding[axis]
-        for axis in (0, 1)
-    )
+    spans = [
+        (before[i + 2] - 1) * fields["stride"][i] + fields["dilation"][i] * (fields["kernel"][i] - 1) for i in (0, 1)
+    ]
+    # by its effect, as forward may have been called with an output size
+    fields["extra"] = tuple(after[i + 2] - spans[i] - 1 + 2 * padding[i] for i in (0, 1))
     weight = layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)  # outputs first
     y = _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, layer.bias, **fields)
     return from_image(folder, call, y)
