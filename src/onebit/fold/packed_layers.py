@@ -16,6 +16,7 @@ from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.folder import check_finite, has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
+from onebit.fold.weight_layers import window_of
 from onebit.layers import (
     PARAMETRIZED,
     BinaryConv1d,
@@ -201,33 +202,11 @@ def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
 
 def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
     bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
-    padding = padding_of(layer)
-    left, right, top, bottom = (*padding, 0, 0) if axes == 1 else padding
-    window = _window(layer, axes)._replace(padding_value=int(layer.padding_value))
-    if layer.padding_mode == "zeros":
-        return PackedConv(*bits, window=window._replace(padding=(top, bottom, left, right)), axes=axes, **arguments)
-    arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding}
+    window = PackedWindow(**window_of(layer), transposed=layer.transposed)
+    if layer.padding_mode != "zeros":
+        window = window._replace(padding=(0, 0, 0, 0))
+        arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding_of(layer)}
     return PackedConv(*bits, window=window, axes=axes, **arguments)
-
-
-def _conv_transpose(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
-    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
-    down, across = _pair(layer.padding, axes, 0)
-    window = _window(layer, axes)._replace(transposed=True, padding=(down, down, across, across))
-    return PackedConv(*bits, window=window._replace(extra=_pair(layer.output_padding, axes, 0)), axes=axes, **arguments)
-
-
-def _window(layer: Any, axes: int) -> PackedWindow:
-    kernel, stride, dilation = (
-        _pair(numbers, axes, 1) for numbers in (layer.kernel_size, layer.stride, layer.dilation)
-    )
-    return PackedWindow(kernel, layer.groups, stride, dilation=dilation)
-
-
-def _pair(numbers: int | tuple[int, ...], axes: int, of_height: int) -> tuple[int, int]:
-    """(down, across); one axis is across."""
-    numbers = (numbers,) * axes if isinstance(numbers, int) else numbers
-    return (of_height, int(numbers[0])) if axes == 1 else (int(numbers[0]), int(numbers[1]))
 
 
 # layers of torch whose weights are parametrized
@@ -278,8 +257,8 @@ PACKED: dict[type[nn.Module], Maker] = {
     BinaryLinear: _linear,
     BinaryConv1d: partial(_conv, 1),
     BinaryConv2d: partial(_conv, 2),
-    BinaryConvTranspose1d: partial(_conv_transpose, 1),
-    BinaryConvTranspose2d: partial(_conv_transpose, 2),
+    BinaryConvTranspose1d: partial(_conv, 1),
+    BinaryConvTranspose2d: partial(_conv, 2),
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
     nn.RNN: _recurrent,

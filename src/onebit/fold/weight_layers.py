@@ -13,7 +13,7 @@ from onebit.errors import NotBinaryError
 from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
-from onebit.fold.shapes import as_image, as_size, from_image
+from onebit.fold.shapes import as_image, from_image
 from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
@@ -65,32 +65,32 @@ def conv(folder: Folder, call: Call, x: Pending) -> Pending:
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
     x, _, _ = as_image(folder, call, _quantized(folder, call, x))
-    left, right, top, bottom = (*padding_of(layer), 0, 0)[:4]
-    fields = {**_geometry(call, layer), "padding": (top, bottom, left, right)}
-    fields["padding_value"] = int(getattr(layer, "padding_value", 0))
-    y = _matmul(folder, call, x, Conv, RealConv, layer.weight, layer.bias, **fields)
+    y = _matmul(folder, call, x, Conv, RealConv, layer.weight, layer.bias, **window_of(layer))
     return from_image(folder, call, y)
 
 
 def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d = call.module
     x, before, after = as_image(folder, call, _quantized(folder, call, x))
-    fields = _geometry(call, layer)
-    padding = as_size(call, layer.padding, 0)
-    fields["padding"] = tuple(n for size in padding for n in (size, size))
-    spans = [
-        (before[i + 2] - 1) * fields["stride"][i] + fields["dilation"][i] * (fields["kernel"][i] - 1) for i in (0, 1)
-    ]
-    # by its effect, as forward may have been called with an output size
-    fields["extra"] = tuple(after[i + 2] - spans[i] - 1 + 2 * padding[i] for i in (0, 1))
+    fields = window_of(layer)
+    kernel, stride, dilation = (np.array(fields[name]) for name in ("kernel", "stride", "dilation"))
+    span = (np.array(before[2:]) - 1) * stride + dilation * (kernel - 1) + 1 - 2 * np.array(fields["padding"][::2])
+    fields["extra"] = tuple((after[2:] - span).tolist())  # by its effect, as forward may be called with an output size
     weight = layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)  # outputs first
     y = _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, layer.bias, **fields)
     return from_image(folder, call, y)
 
 
-def _geometry(call: Call, layer: Any) -> dict[str, Any]:
-    sizes = {"kernel": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation}
-    return {"groups": layer.groups, **{name: as_size(call, size, 1) for name, size in sizes.items()}}
+def window_of(layer: Any) -> dict[str, Any]:
+    """How a (transposed) convolution slides over an image, as `onebit.packed.Conv` has it; signals are of height 1."""
+    fields = {"groups": layer.groups}
+    for name, sizes in (("kernel", layer.kernel_size), ("stride", layer.stride), ("dilation", layer.dilation)):
+        fields[name] = (1, *sizes)[-2:]
+    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+        down, across = (0, *layer.padding)[-2:]
+        return {**fields, "padding": (down, down, across, across), "extra": (0, *layer.output_padding)[-2:]}
+    left, right, top, bottom = (*padding_of(layer), 0, 0)[:4]
+    return {**fields, "padding": (top, bottom, left, right), "padding_value": int(getattr(layer, "padding_value", 0))}
 
 
 def _quantized(folder: Folder, call: Call, x: Pending) -> Pending:
