@@ -13,7 +13,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.trace import TooMuchWorkError, refuse_other_branch, trace
+from onebit.fold.trace import refuse_other_branch, trace
 from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
@@ -112,10 +111,10 @@ def fold_model(
     return folded._replace(net=net, real=real)
 
 
-def fold_with_folder(model: nn.Module, example: Tensor) -> tuple[Folded, Folder]:
-    """The packed net of a model before its activations are rounded, and the folder, which knows what made each node."""
+def fold_once(model: nn.Module, example: Tensor) -> Folded:
+    """The packed net of a model, before its activations are rounded, and without the checks of `fold_model`."""
     folder, batch = _prepared(model, example)
-    return folder.fold(trace(folder.model, batch, is_leaf=folder.is_leaf)), folder
+    return folder.fold(trace(folder.model, batch, is_leaf=folder.is_leaf))
 
 
 def refusals_of(
@@ -145,15 +144,10 @@ def refusals_of(
 
 def _traced(batch: Tensor, folder: Folder, *, most_work: int) -> torch.fx.Graph:
     """The graph of a model, without its values if they take more than `most_work`, unless forward reads them."""
-    follow = partial(trace, folder.model, batch, is_leaf=folder.is_leaf)
     try:
-        return follow(most_work=most_work)
-    except TooMuchWorkError:  # not before, because the first operation on meta imports much
-        pass
-    try:
-        return follow(shapes_only=True)
+        return trace(folder.model, batch, is_leaf=folder.is_leaf, most_work=most_work)
     except FoldError:
-        return follow()
+        return trace(folder.model, batch, is_leaf=folder.is_leaf)
 
 
 def _check_other_batch(net: PackedNet, batch: Tensor, folder: Folder) -> None:

@@ -132,11 +132,8 @@ def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: 
 @any_dtype
 def pad(folder: Folder, call: Call, x: Pending) -> Pending:
     before, _ = call.shapes
-    if call.module is None:
-        mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", None) or 0
-        sizes = list(call.argument(1, "pad", ()))
-    else:
-        mode, value, sizes = "constant", getattr(call.module, "value", 0), list(call.module.padding)
+    mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", None) or 0
+    sizes = list(call.argument(1, "pad" if call.module is None else "padding", ()))
     sizes += [0] * (8 - len(sizes))
     if len(before) == 3:  # a signal: its channels are named second
         sizes = [*sizes[:2], 0, 0, *sizes[2:6]]

@@ -80,15 +80,20 @@ class RoundingSite(NamedTuple):
 class Folded(NamedTuple):
     """A packed net, where it takes signs, and where it rounds.
 
-    numbers: scale and shift of each affine map as the model has them, in float64; the net has them in float32.
+    affine: the operations that each affine map of the packed net joins.
     real: for each requantization, what it computes in real arithmetic.
     """
 
     net: PackedNet
     signs: tuple[SignSite, ...]
     roundings: tuple[RoundingSite, ...]
-    numbers: dict[str, Affines]
+    affine: dict[str, tuple[FoldedOp, ...]]
     real: dict[str, RealRounding]
+
+    @property
+    def numbers(self) -> dict[str, Affines]:
+        """Scale and shift of each affine map as the model has them, in float64; the net has them in float32."""
+        return {name: joined(op.formula or (op.scale, op.shift) for op in ops) for name, ops in self.affine.items()}
 
 
 class Folder:
@@ -118,9 +123,7 @@ class Folder:
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value (or a superset), spread evenly around 0."""
-        self.numbers: dict[str, Affines] = {}
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
-        """The operations that each affine map of the packed net joins."""
         self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
         self.calls: Counter[nn.Module] = Counter()
@@ -146,7 +149,7 @@ class Folder:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
             raise FoldError(f"the model cannot be packed: {error}") from None
-        return Folded(net, tuple(self._signs), tuple(self.roundings), self.numbers, {})
+        return Folded(net, tuple(self._signs), tuple(self.roundings), self.affine, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
@@ -291,7 +294,6 @@ class Folder:
                 maps = x.ops[start : index + 1]
                 scale, shift = (_rounded(op.name, a) for a in joined((map.scale, map.shift) for map in maps))
                 base = self._written[Pending(x.base, done)] = self.emit(Affine, op.name, base, scale=scale, shift=shift)
-                self.numbers[base] = joined(map.formula or (map.scale, map.shift) for map in maps)
                 self.affine[base] = maps
         return base
 

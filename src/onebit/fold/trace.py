@@ -18,16 +18,11 @@ from onebit.layers import BinaryLayer
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 
-class TooMuchWorkError(Exception):
-    """The values of an example take more work than they may."""
-
-
 def trace(
     model: nn.Module,
     example: Tensor,
     *,
     is_leaf: Callable[[nn.Module], bool],
-    shapes_only: bool = False,
     most_work: float = math.inf,
 ) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
@@ -38,17 +33,16 @@ def trace(
     Args:
         example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
         is_leaf: which modules are one node, in addition to torch's own layers.
-        shapes_only: float values have only shapes, on the device "meta", which takes no time. Layers that read their
-            inputs fail.
-        most_work: products and sums, about, after which it gives up; a count, so that every machine decides the same.
+        most_work: products and sums, about, after which float values have only shapes, on the device "meta", which
+            takes no time; layers that read their inputs fail. A count, so that every machine decides the same.
     """
-    tracer = _Tracer(example.clone(), is_leaf, shapes_only=shapes_only, most_work=most_work)
+    tracer = _Tracer(example.clone(), is_leaf, most_work)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
             graph = tracer.trace(_Whole(model))
             drawn = not torch.equal(state, torch.get_rng_state())
-    except (OnebitError, TooMuchWorkError):
+    except OnebitError:
         raise
     except Exception as error:
         raise FoldError(
@@ -237,14 +231,9 @@ def _work(module: nn.Module | None, value: Any) -> int:
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(
-        self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, most_work: float
-    ) -> None:
+    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], most_work: float) -> None:
         super().__init__()
-        self.example = example
-        self.is_leaf = is_leaf
-        self.shapes_only, self.work_left = shapes_only, most_work
-        self.running = False
+        self.example, self.is_leaf, self.work_left, self.running = example, is_leaf, most_work, False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -283,6 +272,10 @@ class _Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         if kind not in ("output", "get_attr"):
             node, self.running = proxy.node, True
+            for source in node.all_input_nodes:
+                value = source.meta["value"]
+                if self.work_left < 0 and source.op != "get_attr" and _is_float(value):
+                    source.meta["value"] = _on_meta(value)
             versions = [_version(source) for source in node.all_input_nodes]
             try:
                 with torch.random.fork_rng(devices=[]):  # what is drawn inside a node is seen in the graph
@@ -293,8 +286,6 @@ class _Tracer(fx.Tracer):
                 source for source, was in zip(node.all_input_nodes, versions, strict=True) if _version(source) != was
             ]
             self.work_left -= _work(self._module(node), value)
-            if self.work_left < 0:
-                raise TooMuchWorkError
         return proxy
 
     def _module(self, node: fx.Node) -> nn.Module | None:
@@ -306,7 +297,7 @@ class _Tracer(fx.Tracer):
             return self.example
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
         # other dtypes are computed, because kernels of meta do not refuse to mix them with floats
-        on_meta = self.shapes_only and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
+        on_meta = self.work_left < 0 and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
         if on_meta:
             args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
         if (module := self._module(node)) is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from onebit.errors import CheckpointError
 from onebit.evaluation.batches import kept_training, model_device
-from onebit.fold import example_of, fold_with_folder
+from onebit.fold import example_of, fold_once
 from onebit.fold.chain import Chain, joined
 from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU
 from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
@@ -49,7 +49,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     """
     if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
         raise CheckpointError(f"{source}: activations of few bits do not determine BatchNorm: use a net with signs")
-    folded, folder = fold_with_folder(model, example_of(net.input))
+    folded = fold_once(model, example_of(net.input))
     theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, folded.net))
     last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
@@ -73,7 +73,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
             quantizer = modules[quantizers[node.output]]
             _copy(quantizer.centre if getattr(quantizer, "shift", None) is None else quantizer.shift, node.shift)
         elif isinstance(node, Affine):
-            path, dot, values = folder.affine[node.output][-1].name.rpartition(".sign.values")
+            path, dot, values = folded.affine[node.output][-1].name.rpartition(".sign.values")
             if dot and not values:  # what an input quantizer makes of the two signs
                 quantizer = modules[f"{path}.input_quantizer"]
                 scale, shift = _joined(node)
@@ -120,13 +120,13 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
 
     The model is folded again, with its new weights.
     """
-    folded, folder = fold_with_folder(model, example_of(net.input))
+    folded = fold_once(model, example_of(net.input))
     chains = {site.value: site.chain for site in folded.signs}
     lines: dict[nn.Module, Line] = {}
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
         chain = chains[node.output] if isinstance(node, Threshold) else None
-        ops = folder.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
+        ops = folded.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
         norms = [i for i, op in enumerate(ops) if isinstance(modules.get(op.name), (nn.BatchNorm1d, nn.BatchNorm2d))]
         if norms and chain is not None:
             lines[modules[ops[norms[-1]].name]] = _threshold_line(chain, norms[-1], node)
