@@ -52,8 +52,8 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
         The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order (the bits
         of float32 for real values): a view that the next call overwrites.
     """
-    arena, count = plan.arena(), min(len(images), plan.plan.batch)
-    memory, last = arena.ctypes.data, plan.kept[0][calls[-1]]
+    arena, memory = onebit.native.arena.aligned(plan.plan.arena_units)
+    count, last = min(len(images), plan.plan.batch), plan.kept[0][calls[-1]]
     before, part = (abi.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
     before.call_count, part.call_count = calls.start, len(calls)
     part.calls += calls.start * ctypes.sizeof(abi.CallStruct)

@@ -35,6 +35,7 @@ from onebit.native import (
     make_plan,
     weight_kernels,
 )
+from onebit.native.arena import THREAD
 from onebit.packed import Affine, Conv, Dense, PackedNet, Relu, Sign
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
@@ -414,11 +415,13 @@ def test_nothing_behind_the_arena_is_touched(
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mprotect(guard, ctypes.c_size_t(page), 0) == 0
     try:
-        plan.spare.append(arena)
+        THREAD.memory = arena, arena.ctypes.data
         images = images_of(b.net(), 5)
         np.testing.assert_array_equal(plan.run(images, parts=parts)[0], run(b.net(), images, executor="reference"))
-        assert plan.spare[-1] is arena
+        assert THREAD.memory is not None
+        assert THREAD.memory[0] is arena
     finally:
+        THREAD.memory = None
         assert libc.mprotect(guard, ctypes.c_size_t(page), 3) == 0
 
 
@@ -463,7 +466,7 @@ def test_nothing_is_written_behind_the_arena(
     assert plan.kernels[0] == "dot"
     memory = np.full(plan.plan.arena_units + 2**17, 7, np.uint32)
     arena = memory[-memory.ctypes.data % 64 // 4 :]
-    plan.spare.append(arena)
+    THREAD.memory = arena, arena.ctypes.data
     np.testing.assert_array_equal(plan.run(images)[0], run(b.net(), images, executor="reference"))
     assert (arena[plan.plan.arena_units :] == 7).all()
 

@@ -60,7 +60,7 @@ class Blob:
 def instruction_sets(program: Path) -> list[InstructionSet]:
     listed = subprocess.run([str(EMULATOR), str(program)], text=True, capture_output=True, check=True).stdout
     return [
-        InstructionSet(name, *(int(number) for number in numbers), run=lambda *_: 0, run_layer=lambda *_: 0)
+        InstructionSet(name, *(int(number) for number in numbers), run=lambda *_: 0)
         for name, *numbers in map(str.split, listed.splitlines())
     ]
 

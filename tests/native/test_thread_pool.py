@@ -20,8 +20,8 @@ from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
-from onebit.native.abi import BarrierStruct, LayerStruct, NormStruct
-from onebit.native.layer_call import LayerCall
+from onebit.native.abi import BarrierStruct, NormStruct
+from onebit.native.arena import aligned
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 
@@ -119,19 +119,19 @@ def stage_call(kernel: Callable[[int], None]) -> Callable[[Any], None]:
     return lambda values: thread_pool.run_stages(run_part, NormStruct(), (1,), parts=2, keep=values)
 
 
-def layer_call(kernel: Callable[[int], None]) -> Callable[[Any], None]:
-    """The same of a layer by itself."""
+def plan_call(kernel: Callable[[int], None]) -> Callable[[Any], None]:
+    """The same of a plan."""
 
     def run_part(*arguments: Any) -> int:
-        kernel(arguments[-2])
+        kernel(arguments[-3])
         return 0
 
-    isa = list(instruction_sets().values())[-1]._replace(run_layer=run_part)
-    call = LayerCall(LayerStruct(), isa, 1, 1 << 30, ())
-    return lambda values: call.run(0, 1, (None,) * 4, 0, 2, keep=values)
+    isa = list(instruction_sets().values())[-1]._replace(run=run_part)
+    plan = make_plan(kernel_nets()[0], isa)
+    return lambda values: plan.run_at(0, 1, 0, parts=2, keep=values)
 
 
-@pytest.mark.parametrize("made", [stage_call, layer_call])
+@pytest.mark.parametrize("made", [stage_call, plan_call])
 def test_a_thread_keeps_the_memory_of_an_interrupted_call(made: Callable[..., Callable[[Any], None]]) -> None:
     entered, interrupted, alive, values = Event(), Event(), [], np.zeros(3)
     kept = weakref.ref(values)
@@ -158,8 +158,9 @@ def test_a_waiting_thread_uses_no_processor_time() -> None:
     net = kernel_nets()[-1]
     plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
     expected, _ = plan.run(images)
-    made, arena, barrier = np.empty_like(expected), plan.arena(2), BarrierStruct()
-    where: Any = images.ctypes.data, 1, arena.ctypes.data, made.ctypes.data
+    units = plan.plan.arena_units + plan.plan.scratch_units
+    made, (arena, memory), barrier = np.empty_like(expected), aligned(units), BarrierStruct()
+    where: Any = images.ctypes.data, 1, memory, made.ctypes.data
     spent: list[float] = []
 
     def part(number: int) -> None:
@@ -175,6 +176,7 @@ def test_a_waiting_thread_uses_no_processor_time() -> None:
     early.join()
     np.testing.assert_array_equal(made, expected)
     assert max(spent) < 0.1
+    del arena
 
 
 @pytest.mark.usefixtures("shared")

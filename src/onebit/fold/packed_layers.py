@@ -100,10 +100,10 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         >>> net = nn.Sequential(onebit.BinaryLinear(256, 256), nn.ReLU(), onebit.BinaryLinear(256, 64))
         >>> print(packed_layers_(net))
         layer  kind          one-bit weights  float32 bytes  bytes
-        0      BinaryLinear           65,536        262,144   8,320
-        2      BinaryLinear           16,384         65,536   2,176
-        all                           81,920        327,680  10,496
-        1/31.2 of float32; 0 bytes of the model stay real
+        0      BinaryLinear           65,536        262,144   8,192
+        2      BinaryLinear           16,384         65,536   2,048
+        all                           81,920        327,680  10,240
+        1/32.0 of float32; 0 bytes of the model stay real
     """
     shipped = shipped_weights(model, weights, seed)
     if not shipped or isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
@@ -191,7 +191,7 @@ def _bits(
         found = getattr(quantizer, "binary_input", lambda: None)()
         signs_only = isinstance(found, BinaryInput) and found.scale is None and found.centre is None
         plain = signs_only and found is not None and found.shift is None
-        arguments |= {"input_quantizer": quantizer, "signs": signs_only, "plain": plain}
+        arguments |= {"input_quantizer": quantizer, "sign_inputs": signs_only, "plain": plain}
     return (rows, signs.shape[1]), arguments
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "e0e9ffec77ab2a7e3107a4b7a8d17f6b5b39a4e7d8b43bb3e7f974df5b740a49"
+HASH = "2b3447a905a7b4ccfc2ff5e0e86581d1e243665a54dd4810fb9b7b528fc9fc7e"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -112,20 +112,6 @@ class BarrierStruct(ctypes.Structure):
     ]
 
 
-class LayerStruct(ctypes.Structure):
-    _fields_ = [
-        *_of(Int, "groups outputs terms channels in_height in_width out_height out_width"),
-        *_of(Pointer, "rows columns"),
-        *_of(Int, "taps_down taps_across padding signs"),
-    ]
-
-
-class ParametersStruct(ctypes.Structure):
-    _fields_ = [
-        *_of(Pointer, "words scale center bias"),
-    ]
-
-
 class NormStruct(ctypes.Structure):
     _fields_ = [
         ("rows", Long),
@@ -182,20 +168,6 @@ class IsaStruct(ctypes.Structure):
             Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift dot_lut byte_tiles"
         ),
         ("run", ctypes.CFUNCTYPE(Long, ctypes.POINTER(PlanStruct), Pointer, Long, Pointer, Pointer, Int, Int, Pointer)),
-        (
-            "run_layer",
-            ctypes.CFUNCTYPE(
-                Long,
-                ctypes.POINTER(LayerStruct),
-                Pointer,
-                Long,
-                ctypes.POINTER(ParametersStruct),
-                Pointer,
-                Pointer,
-                Int,
-                Int,
-            ),
-        ),
         ("run_norm", ctypes.CFUNCTYPE(Long, ctypes.POINTER(NormStruct), Int, Int, Int)),
         ("run_surrogate", ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), Long, Long)),
         ("run_activation", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ActivationStruct), Int, Int, Int)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from contextlib import suppress
+import threading
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
@@ -29,12 +29,29 @@ _WORD = 32  # signs
 _VECTOR = 16  # channels that an epilogue computes at once, past the last one too
 
 
+class _Thread(threading.local):
+    """The memory in which a thread runs plans, and its address: as much as the largest of them has needed so far."""
+
+    memory: tuple[np.ndarray, int] | None = None
+
+
+THREAD = _Thread()
+
+
+def aligned(units: int) -> tuple[np.ndarray, int]:
+    """Memory that begins a cache line, and its address."""
+    memory = np.empty(units + _ALIGNED, np.uint32)
+    address: int = memory.ctypes.data
+    start = -address % 64 // 4
+    return memory[start : start + units], address + 4 * start
+
+
 @dataclass(frozen=True, eq=False)
 class NativePlan:
     """A plan that the library runs.
 
     shapes: of each of the net's `outputs`, for one sample. kept: the memory that the plan points to. work: approximate
-    number of operations on a register of weights per sample. spare: arenas for the next calls.
+    number of operations on a register of weights per sample.
     """
 
     plan: abi.PlanStruct
@@ -42,29 +59,42 @@ class NativePlan:
     shapes: tuple[tuple[int, ...], ...]
     kept: tuple[Any, ...] = field(repr=False)
     work: int
-    spare: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def run(self, batch: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
         """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.
 
-        `parts` threads share each kernel call.
-
         Returns:
-            float32 (N, …) of a single output, or all outputs one after the other for `separate`; and whether the net
-            took the sign of a NaN.
+            float32 (N, …) of a single output, or all outputs one after the other for `separate`; and as `run_at`.
         """
-        arena = self.arena(parts)
         single = len(self.shapes) == 1
         sizes = (len(batch), *self.shapes[0]) if single else len(batch) * sum(map(prod, self.shapes))
         answers = np.empty(sizes, np.float32)
+        where = batch.ctypes.data, len(batch), answers.ctypes.data
+        return answers, self.run_at(*where, parts=parts, keep=(batch, answers))
 
-        def run(part: int, parts: int, barrier: int | None) -> int:
-            memory = batch.ctypes.data, len(batch), arena.ctypes.data, answers.ctypes.data
-            return self.isa.run(ctypes.byref(self.plan), *memory, part, parts, barrier)
+    def run_at(self, batch: int, count: int, answers: int, *, parts: int = 1, keep: object) -> bool:
+        """Write the outputs for `count` samples; whether the net took the sign of a NaN.
 
-        nan = bool(run(0, 1, None)) if parts == 1 else run_together(run, parts)
-        self.spare.append(arena)
-        return answers, nan
+        Args:
+            batch, answers: addresses of contiguous arrays.
+            parts: threads that share each kernel call.
+            keep: what the addresses point to. Threads may outlive an interrupted call.
+        """
+        units = self.plan.arena_units + (parts - 1) * self.plan.scratch_units
+        memory, THREAD.memory = THREAD.memory, None  # taken, for the same reason
+        if memory is None or len(memory[0]) < units:
+            memory = aligned(units)
+        if parts == 1:
+            nan = self.isa.run(self.plan, batch, count, memory[1], answers, 0, 1, None) != 0
+        else:
+            where = self.plan, batch, count, memory[1], answers
+
+            def run(part: int, parts: int, barrier: int | None, kept: object = (keep, memory)) -> int:
+                return self.isa.run(*where, part, parts, barrier)
+
+            nan = run_together(run, parts)
+        THREAD.memory = memory
+        return nan
 
     def separate(self, answers: np.ndarray, count: int) -> list[np.ndarray]:
         """Each output (N, …) of what `run` returned for N = `count` samples; they share its memory."""
@@ -78,16 +108,6 @@ class NativePlan:
     def kernels(self) -> tuple[str, ...]:
         """The kernel of each call."""
         return tuple(_KERNELS[call.kernel] for call in self.kept[0])
-
-    def arena(self, parts: int = 1) -> np.ndarray:
-        """Memory for the values, aligned to cache lines."""
-        units = self.plan.arena_units + (parts - 1) * self.plan.scratch_units
-        with suppress(IndexError):
-            if len(spare := self.spare.pop()) >= units:
-                return spare
-        memory = np.empty(units + _ALIGNED, np.uint32)
-        start = -memory.ctypes.data % 64 // 4
-        return memory[start : start + units]
 
 
 def lay_out(

@@ -25,7 +25,7 @@ class InstructionSet(NamedTuple):
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
-    run_layer, run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; the
+    run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; the
         latter five are false where there is no such kernel.
     """
 
@@ -41,7 +41,6 @@ class InstructionSet(NamedTuple):
     dot_lut: int
     byte_tiles: int
     run: Callable[..., int]
-    run_layer: Callable[..., int]
     run_norm: Any = None
     run_surrogate: Any = None
     run_activation: Any = None

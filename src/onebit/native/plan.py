@@ -32,19 +32,22 @@ from onebit.packed.nodes.node import INT32
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
-def make_plan(net: PackedNet, isa: library.InstructionSet) -> NativePlan:
+def make_plan(net: PackedNet, isa: library.InstructionSet, panels: dict[Any, np.ndarray] | None = None) -> NativePlan:
     """The plan of a net for an instruction set.
+
+    Args:
+        panels: the weights in memory of other plans of the same nodes, and then of this one too.
 
     Raises:
         NotPlanned: the library cannot compute some node exactly as the reference does.
     """
-    return _Planner(net, isa).plan()
+    return _Planner(net, isa, {} if panels is None else panels).plan()
 
 
 class _Planner(Pointwise):
-    def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
+    def __init__(self, net: PackedNet, isa: library.InstructionSet, panels: dict[Any, np.ndarray]) -> None:
         super().__init__(net)
-        self.isa = isa
+        self.isa, self.panels = isa, panels
         self.readers = readers(net)
         self.levels: dict[str, Slot] = {}  # real values that are in memory as signs -> their levels on the grid
 
@@ -149,7 +152,9 @@ class _Planner(Pointwise):
                 )
         kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
         sources = (slot,) if levels is None else (slot, levels)
-        answer = self.calls.emit(kernel.name, sources, made, kind, **{**fields, **kernel.fields})
+        known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
+        fields |= kernel.fields | {"weights": self.panels.setdefault(known, kernel.weights)}
+        answer = self.calls.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
         if kernel.name == "lut" and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):

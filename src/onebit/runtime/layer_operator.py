@@ -1,9 +1,15 @@
-"""The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights."""
+"""The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights.
+
+A layer is a packed net of one product. What was made of the bits of a layer, its plans for the sizes of its inputs, is
+kept as long as the tensor of the bits.
+"""
 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+import weakref
+from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +20,16 @@ from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input
 
 from onebit.common.torch_private import in_forward_mode, is_watched
-from onebit.errors import UsageError
-from onebit.native import instruction_set
-from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, kernel_word_count, panel_spans, window_call
-from onebit.packed import Conv, ConvTranspose, Dense, Value
+from onebit.errors import FormatError, UsageError
+from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares
+from onebit.packed import Affine, Conv, ConvTranspose, Dense, InputSpec, Node, PackedNet, Sign
 from onebit.packed.bits import bytes_to_words
+from onebit.packed.net import INPUT
 from onebit.runtime.executors import executor_of
 from onebit.runtime.running import thread_count
+
+_THREAD_WORK = 1 << 17  # least work per thread
+_MOST_PLANS = 256  # of a layer: one for each size of its inputs
 
 
 class PackedWindow(NamedTuple):
@@ -64,78 +73,139 @@ class PackedWindow(NamedTuple):
 
 
 def linear(
-    x: Tensor,
-    words: Tensor,
-    scale: Tensor | None,
-    center: Tensor | None,
-    bias: Tensor | None,
-    outputs: int,
-    signs: bool,
+    x: Tensor, signs: Tensor, scale: Tensor | None, center: Tensor | None, bias: Tensor | None, sign_inputs: bool
 ) -> Tensor:
-    """(…, K) -> (…, O). words: see `onebit.native.layer_call.kernel_words`. signs: take the signs of the values."""
-    inputs = x.shape[-1] if x.dim() else 0
-    if inputs < 1 or kernel_word_count(outputs, inputs) != words.numel():
-        raise _wrong_inputs(x, words, outputs)
-    isa, given = instruction_set(), (words, scale, center, bias)
-    _check_given(given, outputs)
-    out = _empty(x, (*x.shape[:-1], outputs))
-    count = x.numel() // inputs
-    if isa is None:
-        node = _node(Dense, words, outputs, inputs, scale, center)
-        return _reference(node, x.reshape(count, inputs), (inputs,), bias, signs).reshape(out.shape).to(x.dtype)
-    return _call(dense_call(isa.name, outputs, inputs, signs), x, count, given, out)
+    """(…, K) -> (…, O). signs: (O, ceil(K / 8)) uint8, see `PackedLayer`. sign_inputs: take the signs of the values."""
+    shape = x.shape
+    return _run(x, (signs, scale, center, bias), None, sign_inputs, shape[-1:], (*shape[:-1], signs.shape[0]))
 
 
 def _conv(
     x: Tensor,
-    words: Tensor,
+    signs: Tensor,
     scale: Tensor | None,
     center: Tensor | None,
     bias: Tensor | None,
-    outputs: int,
     window: list[int],
-    signs: bool,
+    sign_inputs: bool,
 ) -> Tensor:
     """(N, I, H, W) -> (N, O, H', W'). window: see `PackedWindow.numbers`."""
-    how, shape = PackedWindow.of(window), tuple(x.shape[1:])
-    isa, given = instruction_set(), (words, scale, center, bias)
-    _check_given(given, outputs)
-    made = (outputs, *_made(how, x))
-    terms = shape[0] // how.groups * how.kernel[0] * how.kernel[1]
-    if kernel_word_count(outputs, terms) != words.numel() or shape[0] % how.groups:
-        raise UsageError(f"got images {tuple(x.shape)}, expected as many channels as the weights have")
-    out = _empty(x, (x.shape[0], *made))
-    if isa is None:
-        node = _node(_kind(how), words, outputs, terms, scale, center, **_fields(how))
-        return _reference(node, x, shape, bias, signs).to(x.dtype)
-    call = _window_call(isa.name, how, outputs, terms, shape, signs)
-    return _call(call, x, x.shape[0], given, out)
+    how = PackedWindow.of(window)
+    return _run(x, (signs, scale, center, bias), how, sign_inputs, x.shape[1:], _conv_shape(x, signs, how))
 
 
-def _call(call: LayerCall, x: Tensor, count: int, given: tuple[Tensor | None, ...], out: Tensor) -> Tensor:
-    """Run the library; the answer has the dtype of `x`."""
-    values = _values(x)
-    threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-    if count:
-        addresses = tuple(None if part is None else part.data_ptr() for part in given)
-        call.run(values.data_ptr(), count, addresses, out.data_ptr(), threads, keep=(values, given, out))
-    return out if x.dtype is torch.float32 else out.to(x.dtype)
+def _conv_shape(x: Tensor, signs: Tensor, how: PackedWindow) -> tuple[Any, ...]:
+    return x.shape[0], len(signs), *how.made(x.shape[2], x.shape[3])
 
 
-def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Float32 memory; to name the dtype takes longer."""
-    return x.new_empty(shape) if x.dtype is torch.float32 else x.new_empty(shape, dtype=torch.float32)
+Given = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""Signs, scale, center and bias of a layer."""
 
 
-def _check_given(given: tuple[Tensor | None, ...], outputs: int) -> None:
-    """Check words, scale, center and bias, which the library reads without a check."""
-    words, *parameters = given
-    assert words is not None
-    for part in (words, *parameters):
-        dtype, shape = (torch.int32, words.shape) if part is words else (torch.float32, (outputs,))
-        if part is None or (part.dtype is dtype and part.is_cpu and part.shape == shape and part.is_contiguous()):
-            continue
-        raise UsageError(f"got {_kind_of(part)} of a packed layer, expected {dtype} {tuple(shape)} on cpu")
+def _run(
+    x: Tensor, given: Given, window: PackedWindow | None, sign_inputs: bool, shape: torch.Size, made: tuple[int, ...]
+) -> Tensor:
+    """The outputs of the shape `made`, in the dtype of `x`, for samples of `shape`."""
+    isa = instruction_set()
+    key = isa.name if isa else None, shape, window, sign_inputs
+    plans, panels = _kept(given)
+    if key not in plans:
+        net = _net(given, window, tuple(shape), sign_inputs)
+        if len(plans) == _MOST_PLANS:
+            plans.clear()
+        try:
+            plans[key] = net if isa is None else make_plan(net, isa, panels)
+        except NotPlanned:
+            plans[key] = net
+    plan, values = plans[key], _values(x)
+    if isinstance(plan, NativePlan):
+        out = values.new_empty(made)
+        if not _run_native(plan, values, shape, out):
+            return out if x.dtype is torch.float32 else out.to(x.dtype)
+        plan = _net(given, window, tuple(shape), sign_inputs)  # the sign of NaN is +1
+    return _reference(plan, values.view(-1, *shape), sign_inputs).view(made).to(x.dtype)
+
+
+def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
+    """Write the outputs; whether the sign of a NaN was taken."""
+    count, inputs, outputs, threads = x.numel() // shape.numel(), x.data_ptr(), out.data_ptr(), 1
+    if (most := plan.work * count // _THREAD_WORK) > 1:
+        threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
+        threads = min(threads, most)
+    if count < threads or threads == 1:
+        return count > 0 and plan.run_at(inputs, count, outputs, parts=threads, keep=(x, out))
+    of_x, of_out = x.nbytes // count, out.nbytes // count
+
+    def run_some(share: tuple[int, int]) -> bool:
+        first, end = share
+        return plan.run_at(inputs + first * of_x, end - first, outputs + first * of_out, keep=(x, out))
+
+    return any(list(run_shares(run_some, list(pairwise(count * part // threads for part in range(threads + 1))))))
+
+
+class _Layer(NamedTuple):
+    """Plans that were made of a tensor of signs, or nets that the library cannot run, and the weights that they share.
+
+    state: of the signs, and the bytes of scale, center and bias, at that time.
+    """
+
+    signs: weakref.ref[Tensor]
+    state: list[Any]
+    plans: dict[Any, NativePlan | PackedNet]
+    panels: dict[Any, np.ndarray]
+
+
+_LAYERS: dict[int, _Layer] = {}
+"""By the address of the signs."""
+
+
+def _kept(given: Given) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
+    """Plans and weights of a layer, which are empty if its tensors have changed."""
+    signs, *parameters = given
+    version = signs.numpy().tobytes() if signs.is_inference() else signs._version
+    state = [version, *[part if part is None else part.numpy().tobytes() for part in parameters]]
+    layer = _LAYERS.get(address := signs.data_ptr())
+    if layer is None or layer.signs() is not signs or layer.state != state:
+        for part in given:
+            dtype, shape = (torch.uint8, signs.shape[:2]) if part is signs else (torch.float32, signs.shape[:1])
+            if part is not None and not (part.dtype is dtype and part.is_cpu and part.shape == shape):
+                raise UsageError(f"got {_kind_of(part)} of a packed layer, expected {dtype} {tuple(shape)} on cpu")
+        reference = weakref.ref(signs, lambda _: _LAYERS.pop(address, None))
+        layer = _LAYERS[address] = _Layer(reference, state, {}, {})
+    return layer.plans, layer.panels
+
+
+def _net(given: Given, window: PackedWindow | None, shape: tuple[int, ...], sign_inputs: bool) -> PackedNet:
+    """The layer as a packed net for samples of this shape."""
+    signs, scale, center, bias = (None if part is None else part.numpy().copy() for part in given)
+    assert signs is not None
+    fields: dict[str, Any] = {"scale": scale, "centre": center, "in_features": shape[0]}
+    kind: Any = Dense
+    if window is not None:
+        kind = ConvTranspose if window.transposed else Conv
+        fields |= {name: getattr(window, name) for name in ("kernel", "groups", "stride", "padding", "dilation")}
+        fields |= {"extra": window.extra} if window.transposed else {"padding_value": window.padding_value}
+        fields["in_features"] = shape[0] // window.groups * prod(window.kernel)
+    try:
+        fields["signs"] = bytes_to_words(signs, fields["in_features"])
+        nodes: list[Node] = [Sign(inputs=(INPUT,), output="signs")] if sign_inputs else []
+        nodes.append(kind(inputs=(nodes[-1].output if nodes else INPUT,), output="sums", **fields))
+        if bias is not None:
+            nodes.append(Affine(inputs=("sums",), output="outputs", shift=bias))
+        spec = InputSpec(shape=shape, dtype="float32", coding="values")
+        return PackedNet(input=spec, nodes=tuple(nodes), output=nodes[-1].output)
+    except FormatError as error:
+        raise UsageError(str(error)) from None
+
+
+def _reference(net: PackedNet, x: Tensor, sign_inputs: bool) -> Tensor:
+    """The outputs of numpy, which defines them."""
+    values = {INPUT: np.where(x < 0, np.float32(-1), np.float32(1)) if sign_inputs else x.numpy()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for node in net.nodes:
+            (name,) = node.inputs
+            values[node.output] = executor_of(node, net.values[name])(values[name])
+    return torch.from_numpy(values[net.nodes[-1].output].astype(np.float32, copy=False))
 
 
 def _values(x: Tensor) -> Tensor:
@@ -155,107 +225,30 @@ def _kind_of(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
 
 
-def _wrong_inputs(x: Tensor, words: Tensor, outputs: int) -> UsageError:
-    most = (words.numel() - kernel_word_count(outputs, 0)) // max(1, outputs) * WORD
-    return UsageError(
-        f"got a tensor of shape {tuple(x.shape)}, expected {most - WORD + 1} to {most} inputs on the last axis"
-    )
-
-
-def _made(how: PackedWindow, x: Tensor) -> tuple[Any, Any]:
-    height, width = how.made(x.shape[2], x.shape[3]) if x.dim() == 4 else (0, 0)
-    if height < 1 or width < 1:
-        raise UsageError(f"got {tuple(x.shape)}, expected images (N, C, H, W) that a kernel of {how.kernel} fits")
-    return height, width
-
-
-# the numpy executors, which define the results
-
-
-def _kind(how: PackedWindow) -> type[Conv] | type[ConvTranspose]:
-    return ConvTranspose if how.transposed else Conv
-
-
-def _fields(how: PackedWindow) -> dict[str, Any]:
-    fields = {"kernel": how.kernel, "groups": how.groups, "stride": how.stride, "padding": how.padding}
-    more: dict[str, Any] = {"extra": how.extra} if how.transposed else {"padding_value": how.padding_value}
-    return {**fields, "dilation": how.dilation, **more}
-
-
-def _node(
-    kind: Any, words: Tensor, outputs: int, terms: int, scale: Tensor | None, center: Tensor | None, **more: Any
-) -> Any:
-    rows = file_rows(words.numpy().view(np.uint32), more.get("groups", 1), outputs, terms)
-    scales = {"scale": None if scale is None else scale.numpy(), "centre": None if center is None else center.numpy()}
-    return kind(inputs=("x",), output="y", signs=bytes_to_words(rows, terms), in_features=terms, **scales, **more)
-
-
-def _reference(node: Any, x: Tensor, shape: tuple[int, ...], bias: Tensor | None, signs: bool) -> Tensor:
-    values = _values(x).numpy()
-    if signs:
-        values = np.where(values < 0, np.int8(-1), np.int8(1))
-    value = Value(shape, "sign", 1) if signs else Value(shape, "real")
-    with np.errstate(over="ignore", invalid="ignore"):
-        made = executor_of(node, value)(values).astype(np.float32)
-        if bias is not None:
-            made = made + bias.numpy().reshape(-1, *[1] * (made.ndim - 2))
-    return torch.from_numpy(made)
-
-
-@lru_cache(maxsize=256)
-def _window_call(
-    isa: str, how: PackedWindow, outputs: int, terms: int, shape: tuple[int, int, int], signs: bool
-) -> LayerCall:
-    node = _kind(how)(
-        inputs=("x",),
-        output="y",
-        signs=np.zeros((outputs, -(-terms // 64)), np.uint64),
-        in_features=terms,
-        **_fields(how),
-    )
-    return window_call(isa, node, shape, signs)
-
-
 # what tracing sees
 
 
-def _trace_linear(
-    x: Tensor,
-    words: Tensor,
-    scale: Tensor | None,
-    center: Tensor | None,
-    bias: Tensor | None,
-    outputs: int,
-    signs: bool,
-) -> Tensor:
+def _trace_linear(x: Tensor, signs: Tensor, *given: Any) -> Tensor:
     _check(x)
-    return x.new_empty((*x.shape[:-1], outputs))
+    return x.new_empty((*x.shape[:-1], signs.shape[0]))
 
 
 def _trace_conv(
-    x: Tensor,
-    words: Tensor,
-    scale: Tensor | None,
-    center: Tensor | None,
-    bias: Tensor | None,
-    outputs: int,
-    window: list[int],
-    signs: bool,
+    x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, window: list[int], sign_inputs: bool
 ) -> Tensor:
     _check(x)
-    how = PackedWindow.of(window)
-    return x.new_empty((x.shape[0], outputs, *how.made(x.shape[2], x.shape[3])))
+    return x.new_empty(_conv_shape(x, signs, PackedWindow.of(window)))
 
 
 _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
-_GIVEN = "Tensor x, Tensor words, Tensor? scale, Tensor? center, Tensor? bias, int outputs"
-for _name, _more, _run, _trace in (
+_GIVEN = "Tensor x, Tensor signs, Tensor? scale, Tensor? center, Tensor? bias"
+for _name, _more, _function, _traced in (
     ("packed_linear", "", linear, _trace_linear),
     ("packed_conv", ", int[] window", _conv, _trace_conv),
 ):
-    _LIBRARY.define(f"{_name}({_GIVEN}{_more}, bool signs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")  # for every device, to raise a clear error
-    torch.library.register_fake(f"onebit::{_name}", _trace, lib=_LIBRARY)
+    _LIBRARY.define(f"{_name}({_GIVEN}{_more}, bool sign_inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # for every device, to raise a clear error
+    torch.library.register_fake(f"onebit::{_name}", _traced, lib=_LIBRARY)
 packed_linear: Any = torch.ops.onebit.packed_linear.default
 packed_conv: Any = torch.ops.onebit.packed_conv.default
 
@@ -287,14 +280,20 @@ def refuse_tangent(x: Tensor, what: str) -> None:
         raise UsageError(f"{what} have no forward-mode derivatives: use the model before it was packed")
 
 
-def dense_signs(words: Tensor, groups: int, outputs: int, terms: int) -> Tensor:
-    """(O, K) float32 of ±1: the signs in `words`."""
-    count = 4 * -(-terms // WORD)
-    panels = words.view(torch.uint8)[: outputs * count].view(groups, -1, count)
-    parts = [panels[:, span].reshape(groups, count, -1).transpose(1, 2) for span in panel_spans(outputs // groups)]
-    rows = torch.cat(parts, dim=1).reshape(outputs, count, 1).int()
-    bits = rows >> torch.arange(8, dtype=torch.int32, device=words.device) & 1
-    return (bits.reshape(outputs, -1)[:, :terms] * 2 - 1).float()
+def dense_signs(signs: Tensor, terms: int) -> Tensor:
+    """(O, K) float32 of ±1 of the signs of a layer."""
+    bits = signs.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=signs.device) & 1
+    return bits.flatten(1)[:, :terms] * 2.0 - 1
+
+
+def run_layer(layer: Any, x: Tensor, window: PackedWindow | None) -> Tensor:
+    """The outputs of a packed layer by its operator."""
+    given = layer.signs, layer.scale, layer.center, layer.bias
+    if window is None:
+        made: Tensor = packed_linear(x, *given, layer.sign_inputs)
+    else:
+        made = packed_conv(x, *given, window.numbers, layer.sign_inputs)
+    return made
 
 
 class _Differentiable(torch.autograd.Function):
@@ -302,18 +301,15 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any, window: PackedWindow | None) -> Tensor:
-        ctx.save_for_backward(layer.words, layer.scale, layer.center)
-        ctx.given = layer.groups, layer.outputs, layer.terms, window, x.shape
-        shared = layer.words, layer.scale, layer.center, layer.bias, layer.outputs
-        if window is None:
-            return packed_linear(x, *shared, layer.signs)
-        return packed_conv(x, *shared, window.numbers, layer.signs)
+        ctx.save_for_backward(layer.signs, layer.scale, layer.center)
+        ctx.given = layer.terms, window, x.shape
+        return run_layer(layer, x, window)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        words, scale, center = ctx.saved_tensors
-        groups, outputs, terms, window, shape = ctx.given
-        weight = dense_signs(words, groups, outputs, terms)
+        signs, scale, center = ctx.saved_tensors
+        terms, window, shape = ctx.given
+        weight = dense_signs(signs, terms)
         if scale is not None:
             weight = weight * scale.view(-1, 1)
         if center is not None:
@@ -321,7 +317,7 @@ class _Differentiable(torch.autograd.Function):
         gradient = gradients[0].float()
         if window is None:
             return (gradient @ weight).to(gradients[0].dtype), None, None
-        kernel = weight.view(outputs, *window.kernel, -1).permute(0, 3, 1, 2)
+        kernel, groups = weight.view(len(weight), *window.kernel, -1).permute(0, 3, 1, 2), window.groups
         top, bottom, left, right = window.padding
         if window.transposed:  # the adjoint of a transposed convolution is a convolution
             kernel = kernel.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)

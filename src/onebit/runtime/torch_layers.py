@@ -1,10 +1,10 @@
 """Layers of one-bit weights inside a torch program: modules that hold bits, and the operators that run them.
 
-`onebit.packed_layers_` makes them. A module holds its signs once, as the words that the kernels read; its state_dict
-has them as the rows of a packed net (`onebit.packed.bits`), the same for every processor. The outputs are those of the
-node `Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of
-a dense layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias
-follow in float32. A sample with a value that is not finite gives NaN.
+`onebit.packed_layers_` makes them. A module holds its signs as the rows of a packed net (`onebit.packed.bits`), the
+same for every processor; the first call puts them in the order of its kernels. The outputs are those of the node
+`Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of a
+dense layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias follow
+in float32. A sample with a value that is not finite gives NaN.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import FormatError, UsageError
-from onebit.native.layer_call import file_rows, kernel_words
-from onebit.packed.bits import byte_count, bytes_to_words
+from onebit.packed.bits import bytes_to_words
 from onebit.runtime.layer_operator import (
     PackedWindow,
     follows_gradient,
     is_unwatched,
     linear,
-    packed_conv,
-    packed_linear,
     refuse_tangent,
+    run_layer,
     use_dense,
 )
 
@@ -40,14 +38,13 @@ class PackedLayer(nn.Module):
     Args:
         rows: (O, ceil(K / 8)) uint8, see `onebit.packed.bits.words_to_bytes`.
         terms: weights of an output, K.
-        groups: of channels.
         scale, center, bias: (O,) float32; None for 1 or 0.
         input_quantizer: applied to inputs first.
-        signs: `input_quantizer` gives ±1 and nothing else.
+        sign_inputs: `input_quantizer` gives ±1 and nothing else.
         plain: it gives the sign of its inputs, which the kernels take themselves.
     """
 
-    words: Tensor
+    signs: Tensor
     scale: Tensor | None
     center: Tensor | None
     bias: Tensor | None
@@ -57,34 +54,32 @@ class PackedLayer(nn.Module):
         rows: np.ndarray,
         terms: int,
         *,
-        groups: int = 1,
         scale: Tensor | None = None,
         center: Tensor | None = None,
         bias: Tensor | None = None,
         input_quantizer: nn.Module | None = None,
-        signs: bool = False,
+        sign_inputs: bool = False,
         plain: bool = False,
     ) -> None:
         super().__init__()
-        self.outputs, self.terms, self.groups = len(rows), terms, groups
+        self.outputs, self.terms = len(rows), terms
         bytes_to_words(rows, terms)
-        words = torch.from_numpy(kernel_words(rows, groups).view(np.int32))
-        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("signs", torch.tensor(rows))
         for name, value in (("scale", scale), ("center", center), ("bias", bias)):
             self.register_buffer(name, None if value is None else value.detach().float().cpu().contiguous().clone())
         self.input_quantizer = input_quantizer
-        self.signs, self.plain = signs, plain
+        self.sign_inputs, self.plain = sign_inputs, plain
         self.training = False
 
     @property
     def rows(self) -> np.ndarray:
         """(O, ceil(K / 8)) uint8: the signs as a packed net has them."""
-        return file_rows(self.words.cpu().numpy().view(np.uint32), self.groups, self.outputs, self.terms)
+        return self.signs.cpu().numpy()
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything that the layer keeps of its weights: bits, scale and center."""
-        kept = (self.words, self.scale, self.center)
+        kept = (self.signs, self.scale, self.center)
         return sum(one.numel() * one.element_size() for one in kept if one is not None)
 
     @property
@@ -121,55 +116,23 @@ class PackedLayer(nn.Module):
                 self._buffers[name] = old.to(new.device)
         return self
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        shape = self.outputs, byte_count(self.terms)
-        if self.words.is_meta:
-            destination[f"{prefix}signs"] = torch.empty(shape, dtype=torch.uint8, device="meta")
-        else:
-            destination[f"{prefix}signs"] = torch.tensor(self.rows)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        key = f"{prefix}signs"
-        others = {name: value for name, value in state_dict.items() if name.startswith(prefix) and name != key}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        for name in ("scale", "center", "bias"):
-            value = others.get(prefix + name)
-            if value is not None and not value.is_meta and not bool(value.isfinite().all()):
-                error_msgs.append(f"{prefix}{name}: {int((~value.isfinite()).sum())} values are not finite")
-        if key not in state_dict:
-            if strict:
-                missing_keys.append(key)
-            return
-        given = state_dict[key]
-        expected = self.outputs, byte_count(self.terms)
-        if given.dtype != torch.uint8 or tuple(given.shape) != expected:
-            got = f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
-            error_msgs.append(f"{key}: got {got}, expected uint8 {expected}, {self.terms} signs of each output")
-            return
-        if given.is_meta:
-            return
-        rows = given.cpu().numpy()
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Check what is given, then copy as torch does."""
+        given = {name: state_dict.get(prefix + name) for name in self._buffers}
         try:
-            bytes_to_words(rows, self.terms)
+            for name, value in given.items():
+                if value is None or value.is_meta:
+                    continue
+                if name != "signs" and not bool(value.isfinite().all()):
+                    raise FormatError(f"{int((~value.isfinite()).sum())} values are not finite")
+                if name == "signs" and value.dtype == torch.uint8 and value.shape == self.signs.shape:
+                    bytes_to_words(value.cpu().numpy(), self.terms)
+                elif name == "signs":
+                    raise FormatError(f"got {tuple(value.shape)}, expected uint8 {tuple(self.signs.shape)}")
         except FormatError as error:
-            error_msgs.append(f"{key}: {error}")
+            args[-1].append(f"{prefix}{name}: {error}")
             return
-        words = torch.from_numpy(kernel_words(rows, self.groups).view(np.int32))
-        if self.words.is_meta:
-            self.words = words
-        else:
-            with torch.no_grad():
-                self.words.copy_(words)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PackedLinear(PackedLayer):
@@ -206,10 +169,9 @@ class PackedLinear(PackedLayer):
         if follows_gradient(x):
             return use_dense(self, x, None)
         if is_unwatched(x):
-            kept = self._buffers
-            words: Any = kept["words"]
-            return linear(x, words, kept["scale"], kept["center"], kept["bias"], self.outputs, self.signs)
-        return packed_linear(x, self.words, self.scale, self.center, self.bias, self.outputs, self.signs)
+            kept: Any = self._buffers
+            return linear(x, kept["signs"], kept["scale"], kept["center"], kept["bias"], self.sign_inputs)
+        return run_layer(self, x, None)
 
 
 class PackedConv(PackedLayer):
@@ -233,7 +195,7 @@ class PackedConv(PackedLayer):
         mode_padding: tuple[int, ...] = (),
         **parameters: Any,
     ) -> None:
-        super().__init__(rows, terms, groups=window.groups, **parameters)
+        super().__init__(rows, terms, **parameters)
         self.window, self.axes = window, axes
         self.padding_mode, self.mode_padding = padding_mode, mode_padding
 
@@ -255,16 +217,13 @@ class PackedConv(PackedLayer):
         if self.axes == 1:
             x = x.unsqueeze(2)
         window = self.window if output_size is None else self._window_for(x, output_size)
-        if follows_gradient(x):
-            y = use_dense(self, x, window)
-        else:
-            y = packed_conv(x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs)
+        y = use_dense(self, x, window) if follows_gradient(x) else run_layer(self, x, window)
         return y.squeeze(2) if self.axes == 1 else y
 
     @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.groups
+        return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.window.groups
 
     def _wrong_shape(self, x: Tensor) -> UsageError:
         places = "H, W" if self.axes == 2 else "L"

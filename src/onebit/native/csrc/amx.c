@@ -7,6 +7,8 @@
 #include "amx.h"
 #include "weight_gradient.h"
 
-const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, run_weight_gradient,
-                       RUN_CONCRETE};
+#undef DOT_LUT
+#define DOT_LUT 0
+#undef RUN_WEIGHT_GRADIENT
+#define RUN_WEIGHT_GRADIENT run_weight_gradient
+const ob_isa ob_amx = ISA("amx");

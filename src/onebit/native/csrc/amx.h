@@ -259,7 +259,7 @@ static void dense_sums(int is_signed, int panels, const uint8_t *rows, int64_t s
 static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    place_t at = {call, arena, 0, one, 0};
+    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
     int steps = (call->tap_words * 4 + STEP - 1) / STEP;
@@ -300,7 +300,7 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     int32_t *sums = (int32_t *)(bytes + MOST_PLANES * saved);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
-    place_t at = {call, arena, 0, one, 0};
+    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     for (int group = 0; group < call->groups; group++)
         for (int64_t row = 0; row < count; row += call->block) {
             int64_t many = count - row < call->block ? count - row : call->block;

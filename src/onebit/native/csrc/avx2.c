@@ -132,11 +132,7 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-#include "row_planes.h"
-#include "layer.h"
-
 #ifndef ISA_NAME /* avxvnni.c has another */
 #define ISA_NAME "avx2"
 #endif
-const ob_isa ob_avx2 = {ISA_NAME, LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                        DOT_LUT, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, NULL, RUN_CONCRETE};
+const ob_isa ob_avx2 = ISA(ISA_NAME);

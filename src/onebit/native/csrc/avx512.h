@@ -61,7 +61,6 @@ ALWAYS void widen(int64_t *wide, __m512i sum) {
 typedef __m512i vec;
 #define vec_zero() _mm512_setzero_si512()
 #define vec_load(from) _mm512_loadu_si512(from)
-#define vec_load_bytes(from) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from)))
 #define vec_store(to, x) _mm512_storeu_si512(to, x)
 #define vec_add(x, y) _mm512_add_epi32(x, y)
 #define vec_shift(x, bits) _mm512_srli_epi32(x, bits)
@@ -157,5 +156,3 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     for (; c < channels; c += LUT_INPUTS, tables += TABLE)
         _mm512_storeu_si512(tables, table_of(x + c, channels - c < LUT_INPUTS ? channels - c : LUT_INPUTS));
 }
-
-#include "layer.h"

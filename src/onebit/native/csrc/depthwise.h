@@ -97,7 +97,7 @@ static int depthwise(const ob_call *call, const share_t *share, int64_t count, u
     int end = parts.end * 32 < call->channels ? parts.end * 32 : call->channels;
     for (int i = rows.begin; i < rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 1 << 30, segments, &at.terms);
             for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot))
                 for (int first = parts.begin * 32; first < end; first += BLOCK) {

@@ -222,7 +222,7 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
     int saw_nan = 0;
     for (int r = 0; r < call->run_count; r++)
         for (int i = mine.begin; i < mine.end; i++) {
-            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             spot_t spot = {0, 0};
             saw_nan |= dot_place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
         }
@@ -276,7 +276,7 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
                 if (row - made > call->table_rows) made = row - call->table_rows;
                 while (made < row) copy_row(dot, in, ++made);
             }
-            place_t at = {call, arena, i, call->runs, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
             spot_t spot = {n, 0};
             saw_nan |= dot_place(dot, &at, group, spot, at.run[2], dot->rows, 0);
         }
@@ -303,7 +303,7 @@ static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_
     if (is_dense(call)) return dense_tiles(call, share, count, arena);
 #endif
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    const share_t alone = {0, 1, 0}, *rows = call->out_height > 1 ? share : &alone;
+    const share_t alone = {.parts = 1}, *rows = call->out_height > 1 ? share : &alone;
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int saw_nan = 0;
     for (int group = 0; group < call->groups; group++)

@@ -119,7 +119,7 @@ static void few_sums(const uint8_t *tables, const uint8_t *bits, int64_t steps, 
 static int dot_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    place_t at = {call, arena, 0, one, 0};
+    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int64_t steps = (call->tap_words + FEW_FOURS - 1) / FEW_FOURS;
     int saw_nan = 0, rest = call->tap_words - (int)(steps - 1) * FEW_FOURS;

@@ -202,7 +202,7 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
     const int block = DOT_LUT_WORDS * DOT_LUT_GROUPS, inputs = block * DOT_LUT_INPUTS, stride = (block + 2) * DOT_LUT_TABLE;
     static const int32_t one[4] = {0, 1, 1, 0};
     int saw_nan = 0;
-    place_t at = {call, arena, 0, one, 0};
+    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     dot_base(&lut->dot, 0, 0, one);
     for (int64_t n = 0; n < count;) {
         int many = tile_rows(count - n, DOT_LUT_ROWS(lut->panels));
@@ -248,7 +248,7 @@ static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *ar
         const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
         int made = -1; /* the last row with tables */
         for (int i = mine.begin; i < mine.end; i++) {
-            place_t at = {call, arena, i, run, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = run};
             int found = 0;
             memset(down, 0, (size_t)width * sizeof *down);
             for (int a = 0; a < call->taps_down; a++) {

@@ -34,6 +34,17 @@
 #define RUN_ACTIVATION NULL
 #define RUN_CONCRETE NULL
 #endif
+#define RUN_WEIGHT_GRADIENT NULL
+
+/* What the file of an instruction set provides. */
+#define ISA(text)                                                                                                      \
+    {                                                                                                                  \
+        .name = text, .lanes = LANES, .lut_inputs = LUT_INPUTS, .lut_groups = LUT_GROUPS, .tile_rows = TILE_ROWS,      \
+        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .dot_fours = DOT_FOURS, .dot_shift = DOT_SHIFT,      \
+        .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = RUN_NORM,                           \
+        .run_surrogate = RUN_SURROGATE, .run_activation = RUN_ACTIVATION, .run_weight_gradient = RUN_WEIGHT_GRADIENT,  \
+        .run_concrete = RUN_CONCRETE                                                                                   \
+    }
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
@@ -48,23 +59,19 @@ static void code_images(const ob_plan *plan, const void *images, int64_t count, 
             memcpy(out, reals ? (const void *)real : x, (size_t)size * (reals ? 4 : 1));
             continue;
         }
-        for (int c = 0; c < plan->channels; c++, x += pixels, real += pixels)
-            switch (plan->coding) {
-            case OB_CODING_BYTES: {
+        if (reals) {
+            turn_units(real, pixels, plan->channels, pixels, out, plan->channels);
+            continue;
+        }
+        for (int c = 0; c < plan->channels; c++, x += pixels)
+            if (plan->coding == OB_CODING_BYTES) {
                 uint8_t *bytes = (uint8_t *)out + c;
                 for (int64_t k = 0; k < pixels; k++) bytes[k * plan->channels] = x[k];
-                break;
-            }
-            case OB_CODING_MOMENTS:
+            } else
                 for (int64_t k = 0; k < pixels; k++) {
                     float value = ((float)x[k] - plan->mean[c]) / plan->std[c];
                     memcpy(out + k * plan->channels + c, &value, 4);
                 }
-                break;
-            case OB_CODING_REALS:
-                for (int64_t k = 0; k < pixels; k++) out[k * plan->channels + c] = real[k];
-                break;
-            }
     }
 }
 
@@ -121,7 +128,7 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
 
 static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
                            int32_t part, int32_t parts, ob_barrier *barrier) {
-    const share_t share = {part, parts, part * plan->scratch_units};
+    const share_t share = {.part = part, .parts = parts, .scratch = part * plan->scratch_units};
     int64_t bytes = (int64_t)plan->channels * plan->height * plan->width * (plan->coding == OB_CODING_REALS ? 4 : 1);
     int saw_nan = 0;
     for (int64_t done = 0; done < count; done += plan->batch) {

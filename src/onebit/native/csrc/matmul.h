@@ -277,7 +277,7 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
     int32_t sums[WORD_ROWS * TILE_OUTPUTS];
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 0, segments, &at.terms);
             if (call->levels) at.weights = weights, sum_weights(&at, weights);
             for (int group = 0; group < call->groups; group++)
@@ -348,7 +348,7 @@ static int lut_dense(const ob_call *call, const share_t *share, int64_t count, u
     static const int32_t one[4] = {0, 1, 1, 0};
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
-    place_t at = {call, arena, 0, one, 0};
+    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     for (int group = 0; group < call->groups; group++)
         for (int64_t row = 0; row < count;) {
             int many = tile_rows(count - row, rows), most = safe_lookups(call, arena, row, many);
@@ -405,7 +405,7 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
                 }
             }
             for (int r = 0; r < call->run_count; r++) {
-                place_t at = {call, arena, i, call->runs + 4 * r, 0};
+                place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
                 int found = gather(call, i, at.run, row_units, pixel_units, call->table_rows, segments, &at.terms);
                 for (int k = 0; k < found; k++) segments[k].groups = call->tap_lookups;
                 for (int group = 0; group < call->groups; group++)
@@ -455,7 +455,7 @@ static int matmul_real(const ob_call *call, const share_t *share, int64_t count,
     work_t work = work_of(call, share, REAL_PANELS * REAL_LANES);
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 1 << 30, segments, &at.terms);
             for (int group = 0; group < call->groups; group++)
                 for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {

@@ -104,15 +104,65 @@ static void fill(const ob_call *call, const share_t *share, int64_t count, uint3
 static void copy_units(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
 static void copy_bytes(const uint8_t *in, int64_t from_stride, uint8_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
 
+/* to[column][row] = from[row][column]; strides: from one row to the next, in both. */
+static void turn_units(const uint32_t *from, int64_t from_stride, int64_t rows, int64_t columns, uint32_t *to, int64_t to_stride) {
+    int64_t whole = 0;
+#ifdef __AVX2__
+    for (; whole + 8 <= rows; whole += 8) {
+        const uint32_t *in = from + whole * from_stride;
+        uint32_t *out = to + whole;
+        int64_t column = 0;
+        for (; column + 8 <= columns; column += 8, in += 8, out += 8 * to_stride) {
+            __m256i row[8], pair[8], four[8];
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++) row[k] = _mm256_loadu_si256((const __m256i *)(in + k * from_stride));
+#pragma GCC unroll 4
+            for (int k = 0; k < 8; k += 2) {
+                pair[k] = _mm256_unpacklo_epi32(row[k], row[k + 1]);
+                pair[k + 1] = _mm256_unpackhi_epi32(row[k], row[k + 1]);
+            }
+#pragma GCC unroll 2
+            for (int k = 0; k < 8; k += 4) {
+                four[k] = _mm256_unpacklo_epi64(pair[k], pair[k + 2]);
+                four[k + 1] = _mm256_unpackhi_epi64(pair[k], pair[k + 2]);
+                four[k + 2] = _mm256_unpacklo_epi64(pair[k + 1], pair[k + 3]);
+                four[k + 3] = _mm256_unpackhi_epi64(pair[k + 1], pair[k + 3]);
+            }
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                __m256i low = _mm256_permute2x128_si256(four[k], four[k + 4], 0x20);
+                __m256i high = _mm256_permute2x128_si256(four[k], four[k + 4], 0x31);
+                _mm256_storeu_si256((__m256i *)(out + k * to_stride), low);
+                _mm256_storeu_si256((__m256i *)(out + (k + 4) * to_stride), high);
+            }
+        }
+        for (; column < columns; column++, in++, out += to_stride)
+            for (int k = 0; k < 8; k++) out[k] = in[k * from_stride];
+    }
+#endif
+    for (int64_t row = whole; row < rows; row++)
+        for (int64_t column = 0; column < columns; column++) to[column * to_stride + row] = from[row * from_stride + column];
+}
+
 static void copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     const int32_t *box = call->box, *from_stride = call->from_stride, *to_stride = call->to_stride;
     span_t mine = span_of(share, box[1]);
     int64_t rows = 1;
     for (int axis = 2; axis < OB_AXES; axis++) rows *= box[axis];
-    for (int64_t n = 0; n < count; n++)
+    for (int64_t n = 0; n < count; n++) {
+        const uint32_t *image = arena + call->in + n * call->in_size;
+        uint32_t *made = arena + call->out + n * call->out_size;
+        if (rows == 1 && !call->in_factor && from_stride[0] == 1 && to_stride[1] == 1) {
+            turn_units(image + call->from + mine.begin * (int64_t)from_stride[1], from_stride[1], mine.end - mine.begin, box[0],
+                       made + call->to + mine.begin, to_stride[0]);
+            continue;
+        }
+        if (rows == 1 && !call->in_factor && from_stride[1] == 1 && to_stride[0] == 1) {
+            turn_units(image + call->from + mine.begin, from_stride[0], box[0], mine.end - mine.begin,
+                       made + call->to + mine.begin * (int64_t)to_stride[1], to_stride[1]);
+            continue;
+        }
         for (int64_t i = mine.begin; i < mine.end; i++) {
-            const uint32_t *image = arena + call->in + n * call->in_size;
-            uint32_t *made = arena + call->out + n * call->out_size;
             int64_t in = call->from + (int64_t)i * from_stride[1], out = call->to + (int64_t)i * to_stride[1];
             int32_t at[OB_AXES] = {0};
             for (int64_t row = 0; row < rows; row++) {
@@ -128,6 +178,7 @@ static void copy_box(const ob_call *call, const share_t *share, int64_t count, u
                 }
             }
         }
+    }
 }
 
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */

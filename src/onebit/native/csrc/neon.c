@@ -273,7 +273,4 @@ static void dot_tile(int rows, int panels, const uint8_t *const *a, const segmen
     }
 }
 
-#include "layer.h"
-
-const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                        DOT_LUT, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, NULL, RUN_CONCRETE};
+const ob_isa ob_neon = ISA("neon");

@@ -158,24 +158,6 @@ typedef struct {
     int32_t cancelled; /* set when some thread will never arrive */
 } ob_barrier;
 
-/* A dense layer or convolution of one-bit weights by itself, on float32 values in torch's layout. */
-typedef struct {
-    int32_t groups, outputs, terms, channels; /* outputs, weights of an output and input channels of a group */
-    int32_t in_height, in_width, out_height, out_width;
-    const int32_t *rows, *columns; /* as in ob_call; NULL for a dense layer */
-    int32_t taps_down, taps_across;
-    int32_t padding; /* the padding value: 0, 1 or -1 */
-    int32_t signs;   /* multiply the signs of the values, not the values on their grid */
-} ob_layer;
-
-/* Its weights and parameters, one per output, NULL for 1 or 0. A byte has 8 weights of an output, in the order of taps and
- * channels; those of an output are padded to words of 4. Each panel of 32 outputs of a group has its first bytes next to each
- * other, then its second ones, …; 32 words of padding follow. */
-typedef struct {
-    const uint32_t *words;
-    const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */
-} ob_parameters;
-
 /* BatchNorm of a training step: y = normalized x + shortcut within bounds, and its gradients. Values are rows of
  * channels. */
 typedef struct {
@@ -277,10 +259,6 @@ typedef struct {
      * of all images, then the second, … */
     int64_t (*run)(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers, int32_t part,
                    int32_t parts, ob_barrier *barrier);
-    /* The outputs of a layer for `count` samples, part number `part` of `parts`; returns the units of scratch memory, aligned
-     * to 64 bytes, that each part needs. If `scratch` is NULL, it does nothing else. */
-    int64_t (*run_layer)(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
-                         uint32_t *scratch, int32_t part, int32_t parts);
     /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in numbers. If `scratch` is
      * NULL, it does nothing else. NULL where the compiler has no vectors of GNU C. */
     int64_t (*run_norm)(const ob_norm *call, int32_t stage, int32_t part, int32_t parts);

@@ -63,7 +63,4 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
         }
 }
 
-#include "layer.h"
-
-const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                        DOT_LUT, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, NULL, RUN_CONCRETE};
+const ob_isa ob_portable = ISA("portable");
