@@ -7,12 +7,12 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from onebit.common.torch_private import storage_address
 from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
-from onebit.fold.names import canonical
 from onebit.fold.shapes import shown
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice
@@ -45,13 +45,9 @@ def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending
 
 @any_dtype
 def permute(folder: Folder, call: Call, x: Pending) -> Pending:
-    assert call.node is not None
     before, _ = call.shapes
-    sizes = _PROBE[: len(before)]
-    probe: Tensor = torch.empty(sizes, device="meta")  # its sizes tell where each axis goes, whatever the spelling
-    args, kwargs = fx.node.map_arg((call.node.args, call.node.kwargs), lambda node: probe)
-    target: Any = call.node.target
-    made = getattr(probe, target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+    sizes = _PROBE[: len(before)]  # they tell where each axis goes, whatever the spelling
+    made = call.on(torch.empty(sizes, device="meta"))
     axes = [sizes.index(size) for size in made.shape]
     if axes[0] != 0:
         raise call.refusal(f"it moves the batch axis of {shown(before)}, expected it first")
@@ -114,7 +110,8 @@ def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: 
     """Values one after the other along an axis, which becomes the channels of a `Concat`, and then itself again."""
     parts, (before, after) = call.argument(0, "tensors", ()), call.shapes
     axis = call.argument(1, "dim", 0) % len(after) - 1
-    if axis < 0 or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
+    several = isinstance(parts, (tuple, list))
+    if axis < 0 or not several or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
         raise call.refusal(f"got {shown(after)}, expected values of the net, and another axis than the batch: dim=1")
     order = (axis, *(k for k in range(len(after) - 1) if k != axis))
     by_node = call.by_node(values)
@@ -157,59 +154,22 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 @any_dtype
-def split(folder: Folder, call: Call, x: Pending) -> Pending:
-    """A chunk, split or unbind: its parts are slices, see `select`."""
-    if _split_axis(call) == 0:
-        raise call.refusal(f"it splits the batch of {shown(call.before)}, expected dim=1 or more")
-    return x
-
-
-def _split_axis(call: Call) -> int:
-    assert call.node is not None
-    position = 1 if canonical(call.node.target) == "unbind" else 2
-    return int(call.argument(position, "dim", 0)) % len(call.before)
-
-
-@any_dtype
 def select(folder: Folder, call: Call, x: Pending) -> Pending:
-    assert call.node is not None
-    source, index = call.node.args[0], call.node.args[1]
-    if isinstance(source, fx.Node) and isinstance(source.meta["value"], (tuple, list)):
-        return _part(folder, call, x, source, index)
+    """Slices, integers, and parts of what was split: a range of each axis, read off what becomes of a probe of it."""
     before, after = call.shapes
-    given: list[Any] = list(index) if isinstance(index, tuple) else [index]
-    kept = sum(part is not None and part is not Ellipsis for part in given)
-    if any(part is Ellipsis for part in given):
-        at = next(i for i, part in enumerate(given) if part is Ellipsis)
-        given[at : at + 1] = [slice(None)] * (len(before) - kept)
-    chosen = [part for part in given if part is not None]
-    chosen += [slice(None)] * (len(before) - len(chosen))
-    batch = isinstance(chosen[0], slice) and given[0] is not None and after[:1] == before[:1]
-    if not batch or not all(type(part) in (slice, int) for part in chosen):
-        raise call.refusal(
-            "expected slices of an image, as in x[:, :, ::2, ::2], or integers, as in x[:, 0], and the whole batch"
-        )
-    ranges = [
-        range(*part.indices(size)) if isinstance(part, slice) else range(part % size, part % size + 1)
-        for part, size in zip(chosen[1:], before[1:], strict=True)
-    ]
-    y = picked(folder, call, x, before[1:], ranges)
-    return folder.reshaped(call, y, tuple(map(len, ranges)), after[1:])
-
-
-def _part(folder: Folder, call: Call, x: Pending, source: fx.Node, index: Any) -> Pending:
-    """One of the parts that `split` made."""
-    whole, parted = source.meta["value"], Call(source.name, node=source)
-    if canonical(source.target) not in ("chunk", "split", "unbind"):
-        raise call.refusal("it takes a part of a value that is not a tensor")
-    sizes, axis = parted.before, _split_axis(parted)
-    tied = len(whole[0].shape) < len(sizes)  # unbind removes the axis
-    lengths = [1 if tied else part.shape[axis] for part in whole]
-    start = sum(lengths[: index % len(whole)])
-    ranges = [range(size) for size in sizes[1:]]
-    ranges[axis - 1] = range(start, start + lengths[index])
-    y = picked(folder, call, x, sizes[1:], ranges)
-    return folder.reshaped(call, y, tuple(map(len, ranges)), tuple(whole[index].shape)[1:])
+    ranges = []
+    for axis, size in enumerate(before):
+        probe = torch.empty(size)
+        made = call.on(probe.view(*[size if k == axis else 1 for k in range(len(before))]).expand(before))
+        steps = [pair for pair in zip(made.shape, made.stride(), strict=True) if pair[0] > 1 and pair[1]] or [(1, 1)]
+        if len(steps) > 1 or storage_address(made) != storage_address(probe):
+            raise call.refusal("expected slices, as in x[:, :, ::2, ::2], or integers, as in x[:, 0]")
+        first, (count, step) = made.storage_offset(), steps[0]
+        ranges.append(range(first, min(size, first + count * step), step) if made.numel() else range(0))
+    if len(ranges[0]) != before[0] or after[:1] != before[:1]:
+        raise call.refusal(f"it takes a part of the batch of {shown(before)}, expected another axis")
+    y = picked(folder, call, x, before[1:], ranges[1:])
+    return folder.reshaped(call, y, tuple(map(len, ranges[1:])), after[1:])
 
 
 def picked(folder: Folder, call: Call, x: Pending, sample: tuple[int, ...], ranges: Sequence[range]) -> Pending:

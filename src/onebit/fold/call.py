@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.chain import Pending
 from onebit.fold.names import name_of
-from onebit.fold.trace import called_in
+from onebit.fold.trace import called_in, run
 from onebit.layers.parametrized import kind_name
 
 
@@ -47,15 +47,28 @@ class Call(NamedTuple):
         return next(source for source in self.node.all_input_nodes if source.op != "get_attr")
 
     @property
-    def before(self) -> tuple[int, ...]:
-        """The shape of its first input for the example, with the batch axis."""
-        return tuple(self.source.meta["value"].shape)
-
-    @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of its first input and its output for the example, with the batch axis."""
         assert self.node is not None
         return self.before, tuple(self.node.meta["value"].shape)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The shape of its first input for the example, with the batch axis; of a part, that of what was split."""
+        source = self.source
+        return tuple(source.meta["value"].shape) if _is_tensor(source) else Call("", node=source).before
+
+    def on(self, probe: Tensor) -> Any:
+        """What a function makes of another tensor in place of its input."""
+        assert self.node is not None
+
+        def replaced(source: fx.Node) -> Any:
+            if source.op == "get_attr":
+                return source.meta["value"]
+            return probe if _is_tensor(source) else Call("", node=source).on(probe)
+
+        args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), replaced)
+        return run(self.node.target, args, kwargs)
 
     def by_node(self, values: Sequence[Pending]) -> dict[fx.Node, Pending]:
         """The value of each input node; `values` has no duplicates and no constants."""
@@ -78,6 +91,10 @@ def any_dtype(fold: Operation) -> Operation:
     """Marks an operation that computes nothing: it may have integers as its result."""
     fold.any_dtype = True  # type: ignore[attr-defined]
     return fold
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta["value"], Tensor)
 
 
 def is_part(node: fx.Node) -> bool:

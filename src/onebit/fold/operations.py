@@ -77,9 +77,7 @@ FOLDS: dict[Any, Operation] = {
     "cat": arrange.concat,
     "stack": arrange.stack,
     "getitem": arrange.select,
-    "chunk": arrange.split,
-    "split": arrange.split,
-    "unbind": arrange.split,
+    **dict.fromkeys(("chunk", "split", "unbind"), arrange.same),  # `getitem` takes their parts
     **dict.fromkeys(("flatten", "unflatten", "reshape", "view"), arrange.reshape),
     **dict.fromkeys(("viewas", "reshapeas", "squeeze", "unsqueeze"), arrange.reshape),
     **dict.fromkeys(("permute", "transpose", "movedim"), arrange.permute),

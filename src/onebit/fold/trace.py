@@ -305,6 +305,9 @@ class _Tracer(fx.Tracer):
                 state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
                 return torch.func.functional_call(module, state, args, kwargs)
             return module(*args, **kwargs)
-        if isinstance(node.target, str):
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
+        return run(node.target, args, kwargs)
+
+
+def run(target: Any, args: Any, kwargs: Any) -> Any:
+    """Call a function, or a tensor method by its name."""
+    return getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
