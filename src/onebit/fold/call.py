@@ -61,6 +61,8 @@ class Call(NamedTuple):
     def on(self, probe: Tensor) -> Any:
         """What a function makes of another tensor in place of its input."""
         assert self.node is not None
+        if self.node.op == "call_module":
+            raise self.refusal("it returns several values, expected one")
 
         def replaced(source: fx.Node) -> Any:
             if source.op == "get_attr":
