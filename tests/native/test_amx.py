@@ -6,7 +6,6 @@ See emulated_instructions.c. A processor that has them runs them itself.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import platform
 import shutil
@@ -14,7 +13,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -28,15 +26,13 @@ from packed_nets import Builder
 from onebit.errors import UnknownNameError
 from onebit.native import (
     InstructionSet,
-    NativePlan,
     instruction_set,
     instruction_sets,
     library,
     make_plan,
-    weight_kernels,
 )
 from onebit.native.arena import THREAD
-from onebit.packed import Affine, Conv, Dense, PackedNet, Relu, Sign
+from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
@@ -78,15 +74,14 @@ def amx(emulated: ctypes.CDLL) -> Iterator[InstructionSet]:
 
 
 def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: ctypes.CDLL) -> None:
-    """Byte by byte in every dense layer and convolution of integers."""
+    """Byte by byte in every dense layer of integers."""
     amx, used = amx._replace(byte_tiles=1), 0
-    with patch.object(weight_kernels, "_planes_are_faster", return_value=True):
-        for net in kernel_nets():
-            images = images_of(net, 5)
-            expected, before = reference(net, images), emulated.emulated_products()
-            if assert_agrees(net, images, expected, amx):
-                used += emulated.emulated_products() > before
-                assert_agrees(net, images, expected, amx, parts=3)
+    for net in kernel_nets():
+        images = images_of(net, 5)
+        expected, before = reference(net, images), emulated.emulated_products()
+        if assert_agrees(net, images, expected, amx):
+            used += emulated.emulated_products() > before
+            assert_agrees(net, images, expected, amx, parts=3)
     assert used > 5 or "amx" in instruction_sets()
 
 
@@ -211,7 +206,6 @@ CONVOLUTIONS: dict[str, st.SearchStrategy[Any]] = {
     "count": st.sampled_from([1, 3, 17]),
     "seed": st.integers(0, 99),
 }
-"""What convolutions of bytes and of integers have in common."""
 
 
 @settings(max_examples=40, deadline=None)
@@ -252,201 +246,6 @@ def test_convolutions_of_bytes(
     emulates = "dot" in plan.kernels and "amx" not in instruction_sets()
     if emulates and large and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
         assert emulated.emulated_products() > before
-
-
-def by_bytes(plan: NativePlan) -> int:
-    """How many convolutions of integers are computed byte by byte."""
-    return sum(kernel == "dot" and call.planes > 0 for kernel, call in zip(plan.kernels, plan.kept[0], strict=True))
-
-
-def planes_plan(net: PackedNet, amx: InstructionSet) -> tuple[NativePlan, int]:
-    """The plan of a net that computes convolutions byte by byte wherever it can, and the number of these."""
-    with patch.object(weight_kernels, "_planes_are_faster", return_value=True):
-        plan = make_plan(net, amx)
-    return plan, by_bytes(plan)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    **CONVOLUTIONS,
-    form=st.sampled_from(["real", "positive", "sums", "counts"]),
-    channels=st.one_of(st.integers(1, 40), st.sampled_from([64, 100])),
-    size=st.tuples(st.integers(5, 9), st.integers(5, 40)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    value=st.sampled_from([0, 0, 0, 1, -1]),
-    transposed=st.sampled_from([False, False, False, True]),
-    scaled=st.booleans(),
-    signs=st.booleans(),
-)
-def test_convolutions_byte_by_byte(
-    amx: InstructionSet,
-    form: str,
-    channels: int,
-    outputs: int,
-    groups: int,
-    transposed: bool,
-    count: int,
-    seed: int,
-    scaled: bool,
-    signs: bool,
-    value: int,
-    size: tuple[int, int],
-    **window: Any,
-) -> None:
-    """Values on their grid and sums, of both signs or not negative, and the signs of what is computed."""
-    inputs = groups * channels
-    b = Builder((inputs, *size), seed=seed, coding="values")
-    if form in ("real", "positive"):
-        b.affine(inputs)
-    else:
-        b.add(Conv, **b.signs(inputs, inputs), kernel=(1, 1))
-    if form in ("positive", "counts"):
-        b.add(Relu)
-    add_convolution(b, outputs, groups, transposed=transposed, value=value, scale=scaled, **window)
-    if signs:
-        b.affine(groups * outputs)
-        b.add(Sign)
-        b.add(Conv, **b.signs(5, groups * outputs), kernel=(1, 1))
-    net = b.net()
-    images = images_of(net, count) >> np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) % 7  # each has its own grid
-    plan, found = planes_plan(net, amx)
-    assert found == (not transposed and value == 0 and (groups == 1 or channels > 1))
-    expected = run(net, images, executor="reference")
-    for batch, parts in ((plan.plan.batch, 1), (plan.plan.batch, 2), (1, 3)):
-        plan.plan.batch = batch
-        np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
-
-
-def test_images_of_a_batch_have_as_many_bytes_as_they_need(amx: InstructionSet) -> None:
-    """Sums of one to four bytes, and the same with a sign, one after the other in either order."""
-    channels = 48
-    for last in (1, -1):
-        b = Builder((channels, 4, 9), coding="values")
-        for sign in (1, 1, last):
-            signs = pack_signs(np.full((channels, channels), sign, np.int8))
-            b.add(Conv, signs=signs, in_features=channels, kernel=(1, 1))
-        b.add(Conv, **b.signs(12, 9 * channels // 6), kernel=(3, 3), padding=(1, 1, 1, 1), groups=6)
-        net = b.net()
-        images = np.zeros((8, channels, 4, 9), np.uint8)
-        images[1, 5, 2, 3] = images[2, :, 1, 1] = 1
-        images[3] = images[5] = 255
-        images[4, 7, 3, 8], images[6] = 200, 2
-        plan, found = planes_plan(net, amx)
-        assert found == 3
-        np.testing.assert_array_equal(plan.run(images)[0], run(net, images, executor="reference"))
-
-
-@pytest.mark.parametrize("kernel", [(8, 8), (1, 1), (9, 8)])
-def test_the_largest_sums_of_values_on_a_grid_are_rounded_once(amx: InstructionSet, kernel: tuple[int, int]) -> None:
-    """2¹⁵ values of 24 bits add up byte by byte, more do not."""
-    channels, outputs = 512, 32
-    b = Builder((channels, 9, 9), coding="float32")
-    terms = channels * kernel[0] * kernel[1]
-    signs = b.rng.choice(np.array([-1, 1], np.int8), (outputs, terms))
-    signs[:2] = [[1], [-1]]
-    signs[2, ::2], signs[3, : terms // 2] = 1, 1
-    b.add(Conv, signs=pack_signs(signs), in_features=terms, kernel=kernel)
-    most = 2**24 - 1
-    images = b.rng.integers(most - 99, most + 1, (6, channels, 9, 9)).astype(np.float32)
-    images[1], images[2] = most, -most
-    images[3] *= b.rng.choice([-1, 1], images[3].shape)
-    images[4] = 2**23 + b.rng.integers(0, 2**16, images[4].shape)
-    images[5] = 65535
-    images[5, 0, 0] = most
-    plan, found = planes_plan(b.net(), amx)
-    assert found == (terms <= 2**15)
-    expected = run(b.net(), images, executor="reference")
-    assert found == 0 or kernel == (1, 1) or np.abs(expected).max() == most * 2**15
-    np.testing.assert_array_equal(plan.run(images)[0], expected)
-
-
-@pytest.mark.parametrize("scale", [3e38, 2.0**-130, 0.0, -0.0])
-def test_values_that_are_infinite_or_all_zero(amx: InstructionSet, scale: float) -> None:
-    b = Builder((20, 4, 9), coding="float32")
-    b.add(Affine, scale=np.full(20, scale, np.float32))
-    b.add(Conv, **b.signs(17, 180), kernel=(3, 3), padding=(1, 1, 1, 1))
-    images = b.real(3, 20, 4, 9)
-    images[1] = 0
-    plan, found = planes_plan(b.net(), amx)
-    assert found == 1
-    expected = reference(b.net(), images)
-    assert expected is not None
-    assert np.isnan(expected[::2]).all() == (scale > 1)
-    np.testing.assert_array_equal(plan.run(images)[0], expected)
-
-
-def test_signed_values_have_a_byte_more(amx: InstructionSet, emulated: ctypes.CDLL) -> None:
-    """A product for each plane and panel; −0 is not negative, and rows of other images do not matter."""
-    b = Builder((16, 1, 16), coding="float32")
-    b.add(Conv, **b.signs(16, 16), kernel=(1, 1))
-    plan, _ = planes_plan(b.net(), amx)
-    for value, planes in ((1.5, 3), (0.0, 3), (-0.0, 3), (-1.5, 4)):
-        images = np.ones((1, 16, 1, 16), np.float32)
-        images[0, 2, 0, 3] = value
-        before = emulated.emulated_products()
-        np.testing.assert_array_equal(plan.run(images)[0], run(b.net(), images, executor="reference"))
-        assert emulated.emulated_products() - before == planes or "amx" in instruction_sets()
-
-
-@pytest.mark.parametrize(
-    ("shape", "outputs", "fields"),
-    [
-        ((3, 5, 7), 33, {"kernel": (3, 3), "padding": (1, 1, 1, 1)}),  # weights of 0 beyond the last pixel
-        ((1, 2, 30), 1, {"kernel": (1, 1)}),
-        ((40, 1, 3), 20, {"kernel": (1, 3)}),  # a row of pixels with a grid is no dense layer
-        ((66, 9, 9), 130, {"kernel": (2, 3), "groups": 2, "dilation": (1, 2)}),
-        ((40, 6, 35), 16, {"kernel": (3, 2), "stride": (2, 3), "padding": (0, 1, 2, 0)}),
-    ],
-)
-@pytest.mark.parametrize("parts", [1, 3])
-def test_nothing_behind_the_arena_is_touched(
-    amx: InstructionSet, shape: tuple[int, ...], outputs: int, fields: dict[str, Any], parts: int
-) -> None:
-    """Integers byte by byte, in memory that ends at a page which may not be read."""
-    b = Builder(shape, coding="float32")
-    terms = shape[0] // fields.get("groups", 1) * fields["kernel"][0] * fields["kernel"][1]
-    b.add(Conv, **b.signs(outputs, terms), **fields)
-    plan, found = planes_plan(b.net(), amx)
-    assert found == 1
-    page, units = mmap.PAGESIZE, plan.plan.arena_units + (parts - 1) * plan.plan.scratch_units
-    memory = mmap.mmap(-1, (-(-4 * units // page) + 1) * page)
-    arena = np.frombuffer(memory, np.uint32, units, len(memory) - page - 4 * units)
-    guard = ctypes.c_void_p(arena.ctypes.data + 4 * units)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(guard, ctypes.c_size_t(page), 0) == 0
-    try:
-        THREAD.memory = arena, arena.ctypes.data
-        images = images_of(b.net(), 5)
-        np.testing.assert_array_equal(plan.run(images, parts=parts)[0], run(b.net(), images, executor="reference"))
-        assert THREAD.memory is not None
-        assert THREAD.memory[0] is arena
-    finally:
-        THREAD.memory = None
-        assert libc.mprotect(guard, ctypes.c_size_t(page), 3) == 0
-
-
-def test_convolutions_are_computed_byte_by_byte_where_that_is_faster(amx: InstructionSet) -> None:
-    """See docs/performance.md."""
-
-    def planes(channels: int, outputs: int, size: tuple[int, int], form: str = "real", **window: Any) -> bool:
-        b = Builder((channels, *size), coding="float32" if form == "real" else "values")
-        if form == "sums":
-            b.add(Conv, **b.signs(channels, channels), kernel=(1, 1))
-        terms = channels // window.get("groups", 1) * window["kernel"][0] * window["kernel"][1]
-        b.add(Conv, **b.signs(outputs, terms), **window)
-        return by_bytes(make_plan(b.net(), amx)) > 0
-
-    window: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    for channels, side in ((16, 32), (32, 16), (64, 8), (128, 16), (512, 7)):
-        assert planes(channels, channels, (side, side), **window)
-        assert planes(channels, 2, (side, side), "sums", **window)
-    assert planes(256, 64, (14, 14), kernel=(1, 1))
-    assert not planes(64, 64, (14, 14), kernel=(1, 1))  # too few terms
-    assert not planes(16, 16, (8, 8), **window)  # too few for so few pixels
-    assert not planes(512, 512, (4, 16), **window, stride=(1, 3))  # rows of six pixels
-    assert not planes(256, 256, (1, 40), kernel=(1, 3))  # too few pixels
-    assert not planes(64, 64, (32, 32), groups=4, **window)  # tiles a quarter full
-    assert not planes(64, 64, (8, 8), **window, padding_value=1)
 
 
 @pytest.mark.parametrize(

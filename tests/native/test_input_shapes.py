@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from packed_nets import OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError
-from onebit.native import NotPlanned, instruction_sets, make_plan, weight_kernels
+from onebit.native import NotPlanned, instruction_sets, make_plan
 from onebit.native.layout import merged, permuted, repeated, reshaped
 from onebit.packed import (
     Add,
@@ -64,9 +63,8 @@ def assert_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
     for isa in ISAS.values():
         for parts in (1, 2):
             event("planned" if assert_agrees(net, batch, expected, isa, parts=parts) else "not planned")
-        if isa.byte_tiles:  # byte by byte in batches and convolutions of any size
-            with patch.object(weight_kernels, "_planes_are_faster", return_value=True):
-                assert_agrees(net, batch, expected, isa._replace(byte_tiles=1))
+        if isa.byte_tiles:  # byte by byte in batches of any size
+            assert_agrees(net, batch, expected, isa._replace(byte_tiles=1))
 
 
 @settings(max_examples=60, deadline=None)

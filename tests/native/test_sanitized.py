@@ -29,13 +29,12 @@ library.ctypes.CDLL = lambda path: sanitized
 from agreeing import assert_agrees, reference
 from hostile_files import changed_nets
 from kernel_nets import images_of, kernel_nets
-from onebit.native import instruction_sets, weight_kernels
+from onebit.native import instruction_sets
 
 known, planned = library.compiled_sets(sanitized), 0
 isas = {name: known[name] for name in known if name in instruction_sets() or name in sys.argv[2:]}
-if "amx" in isas:  # byte by byte in batches and convolutions of any size
+if "amx" in isas:  # byte by byte in batches of any size
     isas["amx"] = isas["amx"]._replace(byte_tiles=1)
-    weight_kernels._planes_are_faster = lambda *_: True
 for net in kernel_nets():
     images = images_of(net, 5)
     expected = reference(net, images)

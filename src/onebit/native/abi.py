@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "2b3447a905a7b4ccfc2ff5e0e86581d1e243665a54dd4810fb9b7b528fc9fc7e"
+HASH = "7ad9c0d94d3655fb7a1502b97b5ca43505413c695991fc015426d30097980d24"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

@@ -19,7 +19,6 @@ from onebit.native.weight_kernels import (
     depthwise_kernel,
     dot_kernel,
     lookup_kernel,
-    planes_kernel,
     planes_of_bytes,
     real_kernel,
 )
@@ -147,9 +146,7 @@ class _Planner(Pointwise):
             elif not one_bit:
                 kernel = real_kernel(node, rows)
             else:
-                kernel = planes_kernel(node, rows, axes, slot.shape[2], slot.pixel, self.isa) or lookup_kernel(
-                    node, rows, axes, slot.shape[2], self.isa
-                )
+                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
         kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
         sources = (slot,) if levels is None else (slot, levels)
         known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape

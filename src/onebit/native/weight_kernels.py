@@ -23,7 +23,6 @@ _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
 _TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: the tables of a dense layer's row at the same time, their size
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
-_MOST_PLANE_TERMS = 2**15  # of an output: join_planes there
 _DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
 _MOST_PLANES_BYTES = 2**18  # of a byte of each of the inputs that are split at the same time
 _MOST_SCRATCH = 2**28  # units of 4 bytes
@@ -84,25 +83,22 @@ def dot_kernel(
     axes: tuple[Axis, Axis],
     width: int,
     pixel: int,
-    coding: Coding | None,
+    coding: Coding,
     isa: InstructionSet,
 ) -> WeightKernel:
-    """±1 × bytes, or without a coding ±1 × int32, byte by byte.
-
-    rows: (G, O, T, I) bool. width: pixels per row of the image, of `pixel` bytes or integers.
-    """
+    """±1 × bytes. rows: (G, O, T, I) bool. width: pixels per row of the image, of `pixel` bytes."""
     groups, outputs, taps, channels = rows.shape
     down, columns = axes
     padding = getattr(node, "padding_value", 0)
     unpadded = {"table_rows": down.rows_kept, "table_left": 0, "table_width": width, "table_byte": 0}
-    byte = coding.byte(padding) if coding else 0
-    more: dict[str, Any] = {} if coding else {**unpadded, "planes": _PLANES, "in_factor": 1}  # sums as they are
+    byte = coding.byte(padding)
+    more: dict[str, Any] = {}
     if byte is not None and isinstance(node, Conv) and (columns.taps < 0).any():
         padded, left, table_width = padded_columns(node, width, len(columns.taps))
         if table_width <= _MOST_WIDENED * width:
             more |= unpadded | {"table_left": left, "table_width": table_width, "table_byte": byte}
             columns = padded
-    kept = more["table_rows"] * more["table_width"] * pixel * more.get("planes", 1) if more else 0
+    kept = more["table_rows"] * more["table_width"] * pixel if more else 0
     inside = not (columns.taps < 0).any()
     if inside and isinstance(node, Conv) and _joins_taps(node):
         rows = rows.reshape(1, outputs, node.kernel[0], -1)
@@ -114,13 +110,13 @@ def dot_kernel(
     more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
     # a dense layer, as in csrc/dot.h
     one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
-    looks_up = isa.dot_lut and coding and groups == 1
+    looks_up = isa.dot_lut and groups == 1
     if looks_up and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
         read = 1.0 if one else width * (int(down.taps.max()) + 1) / (len(down.taps) * len(columns.taps))
         if _lookups_are_faster(rows.shape[1:], 1 if one else channels // pixel, read):
             return _dot_lookup_kernel(rows[0], channels if one else pixel, more if one else unpadded | more, isa)
     weights, fours = four_panels(rows)
-    more["tap_fours"] = filled = _filled(fours, isa, always=coding is None)
+    more["tap_fours"] = filled = _filled(fours, isa)
     tile = isa.tile_outputs * taps * filled * FOUR  # bytes
     tiles = -(-outputs // isa.tile_outputs)
     more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
@@ -128,28 +124,10 @@ def dot_kernel(
     units = base + (more["block"] * tile + kept) // 4 + _SLACK
     if isa.byte_tiles and one:
         units = max(units, base + _DENSE_WEIGHTS // 4 + _DENSE_ROWS * isa.tile_outputs)
-    elif isa.byte_tiles and coding:  # rows without gaps
+    elif isa.byte_tiles:  # rows without gaps
         steps = -(-taps * filled * FOUR // _STEP)
         units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4
     return WeightKernel("dot", weights, fours, units, more)
-
-
-def planes_kernel(
-    node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], width: int, pixel: int, isa: InstructionSet
-) -> WeightKernel | None:
-    """±1 × int32, byte by byte in tiles: convolutions of images that are padded with zeros, if at all.
-
-    None if another kernel is needed, or faster. Arguments are those of `dot_kernel`.
-    """
-    made = len(axes[0].taps), len(axes[1].taps)
-    if not isa.byte_tiles or not isinstance(node, Conv) or node.padding_value or node.centre is not None:
-        return None
-    if node.terms > _MOST_PLANE_TERMS or padded_columns(node, width, made[1])[2] > _MOST_WIDENED * width:
-        return None
-    tap = node.group_channels * (node.kernel[1] if _joins_taps(node) else 1)
-    if not _planes_are_faster(node.terms, made, tap / (-(-tap // _STEP) * _STEP)):
-        return None
-    return dot_kernel(node, rows, axes, width, pixel, None, isa)
 
 
 def _joins_taps(node: Conv) -> bool:
@@ -157,19 +135,9 @@ def _joins_taps(node: Conv) -> bool:
     return node.groups == 1 and node.dilation[1] == 1
 
 
-def _planes_are_faster(terms: int, made: tuple[int, int], filling: float) -> bool:
-    """Whether tiles of bytes are faster than lookups, as measured on Sapphire Rapids. made: (H, W) of the outputs.
-
-    terms: weights of an output. filling: their share of the bytes in tiles. Rows of few pixels leave tiles empty, and
-    few pixels do not repay that weights become bytes.
-    """
-    height, width = made
-    return width >= 7 and height * width >= 48 and terms >= max(128, 2048 / width) and filling >= 3 / 8
-
-
-def _filled(fours: int, isa: InstructionSet, *, always: bool) -> int:
+def _filled(fours: int, isa: InstructionSet) -> int:
     """Fours of a tap with those that have weights of 0: whole tiles of bytes, if these are at most a quarter."""
-    if isa.byte_tiles and (always or -fours % (_STEP // FOUR) <= fours // 3):
+    if isa.byte_tiles and -fours % (_STEP // FOUR) <= fours // 3:
         return -(-fours // (_STEP // FOUR)) * (_STEP // FOUR)
     return -(-fours // isa.dot_fours) * isa.dot_fours
 

@@ -111,38 +111,16 @@ static void pack_row(const uint8_t *from, const segment_t *segments, int count, 
     memset(to + done, 0, (size_t)(padded - done));
 }
 
-/* Joins the sums of planes, `count` each, in the place of the first: int32, or real values, rounded as in read_sums. The latter
- * have at most 2^15 terms, of 24 bits and a sign: the two lower planes fit an int32, as 2^15 * 65535 does, and 2^16 times an integer
- * below 2^24, plus 16 bits, is rounded once. */
-static void join_planes(int32_t *sums, int64_t count, int planes, int real, float unit) {
-    const __m512 wide = _mm512_set1_ps(65536), units = _mm512_set1_ps(unit);
-    for (int64_t k = 0; k < count; k += 16) {
-        __m512i low = _mm512_loadu_si512(sums + k), high = _mm512_setzero_si512();
-        if (planes > 1) low = _mm512_add_epi32(low, _mm512_slli_epi32(_mm512_loadu_si512(sums + count + k), 8));
-        if (planes > 2) high = _mm512_loadu_si512(sums + 2 * count + k);
-        if (planes > 3) high = _mm512_add_epi32(high, _mm512_slli_epi32(_mm512_loadu_si512(sums + 3 * count + k), 8));
-        if (!real) {
-            _mm512_storeu_si512(sums + k, _mm512_add_epi32(low, _mm512_slli_epi32(high, 16)));
-            continue;
-        }
-        high = _mm512_add_epi32(high, _mm512_srai_epi32(low, 16));
-        low = _mm512_and_si512(low, _mm512_set1_epi32(65535));
-        __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), wide, _mm512_cvtepi32_ps(low));
-        _mm512_storeu_ps(sums + k, _mm512_mul_ps(sum, units));
-    }
-}
-
-/* See dot.h. Rows whose segments are whole tiles are read where they are, if they are equally far apart, as those of planes
- * are. Others are packed, an odd number of cache lines apart, so that 16 of them are not all in one set; weights after the last
+/* See dot.h. Rows whose segments are whole tiles are read where they are, if they are equally far apart. Others are packed, an odd number of cache lines apart, so that 16 of them are not all in one set; weights after the last
  * are multiplied by 0. */
 static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), straight = 1, saw_nan = 0;
     int64_t apart = (int64_t)at->run[3] * call->in_pixel, fours = dot->panel / (LANES * 4);
     int64_t steps = (4 * fours + STEP - 1) / STEP, stride = (steps | 1) * STEP;
-    uint8_t *packed = dot->rows + plane_bytes(call);
+    uint8_t *packed = dot->rows + padded_bytes(call);
     const segment_t all = {0, 0, (int32_t)steps * (STEP / 4), 0};
-    _Alignas(64) int32_t sums[MOST_PLANES * MOST_ROWS * TILE_OUTPUTS];
+    _Alignas(64) int32_t sums[MOST_ROWS * TILE_OUTPUTS];
     packed += -(uintptr_t)packed % STEP;
     for (int k = 0; k < found; k++) straight &= dot->segments[k].words % (STEP / 4) == 0;
     dot_base(dot, group, at->i, at->run);
@@ -150,13 +128,10 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
         int many = left < MOST_ROWS ? (int)left : MOST_ROWS, even = straight;
         const uint8_t *a[MOST_ROWS];
         ahead = spot;
-        if (call->planes) /* pixels of a row of one image */
-            a[0] = from + spot.t * apart + (int64_t)group * call->tap_channels, a[1] = a[0] + apart, ahead.t += many;
-        else
-            for (int m = 0; m < many; m++, ahead = next_spot(at, ahead)) {
-                a[m] = from + ahead.n * image + ahead.t * apart + (int64_t)group * call->tap_channels;
-                if (m > 1) even &= a[m] - a[m - 1] == a[1] - a[0];
-            }
+        for (int m = 0; m < many; m++, ahead = next_spot(at, ahead)) {
+            a[m] = from + ahead.n * image + ahead.t * apart + (int64_t)group * call->tap_channels;
+            if (m > 1) even &= a[m] - a[m - 1] == a[1] - a[0];
+        }
         if (!even)
             for (int m = 0; m < many; m++) pack_row(a[m], dot->segments, found, packed + m * stride, steps * STEP);
         if (dot->shaped != many) shape_tiles(dot->shaped = many);
@@ -166,13 +141,11 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
             for (int q = 0; q < panels; q += 2, b += 2 * dot->panel) {
                 int32_t *to = sums + q * LANES;
                 if (even)
-                    for (int j = 0; j < dot->planes; j++, to += many * panels * LANES)
-                        multiply_tiles(dot->is_signed && j == dot->planes - 1, many, panels - q, a[0] + j * plane_bytes(call),
-                                       many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, 0, to, panels * LANES);
+                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, 0, to,
+                                   panels * LANES);
                 else
                     multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, 0, to, panels * LANES);
             }
-            if (call->planes) join_planes(sums, many * panels * LANES, dot->planes, call->real, unit_of(at, spot));
             saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
         }
         left -= many;

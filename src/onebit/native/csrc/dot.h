@@ -9,9 +9,6 @@
  * DOT_FEW       dense layers of up to this number of rows use dot_few, if there is one
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
- *
- * With BYTE_TILES, images may also be int32: their rows are copied as planes of bytes, the lowest bytes first. Each plane is multiplied
- * as bytes are, the highest with a sign if a value is negative, and the sums of planes are joined.
  */
 
 #define DOT_OUTPUTS 32           /* whose weights of a four are neighbors in memory: weight k of output o is bit 4o + k */
@@ -36,7 +33,6 @@ typedef struct {
     const int32_t *base_run; /* the place that `base` is for; NULL: none yet */
     int base_row;
     int shaped; /* rows for which the tiles of bytes have their shapes */
-    int planes, is_signed; /* of an image of int32: bytes of an integer, and whether the highest has a sign; else 1 and 0 */
 } dot_t;
 
 #if BYTE_TILES
@@ -44,15 +40,13 @@ typedef struct {
 static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
 static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
 static void release_tiles(void);
-static int planes_for(const int32_t *x, int64_t image, int64_t count, int channels, int *is_signed);
-static void split_row(const int32_t *x, int count, int planes, uint8_t *to, int64_t plane, int64_t padded);
 #endif
 
-/* Bytes of the input rows with padding, of each plane. */
-static int64_t plane_bytes(const ob_call *call) { return (int64_t)call->table_rows * call->table_width * call->in_pixel; }
+/* Bytes of the input rows with padding. */
+static int64_t padded_bytes(const ob_call *call) { return (int64_t)call->table_rows * call->table_width * call->in_pixel; }
 
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
-    dot_t dot = {.call = call, .segments = (segment_t *)scratch, .planes = 1};
+    dot_t dot = {.call = call, .segments = (segment_t *)scratch};
     int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
     dot.panel = taps * call->tap_fours * LANES * 4;
     dot.base = (int32_t *)(dot.segments + (taps + 7) / 8 * 8); /* 8 segments are 3 cache lines */
@@ -191,8 +185,7 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
 static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
 #if BYTE_TILES
-    int large = left >= DOT_MANY && dot->panel >= DOT_LEAST;
-    if (large || call->planes) return tiles_place(dot, at, group, spot, left, from, image);
+    if (left >= DOT_MANY && dot->panel >= DOT_LEAST) return tiles_place(dot, at, group, spot, left, from, image);
 #endif
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
     int64_t step = (int64_t)at->run[3] * call->in_pixel;
@@ -229,52 +222,25 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
     return saw_nan;
 }
 
-#if BYTE_TILES
-/* How many bytes the integers of an image have: those on a grid 24 bits and a sign. */
-static void find_planes(dot_t *dot, const uint32_t *arena, int64_t image) {
-    const ob_call *call = dot->call;
-    const int32_t *in = (const int32_t *)arena + call->in + image * call->in_size;
-    int size = call->in_height * call->in_width * call->in_pixel;
-    if (!call->real) {
-        dot->planes = planes_for(in, 0, 1, size, &dot->is_signed);
-        return;
-    }
-    dot->is_signed = (int)(bound_of(call, arena, image) >> 31);
-    dot->planes = 3 + dot->is_signed;
-}
-#endif
-
-/* Copies row `row` of an image to those with padding, int32 as planes of bytes. */
-static void copy_row(const dot_t *dot, const uint32_t *image, int row) {
-    const ob_call *call = dot->call;
-    int64_t width = (int64_t)call->in_width * call->in_pixel, size = (int64_t)call->table_width * call->in_pixel;
-    uint8_t *to = dot->rows + row % call->table_rows * size + (int64_t)call->table_left * call->in_pixel;
-#if BYTE_TILES
-    if (call->planes) {
-        split_row((const int32_t *)image + row * width, (int)width, dot->planes, to, plane_bytes(call), width);
-        return;
-    }
-#endif
-    memcpy(to, (const uint8_t *)image + row * width, (size_t)width);
-}
-
 /* Images whose rows are copied and padded. */
 static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count, uint32_t *arena) {
     const ob_call *call = dot->call;
     const span_t mine = span_of(rows, call->out_height);
+    int64_t width = (int64_t)call->in_width * call->in_pixel, size = (int64_t)call->table_width * call->in_pixel;
     int saw_nan = 0;
-    memset(dot->rows, call->table_byte, (size_t)(plane_bytes(call) * (call->planes ? call->planes : 1)));
+    memset(dot->rows, call->table_byte, (size_t)padded_bytes(call));
     for (int64_t n = 0; n < count; n++) {
-        const uint32_t *in = arena + call->in + n * call->in_size;
+        const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
         int made = -1; /* the last row that was copied */
-#if BYTE_TILES
-        if (call->planes) find_planes(dot, arena, n);
-#endif
         for (int i = mine.begin; i < mine.end; i++) {
             for (int a = 0; a < call->taps_down; a++) {
                 int row = call->rows[i * call->taps_down + a];
                 if (row - made > call->table_rows) made = row - call->table_rows;
-                while (made < row) copy_row(dot, in, ++made);
+                while (made < row) {
+                    made++;
+                    memcpy(dot->rows + made % call->table_rows * size + (int64_t)call->table_left * call->in_pixel, in + made * width,
+                           (size_t)width);
+                }
             }
             place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
             spot_t spot = {n, 0};

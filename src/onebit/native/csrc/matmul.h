@@ -106,17 +106,12 @@ static float unit_of(const place_t *at, spot_t spot) {
     return unit;
 }
 
-/* The bound of the integers of an image, see row_to_grid. It is stored after the grid unit. */
-static uint32_t bound_of(const ob_call *call, const uint32_t *arena, int64_t image) {
-    return arena[call->in + (image + 1) * call->in_size - 1];
-}
-
 /* Number of lookups whose sum fits an int32; without a grid a whole row does, as the plan has checked. */
 static int safe_lookups(const ob_call *call, const uint32_t *arena, int64_t image, int64_t images) {
     uint32_t largest = 0;
     if (!call->real) return INT32_MAX;
     for (int64_t n = image; n < image + images; n++) {
-        uint32_t of_image = bound_of(call, arena, n) & 0x7fffffffu;
+        uint32_t of_image = arena[call->in + (n + 1) * call->in_size - 1]; /* behind the unit: see row_to_grid */
         largest = of_image > largest ? of_image : largest;
     }
     return largest ? (int)(INT32_MAX / ((int64_t)LUT_INPUTS * largest)) : INT32_MAX;

@@ -2,16 +2,14 @@
 
 /* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p). `padded`: a padding
  * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. most: an upper bound of all
- * magnitudes, and the highest bit if a value is negative. */
+ * magnitudes. */
 static void row_to_grid(const float *x, int64_t size, int padded, const share_t *share, int32_t *z, float *unit_of_row,
                         uint32_t *most) {
     const uint32_t *in = (const uint32_t *)x;
     uint32_t largest = padded ? 0x3f800000u : 0; /* the bits of 1 */
-    uint32_t top = 0;                            /* bits of a value, where those with a sign are above all others */
     for (int64_t k = 0; k < size; k++) {
         uint32_t magnitude = in[k] & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
-        top = in[k] > top ? in[k] : top;
     }
     span_t mine = span_of(share, size);
     if (largest >= 0x7f800000u) { /* infinite, or NaN */
@@ -28,7 +26,6 @@ static void row_to_grid(const float *x, int64_t size, int padded, const share_t 
     for (int64_t k = mine.begin; k < mine.end; k++) z[k] = rounded(x[k] * power);
 #endif
     *most = (uint32_t)(float_of_bits(largest) * power) + 1;
-    if (top > 0x80000000u) *most |= 0x80000000u; /* -0 is not negative */
     *unit_of_row = power_of_two(-e);
 }
 

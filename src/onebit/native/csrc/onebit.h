@@ -49,7 +49,7 @@ typedef struct {
 enum {
     OB_KERNEL_POINTWISE = 1, /* the epilogue on every pixel */
     OB_KERNEL_XNOR,          /* bits x bits -> sums, then the epilogue */
-    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue; with `planes`, int32 x bits byte by byte */
+    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue */
     OB_KERNEL_DOT_LUT,       /* the same by lookups of 16-bit sums */
     OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
     OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
@@ -112,8 +112,7 @@ typedef struct {
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t levels;       /* OB_KERNEL_XNOR: bits mean the levels in in2, and sums are real */
     int32_t center;       /* the epilogue needs sum(x) */
-    int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never. OB_KERNEL_DOT:
-                             planes of bytes that int32 images may have; 0: images of bytes */
+    int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
     int32_t together;     /* finish this number of pixels of few channels as one block: parameters are repeated for them */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
