@@ -69,14 +69,13 @@ def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_
         assert "linear1.signs" in arrays
 
 
-def test_a_target_that_lacks_an_operation_names_the_one_that_has_it(
+def test_a_target_that_lacks_an_operation_says_so(
     onebit: Onebit, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onebit("train", recipe, "--out", tmp_path / "run")
     assert main(["export", str(tmp_path / "run"), "--to", "torch", "-o", str(tmp_path / "net.pth")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "torch has no operation 'negate', which makes the value 'negate' of the net" in said
-    assert said.endswith("targets that have it: own_target")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "run"]
 
 

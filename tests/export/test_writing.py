@@ -233,8 +233,6 @@ def test_a_file_target(target: Callable[..., ModuleType], tmp_path: Path) -> Non
     few = export_net(sign_net(), "own", tmp_path / "net.own", count=3).comparison
     assert few is not None
     assert few.what == "3 random inputs"
-    with pytest.raises(UsageError, match="count"):
-        export_net(sign_net(), "own", tmp_path / "net.own", count=3, inputs=inputs_of(sign_net(), 3))
     given = export_net(sign_net(), "own", tmp_path / "net.own", inputs=inputs_of(sign_net(), 3)).comparison
     assert given is not None
     assert (given.samples, given.what) == (3, "3 inputs")
@@ -293,7 +291,7 @@ def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path)
         export_net(net, "onw", path)
     with pytest.raises(UnknownNameError, match="--form 'c'"):
         export_net(net, "own", path, form="c")
-    with pytest.raises(UsageError, match="--fom does not go with --to own; no target has it"):
+    with pytest.raises(UsageError, match="--fom does not go with --to own"):
         export_net(net, "own", path, fom="a")
     with pytest.raises(UsageError, match=r"must end in \.own"):
         export_net(net, "own", tmp_path / "net.onw")

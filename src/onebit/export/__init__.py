@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
+from onebit.export.targets import EXPORTS as EXPORTS
+from onebit.export.targets import CannotRun as CannotRun
+from onebit.export.targets import Target as Target
 
 if TYPE_CHECKING:
     from onebit.export.comparison import Comparison as Comparison
-    from onebit.export.target import CannotRun as CannotRun
-    from onebit.export.target import Target as Target
     from onebit.export.writing import Exported as Exported
     from onebit.export.writing import export_net as export_net
 
-from onebit.export.targets import EXPORTS as EXPORTS
-
-__getattr__, __dir__, _ = lazy(
-    __name__,
-    {"comparison": "Comparison", "target": "CannotRun Target", "writing": "Exported export_net"},
-)
+__getattr__, __dir__, _ = lazy(__name__, {"comparison": "Comparison", "writing": "Exported export_net"})

@@ -13,8 +13,7 @@ from onebit.common.tables import resolve
 from onebit.common.text import size
 from onebit.errors import UsageError
 from onebit.export.comparison import Comparison, compare
-from onebit.export.target import CannotRun, Target
-from onebit.export.targets import EXPORTS
+from onebit.export.targets import EXPORTS, CannotRun, Target
 from onebit.packed import PackedNet, costs
 from onebit.packed.net import op_name
 from onebit.runtime import run
@@ -77,8 +76,8 @@ def export_net(
         options: of the target.
 
     Raises:
-        UnknownNameError: unknown target, option or value of an option. FormatError: as `onebit.load`.
-        UsageError: another suffix, the net has an operation that the target lacks, or a `count` beside `inputs`.
+        UnknownNameError: unknown target or value of an option. FormatError: as `onebit.load`.
+        UsageError: another suffix or option, an operation that the target lacks, or no inputs.
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 
     Example:
@@ -86,10 +85,13 @@ def export_net(
     """
     net = opened(net)
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    if count is not None and (count < 1 or inputs is not None):
-        raise UsageError(f"got a count of {count} random inputs, expected 1 or more, or inputs instead")
     target, settings = check_request(to, path, options, report=report)
-    check_operations(net, to, target)
+    writer = target.writer
+    for node in net.nodes:
+        if not isinstance(node, tuple(writer.OPERATIONS)):
+            raise UsageError(
+                f"{to} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net"
+            )
     samples = None if inputs is None else np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
     given = {"samples": samples} if target.samples else {}
     if samples is None:
@@ -97,10 +99,9 @@ def export_net(
         inputs, what = random_inputs(net, count), f"{count} random inputs"
     else:
         inputs = samples
-    writer = target.writer
     folder = path.parent if target.suffixes else path
     if not len(inputs):
-        raise UsageError("got no inputs to compare with; without the argument, random ones are taken")
+        raise UsageError("got no inputs to compare with")
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
         writer.write(net, written, **given, **settings)
@@ -113,7 +114,7 @@ def export_net(
         else:
             comparison = compare(net, expected, found, what=what or f"{len(inputs)} inputs", runs_with=writer.RUNS_WITH)
             comparison.check(exact=writer.EXACT)
-        needs = target.report_on(net, written, **settings) if report else ""
+        needs = writer.report(net, written, **settings) if report else ""
         names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
         size = sum((staging / name).stat().st_size for name in names)
         _refuse_mixture(target, path, names)
@@ -140,28 +141,12 @@ def check_request(
     target = resolve(EXPORTS, to, kind="export target")
     if target.suffixes and path.suffix not in target.suffixes:
         raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
-    for option in (*options, *(("report",) if report else ())):
-        if option not in _flags(target):
-            having = [other for other, entry in EXPORTS.items() if option in _flags(entry)]
-            raise UsageError(f"--{option} does not go with --to {to}; {_which(having)}")
+    for option in (*options, *["report"] * report):
+        if option not in (*target.options, *["report"] * target.report):
+            raise UsageError(f"--{option} does not go with --to {to}")
     for option, value in options.items():
-        resolve({known: known for known in target.options[option]}, value, kind=f"--{option}")
+        resolve(dict.fromkeys(target.options[option]), value, kind=f"--{option}")
     return target, {option: options.get(option, values[0]) for option, values in target.options.items()}
-
-
-def _flags(target: Target) -> set[str]:
-    return {*target.options, *(("report",) if target.report else ())}
-
-
-def check_operations(net: PackedNet, name: str, target: Target) -> None:
-    """Raise UsageError for an operation that the target lacks; it names those that have all of the net's."""
-    for node in net.nodes:
-        if not isinstance(node, tuple(target.writer.OPERATIONS)):
-            having = {name: tuple(entry.writer.OPERATIONS) for name, entry in EXPORTS.items()}
-            others = _which([name for name, kinds in having.items() if all(isinstance(n, kinds) for n in net.nodes)])
-            raise UsageError(
-                f"{name} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net; {others}"
-            )
 
 
 def affordable(net: PackedNet, most: int) -> int:
@@ -177,7 +162,3 @@ def random_inputs(net: PackedNet, count: int) -> np.ndarray:
     if net.input.dtype == "uint8":
         return rng.integers(0, 256, shape, dtype=np.uint8)
     return rng.standard_normal(shape, dtype=np.float32)
-
-
-def _which(names: list[str]) -> str:
-    return f"targets that have it: {', '.join(names)}" if names else "no target has it"

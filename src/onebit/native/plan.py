@@ -23,7 +23,6 @@ from onebit.native.weight_kernels import (
     real_kernel,
 )
 from onebit.packed import OneBitWeights, PackedNet, nodes
-from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
@@ -215,13 +214,7 @@ class _Planner(Pointwise):
         slot = self.value(node.inputs[0])
         if slot.kind != BYTES:
             slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
-        divisor = None
-        if not node.sums:
-            rows, columns = (axis.taps for axis in _axes_of(node, x.shape[1:], made.shape[1:]))
-            if node.count_padding:
-                divisor = np.full(made.shape[1:], prod(node.kernel), np.float32)
-            else:
-                divisor = np.outer((rows >= 0).sum(axis=1), (columns >= 0).sum(axis=1)).astype(np.float32)
+        divisor = None if node.sums else node.pixels(x).astype(np.float32)
         kind = INTEGER if made.exact else REAL
         return self.windows("sum" if x.bound is None else "sum_int", slot, node, kind, divisor=divisor)
 
@@ -230,7 +223,7 @@ class _Planner(Pointwise):
         shape: Any = self.known[node.output].shape
         slot = self.calls.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
         rows, columns = (np.array(windows, np.int32) for windows in node.windows(x))
-        divisor = np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]).astype(np.float32)
+        divisor = node.pixels(x).astype(np.float32)
         real = int(slot.kind == REAL)
         return self.calls.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
@@ -260,7 +253,7 @@ _MAKERS: dict[type, Any] = {
 def _rows(node: Any) -> np.ndarray:
     """(O, K): signs as bool, real weights as float64 integers on their grids."""
     if isinstance(node, OneBitWeights):
-        return unpack_signs(node.signs, node.in_features) > 0
+        return np.asarray(node.rows > 0)
     return on_grid(node.weight)[0].astype(np.float64)
 
 

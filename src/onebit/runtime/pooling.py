@@ -23,8 +23,7 @@ def max_pool(node: MaxPool, x: Value) -> Executor:
 
 def average_pool(node: AveragePool, x: Value) -> Executor:
     places = node.places(x)
-    inside = np.ones((1, 1, *x.shape[1:]), np.int64)
-    divisor = _over_windows(node, _padded(inside, node.padding, node.count_padding), places, np.add).astype(np.float32)
+    divisor = node.pixels(x).astype(np.float32)
     result = np.int32 if node.infer(x).exact else np.float32
 
     def execute(v: np.ndarray) -> np.ndarray:
@@ -40,7 +39,7 @@ def average_pool(node: AveragePool, x: Value) -> Executor:
 
 def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Executor:
     rows, columns = node.windows(x)
-    divisor = np.outer(*(np.diff(axis)[:, 0] for axis in (rows, columns))).astype(np.float32)
+    divisor = node.pixels(x).astype(np.float32)
 
     def execute(v: np.ndarray) -> np.ndarray:
         sums = v.astype(np.int64 if x.exact else np.float64)

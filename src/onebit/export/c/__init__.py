@@ -15,7 +15,7 @@ from onebit.errors import OnebitError, short
 from onebit.export.c.folder import template, write_folder
 from onebit.export.c.plan import MAKERS, Planner
 from onebit.export.c.size import measure
-from onebit.export.target import CannotRun
+from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet
 
 OPERATIONS = tuple(MAKERS)

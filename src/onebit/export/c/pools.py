@@ -48,24 +48,13 @@ class Pools(Stages):
             stage.body.append(f"no_negative_zero(x, {stage.channels});")
         if isinstance(node, nodes.AveragePool) and not node.sums:
             self.as_real(stage)
-            by = self.divisors(node, source.shape)
+            by = node.pixels(self.known[name])
             if (by == by.flat[0]).all():
                 stage.body.append(f"divide(x, {stage.channels}, {real(by.flat[0])});")
             else:
                 array = self.array(node.output, "divisors", by.astype(np.float32))
                 stage.body.append(f"divide(x, {stage.channels}, {array}[{index(0, stage.pixel)}]);")
         stage.made = made
-
-    def divisors(self, node: nodes.AveragePool, shape: tuple[int, ...]) -> np.ndarray:
-        """Pixels of each window."""
-        counts = []
-        made = node.places(Value(shape, "real"))
-        for axis in (0, 1):
-            starts = np.arange(made[axis]) * node.stride[axis] - node.padding[2 * axis]
-            taps = starts[:, None] + np.arange(node.kernel[axis]) * node.dilation[axis]
-            inside = (taps >= 0) & (taps < shape[1 + axis])
-            counts.append(np.full(made[axis], node.kernel[axis]) if node.count_padding else inside.sum(axis=1))
-        return np.outer(*counts).reshape(-1)
 
     def adaptive(self, node: nodes.AdaptiveAveragePool) -> None:
         (name,) = node.inputs

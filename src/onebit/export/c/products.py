@@ -13,7 +13,6 @@ from onebit.export.c.pointwise import Pointwise
 from onebit.export.c.stages import Stage, index, real, title
 from onebit.export.c.values import LOADS, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
-from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 from onebit.packed.net import readers
 
@@ -250,7 +249,7 @@ class Products(Pointwise):
     def rows_of(self, node: Any) -> np.ndarray:
         """(O, K): weights as ±1, or as integers on their grids."""
         if isinstance(node, OneBitWeights):
-            return unpack_signs(node.signs, node.in_features)
+            return node.rows
         if node.terms > MOST_EXACT_TERMS:
             raise UsageError(
                 f"--to c takes rows of at most {MOST_EXACT_TERMS:,} real weights; {node.output!r} has {node.terms:,}"

@@ -20,7 +20,7 @@ import numpy as np
 
 from onebit.errors import OnebitError, short
 from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
-from onebit.export.target import CannotRun
+from onebit.export.targets import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, nodes
 from onebit.packed.net import float32_bytes, op_name
 from onebit.runtime import run as run_net

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.packed import Conv, Requantize, Value
-from onebit.packed.bits import unpack_signs
 
 MOST_WEIGHT = 64
 """Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 is below 2^15."""
@@ -34,7 +33,7 @@ class Scales(NamedTuple):
 
 def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
     """How a QLinearConv gives the codes of `after`, value - `least`; None if that of a channel was not found."""
-    ones = (unpack_signs(conv.signs, conv.terms) > 0).sum(axis=1).tolist()
+    ones = (conv.rows > 0).sum(axis=1).tolist()
     low, high = min(0, conv.padding_value, x.limits[0]), max(0, conv.padding_value, x.limits[1])
     offsets = (after.offset - (after.least << after.right_shift)).tolist()
     found = []

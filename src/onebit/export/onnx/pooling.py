@@ -44,7 +44,7 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
     form = "float" if node.sums else ""
     tensor = to.add("Reshape", tensor, to.graph.shape(-1, *to.value(name).shape), of=name, form=form)
     if not node.sums:
-        _divide(to, name, tensor, _pixels(node, x.shape[1:], node.places(x)))
+        _divide(to, name, tensor, node.pixels(x))
 
 
 def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
@@ -69,21 +69,10 @@ def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
                 tensor = to.add("MatMul", tensor, to.graph.constant(inside, f"{name}/columns"), of=name)
     if form == "double":
         tensor = to.cast(tensor, np.float32, of=name)
-    _divide(to, name, tensor, np.outer(*(np.diff(axis)[:, 0] for axis in (rows, columns))))
+    _divide(to, name, tensor, node.pixels(x))
 
 
 def _divide(to: Values, name: str, tensor: str, pixels: np.ndarray) -> None:
     if (pixels == pixels.flat[0]).all():
         pixels = pixels.flat[0]
     real(to, "Div", tensor, to.graph.constant(pixels, f"{name}/pixels", np.float32), of=name, last=True)
-
-
-def _pixels(node: AveragePool, size: tuple[int, ...], places: tuple[int, int]) -> np.ndarray:
-    """(H', W'): how many pixels of each window count."""
-    top, bottom, left, right = node.padding
-    inside = np.pad(np.ones(size, np.int64), ((top, bottom), (left, right)), constant_values=node.count_padding)
-    windows = np.lib.stride_tricks.sliding_window_view(inside, node.extent)
-    windows = windows[:: node.stride[0], :: node.stride[1], :: node.dilation[0], :: node.dilation[1]]
-    sums: np.ndarray = windows.sum(axis=(2, 3))
-    assert sums.shape == places
-    return sums

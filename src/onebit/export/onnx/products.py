@@ -29,7 +29,6 @@ from onebit.packed import (
     RealDense,
     Requantize,
 )
-from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes import Kernel
 from onebit.packed.nodes.pool import Pool
@@ -47,7 +46,7 @@ def write_real_dense(to: Values, node: RealDense) -> None:
 def write_dense(to: Values, node: Dense) -> None:
     (source,), name = node.inputs, node.output
     x = to.value(source)
-    signs = unpack_signs(node.signs, node.terms).T
+    signs = node.rows.T
     raw = to.natural(source) == "raw"
     if to.integers and (raw or x.bound == 1 or to.natural(source) == "code"):
         _integer_dense(to, node, signs, raw=raw)
@@ -121,9 +120,9 @@ def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[
     x, name = to.value(node.inputs[0]), node.output
     to.require_float32_sums(node, x)
     if isinstance(node, OneBitWeights):
-        weight = to.graph.weights(name, _kernels(node, unpack_signs(node.signs, node.terms)))
+        weight = to.graph.weights(name, _kernels(node))
     else:
-        weight = to.graph.constant(_kernels(node, node.weight), f"{name}/weight")
+        weight = to.graph.constant(_kernels(node), f"{name}/weight")
     sums = to.add(op, tensor, weight, of=name, form=_last_form(node, "float"), **attributes)
     if isinstance(node, OneBitWeights):
         _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, attributes))
@@ -164,13 +163,8 @@ def _total(to: Values, node: OneBitWeights) -> str:
     return total if exact else to.cast(total, np.float32, of=node.output)
 
 
-def _kernels(node: AnyConv, rows: np.ndarray) -> np.ndarray:
-    """Rows of weights (O, kH · kW · I / groups) as ONNX has them: (O, I / groups, kH, kW), or (I, O / groups, …)."""
-    rows = rows.reshape(node.groups, -1, *node.kernel, node.group_channels)  # (groups, O / groups, kH, kW, I / groups)
-    if isinstance(node, (Conv, RealConv)):
-        return np.ascontiguousarray(rows.transpose(0, 1, 4, 2, 3)).reshape(-1, node.group_channels, *node.kernel)
-    rows = rows.transpose(0, 4, 1, 2, 3)
-    return np.ascontiguousarray(rows).reshape(node.groups * node.group_channels, -1, *node.kernel)
+def _kernels(node: AnyConv) -> np.ndarray:
+    return np.ascontiguousarray(node.kernels())
 
 
 def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, Any]:
@@ -182,7 +176,7 @@ def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
     name, graph = node.output, to.graph
     least, direction = rising(after, to.value(name))
-    signs = _kernels(node, unpack_signs(node.signs, node.terms))
+    signs = _kernels(node)
     if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
@@ -213,7 +207,7 @@ def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> N
     """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
     (source,), name, graph, made = node.inputs, after.output, to.graph, to.value(after.output)
     codes, padding = _padded_codes(to, node)
-    weight = graph.weights(node.output, _kernels(node, unpack_signs(node.signs, node.terms)))
+    weight = graph.weights(node.output, _kernels(node))
     sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{name}/sizes", np.float32)
     weight = to.cast(to.add("Mul", weight, sizes, of=name), np.int8, of=name)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.export.target import CannotRun
+from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet
 from onebit.packed.net import INPUT
 

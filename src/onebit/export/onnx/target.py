@@ -23,7 +23,7 @@ from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
 from onebit.export.pixels import pixels_in_words
-from onebit.export.target import CannotRun
+from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet, dumps, nodes
 from onebit.packed.net import INPUT
 

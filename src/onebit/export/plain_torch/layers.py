@@ -10,7 +10,6 @@ import numpy as np
 
 from onebit.export.plain_torch.body import Body, fits_line
 from onebit.packed import Node, nodes
-from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import FLOAT32_EXACT
 
 
@@ -38,13 +37,6 @@ def is_even(padding: tuple[int, int, int, int]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
-def weights(node: Any) -> np.ndarray:
-    """(O, K) float32: ±1, or real weights."""
-    if isinstance(node, nodes.RealWeights):
-        return node.weight
-    return unpack_signs(node.signs, node.in_features, dtype=np.float32)
-
-
 def products(body: Body, node: Any, layer: str, x: str) -> str:
     """A layer of weights with its scale and center."""
     ones = [1] * (len(body.known[node.output].shape) - 1)
@@ -65,11 +57,11 @@ def products(body: Body, node: Any, layer: str, x: str) -> str:
 
 def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
     sizes = str(node.terms), str(node.outputs), "bias=False"
-    return products(body, node, body.layer(node.output, "nn.Linear", *sizes, weight=weights(node)), x)
+    return products(body, node, body.layer(node.output, "nn.Linear", *sizes, weight=np.float32(node.rows)), x)
 
 
 def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
-    (top, _, left, _), rows = node.padding, weights(node)
+    top, _, left, _ = node.padding
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
@@ -82,7 +74,7 @@ def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
         *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
         *options(dilation=node.dilation, groups=node.groups),
         "bias=False",
-        weight=rows.reshape(node.outputs, *node.kernel, node.group_channels).transpose(0, 3, 1, 2),
+        weight=np.float32(node.kernels()),
     )
     return products(body, node, layer, x)
 
@@ -93,18 +85,16 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
     inside = is_even(node.padding) and all(
         more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
     )
-    channels = node.group_channels * node.groups
-    rows = weights(node).reshape(node.groups, node.outputs // node.groups, *node.kernel, node.group_channels)
     layer = body.layer(
         node.output,
         "nn.ConvTranspose2d",
-        str(channels),
+        str(node.group_channels * node.groups),
         str(node.outputs),
         *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
         *options(output_padding=node.extra if inside else 0, groups=node.groups),
         "bias=False",
         *options(dilation=node.dilation),
-        weight=rows.transpose(0, 4, 1, 2, 3).reshape(channels, -1, *node.kernel),
+        weight=np.float32(node.kernels()),
     )
     made = products(body, node, layer, x)
     if inside or not any((*node.padding, *node.extra)):

@@ -14,7 +14,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.plain_torch.layers import LAYERS
 from onebit.export.plain_torch.program import Program
-from onebit.export.target import CannotRun
+from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet
 
 OPERATIONS = LAYERS.keys()

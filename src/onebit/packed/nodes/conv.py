@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
+import numpy as np
+
 from onebit.errors import FormatError
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
 from onebit.packed.nodes.node import Node, Numbers, Value, check_size, require_channels, require_image
@@ -99,6 +101,10 @@ class Convolution(Grouped):
         require_channels(x, self.group_channels * self.groups)
         return self.products(x, shape, padding_value=self.padding_value)
 
+    def kernels(self) -> np.ndarray:
+        """(O, I / groups, kH, kW): the rows as torch and ONNX have them."""
+        return self.rows.reshape(self.outputs, *self.kernel, self.group_channels).transpose(0, 3, 1, 2)
+
     def macs(self, x: Value, y: Value) -> int:
         return self.terms * prod(y.shape)
 
@@ -132,6 +138,11 @@ class Transposed(Grouped):
         # an executor may dilate the image and add a border as wide as the kernel
         check_size("the result", (max(channels, self.outputs), height + self.extent[0], width + self.extent[1]))
         return height, width
+
+    def kernels(self) -> np.ndarray:
+        """(I, O / groups, kH, kW): the rows as torch and ONNX have them."""
+        rows = self.rows.reshape(self.groups, -1, *self.kernel, self.group_channels).transpose(0, 4, 1, 2, 3)
+        return rows.reshape(self.groups * self.group_channels, -1, *self.kernel)
 
     def macs(self, x: Value, y: Value) -> int:
         return self.outputs * self.terms * prod(x.shape[1:])

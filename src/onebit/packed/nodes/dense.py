@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.bits import byte_count, check_tail, word_count
+from onebit.packed.bits import byte_count, check_tail, unpack_signs, word_count
 from onebit.packed.nodes.node import Node, Stored, Value, integer
 
 
@@ -26,6 +26,11 @@ class Weights(Node):
     @abstractmethod
     def terms(self) -> int:
         """Weights per row, the number of products in a sum."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> np.ndarray:
+        """(outputs, terms): int8 ±1, or float32 real weights."""
 
     @abstractmethod
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
@@ -71,6 +76,10 @@ class OneBitWeights(Weights):
     def terms(self) -> int:
         return self.in_features
 
+    @property
+    def rows(self) -> np.ndarray:
+        return unpack_signs(self.signs, self.in_features)
+
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
         if x.bound is None:
             return Value(shape, "real")
@@ -109,6 +118,10 @@ class RealWeights(Weights):
     @property
     def terms(self) -> int:
         return self.weight.shape[1]
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.weight
 
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
         return Value(shape, "real")

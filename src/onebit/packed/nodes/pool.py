@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
+import numpy as np
+
 from onebit.errors import FormatError
 from onebit.packed.nodes.conv import Kernel
 from onebit.packed.nodes.node import Node, Numbers, Value, integer, require_image, same_kind
@@ -60,6 +62,16 @@ class AveragePool(Pool):
         area, (least, most) = prod(self.kernel), x.limits
         return integer(shape, area * x.bound, area * min(0, least), area * max(0, most))  # borders have fewer pixels
 
+    def pixels(self, x: Value) -> np.ndarray:
+        """(H', W'): how many pixels of each window count."""
+        counts = []
+        for axis, places in enumerate(self.places(x)):
+            starts = np.arange(places)[:, None] * self.stride[axis] - self.padding[2 * axis]
+            taps = starts + np.arange(self.kernel[axis]) * self.dilation[axis]
+            inside = (taps >= 0) & (taps < x.shape[1 + axis])
+            counts.append((inside | bool(self.count_padding)).sum(axis=1))
+        return np.outer(*counts)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdaptiveAveragePool(Node):
@@ -85,3 +97,7 @@ class AdaptiveAveragePool(Node):
             [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
             for n, size in zip(self.size, x.shape[1:], strict=True)
         ]
+
+    def pixels(self, x: Value) -> np.ndarray:
+        """(H', W'): how many pixels each window has."""
+        return np.outer(*(np.diff(axis)[:, 0] for axis in self.windows(x)))
