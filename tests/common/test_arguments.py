@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import DEEPER, covering
 from torch import nn
 
 import onebit
 from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
 from onebit.evaluation.batches import try_model
-from onebit.models import MODELS, create_model, option_names
+from onebit.models import create_model
 from onebit.recipe import build_recipe
 from onebit.runtime import run
 
@@ -62,24 +61,6 @@ def test_a_mistake_is_answered_in_one_line(mistake: str) -> None:
     with pytest.raises(kind) as caught:
         attempt()
     assert "\n" not in str(caught.value)
-
-
-def refused(name: str, option: str) -> bool:
-    """Whether a model does not know an option; its value None may well be refused."""
-    try:
-        create_model(name, **{option: None})
-    except UsageError as error:
-        return "takes no option" in str(error)
-    return False
-
-
-@pytest.mark.parametrize("name", covering(MODELS, heavy=DEEPER))
-def test_a_model_takes_every_option_that_it_names(name: str) -> None:
-    names = option_names(MODELS[name])
-    assert {"classes", "input_shape", "weight_quantizer", "input_quantizer"} <= set(names)
-    with torch.device("meta"):
-        for option in names:
-            assert not refused(name, option)
 
 
 def test_a_model_without_latents_is_no_mistake() -> None:

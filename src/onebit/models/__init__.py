@@ -9,7 +9,6 @@ from onebit.models.model_table import MODELS, ModelEntry
 
 if TYPE_CHECKING:
     from onebit.models.creation import create_model as create_model
-    from onebit.models.creation import option_names as option_names
     from onebit.models.mlp import MLP as MLP
     from onebit.models.resnet import ResNet as ResNet
     from onebit.models.stack import ConvNet as ConvNet
@@ -20,7 +19,7 @@ _MODULES = {
     "stack": "ConvNet",
     "resnet": "ResNet",
     "unet": "UNet",
-    "creation": "create_model option_names",
+    "creation": "create_model",
 }
 __getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
 __all__ = ["MODELS", "ModelEntry", *_NAMES]

@@ -36,11 +36,9 @@ def is_large(input_shape: Sequence[int]) -> bool:
 
 def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
     """The stem of a net that has one for each kind of image; None chooses by the size of the image."""
-    if stem is None:
-        return "imagenet" if is_large(input_shape) else "cifar"
-    if stem not in ("cifar", "imagenet"):
+    if stem not in ("cifar", "imagenet", None):
         raise UsageError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
-    return stem
+    return stem or ("imagenet" if is_large(input_shape) else "cifar")
 
 
 def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

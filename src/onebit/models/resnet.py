@@ -63,7 +63,7 @@ IMAGENET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut.
+    """Two 3×3 convolutions beside a shortcut; or, in a bottleneck, 1×1 to fewer channels, 3×3, and 1×1 to all.
 
     With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With signs of inputs no ReLU: every
     convolution takes the sign of what it is given, and the sum stays real. An RPReLU is there in either case, as in
@@ -72,81 +72,57 @@ class Block(nn.Module):
 
     Args:
         parts: how layers are made.
-        inputs, outputs: channels.
-        stride: of the first convolution and the shortcut.
+        inputs, outputs: channels; inside a bottleneck a quarter of `outputs`.
+        stride: of the first 3×3 convolution, as in torchvision's nets, and of the shortcut.
         shortcut: a name of `SHORTCUTS`, used where the shape changes.
-        around_each: a shortcut around each convolution instead of one around both (Bi-Real).
+        around_each: a shortcut around each convolution instead of one around both (Bi-Real); not in a bottleneck.
     """
 
     def __init__(
-        self, parts: Parts, inputs: int, outputs: int, stride: int, *, shortcut: str, around_each: bool
+        self,
+        parts: Parts,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        *,
+        shortcut: str,
+        around_each: bool = False,
+        bottleneck: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = parts.conv(inputs, outputs, 3, stride=stride, padding=1)
-        self.bn1 = parts.norm2d(outputs)
-        self.relu1 = parts.active(outputs)
-        self.conv2 = parts.conv(outputs, outputs, 3, padding=1)
-        self.bn2 = parts.norm2d(outputs)
-        self.relu2 = parts.active(outputs)
-        same = stride == 1 and inputs == outputs
-        self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
-        self.around_each = around_each
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_twice(x, x)[0]
-
-    def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` of the same values for two uses: see `normalized_twice`."""
-        shortcut = self.downsample(again)
-        if self.around_each and not are_watched(*self.conv2.modules()):
-            y, shortcut = normalized_twice(self.conv1(x), self.bn1, self.relu1, shortcut)
-        elif self.around_each:
-            y = shortcut = normalized(self.conv1(x), self.bn1, self.relu1, shortcut)
-        else:
-            y = normalized(self.conv1(x), self.bn1, self.relu1)
-        return normalized_twice(self.conv2(y), self.bn2, self.relu2, shortcut)
-
-
-class Bottleneck(nn.Module):
-    """A 1×1 convolution to fewer channels, a 3×3 one and a 1×1 one to four times as many, beside a shortcut.
-
-    Activations as in `Block`; the 3×3 convolution has the stride, as in torchvision's nets.
-
-    Args:
-        parts: how layers are made.
-        inputs: channels; outputs: channels, a quarter of them inside.
-        stride: of the 3×3 convolution and the shortcut.
-        shortcut: a name of `SHORTCUTS`, used where the shape changes.
-        around_each: must be False: the convolutions of a bottleneck change the number of channels.
-    """
-
-    def __init__(
-        self, parts: Parts, inputs: int, outputs: int, stride: int, *, shortcut: str, around_each: bool
-    ) -> None:
-        super().__init__()
-        if around_each:
+        if around_each and bottleneck:
             raise UsageError("bireal needs blocks of 3×3 convolutions, this net has bottlenecks: leave it out")
-        inner = outputs // EXPANSION
-        self.conv1 = parts.conv(inputs, inner, 1)
-        self.bn1 = parts.norm2d(inner)
-        self.relu1 = parts.active(inner)
-        self.conv2 = parts.conv(inner, inner, 3, stride=stride, padding=1)
-        self.bn2 = parts.norm2d(inner)
-        self.relu2 = parts.active(inner)
-        self.conv3 = parts.conv(inner, outputs, 1)
-        self.bn3 = parts.norm2d(outputs)
-        self.relu3 = parts.active(outputs)
+        plan = [(outputs, 3, stride), (outputs, 3, 1)]
+        if bottleneck:
+            plan = [(outputs // EXPANSION, 1, 1), (outputs // EXPANSION, 3, stride), (outputs, 1, 1)]
         same = stride == 1 and inputs == outputs
+        before = inputs
+        for i, (after, kernel, step) in enumerate(plan, start=1):
+            self.add_module(f"conv{i}", parts.conv(before, after, kernel, stride=step, padding=kernel // 2))
+            self.add_module(f"bn{i}", parts.norm2d(after))
+            self.add_module(f"relu{i}", parts.active(after))
+            before = after
         self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
+        self.around_each, self.bottleneck = around_each, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_twice(x, x)[0]
 
     def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` of the same values for two uses: see `normalized_twice`."""
-        y = normalized(self.conv1(x), self.bn1, self.relu1)
-        y = normalized(self.conv2(y), self.bn2, self.relu2)
-        return normalized_twice(self.conv3(y), self.bn3, self.relu3, self.downsample(again))
+        own: Any = self
+        if self.bottleneck:
+            y = normalized(own.conv1(x), own.bn1, own.relu1)
+            y = normalized(own.conv2(y), own.bn2, own.relu2)
+            return normalized_twice(own.conv3(y), own.bn3, own.relu3, self.downsample(again))
+        shortcut = self.downsample(again)
+        if self.around_each and not are_watched(*own.conv2.modules()):
+            y, shortcut = normalized_twice(own.conv1(x), own.bn1, own.relu1, shortcut)
+        elif self.around_each:
+            y = shortcut = normalized(own.conv1(x), own.bn1, own.relu1, shortcut)
+        else:
+            y = normalized(own.conv1(x), own.bn1, own.relu1)
+        return normalized_twice(own.conv2(y), own.bn2, own.relu2, shortcut)
 
 
 def _runs_twice(stage: Any, x: Any) -> bool:
@@ -155,13 +131,13 @@ def _runs_twice(stage: Any, x: Any) -> bool:
         type(stage) is nn.Sequential
         and stage.training
         and is_plain_training(x)
-        and all(type(block) in (Block, Bottleneck) for block in stage)
+        and all(type(block) is Block for block in stage)
         and not are_watched(*stage.modules())
     )
 
 
 class ResNet(nn.Module):
-    """A stem, stages of `Block`s or `Bottleneck`s, global average pooling and one dense layer.
+    """A stem, stages of `Block`s, global average pooling and one dense layer.
 
     Each stage but the first halves the image. With `weight_quantizer=None` and `input_quantizer=None` it is the
     full-precision twin, with the same state_dict keys, which are those that torchvision uses.
@@ -169,9 +145,8 @@ class ResNet(nn.Module):
     Args:
         blocks: number of blocks of each stage; channels: of each stage, before `width` and inside its bottlenecks.
         input_shape: (C, H, W); classes: number of logits.
-        bottleneck: `Bottleneck`s instead of `Block`s.
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
-        shortcut, around_each: see `Block`.
+        shortcut, around_each, bottleneck: see `Block`.
         settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum as it is, with
             signs of inputs without a ReLU, as in Bi-Real net.
 
@@ -203,14 +178,14 @@ class ResNet(nn.Module):
         self.bn1 = parts.norm2d(inputs)
         self.relu = parts.active(inputs)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
-        block: type[Block | Bottleneck] = Bottleneck if bottleneck else Block
+        make = partial(Block, parts, shortcut=shortcut, around_each=around_each, bottleneck=bottleneck)
         self.stages = [f"layer{stage}" for stage in range(1, len(blocks) + 1)]
         for name, count, inner in zip(self.stages, blocks, channels, strict=True):
             outputs = inner * EXPANSION if bottleneck else inner
             stage = []
             for i in range(count):
                 stride = 2 if name != "layer1" and i == 0 else 1
-                stage.append(block(parts, inputs, outputs, stride, shortcut=shortcut, around_each=around_each))
+                stage.append(make(inputs, outputs, stride))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*stage))
         halvings = len(blocks) - 1 + (0 if stem == "cifar" else 2)
