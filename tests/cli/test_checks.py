@@ -73,7 +73,7 @@ def test_a_teacher_of_other_images_is_refused_before_the_data_are_read(
 ) -> None:
     refused = onebit("train", "--dataset", "cifar10", "--teacher", real_folder, "--out", tmp_path / "run")
     assert refused.status == 2
-    assert "cifar10 has (3, 32, 32)" in refused.line
+    assert "cifar10" in refused.line
 
 
 @pytest.mark.parametrize(

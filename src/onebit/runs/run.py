@@ -25,7 +25,7 @@ from onebit.runs.opening import open_run
 from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
 from onebit.runtime.torch_module import PackedModule
-from onebit.train.distillation import Teacher, refuse_other_shape
+from onebit.train.distillation import Teacher
 from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
 from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
@@ -99,13 +99,12 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         return None
     if is_packed(name):
         model: Any = PackedModule(name)
-        shape, classes = model.image_shape, model.net.classes
+        classes = model.net.classes
         trained: dict[str, Any] = {}  # on images as they are stored
     else:
         run = open_run(name)
-        model, shape, classes = run.model, run.input_shape, run.facts.get("classes")
+        model, classes = run.model, run.facts.get("classes")
         trained = run.recipe.settings()
-    refuse_other_shape(shape, data, name=name)
     if isinstance(data, Dataset):
         with_classes(data, classes, source=f"teacher {name}")
     for change in ("whitening", "permutation"):

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import Positive, PositiveShare, read
-from onebit.data import Dataset
-from onebit.errors import UsageError
-from onebit.evaluation.batches import kept_training
 from onebit.evaluation.losses import Loss, distillation, per_sample
 from onebit.evaluation.precision import autocast
 from onebit.runtime.torch_module import PackedModule
-from onebit.train.fit_data import FitData
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,12 @@ class Teacher:
         logits: Tensor = self.model(images.cpu() if self.packed else images)
         return logits.to(images.device)
 
+    def ready_(self, device: torch.device, layout: torch.memory_format) -> None:
+        """Put the model into eval mode, on the device of the training."""
+        if not self.packed:
+            self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.model.eval()
+
     @property
     def digest(self) -> str:
         """What must be the same on resume: the settings, and a hash of the weights."""
@@ -76,42 +77,3 @@ class Teacher:
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return f"weight {self.weight:g}, temperature {self.temperature:g}, sha256 {total.hexdigest()}"
-
-
-def ready_teacher(
-    teacher: nn.Module | Teacher,
-    model: nn.Module,
-    data: Dataset | FitData,
-    *,
-    device: torch.device,
-    layout: torch.memory_format,
-    inputs: Any = None,
-) -> Teacher:
-    """The teacher of a training, on its device and in eval mode.
-
-    Args:
-        inputs: of two samples, on the device; None for blank images.
-    """
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-    refuse_other_shape(getattr(teacher.model, "image_shape" if teacher.packed else "input_shape", None), data)
-    if not teacher.packed:
-        teacher.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    teacher.model.eval()
-    if inputs is None:
-        shape = getattr(model, "input_shape", data.input_shape)
-        inputs = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
-    with torch.no_grad(), kept_training(model):
-        expected = model.eval()(inputs).shape[1:]
-        given = teacher.predict(inputs).shape[1:]
-    if given != expected:
-        raise UsageError(
-            f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
-            f"{len(data.classes) or expected[0]} classes, trained on {data.name}"
-        )
-    return teacher
-
-
-def refuse_other_shape(shape: tuple[int, ...] | None, data: Dataset | FitData, *, name: str = "") -> None:
-    """Refuse a teacher of images of another shape than the data, as far as both are known."""
-    if shape and data.input_shape and tuple(shape) != tuple(data.input_shape):
-        raise UsageError(f"teacher {name} takes {tuple(shape)}, {data.name} has {tuple(data.input_shape)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 LOCK_FILE = ".onebit.lock"
 """In a run folder while a training writes there; the file of a killed training locks nothing."""
-_held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
@@ -44,24 +42,21 @@ def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterat
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    place = os.path.realpath(folder)
-    if place in _held.get():
+    lock = FileLock(os.path.realpath(folder / LOCK_FILE), timeout=0, is_singleton=True)
+    if lock.is_locked:  # by this thread
         yield
         return
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise UsageError(f"another process trains into {folder}: choose another --out") from None
-        token = _held.set(_held.get() | {place})
         try:
             remove_leftovers(folder)
             yield
         finally:
-            _held.reset(token)
             with suppress(OSError):  # while it is locked: no other training can have locked this file
                 (folder / LOCK_FILE).unlink()
             lock.release()

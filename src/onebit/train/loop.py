@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,12 @@ from onebit.data import Augmentation
 from onebit.errors import TrainingError
 from onebit.evaluation.batches import kept_buffers
 from onebit.evaluation.counts import net_size
-from onebit.evaluation.health import LOOK_IMAGES, LayerHealth, binary_signs, gradient_health, layer_health, whole_share
+from onebit.evaluation.health import LOOK_IMAGES, binary_signs, gradient_health, layer_health, whole_share
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import autocast, repeatable
-from onebit.evaluation.scores import Score, values_of
+from onebit.evaluation.scores import values_of
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import latent_rate
@@ -119,8 +118,8 @@ def fit(
 
     Raises:
         UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative seed
-            or ema, an optimizer of another model, a teacher of other images or classes or for a loss without classes, a
-            `folder` that holds a run without `resume`, or into which another training writes now.
+            or ema, an optimizer of another model, a teacher for a loss without classes, a `folder` that holds a run
+            without `resume`, or into which another training writes now.
         DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
@@ -154,7 +153,8 @@ def fit(
             on_restored(job.history.rows[-1])
         with printed(job):
             while job.step < job.total_steps:
-                row = after_epoch(job, train_epoch(job))
+                started = time.perf_counter()
+                row = after_epoch(job, train_epoch(job), started=started)
                 if job.on_epoch is not None:
                     job.on_epoch(row)
         finish(job)
@@ -162,26 +162,16 @@ def fit(
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
-@dataclass(frozen=True)
-class TrainedEpoch:
-    """The outcome of training over one epoch.
+class TrainedEpoch(NamedTuple):
+    """What training alone knows of an epoch.
 
-    started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
-    loss, error: means over its images; the error is None if it is not counted.
-    metrics: name -> value.
+    values: fields of its `EpochLog`; steps: number of optimizer steps.
     batch: inputs and targets of the last batch, LOOK_IMAGES at most.
-    small: whether the images had less than their full size.
     """
 
-    started: float
-    seconds: float
+    values: dict[str, Any]
     steps: int
-    images: int
-    loss: float
-    error: float | None
-    metrics: dict[str, float]
     batch: tuple[Any, Any]
-    small: bool
 
 
 def train_epoch(job: Job) -> TrainedEpoch:
@@ -229,9 +219,15 @@ def train_epoch(job: Job) -> TrainedEpoch:
     _check_weights(job)
     known_images = ranks.sum_(losses.new_tensor(counts))
     loss, error = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
-    metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
-    seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, steps, images, loss, error, metrics, last, x is not whole)
+    values = {
+        "train_loss": loss,
+        "train_error": error,
+        "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
+        "lr": latent_rate(job.optimizer),
+        "images_per_second": images / (time.perf_counter() - started),
+        "small": x is not whole,
+    }
+    return TrainedEpoch(values, steps, last)
 
 
 def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None]:
@@ -269,20 +265,36 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 
 
 # ------------------------------------------------------------------------------------------------------ after the epoch
-def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
-    """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
+def after_epoch(job: Job, trained: TrainedEpoch, *, started: float) -> EpochLog:
+    """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn.
+
+    Args:
+        started: value of `time.perf_counter` at the start of the epoch.
+    """
     model, history, precision = job.model, job.history, job.precision
     # on the images of the first rank, for all ranks, so that all have the same history
-    other: dict[str, Any] = {"loss": job.loss} if trained.error is None else {}  # the cross-entropy needs classes
+    classes = trained.values["train_error"] is not None
+    other: dict[str, Any] = {} if classes else {"loss": job.loss}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))
     with job.saved_weights():
-        score = None
-        if job.data.validation is not None:
-            score = validate(
-                model, job.data, loss=job.loss, precision=precision, reestimate=job.other_statistics, ranks=job.ranks,
-                metrics=job.metrics,
-            )  # fmt: skip
-        row = history.add(_epoch_log(job, trained, score, gradients))
+        score = validate(job)
+        previous, job.signs = job.signs, binary_signs(model)
+        layers = layer_health(model, previous, job.signs, gradients)
+        row = history.add(EpochLog(
+            epoch=len(history) + 1,
+            epochs=-(-job.total_steps // job.feed.steps),
+            step=job.step,
+            validation_loss=None if score is None else score.loss,
+            validation_error=None if score is None or score.correct is None else score.error,
+            validation_mean_iou=None if score is None else score.mean_iou,
+            validation_metrics={} if score is None else score.metrics,
+            validation_weights="binary" if job.signs else "real",
+            seconds=time.perf_counter() - started,
+            flip_ratio=whole_share(model, layers, "flip_ratio"),
+            saturation=whole_share(model, layers, "saturation"),
+            layers=layers,
+            **trained.values,
+        ))  # fmt: skip
     write_epoch(job)
     if score is not None and history.best is row:
         # after the checkpoint, from which `start` makes it again if the process is killed in between
@@ -303,32 +315,6 @@ def write_best(job: Job) -> None:
             statistics_of_saved_(job)
         of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
         write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
-
-
-def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:
-    """The row of an epoch. The model holds the weights that are saved; `job.signs` become theirs."""
-    previous, job.signs = job.signs, binary_signs(job.model)
-    layers = layer_health(job.model, previous, job.signs, gradients)
-    return EpochLog(
-        epoch=len(job.history) + 1,
-        epochs=-(-job.total_steps // job.feed.steps),
-        step=job.step,
-        train_loss=trained.loss,
-        train_error=trained.error,
-        validation_loss=None if score is None else score.loss,
-        validation_error=None if score is None or score.correct is None else score.error,
-        validation_mean_iou=None if score is None else score.mean_iou,
-        train_metrics=trained.metrics,
-        validation_metrics={} if score is None else score.metrics,
-        validation_weights="binary" if job.signs else "real",
-        lr=latent_rate(job.optimizer),
-        seconds=time.perf_counter() - trained.started,
-        images_per_second=trained.images / trained.seconds,
-        flip_ratio=whole_share(job.model, layers, "flip_ratio"),
-        saturation=whole_share(job.model, layers, "saturation"),
-        layers=layers,
-        small=trained.small,
-    )
 
 
 def finish(job: Job) -> None:

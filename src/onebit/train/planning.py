@@ -18,7 +18,6 @@ from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
-from onebit.train.distillation import ready_teacher
 from onebit.train.feeds import Feed, LoaderFeed, SampleFeed
 from onebit.train.files import last_checkpoint, restore, write_place, write_rows
 from onebit.train.fit_data import FitData
@@ -52,8 +51,7 @@ def plan(job: Job, epochs: float) -> None:
     model.to(memory_format=layout)  # type: ignore[call-overload]
     job.feed, job.total_steps = _plan_feed(job, epochs, channels_last=layout == torch.channels_last)
     if job.teacher is not None:
-        inputs = None if isinstance(job.data.train, Split) else mapped(lambda x: x[:2].to(job.device), job.example)
-        job.teacher = ready_teacher(job.teacher, model, job.data, device=job.device, layout=layout, inputs=inputs)
+        job.teacher.ready_(job.device, layout)
 
 
 def _few_inputs(data: FitData) -> Any:
