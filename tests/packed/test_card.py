@@ -74,51 +74,39 @@ def test_a_card_in_plain_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "message"),
+    ("card", "noun"),
     [
-        (None, "card is None, expected an object"),
-        ([], "card is [], expected an object"),
-        ({"sumary": "x"}, "card has the unknown field 'sumary'; did you mean 'summary'?"),
-        ({"summary": None}, "summary"),
-        ({"summary": 3}, "card summary is 3, expected printable text of at most 1,000 characters"),
-        ({"summary": "\x1b[2J\x1b]0;title\x07"}, r"card summary is '\x1b[2J\x1b]0;title\x07', expected printable text"),
-        ({"command": "onebit train x\nrm -rf ."}, "card command is 'onebit train x\\nrm -rf .', expected printable"),
-        ({"license": "safe\u202etxt"}, "card license is 'safe\\u202etxt', expected printable text"),
-        ({"reference": "x" * 3_000_000}, "card reference is 'xxx"),
-        ({"seed": -1}, "card seed is -1, expected a whole number from 0"),
-        ({"seed": 2**63}, "card seed is 9223372036854775808, expected a whole number from 0"),
-        ({"seed": True}, "card seed is True, expected a whole number from 0"),
-        ({"chosen_epoch": 1.5}, "card chosen_epoch is 1.5, expected a whole number"),
-        ({"epochs": "5"}, "epochs"),
-        ({"epochs": -0.5}, "epochs"),
-        ({"test": []}, "card"),
-        ({"test": {str(i): {"correct": 0, "count": 1} for i in range(21)}}, "test"),
-        ({"test": {"\x1b": {"correct": 0, "count": 1}}}, r"card test mode is '\x1b', expected printable text"),
-        ({"test": {"packed": 0.98}}, "card test 'packed' is 0.98, expected an object"),
-        ({"test": {"packed": {"correct": 1}}}, "card test 'packed' lacks the field 'count'"),
-        (
-            {"test": {"packed": {"correct": 1, "count": 2, "more": 3}}},
-            "card test 'packed' has the unknown field 'more'",
-        ),
-        (
-            {"test": {"packed": {"correct": 3, "count": 2}}},
-            "correct",
-        ),
-        ({"test": {"packed": {"correct": 0, "count": 0}}}, "card test count is 0, expected a whole number from 1"),
-        (
-            {"test": {"packed": {"correct": 0, "count": 1, "reestimated": 1}}},
-            "card test reestimated is 1, expected true",
-        ),
-        (
-            {"test": {"packed": {"correct": 0, "count": 1, "mean_iou": 1.5}}},
-            "card test mean_iou is 1.5, expected a number",
-        ),
+        (None, "card"),
+        ([], "card"),
+        ({"sumary": "x"}, "did you mean 'summary'?"),
+        ({"summary": None}, "card summary"),
+        ({"summary": 3}, "card summary"),
+        ({"summary": "\x1b[2J\x1b]0;title\x07"}, "card summary"),
+        ({"command": "onebit train x\nrm -rf ."}, "card command"),
+        ({"license": "safe\u202etxt"}, "card license"),
+        ({"reference": "x" * 3_000_000}, "card reference"),
+        ({"seed": -1}, "card seed"),
+        ({"seed": 2**63}, "card seed"),
+        ({"seed": True}, "card seed"),
+        ({"chosen_epoch": 1.5}, "card chosen_epoch"),
+        ({"epochs": "5"}, "card epochs"),
+        ({"epochs": -0.5}, "card epochs"),
+        ({"test": []}, "card test"),
+        ({"test": {str(i): {"correct": 0, "count": 1} for i in range(21)}}, "card test"),
+        ({"test": {"\x1b": {"correct": 0, "count": 1}}}, "card test"),
+        ({"test": {"packed": 0.98}}, "card test"),
+        ({"test": {"packed": {"correct": 1}}}, "'count'"),
+        ({"test": {"packed": {"correct": 1, "count": 2, "more": 3}}}, "'more'"),
+        ({"test": {"packed": {"correct": 3, "count": 2}}}, "correct"),
+        ({"test": {"packed": {"correct": 0, "count": 0}}}, "count"),
+        ({"test": {"packed": {"correct": 0, "count": 1, "reestimated": 1}}}, "reestimated"),
+        ({"test": {"packed": {"correct": 0, "count": 1, "mean_iou": 1.5}}}, "mean_iou"),
     ],
 )
-def test_a_hostile_card_is_refused_in_one_clear_line(card: object, message: str) -> None:
+def test_a_hostile_card_is_refused_in_one_clear_line(card: object, noun: str) -> None:
     with pytest.raises(FormatError) as info:
         loads(with_card(card))
-    assert message in str(info.value)
+    assert noun in str(info.value)
     assert str(info.value).isprintable()
     assert len(str(info.value)) < 250
 

@@ -8,7 +8,7 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -49,7 +49,7 @@ Count = Annotated[int, within("[1, inf)")]
 NotNegativeInt = Annotated[int, within("[0, inf)")]
 
 
-class _MismatchError(Exception):
+class MismatchError(Exception):
     """What was expected in place of a value."""
 
 
@@ -72,7 +72,7 @@ class Checked:
 def field_types(kind: Any) -> dict[str, Any]:
     """Field -> its type, with its bounds."""
     hints = get_type_hints(kind, include_extras=True)
-    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.init}
 
 
 def read(value: Any, hint: Any, *, name: str) -> Any:
@@ -92,64 +92,80 @@ def read(value: Any, hint: Any, *, name: str) -> Any:
         (0.001, (64, 32))
     """
     try:
-        return _read(value, hint)
-    except _MismatchError as error:
+        return _read(value, hint, _READERS)
+    except MismatchError as error:
         raise UsageError(f"{name}: expected {error}, got {short(value)}") from None
 
 
 def argument(value: Any) -> Any:
     """A value of unknown type: text that spells null, a truth or a number is one."""
-    return _read(value, None | bool | int | float | str) if isinstance(value, str) else value
+    return _read(value, None | bool | int | float | str, _READERS) if isinstance(value, str) else value
 
 
-def _read(value: Any, hint: Any) -> Any:
+def read_exactly(value: Any, hint: Any) -> Any:
+    """A value of JSON as a type, as it is: only lists become tuples, and objects what `from_json` makes of them.
+
+    Raises:
+        MismatchError: the value is of another type, or out of bounds.
+    """
+    return _read(value, hint, _EXACT)
+
+
+_Readers = dict[Any, Callable[[Any], Any]]
+
+
+def _read(value: Any, hint: Any, readers: _Readers) -> Any:
     origin, args = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
-        found = _read(value, args[0])
+        found = _read(value, args[0], readers)
         for bound in args[1:]:
             if not bound.holds(found):
-                raise _MismatchError(bound.expected)
+                raise MismatchError(bound.expected)
         return found
     if origin in (Union, UnionType):
-        return _first_of(value, args)
+        return _first_of(value, args, readers)
     if origin is Literal:
         choices = [choice for choice in args if str(choice) == str(value)]
         return choices[0] if choices else _refuse(" or ".join(map(str, args)))
     if origin in _SEQUENCES:
-        return _sequence(value, origin, [arg for arg in args if arg is not ...])
+        kinds = args or (Any, ...)
+        found = _sequence(readers[tuple](value), kinds if origin is tuple else (kinds[0], ...), readers)
+        return tuple(found) if origin is tuple else found
     if origin is dict:
-        found = _dict(value)
-        return found if args[1:] == (object,) else {key: argument(item) for key, item in found.items()}
-    reader = _READERS.get(origin)
-    return argument(value) if reader is None else reader(value)
+        key, item = args or (str, Any)
+        return {_read(name, key, readers): _read(each, item, readers) for name, each in readers[dict](value).items()}
+    make = getattr(origin, "from_json", None)
+    return make(value) if make and not isinstance(value, origin) else readers.get(origin, readers[Any])(value)
 
 
 def _refuse(expected: str) -> Any:
-    raise _MismatchError(expected)
+    raise MismatchError(expected)
 
 
-def _first_of(value: Any, kinds: tuple[Any, ...]) -> Any:
+def _first_of(value: Any, kinds: tuple[Any, ...], readers: _Readers) -> Any:
     expected = []
     for kind in sorted(kinds, key=lambda kind: (kind is str, kind is not NoneType)):
         try:
-            return _read(value, kind)
-        except _MismatchError as error:  # noqa: PERF203
+            return _read(value, kind, readers)
+        except MismatchError as error:  # noqa: PERF203
             expected.append(str(error))
     return _refuse(" or ".join(name for name in dict.fromkeys(expected) if name != "null"))
 
 
-def _sequence(value: Any, origin: Any, kinds: list[Any]) -> Any:
+def _sequence(values: Any, kinds: tuple[Any, ...], readers: _Readers) -> list[Any]:
+    if kinds[-1:] == (...,):
+        kinds = kinds[:1] * len(values)
+    if len(kinds) != len(values):
+        _refuse(f"{len(kinds)} values")
+    return [_read(value, kind, readers) for value, kind in zip(values, kinds, strict=True)]
+
+
+def _list(value: Any) -> Any:
     if isinstance(value, str):
         parsed = _json(value)
         items = [item.strip() for item in value.strip("[]()").split(",") if item.strip()]
         value = parsed if isinstance(parsed, list) else items
-    if not isinstance(value, (list, tuple)):
-        _refuse("a list")
-    if len(kinds) > 1 and len(kinds) != len(value):
-        _refuse(f"{len(kinds)} values")
-    kinds = kinds if len(kinds) > 1 else (kinds or [Any]) * len(value)
-    found = [_read(item, kind) for item, kind in zip(value, kinds, strict=True)]
-    return tuple(found) if origin is tuple else found
+    return value if isinstance(value, (list, tuple)) else _refuse("a list")
 
 
 def _json(text: str) -> Any:
@@ -198,4 +214,19 @@ def _dict(value: Any) -> Any:
     return value
 
 
-_READERS: dict[Any, Callable[[Any], Any]] = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str}
+def _exactly(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], Any]:
+    return lambda value: value if isinstance(value, kinds) and type(value) is not bool else _refuse(expected)
+
+
+_READERS: _Readers = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str, tuple: _list, dict: _dict}
+_READERS |= {Any: argument, object: lambda value: value}
+_EXACT: _Readers = {
+    NoneType: _exactly(NoneType, "null"),
+    bool: lambda value: value if type(value) is bool else _refuse("true or false"),
+    int: _exactly(int, "a whole number"),
+    float: _exactly((int, float), "a number"),
+    str: _exactly(str, "text"),
+    tuple: _exactly((list, tuple), "a list"),
+    dict: _exactly(Mapping, "an object"),
+    Any: lambda value: value,
+}

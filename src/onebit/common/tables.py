@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str
         >>> did_you_mean("sign_ste", ["ste_sign", "stochastic"])
         "; did you mean 'ste_sign'?"
     """
+    import difflib
+
     known = sorted(known)
     folded = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(name[:LONGEST_NAME].casefold(), folded, n=1, cutoff=0.5)

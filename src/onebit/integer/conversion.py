@@ -15,7 +15,7 @@ from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
 from onebit.packed import InputSpec, Node, PackedNet, nodes
-from onebit.packed.net import INPUT, check_name, readers
+from onebit.packed.net import INPUT, readers
 from onebit.packed.nodes import Value, by_class
 from onebit.packed.nodes.node import SUM_LIMIT
 
@@ -122,7 +122,6 @@ class Conversion:
         while free in self.values or (free in self.known and free != name):
             number += 1
             free = f"{name[:90]}.{number}"
-        check_name(free)
         return free
 
     def channels(self, name: str) -> int:

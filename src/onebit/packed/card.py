@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
-from onebit.errors import short, shortened
-from onebit.packed.strict_json import COUNT, FLAG, MOST_COUNT, Rule, check_fields, check_record, check_value
+from onebit.common.fields import Bound, within
+from onebit.common.record import Record, Text, Whole, printable
+from onebit.errors import shortened
 
 LONGEST_CARD_TEXT = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
 """The end of the method of an integer net."""
-MOST_MODES = 20
-_TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
-_CARD = dict.fromkeys(_TEXTS, Rule(str, LONGEST_CARD_TEXT, optional=True)) | {
-    "seed": Rule(int, MOST_COUNT, optional=True),
-    "chosen_epoch": Rule(int, MOST_COUNT, optional=True),
-    "epochs": Rule(float, MOST_COUNT, optional=True),
-}
-_SCORE = {
-    "correct": COUNT,
-    "count": Rule(int, MOST_COUNT, least=1),
-    "reestimated": FLAG,
-    "mean_iou": Rule(float, 1, optional=True),
-}
+_CardText = Annotated[str, printable(LONGEST_CARD_TEXT)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardScore:
+class CardScore(Record):
     """The result in one test mode.
 
     Args:
@@ -38,14 +26,16 @@ class CardScore:
         mean_iou: for masks, the mean intersection over union; else None.
     """
 
-    correct: int
-    count: int
+    correct: Whole
+    count: Annotated[Whole, within("[1, inf)")]
     reestimated: bool = False
-    mean_iou: float | None = None
+    mean_iou: Annotated[float, within("[0, 1]")] | None = None
+
+    KIND = "card test"
 
     def __post_init__(self) -> None:
-        check_record("card test", self, _SCORE)
-        check_record("card test", self, {"correct": self.correct <= self.count})
+        super().__post_init__()
+        self.require(correct=self.correct <= self.count)
 
     def __str__(self) -> str:
         iou = "" if self.mean_iou is None else f", mean IoU {self.mean_iou:.4f}"
@@ -54,7 +44,7 @@ class CardScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Record):
     """What a packed net is. Every field is optional: what is not known is None.
 
     Args:
@@ -74,25 +64,23 @@ class Card:
         FormatError: a field of another type, text that is too long or has control characters.
     """
 
-    summary: str | None = None
-    dataset: str | None = None
-    data: str | None = None
-    license: str | None = None
-    method: str | None = None
-    recipe: str | None = None
-    reference: str | None = None
-    command: str | None = None
-    seed: int | None = None
-    epochs: float | None = None
-    chosen_epoch: int | None = None
-    chosen_by: str | None = None
-    test: Mapping[str, CardScore] = field(default_factory=dict)
+    summary: _CardText | None = None
+    dataset: _CardText | None = None
+    data: _CardText | None = None
+    license: _CardText | None = None
+    method: _CardText | None = None
+    recipe: _CardText | None = None
+    reference: _CardText | None = None
+    command: _CardText | None = None
+    seed: Whole | None = None
+    epochs: Annotated[float, within("[0, 1e18]")] | None = None
+    chosen_epoch: Whole | None = None
+    chosen_by: _CardText | None = None
+    test: Annotated[dict[Text, CardScore], Bound("at most 20 scores", lambda test: len(test) <= 20)] = field(
+        default_factory=dict
+    )
 
-    def __post_init__(self) -> None:
-        check_record("card", self, _CARD)
-        check_record("card", self, {"test": isinstance(self.test, Mapping) and len(self.test) <= MOST_MODES})
-        for mode in self.test:
-            check_value("card test mode", mode)
+    KIND = "card"
 
     def __str__(self) -> str:
         """The known fields in plain words, a line each."""
@@ -129,32 +117,3 @@ class Card:
             trained = shortened(method or "", LONGEST_CARD_TEXT - len(rounding) - 2)
             method = "; ".join(filter(None, (trained, rounding)))
         return dataclasses.replace(self, method=method, test=test)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of the known fields; inverse of `from_json`."""
-        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "test"}
-        known = {name: value for name, value in fields.items() if value is not None}
-        if self.test:
-            known["test"] = {mode: _known(dataclasses.asdict(score)) for mode, score in self.test.items()}
-        return known
-
-    @staticmethod
-    def from_json(value: object) -> Card:
-        """The card of a JSON object; FormatError for unknown or wrong fields."""
-        fields = check_fields("card", value, (), optional=[item.name for item in dataclasses.fields(Card)])
-        for name, item in fields.items():
-            check_value(f"card {name}", item, item is not None)  # what is not known is left out
-        test = fields.get("test", {})
-        if isinstance(test, dict):
-            test = {mode: _score(mode, score) for mode, score in test.items()}
-        return Card(**{**fields, "test": test})
-
-
-def _score(mode: str, value: object) -> CardScore:
-    what = f"card test {short(mode)}"
-    return CardScore(**check_fields(what, value, ("correct", "count"), optional=("reestimated", "mean_iou")))
-
-
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a score that are not at their defaults."""
-    return {name: value for name, value in fields.items() if value is not None and value is not False}

@@ -14,21 +14,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 
+from onebit.common.fields import within
 from onebit.common.files import open_regular, write_atomic
+from onebit.common.record import Record, Whole
 from onebit.errors import FormatError, first_line, short
 from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
-from onebit.packed.card import Card
-from onebit.packed.certificate import Certificate
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
-from onebit.packed.strict_json import check_fields, parse_json
+from onebit.packed.strict_json import parse_json
 
 FORMAT = 2
 KEY = "onebit"  # the only key, because safetensors writes several in random order
@@ -57,9 +58,6 @@ TENSORS: dict[str, str] = {
 _DTYPES = {
     name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "I64": "i8", "F32": "f4"}.items()
 }
-_FIELDS = ("digest", "format", "name", "input", "nodes", "output", "classes", "certificate")
-_SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
-_SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -117,12 +115,9 @@ def dumps(net: PackedNet) -> bytes:
         "digest": _NO_DIGEST,  # first, so that these are the first 64 zeros of the file
         "format": FORMAT,
         "name": net.name,
-        "input": _spec_fields(net.input),
+        "input": net.input.to_json(),
         "nodes": to_lines(net.nodes),
-        "output": net.output,
-        "classes": None if net.classes is None else list(net.classes),
-        "certificate": None if net.certificate is None else net.certificate.to_json(),
-        **({} if net.card is None else {"card": net.card.to_json()}),
+        **net.to_json(),
     }
     # contiguous, because safetensors would write the raw memory of a strided array
     tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -146,23 +141,24 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
 
     header, tensors, graph_text = _read_header(stream, size)
     graph = parse_json("the graph", graph_text)
+    if not isinstance(graph, dict):
+        raise FormatError(f"the graph is {short(graph)}, expected an object")
+    digest, version, spec, lines = (graph.pop(name, None) for name in ("digest", "format", "input", "nodes"))
+    if type(version) is not int or version != FORMAT:
+        raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
+    # first the whole graph, with arrays of the right shape that take no memory
     shapes = {name: np.broadcast_to(np.zeros((), dtype), count) for name, (dtype, count) in tensors.items()}
-    _build(graph, shapes, _shape_of_words)  # checks the whole graph, with arrays of the right shape that take no memory
+    net = PackedNet.from_json(graph, **_parts(spec, lines, shapes, _shape_of_words))
 
     data = header + stream.read()
-    _check_digest(graph["digest"], data, len(header))
+    _check_digest(digest, data, len(header))
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"is not a valid safetensors file: {error}") from None
-    net = _build(graph, arrays, bytes_to_words)
+    net = replace(net, **_parts(spec, lines, arrays, bytes_to_words))
     net.check_values()
-    return net, graph["digest"]
-
-
-def _spec_fields(spec: InputSpec) -> dict[str, Any]:
-    fields = {name: getattr(spec, name) for name in _SPEC_FIELDS}
-    return {name: value for name, value in fields.items() if _SPEC_DEFAULTS.get(name) != value}
+    return net, digest
 
 
 def _check_digest(digest: object, data: bytes, header: int) -> None:
@@ -185,28 +181,32 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     text = stream.read(length)
     header = parse_json("the header", text)
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else header
-    check_fields("is not a packed net: its metadata", metadata, (KEY,))
+    if not isinstance(metadata, dict) or metadata.keys() != {KEY}:
+        raise FormatError(f"is not a packed net: its metadata is {short(metadata)}")
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
     return prefix + text, tensors, metadata[KEY]
 
 
+@dataclass(frozen=True)
+class _Tensor(Record):
+    """An entry of the header."""
+
+    dtype: Literal["U8", "I8", "I32", "I64", "F32"]
+    shape: tuple[Annotated[Whole, within("[1, inf)")]]
+    data_offsets: tuple[Whole, Whole]
+
+    KIND = "a tensor"
+
+
 def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     """dtype and length of a header entry, whose data must be within the `size` bytes after the header."""
-    what = f"tensor {short(name)}"
     if name not in TENSORS:
-        raise FormatError(f"{what} is not part of a packed net; known: {', '.join(TENSORS)}")
-    fields = check_fields(what, entry, ("dtype", "shape", "data_offsets"))
-    dtype, shape, offsets = _DTYPES[TENSORS[name]], fields["shape"], fields["data_offsets"]
-    fits = fields["dtype"] == TENSORS[name] and _are_sizes(shape) and _are_sizes(offsets)
-    if not fits or len(shape) != 1 or shape[0] < 1 or len(offsets) != 2 or offsets[1] > size:
-        raise FormatError(f"is truncated: {what} is {short(entry)}, expected {TENSORS[name]} inside of {size} bytes")
-    if offsets[1] - offsets[0] != shape[0] * dtype.itemsize:
-        raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which does not match its shape {short(shape)}")
-    return dtype, shape[0]
-
-
-def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+        raise FormatError(f"tensor {short(name)} is not part of a packed net; known: {', '.join(TENSORS)}")
+    made, dtype = _Tensor.from_json(entry), _DTYPES[TENSORS[name]]
+    start, stop = made.data_offsets
+    if made.dtype != TENSORS[name] or stop > size or stop - start != made.shape[0] * dtype.itemsize:
+        raise FormatError(f"is truncated: tensor {name} is {short(entry)}, with {size} bytes after the header")
+    return dtype, made.shape[0]
 
 
 def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
@@ -214,16 +214,12 @@ def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
     return np.broadcast_to(np.zeros((), np.uint64), (len(rows), word_count(count)))
 
 
-def _build(
-    graph: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
-) -> PackedNet:
-    """The net of a graph and its tensors, which must be used completely."""
-    version = graph.get("format") if isinstance(graph, dict) else None
-    if type(version) is not int or version != FORMAT:
-        raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
-    fields = check_fields("the graph", graph, _FIELDS, optional=("card",))
-    spec = fields["input"]
-    spec = check_fields("input", {**_SPEC_DEFAULTS, **spec} if isinstance(spec, dict) else spec, _SPEC_FIELDS)
+def _parts(
+    spec: object, lines: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
+) -> dict[str, Any]:
+    """The input and the nodes of a graph with its tensors, which must be used completely."""
+    if not isinstance(lines, list):
+        raise FormatError(f"nodes is {short(lines)}, expected a list")
     moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
     used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
 
@@ -237,30 +233,10 @@ def _build(
         array = tensors[name][start:stop].reshape(stored)
         return to_words(array, shape[1]) if name == "signs" else array
 
-    lines = _list("nodes", fields["nodes"])[: MOST_NODES + 1]  # with one more `infer` refuses the net
     nodes: list[Node] = []
-    for line in lines:
+    for line in lines[: MOST_NODES + 1]:  # with one more `infer` refuses the net
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
-    net = PackedNet(
-        input=InputSpec(**{**spec, "shape": _tuple(spec["shape"])}, **moments),
-        nodes=tuple(nodes),
-        output=_tuple(fields["output"]),
-        classes=None if fields["classes"] is None else tuple(_list("classes", fields["classes"])),
-        certificate=None if fields["certificate"] is None else Certificate.from_json(fields["certificate"]),
-        name=fields["name"],
-        card=Card.from_json(fields["card"]) if "card" in fields else None,
-    )
     for name, array in tensors.items():
         if used[name] != len(array):
             raise FormatError(f"tensor {name!r} has {len(array)} values, but the nodes use {used[name]}")
-    return net
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _list(what: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise FormatError(f"{what} is {short(value)}, expected a list")
-    return value
+    return {"input": InputSpec.from_json(spec, **moments), "nodes": tuple(nodes)}

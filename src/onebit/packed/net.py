@@ -7,25 +7,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from onebit.common.fields import Bound
+from onebit.common.record import Record, Text
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import OPS, Node, Numbers, Value, check_finite, check_size
 from onebit.packed.nodes.node import MOST_VALUES, read_only
-from onebit.packed.strict_json import TEXT, check_record, check_value
 
 INPUT = "input"  # the name of the coded input
 MOST_NODES = 10_000
 MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_Name = Annotated[str, Bound("a name of 1 to 100 letters, digits, '_', '-' and '.'", lambda text: is_name(text))]
+_OP_NAMES = {kind: op for op, kind in OPS.items()}
+_FEW = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
+_CODINGS = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class InputSpec:
+class InputSpec(Record):
     """The input of a net, and how it becomes the first value.
 
     Args:
@@ -39,26 +44,24 @@ class InputSpec:
     """
 
     shape: tuple[int, ...]
-    dtype: str = "uint8"
-    coding: str = "integer"
+    coding: Text = "integer"
+    dtype: Text = "uint8"
+    meaning: Text = ""
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
-    meaning: str = ""
+
+    KIND = "input"
+    WRITTEN = ("coding",)
+    APART = ("mean", "std")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         Numbers(None, most=MOST_VALUES).check("input shape", self.shape)
         check_size("input", self.shape)
-        check_record("input", self, dict.fromkeys(("meaning", "dtype", "coding"), TEXT))
-        codings = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
-        relations = {
-            "shape": self.shape != (),
-            "dtype": self.dtype in codings,
-            "coding": self.coding in codings.get(self.dtype, ()),
-        }
-        check_record("input", self, relations)
+        self.require(shape=self.shape != (), coding=self.coding in _CODINGS.get(self.dtype, ()))
         for name, array in (("mean", self.mean), ("std", self.std)):
             shaped = array is not None and array.dtype == np.float32 and array.shape == self.shape[:1]
-            check_record("input", self, {name: shaped if self.coding == "standardise" else array is None})
+            self.require(**{name: shaped if self.coding == "standardise" else array is None})
             if array is not None:
                 object.__setattr__(self, name, read_only(array))
 
@@ -75,11 +78,11 @@ class InputSpec:
         if self.mean is not None and self.std is not None:
             check_finite("input mean", self.mean)
             check_finite("input std", self.std)
-            check_record("input", self, {"std": bool((self.std > 0).all())})
+            self.require(std=bool((self.std > 0).all()))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class PackedNet:
+class PackedNet(Record):
     """A net of packed operations on named values. `infer` checks it on construction.
 
     Two nets are equal if `onebit.packed.dumps` gives the same bytes.
@@ -100,19 +103,21 @@ class PackedNet:
         FormatError: the graph is invalid; see `infer`.
     """
 
+    name: Text = ""
     input: InputSpec
     nodes: tuple[Node, ...]
-    output: str | tuple[str, ...] | dict[str, str]
-    classes: tuple[str, ...] | None = None
+    output: _Name | Annotated[tuple[_Name, ...], _FEW] | Annotated[dict[Text, _Name], _FEW]
+    classes: tuple[Text, ...] | None = None
     certificate: Certificate | None = None
-    name: str = ""
     card: Card | None = None
     values: Mapping[str, Value] = field(init=False)
 
+    KIND = "the graph"
+    WRITTEN = ("name", "classes", "certificate")
+    APART = ("input", "nodes")
+
     def __post_init__(self) -> None:
-        check_value("name", self.name)
-        for text in self.classes or ():
-            check_value("class name", text)
+        super().__post_init__()
         made = infer(self)
         object.__setattr__(self, "values", made)
         if self.classes is not None:
@@ -211,12 +216,12 @@ def infer(net: PackedNet) -> dict[str, Value]:
     """
     if len(net.nodes) > MOST_NODES:
         raise FormatError(f"the net has more than {MOST_NODES:,} nodes")
-    _check_output(net.output)
     values = {INPUT: net.input.value}
     used = set(net.outputs)
     for node in net.nodes:
         with _about(node):
-            check_name(node.output)
+            if not is_name(node.output):
+                raise FormatError("its output has no valid name")
             unknown = [name for name in node.inputs if name not in values]
             if unknown or node.output in values:
                 raise FormatError(f"reads {short(unknown)}, which no node before it makes, or repeats a name")
@@ -239,27 +244,13 @@ def readers(net: PackedNet) -> dict[str, list[Node]]:
     return found
 
 
-def _check_output(output: object) -> None:
-    """Raise FormatError unless `output` is a name, a tuple of names, or a dict from keys to names."""
-    names = (output,) if isinstance(output, str) else output
-    if not isinstance(names, (tuple, dict)) or not 1 <= len(names) <= MOST_OUTPUTS:
-        raise FormatError(f"the output is {short(output)}, expected 1 to {MOST_OUTPUTS} names, or an object of them")
-    if isinstance(names, dict):
-        for key in names:
-            check_value("output key", key)
-        names = tuple(names.values())
-    for name in names:
-        check_name(name)
-
-
 @contextmanager
 def _about(node: Node) -> Iterator[None]:
     """Prefix the messages of FormatErrors with the node."""
-    op = op_name(node)
     try:
         yield
     except FormatError as error:
-        raise FormatError(f"node {short(node.output)} ({op}): {error}") from None
+        raise FormatError(f"node {short(node.output)} ({op_name(node)}): {error}") from None
 
 
 class NodeCost(NamedTuple):
@@ -308,10 +299,9 @@ def float32_bytes(net: PackedNet) -> int:
 
 def op_name(node: Node) -> str:
     """The key of a node in `OPS`."""
-    return next(op for op, kind in OPS.items() if type(node) is kind)
+    return _OP_NAMES[type(node)]
 
 
-def check_name(name: object) -> None:
-    """Raise FormatError unless `name` is a valid name of a value: it appears in tensor names and messages."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise FormatError(f"{short(name)} is not a valid name of 1 to 100 letters, digits, '_', '-' and '.'")
+def is_name(text: str) -> bool:
+    """Whether a value may have this name, which appears in names of tensors and in messages."""
+    return _NAME.fullmatch(text) is not None
