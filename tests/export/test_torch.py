@@ -28,9 +28,9 @@ from torch import nn
 from onebit.errors import OnebitError, UsageError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import all_parts
-from onebit.export.plain_torch.names import MODULE_NAMES, Names
 from onebit.export.plain_torch.program import Program
 from onebit.export.plain_torch.target import HIDING
+from onebit.export.plain_torch.text import MODULE_NAMES, Names
 from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer, load
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
@@ -380,7 +380,7 @@ IN_PARTS = {name for text in all_parts().values() for name in called(ast.parse(t
 
 @given(st.lists(names, max_size=30, unique=True))
 def test_names_are_different_identifiers(texts: list[str]) -> None:
-    given = Names(MODULE_NAMES)
+    given = Names(MODULE_NAMES.split())
     made = [given.make(text) for text in texts]
     assert len({*made}) == len(made)
     for name in made:
@@ -391,7 +391,7 @@ def test_names_are_different_identifiers(texts: list[str]) -> None:
 
 
 def test_a_layer_hides_nothing_of_a_module() -> None:
-    assert {name for name in dir(nn.Module()) if not name.startswith("_")} <= MODULE_NAMES
+    assert {name for name in dir(nn.Module()) if not name.startswith("_")} <= set(MODULE_NAMES.split())
 
 
 # ------------------------------------------------------------------------------------------------------------ the files

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.errors import UsageError
 from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
@@ -237,8 +236,6 @@ class Conversion:
         least, largest = self.values[INPUT].limits
         [scale] = form.terms.values()
         reach = max(float(np.abs(scale * pixel + form.shift).max()) for pixel in (least, largest))
-        if not 0 < reach < inf:
-            raise UsageError(f"the preprocessing of the net maps every pixel to {reach}: there is nothing to round")
         return reach / most
 
     @cached_property

@@ -49,7 +49,7 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
         WrongTypeError: not a packed net.
         UsageError: other bits, too few images or of another shape, a value that is zero for all of them, or a net whose
             activations are ±1 or integers already.
-        FormatError: values that are NaN or infinite, or sums that may not fit an int32; the message names the layer.
+        FormatError: values that are NaN or infinite, or sums that may not fit an int32.
 
     Example:
         >>> small = integer_net(packed, data.train.spread(500).images)  # doctest: +SKIP

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.errors import UsageError
 from onebit.integer.conversion import Rounding
 from onebit.packed import PackedNet
 from onebit.packed.net import INPUT, MOST_OUTPUTS
-from onebit.runtime import batches, run
+from onebit.runtime import run
 from onebit.runtime.running import as_batch
 
 LEAST_IMAGES = 32
@@ -75,11 +75,7 @@ def _values(net: PackedNet, images: Any, names: list[str]) -> Iterator[tuple[int
     size = max(1, _AT_ONCE // sum(prod(known[name].shape) for name in names))
     for start in range(0, images.shape[0], size):
         batch = np.asarray(images[start : start + size])
-        try:
-            made = dict(zip(inside, run(inner, batch), strict=True)) if inside else {}
-        except (FormatError, NotBinaryError):
-            _find_not_finite(net, batch)
-            raise
+        made = dict(zip(inside, run(inner, batch), strict=True)) if inside else {}
         yield len(batch), {name: batch if name == INPUT else made[name] for name in names}
 
 
@@ -93,17 +89,6 @@ def _until(net: PackedNet, names: list[str]) -> PackedNet:
             needed.update(node.inputs)
             kept.append(node)
     return replace(net, nodes=tuple(reversed(kept)), output=tuple(names), classes=None, certificate=None, card=None)
-
-
-def _find_not_finite(net: PackedNet, images: Any) -> None:
-    """Raise a FormatError that names the first value that is NaN or infinite."""
-    for node in net.nodes:
-        inner = _until(net, [node.output])
-        for _, values in batches(inner, images, [node.output]):
-            if not np.isfinite(values[node.output]).all():
-                raise FormatError(
-                    f"{node.output}: some values are NaN or infinite on the calibration images, so they have no range"
-                )
 
 
 def _range_of(rounding: Rounding, numbers: np.ndarray, largest: float, images: int) -> Range:

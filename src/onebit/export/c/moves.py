@@ -49,16 +49,7 @@ class Moves(Stages):
         else:
             made = stored.reshaped(shape)
             if made is None:  # in the order of the value
-                value = stored.described(self.known[name].kind, (prod(shape),))
-                self.close()
-                stage = self.begin("", value, f"{name} in order")
-                flat = plain(value, stage.index)
-                self.open = None
-                self.keep(flat)
-                target = flat.reshaped(stored.shape)
-                assert target is not None
-                self.copy(stage, stored, target, target.axes)
-                made = flat.reshaped(shape)
+                made = self.copied(stored, name, shape=(prod(shape),)).reshaped(shape)
         assert made is not None
         self.stored[node.output] = made
 

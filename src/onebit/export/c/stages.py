@@ -203,15 +203,16 @@ class Stages:
         """A value whose pixels and channels are evenly spaced; a copy if they are not."""
         return stored if stored.step is not None and stored.pixel_step is not None else self.copied(stored, name)
 
-    def copied(self, stored: Stored, name: str, *, real: bool = False) -> Stored:
-        """A plain copy of a value."""
-        value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind)
-        self.close()
+    def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
+        """A plain copy of a value, or of its numbers in another shape."""
+        value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind, shape)
         stage = self.begin("", value, f"{name} in order")
         target = plain(value, stage.index)
         self.open = None
         self.keep(target)
-        self.copy(stage, stored, target, target.axes)
+        in_shape = target.reshaped(stored.shape)
+        assert in_shape is not None
+        self.copy(stage, stored, target, in_shape.axes)
         return target
 
     def copy(

@@ -115,9 +115,7 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
         OnebitError: onnxruntime refuses the file.
     """
     if flavor == "qonnx":
-        from onebit.export.onnx.qonnx_executor import run_qonnx
-
-        return run_qonnx(net, path, inputs)
+        return _run_qonnx(net, path, inputs)
     if find_spec("onnxruntime") is None:
         raise CannotRun("onnxruntime is not installed: pip install 'onebit[export]'")
     import onnxruntime
@@ -135,3 +133,16 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
         said = f"onnxruntime {onnxruntime.__version__} says {first_line(error)}"
         raise OnebitError(f"the exported file fails: {said}; please report this") from error
     return {name: np.concatenate(part) for name, part in zip(net.outputs, zip(*parts, strict=True), strict=True)}
+
+
+def _run_qonnx(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """What the executor of qonnx computes, sample by sample."""
+    if find_spec("qonnx") is None:
+        raise CannotRun("qonnx is not installed; qonnx 1.0.0 needs onnx 1.19, best in an environment of its own")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(str(path)).transform(InferShapes())
+    samples = [execute_onnx(model, {INPUT: sample[None]}) for sample in inputs.reshape(-1, *net.input.shape)]
+    return {name: np.concatenate([made[name] for made in samples]) for name in net.outputs}

@@ -9,8 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from onebit.export.plain_torch.names import MODULE_NAMES, Names
-from onebit.export.plain_torch.text import WIDTH, call, listing
+from onebit.export.plain_torch.text import MODULE_NAMES, WIDTH, Names, call, listing
 from onebit.packed import Value
 
 INDENT = " " * 8
@@ -33,7 +32,7 @@ class Body:
         """Names of what the program has of `parts`."""
         self.state: dict[str, np.ndarray] = {}
         """The weights, by their names in the state_dict."""
-        self._attributes = Names([*MODULE_NAMES, *all_parts()])
+        self._attributes = Names([*MODULE_NAMES.split(), *all_parts()])
 
     def layer(self, name: str, kind: str, *arguments: str, **state: np.ndarray) -> str:
         """Add a module with its weights; the expression of it, such as `self.conv1`."""

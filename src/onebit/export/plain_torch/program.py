@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from collections import Counter
 
 from onebit.export.pixels import pixels_in_words
 from onebit.export.plain_torch.body import INDENT, Body, all_parts, fits_line
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
-from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
-from onebit.export.plain_torch.text import listing, plain, quoted
+from onebit.export.plain_torch.text import LONGEST, PROGRAM_NAMES, Names, listing, plain, quoted
 from onebit.packed import MaxPool, PackedNet, Quantize
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
@@ -65,7 +65,7 @@ class Program:
         self.net, self.suffix = net, suffix
         self.known = net.values
         self.body = Body(self.known)
-        self._locals = Names([*PROGRAM_NAMES, *all_parts()])
+        self._locals = Names([*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()])
         self._waiting = ("", "")  # a value and its expression, which no line has yet
         self._places: dict[str, str] = {}  # value -> the variable that has it
         self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
