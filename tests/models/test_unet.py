@@ -10,7 +10,7 @@ from onebit import pack
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d
 from onebit.models import create_model
-from onebit.models.unet import CenterCrop
+from onebit.models.unet import Up
 from onebit.runtime import run
 
 
@@ -20,7 +20,7 @@ def test_it_is_the_net_of_the_paper() -> None:
         logits = model.eval()(torch.zeros(1, 1, 572, 572, dtype=torch.uint8))
     assert logits.shape == (1, 2, 388, 388)
     assert (model.input_shape, model.output_shape) == ((1, 572, 572), (2, 388, 388))
-    assert [crop.margin for crop in model.modules() if isinstance(crop, CenterCrop)] == [4, 16, 40, 88]
+    assert [up.margin for up in model.modules() if isinstance(up, Up)] == [4, 16, 40, 88]
     convs = [layer for layer in model.modules() if isinstance(layer, (BinaryConv2d, BinaryConvTranspose2d))]
     assert len(convs) == 23
     assert sum(isinstance(layer, BinaryConvTranspose2d) for layer in convs) == 4
@@ -46,12 +46,6 @@ def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
     for side in (1, 50):
         model = create_model("unet", padding=padding, depth=depth, input_shape=(1, side, side), width=1 / 64).eval()
         assert model(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape
-
-
-def test_a_crop_takes_the_centre() -> None:
-    x = torch.arange(36.0).view(1, 1, 6, 6)
-    assert torch.equal(CenterCrop(2)(x), x[:, :, 2:4, 2:4])
-    assert CenterCrop(0)(x) is x
 
 
 def test_what_does_not_fit_is_refused() -> None:

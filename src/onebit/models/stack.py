@@ -93,11 +93,7 @@ class Stack:
             self._add("dropout", nn.Dropout(self.dropout))
 
     def head(self, *hidden: int) -> OrderedDict[str, nn.Module]:
-        """Flattened images through dense layers of `hidden` × width units, with dropout after each, to the logits.
-
-        Returns:
-            All layers by name.
-        """
+        """All layers: flattened images through dense ones of `hidden` × width units, each with dropout, to logits."""
         self._activate(before_real=self.parts.real_last and not hidden)
         self.layers["flatten"] = nn.Flatten()
         units = self.shape[0] * self.shape[1] * self.shape[2]
@@ -112,11 +108,7 @@ class Stack:
         return self._finished()
 
     def average_head(self) -> OrderedDict[str, nn.Module]:
-        """Logits as the averages of the images that a 1×1 convolution makes, one for each class.
-
-        Returns:
-            All layers by name.
-        """
+        """All layers: logits as the averages of the images that a 1×1 convolution makes, one for each class."""
         self._activate(before_real=self.parts.real_last)
         self._add_conv(self.classes, (1, 1, 0), real=self.parts.real_last, bias=not self.parts.last_norm)
         self._add("pool", nn.AdaptiveAvgPool2d(1))

@@ -20,20 +20,6 @@ PADDINGS = {"valid": 0, "same": 1}
 """Name -> zeros around the image of a 3×3 convolution."""
 
 
-class CenterCrop(nn.Module):
-    """The image without `margin` pixels on each side: (N, C, H, W) -> (N, C, H − 2·margin, W − 2·margin)."""
-
-    def __init__(self, margin: int) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, self.margin : -self.margin, self.margin : -self.margin] if self.margin else x
-
-    def extra_repr(self) -> str:
-        return str(self.margin)
-
-
 class DoubleConv(nn.Module):
     """Two 3×3 convolutions, each with BatchNorm, and ReLU where the activations are real.
 
@@ -89,18 +75,14 @@ class Up(nn.Module):
         self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
-        self.crop = CenterCrop(margin)
-        self.drop = dropped_channels(dropout)
+        self.margin = margin
+        self.drop = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = normalized(self.up(x), self.bn, self.relu)
-        return self.convs(self.drop(torch.cat([self.crop(skip), x], dim=1)))
-
-
-def dropped_channels(dropout: float) -> nn.Module:
-    """What zeroes whole channels with that probability; nothing where it is 0."""
-    return nn.Dropout2d(dropout) if dropout else nn.Identity()
+        x, margin = normalized(self.up(x), self.bn, self.relu), self.margin
+        cropped = skip[:, :, margin:-margin, margin:-margin] if margin else skip
+        return self.convs(self.drop(torch.cat([cropped, x], dim=1)))
 
 
 class UNet(nn.Module):
@@ -153,7 +135,7 @@ class UNet(nn.Module):
             for level, (inputs, outputs) in enumerate(pairwise([image[0], *channels]))
         )
         self.pool = nn.MaxPool2d(2)
-        self.drop = dropped_channels(dropout)
+        self.drop = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.up = nn.ModuleList(
             Up(
                 parts,
