@@ -68,10 +68,7 @@ class Pools(Stages):
             spans += (
                 ["0", str(size)]
                 if count == 1
-                else [
-                    f"{v} * {size} / {count}",
-                    f"(({v} + 1) * {size} + {count - 1}) / {count}",
-                ]
+                else [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
             )
         stage.head = [line for line in stage.head if not line.startswith("const int32_t")]
         kernel = "average" if source.bound is None else "average_integers"

@@ -32,7 +32,11 @@ class Products(Pointwise):
 
     def matmul(self, node: Any) -> None:
         (name,) = node.inputs
-        made, one_bit, dense = self.known[node.output], isinstance(node, OneBitWeights), _is_dense(node)
+        made, one_bit, dense = (
+            self.known[node.output],
+            isinstance(node, OneBitWeights),
+            isinstance(node, nodes.DenseLayer),
+        )
         rows = self.rows_of(node)
         source = self.evenly(name) if not dense else self.value(name)
         if dense:
@@ -74,7 +78,7 @@ class Products(Pointwise):
         terms, padding = node.terms, getattr(node, "padding_value", 0)
         pointer = self.pointer(source, stage)
         stage.made = Value(stage.made.shape, "integer", terms)
-        if _is_dense(node):
+        if isinstance(node, nodes.DenseLayer):
             if source.first:
                 pointer = f"(const uint8_t *){pointer} + {source.first // 8}"
             stage.body.append(f"signs_dot({pointer}, {terms}, {weights}, {node.outputs}, x);")
@@ -160,7 +164,7 @@ class Products(Pointwise):
             stage.head.append(f"const grid_t grid = grid_of({given});")
         sums = "(wide_t *)x" if wide else "x"
         first, rows, sums, outputs = _group(node, source, weights, sums, -(-terms // 8) if one_bit else terms)
-        if _is_dense(node):
+        if isinstance(node, nodes.DenseLayer):
             column, inner = self.column_part(stage, node, source)
         else:
             stage.body.append(self.gathered(stage, node, source, first))
@@ -285,10 +289,6 @@ def sums_last(net: PackedNet) -> PackedNet:
     return replace(net, nodes=tuple(order))
 
 
-def _is_dense(node: Any) -> bool:
-    return isinstance(node, (nodes.Dense, nodes.RealDense))
-
-
 def _is_words(source: Stored) -> bool:
     """Whether the numbers of a vector are 32-bit words side by side."""
     return LOADS[source.form] == "load_words" and source.step in (0, 1)
@@ -296,7 +296,7 @@ def _is_words(source: Stored) -> bool:
 
 def _has_bytes(node: Any, source: Stored) -> bool:
     """Whether the signs of each pixel are whole bytes, side by side."""
-    if _is_dense(node):
+    if isinstance(node, nodes.DenseLayer):
         return source.step == 1 and source.first % 8 == 0 and node.terms % 8 == 0
     steps = source.steps()
     if steps is None or isinstance(node, nodes.Transposed) or node.group_channels % 8 or steps[0] != 1:

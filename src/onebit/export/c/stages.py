@@ -215,14 +215,7 @@ class Stages:
         self.copy(stage, stored, target, in_shape.axes)
         return target
 
-    def copy(
-        self,
-        stage: Stage,
-        source: Stored,
-        target: Stored,
-        axes: tuple[Axis, ...],
-        first: int = 0,
-    ) -> None:
+    def copy(self, stage: Stage, source: Stored, target: Stored, axes: tuple[Axis, ...], first: int = 0) -> None:
         """Lines that copy a value to even `axes` of another, from element `first` on."""
         runs = []
         for parts, axis in zip(source.axes, axes, strict=True):

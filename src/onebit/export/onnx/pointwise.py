@@ -74,7 +74,7 @@ def write_sign(to: Values, name: str, condition: str, direction: np.ndarray) -> 
 
 def write_threshold(to: Values, node: Threshold | Sign) -> None:
     (source,), name = node.inputs, node.output
-    x = to.value(source)
+    x = to.values[source]
     if not x.exact:
         assert isinstance(node, Sign)
         _write_real_sign(to, node)
@@ -128,7 +128,7 @@ def write_affine(to: Values, node: Affine) -> None:
 
 def write_add(to: Values, node: Add) -> None:
     a, b = node.inputs
-    name, made = node.output, to.value(node.output)
+    name, made = node.output, to.values[node.output]
     if made.exact:
         wide = any(to.natural(source) in ("int", "double") for source in node.inputs)
         form = "int" if wide or (made.bound or 0) > FLOAT32_EXACT else "float"
@@ -149,7 +149,7 @@ def write_prelu(to: Values, node: Prelu) -> None:
 
 def write_bounded(to: Values, node: Bounded) -> None:
     (source,), name = node.inputs, node.output
-    form = "int" if to.value(name).exact and to.natural(source) in ("int", "double") else "float"
+    form = "int" if to.values[name].exact and to.natural(source) in ("int", "double") else "float"
     if isinstance(node, Relu) and form == "float":
         to.add("Relu", to.get(source, form), of=name, form=form)
         return
@@ -165,8 +165,12 @@ def write_bounded(to: Values, node: Bounded) -> None:
 def write_concat(to: Values, node: Concat) -> None:
     forms = {to.natural(source) for source in node.inputs}
     form = forms.pop() if len(forms) == 1 else "float"
-    made = to.value(node.output)
-    zeros = {zero_point(value) for value in (made, *map(to.value, node.inputs)) if form == "code" and value.exact}
+    made = to.values[node.output]
+    zeros = {
+        zero_point(value)
+        for value in (made, *(to.values[source] for source in node.inputs))
+        if form == "code" and value.exact
+    }
     if form != "float" and (not made.exact or form == "raw" or len(zeros) > 1):
         form = "float"
     if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT:
@@ -194,9 +198,9 @@ def write_slice(to: Values, node: Slice) -> None:
 def write_pad(to: Values, node: Pad) -> None:
     (source,) = node.inputs
     form = to.natural(source)
-    if form == "raw" or (form == "code" and zero_point(to.value(source)) != zero_point(to.value(node.output))):
+    if form == "raw" or (form == "code" and zero_point(to.values[source]) != zero_point(to.values[node.output])):
         form = "float"
-    value = node.value + zero_point(to.value(source)) if form == "code" else node.value
+    value = node.value + zero_point(to.values[source]) if form == "code" else node.value
     dtype = {"code": np.uint8, "int": np.int32, "double": np.float64}.get(form, np.float32)
     (before, after), (top, bottom, left, right) = node.channels, node.padding
     border = to.graph.number(value, dtype)
@@ -207,14 +211,14 @@ def write_pad(to: Values, node: Pad) -> None:
 def write_repeat(to: Values, node: Repeat) -> None:
     """An axis of 1 behind each axis that is repeated, expanded and joined with it."""
     (source,), name = node.inputs, node.output
-    form, shape = to.natural(source), to.value(source).shape
+    form, shape = to.natural(source), to.values[source].shape
     apart, wide = [], []
     for size, times in zip(shape, node.times, strict=True):
         apart += [size] if times == 1 else [size, 1]
         wide += [size] if times == 1 else [size, times]
     tensor = to.add("Reshape", to.get(source, form), to.graph.shape(-1, *apart), of=name)
     tensor = to.add("Expand", tensor, to.graph.shape(1, *wide), of=name)
-    to.add("Reshape", tensor, to.graph.shape(-1, *to.value(name).shape), of=name, form=form)
+    to.add("Reshape", tensor, to.graph.shape(-1, *to.values[name].shape), of=name, form=form)
 
 
 def _move(to: Values, node: Node, op: str, *constants: str, **attributes: Any) -> None:

@@ -28,7 +28,7 @@ def write_max_pool(to: Values, node: MaxPool) -> None:
 def write_average_pool(to: Values, node: AveragePool) -> None:
     """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
     (source,), name = node.inputs, node.output
-    x, attributes = to.value(source), pool_geometry(node)
+    x, attributes = to.values[source], pool_geometry(node)
     dilated = attributes.pop("dilations", None)
     tensor = to.get(source, "float")
     if not (x.exact or node.sums or dilated):
@@ -42,7 +42,7 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
     tensor = to.add("Reshape", tensor, to.graph.shape(-1, 1, height, width), of=name)
     tensor = to.add("Conv", tensor, ones, of=name, **attributes)
     form = "float" if node.sums else ""
-    tensor = to.add("Reshape", tensor, to.graph.shape(-1, *to.value(name).shape), of=name, form=form)
+    tensor = to.add("Reshape", tensor, to.graph.shape(-1, *to.values[name].shape), of=name, form=form)
     if not node.sums:
         _divide(to, name, tensor, node.pixels(x))
 
@@ -50,7 +50,7 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
 def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
     """Sums down the rows and across, as products with 0 and 1, so that windows may overlap; then the division."""
     (source,), name = node.inputs, node.output
-    x = to.value(source)
+    x = to.values[source]
     form = "double" if x.exact and sum_bound(node, x) > FLOAT32_EXACT else "float"
     dtype = np.float64 if form == "double" else np.float32
     rows, columns = node.windows(x)

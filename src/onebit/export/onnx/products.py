@@ -45,7 +45,7 @@ def write_real_dense(to: Values, node: RealDense) -> None:
 
 def write_dense(to: Values, node: Dense) -> None:
     (source,), name = node.inputs, node.output
-    x = to.value(source)
+    x = to.values[source]
     signs = node.rows.T
     raw = to.natural(source) == "raw"
     if to.integers and (raw or x.bound == 1 or to.natural(source) == "code"):
@@ -60,14 +60,14 @@ def write_dense(to: Values, node: Dense) -> None:
 def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
     """MatMulInteger of codes, or of the bytes b of the input, whose values are 2b - 255."""
     (source,), name, graph = node.inputs, node.output, to.graph
-    zero = graph.number(0 if raw else zero_point(to.value(source)), np.uint8)
+    zero = graph.number(0 if raw else zero_point(to.values[source]), np.uint8)
     weight = graph.weights(name, signs, np.int8)
     factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if raw else (1, np.int64(0))
     after = to.uses.dense_to_sign(node)
     form = "" if raw or after else _last_form(node, "int")
     sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, of=name, form=form)
     if after is not None:
-        least, direction = rising(after, to.value(name))
+        least, direction = rising(after, to.values[name])
         bound = to.per_channel(-(-(least + offset) // factor), after.output, "least", np.int32)
         write_sign(to, after.output, to.add("GreaterOrEqual", sums, bound, of=after.output), direction)
         to.written.add(after.output)
@@ -85,15 +85,13 @@ def write_conv(to: Values, node: Conv | RealConv) -> None:
         _conv_to_sign(to, node, *found)
         return
     if isinstance(node, Conv) and to.natural(source) == "code" and (after := to.uses.conv_to_requantize(node)):
-        factors = scales(node, after, to.value(source))
+        factors = scales(node, after, to.values[source])
         if factors is not None:
             _conv_to_code(to, node, after, factors)
             return
     tensor, padding = to.get(source, "float"), node.padding
     if node.padding_value and any(padding):
-        top, bottom, left, right = padding
-        border = to.graph.number(node.padding_value, np.float32)
-        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
+        tensor = to.padded(tensor, padding, node.padding_value, np.float32, of=name)
         padding = (0, 0, 0, 0)
     _convolve(to, node, "Conv", tensor, _geometry(node, padding))
 
@@ -104,8 +102,7 @@ def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) ->
     if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
         # more than onnxruntime adds: rows and columns of zeros in the image, of whose results the rest is cut off
         below, beside = (-(-count // stride) for count, stride in zip(extra, node.stride, strict=True))
-        zero = to.graph.number(0, np.float32)
-        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, 0, 0, 0, 0, below, beside), zero, of=node.output)
+        tensor = to.padded(tensor, (0, below, 0, beside), 0, np.float32, of=node.output)
         bottom += below * node.stride[0] - extra[0]
         right += beside * node.stride[1] - extra[1]
         extra = [0, 0]
@@ -117,7 +114,7 @@ def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) ->
 
 def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[str, Any]) -> None:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
-    x, name = to.value(node.inputs[0]), node.output
+    x, name = to.values[node.inputs[0]], node.output
     to.require_float32_sums(node, x)
     if isinstance(node, OneBitWeights):
         weight = to.graph.weights(name, _kernels(node))
@@ -156,7 +153,7 @@ def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Calla
 
 def _total(to: Values, node: OneBitWeights) -> str:
     """(N, 1) sums of the inputs of a dense layer."""
-    x = to.value(node.inputs[0])
+    x = to.values[node.inputs[0]]
     exact = not x.exact or sum_bound(node, x) <= FLOAT32_EXACT
     tensor = to.get(node.inputs[0], "float" if exact else "double")
     total = to.add("ReduceSum", tensor, to.graph.shape(1), of=node.output)
@@ -175,14 +172,14 @@ def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, An
 def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
     name, graph = node.output, to.graph
-    least, direction = rising(after, to.value(name))
+    least, direction = rising(after, to.values[name])
     signs = _kernels(node)
     if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
         least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
     codes, padding = _padded_codes(to, node)
-    one, zero = graph.number(1, np.float32), graph.number(zero_point(to.value(node.inputs[0])), np.uint8)
+    one, zero = graph.number(1, np.float32), graph.number(zero_point(to.values[node.inputs[0]]), np.uint8)
     weight = graph.weights(name, signs, np.int8)
     more = (
         *(graph.number(0, np.int8), graph.number(_TWICE, np.float32)),
@@ -205,13 +202,13 @@ def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
 
 def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> None:
     """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
-    (source,), name, graph, made = node.inputs, after.output, to.graph, to.value(after.output)
+    (source,), name, graph, made = node.inputs, after.output, to.graph, to.values[after.output]
     codes, padding = _padded_codes(to, node)
     weight = graph.weights(node.output, _kernels(node))
     sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{name}/sizes", np.float32)
     weight = to.cast(to.add("Mul", weight, sizes, of=name), np.int8, of=name)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
-    zero, scale = graph.number(zero_point(to.value(source)), np.uint8), graph.constant(found.scale, f"{name}/scale")
+    zero, scale = graph.number(zero_point(to.values[source]), np.uint8), graph.constant(found.scale, f"{name}/scale")
     bias = graph.constant(found.bias, f"{name}/bias", np.int32)
     most = made.limits[1] + zero_point(made)
     more = (scale, graph.number(0, np.int8), one, none, bias)
@@ -225,13 +222,12 @@ def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> N
 
 def _padded_codes(to: Values, node: Conv) -> tuple[str, tuple[int, int, int, int]]:
     """The codes that a convolution reads, and the padding that is left: QLinearConv pads with the code of 0."""
-    (source,), graph = node.inputs, to.graph
+    (source,) = node.inputs
     codes = to.get(source, "code")
     if not (node.padding_value and any(node.padding)):
         return codes, node.padding
-    top, bottom, left, right = node.padding
-    border = graph.number(node.padding_value + zero_point(to.value(source)), np.uint8)
-    return to.add("Pad", codes, graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=node.output), (0, 0, 0, 0)
+    border = node.padding_value + zero_point(to.values[source])
+    return to.padded(codes, node.padding, border, np.uint8, of=node.output), (0, 0, 0, 0)
 
 
 def pool_codes(to: Values, codes: str, node: MaxPool, *, of: str) -> str:
@@ -245,8 +241,7 @@ def max_pool(to: Values, tensor: str, node: MaxPool, dtype: Any, *, of: str, for
     top, bottom, left, right = node.padding
     height, width = node.kernel
     if max(top, bottom) >= height or max(left, right) >= width:  # as dilations allow; onnxruntime refuses it
-        least = to.graph.number(-np.inf, dtype)
-        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, top, left, 0, 0, bottom, right), least, of=of)
+        tensor = to.padded(tensor, node.padding, -np.inf, dtype, of=of)
         del attributes["pads"]
     return to.add("MaxPool", tensor, of=of, form=form, **attributes)
 

@@ -15,7 +15,7 @@ from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 def write_requantize(to: Values, node: Requantize) -> None:
     """The inputs times multipliers / 2^shift, and offset / 2^shift, added up in float64: no bit is lost."""
-    name, made = node.output, to.value(node.output)
+    name, made = node.output, to.values[node.output]
     code = to.integers and fits_byte(made) and not _is_wide(to, node)
     offset = node.offset + (zero_point(made) << node.right_shift) if code else node.offset
     terms = []
@@ -48,7 +48,7 @@ def _wide(to: Values, source: str, form: str, *, of: str) -> str:
     onnxruntime has the channels of what QLinearConv gives in the last axis, and moves them back behind the operations
     that follow: of float64, eight times as many bytes. It does not look behind a Reshape, which costs nothing.
     """
-    tensor, shape = to.get(source, form), to.value(source).shape
+    tensor, shape = to.get(source, form), to.values[source].shape
     if form != "code" or source not in to.written or len(shape) < 2 or to.graph.stored == "bipolar":
         return to.cast(tensor, np.float64, of=of)
     flat = to.add("Reshape", tensor, to.graph.shape(0, 0, prod(shape[1:])), of=of)
@@ -67,9 +67,9 @@ def _affine(to: Values, tensor: str, scale: np.ndarray, shift: np.ndarray, *, of
 
 def _is_wide(to: Values, node: Requantize) -> bool:
     """Whether the numbers before the division may be beyond float64 with the zero point of the result added."""
-    reach = node.reach(*(to.value(source) for source in node.inputs)).max()
+    reach = node.reach(*(to.values[source] for source in node.inputs)).max()
     # a multiplier times a byte that has a zero point is up to twice as large as times the value of that byte
-    return bool(2 * reach + zero_point(to.value(node.output)) * 2.0**node.right_shift > 2 * EXACT_LIMIT)
+    return bool(2 * reach + zero_point(to.values[node.output]) * 2.0**node.right_shift > 2 * EXACT_LIMIT)
 
 
 def _shifted(numbers: np.ndarray, node: Requantize) -> np.ndarray:
@@ -78,7 +78,7 @@ def _shifted(numbers: np.ndarray, node: Requantize) -> np.ndarray:
 
 def write_quantize(to: Values, node: Quantize) -> None:
     """ONNX's Round, too, takes the even one of two integers. The ends are integers, so that the clip may come first."""
-    name, made = node.output, to.value(node.output)
+    name, made = node.output, to.values[node.output]
     tensor = _clip(to, to.get(node.inputs[0], "float"), node.least, node.most, np.float32, of=name)
     if to.graph.stored == "bipolar":
         _mark(to, node, to.add("Round", tensor, of=name))

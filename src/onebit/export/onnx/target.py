@@ -83,7 +83,7 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
     model = graph.model(
         net.name or "net",
         [(INPUT, net.input.dtype, [samples, *net.input.shape])],
-        [(name, "float32", [samples, *to.value(name).shape]) for name in net.outputs],
+        [(name, "float32", [samples, *to.values[name].shape]) for name in net.outputs],
         producer_name="onebit",
         producer_version=__version__,
     )

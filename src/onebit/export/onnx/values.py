@@ -45,13 +45,9 @@ class Values:
         """Values whose node was written together with one before it."""
         self._tensors: dict[str, dict[str, str]] = {INPUT: self._input()}
 
-    def value(self, name: str) -> Value:
-        """Shape and kind."""
-        return self.values[name]
-
     def require_float32_sums(self, node: Node, x: Value) -> None:
         """UsageError for sums of integers beyond float32, in which onnx computes windows."""
-        if self.value(node.output).exact and sum_bound(node, x) > FLOAT32_EXACT:
+        if self.values[node.output].exact and sum_bound(node, x) > FLOAT32_EXACT:
             raise UsageError(
                 f"{op_name(node)} {node.output!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows "
                 f"only up to {FLOAT32_EXACT:,}, which float32 holds; use another target"
@@ -76,6 +72,12 @@ class Values:
         if form:
             self.made(of, form, output)
         return output
+
+    def padded(self, tensor: str, padding: tuple[int, int, int, int], value: float, dtype: Any, *, of: str) -> str:
+        """Append a Pad of images for the value `of`; padding: (top, bottom, left, right)."""
+        top, bottom, left, right = padding
+        border = self.graph.number(value, dtype)
+        return self.add("Pad", tensor, self.graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=of)
 
     def cast(self, tensor: str, dtype: Any, *, of: str, form: str = "") -> str:
         """Append a Cast, as `add`."""
