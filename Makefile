@@ -12,7 +12,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constr
 setup: $(VENV)/dev
 
 # an editable installation: only changes of the dependencies or of the C code need a new one
-$(VENV)/train: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/*)
+$(VENV)/train: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/* src/onebit/native/csrc/training/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing onebit and torch into $(VENV): minutes, as torch may bring CUDA (README.md: Install)"

@@ -35,6 +35,7 @@ def made(header: str) -> str:
         'def _numbers(names: str) -> dict[str, int]:\n    """Those of an enum, from 1 on."""\n'
         "    return {name: number for number, name in enumerate(names.split(), start=1)}",
         *enums(code),
+        *kernels(code),
         'def _of(kind: Any, names: str) -> list[tuple[str, Any]]:\n    """Fields of one type."""\n'
         "    return [(name, kind) for name in names.split()]",
         *structures(code),
@@ -46,9 +47,20 @@ def enums(code: str) -> Iterator[str]:
     """A dict for each enum, whose numbers begin with 1: OB_KERNEL_ADD_INT is KERNEL["add_int"]."""
     for body in re.findall(r"\benum\s*\{(.*?)\}", code, re.DOTALL):
         names = re.findall(r"OB_(\w+)", body)
+        if "KERNELS" in names:
+            continue
         prefix = names[0].partition("_")[0]
         entries = [name[len(prefix) + 1 :].lower() for name in names]
         yield f"{prefix} = _numbers({words(entries)})"
+
+
+def kernels(code: str) -> Iterator[str]:
+    """The numbers of OB_KERNELS, those that an epilogue may end, and those that work on each number by itself."""
+    rows = re.findall(r"KERNEL\((\w+), (\w+), (\d)\)", code)
+    lowered = [(name.lower(), run, epilogue == "1") for name, run, epilogue in rows]
+    yield f"KERNEL = _numbers({words([name for name, _, _ in lowered])})"
+    yield f"EPILOGUE_KERNELS = frozenset(_numbers({words([name for name, _, epilogue in lowered if epilogue])}))"
+    yield f"POINTWISE = frozenset(_numbers({words([name for name, run, _ in lowered if run == 'pointwise'])}))"
 
 
 def structures(code: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ def test_the_module_is_made_from_the_header() -> None:
 
 def test_the_hash_tells_of_every_change() -> None:
     header = HEADER.read_text()
-    changed = header.replace("OB_KERNEL_XNOR,", "OB_KERNEL_DOT,", 1)
+    changed = header.replace("KERNEL(XNOR,", "KERNEL(BITS,", 1)
     assert made(header) == text() != made(changed)
     assert abi.HASH in made(header)
     assert abi.HASH not in made(changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "7ad9c0d94d3655fb7a1502b97b5ca43505413c695991fc015426d30097980d24"
+HASH = "023b5112fc785a8f9d6e43ac1c6addfabdad57ee571cfd93935b13c6f4f96526"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -27,11 +27,6 @@ EPILOGUE = _numbers(
     "clamp threshold sign requantize quantize"
 )
 
-KERNEL = _numbers(
-    "pointwise xnor dot dot_lut lut real depthwise depthwise_real grid expand levels add "
-    "add_int multiply fill copy max max_int max_bits max_bytes sum sum_int average"
-)
-
 CODING = _numbers("bytes moments reals")
 
 NORM = _numbers("moments normalize sums propagate")
@@ -43,6 +38,17 @@ SURROGATE = _numbers("triangle bell")
 ACTIVATION = _numbers("rprelu sign")
 
 STAGE = _numbers("values total")
+
+KERNEL = _numbers(
+    "pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real grid "
+    "expand levels fill copy max max_int max_bits max_bytes sum sum_int average"
+)
+
+EPILOGUE_KERNELS = frozenset(
+    _numbers("pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real")
+)
+
+POINTWISE = frozenset(_numbers("pointwise add add_int multiply"))
 
 
 def _of(kind: Any, names: str) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Activations with learned numbers per channel: calls of the kernel of csrc/activation.h."""
+"""Activations with learned numbers per channel: calls of the kernel of csrc/training/activation.h."""
 
 from __future__ import annotations
 

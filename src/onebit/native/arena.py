@@ -19,7 +19,6 @@ from onebit.packed import PackedNet
 
 _KERNELS = {number: name for name, number in abi.KERNEL.items()}
 _CODINGS = {"integer": "bytes", "values": "bytes", "standardise": "moments", "float32": "reals"}
-_POINTWISE = ("pointwise", "add", "add_int", "multiply")
 _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
@@ -220,7 +219,7 @@ def _fill_struct(
         setattr(struct, size_name, buffer.units)
     struct.out, struct.out_size = call.out.place, call.out.units
     repeats = _pixels_per_block(call, isa)
-    if repeats and call.kernel in _POINTWISE:  # one long row of channels
+    if repeats and call.kernel in abi.POINTWISE:  # one long row of channels
         size = call.fields["channels"] * call.fields["out_height"] * call.fields["out_width"]
         call.fields.update(channels=size, out_height=1, out_width=1)
     for name, value in call.fields.items():
@@ -253,7 +252,7 @@ def _fill_struct(
 def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
     fields = call.fields
-    if call.kernel in _POINTWISE:
+    if call.kernel in abi.POINTWISE:
         alike = not call.bits and all(op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue)
         channels = 1 if alike else fields["channels"]
         return 0 if _BLOCK % channels else _BLOCK // channels

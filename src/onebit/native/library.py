@@ -60,13 +60,7 @@ def _load() -> ctypes.CDLL | None:
     if library.ob_abi().decode() != HASH:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     library.ob_is_supported.restype = ctypes.c_int
-    library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     return library
-
-
-def chain(x: int, count: int) -> int:
-    """`count` dependent multiply-adds modulo 2⁶⁴, to measure the clock."""
-    return int(_load().ob_chain(x, count))  # type: ignore[union-attr]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""BatchNorm of a training step, with a sum and bounds behind it: calls of the kernels of csrc/norm.h."""
+"""BatchNorm of a training step, with a sum and bounds behind it: calls of the kernels of csrc/training/norm.h."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onebit.native.abi import EPILOGUE_KERNELS
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, Operation, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.values import Values
@@ -12,10 +13,6 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 _MOST_INPUTS = 1000  # of a sum that is rounded: bytes without their zeros add less than 2⁴⁰ each, and 2⁵³ is exact
-_EPILOGUE_KERNELS = (
-    *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "dot_lut", "lut", "real"),
-    *("depthwise", "depthwise_real"),
-)
 
 
 class Pointwise(Values):
@@ -30,7 +27,7 @@ class Pointwise(Values):
         call = slot.call
         if (
             call is not None
-            and call.kernel in _EPILOGUE_KERNELS
+            and call.kernel in EPILOGUE_KERNELS
             and not call.closed
             and self.uses[name] == 1
             and call is self.calls.list[-1]
@@ -75,7 +72,7 @@ class Pointwise(Values):
         return (
             slot.kind == INTEGER
             and slot.call is not None
-            and slot.call.kernel in _EPILOGUE_KERNELS
+            and slot.call.kernel in EPILOGUE_KERNELS
             and not slot.call.closed
             and self.uses[name] == 1
             and not slot.kinds

@@ -1,4 +1,4 @@
-"""Surrogate gradients of the sign, draws of binary concrete weights: calls of csrc/surrogate.h and csrc/concrete.h."""
+"""Surrogate gradients of the sign, draws of binary concrete weights: calls of csrc/training."""
 
 from __future__ import annotations
 

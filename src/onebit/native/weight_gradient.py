@@ -1,4 +1,4 @@
-"""The gradient to the weights of a convolution: calls of the kernel of csrc/weight_gradient.h."""
+"""The gradient to the weights of a convolution: calls of the kernel of csrc/training/weight_gradient.h."""
 
 from __future__ import annotations
 

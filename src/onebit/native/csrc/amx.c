@@ -1,14 +1,12 @@
 /* AVX-512 and products of bytes in tiles, in place of lookups of 16-bit sums: Sapphire Rapids and later. */
 #define BYTE_TILES 16
 #define DOT_FEW 3
-#define DOT_MANY 8
-#define DOT_LEAST 2048 /* 128 inputs */
+#define DOT_MANY 8      /* pixels of a place, and */
+#define DOT_LEAST 2048  /* bytes of a panel, 128 inputs, from which on tiles are faster */
 #include "avx512.h"
 #include "amx.h"
-#include "weight_gradient.h"
-
-#undef DOT_LUT
-#define DOT_LUT 0
-#undef RUN_WEIGHT_GRADIENT
 #define RUN_WEIGHT_GRADIENT run_weight_gradient
+#include "engine.h"
+#include "training/weight_gradient.h"
+
 const ob_isa ob_amx = ISA("amx");

@@ -311,3 +311,26 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     release_tiles();
     return saw_nan;
 }
+
+static int dot_or_tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from,
+                              int64_t image) {
+    int large = left >= DOT_MANY && dot->panel >= DOT_LEAST;
+    return (large ? tiles_place : dot_place)(dot, at, group, spot, left, from, image);
+}
+
+static int dot_or_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    if (is_dense(call)) return (count <= DOT_FEW ? dot_or_few : dense_tiles)(call, share, count, arena);
+    dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
+    dot.place = dot_or_tiles_place;
+    int saw_nan = dot_blocks(&dot, share, count, arena);
+    if (dot.shaped) release_tiles();
+    return saw_nan;
+}
+
+static int lut_or_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    return (call->planes && count >= call->planes ? matmul_planes : lut)(call, share, count, arena);
+}
+#undef RUN_DOT
+#define RUN_DOT dot_or_tiles
+#undef RUN_LUT
+#define RUN_LUT lut_or_planes

@@ -52,7 +52,7 @@ ALWAYS void wide_floor_bytes(uint8_t *to, __m256d x, __m256d least, __m256d most
     memcpy(to, &four, 4);
 }
 
-#include "engine.h"
+#include "kernels.h"
 
 /* Number of bits set in each byte. */
 ALWAYS __m256i byte_ones(__m256i x) {
@@ -131,6 +131,8 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
         _mm256_storeu_si256((__m256i *)tables, sum);
     }
 }
+
+#include "engine.h"
 
 #ifndef ISA_NAME /* avxvnni.c has another */
 #define ISA_NAME "avx2"

@@ -1,4 +1,5 @@
 /* AVX-512 with VPOPCNTDQ and VNNI: Ice Lake, Zen 4 and later. */
 #include "avx512.h"
+#include "engine.h"
 
 const ob_isa ob_avx512 = ISA("avx512");

@@ -15,7 +15,6 @@
 #define DOT_ROWS 24
 #define DOT_FOURS 1
 #define DOT_SHIFT 0
-#define DOT_LUT 32
 #ifndef DOT_FEW
 #define DOT_FEW 8
 #endif
@@ -48,7 +47,7 @@ ALWAYS void wide_floor_bytes(uint8_t *to, __m512d x, __m512d least, __m512d most
     _mm_storel_epi64((__m128i *)to, _mm_add_epi8(bytes, _mm_set1_epi8((char)zero)));
 }
 
-#include "engine.h"
+#include "kernels.h"
 
 /* Adds 16 int32 sums to 16 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m512i sum) {
@@ -105,6 +104,10 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #include "lookups.h"
 #include "dot_tiles.h"
 #include "dot_few.h"
+#ifndef BYTE_TILES
+#define DOT_LUT 32
+#include "dot_lut.h"
+#endif
 
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m512i one = _mm512_set1_epi8(1);

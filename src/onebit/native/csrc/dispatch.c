@@ -76,9 +76,3 @@ int ob_looks_up_quickly(void) {
     return 0;
 #endif
 }
-
-uint64_t ob_chain(uint64_t x, uint64_t count) {
-    /* 64-bit constants: some processors add small ones during register renaming, at no cost */
-    for (; count; count--) x = x * 6364136223846793005u + 1442695040888963407u;
-    return x;
-}

@@ -5,8 +5,6 @@
  * DOT_FOURS     tap_fours is a multiple of this number: what follows the inputs of a tap has weights of 0
  * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
  * expand_fours, dot_tile   see below
- * DOT_MANY, DOT_LEAST   with BYTE_TILES, the least pixels and bytes of a panel for which tiles_place is the faster dot_place
- * DOT_FEW       dense layers of up to this number of rows use dot_few, if there is one
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */
@@ -22,7 +20,8 @@ static void dot_tile(int rows, int panels, const uint8_t *const *a, const segmen
                      int64_t panel, int32_t *sums);
 
 /* The scratch memory of a call, and what its places share. */
-typedef struct {
+typedef struct dot dot_t;
+struct dot {
     const ob_call *call;
     segment_t *segments;
     int32_t *base;  /* per output of a block: what is added to its sum */
@@ -32,21 +31,19 @@ typedef struct {
     span_t tiles;            /* of the block */
     const int32_t *base_run; /* the place that `base` is for; NULL: none yet */
     int base_row;
-    int shaped; /* rows for which the tiles of bytes have their shapes */
-} dot_t;
-
-#if BYTE_TILES
-/* dot_place and dense layers in tiles of bytes. */
-static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
-static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
-static void release_tiles(void);
-#endif
+    /* Makes all outputs of a block for `left` pixels of a place from `spot` on. from: where the row of pixel 0 of image 0 begins;
+     * image: bytes to that of the next image. */
+    int (*place)(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+    int shaped; /* rows for which tiles of bytes have their shapes, see amx.h */
+};
 
 /* Bytes of the input rows with padding. */
 static int64_t padded_bytes(const ob_call *call) { return (int64_t)call->table_rows * call->table_width * call->in_pixel; }
 
+static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
-    dot_t dot = {.call = call, .segments = (segment_t *)scratch};
+    dot_t dot = {.call = call, .segments = (segment_t *)scratch, .place = dot_place};
     int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
     dot.panel = taps * call->tap_fours * LANES * 4;
     dot.base = (int32_t *)(dot.segments + (taps + 7) / 8 * 8); /* 8 segments are 3 cache lines */
@@ -180,13 +177,8 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
     return saw_nan;
 }
 
-/* All outputs of a block for `left` pixels of a place from `spot` on. from: where the row of pixel 0 of image 0 begins; image:
- * bytes to that of the next image. */
 static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
-#if BYTE_TILES
-    if (left >= DOT_MANY && dot->panel >= DOT_LEAST) return tiles_place(dot, at, group, spot, left, from, image);
-#endif
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
     int64_t step = (int64_t)at->run[3] * call->in_pixel;
     int32_t sums[DOT_ROWS * TILE_OUTPUTS];
@@ -217,7 +209,7 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
         for (int i = mine.begin; i < mine.end; i++) {
             place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             spot_t spot = {0, 0};
-            saw_nan |= dot_place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
+            saw_nan |= dot->place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
         }
     return saw_nan;
 }
@@ -244,45 +236,39 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
             }
             place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
             spot_t spot = {n, 0};
-            saw_nan |= dot_place(dot, &at, group, spot, at.run[2], dot->rows, 0);
+            saw_nan |= dot->place(dot, &at, group, spot, at.run[2], dot->rows, 0);
         }
     }
     return saw_nan;
 }
 
-#ifdef DOT_FEW
-static int dot_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
-
 /* Whether a call is a dense layer. */
-static int is_dense(const ob_call *call) {
+static inline int is_dense(const ob_call *call) {
     int one = call->out_height * call->out_width * call->taps_down * call->taps_across == 1;
     /* the only tap is at the first pixel: not on the border, and not at another pixel */
     return one && call->groups == 1 && !call->table_rows && call->rows[0] == 0 && call->columns[0] == 0;
 }
-#endif
 
-static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-#ifdef DOT_FEW
-    if (count <= DOT_FEW && is_dense(call)) return dot_few(call, share, count, arena);
-#endif
-#if BYTE_TILES
-    if (is_dense(call)) return dense_tiles(call, share, count, arena);
-#endif
-    dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
+/* Block by block. */
+static int dot_blocks(dot_t *dot, const share_t *share, int64_t count, uint32_t *arena) {
+    const ob_call *call = dot->call;
     const share_t alone = {.parts = 1}, *rows = call->out_height > 1 ? share : &alone;
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int saw_nan = 0;
     for (int group = 0; group < call->groups; group++)
         for (int tile = work.outputs.begin; tile < work.outputs.end; tile += call->block) {
-            dot.tiles.begin = tile;
-            dot.tiles.end = work.outputs.end - tile < call->block ? work.outputs.end : tile + call->block;
-            dot.base_run = NULL;
-            expand_tiles(&dot, group);
-            memset(dot.base, 0, (size_t)(dot.bytes - (int8_t *)dot.base));
-            saw_nan |= (call->table_rows ? dot_padded : dot_images)(&dot, rows, group, count, arena);
+            dot->tiles.begin = tile;
+            dot->tiles.end = work.outputs.end - tile < call->block ? work.outputs.end : tile + call->block;
+            dot->base_run = NULL;
+            expand_tiles(dot, group);
+            memset(dot->base, 0, (size_t)(dot->bytes - (int8_t *)dot->base));
+            saw_nan |= (call->table_rows ? dot_padded : dot_images)(dot, rows, group, count, arena);
         }
-#if BYTE_TILES
-    if (dot.shaped) release_tiles();
-#endif
     return saw_nan;
 }
+
+static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
+    return dot_blocks(&dot, share, count, arena);
+}
+#define RUN_DOT dot

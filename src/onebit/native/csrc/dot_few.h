@@ -1,4 +1,4 @@
-/* Dense layers of a few rows of bytes with AVX2 or AVX-512: their weights stay bits, four of which look up a sum for 32 outputs
+/* Dense layers of up to DOT_FEW rows of bytes with AVX2 or AVX-512: their weights stay bits, four of which look up a sum for 32 outputs
  * at once, and a register has those of FEW_FOURS fours of inputs.
  *
  * The table of four bytes has the sums of some of them, which fit 10 bits: two planes of 5, so that 8 entries can be added in a
@@ -146,3 +146,9 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
     }
     return saw_nan;
 }
+
+static int dot_or_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    return (count <= DOT_FEW && is_dense(call) ? dot_few : dot)(call, share, count, arena);
+}
+#undef RUN_DOT
+#define RUN_DOT dot_or_few

@@ -308,3 +308,4 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width + 8);
     return dot_lut_conv(&lut, work.rows, count, arena);
 }
+#define RUN_DOT_LUT dot_lut

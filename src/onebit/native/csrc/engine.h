@@ -1,50 +1,27 @@
-/* Runs the kernel calls of a plan in order; compiled once for each instruction set. */
-#include <math.h>
-#include <string.h>
-
-#include "onebit.h"
-#include "barrier.h"
-#include "rounding_mode.h"
-#include "../plain/numbers.h"
-#include "epilogue.h"
-#include "moves.h"
-#include "matmul.h"
-#include "depthwise.h"
-#if DOT_FOURS
-#include "dot.h"
+/* Runs the kernel calls of a plan in order: included last by the file of each instruction set, which it ends with ISA. */
+#ifndef RUN_DOT
+#define RUN_DOT NULL
 #endif
-#if defined(DOT_LUT)
-#include "dot_lut.h"
-#else
+#ifndef DOT_LUT
 #define DOT_LUT 0
+#define RUN_DOT_LUT NULL
+#endif
+#ifndef BYTE_TILES
+#define BYTE_TILES 0
+#endif
+#ifndef RUN_WEIGHT_GRADIENT
+#define RUN_WEIGHT_GRADIENT NULL
 #endif
 #if defined(__GNUC__)
-#include "rows.h"
-#include "norm.h"
-#include "surrogate.h"
-#include "concrete.h"
-#include "activation.h"
-#define RUN_NORM run_norm
-#define RUN_SURROGATE run_surrogate
-#define RUN_ACTIVATION run_activation
-#define RUN_CONCRETE run_concrete
+#include "training/rows.h"
+#include "training/norm.h"
+#include "training/surrogate.h"
+#include "training/concrete.h"
+#include "training/activation.h"
+#define TRAINING(run) run
 #else
-#define RUN_NORM NULL
-#define RUN_SURROGATE NULL
-#define RUN_ACTIVATION NULL
-#define RUN_CONCRETE NULL
+#define TRAINING(run) NULL
 #endif
-#define RUN_WEIGHT_GRADIENT NULL
-
-/* What the file of an instruction set provides. */
-#define ISA(text)                                                                                                      \
-    {                                                                                                                  \
-        .name = text, .lanes = LANES, .lut_inputs = LUT_INPUTS, .lut_groups = LUT_GROUPS, .tile_rows = TILE_ROWS,      \
-        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .dot_fours = DOT_FOURS, .dot_shift = DOT_SHIFT,      \
-        .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = RUN_NORM,                           \
-        .run_surrogate = RUN_SURROGATE, .run_activation = RUN_ACTIVATION, .run_weight_gradient = RUN_WEIGHT_GRADIENT,  \
-        .run_concrete = RUN_CONCRETE                                                                                   \
-    }
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
@@ -75,56 +52,8 @@ static void code_images(const ob_plan *plan, const void *images, int64_t count, 
     }
 }
 
-static int run_call(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    switch (call->kernel) {
-    case OB_KERNEL_POINTWISE:
-    case OB_KERNEL_ADD:
-    case OB_KERNEL_ADD_INT:
-    case OB_KERNEL_MULTIPLY:
-        return pointwise(call, share, count, arena);
-    case OB_KERNEL_XNOR:
-        return matmul_words(call, share, count, arena);
-#if DOT_FOURS
-    case OB_KERNEL_DOT:
-        return dot(call, share, count, arena);
-#endif
-#if DOT_LUT
-    case OB_KERNEL_DOT_LUT:
-        return dot_lut(call, share, count, arena);
-#endif
-    case OB_KERNEL_LUT:
-        return call->table_rows ? lut_conv(call, share, count, arena) : lut_dense(call, share, count, arena);
-    case OB_KERNEL_REAL:
-        return matmul_real(call, share, count, arena);
-    case OB_KERNEL_DEPTHWISE:
-    case OB_KERNEL_DEPTHWISE_REAL:
-        return depthwise(call, share, count, arena);
-    case OB_KERNEL_GRID:
-        to_grid(call, share, count, arena);
-        return 0;
-    case OB_KERNEL_EXPAND:
-        expand_bits(call, share, count, arena);
-        return 0;
-    case OB_KERNEL_LEVELS:
-        levels_to_grid(call, share, count, arena);
-        return 0;
-    case OB_KERNEL_FILL:
-        fill(call, share, count, arena);
-        return 0;
-    case OB_KERNEL_COPY:
-        copy_box(call, share, count, arena);
-        return 0;
-    case OB_KERNEL_AVERAGE:
-        adaptive_average(call, share, count, arena);
-        return 0;
-    default:
-        if (call->in_factor)
-            pool_bytes(call, share, count, arena);
-        else
-            pool_windows(call, share, count, arena);
-        return 0;
-    }
-}
+#define OB_KERNEL_RUN(name, run, epilogue) [OB_KERNEL_##name] = run,
+static int (*const kernels[])(const ob_call *, const share_t *, int64_t, uint32_t *) = {OB_KERNELS(OB_KERNEL_RUN)};
 
 static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
                            int32_t part, int32_t parts, ob_barrier *barrier) {
@@ -136,7 +65,7 @@ static int64_t run_batches(const ob_plan *plan, const void *images, int64_t coun
         if (part == 0) code_images(plan, (const char *)images + done * bytes, batch, arena);
         if (!barrier_wait(barrier, &share)) return 0;
         for (int64_t k = 0; k < plan->call_count; k++) {
-            saw_nan |= run_call(&plan->calls[k], &share, batch, arena);
+            saw_nan |= kernels[plan->calls[k].kernel](&plan->calls[k], &share, batch, arena);
             if (!barrier_wait(barrier, &share)) return 0;
         }
         float *answer = answers;
@@ -157,3 +86,13 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
     set_rounding_mode(mode);
     return saw_nan;
 }
+
+/* What the file of an instruction set provides. */
+#define ISA(text)                                                                                                     \
+    {                                                                                                                 \
+        .name = text, .lanes = LANES, .lut_inputs = LUT_INPUTS, .lut_groups = LUT_GROUPS, .tile_rows = TILE_ROWS,     \
+        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .dot_fours = DOT_FOURS, .dot_shift = DOT_SHIFT,     \
+        .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = TRAINING(run_norm),                \
+        .run_surrogate = TRAINING(run_surrogate), .run_activation = TRAINING(run_activation),                         \
+        .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete)                            \
+    }

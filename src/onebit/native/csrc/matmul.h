@@ -5,7 +5,6 @@
  * TABLE         entries of a lookup table: 2^LUT_INPUTS
  * TILE_ROWS, TILE_PANELS   largest tile; the panels are a multiple of 32 outputs
  * WORD_ROWS, LUT_ROWS(panels)   most rows in a tile of each kind of product; a tile has that many, or 2, or 1
- * BYTE_TILES    see ob_isa; if it is not 0, also what dot.h lists, and matmul_planes
  * words_tile, lut_tile     sums of a tile, see below
  * lut_tables               the tables of the channels of a pixel
  *
@@ -28,12 +27,6 @@ static void words_tile(int rows, int panels, const uint32_t *const *a, const seg
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums);
 static void lut_tables(const int32_t *x, int channels, int32_t *tables);
-#ifndef BYTE_TILES
-#define BYTE_TILES 0
-#else
-/* lut_dense byte by byte, for large batches. */
-static int matmul_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
-#endif
 
 /* Fills in the segments of output row `i` and run `run`: the taps inside the image. Returns their number; `terms`: their weights. */
 static int gather(const ob_call *call, int i, const int32_t *run, int64_t row_units, int64_t pixel_units, int tall,
@@ -332,9 +325,6 @@ static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, i
 
 /* A dense layer, or a convolution of one pixel to one pixel: makes the tables of a block of inputs of several images. */
 static int lut_dense(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-#if BYTE_TILES
-    if (call->planes && count >= call->planes) return matmul_planes(call, share, count, arena);
-#endif
     int64_t stride = (int64_t)(call->outputs + LANES - 1) / LANES * LANES;
     int64_t *wide = (int64_t *)(arena + call->scratch + share->scratch);
     int32_t *room = (int32_t *)(wide + TILE_ROWS * stride);
@@ -418,6 +408,11 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
     }
     return saw_nan;
 }
+
+static int lut(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    return (call->table_rows ? lut_conv : lut_dense)(call, share, count, arena);
+}
+#define RUN_LUT lut
 
 /* Real weights: panels of 16 float64 integers. Sums of 32 products of 24-bit integers are exact in double. */
 #define REAL_LANES 16

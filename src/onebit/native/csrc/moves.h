@@ -29,7 +29,7 @@ static void row_to_grid(const float *x, int64_t size, int padded, const share_t 
     *unit_of_row = power_of_two(-e);
 }
 
-static void to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         const float *in = (const float *)arena + call->in + n * call->in_size;
         uint32_t *out = arena + call->out + n * call->out_size, most;
@@ -37,9 +37,10 @@ static void to_grid(const ob_call *call, const share_t *share, int64_t count, ui
         row_to_grid(in, call->in_size, call->constant, share, (int32_t *)out, &unit, &most);
         if (share->part == 0) memcpy(out + call->in_size, &unit, 4), out[call->in_size + 1] = most;
     }
+    return 0;
 }
 
-static void expand_bits(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int expand_bits(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + call->in + n * call->in_size;
         int32_t *out = (int32_t *)(arena + call->out + n * call->out_size);
@@ -52,6 +53,7 @@ static void expand_bits(const ob_call *call, const share_t *share, int64_t count
                 for (int l = 0; l < width; l++) to[l] = (int32_t)(word >> l & 1) * 2 - 1;
             }
     }
+    return 0;
 }
 
 /* What bits that mean two real values are on the grid of an image: difference and sum of the two integers, and the grid's unit.
@@ -61,7 +63,7 @@ typedef struct {
     float unit;
 } levels_t;
 
-static void levels_to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int levels_to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t pixels = (int64_t)call->in_height * call->in_width;
     int last = call->in_pixel - 1;
     uint32_t tail = call->tap_channels % 32 ? (1u << call->tap_channels % 32) - 1 : ~0u; /* of the last word of a pixel */
@@ -78,14 +80,16 @@ static void levels_to_grid(const ob_call *call, const share_t *share, int64_t co
         levels_on_grid(low, high, &levels.difference, &levels.sum, &levels.unit);
         memcpy(arena + call->out + n * call->out_size, &levels, sizeof levels);
     }
+    return 0;
 }
 
-static void fill(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int fill(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         uint32_t *out = arena + call->out + n * call->out_size;
         span_t mine = span_of(share, call->out_size);
         for (int64_t k = mine.begin; k < mine.end; k++) out[k] = (uint32_t)call->constant;
     }
+    return 0;
 }
 
 #define COPY_ROW                                                                       \
@@ -141,7 +145,7 @@ static void turn_units(const uint32_t *from, int64_t from_stride, int64_t rows, 
         for (int64_t column = 0; column < columns; column++) to[column * to_stride + row] = from[row * from_stride + column];
 }
 
-static void copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     const int32_t *box = call->box, *from_stride = call->from_stride, *to_stride = call->to_stride;
     span_t mine = span_of(share, box[1]);
     int64_t rows = 1;
@@ -176,10 +180,11 @@ static void copy_box(const ob_call *call, const share_t *share, int64_t count, u
             }
         }
     }
+    return 0;
 }
 
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */
-static void pool_windows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int pool_windows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int units = call->kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels;
     span_t mine = span_of(share, call->out_height);
     for (int64_t n = 0; n < count; n++)
@@ -230,10 +235,11 @@ static void pool_windows(const ob_call *call, const share_t *share, int64_t coun
                 if (call->divisor && call->kernel == OB_KERNEL_SUM_INT) /* integers give a float32 quotient */
                     for (int k = 0; k < units; k++) sums[k] = (float)(int32_t)out[k] / call->divisor[place];
             }
+    return 0;
 }
 
 /* The same for bytes: the largest, or exact sums as int32. */
-static void pool_bytes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int pool_bytes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int channels = call->channels;
     span_t mine = span_of(share, call->out_height);
     for (int64_t n = 0; n < count; n++)
@@ -266,10 +272,15 @@ static void pool_bytes(const ob_call *call, const share_t *share, int64_t count,
                 if (call->divisor)
                     for (int k = 0; k < channels; k++) quotients[k] = (float)(int32_t)sums[k] / call->divisor[place];
             }
+    return 0;
+}
+
+static int pool(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    return (call->in_factor ? pool_bytes : pool_windows)(call, share, count, arena);
 }
 
 /* Adaptive pooling: window (i, j) spans rows[2i] to rows[2i + 1] and columns[2j] to columns[2j + 1]. */
-static void adaptive_average(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+static int adaptive_average(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     span_t mine = span_of(share, call->out_height);
     for (int64_t n = 0; n < count; n++)
         for (int i = mine.begin; i < mine.end; i++)
@@ -296,4 +307,5 @@ static void adaptive_average(const ob_call *call, const share_t *share, int64_t 
                     out[c] = (call->real ? (float)total : (float)whole) / call->divisor[place];
                 }
             }
+    return 0;
 }

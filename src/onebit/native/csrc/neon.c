@@ -24,7 +24,7 @@ static inline uint32_t word_of(const int32_t *flags) {
     return word;
 }
 
-#include "engine.h"
+#include "kernels.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define QUARTERS(body)            \
@@ -272,5 +272,7 @@ static void dot_tile(int rows, int panels, const uint8_t *const *a, const segmen
                 dot_fixed(1, a, segments, count, b + p * panel, sums + p * LANES, panels * LANES);
     }
 }
+
+#include "engine.h"
 
 const ob_isa ob_neon = ISA("neon");

@@ -45,32 +45,33 @@ typedef struct {
     int32_t least, most;
 } ob_epilogue_op;
 
-/* Kernels. */
-enum {
-    OB_KERNEL_POINTWISE = 1, /* the epilogue on every pixel */
-    OB_KERNEL_XNOR,          /* bits x bits -> sums, then the epilogue */
-    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue */
-    OB_KERNEL_DOT_LUT,       /* the same by lookups of 16-bit sums */
-    OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
-    OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
-    OB_KERNEL_DEPTHWISE,     /* int32 x bits, each channel by itself -> sums, then the epilogue */
-    OB_KERNEL_DEPTHWISE_REAL, /* the same with real weights */
-    OB_KERNEL_GRID,          /* float32 -> int32 on a grid, followed by the image's grid unit and the bound of row_to_grid */
-    OB_KERNEL_EXPAND,        /* bits -> int32 of +1 and -1 */
-    OB_KERNEL_LEVELS,        /* bits that mean `low` and `high` -> those of an image on its grid, see levels_t in moves.h */
-    OB_KERNEL_ADD,           /* float32 + float32, then the epilogue */
-    OB_KERNEL_ADD_INT,
-    OB_KERNEL_MULTIPLY,      /* float32 * float32, then the epilogue */
-    OB_KERNEL_FILL,          /* `constant` everywhere */
-    OB_KERNEL_COPY,          /* a box of units, with strides on both sides; a stride of 0 repeats them */
-    OB_KERNEL_MAX,           /* the largest value of each window, float32 */
-    OB_KERNEL_MAX_INT,
-    OB_KERNEL_MAX_BITS,      /* the same for signs */
-    OB_KERNEL_MAX_BYTES,
-    OB_KERNEL_SUM,           /* sums of windows in float32, row by row, then / divisor */
-    OB_KERNEL_SUM_INT,       /* exact sums of windows, of int32 or bytes */
-    OB_KERNEL_AVERAGE        /* adaptive: sums in double, down and then across, / divisor */
-};
+/* Kernels: what runs one in the library, whether an epilogue may end it, and what it makes. Python reads this table too. */
+#define OB_KERNELS(KERNEL)                                                                                               \
+    KERNEL(POINTWISE, pointwise, 1)            /* the epilogue on every pixel */                                         \
+    KERNEL(ADD, pointwise, 1)                  /* float32 + float32 */                                                   \
+    KERNEL(ADD_INT, pointwise, 1)                                                                                        \
+    KERNEL(MULTIPLY, pointwise, 1)             /* float32 * float32 */                                                   \
+    KERNEL(XNOR, matmul_words, 1)              /* bits x bits -> sums */                                                 \
+    KERNEL(DOT, RUN_DOT, 1)                    /* bytes x bits -> sums */                                                \
+    KERNEL(DOT_LUT, RUN_DOT_LUT, 1)            /* the same by lookups of 16-bit sums */                                  \
+    KERNEL(LUT, RUN_LUT, 1)                    /* int32 x bits -> sums */                                                \
+    KERNEL(REAL, matmul_real, 1)               /* int32 x real weights, both on grids -> sums */                         \
+    KERNEL(DEPTHWISE, depthwise, 1)            /* int32 x bits, each channel by itself -> sums */                        \
+    KERNEL(DEPTHWISE_REAL, depthwise, 1)       /* the same with real weights */                                          \
+    KERNEL(GRID, to_grid, 0)                   /* float32 -> int32 on a grid, then the image's grid unit and a bound */  \
+    KERNEL(EXPAND, expand_bits, 0)             /* bits -> int32 of +1 and -1 */                                          \
+    KERNEL(LEVELS, levels_to_grid, 0)          /* bits that mean `low` and `high` -> levels_t of moves.h */              \
+    KERNEL(FILL, fill, 0)                      /* `constant` everywhere */                                               \
+    KERNEL(COPY, copy_box, 0)                  /* a box of units, strides on both sides; one of 0 repeats them */        \
+    KERNEL(MAX, pool, 0)                       /* the largest value of each window, float32 */                           \
+    KERNEL(MAX_INT, pool, 0)                                                                                             \
+    KERNEL(MAX_BITS, pool, 0)                  /* the same for signs */                                                  \
+    KERNEL(MAX_BYTES, pool, 0)                                                                                           \
+    KERNEL(SUM, pool, 0)                       /* sums of windows in float32, row by row, then / divisor */              \
+    KERNEL(SUM_INT, pool, 0)                   /* exact sums of windows, of int32 or bytes */                            \
+    KERNEL(AVERAGE, adaptive_average, 0)       /* adaptive: sums in double, down and then across, / divisor */
+#define OB_KERNEL_ID(name, run, epilogue) OB_KERNEL_##name,
+enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 
 #define OB_AXES 6
 
@@ -287,7 +288,5 @@ OB_PUBLIC const ob_isa *ob_instruction_set(int index);
 OB_PUBLIC int ob_is_supported(int index);
 /* Whether the processor looks up 16-bit sums as fast as it multiplies bytes. */
 OB_PUBLIC int ob_looks_up_quickly(void);
-/* `count` dependent multiply-adds: measures the clock frequency. */
-OB_PUBLIC uint64_t ob_chain(uint64_t x, uint64_t count);
 
 #endif

@@ -19,7 +19,7 @@ static inline uint32_t word_of(const int32_t *flags) {
     return word;
 }
 
-#include "engine.h"
+#include "kernels.h"
 #include "../plain/tables.h"
 
 static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
@@ -62,5 +62,7 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
                     sums[(m * panels + p) * LANES + l] = sum[l];
         }
 }
+
+#include "engine.h"
 
 const ob_isa ob_portable = ISA("portable");

@@ -1,0 +1,15 @@
+/* All that kernels are made of, for every instruction set: included first by its file, after the numbers that the headers ask for. */
+#include <math.h>
+#include <string.h>
+
+#include "onebit.h"
+#include "barrier.h"
+#include "rounding_mode.h"
+#include "../plain/numbers.h"
+#include "epilogue.h"
+#include "moves.h"
+#include "matmul.h"
+#include "depthwise.h"
+#if DOT_FOURS
+#include "dot.h"
+#endif
