@@ -69,7 +69,10 @@ def holds_run(folder: Path) -> bool:
 def refuse_used(folder: Path, *, resume: bool) -> bool:
     """Whether the folder holds a run; UsageError if it does, unless `resume`."""
     if (used := holds_run(folder)) and not resume:
-        raise in_use(folder)
+        raise UsageError(
+            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, "
+            "or choose another --out"
+        )
     return used
 
 
@@ -77,14 +80,6 @@ def refuse_trained(folder: Path) -> None:
     """Raise UsageError for a folder into which `fit` wrote: an older best epoch would stay beside the new weights."""
     if any((folder / name).exists() for name in FIT_FILES):
         raise UsageError(f"{folder} holds a training already: continue it with resume=True, or choose another folder")
-
-
-def in_use(folder: Path) -> UsageError:
-    """The error for a folder that holds a run."""
-    return UsageError(
-        f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, "
-        "or choose another --out"
-    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +138,16 @@ class EpochLog:
             raise ValueError(f"{wrong[0]} is {reprlib.repr(row.get(wrong[0], 'missing'))}")
         return cls(**row)
 
+    @property
+    def score(self) -> tuple[str, float]:
+        """What selects the best epoch, with its value; NaN without validation."""
+        if self.validation_mean_iou is not None:
+            return "mean IoU", self.validation_mean_iou
+        if self.validation_error is not None:
+            return "validation error", self.validation_error
+        scored = self.train_error is None and self.validation_loss is not None
+        return "validation loss", self.validation_loss if scored else math.nan  # type: ignore[return-value]
+
     def __str__(self) -> str:
         text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}"
         if self.train_error is not None:
@@ -163,35 +168,29 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _iou(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
-def _of_best(row: EpochLog) -> Callable[[float | None], str]:
-    """How the value is written that selects the best epoch."""
-    if row.validation_mean_iou is not None:
-        return _iou
-    return _percent if row.validation_error is not None else _number
+def _score(row: EpochLog, value: float | None) -> str:
+    """A value of what selects the best epoch."""
+    return _percent(value) if row.score[0] == "validation error" else _number(value)
 
 
 CELLS: dict[str, Callable[[EpochLog], str]] = {
-    "loss": lambda row: f"{row.train_loss:.4f}" if row.train_loss < 1000 else f"{row.train_loss:.3g}",
+    "loss": lambda row: _number(row.train_loss),
     "train error": lambda row: _percent(row.train_error),
     "validation error": lambda row: _percent(row.validation_error),
-    "validation loss": lambda row: _number(row.validation_loss),
-    "mean IoU": lambda row: _iou(row.validation_mean_iou),
-    "best": lambda row: _of_best(row)(row.best),
+    "validation loss": lambda row: _number(row.validation_loss if row.train_error is None else None),
+    "mean IoU": lambda row: _number(row.validation_mean_iou),
+    "best": lambda row: _score(row, row.best),
     "flips": lambda row: _percent(row.flip_ratio),
-    "saturated": lambda row: f"{100 * row.saturation:.1f} %",
+    "saturated": lambda row: f"{100 * row.saturation:.1f} %" if row.validation_mean_iou is None else "-",
     "seconds": lambda row: f"{row.seconds:.1f}",
 }
 """Heading of a column -> its cell; the columns of metrics have their names."""
+MOST_METRIC_COLUMNS = 2
+"""Columns of metrics in a table of 80 columns."""
 
 
 def _cell(name: str, row: EpochLog) -> str:
@@ -201,24 +200,9 @@ def _cell(name: str, row: EpochLog) -> str:
     return _number(metrics.get(name))
 
 
-MOST_METRIC_COLUMNS = 2
-"""Columns of metrics in a table of 80 columns."""
-
-
 def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
-    """The columns that have something to show; metrics come before "best", or else at the end."""
-    classes = any(row.train_error is not None for row in rows)
-    validated = any((row.validation_error if classes else row.validation_loss) is not None for row in rows)
-    masked = any(row.validation_mean_iou is not None for row in rows)
-    shown = {
-        "train error": classes,
-        "validation error": validated and classes,
-        "validation loss": validated and not classes,
-        "best": validated,
-        "mean IoU": masked,
-        "saturated": not masked,
-    }
-    known = [name for name in names if shown.get(name, True)]
+    """The columns that have something to show; metrics come before "best", or else before "flips"."""
+    known = [name for name in names if any(_cell(name, row) != "-" for row in rows)]
     metrics = list(dict.fromkeys(name for row in rows for name in (row.validation_metrics or row.train_metrics)))
     place = next((known.index(name) for name in ("best", "flips") if name in known), len(known))
     return [*known[:place], *[name for name in metrics if name not in CELLS][:MOST_METRIC_COLUMNS], *known[place:]]
@@ -268,16 +252,11 @@ class History:
 
     @property
     def best(self) -> EpochLog:
-        """The first epoch with the highest mean IoU, the lowest validation error, or the lowest validation loss where
-        there are no classes; the last one without validation, or if no validation gave a number.
-        """
-        if masked := [row for row in self.rows if row.validation_mean_iou is not None]:
-            return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
-        if validated := [row for row in self.rows if row.validation_error is not None]:
-            return min(validated, key=lambda row: row.validation_error or 0.0)
-        losses = [math.nan if row.validation_loss is None else row.validation_loss for row in self.rows]
-        scored = [i for i, row in enumerate(self.rows) if row.train_error is None and not math.isnan(losses[i])]
-        return self.rows[min(scored, key=losses.__getitem__, default=-1)]
+        """The first epoch with the best `score`; the last one without validation, or if no validation gave a number."""
+        scored = [row for row in self.rows if not math.isnan(row.score[1])]
+        if scored and scored[0].score[0] == "mean IoU":
+            return max(scored, key=lambda row: row.score[1])
+        return min(scored, key=lambda row: row.score[1], default=self.rows[-1])
 
     @property
     def seconds(self) -> float:
@@ -317,15 +296,13 @@ class History:
 
     def _result(self) -> str:
         best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
-        if best.validation_error is None and (best.train_error is not None or best.validation_loss is None):
+        name, value = best.score
+        if math.isnan(value):
             last = "loss" if best.train_error is None else "train error"
             return f"{count}; last {last} {CELLS[last](best)}"
-        name = "validation error" if best.validation_mean_iou is None else "mean IoU"
-        scored = f"{name} {CELLS[name](best)}"
-        if best.validation_error is None:
-            scored = f"validation loss {_number(best.validation_loss)}"
         products = "" if self.precision in (None, "fp32") else f", {self.precision} products"
-        return f"{count}; best: epoch {best.epoch}, {scored} ({best.validation_weights} weights{products})"
+        scored = f"{name} {_score(best, value)} ({best.validation_weights} weights{products})"
+        return f"{count}; best: epoch {best.epoch}, {scored}"
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)
@@ -337,10 +314,7 @@ class History:
         """Append an epoch, and fill in its `best`."""
         self.rows.append(row)
         if row.validation_loss is not None:
-            best = self.best
-            value = best.validation_loss if best.validation_error is None else best.validation_error
-            value = value if best.validation_mean_iou is None else best.validation_mean_iou
-            self.rows[-1] = replace(row, best=value)
+            self.rows[-1] = replace(row, best=self.best.score[1])
         return self.rows[-1]
 
     def to_jsonl(self) -> str:
