@@ -18,20 +18,29 @@ from onebit.train.weights import read_weights, save_weights
 
 def remembered_place(folder: Path) -> Path | None:
     """The place of the data of a run; None if it is not stored."""
-    place = _remembered(folder, "directory")
+    place = _remembered(folder).get("directory")
     return None if place is None else Path(place)
+
+
+def _remembered(folder: Path) -> dict[str, str]:
+    """What data.json says of the data of a run."""
+    try:
+        return {key: str(value) for key, value in read_json(folder / PLACE_FILE, largest=MOST_RESULT).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def changed_data(folder: Path, data: Dataset) -> str:
     """How data differ from those of a run: "images or labels", "test labels", or ""; as far as they are stored."""
-    if _remembered(folder, "digest") not in (None, data.digest):
+    stored = _remembered(folder)
+    if stored.get("digest", data.digest) != data.digest:
         return "images or labels"
-    return "" if _remembered(folder, "test") in (None, data.test_digest) else "test labels"
+    return "" if stored.get("test", data.test_digest) == data.test_digest else "test labels"
 
 
 def is_of_other_files(folder: Path, data: Dataset) -> bool:
     """Whether data are from other files than those of a run, as far as that is stored; their splits may differ."""
-    stored = _remembered(folder, "files")
+    stored = _remembered(folder).get("files")
     if stored is None or not data.files_digest:
         return changed_data(folder, data) != ""
     return stored != data.files_digest
@@ -44,13 +53,6 @@ def refuse_other_data(folder: Path, data: Dataset) -> None:
         raise CheckpointError(f"{folder}: was trained on other {changed} than these")
 
 
-def _remembered(folder: Path, key: str) -> str | None:
-    try:
-        return str(read_json(folder / PLACE_FILE, largest=MOST_RESULT)[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def last_checkpoint(job: Job) -> Path | None:
     """The last checkpoint, if there is one."""
     path = None if job.folder is None else job.folder / "last.ckpt"
@@ -61,10 +63,7 @@ def restore(job: Job) -> None:
     """Restore the last checkpoint, if there is one; UsageError if only another machine than the first one has it."""
     seen = job.ranks.gather(last_checkpoint(job))
     if seen[0] is None and any(seen):  # to start afresh would lose what is there
-        raise UsageError(
-            f"{job.folder} holds a checkpoint on another machine than that of the first process: "
-            "train into a folder that all machines see"
-        )
+        raise UsageError(f"{job.folder} holds a checkpoint on a machine that the first process does not see")
     if seen[0] is not None:
         load_checkpoint(seen[0], job)
 
@@ -76,11 +75,10 @@ def _write(job: Job, name: str, text: str) -> None:
 
 def write_place(job: Job) -> None:
     """Write data.json, for data that are the user's own."""
-    data = job.data
-    if data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
+    data = job.data.dataset
+    if data is not None and data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
         place = {"directory": data.directory, "digest": data.digest, "test": data.test_digest}
-        if data.files_digest:
-            place["files"] = data.files_digest
+        place |= {"files": data.files_digest} if data.files_digest else {}
         _write(job, PLACE_FILE, json.dumps(place) + "\n")
 
 

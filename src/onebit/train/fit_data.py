@@ -23,18 +23,17 @@ class FitData:
         train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
             None.
         classes: the name of each label; () if they are not known.
-        digest, test_digest, files_digest: of a `Dataset`; "" for other data. `identity` covers the pixels, too.
-        directory: see `Dataset.directory`.
+        dataset: that they are from; None for other data.
     """
 
-    name: str
     train: Split | Samples
     validation: Split | Samples | None
     classes: tuple[str, ...] = ()
-    digest: str = ""
-    directory: str = ""
-    test_digest: str = ""
-    files_digest: str = ""
+    dataset: Dataset | None = None
+
+    @property
+    def name(self) -> str:
+        return "data" if self.dataset is None else self.dataset.name
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -50,12 +49,10 @@ class FitData:
 
     def identity(self) -> str:
         """What a checkpoint must have been trained on; reads all arrays."""
-        parts = [_digest(part) for part in (self.train, self.validation) if part is not None]
-        return " | ".join(filter(None, [self.digest, *parts]))
-
-
-def _digest(part: Split | Samples) -> str:
-    return ArraySamples(part.images, part.labels).digest if isinstance(part, Split) else part.digest
+        digests = ["" if self.dataset is None else self.dataset.digest]
+        parts = [part for part in (self.train, self.validation) if part is not None]
+        digests += [ArraySamples(p.images, p.labels).digest if isinstance(p, Split) else p.digest for p in parts]
+        return " | ".join(filter(None, digests))
 
 
 def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None) -> FitData:
@@ -67,20 +64,15 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
     """
     if isinstance(data, FitData):
         return data
-    held_out: Split | Samples | None = None
-    if validation is not None:
-        held_out = _part(validation, name="validation")
+    held_out = None if validation is None else _part(validation, name="validation")
     if isinstance(data, Dataset):
-        if held_out is None:
-            held_out = data.validation if len(data.validation) else None
-        digests = {"digest": data.digest, "test_digest": data.test_digest, "files_digest": data.files_digest}
-        return FitData(data.name, data.train, held_out, data.classes, directory=data.directory, **digests)
+        if held_out is None and len(data.validation):
+            held_out = data.validation
+        return FitData(data.train, held_out, data.classes, data)
     train = _part(data, name="data", batch_size=batch_size)
-    if isinstance(train, Split):
-        known = [part.labels for part in (train, held_out) if isinstance(part, Split)]
-        classes = max((numbered_classes(labels) for labels in known), key=len)
-        return FitData("data", train, held_out, classes)
-    return FitData("data", train, held_out)
+    known = [part.labels for part in (train, held_out) if isinstance(part, Split)]
+    named = known if isinstance(train, Split) else []
+    return FitData(train, held_out, max(map(numbered_classes, named), key=len, default=()))
 
 
 def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Samples:
@@ -118,20 +110,17 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
 
 
 def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
-    """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer."""
-    if isinstance(data.train, LoaderSamples):
-        return loader_batch_size(data.train) or 1
+    """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer.
+
+    That of a loader is the average where its batches differ, and 1 if it is not known.
+    """
+    train = data.train
+    if isinstance(train, LoaderSamples):
+        # None: a batch sampler of the user, whose batches may differ
+        return batch_samples(train.loader) or max(1, (train.count or 0) // train.steps)
     if batch_size is not None:
         return batch_size
-    return usual if data.digest else min(usual, len(data.train))
-
-
-def loader_batch_size(samples: LoaderSamples) -> int | None:
-    """Samples of a batch of a loader, on average where its batches differ; None if that is not known."""
-    size = batch_samples(samples.loader)  # None: a batch sampler of the user, whose batches may differ
-    if size is None and samples.count is not None:
-        size = max(1, samples.count // samples.steps)
-    return size
+    return usual if data.dataset is not None and data.dataset.digest else min(usual, len(train))
 
 
 def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:
