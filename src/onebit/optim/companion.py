@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,14 +12,6 @@ from torch import Tensor
 from onebit.errors import UsageError
 
 Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-
-
-def _refuse_companion(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The companion of an optimizer from a pickle, which does not have the function of the user."""
-    raise UsageError(
-        "the optimizer comes from a pickle, which does not hold the function `companion`: make the optimizer anew and "
-        "load the state_dict of this one"
-    )
 
 
 class CompanionOptimizer(torch.optim.Optimizer, ABC):
@@ -41,20 +32,16 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     companion: torch.optim.Optimizer | None
     lr_of_latents = True
     """Whether `lr` of groups of latents is a learning rate."""
-    kept: tuple[str, ...] = ("companion", "own")
-    """What copies and pickles have, beside torch's own. Copies also have the function that makes the companion."""
+    kept: tuple[str, ...] = ("companion", "own", "make_companion")
+    """What copies and pickles have, beside torch's own."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
     ) -> None:
-        name = type(self).__name__
         groups = [dict(group) for group in groups]
         others = [group for group in groups if not group.get("latent")]
         if len(others) == len(groups):
-            raise UsageError(
-                f"{name} moves binary weights, and there are none that onebit.latent_groups marked; take another "
-                "optimizer for a real net"
-            )
+            raise UsageError(f"{type(self).__name__} moves binary weights: the groups of latent_groups have none")
         self.own, self.make_companion = dict(own), companion
         made = self._companion(others) if others else None
         super().__init__(groups, {})
@@ -73,13 +60,11 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         Latents without a rate `lr`, where the own settings have none, take that of the first group of latents.
 
         Raises:
-            UsageError: weight decay of latents, or a first group for the companion after unpickling, if a
-                function was to make it.
+            UsageError: weight decay of latents.
         """
         if param_group.get("latent"):
-            decay = param_group.get("weight_decay")
-            if decay:
-                raise UsageError(f"{type(self).__name__} does not support weight decay of latents, got {decay!r}")
+            if param_group.get("weight_decay"):
+                raise UsageError(f"{type(self).__name__} does not support weight decay of latents")
             param_group.update({key: value for key, value in self.own.items() if key == "lr" or key not in param_group})
             first = next((group for group in self.param_groups if group.get("latent")), param_group)
             param_group.setdefault("lr", first["lr"])
@@ -112,16 +97,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
             self.companion.state = self.state
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {key: value for key, value in vars(self).items() if key in self.kept}
-        # a function is often one that cannot be pickled
-        return {**super().__getstate__(), **kept, "make_companion": self.make_companion and _refuse_companion}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompanionOptimizer:
-        made: CompanionOptimizer = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        made.make_companion = self.make_companion
-        return made
+        return {**super().__getstate__(), **{key: getattr(self, key) for key in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # of copies, and of groups and state that are loaded

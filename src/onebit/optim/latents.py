@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -49,8 +47,7 @@ def latent_groups(
         `lr_factor` (which their `lr` contains), and `latent_clip` where they are clipped.
 
     Raises:
-        UsageError: an unknown scale, a negative rate, a clip that is not positive, or latents computed from other
-            tensors.
+        UsageError: an unknown scale, a negative rate, or a clip that is not positive.
     """
     read(lr, NotNegative, name="lr")
     read(weight_decay, NotNegative, name="weight_decay")
@@ -58,12 +55,7 @@ def latent_groups(
     read(lr_scale, Literal["glorot", "glorot_squared"] | None, name="lr_scale")
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     seen: set[int] = set()
-    for name, layer in binary_layers(model):
-        if not isinstance(layer.weight, nn.Parameter):
-            raise UsageError(
-                f"the latent weight of {name} is not a parameter but computed from others, by pruning or a "
-                "parametrization such as spectral_norm: no optimizer can clip it. Leave that out for binary layers"
-            )
+    for _, layer in binary_layers(model):
         if id(layer.weight) in seen:
             continue
         seen.add(id(layer.weight))
@@ -143,7 +135,6 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if not has_post_hook(optimizer, _finish_step):
         optimizer.register_step_pre_hook(_begin_step)
         optimizer.register_step_post_hook(_finish_step)
-        _warn_of_decay(optimizer)
     return optimizer
 
 
@@ -164,23 +155,5 @@ def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         >>> optimizer = clip_latents_(torch.optim.Adam(groups))  # doctest: +SKIP
     """
     if not any("latent" in group or "latent_clip" in group for group in optimizer.param_groups):
-        raise UsageError(
-            "the optimizer does not know which parameters are latent weights, so nothing would be clipped: "
-            "build it on onebit.latent_groups(model, lr=...) instead of model.parameters()"
-        )
+        raise UsageError("the optimizer has no groups of onebit.latent_groups, so nothing would be clipped")
     return finish_steps_(optimizer)
-
-
-def _warn_of_decay(optimizer: torch.optim.Optimizer) -> None:
-    """Warn of a weight decay that was given to an optimizer, whose groups have their own."""
-    given = optimizer.defaults.get("weight_decay")
-    usual = signature(type(optimizer).__init__).parameters.get("weight_decay")
-    if usual is None or given == usual.default or not any("latent" in group for group in optimizer.param_groups):
-        return
-    if given not in [group.get("weight_decay") for group in optimizer.param_groups]:
-        name = type(optimizer).__name__
-        warnings.warn(
-            f"{name}(weight_decay={given}) has no effect, because each group of latent_groups has a weight decay of "
-            f"its own: give it to latent_groups(model, lr=..., weight_decay={given})",
-            stacklevel=4,
-        )
