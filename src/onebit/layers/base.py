@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import Positive, read
-from onebit.common.tables import did_you_mean, resolve
+from onebit.common.tables import resolve
 from onebit.common.torch_private import COMPILED, transforms_active
 from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
@@ -69,24 +68,8 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:
-    """`quantizer`, or a `partial` of its class with `options` as arguments; options need a quantizer given by name.
-
-    Args:
-        table: WEIGHT_QUANTIZERS or INPUT_QUANTIZERS; kind: of its entries, for messages.
-
-    Raises:
-        UnknownNameError: no such quantizer.
-        UsageError: options that the quantizer does not take.
-    """
-    if not options:
-        return quantizer
-    made = resolve(table, quantizer, kind=kind)
-    known = [name for name in inspect.signature(made).parameters if name != "generator"]
-    for name in options:
-        if name not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes no options"
-            raise UsageError(f"{kind} {quantizer!r} {takes}, got {name!r}{did_you_mean(name, known)}")
-    return partial(made, **options)
+    """`quantizer`, or a `partial` of its class in a table with `options` as arguments; `kind` is for messages."""
+    return partial(resolve(table, quantizer, kind=kind), **options) if options else quantizer
 
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -51,8 +51,8 @@ def binarize_(
     real, and they load plain checkpoints too. Subclasses stay as they are. The first of all layers, in the order of
     `model.modules()`, keeps real inputs, whatever `input_quantizer` is: pixels are integers already.
 
-    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning; so is a layer
-    with several names of which `where` leaves some out: it is one layer, and becomes binary.
+    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning. A layer with
+    several names becomes binary if `where` chooses one of them.
 
     Args:
         model: any module.
@@ -81,72 +81,48 @@ def binarize_(
         resolve(INPUT_QUANTIZERS, input_quantizer, kind="input quantizer")  # a net of one layer has no use for it
     # a parametrization is of weights alone: without a quantizer for them there is nothing to do
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
-    places = _choose(model, kinds, where)
-    if not places:
+    layers = _choose(model, kinds, where)
+    if not layers:
         missed = describe(model, where).warnings
         names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
         because = missed[0] if missed else f"the model holds no real layer ({names}) that `where` chooses"
         raise UsageError(f"nothing to binarize: {because}")
-    _refuse_held_forwards(model, [place.layer for place in places])
+    _refuse_held_forwards(model, layers)
     # all parts are made before the first one is put into the model: an error leaves it as it was
     made: dict[int, BinaryLayer | list[Part]] = {}
-    for place in places:
-        layer = place.layer
-        if id(layer) in made:  # a layer that is used twice stays one layer
-            continue
+    for layer in layers:
         if kind_of(layer) in PARAMETRIZED:
             made[id(layer)] = make_parts(layer, lambda: _copied(weight_quantizer), value)
         else:
             inputs = _copied(input_quantizer) if made else None
             made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
-    disputed = list(_disputed(model, where, places))  # before `where` would see the binary layers
-    for place in places:
-        _install(place.layer, made[id(place.layer)])
+    for layer in layers:
+        _install(layer, made[id(layer)])
     skip_fused_path_(model)
     report = describe(model, where)
-    if found := [*disputed, *report.warnings]:
-        warnings.warn("; ".join(found), stacklevel=2)
+    if report.warnings:
+        warnings.warn("; ".join(report.warnings), stacklevel=2)
     return report
-
-
-class _Place(NamedTuple):
-    """A layer to binarize, by its name in the model; a layer that is used twice has two."""
-
-    name: str
-    layer: nn.Module
 
 
 def _choose(
     model: nn.Module, kinds: Collection[type[nn.Module]], where: Callable[[str, nn.Module], bool] | None
-) -> list[_Place]:
-    """The places of the layers to binarize."""
-
-    def offered() -> Iterator[_Place]:
-        if kind_of(model) in PARAMETRIZED:
-            yield _Place("", model)
-        for parent_name, parent in model.named_modules():
-            for child_name, child in parent._modules.items():
-                # attention reads the weight of its output projection itself: a twin there would be passed by
-                if child is not None and not isinstance(parent, nn.MultiheadAttention):
-                    yield _Place(f"{parent_name}.{child_name}" if parent_name else child_name, child)
-
-    places = []
-    for place in offered():
-        name, layer = place
+) -> list[nn.Module]:
+    """The layers to binarize, each once."""
+    offered = [("", model)] if kind_of(model) in PARAMETRIZED else []
+    for parent_name, parent in model.named_modules():
+        # attention reads the weight of its output projection itself: a twin there would be passed by
+        if not isinstance(parent, nn.MultiheadAttention):
+            children = [(name, child) for name, child in parent._modules.items() if child is not None]
+            offered += [(f"{parent_name}.{name}" if parent_name else name, child) for name, child in children]
+    chosen = {}
+    for name, layer in offered:
         if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):
             _check_weights(name, layer)
-            places.append(place)
-    return places
-
-
-def _disputed(model: nn.Module, where: Callable[[str, nn.Module], bool] | None, places: list[_Place]) -> Iterator[str]:
-    """A line for each layer that becomes binary though `where` leaves out one of its names."""
-    chosen = {id(place.layer): place.name for place in places}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if where is not None and id(module) in chosen and not where(name, module):
-            yield f"{name!r}, which `where` leaves out, is the layer {chosen.pop(id(module))!r}, which becomes binary"
+            chosen[id(layer)] = layer
+    return list(chosen.values())
 
 
 def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
@@ -183,7 +159,7 @@ def _install(layer: nn.Module, made: BinaryLayer | list[Part]) -> None:
                 own[name].update(value)
             elif not name.startswith("_"):
                 own[name] = value
-    elif not is_parametrized(layer):  # the second place of a layer has nothing left to do
+    else:
         parametrize_(layer, made)
 
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, instruction_set, run_weight_gradient
-from onebit.quantizers.one_pass import is_plain_training
+from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
+from onebit.quantizers.one_pass import is_plain_training, kernels
 
 _MOST_CHANNELS = 128
 """Above it, torch's kernel is as fast."""
@@ -62,8 +62,7 @@ def _instruction_set(
         and max(weight.shape[:2]) <= _MOST_CHANNELS
         and weight.shape[2] * weight.shape[3] <= MOST_TAPS
     )
-    isa = instruction_set() if fits else None
-    return isa if isa is not None and isa.run_weight_gradient else None
+    return kernels("run_weight_gradient") if fits else None
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -166,7 +166,9 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
         if warn:
             reasons.setdefault(reason, []).append(name or THE_MODEL)
         report.real.append(RealRow(name, kind_name(module), count, reason))
-    report.warnings.extend(f"{_listed(names)} real: {reason}; {_WAYS}" for reason, names in reasons.items())
+    for reason, names in reasons.items():
+        few = ", ".join(shortened(repr(name), 60) for name in names[:5]) + ", …" * (len(names) > 5)
+        report.warnings.append(f"{reason}: {few}; if that is meant, leave it out with `where`")
     return report
 
 
@@ -234,14 +236,3 @@ def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool, out_projection: b
         return f"there is no binary {kind.__name__}", True
     names = [name for name, parameter in own.items() if parameter.dim() > 1 and len(parameter) > 1]
     return f"{kind.__name__} uses {', '.join(names[:3])} itself", True
-
-
-_WAYS = "if that is meant, leave it out with `where`"
-
-
-def _listed(names: list[str]) -> str:
-    """ "'a' stays", or "'a', 'b' stay"; the first four names of more than five."""
-    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
-    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + (
-        f"{more} stay" if len(names) > 1 else " stays"
-    )

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
-from onebit.native import InstructionSet, NormStage, NormStruct, instruction_set, run_norm
-from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector, row_format
+from onebit.native import InstructionSet, NormStage, NormStruct, run_norm
+from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector, kernels, row_format
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -107,8 +107,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         and (norm.weight is None) == (norm.bias is None)
         and not are_watched(norm, activation)
     )
-    isa = instruction_set() if fits else None
-    return isa if isa is not None and isa.run_norm else None
+    return kernels("run_norm") if fits else None
 
 
 def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:

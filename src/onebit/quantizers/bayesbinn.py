@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
-from onebit.native import ConcreteStruct, InstructionSet, instruction_set, run_concrete
+from onebit.native import ConcreteStruct, InstructionSet, run_concrete
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
-from onebit.quantizers.one_pass import is_dense, is_plain_training
+from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels
 
 EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""
@@ -34,8 +34,7 @@ def _kernels(latent: Tensor) -> InstructionSet | None:
     """The instruction set whose kernel draws and differentiates such latents."""
     if not is_plain_training(latent) or latent.dtype != torch.float32 or not is_dense(latent):
         return None
-    isa = instruction_set()
-    return isa if isa is not None and isa.run_concrete else None
+    return kernels("run_concrete")
 
 
 def _times_slope(gradient: Tensor, latent: Tensor, temperature: float) -> Tensor | None:

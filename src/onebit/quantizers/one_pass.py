@@ -36,6 +36,12 @@ def is_plain_training(x: Any) -> bool:
     )
 
 
+def kernels(name: str) -> InstructionSet | None:
+    """The instruction set of this processor if it has the kernel."""
+    isa = instruction_set()
+    return isa if isa is not None and getattr(isa, name) else None
+
+
 def has_rows(x: Tensor) -> bool:
     """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
     return _has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
@@ -143,8 +149,7 @@ def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
         channels = x.shape[1:2]
         fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MOST_CHANNELS
     fits = fits and all(p is None or (p.shape == channels and is_vector(p.view(-1))) for p in numbers)
-    isa = instruction_set() if fits else None
-    return isa if isa is not None and isa.run_activation else None
+    return kernels("run_activation") if fits else None
 
 
 def _run(isa: InstructionSet, kind: int, x: Tensor, numbers: Numbers, **tensors: Tensor | None) -> None:

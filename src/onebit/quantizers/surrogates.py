@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.native import BELL, TRIANGLE, SurrogateStruct, instruction_set, run_surrogate
+from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
-from onebit.quantizers.one_pass import is_dense, is_plain_training
+from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels
 
 LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""
@@ -84,8 +84,8 @@ def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, 
         or x.numel() < LEAST_VALUES
     ):
         return None
-    isa = instruction_set()
-    if isa is None or not isa.run_surrogate:
+    isa = kernels("run_surrogate")
+    if isa is None:
         return None
     t = float(t)
     cut = torch.empty_like(x)
