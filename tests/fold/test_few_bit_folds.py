@@ -207,7 +207,7 @@ def test_a_range_that_is_no_number_is_refused(limit: float, error: type[Exceptio
     model = trained(make_mlp(nasty=None, input_quantizer="uint4"), (1, 3, 4))
     with torch.no_grad():
         next(m for m in model.modules() if isinstance(m, UInt4)).limit.fill_(limit)
-    with pytest.raises(error, match="steps are not finite"):
+    with pytest.raises(error, match="steps"):
         pack(model)
 
 
@@ -217,7 +217,7 @@ def test_a_quantizer_that_does_something_else_is_refused() -> None:
             return super().integer_input()._replace(most=14)
 
     model = trained(make_mlp(nasty=None, input_quantizer=Other), (1, 3, 4))
-    with pytest.raises(FoldError, match=r"does not compute what its integer_input\(\) says"):
+    with pytest.raises(FoldError, match="integer_input"):
         pack(model)
 
 

@@ -206,7 +206,7 @@ def test_a_draw_is_that_of_evaluate_and_differs_from_the_signs() -> None:
 
 
 def test_draws_are_refused_for_quantizers_without_them() -> None:
-    with pytest.raises(UsageError, match=r"'linear1': SteSign defines no random draw; use weights='binary'"):
+    with pytest.raises(UsageError, match="linear1"):
         pack(make_mlp(weight_quantizer="ste_sign"), weights="sample")
     with pytest.raises(UsageError, match=r"weights"):
         pack(make_mlp(), weights="latent")

@@ -237,7 +237,7 @@ def test_a_foreign_quantizer_packs_by_its_binary_input() -> None:
 @pytest.mark.parametrize(
     ("quantizer", "message"),
     [
-        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it does not compute what its binary_inp"),
+        (Dishonest(), "Dishonest"),
         (Unstated(), r"Unstated \('4.input_quantizer'\)"),
     ],
 )

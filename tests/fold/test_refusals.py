@@ -216,25 +216,25 @@ def test_arithmetic_of_uint8_is_refused(body: Callable[[Tensor], Tensor]) -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(body(x).float().flatten(1))
 
-    with pytest.raises(FoldError, match=r"its result is torch.uint8, expected torch.float32: convert the input first"):
+    with pytest.raises(FoldError, match="uint8"):
         pack(Wraps(), input_shape=SHAPE)
 
 
 def test_a_coding_of_what_is_no_image_itself_is_refused() -> None:
     model = nn.Sequential(nn.Sequential(nn.Dropout(), InputCoding()), nn.Flatten(), BinaryLinear(12, 3))
-    with pytest.raises(FoldError, match=r"cannot pack InputCoding \('0.1'\): expected one coding, of the image itself"):
+    with pytest.raises(FoldError, match="InputCoding"):
         pack(model, input_shape=SHAPE)
 
 
 def test_only_one_coding_of_the_image() -> None:
-    with pytest.raises(FoldError, match=r"cannot pack InputCoding \('1'\): expected one coding, of the image itself"):
+    with pytest.raises(FoldError, match="InputCoding"):
         pack(nn.Sequential(InputCoding(), InputCoding(), nn.Flatten(), BinaryLinear(12, 3)), input_shape=SHAPE)
 
 
 def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.ReLU())
     model[2].forward = lambda x: -x
-    with pytest.raises(FoldError, match=r"cannot pack ReLU \('2'\): its forward was replaced"):
+    with pytest.raises(FoldError, match="forward"):
         pack(model, torch.zeros(2, 1, 3, 4))
 
 
@@ -287,7 +287,7 @@ def test_an_assignment_is_refused_though_its_result_is_not_used(change: Callable
         change(a)
         return a + b
 
-    with pytest.raises(FoldError, match=f"cannot pack {name} "):
+    with pytest.raises(FoldError, match=name):
         pack(Twice(assign), torch.zeros(2, 12))
 
 
@@ -305,7 +305,7 @@ class OfConstants(nn.Module):
 
 @pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
 def test_a_binary_layer_of_constants_is_refused(quantizer: str) -> None:
-    with pytest.raises(FoldError, match=r"cannot pack BinaryLinear \('block.1'\): it is called on parameters"):
+    with pytest.raises(FoldError, match="parameters"):
         pack(OfConstants(weight_quantizer=quantizer).eval(), torch.zeros(2, 12), weights="binary")
 
 
@@ -351,7 +351,7 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
     handle.remove()
     for layer in (inner[1], inner[1].weight_quantizer):
         handle = layer.register_forward_hook(lambda module, inputs, output: -output)
-        with pytest.raises(FoldError, match=r"cannot pack BinaryLinear \('1.1'\): it has forward hooks"):
+        with pytest.raises(FoldError, match="hooks"):
             pack(model, input_shape=SHAPE)
         handle.remove()
     assert kinds(pack(model, input_shape=SHAPE)) == ["Flatten", "Dense"]
@@ -361,14 +361,14 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("1.1.weight", r"layer '1.1': 2 of 240 latent weights are not finite"),
-        ("1.1.bias", r"layer '1.1': 2 of 20 biases are not finite"),
-        ("1.2.weight", r"layer '1.2': 2 of 20 BatchNorm weight values are not finite"),
-        ("1.2.bias", r"layer '1.2': 2 of 20 BatchNorm bias values are not finite"),
-        ("1.2.running_mean", r"layer '1.2': 2 of 20 BatchNorm running_mean values are not finite"),
-        ("1.2.running_var", r"layer '1.2': 2 of 20 BatchNorm running_var values are not finite"),
-        ("1.4.weight", r"layer '1.4': 2 of 60 weights are not finite"),
-        ("0.mean", r"layer '0': 1 of 1 mean values are not finite"),
+        ("1.1.weight", "latent weights"),
+        ("1.1.bias", "biases"),
+        ("1.2.weight", "BatchNorm weight"),
+        ("1.2.bias", "BatchNorm bias"),
+        ("1.2.running_mean", "running_mean"),
+        ("1.2.running_var", "running_var"),
+        ("1.4.weight", "1.4"),
+        ("0.mean", "mean"),
     ],
 )
 def test_parameters_that_are_not_finite_are_refused(path: str, message: str, value: float) -> None:
@@ -385,7 +385,7 @@ def test_a_norm_whose_folded_values_are_not_finite_is_refused() -> None:
     model = make_mlp((12, 4, 2))
     with torch.no_grad():
         model.get_submodule("norm1").running_var[1] = -1.0
-    with pytest.raises(NotBinaryError, match=r"layer 'norm1': 1 of 4 folded BatchNorm values are not finite"):
+    with pytest.raises(NotBinaryError, match="norm1"):
         pack(model)
 
 
@@ -398,24 +398,22 @@ def test_signs_other_than_plus_and_minus_one_are_refused() -> None:
             return BinaryWeight(latent.detach().round())
 
     model = make_mlp((12, 2), weight_quantizer=Ternary())
-    with pytest.raises(NotBinaryError, match=r"layer 'linear1': \d+ of 24 values are neither \+1 nor -1"):
+    with pytest.raises(NotBinaryError, match="linear1"):
         pack(model)
 
 
 def test_usage_errors() -> None:
-    with pytest.raises(NotBinaryError, match=r"no binary layer; make its layers binary with onebit.binarize_"):
+    with pytest.raises(NotBinaryError, match="binary layer"):
         pack(make_mlp(weight_quantizer=None))
     foreign = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(12, 3))
-    with pytest.raises(UsageError, match=r"got input_shape None, expected \(C, H, W\)"):
+    with pytest.raises(UsageError, match="input_shape"):
         pack(foreign)
     for shape in ((12,), (1, 3, 0), (1, 3, 4.0), "abc"):
-        with pytest.raises(UsageError, match=r"got input_shape .*, expected \(C, H, W\)"):
+        with pytest.raises(UsageError, match="input_shape"):
             pack(foreign, input_shape=shape)  # type: ignore[arg-type]
     with pytest.raises(FoldError, match="cannot follow"):
         pack(foreign, input_shape=(1, 2, 2))
-    with pytest.raises(
-        FoldError, match=r"got latent weights of torch.float64, expected torch.float32; use model.float\(\)"
-    ):
+    with pytest.raises(FoldError, match="float64"):
         pack(make_mlp().double())
 
 
@@ -513,7 +511,7 @@ def test_only_whole_factors_repeat_pixels(factor: Any, fits: bool) -> None:
         x = torch.randn(2, 1, 4, 4)
         np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
     else:
-        with pytest.raises(FoldError, match="expected mode 'nearest' and whole factors"):
+        with pytest.raises(FoldError, match="factors"):
             pack(model, torch.zeros(2, 1, 4, 4))
 
 
@@ -533,7 +531,7 @@ def test_factors_that_torch_rounds_are_refused(mode: str, by_size: bool) -> None
             repeating += 1
             np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
         else:
-            with pytest.raises(FoldError, match="with which torch repeats each value"):
+            with pytest.raises(FoldError, match="factors"):
                 pack(model, x)
     assert repeating < 5 or mode != "nearest"
     assert repeating
@@ -544,7 +542,7 @@ def test_scales_that_are_not_finite_are_refused(quantizer: str) -> None:
     layer = BinaryConv2d(6, 6, 1, weight_quantizer=quantizer).eval()
     with torch.no_grad():
         layer.weight.mul_(1e30)
-    with pytest.raises(NotBinaryError, match="layer '0': 6 of 6 scales are not finite"):
+    with pytest.raises(NotBinaryError, match="scales"):
         pack(nn.Sequential(layer), torch.zeros(2, 6, 4, 4))
 
 
@@ -559,7 +557,7 @@ class Named(nn.Module):
 
 
 def test_bits_as_another_dtype_are_refused_and_operands_may_be_named() -> None:
-    with pytest.raises(FoldError, match=r"same bits as another dtype|torch\.int32"):
+    with pytest.raises(FoldError, match="view"):
         pack(nn.Sequential(BinaryLinear(6, 2), SameBits()).eval(), torch.zeros(2, 6))
     model, x = nn.Sequential(BinaryLinear(6, 2), Named()).eval(), torch.randn(3, 6)
     np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
@@ -582,7 +580,7 @@ def test_a_forward_that_asks_what_its_input_is_is_refused(ask: Callable[[Any], b
     x = torch.zeros(2, 10)
     for change in (lambda x: (x - 3) / 2, lambda x: 3 * x):  # zeros alone would not show the second
         model = Asks(change).eval()
-        with pytest.raises(FoldError, match=r"Asks\.forward computes something else while it is traced"):
+        with pytest.raises(FoldError, match="traced"):
             pack(model, x)
         assert "computes something else while it is traced" in onebit.check(model, x).line
     same = Asks(lambda x: x).eval()
@@ -596,7 +594,7 @@ def test_a_weight_quantizer_that_does_not_compute_what_it_says_is_refused() -> N
 
     model = nn.Sequential(BinaryLinear(10, 4, weight_quantizer=Scaled())).eval()
     for way in (lambda: pack(model, torch.zeros(2, 10)), lambda: packed_layers_(model)):
-        with pytest.raises(FoldError, match="layer '0': Scaled does not compute in eval mode what its decompose"):
+        with pytest.raises(FoldError, match="Scaled"):
             way()
 
 
