@@ -24,7 +24,6 @@ MOST_NODES = 10_000
 MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _Name = Annotated[str, Bound("a name of 1 to 100 letters, digits, '_', '-' and '.'", lambda text: is_name(text))]
-_OP_NAMES = {kind: op for op, kind in OPS.items()}
 _FEW = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
 _CODINGS = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
 
@@ -299,7 +298,7 @@ def float32_bytes(net: PackedNet) -> int:
 
 def op_name(node: Node) -> str:
     """The key of a node in `OPS`."""
-    return _OP_NAMES[type(node)]
+    return next(op for op, kind in OPS.items() if type(node) is kind)  # entries may be added
 
 
 def is_name(text: str) -> bool:
