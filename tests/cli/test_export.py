@@ -152,7 +152,6 @@ def test_without_data_it_says_so(
         "--to torch -o x.pth --report",
         "--to torch -o folder.pth",
         "--to torch -o file/x.pth",
-        "--to torch -o torch.pth",  # its program would hide torch
         "--to torch -o mine.pth",
         "--to torch -o x.pth --images 0",
     ],

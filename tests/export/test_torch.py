@@ -25,11 +25,10 @@ from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resn
 from recipe_nets import SMALL, packed_net
 from torch import nn
 
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import OnebitError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import all_parts
 from onebit.export.plain_torch.program import Program
-from onebit.export.plain_torch.target import HIDING
 from onebit.export.plain_torch.text import MODULE_NAMES, Names
 from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer, load
 from onebit.packed.bits import pack_signs
@@ -440,20 +439,6 @@ def test_a_net_of_values_or_of_several_labels_prints_no_class(compared: str) -> 
     net = dataclasses.replace(net, certificate=dataclasses.replace(certificate, compared=compared, layers=()))
     program = Program(net, suffix=".pth").text()
     assert ("CLASSES[label]" in program) == (compared == "labels")
-
-
-@pytest.mark.parametrize("stem", ["torch", "numpy", "random", "signal"])
-def test_a_program_that_would_hide_a_module_is_refused(stem: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"{stem}\.py would hide a module .*; choose another name, such as net\.pth"):
-        export_net(IMAGE_NETS["sign"](), "torch", tmp_path / f"{stem}.pth")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_torch_imports_is_known() -> None:
-    code = "import sys, numpy, safetensors.torch, torch; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    outside = {name for name in done.stdout.split() if not name.startswith(("_", "__editable__"))}
-    assert outside <= HIDING, sorted(outside - HIDING)
 
 
 def test_without_torch_it_writes_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

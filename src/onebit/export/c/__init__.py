@@ -27,21 +27,12 @@ _EMPTY_PROGRAM = b"#include <stdint.h>\n#include <stdio.h>\nint main(void) { ret
 
 
 def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
-    """Write the folder of a net.
-
-    Raises:
-        UsageError: rows of more than 32,768 real weights, or averages of integers whose sums do not fit 32 bits.
-    """
+    """Write the folder of a net."""
     write_folder(net, path, layout=layout)
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make") -> dict[str, np.ndarray]:
-    """What the program computes that `make` builds in a copy of the folder.
-
-    Raises:
-        CannotRun: there is no make or no C compiler that works.
-        OnebitError: the program fails.
-    """
+    """What the program computes that `make` builds in a copy of the folder."""
     for tool in ("make", "cc"):
         if which(tool) is None:
             raise CannotRun(f"{tool} is not installed")

@@ -15,9 +15,6 @@ class Planner(Moves, Products, Pools):
     """Plans a net.
 
     arena_bytes: of the memory for values; constant_bytes: of the weights.
-
-    Raises:
-        UsageError: the net has rows of more than 32,768 real weights, or averages of integers beyond 32 bits.
     """
 
     def __init__(self, net: PackedNet) -> None:

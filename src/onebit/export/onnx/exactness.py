@@ -10,30 +10,13 @@ from __future__ import annotations
 
 from math import prod
 
-from onebit.packed import (
-    AdaptiveAveragePool,
-    AveragePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    MaxPool,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    Quantize,
-    RealWeights,
-    Requantize,
-    Sign,
-    Threshold,
-    Value,
-)
+from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT, readers
-from onebit.packed.nodes import Move
 
-MOVES = (Move, MaxPool)
+MOVES = (nodes.Move, nodes.MaxPool)
 """Operations of one input that compute on codes of ±1 as on the numbers."""
-SIGNS = (Sign, Threshold)
+SIGNS = (nodes.Sign, nodes.Threshold)
 
 
 def sum_bound(node: Node, x: Value) -> int:
@@ -41,9 +24,9 @@ def sum_bound(node: Node, x: Value) -> int:
     bound = x.bound or 0
     if isinstance(node, OneBitWeights):
         return node.in_features * max(bound, abs(getattr(node, "padding_value", 0)))
-    if isinstance(node, AveragePool):
+    if isinstance(node, nodes.AveragePool):
         return prod(node.kernel) * bound
-    if isinstance(node, AdaptiveAveragePool):
+    if isinstance(node, nodes.AdaptiveAveragePool):
         return prod(x.shape[1:]) * bound
     return 0
 
@@ -76,21 +59,21 @@ class Uses:
         matters = set(net.outputs)
         codes: set[str] = set()
         for node in reversed(net.nodes):
-            if isinstance(node, (*SIGNS, Quantize)) or (node.output in matters and node.output in self.exact):
+            if isinstance(node, (*SIGNS, nodes.Quantize)) or (node.output in matters and node.output in self.exact):
                 matters.update(node.inputs)
             moved = isinstance(node, MOVES) and node.output in codes
-            if moved or isinstance(node, Dense) or (isinstance(node, Conv) and self.conv_to_sign(node)):
+            if moved or isinstance(node, nodes.Dense) or (isinstance(node, nodes.Conv) and self.conv_to_sign(node)):
                 codes.update(node.inputs)
         self.precise = self.exact & matters
         self.codes = codes
 
     def _keeps_bits(self, node: Node) -> bool:
         inputs = [self.values[name] for name in node.inputs]
-        if isinstance(node, RealWeights):
+        if isinstance(node, nodes.RealWeights):
             return False
-        if isinstance(node, (Dense, AdaptiveAveragePool)):  # double holds the sums
+        if isinstance(node, (nodes.Dense, nodes.AdaptiveAveragePool)):  # double holds the sums
             return inputs[0].exact
-        if isinstance(node, (Conv, ConvTranspose, AveragePool)):
+        if isinstance(node, (nodes.Conv, nodes.ConvTranspose, nodes.AveragePool)):
             return inputs[0].exact and sum_bound(node, inputs[0]) <= FLOAT32_EXACT
         return all(name in self.exact for name in node.inputs)
 
@@ -99,25 +82,25 @@ class Uses:
         found = self.readers[node.output]
         return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
 
-    def dense_to_sign(self, node: Dense) -> Node | None:
+    def dense_to_sign(self, node: nodes.Dense) -> Node | None:
         """The sign of the integers that a dense layer computes, if nothing else reads them."""
         after = self.only_reader(node)
         return after if isinstance(after, SIGNS) and self.values[node.output].exact else None
 
-    def conv_to_sign(self, node: Conv) -> tuple[MaxPool | None, Node] | None:
+    def conv_to_sign(self, node: nodes.Conv) -> tuple[nodes.MaxPool | None, Node] | None:
         """The sign of what a convolution of ±1 computes, and a max pool between them, if nothing else reads that."""
         if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:
             return None
         after = self.only_reader(node)
-        pool = after if isinstance(after, MaxPool) else None
+        pool = after if isinstance(after, nodes.MaxPool) else None
         if pool is not None:
             after = self.only_reader(pool)
         return (pool, after) if isinstance(after, SIGNS) else None
 
-    def conv_to_requantize(self, node: Conv) -> Requantize | None:
+    def conv_to_requantize(self, node: nodes.Conv) -> nodes.Requantize | None:
         """The requantization to bytes of what a convolution of bytes computes, if nothing else reads that."""
         x, after = self.values[node.inputs[0]], self.only_reader(node)
-        if not (isinstance(after, Requantize) and len(after.inputs) == 1):
+        if not (isinstance(after, nodes.Requantize) and len(after.inputs) == 1):
             return None
         # the border has a code, too
         inside = fits_byte(x) and 0 <= node.padding_value + zero_point(x) <= 255

@@ -9,26 +9,8 @@ import numpy as np
 
 from onebit.export.onnx.exactness import zero_point
 from onebit.export.onnx.values import DTYPES, Values
-from onebit.packed import (
-    Add,
-    Affine,
-    Concat,
-    Flatten,
-    Multiply,
-    Node,
-    Pad,
-    Permute,
-    Prelu,
-    Relu,
-    Repeat,
-    Reshape,
-    Sign,
-    Slice,
-    Threshold,
-    Value,
-)
+from onebit.packed import Node, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.nodes import Bounded
 
 
 def real(to: Values, op: str, a: str, b: str, *, of: str, last: bool = False) -> str:
@@ -49,11 +31,11 @@ def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
     Numbers beyond all that x can be are moved next to these.
     """
     assert x.bound is not None
-    if isinstance(node, Threshold):
+    if isinstance(node, nodes.Threshold):
         direction = node.direction.astype(np.int64)
         least = node.threshold.astype(np.int64) + (direction < 0)  # x <= threshold is not x >= threshold + 1
     else:
-        assert isinstance(node, Sign)
+        assert isinstance(node, nodes.Sign)
         shift = np.zeros(x.shape[:1]) if node.shift is None else node.shift
         least = np.clip(np.ceil(shift.astype(np.float64)), -x.bound, x.bound + 1).astype(np.int64)
         direction = np.ones_like(least)
@@ -72,11 +54,11 @@ def write_sign(to: Values, name: str, condition: str, direction: np.ndarray) -> 
     to.add("Where", condition, *ends, of=name, form=form)
 
 
-def write_threshold(to: Values, node: Threshold | Sign) -> None:
+def write_threshold(to: Values, node: nodes.Threshold | nodes.Sign) -> None:
     (source,), name = node.inputs, node.output
     x = to.values[source]
     if not x.exact:
-        assert isinstance(node, Sign)
+        assert isinstance(node, nodes.Sign)
         _write_real_sign(to, node)
         return
     least, direction = rising(node, x)
@@ -96,7 +78,7 @@ def write_threshold(to: Values, node: Threshold | Sign) -> None:
     write_sign(to, name, condition, direction)
 
 
-def _write_real_sign(to: Values, node: Sign) -> None:
+def _write_real_sign(to: Values, node: nodes.Sign) -> None:
     (source,), name, shift = node.inputs, node.output, node.shift
     x = to.get(source, "float")
     if to.graph.stored == "bipolar":
@@ -111,7 +93,7 @@ def _bipolar(to: Values, name: str, tensor: str) -> None:
     to.made(name, "float", to.graph.bipolar(tensor, output=to.tensor_name(name, "float")))
 
 
-def write_affine(to: Values, node: Affine) -> None:
+def write_affine(to: Values, node: nodes.Affine) -> None:
     (source,), name = node.inputs, node.output
     precise = name in to.precise
     steps = [(op, array) for op, array in (("Mul", node.scale), ("Add", node.shift)) if array is not None]
@@ -126,7 +108,7 @@ def write_affine(to: Values, node: Affine) -> None:
         to.cast(tensor, np.float32, of=name, form="float")
 
 
-def write_add(to: Values, node: Add) -> None:
+def write_add(to: Values, node: nodes.Add) -> None:
     a, b = node.inputs
     name, made = node.output, to.values[node.output]
     if made.exact:
@@ -137,20 +119,20 @@ def write_add(to: Values, node: Add) -> None:
         real(to, "Add", to.get(a, "float"), to.get(b, "float"), of=name, last=True)
 
 
-def write_multiply(to: Values, node: Multiply) -> None:
+def write_multiply(to: Values, node: nodes.Multiply) -> None:
     a, b = (to.get(source, "float") for source in node.inputs)
     real(to, "Mul", a, b, of=node.output, last=True)
 
 
-def write_prelu(to: Values, node: Prelu) -> None:
+def write_prelu(to: Values, node: nodes.Prelu) -> None:
     slope = to.per_channel(node.slope, node.output, "slope")
     to.add("PRelu", to.get(node.inputs[0], "float"), slope, of=node.output, form="float")
 
 
-def write_bounded(to: Values, node: Bounded) -> None:
+def write_bounded(to: Values, node: nodes.Bounded) -> None:
     (source,), name = node.inputs, node.output
     form = "int" if to.values[name].exact and to.natural(source) in ("int", "double") else "float"
-    if isinstance(node, Relu) and form == "float":
+    if isinstance(node, nodes.Relu) and form == "float":
         to.add("Relu", to.get(source, form), of=name, form=form)
         return
     ends = []
@@ -162,7 +144,7 @@ def write_bounded(to: Values, node: Bounded) -> None:
     to.add("Clip", to.get(source, form), *ends[: 2 if ends[1] else 1], of=name, form=form)
 
 
-def write_concat(to: Values, node: Concat) -> None:
+def write_concat(to: Values, node: nodes.Concat) -> None:
     forms = {to.natural(source) for source in node.inputs}
     form = forms.pop() if len(forms) == 1 else "float"
     made = to.values[node.output]
@@ -178,24 +160,24 @@ def write_concat(to: Values, node: Concat) -> None:
     to.add("Concat", *(to.get(source, form) for source in node.inputs), of=node.output, form=form, axis=1)
 
 
-def write_flatten(to: Values, node: Flatten) -> None:
+def write_flatten(to: Values, node: nodes.Flatten) -> None:
     _move(to, node, "Flatten", axis=1)
 
 
-def write_reshape(to: Values, node: Reshape) -> None:
+def write_reshape(to: Values, node: nodes.Reshape) -> None:
     _move(to, node, "Reshape", to.graph.shape(-1, *node.shape))
 
 
-def write_permute(to: Values, node: Permute) -> None:
+def write_permute(to: Values, node: nodes.Permute) -> None:
     _move(to, node, "Transpose", perm=[0, *(axis + 1 for axis in node.axes)])
 
 
-def write_slice(to: Values, node: Slice) -> None:
+def write_slice(to: Values, node: nodes.Slice) -> None:
     shape = to.graph.shape
     _move(to, node, "Slice", shape(*node.start), shape(*node.stop), shape(1, 2, 3), shape(*node.step))
 
 
-def write_pad(to: Values, node: Pad) -> None:
+def write_pad(to: Values, node: nodes.Pad) -> None:
     (source,) = node.inputs
     form = to.natural(source)
     if form == "raw" or (form == "code" and zero_point(to.values[source]) != zero_point(to.values[node.output])):
@@ -208,7 +190,7 @@ def write_pad(to: Values, node: Pad) -> None:
     to.add("Pad", to.get(source, form), sizes, border, of=node.output, form=form)
 
 
-def write_repeat(to: Values, node: Repeat) -> None:
+def write_repeat(to: Values, node: nodes.Repeat) -> None:
     """An axis of 1 behind each axis that is repeated, expanded and joined with it."""
     (source,), name = node.inputs, node.output
     form, shape = to.natural(source), to.values[source].shape

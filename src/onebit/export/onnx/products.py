@@ -17,33 +17,20 @@ from onebit.export.onnx.byte_conv import Scales, scales
 from onebit.export.onnx.exactness import sum_bound, zero_point
 from onebit.export.onnx.pointwise import real, rising, write_sign
 from onebit.export.onnx.values import Values
-from onebit.packed import (
-    Conv,
-    ConvTranspose,
-    Dense,
-    MaxPool,
-    Node,
-    OneBitWeights,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Requantize,
-)
+from onebit.packed import Node, OneBitWeights, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.nodes import Kernel
-from onebit.packed.nodes.pool import Pool
 
-AnyConv = Conv | RealConv | ConvTranspose | RealConvTranspose
+AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
 _TWICE = 0.5
 """The scale of the output of a QLinearConv: twice the sum minus the threshold, around the code 2, is cut to {0, 2}."""
 
 
-def write_real_dense(to: Values, node: RealDense) -> None:
+def write_real_dense(to: Values, node: nodes.RealDense) -> None:
     weight = to.graph.constant(np.ascontiguousarray(node.weight.T), f"{node.output}/weight")
     to.add("MatMul", to.get(node.inputs[0], "float"), weight, of=node.output, form="float")
 
 
-def write_dense(to: Values, node: Dense) -> None:
+def write_dense(to: Values, node: nodes.Dense) -> None:
     (source,), name = node.inputs, node.output
     x = to.values[source]
     signs = node.rows.T
@@ -57,7 +44,7 @@ def write_dense(to: Values, node: Dense) -> None:
     _finish(to, node, to.add("MatMul", tensor, weight, of=name, form=_last_form(node, form)), form)
 
 
-def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
+def _integer_dense(to: Values, node: nodes.Dense, signs: np.ndarray, *, raw: bool) -> None:
     """MatMulInteger of codes, or of the bytes b of the input, whose values are 2b - 255."""
     (source,), name, graph = node.inputs, node.output, to.graph
     zero = graph.number(0 if raw else zero_point(to.values[source]), np.uint8)
@@ -79,12 +66,12 @@ def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> 
     _finish(to, node, sums, "int")
 
 
-def write_conv(to: Values, node: Conv | RealConv) -> None:
+def write_conv(to: Values, node: nodes.Conv | nodes.RealConv) -> None:
     (source,), name = node.inputs, node.output
-    if isinstance(node, Conv) and to.integers and (found := to.uses.conv_to_sign(node)):
+    if isinstance(node, nodes.Conv) and to.integers and (found := to.uses.conv_to_sign(node)):
         _conv_to_sign(to, node, *found)
         return
-    if isinstance(node, Conv) and to.natural(source) == "code" and (after := to.uses.conv_to_requantize(node)):
+    if isinstance(node, nodes.Conv) and to.natural(source) == "code" and (after := to.uses.conv_to_requantize(node)):
         factors = scales(node, after, to.values[source])
         if factors is not None:
             _conv_to_code(to, node, after, factors)
@@ -96,7 +83,7 @@ def write_conv(to: Values, node: Conv | RealConv) -> None:
     _convolve(to, node, "Conv", tensor, _geometry(node, padding))
 
 
-def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) -> None:
+def write_conv_transpose(to: Values, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> None:
     tensor, extra = to.get(node.inputs[0], "float"), list(node.extra)
     top, bottom, left, right = node.padding
     if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
@@ -169,7 +156,7 @@ def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, An
     return geometry(node, padding) | ({"group": node.groups} if node.groups > 1 else {})
 
 
-def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
+def _conv_to_sign(to: Values, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> None:
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
     name, graph = node.output, to.graph
     least, direction = rising(after, to.values[name])
@@ -200,7 +187,7 @@ def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
         write_sign(to, target, to.cast(tensor, np.bool_, of=target), direction)
 
 
-def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> None:
+def _conv_to_code(to: Values, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> None:
     """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
     (source,), name, graph, made = node.inputs, after.output, to.graph, to.values[after.output]
     codes, padding = _padded_codes(to, node)
@@ -220,7 +207,7 @@ def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> N
     to.written.add(name)
 
 
-def _padded_codes(to: Values, node: Conv) -> tuple[str, tuple[int, int, int, int]]:
+def _padded_codes(to: Values, node: nodes.Conv) -> tuple[str, tuple[int, int, int, int]]:
     """The codes that a convolution reads, and the padding that is left: QLinearConv pads with the code of 0."""
     (source,) = node.inputs
     codes = to.get(source, "code")
@@ -230,12 +217,12 @@ def _padded_codes(to: Values, node: Conv) -> tuple[str, tuple[int, int, int, int
     return to.padded(codes, node.padding, border, np.uint8, of=node.output), (0, 0, 0, 0)
 
 
-def pool_codes(to: Values, codes: str, node: MaxPool, *, of: str) -> str:
+def pool_codes(to: Values, codes: str, node: nodes.MaxPool, *, of: str) -> str:
     """The largest code of each window as float32, which onnxruntime pools several times as fast as uint8."""
     return max_pool(to, to.cast(codes, np.float32, of=of), node, np.float32, of=of)
 
 
-def max_pool(to: Values, tensor: str, node: MaxPool, dtype: Any, *, of: str, form: str = "") -> str:
+def max_pool(to: Values, tensor: str, node: nodes.MaxPool, dtype: Any, *, of: str, form: str = "") -> str:
     """The largest number of each window of a tensor of floats."""
     attributes = pool_geometry(node)
     top, bottom, left, right = node.padding
@@ -246,7 +233,7 @@ def max_pool(to: Values, tensor: str, node: MaxPool, dtype: Any, *, of: str, for
     return to.add("MaxPool", tensor, of=of, form=form, **attributes)
 
 
-def geometry(node: Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
+def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
     """Strides, dilations and padding of a kernel as attributes, without those that have their defaults."""
     top, bottom, left, right = padding
     every = {
@@ -257,7 +244,7 @@ def geometry(node: Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]
     return {name: value for name, (value, default) in every.items() if value != default}
 
 
-def pool_geometry(node: Pool) -> dict[str, Any]:
+def pool_geometry(node: nodes.Pool) -> dict[str, Any]:
     """Attributes of a pool."""
     return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
 

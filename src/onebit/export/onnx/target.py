@@ -62,11 +62,7 @@ _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 
 
 def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
-    """Write a net as an ONNX file.
-
-    Raises:
-        UsageError: the onnx package is not installed, or a convolution sums integers beyond 2^24.
-    """
+    """Write a net as an ONNX file."""
     path.write_bytes(build(net, flavor=flavor).SerializeToString())
 
 
@@ -108,12 +104,7 @@ def card(net: PackedNet) -> dict[str, str]:
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standard") -> dict[str, np.ndarray]:
-    """What onnxruntime computes, or the executor of qonnx for its flavor.
-
-    Raises:
-        CannotRun: that is not installed.
-        OnebitError: onnxruntime refuses the file.
-    """
+    """What onnxruntime computes, or the executor of qonnx for its flavor."""
     if flavor == "qonnx":
         return _run_qonnx(net, path, inputs)
     if find_spec("onnxruntime") is None:

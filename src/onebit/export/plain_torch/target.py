@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import json
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.errors import UsageError
 from onebit.export.plain_torch.layers import LAYERS
 from onebit.export.plain_torch.program import Program
 from onebit.export.targets import CannotRun
@@ -22,23 +20,10 @@ EXACT = False
 """Sums of integers are exact; torch adds real numbers in an order of its own."""
 RUNS_WITH = "torch"
 BATCH = 50
-HIDING = frozenset(
-    {
-        *sys.stdlib_module_names,
-        *("torch", "torchgen", "functorch", "numpy", "safetensors", "sympy", "mpmath", "networkx", "jinja2"),
-        *("markupsafe", "fsspec", "filelock", "typing_extensions", "setuptools"),
-    }
-)
-"""What torch imports: a program of that name would be imported instead."""
 
 
 def write(net: PackedNet, path: Path, **options: str) -> None:
     """Write the weights to `path` and the program to `path` with the suffix .py."""
-    if path.stem in HIDING:
-        raise UsageError(
-            f"{path.name}: the program {path.stem}.py would hide a module of that name from torch; "
-            "choose another name, such as net" + path.suffix
-        )
     program = Program(net, suffix=path.suffix)
     path.with_suffix(".py").write_text(program.text(), encoding="utf-8", newline="\n")
     if path.suffix == ".safetensors":
