@@ -14,7 +14,7 @@ from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
 from onebit.integer.staircase import RealRounding
 from onebit.packed import InputSpec, Node, PackedNet, nodes
-from onebit.packed.net import INPUT, readers
+from onebit.packed.net import INPUT, needed, readers
 from onebit.packed.nodes import Value, by_class
 from onebit.packed.nodes.node import SUM_LIMIT
 
@@ -91,7 +91,7 @@ class Conversion:
         return replace(
             self.exact,
             input=spec,
-            nodes=_needed(self.nodes, set(renamed.values())),
+            nodes=needed(self.nodes, renamed.values()),
             output=renamed[output]
             if isinstance(output, str)
             else {key: renamed[name] for key, name in output.items()}
@@ -282,16 +282,6 @@ class Conversion:
             return False
         bound = self.values[form.term[0]].bound
         return bound is None or prod(node.kernel) * bound <= SUM_LIMIT
-
-
-def _needed(made: list[Node], wanted: set[str]) -> tuple[Node, ...]:
-    """The nodes whose values are read, in order."""
-    kept = []
-    for node in reversed(made):
-        if node.output in wanted:
-            wanted.update(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.integer.conversion import Rounding
 from onebit.packed import PackedNet
-from onebit.packed.net import INPUT, MOST_OUTPUTS
+from onebit.packed.net import INPUT, MOST_OUTPUTS, needed
 from onebit.runtime import run
 from onebit.runtime.running import as_batch
 
@@ -83,12 +83,7 @@ def _until(net: PackedNet, names: list[str]) -> PackedNet:
     """The part of a net that computes some values, which become its outputs; the net itself for none."""
     if not names:
         return net
-    needed, kept = set(names), []
-    for node in reversed(net.nodes):
-        if node.output in needed:
-            needed.update(node.inputs)
-            kept.append(node)
-    return replace(net, nodes=tuple(reversed(kept)), output=tuple(names), classes=None, certificate=None, card=None)
+    return replace(net, nodes=needed(net.nodes, names), output=tuple(names), classes=None, certificate=None, card=None)
 
 
 def _range_of(rounding: Rounding, numbers: np.ndarray, largest: float, images: int) -> Range:

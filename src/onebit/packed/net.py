@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -241,6 +241,16 @@ def readers(net: PackedNet) -> dict[str, list[Node]]:
         for name in node.inputs:
             found[name].append(node)
     return found
+
+
+def needed(nodes: Sequence[Node], names: Iterable[str]) -> tuple[Node, ...]:
+    """The nodes, in order, that compute the values of these names."""
+    wanted, kept = set(names), []
+    for node in reversed(nodes):
+        if node.output in wanted:
+            wanted.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
 
 
 @contextmanager
