@@ -40,7 +40,7 @@ def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coding": "standard"}, "did you mean 'standardize'?"),
+        ({"coding": "standard"}, "coding"),
         ({"coding": "standardize"}, "mean"),
         ({"coding": "standardize", "mean": [1.0], "std": [0.0]}, "std"),
         ({"coding": "standardize", "mean": [1.0], "std": [1.0, 2.0]}, "std"),

@@ -35,7 +35,7 @@ def test_a_net_does_not_differ_from_itself(packed_mlp: Maker) -> None:
         (lambda net: {"classes": None}, "classes ('0', '1', "),
         (lambda net: {"input": replace(net.input, std=net.input.std + 1)}, "input std array([64.]"),
         (lambda net: {"input": replace(net.input, meaning="a cat")}, "input meaning '' instead of 'a cat'"),
-        (lambda net: {"nodes": net.nodes[:-1], "output": "fc2"}, "number of nodes 7 instead of 6"),
+        (lambda net: {"nodes": net.nodes[:-1], "output": "fc2"}, "node "),
         (lambda net: {"nodes": (*net.nodes[:-1], replace(net.nodes[-1], output="x")), "output": "x"}, "node 'affine b"),
     ],
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from onebit.common.tables import did_you_mean
+from onebit.common.fields import read
 from onebit.errors import UsageError
 
-CODINGS = ("integer", "standardize")
+Coding = Literal["integer", "standardize"]
 
 
 class InputCoding(nn.Module):
@@ -42,9 +42,7 @@ class InputCoding(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        if coding not in CODINGS:
-            raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, CODINGS)}")
-        self.coding: Literal["integer", "standardize"] = cast(Any, coding)
+        self.coding: Coding = read(coding, Coding, name="coding")
         if coding == "standardize":
             factor = 1 if scale is None else scale
             if not (mean and std and len(mean) == len(std) and min(std) * factor > 0) or (

@@ -79,23 +79,23 @@ def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = 
 def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
     """File rows of words: (…, ceil(count / 64)) uint64 -> (…, ceil(count / 8)) uint8, contiguous."""
     words = np.asarray(words)
-    expected = word_count(count)
-    if words.dtype.kind != "u" or words.dtype.itemsize != 8 or words.ndim == 0 or words.shape[-1] != expected:
-        raise UsageError(
-            f"got {words.dtype} words of shape {words.shape}, expected uint64 and {expected} words for {count} signs"
-        )
+    _check_words(words, count)
     rows = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)  # "<u8" swaps bytes on a big-endian machine
     return np.ascontiguousarray(rows[..., : byte_count(count)])
 
 
 def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
     """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`."""
-    expected = byte_count(count)
     padded = np.zeros((*rows.shape[:-1], word_count(count) * 8), np.uint8)
-    padded[..., :expected] = rows
+    padded[..., : byte_count(count)] = rows
     words = padded.view("<u8").astype(np.uint64, copy=False)
     check_tail(words, count)
     return words
+
+
+def _check_words(words: np.ndarray, count: int) -> None:
+    if words.dtype.kind != "u" or words.dtype.itemsize != 8 or words.shape[-1:] != (word_count(count),):
+        raise UsageError(f"got {words.dtype} words {words.shape}, expected uint64 (…, {word_count(count)})")
 
 
 def check_tail(words: np.ndarray, count: int) -> None:
@@ -130,13 +130,8 @@ def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
         >>> xnor_dot(pack_signs(np.array([[1, -1, 1]])), pack_signs(np.array([[1, 1, 1], [-1, 1, -1]])), 3)
         array([[ 1, -3]], dtype=int32)
     """
-    expected = word_count(count)
-    for words in (a, b):
-        if words.dtype != np.uint64 or words.ndim != 2 or words.shape[1] != expected:
-            raise UsageError(
-                f"got words {a.dtype} {a.shape} and {b.dtype} {b.shape}, "
-                f"expected uint64 (N, {expected}) and (O, {expected}) for {count} signs"
-            )
+    _check_words(a, count)
+    _check_words(b, count)
     out = np.empty((len(a), len(b)), np.int32)
     columns = np.ascontiguousarray(b.T)  # (W, O): makes the words of all outputs contiguous
     step = max(1, _BLOCK_VALUES // max(1, len(b)))

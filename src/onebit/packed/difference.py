@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -43,13 +45,9 @@ class Difference(NamedTuple):
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
     """The first difference in words apart from arrays, certificates and cards; None if there is none."""
-    parts = [
-        (f"input {name}", getattr(net.input, name), getattr(other.input, name))
-        for name in ("shape", "dtype", "coding", "meaning", "mean", "std")
-    ]
-    lines, others = to_lines(net.nodes), to_lines(other.nodes)
-    parts += [("number of nodes", len(lines), len(others))]
-    parts += [("node", line, another) for line, another in zip(lines, others, strict=False)]
+    spec = [item.name for item in fields(net.input)]
+    parts = [(f"input {name}", getattr(net.input, name), getattr(other.input, name)) for name in spec]
+    parts += [("node", *lines) for lines in zip_longest(to_lines(net.nodes), to_lines(other.nodes))]
     parts += [(name, getattr(net, name), getattr(other, name)) for name in ("output", "classes", "name")]
     for what, here, there in parts:
         if here != there if isinstance(here, dict) else not np.array_equal(here, there):
@@ -74,9 +72,8 @@ def _difference(node: Node, twin: Node, field: str, here: np.ndarray, there: np.
     if field == "threshold":
         allowed = np.full(here.shape, float(_SPACING))
     else:
-        allowed = _RELATIVE * _sizes(twin, field) + (
-            field in ("multiplier", "offset")
-        )  # themselves rounded to integers
+        rounded = field in ("multiplier", "offset")  # to integers
+        allowed = _RELATIVE * _sizes(twin, field) + rounded
     close = field != "direction" and bool((apart <= allowed).all())
     return Difference(node.output, field, count, here.size, float(apart.max()), close)
 

@@ -33,31 +33,17 @@ from onebit.packed.strict_json import parse_json
 
 FORMAT = 2
 KEY = "onebit"  # the only key, because safetensors writes several in random order
-MOST_HEADER_BYTES = (
-    4_000_000  # 20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text
-)
+MOST_HEADER_BYTES = 4_000_000
+"""20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text."""
 
-TENSORS: dict[str, str] = {
-    "signs": "U8",
-    "scale": "F32",
-    "centre": "F32",
-    "weight": "F32",
-    "shift": "F32",
-    "slope": "F32",
-    "threshold": "I32",
-    "direction": "I8",
-    "multiplier": "I32",
-    "offset": "I64",
-    "low": "F32",
-    "high": "F32",
-    f"{INPUT}.mean": "F32",
-    f"{INPUT}.std": "F32",
+_REAL = ("scale", "centre", "weight", "shift", "slope", "low", "high", f"{INPUT}.mean", f"{INPUT}.std")
+TENSORS = {
+    **dict.fromkeys(_REAL, "F32"),
+    **{"signs": "U8", "threshold": "I32", "direction": "I8", "multiplier": "I32", "offset": "I64"},
 }
 """The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
 
-_DTYPES = {
-    name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "I64": "i8", "F32": "f4"}.items()
-}
+_DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -202,7 +188,7 @@ def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     """dtype and length of a header entry, whose data must be within the `size` bytes after the header."""
     if name not in TENSORS:
         raise FormatError(f"tensor {short(name)} is not part of a packed net; known: {', '.join(TENSORS)}")
-    made, dtype = _Tensor.from_json(entry), _DTYPES[TENSORS[name]]
+    made, dtype = _Tensor.from_json(entry), np.dtype(_DTYPES[TENSORS[name]])
     start, stop = made.data_offsets
     if made.dtype != TENSORS[name] or stop > size or stop - start != made.shape[0] * dtype.itemsize:
         raise FormatError(f"is truncated: tensor {name} is {short(entry)}, with {size} bytes after the header")

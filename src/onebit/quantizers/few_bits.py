@@ -15,17 +15,16 @@ Zero is the integer 0 in all of them.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from onebit.common.tables import did_you_mean
-from onebit.errors import UsageError
+from onebit.common.fields import read
 from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_dtype, in_backward
 
-RANGES = ("lsq", "pact", "dorefa", "follow")
+Range = Literal["lsq", "pact", "dorefa", "follow"]
 FOLLOWED = 0.1
 """Share of the newest batch in a limit that follows, as in BatchNorm."""
 UNSEEN = 4.0
@@ -88,9 +87,7 @@ class FewBits(Quantizer):
 
     def __init__(self, range: str = "lsq") -> None:
         super().__init__()
-        if range not in RANGES:
-            raise UsageError(f"unknown range {range!r}{did_you_mean(range, RANGES)}")
-        self.range = range
+        self.range = read(range, Range, name="range")
         self.begun = False
         self.repeatable = range != "follow"
         if range in ("lsq", "pact"):
