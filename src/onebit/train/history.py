@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from onebit.common.fields import Bound, MismatchError, field_types, read_exactly, within
 from onebit.common.files import sha256_of
+from onebit.common.record import Whole
 from onebit.common.text import NetSize, table
 from onebit.errors import UsageError
 
@@ -31,17 +31,10 @@ MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
-FRACTIONS = ("_error", "_iou")
-"""How the names of fields end that are between 0 and 1."""
 PRINTED_EPOCHS = 10
 """Most epochs that a printed `History` shows whole."""
-_KINDS = {
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str": (str,),
-    "bool": (bool,),
-}
+Number = Annotated[float, Bound("a number", lambda value: isinstance(value, float) or abs(value) < 2**63)]
+Fraction = Annotated[float, within("[0, 1]")]
 
 
 def reported_weights(folder: Path, digest: object) -> tuple[Path | None, bool]:
@@ -102,41 +95,37 @@ class EpochLog:
     Errors are None where there are no classes.
     """
 
-    epoch: int
-    epochs: int
-    step: int
-    train_loss: float
-    train_error: float | None
-    validation_loss: float | None
-    validation_error: float | None
+    epoch: Annotated[int, within("[0, 1e12]")]
+    epochs: Whole
+    step: Whole
+    train_loss: Number
+    train_error: Fraction | None
+    validation_loss: Number | None
+    validation_error: Fraction | None
     validation_weights: str
-    lr: float
-    seconds: float
-    images_per_second: float
-    flip_ratio: float
-    saturation: float
-    layers: dict[str, dict[str, float]] = field(default_factory=dict)
-    validation_mean_iou: float | None = None
-    best: float | None = None
-    train_metrics: dict[str, float] = field(default_factory=dict)
-    validation_metrics: dict[str, float] = field(default_factory=dict)
+    lr: Number
+    seconds: Annotated[float, within("[0, 1e12]")]
+    images_per_second: Number
+    flip_ratio: Number
+    saturation: Number
+    layers: dict[str, dict[str, Fraction]] = field(default_factory=dict)
+    validation_mean_iou: Fraction | None = None
+    best: Number | None = None
+    train_metrics: dict[str, Number] = field(default_factory=dict)
+    validation_metrics: dict[str, Number] = field(default_factory=dict)
     small: bool = False
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
         """The epoch that a file describes; unknown fields are left out. ValueError for a wrong or missing one."""
-        fields = dataclasses.fields(cls)
-        row = {known.name: values[known.name] for known in fields if isinstance(values, dict) and known.name in values}
-        wrong = [known.name for known in fields if known.name not in row and known.default is known.default_factory]
-        scored = row.get("validation_error") is not None  # and then there are classes
-        for name, value in row.items():
-            fraction = name == "layers" or name.endswith(FRACTIONS) or (scored and name == "best")
-            limits = (0, 1) if fraction else (0, 1e12) if name in ("seconds", "epoch") else None
-            if not _fits("float" if scored and name == "train_error" else cls.__annotations__[name], value, limits):
-                wrong.append(name)
-        if wrong:
-            raise ValueError(f"{wrong[0]} is {reprlib.repr(row.get(wrong[0], 'missing'))}")
-        return cls(**row)
+        kinds = field_types(cls)  # type: ignore[arg-type]  # a class is hashable
+        try:
+            row = cls(**{name: read_exactly(value, kinds[name]) for name, value in values.items() if name in kinds})
+        except (MismatchError, TypeError, AttributeError) as error:
+            raise ValueError(f"the row of an epoch has a wrong field: {error}") from None
+        if row.validation_error is not None and row.train_error is None:
+            raise ValueError("the row of an epoch has only one of two errors")
+        return row
 
     @property
     def score(self) -> tuple[str, float]:
@@ -333,13 +322,3 @@ class History:
             if row.epoch != epoch:
                 raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")
         return cls(logs)
-
-
-def _fits(kind: str, value: Any, limits: tuple[float, float] | None) -> bool:
-    """Whether a value has the type of its field, and its numbers are within limits."""
-    if kind.startswith("dict"):
-        inner = kind.removeprefix("dict[str, ").removesuffix("]")
-        return isinstance(value, dict) and all(_fits(inner, item, limits) for item in value.values())
-    if type(value) not in _KINDS[kind] or (isinstance(value, int) and abs(value) >= 2**63):
-        return False
-    return value is None or limits is None or limits[0] <= value <= limits[1]
