@@ -64,12 +64,13 @@ class SampleFeed:
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in bounds]
         batches: Iterator[tuple[Any, Any]]
         if isinstance(samples, ArraySamples):
-            batches = samples.batches(indices=[indices[part] for indices, part in chosen])
+            made = samples.batches(indices=[indices[part] for indices, part in chosen])
+            batches = ((sent(x, self.device), sent(y, self.device)) for x, y in made)
         else:
             batches = self._on_device.batches(chosen, rng)
         with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
             for (indices, _), (x, y) in zip(chosen, batches, strict=True):
-                yield sent(x, self.device), sent(y, self.device), len(indices)
+                yield x, y, len(indices)
 
 
 @dataclass
