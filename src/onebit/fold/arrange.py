@@ -55,13 +55,6 @@ def permute(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 @any_dtype
-def attribute(folder: Folder, call: Call, x: Pending) -> Pending:
-    if call.argument(1, "name", "") not in ("mT", "T"):
-        raise call.refusal("a packed net has no attributes of tensors but mT")
-    return permute(folder, call, x)
-
-
-@any_dtype
 def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     before, after = call.shapes
     if len(before) != len(after) or before[0] != after[0]:

@@ -40,7 +40,6 @@ FOLDS: dict[Any, Operation] = {
     nn.BatchNorm2d: pointwise.batch_norm,
     Quantizer: pointwise.input_quantizer,
     RPReLU: pointwise.rprelu,
-    getattr: arrange.attribute,
     "linear": weight_layers.linear,
     "matmul": weight_layers.matmul,
     "relu": pointwise.relu,

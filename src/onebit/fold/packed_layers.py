@@ -164,17 +164,13 @@ Maker = Callable[[str, Any, Shipped], nn.Module]
 
 def _maker(name: str, module: nn.Module, left: set[nn.Module]) -> Maker | None:
     """The function that packs this module, None for one to go into; FoldError if it cannot be packed."""
-    if isinstance(module, LatentWeight):
-        if module not in left:
-            return None
-        if type(module) in PACKED:
-            return PACKED[type(module)]
-        kind = type(module).__name__
+    if not any(part in left for part in module.modules()):
+        return None
+    maker = PACKED.get(kind_of(module))
+    if maker is None and isinstance(module, LatentWeight):
         known = ", ".join(one.__name__ for one in PACKED)
-        raise FoldError(f"layer {name!r}: {kind} cannot hold bits; known are {known}, not subclasses of them")
-    if kind_of(module) in PACKED and any(part in left for part in module.modules()):
-        return PACKED[kind_of(module)]
-    return None
+        raise FoldError(f"layer {name!r}: {kind_name(module)} cannot hold bits; known are {known}, no subclasses")
+    return maker
 
 
 def _bits(

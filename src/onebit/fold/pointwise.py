@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from onebit.fold.arithmetic import with_constant
 from onebit.fold.call import Call, any_dtype, check_finite
@@ -157,23 +157,20 @@ def clamp_max(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> Pending:
-    bounds = [float(bound) if isinstance(bound, Tensor) and bound.numel() == 1 else bound for bound in (low, high)]
-    if not all(bound is None or isinstance(bound, (int, float)) for bound in bounds):
-        raise call.refusal("expected numbers as its bounds")
-    low, high = bounds
-    if low is not None and high is not None and low > high:
-        low = high  # as torch: the upper bound decides
-    fields = {
-        side: np.array([bound], np.float32)
-        for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf))
-        if bound is not None and np.float32(bound) != free
-    }
-    if not all(np.isfinite(bound).all() for bound in fields.values()):
+    fields: dict[str, np.ndarray] = {}
+    for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf)):
+        if isinstance(bound, fx.Node) or (isinstance(bound, Tensor) and bound.numel() != 1):
+            raise call.refusal("expected numbers as its bounds")
+        if bound is not None and np.float32(bound) != free:
+            fields[side] = np.array([float(bound)], np.float32)
+    if not np.isfinite([*fields.values()]).all():
         raise call.refusal(f"got bounds {low} and {high}, expected finite numbers")
     if not fields:
         return x
-    low, high = (None if (array := fields.get(side)) is None else float(array[0]) for side in ("low", "high"))
-    op = FoldedOp(name or call.name, lambda sums: sums.clamp(low, high), kind=Clamp, fields=dict(fields))
+    if len(fields) == 2:
+        fields["low"] = np.minimum(fields["low"], fields["high"])  # as torch: the upper bound decides
+    least, most = (float(fields[side][0]) if side in fields else None for side in ("low", "high"))
+    op = FoldedOp(name or call.name, lambda sums: sums.clamp(least, most), kind=Clamp, fields=dict(fields))
     return x.then(op)
 
 

@@ -12,45 +12,43 @@ from onebit.fold.arrange import picked
 from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
-from onebit.fold.shapes import as_image, as_size, from_image, shown
+from onebit.fold.shapes import as_size, on_images, shown
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Node
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.packed.nodes.rounding import WIDEST
 
+Shape = tuple[int, ...]
 
+
+@on_images
 @any_dtype
-def max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    x, before, after = as_image(folder, call, x)
+def max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
     if x.ops and folder.values[x.base].exact and all(op.grows for op in x.ops):
-        y = Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
-    else:
-        y = folder.moved(call, x, MaxPool, **fields)
-    return from_image(folder, call, y)
+        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
+    return folder.moved(call, x, MaxPool, **fields)
 
 
-def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
+@on_images
+def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     if call.argument(6, "divisor_override", None) is not None:
         raise call.refusal("it does not divide by the number of pixels; use divisor_override=None")
-    x, before, after = as_image(folder, call, x)
     fields, stated = _window(call, before, after), as_size(call, call.argument(3, "padding", 0), 0)
     if any(stated) and call.argument(5, "count_include_pad", True):
         if fields["padding"][1::2] != stated:
             raise call.refusal("its last windows count less padding than the others; use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
-    if fields["kernel"] == (1, 1) and not any(fields["padding"]):
+    whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
+    if fields["kernel"] == (1, 1) and whole:
         strides = (1, *fields["stride"])
         ranges = [range(0, size, by) for size, by in zip(before[1:], strides, strict=True)]
-        return from_image(folder, call, picked(folder, call, x, before[1:], ranges))
-    whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
+        return picked(folder, call, x, before[1:], ranges)
     if whole and _few_bits(folder, x, pixels):
-        return from_image(folder, call, _average_of_integers(folder, call, x, **fields))
+        return _average_of_integers(folder, call, x, **fields)
     if whole and not x.ops and _sums_fit(folder, x, pixels):  # a sign that needs the sums of integers may follow
-        y = x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
-    else:
-        y = Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
-    return from_image(folder, call, y)
+        return x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
+    return Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
 
 
 def _sums_fit(folder: Folder, x: Pending, pixels: int) -> bool:
@@ -74,25 +72,25 @@ def _average_of_integers(folder: Folder, call: Call, x: Pending, **fields: Any) 
     return Pending(sums, (*x.ops, mean))
 
 
-def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    x, before, after = as_image(folder, call, x)
-    return from_image(folder, call, _averaged(folder, call, x, before[2:], after[2:]))
+@on_images
+def adaptive_average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
+    return _averaged(folder, call, x, before[2:], after[2:])
 
 
-def _averaged(folder: Folder, call: Call, x: Pending, before: tuple[int, ...], after: tuple[int, ...]) -> Pending:
+def _averaged(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     """Images of `before` pixels as means, `after` of them."""
     if after == (1, 1) and _few_bits(folder, x, prod(before)):
         return _average_of_integers(folder, call, x, kernel=before, stride=before)
     return Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after))
 
 
-def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    x, before, after = as_image(folder, call, x)
+@on_images
+def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     sizes = list(zip(before[2:], after[2:], strict=True))
     if any(old % new for old, new in sizes):
         raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected windows of one size: use MaxPool")
     kernel = tuple(old // new for old, new in sizes)
-    return from_image(folder, call, folder.moved(call, x, MaxPool, kernel=kernel, stride=kernel))
+    return folder.moved(call, x, MaxPool, kernel=kernel, stride=kernel)
 
 
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -134,9 +132,7 @@ def _last(folder: Folder, call: Call, x: Pending, axes: Sequence[int]) -> Pendin
     return folder.reshaped(call, y, (*kept, *gone), (prod(kept), 1, prod(gone)))
 
 
-def _window(
-    call: Call, before: Sequence[int], after: Sequence[int], *, dilation: tuple[int, int] = (1, 1)
-) -> dict[str, Any]:
+def _window(call: Call, before: Shape, after: Shape, *, dilation: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """The fields of a pool. With `ceil_mode`, windows over the end need more padding there."""
     kernel = as_size(call, call.argument(1, "kernel_size", None), 1)
     stride = as_size(call, call.argument(2, "stride", None) or call.argument(1, "kernel_size", None), 1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from onebit.fold.call import Call
+from onebit.fold.call import Call, Operation
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 
@@ -33,6 +33,17 @@ def from_image(folder: Folder, call: Call, y: Pending) -> Pending:
     """The output of an operation, from an image of it."""
     _, after = call.shapes
     return folder.reshaped(call, y, (after[1], 1, after[2]), after[1:]) if is_signal(call) else y
+
+
+def on_images(fold: Callable[..., Pending]) -> Operation:
+    """An operation of signals or images, by its function of images and of the shapes (N, C, H, W) around it."""
+
+    def folded(folder: Folder, call: Call, x: Pending) -> Pending:
+        x, before, after = as_image(folder, call, x)
+        return from_image(folder, call, fold(folder, call, x, before, after))
+
+    folded.any_dtype = getattr(fold, "any_dtype", False)  # type: ignore[attr-defined]
+    return folded
 
 
 def as_size(call: Call, numbers: Any, fill: int) -> tuple[int, int]:
