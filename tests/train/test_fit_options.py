@@ -7,8 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import pytest
-from toy_training import CASES, DATA, EPOCHS, Stop, build, everything, flat, stop_after_epoch
+from toy_training import CASES, DATA, EPOCHS, build, everything, flat
 
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
@@ -40,19 +39,3 @@ def test_keywords_reach_the_training(tmp_path: Path) -> None:
 
 def test_settings_of_the_step_are_keywords_too() -> None:
     assert flat(train(accumulate=3, clip_grad_norm=0.01).state_dict()) != flat(train().state_dict())
-
-
-def test_a_folder_is_continued(tmp_path: Path) -> None:
-    rows: list[Any] = []
-    with pytest.raises(Stop):
-        train(folder=tmp_path, verbose=False, on_epoch=stop_after_epoch(1))
-    again = train(folder=tmp_path, resume=True, on_restored=rows.append)
-    assert flat(again.state_dict()) == flat(train().state_dict())
-    assert [row.epoch for row in rows] == [1]
-
-
-@pytest.mark.parametrize("name", ["resum", "epoch", "shedule", "output", "step_settings"])
-def test_a_wrong_keyword_is_an_error_of_python(name: str) -> None:
-    with pytest.raises(TypeError, match=name) as caught:
-        train(**{name: 3})
-    assert type(caught.value) is TypeError

@@ -140,12 +140,3 @@ def test_after_a_training_the_folder_is_free_again(tmp_path: Path) -> None:
     build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
     build(CASES["sign"]).fit(DATA, tmp_path / "straight")
     assert everything(tmp_path) == everything(tmp_path / "straight")
-
-
-def test_a_link_that_leads_to_itself_is_refused_and_kept(tmp_path: Path) -> None:
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    for folder in (loop, loop / "run"):
-        with pytest.raises(OSError, match="loop"):
-            fit_toy(folder, DATA)
-    assert loop.is_symlink()

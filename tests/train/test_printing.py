@@ -106,15 +106,6 @@ def test_what_cannot_be_checked_is_trained(capsys: pytest.CaptureFixture[str]) -
     assert "no copies" in line
 
 
-def test_a_mistake_of_ours_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("onebit.train.printing.check", fails)
-    with pytest.raises(ZeroDivisionError):
-        train((X, Y), verbose=True, epochs=1)
-
-
 class Pairs(TensorDataset):
     """Samples with two inputs."""
 

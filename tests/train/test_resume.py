@@ -23,7 +23,6 @@ from toy_training import (
     Case,
     Stop,
     build,
-    checkpoint_without_times,
     everything,
     flat,
     rows_without_times,
@@ -72,14 +71,6 @@ def test_an_epoch_cut_short_is_trained_again(tmp_path: Path, whole: Any, name: s
         build(CASES[name]).fit(DATA, tmp_path, on_step=stop_at_step(step))
     build(CASES[name]).fit(DATA, tmp_path, resume=True)
     assert everything(tmp_path) == whole(name)
-
-
-def test_many_interruptions(tmp_path: Path, whole: Any) -> None:
-    for step in (2, 6, 7, 10):
-        with pytest.raises(Stop):
-            build(CASES["stochastic"]).fit(DATA, tmp_path, resume=True, on_step=stop_at_step(step))
-    build(CASES["stochastic"]).fit(DATA, tmp_path, resume=True)
-    assert everything(tmp_path) == whole("stochastic")
 
 
 def test_the_same_objects_may_go_on_in_the_same_process(tmp_path: Path, whole: Any) -> None:
@@ -214,13 +205,6 @@ def test_an_interrupt_before_the_first_checkpoint_is_told_to_the_same_objects(tm
             toy.fit(DATA, tmp_path / str(schedule), on_step=stop_at_step(2))
         with pytest.warns(UserWarning, match=message):
             toy.fit(DATA, tmp_path / str(schedule), resume=True)
-
-
-def test_a_finished_schedule_is_told() -> None:
-    toy = build(CASES["sign"])
-    toy.fit(DATA)
-    with pytest.warns(UserWarning, match="the schedule has made 12 steps before this training, which goes on"):
-        toy.fit(DATA)
 
 
 class Deep(nn.Module):
@@ -495,16 +479,6 @@ def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:
         build(CASES["own generator"]).fit(DATA, tmp_path, resume=True)
 
 
-def test_another_net_is_refused(tmp_path: Path) -> None:
-    build(CASES["real"]).fit(DATA, tmp_path)
-    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    optimizer = torch.optim.Adam(latent_groups(other, lr=0.1))
-    toy = build(CASES["real"])
-    toy.model, toy.optimizer, toy.schedule = other, optimizer, build(CASES["real"]).schedule
-    with pytest.raises(CheckpointError, match="module"):
-        toy.fit(DATA, tmp_path, resume=True)
-
-
 def test_another_thread_count_is_said(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
@@ -559,11 +533,3 @@ def test_validation_does_not_change_the_training() -> None:
             toy.fit(data)
             states.append(flat(toy.model.state_dict()))
         assert states[0] == states[1]
-
-
-def test_a_checkpoint_says_what_it_holds(tmp_path: Path) -> None:
-    fit_toy = build(CASES["own generator"])
-    fit_toy.fit(DATA, tmp_path)
-    keys = {key.split(".")[1] for key in checkpoint_without_times(tmp_path)}
-    assert keys >= {"format", "model", "optimizer", "schedule", "rng", "generators", "rows", "setting", "threads"}
-    assert fit.__doc__ is not None

@@ -7,7 +7,7 @@ import json
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -168,14 +168,7 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 def load_weights(
     model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
 ) -> None:
-    """Load a state_dict into `model`; arguments, warnings and errors as `fitting_state`."""
-    model.load_state_dict(fitting_state(model, state, source=source, start=start, anew=anew))
-
-
-def fitting_state(
-    model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
-) -> dict[str, Tensor]:
-    """A state_dict with the names of `model`, with a one-line error when it belongs to another net.
+    """Load a state_dict into `model`, with a one-line error when it belongs to another net.
 
     Learnable quantizer parameters are dropped with one warning when the model has no such quantizer.
 
@@ -213,7 +206,7 @@ def fitting_state(
         warnings.warn(
             f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
         )
-    return state
+    model.load_state_dict(state)
 
 
 def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
@@ -225,12 +218,6 @@ def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: s
     tail = keys[keys.index(last[0]) :]
     same = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in tail)
     return tail if same else []
-
-
-def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
-    """`names` sorted as in `order`, others at the end; TypeError if `order` is not a list of names."""
-    places = {name: place for place, name in enumerate(order)}
-    return sorted(names, key=lambda name: places.get(name, len(places)))
 
 
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
@@ -260,8 +247,8 @@ def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, A
         if "nodes" in facts:
             raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
         tensors = safetensors.torch.load(data)
-        names = in_order(tensors, facts.pop("order", []))
+        places = {name: place for place, name in enumerate(facts.pop("order", []))}
         facts.pop("latents", None)
-        return {name: tensors[name] for name in names}, facts
+        return {name: tensors[name] for name in sorted(tensors, key=lambda name: places.get(name, len(places)))}, facts
     except (safetensors.SafetensorError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None
