@@ -119,10 +119,7 @@ class LatentWeight(nn.Module):
             UsageError: `torch.nn.utils.prune` removes some of it.
         """
         if "weight_mask" in self._buffers:
-            raise UsageError(
-                "weights of a binary layer are pruned to 0, but there are only two values: each would become +1. "
-                "Prune layers with real weights only"
-            )
+            raise UsageError("weights of a binary layer are pruned to 0, which would become +1: undo that first")
         return self.outputs_first(self.weight)
 
     def binary_weight(self) -> BinaryWeight:

@@ -14,12 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.layers.base import (
-    BinaryLayer,
-    InputQuantizer,
-    WeightQuantizer,
-    skip_fused_path_,
-)
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.description import BinarizeReport, describe
 from onebit.layers.parametrized import (

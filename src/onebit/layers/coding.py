@@ -96,8 +96,7 @@ class Normalize(nn.Module):
             if not numbers.isfinite().all() or (name == "std" and (numbers <= 0).any()):
                 raise UsageError(f"{name}: got {given}, expected finite numbers, positive ones of std")
             self.register_buffer(name, numbers)
-        largest = max(float(self.mean.max()), float(self.std.max()))
-        self._pixel_units = largest > 1
+        self._pixel_units = max(float(self.mean.max()), float(self.std.max())) > 1
 
     def forward(self, x: Tensor) -> Tensor:
         count = max(self.mean.numel(), self.std.numel())
@@ -105,10 +104,7 @@ class Normalize(nn.Module):
             raise UsageError(f"got inputs {tuple(x.shape)}, expected {count} channels on axis 1, as mean and std have")
         if x.dtype == torch.uint8:
             if self._pixel_units:
-                raise UsageError(
-                    f"got mean {self.mean.tolist()} and std {self.std.tolist()} for uint8 pixels, expected those of "
-                    "pixels 0–1: divide them by 255"
-                )
+                raise UsageError(f"got mean {self.mean.tolist()} for uint8 pixels, expected that of pixels 0–1")
             x = x.to(self.mean.dtype) / 255
         mean, std = (self.per_channel(numbers, x.dim()) for numbers in (self.mean, self.std))
         return (x - mean) / std

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,13 +15,7 @@ from onebit.common.text import table
 from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import shortened
-from onebit.layers.base import (
-    BinaryLayer,
-    LatentWeight,
-    binary_layers,
-    input_quantizers,
-    latent_keys,
-)
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -35,10 +29,7 @@ BIAS = "bias and scales of binary layers"
 NOT_CHOSEN = "not chosen by where"
 LEFT_REAL = "left real"
 REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
-    (
-        "normalization",
-        (BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-    ),
+    ("normalization", (BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
     ("activation", (nn.PReLU, RPReLU, FewBits)),
     ("coding of the input", (InputCoding,)),
@@ -83,9 +74,11 @@ class BinarizeReport:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("layer", "kind", "numbers", "")]
-        rows += [(_shown(row.name), row.kind, f"{row.weights:,}", f"binary: {row.quantizer}") for row in self.binary]
+        rows += [
+            (row.name or THE_MODEL, row.kind, f"{row.weights:,}", f"binary: {row.quantizer}") for row in self.binary
+        ]
         own = [row for row in self.real if row.reason != BIAS]
-        rows += [(_shown(row.name), row.kind, f"{row.parameters:,}", f"real: {row.reason}") for row in own]
+        rows += [(row.name or THE_MODEL, row.kind, f"{row.parameters:,}", f"real: {row.reason}") for row in own]
         if rest := sum(row.parameters for row in self.real if row.reason == BIAS):
             rows.append(("", "", f"{rest:,}", f"real: {BIAS}"))
         lines = [table(rows, right=(2,))]
@@ -94,10 +87,6 @@ class BinarizeReport:
         if scheduled(self.model):
             lines.append("its quantizers follow the training: your own loop calls onebit.set_progress before each step")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
-
-
-def _shown(name: str) -> str:
-    return name or THE_MODEL
 
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:
@@ -191,18 +180,12 @@ def _real_parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str
     if is_parametrized(module):  # by weight_norm, for example
         lists: Any = module.parametrizations
         own |= dict(lists.named_parameters())
-    for part in _quantizer_modules(module, latents):
-        own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
+    inputs = module.input_quantizer if isinstance(module, BinaryLayer) else None
+    for part in (*(latent.weight_quantizer for latent in latents), inputs):
+        if part is not None:
+            own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
     latent = {id(latent.weight) for latent in latents}
     return {name: parameter for name, parameter in own.items() if id(parameter) not in latent}
-
-
-def _quantizer_modules(module: nn.Module, latents: list[LatentWeight]) -> Iterator[nn.Module]:
-    for latent in latents:
-        if latent.weight_quantizer is not None:
-            yield latent.weight_quantizer
-    if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
-        yield module.input_quantizer
 
 
 def _quantizers(latent: LatentWeight) -> str:

@@ -124,9 +124,8 @@ def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
 def _fused(
     isa: InstructionSet, x: Tensor, norm: Any, activation: nn.Module | None, shortcut: Tensor | None, *, twice: bool
 ) -> tuple[Tensor, ...]:
-    running = (
-        (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
-    )  # it may be turned off
+    # it may be turned off
+    running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     tensors = (x, shortcut, norm.weight, norm.bias, *running)

@@ -260,8 +260,7 @@ class Quantizer(torch.nn.Module):
             return None
         if prepared.passes > 1:
             raise TrainingError(
-                "checkpointing repeats one of several forward passes since the last step, and only the first had "
-                "the draw of compile_update_: leave out one of the two, or step after each backward pass"
+                "checkpointing repeats one of several forward passes since the last step, which had different draws"
             )
         return prepared.weight
 

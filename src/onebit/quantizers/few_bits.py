@@ -97,9 +97,8 @@ class FewBits(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> a step times integers, of the same shape."""
-        if (
-            self.training and self.range != "dorefa" and x.numel() and not in_backward()
-        ):  # whose forward pass has seen x
+        # within a backward pass x was seen before
+        if self.training and self.range != "dorefa" and x.numel() and not in_backward():
             self._see(x.detach())
         limit = self._limit(x)
         step = limit.detach() / self.most

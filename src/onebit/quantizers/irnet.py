@@ -5,13 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
-from onebit.quantizers.base import (
-    BinaryInput,
-    BinaryWeight,
-    Scheduled,
-    Surrogate,
-    autocast_dtype,
-)
+from onebit.quantizers.base import BinaryInput, BinaryWeight, Scheduled, Surrogate, autocast_dtype
 from onebit.quantizers.channels import Standardized, from_rows, rows, standardized, through_standardization
 from onebit.quantizers.surrogates import bell, ede, ede_height, signed
 
