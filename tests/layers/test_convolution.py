@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import onebit
 from onebit.layers import BinaryConv2d, convolution
 from onebit.layers.convolution import convolved
-from onebit.native import instruction_set, weight_gradient
+from onebit.native import instruction_set, training
 
 ISA = instruction_set()
 __all__ = ["one_thread"]
@@ -84,14 +84,14 @@ def test_sums_are_those_of_float64_and_the_same_for_any_number_of_threads(window
     exact = exact_gradient(x, gradient, weight, stride, padding)
     terms = exact_gradient(x.abs(), gradient.abs(), weight, stride, padding)  # rounding is relative to these
     assert ((found.double() - exact).abs() <= 1e-5 * terms).all()
-    least = weight_gradient.PART_PRODUCTS
+    least = training.PART_PRODUCTS
     try:
-        weight_gradient.PART_PRODUCTS = 1
+        training.PART_PRODUCTS = 1
         torch.set_num_threads(threads)
         assert torch.equal(raw_gradient(x, gradient, weight, stride, padding), found)
     finally:
         torch.set_num_threads(1)
-        weight_gradient.PART_PRODUCTS = least
+        training.PART_PRODUCTS = least
 
 
 @pytest.mark.parametrize("shape", [(125, 16, 32, 32), (40, 64, 8, 8), (9, 3, 31, 17)])

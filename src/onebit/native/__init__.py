@@ -1,15 +1,24 @@
 """Fast packed nets: a C library without dependencies that runs whole batches."""
 
 from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
-from onebit.native.activation import RPRELU, SHIFTED_SIGN, run_activation
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet, instruction_set, instruction_sets
-from onebit.native.norm import NormStage, run_norm
 from onebit.native.plan import make_plan
-from onebit.native.surrogate import BELL, TRIANGLE, run_concrete, run_surrogate
 from onebit.native.thread_pool import run_shares
-from onebit.native.weight_gradient import MOST_TAPS, run_weight_gradient
+from onebit.native.training import (
+    BELL,
+    MOST_TAPS,
+    RPRELU,
+    SHIFTED_SIGN,
+    TRIANGLE,
+    NormStage,
+    run_activation,
+    run_concrete,
+    run_norm,
+    run_surrogate,
+    run_weight_gradient,
+)
 
 __all__ = [
     "BELL",

@@ -1,0 +1,82 @@
+"""The kernels of a training step, see csrc/training and the structures of csrc/onebit.h.
+
+The result is the same for any number of threads. keep: what the addresses of a structure point to; threads may outlive
+an interrupted call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import IntEnum
+from itertools import pairwise
+from typing import Any
+
+from onebit.native import abi
+from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
+from onebit.native.library import InstructionSet
+from onebit.native.thread_pool import run_shares, run_stages
+
+MOST_TAPS = abi.MOST_TAPS
+RPRELU, SHIFTED_SIGN = abi.ACTIVATION["rprelu"], abi.ACTIVATION["sign"]
+TRIANGLE, BELL = abi.SURROGATE["triangle"], abi.SURROGATE["bell"]
+PART_VALUES, PART_PRODUCTS = 1 << 18, 1 << 26
+"""A thread of its own takes at least as many values, or products."""
+
+
+class NormStage(IntEnum):
+    """The first two are a forward pass, the others a backward pass."""
+
+    MOMENTS = abi.NORM["moments"]
+    NORMALIZE = abi.NORM["normalize"]
+    SUMS = abi.NORM["sums"]
+    PROPAGATE = abi.NORM["propagate"]
+
+
+def run_norm(
+    isa: InstructionSet, struct: NormStruct, *stages: NormStage, threads: int = 1, keep: object = None
+) -> None:
+    """BatchNorm of values (rows, channels), with a sum and bounds behind it."""
+    run_stages(isa.run_norm, struct, stages, parts=_parts(threads, struct.rows * struct.channels), keep=keep)
+
+
+def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: int = 1, keep: object = None) -> None:
+    """An activation with learned numbers per channel: y, or the gradients if `struct` has one to y."""
+    stages = list(abi.STAGE.values())[: 2 if struct.gradient else 1]
+    run_stages(isa.run_activation, struct, stages, parts=_parts(threads, struct.rows * struct.channels), keep=keep)
+
+
+def run_weight_gradient(
+    isa: InstructionSet, struct: ConvolutionStruct, *, threads: int = 1, keep: object = None
+) -> None:
+    """The gradient to the weights of a convolution."""
+    pixels = struct.images * struct.out_size[0] * struct.out_size[1]
+    products = pixels * struct.channels * struct.outputs * struct.kernel[0] * struct.kernel[1]
+    parts = _parts(threads, products, PART_PRODUCTS)
+    run_stages(isa.run_weight_gradient, struct, list(abi.WEIGHT.values()), parts=parts, unit=1, keep=keep)
+
+
+def run_surrogate(
+    isa: InstructionSet, struct: SurrogateStruct, values: int, *, threads: int = 1, keep: object = None
+) -> None:
+    """The surrogate gradient of the sign for all values."""
+    _run(isa.run_surrogate, struct, values, threads, keep)
+
+
+def run_concrete(
+    isa: InstructionSet, struct: ConcreteStruct, values: int, *, threads: int = 1, keep: object = None
+) -> bool:
+    """Draw the signs of binary concrete weights, or compute their slopes; whether a draw may not be ±1."""
+    return any(_run(isa.run_concrete, struct, values, threads, keep))
+
+
+def _run(kernel: Callable[..., Any], struct: ctypes.Structure, values: int, threads: int, keep: object) -> list[Any]:
+    """What the kernel returns for each share of the values."""
+    struct.owners = keep
+    parts = _parts(threads, values)
+    bounds = [values * part // parts for part in range(parts + 1)]
+    return list(run_shares(lambda share: kernel(ctypes.byref(struct), *share), list(pairwise(bounds))))
+
+
+def _parts(threads: int, work: int, least: int = PART_VALUES) -> int:
+    return max(1, min(threads, work // least))
