@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from functools import cache, partial
 from math import prod
-from typing import Any, TypeGuard
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +18,7 @@ from onebit.packed import InputSpec, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.inputs import DTYPES, all_finite, check_images, check_numbers, without_torch
+from onebit.runtime.inputs import all_finite, check_images, check_numbers, without_torch
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
@@ -82,39 +82,24 @@ def run_planned(
     """As `run`, with a plan of the native library, or with the reference executor for None."""
     batch = as_batch(net.input, batch)
     check_batch_size(batch_size)
-    size = batch_size or _NATIVE_BATCH
-    if plan is not None and type(batch) is np.ndarray and 0 < len(batch) <= size:
-        workers = threads_for(plan, len(batch), threads)
-        if workers == 1:  # the outputs of the only call of the library
-            arrays = _native_part(net, plan, _whole(net.input, batch))
-            for array in arrays:
-                check_logits(net, array)
-            if on_images is not None:
-                on_images(len(batch), len(batch))
-            return (
-                arrays[0]
-                if isinstance(net.output, str)
-                else net.structured(dict(zip(net.outputs, arrays, strict=True)))
-            )
-    if threads is not None:
-        thread_count(threads)
-    made = {name: np.empty((batch.shape[0], *net.values[name].shape), np.float32) for name in net.outputs}
-    parts: Iterator[Sequence[np.ndarray]]
+    parts: Iterator[list[np.ndarray]]
     if plan is None:
         every = batches(net, batch, net.outputs, batch_size=batch_size)
-        parts = ([values[name] for name in net.outputs] for _, values in every)
+        parts = ([values[name].astype(np.float32) for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, batch, size, threads)
-    done = 0
+        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, threads)
+    found, done = [], 0
     for part in parts:
-        for whole, array in zip(made.values(), part, strict=True):
-            whole[done : done + len(array)] = array
+        found.append(part)
         done += len(part[0])
         if on_images is not None:
             on_images(done, batch.shape[0])
-    for array in made.values():
+    if not found:
+        found.append([np.empty((0, *net.values[name].shape), np.float32) for name in net.outputs])
+    arrays = found[0] if len(found) == 1 else [np.concatenate(one) for one in zip(*found, strict=True)]
+    for array in arrays:
         check_logits(net, array)
-    return net.structured(made)
+    return arrays[0] if isinstance(net.output, str) else net.structured(dict(zip(net.outputs, arrays, strict=True)))
 
 
 def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
@@ -124,10 +109,8 @@ def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
 
 def as_batch(spec: InputSpec, batch: Any) -> Any:
     """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are."""
-    if type(batch) is not np.ndarray:
-        batch = without_torch(batch)
-    if not (type(batch) is np.ndarray and batch.shape[1:] == spec.shape and batch.dtype == DTYPES[spec.dtype]):
-        check_images(spec, batch)
+    batch = without_torch(batch)
+    check_images(spec, batch)
     if isinstance(batch, np.ndarray):
         check_numbers(spec, batch)
     return batch
@@ -161,15 +144,15 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or ONEBIT_THREADS, or the number of available cores; UsageError unless a positive integer."""
-    given = os.environ.get("ONEBIT_THREADS") if threads is None else threads
+    """`threads`, or ONEBIT_THREADS, or the number of available cores; UsageError unless positive."""
+    given = threads if threads is not None else os.environ.get("ONEBIT_THREADS")
     if not given and threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         count = int(given or 0)
-    except (ValueError, TypeError):
+    except ValueError:
         count = 0
-    if count < 1 or (threads is not None and not _is_integer(threads)):
+    if count < 1:
         raise UsageError(f"threads or ONEBIT_THREADS is {given!r}, expected a positive integer")
     return count
 
@@ -198,7 +181,7 @@ def _native_parts(
     for start in range(0, inputs.shape[0], batch_size):
         batch = _part(net.input, inputs, start, batch_size)
         workers = threads_for(plan, len(batch), threads)
-        if len(batch) < workers:
+        if workers == 1 or len(batch) < workers:
             yield run_part(batch, workers)
         else:
             yield from run_shares(run_part, np.array_split(batch, workers))
@@ -213,11 +196,6 @@ def _native_part(net: PackedNet, plan: NativePlan, part: np.ndarray, parts: int 
     return plan.separate(answers, len(part))
 
 
-def _whole(spec: InputSpec, batch: np.ndarray) -> np.ndarray:
-    """A batch with all axes of the net's input, contiguous."""
-    return np.ascontiguousarray(batch).reshape(len(batch), *spec.shape)
-
-
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
     """The samples from `start` on, with all axes of the net's input. Errors: see `as_batch`."""
     part = np.asarray(inputs[start : start + size])
@@ -225,7 +203,7 @@ def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
         if check_images(spec, part) != (count := min(size, inputs.shape[0] - start)):
             raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
         check_numbers(spec, part)
-    return _whole(spec, part)
+    return np.ascontiguousarray(part).reshape(len(part), *spec.shape)
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
@@ -276,14 +254,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def check_batch_size(batch_size: object) -> None:
-    """Raise UsageError unless `batch_size` is a positive integer or None."""
-    if batch_size is not None and (not _is_integer(batch_size) or batch_size < 1):
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise UsageError for a batch size below 1, with which no sample would run."""
+    if batch_size is not None and batch_size < 1:
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
-
-
-def _is_integer(value: object) -> TypeGuard[int | np.integer]:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _code(spec: InputSpec, batch: np.ndarray) -> np.ndarray:
