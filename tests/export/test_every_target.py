@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from covering import covering, recipe_traits
+from packed_nets import Builder, inputs_of
 from recipe_nets import RECIPES, SMALL, packed_net
 
 from onebit.export import EXPORTS, export_net
-from onebit.packed import PackedNet
+from onebit.packed import OPS, Dense, PackedNet
+from onebit.packed.nodes import Bounded
+from onebit.runtime import run
 
 
 @functools.cache
@@ -27,3 +32,24 @@ def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str,
         pytest.skip(made.not_compared)
     if EXPORTS[target].writer.EXACT:
         assert made.comparison.bit_exact
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relu6(Bounded):
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0, 6
+
+
+def test_a_new_bound_needs_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "relu6", Relu6)
+    b = Builder((5,))
+    b.add(Dense, **b.signs(8, 5))
+    b.affine(8)
+    b.add(Relu6)
+    b.dense(3)
+    net = b.net()
+    images = inputs_of(net, 9)
+    np.testing.assert_array_equal(run(net, images, executor="native"), run(net, images, executor="reference"))
+    for target, name in (("c", "net"), ("onnx", "net.onnx"), ("torch", "net.pth")):
+        assert export_net(net, target, tmp_path / name).comparison

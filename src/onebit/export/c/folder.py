@@ -64,9 +64,8 @@ def header(plan: Planner, code: source.Code) -> str:
     ]
     if not isinstance(net.output, str):
         defines += ["", "/* Where each output begins. */"]
-        keys = list(net.output) if isinstance(net.output, dict) else [str(k) for k in range(len(net.output))]
-        names = list(net.output.values()) if isinstance(net.output, dict) else list(net.output)
-        for k, (key, name) in enumerate(zip(keys, names, strict=True)):
+        pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
+        for k, (key, name) in enumerate(pairs):
             shape = source.dimensions(plan.known[name].shape)
             defines.append(f"#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}")
     classes = []

@@ -65,11 +65,8 @@ class Pools(Stages):
         _, height, width = source.shape
         spans = []
         for v, size, count in (("i", height, node.size[0]), ("j", width, node.size[1])):
-            spans += (
-                ["0", str(size)]
-                if count == 1
-                else [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
-            )
+            ends = [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
+            spans += ["0", str(size)] if count == 1 else ends
         stage.head = [line for line in stage.head if not line.startswith("const int32_t")]
         kernel = "average" if source.bound is None else "average_integers"
         stage.head.append(f"static const int32_t steps[3] = {{{', '.join(map(str, source.steps() or ()))}}};")

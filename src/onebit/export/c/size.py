@@ -8,8 +8,8 @@ from pathlib import Path
 from shutil import which
 
 from onebit.errors import shortened
-from onebit.export.c import source
 from onebit.export.c.plan import Planner
+from onebit.export.c.source import code_of, plain_text
 from onebit.packed import costs
 
 COMPILER = "arm-none-eabi-gcc"
@@ -30,14 +30,14 @@ def measure(plan: Planner, folder: Path) -> str:
         flash, static, stack = linked(folder)
     except CannotMeasure as error:
         lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({error})")
-        lines.append(f"RAM: {source.code_of(plan).static_bytes:,} bytes, and the stack")
+        lines.append(f"RAM: {code_of(plan).static_bytes:,} bytes, and the stack")
     else:
         constants = f"{plan.constant_bytes:,} of them constants"
         lines.append(f"flash: {flash:,} bytes on a Cortex-M4 at -Os with the compiler's own routines, {constants}")
         lines.append(f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack")
     for stage in plan.list:
         count = sum(macs.get(title.partition(":")[0], 0) for title in stage.titles)
-        lines.append(f"  {source.plain_text('; '.join(stage.titles))}" + (f": {count:,} MACs" if count else ""))
+        lines.append(f"  {plain_text('; '.join(stage.titles))}" + (f": {count:,} MACs" if count else ""))
     return "\n".join(lines)
 
 
@@ -46,23 +46,12 @@ def linked(folder: Path) -> tuple[int, int, int]:
     if which(COMPILER) is None:
         raise CannotMeasure(f"{COMPILER} is not installed: not measured")
     with tempfile.TemporaryDirectory() as temporary:
-        program = Path(temporary) / "net.elf"
+        program, usage = Path(temporary) / "net.elf", Path(temporary) / "net.su"
+        compiler, source = [COMPILER, *CORTEX_M4, *FLAGS], str((folder / "net.c").resolve())
         link = ("-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs")
-        command = [COMPILER, *CORTEX_M4, *FLAGS, *link, str((folder / "net.c").resolve()), "-o", str(program)]
-        _output(command, temporary)
+        _output([*compiler, *link, source, "-o", str(program)], temporary)
         text, data, bss = _output(["arm-none-eabi-size", str(program)], temporary).splitlines()[1].split()[:3]
-        usage = Path(temporary) / "net.su"
-        compiled = [
-            COMPILER,
-            *CORTEX_M4,
-            *FLAGS,
-            "-fstack-usage",
-            "-c",
-            command[-3],
-            "-o",
-            str(usage.with_suffix(".o")),
-        ]
-        _output(compiled, temporary)
+        _output([*compiler, "-fstack-usage", "-c", source, "-o", str(usage.with_suffix(".o"))], temporary)
         rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
     frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
     # no function calls itself, and no stage another one
