@@ -162,6 +162,8 @@ _LAYERS: dict[int, _Layer] = {}
 def _kept(given: Given) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
     """Plans and weights of a layer, which are empty if its tensors have changed."""
     signs, *parameters = given
+    if not signs.is_cpu:
+        raise UsageError(f"got a packed layer on {signs.device}, expected on cpu")
     version = signs.numpy().tobytes() if signs.is_inference() else signs._version
     state = [version, *[part if part is None else part.numpy().tobytes() for part in parameters]]
     layer = _LAYERS.get(address := signs.data_ptr())
