@@ -160,21 +160,9 @@ def write_concat(to: Values, node: nodes.Concat) -> None:
     to.add("Concat", *(to.get(source, form) for source in node.inputs), of=node.output, form=form, axis=1)
 
 
-def write_flatten(to: Values, node: nodes.Flatten) -> None:
-    _move(to, node, "Flatten", axis=1)
-
-
-def write_reshape(to: Values, node: nodes.Reshape) -> None:
-    _move(to, node, "Reshape", to.graph.shape(-1, *node.shape))
-
-
-def write_permute(to: Values, node: nodes.Permute) -> None:
-    _move(to, node, "Transpose", perm=[0, *(axis + 1 for axis in node.axes)])
-
-
 def write_slice(to: Values, node: nodes.Slice) -> None:
     shape = to.graph.shape
-    _move(to, node, "Slice", shape(*node.start), shape(*node.stop), shape(1, 2, 3), shape(*node.step))
+    move(to, node, "Slice", shape(*node.start), shape(*node.stop), shape(1, 2, 3), shape(*node.step))
 
 
 def write_pad(to: Values, node: nodes.Pad) -> None:
@@ -203,7 +191,8 @@ def write_repeat(to: Values, node: nodes.Repeat) -> None:
     to.add("Reshape", tensor, to.graph.shape(-1, *to.values[name].shape), of=name, form=form)
 
 
-def _move(to: Values, node: Node, op: str, *constants: str, **attributes: Any) -> None:
+def move(to: Values, node: Node, op: str, *constants: str, **attributes: Any) -> None:
+    """An operation of ONNX that moves numbers of any form."""
     (source,) = node.inputs
     form = to.natural(source)
     to.add(op, to.get(source, form), *constants, of=node.output, form=form, **attributes)

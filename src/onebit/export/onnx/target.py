@@ -31,7 +31,7 @@ FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
 """How each flavor stores ±1 weights: one bit each, as floats, or as floats that BipolarQuant marks as binary."""
 
 WRITERS: dict[type, Callable[[Values, Any], None]] = {
-    nodes.Flatten: pointwise.write_flatten,
+    nodes.Flatten: lambda to, node: pointwise.move(to, node, "Flatten", axis=1),
     nodes.Dense: products.write_dense,
     nodes.RealDense: products.write_real_dense,
     nodes.Convolution: products.write_conv,
@@ -48,8 +48,8 @@ WRITERS: dict[type, Callable[[Values, Any], None]] = {
     nodes.Concat: pointwise.write_concat,
     nodes.Slice: pointwise.write_slice,
     nodes.Pad: pointwise.write_pad,
-    nodes.Reshape: pointwise.write_reshape,
-    nodes.Permute: pointwise.write_permute,
+    nodes.Reshape: lambda to, node: pointwise.move(to, node, "Reshape", to.graph.shape(-1, *node.shape)),
+    nodes.Permute: lambda to, node: pointwise.move(to, node, "Transpose", perm=[0, *(1 + axis for axis in node.axes)]),
     nodes.Repeat: pointwise.write_repeat,
     nodes.Multiply: pointwise.write_multiply,
     nodes.Requantize: rounding.write_requantize,
