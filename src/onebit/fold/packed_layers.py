@@ -99,7 +99,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(256, 256), nn.ReLU(), onebit.BinaryLinear(256, 64))
         >>> print(packed_layers_(net))
-        layer  kind          one-bit weights  float32 bytes  bytes
+        layer  kind          one-bit weights  float32 bytes   bytes
         0      BinaryLinear           65,536        262,144   8,192
         2      BinaryLinear           16,384         65,536   2,048
         all                           81,920        327,680  10,240
