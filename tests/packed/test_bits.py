@@ -109,10 +109,10 @@ def test_bits_after_the_last_sign_are_refused(bit: int) -> None:
 def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
     words = pack_signs(random_signs(2, 70))
     for wrong, count in [(words, 64), (words, 129), (words.astype(np.int64), 70), (words[0, 0], 64)]:
-        with pytest.raises(UsageError, match="expected uint64"):
+        with pytest.raises(UsageError, match="words"):
             words_to_bytes(wrong, count)
-    for a, b, count in [(words, words, 64), (words[0], words, 70), (words, words.astype(np.int64), 70)]:
-        with pytest.raises(UsageError, match="expected uint64"):
+    for a, b, count in [(words, words, 64), (words, words.astype(np.int64), 70)]:
+        with pytest.raises(UsageError, match="words"):
             xnor_dot(a, b, count)
 
 

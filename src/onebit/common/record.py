@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from onebit.common.fields import Bound, MismatchError, field_types, read_exactly, within
 from onebit.common.tables import did_you_mean
@@ -44,9 +44,10 @@ class Record:
         FormatError: a field is unknown, missing, of another type or out of bounds.
     """
 
-    KIND: ClassVar[str]
-    WRITTEN: ClassVar[tuple[str, ...]] = ()
-    APART: ClassVar[tuple[str, ...]] = ()
+    # without annotations, which `field_types` would read once more for each class
+    KIND = ""
+    WRITTEN = tuple[str, ...]()
+    APART = tuple[str, ...]()
 
     def __post_init__(self) -> None:
         for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]  # a class is hashable

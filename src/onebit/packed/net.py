@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -202,8 +201,10 @@ class PackedNet(Record):
         self.input.check_values()
         known = self.values
         for node in self.nodes:
-            with _about(node):
+            try:
                 node.check_values(*(known[name] for name in node.inputs))
+            except FormatError as error:  # noqa: PERF203
+                raise _of_node(node, error) from None
 
 
 def infer(net: PackedNet) -> dict[str, Value]:
@@ -218,7 +219,7 @@ def infer(net: PackedNet) -> dict[str, Value]:
     values = {INPUT: net.input.value}
     used = set(net.outputs)
     for node in net.nodes:
-        with _about(node):
+        try:
             if not is_name(node.output):
                 raise FormatError("its output has no valid name")
             unknown = [name for name in node.inputs if name not in values]
@@ -228,6 +229,8 @@ def infer(net: PackedNet) -> dict[str, Value]:
             made = node.infer(*(values[name] for name in node.inputs))
             check_size("its value", made.shape)
             values[node.output] = made
+        except FormatError as error:  # noqa: PERF203
+            raise _of_node(node, error) from None
     made_by_none = [name for name in net.outputs if name not in values or name == INPUT]
     if wrong := made_by_none + [name for name in values if name not in used]:
         raise FormatError(f"value {short(wrong[0])} is made by no node, or never used")
@@ -253,13 +256,8 @@ def needed(nodes: Sequence[Node], names: Iterable[str]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
-@contextmanager
-def _about(node: Node) -> Iterator[None]:
-    """Prefix the messages of FormatErrors with the node."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(f"node {short(node.output)} ({op_name(node)}): {error}") from None
+def _of_node(node: Node, error: FormatError) -> FormatError:
+    return FormatError(f"node {short(node.output)} ({op_name(node)}): {error}")
 
 
 class NodeCost(NamedTuple):
