@@ -12,7 +12,7 @@ from onebit.data import Split
 from onebit.errors import NotBinaryError
 from onebit.fold import pack
 from onebit.native import instruction_sets, make_plan
-from onebit.packed import Requantize, Sign, Threshold, dumps, infer, loads
+from onebit.packed import Quantize, Requantize, Sign, Threshold, dumps, infer, loads
 from onebit.runs.model import build_model
 from onebit.runtime import run
 from onebit.verification.agreement import certify
@@ -27,7 +27,7 @@ def assert_runs(net: Net, count: int) -> None:
     certificate = certify(model, packed, split, dataset="toy").certificate
     assert certificate is not None
     assert certificate.label_mismatches == 0
-    proven = [node.output for node in packed.nodes if isinstance(node, (Threshold, Sign, Requantize))]
+    proven = [node.output for node in packed.nodes if isinstance(node, (Threshold, Sign, Quantize, Requantize))]
     assert sorted(layer.name for layer in certificate.layers) == sorted(proven)
     assert bool(proven) == (net[0].input_quantizer is not None)
     expected = run(packed, images, executor="reference")

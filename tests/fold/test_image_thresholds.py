@@ -136,7 +136,7 @@ def test_a_border_of_zeros_is_not_a_sign() -> None:
     for channel, wanted in enumerate(expected):
         at, up = node.threshold[channel], node.direction[channel] > 0
         assert np.where(integers >= at if up else integers <= at, 1, -1).tolist() == wanted
-    proofs = prove(model, packed, images=images_of(5, SHAPE))
+    proofs = verify(model, packed, images_of(5, SHAPE)).layers
     assert [(proof.proof, proof.integers, proof.mismatches) for proof in proofs] == [
         ("float", 5 * 64, 0),
         ("every integer", 3 * 4, 0),

@@ -16,7 +16,7 @@ from onebit.data import Split
 from onebit.fold import pack
 from onebit.models import MODELS, create_model
 from onebit.packed import Certificate, PackedNet, costs, dumps, loads
-from onebit.verification.agreement import certify, prove, verify
+from onebit.verification.agreement import certify, verify
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"widths": (768, 40, 30, 5), "input_shape": (3, 16, 16)},
@@ -82,7 +82,7 @@ def test_every_model_packs_and_agrees(name: str, form: str) -> None:
     seen = images(model, 40, seed=2).numpy()
     agreement = verify(model, packed, seen)
     assert agreement.ok, agreement
-    proofs = prove(model, packed, images=seen)
+    proofs = verify(model, packed, seen).layers
     if not form.startswith("signs"):
         assert proofs == ()
         return
@@ -117,7 +117,7 @@ def test_signs_between_real_ends_pack_and_agree(name: str, options: dict[str, An
 
 def certified(packed: PackedNet, model: nn.Module) -> PackedNet:
     """With a certificate of realistic length."""
-    proofs = prove(model, packed, images=images(model, 2, seed=0).numpy())
+    proofs = verify(model, packed, images(model, 2, seed=0).numpy()).layers
     layers = [replace(p, integers=p.integers * 5000) if p.proof == "float" else p for p in proofs]
     certificate = Certificate(
         onebit="0.1.0", dataset="cifar10", split="test", count=10_000, weights="binary", correct=8_765,

@@ -18,7 +18,7 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv2d, InputCoding, binarize_
 from onebit.packed import Affine, Threshold
 from onebit.runtime import run
-from onebit.verification.agreement import prove, verify
+from onebit.verification.agreement import verify
 
 SHAPE = (3, 8, 8)
 
@@ -110,7 +110,7 @@ def test_a_foreign_residual_net_with_signs() -> None:
     packed = pack(model, input_shape=SHAPE)
     agreement = verify(model, packed, images_of(100, SHAPE))
     assert agreement.ok
-    proofs = prove(model, packed, images=images_of(100, SHAPE))
+    proofs = verify(model, packed, images_of(100, SHAPE)).layers
     assert len(proofs) == 13
     assert sum(proof.mismatches for proof in proofs) == 0
     # signs inside a block are of integers, those between blocks of real sums; after a ReLU all of them are +1
@@ -173,7 +173,7 @@ def test_a_value_that_is_added_and_binarized(body: Callable[[nn.Module, Tensor],
     inner = pack(model := nn.Sequential(*[NoMean(model)]).eval(), input_shape=SHAPE)
     images = images_of(30, SHAPE)
     np.testing.assert_array_equal(run(inner, images), torch_logits(model, images))
-    for proof in prove(model, inner, images=images):
+    for proof in verify(model, inner, images).layers:
         assert proof.mismatches == 0
         assert proof.integers > 1000
 
@@ -205,7 +205,7 @@ def test_two_signs_of_one_value_are_one_threshold_and_counted_call_by_call() -> 
     model = make_nasty(Body(signed_twice))
     packed = pack(model, input_shape=SHAPE)
     assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign"]
-    proofs = prove(model, packed, images=images_of(20, SHAPE))
+    proofs = verify(model, packed, images_of(20, SHAPE)).layers
     assert [(proof.name, proof.proof, proof.mismatches) for proof in proofs] == [("a.sign", "every integer", 0)]
 
 

@@ -65,35 +65,12 @@ def test_impossible_certificates_are_refused(certificate: Certificate, change: d
     assert "\n" not in str(info.value)
 
 
-def test_claims_omit_what_rounding_decides(certificate: Certificate) -> None:
-    proven, seen = certificate.layers[0], LayerProof(name="fc1", proof="float", integers=100, mismatches=2)
-    near = LayerProof(name="add", proof="within one", integers=1000, mismatches=2)
-    made = replace(certificate, layers=(proven, near, seen), label_mismatches=3, tied=3)
-    elsewhere = replace(
-        made,
-        onebit="9.0.0",
-        max_logit_difference=2e-5,
-        label_mismatches=1,
-        tied=1,
-        layers=(proven, near, replace(seen, mismatches=5)),
-    )
-    assert elsewhere.claims == made.claims
-    for change in (
-        {"correct": 1},
-        {"count": 9_999},
-        {"label_mismatches": 4},
-        {"split": "train"},
-        {"dataset": "other"},
-        {"source": None},
-        {"images": 10},
-        {"layers": (near, proven, seen)},
-        {"layers": (replace(proven, mismatches=1), near, seen)},
-        {"layers": (replace(proven, integers=1), near, seen)},
-        {"layers": (proven, replace(near, mismatches=3), seen)},
-        {"layers": (proven, replace(near, proof="every integer"), seen)},
-        {"layers": (proven, near, replace(seen, proof="every integer"))},
-    ):
-        assert replace(made, **change).claims != made.claims, change
+def test_ties_of_earlier_versions_are_read_and_faults_are_not_stored(certificate: Certificate) -> None:
+    assert Certificate.from_json({**certificate.to_json(), "tied": 0}) == certificate
+    faulty = replace(certificate, faults=("fc0: 2 of 100 values differ by more than rounding",))
+    assert (certificate.ok, faulty.ok) == (True, False)
+    assert str(faulty).endswith("; fc0: 2 of 100 values differ by more than rounding")
+    assert faulty.to_json() == certificate.to_json()
 
 
 def test_default_fields_are_omitted(certificate: Certificate) -> None:
@@ -108,8 +85,8 @@ def test_rounded_activations_are_stated(certificate: Certificate) -> None:
     assert Certificate.from_json(made.to_json()) == made
     assert not {"activations", "calibration", "model_correct"} & certificate.to_json().keys()
     assert str(made) == (
-        "10,000 mnist test labels: 9,876 correct with packed weights and 4-bit activations (9,880 in torch, with real "
-        "activations), 7 labels differ from torch, largest logit difference 1.5e-05; ranges of 500 training images"
+        "10,000 mnist test labels: 9,876 correct with packed weights and 4-bit activations (9,880 in torch), 7 "
+        "labels differ from torch, largest logit difference 1.5e-05; ranges of 500 training images"
     )
     one = replace(made, label_mismatches=1, trained_mismatches=1)
     assert ", 1 label differs from torch, " in str(one)
@@ -118,8 +95,6 @@ def test_rounded_activations_are_stated(certificate: Certificate) -> None:
         "10,000 mnist test labels: packed weights and 4-bit activations, 7 labels differ from torch, "
         "largest logit difference 1.5e-05; ranges of 500 training images"
     )
-    for change in ({"activations": 8}, {"calibration": 400}, {"model_correct": 9_881}):
-        assert replace(made, **change).claims != made.claims, change
 
 
 @pytest.mark.parametrize(
@@ -132,7 +107,6 @@ def test_rounded_activations_are_stated(certificate: Certificate) -> None:
         ({"calibration": 500}, "calibration"),
         ({"activations": 8, "calibration": -1}, "calibration"),
         ({"activations": 8, "calibration": 500, "model_correct": 10_001}, "model_correct"),
-        ({"model_correct": 9}, "activations"),
     ],
 )
 def test_impossible_activations_are_refused(certificate: Certificate, change: dict[str, Any], message: str) -> None:

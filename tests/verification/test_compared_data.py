@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_every_form_gives_the_same_counts(data: Any) -> None:
     model = make_mlp(nasty=None)
     expected = verify(model, pack(model), RAW, labels=LABELS)
     found = verify(model, pack(model), data)
-    assert found == expected
+    assert replace(found, dataset="", split="") == replace(expected, dataset="", split="")
     assert found.count == COUNT
     assert found.correct == (model(X).argmax(1) == Y).sum()
 
@@ -120,13 +121,11 @@ def test_the_pipeline_of_the_training_is_compared(name: str, data: Any, net: nn.
     trained, packed = pipelines()[name], packed_behind(RIGHT, net)
     found = verify(net, packed, data, labels=LABELS if isinstance(data, Tensor) else None, trained=trained)
     assert found.ok, str(found)
-    assert not found.through_model
     assert found.trained_mismatches == found.label_mismatches <= 1
     right = int((net(preprocessed(X)).argmax(1) == Y).sum())
     assert found.trained_correct == right
-    assert f"; as trained {right} correct, " in str(found)
+    assert f"; compared with the training pipeline: {right} correct, " in str(found)
     both = verify(net, packed, data, labels=LABELS, trained=trained, preprocess=RIGHT)
-    assert both.through_model
     assert (both.label_mismatches, both.trained_mismatches) == (0, found.trained_mismatches)
 
 
@@ -149,12 +148,12 @@ def test_another_preprocessing_fails_with_both_accuracies(coding: InputCoding, n
     for options in ({}, {"preprocess": coding}):
         found = verify(net, packed, (RAW, LABELS), trained=trained, **options)
         assert not found.ok
-        assert not found.as_trained
         assert "\n" not in str(found)
         what = "InputCoding" if options else "what is packed"
+        assert f"{found.correct} correct with packed weights" in str(found)
         assert str(found).endswith(
-            f"; {found.correct} correct; as trained {found.trained_correct} correct, {found.trained_mismatches} "
-            f"labels differ: {what} is not the preprocessing of the training"
+            f"{found.trained_correct} correct, {found.trained_mismatches} differ; {what} is not the preprocessing of "
+            "the training"
         )
     with pytest.raises(FoldError, match="is not the preprocessing of the training"):
         certify(nn.Sequential(coding, net), packed, (RAW, LABELS), trained=lambda x: net(preprocessed(x)))
@@ -173,7 +172,7 @@ def test_one_label_more_or_less_is_rounding_and_more_are_not(net: nn.Module) -> 
 
 MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] = {
     "preprocessed inputs for a net that takes pixels": (
-        lambda net: verify(net, packed_behind(RIGHT, net), loader(preprocessed(X))),
+        lambda net: verify(net, packed_behind(RIGHT, net), loader(preprocessed(X)), preprocess=RIGHT),
         UsageError,
         "float32",
     ),
@@ -236,12 +235,12 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
     "labels outside of the classes": (
         lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS + 1), preprocess=RIGHT),
         UsageError,
-        "got the label 5, expected 0 to 4: the net has 5 logits",
+        "got the label 5, expected 0 to 4",
     ),
     "targets of another shape": (
         lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS / 2), preprocess=RIGHT),
         UsageError,
-        r"got targets float32 \(N,\) for outputs \(N, 5\), expected integer labels \(N,\), or targets of the shape",
+        "got targets float32",
     ),
     "an empty loader": (
         lambda net: verify(net, packed_behind(RIGHT, net), loader(X[:0], Y[:0]), preprocess=RIGHT),

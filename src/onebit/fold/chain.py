@@ -17,6 +17,9 @@ from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
 
 MOST_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
+NEAR = 2.0**-21
+"""How near to an integer a sign changes where rounding decides it, as a fraction of the largest integer of the channel:
+a few float32 roundings of a BatchNorm, whose mean is not larger."""
 _BLOCK = 1 << 18  # float32 values per block of a proof: it stays in the second-level cache
 
 
@@ -125,11 +128,20 @@ class Chain:
         assert binary_input is not None
         return binary_input.upper(self.quantizer(x))
 
+    def undecided(self, x: Tensor) -> Tensor:
+        """Where rounding decides the sign of integers, (n, C) float32 -> (n, C) bool: it changes as near as `NEAR`."""
+        near = NEAR * self.integers[-1] if self.ops else 0.0
+        return self.positive(x - near) != self.positive(x + near)
+
     @property
     def exact(self) -> bool:
         """Whether torch gives the same sign for an integer in any batch, so that trying all integers is a proof."""
-        bounded = self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MOST_INTEGERS
-        return bounded and all(op.exact for op in self.ops)
+        return self.few and all(op.exact for op in self.ops)
+
+    @property
+    def few(self) -> bool:
+        """Whether all integers can be tried."""
+        return self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MOST_INTEGERS
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
         """(threshold int32, direction int8), each (C,): found by bisecting `integers` with the modules themselves.
@@ -146,8 +158,12 @@ class Chain:
         threshold = np.where(first == last, np.where(first, INT32.min, INT32.max), threshold)
         return threshold.astype(np.int32), np.where(first & ~last, -1, 1).astype(np.int8)
 
-    def mismatches(self, threshold: np.ndarray, direction: np.ndarray) -> int:
-        """Number of (integer, channel) pairs for which a threshold differs from the modules."""
+    def mismatches(self, threshold: np.ndarray, direction: np.ndarray, *, decided: bool = False) -> int:
+        """Number of (integer, channel) pairs for which a threshold differs from the modules.
+
+        Args:
+            decided: only those that no rounding decides, which are the same on every processor.
+        """
         turn = torch.from_numpy(direction.astype(np.float32))
         bound = torch.from_numpy(threshold.astype(np.float32)) * turn
         rows = max(1, min(_BLOCK // self.channels, len(self.integers)))
@@ -155,7 +171,10 @@ class Chain:
         block, count = offsets.expand(rows, self.channels).contiguous(), 0
         for start in range(0, len(self.integers), rows):
             x = block[: len(self.integers) - start] + float(self.integers[start])
-            count += int(torch.count_nonzero(self.positive(x) != (x * turn >= bound)))
+            differs = self.positive(x) != (x * turn >= bound)
+            if decided and differs.any():
+                differs &= ~self.undecided(x)
+            count += int(torch.count_nonzero(differs))
         return count
 
     def _at(self, index: np.ndarray) -> np.ndarray:

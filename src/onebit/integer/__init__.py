@@ -10,7 +10,7 @@ from onebit.integer.conversion import Affines
 from onebit.integer.multipliers import MOST_OFF
 from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, real_arithmetic, rounded_as_trained
 from onebit.integer.ranges import LEAST_IMAGES
-from onebit.integer.staircase import RealRounding, proved
+from onebit.integer.staircase import RealRounding, largest_error
 
 __all__ = [
     "BITS",
@@ -21,7 +21,7 @@ __all__ = [
     "RealRounding",
     "calibrated",
     "integer_net",
-    "proved",
+    "largest_error",
     "real_arithmetic",
     "rounded_as_trained",
 ]

@@ -90,8 +90,8 @@ def rounded_as_trained(
     return conversion.convert(), conversion.real_roundings
 
 
-def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> dict[str, RealRounding]:
-    """What each requantization of an integer net computes in the real arithmetic of its exact net, by name.
+def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> tuple[PackedNet, dict[str, RealRounding]]:
+    """The integer net of an exact net with the steps of another one, and the real arithmetic of its requantizations.
 
     The steps are those that the numbers of the integer net state: multipliers are the scales of the exact net divided
     by a step.
@@ -109,10 +109,11 @@ def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> dic
         return steps[group]
 
     conversion = Conversion(packed, activations, step, CONVERSIONS)
-    ours, theirs = ([(type(x), x.inputs, x.output) for x in net.nodes] for net in (conversion.convert(), made))
+    twin = conversion.convert()
+    ours, theirs = ([(type(x), x.inputs, x.output) for x in net.nodes] for net in (twin, made))
     if ours != theirs:
         raise UsageError(_OTHER)
-    return conversion.real_roundings
+    return twin, conversion.real_roundings
 
 
 def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:

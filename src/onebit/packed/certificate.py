@@ -12,11 +12,22 @@ from onebit.packed.strict_json import COUNT, FLAG, SIZE, TEXT, check_fields, che
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LATER: dict[str, Any] = {
-    **{"tied": 0, "images": None, "compared": "labels"},
+    **{"images": None, "compared": "labels"},
     **{"trained_mismatches": None, "trained_correct": None},
     **{"activations": None, "calibration": None, "model_correct": None},
 }
 """Fields that a file leaves out where they have these defaults."""
+ROUNDING = 1e-5
+"""Real numbers are equal up to rounding if they differ by at most this fraction of the largest of them, or of what is
+added to them last."""
+PROMISES = {
+    "exact": "integers throughout: each threshold gives the sign of the trained modules for every integer that can "
+    "occur, and the outputs are equal",
+    "real": "real activations: no output differs by more than 1e-5 of the largest, so labels differ only at ties",
+    "rounded": "signs or rounding behind float sums: each of them, fed the values of torch, agrees but within 1e-5 of "
+    "the largest number from a step; labels that differ are counted",
+}
+"""What a certificate promises, see `PackedNet.promise`."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
 """What was compared -> what is counted as a mismatch, in words."""
@@ -24,7 +35,7 @@ _CORRECT = ("correct", "trained_mismatches", "trained_correct", "model_correct")
 _CERTIFICATE = {
     **dict.fromkeys(("onebit", "dataset", "split", "weights", "compared"), TEXT),
     **dict.fromkeys(("recipe", "source"), TEXT._replace(optional=True)),
-    **dict.fromkeys(("count", "label_mismatches", "tied"), COUNT),
+    **dict.fromkeys(("count", "label_mismatches"), COUNT),
     **dict.fromkeys(("seed", "images", "calibration", "activations", *_CORRECT), COUNT._replace(optional=True)),
     "max_logit_difference": SIZE,
     "bit_exact": FLAG,
@@ -51,11 +62,10 @@ class LayerProof:
 
     Args:
         name: name of the value in the packed net.
-        proof: "every integer" (every possible sum was compared), "within one" (of a rounding of several values, every
-            possible weighted sum) or "float" (the values on the images were compared).
+        proof: "every integer" (every integer that can occur was compared) or "float" (the values on the images were).
+            Earlier versions also wrote "within one", of weighted sums that are rounded.
         integers: number of integers or values that were compared.
-        mismatches: number of them with another result than in the trained net. A rounding has them near a tie, where
-            the result is the next integer, or for "within one" may be.
+        mismatches: number of them with another result than in the trained net, where rounding decides.
     """
 
     name: str
@@ -69,11 +79,8 @@ class LayerProof:
         check_record("layer", self, relations)
 
     def __str__(self) -> str:
-        what = {"every integer": "integers, all that can occur", "within one": "weighted sums, all that can occur"}
-        differ = (
-            f"{self.mismatches:,} may differ by 1" if self.proof == "within one" else counted_differing(self.mismatches)
-        )
-        return f"{self.integers:,} {what.get(self.proof, 'signs on the images')}: {differ}"
+        what = "values on the images" if self.proof == "float" else "integers, all that can occur"
+        return f"{self.integers:,} {what}: {counted_differing(self.mismatches)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +97,6 @@ class Certificate:
         seed: of that draw, else None.
         correct: images that the packed net classifies correctly; None without labels.
         label_mismatches: images to which the two nets give different labels.
-        tied: mismatches that rounding decides: pixels whose two labels are equally likely in both nets, and in a net
-            that was trained with activations of few bits, samples with an integer that float32 rounds otherwise.
         max_logit_difference: largest |difference| between two logits.
         bit_exact: every logit is equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
@@ -99,13 +104,14 @@ class Certificate:
         layers: the proof of each layer.
         images: number of images that were compared, evenly spread over the split; None for all.
         compared: "labels", the largest logit of each sample; "multi-label", the sign of each logit; "values", the
-            outputs, where a mismatch is a sample that differs by more than rounding.
+            outputs, where a mismatch is a sample that differs by more than `ROUNDING` of the largest one.
         trained_mismatches: mismatches with the pipeline of the training, with its own preprocessing; None if the net
             was compared only with the model behind the preprocessing that was packed.
         trained_correct: labels that are correct in that pipeline; None without it or without labels.
         activations: bits of the activations if they were rounded after the training; else None.
         calibration: number of training images that their ranges were found on, evenly spread over the split.
-        model_correct: for such a net, labels that are correct in torch, with real activations; None without labels.
+        model_correct: labels that are correct in torch, in an integer net with real activations; None without labels.
+        faults: what breaks the promise, in words; empty in a certified net. Not stored.
     """
 
     onebit: str
@@ -121,7 +127,6 @@ class Certificate:
     source: str | None = None
     recipe: str | None = None
     layers: tuple[LayerProof, ...] = ()
-    tied: int = 0
     images: int | None = None
     compared: str = "labels"
     trained_mismatches: int | None = None
@@ -129,42 +134,48 @@ class Certificate:
     activations: int | None = None
     calibration: int | None = None
     model_correct: int | None = None
+    faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_record("certificate", self, _CERTIFICATE)
-        rounded = self.activations is not None
         relations = {
             "split": self.split in ("train", "validation", "test", ""),
             "compared": self.compared in COMPARED,
             "weights": self.weights in ("binary", "sample"),
             "seed": (self.seed is not None) == (self.weights == "sample"),
             "label_mismatches": self.label_mismatches <= self.count,
-            "tied": self.tied <= self.label_mismatches,
-            "activations": self.activations in (None, 8, 4, 2) and (rounded or self.model_correct is None),
-            "calibration": (self.calibration is not None) == rounded,
+            "activations": self.activations in (None, 8, 4, 2),
+            "calibration": (self.calibration is None) == (self.activations is None),
             "bit_exact": not (self.bit_exact and (self.max_logit_difference or self.label_mismatches)),
             "source": self.source is None or _SHA256.fullmatch(self.source) is not None,
         }
         check_record("certificate", self, relations)
         check_record("certificate", self, {name: (getattr(self, name) or 0) <= self.count for name in _CORRECT})
 
+    @property
+    def ok(self) -> bool:
+        """Whether the nets agree as `PackedNet.promise` says."""
+        return not self.faults
+
     def __str__(self) -> str:
-        return self.in_words("labels")
+        words = [self.in_words("samples" if self.compared == "values" else "labels")]
+        if self.trained_mismatches is not None:
+            words.append(self.against)
+        return "; ".join([*words, *self.faults])
 
     def in_words(self, counted: str) -> str:
         """What was compared, with the result; `counted` names what `count` counts."""
-        correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
+        weights = "" if self.correct is None else f"{self.correct:,} correct with packed weights"
         if self.activations is not None:
-            correct = f"{correct[:-2] or 'packed weights'} and {self.activations}-bit activations"
-            if self.model_correct is not None:
-                correct += f" ({self.model_correct:,} in torch, with real activations)"
-            correct += ", "
-        tied = f" ({self.tied:,} of them decided by rounding)" if self.tied else ""
+            weights = f"{weights or 'packed weights'} and {self.activations}-bit activations"
+        if self.model_correct not in (None, self.correct):
+            weights += f" ({self.model_correct:,} in torch)"
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
+        differing = counted_differing(self.label_mismatches, COMPARED[self.compared])
         return (
-            f"{self.count:,} {what}: {correct}{counted_differing(self.label_mismatches, COMPARED[self.compared])} "
-            f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}{calibrated}"
+            f"{self.count:,} {what}: {weights}{weights and ', '}{differing} from torch, "
+            f"largest logit difference {self.max_logit_difference:.3g}{calibrated}"
         )
 
     @property
@@ -183,23 +194,15 @@ class Certificate:
         correct = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
         return f"compared with the training pipeline: {correct}{counted_differing(self.trained_mismatches)}"
 
-    @property
-    def claims(self) -> dict[str, object]:
-        """The fields that every machine reproduces: all except the version and those that depend on torch's rounding.
-
-        These are logits, signs that were compared only on images, pixels with tied labels, and labels of the pipeline
-        of the training.
-        """
-        fields = self.to_json()
-        for name in ("onebit", "max_logit_difference", "bit_exact", "trained_mismatches", "trained_correct"):
-            fields.pop(name, None)
-        fields["label_mismatches"] -= fields.pop("tied", 0)
-        fields["layers"] = [layer if layer[1] != "float" else layer[:2] for layer in fields["layers"]]
+    def as_dict(self) -> dict[str, Any]:
+        """What is stored, by name."""
+        fields = dataclasses.asdict(self)
+        del fields["faults"]
         return fields
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; inverse of `from_json`. To stay small, each layer is a list of its four fields."""
-        fields = dataclasses.asdict(self)
+        fields = self.as_dict()
         for name, default in _LATER.items():
             if fields[name] == default:
                 del fields[name]
@@ -209,7 +212,8 @@ class Certificate:
     def from_json(value: object) -> Certificate:
         """The certificate of a JSON object; FormatError for unknown, missing, wrong or contradictory fields."""
         whole = {**_LATER, **value} if isinstance(value, dict) else value
-        fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
+        fields = check_fields("certificate", whole, [*_CERTIFICATE, "layers"], optional=["tied"])
+        fields = {name: found for name, found in fields.items() if name != "tied"}  # of earlier versions
         names, rows = [field.name for field in dataclasses.fields(LayerProof)], fields["layers"]
         if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(names) for row in rows):
             raise FormatError(f"certificate layers is {short(rows)}, expected lists of {', '.join(names)}")

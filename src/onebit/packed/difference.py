@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     differing, size: how many numbers or signs differ, and how many there are.
     largest: largest |difference|.
     rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
-        equal, thresholds differ by at most one possible sum (`onebit.verification.thresholds` asks for a tie there),
+        equal, thresholds differ by at most one possible sum (`onebit.verification` asks for a tie there),
         other integers by at most 1 and 1e-5, and real numbers by at most 1e-5, of the numbers of their own channel, see
         `_sizes`.
     """

@@ -15,7 +15,7 @@ from onebit.common.record import Record, Text
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
-from onebit.packed.nodes import OPS, Node, Numbers, Value, check_finite, check_size
+from onebit.packed.nodes import OPS, Affine, Node, Numbers, Quantize, Requantize, Sign, Value, check_finite, check_size
 from onebit.packed.nodes.node import MOST_VALUES, read_only
 
 INPUT = "input"  # the name of the coded input
@@ -156,6 +156,20 @@ class PackedNet(Record):
     def compared(self) -> str:
         """What its outputs mean, see `Certificate.compared`; "labels" without a certificate."""
         return self.certificate.compared if self.certificate else "labels"
+
+    @property
+    def promise(self) -> str:
+        """What a certificate promises of this net, a key of `onebit.packed.certificate.PROMISES`.
+
+        "rounded" if it takes signs or rounds to integers where torch rounds the number before it; else "exact" if all
+        values are integers, apart from outputs that are scaled and shifted last; else "real".
+        """
+        layers = self.certificate.layers if self.certificate else ()
+        rounds = any(isinstance(node, (Sign, Quantize, Requantize)) for node in self.nodes)
+        if rounds or any(layer.proof == "float" for layer in layers):
+            return "rounded"
+        last = {node.output for node in self.nodes if isinstance(node, Affine)}.intersection(self.outputs)
+        return "exact" if all(value.exact or name in last for name, value in self.values.items()) else "real"
 
     def pixels_have_classes(self, outputs: int) -> bool:
         """Whether each pixel has one class, for a net with this number of outputs for each.

@@ -14,15 +14,17 @@ import numpy as np
 
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
-from onebit.packed import InputSpec, PackedNet, load
+from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import per_channel
 from onebit.runtime.executors import executor_of
 from onebit.runtime.inputs import all_finite, check_images, check_numbers, without_torch
+from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
 _THREAD_WORK = 1 << 19  # least work per thread: a third of a millisecond or more, ten times as long as waking a thread
+Step = Callable[[int, Node, Executor, list[np.ndarray]], np.ndarray]
 _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyDictionary()
 
 
@@ -216,13 +218,15 @@ def check_logits(net: PackedNet, logits: np.ndarray) -> None:
 
 
 def batches(
-    net: PackedNet, images: Any, names: Collection[str], *, batch_size: int | None = None
+    net: PackedNet, images: Any, names: Collection[str], *, batch_size: int | None = None, step: Step | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Values inside a net, batch by batch: the inputs (n, …), such as images, and a dict of values (n, …).
 
     Args:
         net, images, batch_size: net, batch and batch_size of `run`.
         names: names of the values.
+        step: computes the value of each node in place of its executor, from the number of the first sample, the node,
+            its executor and its inputs.
 
     Raises:
         UsageError: as `run`, or for an unknown name.
@@ -240,7 +244,8 @@ def batches(
         values = {INPUT: _code(net.input, batch)}
         for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
             with np.errstate(over="ignore", invalid="ignore"):  # overflow is found once, at the end
-                values[node.output] = execute(*(values[name] for name in node.inputs))
+                given = [values[name] for name in node.inputs]
+                values[node.output] = execute(*given) if step is None else step(start, node, execute, given)
             for name in node.inputs:
                 if last_use[name] == index and name not in names:
                     values.pop(name, None)

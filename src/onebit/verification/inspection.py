@@ -15,6 +15,7 @@ from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
 from onebit.packed import PackedNet, RealWeights, costs
 from onebit.packed.bits import unpack_signs
+from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
 from onebit.packed.net import copied_weights
 
@@ -269,7 +270,8 @@ def _inspect_packed(path: str | Path) -> Inspection:
             "input": _input_facts(net),
             "outputs": _output_facts(net),
             "card": net.card and net.card.to_json(),
-            "certificate": net.certificate and asdict(net.certificate),
+            "certificate": net.certificate and net.certificate.as_dict(),
+            "promise": net.certificate and f"{net.promise}: {PROMISES[net.promise]}",
             "name": net.name,
             "digest": digest,
         },

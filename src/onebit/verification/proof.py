@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +21,19 @@ from onebit.evaluation.packed_nets import fitted_to
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
+from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, Threshold
+from onebit.packed.certificate import PROMISES
 from onebit.packed.difference import Difference, array_differences, graph_difference
-from onebit.packed.grid import FLOAT32_EXACT
 from onebit.runs.card import data_in_words, stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
 from onebit.train.weights import read_state
-from onebit.verification.agreement import certify, prove
-from onebit.verification.counted import decided_inside
+from onebit.verification.agreement import certify
+from onebit.verification.comparison import reference_images
 from onebit.verification.inspection import holds_two_values, inspect_state
-from onebit.verification.tally import Agreement, reference_images
-from onebit.verification.thresholds import unexplained_thresholds
+from onebit.verification.layer_proofs import with_own_ties
 
 CALIBRATION = 500
 """Training images on which the ranges of activations are found."""
@@ -195,28 +193,18 @@ def _packed(packed: PackedNet, reference: int) -> Claim:
     """The comparison made by packing; numpy computed the logits of `reference` images as well."""
     made = packed.certificate
     assert made is not None
-    counts = (made.count, made.label_mismatches, made.max_logit_difference, made.bit_exact, made.tied)
-    agreement = Agreement(*counts, **decided_inside(packed))
-    detail = str(agreement)
-    roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}
-    proven = [layer for layer in made.layers if layer.proof == "every integer"]
-    broken = sum(layer.mismatches for layer in proven if layer.name not in roundings)
-    if proven:
-        cases, differing = (sum(getattr(layer, name) for layer in proven) for name in ("integers", "mismatches"))
-        near = f", {differing - broken:,} differ by 1 at ties" if roundings else ""
-        detail += (
-            f"; {len(proven)} layers proven at every reachable integer ({cases:,} cases, {broken} mismatches{near})"
-        )
-    if bounded := [layer for layer in made.layers if layer.proof == "within one"]:
-        sums, near_steps = (sum(getattr(layer, name) for layer in bounded) for name in ("integers", "mismatches"))
-        detail += f"; {len(bounded)} layers proven to within 1 ({sums:,} weighted sums, {near_steps:,} near a step)"
-    compared = [layer for layer in made.layers if layer.proof == "float"]
-    if compared:
-        signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
-        detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
+    detail = f"{made.count - made.label_mismatches:,} of {made.count:,} equal, "
+    detail += f"largest logit difference {made.max_logit_difference:.3g}; {packed.promise}: {PROMISES[packed.promise]}"
+    for kind, what in (("every integer", "layers proven on"), ("float", "layers compared on")):
+        if layers := [layer for layer in made.layers if layer.proof == kind]:
+            integers, mismatches = (
+                sum(getattr(layer, name) for layer in layers) for name in ("integers", "mismatches")
+            )
+            total = LayerProof(name="total", proof=kind, integers=integers, mismatches=mismatches)
+            detail += f"; {len(layers)} {what} {total}"
     if (plan := native_plan(packed)) is not None:
         detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit on {reference:,} images"
-    return Claim("packed", agreement.ok and not broken, detail)
+    return Claim("packed", made.ok, detail)
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Claim:
@@ -270,7 +258,7 @@ def prove_packed(
         if stated is not None:
             yield _card_claim(net, data, on_images=on_images)
         model, fresh = fold_run(source, None)
-        yield _same_net(net, fresh, unexplained_thresholds(model, net, fresh))
+        yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
         return
     if not certificate.split:
         raise UsageError(f"the certificate is about {certificate.dataset}, which are not stored: use onebit.verify(…)")
@@ -298,41 +286,30 @@ def prove_packed(
     model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
     if certificate.activations is not None and certificate.calibration is not None:
         fresh = calibrated_on(model, fresh, data, certificate.activations, certificate.calibration).net
-    moved = unexplained_thresholds(model, net, fresh, weights=certificate.weights, seed=seed)
-    yield _same_net(net, fresh, moved)
+    ours, exact = with_own_ties(model, net, weights=certificate.weights, seed=seed)
+    yield _same_net(net, fresh, ours, exact if certificate.activations is None else set())
     if graph_difference(net, fresh) is not None:
         return
-    given: dict[str, Any] = {"weights": certificate.weights, "seed": seed, "activations": certificate.activations}
-    different = list(array_differences(net, fresh))
-    # where rounding explains all that differs in thresholds, those of this processor are compared with torch here
-    tied = {array.node for array in different if array.field == "threshold" and array.rounding} - moved.keys()
-    pairs = zip(net.nodes, fresh.nodes, strict=True)
-    rounded_here = replace(net, nodes=tuple(twin if node.output in tied else node for node, twin in pairs))
     try:
-        layers = prove(model, rounded_here, **given)
+        again = certify(
+            model,
+            ours,
+            split,
+            dataset=data.name,
+            split_name=certificate.split,
+            weights=certificate.weights,
+            seed=seed,
+            source=source.sha256,
+            recipe=source.recipe.name,
+            images=certificate.images,
+            activations=certificate.activations,
+            calibration=None if certificate.calibration is None else min(certificate.calibration, len(data.train)),
+            on_images=on_images,
+        )
     except FoldError as error:
         yield Claim("certificate", False, str(error))
         return
-    again = certify(
-        model,
-        rounded_here,
-        split,
-        dataset=data.name,
-        split_name=certificate.split,
-        source=source.sha256,
-        recipe=source.recipe.name,
-        layers=layers,
-        images=certificate.images,
-        **given,
-        calibration=None if certificate.calibration is None else min(certificate.calibration, len(data.train)),
-        on_images=on_images,
-    ).certificate
-    assert again is not None
-    if tied:
-        again = replace(again, correct=correct)  # of the file itself
-    rounded = {node.output for node in net.nodes if isinstance(node, Requantize)}
-    exact = not different and _all_integers(net, again)
-    yield _same_claims(certificate, again, rounded & {array.node for array in different}, exact=exact)
+    yield _same_claims(net, again, correct)
 
 
 def _card_claim(
@@ -366,31 +343,21 @@ def _card_claim(
     )
 
 
-def _same_net(net: PackedNet, fresh: PackedNet, moved: dict[str, int]) -> Claim:
+def _same_net(net: PackedNet, fresh: PackedNet, here: PackedNet, exact: set[str]) -> Claim:
     """The packed net equals its source, packed again, up to rounding, which depends on the processor.
 
     Args:
-        moved: thresholds that differ where no rounding decides, see `unexplained_thresholds`.
+        here: the net with the thresholds of this processor where rounding decides; those that are `exact` are equal.
     """
     if (different := graph_difference(net, fresh)) is not None:
         return Claim("packed bits", False, f"the file differs from its source, packed again: {different}")
-    arrays = list(array_differences(net, fresh))
-    if changed := [array for array in arrays if not array.rounding or array.node in moved]:
-        detail = f"the file differs from its source, packed again: {_listed(changed)}"
-        if count := moved.get(changed[0].node):
-            detail += f"; rounding does not explain {count:,} of them"
-        return Claim("packed bits", False, detail)
+    arrays = list(array_differences(here, fresh))
+    if changed := [array for array in arrays if not array.rounding or array.node in exact]:
+        return Claim("packed bits", False, f"the file differs from its source, packed again: {_listed(changed)}")
     detail = "every weight and parameter equals that of the source, packed again"
-    if arrays:
+    if arrays := list(array_differences(net, fresh)):
         detail = f"equal to the source, packed again, up to rounding in torch: {_listed(arrays)}"
     return Claim("packed bits", True, detail)
-
-
-def _all_integers(net: PackedNet, made: Certificate) -> bool:
-    """Whether torch computes the outputs of a net without rounding: all signs are proven, and outputs are integers."""
-    proven = all(layer.proof == "every integer" and not layer.mismatches for layer in made.layers)
-    values = net.values
-    return proven and all((values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT for name in net.outputs)
 
 
 def _listed(arrays: list[Difference]) -> str:
@@ -398,33 +365,31 @@ def _listed(arrays: list[Difference]) -> str:
     return f"{arrays[0]} differ{more}"
 
 
-def _same_claims(certificate: Certificate, again: Certificate, rounded: set[str], *, exact: bool) -> Claim:
-    """A recomputed certificate equals the one in the file; version and largest logit difference may differ.
-
-    Args:
-        rounded: roundings whose numbers torch folds otherwise here: integers near a tie are others then.
-        exact: torch rounds nothing, so the logits differ by the same on every machine.
-    """
-    claims, found = ({**made.claims, "layers": _without_counts(made, rounded)} for made in (certificate, again))
-    differing = [name for name, value in claims.items() if found.get(name) != value]
-    if exact:
-        names = "max_logit_difference", "bit_exact"
-        differing += [name for name in names if getattr(certificate, name) != getattr(again, name)]
+def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
+    """A recomputed certificate equals the one in the file, but for what depends on how torch rounds."""
+    assert net.certificate is not None
+    assert made.certificate is not None
+    stated, again = net.certificate, replace(made.certificate, correct=correct)  # of the file itself
+    names = ["dataset", "split", "count", "weights", "seed", "correct", "source", "recipe", "images", "compared"]
+    names += ["activations", "calibration"]
+    if made.promise == "exact":
+        names.append("label_mismatches")
+    differing = [name for name in names if getattr(stated, name) != getattr(again, name)]
+    if _of_thresholds(net, stated) != _of_thresholds(made, again):
+        differing.append("layers")
     detail = f"differs in {', '.join(differing)}" if differing else "recomputed, equal"
-    if rounded:
-        detail += f"; without the counts of {len(rounded)} roundings that are folded otherwise here"
-    of_training = [name for name in ("trained_mismatches", "trained_correct") if getattr(certificate, name) is not None]
-    if of_training:  # a run does not store the pipeline that they are about
-        detail += f"; without {' and '.join(of_training)}, which a run cannot recompute"
-    if again.onebit != certificate.onebit:
-        detail += f"; packed by onebit {certificate.onebit}, recomputed by {again.onebit}"
-    if again.max_logit_difference != certificate.max_logit_difference:
-        detail += (
-            f"; largest logit difference {certificate.max_logit_difference:.3g}, here {again.max_logit_difference:.3g}"
-        )
+    if again.onebit != stated.onebit:
+        detail += f"; packed by onebit {stated.onebit}, recomputed by {again.onebit}"
+    for name, what in (
+        ("label_mismatches", "labels that differ"),
+        ("max_logit_difference", "largest logit difference"),
+    ):
+        if getattr(again, name) != getattr(stated, name):
+            detail += f"; {what} {getattr(stated, name):.3g}, here {getattr(again, name):.3g}"
     return Claim("certificate", not differing, detail)
 
 
-def _without_counts(certificate: Certificate, names: set[str]) -> list[list[object]]:
-    layers: Any = certificate.claims["layers"]
-    return [layer[:2] if layer[0] in names else layer for layer in layers]
+def _of_thresholds(net: PackedNet, made: Certificate) -> dict[str, LayerProof]:
+    """The proofs on every integer of thresholds, by name."""
+    thresholds = {node.output for node in net.nodes if isinstance(node, Threshold)}
+    return {layer.name: layer for layer in made.layers if layer.name in thresholds and layer.proof == "every integer"}

@@ -1,0 +1,127 @@
+"""What is proved of a packed net without samples: thresholds on every integer, and the numbers of integer nets."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.fold import Folded, example_of, fold_model
+from onebit.integer import BITS, MOST_OFF, RealRounding, largest_error, real_arithmetic
+from onebit.packed import LayerProof, Node, PackedNet, Requantize, Threshold
+from onebit.packed.difference import array_differences
+from onebit.packed.net import op_name
+from onebit.verification.sites import Site
+
+
+class Proof(NamedTuple):
+    """What is known without samples.
+
+    layers: for each value of signs or rounded integers. sites: those to compare on samples.
+    rounded: a sign or an integer follows from numbers that torch rounds.
+    activations: bits of a net from `integer_net`, whose integers torch does not have; else None.
+    """
+
+    layers: tuple[LayerProof, ...]
+    sites: tuple[Site, ...]
+    rounded: bool
+    activations: int | None
+    faults: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        packed: PackedNet,
+        *,
+        weights: str = "binary",
+        seed: int | None = None,
+        preprocess: nn.Module | None = None,
+        activations: int | None = None,
+    ) -> Proof:
+        """Compare a packed net with its model. `activations`: bits of an integer net, if they are known."""
+        folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
+        bits, real, faults = None, folded.real, list[str]()
+        signs = folded.signs
+        nodes = {node.output: node for node in packed.nodes}
+        if _outline(folded.net) != _outline(packed):
+            bits, twin, real = _integer_twin(folded, packed, BITS if activations is None else (activations,))
+            rest = [found for found in array_differences(packed, twin) if found.node not in real]
+            faults += [f"{found} differ" for found in rest if found.field == "threshold" or not found.rounding]
+            exact = {node.output: node for node in folded.net.nodes}
+            signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes[site.value]))
+        for name, rounding in real.items():
+            node = nodes[name]
+            assert isinstance(node, Requantize)
+            off = largest_error(node, rounding, [packed.values[value].limits for value in node.inputs])
+            if not off <= MOST_OFF:
+                faults.append(f"{name}: its multipliers and offsets are off by up to {off:.2g} of a step")
+        layers, exact_sites = [], set()
+        for site in signs:
+            threshold, integers, wrong = nodes[site.value], 0, 0
+            if site.chain is not None and site.chain.few and isinstance(threshold, Threshold):
+                wrong = site.chain.mismatches(threshold.threshold, threshold.direction)
+                tried = len(site.chain.integers) * site.chain.channels
+                if wrong:
+                    faults.append(f"{site.value}: other signs for {wrong:,} of {tried:,} integers")
+                if site.chain.exact:  # else torch also rounds the sums that become these integers
+                    exact_sites.add(site.value)
+                    integers = tried
+            kind = "every integer" if integers else "float"
+            layers.append(LayerProof(name=site.value, proof=kind, integers=integers, mismatches=integers and wrong))
+        sites: tuple[Site, ...] = () if bits is not None else (*signs, *folded.roundings)
+        layers += [LayerProof(name=site.value, proof="float", integers=0, mismatches=0) for site in folded.roundings]
+        rounded = bits is not None or any(site.value not in exact_sites for site in sites)
+        return Proof(tuple(layers), sites, rounded, bits, tuple(faults))
+
+
+def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: int) -> tuple[PackedNet, set[str]]:
+    """A packed net with the thresholds of this processor where rounding decides, and the names of its exact ones.
+
+    Another processor may round what the modules compute of an integer at a tie, and so move a threshold over it.
+    """
+    folded = fold_model(model, example_of(packed.input), weights=weights, seed=seed)
+    chains = {site.value: site.chain for site in folded.signs if site.chain is not None and site.chain.exact}
+    own = {node.output: node for node in folded.net.nodes}
+    nodes = [
+        own[node.output]
+        if isinstance(node, Threshold)
+        and (chain := chains.get(node.output)) is not None
+        and chain.channels == len(node.threshold)
+        and not chain.mismatches(node.threshold, node.direction, decided=True)
+        else node
+        for node in packed.nodes
+    ]
+    return replace(packed, nodes=tuple(nodes)), set(chains)
+
+
+def _integer_twin(
+    folded: Folded, packed: PackedNet, known: tuple[int, ...]
+) -> tuple[int, PackedNet, dict[str, RealRounding]]:
+    """Bits of the activations of an integer net, and the integer net of the folded model with the same steps."""
+    for bits in known:
+        with suppress(UsageError, ValueError):  # ValueError: arrays of other shapes
+            twin, real = real_arithmetic(folded.net, packed, bits)
+            if _outline(twin) == _outline(packed):
+                return bits, twin, real
+    raise UsageError("the packed net does not have the operations of this model; pack it from this model")
+
+
+def _outline(net: PackedNet) -> tuple[object, ...]:
+    """What two nets from the same model share: operations, shapes and kinds, but not the contents of arrays."""
+    nodes = [
+        # a shift may differ by 1 with a multiplier that is twice as large
+        (op_name(node), node.inputs, node.output, *(getattr(node, x) for x in node.attributes if x != "right_shift"))
+        for node in net.nodes
+    ]
+    return net.input.coding, nodes, net.values, net.output
+
+
+def _same_threshold(node: Node, twin: Node) -> bool:
+    """Whether an integer net has the threshold of the exact net."""
+    if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:
+        return False
+    return all(np.array_equal(getattr(node, name), getattr(twin, name)) for name in ("threshold", "direction"))

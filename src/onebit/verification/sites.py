@@ -1,0 +1,143 @@
+"""Each sign and each rounding of a packed net beside that of its model, both fed the same values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onebit import runtime
+from onebit.fold import RoundingSite, SignSite
+from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Repeat, Requantize, Reshape, Threshold
+from onebit.packed.certificate import ROUNDING
+from onebit.runtime.executors import per_channel
+from onebit.runtime.reference_matmul import Executor
+
+Site = SignSite | RoundingSite
+_MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
+"""What may stand between a threshold and the signs that torch takes."""
+
+
+@contextmanager
+def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.ndarray]]:
+    """The signs and integers that torch has at sites in the last batch, by value; updated when the model runs."""
+    found: dict[str, np.ndarray] = {}
+    by_call = {(model.get_submodule(site.module), site.call): site for site in sites}
+    calls: Counter[nn.Module] = Counter()
+
+    def record(module: Any, inputs: object, output: Tensor) -> None:
+        if (site := by_call.get((module, calls[module]))) is not None:
+            if isinstance(site, SignSite):
+                found[site.value] = np.where(module.binary_input().upper(output).numpy(), np.int8(1), np.int8(-1))
+            else:
+                found[site.value] = (output / module.integer_input().step).round().to(torch.int32).numpy()
+        calls[module] += 1
+
+    hooks = [module.register_forward_hook(record) for module in {module for module, _ in by_call}]
+    hooks.append(model.register_forward_pre_hook(lambda module, inputs: calls.clear()))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def last_shifts(packed: PackedNet) -> dict[str, np.ndarray]:
+    """What is added last to values, (C,): float32 rounds it as well, and it may be larger than the sum."""
+    return {node.output: node.shift for node in packed.nodes if isinstance(node, Affine) and node.shift is not None}
+
+
+class SiteCounts:
+    """Compares the signs and integers of a packed net with those of its model, batch by batch.
+
+    Numpy runs the packed net. Behind each site it goes on with the result of torch, so that each layer is fed the
+    values that torch feeds it, and no difference follows from an earlier one.
+    """
+
+    def __init__(self, packed: PackedNet, sites: Sequence[Site]) -> None:
+        self.packed = packed
+        self.made = {site.value: site for site in sites}
+        self.compared = {getattr(site, "compared", site.value): site for site in sites}
+        self.shifts = last_shifts(packed)
+        self.counts, self.differing, self.beyond = Counter[str](), Counter[str](), Counter[str]()
+
+    def outputs(self, inputs: np.ndarray, theirs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Outputs of a batch by name, and the samples, bool (n,), where torch's result was not the packed net's.
+
+        Args:
+            theirs: torch's results for the batch, from `recorded`.
+        """
+        replaced = np.zeros(len(inputs), np.bool_)
+        limits: dict[str, Callable[[], Sequence[np.ndarray]]] = {}
+
+        def step(start: int, node: Node, execute: Executor, given: list[np.ndarray]) -> np.ndarray:
+            ours = execute(*given)
+            if node.output in self.made:
+                limits[node.output] = partial(_limits, self.made[node.output], node, execute, given, ours, self.shifts)
+            elif isinstance(node, _MOVES) and (before := limits.get(node.inputs[0])) is not None:
+                limits[node.output] = lambda: [execute(x) for x in before()]
+            if (site := self.compared.get(node.output)) is None:
+                return ours
+            allowed = limits.pop(node.output)
+            # torch has other axes where an image of height 1 is a signal
+            other = theirs[site.value][start : start + len(ours)].reshape(ours.shape)
+            differs = ours != other
+            self.counts[site.value] += ours.size
+            if differs.any():
+                low, high = allowed()
+                self.differing[site.value] += int(np.count_nonzero(differs))
+                self.beyond[site.value] += int(np.count_nonzero((other < low) | (other > high)))
+                replaced[start : start + len(ours)] |= differs.reshape(len(ours), -1).any(axis=1)
+            return other
+
+        names = self.packed.outputs
+        parts = [values for _, values in runtime.batches(self.packed, inputs, names, step=step)]
+        return {name: np.concatenate([values[name] for values in parts]) for name in names}, replaced
+
+    def faults(self) -> list[str]:
+        """The sites with results that rounding does not allow."""
+        return [
+            f"{name}: {count:,} of {self.counts[name]:,} values differ by more than rounding"
+            for name, count in self.beyond.items()
+            if count
+        ]
+
+
+def _limits(
+    site: Site, node: Node, execute: Executor, given: list[np.ndarray], ours: np.ndarray, shifts: dict[str, np.ndarray]
+) -> Sequence[np.ndarray]:
+    """The smallest and the largest results that rounding allows: of numbers up to `ROUNDING` of the largest one away.
+
+    A threshold of sums that torch rounds may give either sign where rounding decides, see `Chain.undecided`.
+    """
+    if isinstance(node, Threshold):
+        assert isinstance(site, SignSite)
+        assert site.chain is not None
+        if site.chain.exact:
+            return [ours, ours]
+        columns = np.moveaxis(given[0], 1, -1)
+        undecided = site.chain.undecided(torch.from_numpy(columns.reshape(-1, columns.shape[-1])).float())
+        either = np.moveaxis(undecided.numpy().reshape(columns.shape), -1, 1)
+        return [np.where(either, sign, ours) for sign in (-1, 1)]
+    if isinstance(node, Requantize):
+        shape = given[0].ndim
+        parts = (x * per_channel(m.astype(np.float64), shape) for x, m in zip(given, node.multiplier, strict=True))
+        number = (sum(parts) + per_channel(node.offset, shape)) * 2.0**-node.right_shift
+        near = np.maximum(ROUNDING, _near(number, None))
+        return [np.clip(np.floor(number + by), node.least, node.most) for by in (-near, near)]
+    near = _near(given[0], shifts.get(node.inputs[0]))
+    return [execute(given[0] + by) for by in (-near, near)]
+
+
+def _near(numbers: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """`ROUNDING` times the largest number or shift of each channel, (1, C, 1, …); of all where a channel has few."""
+    largest = np.abs(numbers).max(axis=(0, *range(2, numbers.ndim)), keepdims=True)
+    if numbers.size < 8 * largest.size:
+        largest = np.full_like(largest, largest.max())
+    return ROUNDING * (largest if shift is None else np.maximum(largest, np.abs(per_channel(shift, numbers.ndim))))
