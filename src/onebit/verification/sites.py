@@ -16,7 +16,7 @@ from onebit import runtime
 from onebit.fold import RoundingSite, SignSite
 from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Repeat, Requantize, Reshape, Threshold
 from onebit.packed.certificate import ROUNDING
-from onebit.runtime.executors import per_channel
+from onebit.packed.nodes.node import per_channel
 from onebit.runtime.reference_matmul import Executor
 
 Site = SignSite | RoundingSite
