@@ -5,18 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from onebit.errors import FormatError, short
-from onebit.packed.strict_json import COUNT, FLAG, SIZE, TEXT, check_fields, check_record
+from onebit.common.fields import Bound, NotNegative
+from onebit.common.record import Record, Text, Whole
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_LATER: dict[str, Any] = {
-    **{"images": None, "compared": "labels"},
-    **{"trained_mismatches": None, "trained_correct": None},
-    **{"activations": None, "calibration": None, "model_correct": None},
-}
-"""Fields that a file leaves out where they have these defaults."""
+Sha256 = Annotated[str, Bound("a sha256", lambda text: re.fullmatch(r"[0-9a-f]{64}", text) is not None)]
 ROUNDING = 1e-5
 """Real numbers are equal up to rounding if they differ by at most this fraction of the largest of them, or of what is
 added to them last."""
@@ -32,16 +26,6 @@ NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
 """What was compared -> what is counted as a mismatch, in words."""
 _CORRECT = ("correct", "trained_mismatches", "trained_correct", "model_correct")
-_CERTIFICATE = {
-    **dict.fromkeys(("onebit", "dataset", "split", "weights", "compared"), TEXT),
-    **dict.fromkeys(("recipe", "source"), TEXT._replace(optional=True)),
-    **dict.fromkeys(("count", "label_mismatches"), COUNT),
-    **dict.fromkeys(("seed", "images", "calibration", "activations", *_CORRECT), COUNT._replace(optional=True)),
-    "max_logit_difference": SIZE,
-    "bit_exact": FLAG,
-}
-PROOFS = "every integer", "within one", "float"
-"""How a layer was compared, see `LayerProof`."""
 
 
 def counted_differing(count: int, what: str = "differ") -> str:
@@ -57,7 +41,7 @@ def counted_differing(count: int, what: str = "differ") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerProof:
+class LayerProof(Record):
     """How one layer was compared.
 
     Args:
@@ -68,15 +52,27 @@ class LayerProof:
         mismatches: number of them with another result than in the trained net, where rounding decides.
     """
 
-    name: str
-    proof: str
-    integers: int
-    mismatches: int
+    name: Text
+    proof: Literal["every integer", "within one", "float"]
+    integers: Whole
+    mismatches: Whole
+
+    KIND = "layer"
 
     def __post_init__(self) -> None:
-        check_record("layer", self, {"name": TEXT, "proof": TEXT, "integers": COUNT, "mismatches": COUNT})
-        relations = {"proof": self.proof in PROOFS, "mismatches": self.mismatches <= self.integers}
-        check_record("layer", self, relations)
+        super().__post_init__()
+        self.require(mismatches=self.mismatches <= self.integers)
+
+    def to_json(self) -> Any:
+        """A list of the four fields, to stay small."""
+        return list(super().to_json().values())
+
+    @classmethod
+    def from_json(cls, value: object, **apart: Any) -> LayerProof:
+        """The inverse of `to_json`."""
+        names = ("name", "proof", "integers", "mismatches")
+        fits = isinstance(value, list) and len(value) == len(names)
+        return super().from_json(dict(zip(names, value, strict=True)) if fits else value)  # type: ignore[call-overload]
 
     def __str__(self) -> str:
         what = "values on the images" if self.proof == "float" else "integers, all that can occur"
@@ -84,7 +80,7 @@ class LayerProof:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certificate:
+class Certificate(Record):
     """Agreement of a packed net with the trained net it came from, on stated images.
 
     Args:
@@ -114,43 +110,41 @@ class Certificate:
         faults: what breaks the promise, in words; empty in a certified net. Not stored.
     """
 
-    onebit: str
-    dataset: str
-    split: str
-    count: int
-    weights: str
-    label_mismatches: int
-    max_logit_difference: float
+    onebit: Text
+    dataset: Text
+    split: Literal["train", "validation", "test", ""]
+    count: Whole
+    weights: Literal["binary", "sample"]
+    label_mismatches: Whole
+    max_logit_difference: NotNegative
     bit_exact: bool
-    seed: int | None = None
-    correct: int | None = None
-    source: str | None = None
-    recipe: str | None = None
+    seed: Whole | None = None
+    correct: Whole | None = None
+    source: Sha256 | None = None
+    recipe: Text | None = None
     layers: tuple[LayerProof, ...] = ()
-    images: int | None = None
-    compared: str = "labels"
-    trained_mismatches: int | None = None
-    trained_correct: int | None = None
-    activations: int | None = None
-    calibration: int | None = None
-    model_correct: int | None = None
+    images: Whole | None = None
+    compared: Literal["labels", "multi-label", "values"] = "labels"
+    trained_mismatches: Whole | None = None
+    trained_correct: Whole | None = None
+    activations: Literal[8, 4, 2] | None = None
+    calibration: Whole | None = None
+    model_correct: Whole | None = None
     faults: tuple[str, ...] = ()
 
+    KIND = "certificate"
+    WRITTEN = ("seed", "correct", "source", "recipe", "layers")
+    APART = ("faults",)
+
     def __post_init__(self) -> None:
-        check_record("certificate", self, _CERTIFICATE)
-        relations = {
-            "split": self.split in ("train", "validation", "test", ""),
-            "compared": self.compared in COMPARED,
-            "weights": self.weights in ("binary", "sample"),
-            "seed": (self.seed is not None) == (self.weights == "sample"),
-            "label_mismatches": self.label_mismatches <= self.count,
-            "activations": self.activations in (None, 8, 4, 2),
-            "calibration": (self.calibration is None) == (self.activations is None),
-            "bit_exact": not (self.bit_exact and (self.max_logit_difference or self.label_mismatches)),
-            "source": self.source is None or _SHA256.fullmatch(self.source) is not None,
-        }
-        check_record("certificate", self, relations)
-        check_record("certificate", self, {name: (getattr(self, name) or 0) <= self.count for name in _CORRECT})
+        super().__post_init__()
+        self.require(
+            seed=(self.seed is not None) == (self.weights == "sample"),
+            label_mismatches=self.label_mismatches <= self.count,
+            calibration=(self.calibration is None) == (self.activations is None),
+            bit_exact=not (self.bit_exact and (self.max_logit_difference or self.label_mismatches)),
+            **{name: (getattr(self, name) or 0) <= self.count for name in _CORRECT},
+        )
 
     @property
     def ok(self) -> bool:
@@ -200,22 +194,9 @@ class Certificate:
         del fields["faults"]
         return fields
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; inverse of `from_json`. To stay small, each layer is a list of its four fields."""
-        fields = self.as_dict()
-        for name, default in _LATER.items():
-            if fields[name] == default:
-                del fields[name]
-        return {**fields, "layers": [list(dataclasses.astuple(layer)) for layer in self.layers]}
-
-    @staticmethod
-    def from_json(value: object) -> Certificate:
-        """The certificate of a JSON object; FormatError for unknown, missing, wrong or contradictory fields."""
-        whole = {**_LATER, **value} if isinstance(value, dict) else value
-        fields = check_fields("certificate", whole, [*_CERTIFICATE, "layers"], optional=["tied"])
-        fields = {name: found for name, found in fields.items() if name != "tied"}  # of earlier versions
-        names, rows = [field.name for field in dataclasses.fields(LayerProof)], fields["layers"]
-        if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(names) for row in rows):
-            raise FormatError(f"certificate layers is {short(rows)}, expected lists of {', '.join(names)}")
-        layers = [LayerProof(**dict(zip(names, row, strict=True))) for row in rows]
-        return Certificate(**{**fields, "layers": tuple(layers)})
+    @classmethod
+    def from_json(cls, value: object, **apart: Any) -> Certificate:
+        """The certificate of a JSON object, without what earlier versions knew of ties."""
+        if isinstance(value, dict):
+            value = {name: item for name, item in value.items() if name != "tied"}
+        return super().from_json(value, **apart)
