@@ -41,6 +41,11 @@ def within(interval: str) -> Bound:
     return Bound(f"in {interval}", lambda value: above(value, low) and below(value, high))
 
 
+def one_of(*values: object) -> Bound:
+    """Some values."""
+    return Bound(" or ".join(map(repr, values)), values.__contains__)
+
+
 Positive = Annotated[float, within("(0, inf)")]
 NotNegative = Annotated[float, within("[0, inf)")]
 Share = Annotated[float, within("[0, 1)")]

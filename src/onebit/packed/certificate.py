@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from onebit.common.fields import Bound, NotNegative
+from onebit.common.fields import Bound, NotNegative, one_of
 from onebit.common.record import Record, Text, Whole
 
 Sha256 = Annotated[str, Bound("a sha256", lambda text: re.fullmatch(r"[0-9a-f]{64}", text) is not None)]
@@ -53,7 +53,7 @@ class LayerProof(Record):
     """
 
     name: Text
-    proof: Literal["every integer", "within one", "float"]
+    proof: Annotated[str, one_of("every integer", "within one", "float")]
     integers: Whole
     mismatches: Whole
 
@@ -112,9 +112,9 @@ class Certificate(Record):
 
     onebit: Text
     dataset: Text
-    split: Literal["train", "validation", "test", ""]
+    split: Annotated[str, one_of("train", "validation", "test", "")]
     count: Whole
-    weights: Literal["binary", "sample"]
+    weights: Annotated[str, one_of("binary", "sample")]
     label_mismatches: Whole
     max_logit_difference: NotNegative
     bit_exact: bool
@@ -124,10 +124,10 @@ class Certificate(Record):
     recipe: Text | None = None
     layers: tuple[LayerProof, ...] = ()
     images: Whole | None = None
-    compared: Literal["labels", "multi-label", "values"] = "labels"
+    compared: Annotated[str, one_of(*COMPARED)] = "labels"
     trained_mismatches: Whole | None = None
     trained_correct: Whole | None = None
-    activations: Literal[8, 4, 2] | None = None
+    activations: Annotated[int, one_of(8, 4, 2)] | None = None
     calibration: Whole | None = None
     model_correct: Whole | None = None
     faults: tuple[str, ...] = ()
