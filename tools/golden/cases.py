@@ -394,7 +394,7 @@ def exports() -> None:
     files = sorted(str(path) for path in Path().glob("*.1bit") if len(path.stem) > 1 and path.stem != "broken")
     for name in [*shipped, *files]:
         onebit.save(onebit.load(name), "a.1bit")
-        case(f"read {name}", written, "a.1bit")
+        case(f"read {name}", bare, "a.1bit")
         if "vgg" in name or name == "membrane-unet":  # minutes in numpy or JavaScript
             continue
         for target, place in {"c": "c", "onnx": "a.onnx", "html": "a.html"}.items():
