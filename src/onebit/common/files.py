@@ -11,9 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
-import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -145,6 +142,8 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise OnebitError(f"cannot write into {os.fspath(folder)!r}: {reason}") from error
     finally:
         if staging is not None:
+            import shutil  # here, as `socket` below: running a net needs neither
+
             shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -174,6 +173,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of killed processes of this machine from a folder."""
+    import shutil
+
     for path in folder.glob(f"{PREFIX}{_machine()}-*"):
         with suppress(OSError):
             if (name := _TEMPORARY.fullmatch(path.name)) and _has_ended(int(name[1])):
@@ -185,11 +186,13 @@ _TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{8}}-(\d{{1,9}})-[0-9a-f]
 
 
 def _temporary_name() -> str:
-    return f"{PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{PREFIX}{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _machine() -> str:
     """A short name of this machine: process ids mean nothing on another machine that sees the same folder."""
+    import socket
+
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 

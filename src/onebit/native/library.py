@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from onebit.common.tables import resolve
@@ -51,11 +51,11 @@ class InstructionSet(NamedTuple):
 @cache
 def _load() -> ctypes.CDLL | None:
     """The library, None if not installed; UsageError if it belongs to another version of onebit."""
-    folder = files("onebit.native")
-    path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
+    files = (Path(__file__).with_name(f"kernels{suffix}") for suffix in _SUFFIXES)
+    path = next((file for file in files if file.is_file()), None)
     if path is None:
         return None
-    library = ctypes.CDLL(path)
+    library = ctypes.CDLL(str(path))
     library.ob_abi.restype = ctypes.c_char_p
     if library.ob_abi().decode() != HASH:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from onebit.native.abi import BarrierStruct
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
@@ -84,6 +86,8 @@ def run_together(run: Part, parts: int) -> bool:
 @cache
 def _pool() -> ThreadPoolExecutor:
     """The threads besides the calling one: a new one starts where none is idle."""
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(MOST, thread_name_prefix="onebit")
 
 
