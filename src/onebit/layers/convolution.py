@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
-from onebit.quantizers.one_pass import is_plain_training, kernels
+from onebit.quantizers.one_pass import is_plain_training, kernels, launch
 
 _MOST_CHANNELS = 128
 """Above it, torch's kernel is as fast."""
@@ -109,19 +109,8 @@ class _Convolved(torch.autograd.Function):
 def _weight_gradient(ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
     x, gradient = (part.contiguous(memory_format=torch.channels_last) for part in (x, gradient))
     to = torch.empty_like(weight, dtype=torch.float32)
-    struct = ConvolutionStruct(
-        images=x.shape[0],
-        channels=x.shape[1],
-        outputs=weight.shape[0],
-        in_size=tuple(x.shape[2:]),
-        out_size=tuple(gradient.shape[2:]),
-        kernel=tuple(weight.shape[2:]),
-        stride=tuple(ctx.stride),
-        padding=tuple(ctx.padding),
-        x=x.data_ptr(),
-        gradient=gradient.data_ptr(),
-        to=to.data_ptr(),
-        to_stride=to.stride(),
-    )
-    run_weight_gradient(ctx.isa, struct, threads=torch.get_num_threads(), keep=(x, gradient, to))
+    sizes = {"images": x.shape[0], "channels": x.shape[1], "outputs": weight.shape[0], "to_stride": to.stride()}
+    sizes |= {"in_size": x.shape[2:], "out_size": gradient.shape[2:], "kernel": weight.shape[2:]}
+    sizes |= {"stride": tuple(ctx.stride), "padding": tuple(ctx.padding)}
+    launch(run_weight_gradient, ctx.isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
     return to.to(weight.dtype)

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormStage, NormStruct, run_norm
-from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector, kernels, row_format
+from onebit.quantizers.one_pass import (
+    MOST_CHANNELS,
+    has_rows,
+    is_plain_training,
+    is_vector,
+    kernels,
+    launch,
+    row_format,
+)
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -135,17 +143,8 @@ def _fused(
 def _run(
     isa: InstructionSet, x: Tensor, *stages: NormStage, bounds: tuple[float, float], **fields: Tensor | float | None
 ) -> None:
-    """Run stages on `x` with the fields of `NormStruct`, tensors by their addresses."""
-    struct = NormStruct(
-        rows=x.numel() // x.shape[1],
-        channels=x.shape[1],
-        bf16=x.dtype == torch.bfloat16,
-        least=bounds[0],
-        most=bounds[1],
-        x=x.data_ptr(),
-        **{name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()},
-    )
-    run_norm(isa, struct, *stages, threads=torch.get_num_threads(), keep=(x, fields))
+    sizes = {"rows": x.numel() // x.shape[1], "channels": x.shape[1], "bf16": x.dtype == torch.bfloat16}
+    launch(run_norm, isa, NormStruct, *stages, least=bounds[0], most=bounds[1], x=x, **sizes, **fields)
 
 
 def _are_bounds(bounds: tuple[float, float]) -> bool:

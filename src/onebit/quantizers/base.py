@@ -26,8 +26,8 @@ def in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch_private.in_backward()
 
 
-def sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0 (−0.0 too), −1 elsewhere, in the dtype of `x`.
+def sign(x: Tensor, threshold: Tensor | float = 0) -> Tensor:
+    """+1 where x >= threshold (−0.0 >= 0 too), −1 elsewhere, in the dtype of `x`.
 
     `torch.sign` gives 0 at 0 and would make a ternary net. NaN gives +1: a forward pass does not look for NaN; packing,
     inspection and the loss check of the training loop do. Two passes into one new tensor; `torch.where` with Python
@@ -37,9 +37,9 @@ def sign(x: Tensor) -> Tensor:
         x: real, any shape.
     """
     if is_transformed():
-        return 1 - 2 * (x < 0).to(x.dtype)
+        return 1 - 2 * (x < threshold).to(x.dtype)
     below = torch.empty_like(x)
-    torch.lt(x, 0, out=below)
+    torch.lt(x, threshold, out=below)
     if x.is_cuda:  # a tensor that holds 1 would take a kernel to fill
         return torch.rsub(below, 1, alpha=2)
     if x.dtype == torch.bfloat16:
@@ -289,10 +289,7 @@ class Quantizer(torch.nn.Module):
     def extra_repr(self) -> str:
         """The numbers that the quantizer was made with."""
         given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
-        return ", ".join(
-            f"{name}={value if isinstance(value, bool) else f'{value:g}'}" for name, value in numbers.items()
-        )
+        return ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, (int, float)))
 
 
 class Scheduled(Quantizer):
@@ -314,16 +311,12 @@ class Scheduled(Quantizer):
     def set_scheduled(self, number: float) -> None:
         """Give the number a new value."""
         self.followed = self.followed[0], number
-        self._fill()
-
-    def _fill(self) -> None:
-        name, number = self.followed
-        getattr(self, name).fill_(number)
+        getattr(self, self.followed[0]).fill_(number)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._apply(*args, **kwargs)
-        self._fill()
-        return made
+        super()._apply(*args, **kwargs)
+        self.set_scheduled(self.followed[1])
+        return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
@@ -356,8 +349,3 @@ def set_progress(model: torch.nn.Module, progress: float) -> None:
         raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
     for quantizer in scheduled(model):
         quantizer.set_progress(progress)
-
-
-def scale_per_channel(value: float, latent: Tensor) -> Tensor | None:
-    """`value` repeated per output channel, None when it is 1, which is not stored."""
-    return None if value == 1.0 else latent.new_full((latent.shape[0],), value)

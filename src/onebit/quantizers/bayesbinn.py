@@ -9,7 +9,7 @@ from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, run_concrete
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
-from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels
+from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels, launch
 
 EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""
@@ -44,15 +44,8 @@ def _times_slope(gradient: Tensor, latent: Tensor, temperature: float) -> Tensor
     if not is_dense(gradient) or gradient.stride() != latent.stride():
         return None
     scaled = torch.empty_like(latent)
-    struct = ConcreteStruct(
-        bf16=gradient.dtype == torch.bfloat16,
-        epsilon=EPSILON,
-        factor=EPSILON / temperature,
-        latent=latent.data_ptr(),
-        gradient=gradient.data_ptr(),
-        to=scaled.data_ptr(),
-    )
-    run_concrete(isa, struct, latent.numel(), threads=torch.get_num_threads(), keep=(latent, gradient, scaled))
+    fields = {"bf16": gradient.dtype == torch.bfloat16, "epsilon": EPSILON, "factor": EPSILON / temperature}
+    launch(run_concrete, isa, ConcreteStruct, latent.numel(), latent=latent, gradient=gradient, to=scaled, **fields)
     return scaled
 
 
@@ -95,17 +88,10 @@ def _draw_signs(
     source = torch.default_generator if generator is None else generator
     before = source.get_state()
     signs = torch.empty_like(latent, dtype=dtype)
-    threads = torch.get_num_threads()
+    fields = {"bf16": dtype == torch.bfloat16, "near": near}
     for w, x in in_chunks(signs, latent):
         noise = random_bits(x.numel(), torch.int16, x.device, source)
-        struct = ConcreteStruct(
-            bf16=dtype == torch.bfloat16,
-            near=near,
-            latent=x.data_ptr(),
-            noise=noise.data_ptr(),
-            to=w.data_ptr(),
-        )
-        if run_concrete(isa, struct, x.numel(), threads=threads, keep=(w, x, noise)):
+        if launch(run_concrete, isa, ConcreteStruct, x.numel(), latent=x, noise=noise, to=w, **fields):
             source.set_state(before)
             return None
     return signs

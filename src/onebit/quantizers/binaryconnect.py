@@ -14,7 +14,6 @@ from onebit.quantizers.base import (
     is_transformed,
     memory_order,
     random_bits,
-    scale_per_channel,
     sign,
     take_signs,
 )
@@ -78,13 +77,13 @@ class Sign(Quantizer):
         return signs if self.value == 1.0 else signs.mul_(self.value)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        latent = latent.detach()
-        return BinaryWeight(sign(latent), scale_per_channel(self.value, latent))
+        return self._shipped(sign(latent.detach()))
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
-        latent = latent.detach()
-        signs = draw_signs(latent, value=self.value, generator=generator)
-        return BinaryWeight(signs, scale_per_channel(self.value, latent))
+        return self._shipped(draw_signs(latent, value=self.value, generator=generator))
+
+    def _shipped(self, signs: Tensor) -> BinaryWeight:
+        return BinaryWeight(signs, None if self.value == 1.0 else signs.new_full((signs.shape[0],), self.value))
 
 
 class Stochastic(Sign):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import is_transformed, memory_order
+from onebit.quantizers.base import memory_order, sign
 
 
 def _order(like: Tensor) -> tuple[int, ...]:
@@ -71,11 +71,7 @@ class Standardized(NamedTuple):
 
     def signs(self) -> Tensor:
         """sign(w − mean), (O, n)."""
-        if is_transformed():
-            return 1 - 2 * (self.latents < self.mean).to(self.latents.dtype)
-        below = torch.empty_like(self.latents)
-        torch.lt(self.latents, self.mean, out=below)
-        return torch.sub(below.new_ones(()), below, alpha=2, out=below)
+        return sign(self.latents, self.mean)
 
 
 def _flat(inverse: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ depend on the number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ def kernels(name: str) -> InstructionSet | None:
     """The instruction set of this processor if it has the kernel."""
     isa = instruction_set()
     return isa if isa is not None and getattr(isa, name) else None
+
+
+def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., Any], *given: Any, **fields: Any) -> Any:
+    """`run` a kernel with the fields of its struct, tensors by their addresses."""
+    numbers = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
+    return run(isa, struct(**numbers), *given, threads=torch.get_num_threads(), keep=fields)
 
 
 def has_rows(x: Tensor) -> bool:
@@ -153,9 +160,7 @@ def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
 
 
 def _run(isa: InstructionSet, kind: int, x: Tensor, numbers: Numbers, **tensors: Tensor | None) -> None:
-    tensors |= {"x": x, **dict(zip(_NAMES, numbers, strict=True))}
-    addresses = {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+    tensors |= zip(_NAMES, numbers, strict=True)
     channels = x.shape[1] if numbers[0].dim() else 1
-    rows, bf16 = x.numel() // channels, x.dtype == torch.bfloat16
-    struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
-    run_activation(isa, struct, threads=torch.get_num_threads(), keep=tensors)
+    sizes = {"rows": x.numel() // channels, "channels": channels, "bf16": x.dtype == torch.bfloat16}
+    launch(run_activation, isa, ActivationStruct, kind=kind, x=x, **sizes, **tensors)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
-from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels
+from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels, launch
 
 LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""
@@ -89,15 +89,8 @@ def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, 
         return None
     t = float(t)
     cut = torch.empty_like(x)
-    addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "to": cut.data_ptr()}
-    bf16 = x.dtype == torch.bfloat16
-    run_surrogate(
-        isa,
-        SurrogateStruct(bf16=bf16, kind=kind, steepness=2 * t, height=4 * max(t, 1.0), **addresses),
-        x.numel(),
-        threads=torch.get_num_threads(),
-        keep=(x, gradient, cut),
-    )
+    fields = {"bf16": x.dtype == torch.bfloat16, "kind": kind, "steepness": 2 * t, "height": ede_height(t)}
+    launch(run_surrogate, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=cut, **fields)
     return cut
 
 
