@@ -12,7 +12,8 @@ from shutil import copy, which
 import numpy as np
 
 from onebit.errors import OnebitError, short
-from onebit.export.c.folder import template, write_folder
+from onebit.export.c.folder import template
+from onebit.export.c.folder import write as write
 from onebit.export.c.plan import MAKERS, Planner
 from onebit.export.c.size import measure
 from onebit.export.targets import CannotRun
@@ -24,11 +25,6 @@ RUNS_WITH = "a C compiler"
 _OF_SHELLS = ("CC", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEFILES")
 """Variables that make follows: in a shell for another processor, the program would not run here."""
 _EMPTY_PROGRAM = b"#include <stdint.h>\n#include <stdio.h>\nint main(void) { return 0; }\n"
-
-
-def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
-    """Write the folder of a net."""
-    write_folder(net, path, layout=layout)
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make") -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from onebit.packed import PackedNet, costs, dumps, nodes
 DESCRIPTION = "A net with one-bit weights in plain C without dependencies, written by onebit"
 
 
-def write_folder(net: PackedNet, path: Path, *, layout: str) -> None:
+def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
     """Write C of a net, how to build it, and an example."""
     plan = Planner(net)
     code = source.code_of(plan)

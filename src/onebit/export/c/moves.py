@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from onebit.export.c.stages import Stages, index, real
-from onebit.export.c.values import STORES, Axis, Stored, plain
+from onebit.export.c.values import STORES, Stored
 from onebit.packed import Node, Value, nodes
 from onebit.packed.net import INPUT, op_name
 
@@ -15,18 +15,12 @@ class Moves(Stages):
 
     def code_input(self) -> None:
         spec = self.net.input
-        step = 1
-        axes: list[Axis] = []
-        for size in reversed(spec.shape):
-            axes.insert(0, ((size, step),))
-            step *= size
+        axes = tuple(((size, prod(spec.shape[axis:])),) for axis, size in enumerate(spec.shape, 1))
         form = "floats" if spec.dtype == "float32" else "centered" if spec.coding == "integer" else "bytes"
         limits = {"floats": None, "centered": (-255, 255), "bytes": (0, 255)}[form]
-        self.stored[INPUT] = Stored(None, form, 0, tuple(axes), limits)
+        self.stored[INPUT] = Stored(None, form, 0, axes, limits)
         if spec.mean is not None and spec.std is not None:
             source = self.stored.pop(INPUT)
-            if source.pixel_step is None:
-                raise AssertionError("axes of the input are evenly spaced")
             stage = self.begin(INPUT, Value(spec.shape, "integer", 255), "the input, standardized")
             self.over_pixels(stage)
             stage.body.append(self.load_pixel(stage, source, "x"))
@@ -57,10 +51,7 @@ class Moves(Stages):
         """A value that is copied together from others."""
         made = self.known[node.output]
         sources = [self.value(name) for name in node.inputs]
-        stage = self.begin("", made, f"{node.output}: {op_name(node)}")
-        target = plain(made, stage.index)
-        self.open = None
-        self.keep(target)
+        stage, target = self.begin_whole(made, f"{node.output}: {op_name(node)}")
         steps = target.steps()
         assert steps is not None
         first = 0

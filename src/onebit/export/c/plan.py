@@ -28,12 +28,13 @@ class Planner(Moves, Products, Pools):
         for name in net.outputs:
             if name in self.stored:  # something else reads it too, or it is a view
                 self.give_out(name)
-        self.arena_bytes = self.place()
+        used: list[Any] = [memory for memory in self.memories if memory.units]
+        self.arena_bytes = max(8, place(used, 1))
         self.constant_bytes = sum(array.nbytes for array in self.arrays.values())
 
     def give_out(self, name: str) -> None:
         """A stage that copies a value to the output."""
-        source = self.even(self.value(name), name)
+        source = self.even(name)
         stage = self.begin("", source.described(self.known[name].kind), f"{name} is an output")
         self.over_pixels(stage)
         stage.body.append(self.load_pixel(stage, source, "x"))
@@ -41,13 +42,6 @@ class Planner(Moves, Products, Pools):
         self.to_output(stage, name)
         stage.head.insert(0, f"value_t *x = {x};")
         self.open = None
-
-    def place(self) -> int:
-        """Give every memory its place; returns the bytes of all."""
-        for memory in self.memories:
-            memory.place = 0
-        used: list[Any] = [memory for memory in self.memories if memory.units]
-        return max(8, place(used, 1))
 
 
 MAKERS: dict[type, Any] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -20,47 +22,40 @@ class Pointwise(Stages):
     def pointwise(self, node: Node) -> None:
         (name,) = node.inputs
         stage = self.reading(name, node.output, f"{node.output}: {op_name(node)}")
-        count, exact = stage.channels, stage.made.bound is not None
-        made, line = self.known[node.output], ""
+        made, field = self.known[node.output], partial(self.array, node.output)
+        exact = isinstance(node, (nodes.Sign, nodes.Threshold, nodes.Quantize)) or made.exact
+        if not exact and not (isinstance(node, nodes.Affine) and (stage.made.bound or 0) > FLOAT32_EXACT):
+            self.as_real(stage)
+        integers = "_integers" * (stage.made.bound is not None)
+        given: list[Any] = []
         if isinstance(node, nodes.Threshold):
             flip = np.where(node.direction > 0, 0, -1).astype(np.int32)
-            least = self.array(node.output, "least", node.threshold ^ flip)
-            line = f"rising(x, {count}, {least});"
+            kernel, given = "rising", [field("least", node.threshold ^ flip)]
             if flip.any():
-                bits = self.array(node.output, "flips", np.packbits(flip != 0, bitorder="little"))
-                line = f"threshold(x, {count}, {least}, {bits});"
+                kernel = "threshold"
+                given.append(field("flips", np.packbits(flip != 0, bitorder="little")))
         elif isinstance(node, nodes.Sign):
-            kernel = "sign_integers" if exact else "sign"
-            line = f"{kernel}(x, {count});"
+            kernel = f"sign{integers}"
             if node.shift is not None:
-                shifted = "sign_integers_shifted" if exact else "sign_shifted"
-                line = f"{shifted}(x, {count}, {self.array(node.output, 'shift', node.shift)});"
+                kernel, given = f"{kernel}_shifted", [field("shift", node.shift)]
         elif isinstance(node, nodes.Affine):
-            if exact and (stage.made.bound or 0) <= FLOAT32_EXACT:
-                self.as_real(stage)
-                exact = False
-            given = [(field, array) for field in ("scale", "shift") if (array := getattr(node, field)) is not None]
-            arrays = ", ".join(self.array(node.output, field, array) for field, array in given)
-            kernel = ("affine" if len(given) == 2 else given[0][0]) + "_integers" * exact + "_by" * (len(given) == 1)
-            line = f"{kernel}(x, {count}, {arrays});"
-        elif isinstance(node, nodes.Bounded) and made.exact:
-            low, high = node.bounds
-            line = f"clamp_integers(x, {count}, {low:.0f}, {min(high, INT32.max):.0f});"
+            arrays = {key: array for key in ("scale", "shift") if (array := getattr(node, key)) is not None}
+            kernel = f"affine{integers}" if len(arrays) == 2 else f"{next(iter(arrays))}{integers}_by"
+            given = [field(key, array) for key, array in arrays.items()]
         elif isinstance(node, nodes.Quantize):
-            kernel = "clamp_integers" if exact else "quantize"
-            line = f"{kernel}(x, {count}, {node.least}, {node.most});"
+            kernel, given = "clamp_integers" if integers else "quantize", [node.least, node.most]
+        elif isinstance(node, nodes.Prelu):
+            kernel, given = "prelu", [field("slope", node.slope)]
         else:
-            self.as_real(stage)
-            if isinstance(node, nodes.Prelu):
-                line = f"prelu(x, {count}, {self.array(node.output, 'slope', node.slope)});"
+            assert isinstance(node, nodes.Bounded)
+            low, high = node.bounds
+            given = [real(bound) for bound in node.bounds if abs(bound) < inf]
+            kernel = "clamp" if len(given) == 2 else "at_least" if low > -inf else "at_most"
+            if integers:
+                kernel, given = "clamp_integers", [f"{low:.0f}", f"{min(high, INT32.max):.0f}"]
             elif isinstance(node, nodes.Relu):
-                line = f"relu(x, {count});"
-            else:
-                assert isinstance(node, nodes.Bounded)
-                ends = [real(bound) for bound in node.bounds if abs(bound) < inf]
-                kernel = "clamp" if len(ends) == 2 else "at_least" if node.bounds[0] > -inf else "at_most"
-                line = f"{kernel}({', '.join(['x', str(count), *ends])});"
-        stage.body.append(line)
+                kernel, given = "relu", []
+        stage.body.append(f"{kernel}({', '.join(map(str, ('x', stage.channels, *given)))});")
         stage.made = made
 
     def requantize(self, node: nodes.Requantize) -> None:
@@ -69,7 +64,7 @@ class Pointwise(Stages):
         if self.open is not None and self.open.value in node.inputs:  # the value on the way first
             inputs.insert(0, inputs.pop(node.inputs.index(self.open.value)))
         (first, multiplier), *rest = inputs
-        others = [(self.even(self.value(name), name), row) for name, row in rest]
+        others = [(self.even(name), row) for name, row in rest]
         named = ", ".join(name for name, _ in rest)
         stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {named}".rstrip())
         count, offset = stage.channels, self.array(node.output, "offset", node.offset)
@@ -94,7 +89,7 @@ class Pointwise(Stages):
         names = list(node.inputs)
         if self.open is not None and self.open.value == names[1]:
             names.reverse()
-        other = self.even(self.value(names[1]), names[1])
+        other = self.even(names[1])
         stage = self.reading(names[0], node.output, f"{node.output}: {op_name(node)} {node.inputs[1]}")
         count, exact = stage.channels, made.exact
         if not exact:

@@ -40,9 +40,8 @@ class Pools(Stages):
             stage.body.append(zero)
         kernel = ("larger" if largest else "add") + "_integers" * exact
         pointer = self.pointer(source, stage)
-        at = index(source.first, [])
         stage.body.append(
-            f"pool(&window, {LOADS[source.form]}, {pointer}, {at}, i, j, {kernel}, {int(not largest)}, x, y);"
+            f"pool(&window, {LOADS[source.form]}, {pointer}, {source.first}, i, j, {kernel}, {int(not largest)}, x, y);"
         )
         if largest and not exact:
             stage.body.append(f"no_negative_zero(x, {stage.channels});")
@@ -67,7 +66,7 @@ class Pools(Stages):
         for v, size, count in (("i", height, node.size[0]), ("j", width, node.size[1])):
             ends = [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
             spans += ["0", str(size)] if count == 1 else ends
-        stage.head = [line for line in stage.head if not line.startswith("const int32_t")]
+        stage.head.clear()  # `i` and `j` of one row or column are in no expression
         kernel = "average" if source.bound is None else "average_integers"
         stage.head.append(f"static const int32_t steps[3] = {{{', '.join(map(str, source.steps() or ()))}}};")
         stage.body.append(

@@ -11,7 +11,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.c.pointwise import Pointwise
 from onebit.export.c.stages import Stage, index, real, title
-from onebit.export.c.values import LOADS, Stored, plain
+from onebit.export.c.values import BITS, LOADS, RANGES, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 from onebit.packed.net import readers
@@ -22,9 +22,6 @@ PAIR_PART = 256
 """Inputs of two pixels that are multiplied by weights at once, as in kernels.h."""
 TOGETHER = 8
 """Outputs whose weights are in one word, for two pixels at once."""
-
-
-_BYTES = {"bytes": (0, 255), "small": (-128, 127)}
 
 
 class Products(Pointwise):
@@ -127,7 +124,7 @@ class Products(Pointwise):
             return False
         if node.outputs // node.groups % TOGETHER:
             return False
-        least, most = _BYTES.get(source.form, (1, 0))
+        least, most = RANGES[source.form] if BITS.get(source.form) == 8 else (1, 0)
         return least <= node.padding_value <= most
 
     def pair_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
@@ -326,7 +323,7 @@ def _group(
     """C of a group's first input, its weights (`size` numbers for each `rows`) and its sums; and how many sums."""
     groups, steps = getattr(node, "groups", 1), source.steps()
     if groups == 1 or steps is None:
-        return index(source.first, []), weights, sums, node.outputs
+        return str(source.first), weights, sums, node.outputs
     outputs = node.outputs // groups
     first = index(source.first, [("g", steps[0] * node.group_channels)])
     return first, f"{weights} + {size * outputs // rows} * g", f"{sums} + {outputs} * g", outputs

@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.export.c.plan import Planner
 from onebit.export.c.products import PART
-from onebit.export.c.stages import Stage
+from onebit.export.c.stages import Stage, real
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _TYPES = {"uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "float32": "float"}
@@ -168,24 +168,15 @@ def string(text: str) -> str:
 def array(name: str, values: np.ndarray) -> str:
     """A constant array in C."""
     if values.dtype == np.float32:
-        words = [_real(number) for number in values.reshape(-1)]
-    elif values.dtype == np.int32:
-        words = ["-2147483647 - 1" if number == -(2**31) else str(number) for number in values.reshape(-1).tolist()]
+        words = [real(number) for number in values.reshape(-1)]
     else:
         suffix = "u" if values.dtype == np.uint32 else ""
-        words = [f"{number}{suffix}" for number in values.reshape(-1).tolist()]
-    lines, left = [], iter([f"{word}," for word in words])
-    line = ""
-    for word in left:
-        if len(line) + len(word) + 1 > WIDTH - 4:
-            lines.append(line)
-            line = ""
-        line += f" {word}" if line else word
-    lines.append(line)
-    body = "\n".join(f"    {line}" for line in lines)
+        numbers = values.reshape(-1).tolist()
+        words = ["-2147483647 - 1" if number == -(2**31) else f"{number}{suffix}" for number in numbers]
+    lines = ["   "]
+    for word in words:
+        if len(lines[-1]) + len(word) + 2 > WIDTH:
+            lines.append("   ")
+        lines[-1] += f" {word},"
+    body = "\n".join(lines)
     return f"static const {_TYPES[values.dtype.name]} {name}[{values.size}] = {{\n{body}\n}};"
-
-
-def _real(number: np.float32) -> str:
-    text = f"{number:.9g}"
-    return text + ("" if "." in text or "e" in text else ".0") + "f"

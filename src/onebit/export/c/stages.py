@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -79,12 +80,9 @@ class Stages:
         self.uses = dict.fromkeys(self.known, 0)
         for name in [*net.outputs, *(name for node in net.nodes for name in node.inputs)]:
             self.uses[name] += 1
-        self.places: dict[str, int] = {}
-        size = 0
-        for name in net.outputs:
-            self.places[name] = size
-            size += prod(self.known[name].shape)
-        self.output_size = size
+        sizes = [prod(self.known[name].shape) for name in net.outputs]
+        self.places = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
+        self.output_size = sum(sizes)
         self.integer_output = all(self.known[name].exact for name in net.outputs)
 
     # stages
@@ -97,6 +95,15 @@ class Stages:
         self.open = stage
         return stage
 
+    def begin_whole(self, made: Value, title: str) -> tuple[Stage, Stored]:
+        """A new stage that writes a whole value by itself, and that value."""
+        stage = self.begin("", made, title)
+        self.open = None
+        target = plain(made, stage.index)
+        assert target.memory is not None
+        self.keep(target.memory)
+        return stage, target
+
     def close(self) -> None:
         """Finish the open stage: its value goes to memory, or to the output."""
         stage, self.open = self.open, None
@@ -108,16 +115,13 @@ class Stages:
             self.to_output(stage, name)
         else:
             target = plain(made, stage.index)
-            assert target.memory is not None
-            old = next((s for s in stage.replaces if self.can_replace(s, target, stage)), None)
-            if old is not None and old.memory is not None:
-                target.memory.units = 0
-                target = replace(target, memory=old.memory)
+            old = next((s.memory for s in stage.replaces if self.can_replace(s, target, stage)), None)
             direct = stage.pixels == 1 and STORES[target.form] == "store_words" and old is None
-            self.keep(target)
+            target = replace(target, memory=old or target.memory)
+            assert target.memory is not None
+            self.keep(target.memory)
             if direct:
                 x = self.pointer(target, stage)
-                assert target.memory is not None
                 target.memory.units = max(target.memory.units, stage.room * stage.channels)
             else:
                 x = self.scratch(stage, stage.bytes)
@@ -130,12 +134,10 @@ class Stages:
 
     def can_replace(self, old: Stored, new: Stored, stage: Stage) -> bool:
         """Whether a new value may take the memory of an old one, which no other stage reads any more."""
-        alive = any(s.memory is old.memory and self.uses[name] > 0 for name, s in self.stored.items())
-        alive |= any(other.memory is old.memory for other in stage.keeps)
-        # read in another order beside it
-        alive |= any(other.memory is old.memory and not other.is_plain for other in stage.replaces)
-        alike = BITS.get(old.form) == BITS[new.form]
-        return old.memory is not None and alike and not alive and old.is_plain and old.shape == new.shape
+        others = [s for name, s in self.stored.items() if self.uses[name] > 0] + stage.keeps
+        others += [s for s in stage.replaces if not s.is_plain]  # read in another order beside it
+        alike = BITS.get(old.form) == BITS[new.form] and old.is_plain and old.shape == new.shape
+        return old.memory is not None and alike and all(other.memory is not old.memory for other in others)
 
     def to_output(self, stage: Stage, name: str) -> None:
         """The line that writes the current pixel to the output."""
@@ -148,9 +150,9 @@ class Stages:
 
     # memory
 
-    def keep(self, stored: Stored) -> None:
-        if stored.memory is not None and all(stored.memory is not other for other in self.memories):
-            self.memories.append(stored.memory)
+    def keep(self, memory: Memory) -> None:
+        if memory not in self.memories:
+            self.memories.append(memory)
 
     def pointer(self, stored: Stored, stage: Stage) -> str:
         """C of the beginning of a value's memory, for a stage."""
@@ -161,9 +163,8 @@ class Stages:
 
     def address(self, memory: Memory, stage: Stage) -> str:
         memory.last = max(memory.last, stage.index)
-        self.keep(Stored(memory, "", 0, (), None))
-        number = next(k for k, other in enumerate(self.memories) if other is memory)
-        return f"MEMORY(@{number}@)"
+        self.keep(memory)
+        return f"MEMORY(@{self.memories.index(memory)}@)"
 
     def scratch(self, stage: Stage, size: int) -> str:
         """Memory for one stage."""
@@ -184,7 +185,7 @@ class Stages:
             stage.value = value
             stage.titles.append(title)
             return stage
-        source = self.even(self.value(name), name)
+        source = self.even(name)
         stage = self.begin(value, source.described(self.known[name].kind), title)
         self.over_pixels(stage)
         stage.body.append(self.load_pixel(stage, source, "x"))
@@ -199,17 +200,15 @@ class Stages:
         pointer = self.pointer(source, stage)
         return f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {stage.channels}, {to});"
 
-    def even(self, stored: Stored, name: str) -> Stored:
+    def even(self, name: str) -> Stored:
         """A value whose pixels and channels are evenly spaced; a copy if they are not."""
+        stored = self.value(name)
         return stored if stored.step is not None and stored.pixel_step is not None else self.copied(stored, name)
 
     def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
         """A plain copy of a value, or of its numbers in another shape."""
         value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind, shape)
-        stage = self.begin("", value, f"{name} in order")
-        target = plain(value, stage.index)
-        self.open = None
-        self.keep(target)
+        stage, target = self.begin_whole(value, f"{name} in order")
         in_shape = target.reshaped(stored.shape)
         assert in_shape is not None
         self.copy(stage, stored, target, in_shape.axes)

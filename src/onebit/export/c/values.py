@@ -21,7 +21,7 @@ LOADS = {
 STORES = {"signs": "store_signs", "small": "store_small", "shorts": "store_shorts", "integers": "store_words"}
 STORES |= {"real": "store_words", "bytes": "store_bytes"}
 BITS = {"signs": 1, "small": 8, "bytes": 8, "shorts": 16, "integers": 32, "real": 32}
-_RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
+RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
 
 Axis = tuple[tuple[int, int], ...]
 """An axis of a value in memory: parts (size, step), the last one fastest; more than one where axes were joined."""
@@ -38,7 +38,7 @@ class Memory:
     first: int
     last: int
     count: int = 0
-    place: int = -1
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,22 +135,17 @@ def form_of(value: Value) -> str:
     if value.kind == "sign":
         return "signs"
     least, most = value.limits
-    return next((form for form, (low, high) in _RANGES.items() if low <= least and most <= high), "integers")
+    return next((form for form, (low, high) in RANGES.items() if low <= least and most <= high), "integers")
 
 
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
     """Channels fastest, then the other axes as in the value."""
-    axes: list[Axis] = []
-    step = shape[0] if shape else 1
-    for size in reversed(shape[1:]):
-        axes.insert(0, ((size, step),))
-        step *= size
-    return (((shape[0], 1),), *axes) if shape else ()
+    return tuple(((size, shape[0] * prod(shape[axis + 1 :]) if axis else 1),) for axis, size in enumerate(shape))
 
 
-def plain(value: Value, stage: int, *, form: str = "") -> Stored:
+def plain(value: Value, stage: int) -> Stored:
     """A value in memory of its own: the channels of each pixel side by side."""
-    form = form or form_of(value)
+    form = form_of(value)
     units = -(-prod(value.shape) * BITS[form] // 8)
     limits = value.limits if value.exact else None
     return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), limits)
