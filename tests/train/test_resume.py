@@ -445,6 +445,47 @@ def test_a_rate_that_training_moves_is_no_other_one(tmp_path: Path, whole: Any) 
         assert everything(folder) == whole(name)
 
 
+class Slower(torch.optim.Optimizer):
+    """A step that its groups count from the first one on, as in optimizers of timm and apex."""
+
+    def __init__(self, groups: Any) -> None:
+        super().__init__(groups, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + 1
+            for parameter in group["params"]:
+                assert parameter.grad is not None
+                parameter.add_(parameter.grad, alpha=-group["lr"] / group["count"])
+
+
+class Phases(torch.optim.lr_scheduler.LRScheduler):
+    """A rate that depends on a phase with a name."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.phase = "warm"
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        self.phase = "late" if self.phase == "late" or self.last_epoch > 3 else "warm"
+        return [0.1 if self.phase == "warm" else 0.01 for _ in self.base_lrs]
+
+
+def test_what_an_optimizer_or_a_schedule_of_the_user_sets_on_its_way_goes_on(tmp_path: Path) -> None:
+    def make() -> Any:
+        toy = build(CASES["real"])
+        toy.optimizer = Slower(toy.model.parameters())
+        toy.schedule = Phases(toy.optimizer)
+        return toy
+
+    make().fit(DATA, tmp_path / "whole")
+    with pytest.raises(Stop):
+        make().fit(DATA, tmp_path / "parts", on_epoch=stop_after_epoch(2))
+    make().fit(DATA, tmp_path / "parts", resume=True)
+    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("name", "switch"), [("sign", "amsgrad"), ("nadam", "decoupled_weight_decay")])
 def test_an_optimizer_with_another_switch_is_refused(tmp_path: Path, name: str, switch: str) -> None:
     """Its states are others: without this, torch would miss them in the first step."""

@@ -167,7 +167,7 @@ def alike(found: Any, expected: Any, name: str) -> Any:
         if isinstance(found, (*PLAIN, Tensor)):
             return found
     elif isinstance(expected, (bool, str)):  # training changes no switch
-        if type(found) is type(expected) and found == expected:
+        if type(found) is type(expected) and (found == expected or isinstance(found, str)):
             return found
     elif _is_number(expected):
         if _is_number(found):
@@ -187,6 +187,8 @@ def _fitting_optimizer(found: dict[str, Any], expected: Any, optimizer: torch.op
     for given, own in zip(groups, expected["param_groups"], strict=True):
         if given["params"] != own["params"] or not given.get("lr_factor", 1.0) > 0:
             raise CheckpointError("a group has other parameters, or an lr_factor that is not positive")
+    for group, stored in zip(groups, found["param_groups"], strict=True):  # such as a count that the first step sets
+        group |= {key: value for key, value in stored.items() if key not in group and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     for place, parameter in zip(places, parameters, strict=True):
         state = states.get(place, {})
