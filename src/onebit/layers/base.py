@@ -95,7 +95,7 @@ class LatentWeight(nn.Module):
         latent = self.outputs_first(latent)
         self.weight_quantizer = make_weight_quantizer(quantizer, latent, value=value)
         if self.weight_quantizer is not None:
-            self.weight_quantizer.bind(latent)
+            self.weight_quantizer.train(self.training).bind(latent)
         # the weight of a test mode (onebit.evaluation.modes), never part of the state_dict
         self.fixed_weight = None
         self.fixed_used = False
@@ -171,7 +171,7 @@ class BinaryLayer(LatentWeight):
         if bind_inputs is not None:
             bind_inputs(getattr(self, "in_channels", None) or self.in_features)
         if self.input_quantizer is not None:
-            self.input_quantizer.to(self.weight.device, self.weight.dtype)
+            self.input_quantizer.to(self.weight.device, self.weight.dtype).train(self.training)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -84,15 +83,19 @@ def binarize_(
         raise UsageError(f"nothing to binarize: {because}")
     _refuse_held_forwards(model, layers)
     # all parts are made before the first one is put into the model: an error leaves it as it was
-    made: dict[int, BinaryLayer | list[Part]] = {}
+    made: list[nn.Module | list[Part]] = []
     for layer in layers:
         if kind_of(layer) in PARAMETRIZED:
-            made[id(layer)] = make_parts(layer, lambda: _copied(weight_quantizer), value)
+            made.append(make_parts(layer, lambda: _copied(weight_quantizer), value))
         else:
             inputs = _copied(input_quantizer) if made else None
-            made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
-    for layer in layers:
-        _install(layer, made[id(layer)])
+            made.append(_binary_twin(layer, _copied(weight_quantizer), inputs, value))
+    for layer, parts in zip(layers, made, strict=True):
+        if isinstance(parts, list):
+            parametrize_(layer, parts)
+        else:  # the object itself, wherever else it is held
+            layer.__class__ = type(parts)
+            layer.__dict__.update(vars(parts))
     skip_fused_path_(model)
     report = describe(model, where)
     if report.warnings:
@@ -145,45 +148,24 @@ def _check_weights(name: str, layer: nn.Module) -> None:
     raise UsageError(f"layer {name!r}: {reason}; undo that first")
 
 
-def _install(layer: nn.Module, made: BinaryLayer | list[Part]) -> None:
-    if isinstance(made, BinaryLayer):  # the object itself, wherever else it is held
-        layer.__class__ = type(made)
-        own = vars(layer)
-        for name, value in vars(made).items():
-            if isinstance(value, dict):  # of torch: parameters, modules, hooks
-                own[name].update(value)
-            elif not name.startswith("_"):
-                own[name] = value
-    else:
-        parametrize_(layer, made)
-
-
 def _copied(quantizer: Any) -> Any:
     """A copy that shares the random generator: copies of the generator would draw the same bits in every layer."""
     generator = getattr(quantizer, "generator", None)
     return copy.deepcopy(quantizer, {id(generator): generator})
 
 
-def _twin(kind: type[BinaryLayer], arguments: str, layer: Any, **quantizers: Any) -> BinaryLayer:
-    """A layer of class `kind` with these arguments of `layer`."""
-    same = {name: getattr(layer, name) for name in arguments.split()}
-    return kind(**same, bias=layer.bias is not None, **quantizers)
-
-
-_CONV = "in_channels out_channels kernel_size stride padding dilation groups"
-BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
-    nn.Linear: partial(_twin, BinaryLinear, "in_features out_features"),
-    nn.Conv1d: partial(_twin, BinaryConv1d, f"{_CONV} padding_mode"),
-    nn.Conv2d: partial(_twin, BinaryConv2d, f"{_CONV} padding_mode"),
-    nn.ConvTranspose1d: partial(_twin, BinaryConvTranspose1d, f"{_CONV} output_padding"),
-    nn.ConvTranspose2d: partial(_twin, BinaryConvTranspose2d, f"{_CONV} output_padding"),
+BINARY_TWINS: dict[type[nn.Module], type[BinaryLayer]] = {
+    nn.Linear: BinaryLinear,
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.ConvTranspose1d: BinaryConvTranspose1d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
 }
-"""Layer class -> a function that builds its binary twin, which gets the same weight and bias."""
+"""Layer class -> its binary twin."""
 
 
-def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLayer:
-    # on "meta": takes no memory and no random numbers; the parameters of `layer` replace its own
-    twin = BINARY_TWINS[type(layer)](layer, weight_quantizer=None, device="meta")
-    twin.weight, twin.bias = layer.weight, layer.bias  # type: ignore[assignment]
+def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> nn.Module:
+    twin: Any = copy.copy(layer)  # it shares parameters, buffers and hooks with `layer`
+    twin.__class__, twin._modules = BINARY_TWINS[type(layer)], dict(layer._modules)
     twin._add_quantizers(weight, inputs, value)
-    return twin.train(layer.training)
+    return twin

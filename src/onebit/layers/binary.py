@@ -58,6 +58,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._add_quantizers(weight_quantizer, input_quantizer, value)
+
+    def _add_quantizers(self, *given: Any) -> None:
+        super()._add_quantizers(*given)
         self.register_forward_pre_hook(no_fused_path)
 
     def quantized_input(self, x: Tensor) -> Tensor:
@@ -107,6 +110,8 @@ def padding_of(layer: Any) -> tuple[int, ...]:
 
 class _Conv(_Convolution):
     """The constructor and the forward pass of `BinaryConv1d` and `BinaryConv2d`."""
+
+    padding_value = 0.0
 
     def __init__(
         self,
