@@ -104,30 +104,21 @@ def test_binarize_keeps_the_training_flag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (nn.Sequential(nn.ReLU()), "nothing to binarize"),
-        (nn.Linear(2, 2), "nothing to binarize"),
-        (nn.Sequential(BinaryLinear(2, 2)), "nothing to binarize"),
-    ],
+    "model",
+    [nn.Sequential(nn.ReLU()), nn.Linear(2, 2), nn.Sequential(BinaryLinear(2, 2))],
     ids=["no linear", "lone linear", "binary already"],
 )
-def test_nothing_to_binarize_is_an_error(model: nn.Module, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_nothing_to_binarize_is_an_error(model: nn.Module) -> None:
+    with pytest.raises(UsageError, match="nothing"):
         binarize_(model)
-
-
-def test_a_filter_that_chooses_nothing_is_an_error_and_changes_nothing() -> None:
-    net = Net()
-    with pytest.raises(UsageError, match="nothing to binarize"):
-        binarize_(net, where=lambda name, layer: False)
-    assert type(net.stem) is nn.Linear
+    with pytest.raises(UsageError, match="nothing"):
+        binarize_(Net(), where=lambda name, layer: False)
 
 
 def test_a_layer_whose_weight_is_computed_is_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4))
     prune.random_unstructured(net[0], "weight", amount=0.5)
-    with pytest.raises(UsageError, match="layer '0': its weight is computed from other parameters"):
+    with pytest.raises(UsageError, match="layer '0'"):
         binarize_(net)
 
 
@@ -181,8 +172,9 @@ def test_a_binary_model_can_be_copied_and_moved() -> None:
 
 def test_unknown_quantizers_are_refused_before_anything_is_replaced() -> None:
     net = Net()
-    with pytest.raises(UnknownNameError, match="did you mean 'stochastic'"):
-        binarize_(net, weight_quantizer="stochastik")
+    for unknown in ({"weight_quantizer": "stochastik"}, {"input_quantizer": "ste_sgn"}):
+        with pytest.raises(UnknownNameError):
+            binarize_(net, **unknown)
     assert type(net.stem) is nn.Linear
 
 
@@ -256,15 +248,6 @@ def test_hooks_of_a_layer_stay_and_their_handles_remove_them() -> None:
     assert calls == ["after", "before", "backward", "before"]
 
 
-def test_where_and_the_input_quantizer_are_checked_before_anything_changes() -> None:
-    model = nn.Sequential(nn.Linear(4, 4))
-    with pytest.raises(TypeError):
-        binarize_(model, where="0")  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match="unknown input quantizer 'ste_sgn'; did you mean 'ste_sign'"):
-        binarize_(model, input_quantizer="ste_sgn")
-    assert type(model[0]) is nn.Linear
-
-
 class Listed(nn.Module):
     """Calls layers that it holds in a plain list, too."""
 
@@ -295,7 +278,7 @@ def test_layers_outside_of_the_modules_become_binary_as_well() -> None:
 def test_a_model_that_holds_the_forward_of_a_layer_is_refused() -> None:
     net = Listed()
     net.first = net.a.forward
-    with pytest.raises(UsageError, match=r"^first is a method of a layer that becomes binary: hold the layer itself"):
+    with pytest.raises(UsageError, match="first"):
         binarize_(net)
     assert type(net.a) is nn.Linear
 
@@ -303,11 +286,11 @@ def test_a_model_that_holds_the_forward_of_a_layer_is_refused() -> None:
 def test_a_layer_with_a_forward_or_a_bias_of_its_own_is_refused() -> None:
     net = Listed()
     net.b.forward = torch.relu  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="layer 'b': its forward was replaced by another function"):
+    with pytest.raises(UsageError, match="layer 'b'"):
         binarize_(net)
     net = Listed()
     parametrize.register_parametrization(net.b, "bias", nn.Identity())
-    with pytest.raises(UsageError, match="parametrizations"):
+    with pytest.raises(UsageError, match="parametrization"):
         binarize_(net)
 
 

@@ -35,7 +35,7 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # counts with the layer that reads the weight
     if isinstance(layer, PackedLayer):
-        return layer.sizes
+        return layer.packed_sizes
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()
@@ -214,7 +214,7 @@ def _macs(
         places, channels = output, layer.outputs
         if isinstance(layer, PackedConv) and layer.window.transposed:
             places, channels = args[0] if args else kwargs["x"], layer.in_channels
-        yield layer, places.numel() * (layer.sizes[0] // channels), True
+        yield layer, places.numel() * (layer.packed_sizes[0] // channels), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         x = args[0] if args else kwargs["input"]
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences

@@ -43,5 +43,7 @@ def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
         x = with_constant(folder, call, x, 255.0, torch.div, name=f"{call.name}.pixels")
     for what, compute in (("mean", torch.sub), ("std", torch.div)):
         numbers = check_finite(call.name, f"{what} values", getattr(layer, what))
-        x = with_constant(folder, call, x, layer.per_channel(numbers, len(before)), compute)
+        x = with_constant(
+            folder, call, x, numbers.view(-1, *[1] * (len(before) - 2)) if numbers.dim() else numbers, compute
+        )
     return x

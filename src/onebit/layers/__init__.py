@@ -20,8 +20,15 @@ from onebit.layers.base import (
     recompute_inputs_,
     with_options,
 )
-from onebit.layers.binarize import BINARY_TWINS, binarize_
-from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.layers.binarize import binarize_
+from onebit.layers.binary import (
+    BINARY_TWINS,
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryLinear,
+)
 from onebit.layers.coding import InputCoding, Normalize
 from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations

@@ -11,21 +11,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_
-from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.layers.base import InputQuantizer, WeightQuantizer, skip_fused_path_
+from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.description import BinarizeReport, describe
-from onebit.layers.parametrized import (
-    PARAMETRIZED,
-    Part,
-    binary_parametrizations,
-    kind_of,
-    make_parts,
-    parametrize_,
-    weights_of,
-)
-from onebit.quantizers import INPUT_QUANTIZERS
+from onebit.layers.parametrized import PARAMETRIZED, Part, binary_parametrizations, kind_of, make_parts, parametrize_
 
 
 def binarize_(
@@ -71,16 +61,12 @@ def binarize_(
                                   8  real: bias and scales of binary layers
         64 binary weights, 26 real parameters
     """
-    if isinstance(input_quantizer, str):
-        resolve(INPUT_QUANTIZERS, input_quantizer, kind="input quantizer")  # a net of one layer has no use for it
     # a parametrization is of weights alone: without a quantizer for them there is nothing to do
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     layers = _choose(model, kinds, where)
     if not layers:
         missed = describe(model, where).warnings
-        names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
-        because = missed[0] if missed else f"the model holds no real layer ({names}) that `where` chooses"
-        raise UsageError(f"nothing to binarize: {because}")
+        raise UsageError(f"nothing to binarize: {missed[0] if missed else 'no real layer that `where` chooses'}")
     _refuse_held_forwards(model, layers)
     # all parts are made before the first one is put into the model: an error leaves it as it was
     made: list[nn.Module | list[Part]] = []
@@ -129,39 +115,21 @@ def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if id(getattr(value, "__self__", None)) in chosen:
-                place = ".".join(filter(None, (name, attribute)))
-                raise UsageError(
-                    f"{place} is a method of a layer that becomes binary: hold the layer itself and call it"
-                )
+                raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: hold the layer")
 
 
 def _check_weights(name: str, layer: nn.Module) -> None:
-    weights = weights_of(layer) if kind_of(layer) in PARAMETRIZED else [(layer, "weight")]
-    if "forward" in vars(layer):
-        reason = "its forward was replaced by another function"
-    elif kind_of(layer) in BINARY_TWINS and is_parametrized(layer):
-        reason = "it has parametrizations"
-    elif not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
-        reason = "its weight is computed from other parameters"
-    else:
-        return
-    raise UsageError(f"layer {name!r}: {reason}; undo that first")
+    twin = kind_of(layer) in BINARY_TWINS
+    weights = [(layer, "weight")] if twin else PARAMETRIZED[kind_of(layer)](layer)
+    computed = not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights)
+    if computed or "forward" in vars(layer) or (twin and is_parametrized(layer)):
+        raise UsageError(f"layer {name!r} has a forward or parametrization of its own: undo that first")
 
 
 def _copied(quantizer: Any) -> Any:
     """A copy that shares the random generator: copies of the generator would draw the same bits in every layer."""
     generator = getattr(quantizer, "generator", None)
     return copy.deepcopy(quantizer, {id(generator): generator})
-
-
-BINARY_TWINS: dict[type[nn.Module], type[BinaryLayer]] = {
-    nn.Linear: BinaryLinear,
-    nn.Conv1d: BinaryConv1d,
-    nn.Conv2d: BinaryConv2d,
-    nn.ConvTranspose1d: BinaryConvTranspose1d,
-    nn.ConvTranspose2d: BinaryConvTranspose2d,
-}
-"""Layer class -> its binary twin."""
 
 
 def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> nn.Module:

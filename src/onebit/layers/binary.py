@@ -294,3 +294,13 @@ class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     """
 
     axes = 2
+
+
+BINARY_TWINS: dict[type[nn.Module], type[BinaryLayer]] = {
+    nn.Linear: BinaryLinear,
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.ConvTranspose1d: BinaryConvTranspose1d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
+}
+"""Layer class -> its binary twin."""

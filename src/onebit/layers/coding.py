@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onebit.common.fields import read
 from onebit.errors import UsageError
+from onebit.quantizers.base import per_channel
 
 Coding = Literal["integer", "standardize"]
 
@@ -106,12 +107,7 @@ class Normalize(nn.Module):
             if self._pixel_units:
                 raise UsageError(f"got mean {self.mean.tolist()} for uint8 pixels, expected that of pixels 0–1")
             x = x.to(self.mean.dtype) / 255
-        mean, std = (self.per_channel(numbers, x.dim()) for numbers in (self.mean, self.std))
-        return (x - mean) / std
-
-    def per_channel(self, numbers: Tensor, axes: int) -> Tensor:
-        """`numbers` shaped to broadcast along axis 1 of a batch with this number of axes."""
-        return numbers if numbers.dim() == 0 else numbers.view(-1, *[1] * (axes - 2))
+        return (x - per_channel(self.mean, x)) / per_channel(self.std, x)
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.tolist()}, std={self.std.tolist()}"

@@ -16,14 +16,11 @@ from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import shortened
 from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys
+from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, FewBits, Quantizer, scheduled
-from onebit.runtime.torch_layers import PackedLayer
-
-REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-"""Layer classes that have a binary twin."""
 
 BIAS = "bias and scales of binary layers"
 NOT_CHOSEN = "not chosen by where"
@@ -93,7 +90,7 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
     """(binary weights, all weights): embeddings are weights; scales, biases and normalization are not."""
     latents = latent_keys(model)
     binary = sum(layer.weight.numel() for _, layer in latents.values())
-    binary += sum(layer.sizes[0] for layer in model.modules() if isinstance(layer, PackedLayer))
+    binary += sum(_packed_sizes(module)[0] for module in model.modules())
     real = 0
     for name, parameter in model.named_parameters():
         named = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
@@ -120,36 +117,30 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     """`describe_layers`, in which the layers that `where` leaves out are marked."""
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
-    outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     binary = {id(layer.weight): name for name, layer in binary_layers(model)}
     alone = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
     for name, module in model.named_modules():
         if id(module) not in alone and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
-        if isinstance(module, PackedLayer):
-            signs, real = module.sizes
-            if module.input_quantizer is not None:
-                real += sum(parameter.numel() for parameter in module.input_quantizer.parameters())
-            report.binary.append(BinaryRow(name, kind_name(module), signs, "packed"))
-            report.real.extend([RealRow(name, kind_name(module), real, BIAS)] if real else [])
-            continue
-        kind = kind_of(module)
+        signs, real = _packed_sizes(module)
         latents = _latents(module)
-        if latents:
-            weights = sum(latent.weight.numel() for latent in latents)
-            report.binary.append(BinaryRow(name, kind_name(module), weights, _quantizers(latents[0])))
+        if latents or signs:
+            weights = signs or sum(latent.weight.numel() for latent in latents)
+            quantizer = _quantizers(latents[0]) if latents else "packed"
+            report.binary.append(BinaryRow(name, kind_name(module), weights, quantizer))
         own = _real_parameters(module, latents)
-        if not own:
+        if not own and not real:
             continue
         tied = [binary[id(parameter)] for parameter in own.values() if id(parameter) in binary]
         own = {key: parameter for key, parameter in own.items() if id(parameter) not in binary}
         lazy = any(is_lazy(parameter) for parameter in own.values())
-        count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
-        reason, warn = BIAS, False
-        if tied and not latents:
+        count = 0 if lazy else real + sum(parameter.numel() for parameter in own.values())
+        if latents or signs:
+            reason, warn = BIAS, False
+        elif tied:
             reason, warn = f"uses the latents of {tied[0]!r}, which is binary", True
-        elif not latents:
-            reason, warn = _reason(kind, own, lazy=lazy, out_projection=id(module) in outputs)
+        else:
+            reason, warn = _reason(kind_of(module), own, lazy=lazy)
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
         if warn:
@@ -168,6 +159,11 @@ def _left_out(where: Callable[[str, nn.Module], bool] | None, name: str, module:
         return False
 
 
+def _packed_sizes(module: nn.Module) -> tuple[int, int]:
+    """(one-bit weights, real numbers) of a layer of `packed_layers_`, (0, 0) of any other module."""
+    return getattr(module, "packed_sizes", (0, 0))
+
+
 def _latents(module: nn.Module) -> list[LatentWeight]:
     if isinstance(module, BinaryLayer):
         return [module] if module.weight_quantizer is not None else []
@@ -180,7 +176,7 @@ def _real_parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str
     if is_parametrized(module):  # by weight_norm, for example
         lists: Any = module.parametrizations
         own |= dict(lists.named_parameters())
-    inputs = module.input_quantizer if isinstance(module, BinaryLayer) else None
+    inputs: Any = module.input_quantizer if isinstance(module, BinaryLayer) or any(_packed_sizes(module)) else None
     for part in (*(latent.weight_quantizer for latent in latents), inputs):
         if part is not None:
             own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
@@ -199,18 +195,19 @@ def _quantizers(latent: LatentWeight) -> str:
     return weights if inputs is None else f"{weights}, inputs {named(inputs, INPUT_QUANTIZERS)}"
 
 
-def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool, out_projection: bool) -> tuple[str, bool]:
+def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool) -> tuple[str, bool]:
     """Why a module with the parameters `own` is real, and whether that may surprise."""
     if lazy:
         return f"a {kind.__name__} has no shape before its first batch", True
     if issubclass(kind, BinaryLayer):
         return "weight_quantizer=None", False
-    if kind in REPLACED or kind in PARAMETRIZED or out_projection:
+    twins = (*BINARY_TWINS, *PARAMETRIZED)
+    if kind in (*twins, nn.modules.linear.NonDynamicallyQuantizableLinear):  # the output projection of attention
         return LEFT_REAL, False
     for reason, classes in REASONS:
         if issubclass(kind, classes):
             return reason, False
-    for known in (*REPLACED, *PARAMETRIZED):
+    for known in twins:
         if issubclass(kind, known):
             return f"a subclass of {known.__name__}, whose forward is not known", True
     if all(math.prod(parameter.shape[1:]) <= 1 or len(parameter) == 1 for parameter in own.values() if parameter.dim()):

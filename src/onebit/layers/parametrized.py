@@ -7,7 +7,7 @@ Their code stays torch's. A parametrized weight is computed when the layer reads
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,16 +59,19 @@ class BinaryParametrization(LatentWeight):
         return weight
 
 
-def _recurrent(layer: nn.Module) -> list[tuple[str, str]]:
-    return [("", name) for name in recurrent_names(layer) if name.startswith("weight_")]
+Weights = list[tuple[nn.Module, str]]
 
 
-def _attention(layer: nn.Module) -> list[tuple[str, str]]:
+def _recurrent(layer: nn.Module) -> Weights:
+    return [(layer, name) for name in recurrent_names(layer) if name.startswith("weight_")]
+
+
+def _attention(layer: Any) -> Weights:
     names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    return [*(("", name) for name in names if getattr(layer, name) is not None), ("out_proj", "weight")]
+    return [*((layer, name) for name in names if getattr(layer, name) is not None), (layer.out_proj, "weight")]
 
 
-PARAMETRIZED: dict[type[nn.Module], Callable[[nn.Module], list[tuple[str, str]]]] = {
+PARAMETRIZED: dict[type[nn.Module], Callable[[nn.Module], Weights]] = {
     nn.MultiheadAttention: _attention,
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
@@ -77,12 +80,7 @@ PARAMETRIZED: dict[type[nn.Module], Callable[[nn.Module], list[tuple[str, str]]]
     nn.GRUCell: _recurrent,
     nn.RNNCell: _recurrent,
 }
-"""Layer class -> its weights that become binary, as (name of the submodule, name of the weight)."""
-
-
-def weights_of(layer: nn.Module) -> list[tuple[nn.Module, str]]:
-    """(module, name) of each weight of a layer of PARAMETRIZED."""
-    return [(layer.get_submodule(path), name) for path, name in PARAMETRIZED[kind_of(layer)](layer)]
+"""Layer class -> its weights that become binary, as (module, name of the weight)."""
 
 
 def binary_parametrizations(module: nn.Module) -> dict[str, BinaryParametrization]:
@@ -104,24 +102,15 @@ def kind_name(module: nn.Module) -> str:
     return nn.Linear.__name__ if kind is nn.modules.linear.NonDynamicallyQuantizableLinear else kind.__name__
 
 
-class Part(NamedTuple):
-    """A weight that is to become binary, and its parametrization."""
-
-    module: nn.Module
-    name: str
-    parametrization: BinaryParametrization
+Part = tuple[nn.Module, str, BinaryParametrization]
+"""A weight that is to become binary, as (module, name), and its parametrization."""
 
 
 def make_parts(layer: nn.Module, quantizer: Callable[[], WeightQuantizer], value: float | str) -> list[Part]:
-    """The parametrizations for a layer of PARAMETRIZED, which changes with `parametrize_` only.
-
-    Args:
-        quantizer: the quantizer of one weight, a new one at each call.
-    """
-    weights = [(module, name, getattr(module, name)) for module, name in weights_of(layer)]
+    """The parametrizations for a layer of PARAMETRIZED, each with a new quantizer; `parametrize_` installs them."""
     return [
-        Part(module, name, BinaryParametrization(latent, quantizer(), value=value).train(layer.training))
-        for module, name, latent in weights
+        (module, name, BinaryParametrization(getattr(module, name), quantizer(), value=value).train(layer.training))
+        for module, name in PARAMETRIZED[kind_of(layer)](layer)
     ]
 
 

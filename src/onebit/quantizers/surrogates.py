@@ -14,12 +14,13 @@ Every factor is finite everywhere, and 0 at ±∞.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onebit.common.torch_private import is_legacy_batched
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
 from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels, launch
@@ -28,11 +29,15 @@ LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""
 
 
-def clipped(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient · 1{|x| <= 1}; `SteSign` has it with any other bound."""
+def clipped(gradient: Tensor, x: Tensor, above: Mapping[torch.dtype, float] | None = None) -> Tensor:
+    """gradient · 1{|x| <= 1}, or of another bound: the next number `above` it, by dtype."""
     # the kernel cuts at |x| >= its bound; a latent clipped to exactly 1 must be able to come back
-    above = 1 + torch.finfo(x.dtype).eps
-    return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -above, above)
+    bound = 1 + torch.finfo(x.dtype).eps if above is None else above[x.dtype]
+    cast = gradient.to(x.dtype)
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or is_legacy_batched(cast):
+        return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound)
+    # over the fresh cast: of a large dense layer, one more tensor would be the peak of the step's memory
+    return torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)
 
 
 def approx(gradient: Tensor, x: Tensor) -> Tensor:
@@ -111,12 +116,15 @@ class _Signed(Surrogate):
         return cut, None, None, *(None for _ in ctx.parameters)
 
 
-def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
+def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs: Tensor | None = None) -> Tensor:
     """sign(x) as ±1 in the dtype of the matrix product, with the gradient of a surrogate.
 
     Args:
         x: real, any shape; the gradient has its dtype.
         surrogate: `clipped`, `approx`, `swish` or `ede`, or any function (gradient, x, *parameters) -> gradient to x.
         parameters: its further arguments, which get no gradient.
+        signs: what to return, if it is known.
     """
-    return _Signed.apply(x, sign(x.detach()).to(autocast_dtype(x)), surrogate, *parameters)
+    if signs is None:
+        signs = sign(x.detach()).to(autocast_dtype(x))
+    return _Signed.apply(x, signs, surrogate, *parameters)

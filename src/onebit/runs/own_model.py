@@ -25,8 +25,7 @@ from torch import nn
 from onebit.common.fields import argument, read
 from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.layers import InputCoding, binarize_, binary_layers, input_quantizers, with_options
-from onebit.layers.binarize import BINARY_TWINS
+from onebit.layers import BINARY_TWINS, InputCoding, binarize_, binary_layers, input_quantizers, with_options
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe

@@ -83,7 +83,7 @@ class PackedLayer(nn.Module):
         return sum(one.numel() * one.element_size() for one in kept if one is not None)
 
     @property
-    def sizes(self) -> tuple[int, int]:
+    def packed_sizes(self) -> tuple[int, int]:
         """(one-bit weights, real numbers of scale, center and bias)."""
         return self.outputs * self.terms, self.outputs * sum(
             one is not None for one in (self.scale, self.center, self.bias)
