@@ -215,18 +215,6 @@ def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
     torch.testing.assert_close(net(x), twin(x))
 
 
-def test_the_first_convolution_keeps_real_inputs() -> None:
-    net = binarize_(ConvBlock(), input_quantizer="ste_sign").model
-    assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
-    assert net(numbers(2, 3, 9, 9)).shape == (2, 5)
-
-
-def test_only_convolutions_can_be_chosen() -> None:
-    net = binarize_(ConvBlock(), where=lambda name, layer: isinstance(layer, nn.Conv2d)).model
-    assert [name for name, _ in binary_layers(net)] == ["stem", "depthwise"]
-    assert type(net.up) is nn.ConvTranspose2d
-
-
 def test_the_value_of_each_convolution_follows_its_own_fans() -> None:
     net = binarize_(ConvBlock(), weight_quantizer="sign", value="glorot").model
     bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]

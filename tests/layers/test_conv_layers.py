@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, binary_layers
-from onebit.optim import clip_latents_, latent_groups
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, Sign, sign
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d
+from onebit.quantizers import BinaryWeight, Quantizer, sign
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -104,20 +102,6 @@ def test_forward_is_the_convolution_with_the_weight_that_ships(
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("weight", [*WEIGHT_QUANTIZERS, None])
-@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS, None])
-def test_every_quantizer_goes_with_every_layer(kind: Any, weight: str | None, inputs: str | None) -> None:
-    layer = kind(4, 6, 3, weight_quantizer=weight, input_quantizer=inputs, stride=2).eval()
-    x = batch(kind)
-    shipped = layer.weight if weight is None else layer.dense(layer.binary_weight())
-    operations = F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d
-    operation = operations[KINDS.index(kind)]
-    torch.testing.assert_close(
-        layer(x), operation(x if inputs is None else layer.quantized_input(x), shipped, stride=2)
-    )
-
-
 @each_case
 def test_the_gradient_of_the_convolution_reaches_latent_input_and_bias(
     kind: Any, plain_kind: Any, options: dict[str, Any]
@@ -179,14 +163,6 @@ def test_the_glorot_value_counts_kernel_area_times_channels(kind: Any, fans: int
 
 
 @pytest.mark.parametrize("kind", [BinaryConv2d, BinaryConvTranspose2d])
-def test_the_fixed_weight_of_a_test_mode_takes_the_place_of_the_quantizer(kind: Any) -> None:
-    layer = kind(1, 1, 1)
-    layer.fixed_weight = torch.full((1, 1, 1, 1), 0.25)
-    assert layer(torch.ones(1, 1, 1, 1)).tolist() == [[[[0.25]]]]
-    assert list(layer.state_dict()) == ["weight"]
-
-
-@pytest.mark.parametrize("kind", [BinaryConv2d, BinaryConvTranspose2d])
 def test_a_draw_has_the_layout_of_the_latent(kind: Any) -> None:
     layer = kind(4, 6, 3, weight_quantizer="stochastic", groups=2)
     drawn = layer.dense(layer.sample_weight(generator=torch.Generator().manual_seed(0)))
@@ -203,31 +179,6 @@ def test_a_layer_of_another_type_and_place_can_be_asked_for(kind: Any) -> None:
     layer = kind(2, 3, 3, bias=True, device="meta", dtype=torch.float64)
     assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
     assert layer(torch.empty(1, 2, 5, 5, device="meta", dtype=torch.float64)).dtype == torch.float64
-
-
-def test_a_net_of_both_learns_and_stays_in_the_clip() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        BinaryConv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), BinaryConvTranspose2d(8, 2, 2, stride=2)
-    )
-    optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.05)))
-    x = numbers(64, 1, 4, 4)
-    target = (F.interpolate(F.avg_pool2d(x, 3, 1, 1), scale_factor=2) > 0).long()[:, 0]
-    for _ in range(40):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), target).backward()
-        optimizer.step()
-    assert all(float(layer.weight.detach().abs().max()) <= 1 for _, layer in binary_layers(net))
-    assert float((net.eval()(x).argmax(1) == target).double().mean()) > 0.9
-
-
-def test_copies_are_independent() -> None:
-    layer = BinaryConv2d(2, 2, 3)
-    twin = copy.deepcopy(layer)
-    with torch.no_grad():
-        twin.weight.neg_()
-    x = numbers(1, 2, 5, 5)
-    assert torch.equal(twin(x), -layer(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,20 +236,10 @@ def test_an_even_kernel_is_padded_like_torch_does_for_same() -> None:
     assert not torch.equal(one, zero)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"padding_value": 0.5}, "padding_value"),
-        ({"padding_value": 1, "padding_mode": "circular"}, "padding_value"),
-        ({"weight_quantizer": "sgn"}, "unknown weight quantizer 'sgn'; did you mean 'sign'?"),
-        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 needs a quantizer given by name"),
-    ],
-)
-def test_wrong_options_are_one_clear_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+@pytest.mark.parametrize("options", [{"padding_value": 0.5}, {"padding_value": 1, "padding_mode": "circular"}])
+def test_another_padding_value_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="padding_value"):
         BinaryConv2d(2, 2, 3, padding=1, **options)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------------- transposed only
@@ -314,11 +255,6 @@ def test_an_output_size_can_be_asked_for(size: Any) -> None:
     x = numbers(2, 4, 4, 5)
     assert layer(x, output_size=size).shape == (2, 8, *size)
     assert torch.equal(layer(x, output_size=size), twin(x, output_size=size))
-
-
-def test_an_output_size_out_of_reach_is_refused_as_by_torch() -> None:
-    with pytest.raises(ValueError, match="requested an output size"):
-        BinaryConvTranspose2d(4, 8, 3, stride=2)(numbers(1, 4, 4, 4), output_size=(40, 40))
 
 
 def test_it_undoes_the_shape_of_the_convolution_it_is_the_gradient_of() -> None:

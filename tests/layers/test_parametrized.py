@@ -431,7 +431,7 @@ def test_a_weight_that_is_computed_already_is_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4))
     nn.utils.parametrizations.weight_norm(net[1], "weight_hh_l0")
     for refused in (layer, net):
-        with pytest.raises(UsageError, match="layer|nothing"):
+        with pytest.raises(UsageError, match=r"layer|nothing"):
             binarize_(refused)
     assert type(net[0]) is nn.Linear, "nothing was replaced before the error"
 

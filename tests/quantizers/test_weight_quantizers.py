@@ -283,8 +283,3 @@ def test_a_channel_of_zeros_has_two_values_and_finite_gradients_under_float16_au
     assert (weight[0] > 0).all()
     assert torch.equal(weight[1], torch.full((4,), 1e-4).half())
     assert layer.weight.grad.isfinite().all()
-
-
-def test_progress_is_a_share() -> None:
-    with pytest.raises(UsageError, match="progress"):
-        onebit.set_progress(small_net("irnet"), 1.5)
