@@ -26,13 +26,7 @@ _MOST_CHANNELS = 128
 
 
 def convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
     """`torch.nn.functional.conv2d` of arguments as `torch.nn.Conv2d` has them: two numbers for each window."""
     isa = _instruction_set(x, weight, bias, padding, dilation, groups)
@@ -58,15 +52,12 @@ def _instruction_set(
         and x.dim() == 4
         and x.shape[1] == weight.shape[1]
         and x.numel() > 0
-        and _is_channels_last(x)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
         and max(weight.shape[:2]) <= _MOST_CHANNELS
         and weight.shape[2] * weight.shape[3] <= MOST_TAPS
     )
     return kernels("run_weight_gradient") if fits else None
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _becomes_bf16(x: Tensor) -> bool:

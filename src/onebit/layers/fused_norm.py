@@ -31,6 +31,7 @@ from onebit.quantizers.one_pass import (
 )
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_TENSORS = ("shortcut", "weight", "bias", "running_mean", "running_var")
 
 
 def normalized(
@@ -132,7 +133,6 @@ def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
 def _fused(
     isa: InstructionSet, x: Tensor, norm: Any, activation: nn.Module | None, shortcut: Tensor | None, *, twice: bool
 ) -> tuple[Tensor, ...]:
-    # it may be turned off
     running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -163,19 +163,14 @@ class _Normalized(torch.autograd.Function):
         eps: float,
         momentum: float,
         x: Tensor,
-        shortcut: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         out = torch.empty_like(x)
         statistics = torch.empty(4, x.shape[1], dtype=torch.float32, device=x.device)
-        given = {"shortcut": shortcut, "weight": weight, "bias": bias}
-        running = {"running_mean": running_mean, "running_var": running_var}
+        given: dict[str, Any] = dict(zip(_TENSORS, tensors, strict=True))
         stages = NormStage.MOMENTS, NormStage.NORMALIZE
-        fields: dict[str, Any] = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
-        _run(isa, x, *stages, bounds=bounds, **given, **running, **fields)
+        _run(isa, x, *stages, bounds=bounds, out=out, statistics=statistics, eps=eps, momentum=momentum, **given)
+        shortcut, weight = tensors[:2]
         ctx.isa, ctx.bounds, ctx.eps = isa, bounds, eps
         # without a shortcut, x tells the sign of y, but not what is rounded to 1; of two, autograd must see that one
         # was changed in place

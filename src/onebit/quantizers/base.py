@@ -73,14 +73,8 @@ def random_bits(count: int, dtype: torch.dtype, device: torch.device, generator:
         low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max + 1
         return torch.randint(low, high, (count,), dtype=dtype, device=device, generator=generator)
     # the full range: random_() without a range never sets the top bit, which biases one number of each word
-    words = torch.randint(
-        -(2**63),
-        2**63 - 1,
-        (-(-count * dtype.itemsize // 8),),
-        dtype=torch.int64,
-        device=device,
-        generator=generator,
-    )
+    size = (-(-count * dtype.itemsize // 8),)
+    words = torch.randint(-(2**63), 2**63 - 1, size, dtype=torch.int64, device=device, generator=generator)
     return words.view(dtype)[:count]
 
 

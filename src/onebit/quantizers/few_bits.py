@@ -120,10 +120,10 @@ class FewBits(Quantizer):
     @torch.no_grad()
     def _see(self, x: Tensor) -> None:
         """Set the limit from a batch of training: a learned one from the first, one that follows from each."""
-        compiling = torch.compiler.is_compiling()
-        if self.range != "follow" and self.begun:
+        compiling, follow = torch.compiler.is_compiling(), self.range == "follow"
+        if self.begun and not follow:
             return
-        if self.range == "follow":
+        if follow:
             now = (torch.stack(x.aminmax()).abs() if self.least else x).amax().clamp(min=0).to(self.limit.dtype)
         else:
             magnitude = x.abs() if self.least else x.clamp(min=0)
@@ -132,13 +132,10 @@ class FewBits(Quantizer):
         if not compiling and not self.begun and dist.is_available() and dist.is_initialized():
             dist.all_reduce(now)
             now = now / dist.get_world_size()
-        first = self.limit == 0
-        if self.range == "follow":
-            # one bad batch, which the loss tells of, must not end the range
-            moved = torch.where(first, now, self.limit.lerp(now, FOLLOWED))
-            self.limit.copy_(torch.where(now.isfinite(), moved, self.limit))
-        else:
-            self.limit.copy_(torch.where(first & now.isfinite(), now, self.limit))  # that of a checkpoint stays
+        # a learned limit of a checkpoint stays; one bad batch, which the loss tells of, must not end the range
+        later = self.limit.lerp(now, FOLLOWED) if follow else self.limit
+        moved = torch.where(self.limit == 0, now, later)
+        self.limit.copy_(torch.where(now.isfinite(), moved, self.limit))
         if not compiling:  # a compiled pass does not know whether it has set the limit
             self.begun = bool(now > 0)
 

@@ -49,10 +49,7 @@ class InputQuantizerEntry(Entry):
 PROX = (
     Option("prox_strength", Positive | None, None, "times lr, the pull to ±1 in the last step before the freeze"),
     Option(
-        "prox_freeze",
-        Annotated[float, within("[0, 1]")] | None,
-        None,
-        "share of training after which latents stay ±1",
+        "prox_freeze", Annotated[float, within("[0, 1]")] | None, None, "share of training after which latents stay ±1"
     ),
 )
 
