@@ -96,11 +96,11 @@ def _bipolar(to: Values, name: str, tensor: str) -> None:
 def write_affine(to: Values, node: nodes.Affine) -> None:
     (source,), name = node.inputs, node.output
     precise = name in to.precise
-    steps = [(op, array) for op, array in (("Mul", node.scale), ("Add", node.shift)) if array is not None]
+    steps = [step for step in (("Mul", "scale", node.scale), ("Add", "shift", node.shift)) if step[2] is not None]
     tensor = to.get(source, "double" if precise else "float")
-    for op, array in steps:
-        last = array is steps[-1][1]
-        constant = to.per_channel(array, name, "scale" if op == "Mul" else "shift")
+    for op, what, array in steps:
+        last = op == steps[-1][0]
+        constant = to.per_channel(array, name, what)
         if precise:
             constant = to.cast(constant, np.float64, of=name)
         tensor = to.add(op, tensor, constant, of=name, form="float" if last and not precise else "")
@@ -145,15 +145,12 @@ def write_bounded(to: Values, node: nodes.Bounded) -> None:
 
 
 def write_concat(to: Values, node: nodes.Concat) -> None:
-    forms = {to.natural(source) for source in node.inputs}
-    form = forms.pop() if len(forms) == 1 else "float"
+    form, *others = {to.natural(source) for source in node.inputs}
     made = to.values[node.output]
-    zeros = {
-        zero_point(value)
-        for value in (made, *(to.values[source] for source in node.inputs))
-        if form == "code" and value.exact
-    }
-    if form != "float" and (not made.exact or form == "raw" or len(zeros) > 1):
+    zeros = (
+        {zero_point(to.values[name]) for name in (node.output, *node.inputs)} if form == "code" and made.exact else ()
+    )
+    if others or not made.exact or form == "raw" or len(zeros) > 1:
         form = "float"
     if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT:
         form = "int"
@@ -182,10 +179,8 @@ def write_repeat(to: Values, node: nodes.Repeat) -> None:
     """An axis of 1 behind each axis that is repeated, expanded and joined with it."""
     (source,), name = node.inputs, node.output
     form, shape = to.natural(source), to.values[source].shape
-    apart, wide = [], []
-    for size, times in zip(shape, node.times, strict=True):
-        apart += [size] if times == 1 else [size, 1]
-        wide += [size] if times == 1 else [size, times]
+    pairs = [(size, *[times] * (times > 1)) for size, times in zip(shape, node.times, strict=True)]
+    apart, wide = [n for size, *times in pairs for n in (size, *[1] * len(times))], [n for pair in pairs for n in pair]
     tensor = to.add("Reshape", to.get(source, form), to.graph.shape(-1, *apart), of=name)
     tensor = to.add("Expand", tensor, to.graph.shape(1, *wide), of=name)
     to.add("Reshape", tensor, to.graph.shape(-1, *to.values[name].shape), of=name, form=form)

@@ -29,15 +29,12 @@ def write_average_pool(to: Values, node: AveragePool) -> None:
     """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
     (source,), name = node.inputs, node.output
     x, attributes = to.values[source], pool_geometry(node)
-    dilated = attributes.pop("dilations", None)
     tensor = to.get(source, "float")
-    if not (x.exact or node.sums or dilated):
+    if not (x.exact or node.sums or "dilations" in attributes):
         to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **attributes)
         return
     to.require_float32_sums(node, x)
     _, height, width = x.shape
-    if dilated:
-        attributes["dilations"] = dilated
     ones = to.graph.constant(np.ones((1, 1, *node.kernel)), f"{name}/ones", np.float32)
     tensor = to.add("Reshape", tensor, to.graph.shape(-1, 1, height, width), of=name)
     tensor = to.add("Conv", tensor, ones, of=name, **attributes)
@@ -65,8 +62,7 @@ def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
             if axis == 2:
                 tensor = to.add("MatMul", to.graph.constant(inside, f"{name}/rows"), tensor, of=name)
             else:
-                inside = np.ascontiguousarray(inside.T)
-                tensor = to.add("MatMul", tensor, to.graph.constant(inside, f"{name}/columns"), of=name)
+                tensor = to.add("MatMul", tensor, to.graph.constant(inside.T, f"{name}/columns"), of=name)
     if form == "double":
         tensor = to.cast(tensor, np.float32, of=name)
     _divide(to, name, tensor, node.pixels(x))

@@ -26,7 +26,7 @@ _TWICE = 0.5
 
 
 def write_real_dense(to: Values, node: nodes.RealDense) -> None:
-    weight = to.graph.constant(np.ascontiguousarray(node.weight.T), f"{node.output}/weight")
+    weight = to.graph.constant(node.weight.T, f"{node.output}/weight")
     to.add("MatMul", to.get(node.inputs[0], "float"), weight, of=node.output, form="float")
 
 
@@ -80,7 +80,7 @@ def write_conv(to: Values, node: nodes.Conv | nodes.RealConv) -> None:
     if node.padding_value and any(padding):
         tensor = to.padded(tensor, padding, node.padding_value, np.float32, of=name)
         padding = (0, 0, 0, 0)
-    _convolve(to, node, "Conv", tensor, _geometry(node, padding))
+    _convolve(to, node, "Conv", tensor, geometry(node, padding))
 
 
 def write_conv_transpose(to: Values, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> None:
@@ -93,7 +93,7 @@ def write_conv_transpose(to: Values, node: nodes.ConvTranspose | nodes.RealConvT
         bottom += below * node.stride[0] - extra[0]
         right += beside * node.stride[1] - extra[1]
         extra = [0, 0]
-    attributes = _geometry(node, (top, bottom, left, right))
+    attributes = geometry(node, (top, bottom, left, right))
     if any(extra):
         attributes["output_padding"] = extra
     _convolve(to, node, "ConvTranspose", tensor, attributes)
@@ -103,13 +103,13 @@ def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     x, name = to.values[node.inputs[0]], node.output
     to.require_float32_sums(node, x)
-    if isinstance(node, OneBitWeights):
-        weight = to.graph.weights(name, _kernels(node))
-    else:
-        weight = to.graph.constant(_kernels(node), f"{name}/weight")
+    if not isinstance(node, OneBitWeights):
+        weight = to.graph.constant(node.kernels(), f"{name}/weight")
+        to.add(op, tensor, weight, of=name, form="float", **attributes)
+        return
+    weight = to.graph.weights(name, node.kernels())
     sums = to.add(op, tensor, weight, of=name, form=_last_form(node, "float"), **attributes)
-    if isinstance(node, OneBitWeights):
-        _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, attributes))
+    _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, attributes))
 
 
 def _window_sums(to: Values, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> str:
@@ -124,7 +124,7 @@ def _window_sums(to: Values, node: Any, op: str, tensor: str, attributes: dict[s
 
 def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> None:
     """`scale` · sums + `centre` · (sum of the inputs), where the node has them; `totals` writes the sums."""
-    if node.scale is None and node.centre is None:
+    if _last_form(node, form):
         return
     name = node.output
     if form != "float":
@@ -147,20 +147,11 @@ def _total(to: Values, node: OneBitWeights) -> str:
     return total if exact else to.cast(total, np.float32, of=node.output)
 
 
-def _kernels(node: AnyConv) -> np.ndarray:
-    return np.ascontiguousarray(node.kernels())
-
-
-def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Attributes of a convolution; the shape of its weights has the kernel."""
-    return geometry(node, padding) | ({"group": node.groups} if node.groups > 1 else {})
-
-
 def _conv_to_sign(to: Values, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> None:
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
     name, graph = node.output, to.graph
     least, direction = rising(after, to.values[name])
-    signs = _kernels(node)
+    signs = node.kernels()
     if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
@@ -172,7 +163,7 @@ def _conv_to_sign(to: Values, node: nodes.Conv, pool: nodes.MaxPool | None, afte
         *(graph.number(0, np.int8), graph.number(_TWICE, np.float32)),
         *(graph.number(2, np.uint8), graph.constant(-least, f"{name}/bias", np.int32)),
     )
-    tensor = to.add("QLinearConv", codes, one, zero, weight, one, *more, of=name, **_geometry(node, padding))
+    tensor = to.add("QLinearConv", codes, one, zero, weight, one, *more, of=name, **geometry(node, padding))
     form = "code" if pool is None else ""
     target = after.output
     tensor = to.add("Clip", tensor, graph.number(0, np.uint8), more[2], of=target, form=form)
@@ -191,7 +182,7 @@ def _conv_to_code(to: Values, node: nodes.Conv, after: nodes.Requantize, found: 
     """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
     (source,), name, graph, made = node.inputs, after.output, to.graph, to.values[after.output]
     codes, padding = _padded_codes(to, node)
-    weight = graph.weights(node.output, _kernels(node))
+    weight = graph.weights(node.output, node.kernels())
     sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{name}/sizes", np.float32)
     weight = to.cast(to.add("Mul", weight, sizes, of=name), np.int8, of=name)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
@@ -200,7 +191,7 @@ def _conv_to_code(to: Values, node: nodes.Conv, after: nodes.Requantize, found: 
     most = made.limits[1] + zero_point(made)
     more = (scale, graph.number(0, np.int8), one, none, bias)
     form = "code" if most == 255 else ""
-    attributes = _geometry(node, padding)
+    attributes = geometry(node, padding)
     tensor = to.add("QLinearConv", codes, one, zero, weight, *more, of=name, form=form, **attributes)
     if most < 255:
         to.add("Clip", tensor, none, graph.number(most, np.uint8), of=name, form="code")
@@ -234,12 +225,13 @@ def max_pool(to: Values, tensor: str, node: nodes.MaxPool, dtype: Any, *, of: st
 
 
 def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Strides, dilations and padding of a kernel as attributes, without those that have their defaults."""
+    """Strides, dilations, padding and groups of a kernel as attributes, without those that have their defaults."""
     top, bottom, left, right = padding
     every = {
         "strides": (node.stride, (1, 1)),
         "dilations": (node.dilation, (1, 1)),
         "pads": ((top, left, bottom, right), (0, 0, 0, 0)),
+        "group": (getattr(node, "groups", 1), 1),
     }
     return {name: value for name, (value, default) in every.items() if value != default}
 
@@ -249,7 +241,6 @@ def pool_geometry(node: nodes.Pool) -> dict[str, Any]:
     return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
 
 
-def _last_form(node: OneBitWeights | Any, form: str) -> str:
+def _last_form(node: OneBitWeights, form: str) -> str:
     """The form of sums that are the value itself; "" if a factor follows."""
-    plain = getattr(node, "scale", None) is None and getattr(node, "centre", None) is None
-    return form if plain else ""
+    return form if node.scale is None and node.centre is None else ""

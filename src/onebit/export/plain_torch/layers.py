@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -15,7 +15,7 @@ from onebit.packed.grid import FLOAT32_EXACT
 
 def pair(sizes: tuple[int, ...]) -> str:
     """(3, 3) as torch takes it: 3."""
-    return str(sizes[0]) if len(set(sizes)) == 1 else f"({', '.join(map(str, sizes))})"
+    return str(sizes[0] if len(set(sizes)) == 1 else sizes)
 
 
 def options(**values: tuple[int, ...] | int) -> list[str]:
@@ -28,7 +28,7 @@ def options(**values: tuple[int, ...] | int) -> list[str]:
 def sides(padding: tuple[int, int, int, int]) -> str:
     """(top, bottom, left, right) in the order of `F.pad`."""
     top, bottom, left, right = padding
-    return f"({left}, {right}, {top}, {bottom})"
+    return str((left, right, top, bottom))
 
 
 def is_even(padding: tuple[int, int, int, int]) -> bool:
@@ -61,21 +61,20 @@ def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
 
 
 def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
-    top, _, left, _ = node.padding
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
         x = body.step(f"F.pad({x}, {sides(node.padding)}{value})")
-    layer = body.layer(
-        node.output,
-        "nn.Conv2d",
-        str(node.group_channels * node.groups),
-        str(node.outputs),
-        *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
-        *options(dilation=node.dilation, groups=node.groups),
-        "bias=False",
-        weight=np.float32(node.kernels()),
-    )
+    settings = *options(dilation=node.dilation, groups=node.groups), "bias=False"
+    return windows(body, node, "nn.Conv2d", settings, x, inside=inside)
+
+
+def windows(body: Body, node: Any, kind: str, settings: Sequence[str], x: str, *, inside: bool) -> str:
+    """A convolution; `inside`: it pads by itself."""
+    top, _, left, _ = node.padding
+    sizes = str(node.group_channels * node.groups), str(node.outputs)
+    window = options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0)
+    layer = body.layer(node.output, kind, *sizes, *window, *settings, weight=np.float32(node.kernels()))
     return products(body, node, layer, x)
 
 
@@ -85,18 +84,9 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
     inside = is_even(node.padding) and all(
         more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
     )
-    layer = body.layer(
-        node.output,
-        "nn.ConvTranspose2d",
-        str(node.group_channels * node.groups),
-        str(node.outputs),
-        *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
-        *options(output_padding=node.extra if inside else 0, groups=node.groups),
-        "bias=False",
-        *options(dilation=node.dilation),
-        weight=np.float32(node.kernels()),
-    )
-    made = products(body, node, layer, x)
+    settings = *options(output_padding=node.extra if inside else 0, groups=node.groups), "bias=False"
+    dilation = options(dilation=node.dilation)
+    made = windows(body, node, "nn.ConvTranspose2d", [*settings, *dilation], x, inside=inside)
     if inside or not any((*node.padding, *node.extra)):
         return made
     return f"F.pad({body.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
@@ -109,18 +99,20 @@ def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
     return is_even(node.padding) and 2 * top <= height and 2 * left <= width
 
 
-def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
+def pool_sizes(node: nodes.MaxPool | nodes.AveragePool) -> list[str]:
+    """Kernel, stride and padding as arguments."""
     top, _, left, _ = node.padding
+    stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
+    return [pair(node.kernel), *stride, *(options(padding=(top, left)) if fits(node) else [])]
+
+
+def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     if not fits(node):
         x = body.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
-    stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
-    padding = options(padding=(top, left)) if fits(node) else []
-    sizes = pair(node.kernel), *stride, *padding, *options(dilation=node.dilation)
-    return f"{body.layer(node.output, 'nn.MaxPool2d', *sizes)}({x})"
+    return f"{body.layer(node.output, 'nn.MaxPool2d', *pool_sizes(node), *options(dilation=node.dilation))}({x})"
 
 
 def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
-    top, _, left, _ = node.padding
     counted = bool(node.count_padding or node.sums or not any(node.padding))
     if node.dilation != (1, 1) or not (fits(node) or counted):
         by = "one" if node.sums else "window" if node.count_padding else "pixels"
@@ -128,12 +120,9 @@ def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
         return f'{body.part("average_pool")}({sizes}, divide_by="{by}")'
     if not fits(node):
         x = body.step(f"F.pad({x}, {sides(node.padding)})")
-    stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
-    padding = options(padding=(top, left)) if fits(node) else []
-    count = ["count_include_pad=False"] if padding and not counted else []
+    count = [] if counted else ["count_include_pad=False"]
     divide = ["divisor_override=1"] if node.sums else []
-    settings = pair(node.kernel), *stride, *padding, *count, *divide
-    return f"{body.layer(node.output, 'nn.AvgPool2d', *settings)}({x})"
+    return f"{body.layer(node.output, 'nn.AvgPool2d', *pool_sizes(node), *count, *divide)}({x})"
 
 
 def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -> str:
@@ -141,12 +130,12 @@ def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -
 
 
 # ---------------------------------------------------------------------------------------------------- for each channel
-def per_channel(body: Body, node: Node, kind: str, **state: np.ndarray | None) -> str:
-    """A module with one number per channel, shaped to broadcast."""
+def per_channel(body: Body, node: Node, kind: str, *settings: str, **state: np.ndarray) -> str:
+    """A module with one number per channel, and per row of `multiplier`, shaped to broadcast."""
     shape = body.known[node.inputs[0]].shape
     sizes = [shape[0], *[1] * (len(shape) - 1)]
-    arrays = {name: array.reshape(sizes) for name, array in state.items() if array is not None}
-    return body.layer(node.output, kind, *map(str, sizes), **arrays)
+    arrays = {name: array.reshape(*array.shape[:-1], *sizes) for name, array in state.items()}
+    return body.layer(node.output, kind, *map(str, sizes), *settings, **arrays)
 
 
 def affine(body: Body, node: nodes.Affine, x: str) -> str:
@@ -184,11 +173,9 @@ def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
 
 
 def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
-    shape = body.known[node.output].shape
-    sizes = [shape[0], *[1] * (len(shape) - 1)]
     settings = f"inputs={len(inputs)}", f"shift={node.right_shift}", f"least={node.least}", f"most={node.most}"
-    state = {"multiplier": node.multiplier.reshape(-1, *sizes), "offset": node.offset.reshape(sizes)}
-    return f"{body.layer(node.output, 'Requantize', *map(str, sizes), *settings, **state)}({', '.join(inputs)})"
+    layer = per_channel(body, node, "Requantize", *settings, multiplier=node.multiplier, offset=node.offset)
+    return f"{layer}({', '.join(inputs)})"
 
 
 def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
@@ -211,16 +198,12 @@ def slice_(body: Body, node: nodes.Slice, x: str) -> str:
 
 def pad(body: Body, node: nodes.Pad, x: str) -> str:
     top, bottom, left, right = node.padding
-    sizes = f"({left}, {right}, {top}, {bottom}, {node.channels[0]}, {node.channels[1]})"
-    if not any(node.channels):
-        sizes = sides(node.padding)
+    sizes = (left, right, top, bottom, *(node.channels if any(node.channels) else ()))
     return f"F.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
 
 
 def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
-    if not body.known[node.inputs[0]].shape:
-        return f"torch.unsqueeze({x}, 1)"
-    return f"torch.flatten({x}, 1)"
+    return f"torch.{'flatten' if body.known[node.inputs[0]].shape else 'unsqueeze'}({x}, 1)"
 
 
 def reshape(body: Body, node: nodes.Reshape, x: str) -> str:
@@ -240,9 +223,7 @@ def repeat(body: Body, node: nodes.Repeat, x: str) -> str:
 
 def concat(body: Body, node: nodes.Concat, *inputs: str) -> str:
     line = f"torch.cat([{', '.join(inputs)}], dim=1)"
-    if len(line) < 100:
-        return line
-    return f"torch.cat({body.list_of(inputs)}, dim=1)"
+    return line if len(line) < 100 else f"torch.cat({body.list_of(inputs)}, dim=1)"
 
 
 LAYERS: dict[type, Callable[..., str]] = {
