@@ -66,10 +66,7 @@ def outputs_of(net: PackedNet, text: str) -> dict[str, np.ndarray]:
     # float holds integers of 32 bits and every float32 exactly; the latter have 9 digits
     numbers = np.array(text.split(), np.float64).astype(np.float32).reshape(-1, sum(sizes))
     parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
-    return {
-        name: np.ascontiguousarray(part).reshape(-1, *known[name].shape)
-        for name, part in zip(net.outputs, parts, strict=True)
-    }
+    return {name: part.reshape(-1, *known[name].shape) for name, part in zip(net.outputs, parts, strict=True)}
 
 
 def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:

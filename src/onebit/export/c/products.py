@@ -35,19 +35,15 @@ class Products(Pointwise):
             isinstance(node, nodes.DenseLayer),
         )
         rows = self.rows_of(node)
-        source = self.evenly(name) if not dense else self.value(name)
-        if dense:
-            source, rows = self.column_of(source, name, rows)
+        source, rows = self.column_of(name, rows) if dense else (self.evenly(name), rows)
         if not one_bit and source.bound is not None and source.bound > 2**GRID_BITS:
             source = self.copied(source, name, real=True)
         if source.bound is None and not self.covers(source):  # a grid is that of a whole value
             source = self.copied(source, name)
         stage = self.begin(node.output, made, title(node, self.known[name], made))
         stage.keeps.append(source)
-        stored = np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
         pairs = one_bit and self.has_pairs(stage, node, source)
-        if pairs:
-            stored = words_of(rows)
+        stored = words_of(rows) if pairs else np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
         weights = self.array(node.output, "signs" if one_bit else "weights", stored)
         if not dense:
             self.window(stage, node, source, node.group_channels)
@@ -165,21 +161,23 @@ class Products(Pointwise):
             column, inner = self.column_part(stage, node, source)
         else:
             stage.body.append(self.gathered(stage, node, source, first))
-            column, inner = f"column{_plus_k(terms)}", []
+            column, inner = "column" + " + k" * (terms > PART), []
         kernel = "one_bit" + "_wide" * wide if one_bit else "products"
-        inner.append(f"{kernel}({column}, {_k(terms)}, {terms}, {rows}, {outputs}, {sums});")
-        group = "g" if getattr(node, "groups", 1) > 1 else "0"
+        inner.append(f"{kernel}({column}, {'k' if terms > PART else 0}, {terms}, {rows}, {outputs}, {sums});")
+        groups = getattr(node, "groups", 1)
         if one_bit and node.centre is not None:
-            stage.head.append(f"float input_sums[{getattr(node, 'groups', 1)}];")
+            stage.head.append(f"float input_sums[{groups}];")
             stage.body.insert(0, "int64_t total = 0;")
             inner.append(f"total += total_of({column}, {_count(terms)});")
         if terms > PART:
             inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
         stage.body += inner
         if one_bit and node.centre is not None:
-            stage.body.append(f"input_sums[{group}] = (float)total{' * grid.unit' if on_a_grid else ''};")
+            stage.body.append(
+                f"input_sums[{'g' if groups > 1 else 0}] = (float)total{' * grid.unit' if on_a_grid else ''};"
+            )
         if wide:
-            part = f"x + {outputs} * g" if group == "g" else "x"
+            part = f"x + {outputs} * g" if groups > 1 else "x"
             unit = "grid.unit" if on_a_grid else real(1)
             stage.body.append(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, {part});")
             stage.made = Value(stage.made.shape, "real")
@@ -205,9 +203,8 @@ class Products(Pointwise):
         stage.head.append(f"value_t *column = {self.scratch(stage, 4 * node.terms)};")
         given = f"&window, {LOADS[source.form]}, {self.pointer(source, stage)}, {first}, i, j"
         if isinstance(node, nodes.Transposed):
-            if source.bound is not None:
-                return f"gather_transposed({given}, column);"
-            return f"gather_transposed({given}, column), to_grid(column, {node.terms}, grid.power, column);"
+            rounded = f", to_grid(column, {node.terms}, grid.power, column)" * (source.bound is None)
+            return f"gather_transposed({given}, column){rounded};"
         value = str(node.padding_value)
         if node.padding_value and source.bound is None:
             value = f"grid.power > 0 ? rounded({real(node.padding_value)} * grid.power) : 0"
@@ -215,9 +212,8 @@ class Products(Pointwise):
         # columns of the window that were under it one step to the left
         shared = node.kernel[1] - node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
         kept = f"j ? {shared} : 0" if shared > 0 and stage.made.shape[2] > 1 else "0"
-        if source.bound is None:
-            return f"gather_grid({given}, outside, {kept}, grid.power, column);"
-        return f"gather({given}, outside, {kept}, column);"
+        kernel, power = ("gather_grid", "grid.power, ") if source.bound is None else ("gather", "")
+        return f"{kernel}({given}, outside, {kept}, {power}column);"
 
     def scaled(self, stage: Stage, node: Any) -> None:
         """Lines for the factors of the sums."""
@@ -232,12 +228,12 @@ class Products(Pointwise):
             stage.body.append(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
         if node.centre is None:
             return
-        center, each = self.array(node.output, "center", node.centre), count // groups
-        if groups == 1:
-            stage.body.append(f"center(x, {count}, input_sums[0], {center});")
-        else:
+        center, each, g = self.array(node.output, "center", node.centre), count // groups, "0"
+        part = ""
+        if groups > 1:
             stage.body.append(f"for (int32_t g = 0; g < {groups}; g++)")
-            stage.body.append(f"center(x + {each} * g, {each}, input_sums[g], {center} + {each} * g);")
+            g, part = "g", f" + {each} * g"
+        stage.body.append(f"center(x{part}, {each}, input_sums[{g}], {center}{part});")
 
     def covers(self, source: Stored) -> bool:
         """Whether a value consists of all numbers in its memory."""
@@ -257,8 +253,9 @@ class Products(Pointwise):
             )
         return on_grid(node.weight)[0].astype(np.int32)
 
-    def column_of(self, source: Stored, name: str, rows: np.ndarray) -> tuple[Stored, np.ndarray]:
+    def column_of(self, name: str, rows: np.ndarray) -> tuple[Stored, np.ndarray]:
         """A vector whose numbers are evenly spaced, and the weights in its order."""
+        source = self.value(name)
         if source.step is not None:
             return source, rows
         places = np.zeros(1, np.int64)
@@ -267,7 +264,7 @@ class Products(Pointwise):
         order = np.argsort(places, kind="stable")
         if (np.diff(places[order]) == 1).all():
             first = source.first + int(places[order[0]])
-            return Stored(source.memory, source.form, first, (((places.size, 1),),), source.limits), rows[:, order]
+            return replace(source, first=first, axes=(((places.size, 1),),)), rows[:, order]
         return self.copied(source, name), rows
 
 
@@ -327,15 +324,6 @@ def _group(
     outputs = node.outputs // groups
     first = index(source.first, [("g", steps[0] * node.group_channels)])
     return first, f"{weights} + {size * outputs // rows} * g", f"{sums} + {outputs} * g", outputs
-
-
-def _k(terms: int) -> str:
-    """C of the first input of a part."""
-    return "k" if terms > PART else "0"
-
-
-def _plus_k(terms: int) -> str:
-    return " + k" if terms > PART else ""
 
 
 def _count(terms: int) -> str:

@@ -57,7 +57,7 @@ def pieces() -> dict[str, str]:
 
 def _name_of(piece: str) -> str:
     """What a piece defines."""
-    code = re.sub(r"/\*.*?\*/", "", piece, flags=re.DOTALL).strip()
+    code = _without_comments(piece).strip()
     if code.startswith("#if"):
         match = re.search(r"#define (\w+)", code)
     elif code.startswith("typedef"):
@@ -73,18 +73,19 @@ def _name_of(piece: str) -> str:
 def needed(text: str) -> list[str]:
     """The pieces that a text uses, and those that they use."""
     known = pieces()
-    wanted = [name for name in _words(text) if name in known]
-    found: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found.add(name)
-            wanted += [other for other in _words(known[name]) if other in known and other not in found]
+    found = new = _words(text) & known.keys()
+    while new:
+        new = set().union(*(_words(known[name]) for name in new)) & known.keys() - found
+        found = found | new
     return [name for name in known if name in found]
 
 
 def _words(text: str) -> set[str]:
-    return set(_NAME.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
+    return set(_NAME.findall(_without_comments(text)))
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
 
 
 def functions(plan: Planner) -> tuple[str, str]:
@@ -110,10 +111,8 @@ def output_type(plan: Planner) -> str:
 def _function(plan: Planner, stage: Stage, name: str, arguments: str) -> str:
     lines = [comment("; ".join(stage.titles)), f"static void {name}({arguments}) {{"]
     lines += stage.head
-    for variable, end in stage.loops:
-        lines.append(f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{")
-    lines += stage.body
-    lines += ["}"] * len(stage.loops) + ["}"]
+    lines += [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
+    lines += [*stage.body, *["}"] * len(stage.loops), "}"]
     text = "\n".join(_indented(lines))
     return re.sub(r"@(\d+)@", lambda match: str(plan.memories[int(match[1])].place), text)
 
@@ -144,12 +143,8 @@ def plain_text(text: str) -> str:
 
 def block(lines: list[str]) -> list[str]:
     """A comment of several lines."""
-    texts = [part for line in lines for part in _wrapped(plain_text(line))]
+    texts = [part for line in lines for part in textwrap.wrap(plain_text(line), WIDTH - 3) or [""]]
     return [f"{'/*' if k == 0 else ' *'} {text}".rstrip() for k, text in enumerate(texts)] + [" */"]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH - 3) if len(text) > WIDTH - 3 else [text]
 
 
 def dimensions(shape: tuple[int, ...]) -> str:
@@ -158,11 +153,8 @@ def dimensions(shape: tuple[int, ...]) -> str:
 
 def string(text: str) -> str:
     """A string in C with the bytes of a text in UTF-8."""
-    parts = []
-    for byte in text.encode("utf-8", "surrogatepass"):
-        safe = 32 <= byte <= 126 and chr(byte) not in '"\\?'
-        parts.append(chr(byte) if safe else f"\\{byte:03o}")
-    return f'"{"".join(parts)}"'
+    letters = text.encode("utf-8", "surrogatepass").decode("latin-1")
+    return '"' + "".join(c if " " <= c <= "~" and c not in '"\\?' else f"\\{ord(c):03o}" for c in letters) + '"'
 
 
 def array(name: str, values: np.ndarray) -> str:

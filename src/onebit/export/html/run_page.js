@@ -1,10 +1,9 @@
 // `node run_page.js PAGE float32|uint8 OUTPUTS < inputs > outputs`: the script of a page, run outside of a browser.
 //
 // Inputs are the numbers of the samples, one after the other; outputs are the float32 numbers of each output for all
-// samples, in the order of OUTPUTS, a list of names as JSON: keys such as "10" have another order in JavaScript. The median and the smallest of the milliseconds per sample go to standard error.
+// samples, in the order of OUTPUTS, a list of names as JSON: keys such as "10" have another order in JavaScript.
 "use strict";
 const { readFileSync } = require("fs");
-const { performance } = require("perf_hooks");
 const { inflateSync } = require("zlib");
 
 const [, , page, dtype, outputs] = process.argv;
@@ -17,14 +16,9 @@ const net = openNet(new Uint8Array(part("net")));
 const bytes = new Uint8Array(readFileSync(0));
 const numbers = dtype === "float32" ? new Float32Array(bytes.buffer) : bytes;
 const found = names.map(() => []);
-const times = [];
 for (let start = 0; start < numbers.length; start += net.count) {
   const sample = numbers.subarray(start, start + net.count);
-  const began = performance.now();
   const made = net.run(sample);
-  times.push(performance.now() - began);
   names.forEach((name, index) => found[index].push(made.get(name)));
 }
 process.stdout.write(Buffer.concat(found.flat().map((array) => new Uint8Array(array.buffer))));
-times.sort((a, b) => a - b);
-process.stderr.write(`${times[times.length >> 1]} ${times[0]}`);

@@ -86,30 +86,22 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs of the page's own script, run in node."""
-    return run_page(net, path, inputs)[0]
-
-
-def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
-    """The outputs of `run`, and the median and the smallest of the milliseconds that a sample takes."""
     node = which("node")
     if node is None:
         raise CannotRun("node is not installed")
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
         command = [node, str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
-    known, found, start = net.values, {}, 0
-    expected = 4 * len(inputs) * sum(prod(known[name].shape) for name in net.outputs)
+    shapes = [(len(inputs), *net.values[name].shape) for name in net.outputs]
+    expected = 4 * sum(map(prod, shapes))
     if done.returncode or len(done.stdout) != expected:
         said = done.stderr.decode(errors="replace").strip() or f"{len(done.stdout)} bytes instead of {expected}"
         lines = said.splitlines()
         error = next((line for line in lines if re.match(r"\w*Error: ", line)), lines[-1])
         raise OnebitError(f"node could not run the page: {short(error)}")
-    left = np.frombuffer(done.stdout, np.float32)
-    for name in net.outputs:
-        shape = (len(inputs), *known[name].shape)
-        found[name] = left[start : start + prod(shape)].reshape(shape)
-        start += prod(shape)
-    return found, [float(time) for time in done.stderr.split()]
+    numbers = np.frombuffer(done.stdout, np.float32)
+    parts = np.split(numbers, np.cumsum([prod(shape) for shape in shapes])[:-1])
+    return {name: part.reshape(shape) for name, part, shape in zip(net.outputs, parts, shapes, strict=True)}
 
 
 def input_kind(net: PackedNet) -> str:

@@ -96,7 +96,8 @@ def _bipolar(to: Values, name: str, tensor: str) -> None:
 def write_affine(to: Values, node: nodes.Affine) -> None:
     (source,), name = node.inputs, node.output
     precise = name in to.precise
-    steps = [step for step in (("Mul", "scale", node.scale), ("Add", "shift", node.shift)) if step[2] is not None]
+    every = ("Mul", "scale", node.scale), ("Add", "shift", node.shift)
+    steps = [(op, what, array) for op, what, array in every if array is not None]
     tensor = to.get(source, "double" if precise else "float")
     for op, what, array in steps:
         last = op == steps[-1][0]
