@@ -82,11 +82,6 @@ class Uses:
         found = self.readers[node.output]
         return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
 
-    def dense_to_sign(self, node: nodes.Dense) -> Node | None:
-        """The sign of the integers that a dense layer computes, if nothing else reads them."""
-        after = self.only_reader(node)
-        return after if isinstance(after, SIGNS) and self.values[node.output].exact else None
-
     def conv_to_sign(self, node: nodes.Conv) -> tuple[nodes.MaxPool | None, Node] | None:
         """The sign of what a convolution of ±1 computes, and a max pool between them, if nothing else reads that."""
         if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:

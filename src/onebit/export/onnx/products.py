@@ -49,19 +49,11 @@ def _integer_dense(to: Values, node: nodes.Dense, signs: np.ndarray, *, raw: boo
     (source,), name, graph = node.inputs, node.output, to.graph
     zero = graph.number(0 if raw else zero_point(to.values[source]), np.uint8)
     weight = graph.weights(name, signs, np.int8)
-    factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if raw else (1, np.int64(0))
-    after = to.uses.dense_to_sign(node)
-    form = "" if raw or after else _last_form(node, "int")
+    form = "" if raw else _last_form(node, "int")
     sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, of=name, form=form)
-    if after is not None:
-        least, direction = rising(after, to.values[name])
-        bound = to.per_channel(-(-(least + offset) // factor), after.output, "least", np.int32)
-        write_sign(to, after.output, to.add("GreaterOrEqual", sums, bound, of=after.output), direction)
-        to.written.add(after.output)
-        return
     if raw:
         sums = to.add("Mul", sums, graph.number(2, np.int32), of=name)
-        shift = to.per_channel(offset, name, "offset", np.int32)
+        shift = to.per_channel(255 * signs.sum(axis=0, dtype=np.int64), name, "offset", np.int32)
         sums = to.add("Sub", sums, shift, of=name, form=_last_form(node, "int"))
     _finish(to, node, sums, "int")
 
