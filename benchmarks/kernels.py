@@ -127,7 +127,7 @@ def time_layer(
     native = []
     for isa, plan in plans.items():
         reference.check(f"{case.name}, batch {batch}, {isa}", plan.run(layer.images)[0])
-        native.append(timing.Timed(isa, isa, product_alone(plan, layer.images)))
+        native.append(timing.Timed(isa, product_alone(plan, layer.images)))
         for _ in range(2):  # a call must not overwrite its inputs
             sums = layer.native_sums(native[-1].call())
             _agree(f"{case.name}, batch {batch}, {isa}", sums, layer.sums[: len(sums)], layer.slack)
@@ -136,13 +136,18 @@ def time_layer(
     for rival in layer.rivals():
         expected = layer.sums if not rival.int8 else rival.product.compute().numpy().astype(np.float64)
         _agree(f"{case.name}, batch {batch}, {rival.name}", rival.sums(rival.call()), expected, rival.slack)
-        (int8 if rival.int8 else floats).append(timing.Timed(rival.name, None, rival.call))
+        (int8 if rival.int8 else floats).append(timing.Timed(rival.name, rival.call))
     timing.take_turns([*native, *floats, *int8], rounds=rounds, seconds=seconds)
     rivals = (floats[0], _fastest(floats), _fastest(int8))
     rows = []
     for one in native:
         row: dict[str, Any] = {"kind": case.kind, "layer": case.text, "product": f"{KINDS[case.kind]}, {case.text}"}
-        row |= {"batch": batch, "instructions": one.isa, "us": 1e6 * one.median, "fastest_us": 1e6 * min(one.seconds)}
+        row |= {
+            "batch": batch,
+            "instructions": one.variant,
+            "us": 1e6 * one.median,
+            "fastest_us": 1e6 * min(one.seconds),
+        }
         for name, rival_timed in zip(RIVALS, rivals, strict=True):
             if rival_timed:
                 row |= {name: rival_timed.variant, f"{name}_us": 1e6 * rival_timed.median}

@@ -57,7 +57,7 @@ def check(
     mismatches = []
     for one in timed:
         logits = made[one.variant]
-        if one.isa is not None:
+        if one.variant in native.instruction_sets():
             reference.check(f"{name}, {one.variant}", logits)
         wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
         if wrong > max(1, len(images) // (5 if rounded else 20)):
@@ -114,11 +114,11 @@ def time_net(
     rows = []
     for batch in batches:
         images = make_images(model, batch)
-        timed = [timing.Timed(variant, None, call) for variant, call in float_nets(twin, images)]
+        timed = [timing.Timed(variant, call) for variant, call in float_nets(twin, images)]
         floats = timed[:]
         for isa, plan in plans.items():
-            timed.append(timing.Timed(isa, isa, partial(run_planned, packed, plan, images, threads=threads)))
-        timed += [timing.Timed(other, None, partial(call, images)) for other, call in others.items()]
+            timed.append(timing.Timed(isa, partial(run_planned, packed, plan, images, threads=threads)))
+        timed += [timing.Timed(other, partial(call, images)) for other, call in others.items()]
         mismatches = check(f"{name}, batch {batch}", packed, images, timed, rounded=activations is not None)
         timing.take_turns(timed, rounds=rounds, seconds=seconds)
         named = {one.variant: one for one in timed}

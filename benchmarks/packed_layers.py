@@ -68,7 +68,7 @@ def measure(
             report = onebit.packed_layers_(around)
             if not float((around(x) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max()):
                 raise onebit.errors.OnebitError(f"{name}: the packed layers do not give what the binary ones give")
-            timed = [timing.Timed("torch", None, partial(real, x)), timing.Timed("packed", None, partial(around[0], x))]
+            timed = [timing.Timed("torch", partial(real, x)), timing.Timed("packed", partial(around[0], x))]
             timing.take_turns(timed, **turns)
             row = {"case": name, **{f"{one.variant}_us": 1e6 * one.median for one in timed}}
             share = sum(one.packed_bytes for one in report.packed) / sum(one.float_bytes for one in report.packed)

@@ -228,5 +228,5 @@ def test_any_net_is_timed(form: str, threads: int, monkeypatch: pytest.MonkeyPat
     reference = timing.Reference(net, batch := timing.noise(net.input, 3))
     wrong = net.by_name(run(net, batch))
     wrong[net.outputs[-1]] = -wrong[net.outputs[-1]] + 1
-    with pytest.raises(onebit.errors.OnebitError, match="3 of 3 images are not those of the reference"):
+    with pytest.raises(onebit.errors.OnebitError, match="reference"):
         reference.check("changed", net.structured(wrong))
