@@ -12,7 +12,7 @@ from torch import Tensor
 import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
-from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, SwishSign, Xnor
+from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, Sign, SwishSign, Xnor
 from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
 from onebit.train.weights import load_weights
 
@@ -283,3 +283,8 @@ def test_a_channel_of_zeros_has_two_values_and_finite_gradients_under_float16_au
     assert (weight[0] > 0).all()
     assert torch.equal(weight[1], torch.full((4,), 1e-4).half())
     assert layer.weight.grad.isfinite().all()
+
+
+def test_a_whole_number_and_the_same_real_number_are_one_setting() -> None:
+    """Checkpoints compare these texts."""
+    assert repr(Sign(value=1)) == repr(Sign(value=1.0)) == "Sign(value=1)"

@@ -283,7 +283,9 @@ class Quantizer(torch.nn.Module):
     def extra_repr(self) -> str:
         """The numbers that the quantizer was made with."""
         given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        return ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, (int, float)))
+        numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
+        # 1 and 1.0 are one setting, which checkpoints compare
+        return ", ".join(f"{name}={value if type(value) is bool else f'{value:g}'}" for name, value in numbers.items())
 
 
 class Scheduled(Quantizer):
