@@ -195,8 +195,7 @@ class Folder:
         return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
     def _prune(self, needed: set[str]) -> None:
-        """Remove nodes that no output needs: reshapes that the next node undid."""
-        needed = set(needed)
+        """Remove nodes that no output needs, such as reshapes that the next node undid; `needed` grows."""
         kept: list[Node] = []
         for node in reversed(self.nodes):
             if node.output in needed:

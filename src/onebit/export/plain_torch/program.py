@@ -24,9 +24,8 @@ def load(path: str | Path) -> Net:
     return net.eval()'''
 READERS = {
     ".safetensors": "safetensors.torch.load_file(path)",
-    ".pth": 'torch.load(path, map_location="cpu", weights_only=True)',
+    **dict.fromkeys((".pth", ".pt"), 'torch.load(path, map_location="cpu", weights_only=True)'),
 }
-READERS[".pt"] = READERS[".pth"]
 MAIN = '''\
 def main() -> None:
     """Print the weights; or {what} of inputs, which a .npy file holds as `Net` takes them."""
@@ -66,22 +65,18 @@ class Program:
         self.known = net.values
         self.body = Body(self.known)
         self._locals = Names([*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()])
-        self._waiting = ("", "")  # a value and its expression, which no line has yet
         self._places: dict[str, str] = {}  # value -> the variable that has it
         self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
         self._readers.update(net.outputs)
         wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.known.values())
         self._real = "double" if wide else "float"  # has every integer of the net
-        self._write()
-
-    # ----------------------------------------------------------------------------------------------------- forward pass
-    def _write(self) -> None:
-        self._waiting = INPUT, self._coded()
+        self._waiting = INPUT, self._coded()  # a value and its expression, which no line has yet
         for index, node in enumerate(self.net.nodes):
             arguments = [self._argument(name, index) for name in node.inputs]
             self._waiting = node.output, by_class(LAYERS, node)(self.body, node, *arguments)
         self._flush(len(self.net.nodes))
 
+    # ----------------------------------------------------------------------------------------------------- forward pass
     def _argument(self, name: str, index: int) -> str:
         """The expression of an input of a node: a variable, or what this node alone reads and fits into its line."""
         waiting, expression = self._waiting
@@ -128,10 +123,8 @@ class Program:
         labels = isinstance(self.net.output, str) and len(shape) == 1 and shape[0] > 1 and self.net.compared == "labels"
         answer = "outputs" if not labels else "classes" if classes else "labels"
         what = "the outputs" if answer == "outputs" else "the class"
-        head = [
-            f'"""{plain(self.net.name) or "A net"} in plain torch, written by onebit; its weights are beside it."""'
-        ]
-        head += ["", *self._imports()]
+        title = plain(self.net.name) or "A net"
+        head = [f'"""{title} in plain torch, written by onebit; its weights are beside it."""', "", *self._imports()]
         if classes:
             head += ["", listing("CLASSES = [", [quoted(name) for name in classes], "]", indent="")]
         blocks = [
