@@ -42,6 +42,11 @@ def test_the_loss_is_the_divergence_from_the_teacher(shape: tuple[int, ...], tem
     assert float(distillation(taught, taught)) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_teacher_of_fewer_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="teacher"):
+        distillation(torch.zeros(6, 5), torch.zeros(6, 1))
+
+
 def test_alone_it_has_the_gradient_of_cross_entropy_with_soft_labels() -> None:
     """ReActNet writes the loss without the entropy of the teacher, which is a constant."""
     torch.manual_seed(0)

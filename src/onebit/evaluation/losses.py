@@ -125,8 +125,13 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
         taught: of its teacher, the same shape.
         temperature: T.
 
+    Raises:
+        UsageError: other shapes, which torch might broadcast.
+
     Source: the distributional loss of ReActNet, arXiv:2003.03488.
     """
+    if logits.shape != taught.shape:
+        raise UsageError(f"got predictions {tuple(taught.shape)} of a teacher, expected {tuple(logits.shape)}")
     log_p, log_q = ((x / temperature).log_softmax(dim=1) for x in (logits, taught))
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
 
