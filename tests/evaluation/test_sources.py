@@ -167,6 +167,22 @@ def test_random_transforms_draw_the_same_numbers_in_each_pass() -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
+def test_a_pass_that_never_ends_leaves_the_random_state_alone() -> None:
+    samples = as_samples(DataLoader(TENSORS, batch_size=3, shuffle=True))
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    batches = samples.batches()
+    next(batches)
+    between = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    assert torch.equal(between[0], before[0])
+    assert between[1] == before[1]
+    assert (between[2] == before[2]).all()
+    torch.rand(3), random.random()
+    drawn = torch.get_rng_state(), random.getstate()
+    del batches  # wherever it is collected
+    assert torch.equal(torch.get_rng_state(), drawn[0])
+    assert random.getstate() == drawn[1]
+
+
 def test_counting_the_batches_of_a_stream_draws_nothing() -> None:
     class Drawing(Stream):
         def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:

@@ -47,7 +47,15 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     That is the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and what transforms in
     this process draw from `random` and `numpy.random`; torch's generator is seeded by the caller.
     """
-    number, sampler = epoch_seed(seed, epoch), sampler_of(loader)
+    number = epoch_seed(seed, epoch)
+    with _seeded_generators(loader, number, epoch), kept_globals(number):
+        yield
+
+
+@contextmanager
+def _seeded_generators(loader: DataLoader[Any], number: int, epoch: int) -> Iterator[None]:
+    """The context in which the generators of a loader and its sampler start from a seed."""
+    sampler = sampler_of(loader)
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     before = [owner.generator for owner in owners]
     generator = torch.Generator().manual_seed(number)
@@ -56,18 +64,35 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
     try:
-        with kept_globals(number):
-            yield
+        yield
     finally:
         for owner, kept in zip(owners, before, strict=True):
             owner.generator = kept
 
 
 def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader, with the same order and random transforms in each pass."""
-    with torch.random.fork_rng(devices=[]), seeded(loader, seed=0, epoch=0):
-        torch.default_generator.manual_seed(0)
-        yield from loader
+    """The batches of a loader, with the same order and random transforms in each pass.
+
+    The caller's random state is unchanged between two batches, so it does not matter when a pass ends.
+    """
+    batches: Iterator[Any] | None = None
+    states: Any = None
+    with _seeded_generators(loader, 0, 0):
+        while True:
+            with torch.random.fork_rng(devices=[]), kept_globals(0):
+                if batches is None:
+                    torch.default_generator.manual_seed(0)
+                    batches = iter(loader)
+                else:
+                    torch.set_rng_state(states[0])
+                    random.setstate(states[1])
+                    np.random.set_state(states[2])
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+            yield batch
 
 
 def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -109,10 +109,8 @@ def compared(
         fixed_weights(model, weights, generator=generator),
         torch.autocast("cpu", enabled=False),
         recorded(behind, sites) as theirs_at_sites,
-        closing(batches_of(samples, size)) as batches,
-        nullcontext() if feed is None else closing(feed),
     ):
-        for inputs, targets in batches:
+        for inputs, targets in batches_of(samples, size):
             check_fed(packed, inputs)
             inputs = inputs.reshape(len(inputs), *packed.input.shape)
             as_trained = None
@@ -150,8 +148,8 @@ def compared(
             done += len(inputs)
             if on_images is not None:
                 on_images(done, count or done)
-        if feed is not None:
-            feed.check_end()
+    if feed is not None:
+        feed.check_end()
     targets_of.check_end(done)
     found = _counts(counts, done, joint, with_trained=feed is not None)
     faults = [*(proof.faults if proof else ()), *at_sites.faults()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,12 @@ def packed_samples(packed: PackedNet, data: Any) -> Samples:
     return samples
 
 
-def batches_of(samples: Samples, batch_size: int) -> Generator[tuple[Any, Any]]:
+def batches_of(samples: Samples, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """(inputs, targets), each batch but the last of `batch_size` samples; a loader has its own batches."""
     if isinstance(samples, ArraySamples):
         starts = range(0, len(samples), batch_size)
-        yield from samples.batches(indices=[slice(start, start + batch_size) for start in starts])
-    else:
-        yield from samples.batches()
+        return samples.batches(indices=[slice(start, start + batch_size) for start in starts])
+    return samples.batches()
 
 
 def check_fed(packed: PackedNet, inputs: Any) -> None:
@@ -181,7 +180,7 @@ class TrainedFeed:
 
     def __init__(self, packed: PackedNet, trained: Trained, count: int | None) -> None:
         self.packed, self.trained = packed, trained
-        self.batches: Generator[tuple[Any, Any]] | None = None
+        self.batches: Iterator[tuple[Any, Any]] | None = None
         self._kept: tuple[Any, Any] | None = None
         given = None
         if callable(trained):
@@ -190,7 +189,7 @@ class TrainedFeed:
             given, what = len(next(iter(_parts(trained)))), "logits of the model as trained"
         else:
             samples = as_samples(trained, name="trained")
-            self.batches = (batch for batch in samples.batches())
+            self.batches = samples.batches()
             given, what = samples.count, "samples of the model as trained"
         if given is not None and count is not None and given != count:
             raise UsageError(f"got {given:,} {what} for {count:,} images")
@@ -235,11 +234,6 @@ class TrainedFeed:
         if have > count:
             self._kept = mapped(lambda part: part[later], inputs), mapped(lambda part: part[later], targets)
         return mapped(lambda part: part[now], inputs), mapped(lambda part: part[now], targets)
-
-    def close(self) -> None:
-        """End the batches: a loader has torch's random state until then."""
-        if self.batches is not None:
-            self.batches.close()
 
     def check_end(self) -> None:
         """Raise DataError if samples are left over."""
