@@ -621,3 +621,10 @@ def test_numbers_of_tokens_are_not_to_be_made_real(dtype: torch.dtype, functiona
             onebit.evaluate(Tokens(), (tokens, torch.zeros(4, dtype=torch.long)), verbose=False)
         said.append(str(refused.value))
     assert not [text for text in said if "float(" in text or "Coding" in text]
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyLinear(8), nn.LazyBatchNorm1d()])
+def test_weights_that_no_batch_has_initialized(lazy: nn.Module) -> None:
+    model = nn.Sequential(lazy, BinaryLinear(8, 4))
+    with pytest.raises(FoldError, match="initialized"):
+        onebit.pack(model.eval(), torch.rand(2, 8))

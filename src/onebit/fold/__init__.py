@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
@@ -205,5 +206,8 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, of the model itself if it is wrapped."""
-    return copy.deepcopy(unwrapped(model)).cpu().eval()
+    """A copy on the CPU in eval mode, of the model itself if it is wrapped; FoldError if it has no weights yet."""
+    model = unwrapped(model)
+    if lazy := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]:
+        raise FoldError(f"{lazy[0]} is not initialized: run a batch through the model first")
+    return copy.deepcopy(model).cpu().eval()
