@@ -172,3 +172,22 @@ def test_integer_nets(bits: int, name: str) -> None:
     wrong = changed(packed, "offset", lambda a: a + np.abs(a).max() // 100)
     assert wrong is not None
     assert not onebit.verify(model, wrong, IMAGES).ok
+
+
+def test_a_flipped_weight_that_no_sample_feeds_breaks_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), BinaryLinear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), BinaryLinear(16, 4))
+    x = torch.rand(50, 1, 8, 8)
+    x[:, :, 0, 0] = 0
+    packed = onebit.pack(model.eval(), x)
+    assert onebit.verify(model, packed, x).ok
+
+    def first_pixel(signs: np.ndarray) -> np.ndarray:
+        found = signs.copy()
+        found[1, 0] ^= np.uint64(1)
+        return found
+
+    wrong = changed(packed, "signs", first_pixel)
+    assert wrong is not None
+    assert np.array_equal(onebit.run(wrong, x.numpy()), onebit.run(packed, x.numpy()))
+    assert not onebit.verify(model, wrong, x).ok

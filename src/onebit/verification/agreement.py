@@ -31,7 +31,8 @@ def verify(
 ) -> Certificate:
     """Compare a packed net with its model, and both with the labels if there are some: `found.ok`, and the counts.
 
-    What must hold follows from the operations of the net, see `PackedNet.promise`:
+    The signs of weights must be those of the model, and its real numbers equal up to rounding. What else must hold
+    follows from the operations of the net, see `PackedNet.promise`:
 
     - "exact", integers throughout: each threshold gives the sign of the trained modules for every integer that can
       occur, and the outputs are equal; those behind a last scale or BatchNorm to within its rounding.
