@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,8 @@ class InstructionSet(NamedTuple):
 @cache
 def _load() -> ctypes.CDLL | None:
     """The library, None if not installed; UsageError if it belongs to another version of onebit."""
-    files = (Path(__file__).with_name(f"kernels{suffix}") for suffix in _SUFFIXES)
+    # an editable installation has the library in another folder
+    files = (Path(folder, f"kernels{suffix}") for folder in sys.modules[__package__].__path__ for suffix in _SUFFIXES)
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         return None
