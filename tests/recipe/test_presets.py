@@ -115,7 +115,7 @@ def test_an_unknown_method_is_one_clear_line() -> None:
     [
         ("bnn", "mlp", {"model": {"dropout": 0.5}}, "dropout zeroes a unit before its sign"),
         ("recu", "mlp", {"model": {"value": 0.5}}, "'value'"),
-        ("bop", "mlp", {"model": {"weight_quantizer": None}}, "there are none"),
+        ("bop", "mlp", {"model": {"weight_quantizer": None}}, "binary weights"),
         ("ste", "mlp", {"model": {"bireal": True}}, "bireal"),
         ("bayesbinn", "mlp", {"model": {"weight_options": {"temperature": 0.0}}}, "temperature"),
         ("bayesbinn", "mlp", {"optimizer": {"prior": True}}, "name them with --init_from"),
