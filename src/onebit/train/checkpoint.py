@@ -102,13 +102,15 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     found = {name: alike(state.get(name), expected[name], name) for name in parts}
     optimizer = _fitting_optimizer(state["optimizer"], expected["optimizer"], job.optimizer)
     cpu, cuda = found["rng"][job.ranks.rank]
-    try:  # torch's own check of random states
+    try:  # torch's own checks
         history = History.from_rows(state.get("rows"))
         torch.set_rng_state(cpu)
         if cuda is not None and job.device.type == "cuda":
             torch.cuda.set_rng_state(cuda, job.device)
         for name, generator in generators_of(job.model).items():
             generator.set_state(found["generators"][name][job.ranks.rank])
+        if job.schedule is not None:
+            job.schedule.load_state_dict(found["schedule"])
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(first_line(error)) from None
     history.threads = found["threads"]
@@ -118,8 +120,6 @@ def _restore(state: dict[str, Any], job: Job) -> None:
         buffer.copy_(found["buffers"][name])
     job.optimizer.load_state_dict(optimizer)
     finish_steps_(job.optimizer)
-    if job.schedule is not None:
-        job.schedule.load_state_dict(found["schedule"])
     if job.average is not None:
         job.average.load_state(found["average"])
 
