@@ -36,7 +36,8 @@ def verify(
 
     - "exact", integers throughout: each threshold gives the sign of the trained modules for every integer that can
       occur, and the outputs are equal; those behind a last scale or BatchNorm to within its rounding.
-    - "real", real activations: no output differs by more than 1e-5 of the largest, so labels differ only at ties.
+    - "real", real activations: no output differs by more than 1e-5·√L of the largest, with L layers of
+      weights, so labels differ only at ties.
     - "rounded", signs or rounding behind float sums: each sign and each rounded integer, fed the values that torch
       feeds it, is that of torch, unless its number is within 1e-5 of the largest one from the step. So are
       the outputs. Labels that differ, because such a sign does, are counted. An integer net of `integer_net` has the

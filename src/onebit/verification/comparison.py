@@ -23,6 +23,7 @@ from onebit.fold.shipped import PackedMode
 from onebit.layers import InputCoding
 from onebit.packed import Certificate, PackedNet
 from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.nodes.dense import Weights
 from onebit.runtime.running import check_batch_size
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
@@ -94,6 +95,7 @@ def compared(
             alone=len(keys) == 1,
             exact=(values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT,
             shift=shifts.get(name),
+            products=sum(isinstance(node, Weights) for node in packed.nodes),
         )
         for key, name in keys.items()
     }

@@ -20,10 +20,11 @@ class OutputCounts:
         alone: it is the only output, so that without targets vectors and maps of logits have labels.
         exact: both nets compute it as an integer, without rounding.
         shift: what is added to it last, (K,), which may be larger than the sum; None for nothing.
+        products: layers with weights; their roundings add up as a random walk.
     """
 
-    def __init__(self, *, alone: bool, exact: bool, shift: np.ndarray | None = None) -> None:
-        self.alone, self.exact = alone, exact
+    def __init__(self, *, alone: bool, exact: bool, shift: np.ndarray | None = None, products: int = 1) -> None:
+        self.alone, self.exact, self.rounding = alone, exact, ROUNDING * max(1, products) ** 0.5
         self.kind = ""
         self.with_targets, self.zero_or_one = False, True
         self.largest = np.abs(np.zeros(1) if shift is None else shift)  # so far, (K,) or (1,)
@@ -49,7 +50,7 @@ class OutputCounts:
         self.kind = "labels" if labels else "paired"
 
     def apart(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        """The samples, bool (n,), with an output that differs by more than `ROUNDING` times the largest number so far.
+        """The samples, bool (n,), with an output that differs by more than `rounding` times the largest number so far.
 
         That is the largest logit or last shift; values have a largest one in each channel.
         """
@@ -61,7 +62,7 @@ class OutputCounts:
         self.largest = np.maximum(self.largest, found)
         size = 0.0 if self.exact else self.largest.max() if self.kind == "labels" else self.largest
         difference = np.abs(ours.reshape(expected.shape) - expected).max(axis=2)
-        return np.asarray((difference > ROUNDING * size).any(axis=1))
+        return np.asarray((difference > self.rounding * size).any(axis=1))
 
     def add(
         self, ours: np.ndarray, theirs: np.ndarray, as_trained: np.ndarray | None, targets: np.ndarray | None
