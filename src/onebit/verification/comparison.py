@@ -95,7 +95,7 @@ def compared(
             alone=len(keys) == 1,
             exact=(values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT,
             shift=shifts.get(name),
-            products=sum(isinstance(node, Weights) for node in packed.nodes),
+            products=sum(isinstance(node, Weights) for node in packed.nodes) if packed.promise == "real" else 1,
         )
         for key, name in keys.items()
     }

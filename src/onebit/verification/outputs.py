@@ -20,7 +20,7 @@ class OutputCounts:
         alone: it is the only output, so that without targets vectors and maps of logits have labels.
         exact: both nets compute it as an integer, without rounding.
         shift: what is added to it last, (K,), which may be larger than the sum; None for nothing.
-        products: layers with weights; their roundings add up as a random walk.
+        products: layers with weights whose roundings add up, as a random walk.
     """
 
     def __init__(self, *, alone: bool, exact: bool, shift: np.ndarray | None = None, products: int = 1) -> None:
