@@ -462,6 +462,7 @@ def test_a_nan_among_signs_counts_as_plus_one() -> None:
 
 @pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 def test_many_sizes_of_images_share_weights_and_memory() -> None:
+    THREAD.memory = None  # of an earlier test's larger net
     rng, terms = np.random.default_rng(0), 128 * 9
     layer = PackedConv(rows_of(rng, 128, terms), terms, window=PackedWindow((3, 3), padding=(1, 1, 1, 1)))
     sizes = range(8, 88, 2)
