@@ -1,4 +1,14 @@
-"""`Graph`: the nodes and constants of an ONNX graph, and weights that take one bit each in the file.
+"""`Graph`: a net as the nodes and constants of an ONNX graph, and in which forms its values are there as tensors.
+
+=========  ==================================================================================
+form       tensor
+=========  ==================================================================================
+`float`    float32, the numbers themselves
+`int`      int32, the numbers themselves
+`double`   float64, the numbers themselves
+`code`     uint8, x + zero point: {0, 2} of ±1, and other integers of at most 8 bits, for products of integers
+`raw`      uint8, the bytes b of an input whose values are 2b - 255
+=========  ==================================================================================
 
 The bits of all weights are one uint8 constant, eight to a byte, the first in the lowest bit, as in a `.1bit` file. A
 table of 256 rows of eight ±1 turns bytes into weights, in operators that onnxruntime computes once, when a session
@@ -7,37 +17,67 @@ starts: Cast -> Gather -> Reshape -> Cast -> Split -> a Reshape per layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from onebit.errors import UsageError
+from onebit.export.onnx.exactness import Uses, sum_bound, zero_point
+from onebit.packed import Node, PackedNet, Value
+from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.net import INPUT, op_name
+
 OPSET = 13
 IR_VERSION = 9  # that of onnxruntime 1.16; the default of the onnx package may be newer than onnxruntime loads
 QONNX_DOMAIN = "qonnx.custom_op.general"
+DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np.uint8, "raw": np.uint8}
 _TABLE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.int8) * 2 - 1
 
 
 class Graph:
     """Nodes and constants in the order in which they were added. Equal constants are stored once.
 
-    Args:
-        weights: how ±1 weights are stored, a value of `onebit.export.onnx.target.FLAVORS`.
+    values: shapes and kinds of the values of the net. of: the value whose nodes are written. integers: products of
+    integers are used where they are exact, and weights are stored as bits. marks: floats that QONNX's operators mark as
+    binary. precise: values that are computed in float64, because their bits matter. written: values whose node was
+    written together with one before it.
     """
 
-    def __init__(self, weights: str = "bits") -> None:
+    def __init__(self, net: PackedNet, flavor: str) -> None:
         from onnx import helper, numpy_helper
 
         self.helper, self.to_tensor = helper, numpy_helper.from_array
-        self.stored = weights
+        self.net, self.integers, self.marks = net, flavor == "standard", flavor == "qonnx"
+        self.uses = Uses(net)
+        self.values = self.uses.values
+        self.precise = set() if self.marks else self.uses.precise
+        self.written: set[str] = set()
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._taken: set[str] = set()
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
+        self._tensors: dict[str, dict[str, str]] = {}
+        self.of = INPUT
+        self._code_input()
 
-    def add(self, op: str, *inputs: str, output: str, domain: str = "", **attributes: Any) -> str:
-        """Append a node with one output, and return the name of that."""
+    # nodes
+
+    def add(
+        self, op: str, *inputs: str, form: str = "", of: str = "", output: str = "", domain: str = "", **attributes: Any
+    ) -> str:
+        """Append a node, and return the name of its output.
+
+        Args:
+            form: the node is the last one of a value, which it makes in this form; "" for one before that.
+            of: the value, if it is another than that which is being written.
+            output: a name of its own for the output.
+        """
+        of = of or self.of
+        if form:  # float32 has the name of the value, so that outputs have theirs
+            output = self.name(of if form == "float" and of != INPUT else f"{of}/{form}")
+            self._tensors.setdefault(of, {})[form] = output
+        output = output or self.name(f"{of}/{op.lower()}")
         self.nodes.append(self.helper.make_node(op, inputs, [output], domain=domain, **attributes))
         return output
 
@@ -50,9 +90,33 @@ class Graph:
         self._taken.add(made)
         return made
 
-    def cast(self, tensor: str, dtype: Any, *, output: str) -> str:
-        """The same values in another dtype of numpy."""
-        return self.add("Cast", tensor, output=output, to=self.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    def cast(self, tensor: str, dtype: Any, **given: str) -> str:
+        """Append a Cast to a dtype of numpy, as `add`."""
+        return self.add("Cast", tensor, to=self._kind(dtype), **given)
+
+    def real(self, op: str, a: str, b: str, *, last: bool = False) -> str:
+        """Append an operation of two float32 tensors, which makes the value itself if it is the `last` one.
+
+        In float64 where bits matter. The rounded result is the same, but onnxruntime merges float32 operations with
+        others.
+        """
+        form = "float" if last else ""
+        if self.of not in self.precise:
+            return self.add(op, a, b, form=form)
+        a, b = (self.cast(tensor, np.float64) for tensor in (a, b))
+        return self.cast(self.add(op, a, b), np.float32, form=form)
+
+    def padded(self, tensor: str, padding: tuple[int, int, int, int], value: float, dtype: Any) -> str:
+        """Append a Pad of images; padding: (top, bottom, left, right)."""
+        top, bottom, left, right = padding
+        border = self.number(value, dtype)
+        return self.add("Pad", tensor, self.shape(0, 0, top, left, 0, 0, bottom, right), border)
+
+    def bipolar(self, tensor: str, **given: str) -> str:
+        """Append QONNX's operator for the sign of a tensor, for which zero is +1 too."""
+        return self.add("BipolarQuant", tensor, self.number(1, np.float32), domain=QONNX_DOMAIN, **given)
+
+    # constants
 
     def constant(self, array: Any, name: str, dtype: Any = None) -> str:
         """The name of a tensor with these values."""
@@ -61,8 +125,7 @@ class Graph:
         if key not in self._known:
             self._known[key] = name = self.name(name)
             if array.dtype == np.int64:  # as variable-length integers, which are shorter
-                kind = self.helper.np_dtype_to_tensor_dtype(array.dtype)
-                tensor = self.helper.make_tensor(name, kind, array.shape, array.reshape(-1))
+                tensor = self.helper.make_tensor(name, self._kind(np.int64), array.shape, array.reshape(-1))
             else:
                 tensor = self.to_tensor(array, name)
             self.constants[name] = tensor
@@ -83,54 +146,108 @@ class Graph:
         """A constant list of integers, for shapes and axes."""
         return self.constant(np.array(sizes, np.int64), "shape/" + "x".join(map(str, sizes)).replace("-1", "n"))
 
-    def weights(self, name: str, signs: np.ndarray, dtype: Any = np.float32) -> str:
-        """The name of a tensor with ±1 weights.
+    def per_channel(self, array: np.ndarray, what: str, dtype: Any = None) -> str:
+        """A constant (C, 1, …) for the axes of the value."""
+        rank = len(self.values[self.of].shape)
+        return self.constant(array.reshape(-1, *[1] * (rank - 1)), f"{self.of}/{what}", dtype)
+
+    def weights(self, signs: np.ndarray, dtype: Any = np.float32) -> str:
+        """The name of a tensor with the ±1 weights of the value.
 
         Args:
             signs: int8, in the shape of the tensor.
             dtype: of the tensor: float32, float64 or int8.
         """
-        name = self.name(f"{name}/weight")
-        if self.stored == "bits":
+        name = self.name(f"{self.of}/weight")
+        if self.integers:
             self._layers.setdefault(np.dtype(dtype), []).append((name, signs))
-        elif self.stored == "bipolar":
-            values = self.constant(signs, f"{name}/values", dtype)
-            self.bipolar(values, output=name)
+        elif self.marks:
+            self.bipolar(self.constant(signs, f"{name}/values", dtype), output=name)
         else:
             self.constants[name] = self.to_tensor(signs.astype(dtype), name)
         return name
 
-    def bipolar(self, tensor: str, *, output: str) -> str:
-        """±1: the sign of a tensor, with QONNX's operator, for which zero is +1 too."""
-        one = self.number(1, np.float32)
-        return self.add("BipolarQuant", tensor, one, output=output, domain=QONNX_DOMAIN)
+    # values
 
-    def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], **fields: Any) -> Any:
-        """The finished model; inputs and outputs: (name, dtype, shape).
+    def natural(self, name: str) -> str:
+        """The form in which a value was made."""
+        return next(iter(self._tensors[name]))
 
-        Args:
-            fields: of the model, such as `doc_string`.
-        """
-        helper = self.helper
+    def get(self, name: str, form: str) -> str:
+        """The tensor of a value in a form; nodes that convert it are appended if it is not there."""
+        have, source, dtype = self._tensors[name], self.natural(name), DTYPES[form]
+        if form in have:
+            return have[form]
+        tensor = have[source]
+        if form == "code":
+            if zero := zero_point(self.values[name]):
+                tensor = self.add("Add", tensor, self.number(zero, DTYPES[source]), of=name)
+            return self.cast(tensor, dtype, of=name, form=form)
+        factor, zero = self.coding(name)
+        if not zero:
+            return self.cast(tensor, dtype, of=name, form=form)
+        tensor = self.cast(tensor, dtype, of=name)
+        if factor != 1:
+            tensor = self.add("Mul", tensor, self.number(factor, dtype), of=name)
+        return self.add("Sub", tensor, self.number(zero, dtype), of=name, form=form)
 
-        def info(name: str, dtype: Any, shape: Any) -> Any:
-            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+    def coding(self, name: str) -> tuple[int, int]:
+        """(factor, zero): factor · tensor - zero is the value, of the tensor in its natural form."""
+        form = self.natural(name)
+        if form == "code":
+            return 1, zero_point(self.values[name])
+        return (2, 255) if form == "raw" else (1, 0)
 
-        unpacking = [node for dtype, layers in self._layers.items() for node in self._unpack(dtype, layers)]
-        graph = helper.make_graph(
-            [*unpacking, *self.nodes],
-            name,
-            *([info(*one) for one in some] for some in (inputs, outputs)),
-            list(self.constants.values()),
+    def require_float32_sums(self, node: Node, x: Value) -> None:
+        """UsageError for sums of integers beyond float32, in which onnx computes windows."""
+        if self.values[node.output].exact and sum_bound(node, x) > FLOAT32_EXACT:
+            raise UsageError(
+                f"{op_name(node)} {node.output!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows "
+                f"only up to {FLOAT32_EXACT:,}, which float32 holds; use another target"
+            )
+
+    def _code_input(self) -> None:
+        spec = self.net.input
+        if spec.mean is None or spec.std is None:
+            form = "float" if spec.dtype == "float32" else "raw" if spec.coding == "integer" else "code"
+            self._tensors[INPUT] = {form: INPUT}
+            return
+        mean, std = self.per_channel(spec.mean, "mean"), self.per_channel(spec.std, "std")
+        tensor = self.add("Sub", self.cast(INPUT, np.float32), mean)
+        if INPUT not in self.precise:
+            self.add("Div", tensor, std, form="float")
+            return
+        # onnxruntime may multiply by the reciprocal: in float64, that too is rounded to the right float32
+        tensor, std = (
+            self.cast(one, np.float64, output=f"{INPUT}/{name}") for one, name in ((tensor, "wide"), (std, "wide_std"))
         )
+        self.cast(self.add("Div", tensor, std), np.float32, form="float")
+
+    # the whole
+
+    def model(self, **fields: Any) -> Any:
+        """The finished model; `fields` of it, such as `doc_string`."""
+        helper, net = self.helper, self.net
+        written, self.nodes = self.nodes, []
+        for dtype, layers in self._layers.items():
+            self._unpack(dtype, layers)
+        ends = (
+            [
+                helper.make_tensor_value_info(
+                    name, self._kind(dtype), [1 if self.marks else "N", *self.values[name].shape]
+                )
+                for name in names
+            ]
+            for names, dtype in (((INPUT,), net.input.dtype), (net.outputs, np.float32))
+        )
+        graph = helper.make_graph([*self.nodes, *written], net.name or "net", *ends, list(self.constants.values()))
         opsets = [helper.make_opsetid("", OPSET)]
-        if self.stored == "bipolar":
+        if self.marks:
             opsets.append(helper.make_opsetid(QONNX_DOMAIN, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **fields)
 
-    def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> list[Any]:
+    def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> None:
         """Nodes that make the weights of one dtype from their bits."""
-        first = len(self.nodes)
         what = "bits" if len(self._layers) == 1 else f"bits/{dtype.name}"
         signs = np.concatenate([layer.reshape(-1) for _, layer in layers])
         bits = self.constant(np.packbits(signs > 0, bitorder="little"), f"{what}/packed")
@@ -144,11 +261,10 @@ class Graph:
         if rest := -sum(sizes) % 8:
             sizes.append(rest)
             parts.append(f"{what}/rest")
-        self.nodes.append(
-            self.helper.make_node("Split", [tensor, self.constant(sizes, f"{what}/sizes", np.int64)], parts)
-        )
+        split = self.helper.make_node("Split", [tensor, self.constant(sizes, f"{what}/sizes", np.int64)], parts)
+        self.nodes.append(split)
         for part, (name, layer) in zip(parts, layers, strict=False):
             self.add("Reshape", part, self.shape(*layer.shape), output=name)
-        made = self.nodes[first:]
-        del self.nodes[first:]
-        return made
+
+    def _kind(self, dtype: Any) -> Any:
+        return self.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -8,21 +8,9 @@ from typing import Any
 import numpy as np
 
 from onebit.export.onnx.exactness import zero_point
-from onebit.export.onnx.values import DTYPES, Values
+from onebit.export.onnx.graph import DTYPES, Graph
 from onebit.packed import Node, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-
-
-def real(to: Values, op: str, a: str, b: str, *, of: str, last: bool = False) -> str:
-    """Append an operation of two float32 tensors for the value `of`, which is that value if it is the `last` one.
-
-    In float64 where bits matter. The rounded result is the same, but onnxruntime merges float32 operations with others.
-    """
-    form = "float" if last else ""
-    if of not in to.precise:
-        return to.add(op, a, b, of=of, form=form)
-    a, b = (to.cast(tensor, np.float64, of=of) for tensor in (a, b))
-    return to.cast(to.add(op, a, b, of=of), np.float32, of=of, form=form)
 
 
 def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
@@ -42,153 +30,134 @@ def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(least, -x.bound, x.bound + 1), direction
 
 
-def write_sign(to: Values, name: str, condition: str, direction: np.ndarray) -> None:
+def write_sign(to: Graph, condition: str, direction: np.ndarray) -> None:
     """+direction where a condition is true, else -direction, in the form that the readers of the value want."""
-    form = "code" if to.integers and name in to.uses.codes else "float"
-    high, low = (direction + 1, 1 - direction) if form == "code" else (direction, -direction)
-    dtype = np.uint8 if form == "code" else np.float32
+    form, high, low = "float", direction, -direction
+    if to.integers and to.of in to.uses.codes:
+        form, high, low = "code", direction + 1, 1 - direction
     if (direction > 0).all():
-        ends = [to.graph.number(int(end.flat[0]), dtype) for end in (high, low)]
+        ends = [to.number(int(end.flat[0]), DTYPES[form]) for end in (high, low)]
     else:
-        ends = [to.per_channel(end, name, what, dtype) for end, what in ((high, "then"), (low, "else"))]
-    to.add("Where", condition, *ends, of=name, form=form)
+        ends = [to.per_channel(end, what, DTYPES[form]) for end, what in ((high, "then"), (low, "else"))]
+    to.add("Where", condition, *ends, form=form)
 
 
-def write_threshold(to: Values, node: nodes.Threshold | nodes.Sign) -> None:
-    (source,), name = node.inputs, node.output
-    x = to.values[source]
-    if not x.exact:
-        assert isinstance(node, nodes.Sign)
-        _write_real_sign(to, node)
-        return
-    least, direction = rising(node, x)
-    if to.graph.stored == "bipolar":
+def write_threshold(to: Graph, node: nodes.Threshold | nodes.Sign) -> None:
+    (source,), x = node.inputs, to.values[node.inputs[0]]
+    natural = to.natural(source)
+    # all other forms are of smaller integers
+    form = natural if natural in ("int", "double") and not to.marks else "float"
+    at: np.ndarray | None
+    if x.exact:
+        at, direction = rising(node, x)
         # an odd multiple of a half is between the integers, so the sign of either direction has no zero
-        tensor = to.get(source, "float")
-        tensor = to.add("Sub", tensor, to.per_channel(least - 0.5, name, "middle", np.float32), of=name)
+        at, what = (at - 0.5, "middle") if to.marks else (at, "least")
+    else:
+        assert isinstance(node, nodes.Sign)
+        at, direction, what = node.shift, np.ones(1, np.int64), "shift"
+    tensor = to.get(source, form)
+    if to.marks:
+        if at is not None:
+            tensor = to.add("Sub", tensor, to.per_channel(at, what, np.float32))
         if (direction < 0).any():
-            tensor = to.add("Mul", tensor, to.per_channel(direction, name, "direction", np.float32), of=name)
-        _bipolar(to, name, tensor)
-        return
-    form = to.natural(source)
-    if form not in ("int", "double"):
-        form = "float"  # all other forms are of smaller integers
-    dtype = {"int": np.int32, "float": np.float32, "double": np.float64}[form]
-    condition = to.add("GreaterOrEqual", to.get(source, form), to.per_channel(least, name, "least", dtype), of=name)
-    write_sign(to, name, condition, direction)
-
-
-def _write_real_sign(to: Values, node: nodes.Sign) -> None:
-    (source,), name, shift = node.inputs, node.output, node.shift
-    x = to.get(source, "float")
-    if to.graph.stored == "bipolar":
-        _bipolar(to, name, x if shift is None else to.add("Sub", x, to.per_channel(shift, name, "shift"), of=name))
+            tensor = to.add("Mul", tensor, to.per_channel(direction, "direction", np.float32))
+        to.bipolar(tensor, form="float")
         return
     # never ONNX's Sign, for which zero is zero
-    least = to.graph.number(0, np.float32) if shift is None else to.per_channel(shift, name, "shift")
-    write_sign(to, name, to.add("GreaterOrEqual", x, least, of=name), np.ones(1, np.int64))
+    least = to.number(0, np.float32) if at is None else to.per_channel(at, what, DTYPES[form])
+    write_sign(to, to.add("GreaterOrEqual", tensor, least), direction)
 
 
-def _bipolar(to: Values, name: str, tensor: str) -> None:
-    to.made(name, "float", to.graph.bipolar(tensor, output=to.tensor_name(name, "float")))
-
-
-def write_affine(to: Values, node: nodes.Affine) -> None:
-    (source,), name = node.inputs, node.output
-    precise = name in to.precise
+def write_affine(to: Graph, node: nodes.Affine) -> None:
+    precise = to.of in to.precise
     every = ("Mul", "scale", node.scale), ("Add", "shift", node.shift)
     steps = [(op, what, array) for op, what, array in every if array is not None]
-    tensor = to.get(source, "double" if precise else "float")
+    tensor = to.get(node.inputs[0], "double" if precise else "float")
     for op, what, array in steps:
-        last = op == steps[-1][0]
-        constant = to.per_channel(array, name, what)
+        constant = to.per_channel(array, what)
         if precise:
-            constant = to.cast(constant, np.float64, of=name)
-        tensor = to.add(op, tensor, constant, of=name, form="float" if last and not precise else "")
+            constant = to.cast(constant, np.float64)
+        tensor = to.add(op, tensor, constant, form="" if precise or op != steps[-1][0] else "float")
     if precise:
-        to.cast(tensor, np.float32, of=name, form="float")
+        to.cast(tensor, np.float32, form="float")
 
 
-def write_add(to: Values, node: nodes.Add) -> None:
-    a, b = node.inputs
-    name, made = node.output, to.values[node.output]
+def write_add(to: Graph, node: nodes.Add) -> None:
+    made = to.values[to.of]
+    wide = any(to.natural(source) in ("int", "double") for source in node.inputs) or (made.bound or 0) > FLOAT32_EXACT
+    form = "int" if made.exact and wide else "float"
+    a, b = (to.get(source, form) for source in node.inputs)
     if made.exact:
-        wide = any(to.natural(source) in ("int", "double") for source in node.inputs)
-        form = "int" if wide or (made.bound or 0) > FLOAT32_EXACT else "float"
-        to.add("Add", to.get(a, form), to.get(b, form), of=name, form=form)
+        to.add("Add", a, b, form=form)
     else:
-        real(to, "Add", to.get(a, "float"), to.get(b, "float"), of=name, last=True)
+        to.real("Add", a, b, last=True)
 
 
-def write_multiply(to: Values, node: nodes.Multiply) -> None:
-    a, b = (to.get(source, "float") for source in node.inputs)
-    real(to, "Mul", a, b, of=node.output, last=True)
+def write_multiply(to: Graph, node: nodes.Multiply) -> None:
+    to.real("Mul", *(to.get(source, "float") for source in node.inputs), last=True)
 
 
-def write_prelu(to: Values, node: nodes.Prelu) -> None:
-    slope = to.per_channel(node.slope, node.output, "slope")
-    to.add("PRelu", to.get(node.inputs[0], "float"), slope, of=node.output, form="float")
+def write_prelu(to: Graph, node: nodes.Prelu) -> None:
+    slope = to.per_channel(node.slope, "slope")
+    to.add("PRelu", to.get(node.inputs[0], "float"), slope, form="float")
 
 
-def write_bounded(to: Values, node: nodes.Bounded) -> None:
-    (source,), name = node.inputs, node.output
-    form = "int" if to.values[name].exact and to.natural(source) in ("int", "double") else "float"
+def write_bounded(to: Graph, node: nodes.Bounded) -> None:
+    (source,) = node.inputs
+    form = "int" if to.values[to.of].exact and to.natural(source) in ("int", "double") else "float"
     if isinstance(node, nodes.Relu) and form == "float":
-        to.add("Relu", to.get(source, form), of=name, form=form)
+        to.add("Relu", to.get(source, form), form=form)
         return
     ends = []
     for what, bound in zip(("low", "high"), node.bounds, strict=True):
         if what in node.stored:
-            ends.append(to.graph.constant(node.stored[what][0], f"{name}/{what}"))
+            ends.append(to.constant(node.stored[what][0], f"{to.of}/{what}"))
         else:
-            ends.append(to.graph.number(bound, DTYPES[form]) if abs(bound) < inf else "")
-    to.add("Clip", to.get(source, form), *ends[: 2 if ends[1] else 1], of=name, form=form)
+            ends.append(to.number(bound, DTYPES[form]) if abs(bound) < inf else "")
+    to.add("Clip", to.get(source, form), *ends[: 2 if ends[1] else 1], form=form)
 
 
-def write_concat(to: Values, node: nodes.Concat) -> None:
+def common_form(to: Graph, node: nodes.Concat | nodes.Pad) -> str:
+    """The form in which an operation reads all of its inputs; codes of all values have one zero point."""
     form, *others = {to.natural(source) for source in node.inputs}
-    made = to.values[node.output]
-    zeros = (
-        {zero_point(to.values[name]) for name in (node.output, *node.inputs)} if form == "code" and made.exact else ()
-    )
-    if others or not made.exact or form == "raw" or len(zeros) > 1:
+    made = to.values[to.of]
+    if others or form == "raw" or not made.exact:
         form = "float"
-    if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT:
-        form = "int"
-    to.add("Concat", *(to.get(source, form) for source in node.inputs), of=node.output, form=form, axis=1)
-
-
-def write_slice(to: Values, node: nodes.Slice) -> None:
-    shape = to.graph.shape
-    move(to, node, "Slice", shape(*node.start), shape(*node.stop), shape(1, 2, 3), shape(*node.step))
-
-
-def write_pad(to: Values, node: nodes.Pad) -> None:
-    (source,) = node.inputs
-    form = to.natural(source)
-    if form == "raw" or (form == "code" and zero_point(to.values[source]) != zero_point(to.values[node.output])):
+    if form == "code" and len({zero_point(to.values[name]) for name in (to.of, *node.inputs)}) > 1:
         form = "float"
-    value = node.value + zero_point(to.values[source]) if form == "code" else node.value
-    dtype = {"code": np.uint8, "int": np.int32, "double": np.float64}.get(form, np.float32)
+    return "int" if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT else form
+
+
+def write_concat(to: Graph, node: nodes.Concat) -> None:
+    form = common_form(to, node)
+    to.add("Concat", *(to.get(source, form) for source in node.inputs), form=form, axis=1)
+
+
+def write_pad(to: Graph, node: nodes.Pad) -> None:
+    (source,), form = node.inputs, common_form(to, node)
+    border = to.number(node.value + zero_point(to.values[source]) if form == "code" else node.value, DTYPES[form])
     (before, after), (top, bottom, left, right) = node.channels, node.padding
-    border = to.graph.number(value, dtype)
-    sizes = to.graph.shape(0, before, top, left, 0, after, bottom, right)
-    to.add("Pad", to.get(source, form), sizes, border, of=node.output, form=form)
+    sizes = to.shape(0, before, top, left, 0, after, bottom, right)
+    to.add("Pad", to.get(source, form), sizes, border, form=form)
 
 
-def write_repeat(to: Values, node: nodes.Repeat) -> None:
+def write_slice(to: Graph, node: nodes.Slice) -> None:
+    move(to, node, "Slice", *(to.shape(*sizes) for sizes in (node.start, node.stop, (1, 2, 3), node.step)))
+
+
+def write_repeat(to: Graph, node: nodes.Repeat) -> None:
     """An axis of 1 behind each axis that is repeated, expanded and joined with it."""
-    (source,), name = node.inputs, node.output
+    (source,) = node.inputs
     form, shape = to.natural(source), to.values[source].shape
     pairs = [(size, *[times] * (times > 1)) for size, times in zip(shape, node.times, strict=True)]
     apart, wide = [n for size, *times in pairs for n in (size, *[1] * len(times))], [n for pair in pairs for n in pair]
-    tensor = to.add("Reshape", to.get(source, form), to.graph.shape(-1, *apart), of=name)
-    tensor = to.add("Expand", tensor, to.graph.shape(1, *wide), of=name)
-    to.add("Reshape", tensor, to.graph.shape(-1, *to.values[name].shape), of=name, form=form)
+    tensor = to.add("Reshape", to.get(source, form), to.shape(-1, *apart))
+    tensor = to.add("Expand", tensor, to.shape(1, *wide))
+    to.add("Reshape", tensor, to.shape(-1, *to.values[to.of].shape), form=form)
 
 
-def move(to: Values, node: Node, op: str, *constants: str, **attributes: Any) -> None:
+def move(to: Graph, node: Node, op: str, *constants: str, **attributes: Any) -> None:
     """An operation of ONNX that moves numbers of any form."""
     (source,) = node.inputs
     form = to.natural(source)
-    to.add(op, to.get(source, form), *constants, of=node.output, form=form, **attributes)
+    to.add(op, to.get(source, form), *constants, form=form, **attributes)

@@ -21,16 +21,12 @@ from onebit.common import __version__
 from onebit.errors import OnebitError, first_line
 from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
-from onebit.export.onnx.values import Values
 from onebit.export.pixels import pixels_in_words
 from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet, dumps, nodes
 from onebit.packed.net import INPUT
 
-FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
-"""How each flavor stores ±1 weights: one bit each, as floats, or as floats that BipolarQuant marks as binary."""
-
-WRITERS: dict[type, Callable[[Values, Any], None]] = {
+WRITERS: dict[type, Callable[[Graph, Any], None]] = {
     nodes.Flatten: lambda to, node: pointwise.move(to, node, "Flatten", axis=1),
     nodes.Dense: products.write_dense,
     nodes.RealDense: products.write_real_dense,
@@ -48,7 +44,7 @@ WRITERS: dict[type, Callable[[Values, Any], None]] = {
     nodes.Concat: pointwise.write_concat,
     nodes.Slice: pointwise.write_slice,
     nodes.Pad: pointwise.write_pad,
-    nodes.Reshape: lambda to, node: pointwise.move(to, node, "Reshape", to.graph.shape(-1, *node.shape)),
+    nodes.Reshape: lambda to, node: pointwise.move(to, node, "Reshape", to.shape(-1, *node.shape)),
     nodes.Permute: lambda to, node: pointwise.move(to, node, "Transpose", perm=[0, *(1 + axis for axis in node.axes)]),
     nodes.Repeat: pointwise.write_repeat,
     nodes.Multiply: pointwise.write_multiply,
@@ -68,22 +64,15 @@ def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
 
 def build(net: PackedNet, *, flavor: str = "standard") -> Any:
     """The model of a net, an onnx.ModelProto. Errors: see `write`."""
-    graph = Graph(FLAVORS[flavor])
-    to = Values(net, graph, integers=flavor == "standard", precise=flavor != "qonnx")
+    to = Graph(net, flavor)
     for node in net.nodes:
         if node.output not in to.written:
+            to.of = node.output
             nodes.by_class(WRITERS, node)(to, node)
     for name in net.outputs:
         to.get(name, "float")  # whose tensor has the name of the value
-    samples = 1 if flavor == "qonnx" else "N"
-    model = graph.model(
-        net.name or "net",
-        [(INPUT, net.input.dtype, [samples, *net.input.shape])],
-        [(name, "float32", [samples, *to.values[name].shape]) for name in net.outputs],
-        producer_name="onebit",
-        producer_version=__version__,
-    )
-    graph.helper.set_model_props(model, card(net))
+    model = to.model(producer_name="onebit", producer_version=__version__)
+    to.helper.set_model_props(model, card(net))
     return model
 
 
