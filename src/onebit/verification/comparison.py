@@ -9,36 +9,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onebit import runtime
 from onebit.common import __version__
 from onebit.common.fields import read
-from onebit.data import Dataset
+from onebit.data import Dataset, Split
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
-from onebit.evaluation.sources import fitting_batch
+from onebit.evaluation.packed_nets import fitted_to
+from onebit.evaluation.sources import as_samples, fitting_batch
 from onebit.fold import eval_copy
 from onebit.fold.shipped import PackedMode
-from onebit.layers import InputCoding
 from onebit.packed import Certificate, PackedNet
-from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.nodes.dense import Weights
+from onebit.runtime.inputs import check_images
 from onebit.runtime.running import check_batch_size
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
 from onebit.verification.samples import (
-    Labels,
     Trained,
     TrainedFeed,
-    batches_of,
-    by_key,
-    check_fed,
+    all_in_order,
     output_keys,
-    packed_samples,
-    same_targets,
+    outputs_by_key,
+    targets_by_key,
+    tensors,
 )
-from onebit.verification.sites import SiteCounts, last_shifts, recorded
+from onebit.verification.sites import SiteCounts, recorded
 
 REFERENCE_IMAGES = 1000
 """Approximate number of images on which numpy runs too; it takes 100 times as long as the native library."""
@@ -61,13 +58,13 @@ def compared(
     packed: PackedNet,
     data: Any,
     *,
-    labels: Any,
-    trained: Trained | None,
-    preprocess: nn.Module | None,
-    weights: str,
-    seed: int | None,
-    batch_size: int | None,
-    on_images: Callable[[int, int], None] | None,
+    labels: Any = None,
+    trained: Trained | None = None,
+    preprocess: nn.Module | None = None,
+    weights: str = "binary",
+    seed: int | None = None,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
     activations: int | None = None,
 ) -> tuple[Certificate, Proof | None]:
     """Compare both nets on samples, and what is proved without; None if the model does not take what the net takes.
@@ -78,9 +75,10 @@ def compared(
     read(weights, PackedMode, name="weights")
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
-    samples = packed_samples(packed, data)
+    split = data.test if isinstance(data, Dataset) else data
+    samples = as_samples(fitted_to(packed, split) if isinstance(split, Split) else split)
     count, done = samples.count, 0
-    targets_of = Labels(packed, labels, count)
+    given = None if labels is None else all_in_order(tensors(labels), name="labels", count=count)
     feed = None if trained is None else TrainedFeed(packed, trained, count)
     fed_otherwise = preprocess is None and feed is not None and feed.feeds_model
     proof = None
@@ -88,18 +86,7 @@ def compared(
     with suppress(*[OnebitError] * fed_otherwise):
         proof = Proof.of(model, packed, weights=weights, seed=seed, preprocess=preprocess, activations=activations)
     sites = proof.sites if proof else ()
-    keys, values = output_keys(packed), packed.values
-    shifts = last_shifts(packed)
-    counts = {
-        key: OutputCounts(
-            alone=len(keys) == 1,
-            exact=(values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT,
-            shift=shifts.get(name),
-            products=sum(isinstance(node, Weights) for node in packed.nodes) if packed.promise == "real" else 1,
-        )
-        for key, name in keys.items()
-    }
-    coding = _coding(model, preprocess)
+    counts = dict[str, OutputCounts]()
     model = eval_copy(model)
     behind = model if preprocess is None else nn.Sequential(eval_copy(preprocess), model)
     size, step = batch_size or fitting_batch(packed.input.shape), _reference_step(count or 10 * REFERENCE_IMAGES)
@@ -112,27 +99,25 @@ def compared(
         torch.autocast("cpu", enabled=False),
         recorded(behind, sites) as theirs_at_sites,
     ):
-        for inputs, targets in batches_of(samples, size):
-            check_fed(packed, inputs)
+        for inputs, targets in samples.batches(size):
+            check_images(packed.input, inputs)
             inputs = inputs.reshape(len(inputs), *packed.input.shape)
             as_trained = None
             if feed is not None:
-                made = feed.outputs(inputs.clone(), done) if not feed.feeds_model else None
-                if feed.feeds_model:
-                    fed, their_targets = feed.take(len(inputs))
-                    targets = same_targets(targets, their_targets, done) if labels is None else targets
-                    made = _run_as_trained(model, fed)
-                as_trained = _outputs(packed, made, "the model as trained makes", len(inputs))
+                made, other_targets = feed.take(model, inputs)
+                targets = other_targets if targets is None else targets
+                as_trained = outputs_by_key(packed, made, len(inputs), who="the model as trained")
             theirs = as_trained
             if proof:
-                theirs = _outputs(packed, behind(inputs.clone()), "the model makes", len(inputs))
+                theirs = outputs_by_key(packed, behind(inputs.clone()), len(inputs), who="the model")
                 if not all(np.isfinite(output).all() for output in theirs.values()):
                     raise FoldError("the model's own logits are not finite on these images: nothing can be compared")
             assert theirs is not None
-            truth = targets_of.batch(targets, done, done + len(inputs))
-            ours = by_key(packed, runtime.run(packed, inputs.numpy()), "the packed net gives")
-            for key, output in counts.items() if done == 0 else ():
-                output.start(ours[key], truth.get(key))
+            truth = targets_by_key(packed, targets if given is None else given.take(len(inputs)))
+            ours = outputs_by_key(packed, runtime.run(packed, inputs.numpy()), len(inputs), who="the packed net")
+            if not done:
+                for key, name in output_keys(packed).items():
+                    counts[key] = OutputCounts(packed, name, ours[key], truth.get(key))
             chosen = (done + np.arange(len(inputs))) % step == 0
             if proof and not proof.rounded:  # only a sign that rounding decides may explain another output
                 chosen |= np.any([output.apart(ours[key], theirs[key]) for key, output in counts.items()], axis=0)
@@ -150,14 +135,16 @@ def compared(
             done += len(inputs)
             if on_images is not None:
                 on_images(done, count or done)
-    if feed is not None:
-        feed.check_end()
-    targets_of.check_end(done)
+    if not done:
+        raise UsageError("got no images, expected some to compare the two nets on")
+    for each in (feed, given):
+        if each is not None:
+            each.check_end()
     found = _counts(counts, done, joint, with_trained=feed is not None)
     faults = [*(proof.faults if proof else ()), *at_sites.faults()]
     faults += [fault for key, output in counts.items() if (fault := output.fault(key or "outputs"))]
     if (found.get("trained_mismatches") or 0) > max(found["count"] >= 10, MOST_CHANGED * found["count"]):
-        faults.append(f"{coding} is not the preprocessing of the training")
+        faults.append("what is packed is not the preprocessing of the training")
     layers = [
         replace(layer, integers=at_sites.counts[layer.name], mismatches=at_sites.differing[layer.name])
         if layer.proof == "float"
@@ -208,7 +195,7 @@ def _reference(
     numpy = {key: output.copy() for key, output in fed_torch.items()}
     if replaced.any():
         again = runtime.run(packed, images[replaced], executor="reference")
-        for key, output in by_key(packed, again, "numpy gives").items():
+        for key, output in outputs_by_key(packed, again, len(again), who="numpy").items():
             numpy[key][replaced] = output
     wrong = [(ours[key][chosen] != output).reshape(len(images), -1).any(axis=1) for key, output in numpy.items()]
     if count := int(np.count_nonzero(np.any(wrong, axis=0))):
@@ -217,36 +204,6 @@ def _reference(
             "onebit; set ONEBIT_NATIVE=0 to run without the library"
         )
     return fed_torch
-
-
-def _outputs(packed: PackedNet, made: Any, who: str, count: int) -> dict[str, np.ndarray]:
-    """Outputs by key, of the shapes of the packed ones, or UsageError."""
-    found = by_key(packed, made, who)
-    for key, name in output_keys(packed).items():
-        if found[key].shape != (expected := (count, *packed.values[name].shape)):
-            raise UsageError(f"{who} logits {found[key].shape}, the packed net {expected}: it is from another model")
-    return found
-
-
-def _run_as_trained(model: nn.Module, inputs: Any) -> Any:
-    """The outputs of a model that the pipeline of its training feeds."""
-    if isinstance(inputs, Tensor) and inputs.is_floating_point() and _has_coding(model):
-        raise UsageError(
-            "the model begins with InputCoding, which takes raw pixels, and trained gives float inputs: pass the net "
-            "behind it and preprocess=InputCoding(...), or a function: trained=lambda images: net(preprocessed(images))"
-        )
-    return model(inputs)
-
-
-def _coding(model: nn.Module, preprocess: nn.Module | None) -> str:
-    """What preprocesses the input of the packed net, for messages."""
-    if preprocess is not None:
-        return type(preprocess).__name__
-    return "InputCoding" if _has_coding(model) else "what is packed"
-
-
-def _has_coding(model: nn.Module) -> bool:
-    return any(isinstance(module, InputCoding) for module in model.modules())
 
 
 def _name_of(data: Any) -> str:

@@ -10,44 +10,41 @@ import numpy as np
 from onebit.data import VOID
 from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError
+from onebit.packed import PackedNet
 from onebit.packed.certificate import ROUNDING
+from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.nodes.dense import Weights
+from onebit.verification.samples import output_keys
+from onebit.verification.sites import last_shifts
 
 
 class OutputCounts:
-    """The counts of one output, batch by batch.
+    """The counts of one output of a packed net, batch by batch.
 
     Args:
-        alone: it is the only output, so that without targets vectors and maps of logits have labels.
-        exact: both nets compute it as an integer, without rounding.
-        shift: what is added to it last, (K,), which may be larger than the sum; None for nothing.
-        products: layers with weights whose roundings add up, as a random walk.
+        ours, targets: of the first batch, which shows whether labels are compared, or values and several labels of a
+            sample.
     """
 
-    def __init__(self, *, alone: bool, exact: bool, shift: np.ndarray | None = None, products: int = 1) -> None:
-        self.alone, self.exact, self.rounding = alone, exact, ROUNDING * max(1, products) ** 0.5
-        self.kind = ""
-        self.with_targets, self.zero_or_one = False, True
-        self.largest = np.abs(np.zeros(1) if shift is None else shift)  # so far, (K,) or (1,)
+    def __init__(self, packed: PackedNet, name: str, ours: np.ndarray, targets: np.ndarray | None) -> None:
+        products, shape = sum(isinstance(node, Weights) for node in packed.nodes), ours.shape[1:]
+        # the roundings of real layers add up, as a random walk
+        self.rounding = ROUNDING * (max(1, products) ** 0.5 if packed.promise == "real" else 1)
+        self.exact = (packed.values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT  # an integer in both nets
+        self.largest = np.abs(last_shifts(packed).get(name, np.zeros(1)))  # so far, (K,) or (1,)
+        self.with_targets, self.zero_or_one = targets is not None, True
         self.difference, self.bit_exact = 0.0, True
         self.labels, self.samples = Counter[str](), Counter[str]()
         self.judged = self.beyond = 0
-
-    def start(self, ours: np.ndarray, targets: np.ndarray | None) -> None:
-        """Find in the first batch what is compared: "labels", or "paired" for values and several labels per sample."""
-        shape = ours.shape[1:]
-        vectors = len(shape) in (1, 3) and shape[0] > 1
-        self.with_targets = targets is not None
-        labels = vectors and self.alone
-        if targets is not None:
-            labels = len(shape) > 0 and shape[0] > 1 and targets.shape[1:] == shape[1:] and targets.dtype.kind != "f"
-            if not labels and ours.size != targets.size:
-                raise UsageError(
-                    f"got targets {targets.dtype} {targets.shape} for outputs {ours.shape}, expected integer labels, "
-                    "one for each vector of logits, or targets of the shape of the outputs"
-                )
-            if labels and ours.ndim == 4:
-                check_mask_classes(ours.shape[1])
-        self.kind = "labels" if labels else "paired"
+        if targets is None:
+            self.are_labels = len(shape) in (1, 3) and shape[0] > 1 and len(output_keys(packed)) == 1
+            return
+        mapped = len(shape) > 0 and shape[0] > 1 and targets.shape[1:] == shape[1:]
+        self.are_labels = mapped and targets.dtype.kind != "f"
+        if not self.are_labels and ours.size != targets.size:
+            raise UsageError(f"got targets {targets.dtype} {targets.shape} for outputs {ours.shape}")
+        if self.are_labels and ours.ndim == 4:
+            check_mask_classes(ours.shape[1])
 
     def apart(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         """The samples, bool (n,), with an output that differs by more than `rounding` times the largest number so far.
@@ -60,7 +57,7 @@ class OutputCounts:
         expected = theirs.reshape(len(theirs), columns, -1).astype(np.float64)
         found = np.abs(expected).max(axis=(0, 2))
         self.largest = np.maximum(self.largest, found)
-        size = 0.0 if self.exact else self.largest.max() if self.kind == "labels" else self.largest
+        size = 0.0 if self.exact else self.largest.max() if self.are_labels else self.largest
         difference = np.abs(ours.reshape(expected.shape) - expected).max(axis=2)
         return np.asarray((difference > self.rounding * size).any(axis=1))
 
@@ -72,15 +69,14 @@ class OutputCounts:
         Returns:
             The samples, bool (n,), in which the packed net differs from the model, and from the model as trained.
         """
-        if len(ours):
-            self.difference = max(self.difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
+        self.difference = max(self.difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
         self.bit_exact = self.bit_exact and bool((ours == theirs).all())
         others = [theirs] if as_trained is None else [theirs, as_trained]
         apart = [self.apart(ours, other) for other in others]
         self.samples["count"] += len(ours)
         for name, found in zip(("label_mismatches", "trained_mismatches"), apart, strict=False):
             self.samples[name] += int(np.count_nonzero(found))
-        if self.kind == "labels":
+        if self.are_labels:
             apart = self._add_labels([outputs.argmax(axis=1) for outputs in (ours, *others)], targets, ours.shape[1])
         elif targets is not None:
             targets = targets.reshape(ours.shape)
@@ -91,7 +87,7 @@ class OutputCounts:
     def _add_labels(self, found: list[np.ndarray], targets: np.ndarray | None, classes: int) -> list[np.ndarray]:
         """Count labels; the samples in which the first ones differ from each of the others."""
         truth = found[0] if targets is None else targets
-        masks = targets is not None and self.kind == "labels" and truth.ndim == 3
+        masks = targets is not None and self.are_labels and truth.ndim == 3
         known = np.asarray(truth != VOID) if masks else np.ones(truth.shape, np.bool_)
         if (wrong := ((truth < 0) | (truth >= classes)) & known).any():
             raise UsageError(f"got the label {int(truth[wrong][0])}, expected 0 to {classes - 1}")
@@ -114,8 +110,8 @@ class OutputCounts:
 
     def result(self) -> dict[str, Any]:
         """The fields of a certificate."""
-        several = self.kind == "paired" and self.with_targets and self.zero_or_one
-        compared = "labels" if self.kind == "labels" else "multi-label" if several else "values"
+        several = not self.are_labels and self.with_targets and self.zero_or_one
+        compared = "labels" if self.are_labels else "multi-label" if several else "values"
         counts = dict(self.samples if compared == "values" else self.labels)
         if not self.with_targets:
             counts = {name: count for name, count in counts.items() if not name.endswith("correct")}

@@ -58,7 +58,7 @@ def pack(
         NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
         FoldError: an operation that cannot be packed; or the packed net does not agree with the model on the data.
         FormatError: a name that is too long, or another number of `classes` than of logits.
-        DataError: `data` and `trained` have other labels.
+        DataError: a loader in `trained` gives more or fewer samples than `data`.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), onebit.BinaryLinear(4, 2))
