@@ -130,7 +130,7 @@ def test_a_net_that_was_trained_with_few_bits_is_proved(onebit: Onebit, tmp_path
     done = onebit("pack", folder, "-o", path)
     assert done.status == 0, done.out
     done = onebit("verify", folder, "--json")
-    assert "values on the images: 0 differ" in done.steps["packed"][1]
+    assert done.steps["packed"][0]
     done = onebit("verify", path, "--source", folder, "--json")
     assert done.status == 0, done.out
     assert done.steps["certificate"] == (True, "recomputed, equal")

@@ -207,20 +207,6 @@ def test_verify_of_a_certificate_of_data_in_memory_is_one_line(
     assert "onebit: the certificate is about own arrays, which are not stored" in refused.err.splitlines()[-1]
 
 
-def test_verify_names_the_data_of_the_card_where_another_copy_is_at_hand(
-    onebit: Onebit, packed_file: Path, tmp_path: Path
-) -> None:
-    net, path = load(packed_file), tmp_path / "net.1bit"
-    assert net.card is not None
-    assert net.certificate is not None
-    assert net.certificate.correct is not None
-    wrong = replace(net.certificate, correct=net.certificate.correct + 1)
-    save(replace(net, certificate=wrong), path)
-    assert "other data" not in onebit("verify", path).out  # the same copy: the file is wrong
-    save(replace(net, certificate=wrong, card=replace(net.card, data="digits: stored as JPEG")), path)
-    assert "; these are other data than the card is about: digits: stored as JPEG\n" in onebit("verify", path).out
-
-
 # ------------------------------------------------------------------------- a result is about the weights that it names
 @pytest.fixture
 def changed(run_folder: Path, tmp_path: Path) -> Path:

@@ -179,14 +179,6 @@ def test_the_result_of_a_card_is_that_of_the_whole_test_split(run: Run, data: Da
     assert not found["card"].ok
 
 
-def test_a_result_that_was_not_compared_fails(run: Run, data: Dataset) -> None:
-    net = replace(uncertified(pack_run(run, data)), card=Card(test={"packed": CardScore(correct=1, count=60)}))
-    found = claims(net, None, run)
-    assert (found["card"].ok, found["packed bits"].ok) == (False, True)
-    assert found["card"].detail.endswith("which was not compared: the net has no certificate")
-    assert list(claims(replace(net, card=Card(summary="a net")), None, run)) == ["packed bits"]
-
-
 # ------------------------------------------------------------------------------------------------- transposed layers
 @pytest.mark.parametrize("quantizer", ["sign", "xnor", "adabin"])
 @pytest.mark.parametrize("groups", [1, 2])

@@ -13,26 +13,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, pixel_scores
+from onebit.data import DATASETS, VOID, Dataset, Split
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
-from onebit.evaluation.packed_nets import fitted_to
+from onebit.evaluation.packed_nets import fitted_to, score_packed
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, Threshold
 from onebit.packed.certificate import PROMISES
 from onebit.packed.difference import Difference, array_differences, graph_difference
-from onebit.runs.card import data_in_words, stored_result
+from onebit.runs.card import stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
-from onebit.runtime import run as run_packed
 from onebit.train.weights import read_state
 from onebit.verification.agreement import certify
 from onebit.verification.comparison import reference_images
-from onebit.verification.inspection import holds_two_values, inspect_state
+from onebit.verification.inspection import holds_two_values
 from onebit.verification.layer_proofs import with_own_ties
 
 CALIBRATION = 500
@@ -147,13 +146,9 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
     Args:
         on_images: called with (images done, images) during each claim about images.
     """
-    if not any(True for _ in binary_layers(run.model)):
-        raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")
-    return _claims(run, data, on_images)
-
-
-def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Claim]:
     model, test = run.model, in_tiles(run.model, data.test)
+    if not any(True for _ in binary_layers(model)):
+        raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")
     if not stored_result(run).is_about(run.sha256):
         yield Claim("result", False, f"result.json is about other weights than {run.source.name}")
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
@@ -170,41 +165,27 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "binarized.pth"
         save_plain(model, path)
-        state, facts = read_state(path)
-        inspection = inspect_state(state, file="binarized.pth", kind="torch", facts=facts)
+        state, _ = read_state(path)
         latents = latent_keys(model).values()
-        rows = {key: layer.outputs_first(state[key].detach()).flatten(1).numpy() for key, layer in latents}
-        binary = {key for key, values in rows.items() if holds_two_values(values)}
-        layers = [layer for layer in inspection.layers if layer.name in binary]
-        minus, plus = sum(layer.minus_one for layer in layers), sum(layer.plus_one for layer in layers)
+        rows = [layer.outputs_first(state[key].detach()).flatten(1).numpy() for key, layer in latents]
+        binary = [values for values in rows if holds_two_values(values)]
+        minus, plus = (sum(int((values == sign).sum()) for values in binary) for sign in (-1, 1))
         yield Claim(
             "binarized weights",
-            len(layers) == len(rows),
-            f"{len(layers)} of {len(rows)} layers hold two values per output channel "
+            len(binary) == len(rows),
+            f"{len(binary)} of {len(rows)} layers hold two values per output channel "
             f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
         )
         twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test, on_images)
     packed = pack_run(run, data, on_images=on_images)
-    yield _packed(packed, reference_images(len(test)))
-
-
-def _packed(packed: PackedNet, reference: int) -> Claim:
-    """The comparison made by packing; numpy computed the logits of `reference` images as well."""
     made = packed.certificate
     assert made is not None
-    detail = f"{made.count - made.label_mismatches:,} of {made.count:,} equal, "
-    detail += f"largest logit difference {made.max_logit_difference:.3g}; {packed.promise}: {PROMISES[packed.promise]}"
-    for kind, what in (("every integer", "layers proven on"), ("float", "layers compared on")):
-        if layers := [layer for layer in made.layers if layer.proof == kind]:
-            integers, mismatches = (
-                sum(getattr(layer, name) for layer in layers) for name in ("integers", "mismatches")
-            )
-            total = LayerProof(name="total", proof=kind, integers=integers, mismatches=mismatches)
-            detail += f"; {len(layers)} {what} {total}"
+    detail = f"{made}; {packed.promise}: {PROMISES[packed.promise]}"
     if (plan := native_plan(packed)) is not None:
-        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit on {reference:,} images"
-    return Claim("packed", made.ok, detail)
+        on = reference_images(len(test))
+        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit on {on:,} images"
+    yield Claim("packed", made.ok, detail)
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Claim:
@@ -255,8 +236,8 @@ def prove_packed(
         if source is None:
             yield Claim("certificate", False, "the packed net has no certificate")
             return
-        if stated is not None:
-            yield _card_claim(net, data, on_images=on_images)
+        if stated is not None and data is not None:
+            yield _card_claim(net, data, stated, _packed_score(net, data.test, on_images))
         model, fresh = fold_run(source, None)
         yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
         return
@@ -264,20 +245,16 @@ def prove_packed(
         raise UsageError(f"the certificate is about {certificate.dataset}, which are not stored: use onebit.verify(…)")
     split = getattr(data, certificate.split)
     split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
-    logits, labels = by_pixel(run_packed(net, split.images, on_images=on_images), split.labels)
-    predicted, card = logits.argmax(axis=1), net.card or Card()
-    correct, count = int((predicted == labels).sum()), len(labels)
+    score = _packed_score(net, split, on_images)
     detail = (
-        f"{correct:,} of {count:,} correct on {data.name} {certificate.split} with packed weights; "
+        f"{score.correct:,} of {score.count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}"
     )
-    ok, here = correct == certificate.correct and count == certificate.count, data_in_words(data.name, data.note)
-    if not ok and card.data and here and card.data != here:
-        detail += f"; these are other data than the card is about: {card.data}"
-    yield Claim("packed accuracy", ok, detail)
+    same = (score.correct, score.count) == (certificate.correct, certificate.count)
+    yield Claim("packed accuracy", same, detail)
     if stated is not None:
         whole = certificate.split == "test" and certificate.images is None
-        yield _card_claim(net, data, (logits, labels) if whole else None, on_images=on_images)
+        yield _card_claim(net, data, stated, score if whole else _packed_score(net, data.test, on_images))
     if source is None:
         return
     same_file = source.sha256 == certificate.source
@@ -309,38 +286,21 @@ def prove_packed(
     except FoldError as error:
         yield Claim("certificate", False, str(error))
         return
-    yield _same_claims(net, again, correct)
+    yield _same_claims(net, again, score.correct)
 
 
-def _card_claim(
-    net: PackedNet,
-    data: Dataset | None,
-    made: tuple[np.ndarray, np.ndarray] | None = None,
-    *,
-    on_images: OnImages | None = None,
-) -> Claim:
-    """The accuracy that a card states for the packed net is that of the whole test split.
+def _packed_score(net: PackedNet, split: Split, on_images: OnImages | None) -> CardScore:
+    made = score_packed(net, split, on_images=on_images)
+    return CardScore(correct=made["correct"], count=made["count"], mean_iou=made.get("mean_iou"))
 
-    Args:
-        made: logits and labels of the test split if they are known, (N, classes) and (N,).
-    """
-    card, certificate = net.card or Card(), net.certificate
-    stated = card.test["packed"]
-    if data is None:
-        detail = f"states {stated} with packed weights, which was not compared: the net has no certificate"
-        return Claim("card", False, detail)
-    test = fitted_to(net, data.test)
-    logits, labels = made or by_pixel(run_packed(net, test.images, on_images=on_images), test.labels)
-    predicted, iou = logits.argmax(axis=1), None
-    if stated.mean_iou is not None and test.labels.ndim > 1:
-        iou = pixel_scores(confusion_matrix(labels, predicted, classes=logits.shape[1]))["mean_iou"]
-    known = data.name if certificate is None else certificate.dataset
-    named = card.dataset or known
-    found = CardScore(correct=int((predicted == labels).sum()), count=len(labels), mean_iou=iou)
-    same = (stated, named) == (found, known)
-    return Claim(
-        "card", same, f"states {stated} on {named} test with packed weights" + ("" if same else f", found {found}")
-    )
+
+def _card_claim(net: PackedNet, data: Dataset, stated: CardScore, found: CardScore) -> Claim:
+    """The accuracy that a card states for the packed net is that of the whole test split."""
+    known = data.name if net.certificate is None else net.certificate.dataset
+    named = (net.card or Card()).dataset or known
+    found = found if stated.mean_iou is not None else replace(found, mean_iou=None)
+    detail = f"states {stated} on {named} test with packed weights, found {found} on {known}"
+    return Claim("card", (stated, named) == (found, known), detail)
 
 
 def _same_net(net: PackedNet, fresh: PackedNet, here: PackedNet, exact: set[str]) -> Claim:
@@ -380,12 +340,6 @@ def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
     detail = f"differs in {', '.join(differing)}" if differing else "recomputed, equal"
     if again.onebit != stated.onebit:
         detail += f"; packed by onebit {stated.onebit}, recomputed by {again.onebit}"
-    for name, what in (
-        ("label_mismatches", "labels that differ"),
-        ("max_logit_difference", "largest logit difference"),
-    ):
-        if getattr(again, name) != getattr(stated, name):
-            detail += f"; {what} {getattr(stated, name):.3g}, here {getattr(again, name):.3g}"
     return Claim("certificate", not differing, detail)
 
 
