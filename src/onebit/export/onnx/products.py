@@ -83,7 +83,7 @@ def write_conv_transpose(to: Graph, node: nodes.ConvTranspose | nodes.RealConvTr
 def _convolve(to: Graph, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> None:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     to.require_float32_sums(node, to.values[node.inputs[0]])
-    if isinstance(node, nodes.RealWeights):
+    if isinstance(node, (nodes.RealConv, nodes.RealConvTranspose)):
         weight = to.constant(node.kernels(), f"{to.of}/weight")
         to.add(op, tensor, weight, form="float", **attributes)
         return
