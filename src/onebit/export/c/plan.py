@@ -34,14 +34,10 @@ class Planner(Moves, Products, Pools):
 
     def give_out(self, name: str) -> None:
         """A stage that copies a value to the output."""
-        source = self.even(name)
-        stage = self.begin("", source.described(self.known[name].kind), f"{name} is an output")
-        self.over_pixels(stage)
-        stage.body.append(self.load_pixel(stage, source, "x"))
-        x = self.scratch(stage, 4 * stage.channels)
-        self.to_output(stage, name)
+        stage = self.begin_pixels("", self.even(name), self.known[name].kind, f"{name} is an output")
+        x = self.scratch(4 * stage.channels)
+        self.to_output(name)
         stage.head.insert(0, f"value_t *x = {x};")
-        self.open = None
 
 
 MAKERS: dict[type, Any] = {

@@ -25,7 +25,7 @@ class Pointwise(Stages):
         made, field = self.known[node.output], partial(self.array, node.output)
         exact = isinstance(node, (nodes.Sign, nodes.Threshold, nodes.Quantize)) or made.exact
         if not exact and not (isinstance(node, nodes.Affine) and (stage.made.bound or 0) > FLOAT32_EXACT):
-            self.as_real(stage)
+            self.as_real()
         integers = "_integers" * (stage.made.bound is not None)
         given: list[Any] = []
         if isinstance(node, nodes.Threshold):
@@ -55,29 +55,28 @@ class Pointwise(Stages):
                 kernel, given = "clamp_integers", [f"{low:.0f}", f"{min(high, INT32.max):.0f}"]
             elif isinstance(node, nodes.Relu):
                 kernel, given = "relu", []
-        stage.body.append(f"{kernel}({', '.join(map(str, ('x', stage.channels, *given)))});")
+        self.line(f"{kernel}({', '.join(map(str, ('x', stage.channels, *given)))});")
         stage.made = made
 
     def requantize(self, node: nodes.Requantize) -> None:
-        made = self.known[node.output]
         inputs = list(zip(node.inputs, node.multiplier, strict=True))
-        if self.open is not None and self.open.value in node.inputs:  # the value on the way first
-            inputs.insert(0, inputs.pop(node.inputs.index(self.open.value)))
+        if self.open in node.inputs:  # the value on the way first
+            inputs.insert(0, inputs.pop(node.inputs.index(self.open)))
         (first, multiplier), *rest = inputs
         others = [(self.even(name), row) for name, row in rest]
         named = ", ".join(name for name, _ in rest)
         stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {named}".rstrip())
         count, offset = stage.channels, self.array(node.output, "offset", node.offset)
         for other, row in others:
-            self.row(stage, "wide_t *totals", 8 * count)
-            self.second(stage, count)
-            stage.body.append(self.load_pixel(stage, other, "y"))
-            stage.body.append(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")
+            self.row("wide_t *totals", 8 * count)
+            self.second(count)
+            self.load_pixel(other, "y")
+            self.line(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")
             stage.replaces.append(other)
             offset = "totals"
         given = f"{self.multiplier(node, multiplier)}, {offset}, {node.right_shift}, {node.least}, {node.most}"
-        stage.body.append(f"requantize(x, {count}, {given});")
-        stage.made = made
+        self.line(f"requantize(x, {count}, {given});")
+        stage.made = self.known[node.output]
 
     def multiplier(self, node: nodes.Requantize, row: np.ndarray) -> str:
         """C of the multipliers of an input, and of the distance between those of two channels: 0 if all are equal."""
@@ -86,27 +85,22 @@ class Pointwise(Stages):
 
     def combine(self, node: nodes.Add | nodes.Multiply) -> None:
         made = self.known[node.output]
-        names = list(node.inputs)
-        if self.open is not None and self.open.value == names[1]:
-            names.reverse()
-        other = self.even(names[1])
-        stage = self.reading(names[0], node.output, f"{node.output}: {op_name(node)} {node.inputs[1]}")
+        first, second = reversed(node.inputs) if self.open == node.inputs[1] else node.inputs
+        other = self.even(second)
+        stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {node.inputs[1]}")
         count, exact = stage.channels, made.exact
         if not exact:
-            self.as_real(stage)
-        y = "y"
-        words = (
-            LOADS[other.form] == "load_words" and other.step in (0, 1) and (other.bound is None) == (made.bound is None)
-        )
-        if words:
+            self.as_real()
+        if LOADS[other.form] == "load_words" and other.step in (0, 1) and (other.bound is None) != exact:
             at = index(other.first, [(v, s * (other.pixel_step or 0)) for v, s in stage.pixel])
-            y = f"(value_t *){self.pointer(other, stage)} + {at}"
+            y = f"(value_t *){self.pointer(other)} + {at}"
         else:
-            self.second(stage, count)
-            stage.body.append(self.load_pixel(stage, other, "y"))
+            y = "y"
+            self.second(count)
+            self.load_pixel(other, y)
             if not exact and other.bound is not None:
-                stage.body.append(f"real(y, {count});")
+                self.line(f"real(y, {count});")
         kernel = "multiply" if isinstance(node, nodes.Multiply) else "add" + "_integers" * exact
-        stage.body.append(f"{kernel}(x, {y}, {count});")
+        self.line(f"{kernel}(x, {y}, {count});")
         stage.replaces.append(other)
         stage.made = made

@@ -20,7 +20,7 @@ class Pools(Stages):
 
     def pool(self, node: nodes.MaxPool | nodes.AveragePool) -> None:
         (name,) = node.inputs
-        made, source = self.known[node.output], self.evenly(name)
+        made, source = self.known[node.output], self.even(name, axes=True)
         exact, largest = source.bound is not None, isinstance(node, nodes.MaxPool)
         value = source.described("integer" if exact else "real", made.shape)
         if isinstance(node, nodes.AveragePool) and exact:
@@ -33,46 +33,40 @@ class Pools(Stages):
                 )
         stage = self.begin(node.output, value, title(node, self.known[name], made))
         stage.keeps.append(source)
-        self.window(stage, node, source, stage.channels)
-        self.second(stage, stage.channels)
+        self.window(node, source, stage.channels)
+        self.second(stage.channels)
         if not largest:
-            zero = f"fill(x, {stage.channels}, 0);" if exact else f"fill_real(x, {stage.channels}, {real(0)});"
-            stage.body.append(zero)
+            self.line(self.fill(0, exact=exact))
         kernel = ("larger" if largest else "add") + "_integers" * exact
-        pointer = self.pointer(source, stage)
-        stage.body.append(
-            f"pool(&window, {LOADS[source.form]}, {pointer}, {source.first}, i, j, {kernel}, {int(not largest)}, x, y);"
-        )
+        given = f"{LOADS[source.form]}, {self.pointer(source)}, {source.first}, i, j, {kernel}, {int(not largest)}"
+        self.line(f"pool(&window, {given}, x, y);")
         if largest and not exact:
-            stage.body.append(f"no_negative_zero(x, {stage.channels});")
+            self.line(f"no_negative_zero(x, {stage.channels});")
         if isinstance(node, nodes.AveragePool) and not node.sums:
-            self.as_real(stage)
+            self.as_real()
             by = node.pixels(self.known[name])
-            if (by == by.flat[0]).all():
-                stage.body.append(f"divide(x, {stage.channels}, {real(by.flat[0])});")
-            else:
+            divisor = real(by.flat[0])
+            if (by != by.flat[0]).any():
                 array = self.array(node.output, "divisors", by.astype(np.float32))
-                stage.body.append(f"divide(x, {stage.channels}, {array}[{index(0, stage.pixel)}]);")
+                divisor = f"{array}[{index(0, stage.pixel)}]"
+            self.line(f"divide(x, {stage.channels}, {divisor});")
         stage.made = made
 
     def adaptive(self, node: nodes.AdaptiveAveragePool) -> None:
         (name,) = node.inputs
-        made, source = self.known[node.output], self.evenly(name)
+        made, source = self.known[node.output], self.even(name, axes=True)
         stage = self.begin(node.output, made, title(node, self.known[name], made))
         stage.keeps.append(source)
-        self.over_places(stage)
-        _, height, width = source.shape
+        self.over_places()
         spans = []
-        for v, size, count in (("i", height, node.size[0]), ("j", width, node.size[1])):
+        for v, size, count in zip("ij", source.shape[1:], node.size, strict=True):
             ends = [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
             spans += ["0", str(size)] if count == 1 else ends
-        stage.head.clear()  # `i` and `j` of one row or column are in no expression
+        # `i` and `j` of one row or column are in no expression
+        stage.head = [f"static const int32_t steps[3] = {{{', '.join(map(str, source.steps() or ()))}}};"]
         kernel = "average" if source.bound is None else "average_integers"
-        stage.head.append(f"static const int32_t steps[3] = {{{', '.join(map(str, source.steps() or ()))}}};")
-        stage.body.append(
-            f"{kernel}({LOADS[source.form]}, {self.pointer(source, stage)}, {source.first}, steps, {stage.channels}, "
-            f"{', '.join(spans)}, x);"
-        )
+        given = f"{LOADS[source.form]}, {self.pointer(source)}, {source.first}, steps, {stage.channels}"
+        self.line(f"{kernel}({given}, {', '.join(spans)}, x);")
 
 
 def signs_before_pools(net: PackedNet) -> PackedNet:

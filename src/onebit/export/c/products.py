@@ -10,7 +10,7 @@ import numpy as np
 
 from onebit.errors import UsageError
 from onebit.export.c.pointwise import Pointwise
-from onebit.export.c.stages import Stage, index, real, title
+from onebit.export.c.stages import index, real, title
 from onebit.export.c.values import BITS, LOADS, RANGES, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
@@ -29,63 +29,57 @@ class Products(Pointwise):
 
     def matmul(self, node: Any) -> None:
         (name,) = node.inputs
-        made, one_bit, dense = (
-            self.known[node.output],
-            isinstance(node, OneBitWeights),
-            isinstance(node, nodes.DenseLayer),
-        )
+        made, groups = self.known[node.output], getattr(node, "groups", 1)
+        one_bit, dense = isinstance(node, OneBitWeights), isinstance(node, nodes.DenseLayer)
         rows = self.rows_of(node)
-        source, rows = self.column_of(name, rows) if dense else (self.evenly(name), rows)
+        source, rows = self.column_of(name, rows) if dense else (self.even(name, axes=True), rows)
         if not one_bit and source.bound is not None and source.bound > 2**GRID_BITS:
             source = self.copied(source, name, real=True)
         if source.bound is None and not self.covers(source):  # a grid is that of a whole value
             source = self.copied(source, name)
         stage = self.begin(node.output, made, title(node, self.known[name], made))
         stage.keeps.append(source)
-        pairs = one_bit and self.has_pairs(stage, node, source)
+        pairs = one_bit and self.has_pairs(node, source)
         stored = words_of(rows) if pairs else np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
         weights = self.array(node.output, "signs" if one_bit else "weights", stored)
         if not dense:
-            self.window(stage, node, source, node.group_channels)
+            self.window(node, source, node.group_channels)
         if one_bit and source.form == "signs" and node.centre is None and _has_bytes(node, source):
-            self.sign_products(stage, node, source, weights)
+            self.sign_products(node, source, weights)
             if name in self.levels:
-                self.level_products(stage, node, source, weights)
+                self.level_products(node, source, weights)
         elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
             stage.room = 8
-            stage.body.append(f"dense({self.pointer(source, stage)}, {node.terms}, {weights}, {node.outputs}, x);")
+            self.line(f"dense({self.pointer(source)}, {node.terms}, {weights}, {node.outputs}, x);")
             stage.made = Value(made.shape, "real")
         elif pairs:
-            self.pair_products(stage, node, source, weights)
+            self.pair_products(node, source, weights)
         else:
-            self.part_products(stage, node, source, weights)
-        groups = getattr(node, "groups", 1)
+            self.part_products(node, source, weights)
         if groups > 1:
             stage.body = [f"for (int32_t g = 0; g < {groups}; g++) {{", *stage.body, "}"]
         if stage.pairs:
             stage.body = ["if (j % 2 == 0) {", *stage.body, "}", f"value_t *x = pair + {stage.channels} * (j % 2);"]
-        self.scaled(stage, node)
+        self.scaled(node)
 
-    def sign_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+    def sign_products(self, node: Any, source: Stored, weights: str) -> None:
         """Sums of signs with rows of signs, 32 at once."""
         terms, padding = node.terms, getattr(node, "padding_value", 0)
-        pointer = self.pointer(source, stage)
-        stage.made = Value(stage.made.shape, "integer", terms)
+        pointer = self.pointer(source)
+        self.stage.made = Value(self.stage.made.shape, "integer", terms)
         if isinstance(node, nodes.DenseLayer):
             if source.first:
                 pointer = f"(const uint8_t *){pointer} + {source.first // 8}"
-            stage.body.append(f"signs_dot({pointer}, {terms}, {weights}, {node.outputs}, x);")
+            self.line(f"signs_dot({pointer}, {terms}, {weights}, {node.outputs}, x);")
             return
         size = -(-terms // 8)
         first, rows, sums, outputs = _group(node, source, weights, "x", size)
-        stage.head.append(f"uint8_t *column = {self.scratch(stage, size)};")
-        stage.head.append(f"uint8_t *inside = {self.scratch(stage, size)};")
+        for name in ("column", "inside"):
+            self.declare(f"uint8_t *{name} = {self.scratch(size)};")
         outside = 255 if padding > 0 else 0
-        stage.body.append(f"gather_signs(&window, {pointer}, {first}, i, j, {outside}, column, inside);")
-        if padding or not any(node.padding):
-            stage.body.append(f"signs_dot(column, {terms}, {rows}, {outputs}, {sums});")
-        else:
-            stage.body.append(f"signs_dot_inside(column, inside, {terms}, {rows}, {outputs}, {sums});")
+        self.line(f"gather_signs(&window, {pointer}, {first}, i, j, {outside}, column, inside);")
+        kernel = "signs_dot(column" if padding or not any(node.padding) else "signs_dot_inside(column, inside"
+        self.line(f"{kernel}, {terms}, {rows}, {outputs}, {sums});")
 
     def affine(self, node: nodes.Affine) -> None:
         """Two levels stay signs where one-bit weights alone read them, and are multiplied as signs."""
@@ -98,142 +92,134 @@ class Products(Pointwise):
             return
         self.stored[node.output], self.levels[node.output] = self.value(name), levels
 
-    def level_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+    def level_products(self, node: Any, source: Stored, weights: str) -> None:
         """Sums of signs as those of their levels."""
         low, high = self.levels[node.inputs[0]]
         whole = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32))
         _, rows, sums, outputs = _group(node, source, weights, "x", -(-node.terms // 8))
         weight_sums = whole if outputs == node.outputs else f"{whole} + {outputs} * g"
         count = prod(source.shape)  # its memory may have more, of which this is a slice
-        given = f"{self.pointer(source, stage)}, {count}, {real(low)}, {real(high)}"
-        stage.head.append(f"const levels_t levels = levels_of({given});")
+        self.declare(f"const levels_t levels = levels_of({self.pointer(source)}, {count}, {real(low)}, {real(high)});")
         if any(getattr(node, "padding", ())):
-            self.row(stage, "int32_t *weight_sums", 4 * outputs)
-            stage.body.append(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {weight_sums}, weight_sums);")
+            self.row("int32_t *weight_sums", 4 * outputs)
+            self.line(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {weight_sums}, weight_sums);")
             weight_sums = "weight_sums"
-        stage.body.append(f"levels_real({sums}, {outputs}, &levels, {weight_sums});")
-        stage.made = Value(stage.made.shape, "real")
+        self.line(f"levels_real({sums}, {outputs}, &levels, {weight_sums});")
+        self.stage.made = Value(self.stage.made.shape, "real")
 
-    def has_pairs(self, stage: Stage, node: Any, source: Stored) -> bool:
+    def has_pairs(self, node: Any, source: Stored) -> bool:
         """Whether the windows of two pixels can be summed at once: they are bytes."""
-        if not isinstance(node, nodes.Conv) or node.centre is not None or stage.made.shape[2] < 2:
+        if not isinstance(node, nodes.Conv) or node.centre is not None or self.stage.made.shape[2] < 2:
             return False
         if node.outputs // node.groups % TOGETHER:
             return False
         least, most = RANGES[source.form] if BITS.get(source.form) == 8 else (1, 0)
         return least <= node.padding_value <= most
 
-    def pair_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+    def pair_products(self, node: Any, source: Stored, weights: str) -> None:
         """Sums of the bytes of two windows with rows of weights."""
-        terms, stage.pairs = node.terms, True
+        stage, terms = self.stage, node.terms
+        stage.pairs = True
         fours = -(-terms // 4)
         first, words, sums, outputs = _group(node, source, weights, "pair", fours, rows=TOGETHER)
-        stage.head.append(f"value_t *column = {self.scratch(stage, 16 * fours)};")
+        self.declare(f"value_t *column = {self.scratch(16 * fours)};")
         stage.head += [f"column[{k}].i = 0;" for k in range(terms, 4 * fours)]
-        stage.head.append(f"value_t *choices = {self.scratch(stage, 64 * min(fours, PAIR_PART // 4))};")
-        stage.head.append(f"const uint8_t outside = {node.padding_value % 256};")
-        shared = node.kernel[1] - 2 * node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
-        kept = f"j ? {shared} : 0" if shared > 0 else "0"
+        self.declare(f"value_t *choices = {self.scratch(64 * min(fours, PAIR_PART // 4))};")
+        self.declare(f"const uint8_t outside = {node.padding_value % 256};")
         flip = 128 if source.form == "small" else 0
-        given = f"&window, {self.pointer(source, stage)}, {first}, i, j, &outside, {kept}, {flip}, column"
+        given = f"{self.pointer(source)}, {first}, i, j, &outside, {_kept(node, 2)}, {flip}, column"
+        self.line(f"gather_pair(&window, {given});")
         k, column = ("k", "column + k") if terms > PAIR_PART else ("0", "column")
-        given_part = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, {sums}"
-        inner = [f"one_bit_pair({given_part});"]
-        if terms > PAIR_PART:
-            inner = [f"for (int32_t k = 0; k < {terms}; k += PAIR_PART) {{", *inner, "}"]
-        stage.body += [f"gather_pair({given});", *inner]
+        given = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, {sums}"
+        stage.body += _in_parts([f"one_bit_pair({given});"], terms, "PAIR_PART", PAIR_PART)
         stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(node.padding_value)))
 
-    def part_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+    def part_products(self, node: Any, source: Stored, weights: str) -> None:
         """Sums of the inputs, or of their integers on a grid, with rows of weights: a part of the inputs at once."""
-        one_bit, terms, on_a_grid = isinstance(node, OneBitWeights), node.terms, source.bound is None
+        stage, terms, groups = self.stage, node.terms, getattr(node, "groups", 1)
+        one_bit, on_a_grid = isinstance(node, OneBitWeights), source.bound is None
         wide = on_a_grid or not one_bit
         padding = getattr(node, "padding_value", 0)
         if wide:
             stage.room = 8
         if on_a_grid:
             cast = "(const value_t *)" if source.memory is None else ""
-            given = f"{cast}{self.pointer(source, stage)}, {self.size_of(source)}, {real(abs(padding))}"
-            stage.head.append(f"const grid_t grid = grid_of({given});")
+            given = f"{cast}{self.pointer(source)}, {self.size_of(source)}, {real(abs(padding))}"
+            self.declare(f"const grid_t grid = grid_of({given});")
         sums = "(wide_t *)x" if wide else "x"
         first, rows, sums, outputs = _group(node, source, weights, sums, -(-terms // 8) if one_bit else terms)
         if isinstance(node, nodes.DenseLayer):
-            column, inner = self.column_part(stage, node, source)
+            column, inner = self.column_part(node, source)
         else:
-            stage.body.append(self.gathered(stage, node, source, first))
+            self.gather(node, source, first)
             column, inner = "column" + " + k" * (terms > PART), []
         kernel = "one_bit" + "_wide" * wide if one_bit else "products"
         inner.append(f"{kernel}({column}, {'k' if terms > PART else 0}, {terms}, {rows}, {outputs}, {sums});")
-        groups = getattr(node, "groups", 1)
-        if one_bit and node.centre is not None:
-            stage.head.append(f"float input_sums[{groups}];")
+        centered = one_bit and node.centre is not None
+        if centered:
+            self.declare(f"float input_sums[{groups}];")
             stage.body.insert(0, "int64_t total = 0;")
             inner.append(f"total += total_of({column}, {_count(terms)});")
-        if terms > PART:
-            inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
-        stage.body += inner
-        if one_bit and node.centre is not None:
-            stage.body.append(
-                f"input_sums[{'g' if groups > 1 else 0}] = (float)total{' * grid.unit' if on_a_grid else ''};"
-            )
+        stage.body += _in_parts(inner, terms, "PART", PART)
+        if centered:
+            unit = " * grid.unit" if on_a_grid else ""
+            self.line(f"input_sums[{'g' if groups > 1 else 0}] = (float)total{unit};")
         if wide:
             part = f"x + {outputs} * g" if groups > 1 else "x"
             unit = "grid.unit" if on_a_grid else real(1)
-            stage.body.append(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, {part});")
+            self.line(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, {part});")
             stage.made = Value(stage.made.shape, "real")
         else:
             stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(padding)))
 
-    def column_part(self, stage: Stage, node: Any, source: Stored) -> tuple[str, list[str]]:
+    def column_part(self, node: Any, source: Stored) -> tuple[str, list[str]]:
         """C of a part of the inputs of a dense layer, and the lines that make it."""
-        pointer, count = self.pointer(source, stage), _count(node.terms)
+        pointer, count = self.pointer(source), _count(node.terms)
         at = index(source.first, [("k", source.step or 0)] if node.terms > PART else [])
+        place, lines = "part", []
         if _is_words(source):
             place = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
-            if source.bound is not None:
-                return place, []
-            return "part", [f"to_grid({place}, {count}, grid.power, part);"]
-        lines = [f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {count}, part);"]
+        else:
+            lines.append(f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {count}, part);")
         if source.bound is None:
-            lines.append(f"to_grid(part, {count}, grid.power, part);")
-        return "part", lines
+            lines.append(f"to_grid({place}, {count}, grid.power, part);")
+            place = "part"
+        return place, lines
 
-    def gathered(self, stage: Stage, node: Any, source: Stored, first: str) -> str:
+    def gather(self, node: Any, source: Stored, first: str) -> None:
         """The line that gathers the inputs under a window."""
-        stage.head.append(f"value_t *column = {self.scratch(stage, 4 * node.terms)};")
-        given = f"&window, {LOADS[source.form]}, {self.pointer(source, stage)}, {first}, i, j"
+        self.declare(f"value_t *column = {self.scratch(4 * node.terms)};")
+        given = f"&window, {LOADS[source.form]}, {self.pointer(source)}, {first}, i, j"
         if isinstance(node, nodes.Transposed):
             rounded = f", to_grid(column, {node.terms}, grid.power, column)" * (source.bound is None)
-            return f"gather_transposed({given}, column){rounded};"
+            self.line(f"gather_transposed({given}, column){rounded};")
+            return
         value = str(node.padding_value)
         if node.padding_value and source.bound is None:
             value = f"grid.power > 0 ? rounded({real(node.padding_value)} * grid.power) : 0"
-        stage.head.append(f"const value_t outside = {{{value}}};")
-        # columns of the window that were under it one step to the left
-        shared = node.kernel[1] - node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
-        kept = f"j ? {shared} : 0" if shared > 0 and stage.made.shape[2] > 1 else "0"
+        self.declare(f"const value_t outside = {{{value}}};")
+        kept = _kept(node, 1) if self.stage.made.shape[2] > 1 else "0"
         kernel, power = ("gather_grid", "grid.power, ") if source.bound is None else ("gather", "")
-        return f"{kernel}({given}, outside, {kept}, {power}column);"
+        self.line(f"{kernel}({given}, outside, {kept}, {power}column);")
 
-    def scaled(self, stage: Stage, node: Any) -> None:
+    def scaled(self, node: Any) -> None:
         """Lines for the factors of the sums."""
-        count, groups = stage.channels, getattr(node, "groups", 1)
+        count, groups = self.stage.channels, getattr(node, "groups", 1)
         if not isinstance(node, OneBitWeights):
-            units = self.array(node.output, "units", on_grid(node.weight)[1])
-            stage.body.append(f"scale_by(x, {count}, {units});")
+            self.line(f"scale_by(x, {count}, {self.array(node.output, 'units', on_grid(node.weight)[1])});")
             return
         if node.scale is not None or node.centre is not None:
-            self.as_real(stage)
+            self.as_real()
         if node.scale is not None:
-            stage.body.append(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
+            self.line(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
         if node.centre is None:
             return
         center, each, g = self.array(node.output, "center", node.centre), count // groups, "0"
         part = ""
         if groups > 1:
-            stage.body.append(f"for (int32_t g = 0; g < {groups}; g++)")
+            self.line(f"for (int32_t g = 0; g < {groups}; g++)")
             g, part = "g", f" + {each} * g"
-        stage.body.append(f"center(x{part}, {each}, input_sums[{g}], {center}{part});")
+        self.line(f"center(x{part}, {each}, input_sums[{g}], {center}{part});")
 
     def covers(self, source: Stored) -> bool:
         """Whether a value consists of all numbers in its memory."""
@@ -329,3 +315,14 @@ def _group(
 def _count(terms: int) -> str:
     """C of how many inputs a part has."""
     return f"part_size({terms}, k)" if terms > PART else str(terms)
+
+
+def _in_parts(lines: list[str], terms: int, name: str, size: int) -> list[str]:
+    """Lines in a loop over the parts of the inputs, if there are several; `name` is that of the `size` in C."""
+    return [f"for (int32_t k = 0; k < {terms}; k += {name}) {{", *lines, "}"] if terms > size else lines
+
+
+def _kept(node: Any, windows: int) -> str:
+    """C of how many columns of the window were under it so many steps to the left."""
+    shared = node.kernel[1] - windows * node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
+    return f"j ? {shared} : 0" if shared > 0 else "0"

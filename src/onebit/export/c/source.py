@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.export.c.plan import Planner
 from onebit.export.c.products import PART
-from onebit.export.c.stages import Stage, real
+from onebit.export.c.stages import real
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _TYPES = {"uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "float32": "float"}
@@ -91,12 +91,18 @@ def _without_comments(text: str) -> str:
 def functions(plan: Planner) -> tuple[str, str]:
     """The functions of all stages, and the lines that call them."""
     made, calls = [], []
+    places = [str(memory.place) for memory in plan.memories]
     for stage in plan.list:
-        name = f"stage_{stage.index + 1}"
-        given = [("input", f"const {input_type(plan)} *input")] * stage.input
-        given += [("output", f"{output_type(plan)} *output")] * stage.output
-        made.append(_function(plan, stage, name, ", ".join(text for _, text in given) or "void"))
-        calls.append(f"    {name}({', '.join(text for text, _ in given)});")
+        loops = [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
+        lines = [*stage.head, *loops, *stage.body, *["}"] * len(loops)]
+        words = _words("\n".join(lines))
+        given = {"input": f"const {input_type(plan)} *input", "output": f"{output_type(plan)} *output"}
+        arguments = [name for name in given if name in words]
+        name, declared = f"stage_{stage.index + 1}", ", ".join(given[name] for name in arguments) or "void"
+        head = [comment("; ".join(stage.titles)), f"static void {name}({declared}) {{"]
+        text = "\n".join(_indented([*head, *lines, "}"]))
+        made.append(re.sub(r"@(\d+)@", lambda match: places[int(match[1])], text))
+        calls.append(f"    {name}({', '.join(arguments)});")
     return "\n\n".join(made), "\n".join(calls)
 
 
@@ -106,15 +112,6 @@ def input_type(plan: Planner) -> str:
 
 def output_type(plan: Planner) -> str:
     return "int32_t" if plan.integer_output else "float"
-
-
-def _function(plan: Planner, stage: Stage, name: str, arguments: str) -> str:
-    lines = [comment("; ".join(stage.titles)), f"static void {name}({arguments}) {{"]
-    lines += stage.head
-    lines += [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
-    lines += [*stage.body, *["}"] * len(stage.loops), "}"]
-    text = "\n".join(_indented(lines))
-    return re.sub(r"@(\d+)@", lambda match: str(plan.memories[int(match[1])].place), text)
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
@@ -18,15 +19,13 @@ from onebit.packed.net import op_name, readers
 class Stage:
     """A function in the making.
 
-    value: the name of the value that it makes; made: how far that is: shape, kind and bound of the pixel in `x`.
-    titles: what it does, for its comment; loops: variables and their ends. head and body: lines of C.
-    room: bytes of `x` per channel. pairs: whether `x` is one of two pixels that are made at once. replaces: values
-    whose memory the result may take, pixel by pixel; keeps: those whose memory it may not take. rows: more
-    memory, by its declaration in C. input, output: whether it uses them.
+    made: how far its value is: shape, kind and bound of the pixel in `x`. titles: what it does, for its comment. loops:
+    variables and their ends. head, body: lines of C. room: bytes of `x` per channel. pairs: whether `x` is one of two
+    pixels that are made at once. replaces: values whose memory the result may take, pixel by pixel; keeps: those whose
+    memory it may not take. rows: more memory, by its declaration in C.
     """
 
     index: int
-    value: str
     made: Value
     titles: list[str]
     head: list[str] = field(default_factory=list)
@@ -37,8 +36,6 @@ class Stage:
     replaces: list[Stored] = field(default_factory=list)
     keeps: list[Stored] = field(default_factory=list)
     rows: dict[str, Memory] = field(default_factory=dict)
-    input: bool = False
-    output: bool = False
 
     @property
     def channels(self) -> int:
@@ -56,30 +53,27 @@ class Stage:
     @property
     def pixel(self) -> list[tuple[str, int]]:
         """Index of the current pixel, as variables and factors."""
-        steps: list[tuple[str, int]] = []
-        step = 1
-        for variable, end in reversed(self.loops):
-            steps.insert(0, (variable, step))
-            step *= end
-        return steps
+        ends = [end for _, end in self.loops]
+        return [(variable, prod(ends[k + 1 :])) for k, (variable, _) in enumerate(self.loops)]
 
 
 class Stages:
-    """Functions, memory and weights of an exported net; the base class of its planner."""
+    """Functions, memory and weights of an exported net; the base class of its planner.
+
+    list: the stages; the last one is written. open: the value that it makes, pixel by pixel; "" if it is finished.
+    """
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
         self.known = net.values
         self.readers = readers(net)
         self.list: list[Stage] = []
-        self.memories: list[Memory] = []
+        self.memories: dict[Memory, int] = {}
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
-        self.open: Stage | None = None
-        self.uses = dict.fromkeys(self.known, 0)
-        for name in [*net.outputs, *(name for node in net.nodes for name in node.inputs)]:
-            self.uses[name] += 1
+        self.open = ""
+        self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         sizes = [prod(self.known[name].shape) for name in net.outputs]
         self.places = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
         self.output_size = sum(sizes)
@@ -87,134 +81,142 @@ class Stages:
 
     # stages
 
+    @property
+    def stage(self) -> Stage:
+        return self.list[-1]
+
     def begin(self, value: str, made: Value, title: str) -> Stage:
         """A new stage; the one before it is finished."""
         self.close()
-        stage = Stage(len(self.list), value, made, [title])
-        self.list.append(stage)
-        self.open = stage
+        self.list.append(Stage(len(self.list), made, [title]))
+        self.open = value
+        return self.stage
+
+    def begin_whole(self, made: Value, title: str) -> Stored:
+        """A new stage that writes a whole value by itself; where that is."""
+        target = plain(made, self.begin("", made, title).index)
+        self.index_of(target.memory)
+        return target
+
+    def begin_pixels(self, value: str, source: Stored, kind: str, title: str) -> Stage:
+        """A new stage whose `x` holds each pixel of a stored value."""
+        stage = self.begin(value, source.described(kind), title)
+        self.over_pixels()
+        self.load_pixel(source, "x")
         return stage
 
-    def begin_whole(self, made: Value, title: str) -> tuple[Stage, Stored]:
-        """A new stage that writes a whole value by itself, and that value."""
-        stage = self.begin("", made, title)
-        self.open = None
-        target = plain(made, stage.index)
-        assert target.memory is not None
-        self.keep(target.memory)
-        return stage, target
+    def line(self, text: str) -> None:
+        self.stage.body.append(text)
+
+    def declare(self, text: str) -> None:
+        self.stage.head.append(text)
 
     def close(self) -> None:
         """Finish the open stage: its value goes to memory, or to the output."""
-        stage, self.open = self.open, None
-        if stage is None:
+        name, self.open = self.open, ""
+        if not name:
             return
-        made, name = stage.made, stage.value
-        if self.uses.get(name) == 1 and name in self.places:
-            x = self.scratch(stage, stage.bytes)
-            self.to_output(stage, name)
+        stage = self.stage
+        if self.uses[name] == 1 and name in self.places:
+            x = self.scratch(stage.bytes)
+            self.to_output(name)
         else:
-            target = plain(made, stage.index)
-            old = next((s.memory for s in stage.replaces if self.can_replace(s, target, stage)), None)
-            direct = stage.pixels == 1 and STORES[target.form] == "store_words" and old is None
+            target = plain(stage.made, stage.index)
+            old = next((s.memory for s in stage.replaces if self.can_replace(s, target)), None)
             target = replace(target, memory=old or target.memory)
             assert target.memory is not None
-            self.keep(target.memory)
-            if direct:
-                x = self.pointer(target, stage)
+            self.index_of(target.memory)
+            if stage.pixels == 1 and STORES[target.form] == "store_words" and old is None:
+                x = self.pointer(target)
                 target.memory.units = max(target.memory.units, stage.room * stage.channels)
             else:
-                x = self.scratch(stage, stage.bytes)
-                at = index(0, [(v, s * stage.channels) for v, s in stage.pixel])
-                stage.body.append(
-                    f"{STORES[target.form]}(x, {stage.channels}, {self.pointer(target, stage)}, {at}, 1);"
-                )
+                x = self.scratch(stage.bytes)
+                self.store_pixel(target)
             self.stored[name] = target
         stage.head.insert(0, f"value_t *{'pair' if stage.pairs else 'x'} = {x};")
 
-    def can_replace(self, old: Stored, new: Stored, stage: Stage) -> bool:
+    def can_replace(self, old: Stored, new: Stored) -> bool:
         """Whether a new value may take the memory of an old one, which no other stage reads any more."""
-        others = [s for name, s in self.stored.items() if self.uses[name] > 0] + stage.keeps
-        others += [s for s in stage.replaces if not s.is_plain]  # read in another order beside it
+        others = [s for name, s in self.stored.items() if self.uses[name] > 0] + self.stage.keeps
+        others += [s for s in self.stage.replaces if not s.is_plain]  # read in another order beside it
         alike = BITS.get(old.form) == BITS[new.form] and old.is_plain and old.shape == new.shape
         return old.memory is not None and alike and all(other.memory is not old.memory for other in others)
 
-    def to_output(self, stage: Stage, name: str) -> None:
+    def to_output(self, name: str) -> None:
         """The line that writes the current pixel to the output."""
         if not self.integer_output:
-            self.as_real(stage)
-        store = "store_integers" if self.integer_output else "store_floats"
-        place = index(self.places[name], stage.pixel)
-        stage.body.append(f"{store}(x, {stage.channels}, output, {place}, {stage.pixels});")
-        stage.output = True
+            self.as_real()
+        stage, store = self.stage, "store_integers" if self.integer_output else "store_floats"
+        at = index(self.places[name], stage.pixel)
+        self.line(f"{store}(x, {stage.channels}, output, {at}, {stage.pixels});")
 
     # memory
 
-    def keep(self, memory: Memory) -> None:
-        if memory not in self.memories:
-            self.memories.append(memory)
+    def index_of(self, memory: Memory | None) -> int:
+        """The number of a part of the arena."""
+        assert memory is not None
+        return self.memories.setdefault(memory, len(self.memories))
 
-    def pointer(self, stored: Stored, stage: Stage) -> str:
-        """C of the beginning of a value's memory, for a stage."""
-        if stored.memory is None:
-            stage.input = True
-            return "input"
-        return self.address(stored.memory, stage)
+    def pointer(self, stored: Stored) -> str:
+        """C of the beginning of a value's memory."""
+        return "input" if stored.memory is None else self.address(stored.memory)
 
-    def address(self, memory: Memory, stage: Stage) -> str:
-        memory.last = max(memory.last, stage.index)
-        self.keep(memory)
-        return f"MEMORY(@{self.memories.index(memory)}@)"
+    def address(self, memory: Memory) -> str:
+        memory.last = max(memory.last, self.stage.index)
+        return f"MEMORY(@{self.index_of(memory)}@)"
 
-    def scratch(self, stage: Stage, size: int) -> str:
+    def scratch(self, size: int) -> str:
         """Memory for one stage."""
-        return self.address(Memory(size, stage.index, stage.index), stage)
+        return self.address(Memory(size, self.stage.index, self.stage.index))
 
     def value(self, name: str) -> Stored:
         """A value in memory."""
-        if self.open is not None and self.open.value == name:
+        if self.open == name:
             self.close()
         return self.stored[name]
+
+    def even(self, name: str, *, axes: bool = False) -> Stored:
+        """A value whose channels and whose pixels are evenly spaced; with `axes`, along each axis. Or a copy of it."""
+        stored = self.value(name)
+        steps = stored.steps() if axes else (stored.step, stored.pixel_step)
+        return self.copied(stored, name) if steps is None or None in steps else stored
 
     # pixels
 
     def reading(self, name: str, value: str, title: str) -> Stage:
         """A stage whose `x` holds each pixel of a stored value: the open one if nothing else needs the value."""
-        stage = self.open
-        if stage is not None and stage.value == name and self.uses[name] == 1:
-            stage.value = value
-            stage.titles.append(title)
-            return stage
+        if self.open == name and self.uses[name] == 1:
+            self.open = value
+            self.stage.titles.append(title)
+            return self.stage
         source = self.even(name)
-        stage = self.begin(value, source.described(self.known[name].kind), title)
-        self.over_pixels(stage)
-        stage.body.append(self.load_pixel(stage, source, "x"))
+        stage = self.begin_pixels(value, source, self.known[name].kind, title)
         stage.replaces.append(source)
         return stage
 
-    def over_pixels(self, stage: Stage) -> None:
-        stage.loops = [("p", stage.pixels)] if stage.pixels > 1 else []
+    def over_pixels(self) -> None:
+        self.stage.loops = [("p", self.stage.pixels)] if self.stage.pixels > 1 else []
 
-    def load_pixel(self, stage: Stage, source: Stored, to: str) -> str:
-        at = index(source.first, [(v, s * (source.pixel_step or 0)) for v, s in stage.pixel])
-        pointer = self.pointer(source, stage)
-        return f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {stage.channels}, {to});"
+    def load_pixel(self, source: Stored, to: str) -> None:
+        at = index(source.first, [(v, s * (source.pixel_step or 0)) for v, s in self.stage.pixel])
+        self.line(f"{LOADS[source.form]}({self.pointer(source)}, {at}, {source.step}, {self.stage.channels}, {to});")
 
-    def even(self, name: str) -> Stored:
-        """A value whose pixels and channels are evenly spaced; a copy if they are not."""
-        stored = self.value(name)
-        return stored if stored.step is not None and stored.pixel_step is not None else self.copied(stored, name)
+    def store_pixel(self, target: Stored) -> None:
+        """The line that writes the current pixel of a plain value."""
+        count = self.stage.channels
+        at = index(0, [(v, s * count) for v, s in self.stage.pixel])
+        self.line(f"{STORES[target.form]}(x, {count}, {self.pointer(target)}, {at}, 1);")
 
     def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
         """A plain copy of a value, or of its numbers in another shape."""
         value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind, shape)
-        stage, target = self.begin_whole(value, f"{name} in order")
+        target = self.begin_whole(value, f"{name} in order")
         in_shape = target.reshaped(stored.shape)
         assert in_shape is not None
-        self.copy(stage, stored, target, in_shape.axes)
+        self.copy(stored, target, in_shape.axes)
         return target
 
-    def copy(self, stage: Stage, source: Stored, target: Stored, axes: tuple[Axis, ...], first: int = 0) -> None:
+    def copy(self, source: Stored, target: Stored, axes: tuple[Axis, ...], first: int = 0) -> None:
         """Lines that copy a value to even `axes` of another, from element `first` on."""
         runs = []
         for parts, axis in zip(source.axes, axes, strict=True):
@@ -225,55 +227,59 @@ class Stages:
                 step *= size
         runs.sort(key=lambda run: (run[0], -run[1] - run[2]))  # the innermost run last
         size, from_step, to_step = runs.pop() if runs else (1, 0, 0)
-        names = [f"n{k}" for k in range(len(runs))]
-        for name, (count, _, _) in zip(names, runs, strict=True):
-            stage.body.append(f"for (int32_t {name} = 0; {name} < {count}; {name}++) {{")
-        read = index(source.first, [(n, run[1]) for n, run in zip(names, runs, strict=True)])
-        write = index(first, [(n, run[2]) for n, run in zip(names, runs, strict=True)])
-        self.second(stage, size)
-        stage.body.append(f"{LOADS[source.form]}({self.pointer(source, stage)}, {read}, {from_step}, {size}, y);")
+        loops = [(f"n{k}", *run) for k, run in enumerate(runs)]
+        for name, count, _, _ in loops:
+            self.line(f"for (int32_t {name} = 0; {name} < {count}; {name}++) {{")
+        read = index(source.first, [(name, step) for name, _, step, _ in loops])
+        write = index(first, [(name, step) for name, _, _, step in loops])
+        self.second(size)
+        self.line(f"{LOADS[source.form]}({self.pointer(source)}, {read}, {from_step}, {size}, y);")
         if source.bound is not None and target.form == "real":
-            stage.body.append(f"real(y, {size});")
-        stage.body.append(f"{STORES[target.form]}(y, {size}, {self.pointer(target, stage)}, {write}, {to_step});")
-        stage.body += ["}"] * len(runs)
+            self.line(f"real(y, {size});")
+        self.line(f"{STORES[target.form]}(y, {size}, {self.pointer(target)}, {write}, {to_step});")
+        self.stage.body += ["}"] * len(loops)
 
-    def second(self, stage: Stage, count: int) -> None:
+    def second(self, count: int) -> None:
         """Another row of numbers beside `x`, named y."""
-        self.row(stage, "value_t *y", 4 * count)
+        self.row("value_t *y", 4 * count)
 
-    def row(self, stage: Stage, declared: str, size: int) -> None:
+    def row(self, declared: str, size: int) -> None:
         """Memory of `size` bytes that all operations of a stage share."""
-        if declared not in stage.rows:
-            stage.rows[declared] = Memory(0, stage.index, stage.index)
-            stage.head.append(f"{declared} = {self.address(stage.rows[declared], stage)};")
-        stage.rows[declared].units = max(stage.rows[declared].units, size)
+        rows = self.stage.rows
+        if declared not in rows:
+            rows[declared] = Memory(0, self.stage.index, self.stage.index)
+            self.declare(f"{declared} = {self.address(rows[declared])};")
+        rows[declared].units = max(rows[declared].units, size)
 
-    def as_real(self, stage: Stage) -> None:
+    def fill(self, value: float, *, exact: bool) -> str:
+        """C that gives each channel of `x` a value."""
+        return (
+            f"fill(x, {self.stage.channels}, {value});"
+            if exact
+            else f"fill_real(x, {self.stage.channels}, {real(value)});"
+        )
+
+    def as_real(self) -> None:
         """Integers of the pixel become real."""
-        if stage.made.bound is not None:
-            stage.body.append(f"real(x, {stage.channels});")
-            stage.made = Value(stage.made.shape, "real")
+        if self.stage.made.bound is not None:
+            self.line(f"real(x, {self.stage.channels});")
+            self.stage.made = Value(self.stage.made.shape, "real")
 
     # windows
 
-    def window(self, stage: Stage, node: Any, source: Stored, channels: int) -> None:
+    def window(self, node: Any, source: Stored, channels: int) -> None:
         """The window of a stage, and its loops."""
-        steps = source.steps()
-        assert steps is not None
         _, height, width = source.shape
-        pairs = node.kernel, node.stride, node.dilation, node.padding[::2]
-        numbers = [f"{{{a}, {b}}}" for a, b in pairs] + [f"{{{', '.join(map(str, steps))}}}"]
-        stage.head.append(f"static const window_t window = {{{channels}, {height}, {width}, {', '.join(numbers)}}};")
-        self.over_places(stage)
+        pairs = node.kernel, node.stride, node.dilation, node.padding[::2], source.steps() or ()
+        numbers = ", ".join(f"{{{', '.join(map(str, pair))}}}" for pair in pairs)
+        self.declare(f"static const window_t window = {{{channels}, {height}, {width}, {numbers}}};")
+        self.over_places()
 
-    def over_places(self, stage: Stage) -> None:
-        _, height, width = stage.made.shape
-        stage.loops = [(v, end) for v, end in (("i", height), ("j", width)) if end > 1]
-        stage.head += [f"const int32_t {v} = 0;" for v, end in (("i", height), ("j", width)) if end == 1]
-
-    def evenly(self, name: str) -> Stored:
-        stored = self.value(name)
-        return self.copied(stored, name) if stored.steps() is None else stored
+    def over_places(self) -> None:
+        _, height, width = self.stage.made.shape
+        ends = ("i", height), ("j", width)
+        self.stage.loops = [(v, end) for v, end in ends if end > 1]
+        self.stage.head += [f"const int32_t {v} = 0;" for v, end in ends if end == 1]
 
     # arrays
 

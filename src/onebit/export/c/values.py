@@ -115,12 +115,10 @@ class Stored:
     def permuted(self, axes: tuple[int, ...]) -> Stored:
         return replace(self, axes=tuple(self.axes[axis] for axis in axes))
 
-    def sliced(self, start: tuple[int, ...], stop: tuple[int, ...], by: tuple[int, ...]) -> Stored | None:
-        steps = self.steps()
-        if steps is None:
-            return None
-        first = self.first + sum(begin * step for begin, step in zip(start, steps, strict=True))
-        spans = zip(start, stop, by, steps, strict=True)
+    def sliced(self, start: tuple[int, ...], stop: tuple[int, ...], by: tuple[int, ...]) -> Stored:
+        """A part of an evenly spaced value."""
+        spans = list(zip(start, stop, by, self.steps() or (), strict=True))
+        first = self.first + sum(begin * step for begin, _, _, step in spans)
         axes = tuple(((len(range(begin, end, every)), step * every),) for begin, end, every, step in spans)
         return replace(self, first=first, axes=axes)
 
