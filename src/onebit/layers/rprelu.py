@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.native import RPRELU
-from onebit.quantizers.base import per_channel
-from onebit.quantizers.one_pass import Activated, activated, summed
+from onebit.quantizers.base import Surrogate, per_channel
+from onebit.quantizers.one_pass import activated, activation_gradients, summed
 
 
 class RPReLU(nn.Module):
@@ -31,7 +31,7 @@ class RPReLU(nn.Module):
         numbers = self.shift_in, self.slope, self.shift_out
         y = activated(RPRELU, x, numbers) if self.training else None
         if y is not None:
-            return Activated.apply(x, y, RPRELU, _gradients, *numbers)
+            return Surrogate.apply(x, y, activation_gradients, (RPRELU, _gradients), *numbers)
         shape = (-1, *[1] * (x.dim() - 2))
         before, slope, after = (p.to(x.dtype) for p in (self.shift_in, self.slope, self.shift_out))
         return F.prelu(x - before.view(shape), slope) + after.view(shape)

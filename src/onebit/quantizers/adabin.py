@@ -10,27 +10,18 @@ from onebit.quantizers.irnet import EdeSign
 from onebit.quantizers.surrogates import bell, ede_height
 
 
-class _Centered(Surrogate):
-    """`weight` = center + distance·sign(ŵ), and its gradient through center, distance and ŵ.
+def _gradient(gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, t: Tensor) -> Tensor:
+    """The gradient of center + distance·sign(ŵ) through center, distance and ŵ.
 
     With q = g·k·t·(1 − tanh²(t·ŵ)) that is q + mean(g − q) + ŵ·mean(g·sign(ŵ) − q·ŵ), means over a channel: the
     distance in which ŵ is measured cancels.
     """
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        latent, _, parts, ctx.t = inputs
-        ctx.save_for_backward(latent, *parts[1:])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        latent, unit, mean, inverse = ctx.saved_tensors
-        parts = Standardized(rows(latent, latent), unit, mean, inverse)
-        gradient = rows(gradient, latent).to(unit.dtype)
-        q = bell(gradient, unit, ctx.t).mul_(ede_height(ctx.t))
-        along = (gradient * parts.signs() - q * unit).mean(1, keepdim=True).masked_fill(parts.flat, 0)
-        shift = gradient.mean(1, keepdim=True) - q.mean(1, keepdim=True)
-        return from_rows((q + shift).addcmul_(unit, along), latent), None, None, None
+    parts = Standardized(rows(latent, latent), unit, mean, inverse)
+    gradient = rows(gradient, latent).to(unit.dtype)
+    q = bell(gradient, unit, t).mul_(ede_height(t))
+    along = (gradient * parts.signs() - q * unit).mean(1, keepdim=True).masked_fill(parts.flat, 0)
+    shift = gradient.mean(1, keepdim=True) - q.mean(1, keepdim=True)
+    return from_rows((q + shift).addcmul_(unit, along), latent)
 
 
 class AdaBin(EdeSign):
@@ -51,7 +42,7 @@ class AdaBin(EdeSign):
         """(O, …) latent -> (O, …) of center ± distance."""
         parts = standardized(rows(latent, latent))
         weight = parts.signs().div_(parts.inverse).add_(parts.mean).to(autocast_dtype(latent))
-        return _Centered.apply(latent, from_rows(weight, latent), parts, self.t)
+        return Surrogate.apply(latent, from_rows(weight, latent), _gradient, (self.t,), *parts[1:])
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         parts = standardized(rows(latent, latent))

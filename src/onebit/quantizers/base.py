@@ -87,20 +87,32 @@ def memory_order(x: Tensor) -> tuple[int, ...]:
 
 
 class Surrogate(torch.autograd.Function):
-    """Base of the surrogate gradients: `Function.apply` without its search for default arguments.
+    """`result`, which was made from x, with the gradients of a rule.
 
-    That search takes half of the time a quantizer adds to a small layer. A subclass has `setup_context` and `backward`.
+    `Surrogate.apply(x, result, rule, numbers, *tensors)`: the backward pass is `rule(gradient, x, *tensors, *numbers)`,
+    the gradient to x, or a tuple of those to x and to each tensor.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        """(x, result, …) -> `result`, which the caller made from `x`; the other arguments are for `backward`."""
         # where no gradient is needed, torch.compile puts a context before them; with named parameters it does so or
         # not by their number, and the result would be `x`
         result: Tensor = args[1] if isinstance(args[0], Tensor) else args[2]
         return result.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # torch.func needs the two-part form
+        x, _, ctx.rule, ctx.numbers, *tensors = inputs
+        ctx.save_for_backward(x, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        found = ctx.rule(gradient, x, *tensors, *ctx.numbers)
+        to_x, *others = found if isinstance(found, tuple) else (found, *[None] * len(tensors))
+        return to_x, None, None, None, *others
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
@@ -108,6 +120,7 @@ class Surrogate(torch.autograd.Function):
             return super().apply(*args)
         if torch.jit.is_tracing():
             return cls.forward(*args)  # without a gradient: torch.jit.save refuses functions of Python
+        # without its search for default arguments, half of the time that a quantizer adds to a small layer
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 

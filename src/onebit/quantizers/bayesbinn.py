@@ -9,7 +9,7 @@ from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, run_concrete
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
-from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels, launch
+from onebit.quantizers.one_pass import backward_kernels, is_dense, is_plain_training, kernels, launch
 
 EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""
@@ -24,12 +24,6 @@ def variance(latent: Tensor) -> Tensor:
     return 1 - latent.tanh().square() + EPSILON
 
 
-def _slope(latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
-    """s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)); `relaxed` is w, None where all of it is ±1."""
-    above = EPSILON if relaxed is None else 1 - relaxed.square() + EPSILON
-    return above / temperature / variance(latent)
-
-
 def _kernels(latent: Tensor) -> InstructionSet | None:
     """The instruction set whose kernel draws and differentiates such latents."""
     if not is_plain_training(latent) or latent.dtype != torch.float32 or not is_dense(latent):
@@ -37,34 +31,17 @@ def _kernels(latent: Tensor) -> InstructionSet | None:
     return kernels("run_concrete")
 
 
-def _times_slope(gradient: Tensor, latent: Tensor, temperature: float) -> Tensor | None:
-    """The gradient times `_slope` of signs, in one pass; None where there is no kernel."""
-    if torch.is_grad_enabled() or not is_plain_training(gradient) or (isa := _kernels(latent)) is None:
-        return None
-    if not is_dense(gradient) or gradient.stride() != latent.stride():
-        return None
-    scaled = torch.empty_like(latent)
-    fields = {"bf16": gradient.dtype == torch.bfloat16, "epsilon": EPSILON, "factor": EPSILON / temperature}
-    launch(run_concrete, isa, ConcreteStruct, latent.numel(), latent=latent, gradient=gradient, to=scaled, **fields)
-    return scaled
-
-
-class _ConcreteGradient(Surrogate):
-    """`weight`, made from `latent`, with the gradient multiplied by `_slope`."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        latent, _, relaxed, ctx.temperature = inputs
-        ctx.save_for_backward(latent, relaxed)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        latent, relaxed = ctx.saved_tensors
-        scaled = _times_slope(gradient, latent.detach(), ctx.temperature) if relaxed is None else None
-        if scaled is None:
-            wide = torch.promote_types(latent.dtype, torch.float32)
-            scaled = gradient.to(wide) * _slope(latent.to(wide), relaxed, ctx.temperature)
-        return scaled.to(latent.dtype), None, None, None
+def _gradient(gradient: Tensor, latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
+    """The gradient times s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)); `relaxed` is w, None where all of it is ±1."""
+    isa = backward_kernels("run_concrete", gradient, latent.detach()) if relaxed is None else None
+    if isa is not None and latent.dtype == torch.float32:
+        scaled = torch.empty_like(latent)
+        fields = {"bf16": gradient.dtype == torch.bfloat16, "epsilon": EPSILON, "factor": EPSILON / temperature}
+        launch(run_concrete, isa, ConcreteStruct, latent.numel(), latent=latent, gradient=gradient, to=scaled, **fields)
+        return scaled
+    wide = torch.promote_types(latent.dtype, torch.float32)
+    above = EPSILON if relaxed is None else 1 - relaxed.square() + EPSILON
+    return (gradient.to(wide) * (above / temperature / variance(latent.to(wide)))).to(latent.dtype)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -137,7 +114,7 @@ class ConcreteSign(Quantizer):
             noise = _uniform(wide, self.generator).logit()
             relaxed = ((noise + 2 * wide) / (2 * self.temperature)).tanh()
             weight = relaxed.to(dtype, copy=True)  # a compiled graph takes no tensor twice
-        return _ConcreteGradient.apply(latent, weight, relaxed, self.temperature)
+        return Surrogate.apply(latent, weight, _gradient, (self.temperature,), relaxed)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
         """±1 with p(+1) = sigmoid(2λ)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,11 @@ class PassGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 

@@ -31,33 +31,24 @@ UNSEEN = 4.0
 """The limit before the first batch of training: four standard deviations of what BatchNorm gives."""
 
 
-class _Rounded(Surrogate):
-    """`result` of x and the limit, with the gradients that `FewBits` states."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, result, limit, ctx.least, ctx.most, ctx.learns = inputs
-        ctx.save_for_backward(x, result, limit)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, result, limit = ctx.saved_tensors
-        step = limit / ctx.most
-        scaled = x / step
-        inside = (scaled > ctx.least) & (scaled < ctx.most)
-        gradient = gradient.to(x.dtype)
-        through = gradient * inside
-        if ctx.learns is None:
-            return through, None, None, None, None, None
-        # of LSQ, (y − x)/step inside and y/step outside; of PACT, y/step outside alone
-        kept = x if ctx.learns == "lsq" else result.to(x.dtype)
-        change = ((result.to(x.dtype) - torch.where(inside, kept, 0)) * gradient).sum(dtype=limit.dtype) / step
-        if ctx.learns == "lsq":
-            sample = x.shape[1:] if x.dim() > 1 else x.shape
-            change = change * math.sqrt(ctx.most / max(1, math.prod(sample)))
-        else:
-            change = change / ctx.most
-        return through, None, change, None, None, None
+def _gradients(
+    gradient: Tensor, x: Tensor, result: Tensor, limit: Tensor, least: int, most: int, learns: str | None
+) -> tuple[Tensor | None, ...]:
+    """Those to x and to the limit, as `FewBits` states them; none to the result."""
+    step = limit / most
+    scaled = x / step
+    inside = (scaled > least) & (scaled < most)
+    gradient = gradient.to(x.dtype)
+    through = gradient * inside
+    if learns is None:
+        return through, None, None
+    # of LSQ, (y − x)/step inside and y/step outside; of PACT, y/step outside alone
+    kept = x if learns == "lsq" else result.to(x.dtype)
+    change = ((result.to(x.dtype) - torch.where(inside, kept, 0)) * gradient).sum(dtype=limit.dtype) / step
+    if learns == "lsq":
+        sample = x.shape[1:] if x.dim() > 1 else x.shape
+        return through, None, change * math.sqrt(most / max(1, math.prod(sample)))
+    return through, None, change / most
 
 
 class FewBits(Quantizer):
@@ -105,7 +96,8 @@ class FewBits(Quantizer):
         # in place: the passes over x cost more than the arithmetic
         result = (x.detach() / step).round_().clamp_(self.least, self.most).mul_(step)
         learns = self.range if self.range in ("lsq", "pact") else None
-        return _Rounded.apply(x, result.to(autocast_dtype(x)), limit, self.least, self.most, learns)
+        result = result.to(autocast_dtype(x))
+        return Surrogate.apply(x, result, _gradients, (self.least, self.most, learns), result.detach(), limit)
 
     def integer_input(self) -> IntegerInput:
         limit = self._limit(torch.empty(0)).detach()

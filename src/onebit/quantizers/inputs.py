@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.native import SHIFTED_SIGN
-from onebit.quantizers.base import BinaryInput, Quantizer, autocast_dtype, per_channel, sign
-from onebit.quantizers.one_pass import Activated, activated, summed
+from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, per_channel, sign
+from onebit.quantizers.one_pass import activated, activation_gradients, summed
 from onebit.quantizers.surrogates import approx, signed
 
 
@@ -52,7 +52,7 @@ class RSign(Quantizer):
         if made is None:
             shifted = x.detach() - per_channel(self.shift.detach(), x)
             made = sign(shifted).to(autocast_dtype(shifted))
-        return Activated.apply(x, made, SHIFTED_SIGN, _gradients, *numbers)
+        return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), *numbers)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput(shift=None if self.shift is None else self.shift.detach())
@@ -81,7 +81,7 @@ class InputAdaBin(Quantizer):
             centered = x.detach() - self.centre.detach()
             made = sign(centered) * distance.detach() + self.centre.detach()
             made = made.to(autocast_dtype(x))
-        return Activated.apply(x, made, SHIFTED_SIGN, _gradients, *numbers)
+        return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), *numbers)
 
     def binary_input(self) -> BinaryInput:
         centre = self.centre.detach()

@@ -38,22 +38,20 @@ class EdeSign(Scheduled):
         return BinaryInput()
 
 
-class _Libra(Surrogate):
-    """`weight` = power·sign(ŵ); the gradient through the sign and the standardization."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        latent, _, parts, power, ctx.t = inputs
-        ctx.unbiased = parts.unbiased
-        ctx.save_for_backward(latent, *parts[1:], power)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        latent, unit, mean, inverse, power = ctx.saved_tensors
-        to_unit = bell(rows(gradient, latent), unit, ctx.t * ctx.unbiased)
-        through = through_standardization(to_unit, rows(latent, latent), mean, inverse)
-        factor = power * (ede_height(ctx.t) * ctx.unbiased)
-        return from_rows(through.mul_(factor), latent), None, None, None, None
+def _gradient(
+    gradient: Tensor,
+    latent: Tensor,
+    unit: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    power: Tensor,
+    t: Tensor,
+    unbiased: float,
+) -> Tensor:
+    """The gradient of power·sign(ŵ) through the sign and the standardization."""
+    to_unit = bell(rows(gradient, latent), unit, t * unbiased)
+    through = through_standardization(to_unit, rows(latent, latent), mean, inverse)
+    return from_rows(through.mul_(power * (ede_height(t) * unbiased)), latent)
 
 
 class IRNet(EdeSign):
@@ -74,7 +72,7 @@ class IRNet(EdeSign):
         parts, power = _libra(latent)
         weight = parts.signs().to(autocast_dtype(latent))
         weight = from_rows(weight.mul_(power.to(weight.dtype)), latent)
-        return _Libra.apply(latent, weight, parts, power, self.t)
+        return Surrogate.apply(latent, weight, _gradient, (self.t, parts.unbiased), *parts[1:], power)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         parts, power = _libra(latent)

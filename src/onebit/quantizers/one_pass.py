@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from onebit.common.torch_private import dispatch_modes, in_forward_mode, is_legacy_batched, transforms_active
 from onebit.native import ActivationStruct, InstructionSet, instruction_set, run_activation
-from onebit.quantizers.base import Surrogate
 
 Numbers = tuple[Tensor, Tensor | None, Tensor | None]
 """Shift, scale and offset: all of shape () or all (C,), None for a scale of 1 and for an offset of 0."""
@@ -41,6 +40,13 @@ def kernels(name: str) -> InstructionSet | None:
     """The instruction set of this processor if it has the kernel."""
     isa = instruction_set()
     return isa if isa is not None and getattr(isa, name) else None
+
+
+def backward_kernels(name: str, gradient: Tensor, x: Tensor) -> InstructionSet | None:
+    """The instruction set that has the kernel, for a gradient that lies in memory as x does; None for torch's code."""
+    fits = not torch.is_grad_enabled() and is_plain_training(x) and is_plain_training(gradient)
+    alike = fits and is_dense(x) and is_dense(gradient) and gradient.stride() == x.stride()
+    return kernels(name) if alike else None
 
 
 def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., Any], *given: Any, **fields: Any) -> Any:
@@ -108,34 +114,25 @@ def activated(kind: int, x: Tensor, numbers: Numbers) -> Tensor | None:
     return y
 
 
-class Activated(Surrogate):
-    """`activated`, or the same by torch. Arguments: x, y, kind, gradients, shift, scale, offset.
+def activation_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor | None,
+    offset: Tensor | None,
+    kind: int,
+    by_torch: Callable[..., tuple[Tensor | None, ...]],
+) -> tuple[Tensor | None, ...]:
+    """Those of `activated` to x and to the numbers: the rule of a `Surrogate` whose numbers are `kind` and `by_torch`.
 
-    The backward pass is a kernel, or `gradients(gradient to y, x, shift, scale, offset)` in operations of torch, which
-    have gradients of their own.
+    Args:
+        by_torch: (gradient, x, shift, scale, offset) -> the same in operations of torch, which have gradients.
     """
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
-        x, _, ctx.kind, ctx.gradients, *numbers = inputs
-        ctx.save_for_backward(x, *numbers)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *numbers = ctx.saved_tensors
-        made = _gradients(ctx.kind, gradient, x, tuple(numbers))
-        if made is None:
-            made = ctx.gradients(gradient, x, *numbers)
-        return made[0], None, None, None, *made[1:]
-
-
-def _gradients(kind: int, gradient: Tensor, x: Tensor, numbers: Numbers) -> tuple[Tensor | None, ...] | None:
-    """Those to x and to the numbers by a kernel; None where the operations of torch must run."""
-    if torch.is_grad_enabled() or not is_plain_training(gradient) or gradient.dtype != x.dtype:
-        return None
-    isa = _instruction_set(x, numbers)
+    numbers = shift, scale, offset
+    plain = not torch.is_grad_enabled() and is_plain_training(gradient) and gradient.dtype == x.dtype
+    isa = _instruction_set(x, numbers) if plain else None
     if isa is None:
-        return None
+        return by_torch(gradient, x, *numbers)
     if gradient.stride() != x.stride():
         gradient = torch.empty_like(x).copy_(gradient)
     through = torch.empty_like(x)

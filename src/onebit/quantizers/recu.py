@@ -27,21 +27,13 @@ EPSILON = 1e-5
 """Added to the variance by the authors' code."""
 
 
-class _Clamped(Surrogate):
-    """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardization."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        latent, _, parts, ctx.bound = inputs
-        ctx.factor = SHARPNESS * parts.unbiased
-        ctx.save_for_backward(latent, *parts[1:])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        latent, unit, mean, inverse = ctx.saved_tensors
-        inside = (unit.abs() <= ctx.bound) * rows(gradient, latent).to(unit.dtype)
-        through = through_standardization(inside, rows(latent, latent), mean, inverse)
-        return from_rows(through.mul_(ctx.factor), latent), None, None, None
+def _gradient(
+    gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, bound: Tensor, unbiased: float
+) -> Tensor:
+    """The gradient to w1 where |unit| <= bound, then through the standardization."""
+    inside = (unit.abs() <= bound) * rows(gradient, latent).to(unit.dtype)
+    through = through_standardization(inside, rows(latent, latent), mean, inverse)
+    return from_rows(through.mul_(SHARPNESS * unbiased), latent)
 
 
 class ReCU(Scheduled):
@@ -94,7 +86,7 @@ class ReCU(Scheduled):
         bound = parts.unit.abs().mean() * -torch.log(2 - 2 * self.tau)
         signs = from_rows(parts.signs().to(autocast_dtype(latent)), latent)
         scales = self._scales(latent).view(-1, *[1] * (latent.dim() - 1))
-        return _Clamped.apply(latent, signs, parts, bound) * scales.to(signs.dtype)
+        return Surrogate.apply(latent, signs, _gradient, (bound, parts.unbiased), *parts[1:]) * scales.to(signs.dtype)
 
     def _scales(self, latent: Tensor) -> Tensor:
         """(O,), never 0."""

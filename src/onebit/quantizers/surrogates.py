@@ -23,7 +23,7 @@ from torch import Tensor
 from onebit.common.torch_private import is_legacy_batched
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
-from onebit.quantizers.one_pass import is_dense, is_plain_training, kernels, launch
+from onebit.quantizers.one_pass import backward_kernels, launch
 
 LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""
@@ -76,44 +76,17 @@ def ede_height(t: Tensor | float) -> Tensor | float:
     return 4 * (t.clamp(min=1) if isinstance(t, Tensor) else max(t, 1.0))
 
 
-def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, t: Any = 1.0) -> Tensor | None:
-    """`approx` or `ede` by a native kernel, in float32; None where there is none, as for gradients of gradients."""
+def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
+    """That of a surrogate, in the dtype of x: `approx` and `ede` by a native kernel, in float32, where there is one."""
     kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
-    if (
-        kind is None
-        or torch.is_grad_enabled()
-        or not (is_plain_training(x) and is_plain_training(gradient))
-        or not (is_dense(x) and is_dense(gradient))
-        or gradient.dtype != x.dtype
-        or gradient.stride() != x.stride()
-        or x.numel() < LEAST_VALUES
-    ):
-        return None
-    isa = kernels("run_surrogate")
-    if isa is None:
-        return None
-    t = float(t)
+    isa = None if kind is None or x.numel() < LEAST_VALUES else backward_kernels("run_surrogate", gradient, x)
+    if isa is None or gradient.dtype != x.dtype:
+        return surrogate(gradient, x, *parameters).to(x.dtype)
+    t = float(*parameters or (1.0,))
     cut = torch.empty_like(x)
     fields = {"bf16": x.dtype == torch.bfloat16, "kind": kind, "steepness": 2 * t, "height": ede_height(t)}
     launch(run_surrogate, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=cut, **fields)
     return cut
-
-
-class _Signed(Surrogate):
-    """`signs` of x; the gradient to x is `surrogate(gradient, x, *parameters)`."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
-        x, _, ctx.surrogate, *ctx.parameters = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        cut = _in_one_pass(ctx.surrogate, gradient, x, *ctx.parameters)
-        if cut is None:
-            cut = ctx.surrogate(gradient, x, *ctx.parameters).to(x.dtype)
-        return cut, None, None, *(None for _ in ctx.parameters)
 
 
 def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs: Tensor | None = None) -> Tensor:
@@ -127,4 +100,4 @@ def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs:
     """
     if signs is None:
         signs = sign(x.detach()).to(autocast_dtype(x))
-    return _Signed.apply(x, signs, surrogate, *parameters)
+    return Surrogate.apply(x, signs, _gradient, (surrogate, *parameters))

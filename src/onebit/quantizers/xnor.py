@@ -10,22 +10,14 @@ from onebit.quantizers.channels import from_rows, mean_magnitude, rows
 from onebit.quantizers.surrogates import clipped
 
 
-class _Scaled(Surrogate):
-    """`weight` = α·sign(w); gradient α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        latent, weight, scale = ctx.saved_tensors
-        # weight/rounded is sign(w) exactly, without two passes over the latent
-        rounded = scale.to(weight.dtype).to(latent.dtype)
-        gradient, weight = (rows(x, latent).to(latent.dtype) for x in (gradient, weight))
-        mean = torch.linalg.vecdot(gradient, weight)[:, None] / (rounded * max(weight.shape[1], 1))
-        through = clipped(gradient, rows(latent, latent)).mul_(scale).addcmul_(weight, mean / rounded)
-        return from_rows(through, latent), None, None
+def _gradient(gradient: Tensor, latent: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of α·sign(w): α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
+    # weight/rounded is sign(w) exactly, without two passes over the latent
+    rounded = scale.to(weight.dtype).to(latent.dtype)
+    gradient, weight = (rows(x, latent).to(latent.dtype) for x in (gradient, weight))
+    mean = torch.linalg.vecdot(gradient, weight)[:, None] / (rounded * max(weight.shape[1], 1))
+    through = clipped(gradient, rows(latent, latent)).mul_(scale).addcmul_(weight, mean / rounded)
+    return from_rows(through, latent)
 
 
 class Xnor(Quantizer):
@@ -48,7 +40,8 @@ class Xnor(Quantizer):
         latents = rows(latent.detach(), latent)
         weight = sign(latents).to(autocast_dtype(latent))
         scale = mean_magnitude(latents, weight.dtype)
-        return _Scaled.apply(latent, from_rows(weight.mul_(scale.to(weight.dtype)), latent), scale)
+        weight = from_rows(weight.mul_(scale.to(weight.dtype)), latent)
+        return Surrogate.apply(latent, weight, _gradient, (), weight.detach(), scale)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         latent = latent.detach()
