@@ -128,9 +128,7 @@ def extreme(net: PackedNet, rng: np.random.Generator) -> PackedNet:
 
 
 def _real_arrays(node: Any) -> list[str]:
-    return [
-        name for name, kind in node.arrays.items() if kind.dtype == "float32" and getattr(node, name, None) is not None
-    ]
+    return [name for name, array in node.stored.items() if array.dtype == "float32"]
 
 
 def changed_nets(count: int, seed: int = 0) -> Iterator[PackedNet]:

@@ -49,7 +49,6 @@ from onebit.packed import (
     save,
 )
 from onebit.packed.bits import pack_signs, unpack_signs
-from onebit.packed.file import TENSORS
 from onebit.packed.node_text import to_lines
 
 Maker = Callable[..., PackedNet]
@@ -136,15 +135,6 @@ def test_a_node_is_one_line_that_people_can_read() -> None:
         "slice n4 stop=4,8,8 step=1,1,2",
         "add n5 inputs=n1,n1",
     ]
-
-
-def test_the_tensors_of_the_table_are_those_of_the_operations() -> None:
-    dtypes = {"uint64": "U8", "float32": "F32", "int32": "I32", "int64": "I64", "int8": "I8"}
-    fields = {name: dtypes[stored.dtype] for kind in OPS.values() for name, stored in kind.arrays.items()}
-    assert {**fields, "input.mean": "F32", "input.std": "F32"} == TENSORS
-    for kind in OPS.values():  # a file distinguishes them only by name
-        assert not {"inputs", "in_features", *TENSORS} & set(kind.attributes)
-        assert {name: dtypes[stored.dtype] for name, stored in kind.arrays.items()}.items() <= fields.items()
 
 
 def test_the_certificate_and_names_survive(packed_mlp: Maker, certificate: Certificate) -> None:
@@ -281,10 +271,9 @@ def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_m
         graph, tensors = runpy.run_path(str(tmp_path / "reader.py"))["read"](tmp_path / "net.1bit")
         assert graph == graph_of(dumps(net))
         for node in net.nodes:
-            for name, stored in node.arrays.items():
-                if (array := getattr(node, name)) is not None:
-                    expected = unpack_signs(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
-                    np.testing.assert_array_equal(tensors.pop(f"{node.output}.{name}"), expected, err_msg=stored.dtype)
+            for name, array in node.stored.items():
+                expected = unpack_signs(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
+                np.testing.assert_array_equal(tensors.pop(f"{node.output}.{name}"), expected)
         assert set(tensors) == ({"input.mean", "input.std"} if net.input.coding == "standardise" else set())
     command = [sys.executable, str(tmp_path / "reader.py"), str(tmp_path / "net.1bit")]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

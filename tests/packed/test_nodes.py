@@ -128,7 +128,7 @@ def test_two_values_that_do_not_fit_are_refused() -> None:
         make(Concat).infer(SIGNS, Value((4, 6, 4), "sign", 1))
     with pytest.raises(FormatError, match="sums reach 2147483647, more than int32 holds"):
         make(Add).infer(Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 1))
-    with pytest.raises(FormatError, match="got 1 inputs, expected two or more"):
+    with pytest.raises(FormatError, match="got 1 inputs, expected 2 or more"):
         Concat(inputs=("x",), output="z")
 
 

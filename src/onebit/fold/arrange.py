@@ -16,7 +16,7 @@ from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice
-from onebit.packed.nodes import MOST_SIZE
+from onebit.packed.nodes.node import MOST_SIZE
 
 _PROBE = (2, 3, 5, 7, 11, 13, 17, 19)
 

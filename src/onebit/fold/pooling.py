@@ -14,8 +14,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_size, on_images, shown
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Node
-from onebit.packed.nodes.node import SUM_LIMIT
-from onebit.packed.nodes.rounding import WIDEST
+from onebit.packed.nodes.node import SUM_LIMIT, WIDEST
 
 Shape = tuple[int, ...]
 

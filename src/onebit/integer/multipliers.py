@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.packed.nodes.rounding import EXACT_LIMIT, MOST_SHIFT
+from onebit.packed.nodes.node import MOST_SHIFT
+from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 MOST_OFF = 2.0**-8
 """Numbers are taken if they decide otherwise than the exact affine map only this near to a tie."""

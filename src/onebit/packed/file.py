@@ -11,24 +11,24 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 
 from onebit.common.fields import within
 from onebit.common.files import open_regular, write_atomic
-from onebit.common.record import Record, Whole
+from onebit.common.record import Record, Text, Whole
 from onebit.errors import FormatError, first_line, short
 from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
+from onebit.packed.nodes.node import ARRAYS
 from onebit.packed.strict_json import parse_json
 
 FORMAT = 2
@@ -36,16 +36,12 @@ KEY = "onebit"  # the only key, because safetensors writes several in random ord
 MOST_HEADER_BYTES = 4_000_000
 """20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text."""
 
-_REAL = ("scale", "centre", "weight", "shift", "slope", "low", "high", f"{INPUT}.mean", f"{INPUT}.std")
-TENSORS = {
-    **dict.fromkeys(_REAL, "F32"),
-    **{"signs": "U8", "threshold": "I32", "direction": "I8", "multiplier": "I32", "offset": "I64"},
-}
+TENSORS = {name: dtype for name, (dtype, _) in ARRAYS.items()} | {"signs": "uint8"}
+TENSORS |= dict.fromkeys((f"{INPUT}.mean", f"{INPUT}.std"), "float32")
 """The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
 
-_DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
+_CODES = {"uint8": "U8", "int8": "I8", "int32": "I32", "int64": "I64", "float32": "F32"}
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
@@ -137,7 +133,9 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     net = PackedNet.from_json(graph, **_parts(spec, lines, shapes, _shape_of_words))
 
     data = header + stream.read()
-    _check_digest(digest, data, len(header))
+    blank = data.replace(str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1)
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise FormatError("was changed after it was written: its bytes do not match its digest; pack the net again")
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -145,17 +143,6 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     net = replace(net, **_parts(spec, lines, arrays, bytes_to_words))
     net.check_values()
     return net, digest
-
-
-def _check_digest(digest: object, data: bytes, header: int) -> None:
-    """Raise FormatError unless `digest` is that of all bytes of a file, with its own digits as zeros."""
-    text = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else _NO_DIGEST
-    start = max(0, data.find(text.encode(), 0, header))
-    actual = hashlib.sha256(data[:start])
-    actual.update(_NO_DIGEST.encode())
-    actual.update(memoryview(data)[start + len(text) :])
-    if actual.hexdigest() != digest:
-        raise FormatError("was changed after it was written: its bytes do not match its digest; pack the net again")
 
 
 def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np.dtype[Any], int]], str]:
@@ -177,7 +164,7 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
 class _Tensor(Record):
     """An entry of the header."""
 
-    dtype: Literal["U8", "I8", "I32", "I64", "F32"]
+    dtype: Text
     shape: tuple[Annotated[Whole, within("[1, inf)")]]
     data_offsets: tuple[Whole, Whole]
 
@@ -188,9 +175,9 @@ def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     """dtype and length of a header entry, whose data must be within the `size` bytes after the header."""
     if name not in TENSORS:
         raise FormatError(f"tensor {short(name)} is not part of a packed net; known: {', '.join(TENSORS)}")
-    made, dtype = _Tensor.from_json(entry), np.dtype(_DTYPES[TENSORS[name]])
+    made, dtype = _Tensor.from_json(entry), np.dtype(TENSORS[name])
     start, stop = made.data_offsets
-    if made.dtype != TENSORS[name] or stop > size or stop - start != made.shape[0] * dtype.itemsize:
+    if made.dtype != _CODES[TENSORS[name]] or stop > size or stop - start != made.shape[0] * dtype.itemsize:
         raise FormatError(f"is truncated: tensor {name} is {short(entry)}, with {size} bytes after the header")
     return dtype, made.shape[0]
 

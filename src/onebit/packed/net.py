@@ -15,8 +15,8 @@ from onebit.common.record import Record, Text
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
-from onebit.packed.nodes import OPS, Affine, Node, Numbers, Quantize, Requantize, Sign, Value, check_finite, check_size
-from onebit.packed.nodes.node import MOST_VALUES, read_only
+from onebit.packed.nodes import OPS, Affine, Node, Quantize, Requantize, Sign, Value
+from onebit.packed.nodes.node import MOST_VALUES, Numbers, check_finite, check_size, read_only
 
 INPUT = "input"  # the name of the coded input
 MOST_NODES = 10_000

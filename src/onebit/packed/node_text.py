@@ -16,7 +16,8 @@ import numpy as np
 
 from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
-from onebit.packed.nodes import MOST_RANK, OPS, Node, Numbers
+from onebit.packed.nodes import OPS, Node
+from onebit.packed.nodes.node import ARRAYS, MOST_RANK
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -40,7 +41,7 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
             values = (value,) if numbers.length == 1 else value
             if numbers.length is None:
                 words.append(f"{name}={_text(values)}")
-            elif set(values) != {numbers.default}:
+            elif value != getattr(type(node), name, None):  # the default
                 words.append(f"{name}={_text(values[:1] if len(set(values)) == 1 else values)}")
         lines.append(" ".join(words))
         previous = (node.output,)
@@ -52,52 +53,31 @@ def from_line(line: object, previous: str, take: Take) -> Node:
     op, *words = line.split(" ") if isinstance(line, str) else [""]
     if not words or op not in OPS:
         raise FormatError(f"a node is {short(line)}, expected an op and a name; ops: {', '.join(OPS)}")
-    kind = OPS[op]
-    output, fields = words[0], _fields(kind, words[1:])
+    kind, output = OPS[op], words[0]
+    values: dict[str, Any] = {}
     try:
-        inputs = tuple(fields.pop("inputs", previous).split(","))
-        values: dict[str, Any] = {}
-        for name, text in fields.items():
-            numbers = _numbers(name, text, empty=name in kind.attributes and kind.attributes[name].length is None)
-            if name in kind.attributes:
-                values[name] = _attribute(kind.attributes[name], numbers)
+        for word in words[1:]:
+            name, _, text = word.partition("=")
+            if name in values or name not in ("inputs", *kind.arrays, *kind.attributes):
+                raise FormatError(f"has the unknown or repeated field {short(word)}")
+            parts = text.split(",") if text else []
+            if name == "inputs":
+                values[name] = tuple(parts)
                 continue
-            if len(numbers) != kind.arrays[name].rank or min(numbers) < 1:
-                raise FormatError(f"{name} has the shape {text}, expected {kind.arrays[name].rank} positive integers")
-            values[name] = take(name, numbers)
+            if len(parts) > MOST_RANK or not all(map(_NUMBER.fullmatch, parts)):
+                raise FormatError(f"{name} is {short(text)}, expected integers")
+            numbers = values[name] = tuple(map(int, parts))
+            if name in kind.arrays:
+                if len(numbers) != ARRAYS[name][1] or min(numbers) < 1:
+                    raise FormatError(f"{name} has the shape {text}, expected {ARRAYS[name][1]} positive integers")
+                values[name] = take(name, numbers)
+            elif len(numbers) == 1 and (length := kind.attributes[name].length):
+                values[name] = numbers[0] if length == 1 else numbers * length
             if name == "signs":
                 values["in_features"] = numbers[1]
-        required = [name for name, attribute in kind.attributes.items() if attribute.default is None]
-        required += [name for name, stored in kind.arrays.items() if not stored.optional]
-        if missing := [name for name in required if name not in values]:
-            raise FormatError(f"lacks the field {missing[0]!r}")
-        return kind(inputs=inputs, output=output, **values)
-    except FormatError as error:
+        return kind(**{"inputs": (previous,), "output": output} | values)
+    except (FormatError, TypeError) as error:  # a TypeError for a field that is missing
         raise FormatError(f"node {short(output)} ({op}): {error}") from None
-
-
-def _fields(kind: type[Node], words: list[str]) -> dict[str, str]:
-    known = ("inputs", *kind.arrays, *kind.attributes)
-    fields: dict[str, str] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or name not in known or name in fields:
-            raise FormatError(f"a node has the unknown or repeated field {short(name)}")
-        fields[name] = text
-    return fields
-
-
-def _numbers(name: str, text: str, *, empty: bool) -> tuple[int, ...]:
-    numbers = text.split(",") if text or not empty else []
-    if len(numbers) > MOST_RANK or not all(_NUMBER.fullmatch(number) for number in numbers):
-        raise FormatError(f"{name} is {short(text)}, expected integers")
-    return tuple(int(number) for number in numbers)
-
-
-def _attribute(attribute: Numbers, numbers: tuple[int, ...]) -> int | tuple[int, ...]:
-    if len(numbers) != 1 or attribute.length is None:
-        return numbers
-    return numbers[0] if attribute.length == 1 else numbers * attribute.length
 
 
 def _text(numbers: Iterable[int]) -> str:

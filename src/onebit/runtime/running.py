@@ -16,7 +16,7 @@ from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.net import INPUT
-from onebit.packed.nodes import per_channel
+from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
 from onebit.runtime.inputs import all_finite, check_images, check_numbers, without_torch
 from onebit.runtime.reference_matmul import Executor

@@ -10,7 +10,8 @@ kind       values
 `real`     float32
 =========  ================================================================================
 
-A new operation is a dataclass here, whose `compute` defines it, and an entry in `OPS`.
+A new operation is a dataclass here, whose `compute` defines it, and an entry in `OPS`; a new field has one in `ARRAYS`
+or `ATTRIBUTES`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,7 @@ from onebit.packed.nodes.conv import (
     Transposed,
 )
 from onebit.packed.nodes.dense import Dense, DenseLayer, OneBitWeights, RealDense, RealWeights, Weights
-from onebit.packed.nodes.node import (
-    MOST_RANK,
-    MOST_SIZE,
-    Node,
-    Numbers,
-    Stored,
-    Value,
-    by_class,
-    check_finite,
-    check_size,
-    per_channel,
-)
+from onebit.packed.nodes.node import Node, Value, by_class
 from onebit.packed.nodes.pointwise import (
     Add,
     Affine,
@@ -86,8 +76,6 @@ OPS: dict[str, type[Node]] = {
 }
 
 __all__ = [
-    "MOST_RANK",
-    "MOST_SIZE",
     "OPS",
     "AdaptiveAveragePool",
     "Add",
@@ -109,7 +97,6 @@ __all__ = [
     "Move",
     "Multiply",
     "Node",
-    "Numbers",
     "OneBitWeights",
     "Pad",
     "Permute",
@@ -127,13 +114,9 @@ __all__ = [
     "Reshape",
     "Sign",
     "Slice",
-    "Stored",
     "Threshold",
     "Transposed",
     "Value",
     "Weights",
     "by_class",
-    "check_finite",
-    "check_size",
-    "per_channel",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Numbers, Value, check_size, merged, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, check_size, merged, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,8 +38,6 @@ class Reshape(Move):
 
     shape: tuple[int, ...]
 
-    attributes: ClassVar[dict[str, Numbers]] = {"shape": Numbers(None)}
-
     def infer(self, x: Value) -> Value:
         if prod(self.shape) != prod(x.shape):
             raise FormatError(f"got a value of shape {x.shape}, expected {prod(self.shape)} elements for {self.shape}")
@@ -58,8 +56,6 @@ class Permute(Move):
     """
 
     axes: tuple[int, ...]
-
-    attributes: ClassVar[dict[str, Numbers]] = {"axes": Numbers(None, least=0)}
 
     def infer(self, x: Value) -> Value:
         if sorted(self.axes) != list(range(len(x.shape))):
@@ -80,8 +76,6 @@ class Repeat(Move):
 
     times: tuple[int, ...]
 
-    attributes: ClassVar[dict[str, Numbers]] = {"times": Numbers(None)}
-
     def infer(self, x: Value) -> Value:
         if len(self.times) != len(x.shape):
             raise FormatError(f"times are {self.times}, expected one for each axis of {x.shape}")
@@ -99,7 +93,7 @@ class Repeat(Move):
 class Concat(Node):
     """Concatenates two or more values along the channels."""
 
-    arity: ClassVar[int | None] = None
+    arity = None
 
     def infer(self, *inputs: Value) -> Value:
         if len({x.shape[1:] for x in inputs}) > 1:
@@ -123,12 +117,6 @@ class Slice(Move):
     start: tuple[int, int, int] = (0, 0, 0)
     stop: tuple[int, int, int]
     step: tuple[int, int, int] = (1, 1, 1)
-
-    attributes: ClassVar[dict[str, Numbers]] = {
-        "start": Numbers(3, least=0, default=0),
-        "stop": Numbers(3),
-        "step": Numbers(3, default=1),
-    }
 
     def infer(self, x: Value) -> Value:
         axes = list(zip(require_image(x), self.start, self.stop, self.step, strict=True))
@@ -154,12 +142,6 @@ class Pad(Move):
     channels: tuple[int, int] = (0, 0)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     value: int = 0
-
-    attributes: ClassVar[dict[str, Numbers]] = {
-        "channels": Numbers(2, least=0, default=0),
-        "padding": Numbers(4, least=0, default=0),
-        "value": Numbers(1, least=-1, most=1, default=0),
-    }
 
     def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
-from onebit.packed.nodes.node import Node, Numbers, Value, check_size, require_channels, require_image
+from onebit.packed.nodes.node import Node, Value, check_size, require_channels, require_image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,13 +31,6 @@ class Kernel(Node):
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
-
-    attributes: ClassVar[dict[str, Numbers]] = {
-        "kernel": Numbers(2),
-        "stride": Numbers(2, default=1),
-        "padding": Numbers(4, least=0, default=0),
-        "dilation": Numbers(2, default=1),
-    }
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -67,8 +59,6 @@ class Grouped(Kernel, Weights):
 
     groups: int = 1
 
-    attributes: ClassVar[dict[str, Numbers]] = {**Kernel.attributes, "groups": Numbers(1, default=1)}
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.terms % prod(self.kernel) or self.outputs % self.groups:
@@ -90,11 +80,6 @@ class Convolution(Grouped):
     """
 
     padding_value: int = 0
-
-    attributes: ClassVar[dict[str, Numbers]] = {
-        **Grouped.attributes,
-        "padding_value": Numbers(1, least=-1, most=1, default=0),
-    }
 
     def infer(self, x: Value) -> Value:
         shape = self.outputs, *self.places(x)
@@ -118,8 +103,6 @@ class Transposed(Grouped):
     """
 
     extra: tuple[int, int] = (0, 0)
-
-    attributes: ClassVar[dict[str, Numbers]] = {**Grouped.attributes, "extra": Numbers(2, least=0, default=0)}
 
     def infer(self, x: Value) -> Value:
         height, width = self.whole(x)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import byte_count, check_tail, unpack_signs, word_count
-from onebit.packed.nodes.node import Node, Stored, Value, integer
+from onebit.packed.nodes.node import Node, Value, integer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,12 +53,6 @@ class OneBitWeights(Weights):
     in_features: int
     scale: np.ndarray | None = None
     centre: np.ndarray | None = None
-
-    arrays: ClassVar[dict[str, Stored]] = {
-        "signs": Stored("uint64", 2),
-        "scale": Stored("float32", 1, optional=True),
-        "centre": Stored("float32", 1, optional=True),
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,8 +101,6 @@ class RealWeights(Weights):
     """
 
     weight: np.ndarray
-
-    arrays: ClassVar[dict[str, Stored]] = {"weight": Stored("float32", 2)}
 
     @property
     def outputs(self) -> int:

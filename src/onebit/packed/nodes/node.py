@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,18 @@ SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
 MOST_SIZE = 2**20  # of a kernel, stride, padding, …
 MOST_RANK = 6  # axes of a value, without the batch
-_OR_MORE = {1: "one or more", 2: "two or more"}
+WIDEST = 2**16  # of a range: activations have up to 16 bits
+MOST_SHIFT = 52
+ARRAYS = {
+    **dict.fromkeys(("scale", "centre", "shift", "slope", "low", "high"), ("float32", 1)),
+    "weight": ("float32", 2),
+    "signs": ("uint64", 2),
+    "multiplier": ("int32", 2),
+    "offset": ("int64", 1),
+    "threshold": ("int32", 1),
+    "direction": ("int8", 1),
+}
+"""Field -> dtype and rank of the arrays that nodes may have: a file distinguishes them only by name."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +57,12 @@ class Value:
         return -self.bound if self.least is None else self.least, self.bound if self.most is None else self.most
 
 
-class Stored(NamedTuple):
-    """dtype and rank of an array of a node, and whether it may be None."""
-
-    dtype: str
-    rank: int
-    optional: bool = False
-
-
 class Numbers(NamedTuple):
-    """An attribute of a node: an integer, or a tuple of `length` integers, each from `least` to `most`.
-
-    `length` is None for a tuple of up to MOST_RANK integers, and `default` is the default of each integer, None for a
-    required attribute.
-    """
+    """An integer, or a tuple of `length` integers, each from `least` to `most`; None for up to MOST_RANK of them."""
 
     length: int | None
     least: int = 1
     most: int = MOST_SIZE
-    default: int | None = None
 
     def check(self, name: str, value: object) -> None:
         """Raise FormatError unless `value` is such an integer or tuple."""
@@ -72,6 +71,24 @@ class Numbers(NamedTuple):
         if not fits or any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
             count = self.length or f"at most {MOST_RANK}"
             raise FormatError(f"{name} is {short(value)}, expected {count} integers from {self.least} to {self.most}")
+
+
+ATTRIBUTES = {
+    **dict.fromkeys(("kernel", "stride", "dilation", "size"), Numbers(2)),
+    **dict.fromkeys(("extra", "channels"), Numbers(2, 0)),
+    **dict.fromkeys(("value", "padding_value"), Numbers(1, -1, 1)),
+    **dict.fromkeys(("count_padding", "sums"), Numbers(1, 0, 1)),
+    **dict.fromkeys(("shape", "times"), Numbers(None)),
+    **dict.fromkeys(("stop", "step"), Numbers(3)),
+    "groups": Numbers(1),
+    "padding": Numbers(4, 0),
+    "axes": Numbers(None, 0),
+    "start": Numbers(3, 0),
+    "least": Numbers(1, -WIDEST, 0),
+    "most": Numbers(1, 1, WIDEST),
+    "right_shift": Numbers(1, 0, MOST_SHIFT),
+}
+"""Field -> the integers that nodes may have in it."""
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -83,7 +100,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node(ABC):
-    """Base class of the operations.
+    """Base class of the operations. Their fields are those of ARRAYS and ATTRIBUTES, and `in_features` with `signs`.
 
     Args:
         inputs: names of the input values.
@@ -96,23 +113,25 @@ class Node(ABC):
     arity: ClassVar[int | None] = 1
     """Number of inputs; None for `fewest` or more."""
     fewest: ClassVar[int] = 2
-    arrays: ClassVar[dict[str, Stored]] = {}
-    """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs per row."""
+    arrays: ClassVar[tuple[str, ...]] = ()
     attributes: ClassVar[dict[str, Numbers]] = {}
-    """Fields that are integers or tuples of them."""
+
+    def __init_subclass__(cls) -> None:
+        names = [name for base in reversed(cls.__mro__[:-3]) for name in inspect.get_annotations(base)]
+        cls.arrays = tuple(name for name in names if name in ARRAYS)
+        cls.attributes = {name: ATTRIBUTES[name] for name in names if name not in (*ARRAYS, "in_features")}
 
     def __post_init__(self) -> None:
         if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < self.fewest):
-            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or _OR_MORE[self.fewest]}")
+            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or f'{self.fewest} or more'}")
         for name, numbers in self.attributes.items():
             numbers.check(name, getattr(self, name))
-        for name, stored in self.arrays.items():
-            array = getattr(self, name)
-            if array is None and stored.optional:
-                continue
-            if array.dtype != stored.dtype or array.ndim != stored.rank or not array.size:
-                expected = f"{stored.dtype} with {stored.rank} axes, none empty"
-                raise FormatError(f"{name} is {array.dtype} {array.shape}, expected {expected}")
+        for name, array in self.stored.items():
+            if (array.dtype, array.ndim) != ARRAYS[name] or not array.size:
+                dtype, rank = ARRAYS[name]
+                raise FormatError(
+                    f"{name} is {array.dtype} {array.shape}, expected {dtype} with {rank} axes, none empty"
+                )
             object.__setattr__(self, name, read_only(array))
 
     @abstractmethod

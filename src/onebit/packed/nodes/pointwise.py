@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import sign
-from onebit.packed.nodes.node import Node, Stored, Value, integer, per_channel, require_alike, require_channels
+from onebit.packed.nodes.node import Node, Value, integer, per_channel, require_alike, require_channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,11 +42,6 @@ class Affine(PerChannel):
 
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
-
-    arrays: ClassVar[dict[str, Stored]] = {
-        "scale": Stored("float32", 1, optional=True),
-        "shift": Stored("float32", 1, optional=True),
-    }
 
     def levels(self) -> tuple[np.float32, np.float32] | None:
         """What the signs -1 and +1 become, if this is the same finite number for every channel; else None."""
@@ -85,8 +80,6 @@ class Threshold(PerChannel):
     threshold: np.ndarray
     direction: np.ndarray
 
-    arrays: ClassVar[dict[str, Stored]] = {"threshold": Stored("int32", 1), "direction": Stored("int8", 1)}
-
     def infer(self, x: Value) -> Value:
         if not x.exact:
             raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
@@ -111,8 +104,6 @@ class Sign(PerChannel):
     """
 
     shift: np.ndarray | None = None
-
-    arrays: ClassVar[dict[str, Stored]] = {"shift": Stored("float32", 1, optional=True)}
 
     def infer(self, x: Value) -> Value:
         return Value(super().infer(x).shape, "sign", 1)
@@ -160,8 +151,6 @@ class Prelu(PerChannel):
 
     slope: np.ndarray
 
-    arrays: ClassVar[dict[str, Stored]] = {"slope": Stored("float32", 1)}
-
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         y = v.astype(dtype)
         return np.where(y > 0, y, y * per_channel(self.slope, v.ndim))
@@ -192,11 +181,6 @@ class Clamp(Bounded):
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
-    arrays: ClassVar[dict[str, Stored]] = {
-        "low": Stored("float32", 1, optional=True),
-        "high": Stored("float32", 1, optional=True),
-    }
-
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, array in self.stored.items():
@@ -218,7 +202,7 @@ class Clamp(Bounded):
 class Add(Node):
     """The sum of two values of the same shape, as in a residual net."""
 
-    arity: ClassVar[int | None] = 2
+    arity = 2
 
     def infer(self, a: Value, b: Value) -> Value:
         require_alike((a, b))
@@ -235,7 +219,7 @@ class Add(Node):
 class Multiply(Node):
     """The product of two values of the same shape, such as features and their gates, in float32."""
 
-    arity: ClassVar[int | None] = 2
+    arity = 2
 
     def infer(self, a: Value, b: Value) -> Value:
         require_alike((a, b))

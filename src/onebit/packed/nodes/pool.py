@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.conv import Kernel
-from onebit.packed.nodes.node import Node, Numbers, Value, integer, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, integer, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,12 +48,6 @@ class AveragePool(Pool):
     count_padding: int = 0
     sums: int = 0
 
-    attributes: ClassVar[dict[str, Numbers]] = {
-        **Pool.attributes,
-        "count_padding": Numbers(1, least=0, most=1, default=0),
-        "sums": Numbers(1, least=0, most=1, default=0),
-    }
-
     def infer(self, x: Value) -> Value:
         shape = (x.shape[0], *self.places(x))
         if x.bound is None or not self.sums:
@@ -82,8 +75,6 @@ class AdaptiveAveragePool(Node):
     """
 
     size: tuple[int, int]
-
-    attributes: ClassVar[dict[str, Numbers]] = {"size": Numbers(2)}
 
     def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Numbers, Stored, Value, per_channel, require_alike, require_channels
+from onebit.packed.nodes.node import Node, Value, per_channel, require_alike, require_channels
 
-WIDEST = 2**16  # of a range: activations have up to 16 bits
-MOST_SHIFT = 52
 EXACT_LIMIT = 2**52
 """Magnitudes below it, and the halves between them, are exact in float64, so that integers are not the only way."""
 
@@ -27,11 +25,6 @@ class _Clipped(Node):
 
     least: int
     most: int
-
-    attributes: ClassVar[dict[str, Numbers]] = {
-        "least": Numbers(1, least=-WIDEST, most=0),
-        "most": Numbers(1, least=1, most=WIDEST),
-    }
 
     def clipped(self, shape: tuple[int, ...]) -> Value:
         """The output value."""
@@ -55,13 +48,8 @@ class Requantize(_Clipped):
     offset: np.ndarray
     right_shift: int
 
-    arity: ClassVar[int | None] = None
-    fewest: ClassVar[int] = 1
-    arrays: ClassVar[dict[str, Stored]] = {"multiplier": Stored("int32", 2), "offset": Stored("int64", 1)}
-    attributes: ClassVar[dict[str, Numbers]] = {
-        **_Clipped.attributes,
-        "right_shift": Numbers(1, least=0, most=MOST_SHIFT),
-    }
+    arity = None
+    fewest = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
