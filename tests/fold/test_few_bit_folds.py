@@ -13,7 +13,7 @@ from fold_nets import assert_answers, images_of, make_mlp, torch_logits
 from torch import Tensor, nn
 
 import onebit
-from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.errors import FoldError, UsageError
 from onebit.evaluation.modes import reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers, trains_other_weights
@@ -202,12 +202,12 @@ def test_averages_whose_integer_sums_leave_int32_are_real(size: int, pool: nn.Mo
     np.testing.assert_array_equal(labels, torch_logits(model, images).argmax(axis=1))
 
 
-@pytest.mark.parametrize(("limit", "error"), [(float("nan"), NotBinaryError), (float("inf"), NotBinaryError)])
-def test_a_range_that_is_no_number_is_refused(limit: float, error: type[Exception]) -> None:
+@pytest.mark.parametrize("limit", [float("nan"), float("inf")])
+def test_a_range_that_is_no_number_is_refused(limit: float) -> None:
     model = trained(make_mlp(nasty=None, input_quantizer="uint4"), (1, 3, 4))
     with torch.no_grad():
         next(m for m in model.modules() if isinstance(m, UInt4)).limit.fill_(limit)
-    with pytest.raises(error, match="steps"):
+    with pytest.raises(FoldError, match="UInt4"):
         pack(model)
 
 

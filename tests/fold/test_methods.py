@@ -14,7 +14,7 @@ from fold_nets import images_of, kinds, node_of, randomise, torch_logits
 from torch import Tensor, nn
 
 from onebit.data import Split
-from onebit.errors import FoldError, NotBinaryError
+from onebit.errors import FoldError, OnebitError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
 from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
@@ -249,16 +249,16 @@ def test_input_quantizers_with_a_wrong_binary_input_are_refused(quantizer: Quant
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m[3].slope, r"layer '3': 1 of 6 slopes are not finite"),
-        (lambda m: m[3].shift_in, r"layer '3': 1 of 6 shifts are not finite"),
-        (lambda m: m[5].input_quantizer.shift, r"layer '5.input_quantizer': 1 of 96 shifts are not finite"),
+        (lambda m: m[3].slope, "'3'"),
+        (lambda m: m[3].shift_in, "'3.in'"),
+        (lambda m: m[5].input_quantizer.shift, "'5.input_quantizer'"),
     ],
 )
 def test_learned_parameters_that_are_not_finite_are_refused(change: Callable[[Any], Tensor], message: str) -> None:
     model = net_of(RPReLU(6), inputs="rsign")
     with torch.no_grad():
         change(model)[0] = float("nan")
-    with pytest.raises(NotBinaryError, match=message):
+    with pytest.raises(OnebitError, match=message):
         pack(model, input_shape=SHAPE)
 
 

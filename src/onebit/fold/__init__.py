@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +35,7 @@ __all__ = ["FOLDS", "Folded", "RoundingSite", "SignSite", "eval_copy", "example_
 OTHER_BATCH = 7
 """Samples of a second trace, which finds models that compute with the size of the batch."""
 LARGE = 100_000
-"""Numbers of a batch for which the second trace does not wait for the first layer's values."""
-TRACE_WORK = 2**31
-"""Products and sums after which a check goes on without values: a second or so of one core."""
+"""Numbers of a batch from which only shapes are followed where that is enough."""
 
 
 def pack(
@@ -120,46 +119,41 @@ def fold_once(model: nn.Module, example: Tensor) -> Folded:
 
 def refusals_of(
     model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None
-) -> tuple[torch.fx.Graph | None, dict[str, OnebitError]]:
-    """The traced graph of a model, None if it cannot be traced, and why it cannot be packed whole: path -> error.
+) -> tuple[nn.Module, Tensor, dict[str, OnebitError]]:
+    """The copy of a model that is traced, a batch for it, and why it cannot be packed whole: path -> error.
 
     Each operation is tried, also behind those that are refused. Other errors are those of `pack`.
     """
     folder, batch = _prepared(model, example, preprocess=preprocess)
-    refusals: dict[str, OnebitError] = {}
-    folder.refusals = refusals
-    try:
-        graph = _traced(batch, folder, most_work=TRACE_WORK)
-    except FoldError as error:
-        return None, {"": error}
+    folder.refusals = refusals = dict[str, OnebitError]()
+    graph = _traced(batch, folder)
     try:
         output = folder.walk(graph)
         if not refusals:
             _check_other_batch(folder.finish(output).net, batch, folder)
-            if not any(isinstance(found := node.meta.get("value"), Tensor) and found.is_meta for node in graph.nodes):
+            if batch.numel() < LARGE:
                 refuse_other_branch(folder.model, graph, batch)
     except OnebitError as error:
-        refusals.setdefault("", error)
-    return graph, refusals
+        refusals[""] = error
+    return folder.model, batch, refusals
 
 
-def _traced(batch: Tensor, folder: Folder, *, most_work: int) -> torch.fx.Graph:
-    """The graph of a model, without its values if they take more than `most_work`, unless forward reads them."""
-    try:
-        return trace(folder.model, batch, is_leaf=folder.is_leaf, most_work=most_work)
-    except FoldError:
-        return trace(folder.model, batch, is_leaf=folder.is_leaf)
+def _traced(batch: Tensor, folder: Folder) -> torch.fx.Graph:
+    """The graph of a model, with only the shapes of a large batch unless forward reads its values."""
+    if batch.numel() >= LARGE:
+        with suppress(FoldError):
+            return trace(folder.model, batch, is_leaf=folder.is_leaf, shapes_only=True)
+    return trace(folder.model, batch, is_leaf=folder.is_leaf)
 
 
 def _check_other_batch(net: PackedNet, batch: Tensor, folder: Folder) -> None:
     """Raise FoldError if the model is another net for more samples: a packed net takes any number of them."""
     larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
     folder = Folder(folder.model, folder.first_input, folder.shipped, folder.table)
-    other = folder.fold(_traced(larger, folder, most_work=TRACE_WORK if larger.numel() < LARGE else 0)).net
-    if dumps(net) != dumps(other):
+    if dumps(net) != dumps(folder.fold(_traced(larger, folder)).net):
         raise FoldError(
-            f"the model computes something else for {len(larger)} samples than for {len(batch)}, a packed net the same "
-            "for any number; compute no values and take no branches from len(x), x.shape[0] or earlier batches"
+            f"the model computes something else for {OTHER_BATCH} samples than for {len(batch)}: compute no values and "
+            "take no branches from len(x), x.shape[0] or earlier batches"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from onebit.fold.call import Call, check_finite
+from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
@@ -121,4 +121,4 @@ def _of_sample(call: Call, constant: Any, before: tuple[int, ...], after: tuple[
                 f"its constant of shape {tuple(tensor.shape)} differs along the batch, expected one for all"
             )
         tensor = tensor[0]
-    return check_finite(call.name, "constants", tensor).expand(after[1:])
+    return tensor.expand(after[1:])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx
 
-from onebit.errors import FoldError, NotBinaryError
+from onebit.errors import FoldError
 from onebit.fold.chain import Pending
 from onebit.fold.names import name_of
 from onebit.fold.trace import called_in, run
@@ -103,14 +102,3 @@ def is_part(node: fx.Node) -> bool:
     """Whether a node takes a value out of a tuple, as in `a, b = x.chunk(2)`."""
     first = node.args[0] if node.args else None
     return isinstance(first, fx.Node) and isinstance(first.meta.get("value"), (tuple, list))
-
-
-def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:
-    """`tensor`, detached; NotBinaryError if some values are not finite, FoldError if it is not float32."""
-    if tensor.dtype != torch.float32:
-        raise FoldError(f"layer {name!r}: got {what} of {tensor.dtype}, expected torch.float32; use model.float()")
-    if count := tensor.numel() - int(torch.count_nonzero(torch.isfinite(tensor))):
-        raise NotBinaryError(
-            f"layer {name!r}: {count} of {tensor.numel()} {what} are not finite; pack an earlier checkpoint"
-        )
-    return tensor.detach()

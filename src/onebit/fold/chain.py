@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onebit.errors import NotBinaryError
 from onebit.integer import Affines
 from onebit.packed import Flatten, MaxPool, Node, Permute, Prelu, Repeat, Reshape
 from onebit.packed.grid import FLOAT32_EXACT
@@ -45,6 +46,11 @@ class FoldedOp:
     exact: bool = True
     mixes: bool = False
     formula: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.scale, self.shift, *(self.fields or {}).values())
+        if not all(np.isfinite(x).all() for x in numbers if x is not None):
+            raise NotBinaryError(f"{self.name!r} has numbers that are not finite; pack an earlier checkpoint")
 
     @property
     def moves(self) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from onebit.common.text import NetSize
 from onebit.errors import OnebitError, first_line, shortened
 from onebit.evaluation.health import constant_inputs
-from onebit.fold import eval_copy, refusals_of
+from onebit.fold import refusals_of
 from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import random_inputs
 from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, input_quantizers
@@ -83,22 +83,17 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         >>> check(net, torch.zeros(1, 64)).line
         'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
     """
-    model = unwrapped(model)  # the names in its graph are those without a wrapper
-    layers = describe_layers(model)
+    layers = describe_layers(unwrapped(model))  # the names in its graph are those without a wrapper
     if isinstance(example, (tuple, list)) and example:
         example = example[0]
     try:
         if getattr(example, "dtype", None) == torch.float64:
             example = example.float()
-        graph, refusals = refusals_of(model, example, preprocess=preprocess)
+        copy, batch, refusals = refusals_of(model, example, preprocess=preprocess)
     except (OnebitError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         return CheckReport(layers, False, {"": first_line(error)})
     reasons = {path: first_line(error) for path, error in refusals.items()}
-    if graph is None:
-        return CheckReport(layers, False, reasons)
-    whole = model if preprocess is None else nn.Sequential(preprocess, model)
-    (example,) = [node.meta["value"] for node in graph.nodes if node.op == "placeholder"]
-    warnings = tuple(mistakes(eval_copy(whole), lambda: random_inputs(example, TRIED)))
+    warnings = tuple(mistakes(copy, lambda: random_inputs(batch, TRIED)))
     return CheckReport(layers, not reasons, reasons, warnings)
 
 

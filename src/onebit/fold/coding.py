@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onebit.fold.arithmetic import with_constant
-from onebit.fold.call import Call, check_finite
+from onebit.fold.call import Call
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize
@@ -28,8 +29,7 @@ def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
         if len(shape) != 3:
             raise call.refusal(f"got inputs of shape {shape}, expected images (C, H, W); use onebit.Normalize")
         for what in ("mean", "std"):
-            tensor = check_finite(call.name, f"{what} values", getattr(coding, what))
-            moments[what] = np.broadcast_to(tensor.reshape(-1).numpy(), shape[:1]).copy()
+            moments[what] = np.broadcast_to(getattr(coding, what).reshape(-1).numpy(), shape[:1]).copy()
     folder.coding = coding
     folder.set_input(InputSpec(shape=shape, coding="standardise" if moments else "integer", **moments))
     return x
@@ -42,8 +42,7 @@ def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.node.all_input_nodes[0].meta["value"].dtype == torch.uint8:
         x = with_constant(folder, call, x, 255.0, torch.div, name=f"{call.name}.pixels")
     for what, compute in (("mean", torch.sub), ("std", torch.div)):
-        numbers = check_finite(call.name, f"{what} values", getattr(layer, what))
-        x = with_constant(
-            folder, call, x, numbers.view(-1, *[1] * (len(before) - 2)) if numbers.dim() else numbers, compute
-        )
+        numbers: Tensor = getattr(layer, what)
+        numbers = numbers.view(-1, *[1] * (len(before) - 2)) if numbers.dim() else numbers
+        x = with_constant(folder, call, x, numbers, compute)
     return x

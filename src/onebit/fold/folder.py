@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
-from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Call, Operation, check_finite, is_part
+from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
+from onebit.fold.call import Call, Operation, is_part
 from onebit.fold.chain import Chain, FoldedOp, Pending, joined
 from onebit.fold.names import canonical
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
+from onebit.integer.conversion import to_float32
 from onebit.layers import BinaryLayer, InputCoding
 from onebit.layers.binary import no_fused_path
 from onebit.layers.parametrized import hold_weights, release_weights
@@ -269,6 +270,8 @@ class Folder:
             value = node.infer(*(self.values[source] for source in sources))
         except FormatError as error:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
+        if not all(np.isfinite(array).all() for array in node.stored.values()):
+            raise NotBinaryError(f"{name!r} has numbers that are not finite; pack an earlier checkpoint")
         self.values[output] = value
         if value.exact:
             known = [self.ranges[source] for source in sources if source in self.ranges]
@@ -291,7 +294,7 @@ class Folder:
                 start = index + 1
             elif index + 1 == len(x.ops) or x.ops[index + 1].kind is not None:
                 maps = x.ops[start : index + 1]
-                scale, shift = (_rounded(op.name, a) for a in joined((map.scale, map.shift) for map in maps))
+                scale, shift = map(to_float32, joined((one.scale, one.shift) for one in maps))
                 base = self._written[Pending(x.base, done)] = self.emit(Affine, op.name, base, scale=scale, shift=shift)
                 self.affine[base] = maps
         return base
@@ -407,13 +410,3 @@ def _overrides(cls: type, known: type) -> bool:
     below = cls.__mro__[: cls.__mro__.index(known)]
     names = {name for sub in below for name in vars(sub) if hasattr(known, name)}
     return any(not (name.startswith("__") and name.endswith("__")) for name in names - _WITHOUT_EFFECT)
-
-
-def _rounded(name: str, values: np.ndarray | None) -> np.ndarray | None:
-    """float64 -> float32, finite."""
-    if values is None:
-        return None
-    with np.errstate(over="ignore"):
-        result = values.astype(np.float32)
-    check_finite(name, "folded scales and shifts", torch.from_numpy(result))
-    return result

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onebit.common.text import table
 from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError
-from onebit.fold.folder import check_finite, has_hooks
+from onebit.fold.folder import has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.weight_layers import window_of
 from onebit.layers import (
@@ -179,10 +179,8 @@ def _bits(
     """Rows and terms, and the other arguments of a `PackedLayer`."""
     signs = torch.movedim(weight.signs.detach(), 1, -1).flatten(1)
     rows = words_to_bytes(pack_signs(signs.numpy()), signs.shape[1])
-    given = {"scale": (weight.scale, "scales"), "center": (weight.centre, "centers"), "bias": (bias, "biases")}
-    arguments: dict[str, Any] = {
-        key: None if value is None else check_finite(name, what, value.detach()) for key, (value, what) in given.items()
-    }
+    bias = None if bias is None else bias.detach().float()
+    arguments: dict[str, Any] = {"scale": weight.scale, "center": weight.centre, "bias": bias}
     if quantizer is not None:
         found = getattr(quantizer, "binary_input", lambda: None)()
         signs_only = isinstance(found, BinaryInput) and found.scale is None and found.centre is None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.fold.arithmetic import with_constant
-from onebit.fold.call import Call, any_dtype, check_finite
+from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder, RoundingSite
 from onebit.layers import RPReLU
@@ -22,9 +22,6 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
     if norm.training or norm.running_mean is None or norm.running_var is None:
         raise call.refusal("in training mode or with track_running_stats=False it depends on the whole batch")
-    for what, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-        if tensor.is_floating_point():
-            check_finite(call.name, f"BatchNorm {what} values", tensor)
 
     # torch computes scale·x + shift; get both from torch, as its numbers differ from the formula's in the last digits
     def apply(x: Tensor) -> Tensor:
@@ -34,13 +31,10 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     with torch.no_grad():
         scale = F.batch_norm(zeros + 1, zeros[0], norm.running_var, norm.weight, None, eps=norm.eps)[0]
         shift = apply(zeros)[0]
-    for tensor in (scale, shift):
-        check_finite(call.name, "folded BatchNorm values", tensor)
-    mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
-    weight = 1.0 if norm.weight is None else norm.weight.detach().double().numpy()
-    bias = 0.0 if norm.bias is None else norm.bias.detach().double().numpy()
-    factor = weight / np.sqrt(variance + norm.eps)
-    formula = factor, bias - mean * factor
+        weight = 1.0 if norm.weight is None else norm.weight.double()
+        bias = 0.0 if norm.bias is None else norm.bias.double()
+        factor = weight / (norm.running_var.double() + norm.eps).sqrt()
+        formula = factor.numpy(), (bias - norm.running_mean.double() * factor).numpy()
     op = FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy(), formula=formula)
     return folder.then(x, op)
 
@@ -50,15 +44,12 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     given = quantizer.binary_input()
     if given is None:
         return _few_bits(folder, call, x)
-    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
-        if tensor is not None:
-            check_finite(call.path or call.name, what, tensor)
     level = torch.zeros(1) if given.shift is None else given.shift
     scale = torch.ones(()) if given.scale is None else given.scale
     centre = torch.zeros(()) if given.centre is None else given.centre
     tried = level + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
     with torch.no_grad():
-        same = torch.allclose(quantizer(tried), sign(tried - level) * scale + centre)
+        same = tried.isfinite().all() and torch.allclose(quantizer(tried), sign(tried - level) * scale + centre)
     if not same:
         raise call.refusal("it does not compute what its binary_input() says")
     signs = folder.signed(call, x, given)
@@ -74,9 +65,7 @@ def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
     quantizer: Quantizer = call.module
     given = quantizer.integer_input()
     assert given is not None
-    step = check_finite(call.path or call.name, "steps", given.step)
-    if not float(step) > 0:
-        raise call.refusal(f"its step is {float(step):g}, expected a positive number")
+    step = given.step.detach()
     numbers = torch.arange(given.least - 2, given.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
     with torch.no_grad():
         same = torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step)
@@ -104,8 +93,8 @@ def relu(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def prelu(folder: Folder, call: Call, x: Pending) -> Pending:
-    slope = check_finite(call.name, "slopes", call.argument(1, "weight", None))
-    return _bent(folder, call, x, slope.expand(call.shapes[1][1]))
+    slope: Tensor = call.argument(1, "weight", None)
+    return _bent(folder, call, x, slope.detach().expand(call.shapes[1][1]))
 
 
 def leaky_relu(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -115,10 +104,9 @@ def leaky_relu(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: RPReLU = call.module
-    before, after = (check_finite(call.name, "shifts", shift) for shift in (-layer.shift_in, layer.shift_out))
-    slope = check_finite(call.name, "slopes", layer.slope)
-    x = folder.then(x, _shifted(f"{call.name}.in", before))
-    return folder.then(_bent(folder, call, x, slope), _shifted(f"{call.name}.out", after))
+    x = folder.then(x, _shifted(f"{call.name}.in", -layer.shift_in.detach()))
+    y = _bent(folder, call, x, layer.slope.detach())
+    return folder.then(y, _shifted(f"{call.name}.out", layer.shift_out.detach()))
 
 
 def _bent(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
@@ -163,8 +151,6 @@ def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> 
             raise call.refusal("expected numbers as its bounds")
         if bound is not None and np.float32(bound) != free:
             fields[side] = np.array([float(bound)], np.float32)
-    if not np.isfinite([*fields.values()]).all():
-        raise call.refusal(f"got bounds {low} and {high}, expected finite numbers")
     if not fields:
         return x
     if len(fields) == 2:

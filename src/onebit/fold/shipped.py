@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from onebit.common.fields import read
-from onebit.errors import FoldError, UsageError
-from onebit.fold.call import check_finite
+from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import binary_layers
 from onebit.layers.base import LatentWeight
 from onebit.quantizers import BinaryWeight
@@ -32,14 +31,14 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
     generator = torch.Generator().manual_seed(seed)
     shipped: dict[nn.Module, BinaryWeight] = {}
     for name, layer in binary_layers(model):
-        check_finite(name, "latent weights", layer.weight)
         weight = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
-        scale = None if weight.scale is None else check_finite(name, "scales", weight.scale)
-        centre = None if weight.centre is None else check_finite(name, "centers", weight.centre)
-        weight = weight._replace(scale=scale, centre=centre)
+        parts: list[Any] = [x if x is None else x.detach().float() for x in weight]
+        if not all(x is None or x.isfinite().all() for x in (layer.weight, *parts)):
+            raise NotBinaryError(f"layer {name!r}: some latent weights or scales are not finite; pack an earlier epoch")
+        weight = BinaryWeight(*parts)
         if weights == "binary":
             _refuse_other_forward(name, layer, weight)
         shipped[layer] = weight

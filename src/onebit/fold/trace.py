@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -13,7 +12,6 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import storage_address
 from onebit.errors import FoldError, OnebitError, first_line
-from onebit.layers import BinaryLayer
 
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
@@ -23,7 +21,7 @@ def trace(
     example: Tensor,
     *,
     is_leaf: Callable[[nn.Module], bool],
-    most_work: float = math.inf,
+    shapes_only: bool = False,
 ) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
@@ -33,10 +31,9 @@ def trace(
     Args:
         example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
         is_leaf: which modules are one node, in addition to torch's own layers.
-        most_work: products and sums, about, after which float values have only shapes, on the device "meta", which
-            takes no time; layers that read their inputs fail. A count, so that every machine decides the same.
+        shapes_only: float values have no numbers, on the device "meta"; layers that read their inputs fail.
     """
-    tracer = _Tracer(example.clone(), is_leaf, most_work)
+    tracer = _Tracer(example.clone(), is_leaf, shapes_only)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
@@ -108,14 +105,14 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
 def _same(one: Any, other: Any) -> bool:
     """Whether two outputs have the same tensors, but for rounding."""
     ours, theirs = _leaves(one), _leaves(other)
-    if len(ours) != len(theirs):
+    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+
+
+def _close(a: Any, b: Tensor) -> bool:
+    if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max()) if a.numel() else 0.0
-            if a.shape != b.shape or not torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=atol, equal_nan=True):
-                return False
-    return True
+    atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=atol, equal_nan=True)
 
 
 def module_path(node: fx.Node) -> str:
@@ -207,11 +204,7 @@ def _constants(arguments: Any) -> bool:
     return known and any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _on_meta(value: Any) -> Any:
+def _without_numbers(value: Any) -> Any:
     return value.detach().to("meta") if isinstance(value, Tensor) else value
 
 
@@ -221,19 +214,12 @@ def _version(node: fx.Node) -> int:
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
-def _work(module: nn.Module | None, value: Any) -> int:
-    """Products and sums that a node takes, about: those of the weights of its layer for each number that it gives."""
-    parameters = () if module is None else module.parameters()
-    each = 1 + sum(p.numel() // len(p) for p in parameters if p.dim() > 1 and len(p))
-    return each * sum(leaf.numel() for leaf in _leaves(value) if isinstance(leaf, Tensor))
-
-
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], most_work: float) -> None:
+    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], shapes_only: bool) -> None:
         super().__init__()
-        self.example, self.is_leaf, self.work_left, self.running = example, is_leaf, most_work, False
+        self.example, self.is_leaf, self.shapes_only, self.running = example, is_leaf, shapes_only, False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -247,12 +233,6 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if not _constants((args, kwargs)):
             return super().call_module(m, forward, args, kwargs)
-        for name, layer in m.named_modules(prefix=_in_model(self.path_of_module(m))):
-            if isinstance(layer, BinaryLayer):  # its weights could be of another draw than those that ship
-                raise FoldError(
-                    f"cannot pack {type(layer).__name__} ({name!r}): it is called on parameters or buffers alone, "
-                    "expected values that depend on the input; give it real weights"
-                )
         self.running = True
         try:
             return forward(*args, **kwargs)
@@ -272,40 +252,35 @@ class _Tracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         if kind not in ("output", "get_attr"):
             node, self.running = proxy.node, True
-            for source in node.all_input_nodes:
-                value = source.meta["value"]
-                if self.work_left < 0 and source.op != "get_attr" and _is_float(value):
-                    source.meta["value"] = _on_meta(value)
             versions = [_version(source) for source in node.all_input_nodes]
             try:
                 with torch.random.fork_rng(devices=[]):  # what is drawn inside a node is seen in the graph
-                    value = node.meta["value"] = self._run(node)
+                    value = self._run(node)
             finally:
                 self.running = False
+            if self.shapes_only and isinstance(value, Tensor) and value.is_floating_point():
+                value = _without_numbers(value)
+            node.meta["value"] = value
             node.meta["written"] = [
                 source for source, was in zip(node.all_input_nodes, versions, strict=True) if _version(source) != was
             ]
-            self.work_left -= _work(self._module(node), value)
         return proxy
-
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        """The module that a node calls."""
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
-        # other dtypes are computed, because kernels of meta do not refuse to mix them with floats
-        on_meta = self.work_left < 0 and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
+        # values of other dtypes stay: kernels of meta do not refuse to mix them with floats
+        on_meta = any(getattr(source.meta["value"], "is_meta", False) for source in node.all_input_nodes)
         if on_meta:
-            args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
-        if (module := self._module(node)) is not None:
-            if on_meta:
-                state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
-                return torch.func.functional_call(module, state, args, kwargs)
+            args, kwargs = fx.node.map_aggregate((args, kwargs), _without_numbers)
+        if node.op != "call_module":
+            return run(node.target, args, kwargs)
+        module = self.root.get_submodule(str(node.target))
+        if not on_meta:
             return module(*args, **kwargs)
-        return run(node.target, args, kwargs)
+        state = {name: _without_numbers(x) for name, x in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, state, args, kwargs)
 
 
 def run(target: Any, args: Any, kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
-from onebit.fold.call import Call, check_finite
+from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
@@ -34,14 +34,6 @@ def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
     if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2:
         raise call.refusal("expected x @ weight with a value x of the net and a matrix of weights")
     return _dense(folder, call, values[0], weight.t(), None)
-
-
-def _refuse_latents(folder: Folder, call: Call, weight: Tensor) -> None:
-    """Refuse the latent weights of a binary layer as real numbers."""
-    place = weight.untyped_storage().data_ptr()
-    for name, layer in folder.model.named_modules():
-        if layer in folder.shipped and layer.weight.untyped_storage().data_ptr() == place:
-            raise call.refusal(f"its weights are the latents of the binary layer {name!r}, as real numbers")
 
 
 def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
@@ -123,16 +115,14 @@ def _matmul(
     scale: Tensor | None = None
     if layer in folder.shipped:
         shipped = folder.shipped[layer]
-        scale = shipped.scale  # finite, as `shipped_weights` made sure
+        scale = shipped.scale
         fields.update(_one_bit_fields(call.name, shipped))
         if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred
             fields.update(centre=shipped.centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
         base = folder.emit(one_bit, call.name, source, **fields)
     else:
-        _refuse_latents(folder, call, weight)
-        rows = _rows(check_finite(call.name, "weights", weight)).contiguous()
-        base = folder.emit(real, call.name, source, weight=rows.numpy(), **fields)
+        base = folder.emit(real, call.name, source, weight=_rows(weight.detach()).contiguous().numpy(), **fields)
     y, bound = Pending(base), folder.values[base].bound
     outputs = folder.values[base].shape[0]
     if factor is not None:
@@ -142,7 +132,7 @@ def _matmul(
         exact = bound is not None and sums_are_exact(bound, scale, None)
         y = y.then(FoldedOp(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
     if bias is not None:
-        bias = check_finite(call.name, "biases", bias)
+        bias = bias.detach()
         exact = bound is not None and sums_are_exact(bound, scale, bias)
         y = y.then(FoldedOp(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
     return y

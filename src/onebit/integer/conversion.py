@@ -284,9 +284,9 @@ class Conversion:
         return bound is None or prod(node.kernel) * bound <= SUM_LIMIT
 
 
-def to_float32(array: np.ndarray) -> np.ndarray:
+def to_float32(array: np.ndarray | None) -> np.ndarray | None:
     with np.errstate(over="ignore"):  # found when the values of the net are checked
-        return array.astype(np.float32)
+        return None if array is None else array.astype(np.float32)
 
 
 def float64_or(array: np.ndarray | None, default: float) -> np.ndarray:
