@@ -159,10 +159,33 @@ class LatentWeight(nn.Module):
 
 
 class BinaryLayer(LatentWeight):
-    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
+    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …).
+
+    Args:
+        given, options: those of the `torch.nn` layer; without a bias unless it is asked for.
+        weight_quantizer, input_quantizer: name or object; None keeps real weights, and real inputs.
+        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+    """
 
     recompute_inputs = False
     """See `recompute_inputs_`."""
+    axes = 0
+    """How many axes of an input lie behind that of its channels."""
+    bias_place = 7
+    """That of `bias` in the arguments of the `torch.nn` layer."""
+
+    def __init__(
+        self,
+        *given: Any,
+        weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0,
+        **options: Any,
+    ) -> None:
+        if len(given) <= self.bias_place:
+            options.setdefault("bias", False)
+        super().__init__(*given, **options)
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
         self._add_weight_quantizer(self.weight, weight, value)
@@ -175,7 +198,21 @@ class BinaryLayer(LatentWeight):
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""
-        return x if self.input_quantizer is None else self.input_quantizer(x)
+        quantizer, axis = self.input_quantizer, x.dim() - 1 - self.axes
+        if quantizer is None or axis == 1:  # where input quantizers have the channels
+            return x if quantizer is None else quantizer(x)
+        if axis == 0:
+            return quantizer(x.unsqueeze(0)).squeeze(0)
+        return quantizer(x.movedim(axis, 1)).movedim(1, axis)  # a view, and so is the way back
+
+    def forward(self, input: Tensor, *given: Any, **options: Any) -> Tensor:
+        quantized, weight = self.quantized_input(input), self.effective_weight()
+        with self.saved_as_real(input, quantized):
+            return self.product(quantized, weight, *given, **options)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer for a quantized input and weight."""
+        raise NotImplementedError
 
     def saved_as_real(self, x: Tensor, quantized: Tensor) -> AbstractContextManager[object]:
         """The context for the product with `quantized`: with `recompute_inputs`, autograd saves `x` in its place.
@@ -256,9 +293,9 @@ def skip_fused_path_(model: nn.Module) -> None:
     In eval mode that path reads the weights of its layers directly and skips the quantizers.
     """
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and any(True for _ in binary_layers(module)):
+        layers = nn.TransformerEncoderLayer, nn.TransformerEncoder
+        if isinstance(module, layers) and any(True for _ in binary_layers(module)):
             module.activation_relu_or_gelu = 0
-        elif isinstance(module, nn.TransformerEncoder) and any(True for _ in binary_layers(module)):
             module.use_nested_tensor = False  # only the fused path takes nested tensors
 
 

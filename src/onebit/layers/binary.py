@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+from onebit.layers.base import BinaryLayer
 from onebit.layers.convolution import convolved
 
 
@@ -44,119 +44,52 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         torch.Size([2, 512])
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = False,
-        *,
-        weight_quantizer: WeightQuantizer = "sign",
-        input_quantizer: InputQuantizer = None,
-        value: float | str = 1.0,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._add_quantizers(weight_quantizer, input_quantizer, value)
+    bias_place = 2
 
     def _add_quantizers(self, *given: Any) -> None:
         super()._add_quantizers(*given)
         self.register_forward_pre_hook(no_fused_path)
 
-    def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after the input quantizer, if there is one; its channels are the last axis."""
-        if self.input_quantizer is None or x.dim() <= 2:
-            return super().quantized_input(x)
-        # input quantizers have channels on axis 1; a view, and so is the way back
-        return super().quantized_input(x.movedim(-1, 1)).movedim(1, -1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        inputs, weight = self.quantized_input(x), self.effective_weight()
-        with self.saved_as_real(x, inputs):
-            return F.linear(inputs, weight, self.bias)
-
-
-class _Convolution(BinaryLayer):
-    """What binary convolutions share, transposed or not: `axes` is the number of axes that they slide over."""
-
-    axes: int
-
-    def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after the input quantizer, if there is one."""
-        if self.input_quantizer is None or x.dim() != self.axes + 1:
-            return super().quantized_input(x)
-        return super().quantized_input(x.unsqueeze(0)).squeeze(0)  # one sample without an axis N
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight, self.bias)
 
 
 def padding_of(layer: Any) -> tuple[int, ...]:
     """What a convolution pads, in the order of `F.pad`: (left, right, top, bottom), or (left, right) of one axis.
 
-    With zeros that follows from its padding and dilation as they are now. torch's own field has what they were when the
-    layer was made, and only its other padding modes read it.
+    Numbers are read as they are now: torch's own field has those of when the layer was made.
     """
-    if layer.padding_mode != "zeros":
+    padding = layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
         return tuple(layer._reversed_padding_repeated_twice)
-    axes = len(layer.kernel_size)
-    dilation, padding = (n if isinstance(n, (tuple, str)) else (n,) * axes for n in (layer.dilation, layer.padding))
-    sides: list[int] = []
-    for axis in reversed(range(axes)):
-        spread = dilation[axis] * (layer.kernel_size[axis] - 1)
-        if isinstance(padding, str):
-            sides += (spread // 2, spread - spread // 2) if padding == "same" else (0, 0)
-        else:
-            sides += (padding[axis], padding[axis])
-    return tuple(sides)
+    sides = padding if isinstance(padding, tuple) else (padding,) * len(layer.kernel_size)
+    return tuple(side for side in reversed(sides) for _ in range(2))
 
 
-class _Conv(_Convolution):
-    """The constructor and the forward pass of `BinaryConv1d` and `BinaryConv2d`."""
+class _Conv(BinaryLayer):
+    """What `BinaryConv1d` and `BinaryConv2d` share."""
 
     padding_value = 0.0
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: str | int | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = False,
-        padding_mode: str = "zeros",
-        *,
-        padding_value: float = 0.0,
-        weight_quantizer: WeightQuantizer = "sign",
-        input_quantizer: InputQuantizer = None,
-        value: float | str = 1.0,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        window: Any = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
-        super().__init__(
-            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
-        )
-        if padding_value not in (0, 1, -1) or (padding_value and padding_mode != "zeros"):
-            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {padding_mode!r}, got {padding_value!r}")
+    def __init__(self, *given: Any, padding_value: float = 0.0, **options: Any) -> None:
+        super().__init__(*given, **options)
+        mode = self.padding_mode
+        if padding_value not in (0, 1, -1) or (padding_value and mode != "zeros"):
+            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {mode!r}, got {padding_value!r}")
         self.padding_value = padding_value
-        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if any, padded with `padding_value` if that is not 0."""
         x = super().quantized_input(x)
-        if not self.padding_value:
-            return x
-        return F.pad(x, padding_of(self), value=self.padding_value)
+        return F.pad(x, padding_of(self), value=self.padding_value) if self.padding_value else x
 
-    def forward(self, x: Tensor) -> Tensor:
-        inputs, weight = self.quantized_input(x), self.effective_weight()
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
         own: Any = self
-        with self.saved_as_real(x, inputs):
-            if own.padding_mode != "zeros":
-                return own._conv_forward(inputs, weight, own.bias)
-            convolve = F.conv1d if self.axes == 1 else convolved
-            padding = (0,) * self.axes if self.padding_value else own.padding
-            return convolve(inputs, weight, own.bias, own.stride, padding, own.dilation, own.groups)
+        if own.padding_mode != "zeros":
+            return own._conv_forward(x, weight, own.bias)
+        convolve = F.conv1d if self.axes == 1 else convolved
+        padding = (0,) * self.axes if self.padding_value else own.padding
+        return convolve(x, weight, own.bias, own.stride, padding, own.dilation, own.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
@@ -209,32 +142,8 @@ class BinaryConv2d(_Conv, nn.Conv2d):
     axes = 2
 
 
-class _ConvTranspose(_Convolution):
-    """The constructor and the forward pass of `BinaryConvTranspose1d` and `BinaryConvTranspose2d`."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] = 0,
-        output_padding: int | tuple[int, ...] = 0,
-        groups: int = 1,
-        bias: bool = False,
-        dilation: int | tuple[int, ...] = 1,
-        *,
-        weight_quantizer: WeightQuantizer = "sign",
-        input_quantizer: InputQuantizer = None,
-        value: float | str = 1.0,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        window: Any = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        super().__init__(
-            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
-        )
-        self._add_quantizers(weight_quantizer, input_quantizer, value)
+class _ConvTranspose(BinaryLayer):
+    """What `BinaryConvTranspose1d` and `BinaryConvTranspose2d` share."""
 
     def outputs_first(self, weight: Tensor) -> Tensor:
         # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
@@ -243,16 +152,12 @@ class _ConvTranspose(_Convolution):
 
     own_layout = outputs_first  # its own inverse
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        inputs, weight = self.quantized_input(x), self.effective_weight()
+    def product(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
         own: Any = self  # torch annotates these fields as tuples of any length or as strings
-        extra = own.output_padding
-        if output_size is not None:  # the output padding that gives this size
-            sizes = (own.stride, own.padding, own.kernel_size, self.axes, own.dilation)
-            extra = own._output_padding(inputs, output_size, *sizes)
+        sizes = own.stride, own.padding, own.kernel_size, self.axes, own.dilation
+        extra = own._output_padding(x, output_size, *sizes)
         convolve = F.conv_transpose1d if self.axes == 1 else F.conv_transpose2d
-        with self.saved_as_real(x, inputs):
-            return convolve(inputs, weight, own.bias, own.stride, own.padding, extra, own.groups, own.dilation)
+        return convolve(x, weight, own.bias, own.stride, own.padding, extra, own.groups, own.dilation)
 
 
 class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
