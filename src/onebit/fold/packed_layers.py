@@ -222,8 +222,7 @@ def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:
         for weight in recurrent_names(layer)
         if weight.startswith("weight")
     }
-    same = ("hidden_size", "num_layers", "bidirectional", "batch_first", "proj_size")
-    return PackedRecurrent(layer.mode, weights, **{key: getattr(layer, key) for key in same})
+    return PackedRecurrent(layer, weights)
 
 
 def _cell(mode: str, name: str, layer: Any, shipped: Shipped) -> PackedCell:
@@ -243,8 +242,7 @@ def _attention(name: str, layer: Any, shipped: Shipped) -> PackedAttention:
         inputs = tuple(
             _part(name, layer, f"{one}_proj_weight", bias, shipped) for one, bias in zip("qkv", biases, strict=True)
         )
-    same = ("num_heads", "batch_first", "bias_k", "bias_v", "add_zero_attn")
-    return PackedAttention(inputs, out, **{key: getattr(layer, key) for key in same})
+    return PackedAttention(inputs, out, layer)
 
 
 PACKED: dict[type[nn.Module], Maker] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,11 @@ class PackedAttention(nn.Module):
     Args:
         in_proj: the projections of query, key and value as one, with its bias; or those of each.
         out_proj: of the result.
-        num_heads, batch_first, bias_k, bias_v, add_zero_attn: as in torch.
+        layer: that of torch.
     """
+
+    bias_k: Tensor | None
+    bias_v: Tensor | None
 
     in_proj_bias = None
     """torch's encoder layers read these two, and then call `forward`."""
@@ -30,12 +32,7 @@ class PackedAttention(nn.Module):
         self,
         in_proj: PackedLinear | tuple[PackedLinear, PackedLinear, PackedLinear],
         out_proj: PackedLinear,
-        *,
-        num_heads: int,
-        batch_first: bool = False,
-        bias_k: Tensor | None = None,
-        bias_v: Tensor | None = None,
-        add_zero_attn: bool = False,
+        layer: nn.MultiheadAttention,
     ) -> None:
         super().__init__()
         self._qkv_same_embed_dim = isinstance(in_proj, PackedLinear)
@@ -44,10 +41,10 @@ class PackedAttention(nn.Module):
         else:
             self.q_proj, self.k_proj, self.v_proj = in_proj
         self.out_proj = out_proj
-        self.embed_dim, self.num_heads, self.batch_first = out_proj.outputs, num_heads, batch_first
-        self.head_dim = self.embed_dim // num_heads
-        self.add_zero_attn = add_zero_attn
-        for name, value in (("bias_k", bias_k), ("bias_v", bias_v)):
+        self.embed_dim, self.num_heads, self.batch_first = layer.embed_dim, layer.num_heads, layer.batch_first
+        self.head_dim, self.add_zero_attn = layer.head_dim, layer.add_zero_attn
+        for name in ("bias_k", "bias_v"):
+            value = getattr(layer, name)
             self.register_buffer(name, None if value is None else value.detach().clone())
 
     def forward(
@@ -111,10 +108,9 @@ class PackedAttention(nn.Module):
 
     def _more_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """With the learned key and value, and the zero ones, that every query may attend to."""
-        own: Any = self
         more = []
-        if own.bias_k is not None:
-            more.append((own.bias_k.view(1, 1, -1), own.bias_v.view(1, 1, -1)))
+        if self.bias_k is not None and self.bias_v is not None:
+            more.append((self.bias_k.view(1, 1, -1), self.bias_v.view(1, 1, -1)))
         if self.add_zero_attn:
             more.append((k.new_zeros(1, 1, k.shape[-1]), v.new_zeros(1, 1, v.shape[-1])))
         for key, value in more:

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.errors import FormatError, UsageError
-from onebit.packed.bits import bytes_to_words
+from onebit.errors import UsageError
 from onebit.runtime.layer_operator import (
     PackedWindow,
     follows_gradient,
@@ -63,7 +62,6 @@ class PackedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.terms = len(rows), terms
-        bytes_to_words(rows, terms)
         self.register_buffer("signs", torch.tensor(rows))
         for name, value in (("scale", scale), ("center", center), ("bias", bias)):
             self.register_buffer(name, None if value is None else value.detach().float().cpu().contiguous().clone())
@@ -72,22 +70,15 @@ class PackedLayer(nn.Module):
         self.training = False
 
     @property
-    def rows(self) -> np.ndarray:
-        """(O, ceil(K / 8)) uint8: the signs as a packed net has them."""
-        return self.signs.cpu().numpy()
-
-    @property
     def nbytes(self) -> int:
         """Bytes of everything that the layer keeps of its weights: bits, scale and center."""
-        kept = (self.signs, self.scale, self.center)
-        return sum(one.numel() * one.element_size() for one in kept if one is not None)
+        return sum(one.nbytes for one in (self.signs, self.scale, self.center) if one is not None)
 
     @property
     def packed_sizes(self) -> tuple[int, int]:
         """(one-bit weights, real numbers of scale, center and bias)."""
-        return self.outputs * self.terms, self.outputs * sum(
-            one is not None for one in (self.scale, self.center, self.bias)
-        )
+        real = sum(one is not None for one in (self.scale, self.center, self.bias))
+        return self.outputs * self.terms, self.outputs * real
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels do its work."""
@@ -108,31 +99,13 @@ class PackedLayer(nn.Module):
         return f"{self.outputs} × {self.terms} bits{''.join(f', {name}' for name in real)}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
-        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, old in before.items():  # half() and double() must not change the results
             new = self._buffers[name]
-            if new is not None and new.dtype != old.dtype:
+            if old is not None and new is not None and new.dtype != old.dtype:
                 self._buffers[name] = old.to(new.device)
         return self
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Check what is given, then copy as torch does."""
-        given = {name: state_dict.get(prefix + name) for name in self._buffers}
-        try:
-            for name, value in given.items():
-                if value is None or value.is_meta:
-                    continue
-                if name != "signs" and not bool(value.isfinite().all()):
-                    raise FormatError(f"{int((~value.isfinite()).sum())} values are not finite")
-                if name == "signs" and value.dtype == torch.uint8 and value.shape == self.signs.shape:
-                    bytes_to_words(value.cpu().numpy(), self.terms)
-                elif name == "signs":
-                    raise FormatError(f"got {tuple(value.shape)}, expected uint8 {tuple(self.signs.shape)}")
-        except FormatError as error:
-            args[-1].append(f"{prefix}{name}: {error}")
-            return
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PackedLinear(PackedLayer):
@@ -209,7 +182,8 @@ class PackedConv(PackedLayer):
         if x.dim() == self.axes + 1:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
-            raise self._wrong_shape(x)
+            places = "H, W" if self.axes == 2 else "L"
+            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {places})")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
         if self.padding_mode != "zeros":
@@ -224,10 +198,6 @@ class PackedConv(PackedLayer):
     def in_channels(self) -> int:
         """Channels of the input."""
         return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.window.groups
-
-    def _wrong_shape(self, x: Tensor) -> UsageError:
-        places = "H, W" if self.axes == 2 else "L"
-        return UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {places})")
 
     def _window_for(self, x: Tensor, output_size: list[int]) -> PackedWindow:
         """The window whose result has this size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,38 +12,32 @@ from torch.nn.utils.rnn import PackedSequence
 from onebit.errors import UsageError
 from onebit.runtime.torch_layers import PackedLinear
 
-Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""(gates of the input, gates of h, h, cell state) -> (next h, next cell state)."""
+Step = Callable[..., tuple[Tensor, ...]]
+"""(gates of the input, gates of h, h; of an LSTM the cell state) -> (next h; next cell state)."""
 
 
-def lstm_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def lstm_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
     """A step of an LSTM; gates in the order of torch: input, forget, cell, output."""
-    assert cell is not None
     take, forget, new, give = (inputs + hidden).chunk(4, dim=-1)
     cell = forget.sigmoid() * cell + take.sigmoid() * new.tanh()
     return give.sigmoid() * cell.tanh(), cell
 
 
-def gru_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def gru_step(inputs: Tensor, hidden: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """A step of a GRU; gates in the order of torch: reset, update, new."""
     reset, update, new = inputs.chunk(3, dim=-1)
     own_reset, own_update, own_new = hidden.chunk(3, dim=-1)
     update = (update + own_update).sigmoid()
     new = (new + (reset + own_reset).sigmoid() * own_new).tanh()
-    return new + update * (h - new), None
+    return (new + update * (h - new),)
 
 
-def tanh_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A step of a plain recurrent layer."""
-    return (inputs + hidden).tanh(), None
-
-
-def relu_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A step of a plain recurrent layer with nonlinearity="relu"."""
-    return (inputs + hidden).relu(), None
-
-
-STEPS: dict[str, Step] = {"LSTM": lstm_step, "GRU": gru_step, "RNN_TANH": tanh_step, "RNN_RELU": relu_step}
+STEPS: dict[str, Step] = {
+    "LSTM": lstm_step,
+    "GRU": gru_step,
+    "RNN_TANH": lambda inputs, hidden, h: ((inputs + hidden).tanh(),),
+    "RNN_RELU": lambda inputs, hidden, h: ((inputs + hidden).relu(),),
+}
 """`mode` of torch -> its step."""
 
 
@@ -54,42 +48,23 @@ class PackedRecurrent(nn.Module):
     inference: there is no dropout between layers.
 
     Args:
-        mode: a key of STEPS.
+        layer: that of torch.
         weights: name of torch, such as "weight_ih_l0_reverse" -> packed weight, with its bias.
-        hidden_size, num_layers, bidirectional, batch_first, proj_size: as in torch.
     """
 
-    def __init__(
-        self,
-        mode: str,
-        weights: dict[str, PackedLinear],
-        *,
-        hidden_size: int,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = False,
-        proj_size: int = 0,
-    ) -> None:
+    def __init__(self, layer: nn.RNNBase, weights: dict[str, PackedLinear]) -> None:
         super().__init__()
         for name, weight in weights.items():
             self.add_module(name, weight)
-        self.mode, self.hidden_size, self.num_layers, self.proj_size = mode, hidden_size, num_layers, proj_size
-        self.bidirectional, self.batch_first = bidirectional, batch_first
-
-    @property
-    def input_size(self) -> int:
-        """Features of the input."""
-        first = self.get_submodule("weight_ih_l0")
-        assert isinstance(first, PackedLinear)
-        return first.terms
+        self.mode, self.batch_first, self.bidirectional = layer.mode, layer.batch_first, layer.bidirectional
+        self.hidden_size, self.num_layers, self.proj_size = layer.hidden_size, layer.num_layers, layer.proj_size
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """The output for (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence."""
         if isinstance(input, PackedSequence):
-            sizes = input.batch_sizes.tolist()
             if hx is not None and input.sorted_indices is not None:
                 hx = _each(hx, lambda state: state.index_select(1, input.sorted_indices))
-            data, states = self._run(input.data, sizes, self._begin(input.data, sizes[0], hx))
+            data, states = self._run(input.data, input.batch_sizes.tolist(), hx)
             if input.unsorted_indices is not None:
                 states = _each(states, lambda state: state.index_select(1, input.unsorted_indices))
             return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices), states
@@ -100,68 +75,57 @@ class PackedRecurrent(nn.Module):
         elif self.batch_first:
             input = input.transpose(0, 1)
         steps, batch = input.shape[:2]
-        data = input.reshape(steps * batch, self.input_size)
-        data, states = self._run(data, [batch] * steps, self._begin(input, batch, hx))
+        data, states = self._run(input.flatten(0, 1), [batch] * steps, hx)
         output = data.view(steps, batch, data.shape[-1])
         if single:
             return output.squeeze(1), _each(states, lambda state: state.squeeze(1))
         return output.transpose(0, 1) if self.batch_first else output, states
 
-    def _begin(self, like: Tensor, batch: int, hx: Any) -> tuple[Tensor, Tensor | None]:
-        """The first h and cell state, (layers · directions, N, size)."""
-        count = self.num_layers * (1 + self.bidirectional)
-        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.mode == "LSTM")
+    def _run(self, data: Tensor, sizes: list[int], hx: Any) -> tuple[Tensor, Any]:
+        """The output and the last states, (layers · directions, N, size), for the rows of all steps."""
+        shapes = [(self.num_layers * (1 + self.bidirectional), sizes[0], self.proj_size or self.hidden_size)]
+        if self.mode == "LSTM":
+            shapes.append((*shapes[0][:2], self.hidden_size))
         if hx is None:
-            given = [like.new_zeros(count, batch, size) for size in sizes]
-        else:
-            given = list(hx) if isinstance(hx, (tuple, list)) else [hx]
-        if [tuple(state.shape) for state in given] != [(count, batch, size) for size in sizes]:
-            got = ", ".join(str(tuple(state.shape)) for state in given)
-            raise UsageError(f"got hx {got}, expected {', '.join(str((count, batch, size)) for size in sizes)}")
-        return given[0], given[1] if len(given) == 2 else None
-
-    def _run(self, data: Tensor, sizes: list[int], begin: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Any]:
-        hidden, cells = begin
-        last: list[tuple[Tensor, Tensor | None]] = []
+            hx = [data.new_zeros(shape) for shape in shapes]
+        begin = list(hx) if isinstance(hx, (tuple, list)) else [hx]
+        if (got := [tuple(state.shape) for state in begin]) != shapes:
+            raise UsageError(f"got hx {got}, expected {shapes}")
+        last: list[Sequence[Tensor]] = []
         for layer in range(self.num_layers):
             made = []
             for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
-                own = len(last)
-                cell = None if cells is None else cells[own]
-                output, state = self._direction(f"l{layer}{suffix}", data, sizes, hidden[own], cell)
+                state = [one[len(last)] for one in begin]
+                output, ended = self._direction(f"l{layer}{suffix}", data, sizes, state)
                 made.append(output)
-                last.append(state)
+                last.append(ended)
             data = torch.cat(made, dim=-1) if len(made) > 1 else made[0]
-        h = torch.stack([state[0] for state in last])
-        if cells is None:
-            return data, h
-        return data, (h, torch.stack([state[1] for state in last if state[1] is not None]))
+        states = tuple(torch.stack(each) for each in zip(*last, strict=True))
+        return data, states if self.mode == "LSTM" else states[0]
 
     def _direction(
-        self, name: str, data: Tensor, sizes: list[int], h: Tensor, cell: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        self, name: str, data: Tensor, sizes: list[int], state: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """One layer in one direction. A step has a row for each sequence that is long enough, the longest first."""
         own: dict[str, Any] = dict(self.named_children())
         hidden, project, step = own[f"weight_hh_{name}"], own.get(f"weight_hr_{name}"), STEPS[self.mode]
-        gates = own[f"weight_ih_{name}"](data).split(sizes)
-        backward = name.endswith("_reverse")
+        order = slice(None, None, -1 if name.endswith("_reverse") else None)
         made = []
-        for part in reversed(gates) if backward else gates:
-            count, rest, rest_cell = len(part), h[len(part) :], None if cell is None else cell[len(part) :]
-            before = h if count == len(h) else h[:count]
-            h, new = step(part, hidden(before), before, None if cell is None else cell[:count])
+        for part in own[f"weight_ih_{name}"](data).split(sizes)[order]:
+            count, before = len(part), state
+            whole = count == len(before[0])
+            given = before if whole else [one[:count] for one in before]
+            state = step(part, hidden(given[0]), *given)
             if project is not None:
-                h = project(h)
-            made.append(h)
-            if len(rest):
-                h = torch.cat([h, rest])
-                new = None if new is None or rest_cell is None else torch.cat([new, rest_cell])
-            cell = new
-        return torch.cat(made[::-1] if backward else made), (h, cell)
+                state = (project(state[0]), *state[1:])
+            made.append(state[0])
+            if not whole:
+                state = [torch.cat([one, old[count:]]) for one, old in zip(state, before, strict=True)]
+        return torch.cat(made[order]), state
 
     def extra_repr(self) -> str:
         more = ", bidirectional" * self.bidirectional + ", batch_first" * self.batch_first
-        return f"{self.mode}, {self.input_size} -> {self.hidden_size}, {self.num_layers} layers{more}"
+        return f"{self.mode}, hidden {self.hidden_size}, {self.num_layers} layers{more}"
 
 
 class PackedCell(nn.Module):
@@ -171,20 +135,14 @@ class PackedCell(nn.Module):
         super().__init__()
         self.mode, self.weight_ih, self.weight_hh = mode, weight_ih, weight_hh
 
-    @property
-    def hidden_size(self) -> int:
-        """Features of h."""
-        return self.weight_hh.terms
-
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """The next state for (N, F) or (F,)."""
-        shape = (*input.shape[:-1], self.hidden_size)
         if hx is None:
-            zeros = input.new_zeros(shape)
+            zeros = input.new_zeros(*input.shape[:-1], self.weight_hh.terms)
             hx = (zeros, zeros) if self.mode == "LSTM" else zeros
-        h, cell = hx if self.mode == "LSTM" else (hx, None)
-        new, cell = STEPS[self.mode](self.weight_ih(input), self.weight_hh(h), h, cell)
-        return new if cell is None else (new, cell)
+        state = hx if self.mode == "LSTM" else (hx,)
+        state = STEPS[self.mode](self.weight_ih(input), self.weight_hh(state[0]), *state)
+        return state if self.mode == "LSTM" else state[0]
 
 
 def _each(states: Any, function: Callable[[Tensor], Tensor]) -> Any:
