@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from onebit.errors import FoldError, UsageError
+from onebit.errors import OnebitError, UsageError
 from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
@@ -240,8 +240,8 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (lambda x: torch.add(x, x, alpha=2), "alpha"),
         (lambda x: torch.add(x, 2, x), "three arguments"),
         (lambda x: x.sub(2, F.relu(x)), "three arguments"),
-        (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "bounds"),
-        (lambda x: x.clamp(max=float("nan")), "bounds"),
+        (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "clamp"),
+        (lambda x: x.clamp(max=float("nan")), "clamp"),
         (lambda x: x.mean(0, keepdim=True), "mean"),
         (lambda x: x / x.mean((2, 3), keepdim=True), "divides"),
         (lambda x: 1 / (x + 900), "divides"),
@@ -265,7 +265,7 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
     ],
 )
 def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], noun: str) -> None:
-    with pytest.raises(FoldError, match=noun) as caught:
+    with pytest.raises(OnebitError, match=noun) as caught:
         pack(Net(body).eval(), input_shape=SHAPE)
     assert "\n" not in str(caught.value)
 

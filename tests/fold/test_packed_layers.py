@@ -426,20 +426,6 @@ class Half(nn.Module):
         return weight / 2
 
 
-class InAList(nn.Module):
-    """Reaches its layers through a list that torch does not know of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
-        self.steps = [self.a, self.b]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = torch.relu(step(x))
-        return x
-
-
 def hooked() -> nn.Module:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     onebit.binarize_(model)
@@ -461,26 +447,12 @@ def twice_parametrized() -> nn.Module:
     return model
 
 
-def in_a_list() -> nn.Module:
-    model = InAList()
-    onebit.binarize_(model)
-    return model
-
-
-def by_its_method() -> nn.Module:
-    model = in_a_list()
-    model.steps = [model.a.forward, model.b.forward]
-    return model
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (hooked, "hooks"),
         (hooked_lstm, "hooks"),
         (twice_parametrized, "'self_attn'"),
-        (in_a_list, "steps"),
-        (by_its_method, "steps"),
     ],
 )
 def test_what_a_packed_layer_would_not_compute_is_refused(make: Any, reason: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +23,13 @@ from onebit.layers import (
     BinaryConvTranspose2d,
     BinaryLayer,
     BinaryLinear,
-    LatentWeight,
     binary_parametrizations,
 )
 from onebit.layers.base import skip_fused_path_
 from onebit.layers.binary import padding_of
 from onebit.layers.parametrized import kind_name, kind_of
 from onebit.packed.bits import pack_signs, words_to_bytes
-from onebit.quantizers import BinaryInput, BinaryWeight
+from onebit.quantizers import BinaryWeight, Quantizer
 from onebit.runtime.layer_operator import PackedWindow
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer, PackedLinear
@@ -111,19 +108,18 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     skip_fused_path_(model)
     made: dict[nn.Module, nn.Module] = {}
     rows: list[PackedRow] = []
-    left = set(shipped)
     for name, module in model.named_modules():
-        maker = _maker(name, module, left)
-        if maker is None:
-            continue
-        own = [part for part in module.modules() if part in left]
-        left.difference_update(own)
-        _refuse_lost(name, module)
-        made[module] = maker(name, module, shipped)
-        parts = [part for part in made[module].modules() if isinstance(part, PackedLayer)]
-        count = sum(shipped[part].signs.numel() for part in own)
-        rows.append(PackedRow(name, kind_name(module), count, 4 * count, sum(part.nbytes for part in parts)))
-    _refuse_other_places(model, made)
+        parts = [part for part in module.modules() if part in shipped]
+        maker = PACKED.get(kind_of(module)) if parts else None
+        if maker is not None:
+            _refuse_lost(name, module)
+            made[module] = packed = maker(name, module, shipped)
+            count = sum(shipped.pop(part).signs.numel() for part in parts)
+            held = sum(part.nbytes for part in packed.modules() if isinstance(part, PackedLayer))
+            rows.append(PackedRow(name, kind_name(module), count, 4 * count, held))
+        elif module in shipped:
+            known = ", ".join(kind.__name__ for kind in PACKED)
+            raise FoldError(f"layer {name!r}: {kind_name(module)} cannot hold bits, expected one of {known}")
     for parent in list(model.modules()):
         if parent not in made:
             for name, child in list(parent._modules.items()):
@@ -137,44 +133,13 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
 def _refuse_lost(name: str, module: nn.Module) -> None:
     """Raise FoldError for what a layer computes beside its class and its quantizers: its packed twin would not."""
     for part in module.modules():
-        others = [w for w in binary_parametrizations(part) if len(part.parametrizations[w]) > 1]  # type: ignore[index]
+        others = any(len(part.parametrizations[w]) > 1 for w in binary_parametrizations(part))  # type: ignore[index]
         if others or has_hooks(part):
-            reason = f"another parametrization of {others[0]}" if others else "forward hooks"
-            raise FoldError(f"layer {name!r} has {reason}, which its packed twin would not run; remove them first")
-
-
-def _refuse_other_places(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
-    """Raise FoldError where a module holds a layer in a list or by its method: it would go on with the old one."""
-    for name, module in model.named_modules():
-        if module in made:
-            continue
-        for attribute, value in vars(module).items():
-            held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            owners = [getattr(one, "__self__", None) if inspect.ismethod(one) else one for one in held]
-            if attribute != "_modules" and any(isinstance(one, nn.Module) and one in made for one in owners):
-                place = ".".join(filter(None, (name, attribute)))
-                raise FoldError(
-                    f"{place} holds a layer that would become packed, and torch does not know of that place: use "
-                    "nn.ModuleList or nn.ModuleDict, or the layer's own attribute"
-                )
-
-
-Maker = Callable[[str, Any, Shipped], nn.Module]
-
-
-def _maker(name: str, module: nn.Module, left: set[nn.Module]) -> Maker | None:
-    """The function that packs this module, None for one to go into; FoldError if it cannot be packed."""
-    if not any(part in left for part in module.modules()):
-        return None
-    maker = PACKED.get(kind_of(module))
-    if maker is None and isinstance(module, LatentWeight):
-        known = ", ".join(one.__name__ for one in PACKED)
-        raise FoldError(f"layer {name!r}: {kind_name(module)} cannot hold bits; known are {known}, no subclasses")
-    return maker
+            raise FoldError(f"layer {name!r} has hooks or a second parametrization: its packed twin would not run them")
 
 
 def _bits(
-    name: str, weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None
+    weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None
 ) -> tuple[tuple[Any, int], dict[str, Any]]:
     """Rows and terms, and the other arguments of a `PackedLayer`."""
     signs = torch.movedim(weight.signs.detach(), 1, -1).flatten(1)
@@ -182,25 +147,25 @@ def _bits(
     bias = None if bias is None else bias.detach().float()
     arguments: dict[str, Any] = {"scale": weight.scale, "center": weight.centre, "bias": bias}
     if quantizer is not None:
-        found = getattr(quantizer, "binary_input", lambda: None)()
-        signs_only = isinstance(found, BinaryInput) and found.scale is None and found.centre is None
-        plain = signs_only and found is not None and found.shift is None
+        given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
+        signs_only = given is not None and given.scale is None and given.centre is None
+        plain = signs_only and given.shift is None  # type: ignore[union-attr]
         arguments |= {"input_quantizer": quantizer, "sign_inputs": signs_only, "plain": plain}
     return (rows, signs.shape[1]), arguments
 
 
 def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
-    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
+    bits, arguments = _bits(shipped[layer], layer.bias, layer.input_quantizer)
     return PackedLinear(*bits, **arguments)
 
 
-def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
-    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
+def _conv(name: str, layer: Any, shipped: Shipped) -> PackedConv:
+    bits, arguments = _bits(shipped[layer], layer.bias, layer.input_quantizer)
     window = PackedWindow(**window_of(layer), transposed=layer.transposed)
     if layer.padding_mode != "zeros":
         window = window._replace(padding=(0, 0, 0, 0))
         arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding_of(layer)}
-    return PackedConv(*bits, window=window, axes=axes, **arguments)
+    return PackedConv(*bits, window=window, axes=len(layer.kernel_size), **arguments)
 
 
 # layers of torch whose weights are parametrized
@@ -209,10 +174,9 @@ def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
 def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped: Shipped) -> PackedLinear:
     """A weight of `layer` as a packed layer of its own."""
     found = binary_parametrizations(layer).get(weight)
-    path = f"{name}.{weight}" if name else weight
     if found is None or found not in shipped:
         raise FoldError(f"layer {name!r}: the weight {weight!r} is real; make all weights of the layer binary")
-    bits, arguments = _bits(path, shipped[found], bias)
+    bits, arguments = _bits(shipped[found], bias)
     return PackedLinear(*bits, **arguments)
 
 
@@ -225,7 +189,8 @@ def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:
     return PackedRecurrent(layer, weights)
 
 
-def _cell(mode: str, name: str, layer: Any, shipped: Shipped) -> PackedCell:
+def _cell(name: str, layer: Any, shipped: Shipped) -> PackedCell:
+    mode = kind_name(layer).removesuffix("Cell")
     if mode == "RNN":
         mode = f"RNN_{layer.nonlinearity.upper()}"
     parts = (_part(name, layer, f"weight_{one}", getattr(layer, f"bias_{one}"), shipped) for one in ("ih", "hh"))
@@ -245,18 +210,11 @@ def _attention(name: str, layer: Any, shipped: Shipped) -> PackedAttention:
     return PackedAttention(inputs, out, layer)
 
 
-PACKED: dict[type[nn.Module], Maker] = {
+PACKED: dict[type[nn.Module], Callable[[str, Any, Shipped], nn.Module]] = {
     BinaryLinear: _linear,
-    BinaryConv1d: partial(_conv, 1),
-    BinaryConv2d: partial(_conv, 2),
-    BinaryConvTranspose1d: partial(_conv, 1),
-    BinaryConvTranspose2d: partial(_conv, 2),
-    nn.LSTM: _recurrent,
-    nn.GRU: _recurrent,
-    nn.RNN: _recurrent,
-    nn.LSTMCell: partial(_cell, "LSTM"),
-    nn.GRUCell: partial(_cell, "GRU"),
-    nn.RNNCell: partial(_cell, "RNN"),
+    **dict.fromkeys((BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d), _conv),
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), _cell),
     nn.MultiheadAttention: _attention,
 }
 """Class of a binary layer, or of a torch layer with binary weights -> the function that makes its packed module."""
