@@ -22,17 +22,20 @@ def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
     """Write C of a net, how to build it, and an example."""
     plan = Planner(net)
     code = source.code_of(plan)
-    written = {"net.h": header(plan, code), "net.c": source_file(plan, code), "net_weights.h": weights_file(plan)}
+    facts = about(plan, code)
+    written = {
+        "net.h": header(plan, facts),
+        "net.c": source_file(plan, code, facts),
+        "net_weights.h": weights_file(plan),
+    }
     if layout == "arduino":
         name = "onebit_" + (re.sub(r"[^A-Za-z0-9]+", "_", net.name).strip("_") or "net")
         written = {f"src/{file}": text for file, text in written.items()}
-        written["library.properties"] = library_properties(name)
-        written["library.json"] = library_json(name)
+        written |= {"library.properties": library_properties(name), "library.json": library_json(name)}
         written["examples/run/run.ino"] = template("run.ino")
     else:
-        written["main.c"] = template("main.c")
-        written["Makefile"] = template("Makefile")
-    written["README.md"] = readme(plan, code, layout)
+        written |= {name: template(name) for name in ("main.c", "Makefile")}
+    written["README.md"] = readme(net, facts, layout)
     for file, text in written.items():
         place = path / file
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -43,85 +46,74 @@ def template(name: str) -> str:
     return (files("onebit.export.c") / "templates" / name).read_text(encoding="utf-8")
 
 
-def header(plan: Planner, code: source.Code) -> str:
-    net = plan.net
-    kind, made = source.input_type(plan), source.output_type(plan)
-    lines = [
-        *about(plan, code),
-        "",
-        f"    {kind} input[NET_INPUT_SIZE];",
-        f"    {made} output[NET_OUTPUT_SIZE];",
-        "    net_run(input, output);",
-        "",
-        *_input_in_words(net),
-        "The memory between the layers is static: one call at a time.",
-    ]
-    defines = [
-        f"#define NET_INPUT_SIZE {prod(net.input.shape)}",
-        f"#define NET_OUTPUT_SIZE {plan.output_size}",
-        f"#define NET_INPUT_IS_FLOAT {int(kind == 'float')}",
-        f"#define NET_OUTPUT_IS_FLOAT {int(made == 'float')}",
-    ]
-    if not isinstance(net.output, str):
-        defines += ["", "/* Where each output begins. */"]
-        pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
-        for k, (key, name) in enumerate(pairs):
-            shape = source.dimensions(plan.known[name].shape)
-            defines.append(f"#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}")
-    classes = []
-    if net.classes:
-        count = f"#define NET_CLASS_COUNT {len(net.classes)}"
-        array = "extern const char *const net_classes[NET_CLASS_COUNT];"
-        classes = ["", "/* The names of the classes. */", count, array]
-    digest = f"0x{hashlib.sha256(dumps(net)).hexdigest()[:8]}u"
-    return "\n".join(
-        [
-            *source.block(lines),
-            f"#if defined(NET_H) && NET_ID != {digest}",
-            '#error "net.h of another net is included already: the names of the two are the same"',
-            "#endif",
-            "#ifndef NET_H",
-            "#define NET_H",
-            f"#define NET_ID {digest}",
-            "",
-            "#include <stdint.h>",
-            "",
-            *defines,
-            "",
-            f"typedef {kind} net_input_t;",
-            f"typedef {made} net_output_t;",
-            "",
-            "#ifdef __cplusplus",
-            'extern "C" {',
-            "#endif",
-            "",
-            "/* Computes the outputs for one input. */",
-            f"void net_run(const {kind} *input, {made} *output);",
-            *classes,
-            "",
-            "#ifdef __cplusplus",
-            "}",
-            "#endif",
-            "",
-            "#endif",
-            "",
-        ]
-    )
-
-
 def about(plan: Planner, code: source.Code) -> list[str]:
     """What the net is, and what it needs."""
     net = plan.net
     weights = sum(row.binary_weights for row in costs(net))
     name = f"{net.name}: " if net.name else ""
-    kind = "float32" if net.input.dtype == "float32" else "uint8"
     given = " and ".join(source.dimensions(plan.known[name].shape) for name in net.outputs)
     return [
         f"written by onebit {__version__}, {net.statement}",
-        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}",
+        f"{name}{source.dimensions(net.input.shape)} {net.input.dtype} -> {given}",
         f"{weights:,} one-bit weights, {plan.constant_bytes:,} bytes of constants, "
         f"{code.static_bytes:,} bytes of memory",
     ]
+
+
+def header(plan: Planner, facts: list[str]) -> str:
+    net = plan.net
+    kind, made = source.input_type(plan), source.output_type(plan)
+    use = [
+        f"    {kind} input[NET_INPUT_SIZE];",
+        f"    {made} output[NET_OUTPUT_SIZE];",
+        "    net_run(input, output);",
+    ]
+    once = "The memory between the layers is static: one call at a time."
+    outputs = classes = ""
+    if not isinstance(net.output, str):
+        outputs = "\n\n/* Where each output begins. */"
+        pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
+        for k, (key, name) in enumerate(pairs):
+            shape = source.dimensions(plan.known[name].shape)
+            outputs += f"\n#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}"
+    if net.classes:
+        classes = f"""
+/* The names of the classes. */
+#define NET_CLASS_COUNT {len(net.classes)}
+extern const char *const net_classes[NET_CLASS_COUNT];
+"""
+    digest = f"0x{hashlib.sha256(dumps(net)).hexdigest()[:8]}u"
+    return f"""{source.block([*facts, "", *use, "", *_input_in_words(net), once])}
+#if defined(NET_H) && NET_ID != {digest}
+#error "net.h of another net is included already: the names of the two are the same"
+#endif
+#ifndef NET_H
+#define NET_H
+#define NET_ID {digest}
+
+#include <stdint.h>
+
+#define NET_INPUT_SIZE {prod(net.input.shape)}
+#define NET_OUTPUT_SIZE {plan.output_size}
+#define NET_INPUT_IS_FLOAT {int(kind == "float")}
+#define NET_OUTPUT_IS_FLOAT {int(made == "float")}{outputs}
+
+typedef {kind} net_input_t;
+typedef {made} net_output_t;
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* Computes the outputs for one input. */
+void net_run(const {kind} *input, {made} *output);
+{classes}
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
 
 
 def _input_in_words(net: PackedNet) -> list[str]:
@@ -138,33 +130,35 @@ def _input_in_words(net: PackedNet) -> list[str]:
     return lines
 
 
-def source_file(plan: Planner, code: source.Code) -> str:
-    parts = [
-        "\n".join(
-            source.block(
-                [*about(plan, code), "", "Every sum has a fixed order: the outputs are those of onebit, bit for bit."]
-            )
-        )
-    ]
-    includes = ["#include <stdint.h>"]
-    if code.uses_floats:
-        includes.insert(0, "#include <float.h>")
-    includes += ["", '#include "net.h"', '#include "net_weights.h"']
-    parts.append("\n".join(includes))
-    if code.uses_floats:
-        parts.append(_CHECKS)
-    parts.append(
-        "/* The memory of all values. */\n"
-        f"static union {{\n    uint64_t aligned;\n    uint8_t bytes[{plan.arena_bytes}];\n}} memory;\n"
-        "#define MEMORY(place) ((void *)(memory.bytes + (place)))"
-    )
-    parts += [code.kernels, code.stages]
+def source_file(plan: Planner, code: source.Code, facts: list[str]) -> str:
+    bits = "Every sum has a fixed order: the outputs are those of onebit, bit for bit."
+    floats, checks = ("#include <float.h>\n", f"{_CHECKS}\n\n") if code.uses_floats else ("", "")
+    names = ""
     if plan.net.classes:
         rows = "\n".join(f"    {source.string(text)}," for text in plan.net.classes)
-        parts.append(f"const char *const net_classes[NET_CLASS_COUNT] = {{\n{rows}\n}};")
-    arguments = f"const {source.input_type(plan)} *input, {source.output_type(plan)} *output"
-    parts.append(f"void net_run({arguments}) {{\n{code.calls}\n}}")
-    return "\n\n".join(parts) + "\n"
+        names = f"const char *const net_classes[NET_CLASS_COUNT] = {{\n{rows}\n}};\n\n"
+    return f"""{source.block([*facts, "", bits])}
+
+{floats}#include <stdint.h>
+
+#include "net.h"
+#include "net_weights.h"
+
+{checks}/* The memory of all values. */
+static union {{
+    uint64_t aligned;
+    uint8_t bytes[{plan.arena_bytes}];
+}} memory;
+#define MEMORY(place) ((void *)(memory.bytes + (place)))
+
+{code.kernels}
+
+{code.stages}
+
+{names}void net_run(const {source.input_type(plan)} *input, {source.output_type(plan)} *output) {{
+{code.calls}
+}}
+"""
 
 
 _CHECKS = """#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \\
@@ -196,15 +190,15 @@ typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 
 
 def weights_file(plan: Planner) -> str:
-    top = source.block(
-        [
-            "The weights of net.c, written by onebit.",
-            "A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the lowest bit of the first",
-            "byte first. Words of 32 bits hold 4 weights of each of 8 rows, those of the first row in the lowest bits.",
-        ]
-    )
-    arrays = [source.array(name, values) for name, values in plan.arrays.items()]
-    return "\n".join(["\n".join(top), "#include <stdint.h>", "", "\n\n".join(arrays)]) + "\n"
+    arrays = "\n\n".join(source.array(name, values) for name, values in plan.arrays.items())
+    return f"""/* The weights of net.c, written by onebit.
+ * A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the lowest bit of the first
+ * byte first. Words of 32 bits hold 4 weights of each of 8 rows, those of the first row in the lowest bits.
+ */
+#include <stdint.h>
+
+{arrays}
+"""
 
 
 def library_properties(name: str) -> str:
@@ -216,19 +210,11 @@ def library_properties(name: str) -> str:
 
 
 def library_json(name: str) -> str:
-    fields = {
-        "name": name,
-        "version": "1.0.0",
-        "description": f"{DESCRIPTION}.",
-        "frameworks": "*",
-        "platforms": "*",
-        "build": {"flags": "-ffp-contract=off"},
-    }
-    return json.dumps(fields, indent=2) + "\n"
+    fields = {"name": name, "version": "1.0.0", "description": f"{DESCRIPTION}.", "frameworks": "*", "platforms": "*"}
+    return json.dumps({**fields, "build": {"flags": "-ffp-contract=off"}}, indent=2) + "\n"
 
 
-def readme(plan: Planner, code: source.Code, layout: str) -> str:
-    net = plan.net
+def readme(net: PackedNet, facts: list[str], layout: str) -> str:
     kind = "float32 in little-endian order" if net.input.dtype == "float32" else "one byte each"
     build = (
         "    make\n    ./net < inputs.bin\n\n"
@@ -242,7 +228,7 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
         )
     if pixels := pixels_in_words(net):
         build += f"\nThe numbers are {pixels}."
-    text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan, code))
+    text = "\n".join(source.plain_text(line).replace("`", "'") for line in facts)
     where = "src/" if layout == "arduino" else ""
     return f"""<!-- written by onebit -->
 # {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}

@@ -138,10 +138,10 @@ def plain_text(text: str) -> str:
     return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
 
 
-def block(lines: list[str]) -> list[str]:
+def block(lines: list[str]) -> str:
     """A comment of several lines."""
     texts = [part for line in lines for part in textwrap.wrap(plain_text(line), WIDTH - 3) or [""]]
-    return [f"{'/*' if k == 0 else ' *'} {text}".rstrip() for k, text in enumerate(texts)] + [" */"]
+    return "\n".join([*(f"{' *' if k else '/*'} {text}".rstrip() for k, text in enumerate(texts)), " */"])
 
 
 def dimensions(shape: tuple[int, ...]) -> str:

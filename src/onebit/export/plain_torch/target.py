@@ -29,13 +29,13 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
-        order = json.dumps({"order": list(program.body.state)})  # safetensors sorts them
-        path.write_bytes(save(program.body.state, metadata={"onebit": order}))
+        order = json.dumps({"order": list(program.state)})  # safetensors sorts them
+        path.write_bytes(save(program.state, metadata={"onebit": order}))
     else:
         import torch
 
         stream = io.BytesIO()  # on a full disk, torch raises no OSError
-        torch.save({name: torch.tensor(array) for name, array in program.body.state.items()}, stream)
+        torch.save({name: torch.tensor(array) for name, array in program.state.items()}, stream)
         path.write_bytes(stream.getvalue())
 
 
