@@ -59,7 +59,6 @@ def compare(
     net: PackedNet, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, what: str, runs_with: str
 ) -> Comparison:
     """Compare outputs by name, (N, …) float32 each."""
-    known = net.values
     labels = mismatches = None
     largest = relative = median = 0.0
     exact = True
@@ -71,15 +70,14 @@ def compare(
         exact &= here.tobytes() == there.tobytes()
         apart = np.abs(here - there)
         apart[~np.isfinite(apart)] = np.inf
-        share = apart / (_ranges(here) if net.compared == "values" else float(np.abs(here).max(initial=0)) or 1.0)
-        largest = max(largest, float(apart.max(initial=0)))
-        relative = max(relative, float(share.max(initial=0)))
-        median = max(median, float(np.median(share)) if share.size else 0.0)
-    shape = known[net.outputs[0]].shape
+        share = apart / (_ranges(here) if net.compared == "values" else float(np.abs(here).max()) or 1.0)
+        largest = max(largest, float(apart.max()))
+        relative = max(relative, float(share.max()))
+        median = max(median, float(np.median(share)))
+    shape = net.values[net.outputs[0]].shape
     several = net.compared == "multi-label"
-    if isinstance(net.output, str) and (
-        several or (net.compared == "labels" and len(shape) in (1, 3) and shape[0] > 1)
-    ):
+    classes = net.compared == "labels" and len(shape) in (1, 3) and shape[0] > 1
+    if isinstance(net.output, str) and (several or classes):
         here, there = (
             outputs[net.output] > 0 if several else outputs[net.output].argmax(axis=1) for outputs in (expected, found)
         )
@@ -95,7 +93,6 @@ def _ranges(values: np.ndarray) -> np.ndarray:
     At least a hundredth of its magnitude: real numbers that hardly vary differ by their rounding.
     """
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
-    ranges = np.ptp(values, axis=axes, keepdims=True) if values.size else np.ones((1,) * values.ndim)
-    most = np.abs(values).max(axis=axes, keepdims=True, initial=0)
-    found = np.maximum(ranges, most / 100)
+    most = np.abs(values).max(axis=axes, keepdims=True)
+    found = np.maximum(np.ptp(values, axis=axes, keepdims=True), most / 100)
     return np.where(found > 0, found, 1)

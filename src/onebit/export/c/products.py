@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,22 @@ PAIR_PART = 256
 """Inputs of two pixels that are multiplied by weights at once, as in kernels.h."""
 TOGETHER = 8
 """Outputs whose weights are in one word, for two pixels at once."""
+
+
+class Product(NamedTuple):
+    """A layer of weights in C, for each group g.
+
+    first: of its inputs; rows: its weights; outputs: how many sums it has, which are `at` behind those of group 0.
+    """
+
+    node: Any
+    source: Stored
+    padding: int
+    groups: int
+    outputs: int
+    first: str
+    rows: str
+    at: str
 
 
 class Products(Pointwise):
@@ -44,42 +60,50 @@ class Products(Pointwise):
         weights = self.array(node.output, "signs" if one_bit else "weights", stored)
         if not dense:
             self.window(node, source, node.group_channels)
-        if one_bit and source.form == "signs" and node.centre is None and _has_bytes(node, source):
-            self.sign_products(node, source, weights)
+        padding, outputs, first, at = getattr(node, "padding_value", 0), node.outputs // groups, str(source.first), ""
+        if groups > 1:
+            steps = source.steps() or ()
+            first, at = index(source.first, [("g", steps[0] * node.group_channels)]), f" + {outputs} * g"
+            weights += f" + {stored.size // groups} * g"
+        product = Product(node, source, padding, groups, outputs, first, weights, at)
+        if takes_signs(node, source):
+            self.sign_products(product)
             if name in self.levels:
-                self.level_products(node, source, weights)
+                self.level_products(product)
         elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
             stage.room = 8
-            self.line(f"dense({self.pointer(source)}, {node.terms}, {weights}, {node.outputs}, x);")
+            self.line(f"dense({self.pointer(source)}, {node.terms}, {weights}, {outputs}, x);")
             stage.made = Value(made.shape, "real")
         elif pairs:
-            self.pair_products(node, source, weights)
+            self.pair_products(product)
         else:
-            self.part_products(node, source, weights)
+            self.part_products(product)
         if groups > 1:
             stage.body = [f"for (int32_t g = 0; g < {groups}; g++) {{", *stage.body, "}"]
         if stage.pairs:
             stage.body = ["if (j % 2 == 0) {", *stage.body, "}", f"value_t *x = pair + {stage.channels} * (j % 2);"]
-        self.scaled(node)
+        self.scaled(product)
 
-    def sign_products(self, node: Any, source: Stored, weights: str) -> None:
+    def sign_products(self, product: Product) -> None:
         """Sums of signs with rows of signs, 32 at once."""
-        terms, padding = node.terms, getattr(node, "padding_value", 0)
-        pointer = self.pointer(source)
-        self.stage.made = Value(self.stage.made.shape, "integer", terms)
+        node, source, padding, _, outputs, first, rows, at = product
+        pointer, size = self.pointer(source), -(-node.terms // 8)
+        self.stage.made = Value(self.stage.made.shape, "integer", node.terms)
+        kernel = "signs_dot(column"
         if isinstance(node, nodes.DenseLayer):
-            if source.first:
-                pointer = f"(const uint8_t *){pointer} + {source.first // 8}"
-            self.line(f"signs_dot({pointer}, {terms}, {weights}, {node.outputs}, x);")
-            return
-        size = -(-terms // 8)
-        first, rows, sums, outputs = _group(node, source, weights, "x", size)
-        for name in ("column", "inside"):
-            self.declare(f"uint8_t *{name} = {self.scratch(size)};")
-        outside = 255 if padding > 0 else 0
-        self.line(f"gather_signs(&window, {pointer}, {first}, i, j, {outside}, column, inside);")
-        kernel = "signs_dot(column" if padding or not any(node.padding) else "signs_dot_inside(column, inside"
-        self.line(f"{kernel}, {terms}, {rows}, {outputs}, {sums});")
+            kernel = (
+                f"signs_dot((const uint8_t *){pointer} + {source.first // 8}"
+                if source.first
+                else f"signs_dot({pointer}"
+            )
+        else:
+            for name in ("column", "inside"):
+                self.declare(f"uint8_t *{name} = {self.scratch(size)};")
+            outside = 255 if padding > 0 else 0
+            self.line(f"gather_signs(&window, {pointer}, {first}, i, j, {outside}, column, inside);")
+            if any(node.padding) and not padding:
+                kernel = "signs_dot_inside(column, inside"
+        self.line(f"{kernel}, {node.terms}, {rows}, {outputs}, x{at});")
 
     def affine(self, node: nodes.Affine) -> None:
         """Two levels stay signs where one-bit weights alone read them, and are multiplied as signs."""
@@ -87,73 +111,72 @@ class Products(Pointwise):
         alone = self.known[name].kind == "sign" and node.output not in self.net.outputs
         levels, source = node.levels() if alone else None, self.stored.get(name) or plain(self.known[name], 0)
         reads = self.readers[node.output]
-        if levels is None or not source.is_plain or not all(takes_levels(other, source) for other in reads):
+        taken = all(takes_signs(other, source) and not getattr(other, "padding_value", 0) for other in reads)
+        if levels is None or not source.is_plain or not taken:
             self.pointwise(node)
             return
         self.stored[node.output], self.levels[node.output] = self.value(name), levels
 
-    def level_products(self, node: Any, source: Stored, weights: str) -> None:
+    def level_products(self, product: Product) -> None:
         """Sums of signs as those of their levels."""
+        node, source, _, _, outputs, _, rows, at = product
         low, high = self.levels[node.inputs[0]]
-        whole = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32))
-        _, rows, sums, outputs = _group(node, source, weights, "x", -(-node.terms // 8))
-        weight_sums = whole if outputs == node.outputs else f"{whole} + {outputs} * g"
+        weight_sums = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32)) + at
         count = prod(source.shape)  # its memory may have more, of which this is a slice
         self.declare(f"const levels_t levels = levels_of({self.pointer(source)}, {count}, {real(low)}, {real(high)});")
         if any(getattr(node, "padding", ())):
             self.row("int32_t *weight_sums", 4 * outputs)
             self.line(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {weight_sums}, weight_sums);")
             weight_sums = "weight_sums"
-        self.line(f"levels_real({sums}, {outputs}, &levels, {weight_sums});")
+        self.line(f"levels_real(x{at}, {outputs}, &levels, {weight_sums});")
         self.stage.made = Value(self.stage.made.shape, "real")
 
     def has_pairs(self, node: Any, source: Stored) -> bool:
         """Whether the windows of two pixels can be summed at once: they are bytes."""
         if not isinstance(node, nodes.Conv) or node.centre is not None or self.stage.made.shape[2] < 2:
             return False
-        if node.outputs // node.groups % TOGETHER:
-            return False
         least, most = RANGES[source.form] if BITS.get(source.form) == 8 else (1, 0)
-        return least <= node.padding_value <= most
+        return node.outputs // node.groups % TOGETHER == 0 and least <= node.padding_value <= most
 
-    def pair_products(self, node: Any, source: Stored, weights: str) -> None:
+    def pair_products(self, product: Product) -> None:
         """Sums of the bytes of two windows with rows of weights."""
-        stage, terms = self.stage, node.terms
+        node, source, padding, _, outputs, first, words, at = product
+        stage, terms, fours = self.stage, node.terms, -(-node.terms // 4)
         stage.pairs = True
-        fours = -(-terms // 4)
-        first, words, sums, outputs = _group(node, source, weights, "pair", fours, rows=TOGETHER)
         self.declare(f"value_t *column = {self.scratch(16 * fours)};")
         stage.head += [f"column[{k}].i = 0;" for k in range(terms, 4 * fours)]
         self.declare(f"value_t *choices = {self.scratch(64 * min(fours, PAIR_PART // 4))};")
-        self.declare(f"const uint8_t outside = {node.padding_value % 256};")
+        self.declare(f"const uint8_t outside = {padding % 256};")
         flip = 128 if source.form == "small" else 0
         given = f"{self.pointer(source)}, {first}, i, j, &outside, {_kept(node, 2)}, {flip}, column"
         self.line(f"gather_pair(&window, {given});")
         k, column = ("k", "column + k") if terms > PAIR_PART else ("0", "column")
-        given = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, {sums}"
+        given = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, pair{at}"
         stage.body += _in_parts([f"one_bit_pair({given});"], terms, "PAIR_PART", PAIR_PART)
-        stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(node.padding_value)))
+        stage.made = self.sums_of(product)
 
-    def part_products(self, node: Any, source: Stored, weights: str) -> None:
+    def sums_of(self, product: Product) -> Value:
+        """The sums of integers."""
+        bound = product.node.terms * max(product.source.bound or 0, abs(product.padding))
+        return Value(self.stage.made.shape, "integer", bound)
+
+    def part_products(self, product: Product) -> None:
         """Sums of the inputs, or of their integers on a grid, with rows of weights: a part of the inputs at once."""
-        stage, terms, groups = self.stage, node.terms, getattr(node, "groups", 1)
+        node, source, padding, groups, outputs, _, rows, at = product
+        stage, terms = self.stage, node.terms
         one_bit, on_a_grid = isinstance(node, OneBitWeights), source.bound is None
         wide = on_a_grid or not one_bit
-        padding = getattr(node, "padding_value", 0)
-        if wide:
-            stage.room = 8
         if on_a_grid:
             cast = "(const value_t *)" if source.memory is None else ""
             given = f"{cast}{self.pointer(source)}, {self.size_of(source)}, {real(abs(padding))}"
             self.declare(f"const grid_t grid = grid_of({given});")
-        sums = "(wide_t *)x" if wide else "x"
-        first, rows, sums, outputs = _group(node, source, weights, sums, -(-terms // 8) if one_bit else terms)
         if isinstance(node, nodes.DenseLayer):
             column, inner = self.column_part(node, source)
         else:
-            self.gather(node, source, first)
+            self.gather(product)
             column, inner = "column" + " + k" * (terms > PART), []
         kernel = "one_bit" + "_wide" * wide if one_bit else "products"
+        sums = f"(wide_t *)x{at}" if wide else f"x{at}"
         inner.append(f"{kernel}({column}, {'k' if terms > PART else 0}, {terms}, {rows}, {outputs}, {sums});")
         centered = one_bit and node.centre is not None
         if centered:
@@ -165,12 +188,10 @@ class Products(Pointwise):
             unit = " * grid.unit" if on_a_grid else ""
             self.line(f"input_sums[{'g' if groups > 1 else 0}] = (float)total{unit};")
         if wide:
-            part = f"x + {outputs} * g" if groups > 1 else "x"
+            stage.room = 8
             unit = "grid.unit" if on_a_grid else real(1)
-            self.line(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, {part});")
-            stage.made = Value(stage.made.shape, "real")
-        else:
-            stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(padding)))
+            self.line(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, x{at});")
+        stage.made = Value(stage.made.shape, "real") if wide else self.sums_of(product)
 
     def column_part(self, node: Any, source: Stored) -> tuple[str, list[str]]:
         """C of a part of the inputs of a dense layer, and the lines that make it."""
@@ -186,25 +207,26 @@ class Products(Pointwise):
             place = "part"
         return place, lines
 
-    def gather(self, node: Any, source: Stored, first: str) -> None:
+    def gather(self, product: Product) -> None:
         """The line that gathers the inputs under a window."""
+        node, source, padding = product.node, product.source, product.padding
         self.declare(f"value_t *column = {self.scratch(4 * node.terms)};")
-        given = f"&window, {LOADS[source.form]}, {self.pointer(source)}, {first}, i, j"
+        given = f"&window, {LOADS[source.form]}, {self.pointer(source)}, {product.first}, i, j"
         if isinstance(node, nodes.Transposed):
             rounded = f", to_grid(column, {node.terms}, grid.power, column)" * (source.bound is None)
             self.line(f"gather_transposed({given}, column){rounded};")
             return
-        value = str(node.padding_value)
-        if node.padding_value and source.bound is None:
-            value = f"grid.power > 0 ? rounded({real(node.padding_value)} * grid.power) : 0"
+        value = str(padding)
+        if padding and source.bound is None:
+            value = f"grid.power > 0 ? rounded({real(padding)} * grid.power) : 0"
         self.declare(f"const value_t outside = {{{value}}};")
         kept = _kept(node, 1) if self.stage.made.shape[2] > 1 else "0"
         kernel, power = ("gather_grid", "grid.power, ") if source.bound is None else ("gather", "")
         self.line(f"{kernel}({given}, outside, {kept}, {power}column);")
 
-    def scaled(self, node: Any) -> None:
+    def scaled(self, product: Product) -> None:
         """Lines for the factors of the sums."""
-        count, groups = self.stage.channels, getattr(node, "groups", 1)
+        node, count = product.node, self.stage.channels
         if not isinstance(node, OneBitWeights):
             self.line(f"scale_by(x, {count}, {self.array(node.output, 'units', on_grid(node.weight)[1])});")
             return
@@ -212,14 +234,12 @@ class Products(Pointwise):
             self.as_real()
         if node.scale is not None:
             self.line(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
-        if node.centre is None:
-            return
-        center, each, g = self.array(node.output, "center", node.centre), count // groups, "0"
-        part = ""
-        if groups > 1:
-            self.line(f"for (int32_t g = 0; g < {groups}; g++)")
-            g, part = "g", f" + {each} * g"
-        self.line(f"center(x{part}, {each}, input_sums[{g}], {center}{part});")
+        if node.centre is not None:
+            center, at = self.array(node.output, "center", node.centre), product.at
+            if at:
+                self.line(f"for (int32_t g = 0; g < {product.groups}; g++)")
+            total = f"input_sums[{'g' if at else 0}]"
+            self.line(f"center(x{at}, {product.outputs}, {total}, {center}{at});")
 
     def covers(self, source: Stored) -> bool:
         """Whether a value consists of all numbers in its memory."""
@@ -274,21 +294,16 @@ def _is_words(source: Stored) -> bool:
     return LOADS[source.form] == "load_words" and source.step in (0, 1)
 
 
-def _has_bytes(node: Any, source: Stored) -> bool:
-    """Whether the signs of each pixel are whole bytes, side by side."""
-    if isinstance(node, nodes.DenseLayer):
+def takes_signs(node: Node, source: Stored) -> bool:
+    """Whether a node multiplies rows of signs by signs that are whole bytes for each pixel, side by side."""
+    if not isinstance(node, OneBitWeights) or node.centre is not None or source.form != "signs":
+        return False
+    if isinstance(node, nodes.Dense):
         return source.step == 1 and source.first % 8 == 0 and node.terms % 8 == 0
     steps = source.steps()
-    if steps is None or isinstance(node, nodes.Transposed) or node.group_channels % 8 or steps[0] != 1:
+    if steps is None or not isinstance(node, nodes.Conv) or node.group_channels % 8 or steps[0] != 1:
         return False
     return not any(number % 8 for number in (source.first, *steps[1:]))
-
-
-def takes_levels(node: Any, source: Stored) -> bool:
-    """Whether a node has one-bit weights and reads signs as bytes."""
-    if not isinstance(node, (nodes.Dense, nodes.Conv)) or node.centre is not None or source.form != "signs":
-        return False
-    return _has_bytes(node, source) and not (isinstance(node, nodes.Conv) and node.padding_value)
 
 
 def words_of(rows: np.ndarray) -> np.ndarray:
@@ -298,18 +313,6 @@ def words_of(rows: np.ndarray) -> np.ndarray:
     fours[:, :terms] = rows > 0
     bits = fours.reshape(outputs // TOGETHER, TOGETHER, -1, 4) << np.arange(4, dtype=np.uint32)
     return np.bitwise_or.reduce(bits.sum(axis=3, dtype=np.uint32) << 4 * np.arange(8, dtype=np.uint32)[:, None], axis=1)
-
-
-def _group(
-    node: Any, source: Stored, weights: str, sums: str, size: int, *, rows: int = 1
-) -> tuple[str, str, str, int]:
-    """C of a group's first input, its weights (`size` numbers for each `rows`) and its sums; and how many sums."""
-    groups, steps = getattr(node, "groups", 1), source.steps()
-    if groups == 1 or steps is None:
-        return str(source.first), weights, sums, node.outputs
-    outputs = node.outputs // groups
-    first = index(source.first, [("g", steps[0] * node.group_channels)])
-    return first, f"{weights} + {size * outputs // rows} * g", f"{sums} + {outputs} * g", outputs
 
 
 def _count(terms: int) -> str:

@@ -10,6 +10,7 @@ from shutil import which
 from onebit.errors import shortened
 from onebit.export.c.plan import Planner
 from onebit.export.c.source import code_of, plain_text
+from onebit.export.targets import CannotRun
 from onebit.packed import costs
 
 COMPILER = "arm-none-eabi-gcc"
@@ -18,17 +19,13 @@ FLAGS = ("-Os", "-std=c99", "-ffp-contract=off", "-ffunction-sections", "-fdata-
 _LIBRARY_STACK = 64  # of the compiler's routines for float64 and int64
 
 
-class CannotMeasure(Exception):
-    """The compiler is not installed, or it fails."""
-
-
 def measure(plan: Planner, folder: Path) -> str:
     """The report on a net whose net.c is in `folder`."""
     macs = {row.name: row.macs for row in costs(plan.net)}
     lines = [f"{sum(macs.values()):,} multiply-accumulates"]
     try:
         flash, static, stack = linked(folder)
-    except CannotMeasure as error:
+    except CannotRun as error:
         lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({error})")
         lines.append(f"RAM: {code_of(plan).static_bytes:,} bytes, and the stack")
     else:
@@ -44,7 +41,7 @@ def measure(plan: Planner, folder: Path) -> str:
 def linked(folder: Path) -> tuple[int, int, int]:
     """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else."""
     if which(COMPILER) is None:
-        raise CannotMeasure(f"{COMPILER} is not installed: not measured")
+        raise CannotRun(f"{COMPILER} is not installed: not measured")
     with tempfile.TemporaryDirectory() as temporary:
         program, usage = Path(temporary) / "net.elf", Path(temporary) / "net.su"
         compiler, source = [COMPILER, *CORTEX_M4, *FLAGS], str((folder / "net.c").resolve())
@@ -65,5 +62,5 @@ def _output(command: list[str], folder: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
     if done.returncode:
         said = done.stderr.strip() or f"{command[0]} fails"
-        raise CannotMeasure(f"not measured: {shortened(said.splitlines()[0], 200)}")
+        raise CannotRun(f"not measured: {shortened(said.splitlines()[0], 200)}")
     return done.stdout

@@ -15,6 +15,9 @@ from onebit.export.c.products import PART
 from onebit.export.c.stages import real
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_DEFINED = re.compile(
+    r"#define (\w+)|^enum \{ (\w+)|^static (?:inline )?\w+ (\w+)|^(?:typedef [^{;]*?|\} )(\w+)[;(]", re.MULTILINE
+)
 _TYPES = {"uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "float32": "float"}
 _STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of the kernels' own memory
 WIDTH = 118
@@ -32,52 +35,32 @@ class Code(NamedTuple):
 
 def code_of(plan: Planner) -> Code:
     stages, calls = functions(plan)
-    names = needed(stages)
-    found = {name: pieces()[name] for name in names}
+    known = pieces()
+    used: set[str] = set()
+    new = _words(stages) & known.keys()
+    while new:
+        used |= new
+        new = set().union(*(_words(known[name]) for name in new)) & known.keys() - used
+    found = {name: text for name, text in known.items() if name in used}
     text = "\n".join([stages, *(code for name, code in found.items() if name != "value_t")])
     floats = not _words(text).isdisjoint(("float", "double", "f"))
     if not floats and "value_t" in found:
         found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
-    static = plan.arena_bytes + sum(_STATIC[name] for name in names if name in _STATIC)
+    static = plan.arena_bytes + sum(_STATIC[name] for name in found if name in _STATIC)
     return Code("\n\n".join(found.values()), stages, calls, floats, static)
 
 
 @cache
 def pieces() -> dict[str, str]:
     """Name -> text of every kernel, in an order in which each uses only those before it."""
-    native = files("onebit.native") / "plain"
-    own = files("onebit.export.c")
-    texts = [native / "numbers.h", native / "tables.h", own / "memory.h", own / "kernels.h"]
+    native, own = files("onebit.native") / "plain", files("onebit.export.c")
     found = {}
-    for text in texts:
+    for text in (native / "numbers.h", native / "tables.h", own / "memory.h", own / "kernels.h"):
         for piece in text.read_text(encoding="utf-8").split("\n\n")[1:]:  # after the comment of the file
-            found[_name_of(piece)] = piece.rstrip("\n")
+            match = _DEFINED.search(_without_comments(piece))
+            assert match is not None, piece
+            found[str(match[match.lastindex or 0])] = piece.rstrip("\n")
     return found
-
-
-def _name_of(piece: str) -> str:
-    """What a piece defines."""
-    code = _without_comments(piece).strip()
-    if code.startswith("#if"):
-        match = re.search(r"#define (\w+)", code)
-    elif code.startswith("typedef"):
-        match = re.search(r"\(\*?(\w+)\)\(|void (\w+)\(|(\w+);$", code)
-    elif code.startswith("enum"):
-        match = re.search(r"\{ (\w+)", code)
-    else:
-        match = re.match(r"static (?:inline )?\w+ (\w+)", code)
-    assert match is not None, piece
-    return next(name for name in match.groups() if name)
-
-
-def needed(text: str) -> list[str]:
-    """The pieces that a text uses, and those that they use."""
-    known = pieces()
-    found = new = _words(text) & known.keys()
-    while new:
-        new = set().union(*(_words(known[name]) for name in new)) & known.keys() - found
-        found = found | new
-    return [name for name in known if name in found]
 
 
 def _words(text: str) -> set[str]:
