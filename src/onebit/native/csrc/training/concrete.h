@@ -11,24 +11,24 @@ NORM_INLINE floats_t least_chance(floats_t size) {
     return e / (1 + e);
 }
 
-/* In the order of memory, as float32 latents beside them; `load_values` takes the even and the odd ones apart. */
-NORM_INLINE void store_bf16(void *to, int64_t i, words_t bits) {
-    halves_t upper = __builtin_convertvector(bits >> 16, halves_t);
-    memcpy((uint16_t *)to + i, &upper, sizeof upper);
-}
-
-NORM_INLINE floats_t load_bf16(const void *from, int64_t i) {
-    halves_t upper;
-    memcpy(&upper, (const uint16_t *)from + i, sizeof upper);
+/* `count` values in the order of memory, as float32 latents beside them, with 0 behind them; `load_values` takes the even and the
+ * odd ones of bfloat16 apart. */
+NORM_INLINE floats_t load_ordered(const void *from, int64_t i, int64_t count, int bf16) {
+    floats_t values = {0};
+    halves_t upper = {0};
+    if (!bf16) {
+        memcpy(&values, (const float *)from + i, (size_t)count * 4);
+        return values;
+    }
+    memcpy(&upper, (const uint16_t *)from + i, (size_t)count * 2);
     return (floats_t)(__builtin_convertvector(upper, words_t) << 16);
 }
 
-/* Draws NORM_LANES signs; all bits are set where |u - p| is not at least `near`. */
-NORM_INLINE words_t draw_signs(const ob_concrete *call, const float *latent, const int16_t *noise, void *to, int64_t i, int bf16) {
-    floats_t x;
-    shorts_t steps;
-    memcpy(&x, latent + i, sizeof x);
-    memcpy(&steps, noise + i, sizeof steps);
+/* Draws `count` signs; all bits are set where |u - p| is not at least `near`, which it is behind the last value. */
+NORM_INLINE words_t draw_signs(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
+    floats_t x = load_ordered(call->latent, i, count, 0);
+    shorts_t steps = {0};
+    memcpy(&steps, call->noise + i, (size_t)count * 2);
     /* in two steps: compilers take a single one value by value */
     floats_t u = __builtin_convertvector(__builtin_convertvector(steps, ints_t), floats_t) * 0x1p-16f + (0.5f + 0x1p-17f);
     floats_t p = least_chance(magnitude(x));
@@ -36,47 +36,29 @@ NORM_INLINE words_t draw_signs(const ob_concrete *call, const float *latent, con
     p = (floats_t)(((words_t)(1 - p) & below) | ((words_t)p & ~below));
     floats_t above = u - p;
     words_t signs = ((words_t)above & 0x80000000u) | 0x3f800000u;
-    if (bf16)
-        store_bf16(to, i, signs);
-    else
-        memcpy((float *)to + i, &signs, sizeof signs);
+    if (bf16) {
+        halves_t upper = __builtin_convertvector(signs >> 16, halves_t);
+        memcpy((uint16_t *)call->to + i, &upper, (size_t)count * 2);
+    } else
+        memcpy((float *)call->to + i, &signs, (size_t)count * 4);
     return ~(words_t)(magnitude(above) >= call->near);
 }
 
-NORM_INLINE void through_slope(const ob_concrete *call, const float *latent, const void *gradient, float *to, int64_t i, int bf16) {
-    floats_t x, g;
-    memcpy(&x, latent + i, sizeof x);
-    if (bf16)
-        g = load_bf16(gradient, i);
-    else
-        memcpy(&g, (const float *)gradient + i, sizeof g);
+NORM_INLINE void through_slope(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
+    floats_t x = load_ordered(call->latent, i, count, 0), g = load_ordered(call->gradient, i, count, bf16);
     floats_t t = 1 - 2 * least_chance(magnitude(x));
     g = g / (1 - t * t + call->epsilon) * call->factor;
-    memcpy(to + i, &g, sizeof g);
+    memcpy((float *)call->to + i, &g, (size_t)count * 4);
 }
 
-NORM_INLINE int64_t concrete_values(const ob_concrete *call, int64_t begin, int64_t end, int bf16) {
-    const int64_t size = bf16 ? 2 : 4;
+NORM_INLINE int64_t concrete_values(const ob_concrete *call, int64_t i, int64_t end, int bf16) {
     words_t near = {0};
-    int64_t i = begin;
-    float latent[NORM_LANES] = {0}, values[NORM_LANES] = {0}; /* the last values, with 0 behind them, which are never near */
-    int16_t noise[NORM_LANES] = {0};
     if (call->noise) {
-        for (; i + NORM_LANES <= end; i += NORM_LANES) near |= draw_signs(call, call->latent, call->noise, call->to, i, bf16);
-        if (i < end) {
-            memcpy(latent, call->latent + i, (size_t)(end - i) * 4);
-            memcpy(noise, call->noise + i, (size_t)(end - i) * 2);
-            near |= draw_signs(call, latent, noise, values, 0, bf16);
-            memcpy((char *)call->to + i * size, values, (size_t)((end - i) * size));
-        }
+        for (; i + NORM_LANES <= end; i += NORM_LANES) near |= draw_signs(call, i, NORM_LANES, bf16);
+        if (i < end) near |= draw_signs(call, i, end - i, bf16);
     } else {
-        for (; i + NORM_LANES <= end; i += NORM_LANES) through_slope(call, call->latent, call->gradient, call->to, i, bf16);
-        if (i < end) {
-            memcpy(latent, call->latent + i, (size_t)(end - i) * 4);
-            memcpy(values, (const char *)call->gradient + i * size, (size_t)((end - i) * size));
-            through_slope(call, latent, values, values, 0, bf16);
-            memcpy((float *)call->to + i, values, (size_t)(end - i) * 4);
-        }
+        for (; i + NORM_LANES <= end; i += NORM_LANES) through_slope(call, i, NORM_LANES, bf16);
+        if (i < end) through_slope(call, i, end - i, bf16);
     }
     for (int k = 0; k < NORM_LANES; k++)
         if (near[k]) return 1;

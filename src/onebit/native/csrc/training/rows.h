@@ -12,7 +12,7 @@
 #endif
 #define NORM_INLINE static inline __attribute__((always_inline))
 
-enum { GROUP = 32, PAIR = 2 * NORM_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15 };
+enum { GROUP = 32, PAIR = 2 * NORM_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MOST_NUMBERS = 5, MOST_SUMS = 3 };
 
 typedef float floats_t __attribute__((vector_size(4 * NORM_LANES)));
 typedef uint32_t words_t __attribute__((vector_size(4 * NORM_LANES)));
@@ -22,22 +22,25 @@ typedef struct {
     floats_t a, b;
 } pair_t;
 
-NORM_INLINE pair_t pair_of(const float *from) {
-    pair_t pair;
-    memcpy(&pair, from, sizeof pair);
-    return pair;
+/* Copies the first `count` of PAIR float32; whole registers do not go through memory. */
+NORM_INLINE void copy_floats(float *to, const float *from, int64_t count) {
+    floats_t half;
+    for (int k = 0; count == PAIR && k < PAIR; k += NORM_LANES) {
+        memcpy(&half, from + k, sizeof half);
+        memcpy(to + k, &half, sizeof half);
+    }
+    if (count < PAIR) memcpy(to, from, (size_t)count * 4);
 }
 
-NORM_INLINE pair_t load_values(const void *from, int64_t place, int bf16) {
-    pair_t pair;
+/* `count` values, up to PAIR, with 0 behind them. */
+NORM_INLINE pair_t load_values(const void *from, int64_t place, int64_t count, int bf16) {
+    pair_t pair = {{0}, {0}};
+    words_t words = {0};
     if (bf16) {
-        words_t words;
-        memcpy(&words, (const uint16_t *)from + place, sizeof words);
-        pair.a = (floats_t)(words << 16);
-        pair.b = (floats_t)(words & 0xffff0000u);
-    } else {
-        memcpy(&pair, (const float *)from + place, sizeof pair);
+        memcpy(&words, (const uint16_t *)from + place, (size_t)count * 2);
+        return (pair_t){(floats_t)(words << 16), (floats_t)(words & 0xffff0000u)};
     }
+    copy_floats((float *)&pair, (const float *)from + place, count);
     return pair;
 }
 
@@ -49,13 +52,13 @@ NORM_INLINE words_t nearest_bf16(floats_t x) {
 }
 
 /* Stores values, and returns them as stored. */
-NORM_INLINE pair_t store_values(void *to, int64_t place, pair_t pair, int bf16) {
+NORM_INLINE pair_t store_values(void *to, int64_t place, int64_t count, pair_t pair, int bf16) {
     if (bf16) {
         words_t a = nearest_bf16(pair.a), b = nearest_bf16(pair.b), words = a >> 16 | b;
-        memcpy((uint16_t *)to + place, &words, sizeof words);
+        memcpy((uint16_t *)to + place, &words, (size_t)count * 2);
         return (pair_t){(floats_t)a, (floats_t)b};
     }
-    memcpy((float *)to + place, &pair, sizeof pair);
+    copy_floats((float *)to + place, (const float *)&pair, count);
     return pair;
 }
 
@@ -85,17 +88,84 @@ static int64_t block_of(int64_t period) {
     return period * (periods ? periods : CHAIN);
 }
 
+/* The values of a call, rows of channels, and its scratch memory: numbers per place of a period, in the order of pairs, sums per
+ * place, and the sums of each block, one after the other per channel. */
+typedef struct {
+    int64_t period, block, blocks, values; /* `block` is a number of whole periods */
+    int32_t channels, bf16;
+    float *numbers[MOST_NUMBERS];
+    double *sums[MOST_SUMS], *of_blocks;
+} rows_t;
+
+/* Divides scratch memory among `parts`; returns its size in numbers. */
+static int64_t divide_rows(rows_t *work, int64_t rows, int sums, int numbers, double *scratch, int32_t part, int32_t parts) {
+    work->period = period_of(work->channels);
+    work->block = block_of(work->period);
+    work->values = rows * work->channels;
+    work->blocks = (work->values + work->block - 1) / work->block;
+    int64_t shared = sums * work->blocks * work->channels, own = sums * work->period + numbers * work->period / 2;
+    for (int k = 0; scratch && k < sums; k++) work->sums[k] = scratch + shared + part * own + k * work->period;
+    for (int k = 0; scratch && k < numbers; k++) work->numbers[k] = (float *)(work->sums[0] + sums * work->period) + k * work->period;
+    work->of_blocks = scratch;
+    return shared + parts * own;
+}
+
+NORM_INLINE pair_t number_at(const rows_t *work, int number, int64_t place) {
+    pair_t pair;
+    copy_floats((float *)&pair, work->numbers[number] + place, PAIR);
+    return pair;
+}
+
+/* Values of block `b`. */
+static int64_t values_of(const rows_t *work, int64_t b) {
+    int64_t left = work->values - b * work->block;
+    return left < work->block ? left : work->block;
+}
+
 /* One number per channel to one per place of a period. */
-static void spread(int32_t channels, int bf16, const double *numbers, float *to) {
-    for (int64_t i = 0, c = 0, period = period_of(channels); i < period; i++, c = c + 1 == channels ? 0 : c + 1) {
+static void spread(const rows_t *work, const double *numbers, float *to) {
+    for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == work->channels ? 0 : c + 1) {
         float number = (float)numbers[c];
-        to[pair_place(i, bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
+        to[pair_place(i, work->bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
     }
 }
 
 /* Sums of a period to sums of a channel. */
-static void gathered(int32_t channels, int bf16, const double *sums, double *to) {
-    for (int32_t c = 0; c < channels; c++) to[c] = 0;
-    for (int64_t i = 0, c = 0, period = period_of(channels); i < period; i++, c = c + 1 == channels ? 0 : c + 1)
-        to[c] += sums[pair_place(i, bf16)];
+static void gathered(const rows_t *work, const double *sums, double *to) {
+    for (int32_t c = 0; c < work->channels; c++) to[c] = 0;
+    for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == work->channels ? 0 : c + 1)
+        to[c] += sums[pair_place(i, work->bf16)];
 }
+
+/* Adds the float32 sums of `count` places. */
+NORM_INLINE void add_pair(double *to, pair_t pair, int64_t count, int bf16) {
+    float terms[PAIR];
+    memcpy(terms, &pair, sizeof terms);
+    if (count == PAIR)
+        for (int k = 0; k < PAIR; k++) to[k] += terms[k];
+    else
+        for (int k = 0; k < count; k++) to[pair_place(k, bf16)] += terms[pair_place(k, bf16)];
+}
+
+/* Calls `pass` for the values from `begin`, where a period begins, to `end`: for those at place `p` of up to `chain` periods from
+ * value `from` on, before value `stop`. Values of a last period that is not whole are a chain of their own; then `count` values of
+ * a pair may be fewer than PAIR. */
+#define EACH_PLACE(chain, pass)                                                                      \
+    if (work->bf16) {                                                                                \
+        const int bf16 = 1;                                                                          \
+        EACH_PLACE_OF_KIND(chain, pass)                                                              \
+    } else {                                                                                         \
+        const int bf16 = 0;                                                                          \
+        EACH_PLACE_OF_KIND(chain, pass)                                                              \
+    }
+#define EACH_PLACE_OF_KIND(chain, pass)                                                              \
+    const int64_t period = work->period, whole = begin + (end - begin) / period * period;            \
+    for (int64_t from = begin, stop; from < whole; from = stop) {                                    \
+        const int64_t count = PAIR;                                                                  \
+        stop = whole - from < (chain) * period ? whole : from + (chain) * period;                    \
+        for (int64_t p = 0; p < period; p += PAIR) pass;                                             \
+    }                                                                                                \
+    for (int64_t from = whole, stop = end, p = 0; from + p < stop; p += PAIR) {                      \
+        const int64_t count = end - from - p < PAIR ? end - from - p : PAIR;                         \
+        pass;                                                                                        \
+    }

@@ -3,9 +3,7 @@
 NORM_INLINE floats_t magnitude(floats_t x) { return (floats_t)((words_t)x & 0x7fffffffu); }
 
 /* 2 - 2|x| where |x| < 1, else 0. */
-NORM_INLINE floats_t triangle(floats_t x) {
-    return bounded(2 - 2 * magnitude(x), 0, NAN);
-}
+NORM_INLINE floats_t triangle(floats_t x) { return bounded(2 - 2 * magnitude(x), 0, NAN); }
 
 /* exp(-size) of a size that is not negative, to some units of the last place; 0 from 87 on. */
 NORM_INLINE floats_t decay(floats_t size) {
@@ -28,34 +26,23 @@ NORM_INLINE floats_t bell(floats_t z) {
     return e / ((1 + e) * (1 + e));
 }
 
-NORM_INLINE void through_pair(const ob_surrogate *call, const void *x, const void *gradient, void *to, int64_t i, int bf16) {
-    pair_t values = load_values(x, i, bf16), g = load_values(gradient, i, bf16);
+NORM_INLINE void through_pair(const ob_surrogate *call, int64_t i, int64_t count, int bf16) {
+    pair_t x = load_values(call->x, i, count, bf16), g = load_values(call->gradient, i, count, bf16);
     const float steepness = call->steepness, height = call->height;
     if (call->kind == OB_SURROGATE_TRIANGLE) {
-        g.a *= triangle(values.a), g.b *= triangle(values.b);
+        g.a *= triangle(x.a), g.b *= triangle(x.b);
     } else {
-        g.a *= bell(values.a * steepness) * height, g.b *= bell(values.b * steepness) * height;
+        g.a *= bell(x.a * steepness) * height, g.b *= bell(x.b * steepness) * height;
     }
-    store_values(to, i, g, bf16);
+    store_values(call->to, i, count, g, bf16);
 }
 
-NORM_INLINE void through_values(const ob_surrogate *call, int64_t begin, int64_t end, int bf16) {
-    int64_t i = begin;
-    for (; i + PAIR <= end; i += PAIR) through_pair(call, call->x, call->gradient, call->to, i, bf16);
-    if (i < end) {
-        float x[PAIR] = {0}, g[PAIR] = {0};
-        size_t size = bf16 ? 2 : 4, bytes = (size_t)(end - i) * size;
-        memcpy(x, (const char *)call->x + i * size, bytes);
-        memcpy(g, (const char *)call->gradient + i * size, bytes);
-        through_pair(call, x, g, x, 0, bf16);
-        memcpy((char *)call->to + i * size, x, bytes);
-    }
+NORM_INLINE void through_values(const ob_surrogate *call, int64_t i, int64_t end, int bf16) {
+    for (; i + PAIR <= end; i += PAIR) through_pair(call, i, PAIR, bf16);
+    if (i < end) through_pair(call, i, end - i, bf16);
 }
 
 /* See ob_isa. */
 static void run_surrogate(const ob_surrogate *call, int64_t begin, int64_t end) {
-    if (call->bf16)
-        through_values(call, begin, end, 1);
-    else
-        through_values(call, begin, end, 0);
+    call->bf16 ? through_values(call, begin, end, 1) : through_values(call, begin, end, 0);
 }
