@@ -123,10 +123,10 @@ def time_layer(
     """The rows of `measure` for a layer and a batch."""
     case, batch = layer.case, len(layer.images)
     plans = {name: onebit.native.make_plan(layer.packed, isa) for name, isa in isas.items()}
-    reference = timing.Reference(layer.packed, layer.images)
+    check = timing.against_reference(layer.packed, layer.images)
     native = []
     for isa, plan in plans.items():
-        reference.check(f"{case.name}, batch {batch}, {isa}", plan.run(layer.images)[0])
+        check(f"{case.name}, batch {batch}, {isa}", plan.run(layer.images)[0])
         native.append(timing.Timed(isa, product_alone(plan, layer.images)))
         for _ in range(2):  # a call must not overwrite its inputs
             sums = layer.native_sums(native[-1].call())

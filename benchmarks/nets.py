@@ -49,7 +49,7 @@ def check(
         OnebitError: native logits, or outputs of the two ONNX files, that differ in any bit; or labels that differ in
             more than one image and 5 % of the batch (20 % if `rounded`), which rounding does not explain.
     """
-    reference = timing.Reference(packed, images)
+    check_logits = timing.against_reference(packed, images)
     made = {one.variant: one.call() for one in timed}
     if FILE in made and made[FILE].tobytes() != made[FLOAT_FILE].tobytes():
         raise onebit.errors.OnebitError(f"{name}: the two ONNX files give different outputs")
@@ -58,7 +58,7 @@ def check(
     for one in timed:
         logits = made[one.variant]
         if one.variant in native.instruction_sets():
-            reference.check(f"{name}, {one.variant}", logits)
+            check_logits(f"{name}, {one.variant}", logits)
         wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
         if wrong > max(1, len(images) // (5 if rounded else 20)):
             raise onebit.errors.OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels are not torch's")

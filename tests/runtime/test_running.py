@@ -39,7 +39,7 @@ def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> No
     save(net, tmp_path / "net.1bit")
     tensor = torch.from_numpy(batch)
     assert_equal(onebit.run(tmp_path / "net.1bit", batch), expected)
-    assert_equal(onebit.run(str(tmp_path / "net.1bit"), images=batch), expected)
+    assert_equal(onebit.run(str(tmp_path / "net.1bit"), batch), expected)
     assert_equal(run(net, tensor), expected)
     assert_equal(run(net, tensor.clone().requires_grad_() if net.input.dtype == "float32" else tensor), expected)
     assert_equal(run(net, np.asfortranarray(batch), executor="reference"), expected)
@@ -214,7 +214,7 @@ def test_a_number_per_sample_is_a_vector() -> None:
 
 def test_every_variant_is_timed_with_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running.check_logits", lambda net, logits: time.sleep(0.005))
-    for row in timing.time_packed(OTHER_NETS["features"](), [1], rounds=1, seconds=1e-4):
+    for row in timing.time_packed(OTHER_NETS["features"](), 1, rounds=1, seconds=1e-4):
         assert row["fastest_us"] > 5000, row["variant"]
 
 
@@ -223,10 +223,11 @@ def test_every_variant_is_timed_with_the_checks_of_run(monkeypatch: pytest.Monke
 def test_any_net_is_timed(form: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running._THREAD_WORK", 1)
     net = OTHER_NETS[form]()
-    rows = timing.time_packed(net, [1, 3], rounds=1, seconds=1e-4, threads=threads)
-    assert {row["batch"] for row in rows} == {1, 3}
-    reference = timing.Reference(net, batch := timing.noise(net.input, 3))
+    for count in (1, 3):
+        rows = timing.time_packed(net, count, rounds=1, seconds=1e-4, threads=threads)
+        assert {row["batch"] for row in rows} == {count}
+    check = timing.against_reference(net, batch := timing.noise(net.input, 3))
     wrong = net.by_name(run(net, batch))
     wrong[net.outputs[-1]] = -wrong[net.outputs[-1]] + 1
     with pytest.raises(onebit.errors.OnebitError, match="reference"):
-        reference.check("changed", net.structured(wrong))
+        check("changed", net.structured(wrong))

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     for batch in args.batches:
         with progress(f"{args.net}, {batch} at once", "rounds") as bar:
-            rows += time_packed(net, [batch], on_round=bar.update, **numbers)
+            rows += time_packed(net, batch, on_round=bar.update, **numbers)
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0

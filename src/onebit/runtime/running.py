@@ -18,7 +18,7 @@ from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.inputs import all_finite, check_images, check_numbers, without_torch
+from onebit.runtime.inputs import all_finite, check_images, without_torch
 from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
@@ -30,9 +30,8 @@ _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyD
 
 def run(
     net: PackedNet | str | os.PathLike[str],
-    batch: Any = None,
+    batch: Any,
     *,
-    images: Any = None,
     batch_size: int | None = None,
     threads: int | None = None,
     executor: str | None = None,
@@ -47,7 +46,6 @@ def run(
             call: for many calls, `load` it once.
         batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU; of
             gray images also (N, H, W).
-        images: the same as `batch`.
         batch_size: samples per batch, which changes memory use but no result; chosen automatically if None.
         threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the samples, or
             the work on a single one. Fewer are used if each would have less than a third of a millisecond of work.
@@ -68,8 +66,9 @@ def run(
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
     net = net if type(net) is PackedNet else opened(net)
-    batch, plan = images if batch is None else batch, native_plan(net, executor)
-    return run_planned(net, plan, batch, batch_size=batch_size, threads=threads, on_images=on_images)
+    return run_planned(
+        net, native_plan(net, executor), batch, batch_size=batch_size, threads=threads, on_images=on_images
+    )
 
 
 def run_planned(
@@ -113,8 +112,6 @@ def as_batch(spec: InputSpec, batch: Any) -> Any:
     """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are."""
     batch = without_torch(batch)
     check_images(spec, batch)
-    if isinstance(batch, np.ndarray):
-        check_numbers(spec, batch)
     return batch
 
 
@@ -179,17 +176,16 @@ def _native_parts(
     net: PackedNet, plan: NativePlan, inputs: Any, batch_size: int, threads: int | None
 ) -> Iterator[list[np.ndarray]]:
     """Each output, batch by batch. Threads share its samples; more threads than samples share kernel calls."""
-    run_part = partial(_native_part, net, plan)
     for start in range(0, inputs.shape[0], batch_size):
         batch = _part(net.input, inputs, start, batch_size)
         workers = threads_for(plan, len(batch), threads)
         if workers == 1 or len(batch) < workers:
-            yield run_part(batch, workers)
+            yield _native_part(net, plan, workers, batch)
         else:
-            yield from run_shares(run_part, np.array_split(batch, workers))
+            yield from run_shares(partial(_native_part, net, plan, 1), np.array_split(batch, workers))
 
 
-def _native_part(net: PackedNet, plan: NativePlan, part: np.ndarray, parts: int = 1) -> list[np.ndarray]:
+def _native_part(net: PackedNet, plan: NativePlan, parts: int, part: np.ndarray) -> list[np.ndarray]:
     """Each output of a call of the library, in which `parts` threads share the kernel calls."""
     answers, nan = plan.run(part, parts=parts)
     if nan:  # the reference executor raises the error, with details
@@ -202,9 +198,11 @@ def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
     """The samples from `start` on, with all axes of the net's input. Errors: see `as_batch`."""
     part = np.asarray(inputs[start : start + size])
     if not isinstance(inputs, np.ndarray):  # read on demand: not checked before
-        if check_images(spec, part) != (count := min(size, inputs.shape[0] - start)):
+        check_images(spec, part)
+        if len(part) != (count := min(size, inputs.shape[0] - start)):
             raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
-        check_numbers(spec, part)
+    if spec.dtype == "float32" and not all_finite(part):
+        raise UsageError("some numbers of the inputs are NaN or infinite")
     return np.ascontiguousarray(part).reshape(len(part), *spec.shape)
 
 
@@ -229,8 +227,7 @@ def batches(
             its executor and its inputs.
 
     Raises:
-        UsageError: as `run`, or for an unknown name.
-        NotBinaryError: as `run`.
+        UsageError, NotBinaryError: as `run`.
     """
     inputs = as_batch(net.input, images)
     check_batch_size(batch_size)

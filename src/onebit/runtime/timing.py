@@ -53,19 +53,20 @@ def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
     }
 
 
-class Reference:
-    """What the reference executor makes of some samples of a batch."""
+def against_reference(net: PackedNet, batch: np.ndarray) -> Callable[[str, Any], None]:
+    """A function that raises OnebitError unless outputs, as `run` returns them, are those of the reference executor.
 
-    def __init__(self, packed: PackedNet, batch: np.ndarray) -> None:
-        self.net = packed
-        self.some = np.unique(np.linspace(0, len(batch) - 1, CHECKED).astype(np.int64))
-        self.answers = packed.by_name(run(packed, batch[self.some], executor="reference"))
+    It takes a name and the outputs of all samples, and compares some, bit for bit.
+    """
+    some = np.unique(np.linspace(0, len(batch) - 1, CHECKED).astype(np.int64))
+    expected = net.by_name(run(net, batch[some], executor="reference"))
 
-    def check(self, name: str, answer: Any) -> None:
-        """Raise OnebitError unless the outputs of all samples, as `run` returns them, are equal, bit for bit."""
-        for output, found in self.net.by_name(answer).items():
-            if found[self.some].tobytes() != self.answers[output].tobytes():
+    def check(name: str, answer: Any) -> None:
+        for output, found in net.by_name(answer).items():
+            if found[some].tobytes() != expected[output].tobytes():
                 raise OnebitError(f"{name}: {output} is not that of the reference executor")
+
+    return check
 
 
 def noise(spec: InputSpec, count: int) -> np.ndarray:
@@ -89,7 +90,7 @@ def take_turns(
 
 def time_packed(
     net: PackedNet,
-    batches: Sequence[int],
+    batch: int,
     *,
     rounds: int = 11,
     seconds: float = 0.02,
@@ -103,8 +104,8 @@ def time_packed(
     numpy alone if the native library does not run the net, is not installed, or ONEBIT_NATIVE=0 is set.
 
     Args:
-        batches: numbers of samples, such as images, that are run at once.
-        rounds, seconds, on_round: see `take_turns`; each batch has its own rounds.
+        batch: number of samples, such as images, that are run at once.
+        rounds, seconds, on_round: see `take_turns`.
         threads: the most that the native library takes; numpy takes one.
 
     Returns:
@@ -112,28 +113,22 @@ def time_packed(
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"seconds is {seconds}, expected a positive number")
-    plans: dict[str, NativePlan | None] = {"numpy": None}
+    images, plans = noise(net.input, batch), dict[str, NativePlan | None](numpy=None)
     for isa, found in instruction_sets().items() if instruction_set() else ():
         with suppress(NotPlanned):
             plans[isa] = make_plan(net, found)
-    rows = []
-    for batch in batches:
-        images = noise(net.input, batch)
-        reference = Reference(net, images)
-        timed = [
-            Timed(variant, partial(run_planned, net, plan, images, threads=threads)) for variant, plan in plans.items()
-        ]
-        for one in timed:
-            reference.check(f"{one.variant}, batch {batch}", one.call())
-        take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
-        rows += [
-            {
-                "batch": batch,
-                "variant": one.variant,
-                "us": 1e6 * one.median,
-                "fastest_us": 1e6 * min(one.seconds),
-                **speedups(one, timed[0], "numpy"),
-            }
-            for one in timed
-        ]
-    return rows
+    timed = [Timed(isa, partial(run_planned, net, plan, images, threads=threads)) for isa, plan in plans.items()]
+    check = against_reference(net, images)
+    for one in timed:
+        check(f"{one.variant}, batch {batch}", one.call())
+    take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+    return [
+        {
+            "batch": batch,
+            "variant": one.variant,
+            "us": 1e6 * one.median,
+            "fastest_us": 1e6 * min(one.seconds),
+            **speedups(one, timed[0], "numpy"),
+        }
+        for one in timed
+    ]
