@@ -58,10 +58,9 @@ class Negate(nn.Module):
 
 def own_net(*, input_shape: Sequence[int] = (1, 8, 8), classes: int = 4, own_units: int = 4, **options: Any) -> ConvNet:
     """Two dense layers and −x."""
-    stack = Stack("own_net", input_shape=input_shape, classes=classes, **options)
-    layers = stack.head(own_units)
-    layers["negate"] = Negate()
-    return ConvNet(layers, stack.input_shape)
+    net = Stack(input_shape, classes, **options).head(own_units)
+    net.add_module("negate", Negate())
+    return net
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

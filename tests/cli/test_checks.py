@@ -99,7 +99,7 @@ def test_a_check_takes_no_memory() -> None:
 
 
 def test_weights_beyond_memory_are_refused() -> None:
-    with pytest.raises(UsageError, match="4,003 GB, and this machine has"):
+    with pytest.raises(UsageError, match="4,003 GB"):
         resolve(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))
 
 

@@ -48,7 +48,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError]]] = {
     "fit without targets": (lambda: fit(data=IMAGES), UsageError),
     "fit with an unknown loss": (lambda: fit(loss="l1"), UnknownNameError),
     "evaluate without targets": (lambda: onebit.evaluate(MODEL, IMAGES), DataError),
-    "an option of no model": (lambda: create_model("mlp", colour=1), UsageError),
     "clip without latent groups": (lambda: onebit.clip_latents_(torch.optim.Adam(MODEL.parameters())), UsageError),
     "a Trainer on unknown data": (lambda: onebit.Trainer("mlp").fit("tooy"), UnknownNameError),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError),

@@ -175,19 +175,6 @@ def test_wrong_examples_and_preprocessing() -> None:
         pack(net, x, preprocess=Normalize(33.3, 78.6))
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        (0.0, 0.0, "std"),
-        ([0.1, 0.2], [0.1, -0.2], "std"),
-        (float("nan"), 1.0, "mean"),
-    ],
-)
-def test_normalize_refuses(mean: Any, std: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Normalize(mean, std)
-
-
 def test_normalize_is_torchvisions() -> None:
     pixels = torch.from_numpy(inputs_of((3, 6, 5), "uint8"))
     torch.testing.assert_close(Normalize([0.4, 0.5, 0.3], [0.2, 0.3, 0.25])(pixels), Foreign(3)(pixels))

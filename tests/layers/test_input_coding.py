@@ -38,26 +38,20 @@ def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "name"),
     [
         ({"coding": "standard"}, "coding"),
         ({"coding": "standardize"}, "mean"),
-        ({"coding": "standardize", "mean": [1.0], "std": [0.0]}, "std"),
-        ({"coding": "standardize", "mean": [1.0], "std": [1.0, 2.0]}, "std"),
-        ({"coding": "standardize", "mean": [0.1307], "std": [0.3081]}, "scale"),
+        ({"coding": "standardize", "mean": [1.0]}, "std"),
         ({"mean": [128.0], "std": [64.0]}, "mean"),
-        ({"coding": "standardize", "mean": [0.5], "std": [0.5], "scale": -255}, "std"),
-        ({"scale": 255}, "scale"),
     ],
 )
-def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_a_wrong_coding_is_refused(arguments: dict, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
         InputCoding(**arguments)
 
 
-def test_normalize_refuses_another_number_of_channels() -> None:
-    normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    assert normalize(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
-    # broadcasting would make three channels of one
-    with pytest.raises(UsageError, match="channels"):
-        normalize(torch.zeros(2, 1, 4, 4))
+def test_normalize_refuses_pixels_whose_mean_is_of_0_to_255() -> None:
+    assert Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    with pytest.raises(UsageError, match="mean"):
+        Normalize(120.0, 60.0)(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))

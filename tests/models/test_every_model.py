@@ -210,24 +210,22 @@ def test_a_recipe_builds_it(form: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "option",
     [
-        ({"bireall": True}, "bireall"),
-        ({"input_shape": (32, 32)}, "input_shape"),
-        ({"input_shape": (3, 0, 32)}, "input_shape"),
-        ({"weight_quantizer": "stochastik"}, "stochastik"),
-        ({"init": "unifrom"}, "init"),
-        ({"coding": "intger"}, "coding"),
+        {"weight_quantizer": "stochastik"},
+        {"init": "unifrom"},
+        {"activation": "tanh"},
+        {"width": 0},
+        {"coding": "intger"},
     ],
 )
-def test_wrong_options_are_one_clear_line(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught, torch.device("meta"):
-        create_model(name, **{"weight_quantizer": "sign", "input_shape": (3, 32, 32), "classes": 10} | options)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_wrong_option_is_named(name: str, option: dict[str, Any]) -> None:
+    options = {"weight_quantizer": "sign", "input_shape": (3, 32, 32), "classes": 10} | option
+    with pytest.raises(UsageError, match=next(iter(option)).replace("_", " ")), torch.device("meta"):
+        create_model(name, **options)
 
 
 def test_an_unknown_model_is_refused_and_a_class_is_taken() -> None:
-    with pytest.raises(UnknownNameError, match="unknown model 'mpl'; did you mean 'mlp'"):
+    with pytest.raises(UnknownNameError, match="mlp"):
         create_model("mpl")
     assert isinstance(create_model(MLP, widths=(4, 2)), MLP)

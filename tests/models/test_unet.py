@@ -48,14 +48,9 @@ def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
         assert model(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_an_unknown_padding_is_refused() -> None:
     with pytest.raises(UsageError, match="padding"):
         create_model("unet", padding="full")
-    with torch.device("meta"):
-        valid: nn.Module = create_model("unet", padding="valid")
-    valid.check_size(572, 188)
-    with pytest.raises(UsageError, match="572×524"):
-        valid.check_size(570, 512)
 
 
 def test_dropout_zeroes_channels_that_were_pooled_or_joined_in_training_alone() -> None:
@@ -80,5 +75,5 @@ def test_dropout_zeroes_channels_that_were_pooled_or_joined_in_training_alone() 
     hookless = create_model("unet", dropout=0.5, **options).eval()
     packed = pack(hookless)
     assert run(packed, x.numpy()).shape == (4, 2, 16, 16)
-    with pytest.raises(UsageError, match="dropout zeroes a unit before its sign"):
+    with pytest.raises(UsageError, match="dropout"):
         create_model("unet", dropout=0.5, **options | {"input_quantizer": "ste_sign"})

@@ -17,7 +17,6 @@ from toy_training import flat
 
 from onebit.__main__ import main
 from onebit.data import VOID, Dataset, Split, load_dataset
-from onebit.errors import UsageError
 from onebit.evaluation.batches import in_tiles
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
@@ -198,11 +197,6 @@ def test_test_images_of_void_pixels_alone_are_one_clear_line(
         [line] = capsys.readouterr().err.splitlines()
         assert "test masks" in line
     assert not (tmp_path / "other").exists()
-
-
-def test_windows_that_do_not_fit_the_net_are_refused(data: Dataset) -> None:
-    with pytest.raises(UsageError, match="40×40"):
-        trained(data, augmentation={"crop_size": 40})
 
 
 def test_from_training_to_masks_on_disk(data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

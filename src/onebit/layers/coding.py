@@ -25,7 +25,7 @@ class InputCoding(nn.Module):
         scale: factor on `mean` and `std`: 255 where they are those of pixels 0–1, as in torchvision.
 
     Raises:
-        UsageError: an unknown coding, a mean or std that it does not take, or those of pixels 0–1 without `scale`.
+        UsageError: an unknown coding, or a mean or std that it does not take.
 
     Shapes:
         x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
@@ -40,22 +40,16 @@ class InputCoding(nn.Module):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        scale: float | None = None,
+        scale: float = 1,
     ) -> None:
         super().__init__()
         self.coding: Coding = read(coding, Coding, name="coding")
-        if coding == "standardize":
-            factor = 1 if scale is None else scale
-            if not (mean and std and len(mean) == len(std) and min(std) * factor > 0) or (
-                scale is None and max(*mean, *std) < 1
-            ):
-                expected = "those of pixels 0–255 per channel (scale=255 makes them), std positive"
-                raise UsageError(f"got mean {mean} and std {std}, expected {expected}")
-            for name, values in (("mean", mean), ("std", std)):
-                numbers = torch.tensor([value * factor for value in values], dtype=torch.float32)
+        if (coding == "standardize") != bool(mean and std):
+            raise UsageError(f"got mean {mean} and std {std}, expected both of the coding 'standardize' alone")
+        for name, values in (("mean", mean), ("std", std)):
+            if values:
+                numbers = torch.tensor([value * scale for value in values], dtype=torch.float32)
                 self.register_buffer(name, numbers.view(-1, 1, 1))
-        elif (mean, std, scale) != (None, None, None):
-            raise UsageError("mean, std and scale belong to the coding 'standardize', got the coding 'integer'")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.coding == "integer":
@@ -76,8 +70,7 @@ class Normalize(nn.Module):
         mean, std: a number, or one per channel (axis 1): of pixels 0–1, or of float32 features as they are.
 
     Raises:
-        UsageError: numbers that are not finite, or a std that is not positive; in the forward pass, another number of
-            channels, or uint8 inputs with a mean or std of pixels 0–255.
+        UsageError: in the forward pass, uint8 inputs with a mean or std of pixels 0–255.
 
     Shapes:
         x: uint8 or float32 (N, C, …) -> float32 of the same shape.
@@ -93,16 +86,10 @@ class Normalize(nn.Module):
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
         for name, given in (("mean", mean), ("std", std)):
-            numbers = torch.as_tensor(given, dtype=torch.float32).detach().clone()
-            if not numbers.isfinite().all() or (name == "std" and (numbers <= 0).any()):
-                raise UsageError(f"{name}: got {given}, expected finite numbers, positive ones of std")
-            self.register_buffer(name, numbers)
+            self.register_buffer(name, torch.as_tensor(given, dtype=torch.float32).detach().clone())
         self._pixel_units = max(float(self.mean.max()), float(self.std.max())) > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        count = max(self.mean.numel(), self.std.numel())
-        if count > 1 and x.dim() > 1 and x.shape[1] != count:
-            raise UsageError(f"got inputs {tuple(x.shape)}, expected {count} channels on axis 1, as mean and std have")
         if x.dtype == torch.uint8:
             if self._pixel_units:
                 raise UsageError(f"got mean {self.mean.tolist()} for uint8 pixels, expected that of pixels 0–1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onebit.models.parts import checked_shape, choose_stem, is_large
+from onebit.models.parts import choose_stem, is_large
 from onebit.models.stack import HALVE, ConvNet, Stack, Window
 
 NIN_POOL: Window = (3, 2, 1)
@@ -22,10 +22,10 @@ def lenet(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, **opti
     Args:
         options: see `Stack`.
     """
-    stack = Stack("lenet", input_shape=input_shape, classes=classes, **options)
-    stack.conv(6, 5, padding=2 if min(stack.input_shape[1:]) <= 28 else 0, pool=HALVE)
+    stack = Stack(input_shape, classes, **options)
+    stack.conv(6, 5, padding=2 if min(input_shape[1:]) <= 28 else 0, pool=HALVE)
     stack.conv(16, 5, pool=HALVE)
-    return ConvNet(stack.head(120, 84), stack.input_shape)
+    return stack.head(120, 84)
 
 
 def nin(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
@@ -37,7 +37,7 @@ def nin(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **option
     Args:
         options: see `Stack`.
     """
-    stack = Stack("nin", input_shape=input_shape, classes=classes, **options)
+    stack = Stack(input_shape, classes, **options)
     stack.conv(192, 5, padding=2)
     stack.conv(160, 1)
     stack.conv(96, 1, pool=NIN_POOL)
@@ -49,7 +49,7 @@ def nin(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **option
     stack.drop()
     stack.conv(192, 3, padding=1)
     stack.conv(192, 1)
-    return ConvNet(stack.average_head(), stack.input_shape)
+    return stack.average_head()
 
 
 def add_stages(stack: Stack, counts: Sequence[int], channels: Sequence[int]) -> None:
@@ -68,10 +68,10 @@ def lrnet_small(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, 
     Args:
         options: see `Stack`.
     """
-    stack = Stack("lrnet_small", input_shape=input_shape, classes=classes, **options)
+    stack = Stack(input_shape, classes, **options)
     for channels in (32, 64):
         stack.conv(channels, 5, padding=2, pool=HALVE)
-    return ConvNet(stack.head(512), stack.input_shape)
+    return stack.head(512)
 
 
 def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
@@ -83,9 +83,9 @@ def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
     Args:
         options: see `Stack`.
     """
-    stack = Stack("lrnet_big", input_shape=input_shape, classes=classes, **options)
+    stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
-    return ConvNet(stack.head(1024), stack.input_shape)
+    return stack.head(1024)
 
 
 def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
@@ -97,9 +97,9 @@ def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
     Args:
         options: see `Stack`.
     """
-    stack = Stack("vgg_small", input_shape=input_shape, classes=classes, **options)
+    stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
-    return ConvNet(stack.head(1024, 1024), stack.input_shape)
+    return stack.head(1024, 1024)
 
 
 def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int = 1000, **options: Any) -> ConvNet:
@@ -112,10 +112,10 @@ def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int 
         depth: 11 or 16.
         options: see `Stack`.
     """
-    stack = Stack(f"vgg{depth}", input_shape=input_shape, classes=classes, **options)
+    stack = Stack(input_shape, classes, **options)
     add_stages(stack, VGG_STAGES[depth], (64, 128, 256, 512, 512))
-    hidden = 4096 if is_large(checked_shape(input_shape)) else 512
-    return ConvNet(stack.head(hidden, hidden), stack.input_shape)
+    hidden = 4096 if is_large(input_shape) else 512
+    return stack.head(hidden, hidden)
 
 
 def alexnet(
@@ -130,8 +130,8 @@ def alexnet(
             pixels on; None chooses by the size of the image.
         options: see `Stack`.
     """
-    stack = Stack("alexnet", input_shape=input_shape, classes=classes, **options)
-    if choose_stem(stem, checked_shape(input_shape)) == "imagenet":
+    stack = Stack(input_shape, classes, **options)
+    if choose_stem(stem, input_shape) == "imagenet":
         stack.conv(64, 11, stride=4, padding=2, pool=ALEXNET_POOL)
     else:
         stack.conv(64, 3, padding=1, pool=ALEXNET_POOL)
@@ -139,4 +139,4 @@ def alexnet(
     stack.conv(384, 3, padding=1)
     stack.conv(256, 3, padding=1)
     stack.conv(256, 3, padding=1, pool=ALEXNET_POOL)
-    return ConvNet(stack.head(4096, 4096), stack.input_shape)
+    return stack.head(4096, 4096)

@@ -23,23 +23,16 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
 
     Raises:
         UnknownNameError: no such model.
-        UsageError: an option that the model does not take, or a value it refuses, such as images too small for it; or
-            more weights than fit into memory.
+        UsageError: a value that the model refuses, or more weights than fit into memory.
 
     Example:
         >>> create_model("mlp", widths=(784, 512, 10), weight_quantizer="sign")  # doctest: +ELLIPSIS
         MLP(...)
     """
     kind = resolve(MODELS, name, kind="model")
-    try:
-        if isinstance(name, str):  # refused before memory is taken
-            with torch.device("meta"):  # shapes without values
-                count = sum(parameter.numel() for parameter in kind(**options).parameters())
-            if 4 * count > (memory := total_memory()):
-                raise UsageError(
-                    f"model {name!r} has {count:,} parameters, {4 * count / 1e9:,.0f} GB, and this machine has "
-                    f"{memory / 1e9:,.0f} GB of memory; choose a smaller net"
-                )
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"model {name!r}: {error}") from error
+    if isinstance(name, str):  # refused before memory is taken
+        with torch.device("meta"):  # shapes without values
+            size = 4 * sum(parameter.numel() for parameter in kind(**options).parameters())
+        if size > (memory := total_memory()):
+            raise UsageError(f"model {name!r} needs {size / 1e9:,.0f} GB of memory, got {memory / 1e9:,.0f} GB")
+    return kind(**options)

@@ -9,12 +9,10 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers.fused_norm import Chain
-from onebit.models.parts import checked_shape
-from onebit.models.stack import Stack
+from onebit.models.stack import ConvNet, Stack
 
 
-class MLP(Chain):
+class MLP(ConvNet):
     """uint8 image -> coding -> flatten -> (linear -> BatchNorm -> ReLU)* -> linear -> BatchNorm -> logits.
 
     With an `input_quantizer` the sign of the next layer, or a quantizer of few bits, takes the place of the ReLU. With
@@ -45,8 +43,6 @@ class MLP(Chain):
         init: str = "uniform",
         **options: Any,
     ) -> None:
-        if input_shape is not None:
-            input_shape = checked_shape(input_shape)
         if widths is None:
             widths = (math.prod(input_shape or (1, 28, 28)), 512, 512, classes or 10)
         if input_shape is None:
@@ -55,8 +51,8 @@ class MLP(Chain):
         ends = math.prod(input_shape), widths[-1] if classes is None else classes
         if ends != (widths[0], widths[-1]) or len(widths) < 2:
             raise UsageError(f"got widths {widths}, expected {ends[0]} inputs and {ends[1]} classes at its ends")
-        stack = Stack("mlp", input_shape=input_shape, classes=widths[-1], init=init, **options)
+        super().__init__()
+        stack = Stack(input_shape, widths[-1], net=self, init=init, **options)
         if input_dropout:
-            stack.layers["input_dropout"] = nn.Dropout(input_dropout)
-        super().__init__(stack.head(*widths[1:-1]))
-        self.input_shape = stack.input_shape
+            self.add_module("input_dropout", nn.Dropout(input_dropout))
+        stack.head(*widths[1:-1])

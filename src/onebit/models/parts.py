@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from onebit.common.fields import Checked, Positive, read
 from onebit.errors import UsageError
 from onebit.layers import (
-    BinaryConv2d,
-    BinaryConvTranspose2d,
-    BinaryLayer,
-    BinaryLinear,
+    BINARY_TWINS,
     InputCoding,
     InputQuantizer,
     LatentWeight,
@@ -36,17 +34,8 @@ def is_large(input_shape: Sequence[int]) -> bool:
 
 def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
     """The stem of a net that has one for each kind of image; None chooses by the size of the image."""
-    if stem not in ("cifar", "imagenet", None):
-        raise UsageError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
-    return stem or ("imagenet" if is_large(input_shape) else "cifar")
-
-
-def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """(C, H, W) as a tuple."""
-    shape = tuple(input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {shape}")
-    return shape
+    named = read(stem, Literal["cifar", "imagenet"] | None, name="stem")
+    return named or ("imagenet" if is_large(input_shape) else "cifar")
 
 
 def init_latents_(layer: nn.Module, init: str) -> None:
@@ -57,7 +46,7 @@ def init_latents_(layer: nn.Module, init: str) -> None:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Checked):
     """How the layers of one model are made: the settings that all models share.
 
     Args:
@@ -88,9 +77,9 @@ class Parts:
     norm_momentum: float = 0.1
     dense_norm_momentum: float | None = None
     norm_affine: bool = True
-    activation: str = "relu"
-    init: str = "default"
-    width: float = 1.0
+    activation: Literal["relu", "rprelu", "hardtanh"] = "relu"
+    init: Literal["uniform", "default"] = "default"
+    width: Positive = 1.0
     real_first: bool = False
     real_last: bool = False
     last_norm: bool = False
@@ -98,48 +87,31 @@ class Parts:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
-    def __post_init__(self) -> None:
-        known = self.init in ("uniform", "default") and self.activation in ("relu", "rprelu", "hardtanh")
-        if not (known and self.width > 0):
-            got = f"init {self.init!r}, activation {self.activation!r}, width {self.width!r}"
-            raise UsageError(f"got {got}, expected uniform or default, relu, rprelu or hardtanh, a positive width")
-
     def widened(self, channels: int) -> int:
         """`channels` times `width`, rounded, at least 1."""
         return max(1, round(self.width * channels))
 
     def image_coding(self) -> InputCoding:
         """The first module of a model."""
-        # with a scale small numbers are believed: images may hold nothing but 0 and 1
-        return InputCoding(self.coding, mean=self.mean, std=self.std, scale=None if self.coding == "integer" else 1)
+        return InputCoding(self.coding, mean=self.mean, std=self.std)
 
-    def conv(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False, **options: Any) -> nn.Conv2d:
-        """A convolution, plain where nothing is quantized.
-
-        Args:
-            options: `first`: the layer takes pixels, which no input quantizer touches, and has real weights if
-                `real_first`; `real`: it keeps real weights and real inputs; others are those of `torch.nn.Conv2d`.
-        """
-        return self._layer(nn.Conv2d, BinaryConv2d, inputs, outputs, kernel, bias=bias, **options)
-
-    def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
-        """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
-        return self._layer(nn.ConvTranspose2d, BinaryConvTranspose2d, inputs, outputs, kernel, bias=False, **options)
-
-    def linear(self, inputs: int, outputs: int, *, bias: bool = False, **options: bool) -> nn.Linear:
-        """A dense layer, plain where nothing is quantized; `first` and `real` as in `conv`."""
-        return self._layer(nn.Linear, BinaryLinear, inputs, outputs, bias=bias, **options)
-
-    def _layer(
+    def layer(
         self,
-        plain: type[nn.Module],
-        binary: type[BinaryLayer],
+        kind: type[nn.Module],
         *sizes: int,
         first: bool = False,
         real: bool = False,
+        bias: bool = False,
         **options: Any,
     ) -> Any:
-        """A layer of the class `plain` where nothing is quantized, else of the class `binary`."""
+        """A layer of a class of torch, or its binary twin where something is quantized.
+
+        Args:
+            kind: `torch.nn.Conv2d`, `ConvTranspose2d` or `Linear`.
+            sizes, options: as the class takes them.
+            first: the layer takes pixels, which no input quantizer touches, and has real weights if `real_first`.
+            real: it keeps real weights and real inputs.
+        """
         weight = inputs = None
         real = real or (first and self.real_first)
         if not real:
@@ -147,12 +119,13 @@ class Parts:
                 WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer"
             )
         if not (real or first) and self.takes_signs:
-            inputs = with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
+            inputs = self._inputs()
         if weight is None and inputs is None:
-            return plain(*sizes, **options)
-        if binary is BinaryConv2d and inputs is not None:  # pixels and real activations are padded with zero
+            return kind(*sizes, bias=bias, **options)
+        if kind is nn.Conv2d and inputs is not None:  # pixels and real activations are padded with zero
             options["padding_value"] = self.padding_value
-        layer = binary(*sizes, **options, weight_quantizer=weight, input_quantizer=inputs, value=self.value)
+        options |= {"weight_quantizer": weight, "input_quantizer": inputs, "value": self.value}
+        layer = BINARY_TWINS[kind](*sizes, bias=bias, **options)
         init_latents_(layer, self.init)
         return layer
 
@@ -165,6 +138,9 @@ class Parts:
         momentum = self.norm_momentum if self.dense_norm_momentum is None else self.dense_norm_momentum
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
+    def _inputs(self) -> Any:
+        return with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
+
     @property
     def takes_signs(self) -> bool:
         """Whether layers quantize their inputs themselves, as with signs; those of few bits are made by `active`."""
@@ -172,9 +148,7 @@ class Parts:
 
     def few_bits(self) -> Quantizer | None:
         """A new quantizer of few bits, None if there is no input quantizer or it makes signs."""
-        made = make_input_quantizer(
-            with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
-        )
+        made = make_input_quantizer(self._inputs())
         return made if isinstance(made, Quantizer) and made.integer_input() is not None else None
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:

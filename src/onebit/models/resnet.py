@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.layers.fused_norm import Chain, are_watched, normalized, normalized_twice
-from onebit.models.parts import Parts, checked_shape, choose_stem
+from onebit.models.parts import Parts, choose_stem
 from onebit.quantizers.one_pass import is_plain_training
 
 
@@ -35,25 +35,18 @@ class PaddedShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
 
 
-def padded(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The shortcut without parameters (option A)."""
-    return PaddedShortcut(stride, outputs - inputs)
-
-
-def projected(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """A strided 1×1 convolution and BatchNorm (option B); binary like the other convolutions."""
-    return Chain(parts.conv(inputs, outputs, 1, stride=stride), parts.norm2d(outputs))
-
-
-def averaged(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Average pooling, a 1×1 convolution with real weights and inputs, and BatchNorm, as in Bi-Real net."""
+def shortcut_of(parts: Parts, kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What a shortcut does where the shape changes: "padded" has no parameters (option A); "projected" is a strided 1×1
+    convolution, binary like the others, and BatchNorm (option B); "averaged" is average pooling, a 1×1 convolution with
+    real weights and inputs, and BatchNorm, as in Bi-Real net.
+    """
+    if kind == "padded":
+        return PaddedShortcut(stride, outputs - inputs)
+    if kind == "projected":
+        return Chain(parts.layer(nn.Conv2d, inputs, outputs, 1, stride=stride), parts.norm2d(outputs))
     # rounding up keeps the size of the strided convolution beside it
     pool = nn.AvgPool2d(stride, ceil_mode=True)
-    return Chain(pool, parts.conv(inputs, outputs, 1, real=True), parts.norm2d(outputs))
-
-
-SHORTCUTS = {"padded": padded, "projected": projected, "averaged": averaged}
-"""Name -> what a shortcut does where the shape changes."""
+    return Chain(pool, parts.layer(nn.Conv2d, inputs, outputs, 1, real=True), parts.norm2d(outputs))
 
 
 EXPANSION = 4
@@ -74,7 +67,7 @@ class Block(nn.Module):
         parts: how layers are made.
         inputs, outputs: channels; inside a bottleneck a quarter of `outputs`.
         stride: of the first 3×3 convolution, as in torchvision's nets, and of the shortcut.
-        shortcut: a name of `SHORTCUTS`, used where the shape changes.
+        shortcut: a kind of `shortcut_of`, used where the shape changes.
         around_each: a shortcut around each convolution instead of one around both (Bi-Real); not in a bottleneck.
     """
 
@@ -98,11 +91,12 @@ class Block(nn.Module):
         same = stride == 1 and inputs == outputs
         before = inputs
         for i, (after, kernel, step) in enumerate(plan, start=1):
-            self.add_module(f"conv{i}", parts.conv(before, after, kernel, stride=step, padding=kernel // 2))
+            conv = parts.layer(nn.Conv2d, before, after, kernel, stride=step, padding=kernel // 2)
+            self.add_module(f"conv{i}", conv)
             self.add_module(f"bn{i}", parts.norm2d(after))
             self.add_module(f"relu{i}", parts.active(after))
             before = after
-        self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
+        self.downsample = nn.Identity() if same else shortcut_of(parts, shortcut, inputs, outputs, stride)
         self.around_each, self.bottleneck = around_each, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,11 +163,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         parts = Parts(**settings)
-        self.input_shape = checked_shape(input_shape)
+        self.input_shape = tuple(input_shape)
         channels = list(map(parts.widened, channels))
         inputs = channels[0]
         self.coding = parts.image_coding()
-        first = partial(parts.conv, self.input_shape[0], inputs, first=True)
+        first = partial(parts.layer, nn.Conv2d, self.input_shape[0], inputs, first=True)
         self.conv1 = first(3, padding=1) if stem == "cifar" else first(7, stride=2, padding=3)
         self.bn1 = parts.norm2d(inputs)
         self.relu = parts.active(inputs)
@@ -192,7 +186,7 @@ class ResNet(nn.Module):
         height, width = (-(-size // (1 << halvings)) for size in self.input_shape[1:])
         self.pool = nn.AvgPool2d((height, width))  # all of the image; cheaper than an adaptive pool that finds out
         self.flatten = nn.Flatten()
-        self.fc = parts.linear(inputs, classes, real=parts.real_last, bias=True)
+        self.fc = parts.layer(nn.Linear, inputs, classes, real=parts.real_last, bias=True)
         self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -267,7 +261,7 @@ def imagenet_resnet(
         (64, 128, 256, 512),
         input_shape=input_shape,
         classes=classes,
-        stem=choose_stem(stem, checked_shape(input_shape)),
+        stem=choose_stem(stem, input_shape),
         shortcut="averaged" if bireal else "projected",
         bottleneck=depth >= 50,
         around_each=bireal,

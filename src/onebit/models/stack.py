@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from onebit.errors import UsageError
 from onebit.layers.fused_norm import Chain
-from onebit.models.parts import Parts, checked_shape, quantized, refuse_dropped_signs
+from onebit.models.parts import Parts, quantized, refuse_dropped_signs
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -18,16 +16,9 @@ HALVE: Window = (2, 2, 0)
 
 
 class ConvNet(Chain):
-    """A chain of layers: uint8 images (N, C, H, W) -> logits (N, classes); built by a `Stack`.
+    """A chain of layers that a `Stack` builds: uint8 images (N, C, H, W) -> logits (N, classes)."""
 
-    Args:
-        layers: by name, the coding first.
-        input_shape: (C, H, W).
-    """
-
-    def __init__(self, layers: OrderedDict[str, nn.Module], input_shape: tuple[int, int, int]) -> None:
-        super().__init__(layers)
-        self.input_shape = input_shape
+    input_shape: tuple[int, int, int]
 
 
 class Stack:
@@ -40,8 +31,8 @@ class Stack:
     `linear7`.
 
     Args:
-        name: of the model, for messages.
         input_shape: (C, H, W); classes: number of logits.
+        net: what gets the layers, a new net when None.
         dropout: probability of zeroing a unit where the net drops out (not before a sign).
         last_norm: see `Parts`; without it the last layer has a bias.
         settings: see `Parts`.
@@ -49,19 +40,20 @@ class Stack:
 
     def __init__(
         self,
-        name: str,
-        *,
         input_shape: Sequence[int],
         classes: int,
+        *,
+        net: ConvNet | None = None,
         dropout: float = 0.0,
         last_norm: bool = True,
         **settings: Any,
     ) -> None:
         self.parts = Parts(last_norm=last_norm, **settings)
         refuse_dropped_signs(dropout, self.parts)
-        self.name, self.classes, self.dropout = name, classes, dropout
-        self.input_shape = self.shape = checked_shape(input_shape)
-        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=self.parts.image_coding())
+        self.net, self.classes, self.dropout = ConvNet() if net is None else net, classes, dropout
+        channels, height, width = input_shape
+        self.net.input_shape = self.shape = channels, height, width
+        self.net.add_module("coding", self.parts.image_coding())
         self._count = 0
         self._inactive = 0  # channels of a last BatchNorm, whose activation depends on what comes next
 
@@ -72,7 +64,7 @@ class Stack:
         channels = self.parts.widened(channels)
         self._add_conv(channels, (kernel, stride, padding))
         if pool:
-            self._slide("pool", channels, pool)
+            self._slide(channels, pool)
             self._add("pool", nn.MaxPool2d(*pool))
         self._add("norm", self.parts.norm2d(channels))
         self._inactive = channels
@@ -81,7 +73,7 @@ class Stack:
         """Average pooling of what the last activation gives; an average of integers of few bits would not be one."""
         few_bits = self.parts.few_bits()
         self._activate(before_real=few_bits is not None)
-        self._slide("pool", self.shape[0], window)
+        self._slide(self.shape[0], window)
         self._add("pool", nn.AvgPool2d(*window))
         if few_bits is not None:
             self._add("integers", quantized(few_bits))
@@ -92,10 +84,10 @@ class Stack:
         if self.dropout:
             self._add("dropout", nn.Dropout(self.dropout))
 
-    def head(self, *hidden: int) -> OrderedDict[str, nn.Module]:
-        """All layers: flattened images through dense ones of `hidden` × width units, each with dropout, to logits."""
+    def head(self, *hidden: int) -> ConvNet:
+        """The net: flattened images through dense ones of `hidden` × width units, each with dropout, to logits."""
         self._activate(before_real=self.parts.real_last and not hidden)
-        self.layers["flatten"] = nn.Flatten()
+        self.net.add_module("flatten", nn.Flatten())
         units = self.shape[0] * self.shape[1] * self.shape[2]
         for i, outputs in enumerate(hidden, start=1):
             inputs, units = units, self.parts.widened(outputs)
@@ -107,35 +99,34 @@ class Stack:
         self._add_linear(units, self.classes, real=self.parts.real_last, bias=not self.parts.last_norm)
         return self._finished()
 
-    def average_head(self) -> OrderedDict[str, nn.Module]:
-        """All layers: logits as the averages of the images that a 1×1 convolution makes, one for each class."""
+    def average_head(self) -> ConvNet:
+        """The net: logits as the averages of the images that a 1×1 convolution makes, one for each class."""
         self._activate(before_real=self.parts.real_last)
         self._add_conv(self.classes, (1, 1, 0), real=self.parts.real_last, bias=not self.parts.last_norm)
         self._add("pool", nn.AdaptiveAvgPool2d(1))
-        self.layers["flatten"] = nn.Flatten()
+        self.net.add_module("flatten", nn.Flatten())
         return self._finished()
 
-    def _finished(self) -> OrderedDict[str, nn.Module]:
+    def _finished(self) -> ConvNet:
         if self.parts.last_norm:
             self._add("norm", self.parts.norm1d(self.classes))
-        return self.layers
+        return self.net
 
     def _add(self, kind: str, layer: nn.Module) -> None:
-        self.layers[f"{kind}{self._count}"] = layer
+        self.net.add_module(f"{kind}{self._count}", layer)
 
-    def _add_conv(self, channels: int, window: Window, **options: bool) -> None:
+    def _add_conv(self, channels: int, window: Window, **options: Any) -> None:
         self._activate()
         self._count += 1
-        inputs, (kernel, stride, padding) = self.shape[0], window
-        self._slide("conv", channels, window)
-        layer = self.parts.conv(
-            inputs, channels, kernel, first=self._count == 1, stride=stride, padding=padding, **options
-        )
+        kernel, stride, padding = window
+        options |= {"stride": stride, "padding": padding, "first": self._count == 1}
+        layer = self.parts.layer(nn.Conv2d, self.shape[0], channels, kernel, **options)
+        self._slide(channels, window)
         self._add("conv", layer)
 
     def _add_linear(self, inputs: int, outputs: int, **options: bool) -> None:
         self._count += 1
-        self._add("linear", self.parts.linear(inputs, outputs, first=self._count == 1, **options))
+        self._add("linear", self.parts.layer(nn.Linear, inputs, outputs, first=self._count == 1, **options))
 
     def _activate(self, *, before_real: bool = False) -> None:
         if self._inactive:
@@ -144,11 +135,8 @@ class Stack:
                 self._add(self.parts.activation, layer)
         self._inactive = 0
 
-    def _slide(self, kind: str, channels: int, window: Window) -> None:
+    def _slide(self, channels: int, window: Window) -> None:
         """Follow the shape through a convolution or a pooling."""
         kernel, stride, padding = window
-        _, height, width = self.shape
-        height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
-        if min(height, width) < 1:
-            raise UsageError(f"{self.name}: images of {self.input_shape} are too small")
-        self.shape = (channels, height, width)
+        height, width = ((size + 2 * padding - kernel) // stride + 1 for size in self.shape[1:])
+        self.shape = channels, height, width

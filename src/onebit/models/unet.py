@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.tables import resolve
-from onebit.errors import UsageError
 from onebit.layers.fused_norm import normalized
-from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
+from onebit.models.parts import Parts, refuse_dropped_signs
 
 BASE = 64
 """Channels of the first level before `width`; each level below has twice as many."""
@@ -42,10 +41,10 @@ class DoubleConv(nn.Module):
         before_real: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = parts.conv(inputs, outputs, 3, padding=padding, first=first)
+        self.conv1 = parts.layer(nn.Conv2d, inputs, outputs, 3, padding=padding, first=first)
         self.bn1 = parts.norm2d(outputs)
         self.relu1 = parts.active(outputs)
-        self.conv2 = parts.conv(outputs, outputs, 3, padding=padding)
+        self.conv2 = parts.layer(nn.Conv2d, outputs, outputs, 3, padding=padding)
         self.bn2 = parts.norm2d(outputs)
         self.relu2 = parts.active(outputs, before_real=before_real)
 
@@ -72,7 +71,7 @@ class Up(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
+        self.up = parts.layer(nn.ConvTranspose2d, 2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
         self.margin = margin
@@ -107,7 +106,7 @@ class UNet(nn.Module):
         x: uint8 (N, C, H, W) -> (N, classes, H, W), or (N, classes, H − 184, W − 184) with "valid" padding.
 
     Raises:
-        UsageError: an unknown padding, a depth below 1, or dropout before a sign.
+        UsageError: an unknown padding, or dropout before a sign.
     """
 
     def __init__(
@@ -123,16 +122,14 @@ class UNet(nn.Module):
         super().__init__()
         parts, border = Parts(**settings), resolve(PADDINGS, padding, kind="padding")
         refuse_dropped_signs(dropout, parts)
-        image = checked_shape(input_shape)
-        self.padding, self.depth = padding, depth
         lost = lost_pixels(padding, depth)
-        self.input_shape = (image[0], *(next_side(side + lost, padding, depth) for side in image[1:]))
+        self.input_shape = (input_shape[0], *(next_side(side + lost, padding, depth) for side in input_shape[1:]))
         self.output_shape = (classes, *(side - lost for side in self.input_shape[1:]))
         channels = [parts.widened(BASE) * 2**level for level in range(depth + 1)]
         self.coding = parts.image_coding()
         self.down = nn.ModuleList(
             DoubleConv(parts, inputs, outputs, border, first=level == 0)
-            for level, (inputs, outputs) in enumerate(pairwise([image[0], *channels]))
+            for level, (inputs, outputs) in enumerate(pairwise([input_shape[0], *channels]))
         )
         self.pool = nn.MaxPool2d(2)
         self.drop = nn.Dropout2d(dropout) if dropout else nn.Identity()
@@ -147,7 +144,7 @@ class UNet(nn.Module):
             )
             for level in range(depth - 1, -1, -1)
         )
-        self.conv = parts.conv(channels[0], classes, 1, real=parts.real_last, bias=True)
+        self.conv = parts.layer(nn.Conv2d, channels[0], classes, 1, real=parts.real_last, bias=True)
         self.last_norm = parts.norm2d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,19 +156,6 @@ class UNet(nn.Module):
         for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = up(x, skip)
         return self.last_norm(self.conv(x))
-
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse images that do not go through the pools evenly.
-
-        Raises:
-            UsageError: such sides, with the next larger ones.
-        """
-        fitting = tuple(next_side(side, self.padding, self.depth) for side in (height, width))
-        if fitting != (height, width):
-            raise UsageError(
-                f"a unet with {self.padding} padding takes no images of {height}×{width} pixels; "
-                f"the next larger ones are {fitting[0]}×{fitting[1]}"
-            )
 
 
 def lost_pixels(padding: str, depth: int) -> int:

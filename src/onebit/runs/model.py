@@ -124,10 +124,6 @@ def build_training(
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
     _start(recipe, model, data)
-    check_size: Any = getattr(model, "check_size", None)
-    if check_size is not None and isinstance(data.train, Split):
-        side = recipe.augmentation.crop_size
-        check_size(*(data.input_shape[1:] if side is None else (side, side)))
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
     images, labels = _counts(recipe, data)
