@@ -63,23 +63,24 @@ class Graph:
 
     # nodes
 
-    def add(
-        self, op: str, *inputs: str, form: str = "", of: str = "", output: str = "", domain: str = "", **attributes: Any
-    ) -> str:
+    def add(self, op: str, *inputs: str, of: str = "", output: str = "", domain: str = "", **attributes: Any) -> str:
         """Append a node, and return the name of its output.
 
         Args:
-            form: the node is the last one of a value, which it makes in this form; "" for one before that.
-            of: the value, if it is another than that which is being written.
+            of: the value that the node belongs to, if it is another than that which is being written.
             output: a name of its own for the output.
         """
-        of = of or self.of
-        if form:  # float32 has the name of the value, so that outputs have theirs
-            output = self.name(of if form == "float" and of != INPUT else f"{of}/{form}")
-            self._tensors.setdefault(of, {})[form] = output
-        output = output or self.name(f"{of}/{op.lower()}")
+        output = output or self.name(f"{of or self.of}/{op.lower()}")
         self.nodes.append(self.helper.make_node(op, inputs, [output], domain=domain, **attributes))
         return output
+
+    def make(self, form: str, of: str = "") -> str:
+        """The last node makes a value in this form; float32 has the name of the value, so that outputs have theirs."""
+        of, output = of or self.of, self.nodes[-1].output
+        self._taken.remove(output[0])
+        output[0] = name = self.name(of if form == "float" and of != INPUT else f"{of}/{form}")
+        self._tensors.setdefault(of, {})[form] = name
+        return name
 
     def name(self, text: str) -> str:
         """A tensor name that is not taken: `text`, or with a number behind it."""
@@ -94,17 +95,15 @@ class Graph:
         """Append a Cast to a dtype of numpy, as `add`."""
         return self.add("Cast", tensor, to=self._kind(dtype), **given)
 
-    def real(self, op: str, a: str, b: str, *, last: bool = False) -> str:
-        """Append an operation of two float32 tensors, which makes the value itself if it is the `last` one.
+    def real(self, op: str, a: str, b: str) -> str:
+        """Append an operation of two float32 tensors, in float64 where bits matter.
 
-        In float64 where bits matter. The rounded result is the same, but onnxruntime merges float32 operations with
-        others.
+        The rounded result is the same, but onnxruntime merges float32 operations with others.
         """
-        form = "float" if last else ""
         if self.of not in self.precise:
-            return self.add(op, a, b, form=form)
+            return self.add(op, a, b)
         a, b = (self.cast(tensor, np.float64) for tensor in (a, b))
-        return self.cast(self.add(op, a, b), np.float32, form=form)
+        return self.cast(self.add(op, a, b), np.float32)
 
     def padded(self, tensor: str, padding: tuple[int, int, int, int], value: float, dtype: Any) -> str:
         """Append a Pad of images; padding: (top, bottom, left, right)."""
@@ -182,14 +181,15 @@ class Graph:
         if form == "code":
             if zero := zero_point(self.values[name]):
                 tensor = self.add("Add", tensor, self.number(zero, DTYPES[source]), of=name)
-            return self.cast(tensor, dtype, of=name, form=form)
-        factor, zero = self.coding(name)
-        if not zero:
-            return self.cast(tensor, dtype, of=name, form=form)
-        tensor = self.cast(tensor, dtype, of=name)
-        if factor != 1:
-            tensor = self.add("Mul", tensor, self.number(factor, dtype), of=name)
-        return self.add("Sub", tensor, self.number(zero, dtype), of=name, form=form)
+            self.cast(tensor, dtype, of=name)
+        else:
+            factor, zero = self.coding(name)
+            tensor = self.cast(tensor, dtype, of=name)
+            if factor != 1:
+                tensor = self.add("Mul", tensor, self.number(factor, dtype), of=name)
+            if zero:
+                self.add("Sub", tensor, self.number(zero, dtype), of=name)
+        return self.make(form, name)
 
     def coding(self, name: str) -> tuple[int, int]:
         """(factor, zero): factor · tensor - zero is the value, of the tensor in its natural form."""
@@ -215,13 +215,14 @@ class Graph:
         mean, std = self.per_channel(spec.mean, "mean"), self.per_channel(spec.std, "std")
         tensor = self.add("Sub", self.cast(INPUT, np.float32), mean)
         if INPUT not in self.precise:
-            self.add("Div", tensor, std, form="float")
-            return
-        # onnxruntime may multiply by the reciprocal: in float64, that too is rounded to the right float32
-        tensor, std = (
-            self.cast(one, np.float64, output=f"{INPUT}/{name}") for one, name in ((tensor, "wide"), (std, "wide_std"))
-        )
-        self.cast(self.add("Div", tensor, std), np.float32, form="float")
+            self.add("Div", tensor, std)
+        else:  # onnxruntime may multiply by the reciprocal: in float64, that too is rounded to the right float32
+            tensor, std = (
+                self.cast(one, np.float64, output=f"{INPUT}/{name}")
+                for one, name in ((tensor, "wide"), (std, "wide_std"))
+            )
+            self.cast(self.add("Div", tensor, std), np.float32)
+        self.make("float")
 
     # the whole
 

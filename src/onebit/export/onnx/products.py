@@ -24,12 +24,13 @@ _TWICE = 0.5
 """The scale of the output of a QLinearConv: twice the sum minus the threshold, around the code 2, is cut to {0, 2}."""
 
 
-def write_real_dense(to: Graph, node: nodes.RealDense) -> None:
+def write_real_dense(to: Graph, node: nodes.RealDense) -> str:
     weight = to.constant(node.weight.T, f"{to.of}/weight")
-    to.add("MatMul", to.get(node.inputs[0], "float"), weight, form="float")
+    to.add("MatMul", to.get(node.inputs[0], "float"), weight)
+    return "float"
 
 
-def write_dense(to: Graph, node: nodes.Dense) -> None:
+def write_dense(to: Graph, node: nodes.Dense) -> str:
     """Of codes, of the bytes b of the input, whose values are 2b - 255, or of floats."""
     (source,), signs = node.inputs, node.rows.T
     x, natural = to.values[source], to.natural(source)
@@ -37,34 +38,30 @@ def write_dense(to: Graph, node: nodes.Dense) -> None:
         raw = natural == "raw"
         zero = to.number(0 if raw else zero_point(x), np.uint8)
         weight = to.weights(signs, np.int8)
-        form = "" if raw else _last_form(node, "int")
-        sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, form=form)
+        sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero)
         if raw:
             sums = to.add("Mul", sums, to.number(2, np.int32))
             shift = to.per_channel(255 * signs.sum(axis=0, dtype=np.int64), "offset", np.int32)
-            sums = to.add("Sub", sums, shift, form=_last_form(node, "int"))
-        _finish(to, node, sums, "int")
-        return
+            sums = to.add("Sub", sums, shift)
+        return _finish(to, node, sums, "int")
     form = _exact_form(to, node)
     weight = to.weights(signs, DTYPES[form])
-    _finish(to, node, to.add("MatMul", to.get(source, form), weight, form=_last_form(node, form)), form)
+    return _finish(to, node, to.add("MatMul", to.get(source, form), weight), form)
 
 
-def write_conv(to: Graph, node: nodes.Conv | nodes.RealConv) -> None:
+def write_conv(to: Graph, node: nodes.Conv | nodes.RealConv) -> str:
     (source,) = node.inputs
     if isinstance(node, nodes.Conv):
         if to.integers and (found := to.uses.conv_to_sign(node)):
-            _conv_to_sign(to, node, *found)
-            return
+            return _conv_to_sign(to, node, *found)
         after = to.uses.conv_to_requantize(node) if to.natural(source) == "code" else None
         if after is not None and (factors := scales(node, after, to.values[source])):
-            _conv_to_code(to, node, after, factors)
-            return
+            return _conv_to_code(to, node, after, factors)
     tensor, padding = _padded(to, node, "float")
-    _convolve(to, node, "Conv", tensor, geometry(node, padding))
+    return _convolve(to, node, "Conv", tensor, geometry(node, padding))
 
 
-def write_conv_transpose(to: Graph, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> None:
+def write_conv_transpose(to: Graph, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> str:
     tensor, extra = to.get(node.inputs[0], "float"), list(node.extra)
     top, bottom, left, right = node.padding
     if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
@@ -77,16 +74,16 @@ def write_conv_transpose(to: Graph, node: nodes.ConvTranspose | nodes.RealConvTr
     attributes = geometry(node, (top, bottom, left, right))
     if any(extra):
         attributes["output_padding"] = extra
-    _convolve(to, node, "ConvTranspose", tensor, attributes)
+    return _convolve(to, node, "ConvTranspose", tensor, attributes)
 
 
-def _convolve(to: Graph, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> None:
+def _convolve(to: Graph, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> str:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     to.require_float32_sums(node, to.values[node.inputs[0]])
     if isinstance(node, (nodes.RealConv, nodes.RealConvTranspose)):
         weight = to.constant(node.kernels(), f"{to.of}/weight")
-        to.add(op, tensor, weight, form="float", **attributes)
-        return
+        to.add(op, tensor, weight, **attributes)
+        return "float"
 
     def window_sums() -> str:
         """The sums of the pixels that each output reads: the same convolution, of ones."""
@@ -97,22 +94,22 @@ def _convolve(to: Graph, node: Any, op: str, tensor: str, attributes: dict[str, 
         one = to.number(1, np.float32)
         return to.add(op, tensor, to.add("Expand", one, to.shape(*first, *node.kernel)), **attributes)
 
-    sums = to.add(op, tensor, to.weights(node.kernels()), form=_last_form(node, "float"), **attributes)
-    _finish(to, node, sums, "float", window_sums)
+    sums = to.add(op, tensor, to.weights(node.kernels()), **attributes)
+    return _finish(to, node, sums, "float", window_sums)
 
 
-def _finish(to: Graph, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> None:
+def _finish(to: Graph, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> str:
     """`scale` · sums + `centre` · (sum of the inputs), where the node has them; `totals` writes the sums."""
-    if _last_form(node, form):
-        return
+    if node.scale is None and node.centre is None:
+        return form
     if form != "float":
         sums = to.cast(sums, np.float32)
     if node.scale is not None:
-        sums = to.real("Mul", sums, to.per_channel(node.scale, "scale"), last=node.centre is None)
+        sums = to.real("Mul", sums, to.per_channel(node.scale, "scale"))
     if node.centre is not None:
         centre = to.per_channel(node.centre, "centre")
-        total = to.real("Mul", totals() if totals else _total(to, node), centre)
-        to.real("Add", sums, total, last=True)
+        to.real("Add", sums, to.real("Mul", totals() if totals else _total(to, node), centre))
+    return "float"
 
 
 def _total(to: Graph, node: OneBitWeights) -> str:
@@ -128,7 +125,7 @@ def _exact_form(to: Graph, node: OneBitWeights) -> str:
     return "float" if not x.exact or sum_bound(node, x) <= FLOAT32_EXACT else "double"
 
 
-def _conv_to_sign(to: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> None:
+def _conv_to_sign(to: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> str:
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
     least, direction = rising(after, to.values[to.of])
     signs = node.kernels()
@@ -144,19 +141,19 @@ def _conv_to_sign(to: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, after
     given = codes, one, zero, weight, one, none, scale, two, bias
     tensor = to.add("QLinearConv", *given, **geometry(node, padding))
     to.of = after.output
-    tensor = to.add("Clip", tensor, to.number(0, np.uint8), two, form="code" if pool is None else "")
+    tensor = to.add("Clip", tensor, to.number(0, np.uint8), two)
     to.written.add(to.of)
     if pool is None:
-        return
+        return "code"
     to.written.add(pool.output)
     tensor = pool_codes(to, tensor, pool)
-    if (direction > 0).all():
-        to.cast(tensor, np.uint8, form="code")
-    else:
-        write_sign(to, to.cast(tensor, np.bool_), direction)
+    if (direction < 0).any():
+        return write_sign(to, to.cast(tensor, np.bool_), direction)
+    to.cast(tensor, np.uint8)
+    return "code"
 
 
-def _conv_to_code(to: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> None:
+def _conv_to_code(to: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> str:
     """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
     codes, padding = _padded(to, node, "code")
     weight = to.weights(node.kernels())
@@ -172,10 +169,11 @@ def _conv_to_code(to: Graph, node: nodes.Conv, after: nodes.Requantize, found: S
     made = to.values[to.of]
     most = made.limits[1] + zero_point(made)
     given = codes, one, zero, weight, scale, to.number(0, np.int8), one, none, bias
-    tensor = to.add("QLinearConv", *given, form="code" if most == 255 else "", **geometry(node, padding))
+    tensor = to.add("QLinearConv", *given, **geometry(node, padding))
     if most < 255:
-        to.add("Clip", tensor, none, to.number(most, np.uint8), form="code")
+        to.add("Clip", tensor, none, to.number(most, np.uint8))
     to.written.add(to.of)
+    return "code"
 
 
 def _padded(to: Graph, node: nodes.Conv | nodes.RealConv, form: str) -> tuple[str, tuple[int, int, int, int]]:
@@ -193,7 +191,7 @@ def pool_codes(to: Graph, codes: str, node: nodes.MaxPool) -> str:
     return max_pool(to, to.cast(codes, np.float32), node, np.float32)
 
 
-def max_pool(to: Graph, tensor: str, node: nodes.MaxPool, dtype: Any, *, form: str = "") -> str:
+def max_pool(to: Graph, tensor: str, node: nodes.MaxPool, dtype: Any) -> str:
     """The largest number of each window of a tensor of floats."""
     attributes = pool_geometry(node)
     top, bottom, left, right = node.padding
@@ -201,7 +199,7 @@ def max_pool(to: Graph, tensor: str, node: nodes.MaxPool, dtype: Any, *, form: s
     if max(top, bottom) >= height or max(left, right) >= width:  # as dilations allow; onnxruntime refuses it
         tensor = to.padded(tensor, node.padding, -np.inf, dtype)
         del attributes["pads"]
-    return to.add("MaxPool", tensor, form=form, **attributes)
+    return to.add("MaxPool", tensor, **attributes)
 
 
 def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
@@ -219,8 +217,3 @@ def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str
 def pool_geometry(node: nodes.Pool) -> dict[str, Any]:
     """Attributes of a pool."""
     return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
-
-
-def _last_form(node: OneBitWeights, form: str) -> str:
-    """The form of sums that are the value itself; "" if a factor follows."""
-    return form if node.scale is None and node.centre is None else ""

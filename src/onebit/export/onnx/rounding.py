@@ -12,7 +12,7 @@ from onebit.packed import Quantize, Requantize
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 
-def write_requantize(to: Graph, node: Requantize) -> None:
+def write_requantize(to: Graph, node: Requantize) -> str:
     """The inputs times multipliers / 2^shift, and offset / 2^shift, added up in float64: no bit is lost."""
     made = to.values[to.of]
     code = to.integers and fits_byte(made) and not _is_wide(to, node)
@@ -30,12 +30,13 @@ def write_requantize(to: Graph, node: Requantize) -> None:
         total = to.add("Add", to.add("Mul", tensor, to.per_channel(row, f"multiplier{index}")), total)
     if code:  # nothing is negative, so that the Cast, which cuts the fraction off, is the floor
         total = _clip(to, total, 0, made.limits[1] + zero_point(made) + 0.5, np.float64)
-        to.cast(total, np.uint8, form="code")
-        return
+        to.cast(total, np.uint8)
+        return "code"
     total = _clip(to, to.add("Floor", total), node.least, node.most, np.float64)
-    total = to.cast(total, np.float32, form="" if to.marks else "float")
+    total = to.cast(total, np.float32)
     if to.marks:
         _mark(to, node, total)
+    return "float"
 
 
 def _wide(to: Graph, source: str) -> str:
@@ -73,18 +74,18 @@ def _shifted(numbers: np.ndarray, node: Requantize) -> np.ndarray:
     return np.ldexp(numbers.astype(np.float64), -node.right_shift)
 
 
-def write_quantize(to: Graph, node: Quantize) -> None:
+def write_quantize(to: Graph, node: Quantize) -> str:
     """ONNX's Round, too, takes the even one of two integers. The ends are integers, so that the clip may come first."""
     made = to.values[to.of]
-    code = to.integers and fits_byte(made)
-    tensor = _clip(to, to.get(node.inputs[0], "float"), node.least, node.most, np.float32)
-    tensor = to.add("Round", tensor, form="" if code or to.marks else "float")
+    tensor = to.add("Round", _clip(to, to.get(node.inputs[0], "float"), node.least, node.most, np.float32))
     if to.marks:
         _mark(to, node, tensor)
-    elif code:
-        if zero := zero_point(made):
-            tensor = to.add("Add", tensor, to.number(zero, np.float32))
-        to.cast(tensor, np.uint8, form="code")
+    if not (to.integers and fits_byte(made)):
+        return "float"
+    if zero := zero_point(made):
+        tensor = to.add("Add", tensor, to.number(zero, np.float32))
+    to.cast(tensor, np.uint8)
+    return "code"
 
 
 def _clip(to: Graph, tensor: str, low: float, high: float, dtype: type) -> str:
@@ -96,5 +97,4 @@ def _mark(to: Graph, node: Requantize | Quantize, tensor: str) -> None:
     signed = node.least < 0
     bits = max((-node.least - 1).bit_length(), node.most.bit_length()) + signed
     numbers = (to.number(number, np.float32) for number in (1, 0, bits))
-    given = {"form": "float", "domain": QONNX_DOMAIN}
-    to.add("Quant", tensor, *numbers, **given, signed=int(signed), narrow=0, rounding_mode="ROUND")
+    to.add("Quant", tensor, *numbers, domain=QONNX_DOMAIN, signed=int(signed), narrow=0, rounding_mode="ROUND")

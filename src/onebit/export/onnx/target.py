@@ -26,7 +26,7 @@ from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet, dumps, nodes
 from onebit.packed.net import INPUT
 
-WRITERS: dict[type, Callable[[Graph, Any], None]] = {
+WRITERS: dict[type, Callable[[Graph, Any], str]] = {
     nodes.Flatten: lambda to, node: pointwise.move(to, node, "Flatten", axis=1),
     nodes.Dense: products.write_dense,
     nodes.RealDense: products.write_real_dense,
@@ -68,7 +68,8 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
     for node in net.nodes:
         if node.output not in to.written:
             to.of = node.output
-            nodes.by_class(WRITERS, node)(to, node)
+            form = nodes.by_class(WRITERS, node)(to, node)
+            to.make(form)
     for name in net.outputs:
         to.get(name, "float")  # whose tensor has the name of the value
     model = to.model(producer_name="onebit", producer_version=__version__)
