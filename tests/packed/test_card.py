@@ -56,21 +56,13 @@ def test_the_card_of_a_rounded_net_is_no_longer_than_a_file_takes() -> None:
     assert (Card().of_rounded(4).method, Card().of_rounded(None)) == (ROUNDED.format(4), Card())
 
 
-def test_a_card_in_plain_words() -> None:
-    assert str(CARD).splitlines() == [
-        "summary: a small net",
-        "data: mnist: handwritten digits",
-        "license of the data: LeCun, Cortes, Burges; CC BY-SA 3.0",
-        "method: binaryconnect: weights sign, inputs real; optimizer adam",
-        "recipe: mnist-fast",
-        "reference: none",
-        "test, packed weights (this file): 98.00 % (9,800 of 10,000, mean IoU 0.2500)",
-        "test, latent weights (trained net): 97.00 % (9,700 of 10,000, BatchNorm re-estimated)",
-        "training: 0.5 epochs, chosen epoch 1 (validation error), seed 3",
-        "command: onebit train mnist-fast --seed 3",
-    ]
-    assert "training: 1 epoch, chosen" in str(replace(CARD, epochs=1))
-    assert str(Card()) == ""
+def test_a_card_has_a_line_for_each_known_field() -> None:
+    lines = str(CARD).splitlines()
+    assert len(lines) == 14
+    assert "chosen by: validation error" in lines
+    assert "test, packed weights: 98.00 % (9,800 of 10,000, mean IoU 0.2500)" in lines
+    assert "test, latent weights: 97.00 % (9,700 of 10,000, BatchNorm re-estimated)" in lines
+    assert str(Card(seed=0)) == "seed: 0"
 
 
 @pytest.mark.parametrize(

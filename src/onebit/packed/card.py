@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from onebit.common.fields import Bound, within
@@ -55,7 +54,7 @@ class Card(Record):
         method: how the net was trained to be binary.
         recipe: name of the recipe.
         reference: what was published about it.
-        command: what trains the same net with this version of onebit; `str` adds how an integer net is packed.
+        command: what trains the same net with this version of onebit.
         seed, epochs: of the training.
         chosen_epoch, chosen_by: the epoch whose weights were packed, and why.
         test: the result in each test mode. "packed" is that of this file, the others are of the trained net.
@@ -83,26 +82,10 @@ class Card(Record):
     KIND = "card"
 
     def __str__(self) -> str:
-        """The known fields in plain words, a line each."""
-        data = ": ".join(filter(None, (self.dataset, self.data)))
-        terms, named = "license of the data", {"recipe": self.recipe, "reference": self.reference}
-        facts = {"summary": self.summary, "data": data, terms: self.license, "method": self.method, **named}
-        lines = [f"{name}: {text}" for name, text in facts.items() if text]
-        for mode, score in sorted(self.test.items(), key=lambda item: item[0] != "packed"):
-            lines.append(f"test, {mode} weights{' (this file)' if mode == 'packed' else ' (trained net)'}: {score}")
-        epoch = f"chosen epoch {self.chosen_epoch}" if self.chosen_epoch is not None else ""
-        if epoch and self.chosen_by:
-            epoch += f" ({self.chosen_by})"
-        training = [
-            "" if self.epochs is None else f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}",
-            epoch,
-            "" if self.seed is None else f"seed {self.seed}",
-        ]
-        if any(training):
-            lines.append(f"training: {', '.join(filter(None, training))}")
-        if self.command:
-            lines.append(f"command: {self.command}")
-        return "\n".join(lines)
+        """The known fields, a line each."""
+        facts = {item.name.replace("_", " "): getattr(self, item.name) for item in fields(self) if item.name != "test"}
+        facts |= {f"test, {mode} weights": score for mode, score in self.test.items()}
+        return "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
 
     def of_rounded(self, bits: int | None) -> Card:
         """The card of the integer net of this one: another net, of which no accuracy is known yet.
@@ -116,4 +99,4 @@ class Card(Record):
             rounding = ROUNDED.format(bits)
             trained = shortened(method or "", LONGEST_CARD_TEXT - len(rounding) - 2)
             method = "; ".join(filter(None, (trained, rounding)))
-        return dataclasses.replace(self, method=method, test=test)
+        return replace(self, method=method, test=test)
