@@ -5,39 +5,30 @@
  * weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
 #define DEPTHWISE_LANES 16
 
-/* The sums of n channels: x + segments[k].a is the pixel under a tap, and segments[k].b the place of its weights. */
-static inline void sum_signs(const int32_t *x, const segment_t *segments, int found, const int32_t *flips, int n, int32_t *sums) {
-    int32_t total[DEPTHWISE_LANES] = {0};
-    for (int k = 0; k < found; k++) {
-        const int32_t *value = x + segments[k].a, *flip = flips + segments[k].b;
-        for (int c = 0; c < n; c++) total[c] += (value[c] ^ flip[c]) - flip[c]; /* -value where flip is -1 */
+/* The sums of n channels: x are the inputs under a tap, of the pixel at segments[k].a, and w its weights, at segments[k].b. */
+#define DEPTHWISE_SUMS(name, input_t, weight_t, sum_t, term)                                                                 \
+    static inline void name##_of(const ob_call *call, const input_t *in, const segment_t *segments, int found,               \
+                                 const weight_t *weights, int n, sum_t *sums) {                                              \
+        const int32_t factor = call->in_factor, zero = call->in_zero;                                                        \
+        sum_t total[DEPTHWISE_LANES] = {0};                                                                                  \
+        (void)factor, (void)zero;                                                                                            \
+        for (int k = 0; k < found; k++) {                                                                                    \
+            const input_t *x = in + segments[k].a;                                                                           \
+            const weight_t *w = weights + segments[k].b;                                                                     \
+            for (int c = 0; c < n; c++) total[c] += term;                                                                    \
+        }                                                                                                                    \
+        for (int c = 0; c < n; c++) sums[c] = total[c];                                                                      \
+    }                                                                                                                        \
+    static inline void name(const ob_call *call, const input_t *in, const segment_t *segments, int found,                    \
+                            const weight_t *weights, int n, sum_t *sums) {                                                   \
+        if (n == DEPTHWISE_LANES) /* a constant, for whole registers */                                                      \
+            name##_of(call, in, segments, found, weights, DEPTHWISE_LANES, sums);                                            \
+        else                                                                                                                 \
+            name##_of(call, in, segments, found, weights, n, sums);                                                          \
     }
-    for (int c = 0; c < n; c++) sums[c] = total[c];
-}
-
-/* The same of bytes, which hold (x + zero) / factor. */
-static inline void sum_bytes(const ob_call *call, const uint8_t *x, const segment_t *segments, int found, const int32_t *flips, int n,
-                             int32_t *sums) {
-    const int32_t factor = call->in_factor, zero = call->in_zero;
-    int32_t total[DEPTHWISE_LANES] = {0};
-    for (int k = 0; k < found; k++) {
-        const uint8_t *value = x + segments[k].a;
-        const int32_t *flip = flips + segments[k].b;
-        for (int c = 0; c < n; c++) total[c] += ((value[c] * factor - zero) ^ flip[c]) - flip[c];
-    }
-    for (int c = 0; c < n; c++) sums[c] = total[c];
-}
-
-static inline void sum_products(const int32_t *x, const segment_t *segments, int found, const double *weights, int n,
-                                double *sums) {
-    double total[DEPTHWISE_LANES] = {0};
-    for (int k = 0; k < found; k++) {
-        const int32_t *value = x + segments[k].a;
-        const double *weight = weights + segments[k].b;
-        for (int c = 0; c < n; c++) total[c] += (double)value[c] * weight[c];
-    }
-    for (int c = 0; c < n; c++) sums[c] = total[c];
-}
+DEPTHWISE_SUMS(sum_signs, int32_t, int32_t, int32_t, (x[c] ^ w[c]) - w[c]) /* -x[c] where w[c] is -1 */
+DEPTHWISE_SUMS(sum_bytes, uint8_t, int32_t, int32_t, ((x[c] * factor - zero) ^ w[c]) - w[c])
+DEPTHWISE_SUMS(sum_products, int32_t, double, double, (double)x[c] * w[c])
 
 /* The sums of channels `first` to `first + count` of one pixel, in a block: as integers, or as real values. */
 static void depthwise_block(const place_t *at, spot_t spot, const segment_t *segments, int found, int first, int count,
@@ -55,18 +46,12 @@ static void depthwise_block(const place_t *at, spot_t spot, const segment_t *seg
         int c = first + k, n = count - k < DEPTHWISE_LANES ? count - k : DEPTHWISE_LANES;
         const int32_t *flips = (const int32_t *)call->weights + c;
         const double *weights = (const double *)call->weights + c;
-        if (bytes && n == DEPTHWISE_LANES) /* a constant, for whole registers */
-            sum_bytes(call, bytes + c, segments, found, flips, DEPTHWISE_LANES, block->i + k);
-        else if (bytes)
+        if (bytes)
             sum_bytes(call, bytes + c, segments, found, flips, n, block->i + k);
-        else if (bits && n == DEPTHWISE_LANES)
-            sum_signs(x + c, segments, found, flips, DEPTHWISE_LANES, block->i + k);
         else if (bits)
-            sum_signs(x + c, segments, found, flips, n, block->i + k);
-        else if (n == DEPTHWISE_LANES)
-            sum_products(x + c, segments, found, weights, DEPTHWISE_LANES, products + k);
+            sum_signs(call, x + c, segments, found, flips, n, block->i + k);
         else
-            sum_products(x + c, segments, found, weights, n, products + k);
+            sum_products(call, x + c, segments, found, weights, n, products + k);
     }
     for (int a = 0; padding && a < call->taps_down; a++)
         for (int b = 0; b < call->taps_across; b++) {

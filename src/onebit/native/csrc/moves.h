@@ -1,41 +1,33 @@
 /* Kernels that convert or copy values, and pooling. */
 
-/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p). `padded`: a padding
- * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. most: an upper bound of all
- * magnitudes. */
-static void row_to_grid(const float *x, int64_t size, int padded, const share_t *share, int32_t *z, float *unit_of_row,
-                        uint32_t *most) {
-    const uint32_t *in = (const uint32_t *)x;
-    uint32_t largest = padded ? 0x3f800000u : 0; /* the bits of 1 */
-    for (int64_t k = 0; k < size; k++) {
-        uint32_t magnitude = in[k] & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    span_t mine = span_of(share, size);
-    if (largest >= 0x7f800000u) { /* infinite, or NaN */
-        memset(z + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
-        *unit_of_row = float_of_bits(0x7fc00000u);
-        *most = 0;
-        return;
-    }
-    int e = grid_exponent(largest);
-    float power = power_of_two(e);
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power);
-#else /* without a rounding instruction */
-    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = rounded(x[k] * power);
-#endif
-    *most = (uint32_t)(float_of_bits(largest) * power) + 1;
-    *unit_of_row = power_of_two(-e);
-}
-
+/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p); with `constant`, a padding
+ * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. The grid's unit and an upper
+ * bound of all magnitudes follow the integers. */
 static int to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    const span_t mine = span_of(share, call->in_size);
     for (int64_t n = 0; n < count; n++) {
-        const float *in = (const float *)arena + call->in + n * call->in_size;
-        uint32_t *out = arena + call->out + n * call->out_size, most;
-        float unit;
-        row_to_grid(in, call->in_size, call->constant, share, (int32_t *)out, &unit, &most);
-        if (share->part == 0) memcpy(out + call->in_size, &unit, 4), out[call->in_size + 1] = most;
+        const uint32_t *in = arena + call->in + n * call->in_size;
+        const float *x = (const float *)in;
+        int32_t *out = (int32_t *)arena + call->out + n * call->out_size;
+        uint32_t largest = call->constant ? bits_of_float(1) : 0, most = 0;
+        float unit = float_of_bits(0x7fc00000u);
+        for (int64_t k = 0; k < call->in_size; k++) {
+            uint32_t magnitude = in[k] & 0x7fffffffu;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        if (largest >= 0x7f800000u) { /* infinite, or NaN */
+            memset(out + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
+        } else {
+            int e = grid_exponent(largest);
+            float power = power_of_two(e);
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+            for (int64_t k = mine.begin; k < mine.end; k++) out[k] = (int32_t)rintf(x[k] * power);
+#else /* without a rounding instruction */
+            for (int64_t k = mine.begin; k < mine.end; k++) out[k] = rounded(x[k] * power);
+#endif
+            most = (uint32_t)(float_of_bits(largest) * power) + 1, unit = power_of_two(-e);
+        }
+        if (share->part == 0) memcpy(out + call->in_size, &unit, 4), memcpy(out + call->in_size + 1, &most, 4);
     }
     return 0;
 }
@@ -184,34 +176,34 @@ static int copy_box(const ob_call *call, const share_t *share, int64_t count, ui
 }
 
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */
-static int pool_windows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    int units = call->kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels;
+static int pool(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    const int kernel = call->kernel, bytes = call->in_factor != 0, adds = kernel == OB_KERNEL_SUM || kernel == OB_KERNEL_SUM_INT;
+    const int units = kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels, size = bytes && !adds ? 1 : 4;
     span_t mine = span_of(share, call->out_height);
     for (int64_t n = 0; n < count; n++)
         for (int i = mine.begin; i < mine.end; i++)
             for (int j = 0; j < call->out_width; j++) {
                 const uint32_t *in = arena + call->in + n * call->in_size;
                 int64_t place = (int64_t)i * call->out_width + j;
-                uint32_t *out = arena + call->out + n * call->out_size + place * call->out_pixel;
-                float *sums = (float *)out;
-                int seen = 0;
-                if (call->kernel == OB_KERNEL_SUM || call->kernel == OB_KERNEL_SUM_INT) {
-                    memset(out, 0, (size_t)units * 4);
-                    seen = 1;
-                }
+                uint8_t *out_bytes = (uint8_t *)(arena + call->out + n * call->out_size) + place * call->out_pixel * size;
+                uint32_t *out = (uint32_t *)out_bytes, seen = 0;
+                float *reals = (float *)out;
+                if (adds) memset(out, 0, (size_t)units * 4);
                 for (int a = 0; a < call->taps_down; a++)
                     for (int b = 0; b < call->taps_across; b++) {
                         int row = call->rows[i * call->taps_down + a], column = call->columns[j * call->taps_across + b];
                         if (row < 0 || column < 0) continue;
-                        const uint32_t *x = in + ((int64_t)row * call->in_width + column) * call->in_pixel;
-                        if (!seen++) {
-                            memcpy(out, x, (size_t)units * 4);
+                        int64_t from = ((int64_t)row * call->in_width + column) * call->in_pixel;
+                        const uint8_t *x_bytes = (const uint8_t *)in + from * (bytes ? 1 : 4);
+                        const uint32_t *x = (const uint32_t *)x_bytes;
+                        const float *f = (const float *)x;
+                        if (!seen++ && !adds) {
+                            memcpy(out, x, (size_t)(units * size));
                             continue;
                         }
-                        const float *f = (const float *)x;
-                        switch (call->kernel) {
+                        switch (kernel) {
                         case OB_KERNEL_MAX:
-                            for (int k = 0; k < units; k++) sums[k] = larger_of(sums[k], f[k]);
+                            for (int k = 0; k < units; k++) reals[k] = larger_of(reals[k], f[k]);
                             break;
                         case OB_KERNEL_MAX_INT:
                             for (int k = 0; k < units; k++)
@@ -220,63 +212,30 @@ static int pool_windows(const ob_call *call, const share_t *share, int64_t count
                         case OB_KERNEL_MAX_BITS:
                             for (int k = 0; k < units; k++) out[k] |= x[k];
                             break;
+                        case OB_KERNEL_MAX_BYTES:
+                            for (int k = 0; k < units; k++) out_bytes[k] = x_bytes[k] > out_bytes[k] ? x_bytes[k] : out_bytes[k];
+                            break;
                         case OB_KERNEL_SUM:
-                            for (int k = 0; k < units; k++) sums[k] += f[k];
+                            for (int k = 0; k < units; k++) reals[k] += f[k];
                             break;
                         case OB_KERNEL_SUM_INT:
-                            for (int k = 0; k < units; k++) out[k] += x[k];
+                            if (bytes)
+                                for (int k = 0; k < units; k++) out[k] += x_bytes[k];
+                            else
+                                for (int k = 0; k < units; k++) out[k] += x[k];
                             break;
                         }
                     }
-                if (call->kernel == OB_KERNEL_MAX) /* of 0 and -0, neither is the larger */
-                    for (int k = 0; k < units; k++) sums[k] += 0.0f;
-                if (call->divisor && call->kernel == OB_KERNEL_SUM)
-                    for (int k = 0; k < units; k++) sums[k] /= call->divisor[place];
-                if (call->divisor && call->kernel == OB_KERNEL_SUM_INT) /* integers give a float32 quotient */
-                    for (int k = 0; k < units; k++) sums[k] = (float)(int32_t)out[k] / call->divisor[place];
+                if (kernel == OB_KERNEL_MAX) /* of 0 and -0, neither is the larger */
+                    for (int k = 0; k < units; k++) reals[k] += 0.0f;
+                if (bytes && adds)
+                    for (int k = 0; k < units; k++) out[k] = (uint32_t)call->in_factor * out[k] - (uint32_t)call->in_zero * seen;
+                if (call->divisor && kernel == OB_KERNEL_SUM)
+                    for (int k = 0; k < units; k++) reals[k] /= call->divisor[place];
+                else if (call->divisor) /* integers give a float32 quotient */
+                    for (int k = 0; k < units; k++) reals[k] = (float)(int32_t)out[k] / call->divisor[place];
             }
     return 0;
-}
-
-/* The same for bytes: the largest, or exact sums as int32. */
-static int pool_bytes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    int channels = call->channels;
-    span_t mine = span_of(share, call->out_height);
-    for (int64_t n = 0; n < count; n++)
-        for (int i = mine.begin; i < mine.end; i++)
-            for (int j = 0; j < call->out_width; j++) {
-                const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
-                int64_t place = (int64_t)i * call->out_width + j;
-                uint32_t *image = arena + call->out + n * call->out_size;
-                uint8_t *out = (uint8_t *)image + place * call->out_pixel;
-                uint32_t *sums = image + place * call->out_pixel;
-                int seen = 0;
-                if (call->kernel == OB_KERNEL_SUM_INT) memset(sums, 0, (size_t)channels * 4);
-                for (int a = 0; a < call->taps_down; a++)
-                    for (int b = 0; b < call->taps_across; b++) {
-                        int row = call->rows[i * call->taps_down + a], column = call->columns[j * call->taps_across + b];
-                        if (row < 0 || column < 0) continue;
-                        const uint8_t *x = in + ((int64_t)row * call->in_width + column) * call->in_pixel;
-                        if (call->kernel == OB_KERNEL_SUM_INT)
-                            for (int k = 0; k < channels; k++) sums[k] += x[k];
-                        else if (!seen)
-                            memcpy(out, x, (size_t)channels);
-                        else
-                            for (int k = 0; k < channels; k++) out[k] = x[k] > out[k] ? x[k] : out[k];
-                        seen++;
-                    }
-                if (call->kernel != OB_KERNEL_SUM_INT) continue;
-                uint32_t factor = (uint32_t)call->in_factor, zero = (uint32_t)call->in_zero * (uint32_t)seen;
-                float *quotients = (float *)sums;
-                for (int k = 0; k < channels; k++) sums[k] = factor * sums[k] - zero;
-                if (call->divisor)
-                    for (int k = 0; k < channels; k++) quotients[k] = (float)(int32_t)sums[k] / call->divisor[place];
-            }
-    return 0;
-}
-
-static int pool(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    return (call->in_factor ? pool_bytes : pool_windows)(call, share, count, arena);
 }
 
 /* Adaptive pooling: window (i, j) spans rows[2i] to rows[2i + 1] and columns[2j] to columns[2j + 1]. */
@@ -289,20 +248,18 @@ static int adaptive_average(const ob_call *call, const share_t *share, int64_t c
                 int64_t place = (int64_t)i * call->out_width + j;
                 float *out = (float *)(arena + call->out + n * call->out_size + place * call->out_pixel);
                 for (int c = 0; c < call->channels; c++) {
-                    double total = 0;
+                    double total = -0.0; /* with which -0 stays -0 */
                     int64_t whole = 0;
                     for (int column = call->columns[2 * j]; column < call->columns[2 * j + 1]; column++) {
-                        double down = 0;
+                        double down = -0.0;
                         for (int row = call->rows[2 * i]; row < call->rows[2 * i + 1]; row++) {
                             uint32_t x = in[((int64_t)row * call->in_width + column) * call->in_pixel + c];
-                            if (call->real) {
-                                float value;
-                                memcpy(&value, &x, 4);
-                                down = row == call->rows[2 * i] ? value : down + value;
-                            } else
+                            if (call->real)
+                                down += float_of_bits(x);
+                            else
                                 whole += (int32_t)x;
                         }
-                        total = column == call->columns[2 * j] ? down : total + down;
+                        total += down;
                     }
                     out[c] = (call->real ? (float)total : (float)whole) / call->divisor[place];
                 }
