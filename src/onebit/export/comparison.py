@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,13 @@ def compare(
     samples = len(expected[net.outputs[0]])
     noun = "pixels" if net.compared == "labels" and len(shape) == 3 else "labels"
     return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact, noun)
+
+
+def split_outputs(net: PackedNet, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs by name, (N, …), of (N, numbers of all outputs) in the order of `net.outputs`."""
+    shapes = [net.values[name].shape for name in net.outputs]
+    parts = np.split(numbers, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=1)
+    return {name: part.reshape(-1, *shape) for name, part, shape in zip(net.outputs, parts, shapes, strict=True)}
 
 
 def _ranges(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from math import prod
 from pathlib import Path
 from shutil import copy, which
 
@@ -16,6 +15,7 @@ from onebit.export.c.folder import template
 from onebit.export.c.folder import write as write
 from onebit.export.c.plan import MAKERS, Planner
 from onebit.export.c.size import measure
+from onebit.export.comparison import split_outputs
 from onebit.export.targets import CannotRun
 from onebit.packed import PackedNet
 
@@ -46,8 +46,9 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
                 (place / name).write_text(template(name), encoding="ascii")
         _checked(["make", "-s", "-C", str(place)], b"")
         data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
-        text = _checked([str(place / "net")], data).decode("ascii")
-    return outputs_of(net, text)
+        numbers = _checked([str(place / "net")], data).split()
+    # float64 holds integers of 32 bits and every float32 exactly; the latter have 9 digits
+    return split_outputs(net, np.array(numbers, np.float64).astype(np.float32).reshape(len(inputs), -1))
 
 
 def _checked(command: list[str], given: bytes) -> bytes:
@@ -57,16 +58,6 @@ def _checked(command: list[str], given: bytes) -> bytes:
         said = (done.stderr.decode("utf-8", "replace").strip() or "nothing").splitlines()[0]
         raise OnebitError(f"the exported program fails: {Path(command[0]).name} says {short(said)}; please report this")
     return done.stdout
-
-
-def outputs_of(net: PackedNet, text: str) -> dict[str, np.ndarray]:
-    """The outputs by name, (N, …) float32, from the lines that the program prints."""
-    known = net.values
-    sizes = [prod(known[name].shape) for name in net.outputs]
-    # float holds integers of 32 bits and every float32 exactly; the latter have 9 digits
-    numbers = np.array(text.split(), np.float64).astype(np.float32).reshape(-1, sum(sizes))
-    parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
-    return {name: part.reshape(-1, *known[name].shape) for name, part in zip(net.outputs, parts, strict=True)}
 
 
 def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from onebit.export.c.stages import Stages
@@ -22,7 +23,7 @@ class Moves(Stages):
         if spec.mean is None or spec.std is None:
             self.stored[INPUT] = source
             return
-        stage = self.begin_pixels(INPUT, source, "integer", "the input, standardized")
+        stage = self.begin_pixels(INPUT, source, "the input, standardized")
         mean, std = self.array(INPUT, "mean", spec.mean), self.array(INPUT, "deviation", spec.std)
         self.line(f"standardize(x, {stage.channels}, {mean}, {std});")
         stage.made = Value(spec.shape, "real")
@@ -32,9 +33,10 @@ class Moves(Stages):
         stored, shape = self.value(name), self.known[node.output].shape
         made: Stored | None
         if isinstance(node, nodes.Permute):
-            made = stored.permuted(node.axes)
+            made = replace(stored, axes=tuple(stored.axes[axis] for axis in node.axes))
         elif isinstance(node, nodes.Repeat):
-            made = stored.repeated(node.times)
+            axes = zip(stored.axes, node.times, strict=True)
+            made = replace(stored, axes=tuple((*axis, (times, 0)) for axis, times in axes))
         elif isinstance(node, nodes.Slice):
             made = self.even(name, axes=True).sliced(node.start, node.stop, node.step)
         else:  # in the order of the value

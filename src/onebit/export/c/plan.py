@@ -34,7 +34,7 @@ class Planner(Moves, Products, Pools):
 
     def give_out(self, name: str) -> None:
         """A stage that copies a value to the output."""
-        stage = self.begin_pixels("", self.even(name), self.known[name].kind, f"{name} is an output")
+        stage = self.begin_pixels("", self.even(name), f"{name} is an output")
         x = self.scratch(4 * stage.channels)
         self.to_output(name)
         stage.head.insert(0, f"value_t *x = {x};")

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.export.c.stages import Stages, index, real, title
+from onebit.export.c.stages import Stages, index, real
 from onebit.export.c.values import LOADS
 from onebit.packed import Node, PackedNet, Value, nodes
 from onebit.packed.net import readers
@@ -22,7 +22,7 @@ class Pools(Stages):
         (name,) = node.inputs
         made, source = self.known[node.output], self.even(name, axes=True)
         exact, largest = source.bound is not None, isinstance(node, nodes.MaxPool)
-        value = source.described("integer" if exact else "real", made.shape)
+        value = replace(source.value, shape=made.shape)
         if isinstance(node, nodes.AveragePool) and exact:
             least, most = (prod(node.kernel) * limit for limit in source.limits or ())
             # windows over the border have fewer pixels
@@ -31,7 +31,7 @@ class Pools(Stages):
                 raise UsageError(
                     f"--to c takes averages of integers whose sums fit 32 bits; those of {node.output!r} do not"
                 )
-        stage = self.begin(node.output, value, title(node, self.known[name], made))
+        stage = self.begin(node.output, value, self.title(node))
         stage.keeps.append(source)
         self.window(node, source, stage.channels)
         self.second(stage.channels)
@@ -55,7 +55,7 @@ class Pools(Stages):
     def adaptive(self, node: nodes.AdaptiveAveragePool) -> None:
         (name,) = node.inputs
         made, source = self.known[node.output], self.even(name, axes=True)
-        stage = self.begin(node.output, made, title(node, self.known[name], made))
+        stage = self.begin(node.output, made, self.title(node))
         stage.keeps.append(source)
         self.over_places()
         spans = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from onebit.errors import UsageError
 from onebit.export.c.pointwise import Pointwise
-from onebit.export.c.stages import index, real, title
+from onebit.export.c.stages import index, real
 from onebit.export.c.values import BITS, LOADS, RANGES, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
@@ -53,7 +53,7 @@ class Products(Pointwise):
             source = self.copied(source, name, real=True)
         if source.bound is None and not self.covers(source):  # a grid is that of a whole value
             source = self.copied(source, name)
-        stage = self.begin(node.output, made, title(node, self.known[name], made))
+        stage = self.begin(node.output, made, self.title(node))
         stage.keeps.append(source)
         pairs = one_bit and self.has_pairs(node, source)
         stored = words_of(rows) if pairs else np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows

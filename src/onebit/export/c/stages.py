@@ -98,9 +98,9 @@ class Stages:
         self.index_of(target.memory)
         return target
 
-    def begin_pixels(self, value: str, source: Stored, kind: str, title: str) -> Stage:
+    def begin_pixels(self, value: str, source: Stored, title: str) -> Stage:
         """A new stage whose `x` holds each pixel of a stored value."""
-        stage = self.begin(value, source.described(kind), title)
+        stage = self.begin(value, source.value, title)
         self.over_pixels()
         self.load_pixel(source, "x")
         return stage
@@ -190,9 +190,14 @@ class Stages:
             self.stage.titles.append(title)
             return self.stage
         source = self.even(name)
-        stage = self.begin_pixels(value, source, self.known[name].kind, title)
+        stage = self.begin_pixels(value, source, title)
         stage.replaces.append(source)
         return stage
+
+    def title(self, node: Node) -> str:
+        """What an operation does, in words."""
+        shapes = (" x ".join(map(str, self.known[name].shape)) for name in (node.inputs[0], node.output))
+        return f"{node.output}: {op_name(node)} {' -> '.join(shapes)}"
 
     def over_pixels(self) -> None:
         self.stage.loops = [("p", self.stage.pixels)] if self.stage.pixels > 1 else []
@@ -209,7 +214,7 @@ class Stages:
 
     def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
         """A plain copy of a value, or of its numbers in another shape."""
-        value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind, shape)
+        value = Value(stored.shape, "real") if real else replace(stored.value, shape=shape or stored.shape)
         target = self.begin_whole(value, f"{name} in order")
         in_shape = target.reshaped(stored.shape)
         assert in_shape is not None
@@ -303,9 +308,3 @@ def real(number: Any) -> str:
     """A float32 in C, exactly."""
     text = f"{np.float32(number):.9g}"
     return text + ("" if any(c in text for c in ".e") else ".0") + "f"
-
-
-def title(node: Node, x: Value, made: Value) -> str:
-    """What an operation does, in words."""
-    shapes = (" x ".join(map(str, value.shape)) for value in (x, made))
-    return f"{node.output}: {op_name(node)} {' -> '.join(shapes)}"

@@ -60,9 +60,11 @@ class Stored:
         """The largest magnitude of integers, None for real values."""
         return None if self.limits is None else max(-self.limits[0], self.limits[1])
 
-    def described(self, kind: str, shape: tuple[int, ...] | None = None) -> Value:
-        """The value without its place, in its own or another shape."""
-        return Value(self.shape if shape is None else shape, kind, self.bound, *(self.limits or ()))
+    @property
+    def value(self) -> Value:
+        """The value without its place."""
+        kind = "real" if self.limits is None else "sign" if self.form == "signs" else "integer"
+        return Value(self.shape, kind, self.bound, *(self.limits or ()))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +88,7 @@ class Stored:
     @property
     def is_plain(self) -> bool:
         """Whether it is stored as by `plain`."""
-        return self.first == 0 and merged(self.axes) == merged(plain_axes(self.shape))
+        return self.first == 0 and [*map(_join, self.axes)] == [*map(_join, plain_axes(self.shape))]
 
     # the same memory in another shape
 
@@ -112,18 +114,12 @@ class Stored:
             axes.append(tuple(axis) or ((1, 0),))
         return replace(self, axes=tuple(axes))
 
-    def permuted(self, axes: tuple[int, ...]) -> Stored:
-        return replace(self, axes=tuple(self.axes[axis] for axis in axes))
-
     def sliced(self, start: tuple[int, ...], stop: tuple[int, ...], by: tuple[int, ...]) -> Stored:
         """A part of an evenly spaced value."""
         spans = list(zip(start, stop, by, self.steps() or (), strict=True))
         first = self.first + sum(begin * step for begin, _, _, step in spans)
         axes = tuple(((len(range(begin, end, every)), step * every),) for begin, end, every, step in spans)
         return replace(self, first=first, axes=axes)
-
-    def repeated(self, times: tuple[int, ...]) -> Stored:
-        return replace(self, axes=tuple((*axis, (n, 0)) for axis, n in zip(self.axes, times, strict=True)))
 
 
 def form_of(value: Value) -> str:
@@ -147,11 +143,6 @@ def plain(value: Value, stage: int) -> Stored:
     units = -(-prod(value.shape) * BITS[form] // 8)
     limits = value.limits if value.exact else None
     return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), limits)
-
-
-def merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """Each axis with as few parts as possible."""
-    return tuple(_join(axis) for axis in axes)
 
 
 def _join(parts: Axis) -> Axis:

@@ -12,13 +12,13 @@ import subprocess
 import zlib
 from importlib import resources
 from itertools import pairwise, product
-from math import prod
 from pathlib import Path
 from shutil import which
 
 import numpy as np
 
 from onebit.errors import OnebitError, short
+from onebit.export.comparison import split_outputs
 from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
 from onebit.export.targets import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, nodes
@@ -92,16 +92,11 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
         command = [node, str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
-    shapes = [(len(inputs), *net.values[name].shape) for name in net.outputs]
-    expected = 4 * sum(map(prod, shapes))
-    if done.returncode or len(done.stdout) != expected:
-        said = done.stderr.decode(errors="replace").strip() or f"{len(done.stdout)} bytes instead of {expected}"
-        lines = said.splitlines()
-        error = next((line for line in lines if re.match(r"\w*Error: ", line)), lines[-1])
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        error = next((line for line in lines if re.match(r"\w*Error: ", line)), "nothing")
         raise OnebitError(f"node could not run the page: {short(error)}")
-    numbers = np.frombuffer(done.stdout, np.float32)
-    parts = np.split(numbers, np.cumsum([prod(shape) for shape in shapes])[:-1])
-    return {name: part.reshape(shape) for name, part, shape in zip(net.outputs, parts, shapes, strict=True)}
+    return split_outputs(net, np.frombuffer(done.stdout, np.float32).reshape(len(inputs), -1))
 
 
 def input_kind(net: PackedNet) -> str:
