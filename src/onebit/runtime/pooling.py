@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Value
@@ -44,19 +46,11 @@ def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Executor:
     def execute(v: np.ndarray) -> np.ndarray:
         sums = v.astype(np.int64 if x.exact else np.float64)
         for axis, windows in ((2, rows), (3, columns)):
-            sums = np.stack([_in_order(sums, axis, *window) for window in windows], axis=axis)
+            lines = np.moveaxis(sums, axis, 0)
+            sums = np.stack([reduce(np.add, lines[start:stop]) for start, stop in windows], axis)  # in this order
         return sums.astype(np.float32) / divisor
 
     return execute
-
-
-def _in_order(v: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """v[start] + v[start + 1] + … + v[stop - 1] along an axis, in this order."""
-    v = np.moveaxis(v, axis, 0)
-    total = v[start].copy()
-    for part in v[start + 1 : stop]:
-        total += part
-    return total
 
 
 def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> np.ndarray:

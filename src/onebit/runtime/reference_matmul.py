@@ -20,16 +20,16 @@ _BLOCK_VALUES = 1 << 18  # of windows unrolled at once: they stay in the second-
 
 def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
     """(N, K) -> (N, O)."""
-    finish = _finish(node, x)
+    finish = _finish(node)
     if x.kind == "sign" and isinstance(node, nodes.Dense) and node.centre is None:
         signs, count = node.signs, node.in_features
         return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None], None)[:, 0, :, 0]
-    weight = _weight(node, x)
-    prepare = _prepare(node, x)
+    [weight], prepare = _weight(node, x), _prepare(node, x)
+    multiply = np.matmul if isinstance(node, OneBitWeights) else exact_products
 
     def execute(v: np.ndarray) -> np.ndarray:
         v, units = prepare(v)
-        sums = _sums(node, weight[0], v.astype(weight.dtype, copy=False).T)
+        sums = multiply(weight, v.astype(weight.dtype, copy=False).T)
         return finish(sums.T[:, None, :, None], units)[:, 0, :, 0]
 
     return execute
@@ -89,28 +89,18 @@ def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray
     return lambda v: on_grid(v.astype(np.float32), least=least)
 
 
-def _sums(node: AnyNode, weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """weight @ columns, exactly."""
-    return weight @ columns if isinstance(node, OneBitWeights) else exact_products(weight, columns)
-
-
-def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+def _finish(node: AnyNode, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """A function from sums (N, groups, rows, P) and grid units (N,) to outputs (N, groups, O / groups, P)."""
-    scale = centre = weight_units = None
-    if isinstance(node, OneBitWeights):
-        scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
-    else:
-        weight_units = on_grid(node.weight)[1].reshape(groups, -1, 1)
+    parts = (node.scale, node.centre) if isinstance(node, OneBitWeights) else (on_grid(node.weight)[1], None)
+    scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in parts)
 
     def finish(sums: np.ndarray, units: np.ndarray | None) -> np.ndarray:
-        if units is None and scale is None and centre is None and weight_units is None:
+        if units is None and scale is None and centre is None:
             return sums.astype(np.int32, copy=False)
         sums = sums.astype(np.float32)
         if units is not None:
             sums *= units[:, None, None, None]
         y = sums if centre is None else sums[:, :, :-1]
-        if weight_units is not None:
-            y *= weight_units
         if scale is not None:
             y = y * scale
         if centre is not None:
@@ -138,7 +128,8 @@ def _correlation(
     made = node.infer(x)
     outputs, height, width = made.shape
     groups, _, terms = weight.shape
-    prepare, finish = _prepare(node, x), _finish(node, x, groups=groups)
+    prepare, finish = _prepare(node, x), _finish(node, groups=groups)
+    multiply = np.matmul if isinstance(node, OneBitWeights) else exact_products
     unrolled = groups * terms  # values in the windows of all groups at one output pixel
     across = min(width, max(1, _BLOCK_VALUES // unrolled))
     down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
@@ -166,7 +157,7 @@ def _correlation(
                     part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
                     columns = unrolled_windows[: part.size].reshape(part.shape)
                     np.copyto(columns, part)
-                    sums = finish(_sums(node, weight, columns.reshape(count, groups, terms, -1)), part_units)
+                    sums = finish(multiply(weight, columns.reshape(count, groups, terms, -1)), part_units)
                     place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
                     place[...] = sums.reshape(place.shape)
         return y
