@@ -34,7 +34,7 @@ def adam(model: nn.Module, *, lr: float = 1e-2, **options: Any) -> torch.optim.O
 
 
 def compiled(model: nn.Module, *, backend: Any = "eager", lr: float = 1e-2, **options: Any) -> torch.optim.Optimizer:
-    return compile_update_(adam(model, lr=lr, **options), model, precision="fp32", backend=backend)
+    return compile_update_(adam(model, lr=lr, **options), model, backend=backend)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, *, first: int = 0, steps: int = STEPS) -> None:
@@ -80,3 +80,8 @@ def assert_same_training(quantizer: str, *, backend: str, value: float = 1.0, **
         for a, b in zip(latents(fast), latents(net(quantizer, value=value)), strict=True)
     ]
     assert all(moved)
+
+
+def prepared(model: nn.Module) -> list[Any]:
+    """What the last step prepared for each latent, None where it did not."""
+    return [getattr(layer.weight, "prepared", None) for _, layer in binary_layers(model)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, quantizers, train
+from compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, prepared, train
 from covering import covering
 from torch import Tensor, nn
 
@@ -52,11 +52,9 @@ def test_compiled_draws_are_those_of_the_same_function_run_eagerly() -> None:
         optimizer = compiled(model, backend=backend)
         torch.manual_seed(1)
         train(model, optimizer, steps=1)
-    for a, b in zip(quantizers(slow), quantizers(fast), strict=True):
-        assert a.prepared is not None
-        assert b.prepared is not None
+    for a, b in zip(prepared(slow), prepared(fast), strict=True):
         # a rounding of the latent moves a draw once in millions
-        assert int((a.prepared.weight != b.prepared.weight).sum()) == 0
+        assert int((a.weight != b.weight).sum()) == 0
 
 
 @pytest.mark.parametrize("quantizer", [name for name, kind in WEIGHT_QUANTIZERS.items() if kind in QUANTIZERS])
@@ -80,9 +78,8 @@ def test_convolutions_keep_the_memory_format_that_they_get_later(quantizer: str)
     eager, fast = conv_net(), conv_net()
     train_images(eager, clip_latents_(adam(eager)))
     train_images(fast, compiled(fast))
-    for latent, other, layer in zip(latents(fast), latents(eager), quantizers(fast), strict=True):
-        assert layer.prepared is not None
-        weight = layer.prepared.weight
+    for latent, other, one in zip(latents(fast), latents(eager), prepared(fast), strict=True):
+        weight = one.weight
         assert weight.stride() == latent.stride()
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert bool((weight.abs() == 1).all())
@@ -160,7 +157,7 @@ def test_quantizers_it_does_not_know_train_eagerly_beside_it() -> None:
     train(fast, compiled(fast))
     for a, b in zip(latents(eager), latents(fast), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-    assert [q.prepared is None for q in quantizers(fast)] == [False, True, False]
+    assert [one is None for one in prepared(fast)] == [False, True, False]
 
 
 def test_a_shared_quantizer_and_a_tied_latent_are_right_if_not_fast() -> None:
@@ -244,7 +241,7 @@ def test_a_prox_that_comes_later_is_applied() -> None:
 def test_what_cannot_be_compiled_is_told(make: Callable[[nn.Module], torch.optim.Optimizer], message: str) -> None:
     model = net()
     with pytest.raises(UsageError, match=message):
-        compile_update_(make(model), model, precision="fp32")
+        compile_update_(make(model), model)
 
 
 def test_a_machine_without_a_compiler_changes_nothing() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiled_training import adam, compiled, latents, net, quantizers, train
+from compiled_training import adam, compiled, latents, net, prepared, train
 from covering import covering
 from torch import Tensor, nn
 
@@ -40,9 +40,7 @@ def test_draws_have_the_probability_of_their_latent(value: float) -> None:
     for _ in range(4):
         layer.weight.grad = torch.zeros_like(layer.weight)
         optimizer.step()
-        assert layer.weight_quantizer is not None
-        assert layer.weight_quantizer.prepared is not None
-        draws.append(layer.weight_quantizer.prepared.weight / value)
+        draws.append(layer.weight.prepared.weight / value)
         assert bool((draws[-1].abs() == 1).all())
         draws[-1] = draws[-1].clone()
     drawn = torch.stack(draws).double()  # (step, level, index)
@@ -67,7 +65,7 @@ def test_layers_of_one_shape_draw_differently() -> None:
     optimizer = compiled(model, lr=1e-20)
     model(torch.zeros(2, 64)).sum().backward()
     optimizer.step()
-    a, b = (q.prepared.weight for q in quantizers(model) if q.prepared is not None)
+    a, b = (one.weight for one in prepared(model))
     assert 0.4 < float((a == b).float().mean()) < 0.6
 
 
@@ -79,8 +77,7 @@ def test_draws_come_from_torchs_generator_or_the_quantizers_own() -> None:
         torch.manual_seed(seed)
         model[0].weight.grad = torch.zeros_like(model[0].weight)
         optimizer.step()
-        assert quantizer.prepared is not None
-        return quantizer.prepared.weight
+        return model[0].weight.prepared.weight
 
     assert torch.equal(draw(seed=1, own=None), draw(seed=1, own=None))
     assert not torch.equal(draw(seed=1, own=None), draw(seed=2, own=None))
@@ -184,5 +181,5 @@ def test_copies_start_without_prepared_weights() -> None:
     torch.save(model, saved)
     saved.seek(0)
     for twin in (copy.deepcopy(model), torch.load(saved, weights_only=False)):
-        assert [q.prepared for q in quantizers(twin)] == [None] * 3
+        assert prepared(twin) == [None] * 3
         assert all(torch.equal(a, b) for a, b in zip(latents(model), latents(twin), strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiled_training import adam, compiled, latents, net, quantizers, train, used_weights
+from compiled_training import adam, compiled, latents, net, prepared, train, used_weights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,10 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_next_forward_pass_multiplies_with_the_prepared_weights_once(name: str) -> None:
     model = net(name)
     train(model, compiled(model), steps=2)
-    prepared = [q.prepared.weight for q in quantizers(model) if q.prepared is not None]
-    assert len(prepared) == 3
+    written = [one.weight for one in prepared(model)]
     first, second = used_weights(model), used_weights(model)
-    assert [w.data_ptr() for w in first] == [w.data_ptr() for w in prepared]
+    assert [w.data_ptr() for w in first] == [w.data_ptr() for w in written]
     for latent, a, b in zip(latents(model), first, second, strict=True):
         assert a.data_ptr() != b.data_ptr()
         assert bool((a.abs() == 1).all())
@@ -74,7 +73,7 @@ OUTSIDE_WRITES: dict[str, Callable[[nn.Module], Any]] = {
 def test_a_latent_written_outside_is_quantized_anew(write: str) -> None:
     model = net()
     train(model, compiled(model), steps=3)
-    before = [q.prepared.weight.clone() for q in quantizers(model) if q.prepared is not None]
+    before = [one.weight.clone() for one in prepared(model)]
     OUTSIDE_WRITES[write](model)
     for latent, weight, stale in zip(latents(model), used_weights(model), before, strict=True):
         assert torch.equal(weight, sign(latent))
@@ -102,19 +101,18 @@ def test_evaluation_never_sees_a_draw() -> None:
 
 def test_under_autocast_the_weights_are_bf16_and_another_dtype_is_not_used() -> None:
     model = net()
-    optimizer = compile_update_(adam(model), model, precision="bf16", backend="eager")
+    optimizer = compile_update_(adam(model), model, dtype=torch.bfloat16, backend="eager")
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.randn(64, 20)).float().square().mean().backward()
     optimizer.step()
-    prepared = [q.prepared for q in quantizers(model)]
+    written = prepared(model)
     with torch.autocast("cpu", torch.bfloat16):
         used = used_weights(model)
-    for p, weight in zip(prepared, used, strict=True):
-        assert p is not None
+    for p, weight in zip(written, used, strict=True):
         assert weight.dtype == torch.bfloat16
         assert weight.data_ptr() == p.weight.data_ptr()
-    for quantizer, p in zip(quantizers(model), prepared, strict=True):
-        quantizer.prepared = p
+    for p in written:
+        p.passes = 0
     for latent, weight in zip(latents(model), used_weights(model), strict=True):
         assert weight.dtype == torch.float32
         assert torch.equal(weight, sign(latent))

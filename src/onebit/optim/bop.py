@@ -11,7 +11,7 @@ from torch import Tensor
 from onebit.common.fields import NotNegative, PositiveShare, read
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.optimizer_table import OptimizerSetup
-from onebit.quantizers.base import mark_signs_, sign
+from onebit.quantizers.base import Prepared, sign
 from onebit.quantizers.chunks import in_chunks
 
 LEAST = 1e-38
@@ -74,7 +74,7 @@ class Bop(CompanionOptimizer):
             against = torch.nn.functional.hardshrink(m, least)
             # of the sign, as weights that were loaded after the start can be any numbers
             torch.sub(sign(w), against, alpha=HUGE, out=w).clamp_(-1, 1)
-        mark_signs_(latent)
+        latent.prepared = Prepared(latent, latent.detach())  # type: ignore[attr-defined]
 
 
 def build_bop(setup: OptimizerSetup) -> Bop:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
 from onebit.optim.latents import clip_latents_
 from onebit.optim.optimizer_table import AFTER_STEP
@@ -89,7 +88,7 @@ def _numbers(group: dict[str, Any], step: float, quantizer: Quantizer) -> list[f
         float(group["lr"]) * c2 / c1,
         group["eps"] * c2,
         math.inf if clip is None else clip,
-        getattr(quantizer, "value", 1.0),
+        quantizer.value,
     ]
 
 
@@ -132,7 +131,7 @@ def compile_update_(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     *,
-    precision: str = "auto",
+    dtype: torch.dtype | None = None,
     backend: str | Callable[..., Any] = "inductor",
 ) -> torch.optim.Optimizer:
     """Let `optimizer.step()` update latents in one compiled pass that also writes the next binary weights.
@@ -150,7 +149,7 @@ def compile_update_(
     Args:
         optimizer: `torch.optim.Adam` or `AdamW`.
         model: whose binary layers hold the latents.
-        precision: that of training; weights are written in the dtype of its matrix products.
+        dtype: that of the matrix products of training, in which weights are written; None for that of the latents.
         backend: of `torch.compile`.
 
     Returns:
@@ -177,14 +176,13 @@ def compile_update_(
                 raise UsageError(
                     f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
                 )
-    bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
     known = {p for p, _ in owned}
     weights: dict[Tensor, Tensor] = {}
 
     def weight_of(latent: Tensor) -> Tensor:
         # made here and not before: what trains the model may give it another memory format first
         if latent not in weights or weights[latent].stride() != latent.stride():
-            weights[latent] = torch.empty_like(latent, dtype=torch.bfloat16 if bf16 else None, requires_grad=False)
+            weights[latent] = torch.empty_like(latent, dtype=dtype, requires_grad=False)
         return weights[latent]
 
     # torch.compile keeps at most 8 variants of a code object and then stops compiling: each net gets its own
@@ -215,13 +213,13 @@ def compile_update_(
         for p, state in zip(latents, states, strict=True):
             state["step"] += 1
             p.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient
-            quantizers[p].prepared = Prepared(p, weights[p])
+            p.prepared = Prepared(p, weights[p], quantizers[p].value)
 
     def forget_draws(optimizer: torch.optim.Optimizer) -> None:
         # a resumed run cannot know the draw that is already written, so the continuing run draws again as well
-        for quantizer in quantizers.values():
+        for p, quantizer in quantizers.items():
             if quantizer.random:
-                quantizer.prepared = None
+                p.prepared = None  # type: ignore[attr-defined]
 
     optimizer.register_step_pre_hook(update_latents)
     optimizer.register_state_dict_pre_hook(forget_draws)

@@ -182,44 +182,23 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter if parameter.dim() == 0 else parameter.view(-1, *[1] * (x.dim() - 2))
 
 
-def mark_signs_(latent: Tensor) -> None:
-    """Note that `latent` holds ±1 and nothing else: the next forward pass of training needs no pass over its signs."""
-    latent.held_signs = latent._version, latent.data_ptr()  # type: ignore[attr-defined]
-
-
-def take_signs(latent: Tensor) -> bool:
-    """Whether `latent` is as `mark_signs_` found it; a mark serves once.
-
-    A write through `latent.data` goes unnoticed if it comes between the step that marks and this call.
-    """
-    held = None if torch.compiler.is_compiling() else getattr(latent, "held_signs", None)
-    if held is None:
-        return False
-    latent.held_signs = None  # type: ignore[attr-defined]
-    return held == (latent._version, latent.data_ptr())
-
-
 class Prepared:
-    """The weight of the next forward pass, written together with a latent; it fits until the latent is written again.
+    """The weight of the next forward pass, an attribute of its latent; it fits until the latent is written again.
 
+    value: the weight is ±value.
     passes: that began since. The weight serves the first, and stays for activation checkpointing, which repeats it
         within the backward pass.
     Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
     """
 
-    def __init__(self, latent: Tensor, weight: Tensor) -> None:
-        self.latent, self.weight = latent, weight
-        self.passes = 0
-        self.version, self.address = latent._version, latent.data_ptr()
+    def __init__(self, latent: Tensor, weight: Tensor, value: float = 1.0) -> None:
+        self.weight, self.value, self.passes = weight, value, 0
+        self.version, self.address = latent._version, latent.data_ptr()  # another storage keeps the version
 
-    def fits(self, latent: Tensor) -> bool:
-        """Whether `latent` is the one, unchanged, and `weight` has the dtype that this forward pass wants."""
-        return (
-            latent is self.latent
-            and latent._version == self.version
-            and latent.data_ptr() == self.address  # another storage keeps the version
-            and self.weight.dtype == autocast_dtype(latent)
-        )
+    def fits(self, latent: Tensor, value: float) -> bool:
+        """Whether `latent` is unchanged, and the weight is that of this forward pass or has the dtype of the latent."""
+        same = (self.version, self.address, self.value) == (latent._version, latent.data_ptr(), value)
+        return same and self.weight.dtype in (autocast_dtype(latent), latent.dtype)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # the copy of a model holds other Parameters: it begins with None
@@ -242,8 +221,8 @@ class Quantizer(torch.nn.Module):
     """The bound ±b inside which latents are meant to stay, None if the method knows none."""
     start: float = 0.5
     """Magnitude of latents that begin with given signs, as a share of `latent_bound` (of 1 without one)."""
-    prepared: Prepared | None = None
-    """Set by `onebit.optim.compile_update_` only."""
+    value: float = 1.0
+    """The two values are ±value, if they are those of all channels."""
 
     @property
     def start_size(self) -> float:
@@ -251,25 +230,25 @@ class Quantizer(torch.nn.Module):
         return self.start * (self.latent_bound or 1.0)
 
     def take_prepared(self, latent: Tensor) -> Tensor | None:
-        """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves one pass.
+        """The weight that an optimizer prepared for this forward pass of training, if it fits; each serves one pass.
 
         Raises:
             TrainingError: activation checkpointing repeats one of several forward passes, which had different draws.
         """
-        if torch.compiler.is_compiling():  # a compiled model fuses its own quantizer
-            return None
-        prepared = self.prepared
-        if prepared is None or not self.training:
+        # a compiled model fuses its own quantizer
+        usable = self.training and not torch.compiler.is_compiling()
+        prepared = getattr(latent, "prepared", None) if usable else None
+        if prepared is None:
             return None
         repeats = in_backward() and prepared.passes > 0
         prepared.passes += not repeats
-        if not prepared.fits(latent) or (prepared.passes > 1 and not (repeats and self.random)):
+        if not prepared.fits(latent, self.value) or (prepared.passes > 1 and not (repeats and self.random)):
             return None
         if prepared.passes > 1:
             raise TrainingError(
                 "checkpointing repeats one of several forward passes since the last step, which had different draws"
             )
-        return prepared.weight
+        return prepared.weight.to(autocast_dtype(latent))
 
     def bind(self, latent: Tensor) -> None:
         """Called once, by the layer that holds `latent` (O, …): make the parameters that depend on its shape."""

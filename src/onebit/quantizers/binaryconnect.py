@@ -17,7 +17,6 @@ from onebit.quantizers.base import (
     memory_order,
     random_bits,
     sign,
-    take_signs,
 )
 
 
@@ -69,8 +68,6 @@ class Sign(Quantizer):
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""
         weight = self.take_prepared(latent)
-        if weight is None and self.training and self.value == 1.0 and take_signs(latent):
-            weight = latent.detach().to(autocast_dtype(latent))
         return PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
 
     def _scaled(self, signs: Tensor) -> Tensor:

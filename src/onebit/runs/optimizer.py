@@ -10,6 +10,7 @@ from torch import nn
 from onebit.common.entries import load
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
+from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS
@@ -52,7 +53,10 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     if quantizer.prepare is not None:
         load(quantizer.prepare)(optimizer, setup)
     clip_latents_(optimizer)
-    return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
+    if not settings.compile:
+        return optimizer
+    bf16 = resolve_precision(recipe.precision, next(model.parameters()).device) == "bf16"
+    return compile_update_(optimizer, model, dtype=torch.bfloat16 if bf16 else None)
 
 
 def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
