@@ -10,7 +10,7 @@ kind       values
 `real`     float32
 =========  ================================================================================
 
-A new operation is a dataclass here, whose `compute` defines it, and an entry in `OPS`; a new field has one in `ARRAYS`
+A new `operation` is a class here, whose `compute` defines it, and an entry in `OPS`; a new field has one in `ARRAYS`
 or `ATTRIBUTES`.
 """
 

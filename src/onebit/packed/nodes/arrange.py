@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Value, check_size, merged, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, check_size, merged, operation, require_image, same_kind
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Move(Node):
     """Base class of operations of one input that move, choose or repeat its elements."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Flatten(Move):
     """(C, H, W) -> (C·H·W,), the last axis fastest."""
 
@@ -28,7 +27,7 @@ class Flatten(Move):
         return v.reshape(len(v), -1)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Reshape(Move):
     """The same elements, the last axis fastest, with another shape.
 
@@ -47,7 +46,7 @@ class Reshape(Move):
         return v.reshape(len(v), *self.shape)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Permute(Move):
     """Axis i of the output is axis `axes[i]` of the input; axes are counted without the batch axis.
 
@@ -66,7 +65,7 @@ class Permute(Move):
         return v.transpose(0, *(axis + 1 for axis in self.axes))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Repeat(Move):
     """Each element repeated along each axis, as `numpy.repeat`: nearest upsampling, or an axis of 1 broadcast.
 
@@ -89,7 +88,7 @@ class Repeat(Move):
         return v
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Concat(Node):
     """Concatenates two or more values along the channels."""
 
@@ -104,7 +103,7 @@ class Concat(Node):
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Slice(Move):
     """x[start:stop:step] of an image, in each of (C, H, W): a crop, or a strided shortcut.
 
@@ -129,7 +128,7 @@ class Slice(Move):
         return v[place]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Pad(Move):
     """An image with a border of one value.
 

@@ -6,17 +6,16 @@ fastest: the weights of the channels of one pixel are contiguous, as kernels wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
-from onebit.packed.nodes.node import Node, Value, check_size, require_channels, require_image
+from onebit.packed.nodes.node import Node, Value, check_size, operation, require_channels, require_image
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Kernel(Node):
     """Base class of operations that slide a kernel over an image.
 
@@ -49,7 +48,7 @@ class Kernel(Node):
         return (height - self.extent[0]) // self.stride[0] + 1, (width - self.extent[1]) // self.stride[1] + 1
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Grouped(Kernel, Weights):
     """Base class of convolutions: an output channel reads the input channels of its group only.
 
@@ -71,7 +70,7 @@ class Grouped(Kernel, Weights):
         return self.terms // prod(self.kernel)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Convolution(Grouped):
     """(I, H, W) -> (O, H', W').
 
@@ -94,7 +93,7 @@ class Convolution(Grouped):
         return self.terms * prod(y.shape)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Transposed(Grouped):
     """(I, H, W) -> (O, H', W'): pixels add their kernels, `stride` apart, and `padding` is cut from the result.
 
@@ -131,21 +130,21 @@ class Transposed(Grouped):
         return self.outputs * self.terms * prod(x.shape[1:])
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Conv(Convolution, OneBitWeights):
     """Convolution with one-bit weights."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class RealConv(Convolution, RealWeights):
     """Convolution with real weights."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class ConvTranspose(Transposed, OneBitWeights):
     """Transposed convolution with one-bit weights."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class RealConvTranspose(Transposed, RealWeights):
     """Transposed convolution with real weights."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import byte_count, check_tail, unpack_signs, word_count
-from onebit.packed.nodes.node import Node, Value, integer
+from onebit.packed.nodes.node import Node, Value, integer, operation
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Weights(Node):
     """Base class of nodes with a row of weights per output."""
 
@@ -36,7 +35,7 @@ class Weights(Node):
         """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class OneBitWeights(Weights):
     """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + `centre` · sum(x).
 
@@ -92,7 +91,7 @@ class OneBitWeights(Weights):
         return self.outputs * byte_count(self.in_features) + super().stored_bytes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class RealWeights(Weights):
     """Base class of nodes with a row of real weights per output, often the first and last layers: y = weight · x.
 
@@ -118,7 +117,7 @@ class RealWeights(Weights):
         return Value(shape, "real")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class DenseLayer(Weights):
     """Base class of dense layers: (terms,) -> (O,)."""
 
@@ -131,11 +130,11 @@ class DenseLayer(Weights):
         return self.outputs * self.terms
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Dense(DenseLayer, OneBitWeights):
     """Dense layer with one-bit weights: (in_features,) -> (O,)."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class RealDense(DenseLayer, RealWeights):
     """Dense layer with real weights: (in_features,) -> (O,)."""

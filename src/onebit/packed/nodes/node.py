@@ -7,11 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from onebit.errors import FormatError, short
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
+    _Class = TypeVar("_Class")
+
+    @dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True)
+    def operation(cls: type[_Class]) -> type[_Class]:
+        """The dataclass of an operation."""
+
+else:
+    operation = dataclass(frozen=True, eq=False, kw_only=True)
 
 INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
@@ -98,7 +110,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Node(ABC):
     """Base class of the operations. Their fields are those of ARRAYS and ATTRIBUTES, and `in_features` with `signs`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import sign
-from onebit.packed.nodes.node import Node, Value, integer, per_channel, require_alike, require_channels
+from onebit.packed.nodes.node import Node, Value, integer, operation, per_channel, require_alike, require_channels
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Pointwise(Node):
     """Base class of operations on each number: reals by default."""
 
@@ -21,7 +20,7 @@ class Pointwise(Node):
         return Value(x.shape, "real")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class PerChannel(Pointwise):
     """Base class of operations whose arrays have one number per channel."""
 
@@ -31,7 +30,7 @@ class PerChannel(Pointwise):
         return super().infer(x)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Affine(PerChannel):
     """y = scale · x + shift, per channel: a folded BatchNorm, or a bias.
 
@@ -65,7 +64,7 @@ class Affine(PerChannel):
         return y.astype(dtype)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Threshold(PerChannel):
     """A folded BatchNorm + sign of integers, per channel.
 
@@ -95,7 +94,7 @@ class Threshold(PerChannel):
             raise FormatError(f"{count} of {self.direction.size} values of direction are neither +1 nor -1")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Sign(PerChannel):
     """+1 where x >= shift, per channel, else -1; -0.0 is 0.
 
@@ -112,7 +111,7 @@ class Sign(PerChannel):
         return sign(v if self.shift is None else v - per_channel(self.shift, v.ndim))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Bounded(Pointwise):
     """Base class of min(max(x, low), high) of each number."""
 
@@ -129,7 +128,7 @@ class Bounded(Pointwise):
         return y
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Relu(Bounded):
     """max(x, 0)."""
 
@@ -141,7 +140,7 @@ class Relu(Bounded):
         return Value(x.shape, "integer", x.bound, 0, max(0, x.limits[1])) if x.exact else Value(x.shape, "real")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Prelu(PerChannel):
     """x where x > 0, else slope · x, per channel.
 
@@ -156,7 +155,7 @@ class Prelu(PerChannel):
         return np.where(y > 0, y, y * per_channel(self.slope, v.ndim))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Hardtanh(Bounded):
     """min(max(x, -1), 1)."""
 
@@ -169,7 +168,7 @@ class Hardtanh(Bounded):
         return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Clamp(Bounded):
     """min(max(x, low), high), in float32.
 
@@ -198,7 +197,7 @@ class Clamp(Bounded):
             raise FormatError(f"low is {low}, expected at most high, {high}")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Add(Node):
     """The sum of two values of the same shape, as in a residual net."""
 
@@ -215,7 +214,7 @@ class Add(Node):
         return np.add(v, w, dtype=dtype, casting="unsafe")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Multiply(Node):
     """The product of two values of the same shape, such as features and their gates, in float32."""
 

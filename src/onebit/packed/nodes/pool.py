@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.conv import Kernel
-from onebit.packed.nodes.node import Node, Value, integer, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, integer, operation, require_image, same_kind
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Pool(Kernel):
     """(C, H, W) -> (C, H', W'), with windows that all contain a pixel of the image."""
 
@@ -28,7 +27,7 @@ class Pool(Kernel):
         return super().places(x)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class MaxPool(Pool):
     """The largest value in each window, without padding."""
 
@@ -36,7 +35,7 @@ class MaxPool(Pool):
         return same_kind(x, (x.shape[0], *self.places(x)))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class AveragePool(Pool):
     """The sum of each window divided by the number of its pixels.
 
@@ -66,7 +65,7 @@ class AveragePool(Pool):
         return np.outer(*counts)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class AdaptiveAveragePool(Node):
     """Averages of H' × W' windows that cover the image: window i of n spans floor(i·H/n) to ceil((i + 1)·H/n).
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Value, per_channel, require_alike, require_channels
+from onebit.packed.nodes.node import Node, Value, operation, per_channel, require_alike, require_channels
 
 EXACT_LIMIT = 2**52
 """Magnitudes below it, and the halves between them, are exact in float64, so that integers are not the only way."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class _Clipped(Node):
     """An operation that makes integers from `least` to `most`.
 
@@ -31,7 +30,7 @@ class _Clipped(Node):
         return Value(shape, "integer", max(-self.least, self.most), self.least, self.most)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Requantize(_Clipped):
     """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^right_shift⌋, least), most), per channel, of integers xᵢ.
 
@@ -85,7 +84,7 @@ class Requantize(_Clipped):
         return bounds @ np.abs(self.multiplier.astype(np.float64)) + np.abs(self.offset.astype(np.float64))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@operation
 class Quantize(_Clipped):
     """y = min(max(round(x), least), most) of real values x, ties to even."""
 
