@@ -235,7 +235,7 @@ def test_keys_are_those_of_torchs_parametrizations_and_plain_ones_load(plain: nn
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert torch.equal(net(X), other(X))
     net.load_state_dict(plain.state_dict())  # strict: a real twin starts the training
-    for key, (plain_key, layer) in latent_keys(net).items():
+    for key, (plain_key, _, layer) in latent_keys(net).items():
         assert torch.equal(layer.weight, plain.state_dict()[plain_key]), key
     with pytest.raises(RuntimeError, match="Unexpected key"):
         net.load_state_dict(plain.state_dict() | {"weight_ih_l9": X})
@@ -278,7 +278,7 @@ def test_copies_and_other_dtypes(plain: nn.Module) -> None:
     assert torch.equal(twin(X), expected)
     twin.load_state_dict({key: value + 1 for key, value in plain.state_dict().items()})
     assert torch.equal(net(X), expected), "the copy loads plain keys into itself"
-    for plain_key, layer in latent_keys(twin).values():
+    for plain_key, _, layer in latent_keys(twin).values():
         assert torch.equal(layer.weight, plain.state_dict()[plain_key] + 1)
     with torch.no_grad():
         for _, layer in binary_layers(twin):

@@ -69,7 +69,7 @@ def test_a_weight_quantizer_and_a_kind_of_layer(kind: str, quantizer: str) -> No
     # what eval mode computes is what ships
     net.eval()
     state = {key: value for key, value in net.state_dict().items() if "quantizer." not in key}
-    for key, (plain_key, layer) in latent_keys(net).items():
+    for key, (plain_key, _, layer) in latent_keys(net).items():
         del state[key]
         state[plain_key] = layer.dense(layer.binary_weight())
     plain.load_state_dict(state)

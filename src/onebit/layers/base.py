@@ -270,9 +270,8 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
 
     A parametrized weight has the name that its layer gives it: "lstm.weight_ih_l0", "attention.out_proj.weight".
     """
-    for name, module in model.named_modules():
-        if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
-            yield (name if isinstance(module, BinaryLayer) else _parametrized_name(name)), module
+    for _, name, layer in latent_keys(model).values():
+        yield name, layer
 
 
 def input_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -299,16 +298,11 @@ def skip_fused_path_(model: nn.Module) -> None:
             module.use_nested_tensor = False  # only the fused path takes nested tensors
 
 
-def _parametrized_name(name: str) -> str:
-    """The weight that a parametrization computes: "lstm.parametrizations.weight_ih_l0.0" -> "lstm.weight_ih_l0"."""
-    *layer, _, weight, _ = name.split(".")
-    return ".".join([*layer, weight])
-
-
 class Latent(NamedTuple):
-    """A latent weight: its key in the state_dict of a net of plain torch layers, and what holds it."""
+    """A latent weight: its key in the state_dict of a net of plain torch layers, its name and what holds it."""
 
     plain_key: str
+    name: str
     layer: LatentWeight
 
 
@@ -324,9 +318,10 @@ def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
     found = {}
     for name, module in model.named_modules(remove_duplicate=not shared):
         if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
-            if isinstance(module, BinaryLayer):
-                key = plain = f"{name}.weight" if name else "weight"
-            else:
-                key, plain = f"{name.rpartition('.')[0]}.original", _parametrized_name(name)
-            found[key] = Latent(plain, module)
+            key = plain = f"{name}.weight" if name else "weight"
+            if not isinstance(module, BinaryLayer):  # "lstm.parametrizations.weight_ih_l0.0"
+                *layer, _, weight, _ = name.split(".")
+                key, plain = f"{name.rpartition('.')[0]}.original", ".".join([*layer, weight])
+                name = plain
+            found[key] = Latent(plain, name, module)
     return found

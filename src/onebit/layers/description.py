@@ -89,7 +89,7 @@ class BinarizeReport:
 def weight_counts(model: nn.Module) -> tuple[int, int]:
     """(binary weights, all weights): embeddings are weights; scales, biases and normalization are not."""
     latents = latent_keys(model)
-    binary = sum(layer.weight.numel() for _, layer in latents.values())
+    binary = sum(latent.layer.weight.numel() for latent in latents.values())
     binary += sum(_packed_sizes(module)[0] for module in model.modules())
     real = 0
     for name, parameter in model.named_parameters():

@@ -76,19 +76,16 @@ class Chain(nn.Sequential):
     """`torch.nn.Sequential` with `normalized` for a BatchNorm and the activation that follows it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = None
-        for layer in self:
-            if norm is not None:
-                before, norm = norm, None
-                if _bounds(layer) is not None:
-                    x = normalized(x, before, layer)
-                    continue
-                x = normalized(x, before)
+        layers, activation = list(self), None
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
             if isinstance(layer, _NORMS):
-                norm = layer
+                activation = None if _bounds(following) is None else following
+                x = normalized(x, layer, activation)
+            elif layer is activation:
+                activation = None
             else:
                 x = layer(x)
-        return x if norm is None else normalized(x, norm)
+        return x
 
 
 def are_watched(*modules: nn.Module | None) -> bool:

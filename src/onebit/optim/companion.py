@@ -39,19 +39,10 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
     ) -> None:
         groups = [dict(group) for group in groups]
-        others = [group for group in groups if not group.get("latent")]
-        if len(others) == len(groups):
+        if not any(group.get("latent") for group in groups):
             raise UsageError(f"{type(self).__name__} moves binary weights: the groups of latent_groups have none")
-        self.own, self.make_companion = dict(own), companion
-        made = self._companion(others) if others else None
+        self.own, self.make_companion, self.companion = dict(own), companion, None
         super().__init__(groups, {})
-        self.companion = made
-        self._share()
-        self._start_moved(self.latents())
-
-    def _companion(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        make, self.make_companion = self.make_companion, None
-        return torch.optim.Adam(groups, fused=True) if make is None else make(groups)
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -69,23 +60,16 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
             first = next((group for group in self.param_groups if group.get("latent")), param_group)
             param_group.setdefault("lr", first["lr"])
         super().add_param_group(param_group)
-        if not hasattr(self, "companion"):
-            return  # `__init__` makes the companion of all its groups at once
         if param_group.get("latent"):
-            self._start_moved(param_group["params"])
-            return
-        if self.companion is None:
-            self.companion = self._companion([param_group])
+            for latent in param_group["params"]:
+                if latent.requires_grad:  # a frozen one keeps its values
+                    self.start_(latent)
+        elif self.companion is None:
+            make, self.make_companion = self.make_companion, None
+            self.companion = torch.optim.Adam([param_group], fused=True) if make is None else make([param_group])
         else:
             self.companion.add_param_group(param_group)
         self._share()
-
-    @torch.no_grad()
-    def _start_moved(self, latents: list[Tensor]) -> None:
-        """`start_` for each latent that trains: a frozen one keeps its values."""
-        for latent in latents:
-            if latent.requires_grad:
-                self.start_(latent)
 
     def start_(self, latent: Tensor) -> None:  # most rules take latents as they are
         """Give a latent that joins its first values, in place."""

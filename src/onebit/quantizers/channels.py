@@ -67,15 +67,21 @@ class Standardized(NamedTuple):
     @property
     def flat(self) -> Tensor:
         """Where the latents of a row are equal, so that `unit` is 0 up to rounding: bool, (O, 1)."""
-        return _flat(self.inverse)
+        return self.inverse > 0.5 / smallest_scale(self.inverse.dtype)
 
     def signs(self) -> Tensor:
         """sign(w − mean), (O, n)."""
         return sign(self.latents, self.mean)
 
+    def through(self, gradient: Tensor) -> Tensor:
+        """inverse·(g − mean g − unit·mean(g·unit)), the gradient to the latents from that to `unit`, all (O, n).
 
-def _flat(inverse: Tensor) -> Tensor:
-    return inverse > 0.5 / smallest_scale(inverse.dtype)
+        In a row of equal latents `inverse` counts as 1: the true gradient there is infinite.
+        """
+        sizes, inverse, needed = self.latents.shape[1:], self.inverse.masked_fill(self.flat, 1), [True, False, False]
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient, self.latents, sizes, self.mean, inverse, None, None, needed
+        )[0]
 
 
 def standardized(latents: Tensor, *, eps: float = 0.0) -> Standardized:
@@ -88,15 +94,3 @@ def standardized(latents: Tensor, *, eps: float = 0.0) -> Standardized:
     # a layer norm without parameters: one pass, where mean and deviation by themselves take four
     eps = max(eps, smallest_scale(latents.dtype) ** 2)
     return Standardized(latents, *torch.native_layer_norm(latents, latents.shape[1:], None, None, eps))
-
-
-def through_standardization(gradient: Tensor, latents: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    """inverse·(g − mean g − unit·mean(g·unit)), the gradient to the latents from that to `unit`, all (O, n).
-
-    In a row of equal latents `inverse` counts as 1: the true gradient there is infinite.
-    """
-    inverse = inverse.masked_fill(_flat(inverse), 1)
-    needed = [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward(
-        gradient, latents, latents.shape[1:], mean, inverse, None, None, needed
-    )[0]

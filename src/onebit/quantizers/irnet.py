@@ -6,7 +6,7 @@ from torch import Tensor
 
 from onebit.common.fields import Positive, read
 from onebit.quantizers.base import BinaryInput, BinaryWeight, Scheduled, Surrogate, autocast_dtype
-from onebit.quantizers.channels import Standardized, from_rows, rows, standardized, through_standardization
+from onebit.quantizers.channels import Standardized, from_rows, rows, standardized
 from onebit.quantizers.surrogates import bell, ede, ede_height, signed
 
 
@@ -39,19 +39,12 @@ class EdeSign(Scheduled):
 
 
 def _gradient(
-    gradient: Tensor,
-    latent: Tensor,
-    unit: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    power: Tensor,
-    t: Tensor,
-    unbiased: float,
+    gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, power: Tensor, t: Tensor
 ) -> Tensor:
     """The gradient of power·sign(ŵ) through the sign and the standardization."""
-    to_unit = bell(rows(gradient, latent), unit, t * unbiased)
-    through = through_standardization(to_unit, rows(latent, latent), mean, inverse)
-    return from_rows(through.mul_(power * (ede_height(t) * unbiased)), latent)
+    parts = Standardized(rows(latent, latent), unit, mean, inverse)
+    through = parts.through(bell(rows(gradient, latent), unit, t * parts.unbiased))
+    return from_rows(through.mul_(power * (ede_height(t) * parts.unbiased)), latent)
 
 
 class IRNet(EdeSign):
@@ -72,7 +65,7 @@ class IRNet(EdeSign):
         parts, power = _libra(latent)
         weight = parts.signs().to(autocast_dtype(latent))
         weight = from_rows(weight.mul_(power.to(weight.dtype)), latent)
-        return Surrogate.apply(latent, weight, _gradient, (self.t, parts.unbiased), *parts[1:], power)
+        return Surrogate.apply(latent, weight, _gradient, (self.t,), *parts[1:], power)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         parts, power = _libra(latent)

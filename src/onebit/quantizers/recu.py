@@ -16,7 +16,6 @@ from onebit.quantizers.channels import (
     rows,
     smallest_scale,
     standardized,
-    through_standardization,
 )
 
 Tau = Annotated[float, within("(0.5, 1)")]
@@ -27,13 +26,11 @@ EPSILON = 1e-5
 """Added to the variance by the authors' code."""
 
 
-def _gradient(
-    gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, bound: Tensor, unbiased: float
-) -> Tensor:
+def _gradient(gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, bound: Tensor) -> Tensor:
     """The gradient to w1 where |unit| <= bound, then through the standardization."""
-    inside = (unit.abs() <= bound) * rows(gradient, latent).to(unit.dtype)
-    through = through_standardization(inside, rows(latent, latent), mean, inverse)
-    return from_rows(through.mul_(SHARPNESS * unbiased), latent)
+    parts = Standardized(rows(latent, latent), unit, mean, inverse)
+    through = parts.through((unit.abs() <= bound) * rows(gradient, latent).to(unit.dtype))
+    return from_rows(through.mul_(SHARPNESS * parts.unbiased), latent)
 
 
 class ReCU(Scheduled):
@@ -86,7 +83,7 @@ class ReCU(Scheduled):
         bound = parts.unit.abs().mean() * -torch.log(2 - 2 * self.tau)
         signs = from_rows(parts.signs().to(autocast_dtype(latent)), latent)
         scales = self._scales(latent).view(-1, *[1] * (latent.dim() - 1))
-        return Surrogate.apply(latent, signs, _gradient, (bound, parts.unbiased), *parts[1:]) * scales.to(signs.dtype)
+        return Surrogate.apply(latent, signs, _gradient, (bound,), *parts[1:]) * scales.to(signs.dtype)
 
     def _scales(self, latent: Tensor) -> Tensor:
         """(O,), never 0."""

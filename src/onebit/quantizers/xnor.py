@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, sign
+from onebit.quantizers.base import Surrogate, autocast_dtype, sign
 from onebit.quantizers.channels import from_rows, mean_magnitude, rows
+from onebit.quantizers.magnitude_aware import MagnitudeAware
 from onebit.quantizers.surrogates import clipped
 
 
@@ -20,7 +21,7 @@ def _gradient(gradient: Tensor, latent: Tensor, weight: Tensor, scale: Tensor) -
     return from_rows(through, latent)
 
 
-class Xnor(Quantizer):
+class Xnor(MagnitudeAware):
     """α·sign(w), α = mean|w| per output channel, with the gradient of the whole product (XNOR-Net, arXiv:1603.05279).
 
     Gradient: α·g·1{|w| <= 1} + sign(w)·Σ_j(g_j·sign(w_j))/n over the n latents of a channel: the straight-through
@@ -42,7 +43,3 @@ class Xnor(Quantizer):
         scale = mean_magnitude(latents, weight.dtype)
         weight = from_rows(weight.mul_(scale.to(weight.dtype)), latent)
         return Surrogate.apply(latent, weight, _gradient, (), weight.detach(), scale)
-
-    def decompose(self, latent: Tensor) -> BinaryWeight:
-        latent = latent.detach()
-        return BinaryWeight(sign(latent), mean_magnitude(rows(latent, latent)).flatten())

@@ -13,7 +13,6 @@ import numpy as np
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import DataError, FormatError
-from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults
 from onebit.report.wording import printable
@@ -77,7 +76,7 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
         value = run.settings.get("model.value", 1.0)
         value = None if value == "glorot" else float(value)
         layers = [
-            Layer(name, array, sign(array), value) if name in latents else Layer(name, array)
+            Layer(name, array, np.where(array < 0, -1, 1), value) if name in latents else Layer(name, array)
             for name, array in arrays.items()
             if name in latents or _is_weight(name, array)
         ]
@@ -95,7 +94,7 @@ def _model_layers(model: Any) -> Iterator[Layer]:
             if _is_weight(name, parameter):
                 yield Layer(name, _array(parameter))
             continue
-        name, layer = binary[name]
+        name, _, layer = binary[name]
         signs, scale, center = layer.binary_weight()
         one_value = center is None and (scale is None or bool((scale == scale[0]).all()))
         value = (1.0 if scale is None else float(scale[0])) if one_value else None

@@ -34,7 +34,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     state = {}
     for key, value in model.state_dict().items():
         if key in latents:
-            key, layer = latents[key]
+            key, _, layer = latents[key]
             value = weights[id(layer)]
         elif "weight_quantizer." in key:
             continue

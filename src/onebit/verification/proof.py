@@ -167,7 +167,7 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
         save_plain(model, path)
         state, _ = read_state(path)
         latents = latent_keys(model).values()
-        rows = [layer.outputs_first(state[key].detach()).flatten(1).numpy() for key, layer in latents]
+        rows = [layer.outputs_first(state[key].detach()).flatten(1).numpy() for key, _, layer in latents]
         binary = [values for values in rows if holds_two_values(values)]
         minus, plus = (sum(int((values == sign).sum()) for values in binary) for sign in (-1, 1))
         yield Claim(
