@@ -17,7 +17,8 @@ from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, Inp
 from onebit.packed import AveragePool, Conv, Threshold, dumps, loads
 from onebit.quantizers import SteSign
 from onebit.runtime import batches, run
-from onebit.verification.agreement import prove, verify
+from onebit.verification.agreement import verify
+from onebit.verification.layer_proofs import Proof
 
 SHAPE = (3, 8, 8)
 
@@ -66,7 +67,7 @@ def test_every_sign_of_a_sequential_net_is_proven(middle: list[nn.Module], featu
         model = net(*middle, features=features, seed=seed)
         packed = pack(model, input_shape=SHAPE)
         assert " ".join(kinds(packed)) == expected
-        proofs = prove(model, packed)
+        proofs = Proof.of(model, packed).layers
         assert [proof.proof for proof in proofs] == ["every integer"] * expected.count("Threshold")
         assert all(proof.mismatches == 0 and proof.integers > 0 for proof in proofs)
         images = images_of(20, SHAPE)
@@ -156,7 +157,7 @@ def test_a_threshold_that_is_off_by_one_is_detected() -> None:
     spoilt = type(packed)(
         input=packed.input, nodes=tuple(wrong if n is node else n for n in packed.nodes), output=packed.output
     )
-    assert [proof.mismatches for proof in prove(model, spoilt)] == [5]
+    assert [proof.mismatches for proof in Proof.of(model, spoilt).layers] == [5]
 
 
 @settings(max_examples=25, deadline=None)
@@ -182,5 +183,5 @@ def test_drawn_sign_nets_agree_bit_for_bit(data: st.DataObject, seed: int) -> No
         assume(False)
     packed = pack(model, input_shape=SHAPE)
     np.testing.assert_array_equal(run(packed, images), expected)
-    assert {proof.proof for proof in prove(model, packed)} == {"every integer"}
+    assert {proof.proof for proof in Proof.of(model, packed).layers} == {"every integer"}
     assert sum(isinstance(node, Conv) for node in packed.nodes) == len([m for m in layers if isinstance(m, nn.Conv2d)])

@@ -186,17 +186,13 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
     """Two samples of zeros with the shape and dtype of the input."""
     if example is None:
         shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
-        if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-            raise UsageError(
-                f"got input_shape {shape!r}, expected (C, H, W) of an image, as in input_shape=(1, 28, 28), or an "
-                "example: pack(model, x) with a batch x"
-            )
+        if not shape:
+            raise UsageError("expected an example, pack(model, x) with a batch x, or input_shape=(C, H, W)")
         return torch.zeros((2, *shape), dtype=torch.uint8)
-    dtype = str(getattr(example, "dtype", type(example).__name__)).removeprefix("torch.")
-    shape = tuple(int(size) for size in getattr(example, "shape", ()))
-    if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:
-        raise UsageError(f"a packed net takes one tensor of uint8 or float32 (N, …), got {dtype} {shape}")
-    return torch.zeros((2, *shape[1:]), dtype=getattr(torch, dtype))
+    dtype = str(getattr(example, "dtype", type(example))).removeprefix("torch.")
+    if dtype not in ("uint8", "float32"):
+        raise UsageError(f"a packed net takes one tensor of uint8 or float32 (N, …), got {dtype}")
+    return torch.zeros((2, *example.shape[1:]), dtype=getattr(torch, dtype))
 
 
 def eval_copy(model: nn.Module) -> nn.Module:

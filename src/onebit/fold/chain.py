@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onebit.errors import NotBinaryError
 from onebit.integer import Affines
-from onebit.packed import Flatten, MaxPool, Node, Permute, Prelu, Repeat, Reshape
+from onebit.packed import Flatten, MaxPool, Node, Permute, Repeat, Reshape
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
@@ -64,24 +64,14 @@ class FoldedOp:
             return None
         return float(self.scale[0])
 
-    @property
-    def grows(self) -> bool:
-        """Whether it multiplies by positive numbers, so that it commutes with max."""
-        return self.kind is None and self.shift is None and self.scale is not None and bool((self.scale > 0).all())
-
     def for_each_pixel(self, pixels: int) -> FoldedOp:
-        """This operation after a Flatten, which turns each channel into `pixels` channels."""
+        """This operation in front of a sign, after a Flatten that turns each channel into `pixels` channels."""
 
         def apply(x: Tensor) -> Tensor:
             images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
             return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
 
-        scale, shift = (None if a is None else np.repeat(a, pixels) for a in (self.scale, self.shift))
-        formula = self.formula and (np.repeat(self.formula[0], pixels), np.repeat(self.formula[1], pixels))
-        fields = self.fields
-        if self.kind is Prelu and fields is not None:
-            fields = {"slope": np.repeat(fields["slope"], pixels)}
-        return replace(self, apply=apply, scale=scale, shift=shift, fields=fields, formula=formula)
+        return replace(self, apply=apply)
 
 
 def joined(maps: Iterable[Affines]) -> Affines:

@@ -23,7 +23,8 @@ Shape = tuple[int, ...]
 @any_dtype
 def max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
-    if x.ops and folder.values[x.base].exact and all(op.grows for op in x.ops):
+    scales = [op.scale for op in x.ops if op.kind is None and op.shift is None and op.scale is not None]
+    if scales and len(scales) == len(x.ops) and folder.values[x.base].exact and all((s > 0).all() for s in scales):
         return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
     return folder.moved(call, x, MaxPool, **fields)
 

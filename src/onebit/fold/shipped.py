@@ -9,6 +9,7 @@ from torch import nn
 
 from onebit.common.fields import read
 from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.fold.trace import is_close
 from onebit.layers import binary_layers
 from onebit.layers.base import LatentWeight
 from onebit.quantizers import BinaryWeight
@@ -56,7 +57,6 @@ def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) 
             found = quantizer.eval().forward(layer.latent())
     finally:
         quantizer.train(was)
-    atol = 1e-5 * float(expected.abs().max())
-    if found.shape != expected.shape or not torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=atol):
+    if not is_close(expected, found):
         kind = type(quantizer).__name__
         raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() says")

@@ -105,10 +105,11 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
 def _same(one: Any, other: Any) -> bool:
     """Whether two outputs have the same tensors, but for rounding."""
     ours, theirs = _leaves(one), _leaves(other)
-    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+    return len(ours) == len(theirs) and all(map(is_close, ours, theirs))
 
 
-def _close(a: Any, b: Tensor) -> bool:
+def is_close(a: Any, b: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding."""
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
     atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max())

@@ -1,48 +1,23 @@
-"""The possible integers of the values of a packed net, including their parity."""
+"""The possible integers of the values of a packed net: all from -n to n, or only those that are odd or even as n is."""
 
 from __future__ import annotations
 
 from functools import reduce
 from math import prod
 
-from onebit.packed import (
-    Add,
-    AveragePool,
-    Concat,
-    Flatten,
-    MaxPool,
-    Node,
-    OneBitWeights,
-    Pad,
-    Permute,
-    Repeat,
-    Reshape,
-    Sign,
-    Slice,
-    Threshold,
-)
-from onebit.packed.nodes import Convolution, Grouped, Transposed, Value
+from onebit.packed import Add, AveragePool, Concat, MaxPool, Node, OneBitWeights, Pad, Sign, Threshold
+from onebit.packed.nodes import Convolution, Grouped, Move, Transposed, Value
 
-SIGNS = range(-1, 2, 2)
+ZERO, SIGNS = range(0, 1, 2), range(-1, 2, 2)
 
 
-def evenly(most: int, *, odd: bool | None) -> range:
-    """The integers from -`most` to `most`: all, or only the odd or even ones."""
-    if odd is None:
-        return range(-most, most + 1)
-    most -= (most + odd) % 2
-    return range(-most, most + 1, 2)
-
-
-def all_odd(numbers: range) -> bool | None:
-    """Whether all of them are odd (True) or even (False); None for both."""
-    return None if numbers.step == 1 else bool(numbers[0] % 2)
+def _around_0(most: int, step: int) -> range:
+    return range(-most, most + 1, step)
 
 
 def union(a: range, b: range) -> range:
     """A range around 0 that contains both."""
-    same = all_odd(a) if all_odd(a) == all_odd(b) else None
-    return evenly(max(a[-1], b[-1]), odd=same)
+    return _around_0(max(a[-1], b[-1]), 2 if a.step == b.step == 2 and (a[-1] - b[-1]) % 2 == 0 else 1)
 
 
 def range_of(node: Node, made: Value, *inputs: range) -> range:
@@ -50,32 +25,28 @@ def range_of(node: Node, made: Value, *inputs: range) -> range:
     assert made.bound is not None
     if isinstance(node, (Sign, Threshold)):
         return SIGNS
-    if isinstance(node, (Flatten, Reshape, Permute, Repeat, Slice, MaxPool)):
+    if isinstance(node, Pad):
+        return union(inputs[0], SIGNS if node.value else ZERO)
+    if isinstance(node, (Move, MaxPool)):
         return inputs[0]
-    if isinstance(node, Add):
-        a, b = (all_odd(x) for x in inputs)
-        return evenly(inputs[0][-1] + inputs[1][-1], odd=None if a is None or b is None else a != b)
     if isinstance(node, Concat):
         return reduce(union, inputs)
-    if isinstance(node, Pad):
-        return union(inputs[0], evenly(1, odd=True) if node.value else evenly(0, odd=False))
+    if isinstance(node, Add):
+        return _around_0(sum(x[-1] for x in inputs), min(x.step for x in inputs))
     if isinstance(node, AveragePool):
-        odd, area = all_odd(inputs[0]), prod(node.kernel)
-        mixed = odd is None or (odd and any(node.padding))
-        return evenly(area * inputs[0][-1], odd=None if mixed else bool(odd and area % 2))
+        step = 1 if any(node.padding) and inputs[0][-1] % 2 else inputs[0].step
+        return _around_0(prod(node.kernel) * inputs[0][-1], step)
     if isinstance(node, OneBitWeights):
         return _sums(node, inputs[0])
-    return evenly(made.bound, odd=None)
+    return _around_0(made.bound, 1)
 
 
 def _sums(node: OneBitWeights, terms: range) -> range:
     """Sums of ± one number per weight in a row, or of fewer where taps are on a border of zeros."""
-    if isinstance(node, Convolution) and any(node.padding) and node.padding_value:
-        terms = union(terms, evenly(1, odd=True))
-    fewer = isinstance(node, Transposed) or (
-        isinstance(node, Convolution) and any(node.padding) and not node.padding_value
-    )
-    odd = all_odd(terms)
-    if odd and fewer and isinstance(node, Grouped) and node.group_channels % 2:
-        odd = None  # each tap on the border removes an odd number of odd terms
-    return evenly(node.terms * terms[-1], odd=None if odd is None else bool(odd and node.terms % 2))
+    fewer = isinstance(node, Transposed)
+    if isinstance(node, Convolution) and any(node.padding):
+        fewer = not node.padding_value
+        terms = terms if fewer else union(terms, SIGNS)
+    # each tap on the border removes an odd number of odd terms
+    mixed = fewer and terms[-1] % 2 and isinstance(node, Grouped) and node.group_channels % 2
+    return _around_0(node.terms * terms[-1], 1 if mixed else terms.step)
