@@ -105,7 +105,7 @@ def test_possible_integers_have_the_parity_of_sums(layer: nn.Module, step: int) 
     model = nn.Sequential(InputCoding(), nn.Conv2d(3, layer.in_channels, 1, bias=False), layer, nn.AvgPool2d(99), *last)
     model[3] = nn.MaxPool2d(model[:3](torch.zeros(1, *SHAPE, dtype=torch.uint8)).shape[-1])
     folded = fold_model(model.eval(), input_shape=SHAPE)
-    chain = next(site.chain for site in folded.signs if site.chain is not None)
+    chain = next(site.chain for site in folded.sites if site.chain is not None)
     assert chain.integers.step == step
     most = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight.numel() // layer.out_channels
     assert chain.integers[-1] == most

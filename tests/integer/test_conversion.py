@@ -269,7 +269,8 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     wide.values["input"] = net.input.value
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
     sums = wide.again(net.nodes[1], wide.again(net.nodes[0], "input"))
-    form = CONVERSIONS[Requantize](wide, net.nodes[2], Form.of(sums, 9, 0.5))
+    wide.forms["n1"] = Form.of(sums, 9, 0.5)
+    form = CONVERSIONS[Requantize](wide, net.nodes[2], wide.forms["n1"])
     [(value, scale)] = form.terms.items()
     assert (scale == 1).all()
     node = wide.nodes[-1]

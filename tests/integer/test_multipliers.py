@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onebit.integer.multipliers import Multipliers, half_up, multipliers
+from onebit.integer.multipliers import half_up, multipliers
 from onebit.packed import Requantize
 from onebit.packed.nodes import Value
 
@@ -22,18 +23,23 @@ def exact(scales: np.ndarray, constant: np.ndarray, integers: list[int], channel
     return sum(products, Fraction(float(constant[channel])))
 
 
-def rounded(made: Multipliers, integers: list[int], channel: int) -> int:
-    total = sum(int(row[channel]) * x for row, x in zip(made.multiplier, integers, strict=True))
-    return (total + int(made.offset[channel])) >> made.shift
+def rounded(made: dict[str, Any], integers: list[int], channel: int) -> int:
+    total = sum(int(row[channel]) * x for row, x in zip(made["multiplier"], integers, strict=True))
+    return (total + int(made["offset"][channel])) >> made["right_shift"]
+
+
+def off(made: dict[str, Any], bounds: list[int]) -> float:
+    """The largest difference from the exact map before rounding: half a unit of each number."""
+    return (sum(bounds) + 1) / 2 / 2.0 ** made["right_shift"]
 
 
 def assert_alike(
-    made: Multipliers, scales: np.ndarray, constant: np.ndarray, integers: list[int], channel: int
+    made: dict[str, Any], scales: np.ndarray, constant: np.ndarray, bounds: list[int], integers: list[int], channel: int
 ) -> None:
-    """Equal to rounding half up, unless the exact number is nearer to a tie than stated."""
+    """Equal to rounding half up, unless the exact number is nearer to a tie than the numbers are off."""
     number = exact(scales, constant, integers, channel)
     from_tie = abs(number - floor(number) - Fraction(1, 2))
-    if from_tie > Fraction(made.off):
+    if from_tie > Fraction(off(made, bounds)):
         assert rounded(made, integers, channel) == floor(number + Fraction(1, 2))
 
 
@@ -47,16 +53,15 @@ def test_they_round_as_the_exact_map_does(data: st.DataObject) -> None:
     made = multipliers(scales, constant, bounds)
     if made is None:
         return
-    assert made.off <= 1 / 256
-    fields = {"multiplier": made.multiplier, "offset": made.offset, "right_shift": made.shift}
-    node = Requantize(inputs=("x",) * inputs, output="y", least=0, most=255, **fields)
+    assert off(made, bounds) <= 1 / 256
+    node = Requantize(inputs=("x",) * inputs, output="y", least=0, most=255, **made)
     node.check_values(*(Value((2,), "integer", bound) for bound in bounds))
     for _ in range(20):
         integers = [
             data.draw(st.one_of(st.integers(-bound, bound), st.sampled_from([-bound, bound]))) for bound in bounds
         ]
         for channel in range(2):
-            assert_alike(made, scales, constant, integers, channel)
+            assert_alike(made, scales, constant, bounds, integers, channel)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -67,10 +72,10 @@ def test_every_reachable_integer_of_a_layer_is_rounded_half_up(seed: int) -> Non
     scales, constant = rng.normal(size=(1, 4)) / 50, rng.normal(size=4) * 20
     made = multipliers(scales, constant, [bound])
     assert made is not None
-    assert made.off < 1e-6
+    assert off(made, [bound]) < 1e-6
     for channel in range(4):
         for x in range(-bound, bound + 1):
-            assert_alike(made, scales, constant, [x], channel)
+            assert_alike(made, scales, constant, [bound], [x], channel)
 
 
 def test_numbers_of_short_fractions_are_exact_also_at_ties() -> None:
@@ -92,7 +97,7 @@ def test_numbers_are_off_by_a_256th_at_most() -> None:
     scale, constant = np.array([[2.0**22]]), np.zeros(1)
     made = multipliers(scale, constant, [1])
     assert made is not None
-    assert made.off == 1 / 256
+    assert off(made, [1]) == 1 / 256
     assert multipliers(scale, constant, [2]) is None
 
 

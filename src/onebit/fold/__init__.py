@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
-from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
+from onebit.fold.folder import Folded, Folder, Site
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import refuse_other_branch, trace
@@ -30,7 +30,7 @@ from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet, dumps
 
-__all__ = ["FOLDS", "Folded", "RoundingSite", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
+__all__ = ["FOLDS", "Folded", "Site", "eval_copy", "example_of", "fold_model", "pack"]
 
 OTHER_BATCH = 7
 """Samples of a second trace, which finds models that compute with the size of the batch."""

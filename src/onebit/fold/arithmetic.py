@@ -37,9 +37,9 @@ def arithmetic(
     args, kwargs = call.node.args, call.node.kwargs
     if len(args) > 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
         raise call.refusal("it has three arguments or rounds, expected two operands: write x + alpha * y, x / y")
-    terms: list[Any] = [args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["other"]]
+    terms = [call.argument(0, "input", None), call.argument(1, "other", None)]
     first, second = terms[::-1] if swapped else terms
-    are_values = [isinstance(term, fx.Node) and term.op != "get_attr" for term in (first, second)]
+    are_values = [isinstance(term, fx.Node) for term in (first, second)]
     if not all(are_values):
         constant = second if are_values[0] else first
         return with_constant(folder, call, values[0], constant, compute, value_first=are_values[0])
@@ -83,8 +83,6 @@ def with_constant(
     affine = AFFINE[compute][not value_first]
     if affine is None:
         raise call.refusal(DIVIDES)
-    if isinstance(constant, fx.Node):
-        constant = constant.meta["value"]
     if not isinstance(constant, (int, float, Tensor)):
         raise call.refusal(f"got {type(constant).__name__}, expected a number, a tensor or a value of the net")
     whole = _of_sample(call, constant, before, after)

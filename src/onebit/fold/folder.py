@@ -34,6 +34,7 @@ from onebit.packed import (
     PackedNet,
     Permute,
     Prelu,
+    Quantize,
     Repeat,
     Reshape,
     Sign,
@@ -49,45 +50,32 @@ _SEVERAL = ("chunk", "split", "unbind")
 """Operations whose results are tuples, of which `getitem` takes a part."""
 
 
-class SignSite(NamedTuple):
-    """A place where a net takes signs.
+class Site(NamedTuple):
+    """A place where a net takes signs, or rounds to integers of few bits as it was trained.
 
-    value: name of the threshold or sign in the packed net.
-    compared: name of the packed value to compare with torch's signs: after pools that torch computes before its sign.
-    module: path of the torch module that takes the same signs.
+    value: name of the signs or integers in the packed net.
+    compared: name of the packed value to compare with torch's: after pools that torch computes before its sign.
+    module: path of the torch module that makes the same signs or integers.
     call: index of its call, as a module may be called several times.
-    chain: what the threshold replaces; None if the packed net takes the sign of a real value.
+    chain: what a threshold replaces; None if the packed net takes the sign of a real value, or rounds.
     """
 
     value: str
     compared: str
     module: str
     call: int
-    chain: Chain | None
-
-
-class RoundingSite(NamedTuple):
-    """A place where a net that was trained with activations of few bits rounds to integers.
-
-    value: name of the integers in the packed net.
-    module, call: of the input quantizer, as in `SignSite`.
-    """
-
-    value: str
-    module: str
-    call: int
+    chain: Chain | None = None
 
 
 class Folded(NamedTuple):
-    """A packed net, where it takes signs, and where it rounds.
+    """A packed net, and where it takes signs and rounds.
 
     affine: the operations that each affine map of the packed net joins.
     real: for each requantization, what it computes in real arithmetic.
     """
 
     net: PackedNet
-    signs: tuple[SignSite, ...]
-    roundings: tuple[RoundingSite, ...]
+    sites: tuple[Site, ...]
     affine: dict[str, tuple[FoldedOp, ...]]
     real: dict[str, RealRounding]
 
@@ -125,9 +113,9 @@ class Folder:
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value (or a superset), spread evenly around 0."""
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
-        self.roundings: list[RoundingSite] = []
-        self._signs: list[SignSite] = []
-        self.calls: Counter[nn.Module] = Counter()
+        self._signs: list[Site] = []
+        self._roundings: list[Site] = []
+        self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
@@ -150,7 +138,7 @@ class Folder:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
             raise FoldError(f"the model cannot be packed: {error}") from None
-        return Folded(net, tuple(self._signs), tuple(self.roundings), self.affine, {})
+        return Folded(net, (*self._signs, *self._roundings), self.affine, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
@@ -358,8 +346,7 @@ class Folder:
 
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:
         """The signs of `x`: a threshold before the operations that only move elements, or the sign of a real value."""
-        calls = self.calls[call.module]
-        self.calls[call.module] += 1
+        index = self._index(call)
         shift = binary_input.shift
         key = x, None if shift is None else call.module
         if key not in self._signed:
@@ -381,8 +368,19 @@ class Folder:
                     if op.moves and op.kind is not None:
                         compared = self.emit(op.kind, op.name, compared, **(op.fields or {}))
             self._signed[key] = compared
-            self._signs.append(SignSite(made, compared, call.path or call.name, calls, chain))
+            self._signs.append(Site(made, compared, call.path or call.name, index, chain))
         return Pending(self._signed[key])
+
+    def rounded(self, call: Call, x: Pending, least: int, most: int) -> str:
+        """The integers of `x`, rounded by the module of a call."""
+        made = self.emit(Quantize, call.name, self.write(x), least=least, most=most)
+        self._roundings.append(Site(made, made, call.path or call.name, self._index(call)))
+        return made
+
+    def _index(self, call: Call) -> int:
+        """How many calls of the same module were before."""
+        self._calls[call.module] += 1
+        return self._calls[call.module] - 1
 
     def _flat_first(self, x: Pending) -> Pending:
         """`x` with its Flatten before other operations, so that channels are those of the base; else written."""

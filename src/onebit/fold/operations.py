@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.fold import arrange, coding, pointwise, pooling, weight_layers
+from onebit.fold import arrange, pointwise, pooling, weight_layers
 from onebit.fold.arithmetic import arithmetic, negate
 from onebit.fold.call import Operation
 from onebit.layers import (
@@ -25,8 +25,8 @@ from onebit.packed import AveragePool, MaxPool
 from onebit.quantizers import Quantizer
 
 FOLDS: dict[Any, Operation] = {
-    InputCoding: coding.input_coding,
-    Normalize: coding.normalize,
+    InputCoding: pointwise.input_coding,
+    Normalize: pointwise.normalize,
     BinaryLinear: weight_layers.linear,
     BinaryConv1d: weight_layers.conv,
     BinaryConv2d: weight_layers.conv,

@@ -1,4 +1,4 @@
-"""Elementwise operations: BatchNorm, signs, activations, conversions."""
+"""Elementwise operations: the coding of the input, BatchNorm, signs, activations, conversions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,42 @@ from torch import Tensor, fx, nn
 from onebit.fold.arithmetic import with_constant
 from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
-from onebit.fold.folder import Folder, RoundingSite
-from onebit.layers import RPReLU
-from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Quantize, Relu
+from onebit.fold.folder import Folder
+from onebit.layers import InputCoding, Normalize, RPReLU
+from onebit.packed import Clamp, Hardtanh, InputSpec, Multiply, Prelu, Relu
 from onebit.quantizers import Quantizer, sign
+
+
+def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
+    """The coding of the input itself, which the packed net states as such."""
+    coding: InputCoding = call.module
+    assert call.node is not None
+    source, shape = call.node.all_input_nodes[0], folder.input.shape
+    alone = source.op == "placeholder" and all(user.target == call.node.target for user in source.users)
+    if not alone or folder.input.dtype != "uint8" or folder.coding not in (None, coding):
+        raise call.refusal("expected one coding, of the image itself, in uint8")
+    folder.coding = coding
+    if coding.coding != "standardize":
+        folder.set_input(InputSpec(shape=shape))
+        return x
+    if len(shape) != 3:
+        raise call.refusal(f"got inputs of shape {shape}, expected images (C, H, W); use onebit.Normalize")
+    mean, std = (np.broadcast_to(x.reshape(-1).numpy(), shape[:1]) for x in (coding.mean, coding.std))
+    folder.set_input(InputSpec(shape=shape, coding="standardise", mean=mean, std=std))
+    return x
+
+
+def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
+    layer: Normalize = call.module
+    assert call.node is not None
+    before, _ = call.shapes
+    if call.node.all_input_nodes[0].meta["value"].dtype == torch.uint8:
+        x = with_constant(folder, call, x, 255.0, torch.div, name=f"{call.name}.pixels")
+    for what, compute in (("mean", torch.sub), ("std", torch.div)):
+        numbers: Tensor = getattr(layer, what)
+        numbers = numbers.view(-1, *[1] * (len(before) - 2)) if numbers.dim() else numbers
+        x = with_constant(folder, call, x, numbers, compute)
+    return x
 
 
 def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -78,10 +110,7 @@ def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
         x = Pending(folder.write(x))
     count, size = folder.values[x.base].shape[0], float(step)
     divided = FoldedOp(f"{call.name}.step", lambda x: x / step, scale=np.full(count, 1 / size))
-    source = folder.write(x.then(divided))
-    made = folder.emit(Quantize, call.name, source, least=least, most=given.most)
-    folder.roundings.append(RoundingSite(made, call.path or call.name, folder.calls[quantizer]))
-    folder.calls[quantizer] += 1
+    made = folder.rounded(call, x.then(divided), least, given.most)
     if size == 1:
         return Pending(made)
     times = FoldedOp(f"{call.name}.values", lambda x: x * step, scale=np.full(count, size), exact=False)

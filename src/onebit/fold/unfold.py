@@ -61,7 +61,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
         coding = next(module for module in model.modules() if isinstance(module, InputCoding))
         _copy(coding.mean, net.input.mean)
         _copy(coding.std, net.input.std)
-    quantizers = {site.value: site.module for site in folded.signs}
+    quantizers = {site.value: site.module for site in folded.sites}
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
         layer: Any = modules.get(node.output)
@@ -121,7 +121,7 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
     The model is folded again, with its new weights.
     """
     folded = fold_once(model, example_of(net.input))
-    chains = {site.value: site.chain for site in folded.signs}
+    chains = {site.value: site.chain for site in folded.sites}
     lines: dict[nn.Module, Line] = {}
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:

@@ -3,14 +3,13 @@
 The operations of the exact net are walked in order (`conversion`, with the table of `operations`). Scales, shifts and
 bounds are deferred (`form`) until integers are needed, and then computed together with one rounding (`multipliers`).
 How finely a value is rounded follows from what the exact net computes on some images (`ranges`). Each requantization is
-compared with real arithmetic over all integers (`staircase`).
+compared with real arithmetic over all integers (`multipliers`).
 """
 
 from onebit.integer.conversion import Affines
-from onebit.integer.multipliers import MOST_OFF
+from onebit.integer.multipliers import MOST_OFF, RealRounding, largest_error
 from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, real_arithmetic, rounded_as_trained
 from onebit.integer.ranges import LEAST_IMAGES
-from onebit.integer.staircase import RealRounding, largest_error
 
 __all__ = [
     "BITS",

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onebit.integer.form import Form
-from onebit.integer.multipliers import half_up, multipliers
-from onebit.integer.staircase import RealRounding
+from onebit.integer.multipliers import RealRounding, half_up, multipliers
 from onebit.packed import InputSpec, Node, PackedNet, nodes
 from onebit.packed.net import INPUT, needed, readers
 from onebit.packed.nodes import Value, by_class
@@ -87,16 +86,11 @@ class Conversion:
             form = by_class(self.table, node)(self, node, *(self.forms[name] for name in node.inputs))
             self.forms[node.output] = self._settled(node.output, form)
         renamed = {name: self.real(name) for name in self.exact.outputs}
-        output = self.exact.output
         return replace(
             self.exact,
             input=spec,
             nodes=needed(self.nodes, renamed.values()),
-            output=renamed[output]
-            if isinstance(output, str)
-            else {key: renamed[name] for key, name in output.items()}
-            if isinstance(output, dict)
-            else tuple(renamed[name] for name in output),
+            output=self.exact.structured(renamed),
             certificate=None,
             card=self.exact.card and self.exact.card.of_rounded(self.bits),
         )
@@ -135,36 +129,36 @@ class Conversion:
 
     def computed(self, name: str, form: Form) -> str:
         """A value that computes a form."""
-        shift, parts = form.shift, []
-        for value, scale in form.terms.items():
-            arrays = {"scale": scale if (scale != 1).any() else None, "shift": shift if shift.any() else None}
-            parts.append((value, {key: to_float32(array) for key, array in arrays.items() if array is not None}))
-            shift = np.zeros_like(shift)
-        left = sum(bool(fields) for _, fields in parts) + len(parts) - 1 + form.clipped
-
-        def emit(kind: type[Node], *inputs: str, **fields: Any) -> str:
-            nonlocal left
-            left -= 1
-            return self.emit(kind, f"{name[:80]}.part" if left else name, *inputs, **fields)
-
-        total = ""
-        for value, fields in parts:
-            part = emit(nodes.Affine, value, **fields) if fields else value
-            total = emit(nodes.Add, total, part) if total else part
-        if not form.clipped:
-            return total
+        before, shift, total, part_name = len(self.nodes), form.shift, "", f"{name[:80]}.part"
+        for part, scale in form.terms.items():
+            if (scale != 1).any() or shift.any():
+                by = to_float32(scale) if (scale != 1).any() else None
+                plus = to_float32(shift) if shift.any() else None
+                part = self.emit(nodes.Affine, part_name, part, scale=by, shift=plus)
+            total, shift = self.emit(nodes.Add, part_name, total, part) if total else part, np.zeros_like(shift)
         if (form.low, form.high) == (0, inf):
-            return emit(nodes.Relu, total)
-        bounds = {"low": form.low, "high": form.high}
-        return emit(
-            nodes.Clamp,
-            total,
-            **{key: np.array([bound], np.float32) for key, bound in bounds.items() if abs(bound) < inf},
-        )
+            total = self.emit(nodes.Relu, part_name, total)
+        elif form.clipped:
+            low, high = (np.array([x], np.float32) if abs(x) < inf else None for x in (form.low, form.high))
+            total = self.emit(nodes.Clamp, part_name, total, low=low, high=high)
+        if len(self.nodes) == before:
+            return total
+        del self.values[total]
+        return self.append(replace(self.nodes.pop(), output=self.free(name)))
 
-    def plain(self, name: str) -> tuple[str, float]:
-        """(value, scale) of a value of the exact net; where its form is more than that, it is computed."""
-        return self.forms[name].plain or (self.real(name), 1.0)
+    def plain(self, name: str, *, scaled: bool = True) -> tuple[str, float]:
+        """(value, scale) of a value of the exact net; where its form is more than that, it is computed.
+
+        Args:
+            scaled: whether the scale may differ from 1.
+        """
+        value, scale = self.forms[name].plain or (self.real(name), 1.0)
+        return (value, scale) if scaled or scale == 1 else (self.real(name), 1.0)
+
+    def unbounded(self, name: str) -> Form:
+        """The form of a value of the exact net, which is computed if it has bounds."""
+        form = self.forms[name]
+        return Form.of(self.real(name), len(form.shift)) if form.clipped else form
 
     def rounded(self, name: str, form: Form, step: float, least: int, most: int) -> Form:
         """The form of integers: `form` rounded once to multiples of `step` from `least` to `most`, half up."""
@@ -172,14 +166,10 @@ class Conversion:
         inside = own.low < 0.5 and own.high >= 0.5  # a range contains 0 and 1
         low, high = (max(least, half_up(own.low)), min(most, half_up(own.high))) if inside else (least, most)
         limits = {"least": int(low), "most": int(high)}
-        numbers = None
-        if inside and all(self.values[value].exact for value in form.terms):
-            bounds = [self.values[value].bound or 0 for value in form.terms]
-            numbers = multipliers(np.array(list(own.terms.values())), own.shift, bounds)
-        if numbers is not None:
-            fields = {"multiplier": numbers.multiplier, "offset": numbers.offset, "right_shift": numbers.shift}
+        scales, bounds = np.array([*own.terms.values()]), [self.values[value].bound for value in form.terms]
+        fields = multipliers(scales, own.shift, bounds) if inside and None not in bounds else None
+        if fields is not None:
             value = self.emit(nodes.Requantize, name, *form.terms, **fields, **limits)
-            scales = np.array(list(own.terms.values()))
             self.real_roundings[value] = RealRounding(tuple(form.terms), scales, own.shift, **limits)
         else:
             real = self.computed(f"{name[:80]}.scaled", replace(own, low=-inf, high=inf) if inside else own)

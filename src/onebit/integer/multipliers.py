@@ -1,65 +1,87 @@
-"""Integer multipliers, offsets and a shift that round an affine map of integers."""
+"""Integer multipliers, offsets and a shift that round an affine map of integers, and how far they are off."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor, frexp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from onebit.packed.nodes.node import MOST_SHIFT
+from onebit.packed.nodes import Requantize
+from onebit.packed.nodes.node import INT32, MOST_SHIFT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 MOST_OFF = 2.0**-8
 """Numbers are taken if they decide otherwise than the exact affine map only this near to a tie."""
-_MOST_MULTIPLIER = 2**31 - 1
+ERROR = 2.0**-44
+"""Bound of the error of numbers in float64, as a fraction of the largest magnitude they lead to: 9 bits more than one
+rounding, for tens of roundings and for differences that lose digits."""
 
 
-class Multipliers(NamedTuple):
-    """The numbers of a `Requantize` node.
+class RealRounding(NamedTuple):
+    """min(max(round(Σᵢ scales[i] · xᵢ + shift), least), most), per channel, which a `Requantize` node is to compute.
 
-    multiplier: (inputs, C) int32. offset: (C,) int64. shift: an integer.
-    off: the largest |difference| from the exact affine map before rounding, over all integers within the bounds: where
-        the exact number is farther than this from a tie, the two round alike.
+    values: names of the integers xᵢ. scales: (inputs, C) float64. shift: (C,) float64. They are those of the trained
+    net, in units of the result, and right to within `ERROR`.
     """
 
-    multiplier: np.ndarray
-    offset: np.ndarray
-    shift: int
-    off: float
+    values: tuple[str, ...]
+    scales: np.ndarray
+    shift: np.ndarray
+    least: int
+    most: int
 
 
-def multipliers(scales: np.ndarray, constant: np.ndarray, bounds: Sequence[int]) -> Multipliers | None:
-    """Numbers with which ⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^shift⌋ rounds Σᵢ scales[i] · xᵢ + constant, half up.
+def multipliers(scales: np.ndarray, constant: np.ndarray, bounds: Sequence[Any]) -> dict[str, Any] | None:
+    """The fields of a `Requantize` node that rounds Σᵢ scales[i] · xᵢ + constant, half up.
 
-    The shift is the largest with which all magnitudes are exact, see `Requantize`.
+    It computes ⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^right_shift⌋, with the largest shift with which all magnitudes are
+    exact.
 
     Args:
         scales: (inputs, C) float64.
         constant: (C,) float64.
-        bounds: the largest magnitude of each xᵢ.
+        bounds: the largest magnitude of each integer xᵢ.
 
     Returns:
-        None if the numbers are so large that `off` would be above `MOST_OFF`.
+        None if the numbers are so large that they decide otherwise farther than `MOST_OFF` from a tie.
     """
     bound = np.array(bounds, np.float64)
-    reach = bound @ np.abs(scales) + np.abs(constant)
-    largest, scale = float(reach.max()), float(np.abs(scales).max())
+    largest, scale = float((bound @ np.abs(scales) + np.abs(constant)).max()), float(np.abs(scales).max())
     if not largest < EXACT_LIMIT:  # also NaN
         return None
     # the next power of two above each magnitude leaves room for the roundings, and for half of 2^shift
     shift = min(MOST_SHIFT, 51 - frexp(largest + 1)[1], 31 - frexp(scale)[1])
-    if np.rint(np.ldexp(scale, shift)) > _MOST_MULTIPLIER:
+    if np.rint(np.ldexp(scale, shift)) > INT32.max:
         shift -= 1
-    off = float(bound.sum() + 1) / 2 / 2.0**shift  # each number is rounded by half a unit or less
-    if shift < 1 or off > MOST_OFF:
+    # each number is rounded by half a unit or less
+    if shift < 1 or float(bound.sum() + 1) / 2 / 2.0**shift > MOST_OFF:
         return None
-    multiplier = np.rint(np.ldexp(scales, shift))
+    multiplier = np.rint(np.ldexp(scales, shift)).astype(np.int32)
     offset = np.rint(np.ldexp(constant, shift)).astype(np.int64) + 2 ** (shift - 1)
-    return Multipliers(multiplier.astype(np.int32), offset, shift, off)
+    return {"multiplier": multiplier, "offset": offset, "right_shift": shift}
 
 
 def half_up(x: float) -> float:
     """x rounded to an integer, ties up; infinities stay."""
     return floor(x + 0.5) if abs(x) < EXACT_LIMIT else x
+
+
+def largest_error(node: Requantize, real: RealRounding, limits: Sequence[tuple[int, int]]) -> float:
+    """Bound of the |difference| between a node and real arithmetic before rounding; infinite for other limits.
+
+    Where the real number is farther than this from a tie, the results are equal; elsewhere they differ by at most 1.
+
+    Args:
+        limits: the smallest and the largest integer of each input.
+    """
+    if (node.inputs, node.least, node.most) != (real.values, real.least, real.most):
+        return np.inf
+    multiplier, half = node.multiplier.astype(np.float64), 2**node.right_shift // 2
+    bounds = np.array([max(-low, high) for low, high in limits], np.float64)
+    reach = bounds @ np.abs(real.scales) + np.abs(real.shift)
+    error = ERROR * (reach + max(-node.least, node.most) + 1)
+    unit = 2.0**-node.right_shift
+    apart = bounds @ np.abs(multiplier * unit - real.scales) + np.abs((node.offset - half) * unit - real.shift)
+    return float((apart + error).max())

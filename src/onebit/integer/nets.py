@@ -11,9 +11,9 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.integer.conversion import Affines, Conversion, Rounding, float64_or
 from onebit.integer.form import Form
+from onebit.integer.multipliers import RealRounding
 from onebit.integer.operations import CONVERSIONS
 from onebit.integer.ranges import Range, find_ranges
-from onebit.integer.staircase import RealRounding
 from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize
 
 BITS = 8, 4, 2
@@ -60,7 +60,7 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
 
 def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calibrated:
     """An integer net and its ranges. Arguments and errors: see `integer_net`."""
-    if type(activations) is not int or activations not in BITS:
+    if activations not in BITS:
         raise UsageError(f"got activations of {activations!r} bits, expected {', '.join(map(str, BITS))}")
     plan, groups = _planned(packed, activations)
     if not plan.roundings and not plan.rounds_pixels:

@@ -17,8 +17,8 @@ from onebit.packed.nodes.node import INT32, SUM_LIMIT
 
 
 def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
-    if x.clipped and not keeps_bounds(node):
-        x = Form.of(net.real(node.inputs[0]), len(x.shift))
+    if not keeps_bounds(node):
+        x = net.unbounded(node.inputs[0])
     scale, shift = net.numbers.get(node.output, (node.scale, node.shift))
     return x.scaled(float64_or(scale, 1.0), float64_or(shift, 0.0))
 
@@ -28,9 +28,7 @@ def _bounded(net: Conversion, node: nodes.Bounded, x: Form) -> Form:
 
 
 def _add(net: Conversion, node: nodes.Add, *inputs: Form) -> Form:
-    a, b = (
-        Form.of(net.real(name), len(x.shift)) if x.clipped else x for name, x in zip(node.inputs, inputs, strict=True)
-    )
+    a, b = map(net.unbounded, node.inputs)
     return a.plus(b)
 
 
@@ -72,9 +70,9 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
 
 
 def _one_bit(net: Conversion, node: nodes.OneBitWeights, x: Form) -> Form:
-    value, step = net.plain(node.inputs[0])
-    if step != 1 and (_has_border(node) or node.terms * (net.values[value].bound or 0) > SUM_LIMIT):
-        value, step = net.real(node.inputs[0]), 1.0
+    value, _ = net.plain(node.inputs[0])
+    large = node.terms * (net.values[value].bound or 0) > SUM_LIMIT
+    value, step = net.plain(node.inputs[0], scaled=not (large or _has_border(node)))
     sums = net.again(node, value, scale=None, centre=None)
     terms = {sums: step * float64_or(node.scale, 1.0) * np.ones(node.outputs)}
     if node.centre is not None:
@@ -97,18 +95,15 @@ def _has_border(node: Node) -> bool:
 
 
 def _real_weights(net: Conversion, node: nodes.RealWeights, x: Form) -> Form:
-    value, step = net.plain(node.inputs[0])
-    if step != 1 and _has_border(node):
-        value, step = net.real(node.inputs[0]), 1.0
+    value, step = net.plain(node.inputs[0], scaled=not _has_border(node))
     return Form.of(net.again(node, value), node.outputs, step)
 
 
 def _moved(net: Conversion, node: Node, x: Form) -> Form:
     """Operations that move or choose elements."""
-    value, step = net.plain(node.inputs[0])
     # a border of ±1 is not a multiple of the step, and a single number has no channels to be scaled
-    if step != 1 and (getattr(node, "value", False) or not net.known[node.output].shape):
-        value, step = net.real(node.inputs[0]), 1.0
+    scaled = not getattr(node, "value", False) and net.known[node.output].shape != ()
+    value, step = net.plain(node.inputs[0], scaled=scaled)
     made = net.again(node, value)
     if value in net.origin:
         net.origin[made] = net.origin[value]
@@ -158,9 +153,8 @@ def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
         return Form.of(net.again(node, *(value for value, _ in plain)), len(node.offset))
     unit = 2.0**-node.right_shift
     total = Form({}, node.offset * unit - 0.5)
-    for name, x, multiplier in zip(node.inputs, inputs, node.multiplier, strict=True):
-        own = Form.of(net.real(name), len(x.shift)) if x.clipped else x
-        total = total.plus(own.scaled(multiplier * unit, np.zeros(1)))
+    for name, multiplier in zip(node.inputs, node.multiplier, strict=True):
+        total = total.plus(net.unbounded(name).scaled(multiplier * unit, np.zeros(1)))
     return net.rounded(node.output, total, 1.0, node.least, node.most)
 
 

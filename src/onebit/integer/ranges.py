@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
@@ -58,32 +58,21 @@ def _samples(net: PackedNet, images: Any, names: list[str]) -> dict[str, tuple[n
     rng, count = np.random.default_rng(0), images.shape[0]
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
     largest = dict.fromkeys(names, 0.0)
-    for done, values in _values(net, images, names):
-        for name, value in values.items():
-            numbers = value.reshape(-1)
-            largest[name] = max(largest[name], float(np.abs(numbers).max(initial=0)))
-            share = -(-_SAMPLE * done // count)
-            drawn[name].append(numbers[rng.integers(0, numbers.size, share)] if share < numbers.size else numbers)
-    return {name: (np.concatenate(drawn[name]).astype(np.float64), largest[name]) for name in names}
-
-
-def _values(net: PackedNet, images: Any, names: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(number of images, values) of each batch."""
+    size = max(1, _AT_ONCE // sum(prod(net.values[name].shape) for name in names))
     # values inside of the net become its outputs, so that the native library computes them
     inside = [name for name in names if name != INPUT]
-    inner, known = _until(net, inside), net.values
-    size = max(1, _AT_ONCE // sum(prod(known[name].shape) for name in names))
-    for start in range(0, images.shape[0], size):
+    if inside:
+        made = needed(net.nodes, inside)
+        net = replace(net, nodes=made, output=tuple(inside), classes=None, certificate=None, card=None)
+    for start in range(0, count, size):
         batch = np.asarray(images[start : start + size])
-        made = dict(zip(inside, run(inner, batch), strict=True)) if inside else {}
-        yield len(batch), {name: batch if name == INPUT else made[name] for name in names}
-
-
-def _until(net: PackedNet, names: list[str]) -> PackedNet:
-    """The part of a net that computes some values, which become its outputs; the net itself for none."""
-    if not names:
-        return net
-    return replace(net, nodes=needed(net.nodes, names), output=tuple(names), classes=None, certificate=None, card=None)
+        values = {INPUT: batch, **(dict(zip(inside, run(net, batch), strict=True)) if inside else {})}
+        share = -(-_SAMPLE * len(batch) // count)
+        for name in names:
+            numbers = values[name].reshape(-1)
+            largest[name] = max(largest[name], float(np.abs(numbers).max(initial=0)))
+            drawn[name].append(numbers[rng.integers(0, numbers.size, share)] if share < numbers.size else numbers)
+    return {name: (np.concatenate(drawn[name]).astype(np.float64), largest[name]) for name in names}
 
 
 def _range_of(rounding: Rounding, numbers: np.ndarray, largest: float, images: int) -> Range:

@@ -10,12 +10,11 @@ import numpy as np
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.fold import Folded, example_of, fold_model
+from onebit.fold import Folded, Site, example_of, fold_model
 from onebit.integer import BITS, MOST_OFF, RealRounding, largest_error, real_arithmetic
-from onebit.packed import LayerProof, Node, PackedNet, Requantize, Threshold
+from onebit.packed import LayerProof, Node, PackedNet, Quantize, Requantize, Threshold
 from onebit.packed.difference import array_differences
 from onebit.packed.net import op_name
-from onebit.verification.sites import Site
 
 
 class Proof(NamedTuple):
@@ -45,12 +44,12 @@ class Proof(NamedTuple):
         """Compare a packed net with its model. `activations`: bits of an integer net, if they are known."""
         folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
         bits, twin, real, faults = None, folded.net, folded.real, list[str]()
-        signs = folded.signs
+        sites = folded.sites
         nodes = {node.output: node for node in packed.nodes}
         if _outline(folded.net) != _outline(packed):
             bits, twin, real = _integer_twin(folded, packed, BITS if activations is None else (activations,))
             exact = {node.output: node for node in folded.net.nodes}
-            signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes[site.value]))
+            sites = tuple(site for site in sites if _same_rule(exact[site.value], nodes[site.value]))
         for found in array_differences(packed, twin):
             proven = found.node in real
             if found.field in ("threshold", "direction"):
@@ -66,7 +65,7 @@ class Proof(NamedTuple):
             if not off <= MOST_OFF:
                 faults.append(f"{name}: its multipliers and offsets are off by up to {off:.2g} of a step")
         layers, exact_sites = [], set()
-        for site in signs:
+        for site in sites:
             threshold, integers, wrong = nodes[site.value], 0, 0
             if site.chain is not None and site.chain.few and isinstance(threshold, Threshold):
                 wrong = site.chain.mismatches(threshold.threshold, threshold.direction)
@@ -78,10 +77,8 @@ class Proof(NamedTuple):
                     integers = tried
             kind = "every integer" if integers else "float"
             layers.append(LayerProof(name=site.value, proof=kind, integers=integers, mismatches=integers and wrong))
-        sites: tuple[Site, ...] = () if bits is not None else (*signs, *folded.roundings)
-        layers += [LayerProof(name=site.value, proof="float", integers=0, mismatches=0) for site in folded.roundings]
-        rounded = bits is not None or any(site.value not in exact_sites for site in sites)
-        return Proof(tuple(layers), sites, rounded, bits, tuple(faults))
+        rounded = bits is not None or len(exact_sites) < len(sites)
+        return Proof(tuple(layers), () if bits is not None else sites, rounded, bits, tuple(faults))
 
 
 def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: int) -> tuple[PackedNet, set[str]]:
@@ -90,7 +87,7 @@ def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: in
     Another processor may round what the modules compute of an integer at a tie, and so move a threshold over it.
     """
     folded = fold_model(model, example_of(packed.input), weights=weights, seed=seed)
-    chains = {site.value: site.chain for site in folded.signs if site.chain is not None and site.chain.exact}
+    chains = {site.value: site.chain for site in folded.sites if site.chain is not None and site.chain.exact}
     own = {node.output: node for node in folded.net.nodes}
     nodes = [
         own[node.output]
@@ -126,8 +123,10 @@ def _outline(net: PackedNet) -> tuple[object, ...]:
     return net.input.coding, nodes, net.values, net.output
 
 
-def _same_threshold(node: Node, twin: Node) -> bool:
-    """Whether an integer net has the threshold of the exact net."""
+def _same_rule(node: Node, twin: Node) -> bool:
+    """Whether an integer net has the threshold of the exact net, or what that rounds."""
+    if isinstance(node, (Quantize, Requantize)):
+        return True
     if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:
         return False
     return all(np.array_equal(getattr(node, name), getattr(twin, name)) for name in ("threshold", "direction"))

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from onebit import runtime
-from onebit.fold import RoundingSite, SignSite
+from onebit.fold import Site
 from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Repeat, Requantize, Reshape, Threshold
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.reference_matmul import Executor
 
-Site = SignSite | RoundingSite
 _MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
 """What may stand between a threshold and the signs that torch takes."""
 
@@ -33,8 +32,8 @@ def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.n
 
     def record(module: Any, inputs: object, output: Tensor) -> None:
         if (site := by_call.get((module, calls[module]))) is not None:
-            if isinstance(site, SignSite):
-                found[site.value] = np.where(module.binary_input().upper(output).numpy(), np.int8(1), np.int8(-1))
+            if (signs := module.binary_input()) is not None:
+                found[site.value] = np.where(signs.upper(output).numpy(), np.int8(1), np.int8(-1))
             else:
                 found[site.value] = (output / module.integer_input().step).round().to(torch.int32).numpy()
         calls[module] += 1
@@ -63,7 +62,7 @@ class SiteCounts:
     def __init__(self, packed: PackedNet, sites: Sequence[Site]) -> None:
         self.packed = packed
         self.made = {site.value: site for site in sites}
-        self.compared = {getattr(site, "compared", site.value): site for site in sites}
+        self.compared = {site.compared: site for site in sites}
         self.shifts = last_shifts(packed)
         self.counts, self.differing, self.beyond = Counter[str](), Counter[str](), Counter[str]()
 
@@ -117,7 +116,6 @@ def _limits(
     A threshold of sums that torch rounds may give either sign where rounding decides, see `Chain.undecided`.
     """
     if isinstance(node, Threshold):
-        assert isinstance(site, SignSite)
         assert site.chain is not None
         if site.chain.exact:
             return [ours, ours]
