@@ -57,11 +57,14 @@ class BinaryLinear(BinaryLayer, nn.Linear):
 def padding_of(layer: Any) -> tuple[int, ...]:
     """What a convolution pads, in the order of `F.pad`: (left, right, top, bottom), or (left, right) of one axis.
 
-    Numbers are read as they are now: torch's own field has those of when the layer was made.
+    Padding and dilation are read as they are now: torch's own field has what they were when the layer was made.
     """
-    padding = layer.padding
-    if layer.padding_mode != "zeros" or isinstance(padding, str):
+    padding = 0 if layer.padding == "valid" else layer.padding
+    if layer.padding_mode != "zeros":
         return tuple(layer._reversed_padding_repeated_twice)
+    if padding == "same":
+        spreads = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return tuple(side for spread in reversed(spreads) for side in (spread // 2, spread - spread // 2))
     sides = padding if isinstance(padding, tuple) else (padding,) * len(layer.kernel_size)
     return tuple(side for side in reversed(sides) for _ in range(2))
 
