@@ -89,16 +89,15 @@ def export_net(
     writer = target.writer
     for node in net.nodes:
         if not isinstance(node, tuple(writer.OPERATIONS)):
-            raise UsageError(
-                f"{to} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net"
-            )
-    samples = None if inputs is None else np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
-    given = {"samples": samples} if target.samples else {}
-    if samples is None:
+            raise UsageError(f"{to} has no operation {op_name(node)!r}, which makes {node.output!r}")
+    given = {}
+    if inputs is None:
         count = count or affordable(net, RANDOM_INPUTS)
         inputs, what = random_inputs(net, count), f"{count} random inputs"
     else:
-        inputs = samples
+        inputs = np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
+        if target.samples:
+            given["samples"] = inputs
     folder = path.parent if target.suffixes else path
     if not len(inputs):
         raise UsageError("got no inputs to compare with")

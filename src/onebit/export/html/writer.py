@@ -46,11 +46,7 @@ MOST_NUMBERS = 4096
 
 
 def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> None:
-    """Write the page of a net.
-
-    Args:
-        samples: (N, …) inputs to try in the page; some of them are stored in it.
-    """
+    """Write the page of a net; samples: (N, …) inputs to try in the page, of which some are stored in it."""
     kind, file = input_kind(net), dumps(net)
     shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
@@ -122,11 +118,7 @@ def output_kind(net: PackedNet) -> str:
 
 
 def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) -> tuple[str, list[list[float]]]:
-    """Some inputs as the page stores them: base64 of a zlib stream or of a JPEG file, or lists of numbers.
-
-    Args:
-        size: bytes of the net's file.
-    """
+    """Some inputs as base64 of a zlib stream or of a JPEG file, or as numbers; `size`: bytes of the net's file."""
     chosen = [] if inputs is None or not len(inputs) else [inputs[k] for k in _of_all_labels(net, inputs)]
     if kind == "digits":
         return _zlib(b"".join(image.tobytes() for image in chosen)), []
@@ -144,8 +136,7 @@ def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:
     spread = [len(inputs) * k // SAMPLES for k in range(SAMPLES)]
     if not isinstance(net.output, str) or len(net.values[net.output].shape) != 1:
         return sorted(set(spread))
-    labels = run_net(net, inputs).argmax(axis=1)
-    first = sorted(np.unique(labels, return_index=True)[1].tolist(), key=lambda k: int(labels[k]))
+    first = np.unique(run_net(net, inputs).argmax(axis=1), return_index=True)[1].tolist()
     return first[:SAMPLES] if len(first) > SAMPLES // 2 else sorted({*first, *spread})[:SAMPLES]
 
 
@@ -173,10 +164,8 @@ def parts_of(file: bytes) -> list[bytes]:
 
 
 def _zlib(*parts: bytes) -> str:
-    """base64 of the shortest zlib stream; small memory levels adapt more often to what comes.
-
-    Each part has codes of its own.
-    """
+    """base64 of the shortest zlib stream, with codes of its own for each part."""
+    # small memory levels adapt more often to what comes
     ways = product((4, 6, 7, 8, 9), (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED))
     return _base64(min((_packed(parts, zlib.compressobj(9, zlib.DEFLATED, 15, *way)) for way in ways), key=len))
 

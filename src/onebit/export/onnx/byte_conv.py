@@ -54,21 +54,15 @@ def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
 
 def rising_sums(multiplier: int, offset: int, after: Requantize) -> np.ndarray:
     """(levels,) int64: the smallest sum v with ⌊(multiplier · v + offset) / 2^shift⌋ ≥ 1, 2, …, the largest code."""
-    levels = range(1, after.most - after.least + 1)
-    if not multiplier:
-        return np.array([-_FAR if offset >> after.right_shift >= level else _FAR for level in levels])
-    sums = [-((offset - (level << after.right_shift)) // multiplier) for level in levels]
+    missing = [(level << after.right_shift) - offset for level in range(1, after.most - after.least + 1)]
+    sums = [-(-least // multiplier) if multiplier else (2 * least - 1) * _FAR for least in missing]
     return np.array([min(max(v, -_FAR), _FAR) for v in sums])
 
 
 def channel_scales(rises: np.ndarray, limits: tuple[int, int], slope: float) -> tuple[int, int, float] | None:
     """(w, bias, scale) such that round((w · v + bias) · scale), clipped, is the number of rises up to v.
 
-    For every integer v from one of `limits` to the other. None if they were not found.
-
-    Args:
-        rises: see `rising_sums`.
-        slope: how fast codes rise.
+    For every integer v from one of `limits` to the other. None if they were not found. slope: how fast codes rise.
     """
     inside = (rises > limits[0]) & (rises <= limits[1])
     if not inside.any():

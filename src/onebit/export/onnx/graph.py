@@ -64,12 +64,7 @@ class Graph:
     # nodes
 
     def add(self, op: str, *inputs: str, of: str = "", output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Append a node, and return the name of its output.
-
-        Args:
-            of: the value that the node belongs to, if it is another than that which is being written.
-            output: a name of its own for the output.
-        """
+        """Append a node of the value `of`, by default that which is being written; the name of its output."""
         output = output or self.name(f"{of or self.of}/{op.lower()}")
         self.nodes.append(self.helper.make_node(op, inputs, [output], domain=domain, **attributes))
         return output
@@ -151,12 +146,7 @@ class Graph:
         return self.constant(array.reshape(-1, *[1] * (rank - 1)), f"{self.of}/{what}", dtype)
 
     def weights(self, signs: np.ndarray, dtype: Any = np.float32) -> str:
-        """The name of a tensor with the ±1 weights of the value.
-
-        Args:
-            signs: int8, in the shape of the tensor.
-            dtype: of the tensor: float32, float64 or int8.
-        """
+        """The name of a tensor of float32, float64 or int8 with the ±1 weights of the value; signs: int8."""
         name = self.name(f"{self.of}/weight")
         if self.integers:
             self._layers.setdefault(np.dtype(dtype), []).append((name, signs))

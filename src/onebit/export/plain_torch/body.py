@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,13 @@ from onebit.export.plain_torch.text import MODULE_NAMES, WIDTH, Names, call, lis
 from onebit.packed import Value
 
 INDENT = " " * 8
+DEFAULTS = {"stride": "1", "dilation": "1", "groups": "1", "padding": "0", "output_padding": "0"}
+DEFAULTS["count_include_pad"] = "True"
+"""Of the settings of torch's modules."""
 
 
 class Body:
-    """The class of a net while its lines are written.
-
-    Args:
-        known: shapes and kinds of all values of the net.
-    """
+    """The class of a net while its lines are written; known: shapes and kinds of all values of the net."""
 
     def __init__(self, known: Mapping[str, Value]) -> None:
         self.known = known
@@ -34,13 +34,18 @@ class Body:
         """The weights, by their names in the state_dict."""
         self._attributes = Names([*MODULE_NAMES.split(), *all_parts()])
 
-    def layer(self, name: str, kind: str, *arguments: str, **state: np.ndarray) -> str:
-        """Add a module with its weights; the expression of it, such as `self.conv1`."""
+    def layer(self, name: str, kind: str, *arguments: object, **fields: Any) -> str:
+        """Add a module with its settings and its weights, which are arrays; the expression of it: `self.conv1`."""
         attribute = self._attributes.make(name)
         if not kind.startswith("nn."):
             self.part(kind)
-        self.layers.append(call(f"self.{attribute} = {kind}", arguments, indent=INDENT))
-        self.state.update({f"{attribute}.{key}": np.ascontiguousarray(array) for key, array in state.items()})
+        given = [*map(str, arguments)]
+        for key, value in fields.items():
+            if isinstance(value, np.ndarray):
+                self.state[f"{attribute}.{key}"] = np.ascontiguousarray(value)
+            elif pair(value) != DEFAULTS.get(key):
+                given.append(f"{key}={pair(value)}")
+        self.layers.append(call(f"self.{attribute} = {kind}", given, indent=INDENT))
         return f"self.{attribute}"
 
     def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
@@ -58,18 +63,22 @@ class Body:
 
     def step(self, expression: str, *, into: str = "x") -> str:
         """Add a line that computes something on the way to the value of a node; the name of its variable."""
-        step = f"{into} = {expression}"
         function, _, rest = expression.partition("(")
-        if not fits_line(step) and rest.endswith(")") and "(" not in rest:  # a call with long names
-            self.steps.append(call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT))
-        else:
-            self.steps.append(INDENT + step)
+        line = f"{INDENT}{into} = {expression}"
+        if rest.endswith(")") and "(" not in rest:  # a call, perhaps with long names
+            line = call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT)
+        self.steps.append(line)
         return into
 
     def list_of(self, items: Sequence[str]) -> str:
         """Add lines with a long list; the name of its variable."""
         self.steps.append(listing("parts = [", items, "]", indent=INDENT))
         return "parts"
+
+
+def pair(sizes: object) -> str:
+    """(3, 3) as torch takes it: 3."""
+    return str(sizes[0] if isinstance(sizes, tuple) and len(set(sizes)) == 1 else sizes)
 
 
 def fits_line(step: str) -> bool:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
 import numpy as np
 
-from onebit.export.plain_torch.body import Body, fits_line
+from onebit.export.plain_torch.body import Body, fits_line, pair
 from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-
-
-def pair(sizes: tuple[int, ...]) -> str:
-    """(3, 3) as torch takes it: 3."""
-    return str(sizes[0] if len(set(sizes)) == 1 else sizes)
-
-
-def options(**values: tuple[int, ...] | int) -> list[str]:
-    """Arguments by name, without those that have the default of torch."""
-    defaults = {"stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0}
-    texts = {name: pair(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
-    return [f"{name}={text}" for name, text in texts.items() if text != str(defaults.get(name))]
 
 
 def sides(padding: tuple[int, int, int, int]) -> str:
@@ -37,15 +25,16 @@ def is_even(padding: tuple[int, int, int, int]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
-def products(body: Body, node: Any, layer: str, x: str) -> str:
+def products(body: Body, node: Any, x: str, kind: str, *sizes: int, **fields: Any) -> str:
     """A layer of weights with its scale and center."""
-    ones = [1] * (len(body.known[node.output].shape) - 1)
+    layer = body.layer(node.output, kind, *sizes, **fields)
+    shape = -1, *[1] * (len(body.known[node.output].shape) - 1)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
     made, after = f"{layer}({x})", ""
     if scale is not None:
-        after = f" * {body.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
+        after = f" * {body.parameter(f'{node.output}_scale', scale.reshape(shape))}"
     if centre is not None:
-        name = body.parameter(f"{node.output}_center", centre.reshape(-1, *ones), start="zeros")
+        name = body.parameter(f"{node.output}_center", centre.reshape(shape), start="zeros")
         total = f"{body.part('sums')}({layer}, {x})"
         if not fits_line(f"total = {total} * {name}"):
             total = body.step(total, into="total")
@@ -56,8 +45,7 @@ def products(body: Body, node: Any, layer: str, x: str) -> str:
 
 
 def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
-    sizes = str(node.terms), str(node.outputs), "bias=False"
-    return products(body, node, body.layer(node.output, "nn.Linear", *sizes, weight=np.float32(node.rows)), x)
+    return products(body, node, x, "nn.Linear", node.terms, node.outputs, bias=False, weight=np.float32(node.rows))
 
 
 def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
@@ -65,17 +53,14 @@ def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
         x = body.step(f"F.pad({x}, {sides(node.padding)}{value})")
-    settings = *options(dilation=node.dilation, groups=node.groups), "bias=False"
-    return windows(body, node, "nn.Conv2d", settings, x, inside=inside)
+    return windows(body, node, "nn.Conv2d", x, inside=inside, dilation=node.dilation, groups=node.groups, bias=False)
 
 
-def windows(body: Body, node: Any, kind: str, settings: Sequence[str], x: str, *, inside: bool) -> str:
+def windows(body: Body, node: Any, kind: str, x: str, *, inside: bool, **settings: Any) -> str:
     """A convolution; `inside`: it pads by itself."""
-    top, _, left, _ = node.padding
-    sizes = str(node.group_channels * node.groups), str(node.outputs)
-    window = options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0)
-    layer = body.layer(node.output, kind, *sizes, *window, *settings, weight=np.float32(node.kernels()))
-    return products(body, node, layer, x)
+    sizes = node.group_channels * node.groups, node.outputs
+    window = {"kernel_size": node.kernel, "stride": node.stride, "padding": node.padding[::2] if inside else 0}
+    return products(body, node, x, kind, *sizes, **window, **settings, weight=np.float32(node.kernels()))
 
 
 def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
@@ -84,9 +69,8 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
     inside = is_even(node.padding) and all(
         more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
     )
-    settings = *options(output_padding=node.extra if inside else 0, groups=node.groups), "bias=False"
-    dilation = options(dilation=node.dilation)
-    made = windows(body, node, "nn.ConvTranspose2d", [*settings, *dilation], x, inside=inside)
+    settings = {"output_padding": node.extra if inside else 0, "groups": node.groups, "bias": False}
+    made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, **settings, dilation=node.dilation)
     if inside or not any((*node.padding, *node.extra)):
         return made
     return f"F.pad({body.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
@@ -99,17 +83,17 @@ def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
     return is_even(node.padding) and 2 * top <= height and 2 * left <= width
 
 
-def pool_sizes(node: nodes.MaxPool | nodes.AveragePool) -> list[str]:
-    """Kernel, stride and padding as arguments."""
-    top, _, left, _ = node.padding
+def pool(body: Body, node: nodes.MaxPool | nodes.AveragePool, kind: str, x: str, **settings: Any) -> str:
+    """A pool of windows."""
     stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
-    return [pair(node.kernel), *stride, *(options(padding=(top, left)) if fits(node) else [])]
+    padding = node.padding[::2] if fits(node) else 0
+    return f"{body.layer(node.output, kind, pair(node.kernel), *stride, padding=padding, **settings)}({x})"
 
 
 def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     if not fits(node):
         x = body.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
-    return f"{body.layer(node.output, 'nn.MaxPool2d', *pool_sizes(node), *options(dilation=node.dilation))}({x})"
+    return pool(body, node, "nn.MaxPool2d", x, dilation=node.dilation)
 
 
 def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
@@ -120,9 +104,8 @@ def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
         return f'{body.part("average_pool")}({sizes}, divide_by="{by}")'
     if not fits(node):
         x = body.step(f"F.pad({x}, {sides(node.padding)})")
-    count = [] if counted else ["count_include_pad=False"]
-    divide = ["divisor_override=1"] if node.sums else []
-    return f"{body.layer(node.output, 'nn.AvgPool2d', *pool_sizes(node), *count, *divide)}({x})"
+    divide = {"divisor_override": 1} if node.sums else {}
+    return pool(body, node, "nn.AvgPool2d", x, count_include_pad=counted, **divide)
 
 
 def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -> str:
@@ -130,12 +113,14 @@ def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -
 
 
 # ---------------------------------------------------------------------------------------------------- for each channel
-def per_channel(body: Body, node: Node, kind: str, *settings: str, **state: np.ndarray) -> str:
+def per_channel(body: Body, node: Node, kind: str, **fields: Any) -> str:
     """A module with one number per channel, and per row of `multiplier`, shaped to broadcast."""
     shape = body.known[node.inputs[0]].shape
-    sizes = [shape[0], *[1] * (len(shape) - 1)]
-    arrays = {name: array.reshape(*array.shape[:-1], *sizes) for name, array in state.items()}
-    return body.layer(node.output, kind, *map(str, sizes), *settings, **arrays)
+    sizes = shape[0], *[1] * (len(shape) - 1)
+    for name, array in fields.items():
+        if isinstance(array, np.ndarray):
+            fields[name] = array.reshape(*array.shape[:-1], *sizes)
+    return body.layer(node.output, kind, *sizes, **fields)
 
 
 def affine(body: Body, node: nodes.Affine, x: str) -> str:
@@ -147,12 +132,9 @@ def affine(body: Body, node: nodes.Affine, x: str) -> str:
 
 def threshold(body: Body, node: nodes.Threshold, x: str) -> str:
     body.part("sign")
-    large = np.abs(node.threshold.astype(np.int64)).max(initial=0) > FLOAT32_EXACT
-    state = {
-        "threshold": node.threshold.astype(np.float64) if large else node.threshold.astype(np.float32),
-        "direction": node.direction.astype(np.float32),
-    }
-    return f"{per_channel(body, node, 'Threshold', **state)}({x})"
+    wide = np.abs(node.threshold.astype(np.int64)).max() > FLOAT32_EXACT
+    at, direction = node.threshold.astype(np.float64 if wide else np.float32), node.direction.astype(np.float32)
+    return f"{per_channel(body, node, 'Threshold', threshold=at, direction=direction)}({x})"
 
 
 def sign(body: Body, node: nodes.Sign, x: str) -> str:
@@ -163,7 +145,7 @@ def sign(body: Body, node: nodes.Sign, x: str) -> str:
 
 
 def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
-    return f"{body.layer(node.output, 'nn.PReLU', str(len(node.slope)), weight=node.slope)}({x})"
+    return f"{body.layer(node.output, 'nn.PReLU', len(node.slope), weight=node.slope)}({x})"
 
 
 def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
@@ -173,8 +155,8 @@ def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
 
 
 def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
-    settings = f"inputs={len(inputs)}", f"shift={node.right_shift}", f"least={node.least}", f"most={node.most}"
-    layer = per_channel(body, node, "Requantize", *settings, multiplier=node.multiplier, offset=node.offset)
+    settings = {"inputs": len(inputs), "shift": node.right_shift, "least": node.least, "most": node.most}
+    layer = per_channel(body, node, "Requantize", **settings, multiplier=node.multiplier, offset=node.offset)
     return f"{layer}({', '.join(inputs)})"
 
 
