@@ -27,9 +27,8 @@ from torch import nn
 
 from onebit.errors import OnebitError
 from onebit.export import export_net
-from onebit.export.plain_torch.body import all_parts
+from onebit.export.plain_torch.body import MODULE_NAMES, Names, all_parts
 from onebit.export.plain_torch.program import Program
-from onebit.export.plain_torch.text import MODULE_NAMES, Names
 from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer, load
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run

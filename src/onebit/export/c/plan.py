@@ -1,17 +1,23 @@
-"""The plan of an exported net: its stages, the memory between them, and the weights."""
+"""The plan of an exported net: its stages, the memory between them, and the weights.
+
+Most operations that move numbers have no stage: they only look at memory in another way.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
-from onebit.export.c.moves import Moves
 from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
+from onebit.export.c.values import Stored
 from onebit.native.arena import place
-from onebit.packed import PackedNet, nodes
+from onebit.packed import Node, PackedNet, Value, nodes
+from onebit.packed.net import INPUT, op_name
 
 
-class Planner(Moves, Products, Pools):
+class Planner(Products, Pools):
     """Plans a net.
 
     arena_bytes: of the memory for values; constant_bytes: of the weights.
@@ -21,6 +27,7 @@ class Planner(Moves, Products, Pools):
         super().__init__(sums_last(signs_before_pools(net)))
         self.code_input()
         for node in self.net.nodes:
+            self.of = node.output
             nodes.by_class(MAKERS, node)(self, node)
             for name in node.inputs:  # only now: what this node reads must outlive a stage that it finishes
                 self.uses[name] -= 1
@@ -38,6 +45,57 @@ class Planner(Moves, Products, Pools):
         x = self.scratch(4 * stage.channels)
         self.to_output(name)
         stage.head.insert(0, f"value_t *x = {x};")
+
+    def code_input(self) -> None:
+        spec = self.net.input
+        axes = tuple(((size, prod(spec.shape[axis:])),) for axis, size in enumerate(spec.shape, 1))
+        form = "floats" if spec.dtype == "float32" else "centered" if spec.coding == "integer" else "bytes"
+        limits = {"floats": None, "centered": (-255, 255), "bytes": (0, 255)}[form]
+        source = Stored(None, form, 0, axes, limits)
+        if spec.mean is None or spec.std is None:
+            self.stored[INPUT] = source
+            return
+        stage = self.begin_pixels(INPUT, source, "the input, standardized")
+        mean, std = self.array("mean", spec.mean), self.array("deviation", spec.std)
+        self.line(f"standardize(x, {stage.channels}, {mean}, {std});")
+        stage.made = Value(spec.shape, "real")
+
+    def view(self, node: Node) -> None:
+        (name,) = node.inputs
+        stored, shape = self.value(name), self.known[node.output].shape
+        made: Stored | None
+        if isinstance(node, nodes.Permute):
+            made = replace(stored, axes=tuple(stored.axes[axis] for axis in node.axes))
+        elif isinstance(node, nodes.Repeat):
+            axes = zip(stored.axes, node.times, strict=True)
+            made = replace(stored, axes=tuple((*axis, (times, 0)) for axis, times in axes))
+        elif isinstance(node, nodes.Slice):
+            made = self.even(name, axes=True).sliced(node.start, node.stop, node.step)
+        else:  # in the order of the value
+            made = stored.reshaped(shape) or self.copied(stored, name, shape=(prod(shape),)).reshaped(shape)
+        assert made is not None
+        self.stored[node.output] = made
+
+    def joined(self, node: nodes.Concat | nodes.Pad) -> None:
+        """A value that is copied together from others."""
+        made = self.known[node.output]
+        sources = [self.value(name) for name in node.inputs]
+        target = self.begin_whole(made, f"{node.output}: {op_name(node)}")
+        stage, steps, first = self.stage, target.steps(), 0
+        assert steps is not None
+        if isinstance(node, nodes.Pad):
+            self.over_pixels()
+            stage.head.insert(0, f"value_t *x = {self.scratch(4 * stage.channels)};")
+            self.line(self.fill(node.value, exact=made.exact))
+            self.store_pixel(target)
+            if stage.pixels > 1:
+                stage.body = [f"for (int32_t p = 0; p < {stage.pixels}; p++) {{", *stage.body, "}"]
+            stage.loops = []
+            first = node.channels[0] * steps[0] + node.padding[0] * steps[1] + node.padding[2] * steps[2]
+        for source in sources:
+            self.copy(source, target, target.axes, first)
+            first += source.shape[0] * steps[0]
+        self.stored[node.output] = target
 
 
 MAKERS: dict[type, Any] = {

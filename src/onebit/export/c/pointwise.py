@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -22,7 +21,7 @@ class Pointwise(Stages):
     def pointwise(self, node: Node) -> None:
         (name,) = node.inputs
         stage = self.reading(name, node.output, f"{node.output}: {op_name(node)}")
-        made, field = self.known[node.output], partial(self.array, node.output)
+        made, field = self.known[node.output], self.array
         exact = isinstance(node, (nodes.Sign, nodes.Threshold, nodes.Quantize)) or made.exact
         if not exact and not (isinstance(node, nodes.Affine) and (stage.made.bound or 0) > FLOAT32_EXACT):
             self.as_real()
@@ -66,7 +65,7 @@ class Pointwise(Stages):
         others = [(self.even(name), row) for name, row in rest]
         named = ", ".join(name for name, _ in rest)
         stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {named}".rstrip())
-        count, offset = stage.channels, self.array(node.output, "offset", node.offset)
+        count, offset = stage.channels, self.array("offset", node.offset)
         for other, row in others:
             self.row("wide_t *totals", 8 * count)
             self.second(count)
@@ -81,7 +80,7 @@ class Pointwise(Stages):
     def multiplier(self, node: nodes.Requantize, row: np.ndarray) -> str:
         """C of the multipliers of an input, and of the distance between those of two channels: 0 if all are equal."""
         step = int((row != row[0]).any())
-        return f"{self.array(node.output, 'multiplier', row if step else row[:1])}, {step}"
+        return f"{self.array('multiplier', row if step else row[:1])}, {step}"
 
     def combine(self, node: nodes.Add | nodes.Multiply) -> None:
         made = self.known[node.output]

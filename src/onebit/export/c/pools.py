@@ -47,7 +47,7 @@ class Pools(Stages):
             by = node.pixels(self.known[name])
             divisor = real(by.flat[0])
             if (by != by.flat[0]).any():
-                array = self.array(node.output, "divisors", by.astype(np.float32))
+                array = self.array("divisors", by.astype(np.float32))
                 divisor = f"{array}[{index(0, stage.pixel)}]"
             self.line(f"divide(x, {stage.channels}, {divisor});")
         stage.made = made

@@ -57,7 +57,7 @@ class Products(Pointwise):
         stage.keeps.append(source)
         pairs = one_bit and self.has_pairs(node, source)
         stored = words_of(rows) if pairs else np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
-        weights = self.array(node.output, "signs" if one_bit else "weights", stored)
+        weights = self.array("signs" if one_bit else "weights", stored)
         if not dense:
             self.window(node, source, node.group_channels)
         padding, outputs, first, at = getattr(node, "padding_value", 0), node.outputs // groups, str(source.first), ""
@@ -121,7 +121,7 @@ class Products(Pointwise):
         """Sums of signs as those of their levels."""
         node, source, _, _, outputs, _, rows, at = product
         low, high = self.levels[node.inputs[0]]
-        weight_sums = self.array(node.output, "sums", self.rows_of(node).sum(axis=1, dtype=np.int32)) + at
+        weight_sums = self.array("sums", self.rows_of(node).sum(axis=1, dtype=np.int32)) + at
         count = prod(source.shape)  # its memory may have more, of which this is a slice
         self.declare(f"const levels_t levels = levels_of({self.pointer(source)}, {count}, {real(low)}, {real(high)});")
         if any(getattr(node, "padding", ())):
@@ -228,14 +228,14 @@ class Products(Pointwise):
         """Lines for the factors of the sums."""
         node, count = product.node, self.stage.channels
         if not isinstance(node, OneBitWeights):
-            self.line(f"scale_by(x, {count}, {self.array(node.output, 'units', on_grid(node.weight)[1])});")
+            self.line(f"scale_by(x, {count}, {self.array('units', on_grid(node.weight)[1])});")
             return
         if node.scale is not None or node.centre is not None:
             self.as_real()
         if node.scale is not None:
-            self.line(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
+            self.line(f"scale_by(x, {count}, {self.array('scale', node.scale)});")
         if node.centre is not None:
-            center, at = self.array(node.output, "center", node.centre), product.at
+            center, at = self.array("center", node.centre), product.at
             if at:
                 self.line(f"for (int32_t g = 0; g < {product.groups}; g++)")
             total = f"input_sums[{'g' if at else 0}]"

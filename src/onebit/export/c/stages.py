@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.export.c.values import BITS, LOADS, STORES, Axis, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value
-from onebit.packed.net import op_name, readers
+from onebit.packed.net import INPUT, op_name, readers
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Stages:
     """Functions, memory and weights of an exported net; the base class of its planner.
 
     list: the stages; the last one is written. open: the value that it makes, pixel by pixel; "" if it is finished.
+    of: the value that is planned.
     """
 
     def __init__(self, net: PackedNet) -> None:
@@ -72,7 +73,7 @@ class Stages:
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
-        self.open = ""
+        self.open, self.of = "", INPUT
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         sizes = [prod(self.known[name].shape) for name in net.outputs]
         self.places = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
@@ -288,9 +289,9 @@ class Stages:
 
     # arrays
 
-    def array(self, value: str, field: str, array: np.ndarray) -> str:
-        """The name in C of an array of weights."""
-        name = f"w_{''.join(c if c.isalnum() else '_' for c in value)}_{field}"
+    def array(self, field: str, array: np.ndarray) -> str:
+        """The name in C of an array of weights of the value that is planned."""
+        name = f"w_{''.join(c if c.isalnum() else '_' for c in self.of)}_{field}"
         while name in self.arrays:
             name += "_"
         self.arrays[name] = np.ascontiguousarray(array)

@@ -1,4 +1,4 @@
-"""Dense layers and convolutions as ONNX nodes.
+"""Dense layers, convolutions and pools as ONNX nodes.
 
 Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2},
 whose zero point is 1, and int8 weights. So are those of other integers of at most 8 bits, in dense layers, and in
@@ -217,3 +217,59 @@ def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str
 def pool_geometry(node: nodes.Pool) -> dict[str, Any]:
     """Attributes of a pool."""
     return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
+
+
+def write_max_pool(to: Graph, node: nodes.MaxPool) -> str:
+    (source,) = node.inputs
+    form = to.natural(source)
+    if form == "code":
+        to.cast(pool_codes(to, to.get(source, form), node), np.uint8)
+        return form
+    form = {"int": "double", "raw": "float"}.get(form, form)  # onnxruntime has no MaxPool of int32
+    max_pool(to, to.get(source, form), node, DTYPES[form])
+    return form
+
+
+def write_average_pool(to: Graph, node: nodes.AveragePool) -> str:
+    """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
+    (source,) = node.inputs
+    x, attributes = to.values[source], pool_geometry(node)
+    tensor = to.get(source, "float")
+    if not (x.exact or node.sums or "dilations" in attributes):
+        to.add("AveragePool", tensor, count_include_pad=node.count_padding, **attributes)
+        return "float"
+    to.require_float32_sums(node, x)
+    ones = to.constant(np.ones((1, 1, *node.kernel)), f"{to.of}/ones", np.float32)
+    tensor = to.add("Reshape", tensor, to.shape(-1, 1, *x.shape[1:]))
+    tensor = to.add("Conv", tensor, ones, **attributes)
+    tensor = to.add("Reshape", tensor, to.shape(-1, *to.values[to.of].shape))
+    if not node.sums:
+        _divide(to, tensor, node.pixels(x))
+    return "float"
+
+
+def write_adaptive_average_pool(to: Graph, node: nodes.AdaptiveAveragePool) -> str:
+    """Sums down the rows and across, as products with 0 and 1, so that windows may overlap; then the division."""
+    (source,) = node.inputs
+    x = to.values[source]
+    form = "double" if x.exact and sum_bound(node, x) > FLOAT32_EXACT else "float"
+    tensor = to.get(source, form)
+    if node.size == (1, 1):
+        tensor = to.add("ReduceSum", tensor, to.shape(2, 3))
+    else:
+        rows, columns = (
+            np.array([[start <= place < stop for place in range(size)] for start, stop in windows], DTYPES[form])
+            for size, windows in zip(x.shape[1:], node.windows(x), strict=True)
+        )
+        tensor = to.add("MatMul", to.constant(rows, f"{to.of}/rows"), tensor)
+        tensor = to.add("MatMul", tensor, to.constant(columns.T, f"{to.of}/columns"))
+    if form == "double":
+        tensor = to.cast(tensor, np.float32)
+    _divide(to, tensor, node.pixels(x))
+    return "float"
+
+
+def _divide(to: Graph, tensor: str, pixels: np.ndarray) -> None:
+    if (pixels == pixels.flat[0]).all():
+        pixels = pixels.flat[0]
+    to.real("Div", tensor, to.constant(pixels, f"{to.of}/pixels", np.float32))

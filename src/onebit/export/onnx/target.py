@@ -19,7 +19,7 @@ import numpy as np
 
 from onebit.common import __version__
 from onebit.errors import OnebitError, first_line
-from onebit.export.onnx import pointwise, pooling, products, rounding
+from onebit.export.onnx import pointwise, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.pixels import pixels_in_words
 from onebit.export.targets import CannotRun
@@ -32,9 +32,9 @@ WRITERS: dict[type, Callable[[Graph, Any], str]] = {
     nodes.RealDense: products.write_real_dense,
     nodes.Convolution: products.write_conv,
     nodes.Transposed: products.write_conv_transpose,
-    nodes.MaxPool: pooling.write_max_pool,
-    nodes.AveragePool: pooling.write_average_pool,
-    nodes.AdaptiveAveragePool: pooling.write_adaptive_average_pool,
+    nodes.MaxPool: products.write_max_pool,
+    nodes.AveragePool: products.write_average_pool,
+    nodes.AdaptiveAveragePool: products.write_adaptive_average_pool,
     nodes.Affine: pointwise.write_affine,
     nodes.Threshold: pointwise.write_threshold,
     nodes.Sign: pointwise.write_threshold,

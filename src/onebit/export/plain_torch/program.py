@@ -6,9 +6,19 @@ import builtins
 from collections import Counter
 
 from onebit.export.pixels import pixels_in_words
-from onebit.export.plain_torch.body import INDENT, Body, all_parts, fits_line
+from onebit.export.plain_torch.body import (
+    INDENT,
+    LONGEST,
+    PROGRAM_NAMES,
+    Body,
+    Names,
+    all_parts,
+    fits_line,
+    listing,
+    plain,
+    quoted,
+)
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
-from onebit.export.plain_torch.text import LONGEST, PROGRAM_NAMES, Names, listing, plain, quoted
 from onebit.packed import MaxPool, PackedNet, Quantize
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
