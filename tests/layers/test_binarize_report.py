@@ -113,12 +113,12 @@ def test_several_layers_of_one_kind_are_one_warning() -> None:
     assert str(caught[0].message) == f"{first}; {second}"
 
 
-def test_an_embedding_that_shares_the_weight_of_a_binary_layer_is_a_warning() -> None:
+def test_a_weight_that_an_embedding_shares_with_a_binary_layer_is_counted_once() -> None:
     net = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
     net["head"].weight = net["embedding"].weight
-    with pytest.warns(UserWarning, match="uses the latents of 'head'"):
-        report = binarize_(net)
-    assert report.real == [RealRow("embedding", "Embedding", 0, "uses the latents of 'head', which is binary")]
+    report = binarize_(net)
+    assert [row.weights for row in report.binary] == [20]
+    assert report.real == []
 
 
 def test_without_a_weight_quantizer_recurrent_layers_stay_as_they_are() -> None:

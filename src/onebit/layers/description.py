@@ -117,7 +117,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     """`describe_layers`, in which the layers that `where` leaves out are marked."""
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
-    binary = {id(layer.weight): name for name, layer in binary_layers(model)}
+    seen = {id(layer.weight) for _, layer in binary_layers(model)}
     alone = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
     for name, module in model.named_modules():
         if id(module) not in alone and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
@@ -128,19 +128,12 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
             weights = signs or sum(latent.weight.numel() for latent in latents)
             quantizer = _quantizers(latents[0]) if latents else "packed"
             report.binary.append(BinaryRow(name, kind_name(module), weights, quantizer))
-        own = _real_parameters(module, latents)
+        own = {key: parameter for key, parameter in _parameters(module, latents).items() if id(parameter) not in seen}
         if not own and not real:
             continue
-        tied = [binary[id(parameter)] for parameter in own.values() if id(parameter) in binary]
-        own = {key: parameter for key, parameter in own.items() if id(parameter) not in binary}
-        lazy = any(is_lazy(parameter) for parameter in own.values())
+        lazy = any(map(is_lazy, own.values()))
         count = 0 if lazy else real + sum(parameter.numel() for parameter in own.values())
-        if latents or signs:
-            reason, warn = BIAS, False
-        elif tied:
-            reason, warn = f"uses the latents of {tied[0]!r}, which is binary", True
-        else:
-            reason, warn = _reason(kind_of(module), own, lazy=lazy)
+        reason, warn = (BIAS, False) if latents or signs else _reason(kind_of(module), own, lazy=lazy)
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
         if warn:
@@ -170,18 +163,18 @@ def _latents(module: nn.Module) -> list[LatentWeight]:
     return list(binary_parametrizations(module).values())
 
 
-def _real_parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
-    """The parameters of a module itself and of its quantizers, but for latents."""
+def _parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
+    """The parameters of a module itself and of its quantizers."""
     own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+    parts: list[Any] = [latent.weight_quantizer for latent in latents]
     if is_parametrized(module):  # by weight_norm, for example
-        lists: Any = module.parametrizations
-        own |= dict(lists.named_parameters())
-    inputs: Any = module.input_quantizer if isinstance(module, BinaryLayer) or any(_packed_sizes(module)) else None
-    for part in (*(latent.weight_quantizer for latent in latents), inputs):
+        parts.append(module.parametrizations)
+    if isinstance(module, BinaryLayer) or any(_packed_sizes(module)):
+        parts.append(module.input_quantizer)
+    for part in parts:
         if part is not None:
             own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
-    latent = {id(latent.weight) for latent in latents}
-    return {name: parameter for name, parameter in own.items() if id(parameter) not in latent}
+    return own
 
 
 def _quantizers(latent: LatentWeight) -> str:
