@@ -222,26 +222,22 @@ def test_a_prox_that_comes_later_is_applied() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "SGD"),
-        (
-            lambda model: torch.optim.Adam(model.parameters(), amsgrad=True),
-            "amsgrad",
-        ),
-        (lambda model: torch.optim.AdamW(model.parameters()), "weight_decay"),
-        (lambda model: torch.optim.Adam(model[-1].parameters()), "0 latents"),
-        (
-            lambda model: prox_latents_(torch.optim.Adam(latent_groups(model, lr=0.1)), growth=0.5),
-            "prox_growth",
-        ),
-    ],
-)
-def test_what_cannot_be_compiled_is_told(make: Callable[[nn.Module], torch.optim.Optimizer], message: str) -> None:
-    model = net()
-    with pytest.raises(UsageError, match=message):
-        compile_update_(make(model), model)
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}])
+def test_settings_that_it_does_not_know_train_eagerly(settings: dict[str, Any]) -> None:
+    eager, fast = net(), net()
+    for model, compile_it in ((eager, clip_latents_), (fast, lambda one, model=fast: compile_update_(one, model))):
+        optimizer = torch.optim.Adam(latent_groups(model, lr=0.01))
+        for group in optimizer.param_groups:
+            group.update(settings)
+        train(model, compile_it(optimizer), steps=3)
+    assert all(torch.equal(a, b) for a, b in zip(latents(eager), latents(fast), strict=True))
+
+
+@pytest.mark.parametrize(("optimizer", "count"), [(torch.optim.SGD, 4), (torch.optim.Adam, 0)])
+def test_what_cannot_be_compiled_is_told(optimizer: Any, count: int) -> None:
+    model = net() if count else nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="compiled update"):
+        compile_update_(optimizer(model.parameters(), lr=0.1), model)
 
 
 def test_a_machine_without_a_compiler_changes_nothing() -> None:

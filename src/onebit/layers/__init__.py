@@ -16,7 +16,6 @@ from onebit.layers.base import (
     input_quantizers,
     latent_keys,
     make_input_quantizer,
-    make_weight_quantizer,
     recompute_inputs_,
     with_options,
 )
@@ -71,7 +70,6 @@ __all__ = [
     "input_quantizers",
     "latent_keys",
     "make_input_quantizer",
-    "make_weight_quantizer",
     "recompute_inputs_",
     "settling_steps",
     "trains_other_weights",

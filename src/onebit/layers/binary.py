@@ -99,17 +99,10 @@ class _Conv(BinaryLayer):
 
 
 class BinaryConv1d(_Conv, nn.Conv1d):
-    """Convolution y = q_in(x) ∗ q_w(W) + b over one axis with latent weight W.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv1d`.
-        bias, padding_value, weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+    """Convolution over one axis, see `BinaryConv2d`.
 
     Shapes:
         x: (N, I, L) -> (N, O, L'); weight (O, I/groups, k).
-
-    Raises:
-        UsageError: another padding_value, or one with another padding_mode.
 
     Example:
         >>> BinaryConv1d(3, 16, 5, padding=2)(torch.zeros(2, 3, 100)).shape
@@ -164,12 +157,7 @@ class _ConvTranspose(BinaryLayer):
 
 
 class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
-    """Transposed convolution over one axis with latent weight W, see `BinaryConvTranspose2d`.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as
-            `torch.nn.ConvTranspose1d`.
-        bias, weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+    """Transposed convolution over one axis, see `BinaryConvTranspose2d`.
 
     Shapes:
         x: (N, I, L) -> (N, O, L'); weight (I, O/groups, k), `binary_weight().signs` (O, I/groups, k).

@@ -163,10 +163,7 @@ def lost_pixels(padding: str, depth: int) -> int:
 
     Four on the way down, four on the way up, and between them twice what the levels below lose.
     """
-    lost = 0 if padding == "same" else 4
-    for _ in range(depth if lost else 0):
-        lost = 2 * lost + 8
-    return lost
+    return 0 if padding == "same" else 12 * 2**depth - 8
 
 
 def next_side(side: int, padding: str, depth: int) -> int:

@@ -24,6 +24,8 @@ from onebit.quantizers.base import Prepared, memory_order
 QUANTIZERS: dict[type[Quantizer], bool] = {Sign: False, SteSign: False, Stochastic: True}
 """Quantizers whose training weight can be written ahead -> whether it is drawn. Others quantize in their forward."""
 
+EAGER = ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP)
+"""Settings of a group whose latents move as before."""
 RESOLUTION = 2.0**23
 """Steps of the draw per unit of probability, halved: p is exact to 1/2**24."""
 
@@ -140,9 +142,9 @@ def compile_update_(
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
     state_dict and its loading work as before; a run that goes on after `optimizer.state_dict()` and one resumed from it
     agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized again, but not
-    one written through `.data` or by another fused optimizer of torch, which torch does not count. Everything else
-    (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
-    optimizer are eager again.
+    one written through `.data` or by another fused optimizer of torch, which torch does not count. Everything else runs
+    as before: other parameters, `step(closure)`, quantizers not in QUANTIZERS, groups with a setting of EAGER. Copies
+    and pickles of the optimizer are eager again.
 
     The first step compiles, for 5 to 25 seconds; torch keeps the result on disk, which makes it 1 to 5 the next time.
 
@@ -156,7 +158,7 @@ def compile_update_(
         `optimizer` itself.
 
     Raises:
-        UsageError: another optimizer or settings, or nothing to compile.
+        UsageError: another optimizer, or nothing to compile.
 
     Example:
         >>> optimizer = torch.optim.Adam(latent_groups(model, lr=1e-3), fused=True)  # doctest: +SKIP
@@ -166,17 +168,9 @@ def compile_update_(
     for _, layer in binary_layers(model):
         if type(layer.weight_quantizer) in QUANTIZERS:
             quantizers.setdefault(layer.weight, layer.weight_quantizer)  # type: ignore[arg-type]
-    owned = [(p, group) for group in optimizer.param_groups for p in group["params"] if p in quantizers]
-    if not owned or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
-        got = f"{type(optimizer).__name__} with {len(owned)} latents of such layers"
+    if not quantizers or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        got = f"{type(optimizer).__name__} with {len(quantizers)} of them"
         raise UsageError(f"a compiled update needs adam or adamw and sign, ste_sign or stochastic layers, got {got}")
-    for _, group in owned:
-        for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP):
-            if group.get(option):
-                raise UsageError(
-                    f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
-                )
-    known = {p for p, _ in owned}
     weights: dict[Tensor, Tensor] = {}
 
     def weight_of(latent: Tensor) -> Tensor:
@@ -193,9 +187,8 @@ def compile_update_(
     def update_latents(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if len(args) > 1 or kwargs or getattr(optimizer, "found_inf", None) is not None:
             return  # gradients that a closure will make, or scaled ones: the eager step knows what to do
-        # a rule that a group got later needs the eager step, after which it runs
-        compiled = [group for group in optimizer.param_groups if not AFTER_STEP.keys() & group.keys()]
-        groups = {p: group for group in compiled for p in group["params"] if p in known}
+        compiled = [group for group in optimizer.param_groups if not any(map(group.get, EAGER))]
+        groups = {p: group for group in compiled for p in group["params"] if p in quantizers}
         latents = [p for p in groups if p.grad is not None]
         if not latents:
             return

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.common.entries import load
 from onebit.common.fields import NotNegative, Positive, read
 from onebit.common.torch_private import clamp_all_, has_post_hook
 from onebit.errors import UsageError
-from onebit.layers import binary_layers, glorot_bound
+from onebit.layers import LatentWeight, binary_layers, glorot_bound
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
 
 
@@ -54,16 +54,15 @@ def latent_groups(
     read(latent_clip, Positive | Literal["value"] | None, name="latent_clip")
     read(lr_scale, Literal["glorot", "glorot_squared"] | None, name="lr_scale")
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
-    seen: set[int] = set()
+    layers: dict[Tensor, LatentWeight] = {}
     for _, layer in binary_layers(model):
-        if id(layer.weight) in seen:
-            continue
-        seen.add(id(layer.weight))
+        layers.setdefault(layer.weight, layer)
+    for weight, layer in layers.items():
         factor = 1.0
         if lr_scale is not None:
-            factor = glorot_bound(layer.outputs_first(layer.weight)) ** (-2 if lr_scale == "glorot_squared" else -1)
+            factor = glorot_bound(layer.outputs_first(weight)) ** (-2 if lr_scale == "glorot_squared" else -1)
         clip = layer.weight_quantizer.latent_bound if latent_clip == "value" else latent_clip  # type: ignore[union-attr]
-        latents.setdefault((factor, clip), []).append(layer.weight)  # type: ignore[arg-type]
+        latents.setdefault((factor, clip), []).append(weight)  # type: ignore[arg-type]
     groups: list[dict[str, Any]] = []
     for (factor, clip), parameters in latents.items():
         group: dict[str, Any] = {
@@ -76,7 +75,7 @@ def latent_groups(
         if clip is not None:
             group["latent_clip"] = float(clip)
         groups.append(group)
-    others = [p for p in model.parameters() if id(p) not in seen]
+    others = [p for p in model.parameters() if p not in layers]
     for parameters, decay in (
         ([p for p in others if p.dim() > 1], weight_decay),
         ([p for p in others if p.dim() <= 1], weight_decay if decay_norm else 0.0),
