@@ -106,7 +106,7 @@ def test_wrong_options_are_one_clear_line(tmp_path: Path, options: dict[str, Any
 
 
 def test_no_images_no_training() -> None:
-    with pytest.raises(UsageError, match="batch_size"):
+    with pytest.raises(UsageError, match="samples"):
         build(Case("sign")).fit(dataclasses.replace(DATA, train=DATA.train[:0]))
 
 

@@ -194,19 +194,6 @@ def test_a_training_that_was_interrupted_goes_on_with_its_own_optimizer_and_sche
     assert len(toy.fit(DATA, tmp_path, resume=True)) == EPOCHS
 
 
-def test_an_interrupt_before_the_first_checkpoint_is_told_to_the_same_objects(tmp_path: Path) -> None:
-    """The weights, the optimizer and the schedule are not those of a beginning any more."""
-    for schedule, message in (
-        ("cosine", "the schedule has made 2 steps before"),
-        (None, "there is no checkpoint"),
-    ):
-        toy = build(dataclasses.replace(CASES["sign"], schedule=schedule))
-        with pytest.raises(Stop):
-            toy.fit(DATA, tmp_path / str(schedule), on_step=stop_at_step(2))
-        with pytest.warns(UserWarning, match=message):
-            toy.fit(DATA, tmp_path / str(schedule), resume=True)
-
-
 class Deep(nn.Module):
     """A forward that draws from the generators of Python and numpy."""
 

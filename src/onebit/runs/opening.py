@@ -19,7 +19,7 @@ from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
 from onebit.train.files import is_of_other_files, remembered_place
 from onebit.train.history import PLACE_FILE
-from onebit.train.weights import load_weights, read_bytes, state_of, weight_file
+from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
 """The note on own data that changed since the training, or that are named in place of those of the training."""
@@ -56,7 +56,7 @@ def open_run(
     """
     source = weight_file(Path(path))
     data = read_bytes(source)
-    state, facts = state_of(data, source)
+    state, facts = read_state(source, data)
     if recipe is not None:
         settings = read_settings(recipe_path(recipe))
     elif isinstance(facts.get("recipe"), dict):

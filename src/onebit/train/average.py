@@ -44,7 +44,7 @@ class WeightAverage:
         for name in self._limits:  # 0: not set yet
             self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
         lerp_all_([self.state[name] for name in real], weights, 1 - self.decay)
-        _copy(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
+        copy_tensors_(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -54,18 +54,15 @@ class WeightAverage:
         try:
             yield
         finally:
-            _copy(kept, self._tensors)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from a stored `state`; KeyError or RuntimeError if it belongs to another net."""
-        _copy(state, self.state)
+            copy_tensors_(kept, self._tensors)
 
     def copy_to_model(self) -> None:
         """Replace the weights of the model by the average."""
-        _copy(self.state, self._tensors)
+        copy_tensors_(self.state, self._tensors)
 
 
 @torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+def copy_tensors_(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Overwrite the tensors of `target` with those of the same names."""
     for name, tensor in target.items():
         tensor.copy_(source[name])

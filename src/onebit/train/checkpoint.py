@@ -16,6 +16,7 @@ from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.optim import finish_steps_
+from onebit.train.average import copy_tensors_
 from onebit.train.history import History
 from onebit.train.job import Job
 from onebit.train.run_settings import PLAIN, first_difference, flat, generators_of, of_states
@@ -121,7 +122,7 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     job.optimizer.load_state_dict(optimizer)
     finish_steps_(job.optimizer)
     if job.average is not None:
-        job.average.load_state(found["average"])
+        copy_tensors_(found["average"], job.average.state)
 
 
 def _read(path: Path) -> dict[str, Any]:

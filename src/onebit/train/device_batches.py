@@ -44,59 +44,31 @@ class DeviceBatches:
     """
 
     def __init__(self, samples: TrainingSamples, device: torch.device, *, hold: bool | None = None) -> None:
-        self._samples, self._device = samples, device
-        images = samples.images
-        self._held: DeviceImages | None = None
-        pixels = None if images is None else images.pixels
-        if hold is None:
-            hold = pixels is not None and _fits(pixels.nbytes, device)
-        if images is not None and pixels is not None and hold:
-            self._held = DeviceImages(images, device)
-            self._labels = torch.from_numpy(samples.labels).to(device)
+        self._samples, self._device, self._pixels = samples, device, None
+        pixels = None if samples.images is None else samples.images.pixels
+        if pixels is not None and (_fits(pixels.nbytes, device) if hold is None else hold):
+            self._pixels, self._labels = (torch.from_numpy(each).to(device) for each in (pixels, samples.labels))
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (N, C, H, W), uint8, and labels of each batch. Leave `rng` to the iterator until that ends."""
-        if self._held is not None:
-            for rows, images in self._held.batches(chosen, rng):
-                yield images, self._labels[rows]
+        images = self._samples.images
+        if self._pixels is None or images is None:
+            made = self._samples.batches(chosen, rng)
+            for pixels, labels in made if self._device.type == "cpu" else prefetched(made):
+                yield sent(torch.from_numpy(pixels), self._device), sent(torch.from_numpy(labels), self._device)
             return
-        made = self._samples.batches(chosen, rng)
-        if self._device.type != "cpu":
-            made = prefetched(made)
-        for pixels, labels in made:
-            yield sent(torch.from_numpy(pixels), self._device), sent(torch.from_numpy(labels), self._device)
-
-
-class DeviceImages:
-    """All images of a training set on a device, which selects, crops, flips and cuts those of a batch.
-
-    Args:
-        images: in memory, not streamed.
-        device: the device.
-    """
-
-    def __init__(self, images: TrainingImages, device: torch.device) -> None:
-        assert images.pixels is not None
-        self._images, self._device = images, device
-        self._pixels = torch.from_numpy(images.pixels).to(device)
-
-    def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (N,) and images (N, C, H, W) of each batch, equal to those of `TrainingImages.batch`.
-
-        The random draws of all batches are copied at once: a copy for each batch would take longer than the work.
-        """
-        augmentation, size = self._images.augmentation, self._images.size
         tables = []
         for indices, part in chosen:
-            draws = draw(augmentation, len(indices), size=size, rng=rng, part=part)
+            draws = draw(images.augmentation, len(indices), size=images.size, rng=rng, part=part)
             tables.append(np.column_stack([indices[part], *draws[1:]]))
+        # the draws of all batches at once: a copy for each batch would take longer than the work
         on_device = torch.from_numpy(np.concatenate(tables)).to(self._device)
         for table in on_device.split([len(table) for table in tables]):
-            yield table[:, 0], self._changed(table)
+            yield self._changed(self._pixels, images, table), self._labels[table[:, 0]]
 
-    def _changed(self, table: Tensor) -> Tensor:
+    def _changed(self, held: Tensor, images: TrainingImages, table: Tensor) -> Tensor:
         """The images of a batch, (N, C, H, W); `table` (N, 6) has the rows and the fields of `Draws` except `crops`."""
-        augmentation, (height, width) = self._images.augmentation, self._images.size
+        augmentation, (height, width) = images.augmentation, images.size
         rows, top, left, mirrored, cut_row, cut_column = table.unsqueeze(2).unbind(1)
         y = torch.arange(height, device=self._device)
         x = torch.arange(width, device=self._device)
@@ -105,15 +77,15 @@ class DeviceImages:
         from_x = torch.where(mirrored.bool(), width - 1 - x, x) + left - augmentation.crop_padding
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
         from_y, from_x = _reflected(from_y, height), _reflected(from_x, width)
-        pixels = self._pixels[rows.unsqueeze(2), :, from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, P, K)
+        pixels = held[rows.unsqueeze(2), :, from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, P, K)
         kept = kept_y.unsqueeze(2) & kept_x.unsqueeze(1) if augmentation.padding_mode == "zero" else None
         if augmentation.cutout:
             cut = _covered(y, cut_row, augmentation).unsqueeze(2) & _covered(x, cut_column, augmentation).unsqueeze(1)
             kept = ~cut if kept is None else kept & ~cut
         if kept is not None:
             pixels = pixels * kept[..., None, None]
-        images = pixels.flatten(3).permute(0, 3, 1, 2)
-        return images if self._images.channels_last else images.contiguous()
+        changed = pixels.flatten(3).permute(0, 3, 1, 2)
+        return changed if images.channels_last else changed.contiguous()
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:

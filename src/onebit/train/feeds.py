@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +22,6 @@ from onebit.train.ranks import Ranks
 
 Batch = tuple[Any, Any, int]
 """Inputs and targets of this rank on its device, and the number of samples over all ranks."""
-
-
-class Feed(Protocol):
-    """A source of training batches; the same (seed, epoch) give the same ones."""
-
-    @property
-    def steps(self) -> int:
-        """Batches of a whole epoch."""
-
-    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        """The first `steps` batches of an epoch; the last one of an epoch may be shorter."""
 
 
 @dataclass
@@ -59,6 +48,7 @@ class SampleFeed:
         return DeviceBatches(self.samples, self.device)
 
     def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        """The first `steps` batches of an epoch; the last one of an epoch may be shorter."""
         rng, samples, bounds = np.random.default_rng([self.seed, epoch]), self.samples, self.bounds[:steps]
         order = rng.permutation(len(samples)) if isinstance(samples, ArraySamples) else samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in bounds]
@@ -96,11 +86,13 @@ class LoaderFeed:
         given, name = 0, self.samples.name
         with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
             for batch in islice(self.samples.loader, steps):
-                inputs, targets = parts_of(batch, name, wait=False)
                 given += 1
-                yield self._sent(inputs), self._sent(targets), size_of(inputs) * self.ranks.world
+                parts = parts_of(batch, name, wait=False)
+                x, y = mapped(lambda tensor: tensor.to(self.device, non_blocking=True), parts)
+                yield x, y, size_of(x) * self.ranks.world
         if given < steps:
             raise DataError(f"{name}: the loader gave {given} batches, its length is {self.steps}")
 
-    def _sent(self, value: Any) -> Any:
-        return mapped(lambda tensor: tensor.to(self.device, non_blocking=True), value)
+
+Feed = SampleFeed | LoaderFeed
+"""A source of training batches; the same (seed, epoch) give the same ones."""

@@ -137,21 +137,6 @@ class EpochLog:
         scored = self.train_error is None and self.validation_loss is not None
         return "validation loss", self.validation_loss if scored else math.nan  # type: ignore[return-value]
 
-    def __str__(self) -> str:
-        text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}"
-        if self.train_error is not None:
-            text += f"  error {100 * self.train_error:.2f} %"
-        if self.train_error is None and self.validation_loss is not None:
-            text += f"  validation loss {self.validation_loss:.4f} ({self.validation_weights} weights)"
-        for name, value in (self.validation_metrics or self.train_metrics).items():
-            text += f"  {name} {value:.4f}"
-        if self.validation_error is not None:
-            text += f"  validation {100 * self.validation_error:.2f} % ({self.validation_weights} weights)"
-        if self.validation_mean_iou is not None:
-            text += f"  mean IoU {self.validation_mean_iou:.4f}"
-        text += f"  lr {self.lr:.2e}  flips {100 * self.flip_ratio:.2f} %  saturated {100 * self.saturation:.1f} %"
-        return text + f"  {self.seconds:.1f} s"
-
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
@@ -259,39 +244,35 @@ class History:
 
         "…" stands for the epochs between them; the last lines name the best one and the share of binary weights.
         """
-        if not self.rows:
-            return "no epochs"
         headings = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
         names = _columns(self.rows, *headings, "seconds")
         lines, before = [["epoch", *names]], 0
-        for row in self._printed():
+        shown = self.rows
+        if len(shown) > PRINTED_EPOCHS:
+            of_epoch = {row.epoch: row for row in [*shown[:3], self.best, *shown[-3:]]}
+            shown = [row for _, row in sorted(of_epoch.items())]
+        for row in shown:
             if row.epoch != before + 1:
                 lines.append(["…", *[""] * len(names)])
             lines.append([str(row.epoch), *(_cell(name, row) for name in names)])
             before = row.epoch
         return "\n".join([table(lines, right=range(len(lines[0]))), *self.outline])
 
-    def _printed(self) -> list[EpochLog]:
-        """The rows that a table shows."""
-        if len(self.rows) <= PRINTED_EPOCHS:
-            return self.rows
-        shown = [*self.rows[:3], self.best, *self.rows[-3:]]
-        return sorted({row.epoch: row for row in shown}.values(), key=lambda row: row.epoch)
-
     @property
     def outline(self) -> list[str]:
         """The training in a line, and how much of the net is binary."""
-        return [self._result(), *([] if self.size is None else [str(self.size)])] if self.rows else ["no epochs"]
-
-    def _result(self) -> str:
-        best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
+        if not self.rows:
+            return ["no epochs"]
+        best, size = self.best, [] if self.size is None else [str(self.size)]
         name, value = best.score
         if math.isnan(value):
             last = "loss" if best.train_error is None else "train error"
-            return f"{count}; last {last} {CELLS[last](best)}"
-        products = "" if self.precision in (None, "fp32") else f", {self.precision} products"
-        scored = f"{name} {_score(best, value)} ({best.validation_weights} weights{products})"
-        return f"{count}; best: epoch {best.epoch}, {scored}"
+            result = f"last {last} {CELLS[last](best)}"
+        else:
+            products = "" if self.precision in (None, "fp32") else f", {self.precision} products"
+            weights = f"{best.validation_weights} weights{products}"
+            result = f"best: epoch {best.epoch}, {name} {_score(best, value)} ({weights})"
+        return [f"{len(self.rows)} epoch{'s' * (len(self.rows) > 1)}, {self.seconds:.1f} s; {result}", *size]
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)

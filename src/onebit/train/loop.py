@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +154,7 @@ def fit(
         with printed(job):
             while job.step < job.total_steps:
                 started = time.perf_counter()
-                row = after_epoch(job, train_epoch(job), started=started)
+                row = after_epoch(job, *train_epoch(job), started=started)
                 if job.on_epoch is not None:
                     job.on_epoch(row)
         finish(job)
@@ -162,20 +162,12 @@ def fit(
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
-class TrainedEpoch(NamedTuple):
-    """What training alone knows of an epoch.
+def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
+    """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN.
 
-    values: fields of its `EpochLog`; steps: number of optimizer steps.
-    batch: inputs and targets of the last batch, LOOK_IMAGES at most.
+    Returns:
+        (fields of its `EpochLog`, number of optimizer steps, at most LOOK_IMAGES inputs and targets of the last batch).
     """
-
-    values: dict[str, Any]
-    steps: int
-    batch: tuple[Any, Any]
-
-
-def train_epoch(job: Job) -> TrainedEpoch:
-    """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     epochs, on_step, watch = total_steps / job.feed.steps, job.on_step, job.batch_watch
@@ -227,7 +219,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
         "images_per_second": images / (time.perf_counter() - started),
         "small": x is not whole,
     }
-    return TrainedEpoch(values, steps, last)
+    return values, steps, last
 
 
 def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None]:
@@ -265,17 +257,18 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 
 
 # ------------------------------------------------------------------------------------------------------ after the epoch
-def after_epoch(job: Job, trained: TrainedEpoch, *, started: float) -> EpochLog:
+def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, Any], *, started: float) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn.
 
     Args:
+        values, steps, batch: from `train_epoch`.
         started: value of `time.perf_counter` at the start of the epoch.
     """
     model, history, precision = job.model, job.history, job.precision
     # on the images of the first rank, for all ranks, so that all have the same history
-    classes = trained.values["train_error"] is not None
+    classes = values["train_error"] is not None
     other: dict[str, Any] = {} if classes else {"loss": job.loss}  # the cross-entropy needs classes
-    gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))
+    gradients = job.ranks.first(lambda: gradient_health(model, *batch, precision=precision, **other))
     with job.saved_weights():
         score = validate(job)
         previous, job.signs = job.signs, binary_signs(model)
@@ -293,7 +286,7 @@ def after_epoch(job: Job, trained: TrainedEpoch, *, started: float) -> EpochLog:
             flip_ratio=whole_share(model, layers, "flip_ratio"),
             saturation=whole_share(model, layers, "saturation"),
             layers=layers,
-            **trained.values,
+            **values,
         ))  # fmt: skip
     write_epoch(job)
     if score is not None and history.best is row:
@@ -301,7 +294,7 @@ def after_epoch(job: Job, trained: TrainedEpoch, *, started: float) -> EpochLog:
         write_best(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
-        for text in job.health.read(row.layers, epoch=row.epoch, steps=trained.steps, early=early):
+        for text in job.health.read(row.layers, epoch=row.epoch, steps=steps, early=early):
             warnings.warn(text, stacklevel=3)
     return row
 

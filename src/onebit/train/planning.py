@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.feeds import Feed, LoaderFeed, SampleFeed
 from onebit.train.files import last_checkpoint, restore, write_place, write_rows
-from onebit.train.fit_data import FitData
 from onebit.train.job import Job
 from onebit.train.run_settings import settings_of
 from onebit.train.step import count_steps, plan_steps
@@ -46,7 +46,7 @@ def plan(job: Job, epochs: float) -> None:
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
     job.device = model_device(model)
     job.precision = resolve_precision(job.precision, job.device)
-    job.example = _few_inputs(job.data)
+    job.example = _few_inputs(job)
     layout = _fitting_layout(job, resolve_memory_format(job.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
     job.feed, job.total_steps = _plan_feed(job, epochs, channels_last=layout == torch.channels_last)
@@ -54,11 +54,14 @@ def plan(job: Job, epochs: float) -> None:
         job.teacher.ready_(job.device, layout)
 
 
-def _few_inputs(data: FitData) -> Any:
-    """The inputs of a few training samples, blank for images as a `Split`."""
-    if isinstance(data.train, Split):
-        return torch.zeros(2, *data.input_shape, dtype=torch.uint8)
-    return mapped(lambda tensor: tensor.detach().clone(), first_samples(next(data.train.batches())[0], FEW))
+def _few_inputs(job: Job) -> Any:
+    """The inputs of a few training samples."""
+    data = job.data.train
+    if isinstance(data, Split):
+        data = ArraySamples(in_tiles(job.model, data.spread(min(FEW, len(data)))).images)
+    if (batch := next(data.batches(), None)) is None:
+        raise UsageError("got no training samples")
+    return mapped(lambda tensor: tensor.detach().clone(), first_samples(batch[0], FEW))
 
 
 def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format:
@@ -122,24 +125,10 @@ def start(job: Job) -> None:
     job.health = HealthWatch(model, job.optimizer)
 
 
-def _surprises(job: Job) -> list[str]:
+def _surprises(job: Job) -> Iterable[str]:
     """What goes on in another way than it may seem, and what makes a training come to nothing."""
-    if job.history.rows:
-        loader = isinstance(job.data.train, LoaderSamples)
-        text = f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
-        return [text] if loader else []
-    texts = list(mistakes(unwrapped(job.model), lambda: _real_inputs(job)))
-    if (done := getattr(job.schedule, "last_epoch", 0)) > 0:
-        texts.append(f"the schedule has made {done:,} steps before this training, which goes on from there")
-    elif job.resume and any(state.keys() - {"prior"} for state in job.optimizer.state.values()):
-        texts.append("there is no checkpoint to resume from: the training begins with the present weights and states")
-    return texts
-
-
-def _real_inputs(job: Job) -> Any:
-    """A few training inputs, as `mistakes` takes them."""
-    split = job.data.train
-    if not isinstance(split, Split):
-        return job.example
-    images = in_tiles(job.model, split.spread(min(FEW, len(split)))).images
-    return next(ArraySamples(images).batches())[0].to(job.device)
+    if not job.history.rows:
+        return mistakes(unwrapped(job.model), lambda: mapped(lambda tensor: tensor.to(job.device), job.example))
+    if isinstance(job.data.train, LoaderSamples):
+        return [f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"]
+    return []

@@ -23,11 +23,12 @@ from onebit.train.job import Job
 def net_lines(model: nn.Module) -> list[str]:
     """A net in two lines: layers with weights, parameters, and bytes when packed."""
     binary = [layer for _, layer in binary_layers(model)]
-    others: list[Any] = [
-        layer for layer in model.modules() if layer not in binary and not binary_parametrizations(layer)
-    ]
     others = [
-        layer for layer in others if isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() > 1
+        layer
+        for layer in model.modules()
+        if not (layer in binary or binary_parametrizations(layer))
+        and isinstance(weight := getattr(layer, "weight", None), Tensor)
+        and weight.dim() > 1
     ]
     signs, real, size = model_size(model)
     return [
@@ -80,10 +81,9 @@ class TrainingPrinter:
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
-        """An epoch is done: a row of a table above the bar, and all its numbers in the log."""
+        """An epoch is done: a row of a table."""
         for line in self.lines.of(row):
-            self.bar.print(line)
-        self.write(str(row))
+            self.note(line)
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` optimizer steps are done."""

@@ -52,24 +52,23 @@ def weight_file(path: Path) -> Path:
     raise UsageError(f"{path}: {reason}")
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
     are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving
     average gives the average.
+
+    Args:
+        data: the bytes of the file, if they are read already.
     """
-    return state_of(read_bytes(path), path)
-
-
-def state_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`read_state` of a file whose bytes are read already; the path is for messages."""
+    data = read_bytes(path) if data is None else data
     # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
     is_zip_or_pickle = data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if data[8:9] == b"{" or not is_zip_or_pickle:
-        state, facts = _weights_of(data, path)
+        state, facts = read_weights(path, data)
     else:
-        content, facts = _torch_content(data, path), {}
+        content, facts = read_torch_file(path, data), {}
         content = content if isinstance(content, dict) else {}
         inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
         if inner is not None:
@@ -103,13 +102,9 @@ def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
     return {name: last.get(name) for name in (("epoch",) if averaged else ("epoch", "validation_error"))}
 
 
-def read_torch_file(path: Path) -> Any:
-    """The content of a `.pth`/`.pt`/`.ckpt` file, loaded without running code from it."""
-    return _torch_content(read_bytes(path), path)
-
-
-def _torch_content(data: bytes, path: Path) -> Any:
-    """`read_torch_file` of a file whose bytes are read already."""
+def read_torch_file(path: Path, data: bytes | None = None) -> Any:
+    """The content of a `.pth`/`.pt`/`.ckpt` file, or of its bytes, loaded without running code from it."""
+    data = read_bytes(path) if data is None else data
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
@@ -181,11 +176,9 @@ def load_weights(
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise CheckpointError(f"{source}: belongs to another net: not a mapping of names to tensors")
     names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
+    names |= {latent.plain_key: key for key, latent in latent_keys(model, shared=True).items()}
     state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
-    plain = {latent.plain_key: key for key, latent in latent_keys(model, shared=True).items()}
-    state = {plain.get(key, key): value for key, value in state.items()}
-    dropped = [key for key in state if key not in own and "quantizer." in key]
-    if dropped:
+    if dropped := [key for key in state if key not in own and "quantizer." in key]:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
         state = {key: value for key, value in state.items() if key not in dropped}
     # a training cannot start without the weight matrices
@@ -235,13 +228,9 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         write_atomic(path, data)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, facts) of a safetensors file; `facts` is empty for a file that onebit did not write."""
-    return _weights_of(read_bytes(path), path)
-
-
-def _weights_of(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`read_weights` of a file whose bytes are read already."""
+def read_weights(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, facts) of a safetensors file, or of its bytes; `facts` is empty if onebit did not write it."""
+    data = read_bytes(path) if data is None else data
     try:
         facts = facts_of(data)
         if "nodes" in facts:
