@@ -373,7 +373,7 @@ def test_a_pickle_of_millions_of_instructions_is_refused(
 ) -> None:
     path = place / "x.pth"
     path.write_bytes(wrap(b"\x80\x02" + 30_000_000 * instruction + b"."))
-    with bounded(), pytest.raises(OnebitError, match="more than 2,000,000 instructions"):
+    with bounded(), pytest.raises(OnebitError, match="damaged"):
         inspect_file(path)
 
 

@@ -166,8 +166,7 @@ def test_without_torchrun_processes_do_not_meet(
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = onebit("train", *TOY)
     assert refused.status == 2
-    assert "2 processes cannot be connected" in refused.line
-    assert refused.line.endswith("start them with torchrun")
+    assert "MASTER_ADDR" in refused.line
 
 
 def test_what_is_printed_is_printed_once(agents: Agents) -> None:

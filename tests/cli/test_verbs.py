@@ -329,7 +329,7 @@ def test_files_that_are_no_nets_are_refused(
         assert name in refused.line
     assert not (tmp_path / "ran").exists()
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "object.pth")
-    assert "could run code" in onebit("inspect", tmp_path / "object.pth").line
+    assert "such as a state_dict" in onebit("inspect", tmp_path / "object.pth").line
 
 
 def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:

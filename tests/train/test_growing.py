@@ -20,7 +20,7 @@ from onebit.data.resizing import resize_images
 from onebit.errors import CheckpointError, UsageError
 from onebit.models.resnet import cifar_resnet
 from onebit.optim import clip_latents_, latent_groups
-from onebit.train.device_batches import shrunk, side_at
+from onebit.train.device_batches import images_of_epoch, side_at
 
 GROWING = Augmentation(first_size=8, growing=0.5, flip=True)
 
@@ -63,18 +63,19 @@ def test_sides_never_shrink_and_end_at_full_size(first: int, more: int, growing:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_shrunk_pixels_are_those_of_pillow(layout: torch.memory_format) -> None:
     images = data(side=32).train.images
-    small = shrunk(torch.from_numpy(images).contiguous(memory_format=layout), 20)
+    first = {"augmentation": Augmentation(first_size=20), "epoch": 1, "epochs": 9}
+    small = images_of_epoch(torch.from_numpy(images).contiguous(memory_format=layout), **first)
     assert small.dtype == torch.uint8
     assert small.is_contiguous(memory_format=layout)
     assert np.abs(small.numpy().astype(int) - resize_images(images, 20)).max() <= 1
-    real = shrunk(torch.from_numpy(images).float(), 20)
+    real = images_of_epoch(torch.from_numpy(images).float(), **first)
     assert (real.round() - small).abs().max() <= 1
 
 
 def test_the_longer_side_keeps_its_proportion() -> None:
-    assert shrunk(torch.zeros(1, 3, 30, 40), 15).shape == (1, 3, 15, 20)
-    images = torch.zeros(1, 3, 30, 40)
-    assert shrunk(images, 30) is images
+    images, small = torch.zeros(1, 3, 30, 40), Augmentation(first_size=15)
+    assert images_of_epoch(images, small, epoch=1, epochs=9).shape == (1, 3, 15, 20)
+    assert images_of_epoch(images, small, epoch=9, epochs=9) is images
 
 
 def test_every_epoch_has_its_size() -> None:

@@ -93,7 +93,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, quantizer: 
         ({"epochs": math.nan}, "nothing to train"),
         ({"epochs": math.inf}, "nothing to train"),
         ({"batch_size": 0}, "batch_size"),
-        ({"seed": -1}, "seed"),
+        ({"ema": 1.0}, "ema"),
         ({"precision": "fp8"}, "precision"),
         ({"loss": "hing"}, "did you mean 'hinge'?"),
     ],

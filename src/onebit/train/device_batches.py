@@ -119,17 +119,13 @@ def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float)
 
 
 def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, epochs: float) -> Tensor:
-    """The images (N, C, H, W) in the size of an epoch; see `side_at`."""
-    return shrunk(images, side_at(augmentation, side=min(images.shape[2:]), epoch=epoch, epochs=epochs))
+    """Images (N, C, H, W) whose shorter side is that of the epoch, see `side_at`; dtype and layout are kept.
 
-
-def shrunk(images: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept.
-
-    Images of this size are returned as they are.
+    Bilinear and antialiased; images of this size are returned as they are.
     """
     height, width = images.shape[2:]
     shorter = min(height, width)
+    side = side_at(augmentation, side=shorter, epoch=epoch, epochs=epochs)
     if side == shorter:
         return images
     size = (round(height * side / shorter), round(width * side / shorter))

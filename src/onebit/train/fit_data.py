@@ -88,14 +88,11 @@ def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Sam
     if targets is None:
         raise UsageError(f"{name}: got inputs without targets, expected a pair (inputs, targets)")
     pixels = str(inputs.dtype).removeprefix("torch.") == "uint8" and inputs.ndim == 4
-    if not pixels or not _are_labels(targets, inputs) or _on_device(inputs):
+    on_device = isinstance(inputs, Tensor) and inputs.device.type != "cpu"
+    if not pixels or on_device or not _are_labels(targets, inputs):
         return samples
     images = inputs.numpy() if isinstance(inputs, Tensor) else inputs
     return as_split(images, targets.cpu().numpy() if isinstance(targets, Tensor) else targets)
-
-
-def _on_device(inputs: Any) -> bool:
-    return isinstance(inputs, Tensor) and inputs.device.type != "cpu"
 
 
 def _are_labels(targets: Any, inputs: Any) -> bool:

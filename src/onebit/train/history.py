@@ -123,8 +123,6 @@ class EpochLog:
             row = cls(**{name: read_exactly(value, kinds[name]) for name, value in values.items() if name in kinds})
         except (MismatchError, TypeError, AttributeError) as error:
             raise ValueError(f"the row of an epoch has a wrong field: {error}") from None
-        if row.validation_error is not None and row.train_error is None:
-            raise ValueError("the row of an epoch has only one of two errors")
         return row
 
     @property

@@ -304,8 +304,7 @@ def write_best(job: Job) -> None:
     row = job.history.best
     cuda = [job.device] if job.device.type == "cuda" else []
     with job.saved_weights(), kept_buffers(batch_norms(job.model)), torch.random.fork_rng(cuda):
-        if job.other_statistics:
-            statistics_of_saved_(job)
+        statistics_of_saved_(job)
         of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
         write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
 
@@ -314,8 +313,7 @@ def finish(job: Job) -> None:
     """Leave the final weights in the model and in its file."""
     if job.average is not None:
         job.average.copy_to_model()
-    if job.other_statistics:
-        statistics_of_saved_(job)
+    statistics_of_saved_(job)
     write_weights(job, "final", epoch=job.history.rows[-1].epoch)
     job.ranks.wait()  # until the files are there
     job.model.eval()

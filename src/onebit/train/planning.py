@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from onebit.common.fields import Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import in_tiles, model_device, try_model
@@ -37,8 +38,7 @@ RANK_SEEDS = 1_000_003
 def plan(job: Job, epochs: float) -> None:
     """Decide what is left at "auto", and divide the samples into batches; errors as `fit`."""
     model = job.model
-    if job.seed < 0 or not 0 <= job.ema < 1:
-        raise UsageError(f"seed must be 0 or more and ema in [0, 1), got {job.seed} and {job.ema}")
+    read(job.ema, Share, name="ema")
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
         raise UsageError("the optimizer holds no parameter of this model")

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from onebit.errors import OnebitError, UsageError, first_line
+from onebit.errors import OnebitError
 
 Found = TypeVar("Found")
 
@@ -154,37 +154,22 @@ def launched_ranks() -> Ranks:
 
 def meet(ranks: Ranks) -> Ranks:
     """The same ranks with the store that the processes share; does not wait for the other processes."""
-    try:
-        store, _, _ = next(dist.rendezvous("env://"))
-    except (RuntimeError, ValueError) as error:
-        raise _unconnected(ranks, error) from None
+    store, _, _ = next(dist.rendezvous("env://"))
     # torchrun keeps one store over all its restarts: ignore what stopped processes left in it
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     return dataclasses.replace(ranks, store=store)
 
 
 def join(ranks: Ranks) -> Ranks:
-    """The ranks with their store, after connecting: gloo for CPU tensors and Python objects, nccl between GPUs.
-
-    Raises:
-        UsageError: they cannot connect.
-    """
+    """The ranks with their store, after connecting: gloo for CPU tensors and Python objects, nccl between GPUs."""
     if ranks.world == 1:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     met = meet(ranks) if ranks.store is None else ranks
     # a connection of its own: it may wait for a process that never starts; `is_first_to_report` must not wait for it
     own = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
-    try:
-        dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)
-    except (RuntimeError, ValueError) as error:
-        raise _unconnected(ranks, error) from None
+    dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)
     return met
-
-
-def _unconnected(ranks: Ranks, error: Exception) -> UsageError:
-    reason = first_line(error)
-    return UsageError(f"{ranks.world} processes cannot be connected ({reason}): start them with torchrun")
 
 
 def leave(ranks: Ranks) -> None:
@@ -198,12 +183,10 @@ def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
     """The device of this process: a GPU of its own on a machine with several.
 
     Args:
-        device: of the recipe; "cuda" leaves the choice of the GPU to this function.
+        device: of the recipe; one GPU with its index is kept.
     """
-    if ranks.world == 1 or device.type != "cuda":
+    if ranks.world == 1 or device.type != "cuda" or device.index is not None:
         return device
-    if device.index is not None:
-        raise UsageError(f"device {device} is one GPU, and {ranks.world} processes each take their own: --device cuda")
     own = torch.device("cuda", ranks.local_rank)
     torch.cuda.set_device(own)
     return own

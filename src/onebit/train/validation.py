@@ -24,15 +24,15 @@ def validate(job: Job) -> Score | None:
     """
     if job.data.validation is None:
         return None
-    model, again, score = job.model, job.other_statistics, None
+    model, score = job.model, None
     weights, _ = stated_mode(model, "binary")
     mine = _share(model, job.data.validation, job.ranks)
-    with fixed_weights(model, weights), kept_buffers(batch_norms(model)), autocast(job.precision, job.device):
-        if again:
-            _reestimate_(job)
+    with kept_buffers(batch_norms(model)):
+        statistics_of_saved_(job)
         if mine is not None:
-            outputs, targets = outputs_of(model, mine)
-            bn = "reestimate" if again else "trained"
+            with fixed_weights(model, weights), autocast(job.precision, job.device):
+                outputs, targets = outputs_of(model, mine)
+            bn = "reestimate" if job.other_statistics else "trained"
             score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights=weights, bn=bn)
     return whole_score(job.ranks.gather(score))
 
@@ -48,14 +48,14 @@ def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | N
 
 
 def statistics_of_saved_(job: Job) -> None:
-    """Give BatchNorm the statistics of the weights that are saved, which the model holds: `Job.other_statistics`."""
-    weights, _ = stated_mode(job.model, "binary")
-    with fixed_weights(job.model, weights), autocast(job.precision, job.device):
-        _reestimate_(job)
+    """Give BatchNorm the statistics of the weights that are saved, which the model holds, if they are others.
 
-
-def _reestimate_(job: Job) -> None:
-    """Re-estimate the BatchNorm statistics that training changes, from the inputs of the first rank."""
-    norms = trained_norms(job.model)
-    reestimate_batch_norm_(job.model, job.data.train, norms=norms)
+    Those that training changes are re-estimated, from the inputs of the first rank.
+    """
+    if not job.other_statistics:
+        return
+    model, norms = job.model, trained_norms(job.model)
+    weights, _ = stated_mode(model, "binary")
+    with fixed_weights(model, weights), autocast(job.precision, job.device):
+        reestimate_batch_norm_(model, job.data.train, norms=norms)
     job.ranks.same_([buffer for norm in norms for buffer in norm.buffers()])

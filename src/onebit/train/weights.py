@@ -22,7 +22,7 @@ from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import facts_of
 from onebit.common.signals import uninterrupted
 from onebit.common.torch_private import COMPILED
-from onebit.errors import CheckpointError, FormatError, UsageError, first_line
+from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.layers import latent_keys
 from onebit.nets import SUFFIX, not_a_net
 from onebit.train.history import WEIGHT_FILES
@@ -33,8 +33,6 @@ PICKLES = 5
 """In a torch file of the oldest format: magic number, version, machine, objects, names of tensors."""
 MOST_INSTRUCTIONS = 2_000_000
 """In the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
-CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
-"""Words of `torch.load` about a file that names functions or classes, in lower case."""
 
 
 def weight_file(path: Path) -> Path:
@@ -45,11 +43,7 @@ def weight_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     reason = f"holds no weights ({', '.join(WEIGHT_FILES)})"
-    if not path.exists():
-        reason = f"no such run folder or file{not_a_net(path)}"
-    elif seeds := sorted(path.glob("seed-*/")):
-        reason = f"holds the runs of several seeds; name one of them, such as {seeds[0]}"
-    raise UsageError(f"{path}: {reason}")
+    raise UsageError(f"{path}: {reason if path.exists() else f'no such run folder or file{not_a_net(path)}'}")
 
 
 def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,16 +84,12 @@ def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
 
 
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
-    rows = content.get("rows")
-    try:
-        last = json.loads(rows[-1]) if isinstance(rows, list) and rows else None
-    except (ValueError, TypeError, RecursionError):  # the rows of another program
-        last = None
-    if not isinstance(last, dict):
-        return {}
-    # the error of an average is that with statistics of BatchNorm of its own, which a checkpoint does not have
-    averaged = isinstance(content.get("average"), dict)
-    return {name: last.get(name) for name in (("epoch",) if averaged else ("epoch", "validation_error"))}
+    """The epoch of a checkpoint and its error, but not that of an average, which has other statistics of BatchNorm."""
+    names = ("epoch",) if isinstance(content.get("average"), dict) else ("epoch", "validation_error")
+    with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):  # the rows of another program
+        last = json.loads(content["rows"][-1])
+        return {name: last.get(name) for name in names}
+    return {}
 
 
 def read_torch_file(path: Path, data: bytes | None = None) -> Any:
@@ -110,12 +100,9 @@ def read_torch_file(path: Path, data: bytes | None = None) -> Any:
             warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
             _check_torch_file(data)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises all kinds of errors for a damaged file
-        reason = "unreadable pickle" if "weights_only" in str(error) else first_line(error).partition(". ")[0]
-        text = f"damaged, or not a torch file ({reason})"
-        if any(mark in str(error).lower() for mark in CODE_MARKS):
-            text = "holds Python objects that could run code on loading; save its state_dict and try again"
-        raise FormatError(f"{path}: {text}") from None
+    except Exception as error:  # torch raises all kinds, and advises to run the code of the file
+        text = "damaged, or not a torch file of tensors and numbers, such as a state_dict"
+        raise FormatError(f"{path}: {text}") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -204,13 +191,10 @@ def load_weights(
 
 def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
     """The tensors from the last weight matrix on, if only its number of outputs differs; else none."""
-    last = [key for key in own if key in matrices][-1:]
-    if not last or last[0] not in state or state[last[0]].shape[:1] == own[last[0]].shape[:1]:
-        return []
     keys = list(own)
-    tail = keys[keys.index(last[0]) :]
+    tail = keys[max(map(keys.index, matrices), default=len(keys)) :]
     same = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in tail)
-    return tail if same else []
+    return tail if tail and same and state[tail[0]].shape != own[tail[0]].shape else []
 
 
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
