@@ -25,7 +25,7 @@ from onebit.train.weights import is_odd, read_torch_file
 CHECKPOINT_FORMAT = 2
 DEEPEST, MOST_ITEMS = 12, 1_000_000
 """How deep a checkpoint nests mappings and lists, and how many values they have."""
-SINGLE = ("step", "mu_product", "eta", "mu")
+ONE_VALUE = ("step", "mu_product", "eta", "mu")
 """States that the optimizers of torch keep as a single number per parameter."""
 FACTORS = ("row_var", "col_var")
 """States of Adafactor that have fewer values than the parameter."""
@@ -101,7 +101,6 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # a checkpoint of a CPU goes on on a GPU, and back
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
     found = {name: alike(state.get(name), expected[name], name) for name in parts}
-    optimizer = _fitting_optimizer(state["optimizer"], expected["optimizer"], job.optimizer)
     cpu, cuda = found["rng"][job.ranks.rank]
     try:  # torch's own checks
         history = History.from_rows(state.get("rows"))
@@ -112,14 +111,15 @@ def _restore(state: dict[str, Any], job: Job) -> None:
             generator.set_state(found["generators"][name][job.ranks.rank])
         if job.schedule is not None:
             job.schedule.load_state_dict(found["schedule"])
-    except (ValueError, TypeError, RuntimeError) as error:
+        job.optimizer.load_state_dict(state["optimizer"])
+        _check_states(job.optimizer)
+    except (LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(first_line(error)) from None
     history.threads = found["threads"]
     job.settings, job.history = state["setting"], history
     job.model.load_state_dict(found["model"])
     for name, buffer in _other_buffers(job.model).items():
         buffer.copy_(found["buffers"][name])
-    job.optimizer.load_state_dict(optimizer)
     finish_steps_(job.optimizer)
     if job.average is not None:
         copy_tensors_(found["average"], job.average.state)
@@ -151,63 +151,37 @@ def alike(found: Any, expected: Any, name: str) -> Any:
 
     Switches may be missing, as versions of torch have different ones.
     """
-    if isinstance(expected, dict) and isinstance(found, dict):
-        if all(isinstance(key, str) for key in expected):
-            switches = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)}
-            found = {**switches, **found}
-            return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
-        if all(_is_number(part) for item in found.items() for part in item):  # a Counter, as of milestones
+    fits = isinstance(found, type(expected))
+    if isinstance(expected, dict) and fits:
+        if not all(isinstance(key, str) for key in expected):  # a Counter, as of milestones
             return found
-    elif isinstance(expected, (list, tuple)) and type(found) is type(expected) and len(found) == len(expected):
+        found = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)} | found
+        return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
+    if isinstance(expected, (list, tuple)) and fits and len(found) == len(expected):
         pairs = enumerate(zip(found, expected, strict=True))
         return type(expected)(alike(item, own, f"{name}.{place}") for place, (item, own) in pairs)
-    elif isinstance(expected, Tensor):
-        if isinstance(found, Tensor) and found.shape == expected.shape:
-            return found
+    if isinstance(expected, Tensor):
+        fits = fits and found.shape == expected.shape
+    elif isinstance(expected, (int, float)):
+        fits = isinstance(found, (int, float))
     elif expected is None:  # not chosen yet; training may set it
-        if isinstance(found, (*PLAIN, Tensor)):
-            return found
-    elif isinstance(expected, (bool, str)):  # training changes no switch
-        if type(found) is type(expected) and (found == expected or isinstance(found, str)):
-            return found
-    elif _is_number(expected):
-        if _is_number(found):
-            return found
-    elif not isinstance(expected, (dict, list, tuple)):
+        fits = isinstance(found, (*PLAIN, Tensor))
+    elif isinstance(expected, (dict, list, tuple)):
+        fits = False
+    elif not isinstance(expected, str):
         return expected  # an object, which a checkpoint cannot hold
-    raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
+    if not fits:
+        raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
+    return found
 
 
-def _fitting_optimizer(found: dict[str, Any], expected: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state_dict of an optimizer: torch accepts any, and would read beyond the end of one that is too small."""
-    groups, states = alike(found.get("param_groups"), expected["param_groups"], "param_groups"), found.get("state")
-    places = [place for group in expected["param_groups"] for place in group["params"]]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not isinstance(states, dict) or any(type(place) is not int or place not in places for place in states):
-        raise CheckpointError("the optimizer has no state, or that of a parameter that it does not train")
-    for given, own in zip(groups, expected["param_groups"], strict=True):
-        if given["params"] != own["params"] or not given.get("lr_factor", 1.0) > 0:
-            raise CheckpointError("a group has other parameters, or an lr_factor that is not positive")
-    for group, stored in zip(groups, found["param_groups"], strict=True):  # such as a count that the first step sets
-        group |= {key: value for key, value in stored.items() if key not in group and isinstance(value, PLAIN)}
-    known = type(optimizer).__module__.startswith(KNOWN)
-    for place, parameter in zip(places, parameters, strict=True):
-        state = states.get(place, {})
-        if not isinstance(state, dict) or (known and not all(_fits(*item, parameter) for item in state.items())):
-            raise CheckpointError(f"the state of parameter {place} is {reprlib.repr(state)}")
-    return {"state": states, "param_groups": groups}
-
-
-def _fits(name: Any, value: Any, parameter: Tensor) -> bool:
-    """Whether a state of a parameter is one that an optimizer of torch or ours has."""
-    if name in SINGLE:
-        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        return _is_number(number) and number >= 0
-    if value is None:
-        return bool(name == "momentum_buffer")
-    fits = isinstance(value, Tensor) and value.is_floating_point()
-    return fits and (value.dim() == parameter.dim() if name in FACTORS else value.shape == parameter.shape)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 2**63)
+def _check_states(optimizer: torch.optim.Optimizer) -> None:
+    """Check the shapes of states: torch takes any, and would read beyond the end of one that is too small."""
+    if not type(optimizer).__module__.startswith(KNOWN):
+        return
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or name in FACTORS:
+                continue
+            if not (value.numel() == 1 if name in ONE_VALUE else value.shape == parameter.shape):
+                raise CheckpointError(f"{name} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")

@@ -210,30 +210,17 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
     known_images = ranks.sum_(losses.new_tensor(counts))
-    loss, error = _epoch_means(known_images, losses, None if correct is None else ranks.sum_(correct))
+    known = float(known_images.double().sum()) or 1.0  # masks may have no pixel with a class
     values = {
-        "train_loss": loss,
-        "train_error": error,
+        "train_loss": float((losses * known_images).sum()) / known,
+        # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
+        "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / known),
         "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
         "lr": latent_rate(job.optimizer),
         "images_per_second": images / (time.perf_counter() - started),
         "small": x is not whole,
     }
     return values, steps, last
-
-
-def _epoch_means(counts: Tensor, losses: Tensor, correct: Tensor | None) -> tuple[float, float | None]:
-    """Mean loss and error, None if it was not counted.
-
-    Args:
-        counts: images of each batch; those with masks by their shares of pixels with a class.
-    """
-    images = float(counts.double().sum()) or 1.0  # masks may have no pixel with a class
-    loss = float((losses * counts).sum()) / images
-    if correct is None:
-        return loss, None
-    # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
-    return loss, max(0.0, 1 - float(correct) / images)
 
 
 def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:

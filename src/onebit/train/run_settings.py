@@ -56,14 +56,14 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 def generators_of(model: nn.Module) -> dict[str, torch.Generator]:
     """Generators that quantizers own, by module name."""
-    found = {name: getattr(module, "generator", None) for name, module in model.named_modules()}
-    return {name: generator for name, generator in found.items() if isinstance(generator, torch.Generator)}
+    modules = model.named_modules()
+    return {name: own for name, m in modules if isinstance(own := getattr(m, "generator", None), torch.Generator)}
 
 
 def _modules(model: nn.Module) -> dict[str, str]:
     """What each module is, by name: weights of the same shapes fit nets that compute something else."""
-    found = {name: f"{type(module).__name__}({module.extra_repr()})" for name, module in model.named_modules()}
-    return {name: ADDRESS.sub("", text) for name, text in found.items()}
+    modules = model.named_modules()
+    return {name: ADDRESS.sub("", f"{type(module).__name__}({module.extra_repr()})") for name, module in modules}
 
 
 def of_states(groups: Any, schedule: Any) -> Settings:

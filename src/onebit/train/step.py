@@ -127,7 +127,7 @@ def optimizer_step(
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
     split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
     shares = [size_of(labels) / count for _, _, labels in split]
-    seen = 0.0
+    seen, sums = 0.0, {} if sums is None else sums
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
     again = teacher is not None or settings.samples > 1  # inputs are read more than once, and forward may change them
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
@@ -136,7 +136,10 @@ def optimizer_step(
                 logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
             logits = mapped(Tensor.float, logits)
             if done == 1 and task == "classification" and labels.dim() == 3 and (parts > 1 or ranks.world > 1):
-                shares = _by_pixels(logits, [masks for _, _, masks in split], ranks)
+                # the loss of a part is the mean over its pixels with a class
+                counts = [known_samples(logits, masks) for _, _, masks in split]
+                over_ranks = int(ranks.sum_(torch.tensor(sum(counts), device=device)))
+                shares = [count / max(1, over_ranks) for count in counts]
             share = shares[part] / settings.samples
             if teacher is None:
                 part_loss = loss(logits, labels)
@@ -146,13 +149,15 @@ def optimizer_step(
             # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
-        if metrics and sums is not None:
-            _add_sums(sums, metrics, logits, labels, passes=settings.samples)
+        outputs = mapped(Tensor.detach, logits)
+        for name, metric in (metrics or {}).items():
+            new = metric.sums(outputs, labels) / settings.samples
+            sums[name] = new if name not in sums else sums[name] + new
         if correct is None or not is_classification(task, logits, labels):
             correct = None
             seen += size_of(labels)
             continue
-        found, truth = per_sample(logits.detach(), labels)
+        found, truth = per_sample(outputs, labels)
         every = logits.numel() // logits.shape[1]  # pixels without a class included
         seen += len(labels) * len(truth) / every
         right = (found.argmax(dim=1) == truth).sum()
@@ -165,21 +170,3 @@ def optimizer_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, correct, seen / (size_of(y) * settings.samples)
-
-
-def _by_pixels(logits: Tensor, masks: list[Tensor], ranks: Ranks) -> list[float]:
-    """The shares of the parts of this rank by their pixels with a class, of which the loss of a part is the mean."""
-    counts = [known_samples(logits, part) for part in masks]
-    over_ranks = int(ranks.sum_(torch.tensor(sum(counts), device=logits.device)))
-    return [count / max(1, over_ranks) for count in counts]
-
-
-@torch.no_grad()
-def _add_sums(
-    sums: dict[str, Tensor], metrics: Mapping[str, Metric], outputs: Any, targets: Any, *, passes: int
-) -> None:
-    """Add the sums of every metric over these samples; each Monte Carlo pass counts with its share."""
-    outputs = mapped(Tensor.detach, outputs)
-    for name, metric in metrics.items():
-        new = metric.sums(outputs, targets) / passes
-        sums[name] = new if name not in sums else sums[name] + new

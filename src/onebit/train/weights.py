@@ -178,9 +178,8 @@ def load_weights(
         state = state | {key: own[key] for key in last}
     shapes = [{key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (state, own)]
     for key in {**own, **state}:
-        # torch would keep the own values in place of those on the device "meta", with a warning
         found, expected = (shape.get(key, "none") for shape in shapes)
-        if found != expected or (state[key].is_meta and not own[key].is_meta):
+        if found != expected:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} has shape {found}, expected {expected}")
     if kept:
         warnings.warn(

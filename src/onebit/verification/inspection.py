@@ -13,7 +13,7 @@ import numpy as np
 from onebit.common.weight_names import EMBEDDING_NAME, RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
-from onebit.packed import PackedNet, RealWeights, costs
+from onebit.packed import InputSpec, PackedNet, RealWeights, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BINS = 21
-VERDICTS = ("binary", "clipped", "real")
 
 
 @dataclass(frozen=True)
@@ -227,9 +226,7 @@ def inspect_file(path: str | Path) -> Inspection:
     return inspect_state(state, file=str(path), kind=kind, facts=facts)
 
 
-def _input_facts(net: PackedNet) -> dict[str, Any]:
-    """What a packed net takes."""
-    spec = net.input
+def _input_facts(spec: InputSpec) -> dict[str, Any]:
     statistics = {} if spec.mean is None or spec.std is None else {"mean": spec.mean.tolist(), "std": spec.std.tolist()}
     coding = "standardize" if spec.coding == "standardise" else spec.coding
     return {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, "coding": coding, **statistics}
@@ -267,7 +264,7 @@ def _inspect_packed(path: str | Path) -> Inspection:
             "macs": sum(r.macs for r in rows),
         },
         facts={
-            "input": _input_facts(net),
+            "input": _input_facts(net.input),
             "outputs": _output_facts(net),
             "card": net.card and net.card.to_json(),
             "certificate": net.certificate and net.certificate.as_dict(),

@@ -189,26 +189,23 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Claim:
-    low, high, outside, count = math.inf, -math.inf, 0, 0
+    latents, outside = [], 0
     for _, layer in binary_layers(model):
-        latent = layer.weight.detach()
-        bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
-        low, high = min(low, float(latent.min())), max(high, float(latent.max()))
-        count += latent.numel()
-        if bound is not None:
-            outside += int(torch.count_nonzero(~(latent.abs() <= bound)))
-    where = f" in [{low:.4g}, {high:.4g}]" if count else ""
-    detail = f"{count:,} latent weights{where}, {outside:,} outside their bound"
+        bound = None if layer.weight_quantizer is None else layer.weight_quantizer.latent_bound
+        latents.append(layer.weight.detach().flatten())
+        outside += int(torch.count_nonzero(~(latents[-1].abs() <= (math.inf if bound is None else bound))))
+    every = torch.cat(latents)
+    low, high = every.aminmax()
+    detail = f"{len(every):,} latent weights in [{low:.4g}, {high:.4g}], {outside:,} outside their bound"
     detail += "" if clipped else " (no latent clip was set)"
     return Claim("latent weights", outside == 0 or not clipped, detail)
 
 
 def _binarized(model: nn.Module) -> Claim:
-    wrong = count = 0
-    for _, layer in binary_layers(model):
-        signs = layer.binary_weight().signs
-        wrong += int(torch.count_nonzero(signs.abs() != 1)) + int(torch.count_nonzero(torch.isnan(layer.weight)))
-        count += signs.numel()
+    layers = [layer for _, layer in binary_layers(model)]
+    signs = torch.cat([layer.binary_weight().signs.flatten() for layer in layers])
+    latents = torch.cat([layer.weight.flatten() for layer in layers])
+    count, wrong = len(signs), int(torch.count_nonzero((signs.abs() != 1) | torch.isnan(latents)))
     return Claim("binarize", wrong == 0, f"{count - wrong:,} of {count:,} signs are exactly -1 or +1")
 
 
