@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from onebit.common.text import NetSize
-from onebit.train.history import EpochLines, EpochLog, History
+from onebit.train.history import EpochLog, History, epoch_lines
 
 ROW = EpochLog(
     epoch=1,
@@ -85,11 +85,11 @@ def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
 
 def test_the_lines_of_a_training_fit_a_screen_and_stand_below_each_other() -> None:
     several = {"validation_metrics": {"f1": 0.5, "top_5_share_of_mine": 0.25}, "best": 0.0625, "epochs": 100}
-    lines = EpochLines()
-    first, *others = [
-        lines.of(dataclasses.replace(ROW, epoch=epoch, train_error=error, **several))
+    epochs = [
+        dataclasses.replace(ROW, epoch=epoch, train_error=error, **several)
         for epoch, error in ((1, 0.75), (2, 0.05), (100, 0.0625))
     ]
+    first, *others = [epoch_lines(epochs[:done]) for done in (1, 2, 3)]
     head, line = first[:-1], first[-1]
     assert all(len(row) == 1 and len(row[0]) == len(line) for row in others)
     assert max(map(len, [*head, line])) <= 80

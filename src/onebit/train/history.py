@@ -180,25 +180,16 @@ def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
     return [*known[:place], *[name for name in metrics if name not in CELLS][:MOST_METRIC_COLUMNS], *known[place:]]
 
 
-class EpochLines:
-    """The progress table of a training: the headings once, then a line per epoch, within 80 columns."""
-
-    def __init__(self) -> None:
-        self._rows: list[EpochLog] = []
-
-    def of(self, row: EpochLog) -> list[str]:
-        """The lines of the next epoch; a new stage or task gets its own headings."""
-        if row.epoch == 1:
-            self._rows = []
-        self._rows.append(row)
-        alike = [seen.seconds for seen in self._rows if row.small or not seen.small]
-        left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
-        names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
-        cells = {name: _cell(name, row) for name in names} | {"left": f"> {left}" if row.small else left}
-        epoch = f"{row.epoch}/{row.epochs}".rjust(2 * len(str(row.epochs)) + 1)
-        rows = [["epoch", *cells], [epoch, *cells.values()]]
-        lines = table(rows, right=range(len(rows[0])), least=8).split("\n")
-        return lines[-1:] if len(self._rows) > 1 else lines
+def epoch_lines(rows: Sequence[EpochLog]) -> list[str]:
+    """The lines of the last of some epochs in a progress table within 80 columns; the first one has the headings."""
+    row = rows[-1]
+    alike = [seen.seconds for seen in rows if row.small or not seen.small]
+    left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
+    names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
+    cells = {name: _cell(name, row) for name in names} | {"left": f"> {left}" if row.small else left}
+    epoch = f"{row.epoch}/{row.epochs}".rjust(2 * len(str(row.epochs)) + 1)
+    lines = table([["epoch", *cells], [epoch, *cells.values()]], right=range(len(cells) + 1), least=8).split("\n")
+    return lines[-1:] if len(rows) > 1 else lines
 
 
 def time_left(seconds: float) -> str:
@@ -242,6 +233,8 @@ class History:
 
         "…" stands for the epochs between them; the last lines name the best one and the share of binary weights.
         """
+        if not self.rows:
+            return self.outline[0]
         headings = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
         names = _columns(self.rows, *headings, "seconds")
         lines, before = [["epoch", *names]], 0

@@ -16,7 +16,7 @@ from onebit.evaluation.counts import model_size
 from onebit.evaluation.loaders import kept_globals
 from onebit.fold.check import check
 from onebit.layers import binary_layers, binary_parametrizations
-from onebit.train.history import EpochLines, EpochLog
+from onebit.train.history import EpochLog, epoch_lines
 from onebit.train.job import Job
 
 
@@ -62,7 +62,7 @@ class TrainingPrinter:
     bar: Progress
     log: TextIO | None = None
     began: bool = False
-    lines: EpochLines = field(default_factory=EpochLines)
+    rows: list[EpochLog] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         """A line above the bar, and in the log."""
@@ -81,8 +81,9 @@ class TrainingPrinter:
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
-        """An epoch is done: a row of a table."""
-        for line in self.lines.of(row):
+        """An epoch is done: a row of a table, in which a new stage or task gets its own headings."""
+        self.rows = [*self.rows, row] if row.epoch > 1 else [row]
+        for line in epoch_lines(self.rows):
             self.note(line)
 
     def step(self, done: int, total: int) -> None:

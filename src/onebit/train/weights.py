@@ -171,8 +171,7 @@ def load_weights(
     # a training cannot start without the weight matrices
     matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
     kept = [key for key in own if start and key not in state and key not in matrices]
-    state = state | {key: own[key] for key in kept}
-    state = state | {key: own[key] for key in anew}
+    state = state | {key: own[key] for key in (*kept, *anew)}
     if start and (last := _other_outputs(own, state, matrices)):
         warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
         state = state | {key: own[key] for key in last}

@@ -119,7 +119,6 @@ def _update_running(norm: Any, mean: Tensor, variance: Tensor) -> None:
     """Update the running statistics, as torch's BatchNorm does."""
     if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
-    assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     newest = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean, newest)
