@@ -339,15 +339,6 @@ def test_lists_in_lists_without_end_are_refused(run: Path, place: Path, part: st
         train_run(build_recipe(TOY), DATA, place, resume=True)
 
 
-def test_a_rate_factor_of_zero_is_refused(run: Path, place: Path) -> None:
-    state = torch.load(run / "last.ckpt", weights_only=True)
-    state["rows"] = state["rows"][:1]
-    state["optimizer"]["param_groups"][0]["lr_factor"] = 0.0
-    torch.save(state, place / "last.ckpt")
-    with pytest.raises(OnebitError, match="lr_factor"):
-        train_run(build_recipe(TOY), DATA, place, resume=True)
-
-
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, place: Path) -> None:
     resume_forged(run, place, 3 * len(STRANGE))
 

@@ -101,6 +101,9 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # a checkpoint of a CPU goes on on a GPU, and back
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
     found = {name: alike(state.get(name), expected[name], name) for name in parts}
+    stored, own = (of["optimizer"].get("param_groups") for of in (state, expected))
+    # with what the optimizer of the user sets on its way, such as a count
+    groups = [old | group for old, group in zip(stored or (), alike(stored, own, "param_groups"), strict=True)]
     cpu, cuda = found["rng"][job.ranks.rank]
     try:  # torch's own checks
         history = History.from_rows(state.get("rows"))
@@ -111,7 +114,7 @@ def _restore(state: dict[str, Any], job: Job) -> None:
             generator.set_state(found["generators"][name][job.ranks.rank])
         if job.schedule is not None:
             job.schedule.load_state_dict(found["schedule"])
-        job.optimizer.load_state_dict(state["optimizer"])
+        job.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         _check_states(job.optimizer)
     except (LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(first_line(error)) from None
@@ -181,7 +184,12 @@ def _check_states(optimizer: torch.optim.Optimizer) -> None:
         return
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if not isinstance(value, Tensor) or name in FACTORS:
-                continue
-            if not (value.numel() == 1 if name in ONE_VALUE else value.shape == parameter.shape):
-                raise CheckpointError(f"{name} of a parameter {tuple(parameter.shape)} is {tuple(value.shape)}")
+            if name in ONE_VALUE:
+                one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))
+                fits = one and float(value) >= 0
+            elif isinstance(value, Tensor):
+                fits = name in FACTORS or value.shape == parameter.shape
+            else:
+                fits = value is None and name == "momentum_buffer"
+            if not fits:
+                raise CheckpointError(f"{name} of a parameter {tuple(parameter.shape)} is {reprlib.repr(value)}")
