@@ -37,7 +37,7 @@ _HOME = {
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
-    "pack": "onebit.verification.packing",
+    "pack": "onebit.verification.agreement",
     "packed_layers_": "onebit.fold.packed_layers",
     "run": "onebit.runtime",
     "save": "onebit.packed",

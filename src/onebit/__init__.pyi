@@ -52,7 +52,7 @@ from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer
 from onebit.verification.agreement import certify as certify
+from onebit.verification.agreement import pack as pack
 from onebit.verification.agreement import verify as verify
-from onebit.verification.packing import pack as pack
 
 __all__: list[str]

@@ -14,8 +14,7 @@ from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runs.model import build_model
 from onebit.runs.opening import Run
-from onebit.verification.proof import fold_run
-from onebit.verification.raw_images import on_raw_images
+from onebit.verification.proof import fold_run, on_raw_images
 
 
 def made_run(model: str, method: str, shape: tuple[int, int, int]) -> Run:

@@ -13,8 +13,8 @@ from toy_training import TOY, toy_data
 
 import onebit
 from onebit.data import Augmentation, Split, TrainingSamples
-from onebit.train import device_batches
-from onebit.train.device_batches import DeviceBatches
+from onebit.train import feeds
+from onebit.train.feeds import DeviceBatches
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_training_on_held_images_is_the_same_training(monkeypatch: pytest.Monkey
 
     sent = weights()
     sizes = []
-    monkeypatch.setattr(device_batches, "_fits", lambda size, device: sizes.append(size) or True)
+    monkeypatch.setattr(feeds, "_fits", lambda size, device: sizes.append(size) or True)
     held = weights()
     assert sizes == [data.train.images.nbytes]
     for name, tensor in sent.items():

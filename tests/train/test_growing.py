@@ -20,7 +20,7 @@ from onebit.data.resizing import resize_images
 from onebit.errors import CheckpointError, UsageError
 from onebit.models.resnet import cifar_resnet
 from onebit.optim import clip_latents_, latent_groups
-from onebit.train.device_batches import images_of_epoch, side_at
+from onebit.train.feeds import images_of_epoch, side_at
 
 GROWING = Augmentation(first_size=8, growing=0.5, flip=True)
 

@@ -152,7 +152,7 @@ def test_a_net_that_does_not_agree_is_refused(
 
     other = onebit.binarize_(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).model
     spoilt = fold(other, example(trained))
-    monkeypatch.setattr("onebit.verification.packing.fold", lambda *a, **k: spoilt)
+    monkeypatch.setattr("onebit.verification.agreement.fold", lambda *a, **k: spoilt)
     with pytest.raises(UsageError, match="operations"):
         onebit.pack(model, example(trained), data=trained)
 

@@ -43,8 +43,7 @@ def main(argv: list[str]) -> int:
     from onebit.packed.certificate import PROMISES
     from onebit.packed.net import copied_weights, float32_bytes
     from onebit.runs.card import run_card
-    from onebit.verification.proof import fold_run
-    from onebit.verification.raw_images import on_raw_images
+    from onebit.verification.proof import fold_run, on_raw_images
 
     trained = open_trained(args, args.run)
     run = on_raw_images(trained)

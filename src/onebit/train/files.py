@@ -30,27 +30,23 @@ def _remembered(folder: Path) -> dict[str, str]:
         return {}
 
 
-def changed_data(folder: Path, data: Dataset) -> str:
-    """How data differ from those of a run: "images or labels", "test labels", or ""; as far as they are stored."""
-    stored = _remembered(folder)
-    if stored.get("digest", data.digest) != data.digest:
-        return "images or labels"
-    return "" if stored.get("test", data.test_digest) == data.test_digest else "test labels"
+def changed_data(folder: Path, data: Dataset) -> bool:
+    """Whether data differ from those of a run, as far as that is stored."""
+    stored, now = _remembered(folder), {"digest": data.digest, "test": data.test_digest}
+    return any(stored.get(part, digest) != digest for part, digest in now.items())
 
 
 def is_of_other_files(folder: Path, data: Dataset) -> bool:
     """Whether data are from other files than those of a run, as far as that is stored; their splits may differ."""
     stored = _remembered(folder).get("files")
-    if stored is None or not data.files_digest:
-        return changed_data(folder, data) != ""
-    return stored != data.files_digest
+    return stored != data.files_digest if stored and data.files_digest else changed_data(folder, data)
 
 
 def refuse_other_data(folder: Path, data: Dataset) -> None:
     """Raises CheckpointError: the training in a folder, finished or not, is on other data."""
     trained = any((folder / name).exists() for name in ("last.ckpt", RESULT_FILE))
-    if trained and (changed := changed_data(folder, data)):
-        raise CheckpointError(f"{folder}: was trained on other {changed} than these")
+    if trained and changed_data(folder, data):
+        raise CheckpointError(f"{folder}: was trained on other images or labels than these")
 
 
 def last_checkpoint(job: Job) -> Path | None:

@@ -13,22 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.tables import resolve
-from onebit.data import Augmentation
+from onebit.data import Augmentation, Split
 from onebit.errors import TrainingError
-from onebit.evaluation.batches import kept_buffers
+from onebit.evaluation.batches import in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import LOOK_IMAGES, binary_signs, gradient_health, layer_health, whole_share
 from onebit.evaluation.losses import LOSSES, Loss
-from onebit.evaluation.metrics import chosen_metrics, task_of
+from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
+from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, stated_mode, trained_norms
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import autocast, repeatable
-from onebit.evaluation.scores import values_of
+from onebit.evaluation.scores import Score, values_of, whole_score
+from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import latent_rate
 from onebit.quantizers import scheduled
-from onebit.train.device_batches import images_of_epoch
 from onebit.train.distillation import Teacher
+from onebit.train.feeds import images_of_epoch
 from onebit.train.files import lacks_best, last_checkpoint, write_epoch, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History, refuse_trained
@@ -38,7 +40,6 @@ from onebit.train.planning import plan, start
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import BatchLog, BatchWatch, StepSettings, optimizer_step
-from onebit.train.validation import statistics_of_saved_, validate
 
 LOSS_CHECK_STEPS = 50
 """Reading a loss waits for the device, so losses are checked in groups."""
@@ -304,3 +305,48 @@ def finish(job: Job) -> None:
     write_weights(job, "final", epoch=job.history.rows[-1].epoch)
     job.ranks.wait()  # until the files are there
     job.model.eval()
+
+
+def validate(job: Job) -> Score | None:
+    """Score on the validation data with the weights that are saved, which the model holds; None without such data.
+
+    BatchNorm statistics are left as training had them. Each rank evaluates its share, the first one a whole loader; the
+    counts are summed.
+    """
+    if job.data.validation is None:
+        return None
+    model, score = job.model, None
+    weights, _ = stated_mode(model, "binary")
+    mine = _share(model, job.data.validation, job.ranks)
+    with kept_buffers(batch_norms(model)):
+        statistics_of_saved_(job)
+        if mine is not None:
+            with fixed_weights(model, weights), autocast(job.precision, job.device):
+                outputs, targets = outputs_of(model, mine)
+            bn = "reestimate" if job.other_statistics else "trained"
+            score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights=weights, bn=bn)
+    return whole_score(job.ranks.gather(score))
+
+
+def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | None:
+    """The validation samples of this rank; None for none."""
+    if isinstance(data, LoaderSamples):
+        return data if ranks.writes else None
+    part = data[ranks.part(len(data))]
+    if not len(part):
+        return None
+    return as_samples(in_tiles(model, part) if isinstance(part, Split) else part, name="validation")
+
+
+def statistics_of_saved_(job: Job) -> None:
+    """Give BatchNorm the statistics of the weights that are saved, which the model holds, if they are others.
+
+    Those that training changes are re-estimated, from the inputs of the first rank.
+    """
+    if not job.other_statistics:
+        return
+    model, norms = job.model, trained_norms(job.model)
+    weights, _ = stated_mode(model, "binary")
+    with fixed_weights(model, weights), autocast(job.precision, job.device):
+        reestimate_batch_norm_(model, job.data.train, norms=norms)
+    job.ranks.same_([buffer for norm in norms for buffer in norm.buffers()])

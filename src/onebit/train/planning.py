@@ -39,8 +39,8 @@ def plan(job: Job, epochs: float) -> None:
     """Decide what is left at "auto", and divide the samples into batches; errors as `fit`."""
     model = job.model
     read(job.ema, Share, name="ema")
-    mine = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
+    held = {id(parameter) for group in job.optimizer.param_groups for parameter in group["params"]}
+    if held.isdisjoint(map(id, model.parameters())):
         raise UsageError("the optimizer holds no parameter of this model")
     if job.teacher is not None and job.task in ("regression", "multi-label"):
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")

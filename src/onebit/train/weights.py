@@ -58,8 +58,7 @@ def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor]
     """
     data = read_bytes(path) if data is None else data
     # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
-    is_zip_or_pickle = data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if data[8:9] == b"{" or not is_zip_or_pickle:
+    if data[8:9] == b"{" or not data.startswith((b"PK", b"\x80")):
         state, facts = read_weights(path, data)
     else:
         content, facts = read_torch_file(path, data), {}

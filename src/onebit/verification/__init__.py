@@ -7,7 +7,6 @@ from onebit.common.lazy import lazy
 if TYPE_CHECKING:
     from onebit.verification import agreement as agreement
     from onebit.verification import inspection as inspection
-    from onebit.verification import packing as packing
     from onebit.verification import proof as proof
 
 __getattr__, __dir__, _ = lazy(__name__)

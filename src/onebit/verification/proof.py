@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from onebit.data import DATASETS, VOID, Dataset, Split
+from onebit.data.preparation import pixel_order
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
@@ -54,6 +55,32 @@ def refuse_whitened(run: Run) -> None:
             f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
             "train without whitening to pack it; onebit evaluate gives its accuracy"
         )
+
+
+@torch.no_grad()
+def on_raw_images(run: Run) -> Run:
+    """The same net for images as they are stored: permuted pixels become permuted weights of the first layer.
+
+    Its recipe has no permutation, so `load_run_data` gives the images that it takes.
+    """
+    refuse_whitened(run)
+    if run.recipe.permutation is None:
+        return run
+    if run.recipe.model.name != "mlp":
+        raise UsageError(
+            f"{run.recipe.name} was trained on permuted pixels, and a packed net takes raw images: only the first "
+            "layer of an mlp can take over the order of pixels; onebit evaluate gives its accuracy"
+        )
+    channels, height, width = run.input_shape
+    model, pixels = copy.deepcopy(run.model), height * width
+    first = next(module for module in model.modules() if list(module.parameters(recurse=False)))
+    # weight i of a channel belongs to pixel order[i]
+    weight_of = np.argsort(pixel_order(run.recipe.permutation, pixels))
+    columns = torch.from_numpy(np.concatenate([channel * pixels + weight_of for channel in range(channels)]))
+    for tensor in first.state_dict().values():
+        if tensor.shape[1:] == columns.shape:
+            tensor.copy_(tensor[:, columns])
+    return replace(run, model=model, recipe=replace(run.recipe, permutation=None))
 
 
 def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0) -> tuple[nn.Module, PackedNet]:
