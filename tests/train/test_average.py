@@ -9,11 +9,9 @@ import torch
 from torch import nn
 from toy_training import CASES, DATA, build
 
-from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
 from onebit.train.average import WeightAverage
-from onebit.train.loop import fit
 from onebit.train.weights import read_state, read_weights
 
 
@@ -124,10 +122,3 @@ def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: P
     for name in statistics:
         assert torch.allclose(final[name], expected[name], atol=1e-5), name
         assert torch.equal(best[name], final[name])
-
-
-@pytest.mark.parametrize("ema", [-0.1, 1.0])
-def test_a_share_outside_of_zero_to_one_is_refused(ema: float) -> None:
-    toy = build(CASES["sign"])
-    with pytest.raises(UsageError, match="ema"):
-        fit(toy.model, DATA, toy.optimizer, epochs=1, ema=ema)

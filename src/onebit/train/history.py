@@ -173,11 +173,10 @@ def _cell(name: str, row: EpochLog) -> str:
 
 
 def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
-    """The columns that have something to show; metrics come before "best", or else before "flips"."""
+    """The columns that have something to show; metrics come last."""
     known = [name for name in names if any(_cell(name, row) != "-" for row in rows)]
-    metrics = list(dict.fromkeys(name for row in rows for name in (row.validation_metrics or row.train_metrics)))
-    place = next((known.index(name) for name in ("best", "flips") if name in known), len(known))
-    return [*known[:place], *[name for name in metrics if name not in CELLS][:MOST_METRIC_COLUMNS], *known[place:]]
+    metrics = [name for row in rows for name in row.validation_metrics or row.train_metrics if name not in CELLS]
+    return [*known, *list(dict.fromkeys(metrics))[:MOST_METRIC_COLUMNS]]
 
 
 def epoch_lines(rows: Sequence[EpochLog]) -> list[str]:

@@ -23,7 +23,7 @@ from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, stated_mode, trained_norms
 from onebit.evaluation.nested import first_samples, mapped, size_of
 from onebit.evaluation.precision import autocast, repeatable
-from onebit.evaluation.scores import Score, values_of, whole_score
+from onebit.evaluation.scores import values_of, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
@@ -258,17 +258,13 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
     other: dict[str, Any] = {} if classes else {"loss": job.loss}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *batch, precision=precision, **other))
     with job.saved_weights():
-        score = validate(job)
+        values |= validate(job)
         previous, job.signs = job.signs, binary_signs(model)
         layers = layer_health(model, previous, job.signs, gradients)
         row = history.add(EpochLog(
             epoch=len(history) + 1,
             epochs=-(-job.total_steps // job.feed.steps),
             step=job.step,
-            validation_loss=None if score is None else score.loss,
-            validation_error=None if score is None or score.correct is None else score.error,
-            validation_mean_iou=None if score is None else score.mean_iou,
-            validation_metrics={} if score is None else score.metrics,
             validation_weights="binary" if job.signs else "real",
             seconds=time.perf_counter() - started,
             flip_ratio=whole_share(model, layers, "flip_ratio"),
@@ -277,7 +273,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
             **values,
         ))  # fmt: skip
     write_epoch(job)
-    if score is not None and history.best is row:
+    if row.validation_loss is not None and history.best is row:
         # after the checkpoint, from which `start` makes it again if the process is killed in between
         write_best(job)
     if job.ranks.writes:
@@ -307,14 +303,14 @@ def finish(job: Job) -> None:
     job.model.eval()
 
 
-def validate(job: Job) -> Score | None:
-    """Score on the validation data with the weights that are saved, which the model holds; None without such data.
+def validate(job: Job) -> dict[str, Any]:
+    """The fields of an `EpochLog` for the validation data, with the weights that are saved, which the model holds.
 
     BatchNorm statistics are left as training had them. Each rank evaluates its share, the first one a whole loader; the
     counts are summed.
     """
     if job.data.validation is None:
-        return None
+        return {"validation_loss": None, "validation_error": None}
     model, score = job.model, None
     weights, _ = stated_mode(model, "binary")
     mine = _share(model, job.data.validation, job.ranks)
@@ -325,7 +321,13 @@ def validate(job: Job) -> Score | None:
                 outputs, targets = outputs_of(model, mine)
             bn = "reestimate" if job.other_statistics else "trained"
             score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights=weights, bn=bn)
-    return whole_score(job.ranks.gather(score))
+    whole = whole_score(job.ranks.gather(score))
+    return {
+        "validation_loss": whole.loss,
+        "validation_error": None if whole.correct is None else whole.error,
+        "validation_mean_iou": whole.mean_iou,
+        "validation_metrics": whole.metrics,
+    }
 
 
 def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | None:
