@@ -63,7 +63,7 @@ def test_finished_tasks_are_of_the_same_data(tmp_path: Path) -> None:
 
 def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, recipe())
-    with pytest.raises(CheckpointError, match="test labels"):
+    with pytest.raises(CheckpointError, match=OTHER_LABELS):
         train(tmp_path, recipe(), OTHER_TEST, resume=True)
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
         monkeypatch.setattr(opening, "load_from_place", lambda *_, data=data, **__: data)
