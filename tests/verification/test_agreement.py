@@ -247,23 +247,6 @@ def test_certificate_of_a_draw() -> None:
         verify(model, packed, split.images, weights="sample")
 
 
-def test_usage_errors() -> None:
-    model = make_mlp()
-    packed = pack(model)
-    with pytest.raises(UsageError, match="images"):
-        verify(model, packed, images_of(0))
-    with pytest.raises(UsageError, match="float32"):
-        verify(model, packed, images_of() / 255)
-
-
-@pytest.mark.parametrize("batch_size", [-1, 0])
-def test_a_bad_batch_size_is_refused(batch_size: Any) -> None:
-    """With a negative one no image would be compared, and nothing would differ."""
-    model = make_mlp()
-    with pytest.raises(UsageError, match="expected a positive integer"):
-        verify(model, pack(model), images_of(), batch_size=batch_size)
-
-
 def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     class Streamed:
         """Has the shape and dtype of an array, and loads what is indexed."""
@@ -377,16 +360,3 @@ def test_a_kernel_with_wrong_bits_is_detected(image: int, monkeypatch: pytest.Mo
         return
     with pytest.raises(FoldError, match=r"gives other logits than numpy for 1 of \d+ images"):
         verify(model, packed, images)
-
-
-def test_a_saved_certificate_is_the_one_that_was_made(tmp_path: Any) -> None:
-    """As in the README: certify, print, save."""
-    model, split = make_mlp(), split_of()
-    packed = certify(model, pack(model), split, dataset="toy")
-    save(packed, tmp_path / "net.1bit")
-    assert load(tmp_path / "net.1bit").certificate == packed.certificate
-    assert packed.certificate is not None
-    assert str(packed.certificate) == (
-        f"120 toy test labels: {packed.certificate.correct} correct with packed weights, 0 labels differ from torch, "
-        f"largest logit difference {packed.certificate.max_logit_difference:.3g}"
-    )

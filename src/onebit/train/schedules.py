@@ -79,17 +79,18 @@ class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
 
     def __init__(self, optimizer: torch.optim.Optimizer, factors: list[Factor], own: Mapping[str, Factor]) -> None:
         self._own = own
-        for group, name in self._settings(optimizer):
-            group.setdefault(f"initial_{name}", group[name])
+        for group in optimizer.param_groups:
+            for name in own:
+                if name in group:
+                    group.setdefault(f"initial_{name}", group[name])
         super().__init__(optimizer, factors)
-
-    def _settings(self, optimizer: torch.optim.Optimizer) -> list[tuple[dict[str, Any], str]]:
-        return [(group, name) for group in optimizer.param_groups for name in self._own if name in group]
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
-        for group, name in self._settings(self.optimizer):
-            group[name] = group[f"initial_{name}"] * self._own[name](self.last_epoch)
+        for group in self.optimizer.param_groups:
+            for name, factor in self._own.items():
+                if name in group:
+                    group[name] = group[f"initial_{name}"] * factor(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().state_dict().items() if name != "_own"}
