@@ -72,40 +72,21 @@ class PackedWindow(NamedTuple):
         return sizes[0], sizes[1]
 
 
-def linear(
-    x: Tensor, signs: Tensor, scale: Tensor | None, center: Tensor | None, bias: Tensor | None, sign_inputs: bool
-) -> Tensor:
-    """(…, K) -> (…, O). signs: (O, ceil(K / 8)) uint8, see `PackedLayer`. sign_inputs: take the signs of the values."""
-    shape = x.shape
-    return _run(x, (signs, scale, center, bias), None, sign_inputs, shape[-1:], (*shape[:-1], signs.shape[0]))
-
-
-def _conv(
-    x: Tensor,
-    signs: Tensor,
-    scale: Tensor | None,
-    center: Tensor | None,
-    bias: Tensor | None,
-    window: list[int],
-    sign_inputs: bool,
-) -> Tensor:
-    """(N, I, H, W) -> (N, O, H', W'). window: see `PackedWindow.numbers`."""
-    how = PackedWindow.of(window)
-    return _run(x, (signs, scale, center, bias), how, sign_inputs, x.shape[1:], _conv_shape(x, signs, how))
-
-
-def _conv_shape(x: Tensor, signs: Tensor, how: PackedWindow) -> tuple[Any, ...]:
-    return x.shape[0], len(signs), *how.made(x.shape[2], x.shape[3])
-
-
 Given = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 """Signs, scale, center and bias of a layer."""
 
 
-def _run(
-    x: Tensor, given: Given, window: PackedWindow | None, sign_inputs: bool, shape: torch.Size, made: tuple[int, ...]
+def run_operator(
+    x: Tensor, signs: Tensor, scale: Tensor | None, center: Tensor | None, bias: Tensor | None, *more: Any
 ) -> Tensor:
-    """The outputs of the shape `made`, in the dtype of `x`, for samples of `shape`."""
+    """(…, K) -> (…, O), or (N, I, H, W) -> (N, O, H', W') for a window, in the dtype of `x`.
+
+    Args:
+        signs: (O, ceil(K / 8)) uint8, see `PackedLayer`.
+        more: `PackedWindow.numbers` of a convolution; then whether to take the signs of the values.
+    """
+    window, shape, made = _shapes(x, signs, more)
+    given, sign_inputs = (signs, scale, center, bias), more[-1]
     isa = instruction_set()
     key = isa.name if isa else None, shape, window, sign_inputs
     plans, panels = _kept(given)
@@ -124,6 +105,15 @@ def _run(
             return out if x.dtype is torch.float32 else out.to(x.dtype)
         plan = _net(given, window, tuple(shape), sign_inputs)  # the sign of NaN is +1
     return _reference(plan, values.view(-1, *shape), sign_inputs).view(made).to(x.dtype)
+
+
+def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWindow | None, torch.Size, tuple[Any, ...]]:
+    """The window, and the shapes of a sample and of the outputs."""
+    shape = x.shape
+    if len(more) == 1:
+        return None, shape[-1:], (*shape[:-1], signs.shape[0])
+    window = PackedWindow.of(more[0])
+    return window, shape[1:], (shape[0], signs.shape[0], *window.made(shape[2], shape[3]))
 
 
 def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
@@ -227,45 +217,20 @@ def _kind_of(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
 
 
-# what tracing sees
-
-
-def _trace_linear(x: Tensor, signs: Tensor, *given: Any) -> Tensor:
+def _trace(x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, *more: Any) -> Tensor:
+    """What tracing sees."""
     _check(x)
-    return x.new_empty((*x.shape[:-1], signs.shape[0]))
-
-
-def _trace_conv(
-    x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, window: list[int], sign_inputs: bool
-) -> Tensor:
-    _check(x)
-    return x.new_empty(_conv_shape(x, signs, PackedWindow.of(window)))
+    return x.new_empty(_shapes(x, signs, more)[2])
 
 
 _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
 _GIVEN = "Tensor x, Tensor signs, Tensor? scale, Tensor? center, Tensor? bias"
-for _name, _more, _function, _traced in (
-    ("packed_linear", "", linear, _trace_linear),
-    ("packed_conv", ", int[] window", _conv, _trace_conv),
-):
+for _name, _more in (("packed_linear", ""), ("packed_conv", ", int[] window")):
     _LIBRARY.define(f"{_name}({_GIVEN}{_more}, bool sign_inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # for every device, to raise a clear error
-    torch.library.register_fake(f"onebit::{_name}", _traced, lib=_LIBRARY)
+    _LIBRARY.impl(_name, run_operator, "CompositeExplicitAutograd")  # for every device, to raise a clear error
+    torch.library.register_fake(f"onebit::{_name}", _trace, lib=_LIBRARY)
 packed_linear: Any = torch.ops.onebit.packed_linear.default
 packed_conv: Any = torch.ops.onebit.packed_conv.default
-
-
-# without the dispatcher
-
-
-def is_unwatched(x: Tensor) -> bool:
-    """Whether this is plain inference: nothing traces, transforms or records operators, or follows their gradients.
-
-    The function of an operator may then be called instead, which takes less time than the dispatcher of torch.
-    """
-    if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
-        return False
-    return not is_watched()
 
 
 # gradients of inputs
@@ -288,13 +253,24 @@ def dense_signs(signs: Tensor, terms: int) -> Tensor:
     return bits.flatten(1)[:, :terms] * 2.0 - 1
 
 
-def run_layer(layer: Any, x: Tensor, window: PackedWindow | None) -> Tensor:
-    """The outputs of a packed layer by its operator."""
-    given = layer.signs, layer.scale, layer.center, layer.bias
+def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tensor:
+    """The outputs of a packed layer by its operator, with the gradient of the dense layer for `x`.
+
+    In plain inference, where nothing traces, transforms or records operators, the function of the operator is called
+    instead, which takes less time than the dispatcher of torch.
+    """
+    made: Tensor
+    if follows_gradient(x):
+        made = _Differentiable.apply(x, layer, window)
+        return made
+    kept, run = layer._buffers, packed_linear if window is None else packed_conv
+    if torch.is_inference_mode_enabled() and type(x) is Tensor and not (torch.compiler.is_compiling() or is_watched()):
+        run = run_operator
+    signs, scale, center, bias = kept["signs"], kept["scale"], kept["center"], kept["bias"]
     if window is None:
-        made: Tensor = packed_linear(x, *given, layer.sign_inputs)
+        made = run(x, signs, scale, center, bias, layer.sign_inputs)
     else:
-        made = packed_conv(x, *given, window.numbers, layer.sign_inputs)
+        made = run(x, signs, scale, center, bias, window.numbers, layer.sign_inputs)
     return made
 
 
@@ -331,9 +307,3 @@ class _Differentiable(torch.autograd.Function):
             made = conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
             made = made[:, :, top : top + shape[2], left : left + shape[3]]
         return made.to(gradients[0].dtype), None, None
-
-
-def use_dense(layer: Any, x: Tensor, window: PackedWindow | None) -> Tensor:
-    """The outputs of a packed layer, with the gradient of the dense layer for `x`."""
-    made: Tensor = _Differentiable.apply(x, layer, window)
-    return made

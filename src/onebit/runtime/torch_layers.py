@@ -17,15 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.runtime.layer_operator import (
-    PackedWindow,
-    follows_gradient,
-    is_unwatched,
-    linear,
-    refuse_tangent,
-    run_layer,
-    use_dense,
-)
+from onebit.runtime.layer_operator import PackedWindow, follows_gradient, refuse_tangent, run_layer
 
 
 class PackedLayer(nn.Module):
@@ -139,12 +131,7 @@ class PackedLinear(PackedLayer):
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
-        if follows_gradient(x):
-            return use_dense(self, x, None)
-        if is_unwatched(x):
-            kept: Any = self._buffers
-            return linear(x, kept["signs"], kept["scale"], kept["center"], kept["bias"], self.sign_inputs)
-        return run_layer(self, x, None)
+        return run_layer(self, x)
 
 
 class PackedConv(PackedLayer):
@@ -191,7 +178,7 @@ class PackedConv(PackedLayer):
         if self.axes == 1:
             x = x.unsqueeze(2)
         window = self.window if output_size is None else self._window_for(x, output_size)
-        y = use_dense(self, x, window) if follows_gradient(x) else run_layer(self, x, window)
+        y = run_layer(self, x, window)
         return y.squeeze(2) if self.axes == 1 else y
 
     @property
