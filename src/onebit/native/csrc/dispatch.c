@@ -2,21 +2,7 @@
 #include "onebit.h"
 #include "support.h"
 
-extern const ob_isa ob_portable;
-#if defined(OB_X86)
-extern const ob_isa ob_avx2;
-#if defined(OB_AVXVNNI)
-extern const ob_isa ob_avxvnni;
-#endif
-extern const ob_isa ob_avx512bw;
-extern const ob_isa ob_avx512vnni;
-extern const ob_isa ob_avx512;
-#if defined(OB_AMX)
-extern const ob_isa ob_amx;
-#endif
-#elif defined(OB_ARM64)
-extern const ob_isa ob_neon;
-#endif
+extern const ob_isa ob_portable, ob_avx2, ob_avxvnni, ob_avx512bw, ob_avx512vnni, ob_avx512, ob_amx, ob_neon;
 
 const char *ob_abi(void) { return OB_ABI; }
 

@@ -225,15 +225,9 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
         const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
         int made = -1; /* the last row that was copied */
         for (int i = mine.begin; i < mine.end; i++) {
-            for (int a = 0; a < call->taps_down; a++) {
-                int row = call->rows[i * call->taps_down + a];
-                if (row - made > call->table_rows) made = row - call->table_rows;
-                while (made < row) {
-                    made++;
-                    memcpy(dot->rows + made % call->table_rows * size + (int64_t)call->table_left * call->in_pixel, in + made * width,
-                           (size_t)width);
-                }
-            }
+            for (int row; (row = next_row(call, i, &made)) >= 0;)
+                memcpy(dot->rows + row % call->table_rows * size + (int64_t)call->table_left * call->in_pixel, in + row * width,
+                       (size_t)width);
             place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
             spot_t spot = {n, 0};
             saw_nan |= dot->place(dot, &at, group, spot, at.run[2], dot->rows, 0);

@@ -7,35 +7,17 @@
 #define FEW_STEPS 2048 /* registers: 2048 * 31 fits 16 bits */
 #define FEW_ADDED 8    /* 8 * 31 fits a byte */
 
-#if LANES == 16
-#define FEW_FOURS 4
-typedef __m512i few;
-#define few_zero() _mm512_setzero_si512()
-#define few_all(x) _mm512_set1_epi8(x)
-#define few_load(from) _mm512_loadu_si512(from)
-#define few_and(x, y) _mm512_and_si512(x, y)
-#define few_choose(table, index) _mm512_shuffle_epi8(table, index)
-#define few_add_bytes(x, y) _mm512_add_epi8(x, y)
-#define few_add(x, y) _mm512_add_epi16(x, y)
-#define few_subtract(x, y) _mm512_sub_epi16(x, y)
-#define few_right(x, bits) _mm512_srli_epi16(x, bits)
-#define few_left(x, bits) _mm512_slli_epi16(x, bits)
-#else
-#define FEW_FOURS 2
-typedef __m256i few;
-#define few_zero() _mm256_setzero_si256()
-#define few_all(x) _mm256_set1_epi8(x)
-#define few_load(from) _mm256_loadu_si256((const __m256i *)(from))
-#define few_and(x, y) _mm256_and_si256(x, y)
-#define few_choose(table, index) _mm256_shuffle_epi8(table, index)
-#define few_add_bytes(x, y) _mm256_add_epi8(x, y)
-#define few_add(x, y) _mm256_add_epi16(x, y)
-#define few_subtract(x, y) _mm256_sub_epi16(x, y)
-#define few_right(x, bits) _mm256_srli_epi16(x, bits)
-#define few_left(x, bits) _mm256_slli_epi16(x, bits)
-#endif
+#define FEW_FOURS (LANES / 4)
 #define FEW_BYTES (FEW_FOURS * 4)
 #define FEW_TABLES (FEW_FOURS * 32) /* bytes of the tables of a register */
+
+typedef uint8_t few_bytes_t __attribute__((vector_size(4 * LANES)));
+typedef uint16_t few_shorts_t __attribute__((vector_size(4 * LANES)));
+#if LANES == 16
+#define few_choose(table, index) _mm512_shuffle_epi8(table, index)
+#else
+#define few_choose(table, index) _mm256_shuffle_epi8(table, index)
+#endif
 
 /* tables[register][plane][four of the register][16] of `count` bytes. Returns their sum. */
 static int32_t few_tables(const uint8_t *x, int64_t count, uint8_t *tables) {
@@ -68,8 +50,8 @@ ALWAYS __m256i few_halves(__m256i x) {
 }
 
 /* Sums of the even (h = 0) or odd bytes of all lanes of a register, from what was added in 16 bits. */
-ALWAYS __m256i few_lanes(const few *all, int h) {
-    few x = h ? all[1] : few_subtract(all[0], few_left(all[1], 8));
+ALWAYS __m256i few_lanes(const few_shorts_t *all, int h) {
+    vec x = (vec)(h ? all[1] : all[0] - (all[1] << 8));
 #if LANES == 16
     return _mm256_add_epi32(few_halves(_mm512_castsi512_si256(x)), few_halves(_mm512_extracti64x4_epi64(x, 1)));
 #else
@@ -79,33 +61,28 @@ ALWAYS __m256i few_lanes(const few *all, int h) {
 
 /* Adds to the sums of 32 outputs those of up to FEW_STEPS registers. The last one has weights of `last` fours. */
 static void few_sums(const uint8_t *tables, const uint8_t *bits, int64_t steps, int last, int32_t *sums) {
-    const few nibble = few_all(15);
-    few all[2][2][2]; /* [outputs][plane]: in 16 bits the even bytes plus 256 times the odd ones, and the odd ones */
+    few_shorts_t all[2][2][2]; /* [outputs][plane]: in 16 bits the even bytes plus 256 times the odd ones, and the odd ones */
     uint8_t end[FEW_FOURS * DOT_BYTES] = {0};
     memset(all, 0, sizeof all);
     memcpy(end, bits + (steps - 1) * FEW_FOURS * DOT_BYTES, (size_t)(last * DOT_BYTES));
     for (int64_t from = 0; from < steps; from += FEW_ADDED) {
         int64_t to = steps - from < FEW_ADDED ? steps : from + FEW_ADDED;
-        few added[2][2];
-#pragma GCC unroll 2
-        for (int q = 0; q < 2; q++) added[q][0] = added[q][1] = few_zero();
+        few_bytes_t added[2][2] = {{{0}, {0}}, {{0}, {0}}};
         for (int64_t step = from; step < to; step++) {
             const uint8_t *w = step == steps - 1 ? end : bits + step * FEW_FOURS * DOT_BYTES, *table = tables + step * FEW_TABLES;
-            few weights = few_load(w), index[2] = {few_and(weights, nibble), few_and(few_right(weights, 4), nibble)};
+            few_bytes_t weights = (few_bytes_t)vec_load(w), index[2] = {weights & 15, weights >> 4};
 #pragma GCC unroll 2
             for (int plane = 0; plane < 2; plane++) {
-                few entries = few_load(table + FEW_TABLES / 2 * plane);
+                vec entries = vec_load(table + FEW_TABLES / 2 * plane);
 #pragma GCC unroll 2
-                for (int q = 0; q < 2; q++) added[q][plane] = few_add_bytes(added[q][plane], few_choose(entries, index[q]));
+                for (int q = 0; q < 2; q++) added[q][plane] += (few_bytes_t)few_choose(entries, (vec)index[q]);
             }
         }
-#pragma GCC unroll 2
-        for (int q = 0; q < 2; q++)
-#pragma GCC unroll 2
-            for (int plane = 0; plane < 2; plane++) {
-                all[q][plane][0] = few_add(all[q][plane][0], added[q][plane]);
-                all[q][plane][1] = few_add(all[q][plane][1], few_right(added[q][plane], 8));
-            }
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            all[k / 2][k % 2][0] += (few_shorts_t)added[k / 2][k % 2];
+            all[k / 2][k % 2][1] += (few_shorts_t)added[k / 2][k % 2] >> 8;
+        }
     }
     int32_t found[4][8]; /* output 4i + r is found[r][i] */
     for (int r = 0; r < 4; r++) {

@@ -74,10 +74,7 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_
     const int64_t row = at->row, lookup = shared ? at->row : at->lookup;
     __m512i sum[8][4];
     int room = DOT_LUT_WORDS, adds = !begins;
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) sum[m][p] = least;
+    TILE(sum[m][p] = least)
     for (int k = 0; k < count; k++) {
         const uint16_t *table = at->tables + segments[k].a, *w = b + segments[k].b * DOT_LUT_LANES;
         for (int left = segments[k].words; left > 0;) {
@@ -153,10 +150,8 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_
 static void dot_lut_tile(int rows, int panels, const dot_lut_place_t *at, const segment_t *segments, int count,
                          const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
     switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
-        CASE(8, 1) CASE(8, 2)
+        TILE_SIZES(CASE)
+        CASE(8, 2)
     }
 }
 #undef CASE
@@ -250,18 +245,17 @@ static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *ar
         for (int i = mine.begin; i < mine.end; i++) {
             place_t at = {.call = call, .arena = arena, .i = i, .run = run};
             int found = 0;
+            for (int row; (row = next_row(call, i, &made)) >= 0;) {
+                const uint8_t *x = in + (int64_t)row * call->in_width * channels;
+                uint16_t *tables = lut->tables + row % call->table_rows * row_units;
+                int32_t *totals = lut->totals + row % call->table_rows * width;
+                for (int j = call->table_left; j < right; j++, x += channels)
+                    totals[j] = dot_lut_tables(x, channels, tables + j * pixel);
+            }
             memset(down, 0, (size_t)width * sizeof *down);
             for (int a = 0; a < call->taps_down; a++) {
                 int row = call->rows[i * call->taps_down + a], place = row % call->table_rows;
                 if (row < 0) continue;
-                if (row - made > call->table_rows) made = row - call->table_rows;
-                while (made < row) {
-                    const uint8_t *x = in + (int64_t)++made * call->in_width * channels;
-                    uint16_t *tables = lut->tables + made % call->table_rows * row_units;
-                    int32_t *totals = lut->totals + made % call->table_rows * width;
-                    for (int j = call->table_left; j < right; j++, x += channels)
-                        totals[j] = dot_lut_tables(x, channels, tables + j * pixel);
-                }
                 segment_t segment = {place * row_units, (int64_t)a * words, words, 0};
                 lut->dot.segments[found++] = segment;
                 for (int j = 0; j < width; j++) down[j] += lut->totals[place * width + j];

@@ -7,16 +7,9 @@ ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const s
                       int64_t panel, int32_t *sums, int stride) {
     vec part[8][4];
     int room = DOT_STEPS;
-#define EACH(body)                    \
-    _Pragma("GCC unroll 8")           \
-    for (int m = 0; m < R; m++)       \
-        _Pragma("GCC unroll 4")       \
-        for (int p = 0; p < P; p++) { \
-            body;                     \
-        }
     const int flushed = DOT_STEPS != INT32_MAX;
-    EACH(part[m][p] = vec_zero())
-    if (flushed) EACH(vec_store(sums + m * stride + p * LANES, vec_zero()))
+    TILE(part[m][p] = vec_zero())
+    if (flushed) TILE(vec_store(sums + m * stride + p * LANES, vec_zero()))
     for (int k = 0; k < count; k++) {
         const int8_t *w = b + segments[k].b * LANES * 4;
         int64_t at = segments[k].a;
@@ -37,17 +30,16 @@ ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const s
                 }
             }
             if (flushed && !room) {
-                EACH(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p])));
+                TILE(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p])));
                      part[m][p] = vec_zero())
                 room = DOT_STEPS;
             }
         }
     }
     if (flushed)
-        EACH(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))))
+        TILE(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))))
     else
-        EACH(vec_store(sums + m * stride + p * LANES, part[m][p]))
-#undef EACH
+        TILE(vec_store(sums + m * stride + p * LANES, part[m][p]))
 }
 
 #define CASE(R, P)                                                                   \
@@ -62,11 +54,8 @@ static void dot_tile(int rows, int panels, const uint8_t *const *a, const segmen
         int most = DOT_REGISTERS(panels);
         many = rows >= most ? most : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
         switch (8 * many + panels) {
-            CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-            CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-            CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+            TILE_SIZES(CASE)
             CASE(6, 1) CASE(6, 2) CASE(6, 3) CASE(6, 4)
-            CASE(8, 1)
         }
     }
 }

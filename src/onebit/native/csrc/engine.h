@@ -25,30 +25,23 @@
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
-    int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels, units = plan->input_size;
-    int reals = plan->coding == OB_CODING_REALS, ordered = plan->channels == 1 || pixels == 1;
+    const int64_t pixels = (int64_t)plan->height * plan->width, channels = plan->channels, size = pixels * channels;
+    const int reals = plan->coding == OB_CODING_REALS;
     if (plan->input < 0) return;
     for (int64_t n = 0; n < count; n++) {
-        uint32_t *out = arena + plan->input + n * units;
-        const uint8_t *x = (const uint8_t *)images + n * size;
-        const uint32_t *real = (const uint32_t *)images + n * size;
-        if (plan->coding != OB_CODING_MOMENTS && ordered) {
-            memcpy(out, reals ? (const void *)real : x, (size_t)size * (reals ? 4 : 1));
-            continue;
-        }
-        if (reals) {
-            turn_units(real, pixels, plan->channels, pixels, out, plan->channels);
-            continue;
-        }
-        for (int c = 0; c < plan->channels; c++, x += pixels)
-            if (plan->coding == OB_CODING_BYTES) {
-                uint8_t *bytes = (uint8_t *)out + c;
-                for (int64_t k = 0; k < pixels; k++) bytes[k * plan->channels] = x[k];
-            } else
-                for (int64_t k = 0; k < pixels; k++) {
-                    float value = ((float)x[k] - plan->mean[c]) / plan->std[c];
-                    memcpy(out + k * plan->channels + c, &value, 4);
-                }
+        uint32_t *out = arena + plan->input + n * plan->input_size;
+        const uint8_t *x = (const uint8_t *)images + n * size * (reals ? 4 : 1);
+        if (plan->coding != OB_CODING_MOMENTS && (channels == 1 || pixels == 1))
+            memcpy(out, x, (size_t)size * (reals ? 4 : 1));
+        else if (reals)
+            turn_units((const uint32_t *)x, pixels, channels, pixels, out, channels);
+        else
+            for (int c = 0; c < channels; c++, x += pixels)
+                if (plan->coding == OB_CODING_BYTES)
+                    copy_bytes(x, 1, (uint8_t *)out + c, channels, pixels);
+                else
+                    for (int64_t k = 0; k < pixels; k++)
+                        out[k * channels + c] = bits_of_float(((float)x[k] - plan->mean[c]) / plan->std[c]);
     }
 }
 

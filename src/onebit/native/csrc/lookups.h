@@ -8,23 +8,14 @@ ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *con
     vec chosen[4];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) chosen[p] = shift ? vec_shift(index[p], shift) : index[p];
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++) {
-        vec entries = vec_load(table[m] + shift / LUT_INPUTS * TABLE);
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
-            sum[m][p] = vec_add(sum[m][p], vec_choose(entries, chosen[p]));
-    }
+    TILE(sum[m][p] = vec_add(sum[m][p], vec_choose(vec_load(table[m] + shift / LUT_INPUTS * TABLE), chosen[p])))
 }
 
 ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
                       const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     vec sum[8][4];
     int done = 0;
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) sum[m][p] = vec_zero();
+    TILE(sum[m][p] = vec_zero())
     for (int k = 0; k < count; k++) {
         const int32_t *table[8];
         const uint32_t *w = b + segments[k].b * LANES;
@@ -33,13 +24,7 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
         for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
             int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
             if ((done += groups) > most) {
-#pragma GCC unroll 8
-                for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++) {
-                        widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-                        sum[m][p] = vec_zero();
-                    }
+                TILE(widen(wide + m * wide_stride + p * LANES, sum[m][p]); sum[m][p] = vec_zero())
                 done = groups;
             }
             vec index[4]; /* of table entries, lowest bits first */
@@ -71,14 +56,10 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
             }
         }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
-            if (wide)
-                widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-            else
-                vec_store(sums + (m * P + p) * LANES, sum[m][p]);
+    if (wide)
+        TILE(widen(wide + m * wide_stride + p * LANES, sum[m][p]))
+    else
+        TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
 }
 
 #define CASE(R, P)                                                                             \
@@ -90,10 +71,7 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
-        CASE(8, 1)
+        TILE_SIZES(CASE)
     }
 }
 #undef CASE

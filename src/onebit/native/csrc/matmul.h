@@ -54,6 +54,16 @@ static int gather(const ob_call *call, int i, const int32_t *run, int64_t row_un
     return count;
 }
 
+/* The next input row under the taps of output row `i`, after `made`, which it becomes; -1 if all are made. `table_rows` are kept. */
+static inline int next_row(const ob_call *call, int i, int *made) {
+    for (int a = 0; a < call->taps_down; a++) {
+        int row = call->rows[i * call->taps_down + a];
+        if (row - *made > call->table_rows) *made = row - call->table_rows;
+        if (row > *made) return ++*made;
+    }
+    return -1;
+}
+
 /* What the taps outside the image add to the sum of output `o` for a padding of `value`. */
 static int64_t outside(const ob_call *call, int i, const int32_t *run, int o, int64_t value) {
     int64_t sum = 0;
@@ -376,18 +386,12 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
         int most = safe_lookups(call, arena, n, 1);
         int made = -1; /* the last input row with tables */
         for (int i = work.rows.begin; i < work.rows.end; i++) {
-            for (int a = 0; a < call->taps_down; a++) {
-                int row = call->rows[i * call->taps_down + a];
-                if (row <= made) continue;
-                if (row - made > call->table_rows) made = row - call->table_rows;
-                while (made < row) {
-                    made++;
-                    const int32_t *x = in + (int64_t)made * call->in_width * call->in_pixel;
-                    int32_t *tables = room + made % call->table_rows * row_units + call->table_left * pixel_units;
-                    for (int j = 0; j < call->in_width; j++, x += call->in_pixel)
-                        for (int group = 0; group < call->groups; group++, tables += groups * TABLE)
-                            lut_tables(x + (int64_t)group * call->tap_channels, call->tap_channels, tables);
-                }
+            for (int row; (row = next_row(call, i, &made)) >= 0;) {
+                const int32_t *x = in + (int64_t)row * call->in_width * call->in_pixel;
+                int32_t *tables = room + row % call->table_rows * row_units + call->table_left * pixel_units;
+                for (int j = 0; j < call->in_width; j++, x += call->in_pixel)
+                    for (int group = 0; group < call->groups; group++, tables += groups * TABLE)
+                        lut_tables(x + (int64_t)group * call->tap_channels, call->tap_channels, tables);
             }
             for (int r = 0; r < call->run_count; r++) {
                 place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};

@@ -10,12 +10,19 @@
 
 /* Accumulators stay in registers only if every loop over them is unrolled. */
 #define TILE(body)                    \
-    _Pragma("GCC unroll 4")           \
+    _Pragma("GCC unroll 8")           \
     for (int m = 0; m < R; m++)       \
         _Pragma("GCC unroll 4")       \
         for (int p = 0; p < P; p++) { \
             body;                     \
         }
+
+/* The sizes of tiles that the code is specialized for: rows and panels. */
+#define TILE_SIZES(CASE)                        \
+    CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) \
+    CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) \
+    CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4) \
+    CASE(8, 1)
 
 #ifdef vec_three
 /* With vec_three (any bitwise function of three operands), carry-save adders add the bits of four words (Harley and Seal), so
@@ -70,18 +77,16 @@ ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, co
          vec_store(to, vec_add(vec_add(twos, twos), vec_lane_sums(vec_ones(sum[m][p].ones)))))
 }
 
-/* Calls the code that is specialized for the size of a tile. */
-#define CASE(R, P)                                               \
-    case 8 * R + P:                                              \
-        counted_fixed(R, P, a, segments, count, b, panel, sums); \
+#define CASE(R, P)                                                           \
+    case 8 * R + P:                                                          \
+        if (R <= 2) counted_fixed(R, P, a, segments, count, b, panel, sums); \
         break;
 
 static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
     for (int m = 0; m < rows; m += 2, a += 2, sums += 2 * panels * LANES) {
         switch (8 * (rows == 1 ? 1 : 2) + panels) { /* rows: 1, 2 or 4 */
-            CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-            CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+            TILE_SIZES(CASE)
         }
     }
 }
@@ -127,18 +132,15 @@ ALWAYS void words_fixed(const int R, const int P, const uint32_t *const *a, cons
         TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
 }
 
-#define CASE(R, P)                                                     \
-    case 8 * R + P:                                                    \
-        if (R <= WORD_ROWS && P <= TILE_PANELS)                        \
-            words_fixed(R, P, a, segments, count, b, panel, sums); \
+#define CASE(R, P)                                                                                         \
+    case 8 * R + P:                                                                                        \
+        if (R <= WORD_ROWS && P <= TILE_PANELS) words_fixed(R, P, a, segments, count, b, panel, sums);     \
         break;
 
 static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
     switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+        TILE_SIZES(CASE)
     }
 }
 #undef CASE

@@ -48,21 +48,11 @@ typedef struct {
 
 static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
 
-/* x = divisor * quotient + rest with 0 <= rest < divisor. */
-static int floor_division(int x, int divisor, int *rest) {
-    int quotient = x / divisor;
-    *rest = x % divisor;
-    if (*rest < 0) *rest += divisor, quotient--;
-    return quotient;
-}
-
 /* Pixels of a phase along an axis. */
 static int64_t phase_size(int64_t size, int stride, int phase) { return size > phase ? (size - phase - 1) / stride + 1 : 0; }
 
-static int comes_before(const shift_t *a, const shift_t *b) {
-    if (a->phase != b->phase) return a->phase < b->phase;
-    return (a->shift & 1) < (b->shift & 1);
-}
+/* Taps of one group are multiplied together. */
+static int group_of(shift_t tap) { return 2 * tap.phase + (tap.shift & 1); }
 
 /* Where taps go along an axis, and the positions that its pixels need: nonzero x of one row is never multiplied
  * by the gradient of another. */
@@ -70,7 +60,8 @@ static int64_t axis_taps(const ob_convolution *call, int axis, int *shift, int *
     const int stride = call->stride[axis];
     int64_t positions = call->out_size[axis];
     for (int k = 0; k < call->kernel[axis]; k++) {
-        shift[k] = floor_division(k - call->padding[axis], stride, &phase[k]);
+        phase[k] = ((k - call->padding[axis]) % stride + stride) % stride;
+        shift[k] = (k - call->padding[axis] - phase[k]) / stride;
         positions = at_least(positions, call->out_size[axis] + shift[k]);
         positions = at_least(positions, phase_size(call->in_size[axis], stride, phase[k]) - (shift[k] < 0 ? shift[k] : 0));
     }
@@ -88,7 +79,8 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
         for (int j = 0; j < call->kernel[1]; j++) {
             shift_t tap = {down_phase[i] * call->stride[1] + across_phase[j], (int)(down[i] * work->pitch) + across[j], work->taps};
             int place = work->taps++;
-            for (; place > 0 && comes_before(&tap, &work->shifts[place - 1]); place--) work->shifts[place] = work->shifts[place - 1];
+            for (; place > 0 && group_of(tap) < group_of(work->shifts[place - 1]); place--)
+                work->shifts[place] = work->shifts[place - 1];
             work->shifts[place] = tap;
             first = tap.shift < first ? tap.shift : first;
             last = at_least(last, tap.shift);
@@ -280,7 +272,7 @@ static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t 
                 WRITTEN(pairs_of_x);
             }
             for (end = begin + 1; end < work->taps && end < begin + TAPS_TOGETHER; end++)
-                if (work->shifts[end].phase != tap->phase || (work->shifts[end].shift ^ tap->shift) & 1) break;
+                if (group_of(work->shifts[end]) != group_of(*tap)) break;
             add_products(work, pairs_of_x, begin, end, steps, sums, &ahead);
         }
     }
