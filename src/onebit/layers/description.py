@@ -71,11 +71,9 @@ class BinarizeReport:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("layer", "kind", "numbers", "")]
-        rows += [
-            (row.name or THE_MODEL, row.kind, f"{row.weights:,}", f"binary: {row.quantizer}") for row in self.binary
-        ]
         own = [row for row in self.real if row.reason != BIAS]
-        rows += [(row.name or THE_MODEL, row.kind, f"{row.parameters:,}", f"real: {row.reason}") for row in own]
+        for verdict, found in (("binary", self.binary), ("real", own)):
+            rows += [(name or THE_MODEL, kind, f"{count:,}", f"{verdict}: {why}") for name, kind, count, why in found]
         if rest := sum(row.parameters for row in self.real if row.reason == BIAS):
             rows.append(("", "", f"{rest:,}", f"real: {BIAS}"))
         lines = [table(rows, right=(2,))]

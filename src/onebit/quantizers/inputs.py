@@ -46,13 +46,7 @@ class RSign(Quantizer):
         """(N, C, …) -> ±1 of the same shape."""
         if self.shift is None:
             return signed(x, approx)
-        fits = self.training and autocast_dtype(self.shift) == x.dtype
-        numbers = self.shift, None, None
-        made = activated(SHIFTED_SIGN, x, numbers) if fits else None
-        if made is None:
-            shifted = x.detach() - per_channel(self.shift.detach(), x)
-            made = sign(shifted).to(autocast_dtype(shifted))
-        return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), *numbers)
+        return _shifted_sign(x, self.training, self.shift, None, None)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput(shift=None if self.shift is None else self.shift.detach())
@@ -73,19 +67,24 @@ class InputAdaBin(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> c ± d of the same shape."""
-        distance = self.distance.abs()
-        numbers = self.centre, distance, self.centre.view(())  # torch.compile takes no tensor twice
-        fits = self.training and autocast_dtype(x) == x.dtype
-        made = activated(SHIFTED_SIGN, x, numbers) if fits else None
-        if made is None:
-            centered = x.detach() - self.centre.detach()
-            made = sign(centered) * distance.detach() + self.centre.detach()
-            made = made.to(autocast_dtype(x))
-        return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), *numbers)
+        # torch.compile takes no tensor twice
+        return _shifted_sign(x, self.training, self.centre, self.distance.abs(), self.centre.view(()))
 
     def binary_input(self) -> BinaryInput:
         centre = self.centre.detach()
         return BinaryInput(shift=centre, scale=self.distance.detach().abs(), centre=centre)
+
+
+def _shifted_sign(x: Tensor, training: bool, shift: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+    """offset + scale·sign(x − shift), without what is None."""
+    dtype = autocast_dtype(shift if shift.dim() else x)
+    made = activated(SHIFTED_SIGN, x, (shift, scale, offset)) if training and dtype == x.dtype else None
+    if made is None:
+        made = sign(x.detach() - per_channel(shift.detach(), x))
+        if scale is not None and offset is not None:
+            made = made * scale.detach() + offset.detach()
+        made = made.to(dtype)
+    return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), shift, scale, offset)
 
 
 def _gradients(
