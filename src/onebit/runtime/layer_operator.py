@@ -264,7 +264,8 @@ def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tens
         made = _Differentiable.apply(x, layer, window)
         return made
     kept, run = layer._buffers, packed_linear if window is None else packed_conv
-    if torch.is_inference_mode_enabled() and type(x) is Tensor and not (torch.compiler.is_compiling() or is_watched()):
+    watched = torch.compiler.is_compiling() or not torch.is_inference_mode_enabled() or is_watched()
+    if type(x) is Tensor and not watched:
         run = run_operator
     signs, scale, center, bias = kept["signs"], kept["scale"], kept["center"], kept["bias"]
     if window is None:
