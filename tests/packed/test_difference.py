@@ -131,10 +131,9 @@ def test_a_shift_near_zero_may_come_from_the_rounding_of_large_numbers() -> None
     shift = net.nodes[1].stored["shift"] + np.float32([0, 0, 2e-7, 0])
     [found] = array_differences(net, with_arrays(net, "n1", shift=shift))
     assert found.rounding
-    assert found.largest > 1e-5 * shift[2]
 
 
 def test_zeros_of_different_sign_differ(packed_mlp: Maker) -> None:
     net = with_arrays(packed_mlp((12, 4)), "affine0", shift=np.zeros(4, np.float32))
     [found] = array_differences(with_arrays(net, "affine0", shift=-np.zeros(4, np.float32)), net)
-    assert (found.differing, found.largest, found.rounding) == (4, 0.0, True)
+    assert (found.differing, found.rounding) == (4, True)

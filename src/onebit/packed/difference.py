@@ -24,7 +24,6 @@ class Difference(NamedTuple):
 
     node, field: name of the array.
     differing, size: how many numbers or signs differ, and how many there are.
-    largest: largest |difference|.
     rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
         equal, thresholds differ by at most one possible sum (`onebit.verification` asks for a tie there),
         other integers by at most 1 and 1e-5, and real numbers by at most 1e-5, of the numbers of their own channel, see
@@ -35,12 +34,10 @@ class Difference(NamedTuple):
     field: str
     differing: int
     size: int
-    largest: float
     rounding: bool
 
     def __str__(self) -> str:
-        largest = f" (by at most {self.largest:.2g})" if self.field not in ("signs", "direction") else ""
-        return f"{self.differing:,} of {self.size:,} values of {self.field} of {self.node}{largest}"
+        return f"{self.differing:,} of {self.size:,} values of {self.field} of {self.node}"
 
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
@@ -58,24 +55,18 @@ def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
 def array_differences(net: PackedNet, other: PackedNet) -> Iterator[Difference]:
     """The arrays that differ in any bit between two nets with the same graph."""
     for node, twin in zip(net.nodes, other.nodes, strict=True):
-        for (field, here), (_, there) in zip(node.stored.items(), twin.stored.items(), strict=True):
-            if here.tobytes() != there.tobytes():
-                yield _difference(node, twin, field, here, there)
-
-
-def _difference(node: Node, twin: Node, field: str, here: np.ndarray, there: np.ndarray) -> Difference:
-    if field == "signs":
-        count = int(np.unpackbits((here ^ there).view(np.uint8)).sum())
-        return Difference(node.output, field, count, node.binary_weights, 2.0, False)
-    apart = np.abs(here.astype(np.float64) - there)
-    count = int(np.count_nonzero(here.view(f"u{here.itemsize}") != there.view(f"u{there.itemsize}")))
-    if field == "threshold":
-        allowed = np.full(here.shape, float(_SPACING))
-    else:
-        rounded = field in ("multiplier", "offset")  # to integers
-        allowed = _RELATIVE * _sizes(twin, field) + rounded
-    close = field != "direction" and bool((apart <= allowed).all())
-    return Difference(node.output, field, count, here.size, float(apart.max()), close)
+        for field, here in node.stored.items():
+            there = twin.stored[field]
+            bits, close = here.view(f"u{here.itemsize}") ^ there.view(f"u{here.itemsize}"), False
+            if not bits.any():
+                continue
+            if field not in ("signs", "direction"):
+                rounded = field in ("multiplier", "offset")  # to integers
+                allowed = _SPACING if field == "threshold" else _RELATIVE * _sizes(twin, field) + rounded
+                close = bool((np.abs(here.astype(np.float64) - there) <= allowed).all())
+            signs = field == "signs"
+            count = int(np.bitwise_count(bits).sum()) if signs else int(np.count_nonzero(bits))
+            yield Difference(node.output, field, count, node.binary_weights if signs else here.size, close)
 
 
 def _sizes(node: Node, field: str) -> np.ndarray:
