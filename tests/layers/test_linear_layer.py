@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binarize_, binary_layers, glorot_bound
+from onebit.layers import BinaryLinear, binary_layers, glorot_bound
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
 
 
@@ -85,14 +84,6 @@ def test_the_same_holds_for_inputs(quantizer: str | SteSign | type[SteSign]) -> 
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         BinaryLinear(3, 2, **options)
-
-
-@pytest.mark.parametrize("quantizer", [nn.Identity(), nn.Identity, lambda: nn.ReLU()])
-@pytest.mark.parametrize("model", [nn.Linear(3, 2), nn.LSTM(3, 2)])
-def test_another_module_is_no_weight_quantizer(quantizer: Any, model: nn.Module) -> None:
-    with pytest.raises(AttributeError, match="bind"):
-        binarize_(nn.Sequential(model), weight_quantizer=quantizer)
-    assert not list(binary_layers(model))
 
 
 def test_a_layer_with_real_weights_is_no_binary_layer() -> None:

@@ -132,9 +132,7 @@ class LatentWeight(nn.Module):
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the binary weight, or None if the method has no random draws."""
-        if self.weight_quantizer is None:
-            return None
-        return self.weight_quantizer.sample(self.latent(), generator=generator)
+        return self.weight_quantizer.sample(self.latent(), generator=generator)  # type: ignore[union-attr]
 
     def dense(self, binary: BinaryWeight) -> Tensor:
         """`binary` as one tensor, in the shape of the latent weight."""

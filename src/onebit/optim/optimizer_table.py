@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +109,3 @@ AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
 """Key of a parameter group -> what is done after each step to its parameters that moved, before their clip."""
 BEFORE_STEP = {"prox_freeze": "onebit.optim.prox:freeze_group_"}
 """Key of a parameter group -> what is done before each step."""
-
-
-def takes(kind: Any, option: str) -> bool:
-    """Whether an optimizer has an option of that name.
-
-    Example:
-        >>> takes(torch.optim.SGD, "momentum"), takes(torch.optim.Adam, "momentum")
-        (True, False)
-    """
-    return option in inspect.signature(kind).parameters

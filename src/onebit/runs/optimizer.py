@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
-from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
+from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
 from onebit.train.schedules import make_schedule, schedule_factor
@@ -70,7 +71,8 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
     entry, kind = OPTIMIZERS.entry(name), resolve(OPTIMIZERS, name, kind="optimizer")
     # rules of latents leave real parameters to an optimizer that decays them
     options = ("momentum", "nesterov") if entry.own_rule else ("momentum", "nesterov", "weight_decay")
-    unused = [option for option in options if getattr(settings, option) and not takes(kind, option)]
+    known_options = inspect.signature(kind).parameters
+    unused = [option for option in options if getattr(settings, option) and option not in known_options]
     unused += ["lr_scale"] if entry.own_rule and settings.lr_scale else []
     # as large as the number of images: a clip would leave nothing of them
     clips = () if entry.clips_gradients else ("clip_grad_value", "clip_grad_norm")
