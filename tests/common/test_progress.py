@@ -80,7 +80,7 @@ def test_fit_prints_the_net_a_bar_and_its_epochs(capsys: pytest.CaptureFixture[s
         history = fit()
     lines = terminal.lines
     assert lines[:3] == [
-        "MLP: 2 layers (2 binary), 1,088 binary weights, 40 real parameters",
+        "MLP: 1,088 binary weights, 40 real parameters",
         "296 bytes when packed, 4,512 as float32",
         "check: 2 of 2 layers binary (100.0 % of weights); packs whole",
     ]

@@ -20,7 +20,7 @@ from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
-from onebit.train.feeds import Feed, LoaderFeed, SampleFeed
+from onebit.train.feeds import LoaderFeed, SampleFeed
 from onebit.train.files import last_checkpoint, restore, write_place, write_rows
 from onebit.train.job import Job
 from onebit.train.run_settings import settings_of
@@ -49,7 +49,16 @@ def plan(job: Job, epochs: float) -> None:
     job.example = _few_inputs(job)
     layout = _fitting_layout(job, resolve_memory_format(job.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
-    job.feed, job.total_steps = _plan_feed(job, epochs, channels_last=layout == torch.channels_last)
+    data: Any = job.data.train
+    if isinstance(data, Split):
+        data = TrainingSamples(data, job.augmentation, channels_last=layout == torch.channels_last)
+    elif job.augmentation is not None:
+        raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
+    if isinstance(data, LoaderSamples):
+        job.feed, job.total_steps = LoaderFeed(data, job.device, job.seed, job.ranks), count_steps(data.steps, epochs)
+    else:
+        bounds, steps = plan_steps(data.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world)
+        job.feed, job.total_steps = SampleFeed(data, bounds, job.device, job.seed, job.ranks), steps
     if job.teacher is not None:
         job.teacher.ready_(job.device, layout)
 
@@ -80,20 +89,6 @@ def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_forma
             raise
         return torch.contiguous_format
     return layout
-
-
-def _plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, int]:
-    """The batches of an epoch, and the steps of all epochs."""
-    data: Any = job.data.train
-    if isinstance(data, Split):
-        data = TrainingSamples(data, job.augmentation, channels_last=channels_last)
-    elif job.augmentation is not None:
-        raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
-    if isinstance(data, LoaderSamples):
-        feed = LoaderFeed(data, job.device, job.seed, job.ranks)
-        return feed, count_steps(feed.steps, epochs)
-    bounds, steps = plan_steps(data.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world)
-    return SampleFeed(data, bounds, job.device, job.seed, job.ranks), steps
 
 
 def start(job: Job) -> None:

@@ -9,33 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onebit.common.progress import Progress, progress, shows_progress
 from onebit.evaluation.counts import model_size
 from onebit.evaluation.loaders import kept_globals
 from onebit.fold.check import check
-from onebit.layers import binary_layers, binary_parametrizations
+from onebit.layers import binary_layers
 from onebit.train.history import EpochLog, epoch_lines
 from onebit.train.job import Job
-
-
-def net_lines(model: nn.Module) -> list[str]:
-    """A net in two lines: layers with weights, parameters, and bytes when packed."""
-    binary = [layer for _, layer in binary_layers(model)]
-    others = [
-        layer
-        for layer in model.modules()
-        if not (layer in binary or binary_parametrizations(layer))
-        and isinstance(weight := getattr(layer, "weight", None), Tensor)
-        and weight.dim() > 1
-    ]
-    signs, real, size = model_size(model)
-    return [
-        f"{type(model).__name__}: {len(binary) + len(others)} layers ({len(binary)} binary), "
-        f"{signs:,} binary weights, {real:,} real parameters",
-        f"{size:,} bytes when packed, {4 * (signs + real):,} as float32",
-    ]
 
 
 def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
@@ -77,7 +59,10 @@ class TrainingPrinter:
 
     def model(self, model: nn.Module, example: Any) -> None:
         """The model that is trained; `example` is a batch as it is fed."""
-        for line in [*net_lines(model), *packing_lines(model, example)]:
+        signs, real, size = model_size(model)
+        self.note(f"{type(model).__name__}: {signs:,} binary weights, {real:,} real parameters")
+        self.note(f"{size:,} bytes when packed, {4 * (signs + real):,} as float32")
+        for line in packing_lines(model, example):
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
