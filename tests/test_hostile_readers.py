@@ -493,7 +493,7 @@ def test_a_log_that_is_a_link_is_not_followed(place: Path, capsys: pytest.Captur
         (["--name", ""], "name"),
         (["--name", "a" * 300], "name"),
         (["--data", "nowhere"], "data set 'toy' is part of onebit: leave out --data nowhere"),
-        (["--model.widths", "[64,9999999,9999999,4]"], "choose a smaller net"),
+        (["--model.widths", "[64,9999999,9999999,4]"], "of memory"),
         (["--model.widths", "[64,99999999999999999999999,4]"], "two or more positive numbers"),
         (["--model", "x" * 5_000], "unknown model 'xxx"),
         (["x" * 5_000], "unknown recipe 'xxx"),
