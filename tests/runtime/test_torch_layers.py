@@ -406,11 +406,11 @@ def test_wrong_inputs_get_one_line(way: str, monkeypatch: pytest.MonkeyPatch) ->
     ):
         with pytest.raises(UsageError, match=message):
             conv(x)
+    with pytest.raises(UsageError, match="scale"):
+        torch.ops.onebit.packed_linear(torch.randn(2, 20), layer.signs, torch.ones(3), None, None, False)
     layer.signs = torch.full((6, 3), 255, dtype=torch.uint8)
     with pytest.raises(UsageError, match="bits"):
         layer(torch.randn(2, 20))
-    with pytest.raises(UsageError, match="packed"):
-        torch.ops.onebit.packed_linear(torch.randn(2, 20), layer.signs, torch.ones(3), None, None, False)
 
 
 def test_changes_of_the_tensors_change_the_answers() -> None:

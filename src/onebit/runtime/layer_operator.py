@@ -152,16 +152,10 @@ _LAYERS: dict[int, _Layer] = {}
 def _kept(given: Given) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
     """Plans and weights of a layer, which are empty if its tensors have changed."""
     signs, *parameters = given
-    if not signs.is_cpu:
-        raise UsageError(f"got a packed layer on {signs.device}, expected on cpu")
     version = signs.numpy().tobytes() if signs.is_inference() else signs._version
     state = [version, *[part if part is None else part.numpy().tobytes() for part in parameters]]
     layer = _LAYERS.get(address := signs.data_ptr())
     if layer is None or layer.signs() is not signs or layer.state != state:
-        for part in given:
-            dtype, shape = (torch.uint8, signs.shape[:2]) if part is signs else (torch.float32, signs.shape[:1])
-            if part is not None and not (part.dtype is dtype and part.is_cpu and part.shape == shape):
-                raise UsageError(f"got {_kind_of(part)} of a packed layer, expected {dtype} {tuple(shape)} on cpu")
         reference = weakref.ref(signs, lambda _: _LAYERS.pop(address, None))
         layer = _LAYERS[address] = _Layer(reference, state, {}, {})
     return layer.plans, layer.panels
@@ -210,11 +204,7 @@ def _values(x: Tensor) -> Tensor:
 
 def _check(x: Tensor) -> None:
     if x.device.type not in ("cpu", "meta") or not x.is_floating_point():
-        raise UsageError(f"got a tensor of {_kind_of(x)}, expected floating point on the CPU, where packed layers run")
-
-
-def _kind_of(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
+        raise UsageError(f"got {x.dtype} on {x.device}, expected floating point on the CPU, where packed layers run")
 
 
 def _trace(x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, *more: Any) -> Tensor:

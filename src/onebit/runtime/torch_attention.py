@@ -119,9 +119,6 @@ class PackedAttention(nn.Module):
             mask = None if mask is None else F.pad(mask, (0, 1))
         return k, v, mask
 
-    def extra_repr(self) -> str:
-        return f"{self.embed_dim}, {self.num_heads} heads{', batch_first' * self.batch_first}"
-
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask as numbers: true becomes -inf."""

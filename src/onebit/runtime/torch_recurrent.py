@@ -123,10 +123,6 @@ class PackedRecurrent(nn.Module):
                 state = [torch.cat([one, old[count:]]) for one, old in zip(state, before, strict=True)]
         return torch.cat(made[order]), state
 
-    def extra_repr(self) -> str:
-        more = ", bidirectional" * self.bidirectional + ", batch_first" * self.batch_first
-        return f"{self.mode}, hidden {self.hidden_size}, {self.num_layers} layers{more}"
-
 
 class PackedCell(nn.Module):
     """An LSTMCell, GRUCell or RNNCell of one-bit weights, called as torch's: (input, hx) -> h; an LSTMCell adds c."""
