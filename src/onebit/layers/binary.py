@@ -13,10 +13,7 @@ from onebit.layers.convolution import convolved
 
 
 def no_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """A hook that does nothing: the fused path of torch's transformer layers is closed to layers with hooks.
-
-    In eval mode without gradients that path reads `linear1.weight`, the latents, past the quantizers.
-    """
+    """A hook that does nothing: it closes the fused path of transformer layers, which reads the latents of `linear1`"""
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -27,11 +24,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     `weight` itself gets the latents: call the layer, or read `effective_weight()`.
 
     Args:
-        in_features, out_features: as in `torch.nn.Linear`.
-        bias: off by default: BatchNorm usually follows.
-        weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object; None keeps real inputs. Its parameters per channel belong to the last axis.
-        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+        in_features, out_features, bias: as in `torch.nn.Linear`; no bias by default, as BatchNorm usually follows.
+        weight_quantizer, input_quantizer, value: see `BinaryLayer`; the channels of inputs are their last axis.
 
     Shapes:
         x: (N, …, I) -> (N, …, O); weight (O, I).
@@ -116,13 +110,11 @@ class BinaryConv2d(_Conv, nn.Conv2d):
     """Convolution y = q_in(x) ∗ q_w(W) + b with latent weight W.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv2d`.
-        bias: off by default: BatchNorm usually follows.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as
+            `torch.nn.Conv2d`; no bias by default, as BatchNorm usually follows.
         padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
             1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
-        weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object; None keeps real inputs.
-        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+        weight_quantizer, input_quantizer, value: see `BinaryLayer`.
 
     Shapes:
         x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
@@ -176,10 +168,9 @@ class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     The border is padded with zeros only.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as
-            `torch.nn.ConvTranspose2d`.
-        bias: off by default: BatchNorm usually follows.
-        weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation: as
+            `torch.nn.ConvTranspose2d`; no bias by default, as BatchNorm usually follows.
+        weight_quantizer, input_quantizer, value: see `BinaryLayer`.
 
     Shapes:
         x: (N, I, H, W) -> (N, O, H', W'); weight (I, O/groups, kH, kW), `binary_weight().signs` (O, I/groups, kH, kW).

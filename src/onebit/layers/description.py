@@ -17,7 +17,6 @@ from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import shortened
 from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys
 from onebit.layers.binary import BINARY_TWINS
-from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, FewBits, Quantizer, scheduled
@@ -29,7 +28,6 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("normalization", (BATCH_NORM, INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
     ("activation", (nn.PReLU, RPReLU, FewBits)),
-    ("coding of the input", (InputCoding,)),
 )
 """Why a layer stays real -> classes of such layers."""
 THE_MODEL = "(the model)"

@@ -1,4 +1,4 @@
-"""Nets that are chains of layers: LeNet, Network in Network, LR-net's two, VGG and AlexNet."""
+"""Nets that are chains of layers: LeNet, Network in Network, LR-net's two, VGG and AlexNet; options as in `Stack`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ def lenet(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, **opti
     """LeNet-5 (LeCun et al. 1998) as it is built today: 6C5-MP2-16C5-MP2-120FC-84FC-classes with BatchNorm.
 
     Images of 28 pixels are padded to the paper's 32.
-
-    Args:
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     stack.conv(6, 5, padding=2 if min(input_shape[1:]) <= 28 else 0, pool=HALVE)
@@ -33,9 +30,6 @@ def nin(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **option
 
     BatchNorm after every layer in place of its bias, and no ReLU of the logits. The paper drops out half of what its
     two poolings give: `dropout=0.5`.
-
-    Args:
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     stack.conv(192, 5, padding=2)
@@ -64,9 +58,6 @@ def lrnet_small(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, 
 
     The MNIST net of LR-net (arXiv:1710.07739). Convolutions keep the size of the image, as in the authors' code, which
     also drops out half of the hidden units and keeps the last layer real: `dropout=0.5`, `real_last=True`.
-
-    Args:
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     for channels in (32, 64):
@@ -79,9 +70,6 @@ def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
 
     The CIFAR-10 net of LR-net (arXiv:1710.07739): `vgg_small` with one hidden dense layer. The authors' code drops out
     half of its units and keeps the last layer real: `dropout=0.5`, `real_last=True`.
-
-    Args:
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
@@ -93,9 +81,6 @@ def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
 
     The CIFAR-10 net of BinaryConnect (arXiv:1511.00363) and BNN (arXiv:1602.02830); pooling before BatchNorm as in the
     latter's code.
-
-    Args:
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
@@ -110,7 +95,6 @@ def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int 
 
     Args:
         depth: 11 or 16.
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, VGG_STAGES[depth], (64, 128, 256, 512, 512))
@@ -128,7 +112,6 @@ def alexnet(
     Args:
         stem: "imagenet" is the paper's 11×11 convolution of stride 4, "cifar" a 3×3 one of stride 1, for images from 15
             pixels on; None chooses by the size of the image.
-        options: see `Stack`.
     """
     stack = Stack(input_shape, classes, **options)
     if choose_stem(stem, input_shape) == "imagenet":

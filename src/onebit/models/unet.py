@@ -159,10 +159,8 @@ class UNet(nn.Module):
 
 
 def lost_pixels(padding: str, depth: int) -> int:
-    """By how many pixels a U-Net predicts less than it sees, in each direction: 184 with valid padding and depth 4.
-
-    Four on the way down, four on the way up, and between them twice what the levels below lose.
-    """
+    """By how many pixels a U-Net predicts less than it sees, in each direction: 184 with valid padding and depth 4."""
+    # four on the way down, four on the way up, and between them twice what the levels below lose
     return 0 if padding == "same" else 12 * 2**depth - 8
 
 
