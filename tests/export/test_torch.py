@@ -27,7 +27,7 @@ from torch import nn
 
 from onebit.errors import OnebitError
 from onebit.export import export_net
-from onebit.export.plain_torch.body import MODULE_NAMES, Names, all_parts
+from onebit.export.plain_torch.body import MODULE_NAMES, all_parts, new_name
 from onebit.export.plain_torch.program import Program
 from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer, load
 from onebit.packed.bits import pack_signs
@@ -378,8 +378,8 @@ IN_PARTS = {name for text in all_parts().values() for name in called(ast.parse(t
 
 @given(st.lists(names, max_size=30, unique=True))
 def test_names_are_different_identifiers(texts: list[str]) -> None:
-    given = Names(MODULE_NAMES.split())
-    made = [given.make(text) for text in texts]
+    taken = {*MODULE_NAMES.split()}
+    made = [new_name(text, taken) for text in texts]
     assert len({*made}) == len(made)
     for name in made:
         assert name.isidentifier()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from shutil import copy, which
+from shutil import copytree, which
 
 import numpy as np
 
@@ -33,20 +33,16 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
         if which(tool) is None:
             raise CannotRun(f"{tool} is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "net"
-        place.mkdir()
-        empty = ["cc", "-x", "c", "-std=c99", "-", "-o", str(place / "net")]
+        empty = ["cc", "-x", "c", "-std=c99", "-", "-o", f"{folder}/empty"]
         if subprocess.run(empty, input=_EMPTY_PROGRAM, capture_output=True).returncode:
             raise CannotRun("cc compiles not even an empty program")
-        (place / "net").unlink()
-        for file in (path / "src" if layout == "arduino" else path).iterdir():
-            copy(file, place)
+        copytree(path / "src" if layout == "arduino" else path, folder, dirs_exist_ok=True)
         if layout == "arduino":
             for name in ("main.c", "Makefile"):
-                (place / name).write_text(template(name), encoding="ascii")
-        _checked(["make", "-s", "-C", str(place)], b"")
+                (Path(folder) / name).write_text(template(name), encoding="ascii")
+        _checked(["make", "-s", "-C", folder], b"")
         data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
-        numbers = _checked([str(place / "net")], data).split()
+        numbers = _checked([f"{folder}/net"], data).split()
     # float64 holds integers of 32 bits and every float32 exactly; the latter have 9 digits
     return split_outputs(net, np.array(numbers, np.float64).astype(np.float32).reshape(len(inputs), -1))
 

@@ -62,7 +62,7 @@ def about(plan: Planner, code: source.Code) -> list[str]:
 
 def header(plan: Planner, facts: list[str]) -> str:
     net = plan.net
-    kind, made = source.input_type(plan), source.output_type(plan)
+    kind, made = plan.input_type, plan.output_type
     use = [
         f"    {kind} input[NET_INPUT_SIZE];",
         f"    {made} output[NET_OUTPUT_SIZE];",
@@ -155,7 +155,7 @@ static union {{
 
 {code.stages}
 
-{names}void net_run(const {source.input_type(plan)} *input, {source.output_type(plan)} *output) {{
+{names}void net_run(const {plan.input_type} *input, {plan.output_type} *output) {{
 {code.calls}
 }}
 """

@@ -79,7 +79,7 @@ def functions(plan: Planner) -> tuple[str, str]:
         loops = [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
         lines = [*stage.head, *loops, *stage.body, *["}"] * len(loops)]
         words = _words("\n".join(lines))
-        given = {"input": f"const {input_type(plan)} *input", "output": f"{output_type(plan)} *output"}
+        given = {"input": f"const {plan.input_type} *input", "output": f"{plan.output_type} *output"}
         arguments = [name for name in given if name in words]
         name, declared = f"stage_{stage.index + 1}", ", ".join(given[name] for name in arguments) or "void"
         head = [comment("; ".join(stage.titles)), f"static void {name}({declared}) {{"]
@@ -87,14 +87,6 @@ def functions(plan: Planner) -> tuple[str, str]:
         made.append(re.sub(r"@(\d+)@", lambda match: places[int(match[1])], text))
         calls.append(f"    {name}({', '.join(arguments)});")
     return "\n\n".join(made), "\n".join(calls)
-
-
-def input_type(plan: Planner) -> str:
-    return "float" if plan.net.input.dtype == "float32" else "uint8_t"
-
-
-def output_type(plan: Planner) -> str:
-    return "int32_t" if plan.integer_output else "float"
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -78,7 +78,9 @@ class Stages:
         sizes = [prod(self.known[name].shape) for name in net.outputs]
         self.places = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
         self.output_size = sum(sizes)
-        self.integer_output = all(self.known[name].exact for name in net.outputs)
+        self.input_type = "float" if net.input.dtype == "float32" else "uint8_t"
+        integers = all(self.known[name].exact for name in net.outputs)
+        self.output_type = "int32_t" if integers else "float"
 
     # stages
 
@@ -145,9 +147,11 @@ class Stages:
 
     def to_output(self, name: str) -> None:
         """The line that writes the current pixel to the output."""
-        if not self.integer_output:
+        store = "store_integers"
+        if self.output_type == "float":
+            store = "store_floats"
             self.as_real()
-        stage, store = self.stage, "store_integers" if self.integer_output else "store_floats"
+        stage = self.stage
         at = index(self.places[name], stage.pixel)
         self.line(f"{store}(x, {stage.channels}, output, {at}, {stage.pixels});")
 

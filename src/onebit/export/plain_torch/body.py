@@ -9,7 +9,7 @@ import ast
 import keyword
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -38,29 +38,17 @@ DEFAULTS |= {"count_include_pad": "True"}
 """Of the settings of torch's modules."""
 
 
-class Names:
-    """Python names for texts: different ones for different texts, and none that is taken.
-
-    Example:
-        >>> names = Names(["torch"])
-        >>> [names.make(text) for text in ("layer1.0", "layer1_0", "class", "1", "torch", "_x")]
-        ['layer1_0', 'layer1_0_2', 'class_2', 'n1', 'torch_2', 'n_x']
-    """
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = {*taken, *keyword.kwlist, *keyword.softkwlist}
-
-    def make(self, text: str) -> str:
-        """A new name that resembles `text`."""
-        # an underscore in front would make it private, and two are rewritten in classes
-        stem = re.sub("[^A-Za-z0-9_]", "_", text)
-        stem = (stem if stem[0].isalpha() else f"n{stem}")[:LONGEST]
-        name, count = stem, 1
-        while name in self._taken:
-            count += 1
-            name = f"{stem}_{count}"
-        self._taken.add(name)
-        return name
+def new_name(text: str, taken: set[str]) -> str:
+    """A Python name that resembles `text` and is not taken: "layer1.0" -> layer1_0, "class" -> class_2, "1" -> n1."""
+    # an underscore in front would make it private, and two are rewritten in classes
+    stem = re.sub("[^A-Za-z0-9_]", "_", text)
+    stem = (stem if stem[0].isalpha() else f"n{stem}")[:LONGEST]
+    name, count = stem, 1
+    while name in taken or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        count += 1
+        name = f"{stem}_{count}"
+    taken.add(name)
+    return name
 
 
 class Body:
@@ -76,11 +64,11 @@ class Body:
         """Names of what the program has of `parts`."""
         self.state: dict[str, np.ndarray] = {}
         """The weights, by their names in the state_dict."""
-        self._attributes = Names([*MODULE_NAMES.split(), *all_parts()])
+        self._attributes = {*MODULE_NAMES.split(), *all_parts()}
 
     def layer(self, name: str, kind: str, *arguments: object, **fields: Any) -> str:
         """Add a module with its settings and its weights, which are arrays; the expression of it: `self.conv1`."""
-        attribute = self._attributes.make(name)
+        attribute = new_name(name, self._attributes)
         if not kind.startswith("nn."):
             self.part(kind)
         given = [*map(str, arguments)]
@@ -94,7 +82,7 @@ class Body:
 
     def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
         """Add a parameter of the net itself, all ones or zeros until the weights are loaded; the expression of it."""
-        attribute = self._attributes.make(name)
+        attribute = new_name(name, self._attributes)
         sizes = ", ".join(map(str, value.shape))
         self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
         self.state[attribute] = value

@@ -11,10 +11,10 @@ from onebit.export.plain_torch.body import (
     LONGEST,
     PROGRAM_NAMES,
     Body,
-    Names,
     all_parts,
     fits_line,
     listing,
+    new_name,
     plain,
     quoted,
 )
@@ -48,7 +48,7 @@ class Program(Body):
     def __init__(self, net: PackedNet, *, suffix: str) -> None:
         super().__init__(net.values)
         self.net, self.suffix = net, suffix
-        self._locals = Names([*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()])
+        self._locals = {*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()}
         self._places: dict[str, str] = {}  # value -> the variable that has it
         self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
         self._readers.update(net.outputs)
@@ -82,7 +82,7 @@ class Program(Body):
         name, expression = self._waiting
         following = self.net.nodes[index].inputs if index < len(self.net.nodes) else self.net.outputs
         soon = self._readers[name] == 1 and name in following
-        variable = "x" if soon else self._locals.make("coded" if name == INPUT else name)
+        variable = "x" if soon else new_name("coded" if name == INPUT else name, self._locals)
         self._places[name] = variable
         if not fits_line(f"{variable} = {expression}"):
             expression = self.step(expression)
