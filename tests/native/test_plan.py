@@ -433,7 +433,7 @@ def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPat
         run(net, images)
     monkeypatch.delenv("ONEBIT_ISA")
     monkeypatch.setenv("ONEBIT_THREADS", "many")
-    with pytest.raises(UsageError, match="ONEBIT_THREADS"):
+    with pytest.raises(ValueError, match="many"):
         thread_count()
     monkeypatch.setenv("ONEBIT_NATIVE", "0")
     with pytest.raises(UsageError, match="not installed, or ONEBIT_NATIVE=0 is set"):

@@ -143,17 +143,10 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or ONEBIT_THREADS, or the number of available cores; UsageError unless positive."""
-    given = threads if threads is not None else os.environ.get("ONEBIT_THREADS")
-    if not given and threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        count = int(given or 0)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise UsageError(f"threads or ONEBIT_THREADS is {given!r}, expected a positive integer")
-    return count
+    """`threads`, or ONEBIT_THREADS, or the number of available cores."""
+    if given := threads or int(os.environ.get("ONEBIT_THREADS") or 0):
+        return max(1, given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(plan: NativePlan, count: int, threads: int | None) -> int:

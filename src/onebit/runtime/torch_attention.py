@@ -108,16 +108,17 @@ class PackedAttention(nn.Module):
 
     def _more_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """With the learned key and value, and the zero ones, that every query may attend to."""
-        more = []
+        added = 0
         if self.bias_k is not None and self.bias_v is not None:
-            more.append((self.bias_k.view(1, 1, -1), self.bias_v.view(1, 1, -1)))
+            k, v = (
+                torch.cat([x, one.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+                for x, one in ((k, self.bias_k), (v, self.bias_v))
+            )
+            added += 1
         if self.add_zero_attn:
-            more.append((k.new_zeros(1, 1, k.shape[-1]), v.new_zeros(1, 1, v.shape[-1])))
-        for key, value in more:
-            k = torch.cat([k, key.to(k.dtype).expand(len(k), -1, -1)], dim=1)
-            v = torch.cat([v, value.to(v.dtype).expand(len(v), -1, -1)], dim=1)
-            mask = None if mask is None else F.pad(mask, (0, 1))
-        return k, v, mask
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+            added += 1
+        return k, v, F.pad(mask, (0, added)) if added and mask is not None else mask
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
