@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from covering import covering, recipe_traits
-from packed_nets import Builder, inputs_of
+from packed_nets import IMAGE_NETS, Builder, inputs_of
 from recipe_nets import RECIPES, SMALL, packed_net
 
 from onebit.export import EXPORTS, export_net
@@ -32,6 +32,17 @@ def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str,
         pytest.skip(made.not_compared)
     if EXPORTS[target].writer.EXACT:
         assert made.comparison.bit_exact
+
+
+@pytest.mark.parametrize("target", EXPORTS)
+def test_equal_nets_give_equal_bytes(target: str, tmp_path: Path) -> None:
+    suffixes, written = EXPORTS[target].suffixes, []
+    for folder in ("a", "b"):
+        place = tmp_path / folder
+        place.mkdir()
+        EXPORTS[target].writer.write(IMAGE_NETS["real"](0), place / f"net{suffixes[0]}" if suffixes else place)
+        written.append({path.name: path.read_bytes() for path in place.iterdir()})
+    assert written[0] == written[1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

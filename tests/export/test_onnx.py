@@ -23,7 +23,7 @@ from recipe_nets import WHOLE, packed_net
 
 from onebit.__main__ import main
 from onebit.data.mnist import read_mnist_sample
-from onebit.errors import FormatError, NotBinaryError, OnebitError, UnknownNameError, UsageError
+from onebit.errors import FormatError, NotBinaryError, OnebitError, UsageError
 from onebit.export import export_net
 from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
@@ -428,11 +428,6 @@ def test_the_file_says_what_the_net_is(certificate: Any, tmp_path: Path) -> None
     assert json.loads(said["output"]) == several.output
 
 
-def test_equal_nets_give_equal_bytes(tmp_path: Path) -> None:
-    first, second = (write(signs_conv(), tmp_path).read_bytes() for _ in range(2))
-    assert first == second
-
-
 def test_names_of_values_do_not_meet_names_of_constants(tmp_path: Path) -> None:
     b = Builder((6,))
     names = ["bits", "uint8", "shape", "float32", "input2", "fc", "n"]
@@ -534,11 +529,6 @@ def test_exports_load_onnx_only_to_write() -> None:
     code = "import onebit.export, onebit.export.onnx.target as t, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert not {"onnx", "onnxruntime", "torch"} & set(loaded)
-
-
-def test_an_unknown_flavor_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="--flavor 'qonx'; did you mean 'qonnx'"):
-        export_net(make_packed_mlp(), "onnx", tmp_path / "net.onnx", flavor="qonx")
 
 
 def test_the_command_compares_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,14 +188,6 @@ def test_the_comparison_leaves_the_random_numbers_and_knows_no_autocast(tmp_path
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        export_net(IMAGE_NETS["real"](), "torch", tmp_path / folder / "net.safetensors")
-    for name in ("net.py", "net.safetensors"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
 def test_integers_beyond_those_of_float32_stay_exact(tmp_path: Path) -> None:
     b = Builder((783,))
     two = np.ones((2, 301), np.int8)
