@@ -1,58 +1,56 @@
 """Types of the names and packages that `__init__.py` loads when they are first used."""
 
-from onebit import common as common
-from onebit import data as data
-from onebit import errors as errors
-from onebit import evaluation as evaluation
-from onebit import export as export
-from onebit import fold as fold
-from onebit import integer as integer
-from onebit import layers as layers
-from onebit import models as models
-from onebit import native as native
-from onebit import nets as nets
-from onebit import optim as optim
-from onebit import packed as packed
-from onebit import quantizers as quantizers
-from onebit import recipe as recipe
-from onebit import report as report
-from onebit import runs as runs
-from onebit import runtime as runtime
-from onebit import train as train
-from onebit import trainer as trainer
-from onebit import verification as verification
+from onebit import (
+    common as common,
+    data as data,
+    errors as errors,
+    evaluation as evaluation,
+    export as export,
+    fold as fold,
+    integer as integer,
+    layers as layers,
+    models as models,
+    native as native,
+    nets as nets,
+    optim as optim,
+    packed as packed,
+    quantizers as quantizers,
+    recipe as recipe,
+    report as report,
+    runs as runs,
+    runtime as runtime,
+    train as train,
+    trainer as trainer,
+    verification as verification,
+)
 from onebit.common import __version__ as __version__
-from onebit.data import Dataset as Dataset
-from onebit.data import load_dataset as load_dataset
+from onebit.data import Dataset as Dataset, load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
 from onebit.fold.check import check as check
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.integer import integer_net as integer_net
-from onebit.layers import BinarizeReport as BinarizeReport
-from onebit.layers import BinaryConv1d as BinaryConv1d
-from onebit.layers import BinaryConv2d as BinaryConv2d
-from onebit.layers import BinaryConvTranspose1d as BinaryConvTranspose1d
-from onebit.layers import BinaryConvTranspose2d as BinaryConvTranspose2d
-from onebit.layers import BinaryLinear as BinaryLinear
-from onebit.layers import InputCoding as InputCoding
-from onebit.layers import Normalize as Normalize
-from onebit.layers import binarize_ as binarize_
-from onebit.layers import describe_layers as describe_layers
+from onebit.layers import (
+    BinarizeReport as BinarizeReport,
+    BinaryConv1d as BinaryConv1d,
+    BinaryConv2d as BinaryConv2d,
+    BinaryConvTranspose1d as BinaryConvTranspose1d,
+    BinaryConvTranspose2d as BinaryConvTranspose2d,
+    BinaryLinear as BinaryLinear,
+    InputCoding as InputCoding,
+    Normalize as Normalize,
+    binarize_ as binarize_,
+    describe_layers as describe_layers,
+)
 from onebit.models import create_model as create_model
-from onebit.optim import clip_latents_ as clip_latents_
-from onebit.optim import latent_groups as latent_groups
-from onebit.packed import load as load
-from onebit.packed import save as save
-from onebit.quantizers import set_progress as set_progress
-from onebit.quantizers import sign as sign
+from onebit.optim import clip_latents_ as clip_latents_, latent_groups as latent_groups
+from onebit.packed import load as load, save as save
+from onebit.quantizers import set_progress as set_progress, sign as sign
 from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer
-from onebit.verification.agreement import certify as certify
-from onebit.verification.agreement import pack as pack
-from onebit.verification.agreement import verify as verify
+from onebit.verification.agreement import certify as certify, pack as pack, verify as verify
 
 __all__: list[str]

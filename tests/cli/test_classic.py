@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_support import CLASSIC, Outcome
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from onebit.cli.train_command import read_command, train_request, translated

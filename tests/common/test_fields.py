@@ -10,8 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from onebit.common.fields import Checked, Share, argument, read, within
 from onebit.errors import UsageError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import f1_score, jaccard_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion, f1_score, jaccard_score
 
 from onebit.data import VOID, by_pixel, confusion_matrix, known_labels, pixel_scores
 

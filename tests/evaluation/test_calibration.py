@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from onebit.evaluation import scores
 from onebit.evaluation.scores import BINS, calibration_error, confidence_gaps

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from byte_nets import EXTREMES, extreme_inputs, residual_bytes
 from c_programs import Case, exported, outputs_of
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 import onebit

@@ -20,8 +20,7 @@ import pytest
 from browser import MISSING, Browser
 from byte_nets import EXTREMES, extreme_inputs, residual_bytes
 from drawn_nets import batches_of, nets
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from PIL import Image
 

@@ -14,8 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from drawn_nets import nets
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from packed_nets import Builder, inputs_of, integer_net, integer_resnet
 from safetensors.torch import load_file
 

@@ -16,8 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 from drawn_nets import batches_of, nets
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from recipe_nets import WHOLE, packed_net
 

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_nets import batches_of, nets
-from hypothesis import HealthCheck, given, reject, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, reject, settings, strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 from recipe_nets import SMALL, packed_net
 from torch import nn

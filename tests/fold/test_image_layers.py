@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fold_nets import assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor, nn
 
 from onebit.errors import OnebitError, UsageError

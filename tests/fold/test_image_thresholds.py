@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fold_nets import images_of, kinds, make_nasty, node_of, torch_logits
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from torch import nn
 
 from onebit.fold import fold_model, pack

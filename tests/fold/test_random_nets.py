@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fold_nets import assert_answers, inputs_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from onebit.fold import pack

@@ -27,8 +27,7 @@ from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
 from onebit.packed import Affine, Dense, Hardtanh, RealDense, Relu, Sign, dumps
-from onebit.quantizers import BinaryWeight, Quantizer
-from onebit.quantizers import Sign as SignQuantizer
+from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer
 from onebit.runtime import run
 
 

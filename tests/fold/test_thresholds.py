@@ -20,8 +20,7 @@ from fold_nets import (
     signs_of_modules,
     torch_logits,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from onebit.fold import pack

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from kernel_inputs import drawn as drawn_as
-from kernel_inputs import one_thread
+from hypothesis import given, settings, strategies as st
+from kernel_inputs import drawn as drawn_as, one_thread
 from torch import Tensor, nn
 
 import onebit

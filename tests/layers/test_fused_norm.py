@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from kernel_inputs import DTYPES, drawn, one_thread
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from agreeing import assert_agrees, reference
 from compiling import SOURCES
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from kernel_nets import add_convolution, images_of, kernel_nets
 from packed_nets import Builder
 

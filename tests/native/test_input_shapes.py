@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from agreeing import assert_agrees, reference
 from drawn_nets import batches_of, nets
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
+from hypothesis import event, given, settings, strategies as st
 from packed_nets import OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from agreeing import assert_agrees, reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from kernel_nets import images_of
 from packed_nets import IMAGE_NETS, Builder
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear
-from onebit.quantizers import Sign, SteSign, Stochastic, draw_signs, sign
-from onebit.quantizers import binaryconnect as module
+from onebit.quantizers import Sign, SteSign, Stochastic, binaryconnect as module, draw_signs, sign
 
 
 def seeded(seed: int = 0) -> torch.Generator:

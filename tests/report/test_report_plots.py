@@ -26,9 +26,9 @@ from onebit.report import (
     plot_history,
     plot_predictions,
     plot_weights,
+    predictions as predictions_module,
     write_report,
 )
-from onebit.report import predictions as predictions_module
 from onebit.report.curves import draw_panel
 from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, curve_color, picture
 from onebit.report.histograms import BINS, Layer, draw_layer, plot_run_weights

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from by_hand import by_hand
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError, UsageError

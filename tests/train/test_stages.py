@@ -16,8 +16,7 @@ from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
-from onebit.runs.run import first_stage, open_run, start_folder, train_run
-from onebit.runs.run import test_modes as reported_modes
+from onebit.runs.run import first_stage, open_run, start_folder, test_modes as reported_modes, train_run
 from onebit.runs.trackers import numbers, tracking
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.weights import read_weights

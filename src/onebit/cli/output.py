@@ -7,10 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from onebit.common.files import json_text
-from onebit.common.progress import Progress as Progress
-from onebit.common.progress import print_answer
-from onebit.common.progress import progress as progress
-from onebit.common.progress import say as say
+from onebit.common.progress import Progress as Progress, print_answer, progress as progress, say as say
 from onebit.errors import escaped
 
 

@@ -119,8 +119,13 @@ class Progress:
         try:
             # imported here, as only a terminal needs it
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress as RichProgress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
         except ImportError:
             return False
         console = Console(stderr=True)

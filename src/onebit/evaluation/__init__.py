@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from onebit.evaluation import modes as modes
-    from onebit.evaluation import precision as precision
+    from onebit.evaluation import modes as modes, precision as precision
     from onebit.evaluation.batches import predict_logits as predict_logits
-    from onebit.evaluation.modes import evaluate as evaluate
-    from onebit.evaluation.modes import reestimate_batch_norm_ as reestimate_batch_norm_
+    from onebit.evaluation.modes import evaluate as evaluate, reestimate_batch_norm_ as reestimate_batch_norm_
 
 __getattr__, __dir__, _ = lazy(__name__, {"modes": "evaluate reestimate_batch_norm_", "batches": "predict_logits"})

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDataset, TensorDataset
 
 from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError, UsageError

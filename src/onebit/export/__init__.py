@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
-from onebit.export.targets import EXPORTS as EXPORTS
-from onebit.export.targets import CannotRun as CannotRun
-from onebit.export.targets import Target as Target
+from onebit.export.targets import EXPORTS as EXPORTS, CannotRun as CannotRun, Target as Target
 
 if TYPE_CHECKING:
     from onebit.export.comparison import Comparison as Comparison
-    from onebit.export.writing import Exported as Exported
-    from onebit.export.writing import export_net as export_net
+    from onebit.export.writing import Exported as Exported, export_net as export_net
 
 __getattr__, __dir__, _ = lazy(__name__, {"comparison": "Comparison", "writing": "Exported export_net"})

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from onebit.optim.bop import Bop as Bop
     from onebit.optim.companion import CompanionOptimizer as CompanionOptimizer
     from onebit.optim.compiled import compile_update_ as compile_update_
-    from onebit.optim.latents import clip_latents_ as clip_latents_
-    from onebit.optim.latents import finish_steps_ as finish_steps_
-    from onebit.optim.latents import latent_groups as latent_groups
-    from onebit.optim.latents import latent_rate as latent_rate
-    from onebit.optim.prox import prox_ as prox_
-    from onebit.optim.prox import prox_latents_ as prox_latents_
+    from onebit.optim.latents import (
+        clip_latents_ as clip_latents_,
+        finish_steps_ as finish_steps_,
+        latent_groups as latent_groups,
+        latent_rate as latent_rate,
+    )
+    from onebit.optim.prox import prox_ as prox_, prox_latents_ as prox_latents_
 
 _MODULES = {
     "bayesbinn": "BayesBiNN",

@@ -14,29 +14,28 @@ from onebit.quantizers.quantizer_table import (
 
 if TYPE_CHECKING:
     from onebit.quantizers.adabin import AdaBin as AdaBin
-    from onebit.quantizers.base import BinaryInput as BinaryInput
-    from onebit.quantizers.base import BinaryWeight as BinaryWeight
-    from onebit.quantizers.base import IntegerInput as IntegerInput
-    from onebit.quantizers.base import Quantizer as Quantizer
-    from onebit.quantizers.base import scheduled as scheduled
-    from onebit.quantizers.base import set_progress as set_progress
-    from onebit.quantizers.base import sign as sign
+    from onebit.quantizers.base import (
+        BinaryInput as BinaryInput,
+        BinaryWeight as BinaryWeight,
+        IntegerInput as IntegerInput,
+        Quantizer as Quantizer,
+        scheduled as scheduled,
+        set_progress as set_progress,
+        sign as sign,
+    )
     from onebit.quantizers.bayesbinn import ConcreteSign as ConcreteSign
-    from onebit.quantizers.binaryconnect import Sign as Sign
-    from onebit.quantizers.binaryconnect import Stochastic as Stochastic
-    from onebit.quantizers.binaryconnect import draw_signs as draw_signs
-    from onebit.quantizers.few_bits import FewBits as FewBits
-    from onebit.quantizers.few_bits import Int2 as Int2
-    from onebit.quantizers.few_bits import Int4 as Int4
-    from onebit.quantizers.few_bits import Int8 as Int8
-    from onebit.quantizers.few_bits import UInt2 as UInt2
-    from onebit.quantizers.few_bits import UInt4 as UInt4
-    from onebit.quantizers.few_bits import UInt8 as UInt8
-    from onebit.quantizers.inputs import ApproxSign as ApproxSign
-    from onebit.quantizers.inputs import InputAdaBin as InputAdaBin
-    from onebit.quantizers.inputs import RSign as RSign
-    from onebit.quantizers.irnet import EdeSign as EdeSign
-    from onebit.quantizers.irnet import IRNet as IRNet
+    from onebit.quantizers.binaryconnect import Sign as Sign, Stochastic as Stochastic, draw_signs as draw_signs
+    from onebit.quantizers.few_bits import (
+        FewBits as FewBits,
+        Int2 as Int2,
+        Int4 as Int4,
+        Int8 as Int8,
+        UInt2 as UInt2,
+        UInt4 as UInt4,
+        UInt8 as UInt8,
+    )
+    from onebit.quantizers.inputs import ApproxSign as ApproxSign, InputAdaBin as InputAdaBin, RSign as RSign
+    from onebit.quantizers.irnet import EdeSign as EdeSign, IRNet as IRNet
     from onebit.quantizers.magnitude_aware import MagnitudeAware as MagnitudeAware
     from onebit.quantizers.prox import Prox as Prox
     from onebit.quantizers.recu import ReCU as ReCU

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from onebit.runs import model as model
-    from onebit.runs import opening as opening
-    from onebit.runs import run as run
+    from onebit.runs import model as model, opening as opening, run as run
 
 __getattr__, __dir__, _ = lazy(__name__)

@@ -20,8 +20,7 @@ from onebit.nets import is_packed
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.runs.model import Machine, Training, build_training, resolve_machine
-from onebit.runs.opening import Run as Run
-from onebit.runs.opening import open_run
+from onebit.runs.opening import Run as Run, open_run
 from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
 from onebit.runtime.torch_module import PackedModule

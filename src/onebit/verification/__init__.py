@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from onebit.verification import agreement as agreement
-    from onebit.verification import inspection as inspection
-    from onebit.verification import proof as proof
+    from onebit.verification import agreement as agreement, inspection as inspection, proof as proof
 
 __getattr__, __dir__, _ = lazy(__name__)

@@ -11,8 +11,7 @@ from shutil import copytree, which
 import numpy as np
 
 from onebit.errors import OnebitError, short
-from onebit.export.c.folder import template
-from onebit.export.c.folder import write as write
+from onebit.export.c.folder import template, write as write
 from onebit.export.c.plan import MAKERS, Planner
 from onebit.export.c.size import measure
 from onebit.export.comparison import split_outputs
