@@ -16,7 +16,8 @@ from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
 from onebit.runtime import batches, run, timing
-from onebit.runtime.running import check_images, native_plan
+from onebit.runtime.inputs import as_batch
+from onebit.runtime.running import native_plan
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -184,7 +185,7 @@ def test_the_largest_numbers_are_finite() -> None:
 )
 def test_other_inputs_are_refused_in_one_line(batch: Any) -> None:
     net = OTHER_NETS["features"]()
-    for call in (run, lambda net, batch: check_images(net.input, batch)):
+    for call in (run, lambda net, batch: as_batch(net.input, batch)):
         with pytest.raises(UsageError, match=r"expected float32 \(N, 20\)$"):
             call(net, batch)
 

@@ -17,7 +17,8 @@ from onebit.export.targets import EXPORTS, CannotRun, Target
 from onebit.packed import PackedNet, costs
 from onebit.packed.net import op_name
 from onebit.runtime import run
-from onebit.runtime.running import as_batch, opened
+from onebit.runtime.inputs import as_batch
+from onebit.runtime.running import opened
 
 RANDOM_INPUTS = 20
 """Random inputs that are compared, fewer for large nets, see `affordable`."""

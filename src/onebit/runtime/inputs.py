@@ -14,15 +14,18 @@ from onebit.packed import InputSpec
 DTYPES = {name: np.dtype(name) for name in ("uint8", "float32")}
 
 
-def check_images(spec: InputSpec, images: Any) -> None:
-    """UsageError for images, or other samples, of a wrong shape or dtype."""
+def as_batch(spec: InputSpec, images: Any) -> Any:
+    """Images, or other samples, as an array that the net takes; UsageError for a wrong shape or dtype.
+
+    Objects that load samples when they are indexed stay as they are.
+    """
     images, gray = without_torch(images), is_gray(spec)
     shape = images.shape
     if shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:]):
         # objects that load samples when they are indexed may have no dtype
         dtype = images.dtype if type(images) is np.ndarray else np.asarray(images[:0]).dtype
         if dtype == DTYPES[spec.dtype]:
-            return
+            return images
     sizes = ", ".join(map(str, spec.shape))
     also, got = f" or (N, {sizes[3:]})" if gray else "", getattr(images, "dtype", "")
     raise UsageError(f"got inputs {got} {tuple(shape)}, expected {spec.dtype} (N, {sizes}){also}")

@@ -18,7 +18,7 @@ from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.inputs import all_finite, check_images, without_torch
+from onebit.runtime.inputs import all_finite, as_batch
 from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
@@ -108,13 +108,6 @@ def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
     return net if isinstance(net, PackedNet) else load(net)
 
 
-def as_batch(spec: InputSpec, batch: Any) -> Any:
-    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are."""
-    batch = without_torch(batch)
-    check_images(spec, batch)
-    return batch
-
-
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
     """The plan with which the library runs a net, None if the reference executor runs it. Errors: see `run`."""
     if executor not in (None, "native", "reference"):
@@ -191,7 +184,7 @@ def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
     """The samples from `start` on, with all axes of the net's input. Errors: see `as_batch`."""
     part = np.asarray(inputs[start : start + size])
     if not isinstance(inputs, np.ndarray):  # read on demand: not checked before
-        check_images(spec, part)
+        as_batch(spec, part)
         if len(part) != (count := min(size, inputs.shape[0] - start)):
             raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
     if spec.dtype == "float32" and not all_finite(part):

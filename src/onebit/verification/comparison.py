@@ -22,7 +22,7 @@ from onebit.evaluation.sources import as_samples, fitting_batch
 from onebit.fold import eval_copy
 from onebit.fold.shipped import PackedMode
 from onebit.packed import Certificate, PackedNet
-from onebit.runtime.inputs import check_images
+from onebit.runtime.inputs import as_batch
 from onebit.runtime.running import check_batch_size
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
@@ -100,7 +100,7 @@ def compared(
         recorded(behind, sites) as theirs_at_sites,
     ):
         for inputs, targets in samples.batches(size):
-            check_images(packed.input, inputs)
+            as_batch(packed.input, inputs)
             inputs = inputs.reshape(len(inputs), *packed.input.shape)
             as_trained = None
             if feed is not None:
