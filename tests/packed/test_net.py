@@ -198,12 +198,8 @@ def test_invalid_contents_are_refused(node: Node, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"shape": (1,) * 7}, "integers"),
         ({"shape": (1, 0, 28)}, "integers"),
-        ({"shape": (1, 28.0, 28)}, "input shape"),
-        ({"shape": (1, 65536, 65536)}, "shape"),
         ({"coding": "zca"}, "'zca'"),
-        ({"mean": zeros(1)}, "input mean"),
         ({"coding": "standardise", "mean": zeros(1)}, "std"),
         ({"coding": "standardise", "mean": zeros(2), "std": zeros(2)}, "float32"),
     ],

@@ -63,19 +63,6 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], message: str) -> Non
         requantize(**fields)
 
 
-def test_multipliers_of_another_dtype_are_refused() -> None:
-    with pytest.raises(FormatError, match="multiplier"):
-        Requantize(
-            inputs=("x",),
-            output="y",
-            multiplier=np.ones((1, 2), np.int64),
-            offset=np.zeros(2, np.int64),
-            right_shift=0,
-            least=0,
-            most=1,
-        )
-
-
 def test_a_net_that_may_reach_the_limit_is_not_written() -> None:
     """One channel of two is exactly at 2^52, and one below it."""
     offset = np.array([EXACT_LIMIT - 255 * 7, EXACT_LIMIT - 255 * 7 - 1])

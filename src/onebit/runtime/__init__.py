@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
 from onebit.packed import load
-from onebit.runtime.running import batches, check_logits, native_plan, run, softmax
+from onebit.runtime.running import batches, native_plan, run, softmax
 
 if TYPE_CHECKING:
     from onebit.runtime import timing as timing
 
-__all__ = ["batches", "check_logits", "load", "native_plan", "run", "softmax"]
+__all__ = ["batches", "load", "native_plan", "run", "softmax"]
 
 __getattr__, __dir__, _ = lazy(__name__)

@@ -65,7 +65,7 @@ def run(
     Example:
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
-    net = net if type(net) is PackedNet else opened(net)
+    net = opened(net)
     return run_planned(
         net, native_plan(net, executor), batch, batch_size=batch_size, threads=threads, on_images=on_images
     )

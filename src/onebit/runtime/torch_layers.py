@@ -189,13 +189,12 @@ class PackedConv(PackedLayer):
     def _window_for(self, x: Tensor, output_size: list[int]) -> PackedWindow:
         """The window whose result has this size."""
         sizes = [int(size) for size in output_size[-self.axes :]]
-        wanted = [1, *sizes] if self.axes == 1 else sizes
         plain = self.window._replace(extra=(0, 0))
-        extra = tuple(size - made for size, made in zip(wanted, plain.made(x.shape[2], x.shape[3]), strict=True))
-        if any(not 0 <= more < stride for more, stride in zip(extra, self.window.stride, strict=True)):
-            least = plain.made(x.shape[2], x.shape[3])[-self.axes :]
-            raise UsageError(f"got output_size {tuple(sizes)}, expected from {least} to less than one stride more")
-        return self.window._replace(extra=(extra[0], extra[1]))
+        least = plain.made(x.shape[2], x.shape[3])
+        down, right = (size - made for size, made in zip([1, *sizes][-2:], least, strict=True))
+        if not (0 <= down < plain.stride[0] and 0 <= right < plain.stride[1]):
+            raise UsageError(f"got output_size {sizes}, expected from {least} to less than one stride more")
+        return plain._replace(extra=(down, right))
 
     def extra_repr(self) -> str:
         where = "transposed, " if self.window.transposed else ""
