@@ -275,12 +275,11 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
 def input_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(name, quantizer) of inputs: of each layer that has one, and those of few bits that are modules of their own."""
     held = {id(layer.weight_quantizer) for _, layer in binary_layers(model)}
-    inside: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
-            inside.add(id(module.input_quantizer))
-            yield f"{name}.input_quantizer" if name else "input_quantizer", module.input_quantizer
-        elif isinstance(module, Quantizer) and id(module) not in inside | held:
+            held.add(id(module.input_quantizer))
+            yield f"{name}.input_quantizer".lstrip("."), module.input_quantizer
+        elif isinstance(module, Quantizer) and id(module) not in held:
             yield name, module
 
 
@@ -316,7 +315,7 @@ def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
     found = {}
     for name, module in model.named_modules(remove_duplicate=not shared):
         if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
-            key = plain = f"{name}.weight" if name else "weight"
+            key = plain = f"{name}.weight".lstrip(".")
             if not isinstance(module, BinaryLayer):  # "lstm.parametrizations.weight_ih_l0.0"
                 *layer, _, weight, _ = name.split(".")
                 key, plain = f"{name.rpartition('.')[0]}.original", ".".join([*layer, weight])

@@ -192,9 +192,9 @@ def compile_update_(
         latents = [p for p in groups if p.grad is not None]
         if not latents:
             return
-        states = [_state(optimizer, p) for p in latents]
         rows, numbers = [], []
-        for p, state in zip(latents, states, strict=True):
+        for p in latents:
+            state = _state(optimizer, p)
             own = (p, _laid_out(p.grad, p), state["exp_avg"], state["exp_avg_sq"], weight_of(p))
             rows.append(list(map(_flat(p), own)))
             numbers.append(_numbers(groups[p], float(state["step"]) + 1, quantizers[p]))
@@ -203,8 +203,8 @@ def compile_update_(
             torch.tensor(numbers, dtype=torch.float32).to(latents[0].device, non_blocking=True),
             [_seed(quantizers[p], p) for p in latents],
         )
-        for p, state in zip(latents, states, strict=True):
-            state["step"] += 1
+        for p in latents:
+            optimizer.state[p]["step"] += 1
             p.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient
             p.prepared = Prepared(p, weights[p], quantizers[p].value)
 
