@@ -40,6 +40,16 @@ static void shape_tiles(int rows) {
             _tile_dpbusd(sum, x, w);  \
     } while (0)
 
+/* The tiles of sums: rows and outputs before each. */
+#define EACH_SUM(DO)                            \
+    DO(0, 0, 0)                                 \
+    if (more_outputs) DO(1, 0, 16)              \
+    if (more_rows) DO(2, 16, 0)                 \
+    if (more_rows && more_outputs) DO(3, 16, 16)
+#define LOAD(t, row, output) _tile_loadd(t, sums + row * stride + output, 4 * stride);
+#define ZERO(t, row, output) _tile_zero(t);
+#define STORE(t, row, output) _tile_stored(t, sums + row * stride + output, 4 * stride);
+
 /* sums[row][output], of one panel of 16 outputs or two. Rows of unsigned or signed bytes are `step` bytes apart, in each segment
  * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. With `adds`, what `sums` holds is
  * added. */
@@ -50,15 +60,9 @@ ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_o
     WRITTEN(b);
     if (adds) {
         WRITTEN(sums);
-        _tile_loadd(0, sums, 4 * stride);
-        if (more_outputs) _tile_loadd(1, sums + 16, 4 * stride);
-        if (more_rows) _tile_loadd(2, sums + 16 * stride, 4 * stride);
-        if (more_rows && more_outputs) _tile_loadd(3, sums + 16 * stride + 16, 4 * stride);
+        EACH_SUM(LOAD)
     } else {
-        _tile_zero(0);
-        if (more_outputs) _tile_zero(1);
-        if (more_rows) _tile_zero(2);
-        if (more_rows && more_outputs) _tile_zero(3);
+        EACH_SUM(ZERO)
     }
     for (int k = 0; k < count; k++) {
         const uint8_t *x = rows + segments[k].a, *w = b + segments[k].b * LANES * 4;
@@ -73,11 +77,12 @@ ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_o
             if (more_rows && more_outputs) PRODUCT(3, 5, 7);
         }
     }
-    _tile_stored(0, sums, 4 * stride);
-    if (more_outputs) _tile_stored(1, sums + 16, 4 * stride);
-    if (more_rows) _tile_stored(2, sums + 16 * stride, 4 * stride);
-    if (more_rows && more_outputs) _tile_stored(3, sums + 16 * stride + 16, 4 * stride);
+    EACH_SUM(STORE)
 }
+#undef EACH_SUM
+#undef LOAD
+#undef ZERO
+#undef STORE
 #undef PRODUCT
 
 /* The tiles have shapes for these rows. */

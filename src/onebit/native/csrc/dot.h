@@ -72,16 +72,13 @@ static void expand_tiles(dot_t *dot, int group) {
     const ob_call *call = dot->call;
     int all = (call->outputs + LANES - 1) / LANES, end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
     int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4, extra = call->tap_fours - call->tap_words;
+    int64_t parts = extra ? taps : 1, fours = taps / parts * call->tap_words; /* parts with nothing extra inside */
     int8_t *to = dot->bytes;
     for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++)
-        if (!extra) {
-            expand_part(call, group, p, 0, taps * call->tap_words, to);
-            to += dot->panel;
-        } else
-            for (int64_t tap = 0; tap < taps; tap++, to += call->tap_fours * four) {
-                expand_part(call, group, p, tap * call->tap_words, call->tap_words, to);
-                memset(to + call->tap_words * four, 0, (size_t)(extra * four));
-            }
+        for (int64_t part = 0; part < parts; part++, to += (fours + extra) * four) {
+            expand_part(call, group, p, part * fours, fours, to);
+            memset(to + fours * four, 0, (size_t)(extra * four));
+        }
 }
 
 /* The segments of output row `i` and run `run`: the taps inside the image. Their number is at most that of the taps. */

@@ -102,49 +102,32 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
     const float *restrict p = op->p ? (const float *)op->p + first : NULL;
     const double *restrict slope = op->p ? (const double *)op->p + first : NULL;
     const double *restrict shift = op->q ? (const double *)op->q + first : NULL;
+    const int32_t *restrict least = (const int32_t *)p, *restrict flip = op->q ? (const int32_t *)op->q + first : NULL;
     int saw_nan = 0;
+#define ON_CHANNELS(name, body) \
+    case OB_EPILOGUE_##name:    \
+        CHANNELS(body)          \
+        break;
     switch (op->code) {
-    case OB_EPILOGUE_REAL:
-        CHANNELS(x->f[k] = (float)x->i[k])
-        break;
-    case OB_EPILOGUE_SCALE:
-        CHANNELS(x->f[k] *= p[k])
-        break;
-    case OB_EPILOGUE_SHIFT:
-        CHANNELS(x->f[k] += p[k])
-        break;
-    case OB_EPILOGUE_CENTER:
-        CHANNELS(x->f[k] += total * p[k])
-        break;
+        ON_CHANNELS(REAL, x->f[k] = (float)x->i[k])
+        ON_CHANNELS(SCALE, x->f[k] *= p[k])
+        ON_CHANNELS(SHIFT, x->f[k] += p[k])
+        ON_CHANNELS(CENTER, x->f[k] += total * p[k])
+        ON_CHANNELS(RELU, x->f[k] = relu_of(x->f[k]))
+        ON_CHANNELS(RELU_INT, x->i[k] = x->i[k] < 0 ? 0 : x->i[k])
+        ON_CHANNELS(PRELU, x->f[k] = prelu_of(x->f[k], p[k]))
+        ON_CHANNELS(HARDTANH, x->f[k] = clamp_of(x->f[k], -1, 1))
+        ON_CHANNELS(HARDTANH_INT, x->i[k] = clamp_int(x->i[k], -1, 1))
+        ON_CHANNELS(THRESHOLD, x->i[k] = threshold_of(x->i[k], flip[k], least[k]))
     case OB_EPILOGUE_AFFINE:
         AFFINE(x->f[k])
         break;
     case OB_EPILOGUE_AFFINE_INT:
         AFFINE(x->i[k])
         break;
-    case OB_EPILOGUE_RELU: /* keeps NaN */
-        CHANNELS(x->f[k] = relu_of(x->f[k]))
-        break;
-    case OB_EPILOGUE_RELU_INT:
-        CHANNELS(x->i[k] = x->i[k] < 0 ? 0 : x->i[k])
-        break;
-    case OB_EPILOGUE_PRELU:
-        CHANNELS(x->f[k] = prelu_of(x->f[k], p[k]))
-        break;
-    case OB_EPILOGUE_HARDTANH:
-        CHANNELS(x->f[k] = clamp_of(x->f[k], -1, 1))
-        break;
-    case OB_EPILOGUE_HARDTANH_INT:
-        CHANNELS(x->i[k] = clamp_int(x->i[k], -1, 1))
-        break;
     case OB_EPILOGUE_CLAMP: {
         float low = *(const float *)op->p, high = *(const float *)op->q;
         CHANNELS(x->f[k] = clamp_of(x->f[k], low, high))
-        break;
-    }
-    case OB_EPILOGUE_THRESHOLD: {
-        const int32_t *restrict least = (const int32_t *)op->p + first, *restrict flip = (const int32_t *)op->q + first;
-        CHANNELS(x->i[k] = threshold_of(x->i[k], flip[k], least[k]))
         break;
     }
     case OB_EPILOGUE_SIGN:
@@ -162,6 +145,7 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
     }
     return saw_nan;
 }
+#undef ON_CHANNELS
 
 /* Words of `bits` flags each; tail bits are 0. */
 static inline void write_bits(uint32_t *out, const block_t *x, int count, int bits) {

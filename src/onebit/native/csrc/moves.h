@@ -175,26 +175,32 @@ static int copy_box(const ob_call *call, const share_t *share, int64_t count, ui
     return 0;
 }
 
+#define COMBINE(name, body)                      \
+    case OB_KERNEL_##name:                       \
+        for (int k = 0; k < units; k++) body;    \
+        break;
+
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */
 static int pool(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     const int kernel = call->kernel, bytes = call->in_factor != 0, adds = kernel == OB_KERNEL_SUM || kernel == OB_KERNEL_SUM_INT;
     const int units = kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels, size = bytes && !adds ? 1 : 4;
+    const int down = call->taps_down, across = call->taps_across;
+    const int64_t pixel = (int64_t)call->in_pixel * (bytes ? 1 : 4), row_bytes = call->in_width * pixel;
     span_t mine = span_of(share, call->out_height);
     for (int64_t n = 0; n < count; n++)
         for (int i = mine.begin; i < mine.end; i++)
             for (int j = 0; j < call->out_width; j++) {
-                const uint32_t *in = arena + call->in + n * call->in_size;
+                const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
+                const int32_t *rows = call->rows + i * down, *columns = call->columns + j * across;
                 int64_t place = (int64_t)i * call->out_width + j;
                 uint8_t *out_bytes = (uint8_t *)(arena + call->out + n * call->out_size) + place * call->out_pixel * size;
                 uint32_t *out = (uint32_t *)out_bytes, seen = 0;
                 float *reals = (float *)out;
                 if (adds) memset(out, 0, (size_t)units * 4);
-                for (int a = 0; a < call->taps_down; a++)
-                    for (int b = 0; b < call->taps_across; b++) {
-                        int row = call->rows[i * call->taps_down + a], column = call->columns[j * call->taps_across + b];
-                        if (row < 0 || column < 0) continue;
-                        int64_t from = ((int64_t)row * call->in_width + column) * call->in_pixel;
-                        const uint8_t *x_bytes = (const uint8_t *)in + from * (bytes ? 1 : 4);
+                for (int a = 0; a < down; a++)
+                    for (int b = 0; b < across; b++) {
+                        if (rows[a] < 0 || columns[b] < 0) continue;
+                        const uint8_t *x_bytes = in + rows[a] * row_bytes + columns[b] * pixel;
                         const uint32_t *x = (const uint32_t *)x_bytes;
                         const float *f = (const float *)x;
                         if (!seen++ && !adds) {
@@ -202,28 +208,16 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
                             continue;
                         }
                         switch (kernel) {
-                        case OB_KERNEL_MAX:
-                            for (int k = 0; k < units; k++) reals[k] = larger_of(reals[k], f[k]);
-                            break;
-                        case OB_KERNEL_MAX_INT:
-                            for (int k = 0; k < units; k++)
-                                if ((int32_t)x[k] > (int32_t)out[k]) out[k] = x[k];
-                            break;
-                        case OB_KERNEL_MAX_BITS:
-                            for (int k = 0; k < units; k++) out[k] |= x[k];
-                            break;
-                        case OB_KERNEL_MAX_BYTES:
-                            for (int k = 0; k < units; k++) out_bytes[k] = x_bytes[k] > out_bytes[k] ? x_bytes[k] : out_bytes[k];
-                            break;
-                        case OB_KERNEL_SUM:
-                            for (int k = 0; k < units; k++) reals[k] += f[k];
-                            break;
+                            COMBINE(MAX, reals[k] = larger_of(reals[k], f[k]))
+                            COMBINE(MAX_INT, if ((int32_t)x[k] > (int32_t)out[k]) out[k] = x[k])
+                            COMBINE(MAX_BITS, out[k] |= x[k])
+                            COMBINE(MAX_BYTES, out_bytes[k] = x_bytes[k] > out_bytes[k] ? x_bytes[k] : out_bytes[k])
+                            COMBINE(SUM, reals[k] += f[k])
                         case OB_KERNEL_SUM_INT:
                             if (bytes)
                                 for (int k = 0; k < units; k++) out[k] += x_bytes[k];
                             else
                                 for (int k = 0; k < units; k++) out[k] += x[k];
-                            break;
                         }
                     }
                 if (kernel == OB_KERNEL_MAX) /* of 0 and -0, neither is the larger */
