@@ -75,7 +75,7 @@ def test_a_target_that_lacks_an_operation_says_so(
     onebit("train", recipe, "--out", tmp_path / "run")
     assert main(["export", str(tmp_path / "run"), "--to", "torch", "-o", str(tmp_path / "net.pth")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "torch has no operation 'negate', which makes the value 'negate' of the net" in said
+    assert "no operation 'negate'" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "run"]
 
 
