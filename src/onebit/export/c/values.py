@@ -122,27 +122,20 @@ class Stored:
         return replace(self, first=first, axes=axes)
 
 
-def form_of(value: Value) -> str:
-    """The smallest form that holds a value."""
-    if value.bound is None:
-        return "real"
-    if value.kind == "sign":
-        return "signs"
-    least, most = value.limits
-    return next((form for form, (low, high) in RANGES.items() if low <= least and most <= high), "integers")
-
-
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
     """Channels fastest, then the other axes as in the value."""
     return tuple(((size, shape[0] * prod(shape[axis + 1 :]) if axis else 1),) for axis, size in enumerate(shape))
 
 
 def plain(value: Value, stage: int) -> Stored:
-    """A value in memory of its own: the channels of each pixel side by side."""
-    form = form_of(value)
-    units = -(-prod(value.shape) * BITS[form] // 8)
-    limits = value.limits if value.exact else None
-    return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), limits)
+    """A value in memory of its own, in the smallest form that holds it: the channels of each pixel side by side."""
+    count, limits = prod(value.shape), value.limits if value.exact else None
+    form = "real"
+    if limits is not None:
+        fitting = (form for form, (low, high) in RANGES.items() if low <= limits[0] and limits[1] <= high)
+        form = "signs" if value.kind == "sign" else next(fitting, "integers")
+    units = -(-count * BITS[form] // 8)
+    return Stored(Memory(units, stage, stage, count), form, 0, plain_axes(value.shape), limits)
 
 
 def _join(parts: Axis) -> Axis:

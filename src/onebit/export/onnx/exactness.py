@@ -44,20 +44,19 @@ def fits_byte(value: Value) -> bool:
 class Uses:
     """What is known of the values of a net from the nodes before and after them.
 
-    values: shape and kind. readers: the nodes that read a value, each once. exact: values that a graph computes bit for
-    bit. precise: exact values whose bits matter. codes: ±1 values that are read as {0, 2} by products of integers.
+    values: shape and kind. exact: values that a graph computes bit for bit. precise: exact values whose bits matter.
+    codes: ±1 values that are read as {0, 2} by products of integers.
     """
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
         self.values = net.values
-        self.readers = {name: list(dict.fromkeys(found)) for name, found in readers(net).items()}
+        self.readers = readers(net)
         self.exact = {INPUT}
         for node in net.nodes:
             if self._keeps_bits(node):
                 self.exact.add(node.output)
-        matters = set(net.outputs)
-        codes: set[str] = set()
+        matters, codes = set(net.outputs), set[str]()
         for node in reversed(net.nodes):
             if isinstance(node, (*SIGNS, nodes.Quantize)) or (node.output in matters and node.output in self.exact):
                 matters.update(node.inputs)
@@ -78,7 +77,7 @@ class Uses:
         return all(name in self.exact for name in node.inputs)
 
     def only_reader(self, node: Node) -> Node | None:
-        """The only node that reads the output of `node`; None if several do, or if it is an output of the net."""
+        """The only node that reads the output of `node`, once; None if it is an output of the net, too."""
         found = self.readers[node.output]
         return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
 
@@ -87,9 +86,9 @@ class Uses:
         if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:
             return None
         after = self.only_reader(node)
-        pool = after if isinstance(after, nodes.MaxPool) else None
-        if pool is not None:
-            after = self.only_reader(pool)
+        pool = None
+        if isinstance(after, nodes.MaxPool):
+            pool, after = after, self.only_reader(after)
         return (pool, after) if isinstance(after, SIGNS) else None
 
     def conv_to_requantize(self, node: nodes.Conv) -> nodes.Requantize | None:
