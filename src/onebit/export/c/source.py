@@ -35,15 +35,15 @@ class Code(NamedTuple):
 
 def code_of(plan: Planner) -> Code:
     stages, calls = functions(plan)
-    known = pieces()
+    known, of_stages = pieces(), _words(stages)
     used: set[str] = set()
-    new = _words(stages) & known.keys()
+    new = of_stages & known.keys()
     while new:
         used |= new
-        new = set().union(*(_words(known[name]) for name in new)) & known.keys() - used
-    found = {name: text for name, text in known.items() if name in used}
-    text = "\n".join([stages, *(code for name, code in found.items() if name != "value_t")])
-    floats = not _words(text).isdisjoint(("float", "double", "f"))
+        new = set().union(*(known[name][1] for name in new)) & known.keys() - used
+    found = {name: text for name, (text, _) in known.items() if name in used}
+    words = of_stages.union(*(known[name][1] for name in used - {"value_t"}))
+    floats = not words.isdisjoint(("float", "double", "f"))
     if not floats and "value_t" in found:
         found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
     static = plan.arena_bytes + sum(_STATIC[name] for name in found if name in _STATIC)
@@ -51,15 +51,15 @@ def code_of(plan: Planner) -> Code:
 
 
 @cache
-def pieces() -> dict[str, str]:
-    """Name -> text of every kernel, in an order in which each uses only those before it."""
+def pieces() -> dict[str, tuple[str, set[str]]]:
+    """Name -> text and words of every kernel, in an order in which each uses only those before it."""
     native, own = files("onebit.native") / "plain", files("onebit.export.c")
     found = {}
     for text in (native / "numbers.h", native / "tables.h", own / "memory.h", own / "kernels.h"):
         for piece in text.read_text(encoding="utf-8").split("\n\n")[1:]:  # after the comment of the file
             match = _DEFINED.search(_without_comments(piece))
             assert match is not None, piece
-            found[str(match[match.lastindex or 0])] = piece.rstrip("\n")
+            found[str(match[match.lastindex or 0])] = piece.rstrip("\n"), _words(piece)
     return found
 
 
