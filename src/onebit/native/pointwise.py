@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onebit.native.abi import EPILOGUE_KERNELS
-from onebit.native.kernel_calls import BITS, BYTES, INTEGER, Operation, Slot
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, KernelCall, Operation, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.values import Values
 from onebit.packed import Node, nodes
@@ -23,19 +23,23 @@ class Pointwise(Values):
 
         With `signs`, the operation writes words of bits, which two groups of a convolution must not share.
         """
-        slot = self.value(name)
-        call = slot.call
-        if (
-            call is not None
-            and call.kernel in EPILOGUE_KERNELS
-            and not call.closed
-            and self.uses[name] == 1
-            and call is self.calls.list[-1]
-            and not slot.kinds
-            and not (signs and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32)
-        ):
+        slot, call = self.value(name), self.open_call(name)
+        shared = call is not None and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32
+        if call is not None and call is self.calls.list[-1] and not (signs and shared):
             return slot
         return self.calls.emit("pointwise", (slot,), slot.shape, INTEGER if slot.kind == BYTES else slot.kind)
+
+    def open_call(self, name: str) -> KernelCall | None:
+        """The call that makes a value, if its epilogue can go on."""
+        slot = self.value(name)
+        if self.uses[name] > 1 or slot.kinds or slot.call is None or slot.call.closed:
+            return None
+        return slot.call if slot.call.kernel in EPILOGUE_KERNELS else None
+
+    def unpack(self, name: str) -> None:
+        """Bits become integers."""
+        if self.value(name).kind == BITS:
+            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
 
     def requantize(self, node: nodes.Requantize) -> Slot:
         """The epilogue of the sums among the inputs that nothing else reads; the other inputs are read there."""
@@ -46,15 +50,12 @@ class Pointwise(Values):
         scale = np.ldexp(node.multiplier.astype(np.float64), -node.right_shift)
         offset = np.ldexp(node.offset.astype(np.float64), -node.right_shift)
         for name in node.inputs:
-            if self.value(name).kind == BITS:
-                self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
-        first = next((k for k, name in enumerate(node.inputs) if self.can_follow(name)), 0)
-        slot = self.value(node.inputs[first])
-        if self.can_follow(node.inputs[first]):
-            assert slot.call is not None
-            self.calls.to_end(slot.call)
-        else:
-            slot = self.open_epilogue(node.inputs[first], signs=False)
+            self.unpack(name)
+        calls = [self.open_call(name) if self.value(name).kind == INTEGER else None for name in node.inputs]
+        first = next((k for k, call in enumerate(calls) if call is not None), 0)
+        if (call := calls[first]) is not None:
+            self.calls.to_end(call)
+        slot = self.open_epilogue(node.inputs[first], signs=False)
         order = [first, *(k for k in range(len(node.inputs)) if k != first)]
         more = tuple(self.value(node.inputs[k]) for k in order[1:])
         scale = scale[order]
@@ -66,22 +67,9 @@ class Pointwise(Values):
         self.calls.then_integers(slot, operation)
         return slot
 
-    def can_follow(self, name: str) -> bool:
-        """Whether the epilogue of the call that makes integers can go on."""
-        slot = self.value(name)
-        return (
-            slot.kind == INTEGER
-            and slot.call is not None
-            and slot.call.kernel in EPILOGUE_KERNELS
-            and not slot.call.closed
-            and self.uses[name] == 1
-            and not slot.kinds
-        )
-
     def quantize(self, node: nodes.Quantize) -> Slot:
         (name,) = node.inputs
-        if self.value(name).kind == BITS:
-            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        self.unpack(name)
         slot = self.open_epilogue(name, signs=False)
         if slot.kind == INTEGER:
             self.calls.then(slot, "real")
@@ -90,8 +78,7 @@ class Pointwise(Values):
 
     def pointwise(self, node: Node) -> Slot:
         (name,) = node.inputs
-        if self.value(name).kind == BITS:
-            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        self.unpack(name)
         slot = self.open_epilogue(name, signs=isinstance(node, (nodes.Threshold, nodes.Sign)))
         exact = slot.kind == INTEGER
         if isinstance(node, nodes.Threshold):
