@@ -51,6 +51,10 @@ def test_the_numbers_of_a_net_cannot_be_changed() -> None:
         with pytest.raises(ValueError, match="read-only"):
             array[:] = 2
     own[:] = 3  # the array that was given stays the caller's
+    affine = net.nodes[2]
+    np.testing.assert_array_equal(affine.shift, 1)  # type: ignore[attr-defined]
+    other = replace(affine, output="c")
+    assert np.shares_memory(other.shift, affine.shift)  # type: ignore[attr-defined]  # what cannot change is not copied
 
 
 def flat() -> Flatten:

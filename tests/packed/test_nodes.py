@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from onebit.errors import FormatError
 from onebit.packed import (
     AdaptiveAveragePool,
     Add,
-    Affine,
     AveragePool,
     Concat,
     Conv,
@@ -178,13 +176,3 @@ def test_costs_count_every_position_of_a_kernel() -> None:
         weights = 216 if macs else 0
         assert (cost.binary_weights, cost.real_parameters) == ((0, weights) if cost.op == "real_conv" else (weights, 0))
         assert cost.bytes == (0 if not macs else 864 if cost.op == "real_conv" else 6 * 5)
-
-
-def test_a_node_keeps_its_numbers_when_the_array_it_was_given_changes() -> None:
-    scale = np.ones(3, np.float32)
-    node = Affine(inputs=("input",), output="y", scale=scale, shift=scale)
-    scale[:] = 5
-    np.testing.assert_array_equal(node.scale, 1)
-    with pytest.raises(ValueError, match="read-only"):
-        node.scale[:] = 5
-    assert np.shares_memory(replace(node, output="z").scale, node.scale)  # what cannot change is not copied
