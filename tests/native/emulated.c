@@ -15,8 +15,8 @@ int main(int count, char **arguments) {
     const ob_isa *isa;
     if (count == 1) {
         for (int n = 0; (isa = ob_instruction_set(n)); n++)
-            printf("%s %d %d %d %d %d %d %d %d %d %d\n", isa->name, isa->lanes, isa->lut_inputs, isa->lut_groups, isa->tile_rows,
-                   isa->tile_outputs, isa->dense_words, isa->dot_fours, isa->dot_shift, isa->dot_lut,
+            printf("%s %d %d %d %d %d %d %d %d %d %d %d\n", isa->name, isa->lanes, isa->lut_inputs, isa->lut_groups, isa->tile_rows,
+                   isa->tile_outputs, isa->dense_words, isa->row_units, isa->dot_fours, isa->dot_shift, isa->dot_lut,
                    isa->byte_tiles);
         return 0;
     }

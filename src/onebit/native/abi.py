@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "023b5112fc785a8f9d6e43ac1c6addfabdad57ee571cfd93935b13c6f4f96526"
+HASH = "10083c870e0a69f546ce77ea695b7f1811b250970e9febc2a5be410dc04cb45b"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -171,7 +171,9 @@ class IsaStruct(ctypes.Structure):
     _fields_ = [
         ("name", Text),
         *_of(
-            Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift dot_lut byte_tiles"
+            Int,
+            "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words row_units dot_fours "
+            "dot_shift dot_lut byte_tiles",
         ),
         ("run", ctypes.CFUNCTYPE(Long, ctypes.POINTER(PlanStruct), Pointer, Long, Pointer, Pointer, Int, Int, Pointer)),
         ("run_norm", ctypes.CFUNCTYPE(Long, ctypes.POINTER(NormStruct), Int, Int, Int)),

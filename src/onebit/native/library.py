@@ -21,7 +21,7 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. row_units: see csrc/lut_rows.h. dot_fours, dot_shift: see csrc/dot.h.
     dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
@@ -37,6 +37,7 @@ class InstructionSet(NamedTuple):
     tile_rows: int
     tile_outputs: int
     dense_words: int
+    row_units: int
     dot_fours: int
     dot_shift: int
     dot_lut: int

@@ -153,7 +153,8 @@ class _Planner(Pointwise):
         answer = self.calls.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
-        if kernel.name == "lut" and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
+        dense = kernel.name == "lut" and slot.shape[1:] == made[1:] == (1, 1)
+        if dense and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
             block, units = planes_of_bytes(channels, self.isa)
             answer.call.fields |= {"planes": self.isa.byte_tiles, "block": block}
             answer.call.scratch = max(answer.call.scratch, units)

@@ -60,9 +60,9 @@ def lookup_kernel(
     size = isa.lut_inputs * isa.lut_groups
     lookups, table = -(-channels // isa.lut_inputs), 2**isa.lut_inputs
     wide = isa.tile_rows * -(-outputs // isa.lanes) * isa.lanes * 2
-    if all(axis.taps.size == 1 and axis.taps == 0 for axis in axes):
+    if all(axis.taps.shape[1] == 1 and (axis.taps >= 0).all() for axis in axes):
         tables = isa.tile_rows * isa.dense_words * isa.lut_groups * table
-        return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables)
+        return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), max(wide + tables, isa.row_units))
     more = {"table_rows": axes[0].rows_kept, "table_width": width, "tap_lookups": lookups}
     if isinstance(node, Conv) and not node.padding_value and node.centre is None:
         columns, left, table_width = padded_columns(node, width, len(axes[1].taps))

@@ -11,6 +11,10 @@
 #define TILE_PANELS 4
 #define WORD_ROWS 2
 #define LUT_ROWS(panels) ((panels) < 3 ? 4 : 2)
+#define ROW_LANES 16
+#define ROW_LOG 6
+#define ROW_BITS 5
+#define ROW_LEAST 10
 #define DOT_ROWS 16
 #define DOT_FOURS 1
 #define DOT_SHIFT 0

@@ -6,6 +6,9 @@
 #define DOT_LUT 0
 #define RUN_DOT_LUT NULL
 #endif
+#ifndef ROW_UNITS
+#define ROW_UNITS 0
+#endif
 #ifndef BYTE_TILES
 #define BYTE_TILES 0
 #endif
@@ -84,8 +87,8 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
 #define ISA(text)                                                                                                     \
     {                                                                                                                 \
         .name = text, .lanes = LANES, .lut_inputs = LUT_INPUTS, .lut_groups = LUT_GROUPS, .tile_rows = TILE_ROWS,     \
-        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .dot_fours = DOT_FOURS, .dot_shift = DOT_SHIFT,     \
-        .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = TRAINING(run_norm),                \
+        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .row_units = ROW_UNITS, .dot_fours = DOT_FOURS,    \
+        .dot_shift = DOT_SHIFT, .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = TRAINING(run_norm),                \
         .run_surrogate = TRAINING(run_surrogate), .run_activation = TRAINING(run_activation),                         \
         .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete)                            \
     }

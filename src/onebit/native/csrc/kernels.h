@@ -1,5 +1,6 @@
 /* All that kernels are made of, for every instruction set: included first by its file, after the numbers that the headers ask for. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "onebit.h"
@@ -9,6 +10,9 @@
 #include "epilogue.h"
 #include "moves.h"
 #include "matmul.h"
+#ifdef ROW_LANES
+#include "lut_rows.h"
+#endif
 #include "depthwise.h"
 #if DOT_FOURS
 #include "dot.h"

@@ -333,35 +333,47 @@ static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, i
     return saw_nan;
 }
 
-/* A dense layer, or a convolution of one pixel to one pixel: makes the tables of a block of inputs of several images. */
-static int lut_dense(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    int64_t stride = (int64_t)(call->outputs + LANES - 1) / LANES * LANES;
-    int64_t *wide = (int64_t *)(arena + call->scratch + share->scratch);
-    int32_t *room = (int32_t *)(wide + TILE_ROWS * stride);
-    int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, saw_nan = 0;
-    int rows = LUT_ROWS(stride / LANES);
-    static const int32_t one[4] = {0, 1, 1, 0};
+/* A dense layer, or a convolution with one tap that is always inside: calls `run` on up to `most` rows at once. Rows are images of
+ * one pixel, or pixels of a row of an image, and `stride` units apart. */
+static int lut_rows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena, int most,
+                    int (*run)(const place_t *at, span_t tiles, spot_t spot, int many, const int32_t *x, int64_t stride, void *room)) {
+    void *room = arena + call->scratch + share->scratch;
     work_t work = work_of(call, share, TILE_OUTPUTS);
+    int single = call->out_height * call->out_width == 1, saw_nan = 0;
+    int64_t rows = single ? count : call->runs[2], stride = single ? call->in_size : (int64_t)call->runs[3] * call->in_pixel;
     if (work.outputs.begin == work.outputs.end) return 0;
-    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
-    for (int group = 0; group < call->groups; group++)
-        for (int64_t row = 0; row < count;) {
-            int many = tile_rows(count - row, rows), most = safe_lookups(call, arena, row, many);
-            const int32_t *tables[TILE_ROWS];
-            for (int m = 0; m < many; m++) tables[m] = room + (int64_t)m * block_units;
-            for (int from = 0; from < call->tap_channels; from += inputs) {
-                int part = call->tap_channels - from < inputs ? call->tap_channels - from : inputs;
-                int groups = (part + LUT_INPUTS - 1) / LUT_INPUTS;
-                segment_t segment = {0, from / inputs * DENSE_WORDS, (groups + LUT_GROUPS - 1) / LUT_GROUPS, groups};
-                for (int m = 0; m < many; m++) {
-                    const int32_t *x = (const int32_t *)arena + call->in + (row + m) * call->in_size;
-                    lut_tables(x + (int64_t)group * call->tap_channels + from, part, (int32_t *)tables[m]);
-                }
-                spot_t spot = {row, 0};
-                saw_nan |= lut_outputs(&at, work.outputs, spot, many, group, tables, &segment, 1, most, wide, from == 0,
-                                   from + part == call->tap_channels);
+    for (int i = work.rows.begin; i < work.rows.end; i++)
+        for (int64_t n = 0; n < (single ? 1 : count); n++)
+            for (int64_t row = 0, many; row < rows; row += many) {
+                place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
+                spot_t spot = {single ? row : n, single ? 0 : (int32_t)row};
+                int64_t pixel = (int64_t)call->rows[i] * call->in_width + call->columns[0];
+                const int32_t *x = (const int32_t *)arena + call->in + n * call->in_size + pixel * call->in_pixel + row * stride;
+                many = most > TILE_ROWS && rows - row < most ? rows - row : tile_rows(rows - row, most);
+                saw_nan |= run(&at, work.outputs, spot, (int)many, x, stride, room);
             }
-            row += many;
+    return saw_nan;
+}
+
+/* Makes the tables of a block of inputs of several rows. */
+static int lut_block(const place_t *at, span_t tiles, spot_t spot, int many, const int32_t *x, int64_t stride, void *room) {
+    const ob_call *call = at->call;
+    int64_t *wide = room;
+    int32_t *all = (int32_t *)(wide + (int64_t)TILE_ROWS * ((call->outputs + LANES - 1) / LANES * LANES)), saw_nan = 0;
+    int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS;
+    int most = safe_lookups(call, at->arena, spot.n, at->run[2] == 1 ? many : 1);
+    for (int group = 0; group < call->groups; group++, x += call->tap_channels)
+        for (int from = 0; from < call->tap_channels; from += inputs) {
+            int part = call->tap_channels - from < inputs ? call->tap_channels - from : inputs;
+            int groups = (part + LUT_INPUTS - 1) / LUT_INPUTS;
+            segment_t segment = {0, from / inputs * DENSE_WORDS, (groups + LUT_GROUPS - 1) / LUT_GROUPS, groups};
+            const int32_t *tables[TILE_ROWS];
+            for (int m = 0; m < many; m++) {
+                tables[m] = all + (int64_t)m * block_units;
+                lut_tables(x + m * stride + from, part, (int32_t *)tables[m]);
+            }
+            saw_nan |= lut_outputs(at, tiles, spot, many, group, tables, &segment, 1, most, wide, from == 0,
+                                   from + part == call->tap_channels);
         }
     return saw_nan;
 }
@@ -414,7 +426,8 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
 }
 
 static int lut(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    return (call->table_rows ? lut_conv : lut_dense)(call, share, count, arena);
+    if (call->table_rows) return lut_conv(call, share, count, arena);
+    return lut_rows(call, share, count, arena, LUT_ROWS((call->outputs + LANES - 1) / LANES), lut_block);
 }
 #define RUN_LUT lut
 

@@ -250,6 +250,7 @@ typedef struct {
     int32_t lut_groups; /* lookups per word */
     int32_t tile_rows, tile_outputs; /* largest tile */
     int32_t dense_words; /* words per block of a dense layer's rows */
+    int32_t row_units;   /* of scratch memory that lut_rows.h needs; 0: it is not used */
     int32_t dot_fours, dot_shift; /* see dot.h; dot_fours is 0 without OB_KERNEL_DOT, whose layers use lookups */
     int32_t dot_lut;              /* outputs per panel of OB_KERNEL_DOT_LUT; 0: there is no such kernel */
     int32_t byte_tiles; /* 0, or with registers that hold tiles of bytes, the smallest batch for which a dense layer of int32 is

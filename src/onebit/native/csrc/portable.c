@@ -19,6 +19,14 @@ static inline uint32_t word_of(const int32_t *flags) {
     return word;
 }
 
+#ifdef __GNUC__
+#define ALWAYS static inline __attribute__((always_inline))
+#define ROW_LANES 8
+#define ROW_LOG 5
+#define ROW_BITS 4
+#define ROW_LEAST 2
+#endif
+
 #include "kernels.h"
 #include "../plain/tables.h"
 
