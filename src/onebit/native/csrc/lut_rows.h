@@ -6,7 +6,7 @@
  * ROW_BITS    inputs of a table; a word of weights has a whole number of tables
  * ROW_LEAST   rows that take as long one by one
  */
-#define ROW_OUTPUTS 512
+#define ROW_OUTPUTS 512 /* at once: their sums stay in the second-level cache */
 #define ROW_WORD (LUT_INPUTS * LUT_GROUPS)
 #define ROW_TABLES (ROW_WORD / ROW_BITS)
 #define ROW_ENTRIES (1 << ROW_BITS)
@@ -43,7 +43,7 @@ static void row_tables(const lanes_t *x, int count, lanes_t *table) {
 }
 
 /* Adds what a panel of words of weights chooses from `count` tables, the first of them table `from` of the word. */
-ALWAYS void row_panel(const int count, const lanes_t *tables, int from, const uint32_t *w, lanes_t *sums) {
+ALWAYS void row_panel(const int count, const lanes_t *restrict tables, int from, const uint32_t *restrict w, lanes_t *restrict sums) {
     for (int o = 0; o < LANES; o++) {
         const char *entry[ROW_TABLES];
 #pragma GCC unroll 8
@@ -94,7 +94,7 @@ static int row_outputs(const place_t *at, spot_t spot, int many, const uint32_t 
         row_tables(room->inputs, tables, room->tables);
         for (int p = 0; p < panels; p++)
             if (tables == ROW_TABLES) {
-                __builtin_prefetch(b + (p + 4) * call->panel);
+                __builtin_prefetch(b + (p + 8) * call->panel);
                 row_panel(ROW_TABLES, room->tables, 0, b + p * call->panel, room->sums + p * LANES);
             } else
                 for (int t = 0; t < tables; t++) row_panel(1, room->tables, t, b + p * call->panel, room->sums + p * LANES);
