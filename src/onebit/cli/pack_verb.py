@@ -12,7 +12,6 @@ from onebit.common.text import size
 from onebit.errors import UsageError
 
 if TYPE_CHECKING:
-    from onebit.integer import Calibrated
     from onebit.packed import Certificate, PackedNet
     from onebit.runs.run import Run
 
@@ -103,7 +102,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
 
     ranges: dict[str, Any] = {}
 
-    def state(found: Calibrated) -> None:
+    def state(found: Any) -> None:
         ranges.update({name: made._asdict() for name, made in found.ranges.items()})
         beyond = f"at most {percent(found.beyond)} of the numbers of a value are beyond its range"
         say(f"activations rounded to {args.activations} bits: {beyond}")

@@ -49,38 +49,9 @@ def pack(
     classes: Sequence[str] | None = None,
     name: str = "",
 ) -> PackedNet:
-    """The packed net that computes what `model` computes in eval mode with its binary weights.
+    """The packed net of a model, as `onebit.pack` makes it without data; its arguments and errors are documented there.
 
     What forward does to its input, such as `x.float() / 255`, `Normalize` or `InputCoding`, is packed with it.
-
-    Args:
-        model: float32, maps a batch (N, …) to a tensor (the logits), or to a tuple, list or dict of tensors. It is not
-            changed.
-        example: a batch as the model is fed: a uint8 or float32 tensor or array (N, …); its shape and dtype count, its
-            numbers do not.
-        input_shape: (C, H, W) in place of an example, for uint8 images; optional if the model has the attribute
-            `input_shape`.
-        preprocess: what was applied outside the model, as `onebit.Normalize(mean, std)`. The packed net then takes
-            uint8 of the shape of the example, whatever the example's dtype is. For raw float32 inputs pack
-            `nn.Sequential(preprocess, model)` with a raw example.
-        weights: "binary" for the result of `decompose`, "sample" for one random draw.
-        seed: of the draw; `onebit.evaluate` on the CPU makes the same draw from it.
-        classes: one name per logit.
-        name: name of the recipe or model, for display.
-
-    Raises:
-        UsageError: no example and no input shape, an unsuitable one, an unknown test mode, or a quantizer that defines
-            no random draw.
-        NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
-        FoldError: an operation that cannot be packed; names it and a way out.
-
-    Example:
-        >>> net = nn.Sequential(nn.Flatten(), onebit.BinaryLinear(4, 2))
-        >>> [type(node).__name__ for node in pack(net, torch.zeros(1, 1, 2, 2)).nodes]
-        ['Flatten', 'Dense']
-        >>> packed = pack(net, torch.zeros(1, 1, 2, 2), preprocess=onebit.Normalize(0.13, 0.31))
-        >>> packed.input.dtype, [type(node).__name__ for node in packed.nodes]
-        ('uint8', ['Affine', 'Flatten', 'Dense'])
     """
     folded = fold_model(model, example, input_shape=input_shape, preprocess=preprocess, weights=weights, seed=seed)
     if weights == "binary" and has_other_statistics(model):

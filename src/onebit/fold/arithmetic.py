@@ -13,7 +13,6 @@ from torch import Tensor, fx
 from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
-from onebit.fold.shapes import shown
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Add, Multiply
 
@@ -46,18 +45,13 @@ def arithmetic(
     if compute is torch.div:
         raise call.refusal(DIVIDES)
     _, after = call.shapes
-    by_node = call.by_node(values)
     sources: list[str] = []
     for term in (first, second):
-        x, shape = by_node[term], tuple(term.meta["value"].shape)
-        if len(shape) != len(after) or shape[0] != after[0]:
-            raise call.refusal(f"got {shown(shape)} for a result of {shown(after)}, expected the same number of axes")
+        x, shape = folder.made[term], tuple(term.meta["value"].shape)
         if compute is torch.sub and sources:
-            if len(shape) < 2:
-                raise call.refusal(f"got {shown(shape)}, expected a value with channels")
             minus = FoldedOp(f"{call.name}.minus", lambda sums: -sums, scale=np.full(shape[1], -1.0))
             x = folder.then(x, minus)
-        sources.append(folder.write(folder.repeated(call, x, shape[1:], after[1:])))
+        sources.append(folder.write(folder.repeated(call, x, shape, after)))
     return Pending(folder.emit(Multiply if compute is torch.mul else Add, call.name, *sources))
 
 
@@ -85,8 +79,8 @@ def with_constant(
         raise call.refusal(DIVIDES)
     if not isinstance(constant, (int, float, Tensor)):
         raise call.refusal(f"got {type(constant).__name__}, expected a number, a tensor or a value of the net")
-    whole = _of_sample(call, constant, before, after)
-    x, sample = folder.repeated(call, x, before[1:], after[1:]), after[1:]
+    x, sample = folder.repeated(call, x, before, after), after[1:]
+    whole = _of_sample(call, constant, after)
     rows = whole.reshape(sample[0], -1) if sample else whole.reshape(1, 1)
     vector = bool(sample) and bool((rows == rows[:, :1]).all())
     numbers = (rows[:, 0] if vector else whole.reshape(-1)).contiguous()
@@ -106,11 +100,9 @@ def with_constant(
     return folder.reshaped(call, folder.then(flat, op), (prod(sample),), sample)
 
 
-def _of_sample(call: Call, constant: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+def _of_sample(call: Call, constant: Any, after: tuple[int, ...]) -> Tensor:
     """A constant in the shape of one sample of the result: the same for all samples of a batch."""
     tensor = torch.as_tensor(constant).detach()
-    if len(after) != len(before) or after[0] != before[0]:
-        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected the same axes, the batch first")
     if tensor.dtype != torch.float32:
         tensor = tensor.to(torch.float64).to(torch.float32)
     if tensor.dim() == len(after):

@@ -10,10 +10,9 @@ import torch
 from torch import fx, nn
 
 from onebit.common.torch_private import storage_address
-from onebit.fold.call import Call, any_dtype
+from onebit.fold.call import Call, any_dtype, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
-from onebit.fold.shapes import shown
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice
 from onebit.packed.nodes.node import MOST_SIZE
@@ -56,10 +55,7 @@ def permute(folder: Folder, call: Call, x: Pending) -> Pending:
 
 @any_dtype
 def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    before, after = call.shapes
-    if len(before) != len(after) or before[0] != after[0]:
-        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected the same axes, the batch first")
-    return folder.repeated(call, x, before[1:], after[1:])
+    return folder.repeated(call, x, *call.shapes)
 
 
 @any_dtype
@@ -74,7 +70,7 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
             f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors "
             f"with which torch repeats each value, or {LAYER_BY_LAYER}"
         )
-    return folder.repeated(call, x, before[1:], after[1:])
+    return folder.repeated(call, x, before, after)
 
 
 def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: Any) -> bool:
@@ -107,12 +103,11 @@ def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: 
     if axis < 0 or not several or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
         raise call.refusal(f"got {shown(after)}, expected values of the net, and another axis than the batch: dim=1")
     order = (axis, *(k for k in range(len(after) - 1) if k != axis))
-    by_node = call.by_node(values)
     if len(parts) == 1 and not new_axis:
         return values[0]
     sources = []
     for part in parts:
-        x = by_node[part]
+        x = folder.made[part]
         x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
         sources.append(folder.write(x))
     made = Pending(folder.emit(Concat, call.name, *sources))
@@ -121,29 +116,26 @@ def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: 
 
 @any_dtype
 def pad(folder: Folder, call: Call, x: Pending) -> Pending:
-    before, _ = call.shapes
+    before, after = call.shapes
     mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", None) or 0
-    sizes = list(call.argument(1, "pad" if call.module is None else "padding", ()))
-    sizes += [0] * (8 - len(sizes))
-    if len(before) == 3:  # a signal: its channels are named second
-        sizes = [*sizes[:2], 0, 0, *sizes[2:6]]
-    if mode != "constant" or value not in (-1, 0, 1) or len(before) not in (3, 4) or any(sizes[6:]):
+    sizes = call.argument(1, "pad" if call.module is None else "padding", ())
+    ends = [*zip(sizes[-2::-2], sizes[::-2], strict=True)]  # torch names the last axis first
+    batch, *ends = ([(0, 0)] * 4 + ends)[-len(before) :]
+    if mode != "constant" or value not in (-1, 0, 1) or len(before) not in (3, 4) or batch != (0, 0):
         raise call.refusal(
             f"got mode {mode!r} and value {value}, expected an image padded with the constant 0, 1 or -1"
         )
-    left, right, top, bottom, first, last = sizes[:6]  # torch names the last axis first
-    image = before[1:] if len(before) == 4 else (before[1], 1, before[2])
-    source = folder.write(folder.reshaped(call, x, before[1:], image))
-    if min(sizes) < 0:  # negative padding crops
-        start = [max(0, -n) for n in (first, top, left)]
-        ends = (last, bottom, right)
-        stop = [size - max(0, -n) for size, n in zip(image, ends, strict=True)]
-        source = folder.emit(Slice, call.name, source, start=tuple(start), stop=tuple(stop))
-    if max(sizes) > 0:
-        left, right, top, bottom, first, last = (max(0, n) for n in sizes[:6])
-        fields: dict[str, Any] = {"channels": (first, last), "padding": (top, bottom, left, right), "value": int(value)}
-        source = folder.emit(Pad, call.name, source, **fields)
-    return folder.reshaped(call, Pending(source), folder.values[source].shape, call.shapes[1][1:])
+    image = before[1:]
+    if len(image) == 2:  # a signal
+        ends, image = [ends[0], (0, 0), ends[1]], (image[0], 1, image[1])
+    x = folder.reshaped(call, x, before[1:], image)
+    inside = [range(max(0, -first), size - max(0, -last)) for size, (first, last) in zip(image, ends, strict=True)]
+    source = folder.write(picked(folder, call, x, image, inside))  # negative padding crops
+    channels, *rows_and_columns = [(max(0, first), max(0, last)) for first, last in ends]
+    padding = tuple(size for pair in rows_and_columns for size in pair)
+    if any((*channels, *padding)):
+        source = folder.emit(Pad, call.name, source, channels=channels, padding=padding, value=int(value))
+    return folder.reshaped(call, Pending(source), folder.values[source].shape, after[1:])
 
 
 @any_dtype

@@ -71,11 +71,6 @@ class Call(NamedTuple):
         args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), replaced)
         return run(self.node.target, args, kwargs)
 
-    def by_node(self, values: Sequence[Pending]) -> dict[fx.Node, Pending]:
-        """The value of each input node; `values` has no duplicates and no constants."""
-        assert self.node is not None
-        return dict(zip([x for x in self.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
-
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""
         what = kind_name(self.module) if self.module is not None or self.node is None else name_of(self.node.target)
@@ -98,7 +93,6 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta["value"], Tensor)
 
 
-def is_part(node: fx.Node) -> bool:
-    """Whether a node takes a value out of a tuple, as in `a, b = x.chunk(2)`."""
-    first = node.args[0] if node.args else None
-    return isinstance(first, fx.Node) and isinstance(first.meta.get("value"), (tuple, list))
+def shown(size: Sequence[int]) -> str:
+    """A shape with the batch axis, as in (N, 3, 8, 8)."""
+    return f"(N, {', '.join(str(axis) for axis in size[1:])})" if len(size) > 1 else "(N,)"

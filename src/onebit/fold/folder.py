@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
-from onebit.fold.call import Call, Operation, is_part
+from onebit.fold.call import Call, Operation, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, joined
 from onebit.fold.names import canonical
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
@@ -108,6 +109,7 @@ class Folder:
         self.refusals: dict[str, OnebitError] | None = None
         """Where refused operations are listed by path, to go on behind them; None to stop at the first."""
         self.coding: InputCoding | None = None
+        self.made: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
@@ -142,16 +144,15 @@ class Folder:
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
-        made: dict[fx.Node, Pending] = {}
         for node in graph.nodes:
             if node.op == "get_attr":
                 continue
             if node.op == "placeholder":
-                made[node] = Pending(INPUT)
+                self.made[node] = Pending(INPUT)
             elif node.op == "output":
-                return self._output(node.args[0], made)
+                return self._output(node.args[0])
             else:
-                made[node] = self._step(node, [made[x] for x in node.all_input_nodes if x.op != "get_attr"])
+                self.made[node] = self._step(node, [self.made[x] for x in node.all_input_nodes if x.op != "get_attr"])
         raise AssertionError("a graph has an output")
 
     def _step(self, node: fx.Node, inputs: list[Pending]) -> Pending:
@@ -164,23 +165,23 @@ class Folder:
         except OnebitError as error:
             if self.refusals is None:
                 raise
-            behind = any(x.base.startswith(_UNKNOWN) for x in inputs) and is_part(node)
-            if not behind:  # a part of what a refused layer returns has the same reason
+            # a part of what a refused layer returns has the same reason
+            if node.target is not operator.getitem or not inputs[0].base.startswith(_UNKNOWN):
                 self.refusals.setdefault(call.name, error)
             name = f"{_UNKNOWN}{node.name}"
             self.values[name] = Value(tuple(getattr(node.meta.get("value"), "shape", ()))[1:], "real")
             return Pending(name)
 
-    def _output(self, answer: Any, made: dict[fx.Node, Pending]) -> Any:
+    def _output(self, answer: Any) -> Any:
         keyed = isinstance(answer, dict)
         parts = [*answer.values()] if keyed else [*answer] if isinstance(answer, (tuple, list)) else [answer]
-        tensors = all(isinstance(x, fx.Node) and x in made and isinstance(x.meta["value"], Tensor) for x in parts)
+        tensors = all(isinstance(x, fx.Node) and x in self.made and isinstance(x.meta["value"], Tensor) for x in parts)
         if not parts or not tensors or (keyed and not all(isinstance(key, str) for key in answer)):
             raise FoldError(
                 "the model returns something else than a tensor of the net (the logits), or a tuple, list or dict of "
                 "them with text as keys"
             )
-        names = [self.write(made[part]) for part in parts]
+        names = [self.write(self.made[part]) for part in parts]
         return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
     def _prune(self, needed: set[str]) -> None:
@@ -337,11 +338,13 @@ class Folder:
             return self.permuted(call, Pending(x.base, x.ops[:-1]), tuple(first[axis] for axis in axes))
         return self.moved(call, x, Permute, mixes=axes[0] != 0, axes=axes)
 
-    def repeated(self, call: Call, x: Pending, before: tuple[int, ...], shape: tuple[int, ...]) -> Pending:
-        """`x`, of shape `before`, with each element repeated to fill `shape`; both without the batch axis."""
-        if before == shape:
+    def repeated(self, call: Call, x: Pending, before: tuple[int, ...], after: tuple[int, ...]) -> Pending:
+        """`x`, of shape `before`, with each element repeated to fill the shape `after`; both with the batch axis."""
+        if len(before) != len(after) or before[0] != after[0]:
+            raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected the same axes, the batch first")
+        if before == after:
             return x
-        times = tuple(new // old for old, new in zip(before, shape, strict=True))
+        times = tuple(new // old for old, new in zip(before[1:], after[1:], strict=True))
         return self.moved(call, x, Repeat, mixes=times[0] != 1, times=times)
 
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:

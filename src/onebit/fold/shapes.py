@@ -1,11 +1,11 @@
-"""Shapes of folded operations: signals as images of height 1, and how messages show a shape."""
+"""Signals as images of height 1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from onebit.fold.call import Call, Operation
+from onebit.fold.call import Call, Operation, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 
@@ -50,8 +50,3 @@ def as_size(call: Call, numbers: Any, fill: int) -> tuple[int, int]:
     """A number, or one per axis, as (height, width); `fill` for the height of a signal."""
     first, last = (numbers, numbers) if isinstance(numbers, int) else (numbers[0], numbers[-1])
     return (fill, int(last)) if is_signal(call) else (int(first), int(last))
-
-
-def shown(size: Sequence[int]) -> str:
-    """A shape with the batch axis, as in (N, 3, 8, 8)."""
-    return f"(N, {', '.join(str(axis) for axis in size[1:])})" if len(size) > 1 else "(N,)"
