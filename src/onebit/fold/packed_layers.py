@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from onebit.common.text import table
@@ -14,7 +13,7 @@ from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.folder import has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.weight_layers import window_of
+from onebit.fold.weight_layers import weight_rows, window_of
 from onebit.layers import (
     PARAMETRIZED,
     BinaryConv1d,
@@ -142,8 +141,8 @@ def _bits(
     weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None
 ) -> tuple[tuple[Any, int], dict[str, Any]]:
     """Rows and terms, and the other arguments of a `PackedLayer`."""
-    signs = torch.movedim(weight.signs.detach(), 1, -1).flatten(1)
-    rows = words_to_bytes(pack_signs(signs.numpy()), signs.shape[1])
+    signs = weight_rows(weight.signs)
+    rows = words_to_bytes(pack_signs(signs), signs.shape[1])
     bias = None if bias is None else bias.detach().float()
     arguments: dict[str, Any] = {"scale": weight.scale, "center": weight.centre, "bias": bias}
     if quantizer is not None:

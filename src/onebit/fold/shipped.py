@@ -39,6 +39,8 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         parts: list[Any] = [x if x is None else x.detach().float() for x in weight]
         if not all(x is None or x.isfinite().all() for x in (layer.weight, *parts)):
             raise NotBinaryError(f"layer {name!r}: some latent weights or scales are not finite; pack an earlier epoch")
+        if not (parts[0].abs() == 1).all():
+            raise NotBinaryError(f"layer {name!r}: some of its signs are not ±1")
         weight = BinaryWeight(*parts)
         if weights == "binary":
             _refuse_other_forward(name, layer, weight)

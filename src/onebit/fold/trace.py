@@ -56,14 +56,10 @@ def trace(
 
 def is_overwritten(node: fx.Node) -> bool:
     """Whether an operation works in place on a value that is read after it, under any name."""
-    order = {x: index for index, x in enumerate(node.graph.nodes)}
-    for target in node.meta["written"]:
-        if len(target.users) > 1 or target.op == "get_attr":
-            return True
-        aliases = [x for x in order if order[x] < order[node] and _storage(x) == _storage(target)]
-        if any(order[user] > order[node] for x in aliases for user in x.users):
-            return True
-    return False
+    nodes = list(node.graph.nodes)
+    before, after = nodes[: nodes.index(node)], {*nodes[nodes.index(node) + 1 :]}
+    read = {_storage(x) for x in before if not after.isdisjoint(x.users)}
+    return any(target.op == "get_attr" or _storage(target) in read for target in node.meta["written"])
 
 
 def _storage(node: fx.Node) -> int | None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import NotBinaryError
 from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
@@ -18,7 +17,7 @@ from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import SUM_LIMIT
-from onebit.quantizers import BinaryWeight, Quantizer
+from onebit.quantizers import Quantizer
 
 
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
@@ -108,21 +107,22 @@ def _matmul(
 
     `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
     """
-    layer = call.module
-    terms = layer.weight[0].numel() if layer in folder.shipped else 0
+    shipped = folder.shipped.get(call.module)
+    terms = 0 if shipped is None else shipped.signs[0].numel()
     factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x, terms)
     source = folder.write(x)
+    rows = weight_rows(weight if shipped is None else shipped.signs)
     scale: Tensor | None = None
-    if layer in folder.shipped:
-        shipped = folder.shipped[layer]
-        scale = shipped.scale
-        fields.update(_one_bit_fields(call.name, shipped))
-        if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred
-            fields.update(centre=shipped.centre.numpy(), scale=None if scale is None else scale.numpy())
-            scale = None
-        base = folder.emit(one_bit, call.name, source, **fields)
+    if shipped is None:
+        base = folder.emit(real, call.name, source, weight=rows, **fields)
     else:
-        base = folder.emit(real, call.name, source, weight=_rows(weight.detach()).contiguous().numpy(), **fields)
+        fields |= {"signs": pack_signs(rows), "in_features": rows.shape[1]}
+        if shipped.centre is None:
+            scale = shipped.scale
+        else:  # a center needs the sum of the inputs, so nothing can be deferred
+            numbers = {"centre": shipped.centre, "scale": shipped.scale}
+            fields |= {name: tensor.numpy() for name, tensor in numbers.items() if tensor is not None}
+        base = folder.emit(one_bit, call.name, source, **fields)
     y, bound = Pending(base), folder.values[base].bound
     outputs = folder.values[base].shape[0]
     if factor is not None:
@@ -144,26 +144,17 @@ def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | Non
     As the numbers that they are if sums of `terms` integers may not fit an int32: averages of large windows.
     """
     factors, bound = [op.factor for op in x.ops if op.kind is None], folder.values[x.base].bound
-    if not factors or bound is None or terms * bound > SUM_LIMIT:
+    moves = tuple(op for op in x.ops if op.kind is not None)
+    if not factors or not all(factors) or not all(op.moves for op in moves):
         return None, x
-    if not all(op.kind is None or op.moves for op in x.ops):
-        return None, x
-    if any(factor is None or not np.isfinite(factor) or factor == 0 for factor in factors):
+    if bound is None or terms * bound > SUM_LIMIT:
         return None, x
     pools = [i for i, op in enumerate(x.ops) if op.kind is MaxPool]
     if pools and any((op.factor or 0) < 0 for op in x.ops[: pools[-1]]):  # its maxima are minima of the integers
         return None, x
-    return prod(factors), Pending(x.base, tuple(op for op in x.ops if op.kind is not None))  # type: ignore[arg-type]
+    return prod(factors), Pending(x.base, moves)  # type: ignore[arg-type]
 
 
-def _one_bit_fields(name: str, weight: BinaryWeight) -> dict[str, Any]:
-    rows = _rows(weight.signs.detach())
-    try:
-        return {"signs": pack_signs(rows.numpy()), "in_features": rows.shape[1]}
-    except NotBinaryError as error:
-        raise NotBinaryError(f"layer {name!r}: {error}") from None
-
-
-def _rows(weight: Tensor) -> Tensor:
+def weight_rows(weight: Tensor) -> np.ndarray:
     """A row per output, input channels last: (O, I, …) -> (O, …·I); (O, I) stays."""
-    return torch.movedim(weight, 1, -1).flatten(1)
+    return torch.movedim(weight.detach(), 1, -1).flatten(1).contiguous().numpy()
