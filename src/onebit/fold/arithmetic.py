@@ -55,10 +55,6 @@ def arithmetic(
     return Pending(folder.emit(Multiply if compute is torch.mul else Add, call.name, *sources))
 
 
-def negate(folder: Folder, call: Call, x: Pending) -> Pending:
-    return with_constant(folder, call, x, -1, torch.mul)
-
-
 def with_constant(
     folder: Folder,
     call: Call,

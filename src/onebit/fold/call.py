@@ -1,17 +1,46 @@
-"""`Call`, one operation of a model as a fold sees it."""
+"""`Call`, one operation of a model as a fold sees it, and its name: the same for a layer, a function or a method."""
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from onebit.errors import FoldError
 from onebit.fold.chain import Pending
-from onebit.fold.names import name_of
 from onebit.fold.trace import called_in, run
 from onebit.layers.parametrized import kind_name
+
+_HOMES = (torch, F, operator)
+_SYNONYMS = {
+    **{"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"},
+    **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "negative": "neg", "mm": "matmul"},
+    **{"concat": "cat", "concatenate": "cat", "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim"},
+    **{"clip": "clamp"},
+}
+
+
+def canonical(target: Any) -> str:
+    """`relu` for `nn.ReLU`, `F.relu`, `torch.relu_`, `x.relu()`; `maxpool` for `F.max_pool2d`.
+
+    "" for what is not torch's own: another function of that name may compute something else.
+    """
+    if isinstance(target, type):
+        known = target.__module__.startswith("torch.nn.modules.")
+    else:
+        known = isinstance(target, str) or any(vars(home).get(name_of(target)) is target for home in _HOMES)
+    name = name_of(target).lower().rstrip("_")
+    return re.sub("[12]d$", "", _SYNONYMS.get(name, name)).replace("_", "") if known else ""
+
+
+def name_of(target: Any) -> str:
+    """The name of a class, function or tensor method."""
+    return str(getattr(target, "__name__", target))
 
 
 class Call(NamedTuple):

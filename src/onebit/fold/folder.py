@@ -15,9 +15,8 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
-from onebit.fold.call import Call, Operation, shown
+from onebit.fold.call import Call, Operation, canonical, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, joined
-from onebit.fold.names import canonical
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
@@ -251,7 +250,7 @@ class Folder:
                 return sources[0]
         output = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-90:]).lstrip(".-") or "value"
         count = 1
-        while output in self.values or output == INPUT:
+        while output in self.values:
             count += 1
             output = f"{base}_{count}"
         try:
@@ -388,8 +387,7 @@ class Folder:
     def _flat_first(self, x: Pending) -> Pending:
         """`x` with its Flatten before other operations, so that channels are those of the base; else written."""
         shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
-        others = (MaxPool, AveragePool, Reshape, Permute, Repeat)
-        if not self.values[x.base].exact or any(kind in others for kind in kinds):
+        if not {MaxPool, AveragePool, Reshape, Permute, Repeat}.isdisjoint(kinds):
             return Pending(self.write(x))
         at = kinds.index(Flatten)
         base = self.emit(Flatten, x.ops[at].name, x.base)

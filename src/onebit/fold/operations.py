@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from onebit.fold import arrange, pointwise, pooling, weight_layers
-from onebit.fold.arithmetic import arithmetic, negate
+from onebit.fold.arithmetic import arithmetic, with_constant
 from onebit.fold.call import Operation
 from onebit.layers import (
     BinaryConv1d,
@@ -43,7 +43,7 @@ FOLDS: dict[Any, Operation] = {
     "linear": weight_layers.linear,
     "matmul": weight_layers.matmul,
     "relu": pointwise.relu,
-    "relu6": pointwise.relu6,
+    "relu6": partial(pointwise.clamped, low=0.0, high=6.0),
     "prelu": pointwise.prelu,
     "leakyrelu": pointwise.leaky_relu,
     "hardtanh": pointwise.hardtanh,
@@ -59,7 +59,7 @@ FOLDS: dict[Any, Operation] = {
     "rsub": partial(arithmetic, torch.sub, swapped=True),
     "mul": partial(arithmetic, torch.mul),
     "div": partial(arithmetic, torch.div),
-    "neg": negate,
+    "neg": partial(with_constant, constant=-1, compute=torch.mul),
     "maxpool": pooling.max_pool,
     "avgpool": pooling.average_pool,
     "adaptiveavgpool": pooling.adaptive_average_pool,
@@ -84,7 +84,7 @@ FOLDS: dict[Any, Operation] = {
     **dict.fromkeys(("identity", "contiguous", "clone", "detach", "cpu"), arrange.same),
     **dict.fromkeys(("to", "type", "typeas", "float", "int", "long", "short"), pointwise.convert),
 }
-"""By canonical name (`names.canonical`): torch's layer, function, operator and tensor method have one entry.
+"""By canonical name (`call.canonical`): torch's layer, function, operator and tensor method have one entry.
 
 Other layer classes and functions are keys themselves.
 """

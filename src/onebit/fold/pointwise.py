@@ -154,26 +154,22 @@ def hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
     low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
     if (low, high) == (-1, 1):
         return x.then(FoldedOp(call.name, F.hardtanh, kind=Hardtanh))
-    return _clamped(call, x, low, high)
-
-
-def relu6(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _clamped(call, x, 0.0, 6.0)
+    return clamped(folder, call, x, low, high)
 
 
 def clamp(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _clamped(call, x, call.argument(1, "min", None), call.argument(2, "max", None))
+    return clamped(folder, call, x, call.argument(1, "min", None), call.argument(2, "max", None))
 
 
 def clamp_min(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _clamped(call, x, call.argument(1, "min", None), None)
+    return clamped(folder, call, x, call.argument(1, "min", None), None)
 
 
 def clamp_max(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _clamped(call, x, None, call.argument(1, "max", None))
+    return clamped(folder, call, x, None, call.argument(1, "max", None))
 
 
-def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> Pending:
+def clamped(folder: Folder, call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> Pending:
     fields: dict[str, np.ndarray] = {}
     for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf)):
         if isinstance(bound, fx.Node) or (isinstance(bound, Tensor) and bound.numel() != 1):
@@ -192,7 +188,7 @@ def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> 
 def hardsigmoid(folder: Folder, call: Call, x: Pending) -> Pending:
     name = f"{call.name}.clamp"
     y = with_constant(folder, call, x, 3.0, torch.add, name=f"{call.name}.shift")
-    return with_constant(folder, call, _clamped(call, y, 0.0, 6.0, name=name), 6.0, torch.div)
+    return with_constant(folder, call, clamped(folder, call, y, 0.0, 6.0, name=name), 6.0, torch.div)
 
 
 def hardswish(folder: Folder, call: Call, x: Pending) -> Pending:

@@ -56,15 +56,14 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
             value = net.emit(nodes.Affine, f"{node.output[:80]}.scaled", net.real(node.inputs[0]), **fields)
         return Form.of(net.emit(nodes.Sign, node.output, value), len(x.shift))
     value, scale = x.term
-    slope, least = direction * scale, direction * (at - x.shift)  # slope · value >= least
+    ahead = np.where(direction * scale >= 0, 1, -1)
+    slope, least = np.abs(scale), direction * (at - x.shift)  # slope · (ahead · value) >= least
     with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = np.where(slope == 0, np.where(least <= 0, -inf, inf), least / np.where(slope == 0, 1, slope))
+        first = np.ceil(np.where(slope == 0, np.where(least <= 0, -inf, inf), least / slope))
         # a quotient is rounded: the products that the net compares decide
-        rising = slope >= 0
-        threshold, ahead = np.where(rising, np.ceil(quotient), np.floor(quotient)), np.where(rising, 1, -1)
-        threshold = np.where(slope * threshold < least, threshold + ahead, threshold)
-        threshold = np.where(slope * (threshold - ahead) >= least, threshold - ahead, threshold)
-    threshold = np.clip(threshold, INT32.min, INT32.max).astype(np.int32)
+        first = np.where(slope * first < least, first + 1, first)
+        first = np.where(slope * (first - 1) >= least, first - 1, first)
+    threshold = np.clip(ahead * first, INT32.min, INT32.max).astype(np.int32)
     fields = {"threshold": threshold, "direction": ahead.astype(np.int8)}
     return Form.of(net.emit(nodes.Threshold, node.output, value, **fields), len(x.shift))
 
