@@ -62,7 +62,7 @@ def _evaluated(args: Any) -> dict[str, Any]:
         run = open_trained(args, args.run)
         data = load_data(run, args.data, dataset=args.dataset)
         if weights == "packed":
-            from onebit.verification.packing import pack
+            from onebit.verification.agreement import pack
 
             net = pack(run.model, classes=data.classes)
     images = getattr(data, args.split)
