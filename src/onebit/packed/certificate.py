@@ -16,7 +16,7 @@ ROUNDING = 1e-5
 added to them last."""
 PROMISES = {
     "exact": "integers throughout: each threshold gives the sign of the trained modules for every integer that can "
-    "occur, and the outputs are equal",
+    "occur, and the outputs are equal, up to the rounding of a last scale or BatchNorm",
     "real": "real activations: no output differs by more than 1e-5·√L of the largest, with L layers of weights, so "
     "labels differ only at ties",
     "rounded": "signs or rounding behind float sums: each of them, fed the values of torch, agrees but within 1e-5 of "

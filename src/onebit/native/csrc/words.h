@@ -25,8 +25,8 @@
     CASE(8, 1)
 
 #ifdef vec_three
-/* With vec_three (any bitwise function of three operands), carry-save adders add the bits of four words (Harley and Seal), so
- * that only one word in four is counted. */
+/* AVX-512 without VPOPCNTDQ: with vec_three (any bitwise function of three operands), carry-save adders add the bits of four words
+ * (Harley and Seal), so that only one word in four is counted. */
 #define SUM_OF_THREE 0x96   /* a ^ b ^ c */
 #define CARRY_OF_THREE 0xe8 /* majority */
 
