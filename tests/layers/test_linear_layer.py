@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binary_layers, glorot_bound
+from onebit.layers import BINARY_TWINS, BinaryLinear, binary_layers, glorot_bound
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
 
 
@@ -32,6 +33,14 @@ def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inp
     shipped = layer.weight if weight is None else layer.binary_weight().dense()
     expected = F.linear(x if inputs is None else quantized(x), shipped, layer.bias)
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize(("plain", "twin"), BINARY_TWINS.items())
+def test_a_signature_names_the_arguments_of_torch_and_the_quantizers(plain: type, twin: type) -> None:
+    torchs, own = (list(inspect.signature(kind).parameters) for kind in (plain, twin))
+    left_out = {"padding_mode"} if plain in (nn.ConvTranspose1d, nn.ConvTranspose2d) else set()
+    assert [name for name in own if name in torchs] == [name for name in torchs if name not in left_out]
+    assert {"weight_quantizer", "input_quantizer", "value"} < set(own)
 
 
 def test_the_fixed_weight_of_a_test_mode_takes_the_place_of_the_quantizer() -> None:

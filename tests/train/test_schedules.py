@@ -82,11 +82,6 @@ def test_each_schedule_equals_that_of_torch(name: str) -> None:
     assert len(set(ours)) > 1 or name == "constant"
 
 
-def test_even_steps_equal_those_of_torch() -> None:
-    ours = rates(lambda o: make_schedule(o, factor("step", milestones=range(7, TOTAL, 7))))
-    assert ours == pytest.approx(rates(lambda o: lr_scheduler.StepLR(o, 7, 0.3)))
-
-
 @pytest.mark.parametrize("warmup", [1, 5, 12])
 def test_the_warm_up_equals_that_of_torch(warmup: int) -> None:
     ours = rates(lambda o: make_schedule(o, factor("constant", warmup_steps=warmup)))

@@ -42,18 +42,7 @@ def glorot_bound(weight: Tensor) -> float:
 
 
 def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: float | str = 1.0) -> Quantizer | None:
-    """The quantizer of one layer from a name, a class or an object; an object is returned as it is.
-
-    Args:
-        quantizer: name in WEIGHT_QUANTIZERS, class or `functools.partial` of one, object, or None for real weights.
-        weight: the latent weight; its fans determine `value="glorot"`.
-        value: the two values are ±value; "glorot" is `glorot_bound(weight)`.
-
-    Raises:
-        UnknownNameError: no such quantizer.
-        TypeError: the quantizer has no `value`.
-        UsageError: `value` is not a positive number, or the quantizer is an object, which has its own value.
-    """
+    """The quantizer of one layer from a name, a class, a `partial` of one, or an object, which has its own value."""
     if value == "glorot":
         value = glorot_bound(weight)
     value = read(value, Positive, name="value")
@@ -157,33 +146,12 @@ class LatentWeight(nn.Module):
 
 
 class BinaryLayer(LatentWeight):
-    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …).
-
-    Args:
-        given, options: those of the `torch.nn` layer; without a bias unless it is asked for.
-        weight_quantizer, input_quantizer: name or object; None keeps real weights, and real inputs.
-        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
-    """
+    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
 
     recompute_inputs = False
     """See `recompute_inputs_`."""
     axes = 0
     """How many axes of an input lie behind that of its channels."""
-    bias_place = 7
-    """That of `bias` in the arguments of the `torch.nn` layer."""
-
-    def __init__(
-        self,
-        *given: Any,
-        weight_quantizer: WeightQuantizer = "sign",
-        input_quantizer: InputQuantizer = None,
-        value: float | str = 1.0,
-        **options: Any,
-    ) -> None:
-        if len(given) <= self.bias_place:
-            options.setdefault("bias", False)
-        super().__init__(*given, **options)
-        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
         self._add_weight_quantizer(self.weight, weight, value)

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
 from onebit.layers.convolution import convolved
+
+Sizes = int | tuple[int, ...]
 
 
 def no_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -25,7 +27,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
 
     Args:
         in_features, out_features, bias: as in `torch.nn.Linear`; no bias by default, as BatchNorm usually follows.
-        weight_quantizer, input_quantizer, value: see `BinaryLayer`; the channels of inputs are their last axis.
+        weight_quantizer, input_quantizer: name or object; None keeps real weights, and real inputs, whose channels are
+            the last axis here.
+        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
 
     Shapes:
         x: (N, …, I) -> (N, …, O); weight (O, I).
@@ -38,7 +42,12 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         torch.Size([2, 512])
     """
 
-    bias_place = 2
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = False, *, weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None, value: float | str = 1.0, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def _add_quantizers(self, *given: Any) -> None:
         super()._add_quantizers(*given)
@@ -68,12 +77,18 @@ class _Conv(BinaryLayer):
 
     padding_value = 0.0
 
-    def __init__(self, *given: Any, padding_value: float = 0.0, **options: Any) -> None:
-        super().__init__(*given, **options)
-        mode = self.padding_mode
-        if padding_value not in (0, 1, -1) or (padding_value and mode != "zeros"):
-            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {mode!r}, got {padding_value!r}")
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: str | Sizes = 0,
+        dilation: Sizes = 1, groups: int = 1, bias: bool = False, padding_mode: str = "zeros", *,
+        padding_value: float = 0.0, weight_quantizer: WeightQuantizer = "sign", input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        window = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *window, device=device, dtype=dtype)
+        if padding_value not in (0, 1, -1) or (padding_value and padding_mode != "zeros"):
+            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {padding_mode!r}, got {padding_value!r}")
         self.padding_value = padding_value
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if any, padded with `padding_value` if that is not 0."""
@@ -114,7 +129,7 @@ class BinaryConv2d(_Conv, nn.Conv2d):
             `torch.nn.Conv2d`; no bias by default, as BatchNorm usually follows.
         padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
             1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
-        weight_quantizer, input_quantizer, value: see `BinaryLayer`.
+        weight_quantizer, input_quantizer, value: as `BinaryLinear`.
 
     Shapes:
         x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
@@ -132,6 +147,16 @@ class BinaryConv2d(_Conv, nn.Conv2d):
 
 class _ConvTranspose(BinaryLayer):
     """What `BinaryConvTranspose1d` and `BinaryConvTranspose2d` share."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes = 0,
+        output_padding: Sizes = 0, groups: int = 1, bias: bool = False, dilation: Sizes = 1, *,
+        weight_quantizer: WeightQuantizer = "sign", input_quantizer: InputQuantizer = None, value: float | str = 1.0,
+        device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        window = stride, padding, output_padding, groups, bias, dilation
+        super().__init__(in_channels, out_channels, kernel_size, *window, device=device, dtype=dtype)
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def outputs_first(self, weight: Tensor) -> Tensor:
         # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
@@ -170,7 +195,7 @@ class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation: as
             `torch.nn.ConvTranspose2d`; no bias by default, as BatchNorm usually follows.
-        weight_quantizer, input_quantizer, value: see `BinaryLayer`.
+        weight_quantizer, input_quantizer, value: as `BinaryLinear`.
 
     Shapes:
         x: (N, I, H, W) -> (N, O, H', W'); weight (I, O/groups, kH, kW), `binary_weight().signs` (O, I/groups, kH, kW).
