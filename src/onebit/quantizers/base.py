@@ -200,9 +200,9 @@ class Prepared:
         same = (self.version, self.address, self.value) == (latent._version, latent.data_ptr(), value)
         return same and self.weight.dtype in (autocast_dtype(latent), latent.dtype)
 
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # the copy of a model holds other Parameters: it begins with None
-        return type(None), ()
+    def __reduce__(self) -> tuple[type[set[Any]], tuple[()]]:
+        # a copy holds other Parameters: it begins with nothing, in a form that `torch.load` takes with weights_only
+        return set, ()
 
 
 class Quantizer(torch.nn.Module):
@@ -238,7 +238,7 @@ class Quantizer(torch.nn.Module):
         # a compiled model fuses its own quantizer
         usable = self.training and not torch.compiler.is_compiling()
         prepared = getattr(latent, "prepared", None) if usable else None
-        if prepared is None:
+        if not prepared:
             return None
         repeats = in_backward() and prepared.passes > 0
         prepared.passes += not repeats
