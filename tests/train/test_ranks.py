@@ -163,8 +163,10 @@ def test_alone_nothing_is_asked_of_torch_distributed() -> None:
 
 def test_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched_ranks() == ALONE
-    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "5")  # alone it may come from anything else
+    assert launched_ranks() == ALONE
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert launched_ranks() == Ranks(5, 8, 1)
     assert not launched_ranks().writes
 

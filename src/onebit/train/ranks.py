@@ -147,7 +147,7 @@ def _attempt(action: Callable[[], Found]) -> tuple[Found | None, OnebitError | N
 
 def launched_ranks() -> Ranks:
     """The rank that torchrun gave this process, from its environment; ALONE without torchrun."""
-    if "RANK" not in os.environ:
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return ALONE
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
 
