@@ -93,11 +93,6 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, whole: Any) -> 
     assert not toy.model.training
 
 
-def test_resume_on_an_empty_folder_starts_afresh(tmp_path: Path, whole: Any) -> None:
-    build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
-    assert everything(tmp_path) == whole("sign")
-
-
 @pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
 def test_without_resume_a_training_is_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"whatever")
@@ -192,6 +187,16 @@ def test_a_training_that_was_interrupted_goes_on_with_its_own_optimizer_and_sche
     with pytest.raises(Stop):
         toy.fit(DATA, tmp_path, on_step=stop_at_step(7))
     assert len(toy.fit(DATA, tmp_path, resume=True)) == EPOCHS
+
+
+@pytest.mark.parametrize("schedule", ["cosine", None])
+def test_an_interrupt_before_the_first_checkpoint_is_told_to_the_same_objects(tmp_path: Path, schedule: Any) -> None:
+    """The weights, the optimizer and the schedule are not those of a beginning any more."""
+    toy = build(dataclasses.replace(CASES["sign"], schedule=schedule))
+    with pytest.raises(Stop):
+        toy.fit(DATA, tmp_path, on_step=stop_at_step(2))
+    with pytest.warns(UserWarning, match="checkpoint"):
+        toy.fit(DATA, tmp_path, resume=True)
 
 
 class Deep(nn.Module):

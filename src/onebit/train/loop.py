@@ -118,8 +118,8 @@ def fit(
             on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
     Raises:
-        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative seed
-            or ema, an optimizer of another model, a teacher for a loss without classes, a `folder` that holds a run
+        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, an ema outside
+            of [0, 1), an optimizer of another model, a teacher for a loss without classes, a `folder` that holds a run
             without `resume`, or into which another training writes now.
         DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -120,10 +120,12 @@ def start(job: Job) -> None:
     job.health = HealthWatch(model, job.optimizer)
 
 
-def _surprises(job: Job) -> Iterable[str]:
+def _surprises(job: Job) -> Iterator[str]:
     """What goes on in another way than it may seem, and what makes a training come to nothing."""
     if not job.history.rows:
-        return mistakes(unwrapped(job.model), lambda: mapped(lambda tensor: tensor.to(job.device), job.example))
-    if isinstance(job.data.train, LoaderSamples):
-        return [f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"]
-    return []
+        moved = any(state.keys() - {"prior"} for state in job.optimizer.state.values())
+        if job.resume and (moved or getattr(job.schedule, "last_epoch", 0) > 0):
+            yield "there is no checkpoint to resume from: the training begins with the present weights and schedule"
+        yield from mistakes(unwrapped(job.model), lambda: mapped(lambda tensor: tensor.to(job.device), job.example))
+    elif isinstance(job.data.train, LoaderSamples):
+        yield f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
