@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -165,6 +166,10 @@ def test_wrong_arguments_are_refused(model: nn.Module, data: Dataset, trained: D
         onebit.pack(model, x, preprocess=RIGHT, data=trained)
     with pytest.raises(UsageError, match="uint8"):
         onebit.pack(model, x, data=data)
+
+
+def test_certify_names_what_verify_takes() -> None:
+    assert set(inspect.signature(onebit.verify).parameters) < set(inspect.signature(onebit.certify).parameters)
 
 
 def test_models_without_float32_weights_are_told_what_to_do() -> None:

@@ -73,19 +73,7 @@ def verify(
         10,000 mnist test labels: 9,831 correct with packed weights, 0 labels differ from torch, largest logit
         difference 1.9e-06
     """
-    found, _ = compared(
-        model,
-        packed,
-        data,
-        labels=labels,
-        trained=trained,
-        preprocess=preprocess,
-        weights=weights,
-        seed=seed,
-        batch_size=batch_size,
-        on_images=on_images,
-    )
-    return found
+    return compared(model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images)[0]
 
 
 def certify(
@@ -95,17 +83,23 @@ def certify(
     *,
     dataset: str | None = None,
     split_name: str | None = None,
+    labels: Any = None,
+    weights: str = "binary",
+    seed: int | None = None,
     source: str | None = None,
     recipe: str | None = None,
+    trained: Trained | None = None,
+    preprocess: nn.Module | None = None,
     images: int | None = None,
     activations: int | None = None,
     calibration: int | None = None,
-    **options: Any,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
 ) -> PackedNet:
     """The packed net with a certificate of its agreement with the trained net; `onebit.save` stores it.
 
     Args:
-        data: as for `verify`.
+        data, labels, weights, seed, trained, preprocess, batch_size, on_images: as for `verify`.
         dataset, split_name: names of the data set and the split; by default of the test split of a `Dataset`, and for
             other forms "own data (arrays)" or the like, and no split.
         source: sha256 of the checkpoint, in hexadecimal.
@@ -113,7 +107,6 @@ def certify(
         images: number of images to state if `data` is only a part of the split, evenly spread over it.
         activations, calibration: of a net from `onebit.integer_net`: bits of its activations, and the number of
             training images, evenly spread over the split.
-        options: labels, trained, preprocess, weights, seed, batch_size and on_images, as for `verify`.
 
     Raises:
         UsageError, DataError, FoldError, NotBinaryError: as `verify`; FoldError also if the nets do not agree.
@@ -123,7 +116,9 @@ def certify(
         >>> print(packed.certificate)  # doctest: +SKIP
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
-    found, proof = compared(model, packed, data, activations=activations, **options)
+    found, proof = compared(
+        model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images, activations
+    )
     if not found.ok:
         raise FoldError(f"the packed net does not agree with the model: {found}")
     if proof is None:
