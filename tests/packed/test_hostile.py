@@ -291,14 +291,11 @@ CHANGED = {
         ("n2", "clamp n2", "high"),
         ("n2", "clamp n2 low=0", "low has the shape 0, expected 1 positive integers"),
         ("n2", "clamp n2 low=1,1", "low has the shape 1,1, expected 1 positive integers"),
-        ("n2", "clamp n2 low=1 high=1 more=1", "more"),
-        ("n2", "clamp n2 low=1 low=1", "repeated"),
         ("n2", "clamp n2 low=9999999", r"low of shape \(9999999,\) is not in the file"),
         ("n5", "multiply n5 inputs=n3", "got 1 inputs, expected 2"),
         ("n5", "multiply n5 inputs=n3,n4,n4", "got 3 inputs, expected 2"),
         ("n5", "multiply n5 inputs=n3,input", "shapes"),
         ("n7", "reshape n7 shape=2", r"got a value of shape \(1,\), expected 2 elements for \(2,\)"),
-        ("n7", "reshape n7", "missing.*'shape'"),
         ("n7", "reshape n7 shape=0", "integers"),
         ("n7", "reshape n7 shape=-1", "integers"),
         ("n7", "reshape n7 shape=1,1,1,1,1,1,1", "shape is '1,1,1,1,1,1,1', expected integers"),
@@ -318,8 +315,6 @@ CHANGED = {
         ("n8", "repeat n8 times=1,1,3", r"times are \(1, 1, 3\), expected one for each axis of \(6, 2, 2, 16\)"),
         ("n8", "repeat n8 times=1,1,0,1", "integers"),
         ("n8", "repeat n8 times=1048576,1048576,1048576,1048576", "its value has shape .* more than 134217728 values"),
-        ("n8", "repeat n8", "missing.*'times'"),
-        ("n8", "repeat n8 times=1,1,3,1 low=1", "low"),
     ],
 }  # fmt: skip
 
@@ -378,7 +373,6 @@ def test_a_huge_claim_costs_nothing() -> None:
     refused(join(header, graph, b"\0"), r"signs of shape \(1, 1000000000000\) is not in the file")
     for lines, message in [
         (["conv c signs=1,1 kernel=1 padding=1048576"], "the padded image has shape"),
-        (["conv c signs=1,1"], "missing.*'kernel'"),
         (["conv_transpose c signs=1,1 kernel=1 extra=1048576"], "node 'c'.*the result has"),
         (["conv c signs=1,1 kernel=1 padding=0,200000000,0,0"], "integers"),
         (["max_pool c kernel=1000000 padding=999999"], "the padded image has shape"),

@@ -98,7 +98,8 @@ def test_labels_can_be_given_or_left_out(data: Any) -> None:
     model = make_mlp(nasty=None)
     given = verify(model, pack(model), data, labels=Y)
     assert given.correct == (model(X).argmax(1) == Y).sum()
-    assert given == verify(model, pack(model), data, labels=LABELS.tolist())
+    for labels in (LABELS.tolist(), LABELS.astype(">i2"), LABELS[::-1].copy()[::-1], np.broadcast_to(LABELS, COUNT)):
+        assert given == verify(model, pack(model), data, labels=labels)
     without = verify(model, pack(model), X)
     assert without.ok
     assert without.correct is None

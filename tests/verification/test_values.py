@@ -67,6 +67,8 @@ def test_single_numbers_are_compared_as_values() -> None:
     assert found.ok
     assert (found.compared, found.count, found.label_mismatches, found.correct) == ("values", COUNT, 0, None)
     assert 0 < found.max_logit_difference < 1e-4
+    flat = nn.Sequential(net, nn.Flatten(0))  # one number, without an axis
+    assert verify(flat, pack(flat, input_shape=SHAPE), RAW, trained=torch.utils.data.TensorDataset(X)).ok
     wrong = verify(net, shifted(packed, 0.01), RAW)
     assert (wrong.ok, wrong.label_mismatches) == (False, COUNT)
     assert wrong.max_logit_difference == pytest.approx(0.01, rel=1e-3)

@@ -90,7 +90,10 @@ def tensors(value: Any) -> Any:
         return {key: tensors(part) for key, part in value.items()}
     if isinstance(value, (tuple, list)) and any(np.ndim(part) for part in value):
         return tuple(map(tensors, value))
-    return value if value is None else torch.as_tensor(value)
+    if value is None or isinstance(value, Tensor):
+        return value
+    array = np.asarray(value)  # any byte order and strides, also read-only
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
 def output_keys(packed: PackedNet) -> dict[str, str]:
@@ -120,7 +123,7 @@ def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
 
 def are_outputs(packed: PackedNet, value: Any) -> bool:
     """Whether a value has the structure and the shapes of all outputs of several samples."""
-    shapes = {key: tuple(getattr(part, "shape", ()))[1:] for key, part in (by_key(packed, value) or {}).items()}
+    shapes = {key: tuple(getattr(part, "shape", (0, -1)))[1:] for key, part in (by_key(packed, value) or {}).items()}
     return shapes == {key: packed.values[name].shape for key, name in output_keys(packed).items()}
 
 
