@@ -260,7 +260,9 @@ def prove_packed(
         if source is None:
             yield Claim("certificate", False, "the packed net has no certificate")
             return
-        if stated is not None and data is not None:
+        if stated is not None and data is None:
+            yield Claim("card", False, f"states {stated}, which was not compared")
+        elif stated is not None and data is not None:
             yield _card_claim(net, data, stated, _packed_score(net, data.test, on_images))
         model, fresh = fold_run(source, None)
         yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
