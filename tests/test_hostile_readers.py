@@ -316,17 +316,6 @@ def resume_forged(run: Path, place: Path, count: int) -> None:
     assert "refused" in seen
 
 
-def test_a_single_number_in_place_of_those_of_a_layer_is_refused(run: Path, place: Path) -> None:
-    """torch reads beyond its end, and crashes."""
-    state = torch.load(run / "last.ckpt", weights_only=True)
-    state["rows"] = state["rows"][:1]
-    for values in state["optimizer"]["state"].values():
-        values["exp_avg_sq"] = torch.zeros(())
-    torch.save(state, place / "last.ckpt")
-    with pytest.raises(OnebitError, match="exp_avg_sq"):
-        train_run(build_recipe(TOY), DATA, place, resume=True)
-
-
 @pytest.mark.parametrize("part", ["optimizer", "setting", "model"])
 @pytest.mark.parametrize("bomb", range(len(BOMBS)))
 def test_lists_in_lists_without_end_are_refused(run: Path, place: Path, part: str, bomb: int) -> None:

@@ -102,6 +102,20 @@ def test_without_resume_a_training_is_not_replaced(tmp_path: Path, name: str) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
+def test_a_single_number_in_place_of_those_of_a_layer_is_refused_and_not_taken(tmp_path: Path) -> None:
+    """torch reads beyond its end, and crashes, also in a later step."""
+    toy = build(CASES["sign"])
+    with pytest.raises(Stop):
+        toy.fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for values in state["optimizer"]["state"].values():
+        values["exp_avg_sq"] = torch.zeros(())
+    torch.save(state, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="exp_avg_sq"):
+        toy.fit(DATA, tmp_path, resume=True)
+    assert all(values["exp_avg_sq"].shape == p.shape for p, values in toy.optimizer.state.items())
+
+
 def test_the_history_holds_the_epochs_of_both_parts(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(2))

@@ -107,6 +107,7 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     cpu, cuda = found["rng"][job.ranks.rank]
     try:  # torch's own checks
         history = History.from_rows(state.get("rows"))
+        _check_states(job.optimizer, groups, state["optimizer"]["state"])
         torch.set_rng_state(cpu)
         if cuda is not None and job.device.type == "cuda":
             torch.cuda.set_rng_state(cuda, job.device)
@@ -115,7 +116,6 @@ def _restore(state: dict[str, Any], job: Job) -> None:
         if job.schedule is not None:
             job.schedule.load_state_dict(found["schedule"])
         job.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-        _check_states(job.optimizer)
     except (LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(first_line(error)) from None
     history.threads = found["threads"]
@@ -178,12 +178,14 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     return found
 
 
-def _check_states(optimizer: torch.optim.Optimizer) -> None:
+def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: dict[Any, Any]) -> None:
     """Check the shapes of states: torch takes any, and would read beyond the end of one that is too small."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    places = [place for group in groups for place in group["params"]]
     if not type(optimizer).__module__.startswith(KNOWN):
         return
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
+    for place, parameter in zip(places, parameters, strict=True):
+        for name, value in states.get(place, {}).items():
             if name in ONE_VALUE:
                 one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))
                 fits = one and float(value) >= 0
