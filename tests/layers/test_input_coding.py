@@ -43,6 +43,7 @@ def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
         ({"coding": "standard"}, "coding"),
         ({"coding": "standardize"}, "mean"),
         ({"coding": "standardize", "mean": [1.0]}, "std"),
+        ({"coding": "standardize", "mean": [0.1307], "std": [0.3081]}, "scale"),
         ({"mean": [128.0], "std": [64.0]}, "mean"),
     ],
 )

@@ -22,10 +22,10 @@ class InputCoding(nn.Module):
         coding: "integer" is 2x − 255, odd integers that stay exact up to the first threshold (BatchNorm absorbs the
             scale); "standardize" is (x − mean)/std.
         mean, std: of pixels 0–255, per channel; for "standardize" only.
-        scale: factor on `mean` and `std`: 255 where they are those of pixels 0–1, as in torchvision.
+        scale: factor on `mean` and `std`: 255 where they are those of pixels 0–1, as in torchvision; those need it.
 
     Raises:
-        UsageError: an unknown coding, or a mean or std that it does not take.
+        UsageError: an unknown coding, a mean or std that it does not take, or those of pixels 0–1 without `scale`.
 
     Shapes:
         x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
@@ -40,15 +40,17 @@ class InputCoding(nn.Module):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        scale: float = 1,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.coding: Coding = read(coding, Coding, name="coding")
         if (coding == "standardize") != bool(mean and std):
             raise UsageError(f"got mean {mean} and std {std}, expected both of the coding 'standardize' alone")
+        if mean and std and scale is None and max(*mean, *std) < 1:
+            raise UsageError(f"got mean {mean} and std {std}, as of pixels 0–1: scale=255 makes those of 0–255")
         for name, values in (("mean", mean), ("std", std)):
             if values:
-                numbers = torch.tensor([value * scale for value in values], dtype=torch.float32)
+                numbers = torch.tensor([value * (scale or 1) for value in values], dtype=torch.float32)
                 self.register_buffer(name, numbers.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

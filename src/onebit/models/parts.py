@@ -93,7 +93,7 @@ class Parts(Checked):
 
     def image_coding(self) -> InputCoding:
         """The first module of a model."""
-        return InputCoding(self.coding, mean=self.mean, std=self.std)
+        return InputCoding(self.coding, mean=self.mean, std=self.std, scale=1)  # images may hold 0 and 1 alone
 
     def layer(
         self,
