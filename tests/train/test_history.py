@@ -68,6 +68,10 @@ def test_seconds_are_summed() -> None:
     assert rows(0.1, 0.2, 0.3).seconds == 6.0
 
 
+def test_a_row_is_a_line() -> None:
+    assert str(ROW).startswith("epoch 1/3  loss 0.5000  train error 12.50 %  validation error 6.25 %  flips 3.00 %  ")
+
+
 def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
     errors = [0.5 - 0.01 * epoch if epoch != 20 else 0.1 for epoch in range(30)]
     history = rows(*errors)

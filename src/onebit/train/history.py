@@ -135,6 +135,10 @@ class EpochLog:
         scored = self.train_error is None and self.validation_loss is not None
         return "validation loss", self.validation_loss if scored else math.nan  # type: ignore[return-value]
 
+    def __str__(self) -> str:
+        cells = "".join(f"{name} {_cell(name, self)}  " for name in _columns([self], *HEADINGS))
+        return f"epoch {self.epoch}/{self.epochs}  {cells}lr {self.lr:.2e}  {self.seconds:.1f} s"
+
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
@@ -161,6 +165,7 @@ CELLS: dict[str, Callable[[EpochLog], str]] = {
     "seconds": lambda row: f"{row.seconds:.1f}",
 }
 """Heading of a column -> its cell; the columns of metrics have their names."""
+HEADINGS = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
 MOST_METRIC_COLUMNS = 2
 """Columns of metrics in a table of 80 columns."""
 
@@ -234,8 +239,7 @@ class History:
         """
         if not self.rows:
             return self.outline[0]
-        headings = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
-        names = _columns(self.rows, *headings, "seconds")
+        names = _columns(self.rows, *HEADINGS, "seconds")
         lines, before = [["epoch", *names]], 0
         shown = self.rows
         if len(shown) > PRINTED_EPOCHS:
