@@ -160,6 +160,14 @@ def test_quantizers_it_does_not_know_train_eagerly_beside_it() -> None:
     assert [one is None for one in prepared(fast)] == [False, True, False]
 
 
+def test_a_draw_is_no_weight_of_a_sign_layer_with_the_same_latent() -> None:
+    drawn, fixed = BinaryLinear(20, 20, weight_quantizer="stochastic"), BinaryLinear(20, 20)
+    fixed.weight = drawn.weight
+    model = nn.Sequential(drawn, fixed)
+    train(model, compiled(model), steps=2)
+    assert torch.equal(fixed.effective_weight(), sign(fixed.weight))
+
+
 def test_a_shared_quantizer_and_a_tied_latent_are_right_if_not_fast() -> None:
     def shared() -> nn.Sequential:
         torch.manual_seed(0)

@@ -206,7 +206,7 @@ def compile_update_(
         for p in latents:
             optimizer.state[p]["step"] += 1
             p.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient
-            p.prepared = Prepared(p, weights[p], quantizers[p].value)
+            p.prepared = Prepared(p, weights[p], quantizers[p].value, quantizers[p].random)
 
     def forget_draws(optimizer: torch.optim.Optimizer) -> None:
         # a resumed run cannot know the draw that is already written, so the continuing run draws again as well

@@ -185,19 +185,20 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 class Prepared:
     """The weight of the next forward pass, an attribute of its latent; it fits until the latent is written again.
 
-    value: the weight is ±value.
+    value, random: of the quantizer whose weight it is: layers with others may share the latent.
     passes: that began since. The weight serves the first, and stays for activation checkpointing, which repeats it
         within the backward pass.
     Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
     """
 
-    def __init__(self, latent: Tensor, weight: Tensor, value: float = 1.0) -> None:
-        self.weight, self.value, self.passes = weight, value, 0
+    def __init__(self, latent: Tensor, weight: Tensor, value: float = 1.0, random: bool = False) -> None:
+        self.weight, self.kind, self.passes = weight, (value, random), 0
         self.version, self.address = latent._version, latent.data_ptr()  # another storage keeps the version
 
-    def fits(self, latent: Tensor, value: float) -> bool:
+    def fits(self, latent: Tensor, quantizer: Quantizer) -> bool:
         """Whether `latent` is unchanged, and the weight is that of this forward pass or has the dtype of the latent."""
-        same = (self.version, self.address, self.value) == (latent._version, latent.data_ptr(), value)
+        same = self.kind == (quantizer.value, quantizer.random)
+        same = same and (self.version, self.address) == (latent._version, latent.data_ptr())
         return same and self.weight.dtype in (autocast_dtype(latent), latent.dtype)
 
     def __reduce__(self) -> tuple[type[set[Any]], tuple[()]]:
@@ -238,11 +239,11 @@ class Quantizer(torch.nn.Module):
         # a compiled model fuses its own quantizer
         usable = self.training and not torch.compiler.is_compiling()
         prepared = getattr(latent, "prepared", None) if usable else None
-        if not prepared:
+        if not prepared or not prepared.fits(latent, self):
             return None
         repeats = in_backward() and prepared.passes > 0
         prepared.passes += not repeats
-        if not prepared.fits(latent, self.value) or (prepared.passes > 1 and not (repeats and self.random)):
+        if prepared.passes > 1 and not (repeats and self.random):
             return None
         if prepared.passes > 1:
             raise TrainingError(
