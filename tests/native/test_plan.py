@@ -123,14 +123,14 @@ def test_dense_layers_of_every_size(
     assert_same(b.net(), count)
 
 
-@pytest.mark.parametrize("outputs", [16, 32, 48])
-def test_images_of_few_outputs_are_finished_at_once(outputs: int) -> None:
-    b = Builder((1, 1, 40))
-    b.add(Flatten)
-    b.add(Affine, scale=np.full(40, 0.37, np.float32), shift=np.full(40, 94.35, np.float32))  # 0 at a pixel of 0
-    b.add(Dense, **b.signs(outputs, 40))
-    b.affine(outputs)
-    assert_same(b.net(), 11)
+@pytest.mark.parametrize("outputs", [16, 32, 48, 1100])
+def test_single_pixels_are_finished_at_once_or_each_in_a_lane(outputs: int) -> None:
+    for size, groups, count in ((1, 1), 1, 11), ((1, 1), 2, 43), ((2, 85), 1, 2):
+        b = Builder((46, *size))
+        b.add(Affine, scale=np.full(46, 0.37, np.float32), shift=np.full(46, 94.35, np.float32))  # 0 at a pixel of 0
+        b.add(Conv, **b.signs(groups * outputs, 46 // groups), kernel=(1, 1), stride=(1, 2), groups=groups)
+        b.affine(groups * outputs)
+        assert_same(b.net(), count)
 
 
 @settings(max_examples=40, deadline=None)
@@ -302,13 +302,11 @@ def test_sums_that_need_more_than_an_int32() -> None:
     fields["signs"][:, -1] >>= np.uint64(24)
     b.add(Dense, **fields)
     net = b.net()
-    images = np.full((9, 1, 1, 1000), 255, np.uint8)
-    expected = np.full((9, 40), np.float32(16777215 * 1000))
-    for name in ("reference", *ISAS):
-        found = run(net, images, executor="reference") if name == "reference" else None
-        if found is None:
-            found, _ = make_plan(net, instruction_sets()[name]).run(images)
-        np.testing.assert_array_equal(found, expected)
+    images = np.full((16, 1, 1, 1000), 255, np.uint8)
+    expected = np.full((16, 40), np.float32(16777215 * 1000))
+    np.testing.assert_array_equal(run(net, images, executor="reference"), expected)
+    for isa in instruction_sets().values():
+        np.testing.assert_array_equal(make_plan(net, isa).run(images)[0], expected)
 
 
 @pytest.mark.parametrize("form", IMAGE_NETS)
