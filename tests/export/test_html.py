@@ -277,10 +277,12 @@ def test_without_node_the_page_is_written_and_the_export_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    made = export_net(make_packed_mlp(), "html", tmp_path / "net.html")
-    assert made.comparison is None
-    assert made.not_compared == "node is not installed"
+    assert export_net(make_packed_mlp(), "html", tmp_path / "net.html").not_compared == "node is not installed"
     assert stored(tmp_path / "net.html", "net") == dumps(make_packed_mlp())
+    (tmp_path / "node").write_text("#!/bin/sh\necho FATAL ERROR: out of memory >&2\nexit 134\n")
+    (tmp_path / "node").chmod(0o755)
+    with pytest.raises(OnebitError, match="out of memory"):
+        export_net(make_packed_mlp(), "html", tmp_path / "net.html")
 
 
 def digits_net() -> PackedNet:

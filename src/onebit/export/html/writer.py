@@ -90,7 +90,7 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        error = next((line for line in lines if re.match(r"\w*Error: ", line)), "nothing")
+        error = next((line for line in lines if re.match(r"\w*Error: ", line)), (lines or ["nothing"])[-1])
         raise OnebitError(f"node could not run the page: {short(error)}")
     return split_outputs(net, np.frombuffer(done.stdout, np.float32).reshape(len(inputs), -1))
 
