@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from onebit.native import abi, library
-from onebit.native.kernel_calls import BYTES, Buffer, KernelCall, KernelCalls, Slot
+from onebit.native.kernel_calls import BYTES, WORD, Buffer, KernelCall, Slot
 from onebit.native.panels import LOOKUPS
 from onebit.native.thread_pool import run_together
-from onebit.packed import PackedNet
+from onebit.native.values import Values
 
 _KERNELS = {number: name for name, number in abi.KERNEL.items()}
 _CODINGS = {"integer": "bytes", "values": "bytes", "standardise": "moments", "float32": "reals"}
@@ -24,7 +24,6 @@ _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the secon
 _MOST_BATCH = 128
 _SLACK = 16  # units after the values of a buffer, which kernels of bytes may read
 _BLOCK, _TILE_PIXELS = 256, 4  # BLOCK of csrc/epilogue.h, and the most pixels of a tile
-_WORD = 32  # signs
 _VECTOR = 16  # channels that an epilogue computes at once, past the last one too
 
 
@@ -109,45 +108,50 @@ class NativePlan:
         return tuple(_KERNELS[call.kernel] for call in self.kept[0])
 
 
-def lay_out(
-    net: PackedNet,
-    calls: KernelCalls,
-    image: Slot,
-    answers: list[Slot],
-    isa: library.InstructionSet,
-) -> NativePlan:
+def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
+    net, calls, image = made.net, made.calls, made.image.buffer
     of_answers = [answer.buffer for answer in answers]
-    for row in (call.inputs[0] for call in calls.list if isa.byte_tiles and _is_dense(call)):
+    for row in (call.inputs[0] for call in calls if isa.byte_tiles and _is_dense(call)):
         # rows of bytes that are aligned, and not all in one set of a cache; short ones may have been made together
         if row.units > _BLOCK // 4 and row not in of_answers:
             row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
-    for at, call in enumerate(calls.list):
-        for buffer in call.buffers:
+    for at, call in enumerate(calls):
+        more = (slot.buffer for operation in call.epilogue for slot in operation.more)
+        for buffer in (call.out, *call.inputs, *more):
             buffer.first, buffer.last = at if buffer.first < 0 else buffer.first, at
-    image.buffer.first = -1  # the input is there before the first call
+    image.first = -1  # the input is there before the first call
     for buffer in of_answers:
-        buffer.last = len(calls.list)
-    largest = max(buffer.units for buffer in calls.buffers)
-    batch = most_batch(largest)
-    end = place(calls.buffers, batch)
-    scratch = max((call.scratch for call in calls.list), default=0)
+        buffer.last = len(calls)
+    batch = most_batch(max(buffer.units for buffer in made.buffers))
+    end = place(made.buffers, batch)
+    scratch = max((call.scratch for call in calls), default=0)
     scratch += -scratch % _ALIGNED
     kept: list[Any] = []
-    structs = (abi.CallStruct * len(calls.list))()
-    for call, struct in zip(calls.list, structs, strict=True):
+    structs = (abi.CallStruct * len(calls))()
+    for call, struct in zip(calls, structs, strict=True):
         _fill_struct(call, struct, end, isa, kept)
-    plan = abi.PlanStruct()
-    plan.calls, plan.call_count = ctypes.addressof(structs), len(structs)
-    plan.channels, plan.height, plan.width = image.shape
-    plan.coding = abi.CODING[_CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]]
-    plan.mean, plan.std = _pointer(net.input.mean, kept), _pointer(net.input.std, kept)
-    plan.input, plan.input_size = image.buffer.place, image.buffer.units
-    outputs = np.array([(answer.buffer.place, answer.buffer.units) for answer in answers], np.int64)
-    plan.outputs, plan.output_count, plan.batch = _pointer(outputs, kept), len(answers), batch
-    plan.arena_units, plan.scratch_units = end + scratch, scratch
-    work = sum(_work(call, isa) for call in calls.list)
-    return NativePlan(plan, isa, tuple(net.values[name].shape for name in net.outputs), (structs, *kept), work)
+    channels, height, width = made.image.shape
+    outputs = np.array([(buffer.place, buffer.units) for buffer in of_answers], np.int64)
+    plan = abi.PlanStruct(
+        calls=ctypes.addressof(structs),
+        call_count=len(calls),
+        channels=channels,
+        height=height,
+        width=width,
+        coding=abi.CODING[_CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]],
+        output_count=len(answers),
+        mean=_pointer(net.input.mean, kept),
+        std=_pointer(net.input.std, kept),
+        outputs=_pointer(outputs, kept),
+        input=image.place,
+        input_size=image.units,
+        arena_units=end + scratch,
+        batch=batch,
+        scratch_units=scratch,
+    )
+    work = sum(_work(call, isa) for call in calls)
+    return NativePlan(plan, isa, tuple(made.known[name].shape for name in net.outputs), (structs, *kept), work)
 
 
 def _is_dense(call: KernelCall) -> bool:
@@ -165,13 +169,12 @@ def most_batch(units: int) -> int:
 def _work(call: KernelCall, isa: library.InstructionSet) -> int:
     if "weights" not in call.fields:
         return 0
-    pixels = call.fields["out_height"] * call.fields["out_width"]
+    weights: int = call.fields["out_height"] * call.fields["out_width"] * call.fields["weights"].size
     if call.kernel == "dot":  # one per four
-        return int(pixels * call.fields["weights"].size * 2 // isa.lanes)
+        return weights * 2 // isa.lanes
     if call.kernel == "dot_lut":
-        return int(pixels * call.fields["weights"].size * LOOKUPS // isa.dot_lut)
-    lookups = isa.lut_groups if call.kernel == "lut" else 1
-    return int(pixels * call.fields["weights"].size // isa.lanes * lookups)
+        return weights * LOOKUPS // isa.dot_lut
+    return weights // isa.lanes * (isa.lut_groups if call.kernel == "lut" else 1)
 
 
 def place(buffers: list[Buffer], batch: int) -> int:
@@ -223,14 +226,9 @@ def _fill_struct(
         size = call.fields["channels"] * call.fields["out_height"] * call.fields["out_width"]
         call.fields.update(channels=size, out_height=1, out_width=1)
     for name, value in call.fields.items():
-        if isinstance(value, np.ndarray):
-            if name == "runs":
-                struct.run_count = len(value)
-            setattr(struct, name, _pointer(value, kept))
-        elif isinstance(value, tuple):
-            setattr(struct, name, (ctypes.c_int32 * len(value))(*value))
-        elif value is not None:
-            setattr(struct, name, value)
+        if name == "runs":
+            struct.run_count = len(value)
+        setattr(struct, name, _pointer(value, kept) if isinstance(value, np.ndarray) else value)
     struct.together = repeats
     epilogue = (abi.EpilogueOpStruct * max(1, len(call.epilogue)))()
     for into, operation in zip(epilogue, call.epilogue, strict=False):
@@ -245,15 +243,17 @@ def _fill_struct(
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
     struct.epilogue, struct.epilogue_count = ctypes.addressof(epilogue), len(call.epilogue)
-    if call.bits:
-        struct.bits = min(_WORD, _BLOCK // repeats) if repeats else _WORD
+    if struct.bits and repeats:
+        struct.bits = min(WORD, _BLOCK // repeats)
 
 
 def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
     fields = call.fields
     if call.kernel in abi.POINTWISE:
-        alike = not call.bits and all(op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue)
+        alike = "bits" not in fields and all(
+            op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue
+        )
         channels = 1 if alike else fields["channels"]
         return 0 if _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
@@ -261,7 +261,7 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     padded = fields.get("constant") and call.kernel not in ("dot", "dot_lut")
     if not simple or padded or fields.get("center") or outputs % _VECTOR:
         return 0
-    if call.bits and outputs > _WORD and outputs % _WORD:  # the words of a pixel are not all full
+    if "bits" in fields and outputs > WORD and outputs % WORD:  # the words of a pixel are not all full
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0

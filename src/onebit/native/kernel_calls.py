@@ -11,6 +11,7 @@ from onebit.native.layout import Axis, box_fields, merged
 
 BITS, INTEGER, REAL, BYTES = "bits", "integer", "real", "bytes"
 """Kinds of values: 32 signs per word, int32, float32, or bytes, see `Coding`."""
+WORD = 32  # signs
 _UNIT = 4  # bytes
 
 
@@ -63,7 +64,7 @@ class Slot:
     @property
     def pixel(self) -> int:
         """Units per pixel, or bytes."""
-        return -(-self.shape[0] // 32) if self.kind == BITS else self.shape[0]
+        return -(-self.shape[0] // WORD) if self.kind == BITS else self.shape[0]
 
     @property
     def size(self) -> int:
@@ -77,6 +78,23 @@ class Slot:
     def seen_as(self, shape: tuple[int, int, int], call: KernelCall | None = None, *, flat: bool = False) -> Slot:
         """The same memory with another shape."""
         return Slot(shape, self.kind, self.buffer, call, flat, self.coding)
+
+    def then(self, code: str, *arrays: Any, **fields: Any) -> None:
+        """Append an operation to the epilogue of the call that makes this value; signs and bytes end it."""
+        assert self.call is not None
+        operation = Operation(code, *arrays, **fields)
+        self.call.epilogue.append(operation)
+        if code in ("real", "affine_int"):
+            self.kind = REAL
+        elif code in ("threshold", "sign"):
+            self.kind = BITS
+            self.call.fields |= {"bits": WORD, "out_pixel": self.pixel}
+        elif code in ("requantize", "quantize"):
+            self.kind, self.coding = INTEGER, coding_of(operation.least, operation.most)
+            if self.coding is not None:
+                self.kind = BYTES
+                self.call.fields |= {"out_bytes": 1, "out_zero": self.coding.zero}
+        self.buffer.units = self.units
 
 
 class Operation(NamedTuple):
@@ -92,10 +110,7 @@ class Operation(NamedTuple):
 
 @dataclass(eq=False)
 class KernelCall:
-    """A kernel call before its buffers have a place.
-
-    fields: other fields of `ob_call`. bits: the epilogue ends in signs.
-    """
+    """A kernel call before its buffers have a place. fields: other fields of `ob_call`."""
 
     kernel: str
     inputs: tuple[Buffer, ...]
@@ -103,28 +118,17 @@ class KernelCall:
     fields: dict[str, Any]
     epilogue: list[Operation] = field(default_factory=list)
     scratch: int = 0
-    bits: bool = False
-
-    @property
-    def buffers(self) -> tuple[Buffer, ...]:
-        """Those that it writes and reads."""
-        return self.out, *self.inputs, *(slot.buffer for operation in self.epilogue for slot in operation.more)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the epilogue has ended: nothing follows signs and bytes."""
-        return self.bits or self.fields["out_bytes"] > 0
 
 
 class KernelCalls:
-    """Collects the kernel calls of a plan in `list` and their buffers in `buffers`."""
+    """Collects the kernel calls of a plan in `calls` and their buffers in `buffers`."""
 
     def __init__(self) -> None:
-        self.list: list[KernelCall] = []
+        self.calls: list[KernelCall] = []
         self.buffers: list[Buffer] = []
 
-    def buffer(self, units: int) -> Buffer:
-        self.buffers.append(Buffer(units))
+    def buffer(self) -> Buffer:
+        self.buffers.append(Buffer(0))
         return self.buffers[-1]
 
     def emit(
@@ -134,76 +138,59 @@ class KernelCalls:
         shape: tuple[int, int, int],
         kind: str,
         coding: Coding | None = None,
+        into: Slot | None = None,
         **fields: Any,
     ) -> Slot:
-        """Append a call and return the value that it makes."""
-        out = self.buffer(0)
-        slot = Slot(shape, kind, out, coding=coding)
-        out.units = slot.units + 2 * (kernel == "grid")
-        size = {"out_height": shape[1], "out_width": shape[2], "channels": shape[0], "out_pixel": slot.pixel}
-        fields = {**_image_fields(sources[0] if sources else slot), **size, "out_bytes": 0, **fields}
-        slot.call = KernelCall(kernel, tuple(source.buffer for source in sources), out, fields)
-        self.list.append(slot.call)
+        """Append a call and return the value that it makes, in new memory or `into` that of another value."""
+        slot = Slot(shape, kind, into.buffer if into else self.buffer(), coding=coding)
+        slot.buffer.units = slot.units + 2 * (kernel == "grid")
+        source = sources[0] if sources else slot
+        factor, zero = source.coding or (0, 0)
+        fields = {
+            "in_height": source.shape[1],
+            "in_width": source.shape[2],
+            "in_pixel": source.pixel,
+            "in_factor": factor,
+            "in_zero": zero,
+            "out_height": shape[1],
+            "out_width": shape[2],
+            "channels": shape[0],
+            "out_pixel": slot.pixel,
+            "out_bytes": 0,
+            **fields,
+        }
+        slot.call = KernelCall(kernel, tuple(source.buffer for source in sources), slot.buffer, fields)
+        self.calls.append(slot.call)
         return slot
-
-    def to_end(self, call: KernelCall) -> None:
-        """Run a call after all others, none of which reads what it makes."""
-        self.list.remove(call)
-        self.list.append(call)
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
         """The same value as another kind: integers or real numbers, or bits of integers that are ±1."""
         if slot.kind == kind:
             return slot
         if kind not in slot.kinds:
+            assert slot.kind != REAL
             if slot.kind == BITS:
                 made = self.as_kind(self.emit("expand", (slot,), slot.shape, INTEGER), kind)
-            elif slot.kind == BYTES and kind != BITS:
+            else:
                 made = self.emit("pointwise", (slot,), slot.shape, INTEGER)
                 if kind == REAL:
-                    self.then(made, "real")
-            elif kind == BITS:
-                made = self.emit("pointwise", (slot,), slot.shape, INTEGER)
-                zeros = np.zeros(slot.shape[0], np.int32)
-                self.then_sign(made, "threshold", zeros, zeros)
-            else:
-                assert kind == REAL
-                made = self.emit("pointwise", (slot,), slot.shape, REAL)
-                self.then(made, "real")
+                    made.then("real")
+                elif kind == BITS:
+                    zeros = np.zeros(slot.shape[0], np.int32)
+                    made.then("threshold", zeros, zeros)
             made.flat = slot.flat
             slot.kinds[kind] = made
         return slot.kinds[kind]
 
-    def then(self, slot: Slot, operation: str, p: np.ndarray | None = None, q: np.ndarray | None = None) -> None:
-        """Append an operation to the epilogue of the call that makes `slot`."""
-        assert slot.call is not None
-        slot.call.epilogue.append(Operation(operation, p, q))
-        if operation in ("real", "affine_int"):
-            slot.kind = REAL
-
-    def then_integers(self, slot: Slot, operation: Operation) -> None:
-        """Append an operation that makes integers of a range, which become bytes if they can."""
-        assert slot.call is not None
-        slot.call.epilogue.append(operation)
-        slot.kind, slot.coding = INTEGER, coding_of(operation.least, operation.most)
-        if slot.coding is not None:
-            slot.kind = BYTES
-            slot.call.fields |= {"out_bytes": 1, "out_zero": slot.coding.zero}
-            slot.buffer.units = slot.units
-
-    def then_sign(self, slot: Slot, operation: str, p: np.ndarray | None = None, q: np.ndarray | None = None) -> None:
-        """End an epilogue with an operation that makes bits."""
-        self.then(slot, operation, p, q)
-        assert slot.call is not None
-        slot.kind, slot.call.bits = BITS, True
-        slot.call.fields["out_pixel"] = slot.pixel
-        slot.buffer.units = slot.units
+    def unpacked(self, slot: Slot) -> Slot:
+        """Bits as integers."""
+        return self.as_kind(slot, INTEGER) if slot.kind == BITS else slot
 
     def image_order(self, slot: Slot) -> Slot:
         """The value as a vector in the order of (C, H, W); not for bits."""
         channels, height, width = slot.shape
-        vector = (channels * height * width, 1, 1)
-        return self.move(slot, vector, [Axis(channels, 1, height * width), Axis(height * width, channels, 1)])
+        axes = [Axis(channels, 1, height * width), Axis(height * width, channels, 1)]
+        return self.move(slot, (slot.size, 1, 1), axes)
 
     def move(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis]) -> Slot:
         """A value of another shape, with the elements of `slot`: the same memory where its order is the same."""
@@ -212,30 +199,9 @@ class KernelCalls:
             return slot.seen_as(shape, slot.call if shape[0] == slot.shape[0] else None)
         return self.copy(slot, shape, axes)
 
-    def copy(
-        self,
-        slot: Slot,
-        shape: tuple[int, int, int],
-        axes: list[Axis],
-        *,
-        start: int = 0,
-        to: int = 0,
-        into: Slot | None = None,
-    ) -> Slot:
-        """Copy a box of units or bytes, from unit `start` of a value on, to unit `to` of a new value of shape `shape`.
+    def copy(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis], **fields: Any) -> Slot:
+        """Copy a box of units or bytes, from unit `from_` of a value to unit `to` of another of shape `shape`.
 
-        NotPlanned for too many axes. `into` is a value to copy to instead of a new one.
+        NotPlanned for too many axes.
         """
-        made = self.emit("copy", (slot,), shape, slot.kind, slot.coding, from_=start, to=to, **box_fields(axes))
-        if into is None:
-            return made
-        assert made.call is not None
-        self.buffers.remove(made.buffer)
-        made.call.out = into.buffer
-        return into
-
-
-def _image_fields(source: Slot) -> dict[str, int]:
-    factor, zero = source.coding or (0, 0)
-    size = {"in_height": source.shape[1], "in_width": source.shape[2], "in_pixel": source.pixel}
-    return {**size, "in_factor": factor, "in_zero": zero}
+        return self.emit("copy", (slot,), shape, slot.kind, slot.coding, **fields, **box_fields(axes))

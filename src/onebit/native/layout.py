@@ -90,7 +90,7 @@ def merged(axes: list[Axis]) -> list[Axis]:
     return result or [Axis(1, 1, 1)]
 
 
-def box_fields(axes: list[Axis]) -> dict[str, tuple[int, ...]]:
+def box_fields(axes: list[Axis]) -> dict[str, Any]:
     """The fields of a copy: the innermost axis, the one that threads share, the others; NotPlanned for too many."""
     axes = merged(axes)
     if len(axes) > AXES:

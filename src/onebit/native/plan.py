@@ -13,7 +13,7 @@ from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.panels import sign_panels
 from onebit.native.pointwise import Pointwise
-from onebit.native.taps import POINT, Axis, axes_of, whole
+from onebit.native.taps import Axis, axes_of, whole
 from onebit.native.weight_kernels import (
     WeightKernel,
     depthwise_kernel,
@@ -54,35 +54,31 @@ class _Planner(Pointwise):
             if (make := nodes.by_class(_MAKERS, node)) is None:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = make(self, node)
-        answers = [self.calls.image_order(self.calls.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
-        return lay_out(self.net, self.calls, self.image, answers, self.isa)
+        answers = [self.image_order(self.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
+        return lay_out(self, answers, self.isa)
 
     # dense layers and convolutions
 
     def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
         if self.packs(node, slot):
-            slot = self.calls.as_kind(self.value(node.inputs[0]), BITS)
-        outputs, shape = node.outputs, slot.shape
-        rows = _rows(node)
+            slot = self.as_kind(self.value(node.inputs[0]), BITS)
+        rows, height, width = _rows(node), 1, 1
         if slot.flat:  # reorder the weights instead of the pixels
-            rows = np.moveaxis(rows.reshape(outputs, *shape), 1, -1)
-        bits = isinstance(node, OneBitWeights) and slot.kind == BITS
-        if slot.flat and bits:
-            axes = whole(shape[1]), whole(shape[2])
-            rows = rows.reshape(1, outputs, shape[1] * shape[2], shape[0])
-        else:
-            axes = POINT, POINT
-            rows = rows.reshape(1, outputs, 1, -1)
-            if not bits:
-                slot = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
-            slot = slot.seen_as((rows.shape[-1], 1, 1)) if slot.flat else slot
-        return self.matmul(node, slot, rows, axes, (outputs, 1, 1))
+            rows = np.moveaxis(rows.reshape(node.outputs, *slot.shape), 1, -1)
+        if not isinstance(node, OneBitWeights):
+            slot = self.unpacked(slot)
+        if slot.flat and slot.kind == BITS:
+            _, height, width = slot.shape
+        elif slot.flat:
+            slot = slot.seen_as((prod(slot.shape), 1, 1))
+        rows = rows.reshape(1, node.outputs, height * width, -1)
+        return self.matmul(node, slot, rows, (whole(height), whole(width)), (node.outputs, 1, 1))
 
     def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
-        if _in_words(node):
-            slot = self.calls.as_kind(slot, BITS) if self.packs(node, slot) else slot
+        if _in_words(node) and self.packs(node, slot):
+            slot = self.as_kind(slot, BITS)
         made: Any = self.known[node.output].shape
         axes = _axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
@@ -95,7 +91,7 @@ class _Planner(Pointwise):
         if levels is None or not all(map(self.takes_levels, self.readers[made])):
             return self.pointwise(node)
         low, high = map(float, levels)
-        self.levels[made] = self.calls.emit(
+        self.levels[made] = self.emit(
             "levels", (slot,), (3, 1, 1), INTEGER, low=low, high=high, tap_channels=slot.shape[0]
         )
         return slot.seen_as(slot.shape, flat=slot.flat)
@@ -150,7 +146,7 @@ class _Planner(Pointwise):
         sources = (slot,) if levels is None else (slot, levels)
         known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
         fields |= kernel.fields | {"weights": self.panels.setdefault(known, kernel.weights)}
-        answer = self.calls.emit(kernel.name, sources, made, kind, **fields)
+        answer = self.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
         dense = kernel.name == "lut" and slot.shape[1:] == made[1:] == (1, 1)
@@ -160,38 +156,38 @@ class _Planner(Pointwise):
             answer.call.scratch = max(answer.call.scratch, units)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
-                self.calls.then(answer, "real")
+                answer.then("real")
             if node.scale is not None:
-                self.calls.then(answer, "scale", node.scale)
+                answer.then("scale", node.scale)
             if node.centre is not None:
                 answer.call.fields["center"] = 1
-                self.calls.then(answer, "center", node.centre)
+                answer.then("center", node.centre)
         return answer
 
     def integers(self, node: Any, slot: Slot) -> Slot:
         """The values that weights multiply, as integers: real values are put on their grid."""
         bound = self.known[node.inputs[0]].bound
         if slot.kind in (BITS, BYTES):
-            slot = self.calls.as_kind(slot, INTEGER)
+            slot = self.as_kind(slot, INTEGER)
         beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
         if slot.kind == INTEGER and not beyond:
             return slot
-        slot = self.calls.as_kind(slot, REAL)
+        slot = self.as_kind(slot, REAL)
         padded = bool(getattr(node, "padding_value", 0))
         key = f"grid {padded}"
         if key not in slot.kinds:
-            slot.kinds[key] = self.calls.emit("grid", (slot,), slot.shape, INTEGER, constant=int(padded))
+            slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=int(padded))
         return slot.kinds[key]
 
     def add(self, node: nodes.Add) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
-        return self.calls.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
+        return self.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
 
     def multiply(self, node: nodes.Multiply) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
-        return self.calls.emit("multiply", (a, b), a.shape, REAL)
+        return self.emit("multiply", (a, b), a.shape, REAL)
 
     # pooling
 
@@ -201,7 +197,7 @@ class _Planner(Pointwise):
         made: Any = self.known[node.output].shape
         taps = _taps(*_axes_of(node, slot.shape[1:], made[1:]))
         coding = slot.coding if kind == BYTES else None
-        return self.calls.emit(kernel, (slot,), made, kind, coding, **taps, **fields)
+        return self.emit(kernel, (slot,), made, kind, coding, **taps, **fields)
 
     def max_pool(self, node: nodes.MaxPool) -> Slot:
         slot = self.value(node.inputs[0])
@@ -214,7 +210,7 @@ class _Planner(Pointwise):
             raise NotPlanned("averages of integers beyond int32")
         slot = self.value(node.inputs[0])
         if slot.kind != BYTES:
-            slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
+            slot = self.as_kind(slot, REAL if x.bound is None else INTEGER)
         divisor = None if node.sums else node.pixels(x).astype(np.float32)
         kind = INTEGER if made.exact else REAL
         return self.windows("sum" if x.bound is None else "sum_int", slot, node, kind, divisor=divisor)
@@ -222,11 +218,11 @@ class _Planner(Pointwise):
     def adaptive_average_pool(self, node: nodes.AdaptiveAveragePool) -> Slot:
         x = self.known[node.inputs[0]]
         shape: Any = self.known[node.output].shape
-        slot = self.calls.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
+        slot = self.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
         rows, columns = (np.array(windows, np.int32) for windows in node.windows(x))
         divisor = node.pixels(x).astype(np.float32)
         real = int(slot.kind == REAL)
-        return self.calls.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
+        return self.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
 
 _MAKERS: dict[type, Any] = {

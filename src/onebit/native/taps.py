@@ -46,10 +46,6 @@ class Axis(NamedTuple):
         return most
 
 
-POINT = Axis(np.zeros((1, 1), np.int32))
-"""A single output of a single input."""
-
-
 def whole(size: int) -> Axis:
     """A single output of a whole axis."""
     return Axis(np.arange(size, dtype=np.int32)[None])
