@@ -21,9 +21,9 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. row_units: see csrc/lut_rows.h. dot_fours, dot_shift: see csrc/dot.h.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. row_units: see csrc/lut_rows.h. byte_tiles: csrc/onebit.h.
+    dot_fours, dot_shift: see csrc/dot.h.
     dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
-    byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
     run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; the
