@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,6 @@ def stop_at_step(step: int) -> Callable[[int, int], None]:
             raise Stop
 
     return hook
-
-
-def rows_without_times(rows: Sequence[EpochLog]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in dataclasses.asdict(row).items() if k not in TIMES} for row in rows]
 
 
 def metrics_without_times(folder: Path) -> list[dict[str, Any]]:

@@ -96,12 +96,6 @@ def test_the_sign_of_what_bop_wrote_needs_no_pass_but_any_other_write_does() -> 
     assert quantizer(latent).tolist() == [[-1, 1]]
 
 
-def test_a_value_other_than_one_leaves_the_latent_alone() -> None:
-    latent, _ = one_latent([1, -1])
-    assert Sign(0.5)(latent).tolist() == [[0.5, -0.5]]
-    assert latent.tolist() == [[1, -1]]
-
-
 def test_gamma_and_the_threshold_follow_schedules_of_their_own() -> None:
     optimizer = bop(net(), gamma=0.1, threshold=1e-3)
     own = {"lr": lambda step: 0.1 ** (step // 2), "threshold": lambda step: 10.0 ** (step // 3)}

@@ -64,10 +64,6 @@ def test_a_line_per_epoch_that_reads_back() -> None:
     assert History().to_jsonl() == ""
 
 
-def test_seconds_are_summed() -> None:
-    assert rows(0.1, 0.2, 0.3).seconds == 6.0
-
-
 def test_a_row_is_a_line() -> None:
     assert str(ROW).startswith("epoch 1/3  loss 0.5000  train error 12.50 %  validation error 6.25 %  flips 3.00 %  ")
 
