@@ -195,7 +195,7 @@ def test_threads_give_the_same_bits(count: int, convolution: bool, monkeypatch: 
         x = inputs_of(rng, (count, 3000))
     monkeypatch.setenv("ONEBIT_THREADS", "1")
     one = layer(x)
-    for threads in ("2", "3"):
+    for threads in ("2", "3", "0", "-3"):
         monkeypatch.setenv("ONEBIT_THREADS", threads)
         assert_same_bits(layer(x), one.numpy())
 
