@@ -4,14 +4,15 @@
  * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. The grid's unit and an upper
  * bound of all magnitudes follow the integers. */
 static int to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    const span_t mine = span_of(share, call->in_size);
+    const int64_t size = call->in_size; /* compilers read a field again for each value */
+    const span_t mine = span_of(share, size);
     for (int64_t n = 0; n < count; n++) {
-        const uint32_t *in = arena + call->in + n * call->in_size;
+        const uint32_t *in = arena + call->in + n * size;
         const float *x = (const float *)in;
         int32_t *out = (int32_t *)arena + call->out + n * call->out_size;
         uint32_t largest = call->constant ? bits_of_float(1) : 0, most = 0;
         float unit = float_of_bits(0x7fc00000u);
-        for (int64_t k = 0; k < call->in_size; k++) {
+        for (int64_t k = 0; k < size; k++) {
             uint32_t magnitude = in[k] & 0x7fffffffu;
             largest = magnitude > largest ? magnitude : largest;
         }
@@ -27,7 +28,7 @@ static int to_grid(const ob_call *call, const share_t *share, int64_t count, uin
 #endif
             most = (uint32_t)(float_of_bits(largest) * power) + 1, unit = power_of_two(-e);
         }
-        if (share->part == 0) memcpy(out + call->in_size, &unit, 4), memcpy(out + call->in_size + 1, &most, 4);
+        if (share->part == 0) memcpy(out + size, &unit, 4), memcpy(out + size + 1, &most, 4);
     }
     return 0;
 }
