@@ -207,8 +207,8 @@ def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
     for axis, count in enumerate(times):
         repeats = repeats.repeat(count, axis)
     for expected, copied in (
-        (x.transpose(axes), permuted(shape, axes, shape[0])),
-        (repeats, repeated(shape, times, shape[0])),
+        (x.transpose(axes), permuted(shape, axes)),
+        (repeats, repeated(shape, times)),
         (x.reshape(made), reshaped(shape, made)),
     ):
         if copied is None:

@@ -91,7 +91,7 @@ def test_the_slope_is_that_of_the_plain_formula(count: int, dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_training_step_of_a_parameter_is_done_by_kernels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(bayesbinn, "run_concrete", lambda *args, _run=bayesbinn.run_concrete, **kwargs: (
+    monkeypatch.setattr(bayesbinn, "run_values", lambda *args, _run=bayesbinn.run_values, **kwargs: (
         calls.append(args[1].noise is None), _run(*args, **kwargs))[1])  # fmt: skip
     weight = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

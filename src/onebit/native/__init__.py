@@ -14,9 +14,8 @@ from onebit.native.training import (
     TRIANGLE,
     NormStage,
     run_activation,
-    run_concrete,
     run_norm,
-    run_surrogate,
+    run_values,
     run_weight_gradient,
 )
 
@@ -39,9 +38,8 @@ __all__ = [
     "instruction_sets",
     "make_plan",
     "run_activation",
-    "run_concrete",
     "run_norm",
     "run_shares",
-    "run_surrogate",
+    "run_values",
     "run_weight_gradient",
 ]

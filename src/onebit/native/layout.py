@@ -6,7 +6,9 @@ in NHWC order, and any other value is an image with a single row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
+from operator import mul
 from typing import Any, NamedTuple
 
 from onebit.native.abi import AXES
@@ -36,46 +38,34 @@ def reshaped(shape: tuple[int, ...], made: tuple[int, ...]) -> list[Axis] | None
 
     Two reshapes, to a vector and from it, do the same.
     """
-    (channels, *pixels), (others, *_) = image_of(shape), image_of(made)
-    count = channels * prod(pixels)
+    (channels, *_), (others, *_) = image_of(shape), image_of(made)
     if others % channels == 0:
-        rest = count // others
-        parts = others // channels
+        rest, parts = prod(shape) // others, others // channels
         return [Axis(channels, 1, parts), Axis(parts, rest * channels, 1), Axis(rest, channels, others)]
     if channels % others == 0:
-        rest = count // channels
-        parts = channels // others
+        rest, parts = prod(shape) // channels, channels // others
         return [Axis(others, parts, 1), Axis(parts, 1, rest * others), Axis(rest, channels, others)]
     return None
 
 
-def permuted(shape: tuple[int, ...], axes: tuple[int, ...], units: int) -> list[Axis]:
-    """The axes of a copy to a value whose axis i is axis axes[i] of the source. units: see `repeated`."""
-    made = [shape[axis] for axis in axes]
-    source = strides(shape, units)
-    target = strides(made, units if axes and axes[0] == 0 else made[0] if made else 1)
-    sizes = [units if axis == 0 and axes[0] == 0 else shape[axis] for axis in axes]
-    return [Axis(size, source[axis], to) for size, axis, to in zip(sizes, axes, target, strict=True)]
+def permuted(shape: Sequence[int], axes: Sequence[int]) -> list[Axis]:
+    """The axes of a copy to a value whose axis i is axis axes[i] of the source."""
+    made, source = [shape[axis] for axis in axes], strides(shape)
+    return [Axis(size, source[axis], to) for size, axis, to in zip(made, axes, strides(made), strict=True)]
 
 
-def repeated(shape: tuple[int, ...], times: tuple[int, ...], units: int) -> list[Axis]:
-    """The axes of a copy that repeats each element along each axis.
-
-    units: of a pixel of the source, fewer than its channels if these are bits, which are not repeated along channels.
-    """
-    sizes = [units, *shape[1:]] if shape else []
-    made = [size * count for size, count in zip(sizes, times, strict=True)]
+def repeated(shape: Sequence[int], times: Sequence[int]) -> list[Axis]:
+    """The axes of a copy that repeats each element along each axis."""
     axes = []
-    for size, count, source, target in zip(
-        sizes, times, strides(sizes, units), strides(made, made[0] if made else 1), strict=True
-    ):
+    made = strides(list(map(mul, shape, times)))
+    for size, count, source, target in zip(shape, times, strides(shape), made, strict=True):
         axes += [Axis(size, source, target * count), Axis(count, 0, target)]
     return axes
 
 
-def strides(shape: Any, units: int) -> list[int]:
-    """Units between neighbors along each axis, for pixels of `units`."""
-    return [1, *(units * prod(shape[axis + 1 :]) for axis in range(1, len(shape)))][: len(shape)]
+def strides(shape: Sequence[int]) -> list[int]:
+    """Units between neighbors along each axis."""
+    return [1, *(shape[0] * prod(shape[axis + 1 :]) for axis in range(1, len(shape)))][: len(shape)]
 
 
 def merged(axes: list[Axis]) -> list[Axis]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out, most_batch
-from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, WORD, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.panels import sign_panels
 from onebit.native.pointwise import Pointwise
@@ -27,6 +27,8 @@ from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
+_SEGMENT_UNITS = 6  # of scratch memory per tap
+_MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
@@ -99,11 +101,8 @@ class _Planner(Pointwise):
     @staticmethod
     def takes_levels(node: Any) -> bool:
         """Whether a node has one-bit weights and reads signs as words."""
-        if not isinstance(node, (nodes.Dense, nodes.Conv, nodes.ConvTranspose)) or node.centre is not None:
-            return False
-        if isinstance(node, nodes.Dense):
-            return True
-        return not getattr(node, "padding_value", 0) and _in_words(node)
+        one_bit = isinstance(node, OneBitWeights) and node.centre is None
+        return one_bit and not getattr(node, "padding_value", 0) and _in_words(node)
 
     def packs(self, node: Any, slot: Slot) -> bool:
         """Whether one-bit weights multiply signs that an operation has left as integers."""
@@ -123,12 +122,12 @@ class _Planner(Pointwise):
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
         depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
-        if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
+        if one_bit and slot.kind == BITS and (groups == 1 or channels % WORD == 0):
             # with levels, the sums of weights are in scratch memory
             kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes), 2 * groups * outputs * bool(levels))
             fields["levels"] = levels is not None
         elif one_bit and self.isa.dot_fours and slot.coding and depthwise is None and node.centre is None:
-            kernel = dot_kernel(node, rows, axes, slot.shape[2], slot.pixel, slot.coding, self.isa)
+            kernel = dot_kernel(node, rows, axes, slot, slot.coding, self.isa)
         else:
             if depthwise is not None and outputs > 1:
                 slot = self.channels_repeated(slot, outputs)
@@ -145,10 +144,13 @@ class _Planner(Pointwise):
         kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
         sources = (slot,) if levels is None else (slot, levels)
         known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
-        fields |= kernel.fields | {"weights": self.panels.setdefault(known, kernel.weights)}
+        fields |= {"weights": self.panels.setdefault(known, kernel.weights), "panel": prod(kernel.weights.shape[2:])}
+        fields |= {"tap_words": kernel.tap_words, **kernel.more}
         answer = self.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
-        answer.call.scratch = kernel.scratch_for(taps)
+        answer.call.scratch = -(-taps // 8) * 8 * _SEGMENT_UNITS + kernel.scratch
+        if answer.call.scratch > _MOST_SCRATCH:
+            raise NotPlanned("tables of a layer beyond a gigabyte")
         dense = kernel.name == "lut" and slot.shape[1:] == made[1:] == (1, 1)
         if dense and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
             block, units = planes_of_bytes(channels, self.isa)
@@ -167,27 +169,23 @@ class _Planner(Pointwise):
     def integers(self, node: Any, slot: Slot) -> Slot:
         """The values that weights multiply, as integers: real values are put on their grid."""
         bound = self.known[node.inputs[0]].bound
-        if slot.kind in (BITS, BYTES):
+        if slot.kind != REAL:
             slot = self.as_kind(slot, INTEGER)
         beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
         if slot.kind == INTEGER and not beyond:
             return slot
         slot = self.as_kind(slot, REAL)
-        padded = bool(getattr(node, "padding_value", 0))
+        padded = abs(getattr(node, "padding_value", 0))
         key = f"grid {padded}"
         if key not in slot.kinds:
-            slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=int(padded))
+            slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=padded)
         return slot.kinds[key]
 
-    def add(self, node: nodes.Add) -> Slot:
+    def add(self, node: nodes.Add | nodes.Multiply) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
-        return self.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
-
-    def multiply(self, node: nodes.Multiply) -> Slot:
-        made = self.known[node.output]
-        a, b = (self.plain(name, made) for name in node.inputs)
-        return self.emit("multiply", (a, b), a.shape, REAL)
+        kernel = "multiply" if isinstance(node, nodes.Multiply) else "add_int" if made.exact else "add"
+        return self.emit(kernel, (a, b), a.shape, a.kind)
 
     # pooling
 
@@ -208,20 +206,18 @@ class _Planner(Pointwise):
         x, made = self.known[node.inputs[0]], self.known[node.output]
         if x.bound is not None and x.bound * prod(node.kernel) > INT32.max:
             raise NotPlanned("averages of integers beyond int32")
-        slot = self.value(node.inputs[0])
-        if slot.kind != BYTES:
-            slot = self.as_kind(slot, REAL if x.bound is None else INTEGER)
+        slot = self.plain(node.inputs[0], x, coded=True)
         divisor = None if node.sums else node.pixels(x).astype(np.float32)
         kind = INTEGER if made.exact else REAL
-        return self.windows("sum" if x.bound is None else "sum_int", slot, node, kind, divisor=divisor)
+        return self.windows("sum_int" if x.exact else "sum", slot, node, kind, divisor=divisor)
 
     def adaptive_average_pool(self, node: nodes.AdaptiveAveragePool) -> Slot:
         x = self.known[node.inputs[0]]
         shape: Any = self.known[node.output].shape
-        slot = self.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
+        slot = self.plain(node.inputs[0], x)
         rows, columns = (np.array(windows, np.int32) for windows in node.windows(x))
         divisor = node.pixels(x).astype(np.float32)
-        real = int(slot.kind == REAL)
+        real = not x.exact
         return self.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
 
@@ -240,7 +236,7 @@ _MAKERS: dict[type, Any] = {
     nodes.Requantize: _Planner.requantize,
     nodes.Quantize: _Planner.quantize,
     nodes.Add: _Planner.add,
-    nodes.Multiply: _Planner.multiply,
+    nodes.Multiply: _Planner.add,
     nodes.Concat: _Planner.concat,
     nodes.Slice: _Planner.slice,
     nodes.Pad: _Planner.pad,
@@ -259,7 +255,7 @@ def _rows(node: Any) -> np.ndarray:
 
 def _in_words(node: Any) -> bool:
     """Whether the signs that each group of a convolution reads are words of their own."""
-    return bool(node.groups == 1 or node.group_channels % 32 == 0)
+    return bool(getattr(node, "groups", 1) == 1 or node.group_channels % WORD == 0)
 
 
 def _axes_of(node: nodes.Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:

@@ -8,6 +8,8 @@ import numpy as np
 
 from onebit.packed.nodes import Grouped, Kernel, Transposed
 
+_MOST_WIDENED = 2  # widest padded row, relative to the row
+
 
 class Axis(NamedTuple):
     """One axis of an image.
@@ -70,12 +72,12 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
     return axes[0], axes[1]
 
 
-def padded_columns(node: Kernel, width: int, made: int) -> tuple[Axis, int, int]:
-    """Columns of a convolution whose rows are padded with zeros, the zeros before a row, and the padded width.
+def padded_columns(node: Kernel, width: int, made: int) -> tuple[Axis, dict[str, int]] | None:
+    """Columns of a convolution whose rows are padded, and fields of the call; None if rows would be too wide.
 
     All output columns then have their taps inside the image.
     """
     outputs, taps = np.arange(made)[:, None], np.arange(node.kernel[1])[None]
     axis = Axis((outputs * node.stride[1] + taps * node.dilation[1]).astype(np.int32), 1, node.stride[1])
-    left = node.padding[2]
-    return axis, left, max(left + width, int(axis.taps.max()) + 1)
+    padded = max(node.padding[2] + width, int(axis.taps.max()) + 1)
+    return (axis, {"table_left": node.padding[2], "table_width": padded}) if padded <= _MOST_WIDENED * width else None

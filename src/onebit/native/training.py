@@ -7,10 +7,8 @@ an interrupted call.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any
 
 from onebit.native import abi
 from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
@@ -56,26 +54,18 @@ def run_weight_gradient(
     run_stages(isa.run_weight_gradient, struct, list(abi.WEIGHT.values()), parts=parts, unit=1, keep=keep)
 
 
-def run_surrogate(
-    isa: InstructionSet, struct: SurrogateStruct, values: int, *, threads: int = 1, keep: object = None
-) -> None:
-    """The surrogate gradient of the sign for all values."""
-    _run(isa.run_surrogate, struct, values, threads, keep)
-
-
-def run_concrete(
-    isa: InstructionSet, struct: ConcreteStruct, values: int, *, threads: int = 1, keep: object = None
+def run_values(
+    isa: InstructionSet, struct: SurrogateStruct | ConcreteStruct, values: int, *, threads: int = 1, keep: object = None
 ) -> bool:
-    """Draw the signs of binary concrete weights, or compute their slopes; whether a draw may not be ±1."""
-    return any(_run(isa.run_concrete, struct, values, threads, keep))
+    """The surrogate gradient of the sign; or draw the signs of binary concrete weights, or compute their slopes.
 
-
-def _run(kernel: Callable[..., Any], struct: ctypes.Structure, values: int, threads: int, keep: object) -> list[Any]:
-    """What the kernel returns for each share of the values."""
+    Returns whether a draw may not be ±1.
+    """
+    kernel = isa.run_surrogate if isinstance(struct, SurrogateStruct) else isa.run_concrete
     struct.owners = keep
     parts = _parts(threads, values)
     bounds = [values * part // parts for part in range(parts + 1)]
-    return list(run_shares(lambda share: kernel(ctypes.byref(struct), *share), list(pairwise(bounds))))
+    return any(list(run_shares(lambda share: kernel(ctypes.byref(struct), *share), list(pairwise(bounds)))))
 
 
 def _parts(threads: int, work: int, least: int = PART_VALUES) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from operator import mul
 from typing import Any
 
@@ -68,16 +69,17 @@ class Values(KernelCalls):
         return slot
 
     def permute(self, node: nodes.Permute) -> Slot:
-        slot, shape = self.value(node.inputs[0]), self.known[node.inputs[0]].shape
-        if node.axes[:1] != (0,):
-            slot = self.unpacked(slot)
-        return self.moved(node, slot, permuted(shape, node.axes, slot.pixel))
+        return self.rearranged(node, permuted, node.axes, 0)
 
     def repeat(self, node: nodes.Repeat) -> Slot:
+        return self.rearranged(node, repeated, node.times, 1)
+
+    def rearranged(self, node: Node, by: Callable[..., list[Axis]], order: tuple[int, ...], same: int) -> Slot:
+        """A permuted or repeated value. The words of bits are moved whole if its channels stay the `same`."""
         slot, shape = self.value(node.inputs[0]), self.known[node.inputs[0]].shape
-        if node.times[:1] != (1,):
+        if order[:1] != (same,):
             slot = self.unpacked(slot)
-        return self.moved(node, slot, repeated(shape, node.times, slot.pixel))
+        return self.moved(node, slot, by((slot.pixel, *shape[1:])[: len(shape)], order))
 
     def plain(self, name: str, made: Value, *, coded: bool = False) -> Slot:
         """The value of a name with one unit per element, of the kind that `made` needs; bytes stay if `coded`."""
@@ -99,9 +101,9 @@ class Values(KernelCalls):
     def slice(self, node: nodes.Slice) -> Slot:
         made = self.known[node.output]
         slot, shape = self.plain(node.inputs[0], made, coded=True), image_of(made.shape)
-        source = strides(slot.shape, slot.shape[0])
+        source = strides(slot.shape)
         steps = map(mul, source, node.step)
-        axes = list(map(Axis, shape, steps, strides(shape, shape[0])))
+        axes = list(map(Axis, shape, steps, strides(shape)))
         return self.copy(slot, shape, axes, from_=sum(map(mul, node.start, source)))
 
     def pad(self, node: nodes.Pad) -> Slot:
@@ -114,8 +116,8 @@ class Values(KernelCalls):
         if byte is not None:
             constant = byte * 0x01010101
         canvas = self.emit("fill", (), shape, slot.kind, slot.coding, constant=constant)
-        target = strides(shape, shape[0])
-        axes = list(map(Axis, slot.shape, strides(slot.shape, slot.shape[0]), target))
+        target = strides(shape)
+        axes = list(map(Axis, slot.shape, strides(slot.shape), target))
         to = node.channels[0] + node.padding[0] * target[1] + node.padding[2] * target[2]
         return self.copy(slot, shape, axes, to=to, into=canvas)
 
@@ -123,5 +125,5 @@ class Values(KernelCalls):
         """Each channel repeated `times`, as integers or reals."""
         slot = self.unpacked(slot)
         channels, height, width = slot.shape
-        axes = repeated(slot.shape, (times, 1, 1), channels)
+        axes = repeated(slot.shape, (times, 1, 1))
         return self.copy(slot, (channels * times, height, width), axes)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from onebit.native.kernel_calls import Coding
+from onebit.native.kernel_calls import Coding, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet
 from onebit.native.panels import FIVE, FOUR, LOOKUPS, four_panels, lookup_panels, panels, sign_panels
@@ -17,7 +16,6 @@ from onebit.packed import Conv, OneBitWeights
 from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
 
 _REAL_LANES = 16
-_SEGMENT_UNITS = 6
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time: they stay in the second-level cache
 _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
@@ -25,9 +23,7 @@ _TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: the tables of a dense 
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
 _DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
 _MOST_PLANES_BYTES = 2**18  # of a byte of each of the inputs that are split at the same time
-_MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
-_MOST_WIDENED = 2  # widest padded row of tables, relative to the row
 
 
 @dataclass(frozen=True)
@@ -39,17 +35,6 @@ class WeightKernel:
     tap_words: int
     scratch: int = 0
     more: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        panel = prod(self.weights.shape[2:])
-        return {"weights": self.weights, "tap_words": self.tap_words, "panel": panel, **self.more}
-
-    def scratch_for(self, taps: int) -> int:
-        """Units of scratch memory; NotPlanned for more than a gigabyte."""
-        if (scratch := -(-taps // 8) * 8 * _SEGMENT_UNITS + self.scratch) > _MOST_SCRATCH:
-            raise NotPlanned("tables of a layer beyond a gigabyte")
-        return scratch
 
 
 def lookup_kernel(
@@ -64,43 +49,36 @@ def lookup_kernel(
         tables = isa.tile_rows * isa.dense_words * isa.lut_groups * table
         return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), max(wide + tables, isa.row_units))
     more = {"table_rows": axes[0].rows_kept, "table_width": width, "tap_lookups": lookups}
-    if isinstance(node, Conv) and not node.padding_value and node.centre is None:
-        columns, left, table_width = padded_columns(node, width, len(axes[1].taps))
-        if table_width <= _MOST_WIDENED * width:
-            if groups == 1 and node.dilation[1] == 1:  # tables of neighboring pixels are contiguous: one tap per row
-                rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, lookups * isa.lut_inputs - channels)))
-                rows = rows.reshape(1, outputs, node.kernel[0], -1)
-                more |= {"taps_across": 1, "tap_lookups": lookups * node.kernel[1]}
-                columns = Axis(columns.taps[:, :1], 1, columns.advance)
-            more |= {"table_left": left, "table_width": table_width, "columns": columns.taps, "runs": columns.runs}
+    plain = isinstance(node, Conv) and not node.padding_value and node.centre is None
+    if plain and (padded := padded_columns(node, width, len(axes[1].taps))):
+        columns, sizes = padded
+        if _joins_taps(node):
+            rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, lookups * isa.lut_inputs - channels)))
+            rows = rows.reshape(1, outputs, node.kernel[0], -1)
+            more |= {"taps_across": 1, "tap_lookups": lookups * node.kernel[1]}
+            columns = Axis(columns.taps[:, :1], 1, columns.advance)
+        more |= sizes | {"columns": columns.taps, "runs": columns.runs}
     tables = more["table_rows"] * more["table_width"] * groups * lookups * table
     return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables, more)
 
 
 def dot_kernel(
-    node: Any,
-    rows: np.ndarray,
-    axes: tuple[Axis, Axis],
-    width: int,
-    pixel: int,
-    coding: Coding,
-    isa: InstructionSet,
+    node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], slot: Slot, coding: Coding, isa: InstructionSet
 ) -> WeightKernel:
-    """±1 × bytes. rows: (G, O, T, I) bool. width: pixels per row of the image, of `pixel` bytes."""
+    """±1 × bytes. rows: (G, O, T, I) bool."""
     groups, outputs, taps, channels = rows.shape
     down, columns = axes
-    padding = getattr(node, "padding_value", 0)
+    width, pixel = slot.shape[2], slot.pixel
     unpadded = {"table_rows": down.rows_kept, "table_left": 0, "table_width": width, "table_byte": 0}
-    byte = coding.byte(padding)
     more: dict[str, Any] = {}
-    if byte is not None and isinstance(node, Conv) and (columns.taps < 0).any():
-        padded, left, table_width = padded_columns(node, width, len(columns.taps))
-        if table_width <= _MOST_WIDENED * width:
-            more |= unpadded | {"table_left": left, "table_width": table_width, "table_byte": byte}
-            columns = padded
-    kept = more["table_rows"] * more["table_width"] * pixel if more else 0
-    inside = not (columns.taps < 0).any()
-    if inside and isinstance(node, Conv) and _joins_taps(node):
+    conv, kept, inside = isinstance(node, Conv), 0, bool((columns.taps >= 0).all())
+    byte = coding.byte(node.padding_value) if conv and not inside else None
+    if byte is not None and (padded := padded_columns(node, width, len(columns.taps))):
+        columns, sizes = padded
+        more |= unpadded | sizes | {"table_byte": byte}
+        kept, inside = more["table_rows"] * more["table_width"] * pixel, True
+    inside = inside and conv
+    if inside and _joins_taps(node):
         rows = rows.reshape(1, outputs, node.kernel[0], -1)
         columns = Axis(columns.taps[:, :1], columns.stride, columns.advance)
     _, _, taps, channels = rows.shape
@@ -111,7 +89,7 @@ def dot_kernel(
     # a dense layer, as in csrc/dot.h
     one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
     looks_up = isa.dot_lut and groups == 1
-    if looks_up and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
+    if looks_up and (one or (inside and columns.taps.shape[1] == 1)):
         read = 1.0 if one else width * (int(down.taps.max()) + 1) / (len(down.taps) * len(columns.taps))
         if _lookups_are_faster(rows.shape[1:], 1 if one else channels // pixel, read):
             return _dot_lookup_kernel(rows[0], channels if one else pixel, more if one else unpadded | more, isa)
@@ -131,7 +109,7 @@ def dot_kernel(
 
 
 def _joins_taps(node: Conv) -> bool:
-    """Whether the bytes of neighboring pixels are contiguous, so that a row of them can be one tap."""
+    """Whether neighboring pixels, or their tables, are contiguous, so that a row of them can be one tap."""
     return node.groups == 1 and node.dilation[1] == 1
 
 

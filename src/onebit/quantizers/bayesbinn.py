@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
-from onebit.native import ConcreteStruct, InstructionSet, run_concrete
+from onebit.native import ConcreteStruct, InstructionSet, run_values
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
 from onebit.quantizers.one_pass import backward_kernels, is_dense, is_plain_training, kernels, launch
@@ -37,7 +37,7 @@ def _gradient(gradient: Tensor, latent: Tensor, relaxed: Tensor | None, temperat
     if isa is not None and latent.dtype == torch.float32:
         scaled = torch.empty_like(latent)
         fields = {"bf16": gradient.dtype == torch.bfloat16, "epsilon": EPSILON, "factor": EPSILON / temperature}
-        launch(run_concrete, isa, ConcreteStruct, latent.numel(), latent=latent, gradient=gradient, to=scaled, **fields)
+        launch(run_values, isa, ConcreteStruct, latent.numel(), latent=latent, gradient=gradient, to=scaled, **fields)
         return scaled
     wide = torch.promote_types(latent.dtype, torch.float32)
     above = EPSILON if relaxed is None else 1 - relaxed.square() + EPSILON
@@ -68,7 +68,7 @@ def _draw_signs(
     fields = {"bf16": dtype == torch.bfloat16, "near": near}
     for w, x in in_chunks(signs, latent):
         noise = random_bits(x.numel(), torch.int16, x.device, source)
-        if launch(run_concrete, isa, ConcreteStruct, x.numel(), latent=x, noise=noise, to=w, **fields):
+        if launch(run_values, isa, ConcreteStruct, x.numel(), latent=x, noise=noise, to=w, **fields):
             source.set_state(before)
             return None
     return signs

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from onebit.common.torch_private import is_legacy_batched
-from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_surrogate
+from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
 from onebit.quantizers.one_pass import backward_kernels, launch
 
@@ -85,7 +85,7 @@ def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *pa
     t = float(*parameters or (1.0,))
     cut = torch.empty_like(x)
     fields = {"bf16": x.dtype == torch.bfloat16, "kind": kind, "steepness": 2 * t, "height": ede_height(t)}
-    launch(run_surrogate, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=cut, **fields)
+    launch(run_values, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=cut, **fields)
     return cut
 
 
