@@ -446,11 +446,10 @@ def test_transforms_see_the_modules(fused: list[int]) -> None:
     tangent = drawn(*SHAPE, seed=3)
     for a, b in zip(torch.func.jvp(loss, (x,), (tangent,)), torch.func.jvp(plain, (x,), (tangent,)), strict=True):
         assert torch.equal(a, b)
-    with torch.autograd.forward_ad.dual_level():
-        assert (
-            torch.autograd.forward_ad.unpack_dual(loss(torch.autograd.forward_ad.make_dual(x, tangent))).tangent
-            is not None
-        )
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        assert forward.unpack_dual(loss(forward.make_dual(x, tangent))).tangent is not None
+    assert Chain()(x) is x
     graph = torch.fx.symbolic_trace(Chain(norm, nn.ReLU()))
     assert [node.op for node in graph.graph.nodes].count("call_module") == 2
     assert not fused

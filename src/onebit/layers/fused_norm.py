@@ -77,7 +77,7 @@ class Chain(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         layers, activation = list(self), None
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        for layer, following in zip(layers, [*layers[1:], None], strict=False):
             if isinstance(layer, _NORMS):
                 activation = None if _bounds(following) is None else following
                 x = normalized(x, layer, activation)
