@@ -230,14 +230,15 @@ def _fill_struct(
             struct.run_count = len(value)
         setattr(struct, name, _pointer(value, kept) if isinstance(value, np.ndarray) else value)
     struct.together = repeats
+    times = max(1, repeats)
     epilogue = (abi.EpilogueOpStruct * max(1, len(call.epilogue)))()
     for into, operation in zip(epilogue, call.epilogue, strict=False):
         dtype = np.float64 if operation.code in ("affine", "affine_int") else None
         into.code = abi.EPILOGUE[operation.code]
-        into.p, into.q = (_parameters(array, max(1, repeats), dtype, kept) for array in (operation.p, operation.q))
+        into.p, into.q = (_parameters(array, times, dtype, kept) for array in (operation.p, operation.q))
         into.least, into.most = operation.least, operation.most
         if operation.p is not None:
-            into.stride = operation.p.shape[-1] * max(1, repeats) + _VECTOR - 1
+            into.stride = operation.p.shape[-1] * times + _VECTOR - 1
         if operation.more:
             more = [(s.buffer.place, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)

@@ -62,7 +62,6 @@ def _load() -> ctypes.CDLL | None:
     library.ob_abi.restype = ctypes.c_char_p
     if library.ob_abi().decode() != HASH:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
-    library.ob_is_supported.restype = ctypes.c_int
     return library
 
 
@@ -73,14 +72,11 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
     Raises:
         UsageError: the library belongs to another version of onebit or does not load.
     """
-    library = _load()
-    if library is None:
+    if (library := _load()) is None:
         return {}
-    known = compiled_sets(library).items()
-    supported = {name: isa for index, (name, isa) in enumerate(known) if library.ob_is_supported(index)}
-    if library.ob_looks_up_quickly():
-        return supported
-    return {name: isa._replace(dot_lut=0) for name, isa in supported.items()}
+    slow: dict[str, Any] = {} if library.ob_looks_up_quickly() else {"dot_lut": 0}
+    known = enumerate(compiled_sets(library).items())
+    return {name: isa._replace(**slow) for index, (name, isa) in known if library.ob_is_supported(index)}
 
 
 def compiled_sets(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:

@@ -21,6 +21,7 @@ from onebit.native.weight_kernels import (
     lookup_kernel,
     planes_of_bytes,
     real_kernel,
+    tap_sums,
 )
 from onebit.packed import OneBitWeights, PackedNet, nodes
 from onebit.packed.grid import GRID_BITS, on_grid
@@ -29,7 +30,6 @@ from onebit.packed.nodes.node import INT32
 
 _SEGMENT_UNITS = 6  # of scratch memory per tap
 _MOST_SCRATCH = 2**28  # units of 4 bytes
-_MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
 def make_plan(net: PackedNet, isa: library.InstructionSet, panels: dict[Any, np.ndarray] | None = None) -> NativePlan:
@@ -82,7 +82,7 @@ class _Planner(Pointwise):
         if _in_words(node) and self.packs(node, slot):
             slot = self.as_kind(slot, BITS)
         made: Any = self.known[node.output].shape
-        axes = _axes_of(node, slot.shape[1:], made[1:])
+        axes = axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
         return self.matmul(node, slot, rows, axes, made)
 
@@ -119,8 +119,7 @@ class _Planner(Pointwise):
         fields |= {"constant": padding, "runs": axes[1].runs, **_taps(*axes)}
         levels = self.levels.get(node.inputs[0])
         if padding or levels:
-            signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
-            fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
+            fields["tap_sums"] = tap_sums(rows)
         depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
         if one_bit and slot.kind == BITS and (groups == 1 or channels % WORD == 0):
             # with levels, the sums of weights are in scratch memory
@@ -193,7 +192,7 @@ class _Planner(Pointwise):
         self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
     ) -> Slot:
         made: Any = self.known[node.output].shape
-        taps = _taps(*_axes_of(node, slot.shape[1:], made[1:]))
+        taps = _taps(*axes_of(node, slot.shape[1:], made[1:]))
         coding = slot.coding if kind == BYTES else None
         return self.emit(kernel, (slot,), made, kind, coding, **taps, **fields)
 
@@ -234,7 +233,7 @@ _MAKERS: dict[type, Any] = {
     nodes.Bounded: _Planner.pointwise,
     nodes.Prelu: _Planner.pointwise,
     nodes.Requantize: _Planner.requantize,
-    nodes.Quantize: _Planner.quantize,
+    nodes.Quantize: _Planner.pointwise,
     nodes.Add: _Planner.add,
     nodes.Multiply: _Planner.add,
     nodes.Concat: _Planner.concat,
@@ -256,13 +255,6 @@ def _rows(node: Any) -> np.ndarray:
 def _in_words(node: Any) -> bool:
     """Whether the signs that each group of a convolution reads are words of their own."""
     return bool(getattr(node, "groups", 1) == 1 or node.group_channels % WORD == 0)
-
-
-def _axes_of(node: nodes.Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
-    """`axes_of`, unless its tables are too large."""
-    if max(places * taps for places, taps in zip(made, node.kernel, strict=True)) > _MOST_TAPS:
-        raise NotPlanned("a kernel with too many taps at too many places")
-    return axes_of(node, sizes, made)
 
 
 def _taps(rows: Axis, columns: Axis) -> dict[str, Any]:

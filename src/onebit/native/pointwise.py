@@ -67,15 +67,6 @@ class Pointwise(Values):
         slot.then("requantize", scale, offset, more=more, least=node.least, most=node.most)
         return slot
 
-    def quantize(self, node: nodes.Quantize) -> Slot:
-        (name,) = node.inputs
-        self.unpack(name)
-        slot = self.open_epilogue(name, signs=False)
-        if slot.kind == INTEGER:
-            slot.then("real")
-        slot.then("quantize", least=node.least, most=node.most)
-        return slot
-
     def pointwise(self, node: Node) -> Slot:
         (name,) = node.inputs
         self.unpack(name)
@@ -98,6 +89,8 @@ class Pointwise(Values):
                     slot.then("real")
                 if isinstance(node, nodes.Bounded):
                     slot.then("clamp", *(np.full(1, bound, np.float32) for bound in node.bounds))
+                elif isinstance(node, nodes.Quantize):
+                    slot.then("quantize", least=node.least, most=node.most)
                 elif isinstance(node, nodes.Prelu):
                     slot.then("prelu", node.slope)
                 else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
 
+from onebit.native.layout import NotPlanned
 from onebit.packed.nodes import Grouped, Kernel, Transposed
 
+_MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 _MOST_WIDENED = 2  # widest padded row, relative to the row
 
 
@@ -54,7 +57,12 @@ def whole(size: int) -> Axis:
 
 
 def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
-    """Rows and columns of a (transposed) convolution or a pool, for images (H, W) and outputs (H', W')."""
+    """Rows and columns of a (transposed) convolution or a pool, for images (H, W) and outputs (H', W').
+
+    NotPlanned for too large tables.
+    """
+    if max(map(mul, made, node.kernel)) > _MOST_TAPS:
+        raise NotPlanned("a kernel with too many taps at too many places")
     before = node.padding[::2]
     transposed = isinstance(node, Grouped) and isinstance(node, Transposed)
     axes = []

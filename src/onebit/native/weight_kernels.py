@@ -84,8 +84,7 @@ def dot_kernel(
     _, _, taps, channels = rows.shape
     more |= {"tap_channels": channels, "columns": columns.taps, "runs": columns.runs}
     more["taps_across"] = columns.taps.shape[1]
-    signs = 2 * rows.sum(axis=-1, dtype=np.int64) - channels
-    more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
+    more["tap_sums"] = tap_sums(rows)
     # a dense layer, as in csrc/dot.h
     one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
     looks_up = isa.dot_lut and groups == 1
@@ -148,6 +147,13 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
         kept, width = more["table_rows"], more["table_width"]
         units += kept * (width * fives + LOOKUPS - 1) * _TABLE_UNITS + (kept + 1) * width + 8 + -(-pixel // 4)
     return WeightKernel("dot_lut", weights, weights.shape[2] // taps, units, more)
+
+
+def tap_sums(rows: np.ndarray) -> np.ndarray:
+    """(G, O, T, I) of bool signs or of integers -> (T, G · O) int64, the sum of the weights of each tap."""
+    sums = rows.sum(axis=-1, dtype=np.int64)
+    sums = 2 * sums - rows.shape[-1] if rows.dtype == bool else sums
+    return np.ascontiguousarray(sums.reshape(-1, rows.shape[2]).T)
 
 
 def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
