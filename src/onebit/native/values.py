@@ -77,7 +77,7 @@ class Values(KernelCalls):
     def rearranged(self, node: Node, by: Callable[..., list[Axis]], order: tuple[int, ...], same: int) -> Slot:
         """A permuted or repeated value. The words of bits are moved whole if its channels stay the `same`."""
         slot, shape = self.value(node.inputs[0]), self.known[node.inputs[0]].shape
-        if order[:1] != (same,):
+        if order and order[0] != same:
             slot = self.unpacked(slot)
         return self.moved(node, slot, by((slot.pixel, *shape[1:])[: len(shape)], order))
 
