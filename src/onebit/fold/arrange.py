@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -86,16 +87,7 @@ def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: An
 
 
 @any_dtype
-def concat(folder: Folder, call: Call, *values: Pending) -> Pending:
-    return _joined(folder, call, values)
-
-
-@any_dtype
-def stack(folder: Folder, call: Call, *values: Pending) -> Pending:
-    return _joined(folder, call, values, new_axis=True)
-
-
-def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: bool = False) -> Pending:
+def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False) -> Pending:
     """Values one after the other along an axis, which becomes the channels of a `Concat`, and then itself again."""
     parts, (before, after) = call.argument(0, "tensors", ()), call.shapes
     axis = call.argument(1, "dim", 0) % len(after) - 1
@@ -112,6 +104,9 @@ def _joined(folder: Folder, call: Call, values: Sequence[Pending], *, new_axis: 
         sources.append(folder.write(x))
     made = Pending(folder.emit(Concat, call.name, *sources))
     return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
+
+
+stack = any_dtype(partial(concat, new_axis=True))
 
 
 @any_dtype
@@ -161,8 +156,6 @@ def picked(folder: Folder, call: Call, x: Pending, sample: tuple[int, ...], rang
     """The elements of `x`, of shape `sample`, at these indices of each axis."""
     if all(len(r) == size for r, size in zip(ranges, sample, strict=True)):
         return x
-    if not all(ranges):
-        raise call.refusal("it selects nothing")
     if len(sample) == 3:
         return _sliced(folder, call, x, ranges)
     for axis, r in enumerate(ranges):  # one axis after the other, as the middle one of three

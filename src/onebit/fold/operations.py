@@ -50,7 +50,7 @@ FOLDS: dict[Any, Operation] = {
     "hardsigmoid": pointwise.hardsigmoid,
     "hardswish": pointwise.hardswish,
     "clamp": pointwise.clamp,
-    "clampmin": pointwise.clamp_min,
+    "clampmin": pointwise.clamp,
     "clampmax": pointwise.clamp_max,
     "dropout": pointwise.dropout,
     "alphadropout": pointwise.dropout,

@@ -87,22 +87,20 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     signs = folder.signed(call, x, given)
     if given.scale is None and given.centre is None:
         return signs
-    (channels, *_) = folder.values[signs.base].shape
+    channels = folder.values[signs.base].shape[0]
     factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
     return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
 
 
 def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
     """Integers of few bits: `Quantize` of x / step, and then the step, which the weights behind it need not see."""
-    quantizer: Quantizer = call.module
+    quantizer: Any = call.module
     given = quantizer.integer_input()
-    assert given is not None
     step = given.step.detach()
     numbers = torch.arange(given.least - 2, given.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
     with torch.no_grad():
-        same = torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step)
-    if not same:
-        raise call.refusal("it does not compute what its integer_input() says")
+        if not torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step):
+            raise call.refusal("it does not compute what its integer_input() says")
     least = given.least
     if x.ops and x.ops[-1].kind is Relu:  # clipping at 0 does the same
         x, least = Pending(x.base, x.ops[:-1]), 0
@@ -159,10 +157,6 @@ def hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def clamp(folder: Folder, call: Call, x: Pending) -> Pending:
     return clamped(folder, call, x, call.argument(1, "min", None), call.argument(2, "max", None))
-
-
-def clamp_min(folder: Folder, call: Call, x: Pending) -> Pending:
-    return clamped(folder, call, x, call.argument(1, "min", None), None)
 
 
 def clamp_max(folder: Folder, call: Call, x: Pending) -> Pending:

@@ -27,8 +27,9 @@ class WeightAverage:
         self.decay = decay
         self._model = model
         self.state = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
-        ranges = (f"{name}.limit" for name, module in model.named_modules() if isinstance(module, FewBits))
-        self._limits = [name.removeprefix(".") for name in ranges if name.removeprefix(".") in self.state]
+        few_bits = (name for name, module in model.named_modules() if isinstance(module, FewBits))
+        limits = (f"{name}.limit".removeprefix(".") for name in few_bits)
+        self._limits = [name for name in limits if name in self.state]
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
@@ -40,10 +41,9 @@ class WeightAverage:
         """Include the current weights."""
         tensors = self._tensors
         real = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        weights = [tensor.detach() for tensor in real.values()]
         for name in self._limits:  # 0: not set yet
             self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
-        lerp_all_([self.state[name] for name in real], weights, 1 - self.decay)
+        lerp_all_([self.state[name] for name in real], [tensor.detach() for tensor in real.values()], 1 - self.decay)
         copy_tensors_(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 
     @contextmanager

@@ -128,12 +128,10 @@ def certify(
             f"got activations={activations} and calibration={calibration}, expected activations={proof.activations}, "
             f"to which the net rounds, and for an integer net a calibration of {LEAST_IMAGES} images or more"
         )
-    if split_name is None:
-        split_name = found.split if dataset is None else "test"
     certificate = replace(
         found,
-        dataset=found.dataset if dataset is None else dataset,
-        split=split_name,
+        dataset=dataset or found.dataset,
+        split=split_name or ("test" if dataset else found.split),
         source=source,
         recipe=recipe,
         images=images,
