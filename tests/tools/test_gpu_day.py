@@ -89,5 +89,5 @@ def test_a_minute_in_a_folder_of_what_is_carried(tmp_path: Path) -> None:
     logs = "".join(file.read_text() for file in there.glob("runs/gpu/**/*.log"))
     assert ended.returncode == 0, ended.stdout + ended.stderr + logs
     assert [line.partition(":")[0] for line in ended.stdout.splitlines()][-len(JOBS) :] == [job.name for job in JOBS]
-    assert "ResNet: 20 layers" in logs
+    assert "of 20 layers binary" in logs
     assert "Traceback" not in logs

@@ -180,12 +180,13 @@ def alike(found: Any, expected: Any, name: str) -> Any:
 
 def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: dict[Any, Any]) -> None:
     """Check the shapes of states: torch takes any, and would read beyond the end of one that is too small."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    places = [place for group in groups for place in group["params"]]
+    places, parameters = ([each for group in of for each in group["params"]] for of in (groups, optimizer.param_groups))
+    known = dict(zip(places, parameters, strict=True))
     if not type(optimizer).__module__.startswith(KNOWN):
         return
-    for place, parameter in zip(places, parameters, strict=True):
-        for name, value in states.get(place, {}).items():
+    for place, state in states.items():
+        parameter = known[place]
+        for name, value in state.items():
             if name in ONE_VALUE:
                 one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))
                 fits = one and float(value) >= 0
