@@ -178,7 +178,7 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     return found
 
 
-def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: dict[Any, Any]) -> None:
+def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: Any) -> None:
     """Check the shapes of states: torch takes any, and would read beyond the end of one that is too small."""
     places, parameters = ([each for group in of for each in group["params"]] for of in (groups, optimizer.param_groups))
     known = dict(zip(places, parameters, strict=True))
