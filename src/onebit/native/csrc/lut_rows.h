@@ -58,7 +58,8 @@ ALWAYS void row_panel(const int count, const lanes_t *restrict tables, int from,
     }
 }
 
-/* The largest magnitude of sums of a word of inputs, at most. */
+/* The largest magnitude of sums of a word of inputs, at most: real values then fit int32 for several times as many words as with the
+ * largest value of an image, which safe_lookups takes. */
 static int64_t largest_sum(const int32_t *inputs) {
     uint32_t sums[ROW_LANES] = {0}, largest = 0; /* 32 * 2^24 fits */
     for (int k = 0; k < ROW_WORD; k++, inputs += ROW_LANES)

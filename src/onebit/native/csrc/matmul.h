@@ -349,6 +349,7 @@ static int lut_rows(const ob_call *call, const share_t *share, int64_t count, ui
                 spot_t spot = {single ? row : n, single ? 0 : (int32_t)row};
                 int64_t pixel = (int64_t)call->rows[i] * call->in_width + call->columns[0];
                 const int32_t *x = (const int32_t *)arena + call->in + n * call->in_size + pixel * call->in_pixel + row * stride;
+                /* more rows than a tile are lanes, which need not all be filled; a tile has one of a few sizes */
                 many = most > TILE_ROWS && rows - row < most ? rows - row : tile_rows(rows - row, most);
                 saw_nan |= run(&at, work.outputs, spot, (int)many, x, stride, room);
             }
