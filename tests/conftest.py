@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from packed_nets import make_packed_mlp
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rank_agents import Agents, warm_agents
 
 from onebit.packed import Certificate, LayerProof, PackedNet
+from support.packed_nets import make_packed_mlp
+from support.rank_agents import Agents, warm_agents
 
 # before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")

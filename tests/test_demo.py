@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_docs import check_command
+
+from support.command_line import check_command
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -82,12 +83,12 @@ def test_the_demo_draws_right_and_wrong_answers_of_its_net(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
-    from packed_nets import IMAGE_NETS
 
     import onebit.report
     from onebit.data import Split
     from onebit.packed import save
     from onebit.runtime import run
+    from support.packed_nets import IMAGE_NETS
 
     net = IMAGE_NETS["sign"](0)
     save(net, tmp_path / "net.1bit")

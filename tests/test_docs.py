@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from benchmarks import BENCHMARKS
-from onebit.__main__ import VERBS, main
-from onebit.cli.parsing import Parser
+from onebit.__main__ import main
 from onebit.data import DATASETS, LoadedFiles
 from onebit.data.mnist import MNIST_SAMPLE
+from support.command_line import Parsed, check_command
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,8 +109,6 @@ def test_only_performance_and_results_name_machines_and_times(path: Path) -> Non
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
-class Parsed(BaseException):
-    """The arguments were understood; stops a verb before it does anything."""
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -132,31 +130,6 @@ def commands_of_tables(text: str) -> Iterator[list[str]]:
     for line in re.findall(r"`(onebit \w+ [^-`][^`]*)`", rows):
         if not re.match(r"onebit train.*(…|RECIPE|NAME|\bruns/|\bresults/)", line):
             yield from commands(f"```\n{line}\n```\n")
-
-
-def check_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Have the verb's own parser read a command line.
-
-    Raises:
-        AssertionError: an unknown verb, or arguments that the verb refuses.
-    """
-    parse = Parser.parse
-
-    def stop(self: Parser, argv: list[str]) -> Namespace:
-        parse(self, argv)
-        raise Parsed
-
-    verb, *rest = arguments
-    assert verb in VERBS or verb in ("--help", "--version"), f"no such verb: {verb}"
-    if verb == "train":
-        rest.append("--print-config")  # reads the recipe and every flag, and leaves
-    with monkeypatch.context() as patch:
-        patch.setattr(Parser, "parse", stop)
-        try:
-            status = main([verb, *rest])
-        except Parsed:
-            return
-    assert status == 0, f"onebit {shlex.join(arguments)}: {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from covering import covering
-from packed_nets import sign_net
-from recipe_nets import SMALL, packed_net
 
 import onebit.export
+from support.covering import covering
+from support.packed_nets import sign_net
+from support.recipe_nets import SMALL, packed_net
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_LINES = 40

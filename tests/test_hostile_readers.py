@@ -21,8 +21,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from covering import covering
-from hostile_files import damaged, forged_values, mutated
 
 from onebit.__main__ import main
 from onebit.data import load_dataset
@@ -34,6 +32,8 @@ from onebit.recipe.translations.json_config import flags_of, read_config
 from onebit.report.run_folders import read_runs
 from onebit.runs.run import open_run, start_folder, train_run
 from onebit.verification.inspection import inspect_file
+from support.covering import covering
+from support.hostile_files import damaged, forged_values, mutated
 
 SECONDS = 60
 """Far more than any of them needs; a reader that hangs is stopped."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_entries import RECIPE, ROWS
 
 from onebit.__main__ import main
 from onebit.recipe import Recipe, build_recipe, flag_names, read_settings
 from onebit.runtime import load
+from support.own_entries import RECIPE, ROWS
 
 Onebit = Callable[..., Any]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS
 from PIL import Image
 
 from onebit.nets import net_names
 from onebit.packed import save
 from onebit.runtime import run
+from support.packed_nets import IMAGE_NETS
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import covering
 from torch import nn
 
 from benchmarks import nets, twins
@@ -17,6 +16,7 @@ from benchmarks.twins import FLOOR, NETS, Sign, build, float_nets, float_twin, f
 from onebit.errors import OnebitError
 from onebit.layers import BinaryLayer
 from onebit.native import NativePlan, instruction_sets
+from support.covering import covering
 
 TINY = 0.02
 native = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

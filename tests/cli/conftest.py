@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_support import SMALL, Onebit, Outcome
 
 from onebit.__main__ import main
+from support.command_line import SMALL, Onebit, Outcome
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import SMALL, Onebit
 
 from onebit.__main__ import main
 from onebit.data import load_dataset
 from onebit.packed import PackedNet, Requantize, load, save
 from onebit.runtime import run
+from support.command_line import SMALL, Onebit
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Onebit, Outcome
 
 from onebit.native import instruction_sets, plan
 from onebit.packed import Dense, Flatten, InputSpec, PackedNet, save
 from onebit.packed.bits import pack_signs
+from support.command_line import Onebit, Outcome
 
 FAST = ("--rounds", "2", "--seconds", "0.0001", "--batches", "1", "3")
 

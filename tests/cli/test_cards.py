@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.packed import Card, CardScore, load, save
 from onebit.recipe import build_recipe, read_settings
+from support.command_line import Onebit
 
 
 def card_of(path: Path) -> Card:

@@ -9,8 +9,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome
-from covering import DEEPER, covering
 
 from onebit.cli import train_command, train_verb
 from onebit.data import DATASETS
@@ -20,6 +18,8 @@ from onebit.recipe import ModelRecipe, Recipe, build_recipe
 from onebit.runs.resolve import _stand_in, resolve
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
+from support.command_line import Outcome
+from support.covering import DEEPER, covering
 
 Onebit = Callable[..., Outcome]
 TWO = Ranks(0, 2)

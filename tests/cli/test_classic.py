@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import CLASSIC, Outcome
 from hypothesis import given, strategies as st
 from PIL import Image
 
@@ -19,6 +18,7 @@ from onebit.models import MODELS as OURS
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import build_recipe, flag_text, read_settings, recipe_names, recipe_path
 from onebit.recipe.translations.binarynet import FLAGS, MODELS, SHORT, TAKES_MOMENTUM
+from support.command_line import CLASSIC, Outcome
 
 Onebit = Callable[..., Outcome]
 EVERY = """

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from cli_support import CLASSIC, Outcome
-from covering import covering
 
 from onebit.cli.train_command import TRACKERS
 from onebit.data import DATASETS
@@ -22,6 +20,8 @@ from onebit.recipe import Recipe, build_recipe, flag_names, merge
 from onebit.recipe.translations.binarynet import FLAGS, MODELS, SHORT
 from onebit.recipe.translations.json_config import KEYS
 from onebit.runs.model import build_model
+from support.command_line import CLASSIC, Outcome
+from support.covering import covering
 
 Onebit = Callable[..., Outcome]
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit.__main__ import VERBS
 from onebit.nets import net_names
 from onebit.recipe import flag_names, methods, recipe_names
+from support.command_line import Onebit
 
 
 def completed(script: Path, *words: str) -> list[str]:

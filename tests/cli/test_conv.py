@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Onebit
 from PIL import Image
 
 from onebit.__main__ import main
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
+from support.command_line import Onebit
 
 
 @pytest.fixture(scope="module")

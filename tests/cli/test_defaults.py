@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cli_support import Outcome
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.models import MODELS
@@ -27,6 +26,7 @@ from onebit.recipe import (
 from onebit.recipe.options import declared
 from onebit.recipe.reading import DEFAULTS_FILE
 from onebit.recipe.request import refuse_foreign
+from support.command_line import Outcome
 
 Onebit = Callable[..., Outcome]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from cli_support import Outcome
-from rank_agents import Agents, Ended
 from safetensors.torch import load_file
 
 from onebit.recipe import flatten
+from support.command_line import Outcome
+from support.rank_agents import Agents, Ended
 
 TOY = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--precision", "fp32", "--threads", "1", "--lr", "0.02"]
 SYNCED = [*TOY, "--batch_size", "512", "--epochs", "3"]
@@ -86,7 +86,7 @@ def stopped(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Stopped
             launch = agents.onebit(*arguments)
         else:
             go = folder.parent / f"go-{name}"
-            launch = agents.launch("cli_support:held", go, *arguments)
+            launch = agents.launch("support.command_line:held", go, *arguments)
             launch.wait_for(Path(f"{go}.held").exists)  # an epoch has been added
             processes += [launch.rank(0), launch.rank(1)]
             if name == "ctrl-c":
@@ -112,7 +112,7 @@ def test_whatever_stops_a_process_stops_all(stopped: Stopped) -> None:
 
 
 def test_no_process_leaves_before_all_are_done(agents: Agents, tmp_path: Path) -> None:
-    assert agents.launch("cli_support:leaving", tmp_path).end().status == 0
+    assert agents.launch("support.command_line:leaving", tmp_path).end().status == 0
 
 
 def alive(pid: int) -> bool:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Outcome
-from recipe_nets import without_runs
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
 from onebit.recipe.request import RecipeRequest
 from onebit.runs.resolve import resolve
 from onebit.runs.run import first_stage
+from support.command_line import Outcome
+from support.recipe_nets import without_runs
 
 Onebit = Callable[..., Outcome]
 

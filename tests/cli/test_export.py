@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Onebit
-from packed_nets import OTHER_NETS, Builder
 
 from onebit.errors import DataError
 from onebit.export import EXPORTS, CannotRun, Target
 from onebit.packed import Certificate, Conv, PackedNet, nodes, save
 from onebit.runtime import run
+from support.command_line import Onebit
+from support.packed_nets import OTHER_NETS, Builder
 
 
 class Archive:

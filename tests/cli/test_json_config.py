@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Outcome
 
 from onebit.cli.train_command import read_command, translated
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_settings, recipe_path
 from onebit.recipe.translations.json_config import ARCHITECTURES, KEYS, flags_of, read_config
+from support.command_line import Outcome
 
 Onebit = Callable[..., Outcome]
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit.models import MODELS
 from onebit.nets import net_names, net_path
 from onebit.packed import load
+from support.command_line import Onebit
 
 
 def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import command
 
 from onebit.cli.main import run_program
 from onebit.cli.output import download_progress
 from onebit.errors import UsageError
+from support.command_line import command
 
 VERB = """
 import os, sys

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_support import Onebit
 from PIL import Image
 from safetensors.numpy import save_file
-from test_start import loaded_modules
 
 from onebit.nets import FOLDER
+from support.command_line import Onebit, loaded_modules
 
 NAME = "mnist-mlp"
 IMAGE = "two.png"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Onebit
 
 from onebit.errors import UsageError
 from onebit.runs import folders, run
+from support.command_line import Onebit
 
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
 SHORT = [*NET, "--epochs", "0.3"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Onebit
 from PIL import Image
 
 from onebit import Dataset, Trainer
 from onebit.data import load_dataset, make_toy
+from support.command_line import Onebit
 
 NET = ["--model.widths", "[192,8,2]", "--epochs", "1", "--batch_size", "4", "--precision", "fp32", "--threads", "1"]
 FOLDER = ["--dataset", "folder", "--input_size", "8", "--workers", "0", *NET]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from cli_support import Onebit, Outcome
 from torch import nn
 
 import onebit as library
@@ -19,6 +18,7 @@ from onebit.recipe import read_settings
 from onebit.runs import own_model
 from onebit.runs.run import open_run
 from onebit.train.weights import read_state
+from support.command_line import Onebit, Outcome
 
 NETS = '''
 import torch

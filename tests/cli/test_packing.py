@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Onebit, run_process
 
 from onebit.packed import Certificate, PackedNet, dumps, load, save
+from support.command_line import Onebit, run_process
 
 
 def node_with(net: PackedNet, name: str, **changes: Any) -> PackedNet:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Onebit
-from packed_nets import Builder
 from PIL import Image
 
 from onebit.cli import predict_verb
 from onebit.data import load_dataset
 from onebit.packed import Dense, Flatten, save
 from onebit.runtime import load, run, softmax
+from support.command_line import Onebit
+from support.packed_nets import Builder
 
 SIDE = 16
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_support import SMALL, Onebit
 
 from onebit.cli.train_command import read_command, train_request
 from onebit.errors import UsageError
@@ -15,6 +14,7 @@ from onebit.packed import load
 from onebit.runs.model import build_model
 from onebit.runs.opening import Run
 from onebit.verification.proof import fold_run, on_raw_images
+from support.command_line import SMALL, Onebit
 
 
 def made_run(model: str, method: str, shape: tuple[int, int, int]) -> Run:

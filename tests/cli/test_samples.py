@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_support import Onebit
-from packed_nets import Builder
 
 from onebit.cli import predict_verb
 from onebit.errors import UsageError
 from onebit.packed import Certificate, Flatten, InputSpec, PackedNet, RealDense, Relu, save
 from onebit.runtime import load, run, softmax
+from support.command_line import Onebit
+from support.packed_nets import Builder
 
 FEATURES = 5
 

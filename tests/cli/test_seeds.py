@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_support import SMALL, Onebit
 
 from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.data import load_dataset
@@ -17,6 +16,7 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.runs.folders import seed_folder
 from onebit.train.ranks import ALONE
+from support.command_line import SMALL, Onebit
 
 DATA = load_dataset("toy")
 QUICK = ["digits-smoke", *SMALL, "--epochs", "0.5"]

@@ -11,23 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit import __version__
 from onebit.__main__ import VERBS
 from onebit.recipe import flag_names
-
-
-def loaded_modules(*arguments: object) -> set[str]:
-    """Top-level modules in memory after a command."""
-    script = (
-        "import sys; from onebit.__main__ import main; status = main(sys.argv[1:]);"
-        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules})); sys.exit(status)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
-    return set(done.stdout.splitlines()[-1].split())
+from support.command_line import Onebit, loaded_modules
 
 
 def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:

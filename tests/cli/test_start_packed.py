@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import SMALL, Onebit
 
 import onebit as library
 from onebit.data import load_dataset
@@ -19,6 +18,7 @@ from onebit.runs.model import build_training
 from onebit.runs.run import facts_of
 from onebit.runtime import run
 from onebit.train.weights import save_weights
+from support.command_line import SMALL, Onebit
 
 
 def started(recipe: str, net: Path | str, **settings: object) -> tuple[float, float]:

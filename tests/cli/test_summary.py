@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit.evaluation.counts import summary
 from onebit.packed import costs
 from onebit.runs.run import open_run
 from onebit.runtime import load
+from support.command_line import Onebit
 
 NET = """
 from torch import nn

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit.train.printing import TrainingPrinter
+from support.command_line import Onebit
 
 TASKS = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--draws", "2"]
 SHORT = [*TASKS, "--epochs", "0.1", "--threads", "1"]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from cli_support import SMALL, Outcome
 
 from onebit.data import load_dataset
+from support.command_line import SMALL, Outcome
 
 Onebit = Callable[..., Outcome]
 SHORT = ["--epochs", "0.2", "--method", "bnn"]

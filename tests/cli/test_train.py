@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import SMALL, Outcome, command
 from safetensors.torch import load_file
 
 from onebit.recipe import build_recipe, read_settings
+from support.command_line import SMALL, Outcome, command
 
 Onebit = Callable[..., Outcome]
 RUN_FILES = {

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import SMALL, Onebit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from onebit.evaluation.counts import summary
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
+from support.command_line import SMALL, Onebit
 
 
 def stored_result(folder: Path) -> dict:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import Onebit
-from packed_nets import Builder
 from PIL import Image
 
 from onebit.cli import masks
@@ -17,6 +15,8 @@ from onebit.data import Tiling
 from onebit.export.html import writer
 from onebit.packed import Conv, PackedNet, load, save
 from onebit.runtime import run
+from support.command_line import Onebit
+from support.packed_nets import Builder
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import Onebit
 
 from onebit.cli.verbs import VERBS
+from support.command_line import Onebit
 
 OTHERS = """
 trian

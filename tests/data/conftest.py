@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_mnist import Mirror, TinyMnist
+
+from support.tiny_mnist import Mirror, TinyMnist
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_cifar import REAL_CIFAR10, TinyCifar, needs_real_cifar10, tiny_cifar10, tiny_cifar100
-from tiny_mnist import Mirror
 
 from onebit.data import DATASETS, LoadedFiles, cifar, load_dataset
 from onebit.data.cifar import CIFAR10_FILES, CIFAR100_FILES, JPEG_NOTE, read_cifar
 from onebit.errors import DataError
+from support.tiny_cifar import REAL_CIFAR10, TinyCifar, needs_real_cifar10, tiny_cifar10, tiny_cifar100
+from support.tiny_mnist import Mirror
 
 BOTH = pytest.mark.parametrize("tiny", [tiny_cifar10(), tiny_cifar100()], ids=["cifar10", "cifar100"])
 

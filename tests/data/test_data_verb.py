@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_folder import break_image, imagenet_folder
 
 from onebit.__main__ import main
+from support.tiny_folder import break_image, imagenet_folder
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tiny_folder import break_image, picture, write
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES, opened, upright_size
 from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, prefetched, read_batches, splits
@@ -17,6 +16,7 @@ from onebit.data.decoding import decode_image
 from onebit.data.resizing import crop_box
 from onebit.data.splits import hold_out
 from onebit.errors import DataError
+from support.tiny_folder import break_image, picture, write
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
 ARRAY = PIXELS.transpose(0, 3, 1, 2)

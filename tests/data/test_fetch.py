@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_mnist import Mirror, TinyMnist
 
 from onebit.data.fetch import OfficialFiles, cache_dir, find_or_fetch
 from onebit.errors import DataError
+from support.tiny_mnist import Mirror, TinyMnist
 
 
 def official(tiny: TinyMnist, *mirrors: str) -> OfficialFiles:

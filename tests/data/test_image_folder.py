@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
 from onebit.common.augmentation import Augmentation
 from onebit.data import StreamedImages, TrainingImages, load_dataset
 from onebit.data.decoding import decode_image
 from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError
+from support.tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
 read = functools.partial(read_folder, "folder", workers=0)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tiny_masks import blobs, masked_folder, write
 
 from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
 from onebit.errors import DataError, UsageError
+from support.tiny_masks import blobs, masked_folder, write
 
 
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:

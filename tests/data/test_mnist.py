@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_mnist import REAL_MNIST, Mirror, TinyMnist, idx_header, needs_real_mnist
 
 from onebit.data import load_dataset, mnist
 from onebit.data.mnist import IdxFile, read_idx, read_mnist, read_mnist_sample
 from onebit.errors import DataError
+from support.tiny_mnist import REAL_MNIST, Mirror, TinyMnist, idx_header, needs_real_mnist
 
 PACKAGE = Path(mnist.__file__).parent
 SAMPLE = [file.names[0] for file in mnist.SAMPLE_FILES]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from tiny_cifar import array, dictionary, number, numbers, text
 
 from onebit.data.pickled import read_pickled
 from onebit.errors import DataError
+from support.tiny_cifar import array, dictionary, number, numbers, text
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 300), dtype=np.uint8)
 GOOD = dictionary(batch_label=text("of 5"), labels=numbers([3, 0, 255, 256]), data=array(PIXELS))

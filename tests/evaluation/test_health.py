@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_training import DATA, Case, build, flat, toy_data
 
 from onebit.evaluation.health import (
     CHANCES,
@@ -28,6 +27,7 @@ from onebit.models import MLP, create_model
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import SteSign
 from onebit.train.loop import fit
+from support.toy_training import DATA, Case, build, flat, toy_data
 
 X = torch.from_numpy(DATA.train.images[:32])
 Y = torch.from_numpy(DATA.train.labels[:32])

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
@@ -14,10 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from byte_nets import EXTREMES, extreme_inputs, residual_bytes
-from c_programs import Case, exported, outputs_of
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 import onebit
 from benchmarks.cortex_m4 import OnBoard, on_cortex_m4
@@ -40,12 +36,12 @@ from onebit.packed import (
     Slice,
 )
 from onebit.runtime import run
-
-sys.path.append(str(Path(__file__).parents[1] / "native"))  # nets that cover every kernel
-
-from agreeing import reference
-from drawn_nets import batches_of, nets
-from kernel_nets import kernel_nets
+from support.agreeing import reference
+from support.byte_nets import EXTREMES, extreme_inputs, residual_bytes
+from support.c_programs import Case, exported, outputs_of
+from support.drawn_nets import batches_of, nets
+from support.kernel_nets import kernel_nets
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 
 def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray | None = None) -> OnBoard:

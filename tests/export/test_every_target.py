@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from covering import covering, recipe_traits
-from packed_nets import IMAGE_NETS, Builder, inputs_of
-from recipe_nets import RECIPES, SMALL, packed_net
 
 from onebit.export import EXPORTS, export_net
 from onebit.packed import OPS, Dense, PackedNet
 from onebit.packed.nodes import Bounded
 from onebit.runtime import run
+from support.covering import covering, recipe_traits
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of
+from support.recipe_nets import RECIPES, SMALL, packed_net
 
 
 @functools.cache

@@ -17,11 +17,7 @@ from shutil import which
 
 import numpy as np
 import pytest
-from browser import MISSING, Browser
-from byte_nets import EXTREMES, extreme_inputs, residual_bytes
-from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from PIL import Image
 
 from onebit.data import load_dataset
@@ -55,6 +51,10 @@ from onebit.packed import (
 )
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
+from support.browser import MISSING, Browser
+from support.byte_nets import EXTREMES, extreme_inputs, residual_bytes
+from support.drawn_nets import batches_of, nets
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 
 MNIST_WIDTHS = (784, 512, 256, 10)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -13,9 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from drawn_nets import nets
 from hypothesis import HealthCheck, given, settings, strategies as st
-from packed_nets import Builder, inputs_of, integer_net, integer_resnet
 from safetensors.torch import load_file
 
 from onebit.errors import UsageError
@@ -24,6 +22,8 @@ from onebit.export.onnx import products, target
 from onebit.export.onnx.byte_conv import MOST_WEIGHT, channel_scales, gives, rising_sums
 from onebit.packed import Add, Affine, Clamp, Conv, Multiply, Node, PackedNet, Quantize, Relu, Requantize, Sign
 from onebit.runtime import run
+from support.drawn_nets import nets
+from support.packed_nets import Builder, inputs_of, integer_net, integer_resnet
 
 LEVELS = {
     "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,

@@ -15,10 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, given, settings, strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
-from recipe_nets import WHOLE, packed_net
 
 from onebit.__main__ import main
 from onebit.data.mnist import read_mnist_sample
@@ -46,6 +43,9 @@ from onebit.packed import (
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
+from support.drawn_nets import batches_of, nets
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, signs_conv
+from support.recipe_nets import WHOLE, packed_net
 
 UNPACKING = {"Gather", "Split", "Reshape"}
 """Operators that turn bits into weights; none is left when a session has started, but for a Reshape of the net."""
@@ -55,26 +55,6 @@ SLOW_OR_WRONG = {"ConvInteger", "Sign", "MatMulNBits", "DequantizeLinear", "Quan
 
 def signs_mlp() -> PackedNet:
     return make_packed_mlp((60, 70, 65, 10), form="sign")
-
-
-def signs_conv(seed: int = 0) -> PackedNet:
-    """Convolutions of ±1 before thresholds, with and without max pools, and a dense end, as in VGG-small."""
-    b = Builder((3, 12, 12), seed=seed)
-    b.add(Conv, **b.signs(8, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.threshold(8, most=300)
-    b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
-    b.threshold(16)
-    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(0, 1, 2, 1), padding_value=-1)
-    b.threshold(16)
-    b.add(Conv, **b.signs(12, 16), kernel=(1, 1), stride=(1, 2))
-    b.threshold(12, most=5)
-    b.add(Flatten)
-    b.dense(30)
-    b.threshold(30)
-    b.dense(10)
-    b.affine(10)
-    return b.net()
 
 
 def windows(seed: int = 0) -> PackedNet:

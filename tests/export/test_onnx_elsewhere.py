@@ -13,9 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, inputs_of, integer_resnet, make_packed_mlp
-from recipe_nets import SMALL, packed_net
-from test_onnx import signs_conv
 
 import onebit
 from onebit.export import export_net
@@ -23,6 +20,8 @@ from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
 from onebit.packed import PackedNet, save
 from onebit.runtime import run
+from support.packed_nets import IMAGE_NETS, inputs_of, integer_resnet, make_packed_mlp, signs_conv
+from support.recipe_nets import SMALL, packed_net
 
 pytestmark = pytest.mark.nightly
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packed_nets import OTHER_NETS, make_packed_mlp
 
 from onebit.data import DATASETS
 from onebit.export import export_net
 from onebit.export.onnx.target import card
 from onebit.export.pixels import IMAGE_DATA, UNKNOWN, pixels_in_words
 from onebit.packed import Card, Certificate
+from support.packed_nets import OTHER_NETS, make_packed_mlp
 
 COLOR = "bytes 0 to 255, planes in the order red, green, blue, no normalization before"
 DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"

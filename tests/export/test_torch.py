@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, given, reject, settings, strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
-from recipe_nets import SMALL, packed_net
 from torch import nn
 
 from onebit.errors import OnebitError
@@ -32,6 +29,9 @@ from onebit.packed import Add, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Thre
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
+from support.drawn_nets import batches_of, nets
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
+from support.recipe_nets import SMALL, packed_net
 
 ALONE = """
 import sys, runpy

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
 from onebit.packed import OPS, Certificate, Dense, Flatten, PackedNet, costs
 from onebit.runtime import run
+from support.packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
 
 Outputs = dict[str, np.ndarray]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fold_nets import answers, assert_answers, inputs_of, kinds
 from torch import Tensor, nn
 
 import onebit
@@ -18,6 +17,7 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, InputCoding, Normalize
 from onebit.packed import Threshold, dumps, loads
 from onebit.quantizers import SteSign
+from support.fold_nets import answers, assert_answers, inputs_of, kinds
 
 SHAPES = [(7,), (3, 10), (3, 6, 5), (2, 3, 4, 5)]
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from covering import covering, recipe_traits
-from fold_nets import images_of
-from recipe_nets import BINARY, RECIPES, SMALL, WHOLE, Net, packed_net, small
 
 from onebit.data import Split
 from onebit.errors import NotBinaryError
@@ -16,6 +13,9 @@ from onebit.packed import Quantize, Requantize, Sign, Threshold, dumps, infer, l
 from onebit.runs.model import build_model
 from onebit.runtime import run
 from onebit.verification.agreement import certify
+from support.covering import covering, recipe_traits
+from support.fold_nets import images_of
+from support.recipe_nets import BINARY, RECIPES, SMALL, WHOLE, Net, packed_net, small
 
 
 def assert_runs(net: Net, count: int) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import assert_answers, images_of, make_mlp, torch_logits
 from torch import Tensor, nn
 
 import onebit
@@ -27,6 +26,7 @@ from onebit.recipe.override import method_of
 from onebit.recipe.reading import build_recipe
 from onebit.runtime import run
 from onebit.verification.agreement import certify
+from support.fold_nets import assert_answers, images_of, make_mlp, torch_logits
 
 NAMES = [name for name, entry in INPUT_QUANTIZERS.entries().items() if entry.bits > 1]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,15 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import (
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    node_of,
-    torch_logits,
-)
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
@@ -27,6 +18,15 @@ from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
 from onebit.packed.bits import unpack_signs
 from onebit.quantizers import BinaryWeight, Quantizer
 from onebit.runtime import run
+from support.fold_nets import (
+    SHAPE,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    node_of,
+    torch_logits,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fold_nets import (
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    make_nasty,
-    torch_logits,
-)
 from torch import Tensor, nn
 
 from onebit.errors import FoldError
@@ -31,6 +22,15 @@ from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
 from onebit.train.printing import packing_lines
+from support.fold_nets import (
+    SHAPE,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    make_nasty,
+    torch_logits,
+)
 
 
 class Foreign(nn.Module):

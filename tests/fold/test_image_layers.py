@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fold_nets import assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
 from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, Inp
 from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
 from onebit.runtime import run
 from onebit.verification.agreement import verify
+from support.fold_nets import assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
 
 SHAPE = (3, 9, 8)
 

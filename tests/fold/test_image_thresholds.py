@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import images_of, kinds, make_nasty, node_of, torch_logits
 from hypothesis import assume, given, settings, strategies as st
 from torch import nn
 
@@ -18,6 +17,7 @@ from onebit.quantizers import SteSign
 from onebit.runtime import batches, run
 from onebit.verification.agreement import verify
 from onebit.verification.layer_proofs import Proof
+from support.fold_nets import images_of, kinds, make_nasty, node_of, torch_logits
 
 SHAPE = (3, 8, 8)
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from covering import covering
-from fold_nets import images_of, kinds, node_of, randomise, torch_logits
 from torch import Tensor, nn
 
 from onebit.data import Split
@@ -25,6 +23,8 @@ from onebit.runs.model import build_model
 from onebit.runs.plain_state import plain_state_dict
 from onebit.runtime import run
 from onebit.verification.agreement import certify
+from support.covering import covering
+from support.fold_nets import images_of, kinds, node_of, randomise, torch_logits
 
 SHAPE = (3, 8, 8)
 NETS: dict[str, dict[str, Any]] = {

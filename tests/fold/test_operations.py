@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from covering import covering
-from fold_nets import assert_answers, inputs_of
 from torch import Tensor, nn
 
 from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryLinear, RPReLU
 from onebit.quantizers import SteSign
+from support.covering import covering
+from support.fold_nets import assert_answers, inputs_of
 
 Body = Callable[["Net", Tensor], Any]
 

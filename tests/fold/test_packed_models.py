@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import DEEPER, covering
-from fold_nets import images_of
 from torch import Tensor, nn
 
 from onebit.data import Split
@@ -17,6 +15,8 @@ from onebit.fold import pack
 from onebit.models import MODELS, create_model
 from onebit.packed import Certificate, PackedNet, costs, dumps, loads
 from onebit.verification.agreement import certify, verify
+from support.covering import DEEPER, covering
+from support.fold_nets import images_of
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"widths": (768, 40, 30, 5), "input_shape": (3, 16, 16)},

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fold_nets import assert_answers, inputs_of
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear
 from onebit.packed import dumps, loads
+from support.fold_nets import assert_answers, inputs_of
 
 POINTWISE = (
     *("relu", "relu6", "leaky", "hardtanh", "hardsigmoid", "hardswish", "number", "gate", "position", "clamp"),

@@ -11,14 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fold_nets import (
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    torch_logits,
-)
 from torch import Tensor, nn
 
 import onebit
@@ -29,6 +21,14 @@ from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
 from onebit.packed import Affine, Dense, Hardtanh, RealDense, Relu, Sign, dumps
 from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer
 from onebit.runtime import run
+from support.fold_nets import (
+    SHAPE,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    torch_logits,
+)
 
 
 class Net(nn.Module):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fold_nets import assert_agrees, images_of, kinds, make_nasty, torch_logits
 from torch import Tensor, nn
 
 from onebit.errors import FoldError
@@ -19,6 +18,7 @@ from onebit.layers import BinaryConv2d, InputCoding, binarize_
 from onebit.packed import Affine, Threshold
 from onebit.runtime import run
 from onebit.verification.agreement import verify
+from support.fold_nets import assert_agrees, images_of, kinds, make_nasty, torch_logits
 
 SHAPE = (3, 8, 8)
 

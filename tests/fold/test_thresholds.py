@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from fold_nets import (
+from hypothesis import given, settings, strategies as st
+from torch import Tensor, nn
+
+from onebit.fold import pack
+from onebit.fold.chain import sums_are_exact
+from onebit.layers import BinaryLinear, InputCoding
+from onebit.packed import Threshold
+from onebit.runtime import run
+from support.fold_nets import (
     INT32,
     SHAPE,
     assert_agrees,
@@ -20,14 +28,6 @@ from fold_nets import (
     signs_of_modules,
     torch_logits,
 )
-from hypothesis import given, settings, strategies as st
-from torch import Tensor, nn
-
-from onebit.fold import pack
-from onebit.fold.chain import sums_are_exact
-from onebit.layers import BinaryLinear, InputCoding
-from onebit.packed import Threshold
-from onebit.runtime import run
 
 
 def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:

@@ -8,9 +8,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from covering import covering
-from fold_nets import images_of
-from recipe_nets import RECIPES, SMALL, Net, packed_net, small
 from torch import nn
 
 from onebit.errors import CheckpointError
@@ -22,6 +19,9 @@ from onebit.packed.nodes.node import INT32
 from onebit.recipe import build_recipe, methods, with_method
 from onebit.runs.model import build_model
 from onebit.runtime import run
+from support.covering import covering
+from support.fold_nets import images_of
+from support.recipe_nets import RECIPES, SMALL, Net, packed_net, small
 
 EXACT = [name for name, (model, *_) in SMALL.items() if model.input_quantizer in (None, "ste_sign")]
 DAILY = ("mnist-bnn", "mnist-bayesbinn", "cifar10-vgg-bnn", "cifar10-resnet20-binaryconnect-ends-real-short")

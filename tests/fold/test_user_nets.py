@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from covering import covering
-from fold_nets import assert_answers, assert_native, inputs_of
 from torch import Tensor, nn
-from user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
 
 from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.fold.check import check
 from onebit.layers import BinaryLinear, binarize_
 from onebit.packed import dumps, loads
+from support.covering import covering
+from support.fold_nets import assert_answers, assert_native, inputs_of
+from support.user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenet": (MobileNetV2, (3, 32, 32)),

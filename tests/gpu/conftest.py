@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from stand_in import add_device
+
+from support.stand_in import add_device
 
 
 @pytest.fixture(scope="session")

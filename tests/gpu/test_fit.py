@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from toy_training import BATCH_SIZE, CASES, DATA, Case, build, metrics_without_times
 
 import onebit
 from onebit.data import Augmentation
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
+from support.toy_training import BATCH_SIZE, CASES, DATA, Case, build, metrics_without_times
 
 # warnings that only a torch with CUDA has are shown, and fail nothing
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import images_of, randomise
-from toy_training import DATA, TOY
 
 import onebit
 from onebit.__main__ import main
 from onebit.data import Split
 from onebit.errors import UsageError
 from onebit.models import create_model
+from support.fold_nets import images_of, randomise
+from support.toy_training import DATA, TOY
 
 # warnings that only a torch with CUDA has are shown, and fail nothing
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from layer_kinds import LAYERS, First
-from method_steps import NETS, Steps, recipe_of, steps, whole_net
 from torch import Tensor, nn
 
 from onebit.layers import binarize_, binary_layers
 from onebit.recipe import Recipe, methods
+from support.layer_kinds import LAYERS, First
+from support.method_steps import NETS, Steps, recipe_of, steps, whole_net
 
 # warnings that only a torch with CUDA has are shown, and fail nothing
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

@@ -7,10 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
-import by_hand
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 
 from onebit.errors import UsageError
 from onebit.integer import calibrated, rounded_as_trained
@@ -45,6 +43,8 @@ from onebit.packed import (
     loads,
 )
 from onebit.runtime import run
+from support import by_hand
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 
 
 def residual_net(seed: int = 0) -> PackedNet:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, Builder, inputs_of, make_packed_mlp
 
 from onebit import native
 from onebit.errors import FormatError, NotBinaryError, UsageError
@@ -15,6 +14,7 @@ from onebit.integer.conversion import Rounding
 from onebit.integer.ranges import _range_of
 from onebit.packed import Affine, Conv, Dense, PackedNet, Relu, Requantize, Sign, dumps
 from onebit.runtime import run
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of, make_packed_mlp
 
 MLP = make_packed_mlp((12, 20, 15, 4))
 IMAGES = inputs_of(MLP, 40)

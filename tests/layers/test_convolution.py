@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from kernel_inputs import drawn as drawn_as, one_thread
 from torch import Tensor, nn
 
 import onebit
 from onebit.layers import BinaryConv2d, convolution
 from onebit.layers.convolution import convolved
 from onebit.native import instruction_set, training
+from support.kernel_inputs import drawn as drawn_as, one_thread
 
 ISA = instruction_set()
 __all__ = ["one_thread"]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from kernel_inputs import DTYPES, drawn, one_thread
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +17,7 @@ import onebit
 from onebit.layers import fused_norm
 from onebit.layers.fused_norm import Chain, normalized, normalized_twice
 from onebit.native import instruction_sets
+from support.kernel_inputs import DTYPES, drawn, one_thread
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

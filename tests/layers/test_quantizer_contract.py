@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layer_kinds import LAYERS, First
 from torch import Tensor, nn
 
 import onebit
@@ -31,6 +30,7 @@ from onebit.layers import (
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods
+from support.layer_kinds import LAYERS, First
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

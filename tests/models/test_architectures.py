@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import images, quantizes_inputs, weight_layers
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
@@ -17,6 +16,7 @@ from onebit.layers import BinaryConv2d
 from onebit.models import create_model
 from onebit.models.parts import Parts
 from onebit.models.resnet import Block, cifar_resnet
+from support.small_models import images, quantizes_inputs, weight_layers
 
 
 def on_meta(name: str, **options: Any) -> Any:

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from covering import DEEPER, covering
-from small_models import FORMS, images, quantizes_inputs, weight_layers
 from torch import Tensor, fx, nn
 
 from onebit.errors import UnknownNameError, UsageError
@@ -19,6 +17,8 @@ from onebit.layers import BinaryLayer, InputCoding, binary_layers
 from onebit.models import MLP, MODELS, create_model
 from onebit.recipe import ModelRecipe
 from onebit.runs.model import build_model
+from support.covering import DEEPER, covering
+from support.small_models import FORMS, images, quantizes_inputs, weight_layers
 
 KINDS = {
     "binary weights": {"weight_quantizer": "sign", "input_quantizer": None},

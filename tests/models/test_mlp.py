@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import images
 from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.models import MLP, create_model
 from onebit.quantizers import WEIGHT_QUANTIZERS
+from support.small_models import images
 
 
 def plain_mlp() -> nn.Module:

@@ -16,11 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreeing import assert_agrees, reference
-from compiling import SOURCES
 from hypothesis import given, settings, strategies as st
-from kernel_nets import add_convolution, images_of, kernel_nets
-from packed_nets import Builder
 
 from onebit.errors import UnknownNameError
 from onebit.native import (
@@ -34,9 +30,13 @@ from onebit.native.arena import THREAD
 from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from support.agreeing import assert_agrees, reference
+from support.compiling import SOURCES
+from support.kernel_nets import add_convolution, images_of, kernel_nets
+from support.packed_nets import Builder
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
-EMULATOR = Path(__file__).with_name("emulated_instructions.c")
+EMULATOR = Path(__file__).parents[1] / "support" / "emulated_instructions.c"
 pytestmark = pytest.mark.skipif(
     COMPILER is None or platform.system() != "Linux" or "avx512" not in instruction_sets(),
     reason="AMX is tested on Linux, on a processor with AVX-512 and with a C compiler",

@@ -9,8 +9,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from kernel_nets import add_convolution, images_of
-from packed_nets import Builder
 
 from onebit.native import InstructionSet, instruction_sets, make_plan, weight_kernels
 from onebit.native.kernel_calls import CENTERED, SIGNED, UNSIGNED, coding_of
@@ -18,6 +16,8 @@ from onebit.native.panels import four_panels
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from support.kernel_nets import add_convolution, images_of
+from support.packed_nets import Builder
 
 ISAS = [isa._replace(dot_lut=0) for isa in instruction_sets().values() if isa.dot_fours]
 LOOKUPS = [isa._replace(dot_lut=32) for isa in ISAS if isa.name.startswith("avx512")]

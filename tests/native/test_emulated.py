@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agreeing import reference
-from compiling import FLAGS, SOURCES, compiled
-from covering import covering
-from kernel_nets import images_of, kernel_nets
 
 from onebit.native import InstructionSet, NativePlan, make_plan
 from onebit.native.abi import CallStruct, EpilogueOpStruct, PlanStruct
+from support.agreeing import reference
+from support.compiling import FLAGS, SOURCES, compiled
+from support.covering import covering
+from support.kernel_nets import images_of, kernel_nets
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
 pytestmark = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("emulated")
     program = folder / "emulated"
     objects = compiled([COMPILER, "-O2"], "aarch64", folder)
-    source = Path(__file__).with_name("emulated.c")
+    source = Path(__file__).parents[1] / "support" / "emulated.c"
     command = [COMPILER, *FLAGS, "-O2", "-static", f"-I{SOURCES}", str(source), *objects, "-o", str(program)]
     subprocess.run(command, check=True)
     return program

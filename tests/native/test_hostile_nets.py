@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreeing import assert_agrees, reference
-from hostile_files import changed_nets
-from kernel_nets import THRESHOLD_NETS, images_of
-from packed_nets import IMAGE_NETS, Builder
 
 from onebit.errors import UsageError
 from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
 from onebit.packed import Dense, Flatten, PackedNet, Threshold
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from support.agreeing import assert_agrees, reference
+from support.hostile_files import changed_nets
+from support.kernel_nets import THRESHOLD_NETS, images_of
+from support.packed_nets import IMAGE_NETS, Builder
 
 ISAS = list(instruction_sets().values())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreeing import assert_agrees, reference
-from drawn_nets import batches_of, nets
 from hypothesis import event, given, settings, strategies as st
-from packed_nets import OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError
 from onebit.native import NotPlanned, instruction_sets, make_plan
@@ -38,6 +35,9 @@ from onebit.packed import (
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from support.agreeing import assert_agrees, reference
+from support.drawn_nets import batches_of, nets
+from support.packed_nets import OTHER_NETS, Builder, inputs_of
 
 ISAS = instruction_sets()
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")

@@ -8,13 +8,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from covering import covering
-from kernel_nets import images_of
-from packed_nets import Builder
 
 from benchmarks.twins import NETS, Net, build, packed_form
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import OneBitWeights, PackedNet, infer
+from support.covering import covering
+from support.kernel_nets import images_of
+from support.packed_nets import Builder
 
 COUNTED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 

@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agreeing import assert_agrees, reference
 from hypothesis import given, settings, strategies as st
-from kernel_nets import images_of
-from packed_nets import IMAGE_NETS, Builder
 
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan, plan
@@ -41,6 +38,9 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.runtime.running import native_plan, thread_count
 from onebit.runtime.torch_module import PackedModule
+from support.agreeing import assert_agrees, reference
+from support.kernel_nets import images_of
+from support.packed_nets import IMAGE_NETS, Builder
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")

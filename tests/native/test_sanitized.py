@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiling import SOURCES, compiled
-from kernel_nets import kernel_nets
 
 from onebit.native import instruction_sets
+from support.compiling import SOURCES, compiled
+from support.kernel_nets import kernel_nets
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 pytestmark = pytest.mark.skipif(COMPILER is None or not instruction_sets(), reason="no C compiler")
@@ -26,9 +26,9 @@ import sys
 from onebit.native import library
 sanitized = library.ctypes.CDLL(sys.argv[1])
 library.ctypes.CDLL = lambda path: sanitized
-from agreeing import assert_agrees, reference
-from hostile_files import changed_nets
-from kernel_nets import images_of, kernel_nets
+from support.agreeing import assert_agrees, reference
+from support.hostile_files import changed_nets
+from support.kernel_nets import images_of, kernel_nets
 from onebit.native import instruction_sets
 
 known, planned = library.compiled_sets(sanitized), 0
@@ -63,7 +63,7 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
     # AVX-VNNI has the memory accesses of AVX2, and a signal for each product is slow
     if platform.system() == "Linux" and "avx512" in instruction_sets() and (tmp_path / "amx.o").exists():
         emulated = ["amx"]
-        objects += [f"-I{SOURCES}", str(Path(__file__).with_name("emulated_instructions.c"))]
+        objects += [f"-I{SOURCES}", str(Path(__file__).parents[1] / "support" / "emulated_instructions.c")]
     subprocess.run([*command, "-shared", *objects, "-o", str(library)], check=True)
     environment = {
         **os.environ,

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_nets import images_of, kernel_nets
-from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
@@ -24,6 +22,8 @@ from onebit.native.abi import BarrierStruct, NormStruct
 from onebit.native.arena import aligned
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
+from support.kernel_nets import images_of, kernel_nets
+from support.packed_nets import Builder
 
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from own_rule import OPTIMIZERS, net, parameters, same, train
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, clip_latents_, latent_groups
+from support.own_rule import OPTIMIZERS, net, parameters, same, train
 
 
 @pytest.fixture(params=OPTIMIZERS)

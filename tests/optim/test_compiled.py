@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, prepared, train
-from covering import covering
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
@@ -21,6 +19,8 @@ from onebit.optim.compiled import QUANTIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer
+from support.compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, prepared, train
+from support.covering import covering
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from compiled_training import adam, compiled, latents, net, prepared, train
-from covering import covering
 from torch import Tensor, nn
 
 from onebit.data import Dataset, make_toy
@@ -22,6 +20,8 @@ from onebit.optim import clip_latents_
 from onebit.quantizers import Stochastic
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
+from support.compiled_training import adam, compiled, latents, net, prepared, train
+from support.covering import covering
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

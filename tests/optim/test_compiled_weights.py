@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from compiled_training import adam, compiled, latents, net, prepared, train, used_weights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,6 +14,7 @@ from onebit.errors import TrainingError
 from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, compile_update_
 from onebit.quantizers import sign
+from support.compiled_training import adam, compiled, latents, net, prepared, train, used_weights
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

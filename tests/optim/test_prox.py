@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from own_rule import net, train
 from torch import nn
 
 from onebit.errors import UsageError
 from onebit.optim import clip_latents_, latent_groups, prox_, prox_latents_
+from support.own_rule import net, train
 
 
 def start(growth: float = 0.05, **options: float) -> tuple[nn.Sequential, torch.optim.Optimizer]:

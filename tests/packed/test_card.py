@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hostile_files import join, split
-from packed_nets import make_packed_mlp
 
 from onebit.errors import FormatError
 from onebit.packed import Card, CardScore, PackedNet, dumps, loads
 from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
+from support.hostile_files import join, split
+from support.packed_nets import make_packed_mlp
 
 CARD = Card(
     summary="a small net",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packed_nets import Builder
 
 from onebit.packed import Affine, Dense, PackedNet, Prelu, RealDense
 from onebit.packed.difference import array_differences, graph_difference
+from support.packed_nets import Builder
 
 Maker = Callable[..., PackedNet]
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from covering import covering
-from hostile_files import join, split
-from packed_nets import IMAGE_NETS
 
 from onebit.errors import FormatError
 from onebit.packed import Certificate, PackedNet, dumps, load, loads, save
+from support.covering import covering
+from support.hostile_files import join, split
+from support.packed_nets import IMAGE_NETS
 
 Maker = Callable[..., PackedNet]
 

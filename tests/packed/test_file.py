@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_resnet
 from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError
@@ -50,6 +49,7 @@ from onebit.packed import (
 )
 from onebit.packed.bits import pack_signs, unpack_signs
 from onebit.packed.node_text import to_lines
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_resnet
 
 Maker = Callable[..., PackedNet]
 ROOT = Path(__file__).parents[2]

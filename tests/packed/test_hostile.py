@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_files import Header, damaged, join, mutated, renumbered, sealed, sound, split
-from packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
 from safetensors.numpy import save as save_tensors
 
 from onebit.errors import FormatError, NotBinaryError
 from onebit.native import instruction_sets
 from onebit.packed import PackedNet, dumps, infer, load, loads
 from onebit.runtime import run
+from support.hostile_files import Header, damaged, join, mutated, renumbered, sealed, sound, split
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
 
 Maker = Callable[..., PackedNet]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from kernel_inputs import DTYPES, way
 from torch import nn
 
 from onebit.native import instruction_sets
 from onebit.quantizers import ConcreteSign, bayesbinn
 from onebit.quantizers.bayesbinn import _draw_signs, _uniform
 from onebit.quantizers.chunks import CHUNK
+from support.kernel_inputs import DTYPES, way
 
 __all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from formulas import WEIGHT_FORMULAS
 from torch import Tensor, nn
 
 import onebit
 from onebit.errors import OnebitError, UsageError
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, scheduled
+from support.formulas import WEIGHT_FORMULAS
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}

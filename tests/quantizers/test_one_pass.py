@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from kernel_inputs import DTYPES, drawn, one_thread
 from torch import Tensor, nn
 
 from onebit.layers import BinaryConv2d, RPReLU
 from onebit.native import RPRELU, SHIFTED_SIGN, ActivationStruct, instruction_sets, run_activation
 from onebit.quantizers import one_pass
 from onebit.quantizers.inputs import InputAdaBin, RSign
+from support.kernel_inputs import DTYPES, drawn, one_thread
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

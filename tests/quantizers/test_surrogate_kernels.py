@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from kernel_inputs import way
 from torch import Tensor
 
 from onebit.native import instruction_sets
 from onebit.quantizers import surrogates
 from onebit.quantizers.one_pass import backward_kernels
 from onebit.quantizers.surrogates import approx, ede, signed, swish
+from support.kernel_inputs import way
 
 __all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from covering import covering
 
 import onebit
 from onebit.data import Dataset, load_dataset
@@ -19,6 +18,7 @@ from onebit.recipe import Recipe, build_recipe, default_settings, merge, method_
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
 from onebit.runtime import run
+from support.covering import covering
 
 NETS: dict[str, dict[str, Any]] = {
     "mlp": {"widths": [64, 32, 32, 4]},

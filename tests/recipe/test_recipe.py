@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_schema import TYPES, right_values
 
 from onebit.common.fields import read
 from onebit.data import DATASETS
@@ -29,6 +28,7 @@ from onebit.recipe import (
     recipe_path,
 )
 from onebit.recipe.options import declared
+from support.field_values import TYPES, right_values
 
 
 def value_of(recipe: Recipe, flag: str) -> Any:

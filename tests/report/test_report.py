@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import RECIPE, check_picture, make_run, page_text, row
 
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
@@ -19,6 +18,7 @@ from onebit.report import compare_runs, write_report
 from onebit.report.curves import per_epoch
 from onebit.report.run_folders import differing_settings, find_folders, group_runs, read_runs
 from onebit.report.wording import mean_sd, percent, printable
+from support.report_runs import RECIPE, check_picture, make_run, page_text, row
 
 HOSTILE = '<script>alert("1")</script> & $x^2$'
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import RECIPE, check_picture, history_group, make_run, page_text, row
 
 from onebit.report import compare_runs, plot_history, read_groups, write_report
 from onebit.report.curves import draw_panel
 from onebit.report.tables import run_tables
 from onebit.train.history import History
+from support.report_runs import RECIPE, check_picture, history_group, make_run, page_text, row
 
 ROWS = [row(epoch, validation_mean_iou=iou) for epoch, iou in ((1, 0.5), (2, 0.75), (3, 0.7))]
 

@@ -14,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from report_runs import check_picture, history_group, make_run, row
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
@@ -35,6 +34,7 @@ from onebit.report.histograms import BINS, Layer, draw_layer, plot_run_weights
 from onebit.report.run_folders import read_runs
 from onebit.train.history import EpochLog, History
 from onebit.train.weights import save_weights
+from support.report_runs import check_picture, history_group, make_run, row
 
 
 def count_pixels(path: Path, color: str) -> int:

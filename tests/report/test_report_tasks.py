@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import RECIPE, check_picture, make_run, page_text, task_cells, write_tasks
 
 from onebit.errors import FormatError
 from onebit.recipe import ContinualRecipe
@@ -16,6 +15,7 @@ from onebit.report import compare_runs, compare_tasks, write_report
 from onebit.report.run_folders import find_folders
 from onebit.report.tables import task_tables
 from onebit.report.tasks import Row, plot_tasks, task_rows
+from support.report_runs import RECIPE, check_picture, make_run, page_text, task_cells, write_tasks
 
 TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))
 LEARNT = {"bayesbinn": [[0.9], [0.8, 0.7]], "ste": [[0.95], [0.4, 0.9], [0.3, 0.5, 0.91]]}

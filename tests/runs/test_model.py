@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import covering, recipe_traits
-from recipe_nets import RECIPES, small, without_runs
 from torch import nn
-from toy_training import TOY
 
 from onebit.data import DATASETS, Dataset, Split
 from onebit.errors import CheckpointError, UsageError
@@ -37,6 +34,9 @@ from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
 from onebit.train.schedules import SCHEDULES
 from onebit.train.weights import load_weights, save_weights
+from support.covering import covering, recipe_traits
+from support.recipe_nets import RECIPES, small, without_runs
+from support.toy_training import TOY
 
 
 def recipe(**settings: Any) -> Recipe:

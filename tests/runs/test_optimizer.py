@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from toy_training import TOY
 
 from onebit.data import Dataset
 from onebit.errors import UsageError
@@ -17,6 +16,7 @@ from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
 from onebit.train.weights import save_weights
+from support.toy_training import TOY
 
 
 def recipe(method: str | None = None, **settings: Any) -> Recipe:

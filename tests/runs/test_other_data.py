@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_masks import masked_folder
-from toy_training import TOY, Stop, stop_after_epoch, toy_data
 
 from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import CheckpointError, UsageError
@@ -18,6 +16,8 @@ from onebit.runs import opening
 from onebit.runs.continual import train_continual
 from onebit.runs.opening import OTHER_FILES, load_run_data
 from onebit.runs.run import open_run, start_folder, train_run
+from support.tiny_masks import masked_folder
+from support.toy_training import TOY, Stop, stop_after_epoch, toy_data
 
 OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")
 OTHER_LABELS = "other images or labels"

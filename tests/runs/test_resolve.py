@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import DATA, TOY
 
 import onebit
 from onebit.errors import UnknownNameError, UsageError
@@ -16,6 +15,7 @@ from onebit.runs import opening, run
 from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
 from onebit.runs.run import start_folder, train_run
+from support.toy_training import DATA, TOY
 
 CPU = torch.device("cpu")
 

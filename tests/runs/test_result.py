@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import task_cells, write_tasks
 
 from onebit.common.files import json_text
 from onebit.errors import FormatError
 from onebit.runs.result import TaskTable, read_table
+from support.report_runs import task_cells, write_tasks
 
 
 def test_the_table_is_read_back(tmp_path: Path) -> None:

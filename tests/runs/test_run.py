@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from toy_training import TOY, Stop, toy_data
 
 import onebit.runs.trackers
 from onebit.data import Dataset
@@ -17,6 +16,7 @@ from onebit.runs.card import stored_result
 from onebit.runs.run import open_run, start_folder, train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
+from support.toy_training import TOY, Stop, toy_data
 
 HIGH: dict[str, Any] = {"optimizer": {"lr": 0.3}, "schedule": {"name": "constant"}, "epochs": 6}
 """A rate so high that the last epoch is not the best."""

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import by_hand
 from hypothesis import assume, given, settings, strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.native import instruction_sets
@@ -40,6 +38,8 @@ from onebit.packed import (
 from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, load, run, softmax
 from onebit.runtime.executors import DTYPES
+from support.by_hand import by_hand
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 Maker = Callable[..., PackedNet]
 EXECUTORS_HERE = ["reference", *instruction_sets()]

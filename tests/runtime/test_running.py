@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 
 import onebit
 from onebit.errors import FormatError, UsageError
@@ -18,6 +17,7 @@ from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Re
 from onebit.runtime import batches, run, timing
 from onebit.runtime.inputs import as_batch
 from onebit.runtime.running import native_plan
+from support.packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 
 
 def assert_equal(found: Any, expected: Any) -> None:

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import covering
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 from torch.utils.data import DataLoader
 
 import onebit.runtime.torch_module
@@ -29,6 +27,8 @@ from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.runtime import run
 from onebit.runtime.torch_module import PackedModule
+from support.covering import covering
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 Maker = Callable[..., PackedNet]
 RUN_PACKED = torch.ops.onebit.run_packed.default

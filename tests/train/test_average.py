@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toy_training import CASES, DATA, build
 
 from onebit.evaluation.modes import evaluate, reestimate_batch_norm_
 from onebit.quantizers import UInt4
 from onebit.train.average import WeightAverage
 from onebit.train.weights import read_state, read_weights
+from support.toy_training import CASES, DATA, build
 
 
 def test_the_average_is_its_formula() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from toy_training import DATA, Case, build
 
 from onebit.train.step import BatchLog, BatchWatch
+from support.toy_training import DATA, Case, build
 
 
 def test_every_nth_batch_and_the_last_one_are_logged() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
-from toy_training import TOY, toy_data
 
 import onebit
 from onebit.data import Augmentation, Split, TrainingSamples
 from onebit.train import feeds
 from onebit.train.feeds import DeviceBatches
+from support.toy_training import TOY, toy_data
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
 
 from onebit.data import VOID
 from onebit.errors import CheckpointError, UsageError
@@ -20,6 +19,7 @@ from onebit.fold import pack
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
+from support.toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
 
 
 @pytest.fixture(scope="module")

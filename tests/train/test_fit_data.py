@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_data import (
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset, TensorDataset, WeightedRandomSampler
+
+import onebit
+from onebit.data import Augmentation
+from onebit.data.decoding import default_workers
+from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
+from onebit.evaluation.sources import batch_bounds
+from onebit.layers import BinaryLinear
+from onebit.train.feeds import LoaderFeed, SampleFeed
+from onebit.train.fit_data import fit_data
+from onebit.train.ranks import Ranks
+from support.own_data import (
     EPOCHS,
     LABELS,
     VALUES,
@@ -26,19 +38,7 @@ from own_data import (
     train,
     trained,
 )
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset, TensorDataset, WeightedRandomSampler
-from toy_training import Stop, stop_after_epoch, toy_data
-
-import onebit
-from onebit.data import Augmentation
-from onebit.data.decoding import default_workers
-from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
-from onebit.evaluation.sources import batch_bounds
-from onebit.layers import BinaryLinear
-from onebit.train.feeds import LoaderFeed, SampleFeed
-from onebit.train.fit_data import fit_data
-from onebit.train.ranks import Ranks
+from support.toy_training import Stop, stop_after_epoch, toy_data
 
 FORMS: dict[str, Callable[[], Any]] = {
     "arrays": lambda: (X, Y),

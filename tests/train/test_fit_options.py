@@ -7,10 +7,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from toy_training import CASES, DATA, EPOCHS, build, everything, flat
-
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings
+from support.toy_training import CASES, DATA, EPOCHS, build, everything, flat
 
 
 def train(**options: Any) -> Any:

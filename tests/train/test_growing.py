@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from torch import nn
-from toy_training import Stop, flat, stop_after_epoch
 
 import onebit
 from onebit.data import Augmentation, Dataset, Split, TrainingSamples
@@ -20,6 +19,7 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.models.resnet import cifar_resnet
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.feeds import images_of_epoch, side_at
+from support.toy_training import Stop, flat, stop_after_epoch
 
 GROWING = Augmentation(first_size=8, growing=0.5, flip=True)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_training import CASES, DATA, TOY, Stop, build, everything, stop_at_step
 
 import onebit
 from onebit.__main__ import main
@@ -21,6 +20,7 @@ from onebit.errors import UsageError
 from onebit.recipe import build_recipe
 from onebit.runs.run import start_folder, train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
+from support.toy_training import CASES, DATA, TOY, Stop, build, everything, stop_at_step
 
 HOLDER = """
 import sys

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numbered_images import Recorder, numbered
 from torch import Tensor, nn
-from toy_training import DATA, EPOCHS, Case, build, flat, toy_data
 
 from onebit.data import Augmentation, Dataset, Split
 from onebit.evaluation.losses import cross_entropy
@@ -23,6 +21,8 @@ from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import IRNet
 from onebit.train.loop import fit
 from onebit.train.weights import load_weights, read_weights
+from support.numbered_images import Recorder, numbered
+from support.toy_training import DATA, EPOCHS, Case, build, flat, toy_data
 
 
 # ------------------------------------------------------------------------------------------------------------ learning

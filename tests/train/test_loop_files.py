@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from numbered_images import Recorder, numbered
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toy_training import CASES, DATA, EPOCHS, Case, Toy, build, flat, toy_data
 
 from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, batch_norms, binary_layers
@@ -21,6 +19,8 @@ from onebit.optim import clip_latents_, latent_groups
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
 from onebit.train.weights import load_weights, read_weights
+from support.numbered_images import Recorder, numbered
+from support.toy_training import CASES, DATA, EPOCHS, Case, Toy, build, flat, toy_data
 
 
 # ------------------------------------------------------------------------------------------------------ what is logged

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step, toy_data
 
 import onebit.common.files
 from onebit.errors import OnebitError, TrainingError, UsageError
 from onebit.evaluation.losses import cross_entropy
+from support.toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step, toy_data
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_training import flat
 
 from onebit.__main__ import main
 from onebit.data import VOID, Dataset, Split, load_dataset
@@ -26,6 +25,7 @@ from onebit.recipe import build_recipe
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
+from support.toy_training import flat
 
 SETTINGS: dict[str, Any] = {
     "dataset": "segmentation",

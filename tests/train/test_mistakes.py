@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from own_data import LABELS, Augmented, X, Y, loader, same, train, trained
 from torch import Tensor, nn
-from toy_training import CASES, DATA, Stop, build, stop_after_epoch
 
 import onebit
 from onebit.layers import BinaryLinear, binarize_
+from support.own_data import LABELS, Augmented, X, Y, loader, same, train, trained
+from support.toy_training import CASES, DATA, Stop, build, stop_after_epoch
 
 
 def told(model: nn.Module, data: Any = None, **options: Any) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from method_steps import NETS, Steps, recipe_of, steps, whole_net
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import onebit.train.step
 from onebit.recipe import methods
+from support.method_steps import NETS, Steps, recipe_of, steps, whole_net
 
 
 class NoCopies(TorchDispatchMode):

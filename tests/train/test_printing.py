@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_data import LABELS, Augmented, X, Y, loader, net, same, train, trained
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import onebit
 from onebit.layers import BinaryLinear
 from onebit.train.printing import packing_lines
+from support.own_data import LABELS, Augmented, X, Y, loader, net, same, train, trained
 
 WHOLE = "check: 1 of 3 layers binary (51.6 % of weights); packs whole"
 

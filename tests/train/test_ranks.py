@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from rank_agents import Agents
-from rank_trainings import CURVES, DATA, NORMS, RESUMED, alone, norm_case, rows_of, shares
 from safetensors.torch import load_file
 from torch import nn
-from toy_training import Case, build, everything
 
 from onebit.errors import CheckpointError
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, launched_ranks, rank_device
 from onebit.train.weights import read_torch_file
+from support.rank_agents import Agents
+from support.rank_trainings import CURVES, DATA, NORMS, RESUMED, alone, norm_case, rows_of, shares
+from support.toy_training import Case, build, everything
 
 Told = list[dict[str, Any]]
 
@@ -27,7 +27,7 @@ Told = list[dict[str, Any]]
 def folder(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `rank_trainings.all_in_ranks` left, run by two processes."""
     path = tmp_path_factory.mktemp("ranks")
-    ended = agents.launch("rank_trainings:all_in_ranks", path).end()
+    ended = agents.launch("support.rank_trainings:all_in_ranks", path).end()
     assert (ended.status, ended.talk) == (0, ""), ended.err
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import random
 import subprocess
 import sys
@@ -16,7 +17,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_training import (
+
+import onebit.train.loop
+from onebit.data import Augmentation, Split
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.losses import cross_entropy
+from onebit.layers import BinaryLinear
+from onebit.optim import latent_groups
+from onebit.train.job import Job
+from onebit.train.loop import fit
+from support.toy_training import (
     CASES,
     DATA,
     EPOCHS,
@@ -28,15 +38,6 @@ from toy_training import (
     stop_after_epoch,
     stop_at_step,
 )
-
-import onebit.train.loop
-from onebit.data import Augmentation, Split
-from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.losses import cross_entropy
-from onebit.layers import BinaryLinear
-from onebit.optim import latent_groups
-from onebit.train.job import Job
-from onebit.train.loop import fit
 
 
 @pytest.fixture(scope="module")
@@ -285,10 +286,9 @@ KILLS = {
     "best": ("sign", "write", 7),
 }
 KILLED = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from toy_training import CASES, DATA, build
+from support.toy_training import CASES, DATA, build
 import onebit.common.files
 
 def train(folder, case, what, count):
@@ -315,8 +315,8 @@ for name, (case, what, count) in {kills!r}.items():
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of run folders, each left behind by a process that was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    code = KILLED.format(tests=str(Path(__file__).parents[1]), kills=KILLS, folder=str(folder))
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = KILLED.format(kills=KILLS, folder=str(folder))
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     return folder
 
 

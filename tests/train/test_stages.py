@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_agents import wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
 
 from onebit.data import Dataset
 from onebit.errors import UsageError
@@ -20,6 +18,8 @@ from onebit.runs.run import first_stage, open_run, start_folder, test_modes as r
 from onebit.runs.trackers import numbers, tracking
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.weights import read_weights
+from support.rank_agents import wait_for
+from support.toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
 
 TOY: dict[str, Any] = {
     "dataset": "toy",

@@ -17,7 +17,6 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from toy_training import CASES, DATA, build, flat
 
 from onebit.errors import CheckpointError, FormatError, OnebitError
 from onebit.layers import BinaryLinear, binarize_
@@ -29,6 +28,7 @@ from onebit.train.weights import (
     save_weights,
     strip_prefixes,
 )
+from support.toy_training import CASES, DATA, build, flat
 
 
 class Evil:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from covering import covering
-from fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 from torch import nn
 
 import onebit
@@ -27,6 +25,8 @@ from onebit.quantizers import SteSign
 from onebit.verification.agreement import certify, verify
 from onebit.verification.comparison import reference_images
 from onebit.verification.layer_proofs import Proof
+from support.covering import covering
+from support.fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 
 
 def with_node(packed: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import SHAPE, images_of, make_mlp
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -17,6 +16,7 @@ from onebit.errors import DataError, FoldError, OnebitError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding
 from onebit.verification.agreement import certify, verify
+from support.fold_nets import SHAPE, images_of, make_mlp
 
 COUNT = 90
 RAW = images_of(COUNT)

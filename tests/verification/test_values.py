@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import SHAPE, images_of
 from torch import Tensor, nn
 
 from onebit.errors import FoldError, UsageError
@@ -17,6 +16,7 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Certificate, Node, PackedNet, Threshold
 from onebit.verification.agreement import certify, verify
+from support.fold_nets import SHAPE, images_of
 
 COUNT = 400
 RAW = images_of(COUNT)

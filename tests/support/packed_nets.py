@@ -374,3 +374,23 @@ def make_packed_mlp(
         certificate=certificate,
         name=f"random {form}",
     )
+
+
+def signs_conv(seed: int = 0) -> PackedNet:
+    """Convolutions of ±1 before thresholds, with and without max pools, and a dense end, as in VGG-small."""
+    b = Builder((3, 12, 12), seed=seed)
+    b.add(Conv, **b.signs(8, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.threshold(8, most=300)
+    b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.threshold(16)
+    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(0, 1, 2, 1), padding_value=-1)
+    b.threshold(16)
+    b.add(Conv, **b.signs(12, 16), kernel=(1, 1), stride=(1, 2))
+    b.threshold(12, most=5)
+    b.add(Flatten)
+    b.dense(30)
+    b.threshold(30)
+    b.dense(10)
+    b.affine(10)
+    return b.net()

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 _INT32 = np.iinfo(np.int32)
 

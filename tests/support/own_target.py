@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from own_entries import NegateNode
 
 from onebit.packed import PackedNet, nodes
 from onebit.runtime import run as run_reference
+from support.own_entries import NegateNode
 
 OPERATIONS = {nodes.Flatten, nodes.Dense, nodes.Affine, nodes.Threshold, nodes.Relu, NegateNode}
 EXACT = True

@@ -11,10 +11,10 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from packed_nets import IMAGE_NETS
 
 from onebit.errors import FormatError
 from onebit.packed import PackedNet, dumps, loads
+from support.packed_nets import IMAGE_NETS
 
 Header = dict[str, Any]
 

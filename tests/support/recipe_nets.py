@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from fold_nets import images_of, randomise
 
 from onebit.data import DATASETS
 from onebit.fold import pack
@@ -14,6 +13,7 @@ from onebit.nets import net_names
 from onebit.packed import PackedNet
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_names, recipe_path
 from onebit.runs.model import build_model
+from support.fold_nets import images_of, randomise
 
 CLASSES = {"cifar100": 100, "imagenet": 1000, "membrane": 2}
 """Number of classes of a data set; 10 for the others."""

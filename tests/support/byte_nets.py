@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from packed_nets import Builder
 
 from onebit.packed import (
     Add,
@@ -28,6 +27,7 @@ from onebit.packed import (
     Slice,
 )
 from onebit.packed.bits import pack_signs
+from support.packed_nets import Builder
 
 RANGES = ((0, 255), (-128, 127), (0, 15), (-8, 7), (-1, 1), (0, 256), (-129, 1), (-(2**16), 2**16), (0, 2**16))
 

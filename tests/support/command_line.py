@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from onebit.__main__ import VERBS, main
+from onebit.cli.parsing import Parser
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -76,10 +83,9 @@ def in_together(verb: Callable[[Ranks], int]) -> int:
 
 def held(go: str, *arguments: str) -> int:
     """The command line in a rank; the first one waits after its first checkpoint: for the file `go`, or a signal."""
-    from rank_agents import wait_for
-
     from onebit.__main__ import main
     from onebit.train import loop
+    from support.rank_agents import wait_for
 
     write = loop.write_epoch
 
@@ -104,3 +110,44 @@ def leaving(folder: str) -> int:
         return 0
 
     return in_together(verb) or int(not done.exists())
+
+
+def loaded_modules(*arguments: object) -> set[str]:
+    """Top-level modules in memory after a command."""
+    script = (
+        "import sys; from onebit.__main__ import main; status = main(sys.argv[1:]);"
+        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules})); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+class Parsed(BaseException):
+    """The arguments were understood; stops a verb before it does anything."""
+
+
+def check_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Have the verb's own parser read a command line.
+
+    Raises:
+        AssertionError: an unknown verb, or arguments that the verb refuses.
+    """
+    parse = Parser.parse
+
+    def stop(self: Parser, argv: list[str]) -> Namespace:
+        parse(self, argv)
+        raise Parsed
+
+    verb, *rest = arguments
+    assert verb in VERBS or verb in ("--help", "--version"), f"no such verb: {verb}"
+    if verb == "train":
+        rest.append("--print-config")  # reads the recipe and every flag, and leaves
+    with monkeypatch.context() as patch:
+        patch.setattr(Parser, "parse", stop)
+        try:
+            status = main([verb, *rest])
+        except Parsed:
+            return
+    assert status == 0, f"onebit {shlex.join(arguments)}: {capsys.readouterr().err}"

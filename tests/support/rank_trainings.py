@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-from toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_epoch, toy_data
 
 from onebit.data import VOID, Dataset
 from onebit.errors import DataError, OnebitError
@@ -24,6 +23,7 @@ from onebit.train.history import History
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, join, launched_ranks, leave
 from onebit.train.wrapping import SyncedNorms
+from support.toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_epoch, toy_data
 
 DATA = toy_data(130, 41)  # four batches of 31 and one of 6: uneven shares
 EVEN = toy_data(128, 40)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from packed_nets import Builder
 
 from onebit.errors import FormatError
 from onebit.packed import (
@@ -39,6 +38,7 @@ from onebit.packed import (
     Value,
 )
 from onebit.packed.nodes.rounding import EXACT_LIMIT
+from support.packed_nets import Builder
 
 _MOST = 3000  # elements of a value
 _RANGES = [

@@ -1,0 +1,1 @@
+"""What tests share: nets, data, oracles by hand, hostile files, processes of several ranks."""
