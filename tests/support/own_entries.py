@@ -110,7 +110,7 @@ ROWS: list[tuple[Any, Any, Any]] = [
     (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=(FACTOR,), build=build_own)),
     (MODELS, "own_net", ModelEntry(own_net, options=(UNITS,))),
     (DATASETS, "own_data", OWN_DATA),
-    (EXPORTS, "own_target", Target(text="arrays of NumPy", module="own_target", suffixes=(".npz",))),
+    (EXPORTS, "own_target", Target(text="arrays of NumPy", module="support.own_target", suffixes=(".npz",))),
     (OPS, "negate", NegateNode),
     (FOLDS, Negate, fold_negate),
 ]
