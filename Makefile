@@ -29,7 +29,7 @@ demo: $(VENV)/train
 	@$(BIN)/python -m tools.demo
 
 test: setup
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --junitxml=build/tests.xml
 
 # skipped, with a notice, where torch finds no GPU
 test-gpu: setup
@@ -50,6 +50,7 @@ notebooks: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/python -m tools.sizes
 
 types: setup
 	$(BIN)/mypy
