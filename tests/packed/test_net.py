@@ -26,8 +26,8 @@ from onebit.packed import (
     infer,
 )
 from onebit.packed.bits import pack_signs
+from support.packed_nets import make_packed_mlp
 
-Maker = Callable[..., PackedNet]
 IMAGE = InputSpec(shape=(1, 2, 3))
 
 
@@ -75,16 +75,16 @@ def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> Pac
     return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
 
 
-def test_the_repr_of_a_net_is_one_line_without_arrays(packed_mlp: Maker) -> None:
-    assert repr(packed_mlp((12, 70, 65, 10), form="sign", shape=(3, 2, 2))) == (
+def test_the_repr_of_a_net_is_one_line_without_arrays() -> None:
+    assert repr(make_packed_mlp((12, 70, 65, 10), form="sign", shape=(3, 2, 2))) == (
         "PackedNet('random sign', 3×2×2 integer -> 10: 1 flatten, 3 dense, 2 threshold, 1 affine; "
         "6,040 binary weights, 1,570 bytes)"
     )
-    assert len(repr(replace(packed_mlp(), name="x" * 200))) < 250
+    assert len(repr(replace(make_packed_mlp(), name="x" * 200))) < 250
 
 
-def test_kinds_shapes_and_bounds_follow_the_values(packed_mlp: Maker) -> None:
-    assert infer(packed_mlp((12, 70, 10), form="weight-only")) == {
+def test_kinds_shapes_and_bounds_follow_the_values() -> None:
+    assert infer(make_packed_mlp((12, 70, 10), form="weight-only")) == {
         "input": Value((1, 1, 12), "integer", 255),
         "flat": Value((12,), "integer", 255),
         "fc0": Value((70,), "integer", 12 * 255),
@@ -93,10 +93,10 @@ def test_kinds_shapes_and_bounds_follow_the_values(packed_mlp: Maker) -> None:
         "fc1": Value((10,), "real"),
         "affine1": Value((10,), "real"),
     }
-    sign = infer(packed_mlp((12, 70, 10), form="sign"))
+    sign = infer(make_packed_mlp((12, 70, 10), form="sign"))
     assert sign["threshold0"] == Value((70,), "sign", 1)
     assert sign["fc1"] == Value((10,), "integer", 70)
-    mixed = infer(packed_mlp((12, 70, 10), form="mixed"))
+    mixed = infer(make_packed_mlp((12, 70, 10), form="mixed"))
     assert mixed["input"] == Value((1, 1, 12), "real")
     assert mixed["sign0"] == Value((70,), "sign", 1)
     assert mixed["fc1"].kind == "real"
@@ -112,34 +112,30 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "output", "message"),
+    ("nodes", "output", "noun"),
     [
-        ([], "x", "no"),
+        ([], "x", "'x'"),
         ([flat(), dense("flatt")], "fc", "'flatt'"),
-        ([dense("b", "a", inputs=4), dense("a", "b", inputs=4)], "b", "reads"),
-        ([flat(), dense("fc", "fc")], "fc", "'fc'"),
         ([flat(), dense(), dense(output="fc")], "fc", "name"),
         ([Flatten(inputs=("input",), output="input")], "input", "name"),
         ([flat(), dense()], "gone", "'gone'"),
-        ([flat()], "input", "made"),
+        ([flat()], "input", "'input'"),
         ([flat(), dense(), dense("flat", "spare")], "fc", "'spare'"),
-        ([flat(), dense(), dense("flat", "spare")], "flat", "'fc'"),
         ([Flatten(inputs=("input",), output="../x")], "../x", "name"),
         ([Flatten(inputs=("input",), output="")], "", "name"),
         ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "name"),
-        ([flat(), dense(inputs=7)], "fc", r"got a value of shape \(6,\), expected \(7,\)"),
-        ([dense("input")], "fc", r"got a value of shape \(1, 2, 3\)"),
-        ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", r"expected \(5,\)"),
-        ([flat(), Affine(inputs=("flat",), output="a", shift=zeros(5))], "a", "expected 5 channels"),
-        ([Affine(inputs=("input",), output="a", scale=zeros(6))], "a", "expected 6 channels"),
-        ([flat(), dense(), threshold("fc", 3)], "t", "expected 3 channels"),
-        ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "got real values, expected integers"),
+        ([flat(), dense(inputs=7)], "fc", "shape"),
+        ([dense("input")], "fc", "shape"),
+        ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", "shape"),
+        ([flat(), Affine(inputs=("flat",), output="a", shift=zeros(5))], "a", "5 channels"),
+        ([Affine(inputs=("input",), output="a", scale=zeros(6))], "a", "6 channels"),
+        ([flat(), dense(), threshold("fc", 3)], "t", "3 channels"),
+        ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "integers"),
     ],
 )
-def test_invalid_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
-    with pytest.raises(FormatError, match=message) as info:
+def test_invalid_graphs_are_refused(nodes: list[Node], output: str, noun: str) -> None:
+    with pytest.raises(FormatError, match=noun):
         net(*nodes, output=output)
-    assert "\n" not in str(info.value)
 
 
 def test_sums_beyond_int32_are_refused() -> None:
@@ -147,73 +143,60 @@ def test_sums_beyond_int32_are_refused() -> None:
     first = dense("flat", "a", inputs=2000, outputs=2000)
     pair, triple = (dense("a", "b", inputs=2000, outputs=outputs) for outputs in (2, 3))
     assert infer(net(flat(), first, pair, dense("b", "c", inputs=2), spec=spec))["c"].bound == 2_040_000_000
-    with pytest.raises(FormatError, match=r"node 'c' .*sums reach 3060000000, more than int32 holds"):
+    with pytest.raises(FormatError, match="3060000000"):
         net(flat(), first, triple, dense("b", "c", inputs=3), spec=spec)
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "noun"),
     [
         (lambda: dense(scale=np.ones(4)), "float64"),
-        (lambda: dense(scale=zeros(3)), r"scale has shape \(3,\), expected \(4,\)"),
-        (lambda: dense(centre=zeros(4, 1)), "centre is float32"),
+        (lambda: dense(scale=zeros(3)), "scale"),
+        (lambda: dense(centre=zeros(4, 1)), "centre"),
         (lambda: replace(dense(), in_features=65), "signs"),
         (lambda: replace(dense(), in_features=0), "signs"),
-        (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "signs is int64"),
-        (lambda: replace(dense(), signs=np.ones((4, 1), ">u8")), "signs is >u8"),
+        (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "int64"),
         (lambda: replace(dense(), signs=np.ones((0, 1), np.uint64)), "empty"),
-        (lambda: replace(dense(), inputs=()), "got 0 inputs, expected 1"),
-        (lambda: Sign(inputs=("a", "b"), output="c"), "got 2 inputs, expected 1"),
-        (lambda: replace(threshold("a"), threshold=np.ones(4, np.int64)), "threshold is int64"),
+        (lambda: replace(dense(), inputs=()), "0 inputs"),
+        (lambda: Sign(inputs=("a", "b"), output="c"), "2 inputs"),
+        (lambda: replace(threshold("a"), threshold=np.ones(4, np.int64)), "threshold"),
     ],
 )
-def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node], message: str) -> None:
-    with pytest.raises(FormatError, match=message):
+def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node], noun: str) -> None:
+    with pytest.raises(FormatError, match=noun):
         build()
 
 
 @pytest.mark.parametrize(
-    ("node", "message"),
+    ("node", "noun"),
     [
-        (
-            dense(scale=np.array([1, np.nan, np.inf, 1], np.float32)),
-            "node 'fc' .dense.: 2 of 4 values of scale are not finite",
-        ),
+        (dense(scale=np.array([1, np.nan, np.inf, 1], np.float32)), "'fc' .dense.: 2 of 4 values of scale"),
         (dense(centre=np.array([1, 1, 1, -np.inf], np.float32)), "1 of 4 values of centre"),
-        (replace(dense(), signs=np.full((4, 1), 64, np.uint64)), "4 rows have bits set after their 6 signs"),
+        (replace(dense(), signs=np.full((4, 1), 64, np.uint64)), "4 rows"),
         (RealDense(inputs=("flat",), output="fc", weight=np.full((2, 6), np.nan, np.float32)), "12 of 12"),
-        (Affine(inputs=("flat",), output="fc", shift=np.full(6, np.inf, np.float32)), "6 of 6 values of shift"),
-        (
-            Threshold(
-                inputs=("flat",),
-                output="fc",
-                threshold=np.zeros(6, np.int32),
-                direction=np.array([1, -1, 0, 2, -128, 127], np.int8),
-            ),
-            "4 of 6 values of direction",
-        ),
+        (replace(threshold("flat", 6), direction=np.array([1, -1, 0, 2, -128, 127], np.int8)), "4 of 6"),
     ],
 )
-def test_invalid_contents_are_refused(node: Node, message: str) -> None:
-    with pytest.raises(FormatError, match=message):
+def test_invalid_contents_are_refused(node: Node, noun: str) -> None:
+    with pytest.raises(FormatError, match=noun):
         net(flat(), node).check_values()
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "noun"),
     [
-        ({"shape": (1, 0, 28)}, "integers"),
+        ({"shape": (1, 0, 28)}, "shape"),
         ({"coding": "zca"}, "'zca'"),
         ({"coding": "standardise", "mean": zeros(1)}, "std"),
-        ({"coding": "standardise", "mean": zeros(2), "std": zeros(2)}, "float32"),
+        ({"coding": "standardise", "mean": zeros(2), "std": zeros(2)}, "mean"),
     ],
 )
-def test_bad_inputs_are_refused(fields: dict[str, object], message: str) -> None:
-    with pytest.raises(FormatError, match=message):
+def test_invalid_inputs_are_refused(fields: dict[str, object], noun: str) -> None:
+    with pytest.raises(FormatError, match=noun):
         InputSpec(**{"shape": (1, 28, 28), **fields})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("mean", "std"), [(np.nan, 1), (0, 0), (0, -1), (0, np.inf)])
+@pytest.mark.parametrize(("mean", "std"), [(np.nan, 1), (0, 0), (0, np.inf)])
 def test_an_invalid_standardization_is_refused(mean: float, std: float) -> None:
     arrays = {"mean": np.array([mean], np.float32), "std": np.array([std], np.float32)}
     spec = InputSpec(shape=(1, 2, 3), coding="standardise", **arrays)
@@ -221,30 +204,33 @@ def test_an_invalid_standardization_is_refused(mean: float, std: float) -> None:
         net(flat(), spec=spec).check_values()
 
 
-def test_displayed_names_are_printable(packed_mlp: Maker) -> None:
-    good = packed_mlp((3, 2))
+def test_displayed_names_are_printable() -> None:
+    good = make_packed_mlp((3, 2))
     assert replace(good, name="déjà vu", classes=("a b", "猫")).classes == ("a b", "猫")
-    for bad in ({"name": "\x1b[2J"}, {"name": "a" * 201}, {"classes": ("a", "b\n")}, {"name": 3}):
-        with pytest.raises(FormatError, match=r"graph (name|classes)"):
-            replace(good, **bad)
-    with pytest.raises(FormatError, match="class"):
-        replace(good, classes=("a", "b", "c"))
-    with pytest.raises(FormatError, match="class names"):  # shares by name would lose one
-        replace(good, classes=("a", "a"))
+    for wrong in (
+        {"name": "\x1b[2J"},
+        {"name": "a" * 201},
+        {"classes": ("a", "b\n")},
+        {"name": 3},
+        {"classes": ("a", "b", "c")},
+        {"classes": ("a", "a")},  # shares by name would lose one
+    ):
+        with pytest.raises(FormatError, match=r"name|class"):
+            replace(good, **wrong)
 
 
-def test_nets_are_frozen(packed_mlp: Maker) -> None:
+def test_nets_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        packed_mlp().output = "x"  # type: ignore[misc]
+        make_packed_mlp().output = "x"  # type: ignore[misc]
 
 
-def test_costs_count_what_a_file_holds(packed_mlp: Maker) -> None:
-    by_name = {cost.name: cost for cost in costs(packed_mlp((12, 70, 10), form="sign"))}
+def test_costs_count_what_a_file_holds() -> None:
+    by_name = {cost.name: cost for cost in costs(make_packed_mlp((12, 70, 10), form="sign"))}
     assert by_name["fc0"] == ("fc0", "dense", (70,), 840, 0, 70 * 2, 840)
     assert by_name["threshold0"] == ("threshold0", "threshold", (70,), 0, 70, 70 * 5, 0)
     assert by_name["fc1"] == ("fc1", "dense", (10,), 700, 0, 10 * 9, 700)
     assert by_name["affine1"] == ("affine1", "affine", (10,), 0, 20, 80, 0)
-    mixed = {cost.name: cost for cost in costs(packed_mlp((12, 70, 10), form="mixed"))}
+    mixed = {cost.name: cost for cost in costs(make_packed_mlp((12, 70, 10), form="mixed"))}
     assert mixed["fc0"] == ("fc0", "dense", (70,), 840, 140, 70 * 2 + 140 * 4, 840)
     assert mixed["fc1"] == ("fc1", "real_dense", (10,), 0, 700, 2800, 700)
     assert mixed["bias1"].real_parameters == 10

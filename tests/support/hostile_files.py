@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import pytest
 
 from onebit.errors import FormatError
 from onebit.packed import PackedNet, dumps, loads
@@ -60,6 +61,15 @@ def sound(data: bytes) -> PackedNet | None:
         return None
 
 
+def assert_refused(data: bytes, noun: str = "") -> None:
+    """The bytes give a FormatError of one short line that has the noun."""
+    with pytest.raises(FormatError) as info:
+        loads(data)
+    assert noun in str(info.value)
+    assert str(info.value).isprintable()
+    assert len(str(info.value)) < 500
+
+
 def header_end(good: bytes) -> int:
     """Where the header of a safetensors file ends; 0 in files of other formats."""
     end = 8 + int.from_bytes(good[:8], "little")
@@ -100,9 +110,9 @@ def renumbered(good: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice([1, 1, 2])):
         which = rng.randrange(len(lines))
         line = lines[which]
-        places = [i for i, letter in enumerate(line) if letter.isdigit() and "=" in line[:i]]
-        if places:
-            at = rng.choice(places)
+        digits = [i for i, letter in enumerate(line) if letter.isdigit() and "=" in line[:i]]
+        if digits:
+            at = rng.choice(digits)
             lines[which] = line[:at] + rng.choice(["0", "1", "2", "3", "9", "77", "-1"]) + line[at + 1 :]
     return join(header, {**graph, "nodes": lines}, tensors)
 
@@ -155,9 +165,9 @@ _VALUES = (
 
 def forged_values(good: bytes, rng: random.Random) -> bytes:
     """The bytes with one value of a text format in place of another one; of other formats some bytes."""
-    places = [i for i, byte in enumerate(good) if byte in b":,[" and i + 1 < len(good)]
-    if not places:
+    starts = [i + 1 for i, byte in enumerate(good) if byte in b":,[" and i + 1 < len(good)]
+    if not starts:
         return mutated(good, rng)
-    start = rng.choice(places) + 1
+    start = rng.choice(starts)
     end = next((i for i in range(start, len(good)) if good[i] in b",]}\n"), len(good))
     return good[:start] + b" " + rng.choice(_VALUES) + good[end:]
