@@ -28,7 +28,7 @@ from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, resolve_device, training_of
 from onebit.train.step import optimizer_step
 
-numbers = onebit.evaluation.precision
+numbers = onebit.train.precision
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,7 @@ def time_steps(entries: Mapping[str, Any], **turns: Any) -> dict[str, float]:
     """Method -> the ratio of its training step to that of plain torch, in bf16 where the machine multiplies it."""
     how: dict[str, Any] = {"device": torch.device("cpu"), "rounds": 11, "seconds": 0.2, **turns}
     how["mode"] = training_step.MODES["eager"]
-    how["precision"] = "bf16" if onebit.evaluation.precision.multiplies_bf16(how["device"]) else "fp32"
+    how["precision"] = "bf16" if onebit.train.precision.multiplies_bf16(how["device"]) else "fp32"
     steps = {}
     for method, entry in entries.items():
         trained = recipe_of(entry)

@@ -20,9 +20,9 @@ from onebit.data.splits import as_split
 from onebit.errors import UsageError
 from onebit.evaluation.metrics import task_of
 from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
-from onebit.evaluation.nested import mapped
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import as_samples
+from onebit.evaluation.trees import mapped
 from onebit.recipe import Recipe, flatten, merge
 from onebit.recipe.request import request_recipe
 from onebit.report import plot_history

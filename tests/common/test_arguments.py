@@ -12,7 +12,7 @@ from torch import nn
 
 import onebit
 from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
-from onebit.evaluation.batches import try_model
+from onebit.evaluation.forward import try_model
 from onebit.models import create_model
 from onebit.recipe import build_recipe
 from onebit.runtime import run

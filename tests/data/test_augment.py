@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from onebit.data import Augmentation, TrainingImages
-from onebit.data.batches import LARGEST_LOG_RATIO
 from onebit.data.resizing import resized_crops
+from onebit.data.training_images import LARGEST_LOG_RATIO
 from onebit.errors import UsageError
 
 

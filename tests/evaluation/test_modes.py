@@ -22,7 +22,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 import onebit
 from onebit.data import Dataset, Split, StreamedImages, make_toy
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import (
     BN_IMAGES,

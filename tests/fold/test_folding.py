@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers

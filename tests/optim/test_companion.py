@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, clip_latents_, latent_groups
+from onebit.train.precision import lay_out_state_
 from support.own_rule import OPTIMIZERS, net, parameters, same, train
 
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.optim import clip_latents_, compile_update_, latent_groups, prox_latents_
 from onebit.optim.compiled import QUANTIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer
+from onebit.train.precision import lay_out_state_
 from support.compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, prepared, train
 from support.covering import covering
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset, Split
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.batches import in_tiles, predict_logits
+from onebit.evaluation.forward import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, binary_layers

@@ -9,12 +9,12 @@ import torch
 
 import onebit
 from onebit.errors import UnknownNameError, UsageError
-from onebit.evaluation.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe
 from onebit.runs import opening, run
 from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
 from onebit.runs.run import start_folder, train_run
+from onebit.train.precision import resolve_precision
 from support.toy_training import DATA, TOY
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onebit.data import VOID
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
 from onebit.evaluation.modes import evaluate
 from onebit.fold import pack

@@ -16,7 +16,7 @@ from PIL import Image
 
 from onebit.__main__ import main
 from onebit.data import VOID, Dataset, Split, load_dataset
-from onebit.evaluation.batches import in_tiles
+from onebit.evaluation.forward import in_tiles
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import BinaryConv2d

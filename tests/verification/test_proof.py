@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onebit.data import Dataset
-from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.forward import predict_logits
 from onebit.models import MLP
 from onebit.recipe import Recipe
 from onebit.runs.run import Run

@@ -14,7 +14,7 @@ from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.evaluation.batches import OnImages
+    from onebit.evaluation.forward import OnImages
     from onebit.packed import PackedNet
     from onebit.runs.run import Run
     from onebit.verification.proof import Claim

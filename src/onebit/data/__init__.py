@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from onebit.common.augmentation import Augmentation
-from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.decoding import StreamedImages, prefetched, read_batches
 from onebit.data.mask_folder import mask_classes, read_mask, with_classes
@@ -20,6 +19,7 @@ from onebit.data.splits import (
 )
 from onebit.data.tiles import Tiling, fitted
 from onebit.data.toy import make_toy
+from onebit.data.training_images import TrainingImages, TrainingSamples
 
 __all__ = [
     "DATASETS",

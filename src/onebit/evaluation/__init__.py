@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from onebit.evaluation import modes as modes, precision as precision
-    from onebit.evaluation.batches import predict_logits as predict_logits
+    from onebit.evaluation import modes as modes
+    from onebit.evaluation.forward import predict_logits as predict_logits
     from onebit.evaluation.modes import evaluate as evaluate, reestimate_batch_norm_ as reestimate_batch_norm_
 
-__getattr__, __dir__, _ = lazy(__name__, {"modes": "evaluate reestimate_batch_norm_", "batches": "predict_logits"})
+__getattr__, __dir__, _ = lazy(__name__, {"modes": "evaluate reestimate_batch_norm_", "forward": "predict_logits"})

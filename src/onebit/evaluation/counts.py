@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.text import NetSize, table
 from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
-from onebit.evaluation.batches import kept_training, model_device
+from onebit.evaluation.forward import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations
 from onebit.layers.base import unwrapped
 from onebit.layers.description import weight_counts

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.evaluation.batches import kept_buffers, kept_training, model_device
+from onebit.evaluation.forward import autocast, kept_buffers, kept_training, model_device
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.nested import first_samples, leaves, mapped, size_of
-from onebit.evaluation.precision import autocast
+from onebit.evaluation.trees import first_samples, leaves, mapped, size_of
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
 
@@ -81,7 +80,7 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
     Args:
         x, y: inputs and targets of a training batch; the first LOOK_IMAGES are used.
         loss: of other tasks.
-        precision: see `onebit.evaluation.precision`.
+        precision: see `onebit.train.precision`.
     """
     x, y = first_samples(x, LOOK_IMAGES), first_samples(y, LOOK_IMAGES)
     latents = {name: layer.weight for name, layer in binary_layers(model) if layer.weight.requires_grad}

@@ -12,8 +12,8 @@ from torch import Tensor
 from onebit.common.tables import resolve
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.losses import LOSSES, Loss, paired, per_sample
-from onebit.evaluation.nested import leaves, size_of
 from onebit.evaluation.scores import Score, score_logits
+from onebit.evaluation.trees import leaves, size_of
 
 
 class Metric(NamedTuple):

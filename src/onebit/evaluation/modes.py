@@ -18,8 +18,9 @@ from onebit.common.fields import read
 from onebit.common.progress import progress, shows_progress
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.batches import (
+from onebit.evaluation.forward import (
     OnImages,
+    autocast,
     in_tiles,
     kept_buffers,
     kept_training,
@@ -28,10 +29,9 @@ from onebit.evaluation.batches import (
 )
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
-from onebit.evaluation.nested import leaves, mapped
-from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples
+from onebit.evaluation.trees import leaves, mapped
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDatase
 from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
-from onebit.evaluation.nested import leaves, size_of
+from onebit.evaluation.trees import leaves, size_of
 
 BATCH_SIZE = 100
 """Samples of a batch, where neither the caller nor a loader says."""

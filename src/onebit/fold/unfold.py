@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import CheckpointError
-from onebit.evaluation.batches import kept_training, model_device
+from onebit.evaluation.forward import kept_training, model_device
 from onebit.fold import example_of, fold_once
 from onebit.fold.chain import Chain, joined
 from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU

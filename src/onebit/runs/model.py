@@ -17,10 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from onebit.common.tables import resolve
 from onebit.data import DATASETS, VOID, Augmentation, Dataset, Split
 from onebit.errors import CheckpointError
-from onebit.evaluation.batches import kept_training
+from onebit.evaluation.forward import kept_training
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
-from onebit.evaluation.precision import resolve_precision
 from onebit.evaluation.sources import batch_bounds, fitting_batch
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
@@ -32,6 +31,7 @@ from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule, check_settings
 from onebit.runs.own_model import build_own
 from onebit.train.fit_data import FitData, epoch_size
+from onebit.train.precision import resolve_precision
 from onebit.train.ranks import ALONE, Ranks, rank_device
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, weight_file

@@ -11,11 +11,11 @@ from torch import nn
 from onebit.common.entries import load
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
+from onebit.train.precision import resolve_precision
 from onebit.train.schedules import make_schedule, schedule_factor
 
 FUSED = ("adam", "adamw", "sgd")

@@ -11,7 +11,6 @@ import torch
 
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
-from onebit.evaluation.precision import resolve_memory_format
 from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
@@ -19,6 +18,7 @@ from onebit.runs.model import Machine, build_model, build_training, resolve_mach
 from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
+from onebit.train.precision import resolve_memory_format
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import plan_steps
 from onebit.train.weights import weight_file

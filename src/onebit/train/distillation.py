@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import Positive, PositiveShare, read
+from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, per_sample
-from onebit.evaluation.precision import autocast
 from onebit.runtime.torch_module import PackedModule
 
 

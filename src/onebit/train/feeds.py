@@ -17,11 +17,11 @@ from torch.utils.data import DistributedSampler
 
 from onebit.common.augmentation import Augmentation
 from onebit.data import TrainingImages, TrainingSamples, prefetched
-from onebit.data.batches import draw
+from onebit.data.training_images import draw
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import epoch_seed, kept_globals, sampler_of, seeded
-from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, parts_of
+from onebit.evaluation.trees import mapped, size_of
 from onebit.train.ranks import Ranks
 
 Batch = tuple[Any, Any, int]

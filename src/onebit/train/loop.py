@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import TrainingError
-from onebit.evaluation.batches import in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.counts import net_size
+from onebit.evaluation.forward import autocast, in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.health import LOOK_IMAGES, binary_signs, gradient_health, layer_health, whole_share
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, stated_mode, trained_norms
-from onebit.evaluation.nested import first_samples, mapped, size_of
-from onebit.evaluation.precision import autocast, repeatable
 from onebit.evaluation.scores import values_of, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
+from onebit.evaluation.trees import first_samples, mapped, size_of
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
 from onebit.optim import latent_rate
@@ -37,6 +36,7 @@ from onebit.train.history import EpochLog, History, refuse_trained
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
 from onebit.train.planning import plan, start
+from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import BatchLog, BatchWatch, StepSettings, optimizer_step

@@ -11,11 +11,10 @@ import torch
 from onebit.common.fields import Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.batches import in_tiles, model_device, try_model
+from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
-from onebit.evaluation.nested import first_samples, mapped
-from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
+from onebit.evaluation.trees import first_samples, mapped
 from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_
@@ -23,6 +22,7 @@ from onebit.train.average import WeightAverage
 from onebit.train.feeds import LoaderFeed, SampleFeed
 from onebit.train.files import last_checkpoint, restore, write_place, write_rows
 from onebit.train.job import Job
+from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.train.run_settings import settings_of
 from onebit.train.step import count_steps, plan_steps
 from onebit.train.wrapping import Compiled, SyncedNorms

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, known_samples, per_sample
 from onebit.evaluation.metrics import Metric, is_classification
-from onebit.evaluation.nested import leaves, mapped, size_of, split_in
-from onebit.evaluation.precision import autocast
 from onebit.evaluation.sources import batch_bounds
+from onebit.evaluation.trees import leaves, mapped, size_of, split_in
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 

@@ -16,7 +16,7 @@ from torch import nn
 from onebit.data import DATASETS, VOID, Dataset, Split
 from onebit.data.preparation import pixel_order
 from onebit.errors import FoldError, NotBinaryError, UsageError
-from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
+from onebit.evaluation.forward import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.evaluation.packed_nets import fitted_to, score_packed
 from onebit.fold import pack

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.nested import joined, mapped, size_of
 from onebit.evaluation.sources import as_samples
+from onebit.evaluation.trees import joined, mapped, size_of
 from onebit.packed import PackedNet
 
 Trained = Callable[[Tensor], Any] | Any

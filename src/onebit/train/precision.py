@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -37,15 +37,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context in which a forward pass of the resolved precision runs.
-
-    torch's cache of cast parameters is off: within another autocast it is not emptied at the end, and the next step
-    would multiply with the real weights of this one.
-    """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 @contextmanager

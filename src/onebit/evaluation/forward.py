@@ -1,9 +1,9 @@
-"""Passes of a model over batches: its outputs, its device, and the modes of its modules."""
+"""Forward passes of a model over batches: its outputs, its device, its precision, and the modes of its modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from onebit.common.torch_private import COMPILED, uncompiled
 from onebit.data import Images, Split, StreamedImages, fitted
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import kept_globals
-from onebit.evaluation.nested import first_samples, joined, mapped, size_of
 from onebit.evaluation.sources import ArraySamples, Samples
+from onebit.evaluation.trees import first_samples, joined, mapped, size_of
 from onebit.layers import InputCoding
 
 OnImages = Callable[[int, int], None]
@@ -25,6 +25,15 @@ def model_device(model: nn.Module) -> torch.device:
     """The device of the first parameter; the CPU for a net without parameters."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context in which a forward pass of the resolved precision runs.
+
+    torch's cache of cast parameters is off: within another autocast it is not emptied at the end, and the next step
+    would multiply with the real weights of this one.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 @contextmanager
