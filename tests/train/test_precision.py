@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.evaluation import precision as module
 from onebit.evaluation.forward import autocast
+from onebit.train import precision as module
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 
 CPU = torch.device("cpu")
