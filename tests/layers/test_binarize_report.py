@@ -55,11 +55,11 @@ class Gate(nn.Module):
 
 # layer that stays real -> its number of parameters, the reason, and whether that is a warning
 REAL: dict[str, tuple[Callable[[], nn.Module], int, str, bool]] = {
-    "own linear": (lambda: OwnLinear(3, 2), 8, "a subclass of Linear, whose forward is not known", True),
-    "own lstm": (lambda: OwnLstm(2, 1), 20, "a subclass of LSTM, whose forward is not known", True),
+    "own linear": (lambda: OwnLinear(3, 2), 8, "a subclass of Linear with an unknown forward", True),
+    "own lstm": (lambda: OwnLstm(2, 1), 20, "a subclass of LSTM with an unknown forward", True),
     "conv3d": (lambda: nn.Conv3d(2, 2, 2, bias=False), 32, "there is no binary Conv3d", True),
     "bilinear": (lambda: nn.Bilinear(2, 2, 2), 10, "there is no binary Bilinear", True),
-    "own matrix": (Mixer, 44, "Mixer uses mix itself", True),
+    "own matrix": (Mixer, 44, "Mixer uses mix directly", True),
     "no matrix": (Gate, 33, "no weight matrix", False),
     "lazy": (lambda: nn.LazyLinear(3), 0, "a LazyLinear has no shape before its first batch", True),
     "embedding": (lambda: nn.Embedding(5, 2), 10, "embedding", False),
@@ -131,7 +131,7 @@ def test_without_a_weight_quantizer_recurrent_layers_stay_as_they_are() -> None:
 
 def test_where_may_ask_for_what_only_usual_layers_have() -> None:
     net = nn.Sequential(nn.Linear(4, 4), Mixer())
-    with pytest.warns(UserWarning, match="Mixer uses mix itself"):
+    with pytest.warns(UserWarning, match="Mixer uses mix directly"):
         binarize_(net, where=lambda name, layer: layer.bias is not None)
 
 
@@ -187,7 +187,7 @@ def test_any_model_can_be_described() -> None:
     assert described.binary == [BinaryRow("0", "BinaryConv2d", 18, "sign, inputs ste_sign")]
     assert [(row.name, row.reason) for row in described.real] == [
         ("1", "left real"),
-        ("2", "a subclass of Linear, whose forward is not known"),
+        ("2", "a subclass of Linear with an unknown forward"),
     ]
     assert len(described.warnings) == 1
     real = describe_layers(nn.Sequential(weight_norm(nn.Linear(4, 2))))

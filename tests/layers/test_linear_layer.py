@@ -104,7 +104,7 @@ def test_pruned_weights_are_refused_because_a_binary_one_cannot_be_0() -> None:
     layer = BinaryLinear(4, 2)
     prune.random_unstructured(layer, "weight", amount=0.5)
     for use in (lambda: layer(torch.ones(1, 4)), layer.binary_weight):
-        with pytest.raises(UsageError, match="pruned to 0"):
+        with pytest.raises(UsageError, match="pruned"):
             use()
     real = BinaryLinear(4, 2, weight_quantizer=None)
     prune.random_unstructured(real, "weight", amount=0.5)

@@ -1,7 +1,7 @@
 """Layers with binary weights: the Parameter is the latent weight, forward derives the binary one.
 
-A binary layer *is* its `torch.nn` twin with two quantizers added, so state_dict keys, shapes and hooks are those of the
-twin and a checkpoint moves between the two. Recurrent layers and attention stay torch's own, with parametrized weights.
+A binary layer is a `torch.nn` layer with two quantizers added: state_dict keys, shapes and hooks stay the same, so
+checkpoints move between the two. Recurrent layers and attention keep torch's classes, with parametrized weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of binary layers: quantizers by name, and the mixin that makes a `torch.nn` layer binary."""
+"""Quantizers by name, the base of everything that holds a latent weight, and the mixin of binary layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """What `torch.compile`, `DataParallel` or `DistributedDataParallel` made a wrapper of, in any order."""
+    """The model inside any wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while True:
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
         inner = model.module if parallel else getattr(model, COMPILED, None)
@@ -42,7 +42,7 @@ def glorot_bound(weight: Tensor) -> float:
 
 
 def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: float | str = 1.0) -> Quantizer | None:
-    """The quantizer of one layer from a name, a class, a `partial` of one, or an object, which has its own value."""
+    """The quantizer of one layer from a name, a class, a `partial` of a class, or an object."""
     if value == "glorot":
         value = glorot_bound(weight)
     value = read(value, Positive, name="value")
@@ -52,32 +52,32 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     if not isinstance(kind, nn.Module):
         return kind() if value == 1.0 else kind(value=value)
     if value != 1.0:
-        raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
+        raise UsageError(f"value={value:g} has no effect on {kind!r}: give the quantizer by name, or its value there")
     return kind  # type: ignore[return-value]
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:
-    """`quantizer`, or a `partial` of its class in a table with `options` as arguments; `kind` is for messages."""
+    """`quantizer`, or a `partial` of its class with `options` as arguments. `kind` is for messages."""
     return partial(resolve(table, quantizer, kind=kind), **options) if options else quantizer
 
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
-    """The input quantizer of one layer from a name or an object; None leaves inputs real."""
+    """The input quantizer of one layer from a name, a class or an object; None leaves inputs real."""
     found: Any = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
     return found if found is None or isinstance(found, nn.Module) else found()
 
 
 class LatentWeight(nn.Module):
-    """What holds a latent weight of shape (O, …) and derives the binary one; `binary_layers` yields these.
+    """Base of what holds a latent weight of shape (O, …) and derives the binary one.
 
-    Two kinds: a `BinaryLayer`, whose own Parameter it is, and a `BinaryParametrization` of a weight of a torch layer.
+    Either a `BinaryLayer`, whose Parameter it is, or a `BinaryParametrization` of a weight of a torch layer.
     """
 
     weight: Tensor
     weight_quantizer: Quantizer | None
     fixed_weight: Tensor | None
     fixed_used: bool
-    """Whether a forward pass used `fixed_weight` since it was set."""
+    """Whether a forward pass has used `fixed_weight` since it was set."""
     input_quantizer: nn.Module | None
 
     def _add_weight_quantizer(self, latent: Tensor, quantizer: WeightQuantizer, value: float | str) -> None:
@@ -90,11 +90,11 @@ class LatentWeight(nn.Module):
         self.fixed_used = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # a copy outlives the context of a test mode, which would never take its weight from the copy
+        # a copy outlives the context of a test mode, which resets only the original
         return {**vars(self), "fixed_weight": None}
 
     def outputs_first(self, weight: Tensor) -> Tensor:
-        """The weight with output channels first, as quantizers expect it; most layers have this layout already."""
+        """The weight with output channels first, as quantizers expect it."""
         return weight
 
     def own_layout(self, weight: Tensor) -> Tensor:
@@ -105,14 +105,14 @@ class LatentWeight(nn.Module):
         """The latent weight, output channels first.
 
         Raises:
-            UsageError: `torch.nn.utils.prune` removes some of it.
+            UsageError: the weight is pruned by `torch.nn.utils.prune`.
         """
         if "weight_mask" in self._buffers:
-            raise UsageError("weights of a binary layer are pruned to 0, which would become +1: undo that first")
+            raise UsageError("weights pruned to 0 would become +1 in a binary layer: undo the pruning first")
         return self.outputs_first(self.weight)
 
     def binary_weight(self) -> BinaryWeight:
-        """The binary weight that is packed: weight = scale·signs + center, output channels first.
+        """The binary weight that ships: scale·signs + center, output channels first.
 
         Raises:
             UsageError: as `latent`.
@@ -120,7 +120,7 @@ class LatentWeight(nn.Module):
         return self.weight_quantizer.decompose(self.latent())  # type: ignore[union-attr]
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
-        """One random draw of the binary weight, or None if the method has no random draws."""
+        """One random draw of the binary weight, or None if the method draws nothing."""
         return self.weight_quantizer.sample(self.latent(), generator=generator)  # type: ignore[union-attr]
 
     def dense(self, binary: BinaryWeight) -> Tensor:
@@ -130,10 +130,10 @@ class LatentWeight(nn.Module):
     def effective_weight(self) -> Tensor:
         """The weight of this forward pass, in the shape of the latent weight.
 
-        Valid until the optimizer steps, which may write the next weight into the same memory: clone it to keep it.
+        The next optimizer step may write into the same memory: clone the weight to keep it.
 
         Raises:
-            UsageError: `torch.jit.trace` in training mode; a trace has no gradient of binary weights.
+            UsageError: as `latent`; `torch.jit.trace` in training mode, where it would lose the gradients.
         """
         if self.fixed_weight is not None:
             self.fixed_used = True
@@ -141,17 +141,17 @@ class LatentWeight(nn.Module):
         if self.weight_quantizer is None:
             return self.weight
         if self.training and torch.jit.is_tracing():
-            raise UsageError("torch.jit.trace keeps no gradient of binary weights, which would not train: model.eval()")
+            raise UsageError("torch.jit.trace loses the gradients of binary weights: call model.eval() first")
         return self.own_layout(self.weight_quantizer(self.latent()))
 
 
 class BinaryLayer(LatentWeight):
-    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
+    """Mixin that makes a `torch.nn` layer with a `weight` of shape (O, …) binary."""
 
     recompute_inputs = False
     """See `recompute_inputs_`."""
     axes = 0
-    """How many axes of an input lie behind that of its channels."""
+    """How many axes of the input follow that of its channels."""
 
     def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
         self._add_weight_quantizer(self.weight, weight, value)
@@ -165,11 +165,13 @@ class BinaryLayer(LatentWeight):
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""
         quantizer, axis = self.input_quantizer, x.dim() - 1 - self.axes
-        if quantizer is None or axis == 1:  # where input quantizers have the channels
-            return x if quantizer is None else quantizer(x)
+        if quantizer is None:
+            return x
+        if axis == 1:  # where input quantizers expect the channels
+            return quantizer(x)
         if axis == 0:
             return quantizer(x.unsqueeze(0)).squeeze(0)
-        return quantizer(x.movedim(axis, 1)).movedim(1, axis)  # a view, and so is the way back
+        return quantizer(x.movedim(axis, 1)).movedim(1, axis)
 
     def forward(self, input: Tensor, *given: Any, **options: Any) -> Tensor:
         quantized, weight = self.quantized_input(input), self.effective_weight()
@@ -181,7 +183,7 @@ class BinaryLayer(LatentWeight):
         raise NotImplementedError
 
     def saved_as_real(self, x: Tensor, quantized: Tensor) -> AbstractContextManager[object]:
-        """The context for the product with `quantized`: with `recompute_inputs`, autograd saves `x` in its place.
+        """The context for the product: with `recompute_inputs`, autograd saves `x` instead of `quantized`.
 
         Args:
             x, quantized: argument and result of `quantized_input`.
@@ -194,14 +196,13 @@ class BinaryLayer(LatentWeight):
             return nullcontext()
         real = x.detach()
         # the hooks live as long as the saved tensors, so they must not hold a reference to `quantized`
-        place, shape, dtype = quantized.data_ptr(), quantized.shape, quantized.dtype
-
-        dense = quantized.is_contiguous()
+        address, shape, dtype = quantized.data_ptr(), quantized.shape, quantized.dtype
+        contiguous = quantized.is_contiguous()
 
         def pack(saved: Tensor) -> Tensor | torch.Size:
             # a dense layer saves (N, T, I) as the matrix (N·T, I)
-            same = saved.shape == shape or (dense and saved.is_contiguous() and saved.numel() == shape.numel())
-            return saved.shape if same and saved.data_ptr() == place else saved
+            same = saved.shape == shape or (contiguous and saved.is_contiguous() and saved.numel() == shape.numel())
+            return saved.shape if same and saved.data_ptr() == address else saved
 
         def unpack(saved: Tensor | torch.Size) -> Tensor:
             if isinstance(saved, Tensor):
@@ -216,11 +217,10 @@ class BinaryLayer(LatentWeight):
 def recompute_inputs_(model: nn.Module, recompute: bool = True) -> nn.Module:
     """Let binary layers quantize their inputs again in the backward pass instead of saving the ±1 values.
 
-    The surrogate gradient needs the real inputs in any case. If the ±1 values are saved as well, a net with binary
-    activations takes up to 1.5 times the memory of the same net without quantizers; if they are recomputed, it takes
-    the same memory, for one more pass over the inputs of each layer. The gradients are bit-identical. `torch.compile`
-    makes its own choice; random quantizers, those whose range follows their inputs, and modules other than `Quantizer`,
-    are not recomputed.
+    The surrogate gradient needs the real inputs in any case. Saving the ±1 values too takes up to 1.5 times the memory
+    of the same net without quantizers; recomputing them takes no more memory, but one more pass over the inputs of each
+    layer. The gradients are bit-identical. `torch.compile` ignores the setting. Random quantizers, those whose range
+    follows their inputs, and modules other than `Quantizer` are not recomputed.
 
     Returns:
         The same model.
@@ -241,21 +241,18 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
 
 
 def input_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, quantizer) of inputs: of each layer that has one, and those of few bits that are modules of their own."""
-    held = {id(layer.weight_quantizer) for _, layer in binary_layers(model)}
+    """(name, quantizer) of inputs: those of binary layers, and quantizers that are modules of the model."""
+    in_layers = {id(layer.weight_quantizer) for _, layer in binary_layers(model)}
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
-            held.add(id(module.input_quantizer))
+            in_layers.add(id(module.input_quantizer))
             yield f"{name}.input_quantizer".lstrip("."), module.input_quantizer
-        elif isinstance(module, Quantizer) and id(module) not in held:
+        elif isinstance(module, Quantizer) and id(module) not in in_layers:
             yield name, module
 
 
 def skip_fused_path_(model: nn.Module) -> None:
-    """Turn off torch's fused path of transformer layers that hold binary ones.
-
-    In eval mode that path reads the weights of its layers directly and skips the quantizers.
-    """
+    """Turn off torch's fused path of transformer layers with binary weights: it would skip the quantizers."""
     for module in model.modules():
         layers = nn.TransformerEncoderLayer, nn.TransformerEncoder
         if isinstance(module, layers) and any(True for _ in binary_layers(module)):
@@ -264,7 +261,7 @@ def skip_fused_path_(model: nn.Module) -> None:
 
 
 class Latent(NamedTuple):
-    """A latent weight: its key in the state_dict of a net of plain torch layers, its name and what holds it."""
+    """A latent weight: its key in the state_dict of a plain torch net, its name and its holder."""
 
     plain_key: str
     name: str
@@ -272,13 +269,13 @@ class Latent(NamedTuple):
 
 
 def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
-    """Key in the state_dict -> latent weight, of all binary weights, in the order of `binary_layers`.
+    """Key in the state_dict -> latent weight, for all binary weights, in the order of `binary_layers`.
 
-    The two keys of a weight differ where a parametrization holds it: "lstm.parametrizations.weight_ih_l0.original"
-    is "lstm.weight_ih_l0" in a plain net.
+    The two keys of a parametrized weight differ: "lstm.parametrizations.weight_ih_l0.original" is "lstm.weight_ih_l0"
+    in a plain net.
 
     Args:
-        shared: whether a layer that is used twice appears under both names.
+        shared: whether a layer with two names appears under both.
     """
     found = {}
     for name, module in model.named_modules(remove_duplicate=not shared):

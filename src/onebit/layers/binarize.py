@@ -1,4 +1,4 @@
-"""Make the layers of any torch model binary, in place."""
+"""Make the layers of any torch model binary."""
 
 from __future__ import annotations
 
@@ -26,31 +26,27 @@ def binarize_(
     where: Callable[[str, nn.Module], bool] | None = None,
     value: float | str = 1.0,
 ) -> BinarizeReport:
-    """Make the layers of any torch model binary, in place; names stay, and the weights become the latents.
+    """Make the layers of any torch model binary, in place; the weights become the latents.
 
-    `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins, which keep
-    every key of the state_dict; the objects stay, so a list or another model that holds one has the binary layer, and
-    keep what else they hold: buffers, parameters, modules, attributes and hooks.
-    `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrizations of their weights: their inputs stay
-    real, and they load plain checkpoints too. Subclasses stay as they are. The first of all layers, in the order of
-    `model.modules()`, keeps real inputs, whatever `input_quantizer` is: pixels are integers already.
+    `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins: the same
+    objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
+    `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
+    they load plain checkpoints too. Subclasses stay as they are. The first layer in the order of `model.modules()`
+    keeps real inputs, as pixels are integers already.
 
-    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning. A layer with
-    several names becomes binary if `where` chooses one of them.
+    One UserWarning names what could have been binary and is not, except what `where` left out.
 
     Args:
-        model: any module.
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
-        where: `where(name, module)` chooses layers; all by default.
+        where: `where(name, module)` chooses layers, all by default; one name of a layer with several is enough.
         value: the two values are ±value.
 
     Returns:
-        What became binary, what stayed real and why; `print` it for a table. Its `model` is `model` itself.
+        What became binary, what stayed real and why; `print` it for a table.
 
     Raises:
-        UsageError: nothing to binarize, `model` itself would be replaced, a layer is reparametrized or has a forward of
-            its own, the model holds the forward of a layer, or `value` is not positive. UnknownNameError: no such
-            quantizer.
+        UsageError: no layer to binarize, a layer with a parametrization or a custom forward, a model that holds the
+            forward of a layer, or a `value` that is not positive. UnknownNameError: no such quantizer.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -61,14 +57,13 @@ def binarize_(
                                   8  real: bias and scales of binary layers
         64 binary weights, 26 real parameters
     """
-    # a parametrization is of weights alone: without a quantizer for them there is nothing to do
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     layers = _choose(model, kinds, where)
     if not layers:
         missed = describe(model, where).warnings
         raise UsageError(f"nothing to binarize: {missed[0] if missed else 'no real layer that `where` chooses'}")
     _refuse_held_forwards(model, layers)
-    # all parts are made before the first one is put into the model: an error leaves it as it was
+    # all are made before the first one is installed: an error leaves the model as it was
     made: list[nn.Module | list[Part]] = []
     for layer in layers:
         if kind_of(layer) in PARAMETRIZED:
@@ -76,12 +71,8 @@ def binarize_(
         else:
             inputs = _copied(input_quantizer) if made else None
             made.append(_binary_twin(layer, _copied(weight_quantizer), inputs, value))
-    for layer, parts in zip(layers, made, strict=True):
-        if isinstance(parts, list):
-            parametrize_(layer, parts)
-        else:  # the object itself, wherever else it is held
-            layer.__class__ = type(parts)
-            layer.__dict__.update(vars(parts))
+    for layer, twin in zip(layers, made, strict=True):
+        _install(layer, twin)
     skip_fused_path_(model)
     report = describe(model, where)
     if report.warnings:
@@ -95,7 +86,7 @@ def _choose(
     """The layers to binarize, each once."""
     offered = [("", model)] if kind_of(model) in PARAMETRIZED else []
     for parent_name, parent in model.named_modules():
-        # attention reads the weight of its output projection itself: a twin there would be passed by
+        # attention reads the weight of its output projection directly and would not call a twin
         if not isinstance(parent, nn.MultiheadAttention):
             children = [(name, child) for name, child in parent._modules.items() if child is not None]
             offered += [(f"{parent_name}.{name}" if parent_name else name, child) for name, child in children]
@@ -110,12 +101,20 @@ def _choose(
 
 
 def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
-    """Refuse a model that holds a method of a layer: it would go on with the real weights."""
+    """Refuse a model that holds a method of a layer: the method would keep using the real weights."""
     chosen = set(map(id, layers))
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if id(getattr(value, "__self__", None)) in chosen:
-                raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: hold the layer")
+                raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: store the layer")
+
+
+def _install(layer: nn.Module, made: nn.Module | list[Part]) -> None:
+    if isinstance(made, list):
+        parametrize_(layer, made)
+    else:  # the object stays, for lists and other models that hold it
+        layer.__class__ = type(made)
+        layer.__dict__.update(vars(made))
 
 
 def _check_weights(name: str, layer: nn.Module) -> None:
@@ -123,11 +122,11 @@ def _check_weights(name: str, layer: nn.Module) -> None:
     weights = [(layer, "weight")] if twin else PARAMETRIZED[kind_of(layer)](layer)
     computed = not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights)
     if computed or "forward" in vars(layer) or (twin and is_parametrized(layer)):
-        raise UsageError(f"layer {name!r} has a forward or parametrization of its own: undo that first")
+        raise UsageError(f"layer {name!r} has a custom forward or a parametrization: undo that first")
 
 
 def _copied(quantizer: Any) -> Any:
-    """A copy that shares the random generator: copies of the generator would draw the same bits in every layer."""
+    """A copy that shares the random generator, so that layers draw different bits."""
     generator = getattr(quantizer, "generator", None)
     return copy.deepcopy(quantizer, {id(generator): generator})
 

@@ -1,4 +1,4 @@
-"""The binary twins of `torch.nn.Linear` and of the convolutions over one and two axes, transposed ones too."""
+"""The binary twins of `torch.nn.Linear` and of the (transposed) convolutions over one and two axes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Sizes = int | tuple[int, ...]
 
 
 def no_fused_path(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """A hook that does nothing: it closes the fused path of transformer layers, which reads the latents of `linear1`"""
+    """A hook that does nothing: torch's fused transformer path, which reads the latents, does not take hooks."""
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
     """Dense layer y = q_in(x) · q_w(W)ᵀ + b with latent weight W.
 
-    It may take the place of `linear1` and `linear2` of a `torch.nn.TransformerEncoderLayer`, whose fused path it turns
-    off; with input quantizers, build a `torch.nn.TransformerEncoder` with `enable_nested_tensor=False`. Code that reads
-    `weight` itself gets the latents: call the layer, or read `effective_weight()`.
+    It can replace `linear1` and `linear2` of a `torch.nn.TransformerEncoderLayer`, whose fused path it turns off; with
+    input quantizers, build a `torch.nn.TransformerEncoder` with `enable_nested_tensor=False`. `weight` is the latent;
+    `effective_weight()` is the binary weight.
 
     Args:
         in_features, out_features, bias: as in `torch.nn.Linear`; no bias by default, as BatchNorm usually follows.
-        weight_quantizer, input_quantizer: name or object; None keeps real weights, and real inputs, whose channels are
-            the last axis here.
+        weight_quantizer, input_quantizer: name or object; None keeps real weights or inputs. The channels of inputs are
+            the last axis.
         value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
 
     Shapes:
@@ -58,22 +58,22 @@ class BinaryLinear(BinaryLayer, nn.Linear):
 
 
 def padding_of(layer: Any) -> tuple[int, ...]:
-    """What a convolution pads, in the order of `F.pad`: (left, right, top, bottom), or (left, right) of one axis.
+    """The padding of a convolution in the order of `F.pad`: (left, right, top, bottom), or (left, right) of one axis.
 
-    Padding and dilation are read as they are now: torch's own field has what they were when the layer was made.
+    It follows later changes of `padding` and `dilation`, unlike torch's `_reversed_padding_repeated_twice`.
     """
     padding = 0 if layer.padding == "valid" else layer.padding
     if layer.padding_mode != "zeros":
         return tuple(layer._reversed_padding_repeated_twice)
     if padding == "same":
-        spreads = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return tuple(side for spread in reversed(spreads) for side in (spread // 2, spread - spread // 2))
+        totals = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return tuple(side for total in reversed(totals) for side in (total // 2, total - total // 2))
     sides = padding if isinstance(padding, tuple) else (padding,) * len(layer.kernel_size)
     return tuple(side for side in reversed(sides) for _ in range(2))
 
 
 class _Conv(BinaryLayer):
-    """What `BinaryConv1d` and `BinaryConv2d` share."""
+    """Base of `BinaryConv1d` and `BinaryConv2d`."""
 
     padding_value = 0.0
 
@@ -86,22 +86,22 @@ class _Conv(BinaryLayer):
         window = stride, padding, dilation, groups, bias, padding_mode
         super().__init__(in_channels, out_channels, kernel_size, *window, device=device, dtype=dtype)
         if padding_value not in (0, 1, -1) or (padding_value and padding_mode != "zeros"):
-            raise UsageError(f"padding_value must be 0, 1 or -1, and 0 for {padding_mode!r}, got {padding_value!r}")
+            raise UsageError(f"padding_value: expected 0, or 1 or -1 with padding_mode='zeros', got {padding_value!r}")
         self.padding_value = padding_value
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after the input quantizer, if any, padded with `padding_value` if that is not 0."""
+        """The input after the input quantizer, if any, padded with a `padding_value` of ±1."""
         x = super().quantized_input(x)
         return F.pad(x, padding_of(self), value=self.padding_value) if self.padding_value else x
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        own: Any = self
-        if own.padding_mode != "zeros":
-            return own._conv_forward(x, weight, own.bias)
+        layer: Any = self
+        if layer.padding_mode != "zeros":
+            return layer._conv_forward(x, weight, layer.bias)
         convolve = F.conv1d if self.axes == 1 else convolved
-        padding = (0,) * self.axes if self.padding_value else own.padding
-        return convolve(x, weight, own.bias, own.stride, padding, own.dilation, own.groups)
+        padding = (0,) * self.axes if self.padding_value else layer.padding
+        return convolve(x, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
@@ -127,15 +127,15 @@ class BinaryConv2d(_Conv, nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as
             `torch.nn.Conv2d`; no bias by default, as BatchNorm usually follows.
-        padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
-            1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
+        padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value beside ±1; 1 or
+            -1 keeps a ±1 input binary (with padding_mode="zeros" only).
         weight_quantizer, input_quantizer, value: as `BinaryLinear`.
 
     Shapes:
         x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
 
     Raises:
-        UsageError: another padding_value, or one with another padding_mode.
+        UsageError: another padding_value, or ±1 with another padding_mode.
 
     Example:
         >>> BinaryConv2d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8, 8)).shape
@@ -146,7 +146,7 @@ class BinaryConv2d(_Conv, nn.Conv2d):
 
 
 class _ConvTranspose(BinaryLayer):
-    """What `BinaryConvTranspose1d` and `BinaryConvTranspose2d` share."""
+    """Base of `BinaryConvTranspose1d` and `BinaryConvTranspose2d`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes = 0,
@@ -160,17 +160,17 @@ class _ConvTranspose(BinaryLayer):
 
     def outputs_first(self, weight: Tensor) -> Tensor:
         # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
-        own: Any = self
-        return weight.unflatten(0, (own.groups, -1)).transpose(1, 2).flatten(0, 1)
+        layer: Any = self
+        return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
     own_layout = outputs_first  # its own inverse
 
     def product(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
-        own: Any = self  # torch annotates these fields as tuples of any length or as strings
-        sizes = own.stride, own.padding, own.kernel_size, self.axes, own.dilation
-        extra = own._output_padding(x, output_size, *sizes)
+        layer: Any = self  # torch annotates these fields as tuples of any length or as strings
+        sizes = layer.stride, layer.padding, layer.kernel_size, self.axes, layer.dilation
+        extra = layer._output_padding(x, output_size, *sizes)
         convolve = F.conv_transpose1d if self.axes == 1 else F.conv_transpose2d
-        return convolve(x, weight, own.bias, own.stride, own.padding, extra, own.groups, own.dilation)
+        return convolve(x, weight, layer.bias, layer.stride, layer.padding, extra, layer.groups, layer.dilation)
 
 
 class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
@@ -188,9 +188,7 @@ class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
 
 
 class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
-    """Transposed convolution with latent weight W, the gradient of a convolution with respect to its input.
-
-    The border is padded with zeros only.
+    """Transposed convolution with latent weight W: the gradient of a convolution with respect to its input.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation: as

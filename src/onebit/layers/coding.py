@@ -1,4 +1,4 @@
-"""The first module of a model: from pixels or features to real numbers."""
+"""First modules of a model, which turn pixels or features into real numbers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ Coding = Literal["integer", "standardize"]
 
 
 class InputCoding(nn.Module):
-    """First module of a model: uint8 pixels -> float32, so that the coding travels with the net.
+    """First module of a model: uint8 pixels -> float32.
 
     Args:
         coding: "integer" is 2x − 255, odd integers that stay exact up to the first threshold (BatchNorm absorbs the
             scale); "standardize" is (x − mean)/std.
         mean, std: of pixels 0–255, per channel; for "standardize" only.
-        scale: factor on `mean` and `std`: 255 where they are those of pixels 0–1, as in torchvision; those need it.
+        scale: factor on `mean` and `std`: 255 for those of pixels 0–1, as in torchvision.
 
     Raises:
-        UsageError: an unknown coding, a mean or std that it does not take, or those of pixels 0–1 without `scale`.
+        UsageError: an unknown coding, mean and std with "integer" or missing with "standardize", or those of pixels 0–1
+            without `scale`.
 
     Shapes:
         x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
@@ -45,9 +46,9 @@ class InputCoding(nn.Module):
         super().__init__()
         self.coding: Coding = read(coding, Coding, name="coding")
         if (coding == "standardize") != bool(mean and std):
-            raise UsageError(f"got mean {mean} and std {std}, expected both of the coding 'standardize' alone")
+            raise UsageError(f"got mean {mean} and std {std}, expected both, with coding='standardize' only")
         if mean and std and scale is None and max(*mean, *std) < 1:
-            raise UsageError(f"got mean {mean} and std {std}, as of pixels 0–1: scale=255 makes those of 0–255")
+            raise UsageError(f"got mean {mean} and std {std} of pixels 0–1: add scale=255")
         for name, values in (("mean", mean), ("std", std)):
             if values:
                 numbers = torch.tensor([value * (scale or 1) for value in values], dtype=torch.float32)
@@ -63,16 +64,15 @@ class InputCoding(nn.Module):
 
 
 class Normalize(nn.Module):
-    """(x − mean)/std per channel, in torchvision's units: uint8 pixels are divided by 255 first, as by `ToTensor`.
+    """(x − mean)/std per channel, as torchvision's `ToTensor` and `Normalize`: uint8 pixels are divided by 255 first.
 
-    As the first module of a model it takes the place of torchvision's `ToTensor` and `Normalize`; for a model that was
-    trained behind them, `onebit.pack(model, images, preprocess=Normalize(mean, std))` packs both.
+    For a model that was trained behind these, `onebit.pack(model, images, preprocess=Normalize(mean, std))` packs both.
 
     Args:
-        mean, std: a number, or one per channel (axis 1): of pixels 0–1, or of float32 features as they are.
+        mean, std: a number, or one per channel (axis 1): of pixels 0–1, or of float32 features.
 
     Raises:
-        UsageError: in the forward pass, uint8 inputs with a mean or std of pixels 0–255.
+        UsageError: in the forward pass, uint8 inputs with a mean or std above 1.
 
     Shapes:
         x: uint8 or float32 (N, C, …) -> float32 of the same shape.
@@ -94,7 +94,7 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             if self._pixel_units:
-                raise UsageError(f"got mean {self.mean.tolist()} for uint8 pixels, expected that of pixels 0–1")
+                raise UsageError(f"got mean {self.mean.tolist()} for uint8 pixels, expected the mean of pixels 0–1")
             x = x.to(self.mean.dtype) / 255
         return (x - per_channel(self.mean, x)) / per_channel(self.std, x)
 

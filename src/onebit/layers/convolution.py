@@ -1,13 +1,13 @@
-"""Convolutions of a training step on the CPU whose weight gradient is a kernel of this library.
+"""Convolutions of a training step on the CPU, with the weight gradient by a native kernel.
 
-In a small convolution in bfloat16, the gradient to the weights often takes torch longer than forward and the gradient
-to the input together. Forward and the gradient to the input are those of torch, with the same bits. The gradient to the
-weights has float32 sums, rounded to bfloat16 once, as torch does; it does not depend on the number of threads. A value
-that is not finite may make other weights of the same channel or output NaN, too.
+For small convolutions in bfloat16, torch often spends more time on the weight gradient than on forward and the input
+gradient. Those two stay torch's, with the same bits. The weight gradient has float32 sums, rounded to bfloat16 once, as
+in torch, and does not depend on the number of threads. A value that is not finite may make other weights of the same
+channel or output NaN, too.
 
-`convolved` is torch's convolution elsewhere: in float32, for inputs that are not in channels_last, with a bias, groups
+`convolved` falls back to torch's convolution in float32, for inputs that are not in channels_last, with a bias, groups
 or dilation, above 128 channels or 49 taps, on a GPU, compiled, traced, on a processor without tiles of bfloat16 (AMX),
-or without the native library (`ONEBIT_NATIVE=0`).
+and without the native library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_CHANNELS = 128
 def convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
-    """`torch.nn.functional.conv2d` of arguments as `torch.nn.Conv2d` has them: two numbers for each window."""
+    """`torch.nn.functional.conv2d` with arguments as in `torch.nn.Conv2d`: two numbers for each window."""
     isa = _instruction_set(x, weight, bias, padding, dilation, groups)
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -38,7 +38,7 @@ def convolved(
 def _instruction_set(
     x: Any, weight: Tensor, bias: Tensor | None, padding: Any, dilation: Any, groups: int
 ) -> InstructionSet | None:
-    """The kernel if it gives what torch would, else None."""
+    """The instruction set with the kernel, or None where torch must run."""
     fits = (
         is_plain_training(x)
         and torch.is_grad_enabled()
@@ -61,7 +61,7 @@ def _instruction_set(
 
 
 def _becomes_bf16(x: Tensor) -> bool:
-    """Whether a convolution takes it as bfloat16 on the CPU."""
+    """Whether a convolution computes in bfloat16 on the CPU."""
     if x.device.type != "cpu" or x.layout != torch.strided:
         return False
     if torch.is_autocast_enabled("cpu"):
@@ -83,7 +83,7 @@ class _Convolved(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         _, to_x, to_weight, _, _ = ctx.needs_input_grad
         window = (ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1)
-        # hooks of saved tensors may have changed the dtype
+        # hooks of saved tensors may have changed their dtype
         plain = is_plain_training(gradient) and x.dtype == gradient.dtype == torch.bfloat16
         by_torch = torch.is_grad_enabled() or not plain
         mask = [to_x, to_weight and by_torch, False]

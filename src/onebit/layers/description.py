@@ -1,4 +1,4 @@
-"""What of a model is binary, what is real, and why."""
+"""Which parts of a model are binary, which are real, and why."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BinaryRow(NamedTuple):
 
 
 class RealRow(NamedTuple):
-    """A layer with real parameters of its own: their number, and why they are real."""
+    """A layer with real parameters: their number, and why they are real."""
 
     name: str
     kind: str
@@ -53,13 +53,13 @@ class RealRow(NamedTuple):
 
 @dataclass(frozen=True)
 class BinarizeReport:
-    """What of a model is binary, what is real and why; `print` it for a table.
+    """Which parts of a model are binary, which are real and why; `print` it for a table.
 
     Args:
-        model: the model itself, which `binarize_` changed in place.
+        model: the model, which `binarize_` changed in place.
         binary: a row for each layer with binary weights.
-        real: a row for each layer that has real parameters.
-        warnings: what could have been binary and is not, a line each.
+        real: a row for each layer with real parameters.
+        warnings: a line for each reason why layers that could have been binary are not.
     """
 
     model: nn.Module = field(repr=False)
@@ -69,8 +69,8 @@ class BinarizeReport:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("layer", "kind", "numbers", "")]
-        own = [row for row in self.real if row.reason != BIAS]
-        for verdict, found in (("binary", self.binary), ("real", own)):
+        real_layers = [row for row in self.real if row.reason != BIAS]
+        for verdict, found in (("binary", self.binary), ("real", real_layers)):
             rows += [(name or THE_MODEL, kind, f"{count:,}", f"{verdict}: {why}") for name, kind, count, why in found]
         if rest := sum(row.parameters for row in self.real if row.reason == BIAS):
             rows.append(("", "", f"{rest:,}", f"real: {BIAS}"))
@@ -78,7 +78,7 @@ class BinarizeReport:
         binary, real = sum(row.weights for row in self.binary), sum(row.parameters for row in self.real)
         lines.append(f"{binary:,} binary weights, {real:,} real parameters")
         if scheduled(self.model):
-            lines.append("its quantizers follow the training: your own loop calls onebit.set_progress before each step")
+            lines.append("its quantizers follow a schedule: a custom loop calls onebit.set_progress before each step")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
 
 
@@ -89,15 +89,15 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
     binary += sum(_packed_sizes(module)[0] for module in model.modules())
     real = 0
     for name, parameter in model.named_parameters():
-        named = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
-        # a scale per channel may have sides of 1
-        if name not in latents and (named or sum(side > 1 for side in parameter.shape) > 1):
+        is_weight = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
+        # a scale per channel may have axes of length 1
+        if name not in latents and (is_weight or sum(size > 1 for size in parameter.shape) > 1):
             real += parameter.numel()
     return binary, binary + real
 
 
 def describe_layers(model: nn.Module) -> BinarizeReport:
-    """What of a model is binary, what is real and why, layer by layer: the report of `binarize_` for any model.
+    """The report of `binarize_` for any model: which layers are binary, which are real and why.
 
     Example:
         >>> print(describe_layers(nn.Sequential(BinaryLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))))
@@ -110,46 +110,46 @@ def describe_layers(model: nn.Module) -> BinarizeReport:
 
 
 def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -> BinarizeReport:
-    """`describe_layers`, in which the layers that `where` leaves out are marked."""
+    """`describe_layers`, with a mark at the layers that `where` leaves out."""
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
-    seen = {id(layer.weight) for _, layer in binary_layers(model)}
-    alone = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
+    latent_ids = {id(layer.weight) for _, layer in binary_layers(model)}
+    modules = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
     for name, module in model.named_modules():
-        if id(module) not in alone and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
-            continue  # counted with the layer that it belongs to
+        if id(module) not in modules and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
+            continue  # part of a layer
         signs, real = _packed_sizes(module)
         latents = _latents(module)
         if latents or signs:
             weights = signs or sum(latent.weight.numel() for latent in latents)
             quantizer = _quantizers(latents[0]) if latents else "packed"
             report.binary.append(BinaryRow(name, kind_name(module), weights, quantizer))
-        own = {key: parameter for key, parameter in _parameters(module, latents).items() if id(parameter) not in seen}
-        if not own and not real:
+        parameters = {key: p for key, p in _parameters(module, latents).items() if id(p) not in latent_ids}
+        if not parameters and not real:
             continue
-        lazy = any(map(is_lazy, own.values()))
-        count = 0 if lazy else real + sum(parameter.numel() for parameter in own.values())
-        reason, warn = (BIAS, False) if latents or signs else _reason(kind_of(module), own, lazy=lazy)
+        lazy = any(map(is_lazy, parameters.values()))
+        count = 0 if lazy else real + sum(parameter.numel() for parameter in parameters.values())
+        reason, warn = (BIAS, False) if latents or signs else _reason(kind_of(module), parameters, lazy=lazy)
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
         if warn:
             reasons.setdefault(reason, []).append(name or THE_MODEL)
         report.real.append(RealRow(name, kind_name(module), count, reason))
     for reason, names in reasons.items():
-        few = ", ".join(shortened(repr(name), 60) for name in names[:5]) + ", …" * (len(names) > 5)
-        report.warnings.append(f"{reason}: {few}; if that is meant, leave it out with `where`")
+        shown = ", ".join(shortened(repr(name), 60) for name in names[:5]) + ", …" * (len(names) > 5)
+        report.warnings.append(f"{reason}: {shown}; if this is intended, exclude it with `where`")
     return report
 
 
 def _left_out(where: Callable[[str, nn.Module], bool] | None, name: str, module: nn.Module) -> bool:
     try:
         return where is not None and not where(name, module)
-    except AttributeError:  # `where` may ask for what only the layers have that can be binary
+    except AttributeError:  # `where` may read attributes that only layers that can be binary have
         return False
 
 
 def _packed_sizes(module: nn.Module) -> tuple[int, int]:
-    """(one-bit weights, real numbers) of a layer of `packed_layers_`, (0, 0) of any other module."""
+    """(one-bit weights, real numbers) of a layer of `packed_layers_`, else (0, 0)."""
     return getattr(module, "packed_sizes", (0, 0))
 
 
@@ -160,8 +160,8 @@ def _latents(module: nn.Module) -> list[LatentWeight]:
 
 
 def _parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
-    """The parameters of a module itself and of its quantizers."""
-    own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+    """The parameters of a module, without those of submodules, and of its quantizers."""
+    found: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
     parts: list[Any] = [latent.weight_quantizer for latent in latents]
     if is_parametrized(module):  # by weight_norm, for example
         parts.append(module.parametrizations)
@@ -169,12 +169,12 @@ def _parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Ten
         parts.append(module.input_quantizer)
     for part in parts:
         if part is not None:
-            own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
-    return own
+            found |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
+    return found
 
 
 def _quantizers(latent: LatentWeight) -> str:
-    """Names of the quantizers: that of the weights, then that of the inputs."""
+    """Names of the quantizers of weights and of inputs."""
 
     def named(quantizer: Any, table: Any) -> str:
         return next((name for name, kind in table.items() if type(quantizer) is kind), type(quantizer).__name__)
@@ -184,8 +184,8 @@ def _quantizers(latent: LatentWeight) -> str:
     return weights if inputs is None else f"{weights}, inputs {named(inputs, INPUT_QUANTIZERS)}"
 
 
-def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool) -> tuple[str, bool]:
-    """Why a module with the parameters `own` is real, and whether that may surprise."""
+def _reason(kind: type, parameters: dict[str, Tensor], *, lazy: bool) -> tuple[str, bool]:
+    """Why a module with these parameters is real, and whether to warn of it."""
     if lazy:
         return f"a {kind.__name__} has no shape before its first batch", True
     if issubclass(kind, BinaryLayer):
@@ -198,10 +198,10 @@ def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool) -> tuple[str, boo
             return reason, False
     for known in twins:
         if issubclass(kind, known):
-            return f"a subclass of {known.__name__}, whose forward is not known", True
-    if all(math.prod(parameter.shape[1:]) <= 1 or len(parameter) == 1 for parameter in own.values() if parameter.dim()):
+            return f"a subclass of {known.__name__} with an unknown forward", True
+    if all(math.prod(p.shape[1:]) <= 1 or len(p) == 1 for p in parameters.values() if p.dim()):
         return "no weight matrix", False
     if kind.__module__.startswith("torch.nn."):
         return f"there is no binary {kind.__name__}", True
-    names = [name for name, parameter in own.items() if parameter.dim() > 1 and len(parameter) > 1]
-    return f"{kind.__name__} uses {', '.join(names[:3])} itself", True
+    names = [name for name, parameter in parameters.items() if parameter.dim() > 1 and len(parameter) > 1]
+    return f"{kind.__name__} uses {', '.join(names[:3])} directly", True

@@ -1,12 +1,12 @@
 """BatchNorm, a sum and ReLU or Hardtanh of a training step as one operation on the CPU.
 
-In a net of small convolutions these passes over memory take longer than the convolutions. As one operation, forward
-reads the values twice and writes them once, and backward computes all gradients in two passes. `normalized`,
-`normalized_twice` and `Chain` use it where it has the meaning of the modules, and call the modules elsewhere:
-in eval mode, on a GPU, with hooks, compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
+In a net of small convolutions these passes over memory take longer than the convolutions. The fused forward reads the
+values twice and writes them once; backward computes all gradients in two passes. `normalized`, `normalized_twice` and
+`Chain` use it where it equals the modules, and call the modules elsewhere: in eval mode, on a GPU, with hooks,
+compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
 
-Differences from the modules are those of rounding. Sums are float32 for at most 64 terms and double after that; what is
-rounded to bfloat16 is the result, not the steps on the way to it. Results do not depend on the number of threads.
+Results differ from those of the modules by rounding only. Sums are float32 for at most 64 terms and double after that;
+only the result is rounded to bfloat16. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def normalized(
 ) -> Tensor:
     """activation(norm(x) + shortcut), without what is None.
 
-    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU`, `Hardtanh` at ±1 or `Identity`, and values in
-    float32 or bfloat16 and in channels_last; else the calls of the modules.
+    Fused for `torch.nn.BatchNorm1d` or `2d` with `torch.nn.ReLU`, `Hardtanh` at ±1 or `Identity`, and values in float32
+    or bfloat16 and in channels_last; else the modules are called.
 
     Shapes:
         x, shortcut: (N, C, H, W) or (N, C) -> the same.
     """
-    if type(activation) is RPReLU:  # an operation of its own
+    if type(activation) is RPReLU:  # fused separately
         return activation(normalized(x, norm, None, shortcut))
     isa = _instruction_set(x, norm, activation, shortcut)
     if isa is None:
@@ -59,10 +59,10 @@ def normalized(
 def normalized_twice(
     x: Tensor, norm: nn.Module, activation: nn.Module | None = None, shortcut: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`normalized` for two uses: the same values as two tensors, whose gradients become one in the backward pass.
+    """`normalized` as two tensors, one for each use, whose gradients are added in the fused backward pass.
 
-    Autograd would add them in a pass of its own. The two share memory. Each gets the gradient of its own use only, so
-    none of them may go to where the gradient of both is expected.
+    Autograd would add them in another pass. The two share memory. Each gets the gradient of one use only, so neither
+    may be returned where the gradient of both is expected.
     """
     isa = _instruction_set(x, norm, activation, shortcut)
     if isa is None:
@@ -89,13 +89,13 @@ class Chain(nn.Sequential):
 
 
 def are_watched(*modules: nn.Module | None) -> bool:
-    """Whether calls of these modules do more than their `forward`: hooks, or a trace of torch.jit."""
-    replaced = any("forward" in module.__dict__ for module in modules if module is not None)  # in this object
+    """Whether calls of these modules do more than the `forward` of their class: hooks, or a trace of torch.jit."""
+    replaced = any("forward" in module.__dict__ for module in modules if module is not None)
     return torch.jit.is_tracing() or replaced or any_hooks(*modules)
 
 
 def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: Any) -> InstructionSet | None:
-    """The kernels if the one operation has the meaning of the modules, else None."""
+    """The instruction set with the kernels, or None where the modules must run."""
     fits = (
         norm.training
         and is_plain_training(x)
@@ -105,7 +105,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         and norm.eps > 0
         and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
         and x.shape[1] == norm.num_features <= MOST_CHANNELS
-        and x.numel() > norm.num_features  # torch refuses a single value per channel
+        and x.numel() > norm.num_features  # torch raises for a single value per channel
         and has_rows(x)
         and (shortcut is None or (has_rows(shortcut) and shortcut.dtype == x.dtype and shortcut.shape == x.shape))
         and all(map(is_vector, (norm.weight, norm.bias, norm.running_mean, norm.running_var)))
@@ -117,7 +117,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
 
 
 def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
-    """The least and most value behind an activation, NaN for no bound; None if it does anything else."""
+    """The least and the largest output of an activation, NaN for no bound; None for other activations."""
     if type(activation) in (nn.Identity, type(None)):
         return math.nan, math.nan
     if type(activation) is nn.ReLU:
@@ -149,7 +149,7 @@ def _are_bounds(bounds: tuple[float, float]) -> bool:
 
 
 class _Normalized(torch.autograd.Function):
-    """norm(x) + shortcut within bounds, once or twice; the gradients of both uses are added."""
+    """norm(x) + shortcut, clipped to bounds, as one tensor or two; the gradients of both uses are added."""
 
     @staticmethod
     def forward(
@@ -169,11 +169,11 @@ class _Normalized(torch.autograd.Function):
         _run(isa, x, *stages, bounds=bounds, out=out, statistics=statistics, eps=eps, momentum=momentum, **given)
         shortcut, weight = tensors[:2]
         ctx.isa, ctx.bounds, ctx.eps = isa, bounds, eps
-        # without a shortcut, x tells the sign of y, but not what is rounded to 1; of two, autograd must see that one
-        # was changed in place
-        shown = shortcut is None and bounds[0] == 0
-        kept = out if twice or (_are_bounds(bounds) and not shown) else None
-        ctx.save_for_backward(x, weight, statistics, kept)
+        # without a shortcut, x tells the sign of y, but not what is rounded to 1; of two outputs, autograd must notice
+        # that one was changed in place
+        known_from_x = shortcut is None and bounds[0] == 0
+        saved_out = out if twice or (_are_bounds(bounds) and not known_from_x) else None
+        ctx.save_for_backward(x, weight, statistics, saved_out)
         ctx.set_materialize_grads(False)
         return (out, out.detach()) if twice else (out,)
 
@@ -184,7 +184,7 @@ class _Normalized(torch.autograd.Function):
         to_x, to_shortcut = ctx.needs_input_grad[5:7]
         if not given:
             return (None,) * 11
-        # hooks of saved tensors may have changed their order in memory, or their dtype
+        # hooks of saved tensors may have changed their memory order or dtype
         plain = all(
             is_plain_training(part) and part.dtype == x.dtype for part in (x, *given, x if out is None else out)
         )
@@ -209,7 +209,7 @@ class _Normalized(torch.autograd.Function):
 def _by_torch(
     ctx: Any, x: Tensor, weight: Tensor | None, statistics: Tensor, out: Tensor | None, given: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
-    """The backward pass in operations of torch, which have gradients of their own."""
+    """The backward pass in operations of torch, which can be differentiated again."""
     gradient = given[0] if len(given) == 1 else given[0] + given[1]
     x = x.to(gradient.dtype)
     mean, inverse, factor, offset = statistics

@@ -1,6 +1,6 @@
-"""Binary weights of torch's own recurrent and attention layers, by `torch.nn.utils.parametrize`.
+"""Binary weights of torch's recurrent and attention layers, by `torch.nn.utils.parametrize`.
 
-Their code stays torch's. A parametrized weight is computed when the layer reads it; its latent is the Parameter
+A parametrized weight is computed when the layer reads it; its latent is the Parameter
 `layer.parametrizations.NAME.original`.
 """
 
@@ -18,10 +18,10 @@ from onebit.layers.base import LatentWeight, WeightQuantizer
 
 
 class BinaryParametrization(LatentWeight):
-    """The parametrization of one weight: what a layer reads under its name is the binary weight.
+    """The parametrization of one weight of a layer, which reads the binary weight under its name.
 
-    It has what a `BinaryLayer` has but inputs: `weight` is the latent, `binary_weight()` what ships, `fixed_weight`
-    the weight of a test mode. Inputs of the layer stay real.
+    As in a `BinaryLayer`, `weight` is the latent, `binary_weight()` what ships and `fixed_weight` the weight of a test
+    mode. Inputs of the layer stay real.
 
     Args:
         latent: the weight, (O, …).
@@ -31,9 +31,9 @@ class BinaryParametrization(LatentWeight):
 
     input_quantizer = None
     held: Tensor | None
-    """The weight of the forward pass that is under way: a layer reads it several times, and draws must not differ."""
+    """The weight of the current forward pass: a layer reads it several times, and draws must not differ."""
     holder: Any
-    """The `ParametrizationList` that holds the latent; not a submodule, which would be a circle."""
+    """The `ParametrizationList` with the latent; not a submodule, as this module is one of its own."""
 
     def __init__(self, latent: Tensor, weight_quantizer: WeightQuantizer, *, value: float | str = 1.0) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class BinaryParametrization(LatentWeight):
         return self.holder.original
 
     def hold(self, weight: Tensor | None) -> None:
-        """Give out `weight` until the next call; None to compute it at each reading."""
-        # past nn.Module: where a quantizer returns the latent itself, it would register it once more
+        """Return `weight` at each reading until the next call; None to compute it each time."""
+        # past nn.Module, which would register a latent that a quantizer returns unchanged as a parameter
         object.__setattr__(self, "held", weight)
 
     def forward(self, original: Tensor) -> Tensor:
-        """(O, …) latent -> (O, …) binary weight, in the dtype of the latent, as torch asks of a parametrization."""
+        """(O, …) latent -> (O, …) binary weight, in the dtype of the latent, as torch requires."""
         return self.effective_weight().to(original.dtype) if self.held is None else self.held
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What is assigned to the weight becomes the latent."""
+        """A tensor assigned to the weight becomes the latent."""
         return weight
 
 
@@ -84,26 +84,26 @@ PARAMETRIZED: dict[type[nn.Module], Callable[[nn.Module], Weights]] = {
 
 
 def binary_parametrizations(module: nn.Module) -> dict[str, BinaryParametrization]:
-    """Name of a weight of this very module -> its parametrization, of those that are binary."""
+    """Name of a binary weight of this module, without its submodules -> its parametrization."""
     if not parametrize.is_parametrized(module):
         return {}
     lists: Any = module.parametrizations
-    return {name: own[0] for name, own in lists.items() if isinstance(own[0], BinaryParametrization)}
+    return {name: parts[0] for name, parts in lists.items() if isinstance(parts[0], BinaryParametrization)}
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
-    """The class of a module as its author wrote it: torch makes a class of its own for a parametrized one."""
+    """The class of a module; for a parametrized one, the class that torch derived from."""
     return parametrize.type_before_parametrizations(module)
 
 
 def kind_name(module: nn.Module) -> str:
-    """The name of `kind_of`; the output projection of attention, which torch gives a class of its own, is a Linear."""
+    """The name of `kind_of`; "Linear" for the output projection of attention, which has a private class."""
     kind = kind_of(module)
     return nn.Linear.__name__ if kind is nn.modules.linear.NonDynamicallyQuantizableLinear else kind.__name__
 
 
 Part = tuple[nn.Module, str, BinaryParametrization]
-"""A weight that is to become binary, as (module, name), and its parametrization."""
+"""A weight, as (module, name), and its parametrization."""
 
 
 def make_parts(layer: nn.Module, quantizer: Callable[[], WeightQuantizer], value: float | str) -> list[Part]:
@@ -115,9 +115,9 @@ def make_parts(layer: nn.Module, quantizer: Callable[[], WeightQuantizer], value
 
 
 def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
-    """Make the weights of a layer binary, in place; `parts` are those of `make_parts`."""
+    """Install the parametrizations of `make_parts` in a layer."""
     for module, name, made in parts:
-        # unsafe: torch's check would call the quantizer once, which may draw
+        # unsafe: torch's check would call the quantizer, which may draw
         parametrize.register_parametrization(module, name, made, unsafe=True)
         lists: Any = module.parametrizations
         # past nn.Module, which would register it as a submodule
@@ -127,9 +127,9 @@ def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
     layer.register_forward_pre_hook(hold_weights)
     layer.register_forward_hook(release_weights, always_call=True)
     if isinstance(layer, nn.RNNBase):
-        # the list of weights that torch's kernels read would keep the latents, and later the weights of one pass
+        # the list of weights for torch's kernels would keep the latents, and later the weights of one pass
         layer.__dict__.pop("_flat_weights")
-        kind: Any = type(layer)  # torch has made this class for this layer alone
+        kind: Any = type(layer)  # a class of this layer only
         kind._flat_weights = property(_flat_weights, _keep_none)
 
 
@@ -138,7 +138,7 @@ def _flat_weights(layer: Any) -> list[Tensor | None]:
 
 
 def _keep_none(layer: nn.Module, weights: list[Tensor | None]) -> None:
-    """Keep none of the weights that torch notes: they are computed when they are read."""
+    """Ignore the weights that torch assigns: they are computed when they are read."""
 
 
 def _parts(layer: nn.Module) -> list[BinaryParametrization]:
@@ -146,12 +146,12 @@ def _parts(layer: nn.Module) -> list[BinaryParametrization]:
 
 
 def hold_weights(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """Compute each weight once for the forward pass that begins."""
-    if not torch.compiler.is_compiling():  # a compiled graph computes what is equal once
+    """Compute each weight once for this forward pass."""
+    if not torch.compiler.is_compiling():  # a compiled graph computes equal values once
         for part in _parts(layer):
             part.hold(None)
             weight = part(part.weight)
-            # cuDNN moves the weights of a recurrent layer into one buffer, in place: what autograd saved must not move
+            # cuDNN moves the weights of a recurrent layer into one buffer, in place; autograd's must not move
             part.hold(weight.clone() if weight.is_cuda and isinstance(layer, nn.RNNBase) else weight)
 
 

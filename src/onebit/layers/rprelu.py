@@ -14,8 +14,7 @@ from onebit.quantizers.one_pass import activated, activation_gradients, summed
 class RPReLU(nn.Module):
     """x − γ + ζ where x > γ, else β(x − γ) + ζ, per channel (ReActNet, arXiv:2003.03488, eq. 5).
 
-    All three are learnable: γ is `shift_in` and ζ is `shift_out`, initially 0; β is `slope`, initially 0.25 as in
-    `torch.nn.PReLU`.
+    All three are learnable: γ is `shift_in` and ζ is `shift_out`, initially 0; β is `slope`, initially 0.25.
 
     Shapes:
         x: (N, C, …) -> the same.
@@ -28,10 +27,10 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        numbers = self.shift_in, self.slope, self.shift_out
-        y = activated(RPRELU, x, numbers) if self.training else None
+        parameters = self.shift_in, self.slope, self.shift_out
+        y = activated(RPRELU, x, parameters) if self.training else None
         if y is not None:
-            return Surrogate.apply(x, y, activation_gradients, (RPRELU, _gradients), *numbers)
+            return Surrogate.apply(x, y, activation_gradients, (RPRELU, _gradients), *parameters)
         shape = (-1, *[1] * (x.dim() - 2))
         before, slope, after = (p.to(x.dtype) for p in (self.shift_in, self.slope, self.shift_out))
         return F.prelu(x - before.view(shape), slope) + after.view(shape)

@@ -1,4 +1,4 @@
-"""Whether the BatchNorm statistics of a model are those of the weights that ship."""
+"""Whether the BatchNorm statistics of a model belong to the weights that ship."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onebit.common.torch_private import BATCH_NORM
 from onebit.layers.base import binary_layers
 
 TIME_CONSTANTS = 5.0
-"""A running mean holds e⁻⁵ = 0.7 % of what it began with after this many times 1/momentum batches."""
+"""After this many times 1/momentum batches, e⁻⁵ = 0.7 % of the initial value is left in a running mean."""
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
@@ -20,27 +20,24 @@ def batch_norms(model: nn.Module) -> list[Any]:
 
 
 def settling_steps(norms: Iterable[Any]) -> float:
-    """Batches after which the running statistics of all these layers have settled; 0 for none of them.
-
-    Before, they still hold much of the mean 0 and variance 1 that they begin with.
-    """
+    """Batches after which little of the initial mean 0 and variance 1 is left in the running statistics of layers."""
     return max((TIME_CONSTANTS / norm.momentum for norm in norms if norm.momentum), default=0.0)
 
 
 def has_unsettled_statistics(model: nn.Module) -> bool:
-    """Whether BatchNorm statistics are of too few batches of training, see `settling_steps`."""
+    """Whether BatchNorm statistics come from too few batches of training, see `settling_steps`."""
     return any(0 < (norm.num_batches_tracked or 0) < settling_steps([norm]) for norm in batch_norms(model))
 
 
 def trains_other_weights(model: nn.Module) -> bool:
-    """Whether a forward pass in training uses other weights than ship: random draws, or weights that are not ±1."""
+    """Whether a forward pass in training uses other weights than those that ship: random draws, or relaxed ones."""
     quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
     return any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
 
 
 def has_other_statistics(model: nn.Module) -> bool:
-    """Whether BatchNorm statistics are of batches of training with other weights than ship.
+    """Whether BatchNorm statistics come from training with other weights than those that ship.
 
-    torch counts these batches; `onebit.evaluation.reestimate_batch_norm_`, which `fit` ends with, resets the count.
+    `onebit.evaluation.reestimate_batch_norm_`, with which `fit` ends, resets torch's count of these batches.
     """
     return trains_other_weights(model) and any(norm.num_batches_tracked for norm in batch_norms(model))
