@@ -15,7 +15,7 @@ from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
 from onebit.runtime import batches, run, timing
-from onebit.runtime.inputs import as_batch
+from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import native_plan
 from support.packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
 

@@ -14,7 +14,7 @@ from onebit.common.files import open_regular
 from onebit.common.pictures import STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
-from onebit.runtime.inputs import is_gray
+from onebit.runtime.input_batch import is_gray
 
 MOST_BYTES = 1 << 30
 """Largest file of samples."""

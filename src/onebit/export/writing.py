@@ -17,7 +17,7 @@ from onebit.export.targets import EXPORTS, CannotRun, Target
 from onebit.packed import PackedNet, costs
 from onebit.packed.net import op_name
 from onebit.runtime import run
-from onebit.runtime.inputs import as_batch
+from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import opened
 
 RANDOM_INPUTS = 20

@@ -14,7 +14,7 @@ from onebit.integer.conversion import Rounding
 from onebit.packed import PackedNet
 from onebit.packed.net import INPUT, MOST_OUTPUTS, needed
 from onebit.runtime import run
-from onebit.runtime.inputs import as_batch
+from onebit.runtime.input_batch import as_batch
 
 LEAST_IMAGES = 32
 _SAMPLE = 1 << 16

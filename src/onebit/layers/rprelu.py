@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onebit.native import RPRELU
 from onebit.quantizers.base import Surrogate, per_channel
-from onebit.quantizers.one_pass import activated, activation_gradients, summed
+from onebit.quantizers.fused_activations import activated, activation_gradients, summed
 
 
 class RPReLU(nn.Module):

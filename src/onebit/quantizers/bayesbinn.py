@@ -9,7 +9,7 @@ from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, run_values
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
-from onebit.quantizers.one_pass import backward_kernels, is_dense, is_plain_training, kernels, launch
+from onebit.quantizers.kernel_calls import backward_kernels, is_dense, is_plain_training, kernels, launch
 
 EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from onebit.common.torch_private import is_legacy_batched
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
-from onebit.quantizers.one_pass import backward_kernels, launch
+from onebit.quantizers.kernel_calls import backward_kernels, launch
 
 LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""

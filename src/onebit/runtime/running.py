@@ -18,7 +18,7 @@ from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.net import INPUT
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.inputs import all_finite, as_batch
+from onebit.runtime.input_batch import all_finite, as_batch
 from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch

@@ -22,7 +22,7 @@ from onebit.evaluation.sources import as_samples, fitting_batch
 from onebit.fold import eval_copy
 from onebit.fold.shipped import PackedMode
 from onebit.packed import Certificate, PackedNet
-from onebit.runtime.inputs import as_batch
+from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import check_batch_size
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts

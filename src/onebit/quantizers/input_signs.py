@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from onebit.native import SHIFTED_SIGN
 from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, per_channel, sign
-from onebit.quantizers.one_pass import activated, activation_gradients, summed
+from onebit.quantizers.fused_activations import activated, activation_gradients, summed
 from onebit.quantizers.surrogates import approx, signed
 
 

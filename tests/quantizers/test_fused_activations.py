@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from onebit.layers import BinaryConv2d, RPReLU
 from onebit.native import RPRELU, SHIFTED_SIGN, ActivationStruct, instruction_sets, run_activation
-from onebit.quantizers import one_pass
-from onebit.quantizers.inputs import InputAdaBin, RSign
+from onebit.quantizers import fused_activations
+from onebit.quantizers.input_signs import InputAdaBin, RSign
 from support.kernel_inputs import DTYPES, drawn, one_thread
 
 __all__ = ["one_thread"]
@@ -29,13 +29,13 @@ Tensors = dict[str, Tensor]
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """A list that grows by one with each pass of the kernel: whether it is a backward pass."""
     calls: list[bool] = []
-    run = one_pass._run
+    run = fused_activations._run
 
     def counted(*args: Any, **tensors: Any) -> None:
         calls.append("gradient" in tensors)
         run(*args, **tensors)
 
-    monkeypatch.setattr(one_pass, "_run", counted)
+    monkeypatch.setattr(fused_activations, "_run", counted)
     return calls
 
 
@@ -107,8 +107,8 @@ def test_values_and_all_gradients_are_those_of_the_formula_in_float64(
     module = made(name, shape[1], scale)
     x, gradient = (drawn(*shape) * scale).to(dtype), drawn(*shape, dtype=dtype, seed=2)
     patch, calls = pytest.MonkeyPatch(), []
-    run = one_pass._run
-    patch.setattr(one_pass, "_run", lambda *args, **tensors: (calls.append(1), run(*args, **tensors)))
+    run = fused_activations._run
+    patch.setattr(fused_activations, "_run", lambda *args, **tensors: (calls.append(1), run(*args, **tensors)))
     found, true = results(module, x, gradient), exact(module, x, gradient)
     patch.undo()
     assert len(calls) == 2

@@ -1,0 +1,83 @@
+"""When a tensor may go to a native kernel of a training step, and how it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onebit.common.torch_private import dispatch_modes, in_forward_mode, is_legacy_batched, transforms_active
+from onebit.native import InstructionSet, instruction_set
+
+MOST_CHANNELS = 1 << 14
+"""Above it, tables of numbers per channel no longer fit into the cache."""
+
+
+def is_plain_training(x: Any) -> bool:
+    """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and type(x) is Tensor
+        and not transforms_active()
+        and not dispatch_modes()
+        and not is_legacy_batched(x)
+        and not in_forward_mode()
+    )
+
+
+def kernels(name: str) -> InstructionSet | None:
+    """The instruction set of this processor if it has the kernel."""
+    isa = instruction_set()
+    return isa if isa is not None and getattr(isa, name) else None
+
+
+def backward_kernels(name: str, gradient: Tensor, x: Tensor) -> InstructionSet | None:
+    """The instruction set that has the kernel, for a gradient that lies in memory as x does; None for torch's code."""
+    fits = not torch.is_grad_enabled() and is_plain_training(x) and is_plain_training(gradient)
+    alike = fits and is_dense(x) and is_dense(gradient) and gradient.stride() == x.stride()
+    return kernels(name) if alike else None
+
+
+def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., Any], *given: Any, **fields: Any) -> Any:
+    """`run` a kernel with the fields of its struct, tensors by their addresses."""
+    numbers = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
+    return run(isa, struct(**numbers), *given, threads=torch.get_num_threads(), keep=fields)
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
+    return _has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
+
+
+def row_format(x: Tensor) -> torch.memory_format:
+    """The memory format that `has_rows` asks for."""
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether these are numbers for the kernels that fill their memory, in either order."""
+    return has_rows(x) or (_has_numbers(x) and x.is_contiguous())
+
+
+def _has_numbers(x: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and not x.is_neg()
+    )
+
+
+def is_vector(p: Tensor | None) -> bool:
+    """Whether the kernels take such a parameter or buffer."""
+    return p is None or (
+        type(p) in (Tensor, nn.Parameter)
+        and p.device.type == "cpu"
+        and p.dtype == torch.float32
+        and p.dim() == 1
+        and p.is_contiguous()
+    )
