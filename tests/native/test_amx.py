@@ -19,13 +19,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from onebit.errors import UnknownNameError
-from onebit.native import (
-    InstructionSet,
-    instruction_set,
-    instruction_sets,
-    library,
-    make_plan,
-)
+from onebit.native import InstructionSet, instruction_set, instruction_sets, library, make_plan
 from onebit.native.arena import THREAD
 from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
@@ -87,9 +81,12 @@ def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: 
 def test_every_net_has_the_bits_of_the_reference_with_avxvnni(avxvnni: InstructionSet, emulated: ctypes.CDLL) -> None:
     used = 0
     for net in kernel_nets():
-        images, before = images_of(net, 5), emulated.emulated_products()
-        if assert_agrees(net, images, reference(net, images), avxvnni):
-            used += emulated.emulated_products() > before
+        plan = make_plan(net, avxvnni)
+        if "dot" not in plan.kernels or plan.work > 100_000:  # each product takes a signal
+            continue
+        images, before = images_of(net, 4), emulated.emulated_products()
+        assert assert_agrees(net, images, reference(net, images), avxvnni)
+        used += emulated.emulated_products() > before
     assert used > 5 or "avxvnni" in instruction_sets()
 
 
@@ -115,7 +112,7 @@ def assert_same(net: PackedNet, count: int, amx: InstructionSet, emulated: ctype
     assert emulated.amx_released()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     form=st.sampled_from(["real", "positive", "sums", "most"]),
     inputs=st.one_of(st.integers(1, 300), st.sampled_from([512, 513, 1100])),
@@ -176,7 +173,7 @@ def test_integers_have_as_many_bytes_as_they_need(
     assert emulated.emulated_products() - before - inputs // 64 == planes or "amx" in instruction_sets()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     coding=st.sampled_from(["integer", "values", "signed"]),
     inputs=st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 192, 512, 513, 1100])),
@@ -207,7 +204,7 @@ CONVOLUTIONS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     **CONVOLUTIONS,
     channels=st.one_of(st.integers(1, 40), st.just(64)),
@@ -270,11 +267,11 @@ def test_nothing_is_written_behind_the_arena(
 
 
 @pytest.mark.parametrize("name", ["amx", "avxvnni"])
-def test_without_an_instruction_set_asking_for_it_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_the_processor_lacks_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in instruction_sets():
         pytest.skip(f"this processor has {name}")
     monkeypatch.setenv("ONEBIT_ISA", name)
-    with pytest.raises(UnknownNameError, match=f"unknown instruction set of this machine '{name}'"):
+    with pytest.raises(UnknownNameError, match=name):
         instruction_set()
 
 
@@ -287,21 +284,10 @@ def test_an_old_compiler_leaves_kernels_out(tmp_path: Path) -> None:
     refuse = '*" -mamx-"*|*" -mavxvnni "*) echo unknown option >&2; exit 1;;'
     old.write_text(f'#!/bin/sh\ncase " $* " in {refuse} esac\nexec {COMPILER} "$@"\n')
     old.chmod(0o755)
-    for compiler, has in ((COMPILER, True), (old, False)):
-        build = tmp_path / f"build {has}"
-        command = [
-            cmake,
-            "-S",
-            str(project),
-            "-B",
-            str(build),
-            f"-DCMAKE_C_COMPILER={compiler}",
-            "-G",
-            "Unix Makefiles",
-        ]
-        done = subprocess.run(command, text=True, capture_output=True, check=True)
-        flags = (build / "CMakeFiles" / "kernels.dir" / "flags.make").read_text()
-        for name in ("amx", "avxvnni"):
-            assert (f"onebit is installed without its {name} kernels" in done.stdout) is not has
-            assert (f"-DOB_{name.upper()}" in flags) is has
-        assert "-DOB_AVX512" in flags
+    command = [cmake, "-S", str(project), "-B", str(tmp_path), "-G", "Unix Makefiles", f"-DCMAKE_C_COMPILER={old}"]
+    done = subprocess.run(command, text=True, capture_output=True, check=True)
+    flags = (tmp_path / "CMakeFiles" / "kernels.dir" / "flags.make").read_text()
+    for name in ("amx", "avxvnni"):
+        assert f"onebit is installed without its {name} kernels" in done.stdout
+        assert f"-DOB_{name.upper()}" not in flags
+    assert "-DOB_AVX512" in flags

@@ -49,7 +49,7 @@ def test_a_coding_has_a_byte_for_each_integer_of_its_range(least: int, most: int
         assert byte is not None or least not in {one.factor * b - one.zero for b in range(256)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 40), st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_panels_hold_every_weight_once(groups: int, outputs: int, taps: int, channels: int, seed: int) -> None:
     bits = np.random.default_rng(seed).random((groups, outputs, taps, channels)) < 0.5
@@ -96,7 +96,7 @@ def test_a_single_tap_on_the_border_or_at_another_pixel(isa: InstructionSet, cod
 
 
 @each_isa
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     coding=st.sampled_from(["integer", "values", "signed"]),
     channels=st.integers(1, 40),
@@ -132,7 +132,7 @@ def test_convolutions_of_every_kind(
 
 
 @each_isa
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     coding=st.sampled_from(["integer", "values", "signed"]),
     inputs=st.integers(1, 700),

@@ -43,7 +43,7 @@ ISAS = instruction_sets()
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), net=nets())
 def test_drawn_nets_have_the_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
     assert_bits_of_the_reference(data, net)
@@ -66,7 +66,7 @@ def assert_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
             assert_agrees(net, batch, expected, isa._replace(byte_tiles=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(data=st.data(), net=nets())
 def test_drawn_nets_are_the_same_after_a_file_and_in_any_batches(data: st.DataObject, net: PackedNet) -> None:
     batch = data.draw(batches_of(net))
@@ -96,7 +96,6 @@ def test_nets_of_other_inputs_are_planned(name: str) -> None:
             assert assert_agrees(net, batch, expected, isa, parts=parts)
 
 
-# ------------------------------------------------------------------------------------------------- what is copied
 def kernels_of(*steps: tuple[type[Node], dict[str, Any]], shape: tuple[int, ...], coding: str = "float32") -> list[str]:
     """The kernels of a net on the last instruction set, which agrees with the reference."""
     b = Builder(shape, coding=coding)
@@ -178,22 +177,16 @@ def test_a_copy_along_too_many_axes_is_left_to_numpy() -> None:
     b = Builder((2, 3, 2, 3, 2, 3), coding="float32")
     b.add(Permute, axes=(5, 3, 1, 4, 2, 0))
     b.add(Repeat, times=(2,) * 6)
-    with pytest.raises(NotPlanned, match=r"^a copy along \d+ axes$"):
+    with pytest.raises(NotPlanned, match="axes"):
         make_plan(b.net(), list(ISAS.values())[-1])
     batch = inputs_of(b.net(), 2)
-    np.testing.assert_array_equal(
-        run(b.net(), batch),
-        batch.transpose(0, 6, 4, 2, 5, 3, 1)
-        .repeat(2, 1)
-        .repeat(2, 2)
-        .repeat(2, 3)
-        .repeat(2, 4)
-        .repeat(2, 5)
-        .repeat(2, 6),
-    )
+    expected = batch.transpose(0, 6, 4, 2, 5, 3, 1)
+    for axis in range(1, 7):
+        expected = expected.repeat(2, axis)
+    np.testing.assert_array_equal(run(b.net(), batch), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(data=st.data())
 def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
     """Every copy gives each element its place, with merged axes too."""
@@ -223,7 +216,6 @@ def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
             np.testing.assert_array_equal(found, np.moveaxis(expected, 0, -1).reshape(-1))
 
 
-# ------------------------------------------------------------------------------------------- kernels and shared values
 @pytest.mark.parametrize("coding", ["values", "integer"])
 @pytest.mark.parametrize("pixel", [0, 1, 128, 255])
 def test_bytes_as_they_are_and_coded_have_exact_sums(coding: str, pixel: int) -> None:
@@ -257,7 +249,7 @@ def test_bytes_of_an_image_seen_in_another_shape() -> None:
 
 
 @pytest.mark.parametrize("real", [False, True])
-@pytest.mark.parametrize("taps", [(1, 32), (1, 33), (1, 127), (1, 128), (12, 12)])
+@pytest.mark.parametrize("taps", [(1, 32), (1, 33), (1, 127), (1, 128)])
 def test_depthwise_sums_of_many_taps_are_exact(real: bool, taps: tuple[int, int]) -> None:
     """All inputs and weights at the end of their grids: sums of more taps need another kernel."""
     b = Builder((40, *taps), coding="float32")
@@ -278,7 +270,7 @@ def test_depthwise_sums_of_many_taps_are_exact(real: bool, taps: tuple[int, int]
         assert (found[1] == -expected).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(
     form=st.sampled_from(["sign", "values", "integer", "signed", "real", "weights"]),
     channels=st.integers(2, 70),

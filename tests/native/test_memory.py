@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -16,14 +15,13 @@ from support.covering import covering
 from support.kernel_nets import images_of
 from support.packed_nets import Builder
 
-COUNTED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
+MEASURED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
 VALUES = {"mlp": 2, "resnet20": 3.25, "vgg_small": 1.26}
 """Size of the arena relative to the largest value of a net; a residual block also keeps its shortcut and a grid, and
 the portable kernels make int32 of the bytes of an image."""
-each_plan = pytest.mark.parametrize(("name", "isa"), covering(product(COUNTED, ISAS), heavy={"vgg-signs"}))
 
 
 def packed_bytes(net: PackedNet) -> float:
@@ -42,26 +40,22 @@ def arena_bytes(plan: NativePlan) -> tuple[int, int]:
     return 4 * (plan.plan.arena_units - plan.plan.scratch_units), 4 * plan.plan.scratch_units
 
 
-@cache
-def packed_of(name: str) -> PackedNet:
-    return packed_form(build(COUNTED[name]), COUNTED[name].activations)
-
-
-@each_plan
-def test_weights_take_at_most_a_quarter_more_than_their_bits(name: str, isa: str) -> None:
-    net = packed_of(name)
-    assert weight_bytes(make_plan(net, instruction_sets()[isa])) <= 1.25 * packed_bytes(net)
-
-
-@each_plan
-def test_the_arena_holds_only_values_in_use_at_the_same_time(name: str, isa: str) -> None:
-    net = packed_of(name)
+@pytest.mark.parametrize(("name", "isa"), covering(product(MEASURED, ISAS), heavy={"vgg-signs"}))
+def test_a_plan_takes_memory_for_its_weights_and_for_values_in_use(name: str, isa: str) -> None:
+    net = packed_form(build(MEASURED[name]), MEASURED[name].activations)
     plan = make_plan(net, instruction_sets()[isa])
+    assert weight_bytes(plan) <= 1.25 * packed_bytes(net)
     values, scratch = arena_bytes(plan)
     largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
-    assert values <= plan.plan.batch * VALUES[COUNTED[name].model] * (largest + 8) + 1024
+    assert values <= plan.plan.batch * VALUES[MEASURED[name].model] * (largest + 8) + 1024
     # AMX: the bytes of 64 rows of 2048 real values, and sums
     assert scratch <= (700_000 if isa == "amx" and name == "mlp-weights" else 200_000)
+    images = images_of(net, 3)
+    tracemalloc.start()
+    plan.run(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4 * plan.plan.arena_units + 10_000  # the arena and the output
 
 
 def test_rows_that_are_never_split_into_bytes_have_no_memory_for_it() -> None:
@@ -71,14 +65,3 @@ def test_rows_that_are_never_split_into_bytes_have_no_memory_for_it() -> None:
     without = instruction_sets()[ISAS[0]]._replace(byte_tiles=0)
     units = [make_plan(b.net(), isa).plan.scratch_units for isa in (without, without._replace(byte_tiles=16))]
     assert units[0] == units[1]
-
-
-@each_plan
-def test_only_the_arena_and_the_output_are_allocated(name: str, isa: str) -> None:
-    plan = make_plan(packed_of(name), instruction_sets()[isa])
-    images = images_of(packed_of(name), 3)
-    tracemalloc.start()
-    plan.run(images)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= 4 * plan.plan.arena_units + 10_000

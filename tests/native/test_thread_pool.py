@@ -40,7 +40,7 @@ def test_any_number_of_parts_makes_the_same_bits(isa: str) -> None:
         plan, images = make_plan(net, instruction_sets()[isa]), images_of(net, 2)
         expected, _ = plan.run(images)
         plan.plan.batch = 1  # parts continue with the next batch together
-        for parts in (2, 3, 7):
+        for parts in (2, 7):
             np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
 
 

@@ -67,10 +67,10 @@ THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "dot"
 
 
 def kernel_nets() -> list[PackedNet]:
-    nets = [make(seed) for make in IMAGE_NETS.values() for seed in range(2)]
+    nets = [make() for make in IMAGE_NETS.values()]
     for form in ("sign", "integer", "real"):
-        for channels, outputs in ((1, 1), (3, 16), (33, 37), (64, 130)):
-            nets += [_wide(channels, outputs, form, value) for value in (0, 1)]
+        for channels, outputs, values in ((1, 1, (0,)), (3, 16, (0, 1)), (33, 37, (1,)), (64, 130, (0, 1))):
+            nets += [_wide(channels, outputs, form, value) for value in values]
     nets += [make() for make in THRESHOLD_NETS.values()]
     nets += [make() for make in OTHER_NETS.values()]
     return [*nets, _long(2100, 1100)]
