@@ -1,24 +1,23 @@
-"""What a newcomer gives to the public functions by mistake."""
+"""Wrong and unusual arguments of public functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import onebit
-from onebit.errors import DataError, FormatError, OnebitError, UnknownNameError, UsageError
+from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.evaluation.forward import try_model
 from onebit.models import create_model
 from onebit.recipe import build_recipe
 from onebit.runtime import run
 
 DATA = onebit.load_dataset("toy")
-IMAGES, LABELS = DATA.test.images, DATA.test.labels
+IMAGES = DATA.test.images
 
 
 def make_model() -> nn.Module:
@@ -38,31 +37,23 @@ def fit(model: Any = MODEL, data: Any = DATA, optimizer: Any = None, **settings:
     onebit.fit(model, data, optimizer, **{"epochs": 1, **settings})
 
 
-MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError]]] = {
-    "run of a missing path": (lambda: run("net.1bit", IMAGES), FormatError),
-    "run on floats": (lambda: run(PACKED, IMAGES / 255), UsageError),
-    "fit with other lengths": (lambda: fit(data=(IMAGES, LABELS[:9])), DataError),
-    "fit with NaN": (
-        lambda: fit(nn.Sequential(nn.Flatten(), onebit.BinaryLinear(64, 4)), (IMAGES * np.nan, LABELS)), DataError,
-    ),
-    "fit without targets": (lambda: fit(data=IMAGES), UsageError),
-    "fit with an unknown loss": (lambda: fit(loss="l1"), UnknownNameError),
-    "evaluate without targets": (lambda: onebit.evaluate(MODEL, IMAGES), DataError),
-    "clip without latent groups": (lambda: onebit.clip_latents_(torch.optim.Adam(MODEL.parameters())), UsageError),
-    "a Trainer on unknown data": (lambda: onebit.Trainer("mlp").fit("tooy"), UnknownNameError),
-    "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_answered_in_one_line(mistake: str) -> None:
-    attempt, kind = MISTAKES[mistake]
-    with pytest.raises(kind) as caught:
+@pytest.mark.parametrize(
+    ("attempt", "kind"),
+    [
+        (lambda: run(PACKED, IMAGES / 255), UsageError),
+        (lambda: fit(data=IMAGES), UsageError),
+        (lambda: fit(loss="l1"), UnknownNameError),
+        (lambda: onebit.clip_latents_(torch.optim.Adam(MODEL.parameters())), UsageError),
+        (lambda: build_recipe({"learning": 1}), UsageError),
+    ],
+    ids=["floats for pixels", "no targets", "unknown loss", "no latent groups", "unknown field"],
+)
+def test_wrong_arguments_are_refused(attempt: Callable[[], Any], kind: type[OnebitError]) -> None:
+    with pytest.raises(kind):
         attempt()
-    assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_latents_is_no_mistake() -> None:
+def test_groups_without_latents_are_accepted() -> None:
     """`latent_groups` marks each group with or without latents, so that none at all is known to be intended."""
     real = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
     unclipped = onebit.latent_groups(MODEL, lr=1e-3, latent_clip=None)

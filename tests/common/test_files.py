@@ -47,18 +47,14 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     write_atomic(str(path), b"two")
     assert path.read_bytes() == b"two"
     assert names(tmp_path) == ["a.bin"]
-
-
-def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
-    (tmp_path / "ordinary").write_bytes(b"")
-    write_atomic(tmp_path / "ours", b"")
-    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+    (tmp_path / "ordinary").touch()
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "net.1bit"
     write_atomic(path, b"old")
-    with files_limited_to(10_000), pytest.raises(OnebitError, match=r"net\.1bit.*File too large"):
+    with files_limited_to(10_000), pytest.raises(OnebitError, match=r"net\.1bit"):
         write_atomic(path, b"x" * 50_000)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["net.1bit"]
@@ -80,7 +76,7 @@ def test_an_error_in_the_block_leaves_everything_as_it_was(tmp_path: Path, error
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> None:
+def test_the_temporary_path_is_in_the_same_folder_with_the_same_suffix(tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     with atomic_path(path) as temporary:
         assert temporary.parent == path.parent
@@ -117,20 +113,18 @@ def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    script = "import os, sys\nfrom onebit.common.files import atomic_files\n"
-    script += "with atomic_files(sys.argv[1]) as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, tmp_path / "folder"], check=False)
-    script = "import os, sys\nfrom onebit.common.files import atomic_path\n"
-    script += "with atomic_path(sys.argv[1]): os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, tmp_path / "net.bin"], check=False)
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    script = "import os, sys\nfrom onebit.common.files import atomic_files, atomic_path\n"
+    script += "with atomic_files(sys.argv[1]) as folder, atomic_path(sys.argv[2]):\n"
+    script += "    (folder / 'a').touch(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "folder", tmp_path / "net.bin"], check=False)
     (tmp_path / "other.bin").write_bytes(b"")
     assert len(names(tmp_path)) == 3
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["other.bin"]
 
 
-def test_files_whose_names_begin_alike_stay(tmp_path: Path) -> None:
+def test_files_with_similar_names_stay(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "net.bin") as ours:
         start = ours.name.partition("-")[2].partition("-")[0]
         for name in (".onebit-notes.txt", f".onebit-{start}-17-89abcde", ".onebit-0123abcd-17-89abcdef"):
@@ -178,8 +172,7 @@ def test_several_files_appear_together_and_others_stay(tmp_path: Path, there: bo
     assert there or folder.stat().st_mode == (tmp_path / "dir").stat().st_mode
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(("error", "there"), [(ValueError, True), (KeyboardInterrupt, False), (OSError, True)])
 def test_after_an_error_no_file_of_several_is_changed(tmp_path: Path, error: type[BaseException], there: bool) -> None:
     folder = tmp_path / "net"
     if there:
@@ -214,11 +207,11 @@ def test_a_move_that_fails_names_what_was_written_before(tmp_path: Path) -> None
 def test_json_has_null_for_numbers_that_are_not_finite() -> None:
     text = json_text({"loss": math.inf, "rows": [(math.nan, 1.5)]}, indent=1)
     assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "rows": [[None, 1.5]]}
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError):
         json_text({"path": object()}, indent=1)
 
 
-def test_several_files_need_a_folder(tmp_path: Path) -> None:
+def test_files_in_place_of_the_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in ("file", "missing/deep", "file/x"):
         with pytest.raises(OnebitError):

@@ -61,13 +61,13 @@ WATCHERS: dict[str, Callable[[Callable[[], Any]], Any]] = {
 
 
 @pytest.mark.parametrize("name", WATCHERS)
-def test_whoever_follows_operations_is_seen(name: str) -> None:
+def test_watchers_of_operations_are_detected(name: str) -> None:
     assert not private.is_watched()
     assert WATCHERS[name](private.is_watched)
     assert not private.is_watched()
 
 
-def test_each_question_has_its_own_answer() -> None:
+def test_transforms_modes_and_forward_mode_are_told_apart() -> None:
     asked: dict[str, Callable[[], Any]] = {
         "transforms": private.transforms_active,
         "modes": private.dispatch_modes,
@@ -98,7 +98,7 @@ class Asks(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_backward_pass_and_its_batches_are_seen(batched: bool) -> None:
+def test_backward_passes_and_batched_gradients_are_detected(batched: bool) -> None:
     x = torch.zeros(3, requires_grad=True)
     Asks.found.clear()
     assert not private.in_backward()
@@ -131,7 +131,7 @@ KINDS = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backwar
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hooks_are_seen(kind: str) -> None:
+def test_hooks_are_detected(kind: str) -> None:
     layer, other = nn.Linear(1, 1), nn.Linear(1, 1)
 
     def hook(*_: Any) -> None: ...
@@ -156,7 +156,7 @@ def test_names_of_recurrent_weights() -> None:
     assert private.recurrent_names(nn.GRUCell(2, 3)) == ["weight_ih", "weight_hh"]
 
 
-def test_a_hook_of_an_optimizer_is_seen() -> None:
+def test_a_hook_of_an_optimizer_is_detected() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
     def hook(*_: Any) -> None: ...

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onebit.data import Dataset, load_dataset, make_toy
-from onebit.errors import DataError, UnknownNameError, UsageError
+from onebit.errors import DataError, UnknownNameError
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_the_arrays_of_a_file_become_a_data_set(tmp_path: Path) -> None:
     assert found.digest == expected.digest
     assert (found.name, found.directory) == ("arrays", str(path.resolve()))
     assert load_dataset("mine", directory=path).name == "mine"
-    with pytest.raises(UnknownNameError, match="unknown data set 'mine'"):
+    with pytest.raises(UnknownNameError):
         load_dataset("mine", directory=tmp_path)
 
 
@@ -83,29 +83,19 @@ def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
         load_dataset("arrays", directory=path)
 
 
-def test_arrays_without_training_images_are_refused() -> None:
-    images, labels = np.zeros((3, 8, 8), np.uint8), np.zeros(3, int)
-    with pytest.raises(UsageError, match="0 training images"):
-        Dataset.from_arrays((images[:0], labels[:0]), (images, labels))
-
-
-@pytest.mark.parametrize("name", ["cut.npz", "empty.npz", "text.npz", "bent.npz", "one.npz", "none.npz"])
+@pytest.mark.parametrize("name", ["cut.npz", "empty.npz", "damaged.npz", "one.npz", "none.npz"])
 def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
     whole = write(tmp_path / "own.npz").read_bytes()
     np.save(tmp_path / "one.npy", np.zeros(3))
     content = {
         "cut.npz": whole[:-900],
         "empty.npz": b"",
-        "text.npz": b"PK, not a zip file",
-        "bent.npz": whole[:200] + bytes(300) + whole[500:],
+        "damaged.npz": whole[:200] + bytes(300) + whole[500:],
         "one.npz": (tmp_path / "one.npy").read_bytes(),
     }
     if name in content:
         (tmp_path / name).write_bytes(content[name])
     with pytest.raises(DataError, match=name):
         load_dataset("arrays", directory=tmp_path / name)
-
-
-def test_no_file_is_refused() -> None:
     with pytest.raises(DataError, match="--data"):
         load_dataset("arrays")

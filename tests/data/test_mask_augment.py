@@ -30,8 +30,10 @@ def test_the_default_augmentation_changes_nothing() -> None:
     assert np.array_equal(masks, MASKS[INDICES])
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("options", [ALL, {"crop_size": 16, **ALL}, {"crop_size": 44, "crop_padding": 6, **ALL}])
+@pytest.mark.parametrize(
+    ("options", "channels_last"),
+    [(ALL, True), ({"crop_size": 16, **ALL}, False), ({"crop_size": 44, "crop_padding": 6, **ALL}, True)],
+)
 def test_a_mask_moves_with_its_image(options: dict[str, Any], channels_last: bool) -> None:
     reflect = {"padding_mode": "reflect"} if "crop_padding" in options else {}
     images, masks = batch(channels_last=channels_last, **options, **reflect)
@@ -107,7 +109,7 @@ def test_an_epoch_uses_each_image_repeats_times() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}, {"crop_size": 41}],
+    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}],
     ids=str,
 )
 def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any]) -> None:
@@ -117,5 +119,5 @@ def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any]
 
 @pytest.mark.parametrize("options", [{"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}])
 def test_options_for_masks_are_refused_with_labels(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"augmentation.{next(iter(options))}"):
+    with pytest.raises(UsageError, match=next(iter(options))):
         TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**options), channels_last=False)

@@ -21,7 +21,7 @@ def test_indices_are_mirrored_at_both_ends() -> None:
 sides = st.integers(1, 40)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=30)
 @given(st.tuples(sides, sides), st.tuples(st.integers(8, 24), st.integers(8, 24)), st.sampled_from([0, 2, 6]))
 def test_joined_tiles_give_the_image_and_masks_have_each_pixel_once(
     image: tuple[int, int], made: tuple[int, int], lost: int

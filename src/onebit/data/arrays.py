@@ -1,4 +1,4 @@
-"""Your own arrays in a numpy file, FILE.npz, as a data set."""
+"""Arrays of the user in a numpy file, FILE.npz, as a data set."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CLASSES = "classes"
 
 
 def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
-    """Read the arrays in the file `directory`, which `numpy.savez` wrote; nothing in it is unpickled.
+    """Read the file `directory`, which `numpy.savez` wrote; nothing in it is unpickled.
 
-    The file holds `train_images`, `train_labels`, `test_images` and `test_labels`, as `Dataset.from_arrays` takes them,
-    and optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
+    It holds `train_images`, `train_labels`, `test_images` and `test_labels` as `Dataset.from_arrays` takes them, and
+    optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
     """
     path = own_path("arrays", directory)
     try:
@@ -35,9 +35,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
         with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
             arrays = {key: content[key] for key in content.files}
     except Exception as error:  # numpy raises almost anything for a damaged file
-        raise DataError(
-            f"{path}: {first_line(error)}; expected arrays of numbers, as numpy.savez writes them"
-        ) from None
+        raise DataError(f"{path}: expected arrays of numbers as numpy.savez writes them: {first_line(error)}") from None
     needed = NEEDED + (VALIDATION if {*VALIDATION} & arrays.keys() else ())
     if arrays.keys() - {CLASSES} != {*needed}:
         keys = f"{', '.join(NEEDED)}, and optionally {', '.join(VALIDATION)} and {CLASSES}"

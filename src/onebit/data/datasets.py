@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS
@@ -44,24 +45,23 @@ def load_dataset(
     """Load a data set as uint8 arrays. It is downloaded if it is not on this machine.
 
     Args:
-        name: a name in `DATASETS`, or a `DatasetEntry`; for a file of arrays also any other name.
-        validation: number of training images to hold out. With None, or with the number of validation images that the
-            data set itself has, these are used; without them, None means the default of the data set (`mnist` 10,000).
-            With 0, `data.train` has all images and `data.validation` is an empty `Split`.
+        name: a name in `DATASETS`, or a `DatasetEntry`; any other name for a file of arrays.
+        validation: number of training images to hold out; 0 for none. None, or the number of the data set's own
+            validation images, uses these; without them None is the default of the data set (`mnist` 10,000).
         split_seed: the seed that chooses them, see `hold_out`. The test split does not depend on it.
         directory: the only folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; for the data set
             "folder" the folder itself, for "arrays" the file.
         progress: called during downloads and while images are decoded.
         input_size: side in pixels to resize the largest centered square of every image to; None keeps their size,
             except for `imagenet` (224). Needed for a folder with images of several sizes.
-        workers: number of threads that decode image files; 0 decodes in this one; None means one for each CPU.
+        workers: number of threads that decode image files; 0 for this one alone, None for one per CPU.
         skip_broken: leave out image files that do not decode, and list them in the note.
 
     Raises:
         UnknownNameError: no such data set.
         DataError: files are damaged, or missing and cannot be downloaded.
-        UsageError: `validation` leaves nothing to train on, `input_size` is given for masks, or `directory` for a data
-            set that is part of onebit.
+        UsageError: `validation` leaves nothing to train on, `input_size` for masks, or `directory` for a data set that
+            is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
@@ -69,14 +69,8 @@ def load_dataset(
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
     entry = _entry(name, directory)
-    loaded = fetch_dataset(
-        entry,
-        directory=directory,
-        progress=progress,
-        input_size=input_size,
-        workers=workers,
-        skip_broken=skip_broken,
-    )
+    options: dict[str, Any] = {"input_size": input_size, "workers": workers, "skip_broken": skip_broken}
+    loaded = fetch_dataset(entry, directory=directory, progress=progress, **options)
     if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation
     else:
@@ -92,7 +86,7 @@ def load_dataset(
     if input_size is None or entry.folder:
         return data
     if data.train.labels.ndim > 1:
-        raise UsageError("input_size: images with masks are not resized: leave it out")
+        raise UsageError("input_size: images with masks are not resized")
     return data.changed(lambda split: Split(resize_images(split.images, input_size), split.labels))
 
 
@@ -105,9 +99,9 @@ def fetch_dataset(
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> LoadedFiles:
-    """Find or download the files of a data set, read and check them; the images of a folder are resized already.
+    """Find or download the files of a data set, read and check them; the images of a folder are resized.
 
-    The files of MNIST are compared with their checksums, those of CIFAR have the right sizes and labels.
+    The files of MNIST are compared with their checksums, those of CIFAR checked for sizes and labels.
 
     Args:
         name: a name in `DATASETS`, or a `DatasetEntry`.

@@ -1,4 +1,4 @@
-"""Image files to pixels, all at once or when they are indexed, in threads: Pillow works outside of Python's lock."""
+"""Decode image files, all at once or when they are indexed, in threads: Pillow releases Python's lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onebit.data.resizing import Images, crop_box
 from onebit.errors import DataError
 
 _T = TypeVar("_T")
-_CHUNK = 1000  # files that wait for a thread at a time
+_CHUNK = 1000  # files that are queued for the threads
 
 
 def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None = None) -> Images:
@@ -38,20 +38,20 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
 
 
 def default_workers() -> int:
-    """One for each CPU that this process may run on."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class StreamedImages:
-    """Image files that do not fit in memory and are decoded when they are indexed.
+    """Image files that are decoded when they are indexed, because they do not fit in memory.
 
-    It has the shape, dtype and length of a uint8 array (N, 3, H, W). Indexing with a slice, a mask or an array of
-    indices reads those images into an ndarray with NHWC memory; `subset` selects images without reading them.
+    It has the shape, dtype and length of a uint8 array (N, 3, H, W). Indexing reads images into an ndarray with NHWC
+    memory; `subset` selects images without reading them.
 
     Args:
         paths: (N,), the files.
         size: (H, W), see `decode_image`.
-        workers: number of threads that decode; 0 decodes in this one; None means one for each CPU.
+        workers: number of threads that decode; 0 for this one alone, None for one per CPU.
 
     Example:
         >>> streamed = load_dataset("imagenet", directory=folder).test.images  # doctest: +SKIP

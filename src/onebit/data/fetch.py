@@ -1,7 +1,4 @@
-"""Finds the files of a data set: in a folder of the user, in the cache, or on an official mirror.
-
-pooch is imported only for a download.
-"""
+"""Find the files of a data set in a folder of the user, in the cache, or on an official mirror."""
 
 from __future__ import annotations
 
@@ -50,8 +47,7 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
 
     Given a `directory`, only that is searched; otherwise each folder in `ONEBIT_DATA`, then the cache. The files may be
     in the folder itself or in one of its sub-folders `official.folders`; the first folder that has them all is used.
-    Without a `directory`, missing files are downloaded into the cache, under a temporary name until the checksum has
-    been verified.
+    Without a `directory`, missing files are downloaded into the cache and their checksums verified.
 
     Raises:
         DataError: `directory` lacks a file, or the files were not found and cannot be downloaded.
@@ -76,14 +72,14 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
 
 
 def own_path(name: str, directory: str | Path | None) -> Path:
-    """The folder or file of a data set of the user's own."""
+    """The folder or file of a data set of the user."""
     if directory is None:
-        raise DataError(f"data set {name!r} is your own: name its folder or file with --data")
+        raise DataError(f"data set {name!r} needs --data with its folder or file")
     return Path(directory).expanduser()
 
 
 def data_folders(directory: str | Path | None, sub_folders: Sequence[str]) -> Iterator[Path]:
-    """Where to search: `directory` alone, or the folders in `ONEBIT_DATA` and then the cache; and their sub-folders."""
+    """The folders to search: `directory` alone, or those in `ONEBIT_DATA` and the cache; each with its sub-folders."""
     if directory is not None:
         roots = [Path(directory)]
     else:

@@ -1,4 +1,4 @@
-"""Folders of images in class sub-folders as data sets; images that do not fit in memory are decoded for each batch."""
+"""Folders of images in class sub-folders as data sets; large ones are decoded for each batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
 from onebit.errors import DataError, UsageError
 
 STREAMED_ABOVE = 1 << 30
-"""Bytes of decoded images; more are not kept in memory."""
+"""Decoded images of more bytes are not kept in memory."""
 
 
 def read_folder(
@@ -30,10 +30,9 @@ def read_folder(
     skip_broken: bool = False,
     streamed_above: int = STREAMED_ABOVE,
 ) -> LoadedFiles:
-    """Read the images in a folder as RGB, resized by `decode_image`.
+    """Read the images in a folder as RGB, resized by `decode_image`; for the arguments see `load_dataset`.
 
-    Of more than `streamed_above` bytes of decoded images, a broken one is an error only when it is needed. For the
-    other arguments see `load_dataset`.
+    More than `streamed_above` bytes of decoded images are streamed; a broken one is then an error only when it is read.
     """
     if name == "folder":
         root = own_path(name, directory).resolve()
@@ -77,7 +76,7 @@ def read_folder(
 
 
 def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:
-    """The (height, width) of all images; any size if none of them decodes."""
+    """The (height, width) that all images have."""
     sizes: dict[tuple[int, int], str] = {}
     for file in listing.files:
         path = os.path.join(listing.root, file.name)
@@ -89,7 +88,7 @@ def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:
                 raise
         if len(sizes) > 1:
             found = " and ".join(f"{height}×{width} ({name})" for (width, height), name in sizes.items())
-            raise UsageError(f"images of several sizes: {found}; to resize them all, add --input-size N")
+            raise UsageError(f"images of several sizes: {found}; resize them with --input-size N")
     width, height = next(iter(sizes), (1, 1))
     return height, width
 

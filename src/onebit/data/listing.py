@@ -1,4 +1,4 @@
-"""Lists the images in a folder: `train/CLASS/*` and `val/CLASS/*` as in ImageNet, or only `CLASS/*`."""
+"""List the images in a folder: `train/CLASS/*` and `val/CLASS/*` as in ImageNet, or only `CLASS/*`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from onebit.errors import DataError
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""
 SPLITS = {*VALIDATION, "train", "training", "test", "testing"}
-"""Names of splits: two of them beside each other are no classes."""
+"""Names of splits; two of them in one folder are not classes."""
 TEST_SHARE = 0.2
-"""The share of each class that becomes the test images of a folder without them."""
+"""The share of each class that becomes test images in a folder without them."""
 
 
 class ImageFile(NamedTuple):
@@ -55,19 +55,19 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Find the images in a folder. Hidden files, other files, and files without a class are ignored.
 
-    `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
-    the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
-    share of each class, drawn by the paths of the files, is the test split.
+    `train/CLASS/*` are training images and `test/CLASS/*` test images. `val`, `valid` or `validation` holds validation
+    images, or test images if there is no `test`. Without any of these, and in a folder of `CLASS/*`, a share of each
+    class, drawn by the paths of the files, is the test split.
     """
     train_folder = root / "train" if _sub_folders(root / "train") else root
     classes = _sub_folders(train_folder)
     splits = SPLITS & {name.lower() for name in classes}
     if train_folder == root and (len(splits) > 1 or any({*_sub_folders(root / name)} & {*classes} for name in splits)):
-        raise DataError(f"{root}: {' and '.join(classes)} would be classes; expected train/CLASS/IMAGE")
+        raise DataError(f"{root}: {' and '.join(classes)} would be classes, expected train/CLASS/IMAGE")
     others: list[str] = []
     train = _list_images(root, train_folder, classes, others)
     if not train:
-        raise DataError(f"{root}: no images in class folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
+        raise DataError(f"{root}: no images in class folders, expected train/CLASS/IMAGE or CLASS/IMAGE")
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
@@ -90,7 +90,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def _drawn(files: tuple[ImageFile, ...]) -> set[ImageFile]:
-    """Test images: those whose path below the root has a digest in the lowest share of all digests.
+    """Test images: those whose path below the root has a digest in the lowest `TEST_SHARE` of all digests.
 
     Adding images never moves a training image into the test set, except the only image of a class.
     """
@@ -117,12 +117,12 @@ def _list_images(root: Path, folder: Path, classes: tuple[str, ...], others: lis
     """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
-        for place, inner, entries in os.walk(folder / name):
-            inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
+        for parent, folders, entries in os.walk(folder / name):
+            folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
             shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
             others.extend(entry for entry in shown if not is_image_name(entry))
-            for path in (os.path.join(place, entry) for entry in shown if is_image_name(entry)):
-                # of a broken link, which decoding names, the size is 0
+            for path in (os.path.join(parent, entry) for entry in shown if is_image_name(entry)):
+                # a broken link, which fails to decode later
                 size = os.path.getsize(path) if os.path.exists(path) else 0
                 images.append(ImageFile(os.path.relpath(path, root), classes.index(name), size))
     return tuple(images)

@@ -1,4 +1,4 @@
-"""Random changes to whole batches of images together with their masks."""
+"""Random changes to whole batches of images and their masks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class MaskedImages:
     """The images and masks of a training split, as a source of batches.
 
     A window of `crop_size` is cropped at a random position from the image, which is padded by reflection with
-    `crop_padding` pixels. The window is deformed, rotated and flipped, and its mask in the same way. Interpolation is
-    bilinear for the image and nearest-neighbor for the mask.
+    `crop_padding` pixels. Window and mask are deformed, rotated and flipped alike, the image with bilinear
+    interpolation, the mask with the nearest neighbor.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -37,9 +37,7 @@ class MaskedImages:
         crop = self.augmentation.crop_size
         self.window = self.size if crop is None else (crop, crop)
         if self.augmentation.crop_padding and self.augmentation.padding_mode != "reflect":
-            raise UsageError("crop_padding of images with masks needs padding_mode reflect")
-        if crop is not None and crop > min(self.size) + 2 * self.augmentation.crop_padding:
-            raise UsageError(f"crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
+            raise UsageError("augmentation.crop_padding of images with masks needs padding_mode reflect")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
     def draw(
@@ -73,16 +71,16 @@ class MaskedImages:
     ) -> tuple[Images, Masks]:
         """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
         top, left, turns, flipped, displacement = self.draw(len(indices), rng, part)
-        which = np.asarray(indices)[part]
+        chosen = np.asarray(indices)[part]
         rows = top[:, None] + np.arange(self.window[0])
         columns = left[:, None] + np.arange(self.window[1])
         if displacement is None:
             rows, columns = mirrored(rows, self.size[0])[:, :, None], mirrored(columns, self.size[1])[:, None, :]
-            place = which[:, None, None]
-            pixels, masks = self._pixels[place, rows, columns], self._masks[place, rows, columns]
+            index = chosen[:, None, None], rows, columns
+            pixels, masks = self._pixels[index], self._masks[index]
         else:
             y, x = (displacement[:, axis] for axis in (0, 1))
-            pixels, masks = self._deformed(which, rows[:, :, None] + y, columns[:, None, :] + x)
+            pixels, masks = self._deformed(chosen, rows[:, :, None] + y, columns[:, None, :] + x)
         for i, (turn, (over, across)) in enumerate(zip(turns, flipped, strict=True)):
             if turn or over or across:
                 flips = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
@@ -93,20 +91,20 @@ class MaskedImages:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), masks
 
     def _deformed(
-        self, which: npt.NDArray[np.int64], rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]
+        self, chosen: npt.NDArray[np.int64], rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]
     ) -> tuple[Images, Masks]:
         """The samples at fractional positions, (n, S, S') each."""
-        place, (height, width) = which[:, None, None], self.size
+        image, (height, width) = chosen[:, None, None], self.size
         nearest = (np.rint(axis).astype(np.int64) for axis in (rows, columns))
         y, x = (mirrored(axis, size) for axis, size in zip(nearest, self.size, strict=True))
-        masks = self._masks[place, y, x]
+        masks = self._masks[image, y, x]
         low_row, low_column = (np.floor(axis).astype(np.int64) for axis in (rows, columns))
         down, right = ((axis - low).astype(np.float32) for axis, low in ((rows, low_row), (columns, low_column)))
         down, right = down[..., None], right[..., None]
         top, bottom = mirrored(low_row, height), mirrored(low_row + 1, height)
         left, other = mirrored(low_column, width), mirrored(low_column + 1, width)
-        upper = self._pixels[place, top, left] * (1 - right) + self._pixels[place, top, other] * right
-        lower = self._pixels[place, bottom, left] * (1 - right) + self._pixels[place, bottom, other] * right
+        upper = self._pixels[image, top, left] * (1 - right) + self._pixels[image, top, other] * right
+        lower = self._pixels[image, bottom, left] * (1 - right) + self._pixels[image, bottom, other] * right
         return np.rint(upper * (1 - down) + lower * down).astype(np.uint8), masks
 
 

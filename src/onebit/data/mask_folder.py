@@ -21,9 +21,9 @@ from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Spl
 from onebit.errors import DataError, UsageError
 
 TEST_SHARE = 0.2
-"""The share of the images that are test images; such a folder has no separate ones."""
+"""The share of the images that become test images."""
 UNNAMED = ("0", "255")
-"""The classes of masks without `classes.txt`: their values."""
+"""The classes of masks without `classes.txt`, named by their values."""
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 
 
@@ -36,7 +36,7 @@ def read_masked_folder(
 ) -> LoadedFiles:
     """Read the images and masks in a folder; a fifth of them, drawn with a fixed seed, are the test images.
 
-    Images are gray or RGB and all have one size. Masks are gray or palette images. If there is a file `classes.txt`
+    All images have one size and are gray or RGB. Masks are gray or palette images. If there is a file `classes.txt`
     with one name on each line, mask values are line numbers 0, 1, …, or 255 for a pixel without a class; otherwise
     there are two classes, 0 and 255, or with the names `classes`. The EXIF orientation of each file is applied.
     """
@@ -66,7 +66,7 @@ def _files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if is_image_name(path.name) and not path.name.startswith("."):
             if path.stem in files:
-                raise DataError(f"{path}: got a second file beside {files[path.stem].name}, expected one for each name")
+                raise DataError(f"{path}: got a second file named {path.stem}, expected one")
             files[path.stem] = path
     return files
 
@@ -89,9 +89,9 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
 
 
 def with_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> Dataset:
-    """The data for a net `source` with these classes, or with unknown ones (None); UsageError for others.
+    """The data for a net `source` with these classes (None for unknown ones); UsageError if they differ.
 
-    The two classes of masks without names get those of the net; a note says which value is which.
+    The two classes of masks without names get the names of the net, and the data a note.
     """
     if classes is None or tuple(classes) == tuple(data.classes):
         return data

@@ -19,7 +19,7 @@ VOID = 255
 def check_mask_classes(classes: int) -> None:
     """UsageError if `VOID` is the number of a class."""
     if classes > VOID:
-        raise UsageError(f"masks of {classes} classes: expected at most {VOID}; {VOID} is for pixels without one")
+        raise UsageError(f"got masks of {classes} classes, expected at most {VOID}")
 
 
 def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes: int) -> npt.NDArray[np.int64]:

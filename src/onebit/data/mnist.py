@@ -26,7 +26,7 @@ from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
 from onebit.errors import DataError
 
 _GZIP_OVERHEAD = 1 << 16
-"""The most bytes by which compression makes a file larger."""
+"""Bytes by which compression may enlarge a file."""
 
 
 class IdxFile(NamedTuple):
@@ -39,7 +39,7 @@ class IdxFile(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its names on disk: some tools write a dot before "idx", some decompress it. `.gz` is preferred."""
+        """Its possible names on disk, `.gz` first; some tools write a dot before "idx"."""
         dotted = self.name.replace("-idx", ".idx")
         return f"{self.name}.gz", f"{dotted}.gz", self.name, dotted
 
@@ -47,7 +47,7 @@ class IdxFile(NamedTuple):
 def read_idx(path: Path, expected: IdxFile) -> npt.NDArray[np.uint8]:
     """The array in an IDX file of unsigned bytes, which is compressed if the path ends in `.gz`.
 
-    No more memory is used than the expected shape takes, whatever the file claims.
+    It takes no more memory than the expected shape, whatever the file claims.
     """
     start = 4 + 4 * len(expected.shape)
     size = start + math.prod(expected.shape)

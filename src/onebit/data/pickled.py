@@ -1,7 +1,7 @@
 """Reader of pickled CIFAR files: a dictionary of one uint8 array and lists of numbers and names.
 
-A pickle may name any function of Python and call it. Here the names come from an allow-list, and each one becomes a
-description of the call to numpy instead of the call itself, so that no code from outside this module runs.
+A pickle may call any function of Python. Here names come from an allow-list, and each call of numpy becomes a
+description of the call, so that no code from outside this module runs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from onebit.common.files import read_regular
 from onebit.errors import DataError, first_line
 
 MOST_INSTRUCTIONS = 1_000_000
-"""In a pickle. The training file of CIFAR-100, with a name for each image, has half as many."""
+"""The training file of CIFAR-100 has half as many."""
 MOST_OTHERS = 50
-"""Instructions that are not in `_VALUES`; the layout of CIFAR takes 24. With more of them, the hash of nested tuples
-could take forever."""
+"""Instructions that are not in `_VALUES`; CIFAR files have 24. With more, hashing nested tuples could take forever."""
 _VALUES = {
     *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
     *("BININT", "BININT1", "BININT2", "MARK", "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME"),
 }
-_ARRAYS = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
-_ALLOWED = {*_ARRAYS, "numpy ndarray", "numpy dtype", "_codecs encode"}
+_ALLOWED = {
+    *("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"),
+    *("numpy ndarray", "numpy dtype", "_codecs encode"),
+}
 
 
 def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
@@ -36,10 +37,10 @@ def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
     content = read_regular(path, largest=largest)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd escapes in texts that are refused anyway
+            warnings.simplefilter("ignore")  # about odd escapes in texts
             _check_instructions(content)
             entries = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
-        # a newer Python may have written the names as bytes
+        # Python 3 may write the keys as bytes
         names = (key if isinstance(key, str) else key.decode("latin-1") for key in entries)
         return dict(zip(names, map(_array, entries.values()), strict=True))
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
@@ -67,7 +68,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Described:
-    """What a name of numpy would have made: the name, the arguments of its call, and the state set later."""
+    """A call of a name of numpy: the name, the arguments, and the state set later."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
         self.name, self.arguments = name, arguments
@@ -84,10 +85,8 @@ def _array(value: Any) -> Any:
     """The uint8 array that `value` describes; any other value as it is."""
     if not isinstance(value, _Described):
         return value
-    if value.name not in _ARRAYS:
-        raise ValueError(f"{value.name!r} does not describe an array")
     _, shape, dtype, fortran_order, content = value.state
-    if not isinstance(dtype, _Described) or dtype.arguments[:1] != ("u1",) or fortran_order:
+    if dtype.arguments[:1] != ("u1",) or fortran_order:
         raise ValueError("an array is not of unsigned bytes in C order")
     if isinstance(content, _Described):  # protocols 0 to 2 of Python 3 write bytes as a call of _codecs.encode
         content = content.arguments[0]

@@ -11,7 +11,7 @@ from onebit.data.splits import Dataset, Split
 from onebit.errors import UsageError
 
 ADDED = 0.1
-"""Added to each eigenvalue; they are about 1 on average. Directions of small variance are mostly noise."""
+"""Added to each eigenvalue (about 1 on average): directions of small variance are mostly noise."""
 LEVELS_PER_UNIT = 32
 """Whitened values are stored as pixels of 8 bits, 128 + 32·value, which covers -4 to 3.97."""
 _CHUNK = 2000  # images at a time
@@ -62,15 +62,15 @@ def fit_zca(images: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
 
 
 def pixel_order(seed: int, pixels: int) -> np.ndarray:
-    """The pixel of an image (pixels,) that each pixel of a permuted one shows."""
+    """The pixel of the image that each pixel of the permuted image shows, (pixels,)."""
     return np.random.default_rng(seed).permutation(pixels)
 
 
 def permute_pixels(data: Dataset, seed: int) -> Dataset:
     """Permute the pixels of all images by `order = pixel_order(seed, H·W)`.
 
-    Pixel i of a new image is pixel `order[i]` of the old one, in every channel and split. For a fully connected net,
-    each order is a task of the same difficulty, and learning one does not help with another (Goodfellow et al. 2013,
+    Pixel i of a new image is pixel `order[i]` of the old one, in every channel and split. For a fully connected net
+    all orders are equally difficult tasks, and learning one does not help with another (Goodfellow et al. 2013,
     arXiv:1312.6211).
 
     Raises:
@@ -81,7 +81,7 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
         Split(50000 images of 1×28×28)
     """
     if data.train.labels.ndim > 1:
-        raise UsageError(f"permutation: {data.name} has masks, which belong to the pixels where they are")
+        raise UsageError(f"permutation: {data.name} has masks, which belong to the positions of the pixels")
     order = pixel_order(seed, data.input_shape[1] * data.input_shape[2])
     return data.prepared_by(partial(_permuted, order=order), f"pixels permuted with seed {seed}")
 

@@ -1,4 +1,4 @@
-"""Resizing of images and random crops, with Pillow's bilinear filter, which is antialiased."""
+"""Resizing of images and random crops, with Pillow's antialiased bilinear filter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ Images = npt.NDArray[np.uint8]
 
 
 def resize_images(images: Images, size: int) -> Images:
-    """Resize the largest centered square of all images (N, C, H, W) to `size`×`size` pixels, as a photo for `predict`.
-
-    Images of that size stay.
-    """
+    """Resize the largest centered square of all images (N, C, H, W) to `size`×`size` pixels, as `predict` does."""
     height, width = images.shape[2:]
     if (height, width) == (size, size):
         return images
@@ -31,17 +28,17 @@ def resized_crops(images: Images, crops: npt.NDArray[np.float64]) -> Images:
 
 
 def _resized(images: Images, boxes: Sequence[tuple[float, float, float, float]], size: tuple[int, int]) -> Images:
-    """Resize a part (left, top, right, bottom) of each image to `size`, each channel by itself."""
+    """Resize a part (left, top, right, bottom) of each image to `size`."""
     from PIL import Image
 
     resized = np.empty((*images.shape[:2], *size), np.uint8)
     for image, box, out in zip(images, boxes, resized, strict=True):
         # three channels are one picture, which is faster
-        planes, places = (
+        planes, views = (
             (image.transpose(1, 2, 0)[None], out.transpose(1, 2, 0)[None]) if len(image) == 3 else (image, out)
         )
-        for plane, made in zip(planes, places, strict=True):
-            made[...] = Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], Image.Resampling.BILINEAR, box)
+        for plane, view in zip(planes, views, strict=True):
+            view[...] = Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], Image.Resampling.BILINEAR, box)
     return resized
 
 

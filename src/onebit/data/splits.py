@@ -1,4 +1,4 @@
-"""The types of every data set: uint8 images and labels in train, validation and test splits."""
+"""The types of data sets: uint8 images and labels in train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from onebit.data.mask_scores import VOID, known_labels
 from onebit.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int], None]
-"""Called during downloads and while images are decoded: the activity (such as "fetching FILE"), bytes so far, bytes in
-total (0 if unknown)."""
+"""Called during downloads and decoding: the activity ("fetching FILE"), bytes so far, and all bytes (0 if unknown)."""
 
 STATISTICS_IMAGES = 10_000
-"""Number of streamed images that the statistics of the channels are estimated from."""
+"""Number of streamed images from which channel statistics are estimated."""
 MOST_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
@@ -54,8 +53,8 @@ class Split:
                 raise DataError(f"masks: got {labels.shape}, expected ({count}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != (count,):
             raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({count},)")
-        if isinstance(images, np.ndarray) and any(images.strides):  # else it repeats one value, without memory for all
-            # the reshapes reset the strides: torch mistakes an axis of one channel with an odd stride for channels_last
+        if isinstance(images, np.ndarray) and any(images.strides):  # a broadcast of one pixel stays as it is
+            # the reshapes reset the strides: torch takes one channel with an odd stride for channels_last
             in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
             object.__setattr__(self, "images", in_order)
 
@@ -109,7 +108,7 @@ class Dataset:
         identity: a digest that identifies these images; "" if the name and the labels do.
         files_digest: a digest of `identity` and of all labels that were loaded, however they are split into training
             and validation; "" for data that were not loaded by `load_dataset`.
-        preparation: what `whiten` and `permute_pixels` did to the images, in their order.
+        preparation: the changes that `whiten` and `permute_pixels` made, in order.
 
     Raises:
         DataError: two classes of the same name, splits of different image shapes, a label out of range, or a split
@@ -147,7 +146,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """A digest of the data for training and validation; it does not depend on where the files are."""
+        """A digest of the training and validation data, whatever their folder."""
         labels = (split.labels for split in (self.train, self.validation))
         return _digest([self.identity, self.input_shape, self.classes], *labels)[:16]
 
@@ -167,11 +166,11 @@ class Dataset:
         return self.changed(lambda split: split, note)
 
     def prepared_by(self, change: Callable[[Split], Split], note: str) -> Dataset:
-        """`changed`, in a way that a net trained on these data also needs for other images: see `prepared`."""
+        """`changed`, by a change that other images for the same net need too, see `prepared`."""
         return replace(self.changed(change, note), preparation=(*self.preparation, change))
 
     def prepared(self, split: Split) -> Split:
-        """Other images of the same shape, as they are stored, prepared as these were."""
+        """Raw images of the same shape with the same preparation."""
         for change in self.preparation:
             split = change(split)
         return split
@@ -315,7 +314,7 @@ def numbered_classes(labels: Any) -> tuple[str, ...]:
 
 
 def arrays_digest(*parts: Any) -> str:
-    """A digest of up to `DIGEST_IMAGES` images of each array, spread over it."""
+    """A digest of up to `DIGEST_IMAGES` evenly spaced images of each array."""
     chosen = (np.linspace(0, len(part) - 1, min(len(part), DIGEST_IMAGES)).astype(np.int64) for part in parts)
     return _digest(None, *(images[some] for images, some in zip(parts, chosen, strict=True)))
 
@@ -331,7 +330,7 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     """Make a split from arrays, with the checks of `Dataset.from_arrays`."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
-        raise DataError(f"images: got {images.shape}, expected (N, C, H, W): pass images.transpose(0, 3, 1, 2)")
+        raise DataError(f"images: got {images.shape}, expected (N, C, H, W): use images.transpose(0, 3, 1, 2)")
     if images.ndim == 3:
         images = images[:, np.newaxis]
     if np.issubdtype(labels.dtype, np.integer):

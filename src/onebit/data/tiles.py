@@ -1,6 +1,6 @@
-"""Cuts images into tiles of the input size of a net, and joins the masks that it predicts for them.
+"""Cut images into tiles of the input size of a net, and join the masks that it predicts for them.
 
-A net with valid padding predicts a smaller mask than its input. Its tiles overlap, and the image is mirrored at its
+A net with valid padding predicts a smaller mask than its input, so its tiles overlap, and the image is mirrored at its
 border (the overlap-tile strategy of Ronneberger et al. 2015, arXiv:1505.04597, section 2 and figure 2). For a net whose
 masks have the size of its input, an eighth of the side of each tile is dropped next to other tiles, because zero
 padding replaces the real pixels there.
@@ -58,12 +58,12 @@ class Tiling:
 
     def cut(self, images: Images) -> Images:
         """(N, C, H, W) -> (N·T, C, h, w), the T tiles of an image one after the other, row by row."""
-        places = []
+        indices = []
         for axis in (0, 1):
             border = (self.seen[axis] - self.made[axis]) // 2
             offsets = np.arange(self.seen[axis]) - border
-            places.append([mirrored(start + offsets, self.image[axis]) for start, _, _ in self.spans(axis)])
-        tiles = [images[:, :, rows][:, :, :, columns] for rows in places[0] for columns in places[1]]
+            indices.append([mirrored(start + offsets, self.image[axis]) for start, _, _ in self.spans(axis)])
+        tiles = [images[:, :, rows][:, :, :, columns] for rows in indices[0] for columns in indices[1]]
         return np.stack(tiles, axis=1).reshape(-1, images.shape[1], *self.seen)
 
     def cut_masks(self, masks: Masks) -> Masks:
@@ -75,7 +75,7 @@ class Tiling:
         return tiles.reshape(-1, *self.made)
 
     def join(self, tiles: npt.NDArray) -> npt.NDArray:
-        """(N·T, K, h', w') -> (N, K, H, W): joins the predictions for the tiles of `cut`."""
+        """(N·T, K, h', w') -> (N, K, H, W): join the predictions for the tiles of `cut`."""
         windows = self._windows()
         grouped = tiles.reshape(-1, len(windows), *tiles.shape[1:])
         joined = np.empty((len(grouped), tiles.shape[1], *self.image), tiles.dtype)
@@ -84,11 +84,11 @@ class Tiling:
         return joined
 
 
-def mirrored(places: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Indices of `size` pixels that are mirrored at both ends: −1 becomes 1, and `size` becomes `size` − 2."""
+def mirrored(indices: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Reflect indices of `size` pixels at both ends: −1 becomes 1, and `size` becomes `size` − 2."""
     period = max(2 * size - 2, 1)
-    places = np.abs(places) % period
-    return np.minimum(places, period - places) if size > 1 else np.zeros_like(places)
+    indices = np.abs(indices) % period
+    return np.minimum(indices, period - indices) if size > 1 else np.zeros_like(indices)
 
 
 def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:

@@ -17,8 +17,6 @@ from onebit.data.splits import Split
 from onebit.errors import UsageError
 
 _FOR_LABELS, _FOR_MASKS = ("cutout", "min_area", "first_size"), ("crop_size", "flip_vertical", "rotate", "elastic")
-
-
 LARGEST_LOG_RATIO = math.log(4 / 3)
 """The largest log(width / height) of a random resized crop."""
 
@@ -43,8 +41,8 @@ def draw(
 ) -> Draws:
     """Draw for a batch, in this order: crops, rows of the windows, their columns, flips, cut rows, cut columns.
 
-    `rng` is used only for what the augmentation needs; `size` is the height and width of an image. Returned are the
-    draws for a part of the batch.
+    `rng` is used only for what the augmentation needs. `size` is the height and width of an image. Returns the draws
+    for a part of the batch.
     """
     crops, padding = np.zeros((count, 4)), augmentation.crop_padding
     top, left, cut_row, cut_column = np.zeros((4, count), np.int64)
@@ -64,13 +62,12 @@ def draw(
 class TrainingImages:
     """The images of a training split, as a source of batches.
 
-    With channels_last the images are kept in NHWC memory, which is a copy unless they have one channel or that layout
-    already.
+    channels_last copies images that have several channels and are not in NHWC memory.
 
     Args:
         images: (N, C, H, W) uint8.
         augmentation: changes to every batch.
-        channels_last: whether batches (N, C, H, W) have NHWC memory, at no cost; otherwise they are contiguous.
+        channels_last: whether batches (N, C, H, W) have NHWC memory; otherwise they are contiguous.
 
     Raises:
         UsageError: the images are too small for the augmentation.
@@ -95,7 +92,7 @@ class TrainingImages:
 
         Args:
             indices: (N,), the images.
-            rng: for the draws, which cover all of `indices`, so that processes that share a batch draw the same.
+            rng: for the draws of all `indices`: processes that share a batch draw the same.
             part: the part of the batch to make.
 
         Returns:
@@ -170,7 +167,10 @@ class TrainingImages:
 class TrainingSamples:
     """The samples of a training split, images with labels or with masks, as a source of batches.
 
-    The arguments are those of `TrainingImages`; a UsageError says which change does not work on these samples.
+    The arguments are those of `TrainingImages`.
+
+    Raises:
+        UsageError: a change that does not work on these samples.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:
