@@ -13,6 +13,18 @@ import onebit
 from onebit.fold.check import check
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, Normalize, binarize_
 from onebit.quantizers import BinaryInput, Quantizer, sign
+from support.fold_nets import Model
+
+
+def dense(function: Any = lambda m, x: m.fc(x)) -> nn.Module:
+    return Model(function, fc=BinaryLinear(4, 4))
+
+
+def missing(x: Any) -> Any:
+    """Fails outside of a trace."""
+    if type(x) is Tensor:
+        raise KeyError("x")
+    return x
 
 
 def mlp(*between: nn.Module, inputs: str | None = None) -> nn.Module:
@@ -22,19 +34,12 @@ def mlp(*between: nn.Module, inputs: str | None = None) -> nn.Module:
     return net
 
 
-class Attention(nn.Module):
+def attention(m: Any, x: Tensor) -> Tensor:
     """A block that cannot be packed whole, for four reasons."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
-        self.lstm, self.fc = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
-        y, _ = self.attention(y, y, y, need_weights=False)
-        y, _ = self.lstm(x + y)
-        return F.gelu(self.fc(y[:, -1]))
+    y = m.norm(x)
+    y, _ = m.attention(y, y, y, need_weights=False)
+    y, _ = m.lstm(x + y)
+    return F.gelu(m.fc(y[:, -1]))
 
 
 def test_a_net_that_packs_whole() -> None:
@@ -48,7 +53,8 @@ def test_a_net_that_packs_whole() -> None:
 
 
 def test_every_reason_is_listed() -> None:
-    model = Attention()
+    parts = {"norm": nn.LayerNorm(8), "attention": nn.MultiheadAttention(8, 2, batch_first=True)}
+    model = Model(attention, **parts, lstm=nn.LSTM(8, 8, batch_first=True), fc=nn.Linear(8, 8))
     binarize_(model)
     report = check(model, torch.randn(2, 5, 8))
     assert not report.whole
@@ -63,61 +69,34 @@ def test_signs_of_what_is_never_negative_are_a_warning() -> None:
         assert report.warnings[0].endswith(": 3")
         assert "; 1 warning: " in report.line
         assert check(mlp(nn.ReLU(), nn.BatchNorm1d(64), inputs=inputs), torch.zeros(2, 64)).warnings == ()
-    pixels = nn.Sequential(
-        nn.Flatten(), Scaled255(), BinaryLinear(64, 3, input_quantizer="ste_sign"), nn.BatchNorm1d(3)
-    )
-    assert ": 2" in check(pixels, torch.zeros(2, 64, dtype=torch.uint8)).warnings[0]
+    pixels = Model(lambda m, x: m.fc(x / 255), fc=BinaryLinear(64, 3, input_quantizer="ste_sign"))
+    assert ": fc" in check(pixels, torch.zeros(2, 64, dtype=torch.uint8)).warnings[0]
 
 
-class Scaled255(nn.Module):
-    """Pixels 0–1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 255
-
-
-def test_what_cannot_be_checked_is_a_text() -> None:
-    class Random(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = BinaryLinear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x) if x.sum() > 0 else x
-
-    report = check(Random(), torch.zeros(2, 4))
-    assert "cannot follow Random.forward" in str(report)
-    assert "the model has no binary layer" in check(nn.Linear(4, 4), torch.zeros(2, 4)).line
-    assert "input_shape" in check(Random()).line
-    assert "str" in check(Random(), "abc").line
+@pytest.mark.parametrize(
+    ("model", "example", "reason"),
+    [
+        (dense(lambda m, x: m.fc(x) if x.sum() > 0 else x), torch.zeros(2, 4), "contents of tensors"),
+        (dense(lambda m, x: m.fc(x) / len(x)), torch.zeros(2, 4), "7 samples"),
+        (dense(lambda m, x: m.fc(missing(x))), torch.zeros(2, 4), "computes something else"),
+        (nn.Linear(4, 4), torch.zeros(2, 4), "binary layer"),
+        (dense(), None, "input_shape"),
+        (dense(), "abc", "str"),
+        (dense(), {"ids": torch.zeros(2, 4)}, "dict"),
+        (dense(), torch.zeros(2, 4, dtype=torch.int64), "int64"),
+        (binarize_(nn.Sequential(nn.LSTM(4, 4)), weight_quantizer="sign").model, torch.zeros(2, 3, 4), "returns"),
+    ],
+)
+def test_the_report_gives_the_reason_that_nothing_packs(model: nn.Module, example: Any, reason: str) -> None:
+    report = check(model, example)
+    assert not report.whole
+    assert reason in report.reasons[""]
 
 
-def test_a_model_that_fails_only_untraced_is_a_text() -> None:
-    class Fails(Asks):
-        def forward(self, x: Tensor) -> Tensor:
-            if type(x) is Tensor:
-                raise KeyError("x")
-            return self.fc(x)
-
-    assert "computes something else" in check(Fails(), torch.zeros(2, 10)).line
-
-
-@pytest.mark.parametrize("part", ["refusals_of", "describe_layers"])
-def test_a_mistake_of_ours_is_no_text(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    def fails(*args: Any, **options: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(f"onebit.fold.check.{part}", fails)
+def test_internal_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.fold.check.refusals_of", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         check(mlp(), torch.randn(2, 64))
-
-
-def test_inputs_that_no_packed_net_takes() -> None:
-    model = nn.Sequential(nn.Embedding(5, 4), BinaryLinear(4, 4))
-    report = check(model, torch.zeros(2, 3, dtype=torch.int64))
-    assert "int64" in report.line
-    assert not report.whole
-    assert "one tensor" in str(check(model, {"ids": torch.zeros(2, 3)}))
 
 
 def test_a_share_of_nearly_all_is_not_all() -> None:
@@ -136,25 +115,10 @@ def test_a_large_net_is_checked_by_its_shapes(monkeypatch: pytest.MonkeyPatch) -
     assert check(floats, torch.zeros(2, 4)).reasons.keys() == {"2"}
     pixels = nn.Sequential(BinaryConv2d(1, 4, 3))
     assert "cannot follow" in str(check(pixels, images))
-    overwrites = nn.Sequential(BinaryLinear(4, 4), Overwrites())
-    assert "it overwrites a value that is also used elsewhere" in str(check(overwrites, torch.zeros(2, 4)))
-
-
-class Asks(nn.Module):
-    """Computes something else while it is traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = BinaryLinear(10, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(3 * x if type(x) is Tensor else x)
-
-
-def test_what_is_checked_depends_on_the_size_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "something else" in check(Asks(), torch.zeros(2, 10)).line
-    monkeypatch.setattr("onebit.fold.LARGE", 0)
-    assert check(Asks(), torch.zeros(2, 10)).whole
+    overwrites = Model(lambda m, x: (y := m.fc(x)) + y.view(len(y), 2, 2).relu_().flatten(1), fc=BinaryLinear(4, 4))
+    assert "overwrites" in str(check(overwrites, torch.zeros(2, 4)))
+    asks = dense(lambda m, x: m.fc(3 * x if type(x) is Tensor else x))
+    assert check(asks, torch.zeros(2, 4)).whole  # values of large batches are not computed
 
 
 class Forks(Quantizer):
@@ -167,36 +131,8 @@ class Forks(Quantizer):
         return BinaryInput()
 
 
-class Overwrites(nn.Module):
-    """Overwrites a view of what it reads again."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.view(len(x), 2, 2).relu_()
-        return x + y.flatten(1)
-
-
 def test_batches_of_a_loader_and_preprocessing() -> None:
     net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.BatchNorm1d(3))
     assert check(net, [torch.zeros(2, 1, 3, 4), torch.zeros(2)]).whole
     assert check(net, torch.zeros(2, 1, 3, 4, dtype=torch.float64)).whole
     assert check(net, torch.zeros(2, 1, 3, 4), preprocess=Normalize(0.5, 0.5)).whole
-
-
-def test_what_depends_on_the_size_of_the_batch_does_not_pack_whole() -> None:
-    class PerSample(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = BinaryLinear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x) / len(x)
-
-    report = check(PerSample(), torch.zeros(2, 4))
-    assert not report.whole
-    assert "the model computes something else for 7 samples than for 2" in str(report)
-
-
-def test_the_answer_of_a_refused_layer_is_named_by_its_kind() -> None:
-    model = nn.Sequential(nn.LSTM(4, 4))
-    binarize_(model, weight_quantizer="sign")
-    assert "returns" in check(model, torch.zeros(2, 3, 4)).reasons[""]

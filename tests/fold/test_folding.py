@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onebit.errors import UsageError
 from onebit.evaluation.forward import predict_logits
@@ -16,7 +16,6 @@ from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
 from onebit.packed.bits import unpack_signs
-from onebit.quantizers import BinaryWeight, Quantizer
 from onebit.runtime import run
 from support.fold_nets import (
     SHAPE,
@@ -27,6 +26,7 @@ from support.fold_nets import (
     node_of,
     torch_logits,
 )
+from support.packed_layers import Centered
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,6 @@ from support.fold_nets import (
     [
         ({}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
         ({"dropout": 0.5, "input_dropout": 0.2}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
-        ({"norm_affine": False}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
         ({"value": "glorot"}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
         ({"real_last": True}, "Flatten Dense Affine Relu Dense Affine Relu RealDense Affine"),
         (
@@ -135,26 +134,13 @@ def test_a_clip_of_integers_stays_exact() -> None:
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
 
 
-class Centred(Quantizer):
-    """mean + std·sign(w − mean) per output channel."""
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.decompose(latent).dense()
-
-    def decompose(self, latent: Tensor) -> BinaryWeight:
-        latent = latent.detach()
-        centre = latent.mean(dim=1)
-        signs = torch.sub(latent.new_ones(()), (latent < centre[:, None]).float(), alpha=2)
-        return BinaryWeight(signs, latent.std(dim=1), centre)
-
-
 def test_scale_and_centre_are_kept_in_the_node() -> None:
-    model = make_mlp(weight_quantizer=Centred(), init="default", nasty=None)
+    model = make_mlp(weight_quantizer=Centered(), init="default", nasty=None)
     packed = pack(model)
     assert node_of(packed, Dense).scale is not None
     assert node_of(packed, Dense).centre is not None
     assert_agrees(model, packed)
-    signed = make_mlp(weight_quantizer=Centred(), init="default", input_quantizer="ste_sign", nasty=None)
+    signed = make_mlp(weight_quantizer=Centered(), init="default", input_quantizer="ste_sign", nasty=None)
     assert kinds(pack(signed)) == ["Flatten", "Dense", "Affine", "Sign", "Dense", "Affine", "Sign", "Dense", "Affine"]
 
 

@@ -19,7 +19,7 @@ from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, Inp
 from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
 from onebit.runtime import run
 from onebit.verification.agreement import verify
-from support.fold_nets import assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
+from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
 
 SHAPE = (3, 9, 8)
 
@@ -45,8 +45,8 @@ class Net(nn.Module):
         return self.fc(self.middle(x))
 
 
-def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardize") -> Any:
-    model = Net(body, coding=coding).eval()
+def check(body: Callable[[Tensor], Any], expected: str) -> Any:
+    model = Net(body, coding="standardize").eval()
     packed = pack(model, input_shape=SHAPE)
     assert " ".join(kinds(packed)) == f"Conv {expected} Dense".replace("  ", " ")
     assert_agrees(model, packed, images_of(20, SHAPE))
@@ -61,7 +61,6 @@ def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standa
         (nn.MaxPool2d(3, 2, 1), "MaxPool Flatten"),
         (nn.MaxPool2d(3, 2, ceil_mode=True), "MaxPool Flatten"),
         (nn.MaxPool2d((2, 3), (3, 1), (1, 0), dilation=(1, 2)), "MaxPool Flatten"),
-        (lambda x: F.max_pool2d(x, 2), "MaxPool Flatten"),
         (lambda x: F.max_pool2d(x, kernel_size=(3, 2), stride=2, padding=1), "MaxPool Flatten"),
         (nn.AvgPool2d(2), "AveragePool Flatten"),
         (nn.AvgPool2d(3, 2, 1), "AveragePool Flatten"),
@@ -69,36 +68,35 @@ def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standa
         (nn.AvgPool2d(4, 4, ceil_mode=True), "AveragePool Flatten"),
         (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), "AveragePool Flatten"),
         (lambda x: F.avg_pool2d(x, x.size()[3]), "AveragePool Flatten"),
-        (nn.AdaptiveAvgPool2d(1), "AdaptiveAveragePool Flatten"),
         (nn.AdaptiveAvgPool2d((3, None)), "AdaptiveAveragePool Flatten"),
         (lambda x: F.adaptive_avg_pool2d(x, (5, 4)), "AdaptiveAveragePool Flatten"),
-        (lambda x: x.mean((2, 3)), "AdaptiveAveragePool Flatten"),
         (lambda x: x.mean([-1, -2], keepdim=True), "AdaptiveAveragePool Flatten"),
         (lambda x: torch.mean(x, dim=(2, 3)), "AdaptiveAveragePool Flatten"),
         (lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(3).squeeze(-1), "AdaptiveAveragePool Flatten"),
         (lambda x: x + F.relu(x), "Relu Add Flatten"),
-        (lambda x: torch.add(x, x), "Add Flatten"),
         (lambda x: x.add(F.hardtanh(x)), "Hardtanh Add Flatten"),
         (lambda x: torch.cat([x, F.relu(x), x], 1), "Relu Concat Flatten"),
         (lambda x: torch.cat((F.max_pool2d(x, 2), F.avg_pool2d(x, 2)), dim=-3), "MaxPool AveragePool Concat Flatten"),
         (lambda x: torch.cat([x], 1), "Flatten"),
         (lambda x: x[:, :, ::2, ::2], "Slice Flatten"),
         (lambda x: x[..., 1:-1, 2:6:3], "Slice Flatten"),
-        (lambda x: x[:, 2:5], "Slice Flatten"),
         (lambda x: x[:], "Flatten"),
         (lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 1), "constant", 0), "Slice Pad Flatten"),
-        (lambda x: F.pad(x, (1, 2)), "Pad Flatten"),
         (lambda x: F.pad(x, (-1, 1, 2, -2), value=1.0), "Slice Pad Flatten"),
         (lambda x: F.pad(x, (-1, -2, 0, 0, -1, 0)), "Slice Flatten"),
-        (nn.ZeroPad2d((1, 0, 2, 1)), "Pad Flatten"),
         (nn.ConstantPad2d(1, -1.0), "Pad Flatten"),
         (nn.Dropout2d(0.3), "Flatten"),
         (nn.Hardtanh(), "Hardtanh Flatten"),
     ],
 )
-@pytest.mark.parametrize("coding", ["integer", "standardize"])
-def test_every_way_to_write_operations_on_images(body: Callable[[Tensor], Tensor], expected: str, coding: str) -> None:
-    check(body, expected, coding=coding)
+def test_every_way_to_write_operations_on_images(body: Callable[[Tensor], Tensor], expected: str) -> None:
+    check(body, expected)
+
+
+@pytest.mark.parametrize("body", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), lambda x: torch.cat([x, F.relu(x)], 1)])
+def test_operations_on_sums_of_integers(body: Callable[[Tensor], Tensor]) -> None:
+    model = Net(body, coding="integer").eval()
+    assert_agrees(model, pack(model, input_shape=SHAPE), images_of(20, SHAPE))
 
 
 def test_pools_round_sizes_like_torch() -> None:
@@ -117,7 +115,7 @@ def test_pools_round_sizes_like_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(["binary", "real"]), transposed=st.booleans())
 def test_drawn_convolutions_agree(data: st.DataObject, kind: str, transposed: bool) -> None:
     def pair(low: int, high: int) -> tuple[int, int]:
@@ -170,9 +168,15 @@ def test_asymmetric_same_padding_is_that_of_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("changed", [{"padding": (2, 2), "dilation": (2, 2)}, {"dilation": (2, 2)}, {"padding": 0}])
-@pytest.mark.parametrize("padding", [1, "same"])
-@pytest.mark.parametrize("kind", [BinaryConv2d, nn.Conv2d])
+@pytest.mark.parametrize(
+    ("kind", "padding", "changed"),
+    [
+        (BinaryConv2d, 1, {"padding": (2, 2), "dilation": (2, 2)}),
+        (BinaryConv2d, "same", {"dilation": (2, 2)}),
+        (BinaryConv2d, "same", {"padding": 0}),
+        (nn.Conv2d, "same", {"dilation": (2, 2)}),
+    ],
+)
 def test_a_convolution_is_packed_as_it_is_now(kind: Any, padding: Any, changed: dict[str, Any]) -> None:
     """Backbones are dilated after they are made; torch keeps a field of the padding of before."""
     torch.manual_seed(0)
@@ -190,28 +194,14 @@ def test_a_convolution_is_packed_as_it_is_now(kind: Any, padding: Any, changed: 
 @pytest.mark.parametrize("negated", [lambda x: F.max_pool2d(-x, 2), lambda x: 2 * F.adaptive_max_pool2d(x * -0.5, 5)])
 @pytest.mark.parametrize("behind", [BinaryConv2d(4, 5, 3), nn.Conv2d(4, 5, 3)])
 def test_the_maximum_of_negated_integers_is_no_minimum(negated: Callable[[Tensor], Tensor], behind: nn.Module) -> None:
-    class Pooled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.behind = BinaryConv2d(3, 4, 3), behind
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.behind(negated(self.first(x.float()))).mean((2, 3))
-
-    model = Pooled().eval()
+    forward = lambda m, x: m.behind(negated(m.first(x.float()))).mean((2, 3))  # noqa: E731
+    model = Model(forward, first=BinaryConv2d(3, 4, 3), behind=behind).eval()
     assert_agrees(model, pack(model, input_shape=(3, 12, 12)), images_of(9, (3, 12, 12)))
 
 
 def test_a_transposed_convolution_called_with_a_size() -> None:
-    class Up(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.up = BinaryConvTranspose2d(3, 2, 3, stride=2, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.up(x, output_size=[18, 15])
-
-    model = nn.Sequential(InputCoding(), Up()).eval()
+    up = BinaryConvTranspose2d(3, 2, 3, stride=2, padding=1)
+    model = Model(lambda m, x: m.up(m.coding(x), output_size=[18, 15]), coding=InputCoding(), up=up).eval()
     packed = pack(model, input_shape=SHAPE)
     assert node_of(packed, ConvTranspose).extra == (1, 0)
     np.testing.assert_array_equal(run(packed, images_of(3, SHAPE)), torch_logits(model, images_of(3, SHAPE)))
@@ -238,13 +228,10 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
         (lambda x: torch.add(x, x, alpha=2), "alpha"),
         (lambda x: torch.add(x, 2, x), "three arguments"),
-        (lambda x: x.sub(2, F.relu(x)), "three arguments"),
         (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "clamp"),
-        (lambda x: x.clamp(max=float("nan")), "clamp"),
         (lambda x: x.mean(0, keepdim=True), "mean"),
         (lambda x: x / x.mean((2, 3), keepdim=True), "divides"),
         (lambda x: 1 / (x + 900), "divides"),
-        (lambda x: torch.cat([x, x], axis=0), "batch"),
         (lambda x: torch.cat([x, x], 0), "batch"),
         (lambda x: x.transpose(0, 1).transpose(0, 1), "batch"),
         (lambda x: torch.matmul(x, x.transpose(2, 3)), "matmul"),
@@ -255,18 +242,15 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (lambda x: x[:1], "getitem"),
         (lambda x: torch.chunk(x, 2, 0)[0], "batch"),
         (lambda x: torch.cat(x.chunk(2, 1), 1), "cat"),
-        (lambda x: x[:, [2, 0]], "getitem"),
         (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "bilinear"),
         (lambda x: F.interpolate(x, size=(8, 12)), "interpolate"),
         (nn.AdaptiveAvgPool2d((9, 9)), "image"),
         (nn.InstanceNorm2d(6), "InstanceNorm2d"),
-        (nn.PixelShuffle(1), "PixelShuffle"),
     ],
 )
 def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], noun: str) -> None:
-    with pytest.raises(OnebitError, match=noun) as caught:
+    with pytest.raises(OnebitError, match=noun):
         pack(Net(body).eval(), input_shape=SHAPE)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_draw_of_a_convolution_is_that_of_evaluate() -> None:

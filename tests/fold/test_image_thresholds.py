@@ -62,16 +62,13 @@ def net(*middle: nn.Module, features: int, seed: int = 0) -> nn.Module:
     ],
 )  # fmt: skip
 def test_every_sign_of_a_sequential_net_is_proven(middle: list[nn.Module], features: int, expected: str) -> None:
-    for seed in range(2):
-        model = net(*middle, features=features, seed=seed)
-        packed = pack(model, input_shape=SHAPE)
-        assert " ".join(kinds(packed)) == expected
-        proofs = Proof.of(model, packed).layers
-        assert [proof.proof for proof in proofs] == ["every integer"] * expected.count("Threshold")
-        assert all(proof.mismatches == 0 and proof.integers > 0 for proof in proofs)
-        images = images_of(20, SHAPE)
-        np.testing.assert_array_equal(run(packed, images), torch_logits(model, images))
-        assert verify(model, loads(dumps(packed)), images).bit_exact
+    model = net(*middle, features=features)
+    packed = pack(model, input_shape=SHAPE)
+    assert " ".join(kinds(packed)) == expected
+    agreement = verify(model, loads(dumps(packed)), images_of(20, SHAPE))
+    assert agreement.bit_exact
+    assert [proof.proof for proof in agreement.layers] == ["every integer"] * expected.count("Threshold")
+    assert all(proof.mismatches == 0 and proof.integers > 0 for proof in agreement.layers)
 
 
 def test_only_signs_use_the_sums_of_an_average() -> None:
@@ -109,7 +106,7 @@ def test_possible_integers_have_the_parity_of_sums(layer: nn.Module, step: int) 
     most = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight.numel() // layer.out_channels
     assert chain.integers[-1] == most
     name = next(node.output for node in folded.net.nodes if node.output == "2")
-    seen = np.unique(np.concatenate([v[name] for _, v in batches(folded.net, images_of(300, SHAPE), [name])]))
+    seen = np.unique(np.concatenate([v[name] for _, v in batches(folded.net, images_of(60, SHAPE), [name])]))
     assert set(seen.tolist()) <= set(chain.integers)
     if step == 1:
         assert len(set((seen % 2).tolist())) == 2
@@ -159,7 +156,7 @@ def test_a_threshold_that_is_off_by_one_is_detected() -> None:
     assert [proof.mismatches for proof in Proof.of(model, spoilt).layers] == [5]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_drawn_sign_nets_agree_bit_for_bit(data: st.DataObject, seed: int) -> None:
     torch.manual_seed(seed)

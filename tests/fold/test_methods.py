@@ -24,7 +24,7 @@ from onebit.runs.plain_state import plain_state_dict
 from onebit.runtime import run
 from onebit.verification.agreement import certify
 from support.covering import covering
-from support.fold_nets import images_of, kinds, node_of, randomise, torch_logits
+from support.fold_nets import Model, images_of, kinds, node_of, randomise, torch_logits
 
 SHAPE = (3, 8, 8)
 NETS: dict[str, dict[str, Any]] = {
@@ -120,8 +120,9 @@ def test_pixels_are_shifted_by_channel_after_a_pool() -> None:
     agreed(model, packed, images_of(40, SHAPE))
 
 
-@pytest.mark.parametrize("slope", [0.3, -0.3])
-@pytest.mark.parametrize("kind", ["rprelu", "prelu", "prelu of one slope"])
+@pytest.mark.parametrize(
+    ("kind", "slope"), [("rprelu", 0.3), ("rprelu", -0.3), ("prelu", -0.3), ("prelu of one slope", 0.3)]
+)
 def test_a_prelu_becomes_a_threshold_if_it_is_monotonic(kind: str, slope: float) -> None:
     layer: Any = RPReLU(6) if kind == "rprelu" else nn.PReLU(6 if kind == "prelu" else 1)
     model = net_of(layer, inputs="rsign" if kind == "rprelu" else "ste_sign")
@@ -142,25 +143,30 @@ def test_a_prelu_of_a_real_net_is_kept() -> None:
     agreed(model, packed, images_of(40, SHAPE))
 
 
-class Shared(nn.Module):
+def test_an_average_of_single_pixels_selects_them() -> None:
+    forward = lambda m, x: F.avg_pool2d(m.conv(m.coding(x)), 1, (2, 3)).flatten(1)  # noqa: E731
+    model = Model(forward, coding=InputCoding(), conv=BinaryConv2d(3, 6, 3)).eval()
+    packed = packed_of(model)
+    assert kinds(packed) == ["Conv", "Slice", "Flatten"]
+    np.testing.assert_array_equal(run(packed, images_of(5, SHAPE)), torch_logits(model, images_of(5, SHAPE)))
+
+
+def shared(m: Any, x: Tensor) -> Tensor:
     """A value with two shifts that is also added, as at the beginning of a stage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.coding, self.first, self.norm = InputCoding(), BinaryConv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.a = BinaryConv2d(6, 6, 3, padding=1, input_quantizer="rsign")
-        self.b = BinaryConv2d(6, 6, 1, input_quantizer="rsign")
-        self.act, self.last = RPReLU(6), BinaryConv2d(6, 4, 3, input_quantizer="rsign")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(self.coding(x)))
-        y = self.act(self.a(x) + self.b(x) + x)
-        return self.last(y).mean((2, 3))
+    x = m.norm(m.first(m.coding(x)))
+    y = m.act(m.a(x) + m.b(x) + x)
+    return m.last(y).mean((2, 3))
 
 
 def test_two_shifts_of_one_value_are_two_signs() -> None:
     torch.manual_seed(0)
-    model = randomise(Shared(), images_of(24, SHAPE))
+    parts = {"coding": InputCoding(), "first": BinaryConv2d(3, 6, 3, padding=1), "norm": nn.BatchNorm2d(6)}
+    parts |= {"a": BinaryConv2d(6, 6, 3, padding=1, input_quantizer="rsign"), "act": RPReLU(6)}
+    parts |= {
+        "b": BinaryConv2d(6, 6, 1, input_quantizer="rsign"),
+        "last": BinaryConv2d(6, 4, 3, input_quantizer="rsign"),
+    }
+    model: Any = randomise(Model(shared, **parts), images_of(24, SHAPE))
     packed = packed_of(model)
     assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign", "b.sign"]
     (sign,) = (node for node in packed.nodes if isinstance(node, Sign))
@@ -187,21 +193,6 @@ def test_a_scale_is_deferred_past_a_pool_of_integers() -> None:
     packed = packed_of(pooled)
     assert kinds(packed) == ["Conv", "MaxPool", "Threshold", "Flatten", "Dense", "Affine"]
     assert [proof.proof for proof in agreed(pooled, packed, images_of(40, SHAPE)).layers] == ["every integer"]
-
-
-def test_an_average_of_single_pixels_selects_them() -> None:
-    class Picked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.coding, self.conv = InputCoding(), BinaryConv2d(3, 6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.avg_pool2d(self.conv(self.coding(x)), 1, (2, 3)).flatten(1)
-
-    model = Picked().eval()
-    packed = packed_of(model)
-    assert kinds(packed) == ["Conv", "Slice", "Flatten"]
-    np.testing.assert_array_equal(run(packed, images_of(5, SHAPE)), torch_logits(model, images_of(5, SHAPE)))
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

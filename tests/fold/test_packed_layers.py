@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,68 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.native import instruction_sets
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, SteSign
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, SteSign
 from onebit.runtime.torch_layers import PackedLayer, PackedLinear
+from support.covering import covering
+from support.packed_layers import Around, Centered, assert_agrees_packed, binary
 
-TOLERANCE = 1e-5
 """Of the largest output: exact sums of rounded inputs against float32 sums in some order."""
-
-
-class Centered(SteSign):
-    """A quantizer whose weights are ±s + c, with a scale and a center per output."""
-
-    def decompose(self, latent: Tensor) -> BinaryWeight:
-        rows = latent.detach().flatten(1)
-        return BinaryWeight(super().decompose(latent).signs, rows.abs().mean(1) + 0.1, rows.mean(1))
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.decompose(latent).dense()
-
-
-def tensors_of(made: Any) -> list[Tensor]:
-    if isinstance(made, Tensor):
-        return [made]
-    if isinstance(made, PackedSequence):
-        return [made.data]
-    return [tensor for part in made if part is not None for tensor in tensors_of(part)]
-
-
-def assert_agrees(model: nn.Module, *inputs: Any, **options: Any) -> nn.Module:
-    """The packed model, which gives what `model` gives."""
-    model.eval()
-    packed = copy.deepcopy(model)
-    report = onebit.packed_layers_(packed)
-    assert report.model is packed
-    assert not list(onebit.layers.binary_layers(packed))
-    with torch.no_grad():
-        expected, found = (tensors_of(net(*inputs, **options)) for net in (model, packed))
-    for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=TOLERANCE * max(1.0, float(one.abs().max())))
-    return packed
-
-
-def binary(model: nn.Module, quantizer: Any = None, **options: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        onebit.binarize_(model, weight_quantizer=quantizer or Centered(), **options)
-    return model
-
-
-class Around(nn.Module):
-    """A module with one layer, so that the layer itself can be replaced."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        return self.layer(*inputs, **options)
 
 
 CONVOLUTIONS = [
@@ -87,15 +36,19 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("quantizer", [SteSign(), Centered()], ids=["signs", "scale and center"])
-@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS, ids=[str(n) for n in range(len(CONVOLUTIONS))])
-@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", "adabin"])
-def test_convolutions(layer: Any, shape: tuple[int, ...], quantizer: Any, inputs: str | None) -> None:
-    layer = copy.deepcopy(layer)
-    layer._add_quantizers(copy.deepcopy(quantizer), inputs, 1.0)
+@pytest.mark.parametrize(
+    ("index", "quantizer", "inputs"),
+    covering(
+        product(range(len(CONVOLUTIONS)), [SteSign, Centered], [None, "ste_sign", "rsign", "adabin"]),
+        of=lambda index, quantizer, inputs: ((index, quantizer), (quantizer, inputs)),
+    ),
+)
+def test_convolutions(index: int, quantizer: Any, inputs: str | None) -> None:
+    layer, shape = copy.deepcopy(CONVOLUTIONS[index])
+    layer._add_quantizers(quantizer(), inputs, 1.0)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    assert_agrees(Around(layer), x)
-    assert_agrees(Around(layer), x[0])
+    assert_agrees_packed(Around(layer), x)
+    assert_agrees_packed(Around(layer), x[0])
 
 
 @pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", "adabin"])
@@ -103,150 +56,30 @@ def test_dense_layers(inputs: str | None) -> None:
     layer = BinaryLinear(20, 30, bias=True, weight_quantizer=Centered(), input_quantizer=inputs)
     for shape in ((20,), (5, 20), (5, 3, 20)):
         if inputs != "rsign" or len(shape) > 1:
-            assert_agrees(Around(layer), torch.randn(shape))
+            assert_agrees_packed(Around(layer), torch.randn(shape))
 
 
 def test_a_transposed_convolution_takes_an_output_size() -> None:
     net = Around(BinaryConvTranspose2d(4, 3, 3, stride=2))
-    packed = assert_agrees(net, torch.randn(2, 4, 5, 5), output_size=[12, 11])
+    packed = assert_agrees_packed(net, torch.randn(2, 4, 5, 5), output_size=[12, 11])
     with pytest.raises(UsageError, match="output_size"):
         packed(torch.randn(2, 4, 5, 5), output_size=[13, 11])
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False, "bidirectional": True}],
-)
-def test_recurrent_layers(kind: Any, options: dict[str, Any]) -> None:
-    net = binary(Around(kind(10, 12, **options)))
-    x = torch.randn(6, 4, 10)
-    assert_agrees(net, x)
-    assert_agrees(net, x[0])
-    lengths = [3, 6, 1, 4]
-    packed = assert_agrees(net, pack_padded_sequence(x, lengths, enforce_sorted=False))
-    state = net(x)[1]
-    assert_agrees(net, x, state)
-    with pytest.raises(UsageError, match="inputs"):
-        packed(torch.randn(6, 4, 11))
-    with pytest.raises(UsageError, match="hx"):
-        packed(x, torch.randn(7, 4, 12))
-
-
-def test_recurrent_layers_of_other_forms() -> None:
-    x = torch.randn(5, 4, 10)
-    assert_agrees(binary(Around(nn.RNN(10, 12, nonlinearity="relu"))), x)
-    hx, lengths = (torch.randn(2, 4, 6), torch.randn(2, 4, 12)), [3, 5, 1, 4]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that a slower implementation runs
-        assert_agrees(binary(Around(nn.LSTM(10, 12, proj_size=6, num_layers=2))), x, hx)
-        both = binary(Around(nn.LSTM(10, 12, proj_size=6, bidirectional=True)))
-        assert_agrees(both, pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
-    for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
-        assert_agrees(binary(Around(kind(10, 12))), x[0])
-        assert_agrees(binary(Around(kind(10, 12))), x[0, 0])
-
-
-ATTENTION: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"batch_first": True}, {"need_weights": False, "attn_mask": torch.eye(5, dtype=torch.bool)}),
-    ({"batch_first": True, "bias": False}, {"key_padding_mask": torch.tensor([[False] * 4 + [True]] * 3)}),
-    ({"batch_first": True, "add_bias_kv": True, "add_zero_attn": True}, {"average_attn_weights": False}),
-    (
-        {"batch_first": True, "add_bias_kv": True},
-        {"attn_mask": torch.randn(12, 5, 5), "key_padding_mask": torch.tensor([[False] * 4 + [True]] * 3)},
-    ),
-    # without weights torch takes the hint in place of the mask, which hides the added keys, too
-    *(
-        (
-            {"batch_first": True, **more},
-            {"attn_mask": torch.ones(5, 5).triu(1).bool(), "is_causal": True, "need_weights": needed},
-        )
-        for more in ({"add_bias_kv": True}, {"add_zero_attn": True}, {})
-        for needed in (False, True)
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "call"), ATTENTION)
-def test_attention_to_itself(options: dict[str, Any], call: dict[str, Any]) -> None:
-    net = binary(Around(nn.MultiheadAttention(32, 4, **options)))
-    x = torch.randn(3, 5, 32) if options.get("batch_first") else torch.randn(5, 3, 32)
-    if "key_padding_mask" in call and "attn_mask" in call:
-        call = {**call, "key_padding_mask": torch.zeros(3, 5).masked_fill_(call["key_padding_mask"], float("-inf"))}
-    assert_agrees(net, x, x, x, **call)
-
-
-def test_attention_to_others() -> None:
-    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True)))
-    x, memory = torch.randn(3, 5, 32), torch.randn(3, 7, 32)
-    assert_agrees(net, x, memory, memory)
-    assert_agrees(net, x, memory, torch.randn(3, 7, 32))
-    packed = assert_agrees(net, x[0], memory[0], memory[0])
-    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True, kdim=16, vdim=8)))
-    assert_agrees(net, x, torch.randn(3, 7, 16), torch.randn(3, 7, 8))
-    with pytest.raises(UsageError, match="attn_mask"):
-        packed(x, x, x, is_causal=True)
-
-
-def test_transformers_of_torch() -> None:
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    hidden = torch.arange(7)[None] > torch.tensor([[6], [3], [5]])
-    net, x = binary(nn.TransformerEncoder(layer, 2)), torch.randn(3, 7, 32)
-    packed = assert_agrees(net, x, src_key_padding_mask=hidden)
-    inputs = [x.clone().requires_grad_() for _ in (net, packed)]  # other branches of torch's layers than without
-    weight = torch.randn(3, 7, 32)  # the normalization makes the sum of all outputs constant
-    expected, found = (
-        torch.autograd.grad((one(x) * weight).sum(), x)[0] for one, x in zip((net, packed), inputs, strict=True)
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(packed(x), net(x), rtol=0, atol=TOLERANCE * 4)
-    decoder = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
-    mask = nn.Transformer.generate_square_subsequent_mask(7)
-    assert_agrees(binary(decoder), x, torch.randn(3, 5, 32), tgt_mask=mask, tgt_is_causal=True)
 
 
 @pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
 def test_every_weight_quantizer(name: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv1d(6, 8, 3), nn.Flatten(), nn.Linear(8 * 19, 5))
-    assert_agrees(binary(net, name), torch.randn(2, 6, 21))
-    assert_agrees(binary(Around(nn.LSTM(10, 12)), name), torch.randn(6, 4, 10))
-    assert_agrees(binary(Around(nn.MultiheadAttention(32, 4)), name), *[torch.randn(5, 3, 32)] * 3)
+    assert_agrees_packed(binary(net, name), torch.randn(2, 6, 21))
+    assert_agrees_packed(binary(Around(nn.LSTM(10, 12)), name), torch.randn(6, 4, 10))
+    assert_agrees_packed(binary(Around(nn.MultiheadAttention(32, 4)), name), *[torch.randn(5, 3, 32)] * 3)
 
 
 @pytest.mark.parametrize("name", INPUT_QUANTIZERS)
 def test_every_input_quantizer(name: str) -> None:
     layer = BinaryConv2d(6, 12, 3, padding=1, padding_value=1, input_quantizer=name)
-    assert_agrees(Around(layer), torch.randn(3, 6, 9, 8))
-    assert_agrees(Around(BinaryLinear(20, 30, input_quantizer=name)), torch.randn(3, 20))
-
-
-def test_empty_batches_and_empty_sequences() -> None:
-    net = binary(Around(nn.LSTM(10, 12, bidirectional=True)))
-    onebit.packed_layers_(net)
-    output, (h, cell) = net(torch.randn(6, 0, 10))
-    assert (output.shape, h.shape, cell.shape) == ((6, 0, 24), (2, 0, 12), (2, 0, 12))
-    attention = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True)))
-    onebit.packed_layers_(attention)
-    assert attention(*[torch.randn(0, 5, 32)] * 3)[0].shape == (0, 5, 32)
-    conv = nn.Sequential(BinaryConv2d(3, 4, 3))
-    onebit.packed_layers_(conv)
-    assert conv(torch.randn(0, 3, 8, 9)).shape == (0, 4, 6, 7)
-
-
-def test_whole_models_in_half_precision_and_exported() -> None:
-    torch.manual_seed(0)
-    net = binary(nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)).eval()
-    x = torch.randn(3, 7, 32)
-    onebit.packed_layers_(net)
-    expected = net(x).detach()
-    assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
-    with torch.no_grad():
-        for dtype, tolerance in ((torch.float16, 0.01), (torch.bfloat16, 0.06)):
-            found = copy.deepcopy(net).to(dtype)(x.to(dtype))
-            assert found.dtype == dtype
-            torch.testing.assert_close(found.float(), expected, rtol=0, atol=tolerance)
+    assert_agrees_packed(Around(layer), torch.randn(3, 6, 9, 8))
+    assert_agrees_packed(Around(BinaryLinear(20, 30, input_quantizer=name)), torch.randn(3, 20))
 
 
 def test_a_packed_model_is_evaluated_counted_and_described() -> None:
@@ -274,36 +107,10 @@ def test_a_packed_model_is_evaluated_counted_and_described() -> None:
             refused(packed)
 
 
-def test_products_of_packed_attention_count_as_before() -> None:
-    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True, add_bias_kv=True)))
-    conv = binary(nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)))
-    for model, x in ((net, torch.randn(2, 5, 32)), (conv, torch.randn(2, 4, 5, 6))):
-        model = nn.Sequential(model) if model is conv else SelfAttention(model)
-        before = onebit.summary(model, x)
-        onebit.packed_layers_(model)
-        after = onebit.summary(model, x)
-        for name in ("binary_weights", "binary_macs", "real_macs"):
-            assert after.total(name) == before.total(name)
-
-
-class SelfAttention(nn.Module):
-    """Attention of a sequence to itself."""
-
-    def __init__(self, attention: nn.Module) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x)[0]
-
-
 def test_a_layer_that_is_used_twice_stays_one_layer() -> None:
     shared = BinaryLinear(8, 8)
-    net = nn.Sequential(shared, nn.ReLU(), shared)
-    assert_agrees(net, torch.randn(2, 8))
-    report = onebit.packed_layers_(net)
-    assert net[0] is net[2]
-    assert len(report.packed) == 1
+    net = assert_agrees_packed(nn.Sequential(shared, nn.ReLU(), shared), torch.randn(2, 8))
+    assert net[0] is net[2]  # type: ignore[index]
 
 
 def test_the_state_loads_into_another_packed_model(tmp_path: Path) -> None:
@@ -358,32 +165,57 @@ class Own(BinaryLinear):
     """A layer whose forward pass is not known."""
 
 
+def not_finite() -> nn.Module:
+    layer = BinaryLinear(8, 8)
+    with torch.no_grad():
+        layer.weight[0, 0] = float("nan")
+    return layer
+
+
+def hooked() -> nn.Module:
+    layer = binary(nn.Sequential(nn.Linear(8, 8)))[0]  # type: ignore[index]
+    layer.register_forward_hook(lambda module, inputs, y: 2 * y - 1)
+    return layer
+
+
+def hooked_lstm() -> nn.Module:
+    lstm = binary(nn.Sequential(nn.LSTM(8, 8)))[0]  # type: ignore[index]
+    lstm.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    return lstm
+
+
+def twice_parametrized() -> nn.Module:
+    model: Any = binary(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), "xnor")
+    nn.utils.parametrize.register_parametrization(model.self_attn.out_proj, "weight", Half())
+    return model
+
+
 @pytest.mark.parametrize(
-    ("net", "error", "message"),
+    ("make", "error", "noun"),
     [
-        (nn.Sequential(nn.Linear(2, 2)), NotBinaryError, "no binary layer"),
-        (BinaryLinear(2, 2), NotBinaryError, "lone layer"),
-        (nn.Sequential(nn.Sequential(Own(2, 2))), FoldError, "layer '0.0': Own cannot hold bits"),
+        (lambda: Own(8, 8, input_quantizer="int8"), FoldError, "Own"),
+        (not_finite, NotBinaryError, "latent weights"),
+        (hooked, FoldError, "hooks"),
+        (hooked_lstm, FoldError, "hooks"),
+        (twice_parametrized, FoldError, "self_attn"),
     ],
 )
-def test_what_cannot_be_packed_is_named(net: nn.Module, error: Any, message: str) -> None:
-    with pytest.raises(error, match=message):
-        onebit.packed_layers_(net)
+def test_a_refusal_leaves_the_model_as_it_was(make: Any, error: Any, noun: str) -> None:
+    model = nn.Sequential(BinaryLinear(8, 8), make()).train()
+    kept = dict(model.named_modules())
+    with pytest.raises(error, match=noun):
+        onebit.packed_layers_(model)
+    assert dict(model.named_modules()) == kept
+    assert all(module.training for module in model.modules())
 
 
-def test_a_refusal_leaves_the_model_as_it_was() -> None:
-    mixed = nn.Sequential(BinaryLinear(8, 8, input_quantizer="int8"), Own(8, 8)).train()
-    with pytest.raises(FoldError):
-        onebit.packed_layers_(mixed)
-    assert all(module.training for module in mixed.modules())
-    net = nn.Sequential(BinaryLinear(8, 8), BinaryLinear(8, 8))
-    with torch.no_grad():
-        net[1].weight[0, 0] = float("nan")  # type: ignore[index]
-    with pytest.raises(NotBinaryError, match="latent weights"):
-        onebit.packed_layers_(net)
-    assert not any(isinstance(layer, PackedLinear) for layer in net)
+def test_models_without_binary_layers_lone_layers_and_other_weights_are_refused() -> None:
+    with pytest.raises(NotBinaryError, match="binary layer"):
+        onebit.packed_layers_(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(NotBinaryError, match="lone layer"):
+        onebit.packed_layers_(BinaryLinear(2, 2))
     with pytest.raises(UsageError, match="weights"):
-        onebit.packed_layers_(net, weights="latent")
+        onebit.packed_layers_(nn.Sequential(BinaryLinear(8, 8)), weights="latent")
 
 
 def test_packed_layers_stay_in_eval_mode_and_compile() -> None:
@@ -424,46 +256,6 @@ def test_numbers_below_the_normal_ones_count_whatever_torch_flushes(make: Any) -
 class Half(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight / 2
-
-
-def hooked() -> nn.Module:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
-    onebit.binarize_(model)
-    model[0].register_forward_hook(lambda module, inputs, y: 2 * y - 1)
-    return model
-
-
-def hooked_lstm() -> nn.Module:
-    model = nn.Sequential(nn.LSTM(8, 8))
-    onebit.binarize_(model)
-    model[0].register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
-    return model
-
-
-def twice_parametrized() -> nn.Module:
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    onebit.binarize_(model, weight_quantizer="xnor")
-    nn.utils.parametrize.register_parametrization(model.self_attn.out_proj, "weight", Half())
-    return model
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (hooked, "hooks"),
-        (hooked_lstm, "hooks"),
-        (twice_parametrized, "'self_attn'"),
-    ],
-)
-def test_what_a_packed_layer_would_not_compute_is_refused(make: Any, reason: str) -> None:
-    model = make().eval()
-    x = torch.randn(4, 5, 8)
-    before, kept = tensors_of(model(x)), dict(model.named_modules())
-    with pytest.raises(FoldError, match=reason):
-        onebit.packed_layers_(model)
-    assert dict(model.named_modules()) == kept
-    for one, other in zip(before, tensors_of(model(x)), strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("quantizer", ["xnor", "recu", "adabin"])

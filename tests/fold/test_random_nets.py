@@ -111,7 +111,7 @@ class Random(nn.Module):
     pixels=st.booleans(),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_random_net_answers_as_torch(shape: tuple[int, ...], steps: list[str], pixels: bool, seed: int) -> None:
     torch.manual_seed(seed)
     model = Random(shape, steps, divide=pixels).eval()

@@ -1,4 +1,4 @@
-"""Models that cannot be packed are refused in one line that names the reason and a way out."""
+"""What cannot be packed raises an error that names the operation; what only looks similar packs."""
 
 from __future__ import annotations
 
@@ -18,30 +18,15 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
-from onebit.packed import Affine, Dense, Hardtanh, RealDense, Relu, Sign, dumps
+from onebit.packed import Affine, Dense, dumps
 from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer
-from onebit.runtime import run
-from support.fold_nets import (
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    torch_logits,
-)
+from support.fold_nets import SHAPE, Model, assert_agrees, assert_answers, kinds, make_mlp
 
 
-class Net(nn.Module):
+def pixel_net(body: Callable[[Tensor], Any]) -> nn.Module:
     """InputCoding, Flatten, a binary layer, then `body`."""
-
-    def __init__(self, body: Callable[[Tensor], Any], **parts: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        self.coding, self.fc, self.body = InputCoding(), BinaryLinear(12, 6), body
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.body(self.fc(self.coding(x).flatten(1)))
+    function = lambda m, x: m.body(m.fc(m.coding(x).flatten(1)))  # noqa: E731
+    return Model(function, coding=InputCoding(), fc=BinaryLinear(12, 6), body=body).eval()
 
 
 def unused(x: Tensor) -> Tensor:
@@ -49,16 +34,9 @@ def unused(x: Tensor) -> Tensor:
     return x
 
 
-class UnusedLayer(nn.Module):
-    """Computes a branch that nothing uses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.Linear(6, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.branch(x).sum()
-        return x
+def read_twice(x: Tensor) -> Tensor:
+    y = F.relu(x, inplace=True)
+    return y + x
 
 
 def view_and_relu(x: Tensor) -> Tensor:
@@ -80,7 +58,7 @@ def divide_viewed(x: Tensor) -> Tensor:
     return z.flatten(1)
 
 
-class Counter(nn.Module):
+class CallCounter(nn.Module):
     """Its outputs depend on how often it was called."""
 
     calls = 0
@@ -97,197 +75,126 @@ class Answer(NamedTuple):
     features: Tensor
 
 
-@dataclasses.dataclass
-class Pair:
-    """A dataclass, as the answers of transformers are."""
-
-    logits: Tensor
-    features: Tensor
-
-
-def read_twice(x: Tensor) -> Tensor:
-    y = F.relu(x, inplace=True)
-    return y + x
+@torch.fx.wrap
+def relu(x: Tensor) -> Tensor:
+    """Another function with the name of one of torch's."""
+    return x * 2
 
 
 @pytest.mark.parametrize(
     ("body", "noun"),
     [
-        (lambda x: F.log_softmax(x, dim=1), "log_softmax"),
         (lambda x: x * F.softmax(x, dim=1), "softmax"),
-        (lambda x: x.sigmoid(), "sigmoid"),
-        (lambda x: torch.sign(x), "sign"),
-        (lambda x: x + torch.randn_like(x), "randn_like"),
-        (nn.Softmax(dim=1), r"Softmax \('body'\)"),
         (nn.LayerNorm(6), r"LayerNorm \('body'\)"),
-        (nn.GELU(), "GELU"),
+        (lambda x: relu(x), "relu"),
         (nn.BatchNorm1d(6, track_running_stats=False), "track_running_stats"),
         (lambda x: F.dropout(x, 0.5), "dropout"),
         (lambda x: x.view(-1, 3), "view"),
+        (lambda x: x.view(torch.int32).float(), "view"),
         (unused, "overwrites"),
         (lambda x: torch.add(x, 1, out=torch.zeros(2, 6)), "overwrites"),
         (read_twice, "overwrites"),
         (view_and_relu, "overwrites"),
         (add_to_alias, "overwrites"),
         (divide_viewed, "overwrites"),
-        (lambda x: (x * 1).unsqueeze_(1).flatten(1), "cannot pack"),
         (lambda x: (x * 1)[:, None].transpose_(1, 2).flatten(1), "overwrites"),
         (lambda x: x / len(x), "7 samples"),
-        (lambda x: x if x.shape[0] < 4 else -x, "7 samples"),
-        (Counter(), "7 samples"),
+        (CallCounter(), "7 samples"),
         (lambda x: (x, (x, x)), "returns"),
         (lambda x: (x, None), "returns"),
         (lambda x: (x, x.chunk(2, 1)), "returns"),
         (lambda x: {1: x}, "returns"),
         (lambda x: Answer(x, x), "Answer"),
-        (lambda x: Pair(x, x), "Pair"),
         (lambda x: (x, torch.ones(3)), "returns"),
         (lambda x: x * torch.rand(6), "random"),
         (lambda x: x + torch.arange(2.0)[:, None], "constant"),
         (lambda x: x / 0, "finite"),
         (lambda x: x.double() * 2, "double"),
-        (lambda x: x.to(torch.float64), "float64"),
         (lambda x: F.linear(x, x), "weights"),
         (lambda x: x if x.sum() > 0 else -x, "contents"),
         (lambda x: F.linear(x.new_ones(2, 5), x), "cannot follow"),
     ],
 )
-def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Any], noun: str) -> None:
+def test_an_operation_that_cannot_be_packed_is_named(body: Callable[[Tensor], Any], noun: str) -> None:
     with pytest.raises((FoldError, NotBinaryError), match=noun) as caught:
-        pack(Net(body).eval(), input_shape=SHAPE)
+        pack(pixel_net(body), input_shape=SHAPE)
     assert "\n" not in str(caught.value)
 
 
-@torch.fx.wrap
-def relu(x: Tensor) -> Tensor:
-    """Another function of that name."""
-    return x * 2
+def test_operations_whose_result_is_unused_are_left_out() -> None:
+    def branch(m: Any, x: Tensor) -> Tensor:
+        m.branch(x).sum()
+        return m.fc(x)
 
-
-def test_a_function_that_is_not_torchs_is_refused_whatever_its_name_is() -> None:
-    with pytest.raises(FoldError, match="relu"):
-        pack(Net(lambda x: relu(x)).eval(), input_shape=SHAPE)
-
-
-def test_what_nothing_uses_is_left_out() -> None:
-    model = Net(UnusedLayer()).eval()
-    assert dumps(pack(model, input_shape=SHAPE)) == dumps(pack(Sliced(model), input_shape=SHAPE))
-
-
-class Sliced(nn.Module):
-    """The layers of a `Net` without its body."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.coding, self.fc = net.coding, net.fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.coding(x).flatten(1))
+    model = Model(branch, fc=BinaryLinear(12, 6), branch=nn.Linear(12, 6)).eval()
+    x = torch.zeros(2, 12)
+    assert dumps(pack(model, x)) == dumps(pack(Model(lambda m, x: m.fc(x), fc=model.fc), x))
 
 
 @pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Flatten(), BinaryLinear(12, 3)),
-        nn.Sequential(BinaryLinear(4, 3)),
-        nn.Sequential(nn.Flatten(), nn.Linear(12, 3), BinaryLinear(3, 3)),
-        nn.Sequential(BinaryConv2d(1, 3, 3)),
-    ],
+    "model", [nn.Sequential(nn.Flatten(), BinaryLinear(12, 3)), nn.Sequential(BinaryConv2d(1, 3, 3))]
 )
-def test_pixels_that_nothing_converts_are_refused(model: nn.Module) -> None:
-    message = "cannot follow"
-    with pytest.raises(FoldError, match=message) as caught:
+def test_layers_do_not_take_pixels_as_integers(model: nn.Module) -> None:
+    with pytest.raises(FoldError, match="cannot follow"):
         pack(model, input_shape=SHAPE)
-    assert "\n" not in str(caught.value)
     assert pack(model, torch.zeros(1, *SHAPE)).input.dtype == "float32"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [lambda x: x * 2, lambda x: x - 255, lambda x: x + x, lambda x: -x, lambda x: torch.clamp(x, 0, 3)],
-)
+@pytest.mark.parametrize("body", [lambda x: x * 2, lambda x: torch.clamp(x, 0, 3)])
 def test_arithmetic_of_uint8_is_refused(body: Callable[[Tensor], Tensor]) -> None:
-    class Wraps(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = BinaryLinear(12, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(body(x).float().flatten(1))
-
+    model = Model(lambda m, x: m.fc(body(x).float().flatten(1)), fc=BinaryLinear(12, 3))
     with pytest.raises(FoldError, match="uint8"):
-        pack(Wraps(), input_shape=SHAPE)
-
-
-def test_a_coding_of_what_is_no_image_itself_is_refused() -> None:
-    model = nn.Sequential(nn.Sequential(nn.Dropout(), InputCoding()), nn.Flatten(), BinaryLinear(12, 3))
-    with pytest.raises(FoldError, match="InputCoding"):
         pack(model, input_shape=SHAPE)
 
 
-def test_only_one_coding_of_the_image() -> None:
+@pytest.mark.parametrize(
+    "first", [nn.Sequential(nn.Dropout(), InputCoding()), nn.Sequential(InputCoding(), InputCoding())]
+)
+def test_only_the_image_itself_is_coded_and_only_once(first: nn.Module) -> None:
     with pytest.raises(FoldError, match="InputCoding"):
-        pack(nn.Sequential(InputCoding(), InputCoding(), nn.Flatten(), BinaryLinear(12, 3)), input_shape=SHAPE)
+        pack(nn.Sequential(first, nn.Flatten(), BinaryLinear(12, 3)), input_shape=SHAPE)
 
 
-def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
-    model = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.ReLU())
-    model[2].forward = lambda x: -x
+def test_a_replaced_forward_method_is_refused() -> None:
+    model = nn.Sequential(BinaryLinear(12, 3), nn.ReLU())
+    model[1].forward = lambda x: -x
     with pytest.raises(FoldError, match="forward"):
-        pack(model, torch.zeros(2, 1, 3, 4))
+        pack(model, torch.zeros(2, 12))
 
 
-def test_assignments_in_place_pack_where_no_other_name_reads_the_value() -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = BinaryLinear(12, 12), BinaryLinear(12, 3)
+def test_in_place_assignments_pack_if_no_other_name_reads_the_value() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = x * 1
+        x -= 0.5
+        y = m.first(x)
+        y += x
+        y *= 2
+        y /= 4
+        return m.second(y)
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = x * 1
-            x -= 0.5
-            y = self.first(x)
-            y += x
-            y *= 2
-            y /= 4
-            return self.second(y)
-
-    model, x = Own(), torch.rand(5, 12)
-    assert np.allclose(run(pack(model, x), x.numpy()), model(x).detach(), atol=1e-5)
-
-
-class Twice(nn.Module):
-    """Two binary layers, whose outputs `join` makes one."""
-
-    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.second, self.join = BinaryLinear(12, 3), BinaryLinear(12, 3), join
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.first(x), self.second(x))
-
-
-def set_first(a: Tensor) -> None:
-    a.__setitem__((slice(None), 0), 7.0)
+    model, x = Model(forward, first=BinaryLinear(12, 12), second=BinaryLinear(12, 3)), np.float32(np.random.rand(5, 12))
+    assert_answers(model, pack(model, x), x)
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        (set_first, "__setitem__"),
-        (lambda a: a.__idiv__(2), "__idiv__"),
-        (lambda a: a.__ipow__(2), "ipow"),
+        (lambda a: a.__setitem__((slice(None), 0), 7.0), "__setitem__"),
+        (lambda a: operator.ipow(a, 2), "ipow"),
         (lambda a: operator.imod(a, 2), "imod"),
         (lambda a: operator.ifloordiv(a, 2), "ifloordiv"),
     ],
 )
-def test_an_assignment_is_refused_though_its_result_is_not_used(change: Callable[[Tensor], Any], name: str) -> None:
-    def assign(a: Tensor, b: Tensor) -> Tensor:
+def test_an_in_place_assignment_is_recorded_even_if_its_result_is_unused(
+    change: Callable[[Tensor], Any], name: str
+) -> None:
+    def assign(m: Any, x: Tensor) -> Tensor:
+        a = m.first(x)
         change(a)
-        return a + b
+        return a + m.second(x)
 
     with pytest.raises(FoldError, match=name):
-        pack(Twice(assign), torch.zeros(2, 12))
+        pack(Model(assign, first=BinaryLinear(12, 3), second=BinaryLinear(12, 3)), torch.zeros(2, 12))
 
 
 @dataclasses.dataclass
@@ -306,23 +213,15 @@ class TakesState(nn.Module):
         return State(self.norm(self.first(state.x)))
 
 
-class PassesState(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.block, self.last = TakesState(), BinaryLinear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.block(State(x)).x)
-
-
-def test_layers_whose_values_come_in_containers_are_packed_with_one_bit() -> None:
-    model, x = PassesState().eval(), torch.rand(5, 12)
+def test_modules_may_pass_values_in_containers() -> None:
+    model = Model(lambda m, x: m.last(m.block(State(x)).x), block=TakesState(), last=BinaryLinear(6, 3)).eval()
+    x = torch.rand(5, 12).numpy()
     packed = pack(model, x)
     assert [type(node) for node in packed.nodes] == [Dense, Affine, Dense]
-    assert np.allclose(run(packed, x.numpy()), model(x).detach(), atol=1e-4)
+    assert_answers(model, packed, x)
 
 
-def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
+def test_hooks_are_refused_on_layers_and_traced_on_containers() -> None:
     inner = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3, input_quantizer=None))
     model = nn.Sequential(InputCoding(), inner)
     handle = inner.register_forward_hook(lambda module, inputs, output: torch.relu(output))
@@ -338,48 +237,66 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
     assert kinds(pack(model, input_shape=SHAPE)) == ["Flatten", "Dense"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("path", "value", "noun"),
     [
-        ("1.1.weight", "latent weights"),
-        ("1.1.bias", "1.1"),
-        ("1.2.weight", "1.2"),
-        ("1.2.bias", "1.2"),
-        ("1.2.running_mean", "1.2"),
-        ("1.4.weight", "1.4"),
-        ("0.mean", "mean"),
+        ("1.1.weight", "nan", "latent weights"),
+        ("1.1.weight", "inf", "latent weights"),
+        ("1.1.bias", "-inf", "1.1"),
+        ("1.2.weight", "nan", "1.2"),
+        ("1.2.bias", "inf", "1.2"),
+        ("1.2.running_mean", "nan", "1.2"),
+        ("1.4.weight", "nan", "1.4"),
+        ("0.mean", "inf", "mean"),
     ],
 )
-def test_parameters_that_are_not_finite_are_refused(path: str, message: str, value: float) -> None:
+def test_parameters_that_are_not_finite_are_refused(path: str, value: str, noun: str) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
     coding = InputCoding("standardize", mean=[100.0], std=[50.0])
     model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1").model).eval()
     with torch.no_grad():
-        model.state_dict()[path].view(-1)[:2] = value
-    with pytest.raises(OnebitError, match=message):
+        model.state_dict()[path].view(-1)[:2] = float(value)
+    with pytest.raises(OnebitError, match=noun):
         pack(model, input_shape=SHAPE)
 
 
-def test_a_norm_whose_folded_values_are_not_finite_is_refused() -> None:
+def test_a_norm_of_negative_variance_and_a_scale_that_overflows_are_refused() -> None:
     model = make_mlp((12, 4, 2))
+    scaled = BinaryConv2d(6, 6, 1, weight_quantizer="irnet").eval()
     with torch.no_grad():
         model.get_submodule("norm1").running_var[1] = -1.0
+        scaled.weight.mul_(1e30)
     with pytest.raises(NotBinaryError, match="norm1"):
         pack(model)
+    with pytest.raises(NotBinaryError, match="scale"):
+        pack(nn.Sequential(scaled), torch.zeros(2, 6, 4, 4))
 
 
-def test_signs_other_than_plus_and_minus_one_are_refused() -> None:
-    class Ternary(Quantizer):
-        def forward(self, latent: Tensor) -> Tensor:
-            return latent.round()
+class Ternary(Quantizer):
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent.round()
 
-        def decompose(self, latent: Tensor) -> BinaryWeight:
-            return BinaryWeight(latent.detach().round())
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        return BinaryWeight(latent.detach().round())
 
-    model = make_mlp((12, 2), weight_quantizer=Ternary())
-    with pytest.raises(NotBinaryError, match="linear1"):
-        pack(model)
+
+class Scaled(SignQuantizer):
+    """Its forward has a scale, its `decompose` has none."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return super().forward(latent) * latent.detach().abs().mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "error", "noun"), [(Ternary(), NotBinaryError, "'0'"), (Scaled(), FoldError, "Scaled")]
+)
+def test_weight_quantizers_must_decompose_into_what_they_compute(
+    quantizer: Quantizer, error: type[Exception], noun: str
+) -> None:
+    model = nn.Sequential(BinaryLinear(10, 4, weight_quantizer=quantizer)).eval()
+    for way in (lambda: pack(model, torch.zeros(2, 10)), lambda: packed_layers_(model)):
+        with pytest.raises(error, match=noun):
+            way()
 
 
 def test_usage_errors() -> None:
@@ -392,36 +309,8 @@ def test_usage_errors() -> None:
         pack(foreign, input_shape=(1, 2, 2))
     with pytest.raises(FoldError, match="double"):
         pack(make_mlp().double())
-
-
-def test_a_model_that_cannot_be_copied_is_refused() -> None:
-    model = make_mlp()
-    model.kept = model(torch.zeros((1, *SHAPE), dtype=torch.uint8))  # a result of forward, with its graph
-    with pytest.raises(RuntimeError, match="deepcopy"):
-        pack(model)
-
-
-def test_real_layers_next_to_binary_ones_are_kept() -> None:
-    model = nn.Sequential(InputCoding(), nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), BinaryLinear(9, 3)).eval()
-    packed = pack(model, input_shape=SHAPE)
-    assert [type(node) for node in packed.nodes[1:]] == [RealDense, Affine, Relu, Dense]
-    assert_agrees(model, packed)
-
-
-def test_every_activation_is_packed() -> None:
-    model = nn.Sequential(
-        InputCoding("standardize", mean=[100.0], std=[50.0]),
-        nn.Flatten(),
-        BinaryLinear(12, 9),
-        nn.Hardtanh(),
-        BinaryLinear(9, 8),
-        BinaryLinear(8, 3, input_quantizer="ste_sign"),
-    ).eval()
-    packed = pack(model, input_shape=SHAPE)
-    assert [type(node) for node in packed.nodes[1:]] == [Dense, Hardtanh, Dense, Sign, Dense]
-    # some sums of clipped values are 0 up to rounding, where torch's order of additions decides the sign
-    different = (run(packed, images_of()) != torch_logits(model, images_of())).any(axis=1)
-    assert different.mean() < 0.05
+    with pytest.raises(FoldError, match="initialized"):
+        pack(nn.Sequential(nn.LazyLinear(8), BinaryLinear(8, 4)).eval(), torch.rand(2, 8))
 
 
 class Standardized(nn.Conv2d):
@@ -434,17 +323,14 @@ class Halved(BinaryLinear):
         return super().effective_weight() / 2
 
 
+class Doubled(BinaryLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 class Described(BinaryLinear):
     def extra_repr(self) -> str:
         return "mine"
-
-
-def test_a_subclass_that_computes_something_else_is_refused() -> None:
-    for layer in (Standardized(3, 4, 3), nn.Sequential(nn.Flatten(), Halved(48, 4))):
-        model = nn.Sequential(layer, nn.Flatten(), BinaryLinear(16 if isinstance(layer, nn.Conv2d) else 4, 2))
-        with pytest.raises(FoldError, match=r"(Standardized|Halved)"):
-            pack(model.eval(), torch.zeros(2, 3, 4, 4))
-    pack(nn.Sequential(nn.Flatten(), Described(48, 4)).eval(), torch.zeros(2, 3, 4, 4))
 
 
 class Dropping(nn.Dropout):
@@ -452,139 +338,60 @@ class Dropping(nn.Dropout):
         return super().train()
 
 
-class Counting(nn.BatchNorm1d):
+class Counting(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> Counting:
         return super().train()
 
 
-@pytest.mark.parametrize("layer", [Dropping(), Counting(2)])
-def test_a_module_that_stays_in_training_mode_is_refused(layer: nn.Module) -> None:
-    with pytest.raises(FoldError, match=r"Dropping|Counting"):
-        pack(nn.Sequential(BinaryLinear(6, 2), layer), torch.zeros(2, 6))
+@pytest.mark.parametrize("layer", [Standardized(3, 4, 3), Halved(4, 4), Doubled(4, 4), Dropping(), Counting(3)])
+def test_subclasses_that_compute_something_else_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(FoldError, match=type(layer).__name__):
+        pack(nn.Sequential(BinaryConv2d(3, 3, 1), layer).eval(), torch.zeros(2, 3, 4, 4))
 
 
-@pytest.mark.parametrize(("factor", "fits"), [(3.1, False), (3.0, True), (3, True), ((3.0, 3.1), False)])
-def test_only_whole_factors_repeat_pixels(factor: Any, fits: bool) -> None:
-    """With 3.1 torch makes 12 of 4 pixels, but of others than with 3."""
-    model = nn.Sequential(BinaryConv2d(1, 2, 1), nn.Upsample(scale_factor=factor), BinaryConv2d(2, 2, 1)).eval()
-    if fits:
-        x = torch.randn(2, 1, 4, 4)
-        np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
+def test_subclasses_that_compute_the_same_are_packed() -> None:
+    pack(nn.Sequential(nn.Flatten(), Described(48, 4)).eval(), torch.zeros(2, 3, 4, 4))
+
+
+def assert_repeats_or_refused(upsample: nn.Module, repeats: bool, x: Tensor) -> None:
+    model = nn.Sequential(BinaryConv2d(1, 2, 1), upsample, BinaryConv2d(2, 2, 1)).eval()
+    if repeats:
+        assert_answers(model, pack(model, x), x.numpy())
     else:
         with pytest.raises(FoldError, match="factors"):
-            pack(model, torch.zeros(2, 1, 4, 4))
+            pack(model, x)
+
+
+@pytest.mark.parametrize(("factor", "repeats"), [(3.1, False), (3.0, True), (3, True), ((3.0, 3.1), False)])
+def test_upsampling_takes_whole_factors(factor: Any, repeats: bool) -> None:
+    """With 3.1 torch makes 12 of 4 pixels, but not by repeating each 3 times."""
+    assert_repeats_or_refused(nn.Upsample(scale_factor=factor), repeats, torch.randn(2, 1, 4, 4))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("by_size", [True, False])
-def test_factors_that_torch_rounds_are_refused(mode: str, by_size: bool) -> None:
+def test_factors_whose_indices_torch_rounds_are_refused(mode: str, by_size: bool) -> None:
     """torch computes indices in float32: of 82 rows made of 2, the first 40 or 42 may come from the first."""
-    x, rows = (
-        torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([[[[0.0] * 2, [1.0] * 2]]]),
-    )
-    repeating = 0
-    for factor in (2, 41, 47, 55, 61):
+    x = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([[[[0.0] * 2, [1.0] * 2]]])
+    found = set()
+    for factor in (2, 41, 61):
         size: dict[str, Any] = {"size": (2 * factor, 2)} if by_size else {"scale_factor": (factor, 1)}
-        model = nn.Sequential(BinaryConv2d(1, 2, 1), nn.Upsample(mode=mode, **size)).eval()
-        if torch.equal(model[1](rows), rows.repeat_interleave(factor, 2)):
-            repeating += 1
-            np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
-        else:
-            with pytest.raises(FoldError, match="factors"):
-                pack(model, x)
-    assert repeating < 5 or mode != "nearest"
-    assert repeating
+        upsample = nn.Upsample(mode=mode, **size)
+        repeats = torch.equal(upsample(rows), rows.repeat_interleave(factor, 2))
+        assert_repeats_or_refused(upsample, repeats, x)
+        found.add(repeats)
+    assert True in found
+    assert False in found or mode != "nearest"
 
 
-@pytest.mark.parametrize("quantizer", ["irnet", "adabin"])
-def test_scales_that_are_not_finite_are_refused(quantizer: str) -> None:
-    layer = BinaryConv2d(6, 6, 1, weight_quantizer=quantizer).eval()
-    with torch.no_grad():
-        layer.weight.mul_(1e30)
-    with pytest.raises(NotBinaryError, match="scale"):
-        pack(nn.Sequential(layer), torch.zeros(2, 6, 4, 4))
-
-
-class SameBits(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(torch.int32).float()
-
-
-class Named(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.mul(input=torch.add(input=x, other=1.5), other=2)
-
-
-def test_bits_as_another_dtype_are_refused_and_operands_may_be_named() -> None:
-    with pytest.raises(FoldError, match="view"):
-        pack(nn.Sequential(BinaryLinear(6, 2), SameBits()).eval(), torch.zeros(2, 6))
-    model, x = nn.Sequential(BinaryLinear(6, 2), Named()).eval(), torch.randn(3, 6)
-    np.testing.assert_allclose(run(pack(model, x), x.numpy()), model(x).detach().numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize("ask", [lambda x: isinstance(x, Tensor), torch.is_tensor, lambda x: type(x) is Tensor])
-def test_a_forward_that_asks_what_its_input_is_is_refused(ask: Callable[[Any], bool]) -> None:
+def test_a_forward_that_asks_what_its_input_is_is_refused() -> None:
     """It takes another branch while it is traced."""
-
-    class Asks(nn.Module):
-        def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
-            super().__init__()
-            self.fc, self.change = BinaryLinear(10, 4), change
-
-        def forward(self, x: Tensor) -> Tensor:
-            if ask(x):
-                x = self.change(x)
-            return self.fc(x)
-
     x = torch.zeros(2, 10)
     for change in (lambda x: (x - 3) / 2, lambda x: 3 * x):  # zeros alone would not show the second
-        model = Asks(change).eval()
+        model = Model(lambda m, x, f=change: m.fc(f(x) if isinstance(x, Tensor) else x), fc=BinaryLinear(10, 4)).eval()
         with pytest.raises(FoldError, match="traced"):
             pack(model, x)
-        assert "computes something else while it is traced" in onebit.check(model, x).line
-    same = Asks(lambda x: x).eval()
-    assert onebit.check(same, x).line.endswith("packs whole")
-
-
-def test_a_weight_quantizer_that_does_not_compute_what_it_says_is_refused() -> None:
-    class Scaled(SignQuantizer):
-        def forward(self, latent: Tensor) -> Tensor:
-            return super().forward(latent) * latent.detach().abs().mean(1, keepdim=True)
-
-    model = nn.Sequential(BinaryLinear(10, 4, weight_quantizer=Scaled())).eval()
-    for way in (lambda: pack(model, torch.zeros(2, 10)), lambda: packed_layers_(model)):
-        with pytest.raises(FoldError, match="Scaled"):
-            way()
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-@pytest.mark.parametrize("functional", [False, True])
-def test_numbers_of_tokens_are_not_to_be_made_real(dtype: torch.dtype, functional: bool) -> None:
-    """An embedding takes integers: to convert them, as pixels are, would be wrong."""
-
-    class Tokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.out = nn.Embedding(9, 8), BinaryLinear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows = F.embedding(x, self.table.weight) if functional else self.table(x)
-            return self.out(rows.mean(1))
-
-    tokens = torch.zeros((4, 5), dtype=dtype)
-    with pytest.raises(OnebitError) as caught:
-        onebit.pack(Tokens().eval(), tokens)
-    said = [str(caught.value), str(onebit.check(Tokens(), tokens))]
-    if dtype is torch.uint8:  # which the embedding does not take
-        with pytest.raises(RuntimeError) as refused:
-            onebit.evaluate(Tokens(), (tokens, torch.zeros(4, dtype=torch.long)), verbose=False)
-        said.append(str(refused.value))
-    assert not [text for text in said if "float(" in text or "Coding" in text]
-
-
-@pytest.mark.parametrize("lazy", [nn.LazyLinear(8), nn.LazyBatchNorm1d()])
-def test_weights_that_no_batch_has_initialized(lazy: nn.Module) -> None:
-    model = nn.Sequential(lazy, BinaryLinear(8, 4))
-    with pytest.raises(FoldError, match="initialized"):
-        onebit.pack(model.eval(), torch.rand(2, 8))
+        assert "traced" in onebit.check(model, x).line
+    same = Model(lambda m, x: m.fc(x.clone() if isinstance(x, Tensor) else x), fc=BinaryLinear(10, 4)).eval()
+    assert onebit.check(same, x).whole

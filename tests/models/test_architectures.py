@@ -75,7 +75,7 @@ def test_vgg_small_follows_its_formula() -> None:
     assert parameters(on_meta("vgg_small")) == convs + dense + norms == 14_029_716
 
 
-@pytest.mark.parametrize("name", ["lenet", "nin", "vgg_small", "vgg11", "alexnet", "resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["lenet", "nin", "resnet20"])
 def test_width_is_a_factor_on_channels_and_hidden_units(name: str) -> None:
     shapes = {"input_shape": (3, 32, 32), "classes": 10}
     narrow, wide = (weight_layers(on_meta(name, width=width, **shapes)) for width in (1, 2.5))
@@ -115,22 +115,13 @@ def test_dropout_stands_where_the_papers_have_it() -> None:
     assert not [layer for layer in on_meta("alexnet").modules() if isinstance(layer, nn.Dropout)]
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16", "nin"])
-def test_dropout_before_a_sign_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="dropout"):
-        on_meta(name, dropout=0.5, input_quantizer="ste_sign")
-
-
 @pytest.mark.parametrize(
     ("name", "options", "first"),
     [
-        ("resnet18", {}, (64, 3, 7, 7)),
         ("resnet18", {"input_shape": (3, 64, 300)}, (64, 3, 3, 3)),
         ("resnet18", {"input_shape": (3, 65, 65)}, (64, 3, 7, 7)),
-        ("resnet18", {"input_shape": (3, 32, 32), "stem": "imagenet"}, (64, 3, 7, 7)),
         ("resnet18", {"stem": "cifar"}, (64, 3, 3, 3)),
         ("alexnet", {}, (64, 3, 11, 11)),
-        ("alexnet", {"input_shape": (1, 32, 32)}, (64, 1, 3, 3)),
         ("alexnet", {"input_shape": (1, 64, 64), "stem": "imagenet"}, (64, 1, 11, 11)),
     ],
 )
@@ -187,20 +178,14 @@ def test_a_block_computes_its_formula(shortcut: str, each: bool) -> None:
     torch.testing.assert_close(block(x), (z + (y if each else beside)).relu())
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_a_block_that_keeps_its_shape_adds_its_input(each: bool) -> None:
-    block = Block(Parts(), 4, 4, 1, shortcut="projected", around_each=each).eval()
-    nn.init.zeros_(block.bn1.weight)
-    nn.init.zeros_(block.bn2.weight)
-    x = torch.randn(2, 4, 5, 5).relu()
-    assert torch.equal(block(x), x)
-
-
-def test_binary_blocks_keep_the_sum_real() -> None:
-    block = Block(Parts(input_quantizer="ste_sign"), 4, 4, 1, shortcut="padded", around_each=True).eval()
+@pytest.mark.parametrize(("inputs", "each"), [(None, False), (None, True), ("ste_sign", True)])
+def test_a_block_that_keeps_its_shape_adds_its_input(inputs: str | None, each: bool) -> None:
+    """The sum of a block with signs stays real: no ReLU."""
+    block: Any = Block(Parts(input_quantizer=inputs), 4, 4, 1, shortcut="padded", around_each=each).eval()
     nn.init.zeros_(block.bn1.weight)
     nn.init.zeros_(block.bn2.weight)
     x = torch.randn(2, 4, 5, 5)
+    x = x if inputs else x.relu()
     assert torch.equal(block(x), x)
 
 
@@ -224,8 +209,10 @@ def test_bireal_has_real_shortcuts_and_binary_convolutions() -> None:
     assert model_size(model)[0] == weights == 10_985_472
 
 
-@pytest.mark.parametrize("size", [(7, 7), (32, 32), (33, 20)])
-@pytest.mark.parametrize("options", [{}, {"bireal": True}, {"stem": "imagenet"}, {"bireal": True, "stem": "imagenet"}])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [((7, 7), {}), ((33, 20), {"bireal": True}), ((32, 32), {"stem": "imagenet"}), ((7, 7), {"bireal": True})],
+)
 def test_resnet18_takes_images_of_any_size(size: tuple[int, int], options: dict[str, Any]) -> None:
     model = create_model("resnet18", input_shape=(1, *size), classes=3, width=1 / 16, **options).eval()
     assert model(images(model, 2)).shape == (2, 3)
@@ -237,10 +224,12 @@ def test_keys_are_those_of_torchvision() -> None:
     assert {"layer2.0.downsample.0", "layer2.0.downsample.1", "layer4.1.bn2", "fc"} <= set(keys)
 
 
-@pytest.mark.parametrize("depth", [7, 21, 2])
+@pytest.mark.parametrize("depth", [2, 21])
 def test_a_depth_that_is_not_6n_plus_2_is_refused(depth: int) -> None:
     with pytest.raises(UsageError, match="depth"):
         cifar_resnet(depth)
+    with pytest.raises(UsageError, match="bottlenecks"):
+        on_meta("resnet50", bireal=True)
 
 
 # ------------------------------------------------------------------------------------------------- the smallest images

@@ -15,10 +15,8 @@ from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.counts import summary
 from onebit.layers import BinaryLayer, InputCoding, binary_layers
 from onebit.models import MLP, MODELS, create_model
-from onebit.recipe import ModelRecipe
-from onebit.runs.model import build_model
-from support.covering import DEEPER, covering
-from support.small_models import FORMS, images, quantizes_inputs, weight_layers
+from support.covering import covering
+from support.small_models import ALIKE, FORMS, images, quantizes_inputs, weight_layers
 
 KINDS = {
     "binary weights": {"weight_quantizer": "sign", "input_quantizer": None},
@@ -27,8 +25,7 @@ KINDS = {
 }
 PLAIN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 PLAIN += (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, InputCoding)
-each_form = pytest.mark.parametrize("form", FORMS)
-each_kind_of_model = pytest.mark.parametrize("form", covering(FORMS, heavy=DEEPER))
+each_kind_of_model = pytest.mark.parametrize("form", covering(FORMS, heavy=ALIKE))
 
 
 def build(form: str, kind: str = "binary weights", **options: Any) -> nn.Module:
@@ -48,7 +45,7 @@ def test_every_model_has_a_small_form() -> None:
     assert {name for name, _ in FORMS.values()} == MODELS.keys()
 
 
-@pytest.mark.parametrize(("form", "kind"), covering(product(FORMS, KINDS), heavy=DEEPER))
+@pytest.mark.parametrize(("form", "kind"), covering(product(FORMS, KINDS), heavy=ALIKE))
 def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: str) -> None:
     model = build(form, kind, classes=10)
     assert isinstance(next(m for m in model.modules() if not any(m.children())), InputCoding)
@@ -61,12 +58,6 @@ def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: 
         n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all() & p.grad.any())
     ]
     assert still == []
-
-
-@each_kind_of_model
-def test_the_number_of_classes_is_a_setting(form: str) -> None:
-    model = settled(form, classes=100)
-    assert model(images(model, 2)).shape[:2] == (2, 100)
 
 
 @each_kind_of_model
@@ -115,21 +106,18 @@ def test_every_input_but_the_first_is_a_sign_of_numbers_of_both_signs(form: str)
 
 @each_kind_of_model
 def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
+    """The last takes what passed a ReLU, else it and the BatchNorm before it would be one linear map.
+
+    A resnet averages its sums, which stay real.
+    """
     model = settled(form, "binary weights and inputs", real_first=True, real_last=True)
     first, *middle, last = weight_layers(model)
     assert type(first) in (nn.Conv2d, nn.Linear)
     assert type(last) in (nn.Conv2d, nn.Linear)
     assert any(isinstance(layer, BinaryLayer) for layer in middle)
-    assert model(images(model, 2)).isfinite().all()
-
-
-@each_kind_of_model
-def test_a_real_last_layer_takes_what_has_passed_a_relu(form: str) -> None:
-    """Else it and the BatchNorm before it would be one linear map. A resnet averages its sums, which stay real."""
-    model = settled(form, "binary weights and inputs", real_last=True)
     seen: list[Tensor] = []
-    weight_layers(model)[-1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
-    model(images(model, 2))
+    last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
+    assert model(images(model, 2)).isfinite().all()
     assert (float(seen[0].min()) >= 0) != ("resnet" in form)
 
 
@@ -143,9 +131,7 @@ def test_the_same_seed_gives_the_same_model(form: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize(
-    ("form", "kind"), covering(product(FORMS, ["binary weights and inputs", "real"]), heavy=DEEPER)
-)
+@pytest.mark.parametrize(("form", "kind"), covering(product(FORMS, ["binary weights and inputs", "real"]), heavy=ALIKE))
 def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> None:
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, name: str) -> bool:
@@ -162,7 +148,7 @@ def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> Non
     assert torch.equal(fx.GraphModule(model, graph)(x), model(x))
 
 
-@each_form
+@each_kind_of_model
 def test_the_summary_counts_every_parameter(form: str) -> None:
     model = build(form)
     table = summary(model)
@@ -175,18 +161,9 @@ def test_the_summary_counts_every_parameter(form: str) -> None:
 @each_kind_of_model
 def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> None:
     channels = FORMS[form][1]["input_shape"][0]
-    model = build(
-        form,
-        "binary weights and inputs",
-        coding="standardize",
-        mean=[120.0] * channels,
-        std=[60.0] * channels,
-        norm_eps=1e-4,
-        norm_momentum=0.2,
-        norm_affine=False,
-        padding_value=1,
-        init="uniform",
-    )
+    pixels = {"coding": "standardize", "mean": [120.0] * channels, "std": [60.0] * channels}
+    norm = {"norm_eps": 1e-4, "norm_momentum": 0.2, "norm_affine": False}
+    model = build(form, "binary weights and inputs", **pixels, **norm, padding_value=1, init="uniform", classes=7)
     assert "coding.mean" in model.state_dict()
     norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     assert {(norm.eps, norm.momentum, norm.affine) for norm in norms} == {(1e-4, 0.2, False)}
@@ -196,33 +173,24 @@ def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> 
     assert {layer.padding_value for layer in convs if quantizes_inputs(layer)} <= {1}
     latents = [layer.weight for _, layer in binary_layers(model)]
     assert all(0.5 < float(latent.detach().abs().max()) <= 1 for latent in latents if latent.numel() > 50)
-    assert model.eval()(images(model, 2)).isfinite().all()
+    logits = model.eval()(images(model, 2))
+    assert logits.shape[:2] == (2, 7)
+    assert logits.isfinite().all()
 
 
-@each_form
-def test_a_recipe_builds_it(form: str) -> None:
-    name, small = FORMS[form]
-    options = {key: value for key, value in small.items() if key != "input_shape"}
-    recipe = ModelRecipe(name=name, **KINDS["binary weights and inputs"], coding="standardize", **options)
-    model = build_model(recipe, input_shape=small["input_shape"], classes=7).eval()
-    assert model(images(model, 2)).shape[:2] == (2, 7)
-
-
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    "option",
+    ("name", "option", "value"),
     [
-        {"weight_quantizer": "stochastik"},
-        {"init": "unifrom"},
-        {"activation": "tanh"},
-        {"width": 0},
-        {"coding": "intger"},
+        ("mlp", "weight_quantizer", "stochastik"),
+        ("vgg_small", "init", "unifrom"),
+        ("resnet20", "activation", "tanh"),
+        ("unet", "width", 0),
+        ("lenet", "coding", "intger"),
     ],
 )
-def test_a_wrong_option_is_named(name: str, option: dict[str, Any]) -> None:
-    options = {"weight_quantizer": "sign", "input_shape": (3, 32, 32), "classes": 10} | option
-    with pytest.raises(UsageError, match=next(iter(option)).replace("_", " ")), torch.device("meta"):
-        create_model(name, **options)
+def test_a_wrong_option_is_named(name: str, option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=option.replace("_", " ")), torch.device("meta"):
+        create_model(name, **{"weight_quantizer": "sign", option: value})
 
 
 def test_an_unknown_model_is_refused_and_a_class_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binary_layers
 from onebit.models import MLP, create_model
 from onebit.quantizers import WEIGHT_QUANTIZERS
+from support.covering import covering
 from support.small_models import images
 
 
@@ -26,8 +27,7 @@ def plain_mlp() -> nn.Module:
     return nn.Sequential(layers)
 
 
-@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS, None])
-@pytest.mark.parametrize("inputs", ["ste_sign", None])
+@pytest.mark.parametrize(("quantizer", "inputs"), covering(product([*WEIGHT_QUANTIZERS, None], ["ste_sign", None])))
 def test_its_state_loads_into_the_net_written_in_torch_alone_and_back(
     quantizer: str | None, inputs: str | None
 ) -> None:
@@ -66,21 +66,6 @@ def test_default_latents_are_those_of_torch() -> None:
     layer: Any = MLP((64, 24, 4), init="default").linear1
     torch.manual_seed(0)
     assert torch.equal(layer.weight, nn.Linear(64, 24, bias=False).weight)
-
-
-def test_real_last_keeps_real_weights_and_inputs_in_the_last_layer_only() -> None:
-    model: Any = MLP((64, 24, 4), real_last=True, input_quantizer="ste_sign")
-    assert [name for name, _ in binary_layers(model)] == ["linear1"]
-    assert type(model.linear2) is nn.Linear
-    assert isinstance(model.linear1, BinaryLinear)
-    # no sign follows, so that a ReLU stands there as in the full-precision twin
-    assert isinstance(model.relu1, nn.ReLU)
-
-
-def test_batch_norm_settings_arrive() -> None:
-    model: Any = MLP((64, 24, 4), norm_eps=1e-4, norm_momentum=0.15, norm_affine=False)
-    for norm in (model.norm1, model.norm2):
-        assert (norm.eps, norm.momentum, norm.affine) == (1e-4, 0.15, False)
 
 
 def test_dropout_stands_after_the_activation_and_on_the_input() -> None:

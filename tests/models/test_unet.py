@@ -28,8 +28,7 @@ def test_it_is_the_net_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("padding", "side", "taken", "made"), [
-    ("same", 1, 16, 16), ("same", 512, 512, 512), ("same", 513, 528, 528),
-    ("valid", 1, 188, 4), ("valid", 4, 188, 4), ("valid", 512, 700, 516),
+    ("same", 1, 16, 16), ("same", 513, 528, 528), ("valid", 4, 188, 4), ("valid", 512, 700, 516),
 ])  # fmt: skip
 def test_it_takes_the_next_sides_that_cover_the_image(padding: str, side: int, taken: int, made: int) -> None:
     with torch.device("meta"):
@@ -40,8 +39,7 @@ def test_it_takes_the_next_sides_that_cover_the_image(padding: str, side: int, t
         assert model.eval()(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(("padding", "depth"), [("same", 1), ("same", 2), ("valid", 1), ("valid", 2)])
 def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
     for side in (1, 50):
         model = create_model("unet", padding=padding, depth=depth, input_shape=(1, side, side), width=1 / 64).eval()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.layers import RPReLU, batch_norms
 from onebit.models import create_model
@@ -18,6 +19,19 @@ from onebit.runtime import batches, run
 
 SHAPE = (1, 3, 4)
 INT32 = np.iinfo(np.int32)
+
+
+class Model(nn.Module):
+    """`parts` by name, and forward as a function of the model and its input."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
 
 
 def make_nasty(model: nn.Module, seed: int = 0) -> nn.Module:

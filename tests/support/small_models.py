@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onebit.layers import BinaryLayer
 from onebit.models import MODELS
+from support.covering import DEEPER
 
 CIFAR = {"input_shape": (3, 8, 8), "width": 1 / 8}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,6 +41,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "nin with a bias": ("nin", CIFAR | {"last_norm": False}),
 }
 """What it is -> (name in MODELS, options that make it small)."""
+ALIKE = DEEPER | {"lenet on 32 pixels", "lrnet_big", "resnet14", "resnet50 on large images", "vgg_small with a bias"}
+"""Forms that differ from another one in numbers alone."""
 
 
 def images(model: nn.Module, count: int = 6, *, seed: int = 0) -> Tensor:
