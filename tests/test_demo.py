@@ -15,17 +15,9 @@ import pytest
 from support.command_line import check_command
 
 ROOT = Path(__file__).parents[1]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DEMO = ROOT / "tools" / "demo.py"
 PACKAGES = {"PIL": "pillow"}
 """Modules that are not called like the package they come in."""
-
-
-def rule(target: str) -> tuple[str, str]:
-    """(what a target of the Makefile needs, its commands)."""
-    found = re.search(rf"^{re.escape(target)}:(.*)\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
-    assert found is not None, target
-    return found[1].strip(), found[2]
 
 
 def requirements(key: str) -> set[str]:
@@ -33,20 +25,6 @@ def requirements(key: str) -> set[str]:
     found = re.search(rf"^{key} = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert found is not None, key
     return {name.lower() for name in re.findall(r'"([\w-]+)', found[1])}
-
-
-def test_the_demo_installs_what_training_needs_and_the_tests_add_to_that() -> None:
-    assert rule("demo")[0] == "$(VENV)/train"
-    needs, install = rule("$(VENV)/train")
-    assert "-e '.[train]'" in install
-    assert "--quiet" not in install, "minutes of silence"
-    assert "pyproject.toml" in needs
-    assert rule("test")[0] == rule("lint")[0] == "setup"
-    assert rule("setup")[0] == "$(VENV)/dev"
-    needs, install = rule("$(VENV)/dev")
-    assert needs == "$(VENV)/train"
-    assert "'onebit[dev]'" in install
-    assert "-e" not in install.split(), "the package would be compiled a second time"
 
 
 def test_the_demo_imports_nothing_beyond_what_is_installed_for_it() -> None:

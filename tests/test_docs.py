@@ -26,8 +26,6 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 INDEX = ROOT / "docs" / "index.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-WITH_FIGURES = ("README.md", "deploy.md", "performance.md", "results.md")
-"""The only documents with names of machines and measured times."""
 FENCE = re.compile(r"^ {0,3}```([\w+-]*)[^\n]*\n(.*?)^ {0,3}```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|<(?:img|a)\b[^>]*\b(?:src|href)=\"([^\"]+)\"")
 
@@ -85,32 +83,6 @@ def test_the_index_links_to_every_page() -> None:
     assert "](docs/index.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_broken_link_is_found(tmp_path: Path) -> None:
-    (tmp_path / "there.md").write_text("# A heading\n")
-    text = (
-        "# Here\n[a](there.md) ![b](there.png) [c](there.md#a-heading) [d](there.md#gone) [e](#here) [f](#there) "
-        '<img src="no.png"> [g](https://example.org) `[h](code.md)`\n```\n[i](fenced.md)\n```\n'
-    )
-    assert broken_links(text, tmp_path) == ["there.png", "there.md#gone", "#there", "no.png"]
-
-
-# ------------------------------------------------------------------------------------------------------------- figures
-MACHINE = re.compile(
-    r"\b(EPYC|Xeon|Core i\d|Ryzen|(Cascade|Ice) Lake|Skylake|Sapphire Rapids|Zen ?\d|A100|H[12]00|AMX)\b"
-)
-MEASURED_TIME = re.compile(r"\b\d+(\.\d+)? ?(µs|ms|s|min|minutes|hours)\b")
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_only_performance_and_results_name_machines_and_times(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    found = [pattern.findall(text) for pattern in (MACHINE, MEASURED_TIME)]
-    assert any(found) == (path.name in WITH_FIGURES), found
-
-
-# ------------------------------------------------------------------------------------------------------------ commands
-
-
 def commands(text: str) -> Iterator[list[str]]:
     """Arguments of every `onebit …` line in the fenced blocks, `$ ` and settings before it dropped."""
     for block in blocks(text, "", "sh", "bash", "shell", "console"):
@@ -122,6 +94,25 @@ def commands(text: str) -> Iterator[list[str]]:
                 words = list(lexer)
                 end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
                 yield words[:end]
+
+
+def test_a_broken_link_and_a_wrong_command_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.md").write_text("# A heading\n")
+    text = (
+        "# Here\n[a](there.md) ![b](there.png) [c](there.md#a-heading) [d](there.md#gone) [e](#here) [f](#there) "
+        '<img src="no.png"> [g](https://example.org) `[h](code.md)`\n```\n[i](fenced.md)\n```\n'
+    )
+    assert broken_links(text, tmp_path) == ["there.png", "there.md#gone", "#there", "no.png"]
+    lines = "$ A=1 onebit pack runs/x | head -1   # a remark\nonebit train mnist-fats \\\n  -o 'a b'\nls onebit\n"
+    found = list(commands(f"```\n{lines}```\n"))
+    assert found == [["pack", "runs/x"], ["train", "mnist-fats", "-o", "a b"]]
+    for arguments in found:
+        with pytest.raises(AssertionError):
+            check_command(arguments, monkeypatch, capsys)
+    table = "| `onebit pack RUN` | as `onebit verify`, or `onebit train RECIPE` |\n\nMore: `onebit pack`.\n"
+    assert list(commands_of_tables(f"| a | b |\n|---|---|\n{table}")) == [["pack", "RUN"]]
 
 
 def commands_of_tables(text: str) -> Iterator[list[str]]:
@@ -165,36 +156,6 @@ def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) 
         for script in re.findall(r"python ((?:tools|examples)/\S+\.py)", text):
             assert (ROOT / script).exists(), f"{path.name}: {script}"
     assert named == set(BENCHMARKS)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "onebit trane mnist-fast",
-        "onebit train mnist-fats",
-        "onebit train mnist-fast --optimiser.lr 0.1",
-        "onebit train mnist-fast --epochs many",
-        "onebit pack runs/x",
-        "onebit evaluate runs/x --weight latent",
-        "ONEBIT_DATA=data onebit evaluate \\\n  --split tset runs/x",
-    ],
-)
-def test_a_wrong_command_is_found(
-    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    [arguments] = commands(f"```sh\n{line}\n```\n")
-    with pytest.raises(AssertionError):
-        check_command(arguments, monkeypatch, capsys)
-
-
-def test_commands_in_tables_are_found() -> None:
-    table = "| `onebit pack RUN` | as `onebit verify`, or `onebit train RECIPE` |\n\nMore: `onebit pack`.\n"
-    assert list(commands_of_tables(f"| a | b |\n|---|---|\n{table}")) == [["pack", "RUN"]]
-
-
-def test_commands_are_cut_out_of_their_lines() -> None:
-    lines = "$ A=1 onebit list recipes | head -1   # a remark\nonebit pack r \\\n  -o 'a b.1bit' && ls\nls onebit\n"
-    assert list(commands(f"```\n{lines}```\n")) == [["list", "recipes"], ["pack", "r", "-o", "a b.1bit"]]
 
 
 # -------------------------------------------------------------------------------------------------------------- Python
@@ -255,15 +216,6 @@ def test_everything_in_the_readme_works_as_typed_from_top_to_bottom(
     assert {"runs", "mnist.1bit"} <= left
     assert [name for name in left if not any(fnmatch(name, pattern) for pattern in ignored)] == []
     assert {"*.1bit", "*.pth", "*.safetensors", "runs"} <= ignored
-
-
-def test_the_readme_has_one_way_to_pack() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    calls = [line for block in blocks(text, "python") for line in block.splitlines() if "pack(" in line]
-    assert len(calls) >= 2
-    assert all(re.search(r"= onebit\.pack\(model, .*data=", line) for line in calls), calls
-    others = [path.name for path in DOCUMENTS if "certify(" in path.read_text(encoding="utf-8")]
-    assert others == ["pack-and-run.md"], "certify is for integer nets"
 
 
 def test_the_page_on_own_models_is_one_program(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +57,7 @@ def test_the_certificate_states_labels_and_both_accuracies(
     assert [(node.least, node.most) for node in load(path).nodes if isinstance(node, Requantize)] == [(0, 3)]
 
 
-def test_it_is_small_and_the_same_again_and_verify_recomputes_it_from_its_source(
+def test_an_integer_net_is_small_reproducible_and_verified_from_its_source(
     onebit: Onebit, run_folder: Path, integer_file: Path, packed_file: Path, tmp_path: Path
 ) -> None:
     channels, certificate = 32 + 10, 100
@@ -72,55 +71,34 @@ def test_it_is_small_and_the_same_again_and_verify_recomputes_it_from_its_source
     assert onebit("verify", integer_file).status == 0
 
 
-def test_rounding_on_another_processor_is_not_a_difference(
-    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path
-) -> None:
-    """Ranges follow from float32 parameters of the run, which another version of torch may round differently."""
-    near = changed(load(integer_file), multiplier=lambda a: a + np.int32(1), offset=lambda a: a + np.int64(100))
-    save(near, tmp_path / "net.1bit")
-    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
-    assert done.status == 0, done.out
-    assert done.steps["packed bits"][1].startswith("equal to the source, packed again, up to rounding in torch: 32 of")
-    assert done.steps["certificate"][1].startswith("recomputed, equal")
-
-
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("changes", "holds"),
     [
-        ({"multiplier": lambda a: (a * 1.01).astype(np.int32)}, "32 of 32 values of multiplier of relu1"),
-        ({"offset": lambda a: a + np.abs(a).max() // 100}, "32 of 32 values of offset of relu1"),
+        # another processor, or another version of torch, may round the float32 parameters of the run so
+        ({"multiplier": lambda a: a + np.int32(1), "offset": lambda a: a + np.int64(100)}, True),
+        ({"multiplier": lambda a: (a * 1.01).astype(np.int32)}, False),
+        ({"offset": lambda a: a + np.abs(a).max() // 100}, False),
     ],
 )
-def test_other_multipliers_are_found_by_the_source(
-    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path, arrays: Any, message: str
+def test_the_source_finds_other_multipliers_but_not_another_rounding(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path, changes: Any, holds: bool
 ) -> None:
-    save(changed(load(integer_file), **arrays), tmp_path / "net.1bit")
+    save(changed(load(integer_file), **changes), tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
-    assert done.status == 1
     ok, detail = done.steps["packed bits"]
-    assert not ok
-    assert detail.startswith(f"the file differs from its source, packed again: {message}")
+    assert (done.status == 0, ok) == (holds, holds)
+    assert "32 of " in detail
+    assert holds or f"{next(iter(changes))} of relu1" in detail
 
 
 def test_too_large_a_loss_of_accuracy_writes_nothing(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.1bit"
-    done = onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 0, "--json")
-    assert done.status == 1
-    assert done.out == ""
-    assert not path.exists()
-    assert "points of accuracy" in done.err
-    done = onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 50)
-    assert done.status == 0
+    for flags, status in (((2, "--allow-drop", 0, "--json"), 1), ((8, "--calibration", 20), 2)):
+        done = onebit("pack", run_folder, "-o", path, "--activations", *flags)
+        assert (done.status, done.out, path.exists()) == (status, "", False)
+        assert done.line
+    assert onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 50).status == 0
     assert path.exists()
-    assert done.out.splitlines()[-1].startswith("rounded: ")
-
-
-@pytest.mark.parametrize("flags", [["--activations", "3"], ["--activations", "8", "--calibration", "20"]])
-def test_wrong_flags_are_one_line(onebit: Onebit, run_folder: Path, tmp_path: Path, flags: list[str]) -> None:
-    done = onebit("pack", run_folder, "-o", tmp_path / "net.1bit", *flags)
-    assert done.status == 2
-    assert done.line
-    assert not (tmp_path / "net.1bit").exists()
 
 
 def test_a_net_that_was_trained_with_few_bits_is_proved(onebit: Onebit, tmp_path: Path) -> None:
@@ -140,22 +118,10 @@ def test_a_net_that_was_trained_with_few_bits_is_proved(onebit: Onebit, tmp_path
     assert "its multipliers and offsets are off" in done.steps["certificate"][1]
 
 
-def test_a_net_of_signs_is_refused(onebit: Onebit, tmp_path: Path) -> None:
-    folder = tmp_path / "signs"
-    assert main(["train", "digits-smoke", *SMALL, "--method", "bnn", "--epochs", "0.2", "--out", str(folder)]) == 0
-    done = onebit("pack", folder, "-o", tmp_path / "net.1bit", "--activations", 8)
-    assert done.status == 2
-    assert "all activations of the net are ±1 or integers already: there is nothing to round" in done.line
-
-
-def test_the_verbs_take_it(onebit: Onebit, integer_file: Path, tmp_path: Path) -> None:
+def test_evaluate_inspect_and_summary_take_an_integer_net(onebit: Onebit, integer_file: Path) -> None:
     assert onebit("evaluate", integer_file, "--json").json["correct"] == load(integer_file).certificate.correct
-    inspected = onebit("inspect", integer_file)
-    assert inspected.status == 0
-    assert "packed weights and 8-bit activations" in inspected.out
-    assert "packed by: onebit pack RUN -o NET.1bit --activations 8 --calibration " in inspected.out
-    assert "promise: rounded: " in inspected.out
+    inspected = onebit("inspect", integer_file).out
+    assert "packed by: onebit pack RUN -o NET.1bit --activations 8 --calibration " in inspected
+    assert "promise: rounded: " in inspected
     row = next(line for line in onebit("summary", integer_file).out.splitlines() if line.startswith("relu1"))
     assert row.endswith("integer: rounding")
-    np.save(tmp_path / "digit.npy", load_dataset("mnist-sample").test.images[:1])
-    assert json.loads(onebit("summary", integer_file, "--json").out)

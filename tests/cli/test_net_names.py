@@ -54,17 +54,16 @@ def test_an_export_may_have_the_name_of_its_net(onebit: Onebit) -> None:
     assert (Path(NAME) / "net.h").is_file()
 
 
-@pytest.mark.parametrize("verb", ["predict", "inspect", "summary", "evaluate"])
-def test_no_torch_for_a_packed_net(verb: str) -> None:
-    rest = {"predict": [IMAGE], "evaluate": ["--dataset", "mnist-sample"]}.get(verb, [])
-    assert "torch" not in loaded_modules(verb, NAME, *rest)
+def test_no_torch_for_a_packed_net() -> None:
+    commands = ["predict", NAME, IMAGE], ["inspect", NAME], ["summary", NAME]
+    assert "torch" not in loaded_modules(*commands, ["evaluate", NAME, "--dataset", "mnist-sample"])
 
 
-@pytest.mark.parametrize("verb", ["inspect", "summary", "evaluate", "verify", "export"])
+@pytest.mark.parametrize("verb", ["inspect", "evaluate"])
 def test_a_packed_net_of_another_suffix_is_to_be_renamed(onebit: Onebit, verb: str) -> None:
     shutil.copy("copy.1bit", "net")
-    done = onebit(verb, "net", *(["--to", "c", "-o", "c"] if verb == "export" else []))
-    assert (done.status, done.line) == (2, "onebit: net: is a packed net, whose name has to end in .1bit: rename it")
+    done = onebit(verb, "net")
+    assert (done.status, ".1bit" in done.line) == (2, True)
 
 
 def test_names_in_an_answer_are_escaped(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,23 +78,17 @@ def test_a_folder_that_has_gone_is_named(onebit: Onebit, trained: Path, tmp_path
 
 def test_other_classes_are_refused(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
     other = photos(tmp_path / "vehicles", "aeroplane", "boat")
-    told = f"was trained on the classes cat, dog; folder {other} has aeroplane, boat"
     net, run = trained / "net.1bit", trained / "run"
     for command in (
         ["evaluate", run],
-        ["evaluate", run, "--weights", "packed"],
         ["evaluate", net],
-        ["verify", run],
         ["verify", net],
         ["pack", run, "-o", tmp_path / "net.1bit"],
     ):
         refused = onebit(*command, "--data", other)
-        assert refused.status == 2, command
-        assert told in refused.err.splitlines()[-1], command
+        assert (refused.status, "classes cat, dog" in refused.line) == (2, True), command
     assert not (tmp_path / "net.1bit").exists()
-    refused = onebit("train", "--resume", run, "--data", other)
-    assert refused.status == 2
-    assert "other images or labels" in refused.err.splitlines()[-1]
+    assert onebit("train", "--resume", run, "--data", other).status == 2
 
 
 def test_a_training_does_not_go_on_with_other_pictures(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
@@ -105,54 +99,29 @@ def test_a_training_does_not_go_on_with_other_pictures(onebit: Onebit, trained: 
         Image.fromarray(noise).save(tmp_path / "copy" / path.parent.name / path.name)
     before = (trained / "run" / "last.ckpt").read_bytes()
     refused = onebit("train", "--resume", trained / "run", "--data", tmp_path / "copy")
-    assert refused.status == 2
-    assert "other images or labels" in refused.err
+    assert (refused.status, "other images" in refused.line) == (2, True)
     assert (trained / "run" / "last.ckpt").read_bytes() == before
 
 
-def test_a_folder_with_its_own_validation_images_is_read_the_same_way_again(onebit: Onebit, tmp_path: Path) -> None:
-    for part, count in (("train", 8), ("val", 3), ("test", 4)):
-        photos(tmp_path / "parted" / part, "cat", "dog", count=count)
-    run = tmp_path / "run"
-    assert onebit("train", *FOLDER, "--data", tmp_path / "parted", "--out", run).status == 0
-    assert onebit("evaluate", run, "--split", "train", "--json").json["count"] == 16
-    assert onebit("evaluate", run, "--split", "validation", "--json").json["count"] == 6
-    assert onebit("train", "--resume", run).status == 0
-
-
-@pytest.mark.parametrize("name", ["arrays", "mine"])
-def test_every_verb_reads_a_run_of_own_arrays(onebit: Onebit, tmp_path: Path, name: str) -> None:
+def test_every_verb_reads_a_run_of_own_arrays(onebit: Onebit, tmp_path: Path) -> None:
     train, test = make_toy(80, 40)
-    data = Dataset.from_arrays((train.images, train.labels), (test.images, test.labels), validation=20, name=name)
     run, file = tmp_path / "run", tmp_path / "own.npz"
-    trainer = Trainer("mlp", options={"widths": (64, 8, 4)}, epochs=1, batch_size=20, precision="fp32")
-    trainer.fit(data, folder=run)
-    unknown = onebit("evaluate", run)
-    assert unknown.status == 2
-    np.savez(
-        file,
-        train_images=train.images,
-        train_labels=train.labels,
-        test_images=test.images,
-        test_labels=test.labels,
-    )
-    found = onebit("evaluate", run, "--data", file, "--split", "validation", "--json").json
-    assert (found["dataset"], found["count"]) == (name, 20)
-    assert onebit("pack", run, "--data", file, "-o", tmp_path / "net.1bit").status == 0
-    assert onebit("verify", tmp_path / "net.1bit", "--data", file).status == 0
-    assert onebit("evaluate", tmp_path / "net.1bit", "--data", file, "--json").json["dataset"] == name
-
-
-def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
-    train, test = make_toy(80, 40)
-    file = tmp_path / "own.npz"
     parts = {"train_images": train.images, "train_labels": train.labels}
     np.savez(file, **parts, test_images=test.images, test_labels=test.labels)
+    data = Dataset.from_arrays((train.images, train.labels), (test.images, test.labels), validation=20, name="mine")
+    trainer = Trainer("mlp", options={"widths": (64, 8, 4)}, epochs=1, batch_size=20, precision="fp32")
+    trainer.fit(data, folder=run)
+    assert onebit("evaluate", run).status == 2
+    found = onebit("evaluate", run, "--data", file, "--split", "validation", "--json").json
+    assert (found["dataset"], found["count"]) == ("mine", 20)
+    assert onebit("pack", run, "--data", file, "-o", tmp_path / "net.1bit").status == 0
+    assert onebit("verify", tmp_path / "net.1bit", "--data", file).status == 0
+    assert onebit("evaluate", tmp_path / "net.1bit", "--data", file, "--json").json["dataset"] == "mine"
+
     flags = [*NET, "--model.widths", "[64,8,4]", "--dataset", "arrays"]
-    assert onebit("train", *flags, "--data", file, "--out", tmp_path / "run").status == 0
-    assert onebit("evaluate", tmp_path / "run", "--json").json["directory"] == str(file)
-    refused = onebit("train", *flags, "--out", tmp_path / "none")
-    assert "--data" in refused.line
+    assert onebit("train", *flags, "--data", file, "--out", tmp_path / "second").status == 0
+    assert onebit("evaluate", tmp_path / "second", "--json").json["directory"] == str(file)
+    assert "--data" in onebit("train", *flags, "--out", tmp_path / "none").line
     assert not (tmp_path / "none").exists()
 
 
@@ -178,17 +147,15 @@ def test_a_folder_like_imagenet_trains_and_packs(onebit: Onebit, tmp_path: Path)
 
 
 def test_other_files_than_those_of_the_training_are_noted(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
-    says = "these are not the files of the training: it may have seen their test images"
+    says = "it may have seen their test images"
     for folder in ("pets", "run"):
         shutil.copytree(trained / folder, tmp_path / folder)
     run, where = tmp_path / "run", ["--data", tmp_path / "pets"]
     assert says not in onebit("evaluate", run, *where).err  # a copy of the folder is the same data
     assert says not in onebit("pack", run, "-o", tmp_path / "same.1bit", *where).err
     shutil.copy(tmp_path / "pets" / "cat" / "0.png", tmp_path / "pets" / "cat" / "new.png")
-    assert says in onebit("evaluate", run, *where, "--json").json["note"]
-    assert says in onebit("verify", run, *where).err
-    assert says in onebit("verify", run, *where, "--json").json["note"]
-    assert says in onebit("export", run, *where, "--to", "c", "-o", tmp_path / "c").err
+    for verb in ("evaluate", "verify"):
+        assert says in onebit(verb, run, *where, "--json").json["note"]
     packed = onebit("pack", run, "-o", tmp_path / "net.1bit", *where)
     assert packed.status == 0
     assert says in packed.err

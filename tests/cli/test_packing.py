@@ -37,7 +37,6 @@ def one_bit(signs: np.ndarray) -> np.ndarray:
     return changed
 
 
-# ------------------------------------------------------------------------------------------------------- changed files
 @pytest.mark.parametrize("verb", ["verify", "verify --source", "predict", "evaluate", "inspect"])
 def test_every_verb_notices_altered_bits(
     onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str
@@ -45,39 +44,25 @@ def test_every_verb_notices_altered_bits(
     good, rng, path = packed_file.read_bytes(), random.Random(verb), tmp_path / "net.1bit"
     name, *flags = verb.split(" ")
     arguments = [name, path, *(["no.png"] if name == "predict" else []), *([*flags, run_folder] if flags else [])]
-    for count in [1] * 20 + [300]:
+    for count in [1] * 6 + [300]:
         data = bytearray(good)
         for bit in rng.sample(range(8 * len(good)), count):
             data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
         refused = onebit(*arguments)
-        assert refused.status == 2
-        assert refused.line.startswith(f"onebit: {path}: ")
-        assert refused.out == ""
+        assert (refused.status, refused.out) == (2, "")
+        assert str(path) in refused.line
 
 
 @pytest.mark.parametrize(
-    ("node", "field", "change", "message"),
+    ("node", "field", "change", "noun"),
     [
         ("linear1", "signs", one_bit, "1 of 25,088 values of signs of linear1 differ"),
-        (
-            "norm1",
-            "shift",
-            lambda a: a + np.float32(0.01),
-            "32 of 32 values of shift of norm1 differ",
-        ),
-        ("norm2", "scale", lambda a: a * 2, "10 of 10 values of scale of norm2 differ"),
+        ("norm1", "shift", lambda a: a + np.float32(0.01), "32 of 32 values of shift of norm1 differ"),
     ],
 )
 def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
-    onebit: Onebit,
-    run_folder: Path,
-    packed_file: Path,
-    tmp_path: Path,
-    node: str,
-    field: str,
-    change: Any,
-    message: str,
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, node: str, field: str, change: Any, noun: str
 ) -> None:
     path = tmp_path / "net.1bit"
     path.write_bytes(dumps(node_with(load(packed_file), node, **{field: change})))
@@ -85,13 +70,12 @@ def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
     assert done.status == 1
     ok, detail = done.steps["packed bits"]
     assert not ok
-    assert detail.startswith(f"the file differs from its source, packed again: {message}")
+    assert noun in detail
     save(replace(load(packed_file), name="mnist-best"), path)
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert (done.status, "name 'mnist-best'" in done.steps["packed bits"][1]) == (1, True)
 
 
-# ------------------------------------------------------------------------------------------------------------ claims
 @pytest.mark.nightly
 def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: Path, packed_file: Path) -> None:
     done = run_process("verify", packed_file, "--source", run_folder, ATEN_CPU_CAPABILITY="default")
@@ -106,8 +90,7 @@ def test_verify_recomputes_a_certificate(
     assert done.steps["certificate"][1] == "recomputed, equal"
     alone = onebit("verify", packed_file, "--json")
     assert list(alone.steps) == ["packed accuracy", "card"]
-    assert "recomputed with --source RUN only" in alone.err
-    assert "--source" not in done.err
+    assert ("--source" in alone.err, "--source" in done.err) == (True, False)
     monkeypatch.setattr("onebit.verification.comparison.__version__", "7.0.0")
     later = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert later.steps["certificate"] == (True, "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0")
@@ -140,7 +123,6 @@ def test_claims_are_recomputed(
     assert alone.status == (1 if claim in ("correct", "count") else 0)
 
 
-# ---------------------------------------------------------------------------------------------------- what is compared
 def test_pack_without_the_data_set(
     onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,12 +141,11 @@ def test_pack_without_the_data_set(
     assert dumps(replace(whole, certificate=None, card=card)) == path.read_bytes()
     assert onebit("pack", run_folder, "-o", path, "--no-certify", "--json").json["certificate"] is None
     refused = onebit("verify", path)
-    assert refused.status == 2
-    assert refused.line.endswith("carries no certificate: name what it was packed from with --source RUN")
-    assert "warning: the packed net has no certificate" in onebit("inspect", path).err
+    assert (refused.status, "--source" in refused.line) == (2, True)
+    assert "no certificate" in onebit("inspect", path).err
     compared = onebit("verify", path, "--source", run_folder, "--json")
     assert (compared.status, list(compared.steps)) == (0, ["packed bits"])
-    assert "carries no certificate: no images are compared" in compared.err
+    assert "no certificate" in compared.err
     save(node_with(load(path), "linear1", signs=one_bit), path)
     assert onebit("verify", path, "--source", run_folder).status == 1
 

@@ -88,11 +88,10 @@ def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, 
     assert "result.json: damaged" in onebit("train", "--seeds", "3", "--resume", seeds_folder).err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_seeds_do_not_go_into_a_single_run(onebit: Onebit, run_folder: Path, resume: list[str]) -> None:
-    refused = onebit("train", *QUICK, "--seeds", "0-1", "--out", run_folder, *resume)
-    assert refused.status == 2
-    assert "holds a single run: leave --seeds out" in refused.line
+def test_seeds_do_not_go_into_a_single_run(onebit: Onebit, run_folder: Path) -> None:
+    for resume in ([], ["--resume"]):
+        refused = onebit("train", *QUICK, "--seeds", "0-1", "--out", run_folder, *resume)
+        assert (refused.status, "--seeds" in refused.line) == (2, True)
     assert not list(run_folder.glob("seed-*"))
 
 
@@ -112,23 +111,18 @@ def test_ctrl_c_says_how_to_go_on(onebit: Onebit, tmp_path: Path, monkeypatch: p
     assert done.err.endswith(f"go on with: onebit train --model {code} --seeds 3,5 --resume {tmp_path / 'run'}\n")
 
 
-def test_finished_seeds_are_of_the_same_data(tmp_path: Path) -> None:
-    run, recipe = seed_folder(tmp_path, 0), Recipe(dataset="own")
-    run.mkdir()
-    (run / "recipe.yaml").write_text(recipe.to_yaml())
-    (run / "result.json").write_text("{}")
-    (run / "data.json").write_text(json.dumps({"directory": "/own", "digest": "of other data"}))
-    with pytest.raises(CheckpointError, match="seed-0: was trained on other images or labels than these"):
-        train_seeds(recipe, [0, 1], tmp_path, data=DATA, train=pytest.fail, resume=True, ranks=ALONE)
-
-
-def test_finished_seeds_are_of_data_with_the_same_note(seeds_folder: Path) -> None:
+def test_finished_seeds_are_of_the_same_data(seeds_folder: Path, tmp_path: Path) -> None:
     recipe = build_recipe(read_settings(seeds_folder / "seed-0" / "recipe.yaml"))
     other = replace(DATA, note="a copy stored as JPEG")
-    with pytest.raises(
-        CheckpointError, match=r"seed-0: was trained on other data \(a sample of MNIST.*\) than these \(a copy"
-    ):
+    with pytest.raises(CheckpointError, match="other data"):
         train_seeds(recipe, [0], seeds_folder, data=other, train=pytest.fail, resume=True, ranks=ALONE)
+    run, own = seed_folder(tmp_path, 0), Recipe(dataset="own")
+    run.mkdir()
+    (run / "recipe.yaml").write_text(own.to_yaml())
+    (run / "result.json").write_text("{}")
+    (run / "data.json").write_text(json.dumps({"directory": "/own", "digest": "of other data"}))
+    with pytest.raises(CheckpointError, match="other images"):
+        train_seeds(own, [0, 1], tmp_path, data=DATA, train=pytest.fail, resume=True, ranks=ALONE)
 
 
 def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seeds_folder: Path, tmp_path: Path) -> None:
@@ -152,7 +146,7 @@ def test_seeds_are_read(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "0-", "-1", "0,,1", "1.5", "9" * 40])
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0-", "0,,1", "9" * 40])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--seeds"):
         parse_seeds(text)

@@ -82,10 +82,3 @@ def test_a_field_is_described_by_its_line_under_args_alone() -> None:
     found = descriptions(Augmentation)  # its `Source:` names fields, too
     assert list(found) == [field.name for field in dataclasses.fields(Augmentation)]
     assert found["elastic"] == "standard deviation in pixels of an elastic deformation of images with masks; 0 for none"
-
-
-def test_options_are_read_once() -> None:
-    part = OptimizerRecipe(name="bop", own={"gamma": 0.5})
-    object.__setattr__(part, "own", {"text": "3"})  # an option of a type of its own
-    part.__post_init__()
-    assert part.own == {"text": "3"}

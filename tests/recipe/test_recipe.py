@@ -59,7 +59,6 @@ def all_flags() -> list[str]:
     return [word for flag in names for word in (f"--{flag}", flag_text(some_value(flag)))]
 
 
-# -------------------------------------------------------------------------------------------------------------- flags
 @pytest.mark.parametrize("flag", flag_names())
 def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
     expected, default = some_value(flag), Recipe()
@@ -75,18 +74,13 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "field", "expected"),
     [
-        (["--seed=4"], "seed", 4),
-        (["--optimizer", "sgd"], "optimizer.name", "sgd"),
         (["--schedule=linear"], "schedule.name", "linear"),
         (["--batch-size", "64"], "batch_size", 64),
-        (["--optimizer.lr-scale", "glorot"], "optimizer.lr_scale", "glorot"),
         (["--optimizer.latent_clip", "null"], "optimizer.latent_clip", None),
-        (["--model.value", "0.5"], "model.value", 0.5),
         (["--augmentation.flip"], "augmentation.flip", True),
         (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
         (["--augmentation.flip", "false"], "augmentation.flip", False),
         (["--seed", "1", "--seed", "2"], "seed", 2),
-        (["--model.widths", "784,100,10"], "model.widths", (784, 100, 10)),
         (["--model.widths=784, 100, 10"], "model.widths", (784, 100, 10)),
         (["--model.widths", "null"], "model.widths", None),
         (["--schedule.milestones", "2.5"], "schedule.milestones", (2.5,)),
@@ -97,26 +91,17 @@ def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expecte
     assert value_of(build_recipe({}, flags), field) == expected
 
 
-def test_the_defaults_are_those_of_the_dataclass() -> None:
-    assert build_recipe({}) == Recipe()
-
-
 def test_flags_lie_over_the_file_which_lies_over_the_defaults() -> None:
     settings = {"epochs": 3, "optimizer": {"lr": 0.5, "name": "sgd"}}
     recipe = build_recipe(settings, ["--optimizer.lr", "0.25"])
     assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.batch_size) == (3, 0.25, "sgd", 100)
 
 
-# --------------------------------------------------------------------------------------------------------- round trips
-def test_yaml_round_trip_of_a_recipe_made_by_flags(tmp_path: Path) -> None:
+def test_yaml_and_json_round_trips_of_a_recipe_made_by_flags(tmp_path: Path) -> None:
     recipe = build_recipe({}, all_flags())
     again = build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml())))
     assert again == recipe
     assert again.to_yaml() == recipe.to_yaml()
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    recipe = build_recipe({}, all_flags())
     text = json.dumps(dataclasses.asdict(recipe))
     assert build_recipe(read_settings(file_of(tmp_path, text, "recipe.json"))) == recipe
 
@@ -160,7 +145,6 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
     assert merge({"b": {"c": 1}}, {"b": None}) == {"b": None}
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("text", "noun"),
     [
@@ -176,29 +160,25 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
         ("extends: FOLDER", "extends itself"),
     ],
 )
-def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, noun: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
         build_recipe(read_settings(file_of(tmp_path, text.replace("FOLDER", str(tmp_path)))))
-    assert noun in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("flags", "noun"),
     [
-        (["--optimiser.lr", "3"], "did you mean '--optimizer.lr'?"),
-        (["--optimizer.lr"], "--optimizer.lr needs a value"),
+        (["--optimiser.lr", "3"], "'--optimizer.lr'"),
+        (["--optimizer.lr"], "needs a value"),
         (["--optimizer.lr", "-1"], "optimizer.lr"),
         (["12"], "'12'"),
         (["-s", "12"], "-s"),
         (["--", "12"], "--"),
     ],
 )
-def test_a_bad_flag_is_one_clear_line(flags: list[str], noun: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_a_bad_flag_is_refused(flags: list[str], noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
         build_recipe({}, flags)
-    assert noun in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mnist-binaryconect", "folder/none.yaml", "methods", "", "x" * 5000, "a\0b"])
@@ -207,18 +187,14 @@ def test_a_recipe_that_is_nowhere(name: str) -> None:
         recipe_path(name)
 
 
-def test_a_recipe_is_a_name_a_file_or_a_run_folder(tmp_path: Path) -> None:
+def test_a_recipe_is_a_name_a_readable_file_or_a_run_folder(tmp_path: Path) -> None:
     path = file_of(tmp_path, "seed: 1")
     assert recipe_path(str(path)) == recipe_path(str(tmp_path)) == path
     assert recipe_path("mnist-real").name == "mnist-real.yaml"
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff\xfe")
-    for path in (tmp_path / "latin.yaml", tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(UsageError, match=path.name) as caught:
-            read_settings(path)
-        assert "\n" not in str(caught.value)
+    for wrong in (tmp_path / "latin.yaml", tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(UsageError, match=wrong.name):
+            read_settings(wrong)
 
 
 def test_a_recipe_that_extends_another_has_its_settings_and_not_its_words(tmp_path: Path) -> None:
@@ -232,30 +208,19 @@ def test_a_recipe_that_extends_another_has_its_settings_and_not_its_words(tmp_pa
     assert own.optimizer == base.optimizer
 
 
-# ----------------------------------------------------------------------------------------------------------- what ships
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_shipped_recipe_names_itself_its_reference_and_its_data(name: str) -> None:
+def test_a_shipped_recipe_is_described_and_survives_its_round_trip(tmp_path: Path, name: str) -> None:
     recipe = build_recipe(read_settings(recipe_path(name)))
     assert recipe.name == name
     assert len(recipe.summary) > 10
     assert re.search(r"arXiv:\d{4}\.\d{5}|\bmnist-binaryconnect\b", recipe.reference), recipe.reference
     assert recipe.measured
     assert recipe.dataset in DATASETS
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_shipped_recipe_says_which_layers_of_a_binary_net_are_real(name: str) -> None:
-    recipe = build_recipe(read_settings(recipe_path(name)))
+    assert build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml()))) == recipe
     said = re.search(r"real (first and last|first|last) layer", recipe.summary)
     binary = recipe.model.weight_quantizer is not None
     ends = [end for end in ("first", "last") if binary and getattr(recipe.model, f"real_{end}")]
     assert (said[1] if said else "") == " and ".join(ends)
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_shipped_recipe_survives_its_round_trip(tmp_path: Path, name: str) -> None:
-    recipe = build_recipe(read_settings(recipe_path(name)))
-    assert build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml()))) == recipe
 
 
 def test_recipes_answer_without_torch() -> None:

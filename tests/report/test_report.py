@@ -4,8 +4,6 @@ import base64
 import json
 import re
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
-from onebit.report import compare_runs, write_report
+from onebit.report import compare_runs, drawing, write_report
 from onebit.report.curves import per_epoch
 from onebit.report.run_folders import differing_settings, find_folders, group_runs, read_runs
 from onebit.report.wording import mean_sd, percent, printable
@@ -38,6 +36,7 @@ def test_a_report_writes_pictures_and_one_page(tmp_path: Path) -> None:
     assert check_picture(files[3])[0] == 1110
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
     second = make_run(tmp_path / "second", recipe=replace(RECIPE, name="fast", optimizer=OptimizerRecipe(lr=0.25)))
@@ -51,16 +50,7 @@ def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path:
     assert "default-src 'none'; img-src" in page
     assert "prefers-color-scheme: dark" in page
     text = page_text(tmp_path / "report")
-    for expected in (
-        "tiny",
-        "first",
-        "fast",
-        "second",
-        "2 runs on mnist",
-        "8 s",
-        "binary weights packed size",
-        "22.0 % 34.6 kB",
-    ):
+    for expected in ("first", "second", "2 runs on mnist", "8 s", "binary weights packed size", "22.0 % 34.6 kB"):
         assert expected in text
     settings = text.partition("Settings that differ")[2].partition("Error")[0]
     assert settings.split() == ["setting", "tiny", "fast", "optimizer.lr", "0.001", "0.25"]
@@ -119,6 +109,16 @@ def test_runs_on_other_data_are_rows_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ink")
+def test_an_unfinished_run_without_recipe_and_validation_is_reported(tmp_path: Path) -> None:
+    rows = [row(1, epochs=250, validation_loss=None, validation_error=None, train_error=0.0, train_loss=float("nan"))]
+    run = make_run(tmp_path / "own", recipe=None, accuracy=None, rows=rows)
+    files = write_report([run], tmp_path / "report")
+    assert [file.name for file in files] == ["error.png", "loss.png", "time.png", "index.html"]
+    text = page_text(tmp_path / "report")
+    assert ("1 of 250" in text, "All settings" in text) == (True, False)
+
+
+@pytest.mark.usefixtures("no_ink")
 def test_unfinished_runs_are_rows_of_their_own(tmp_path: Path) -> None:
     rows = [row(epoch, epochs=12) for epoch in (1, 2, 3)]
     runs = [make_run(tmp_path / name, recipe=replace(RECIPE, seed=seed)) for seed, name in enumerate("ab")]
@@ -134,15 +134,17 @@ def test_unfinished_runs_are_rows_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ink")
-def test_a_folder_of_seeds_is_replaced_by_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
+def test_a_folder_of_seeds_is_its_runs_and_names_and_pictures_are_unique(tmp_path: Path) -> None:
     for seed in (0, 2, 10):
         make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=0.9, weights=True)
-    other = make_run(tmp_path / "other", recipe=replace(RECIPE, name="real"), accuracy=0.8)
-    runs = read_runs(find_folders([tmp_path / "all", other])[0])
-    assert [run.name for run in runs] == ["seed-0", "seed-2", "seed-10", "other"]
-    names = [file.name for file in write_report([tmp_path / "all", other], tmp_path / "report")]
-    assert [name for name in names if name.startswith("weights")] == ["weights-seed-0.png"]
-    assert "Weights of seed-0, the first of 3 seeds" in page_text(tmp_path / "report")
+    one = make_run(tmp_path / "one" / "run", weights=True, recipe=replace(RECIPE, name="real"))
+    two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
+    runs = read_runs(find_folders([tmp_path / "all", one, two, one / ".." / "run"])[0])
+    assert [run.name for run in runs] == ["all/seed-0", "all/seed-2", "all/seed-10", "one/run", "two/run"]
+    names = [file.name for file in write_report([tmp_path / "all", one, two], tmp_path / "report")]
+    pictures = [name for name in names if name.startswith("weights")]
+    assert pictures == ["weights-all-seed-0.png", "weights-one-run.png", "weights-two-run.png"]
+    assert "Weights of all/seed-0, the first of 3 seeds" in page_text(tmp_path / "report")
 
 
 def test_mean_and_sd_per_epoch() -> None:
@@ -187,27 +189,8 @@ def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path)
         assert "model.weight_options.temperature" in page_text(tmp_path / "report")
 
 
-@pytest.mark.usefixtures("no_ink")
-def test_folders_with_the_same_name_get_unique_names_and_duplicates_are_read_once(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one" / "run", weights=True)
-    two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
-    assert [run.name for run in read_runs(find_folders([one, two, one / ".." / "run"])[0])] == ["one/run", "two/run"]
-    names = [file.name for file in write_report([one, two], tmp_path / "report")]
-    assert "weights-one-run.png" in names
-    assert "weights-two-run.png" in names
-
-
-def test_an_unfinished_run_without_recipe_and_validation_is_reported(tmp_path: Path) -> None:
-    rows = [row(1, epochs=250, validation_loss=None, validation_error=None, train_error=0.0, train_loss=float("nan"))]
-    run = make_run(tmp_path / "own", recipe=None, accuracy=None, rows=rows)
-    files = write_report([run], tmp_path / "report")
-    assert [file.name for file in files] == ["error.png", "loss.png", "time.png", "index.html"]
-    text = page_text(tmp_path / "report")
-    assert "1 of 250" in text
-    assert "All settings" not in text
-
-
-def test_hostile_names_are_text(tmp_path: Path) -> None:
+def test_hostile_names_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "DPI", 40)
     recipe = replace(
         RECIPE,
         name=HOSTILE.replace("/", ""),  # a name may have no slash
@@ -236,18 +219,15 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("metrics.jsonl", '{"epoch": 1, "epo'),
-        ("metrics.jsonl", "[" * 100_000),
+        ("metrics.jsonl", b"[" * 100_000),
         ("metrics.jsonl", b"\xff\xfe"),
-        ("result.json", "{"),
-        ("result.json", "[1]"),
-        ("result.json", '{"test": {"binary": {"accuracy": "high"}}}'),
+        ("result.json", b'{"test": {"binary": {"accuracy": "high"}}}'),
         ("best.safetensors", b"12"),
     ],
 )
-def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path: Path, file: str, content: str | bytes) -> None:
+def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path: Path, file: str, content: bytes) -> None:
     run = make_run(tmp_path / "run")
-    (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run / file).write_bytes(content)
     with pytest.raises((FormatError, UsageError), match=file):
         write_report([run], tmp_path / "report")
     assert not (tmp_path / "report").exists() or not list((tmp_path / "report").iterdir())
@@ -261,29 +241,16 @@ def test_folders_that_are_not_a_run(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_a_report_needs_no_torch_and_its_import_no_matplotlib(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", weights=True)
-    code = (
-        "import sys; from pathlib import Path; from onebit.report import write_report\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        f"write_report([Path({str(run)!r})], Path({str(tmp_path / 'report')!r}))\n"
-        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    check_picture(tmp_path / "report" / "weights-run.png")
-
-
-@pytest.mark.parametrize("name", ["index.html", "error.png"])
-def test_files_of_the_user_are_not_replaced(tmp_path: Path, name: str) -> None:
+@pytest.mark.usefixtures("no_ink")
+def test_files_of_the_user_are_not_replaced(tmp_path: Path) -> None:
     run, site = make_run(tmp_path / "run"), tmp_path / "site"
     site.mkdir()
-    (site / name).write_text("<h1>My home page</h1>")
-    with pytest.raises(UsageError, match=name):
-        write_report([run], site)
-    assert [path.name for path in site.iterdir()] == [name]
-    assert (site / name).read_text() == "<h1>My home page</h1>"
-    (site / name).unlink()
+    for name in ("index.html", "error.png"):
+        (site / name).write_text("<h1>My home page</h1>")
+        with pytest.raises(UsageError, match=name):
+            write_report([run], site)
+        assert [(path.name, path.read_text()) for path in site.iterdir()] == [(name, "<h1>My home page</h1>")]
+        (site / name).unlink()
     (site / "notes.txt").write_text("mine")
     first = {path: path.read_bytes() for path in write_report([run], site)}
     assert {path: path.read_bytes() for path in write_report([run], site)} == first

@@ -71,8 +71,5 @@ def test_the_picture_marks_the_best_epoch_and_shows_the_runs_that_have_it(tmp_pa
     assert (best.get_xdata(), best.get_ydata()) == ([2], [0.75])
     write_report([masks_run(tmp_path / "a", tested=False), make_run(tmp_path / "b")], tmp_path / "report")
     check_picture(tmp_path / "report" / "mean-iou.png")
-
-
-def test_a_history_of_masks_has_a_panel_more(tmp_path: Path) -> None:
-    plot_history(History(ROWS), tmp_path / "curves.png")
+    plot_history(History(ROWS), tmp_path / "curves.png")  # a panel more
     assert check_picture(tmp_path / "curves.png")[0] == 2220

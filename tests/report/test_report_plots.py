@@ -44,15 +44,10 @@ def count_pixels(path: Path, color: str) -> int:
         return int((np.asarray(image.convert("RGB")) == wanted).all(axis=2).sum())
 
 
-def test_a_history_becomes_one_picture(tmp_path: Path) -> None:
-    path = tmp_path / "curves.png"
-    plot_history(History([row(epoch) for epoch in (1, 2, 3)]), path, data="mnist")
-    assert check_picture(path)[0] == 1665
-
-
 def test_the_same_picture_has_the_same_bytes_and_the_users_settings_stay(tmp_path: Path) -> None:
     history = History([row(1), row(2, validation_loss=None, validation_error=None)])
     plot_history(history, tmp_path / "a.png")
+    assert check_picture(tmp_path / "a.png")[0] == 1665
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"text.usetex": True, "axes.grid": False, "savefig.dpi": 30, "font.size": 30}):
         plot_history(history, tmp_path / "b.png")
@@ -246,7 +241,7 @@ def healthy(epoch: int, layers: int = 2) -> EpochLog:
     return row(epoch, layers={f"linear{i}": {"flip_ratio": 0.1 / epoch, "zero_gradients": 0.0} for i in range(layers)})
 
 
-@pytest.mark.parametrize(("epochs", "layers"), [(1, 1), (3, 2), (40, 60)])
+@pytest.mark.parametrize(("epochs", "layers"), [(1, 1), (30, 40)])
 def test_health_is_drawn_per_layer_and_epoch(tmp_path: Path, epochs: int, layers: int) -> None:
     # a layer that comes and goes leaves a gap
     history = History([healthy(1), *(healthy(epoch, layers) for epoch in range(2, epochs + 1))])

@@ -112,15 +112,21 @@ def leaving(folder: str) -> int:
     return in_together(verb) or int(not done.exists())
 
 
-def loaded_modules(*arguments: object) -> set[str]:
-    """Top-level modules in memory after a command."""
-    script = (
-        "import sys; from onebit.__main__ import main; status = main(sys.argv[1:]);"
-        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules})); sys.exit(status)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
+LOADED = """
+import json, sys
+from contextlib import suppress
+from onebit.__main__ import main
+for words in json.loads(sys.argv[1]):
+    with suppress(SystemExit):
+        main(words)
+print("\\n" + " ".join({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def loaded_modules(*commands: list[str]) -> set[str]:
+    """Top-level modules in memory of a process after these commands."""
+    asked = [sys.executable, "-c", LOADED, json.dumps(commands)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 
