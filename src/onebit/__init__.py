@@ -26,7 +26,7 @@ _HOME = {
     "Trainer": "onebit.trainer",
     "binarize_": "onebit.layers",
     "certify": "onebit.verification.agreement",
-    "check": "onebit.fold.check",
+    "check": "onebit.train.check",
     "clip_latents_": "onebit.optim",
     "create_model": "onebit.models",
     "describe_layers": "onebit.layers",

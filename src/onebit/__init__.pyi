@@ -28,7 +28,6 @@ from onebit.data import Dataset as Dataset, load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
-from onebit.fold.check import check as check
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.integer import integer_net as integer_net
 from onebit.layers import (
@@ -49,6 +48,7 @@ from onebit.packed import load as load, save as save
 from onebit.quantizers import set_progress as set_progress, sign as sign
 from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule
+from onebit.train.check import check as check
 from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer
 from onebit.verification.agreement import certify as certify, pack as pack, verify as verify

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from onebit.export import export_net
 from onebit.fold import pack
-from onebit.fold.check import check
 from onebit.layers import BinaryLinear, InputCoding, binarize_
 from onebit.packed import Threshold, costs, dumps
 from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
+from onebit.train.check import check
 from onebit.train.printing import packing_lines
 from support.fold_nets import (
     SHAPE,

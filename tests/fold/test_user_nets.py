@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError
 from onebit.fold import pack
-from onebit.fold.check import check
 from onebit.layers import BinaryLinear, binarize_
 from onebit.packed import dumps, loads
+from onebit.train.check import check
 from support.covering import covering
 from support.fold_nets import assert_answers, assert_native, inputs_of
 from support.user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet

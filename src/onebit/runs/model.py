@@ -21,7 +21,6 @@ from onebit.evaluation.forward import kept_training
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.sources import batch_bounds, fitting_batch
-from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import create_model
 from onebit.nets import is_packed
@@ -30,6 +29,7 @@ from onebit.quantizers import Quantizer, sign
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule, check_settings
 from onebit.runs.own_model import build_own
+from onebit.runs.unfold import unfold_
 from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.precision import resolve_precision
 from onebit.train.ranks import ALONE, Ranks, rank_device

@@ -15,10 +15,10 @@ from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
 from onebit.evaluation.trees import first_samples, mapped
-from onebit.fold.check import mistakes
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
+from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
 from onebit.train.files import last_checkpoint, restore, write_place, write_rows
 from onebit.train.job import Job

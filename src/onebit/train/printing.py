@@ -14,8 +14,8 @@ from torch import nn
 from onebit.common.progress import Progress, progress, shows_progress
 from onebit.evaluation.counts import model_size
 from onebit.evaluation.loaders import kept_globals
-from onebit.fold.check import check
 from onebit.layers import binary_layers
+from onebit.train.check import check
 from onebit.train.history import EpochLog, epoch_lines
 from onebit.train.job import Job
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import onebit
-from onebit.fold.check import check
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, Normalize, binarize_
 from onebit.quantizers import BinaryInput, Quantizer, sign
+from onebit.train.check import check
 from support.fold_nets import Model
 
 
@@ -94,7 +94,7 @@ def test_the_report_gives_the_reason_that_nothing_packs(model: nn.Module, exampl
 
 
 def test_internal_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onebit.fold.check.refusals_of", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("onebit.train.check.refusals_of", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         check(mlp(), torch.randn(2, 64))
 
