@@ -362,7 +362,7 @@ def test_a_loop_of_ones_own_sets_the_progress_of_all_quantizers() -> None:
     assert "onebit.set_progress" in str(onebit.describe_layers(model))
     assert "set_progress" not in str(onebit.describe_layers(torch.nn.Sequential(onebit.BinaryLinear(4, 3))))
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UsageError, match="progress must be a number from 0 to 1"):
+        with pytest.raises(UsageError, match="progress"):
             onebit.set_progress(model, wrong)
 
 

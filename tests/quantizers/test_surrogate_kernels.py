@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onebit.native import instruction_sets
 from onebit.quantizers import surrogates
-from onebit.quantizers.kernel_calls import backward_kernels
+from onebit.quantizers.cpu_kernels import backward_kernels
 from onebit.quantizers.surrogates import approx, ede, signed, swish
 from support.kernel_inputs import way
 

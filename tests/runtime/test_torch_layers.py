@@ -441,7 +441,7 @@ def test_many_sizes_of_images_share_weights_and_memory() -> None:
     sizes = range(8, 88, 2)
     for size in sizes:
         layer(torch.randn(1, 128, size, size))
-    plans, _ = layer_operator._kept((layer.signs, None, None, None))
+    plans, _ = layer_operator._cached((layer.signs, None, None, None))
     assert len(plans) == len(sizes)
     kept = {
         array.ctypes.data: array.nbytes

@@ -176,8 +176,6 @@ MISTAKES: dict[str, tuple[type[OnebitError], Any, dict[str, Any]]] = {
     "preprocessed inputs for a net that takes pixels": (UsageError, loader(preprocessed(X)), {}),
     "float64 arrays for a net that takes pixels": (UsageError, (RAW / 255, LABELS), {}),
     "no images": (UsageError, RAW[:0], {}),
-    "no batch size": (UsageError, RAW, {"batch_size": 0}),
-    "a negative batch size, with which nothing would be compared": (UsageError, RAW, {"batch_size": -1}),
     "fewer samples": (UsageError, RAW, {"trained": loader(preprocessed(X)[1:], Y[1:])}),
     "more samples of unknown number": (DataError, RAW[:80], {"trained": Floats()}),
     "fewer samples of unknown number": (DataError, np.concatenate([RAW, RAW]), {"trained": Floats()}),

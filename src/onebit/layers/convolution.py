@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
-from onebit.quantizers.kernel_calls import is_plain_training, kernels, launch
+from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
 _MOST_CHANNELS = 128
 """Above it, torch's kernel is as fast."""

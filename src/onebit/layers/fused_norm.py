@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormStage, NormStruct, run_norm
-from onebit.quantizers.kernel_calls import (
+from onebit.quantizers.cpu_kernels import (
     MOST_CHANNELS,
     has_rows,
     is_plain_training,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.layers.fused_norm import Chain, are_watched, normalized, normalized_twice
 from onebit.models.parts import Parts, choose_stem
-from onebit.quantizers.kernel_calls import is_plain_training
+from onebit.quantizers.cpu_kernels import is_plain_training
 
 
 class PaddedShortcut(nn.Module):

@@ -1,4 +1,4 @@
-"""Quantizers: real tensor -> ±1, or of inputs integers of few bits, times a scale, each with a surrogate gradient."""
+"""Quantizers: real tensor -> ±1 (or, for inputs, integers of few bits) times a scale, with a surrogate gradient."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from onebit.quantizers.surrogates import bell, ede_height
 def _gradient(gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, t: Tensor) -> Tensor:
     """The gradient of center + distance·sign(ŵ) through center, distance and ŵ.
 
-    With q = g·k·t·(1 − tanh²(t·ŵ)) that is q + mean(g − q) + ŵ·mean(g·sign(ŵ) − q·ŵ), means over a channel: the
-    distance in which ŵ is measured cancels.
+    q + mean(g − q) + ŵ·mean(g·sign(ŵ) − q·ŵ) with q = g·k·t·(1 − tanh²(t·ŵ)) and means over a channel; the distance
+    cancels.
     """
     parts = Standardized(rows(latent, latent), unit, mean, inverse)
     gradient = rows(gradient, latent).to(unit.dtype)
@@ -28,8 +28,8 @@ class AdaBin(EdeSign):
     """center + distance·sign(w − center): mean and population std per output channel (AdaBin, arXiv:2208.08084).
 
     Gradient: through mean and std, and through the sign by IR-Net's estimator (`EdeSign`) on ŵ = (w − mean)/std. The
-    distance is at least 1e-12 (1e-3 in float16), as in a channel of equal latents. The authors' code gives its binary
-    inputs the values distance·(sign + center); for weights it agrees with the paper.
+    distance is at least 1e-12 (1e-3 in float16), which matters in a channel of equal latents. For weights, the authors'
+    code agrees with the paper.
 
     Args:
         t_start, t_end: t of the estimator at the beginning and at the end of training.

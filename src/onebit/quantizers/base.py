@@ -1,37 +1,38 @@
-"""What every quantizer shares: the one sign of the package and the parts a quantizer is made of."""
+"""The sign that all of onebit uses, and the base class and building blocks of quantizers."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from onebit.common import torch_private
+from onebit.common.fields import read, within
 from onebit.common.torch_private import transforms_active
-from onebit.errors import TrainingError, UsageError
+from onebit.errors import TrainingError
 
+Progress = Annotated[float, within("[0, 1]")]
 ONE_BF16 = 0x3F80
 """The bits of 1 in bfloat16."""
 
 
 def is_transformed() -> bool:
-    """Whether torch.compile or a transform of torch.func follows the operations: `out=` does not work there."""
+    """Whether torch.compile or a transform of torch.func is active: `out=` does not work there."""
     return torch.compiler.is_compiling() or transforms_active()
 
 
 def in_backward() -> bool:
-    """Whether a backward pass runs: a forward pass within one is the second of activation checkpointing."""
+    """Whether a backward pass runs: a forward pass inside it is repeated by activation checkpointing."""
     return not torch.compiler.is_compiling() and torch_private.in_backward()
 
 
 def sign(x: Tensor, threshold: Tensor | float = 0) -> Tensor:
     """+1 where x >= threshold (−0.0 >= 0 too), −1 elsewhere, in the dtype of `x`.
 
-    `torch.sign` gives 0 at 0 and would make a ternary net. NaN gives +1: a forward pass does not look for NaN; packing,
-    inspection and the loss check of the training loop do. Two passes into one new tensor; `torch.where` with Python
-    scalars costs ten times as much.
+    `torch.sign` gives 0 at 0 and would make a ternary net. NaN gives +1; packing, inspection and the training loop
+    detect it. Two passes into one new tensor; `torch.where` with Python scalars costs ten times as much.
 
     Args:
         x: real, any shape.
@@ -43,7 +44,7 @@ def sign(x: Tensor, threshold: Tensor | float = 0) -> Tensor:
     if x.is_cuda:  # a tensor that holds 1 would take a kernel to fill
         return torch.rsub(below, 1, alpha=2)
     if x.dtype == torch.bfloat16:
-        # 0 or 1 to ±1 in the bits, a third of the time of bfloat16 arithmetic: 256 times those of 1 wrap to the sign
+        # 0 or 1 to ±1 by integer arithmetic on the bits, in a third of the time: 256 · 0x3F80 wraps to the sign bit
         bits = below.view(torch.int16)
         torch.add(bits.new_full((), ONE_BF16), bits, alpha=256, out=bits)
         return below
@@ -51,25 +52,20 @@ def sign(x: Tensor, threshold: Tensor | float = 0) -> Tensor:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that matrix products will use for `x`: autocast's where it is on, else that of `x`.
+    """The dtype of matrix products of `x`: autocast's where it is on, else that of `x`.
 
-    A quantizer returns its ±1 in this dtype. Left to autocast, the cast of tensors other than parameters takes two
-    more passes over the weights in each step. Autocast leaves float64 as it is.
+    A quantizer returns its ±1 in this dtype, because a cast by autocast would take two more passes over the weights in
+    each step. Autocast leaves float64 as it is.
     """
-    kind = x.device.type
-    # torch has no autocast for "meta", where shapes are followed without numbers
-    cast = kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(kind) if cast else x.dtype
+    device = x.device.type
+    # torch has no autocast for "meta"
+    cast = device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if cast else x.dtype
 
 
 def random_bits(count: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """(count,) integers of few bits, all equally likely, cut from random 64-bit words, which costs the least.
-
-    Args:
-        dtype: an integer type; count: how many numbers of it.
-        generator: torch's default generator of the device when None.
-    """
-    if transforms_active():  # torch 2.11 maps no view of another dtype
+    """(count,) uniform integers of `dtype`, cut from random 64-bit words, which is the fastest way."""
+    if transforms_active():  # torch 2.11 cannot map a view of another dtype
         low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max + 1
         return torch.randint(low, high, (count,), dtype=dtype, device=device, generator=generator)
     # the full range: random_() without a range never sets the top bit, which biases one number of each word
@@ -79,26 +75,22 @@ def random_bits(count: int, dtype: torch.dtype, device: torch.device, generator:
 
 
 def memory_order(x: Tensor) -> tuple[int, ...]:
-    """The dimensions of `x` from the largest stride to the smallest: `x.permute(memory_order(x))` is contiguous.
-
-    That view is the fast way through a channels_last weight beside a fresh tensor.
-    """
+    """The dimensions of `x` by falling stride: `x.permute(memory_order(x))` is contiguous for a dense `x`."""
     return tuple(sorted(range(x.dim()), key=x.stride, reverse=True))
 
 
 class Surrogate(torch.autograd.Function):
-    """`result`, which was made from x, with the gradients of a rule.
+    """A result computed from x, with surrogate gradients.
 
-    `Surrogate.apply(x, result, rule, numbers, *tensors)`: the backward pass is `rule(gradient, x, *tensors, *numbers)`,
-    the gradient to x, or a tuple of those to x and to each tensor.
+    `Surrogate.apply(x, result, rule, numbers, *tensors)` returns `result`; its backward pass is
+    `rule(gradient, x, *tensors, *numbers)`: the gradient to x, or a tuple of those to x and to each tensor.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        # where no gradient is needed, torch.compile puts a context before them; with named parameters it does so or
-        # not by their number, and the result would be `x`
+        # torch.compile passes a context first where no gradient is needed
         result: Tensor = args[1] if isinstance(args[0], Tensor) else args[2]
         return result.detach()
 
@@ -119,13 +111,13 @@ class Surrogate(torch.autograd.Function):
         if is_transformed():
             return super().apply(*args)
         if torch.jit.is_tracing():
-            return cls.forward(*args)  # without a gradient: torch.jit.save refuses functions of Python
-        # without its search for default arguments, half of the time that a quantizer adds to a small layer
+            return cls.forward(*args)  # without a gradient: torch.jit.save rejects Python functions
+        # skips a search for default arguments, which is half the time that a quantizer adds to a small layer
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 class BinaryWeight(NamedTuple):
-    """What ships of a layer: `scale · signs + center`, two values per output channel.
+    """The weight that ships: `scale · signs + center`, two values per output channel.
 
     signs: ±1, the shape of the latent weight.
     scale: (O,), positive, or None for 1.
@@ -148,9 +140,9 @@ class BinaryWeight(NamedTuple):
 
 
 class BinaryInput(NamedTuple):
-    """What an input quantizer computes in eval mode: `scale · sign(x − shift) + center` of x (N, C, …).
+    """A binary input quantizer in eval mode: `scale · sign(x − shift) + center` of x (N, C, …).
 
-    Each is a number for all channels, shape (), or one per channel, (C,).
+    Each field has shape (), for all channels, or (C,).
 
     shift: None for 0.
     scale: positive, or None for 1.
@@ -162,12 +154,12 @@ class BinaryInput(NamedTuple):
     centre: Tensor | None = None
 
     def upper(self, output: Tensor) -> Tensor:
-        """Where what the quantizer gave is the upper of its two values: bool, shape of `output` (N, C, …)."""
+        """Where the output (N, C, …) of the quantizer is the upper of its two values: bool, same shape."""
         return output > (0 if self.centre is None else per_channel(self.centre, output))
 
 
 class IntegerInput(NamedTuple):
-    """What an input quantizer of few bits computes in eval mode: `step · clip(round(x/step), least, most)`.
+    """An input quantizer of few bits in eval mode: `step · clip(round(x/step), least, most)`.
 
     step: positive, shape (). least, most: integers, least <= 0 < most.
     """
@@ -183,47 +175,48 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 class Prepared:
-    """The weight of the next forward pass, an attribute of its latent; it fits until the latent is written again.
+    """The weight of the next forward pass, stored by the optimizer as an attribute of its latent.
 
-    value, random: of the quantizer whose weight it is: layers with others may share the latent.
-    passes: that began since. The weight serves the first, and stays for activation checkpointing, which repeats it
-        within the backward pass.
-    Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
+    It is valid until the latent is written again, which shows in autograd's version counter; a write through
+    `latent.data` does not.
+
+    value, random: of the quantizer; layers with other quantizers may share the latent.
+    passes: forward passes since. The weight serves the first one, and its repetition by activation checkpointing.
     """
 
     def __init__(self, latent: Tensor, weight: Tensor, value: float = 1.0, random: bool = False) -> None:
         self.weight, self.kind, self.passes = weight, (value, random), 0
-        self.version, self.address = latent._version, latent.data_ptr()  # another storage keeps the version
+        self.version, self.address = latent._version, latent.data_ptr()  # `latent.data = …` keeps the version
 
     def fits(self, latent: Tensor, quantizer: Quantizer) -> bool:
-        """Whether `latent` is unchanged, and the weight is that of this forward pass or has the dtype of the latent."""
+        """Whether `latent` is unchanged and the weight has a usable dtype."""
         same = self.kind == (quantizer.value, quantizer.random)
         same = same and (self.version, self.address) == (latent._version, latent.data_ptr())
         return same and self.weight.dtype in (autocast_dtype(latent), latent.dtype)
 
     def __reduce__(self) -> tuple[type[set[Any]], tuple[()]]:
-        # a copy holds other Parameters: it begins with nothing, in a form that `torch.load` takes with weights_only
+        # a copy has other latents: an empty set replaces this, which `torch.load` reads with weights_only
         return set, ()
 
 
 class Quantizer(torch.nn.Module):
-    """Base of weight quantizers: `forward` (latent -> weight used), `decompose` (latent -> what ships).
+    """Base of quantizers. For weights: `forward` (latent -> weight used), `decompose` (latent -> what ships).
 
-    In eval mode `forward` equals `decompose(latent).dense()`. `random` says that a forward pass in training draws, so
-    that BatchNorm statistics of training do not belong to the weights that ship; `relaxed` says the same of a forward
-    pass in training whose weights are not two-valued.
+    In eval mode `forward` equals `decompose(latent).dense()`.
     """
 
     random = False
+    """Whether a forward pass in training draws, so that its BatchNorm statistics do not fit the weights that ship."""
     relaxed = False
+    """Whether a forward pass in training uses weights that are not two-valued."""
     repeatable: bool = True
-    """Whether a second forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
+    """Whether another forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
     latent_bound: float | None = None
-    """The bound ±b inside which latents are meant to stay, None if the method knows none."""
+    """The bound ±b to which latents are clipped, None for no bound."""
     start: float = 0.5
     """Magnitude of latents that begin with given signs, as a share of `latent_bound` (of 1 without one)."""
     value: float = 1.0
-    """The two values are ±value, if they are those of all channels."""
+    """The two values are ±value, if all channels share them."""
 
     @property
     def start_size(self) -> float:
@@ -231,12 +224,12 @@ class Quantizer(torch.nn.Module):
         return self.start * (self.latent_bound or 1.0)
 
     def take_prepared(self, latent: Tensor) -> Tensor | None:
-        """The weight that an optimizer prepared for this forward pass of training, if it fits; each serves one pass.
+        """The weight that the optimizer prepared for this forward pass of training, if it is still valid.
 
         Raises:
-            TrainingError: activation checkpointing repeats one of several forward passes, which had different draws.
+            TrainingError: activation checkpointing repeats one of several forward passes with different draws.
         """
-        # a compiled model fuses its own quantizer
+        # a compiled model fuses the quantizer
         usable = self.training and not torch.compiler.is_compiling()
         prepared = getattr(latent, "prepared", None) if usable else None
         if not prepared or not prepared.fits(latent, self):
@@ -246,46 +239,44 @@ class Quantizer(torch.nn.Module):
         if prepared.passes > 1 and not (repeats and self.random):
             return None
         if prepared.passes > 1:
-            raise TrainingError(
-                "checkpointing repeats one of several forward passes since the last step, which had different draws"
-            )
+            raise TrainingError("checkpointing repeats one of several forward passes of a step, whose draws differed")
         return prepared.weight.to(autocast_dtype(latent))
 
     def bind(self, latent: Tensor) -> None:
-        """Called once, by the layer that holds `latent` (O, …): make the parameters that depend on its shape."""
+        """Called once by the layer of `latent` (O, …): make the parameters that depend on its shape."""
 
     def set_progress(self, progress: float) -> None:
-        """Called before each step of training with the share of it that is done, in [0, 1): follow a schedule."""
+        """Called before each training step with the share of steps done, in [0, 1): follow a schedule."""
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        """Signs, scale and center of what ships; for most methods sign(latent)."""
+        """Signs, scale and center of the weight that ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
 
     def binary_input(self) -> BinaryInput | None:
-        """What the forward pass computes of inputs in eval mode; None if it does not make two values of them."""
+        """The forward pass of inputs in eval mode; None if its outputs are not binary."""
         return None
 
     def integer_input(self) -> IntegerInput | None:
-        """What the forward pass computes of inputs in eval mode; None if it does not make integers of few bits."""
+        """The forward pass of inputs in eval mode; None if its outputs are not integers of few bits."""
         return None
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
-        """One random draw of the weights, or None where the method defines no draw."""
+        """One random draw of the weights, or None if the method draws nothing."""
         return None
 
     def extra_repr(self) -> str:
-        """The numbers that the quantizer was made with."""
+        """The numeric arguments of the quantizer."""
         given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
         numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
-        # 1 and 1.0 are one setting, which checkpoints compare
+        # checkpoints compare this text: 1 and 1.0 must agree
         return ", ".join(f"{name}={value if type(value) is bool else f'{value:g}'}" for name, value in numbers.items())
 
 
 class Scheduled(Quantizer):
-    """A quantizer with a number that follows the schedule, in a buffer that is not in the state_dict.
+    """A quantizer with a number that follows a schedule, in a buffer outside the state_dict.
 
-    A buffer, because each new Python number would recompile the model. It is written again wherever torch makes its
-    memory anew: `to_empty`, which gives a model from "meta" its memory, leaves there what was in that memory before.
+    It is a buffer because a changed Python number would recompile the model. `to_empty` leaves the memory of buffers
+    uninitialized, so the number is written again.
 
     Args:
         name: of the buffer.
@@ -294,28 +285,28 @@ class Scheduled(Quantizer):
 
     def __init__(self, name: str, number: float) -> None:
         super().__init__()
-        self.followed = name, number
+        self.scheduled = name, number
         self.register_buffer(name, torch.tensor(number), persistent=False)
 
     def set_scheduled(self, number: float) -> None:
-        """Give the number a new value."""
-        self.followed = self.followed[0], number
-        getattr(self, self.followed[0]).fill_(number)
+        """Set the number."""
+        self.scheduled = self.scheduled[0], number
+        getattr(self, self.scheduled[0]).fill_(number)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         super()._apply(*args, **kwargs)
-        self.set_scheduled(self.followed[1])
+        self.set_scheduled(self.scheduled[1])
         return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        name, number = self.followed
-        if getattr(self, name).is_meta:  # `load_state_dict(state, assign=True)` brings all others their memory
+        name, number = self.scheduled
+        if getattr(self, name).is_meta:  # `load_state_dict(state, assign=True)` replaces only what is in the state
             setattr(self, name, torch.tensor(number, device="cpu"))
 
 
 def scheduled(model: torch.nn.Module) -> list[Any]:
-    """The quantizers of a model that follow the progress of training: those with a `set_progress` of their own."""
+    """The quantizers of a model that follow the progress of training."""
     return [
         module
         for module in model.modules()
@@ -324,9 +315,9 @@ def scheduled(model: torch.nn.Module) -> list[Any]:
 
 
 def set_progress(model: torch.nn.Module, progress: float) -> None:
-    """Tell the quantizers of a model how much of its training is done; a loop of your own calls it before each step.
+    """Set the progress of training that quantizers of IR-Net, AdaBin and ReCU follow.
 
-    Those of IR-Net, AdaBin and ReCU follow it. `fit` does this itself.
+    `fit` does this; a custom training loop calls it before each step.
 
     Args:
         progress: steps done / all steps, in [0, 1].
@@ -334,7 +325,6 @@ def set_progress(model: torch.nn.Module, progress: float) -> None:
     Raises:
         UsageError: another number.
     """
-    if not 0 <= progress <= 1:
-        raise UsageError(f"progress must be a number from 0 to 1, got {progress!r}")
+    progress = read(progress, Progress, name="progress")
     for quantizer in scheduled(model):
         quantizer.set_progress(progress)

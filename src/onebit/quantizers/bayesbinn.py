@@ -9,30 +9,30 @@ from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, run_values
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
-from onebit.quantizers.kernel_calls import backward_kernels, is_dense, is_plain_training, kernels, launch
+from onebit.quantizers.cpu_kernels import backward_kernels, is_dense, is_plain_training, kernels, launch
 
 EPSILON = 1e-10
-"""Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""
+"""Added to 1 − w² and to 1 − tanh²λ, as in the authors' code."""
 SATURATED = 9.5
-"""|z| from which tanh z is ±1 exactly in float32, with some room: it is so from 9.02."""
+"""|z| from which tanh z is taken as ±1; in float32 it is exactly ±1 from 9.02."""
 MOST_NEAR = 1e-6
-"""Distance of u and p up to which the kernel may ask whether a weight is not ±1: of few draws in millions."""
+"""The largest distance of u and p at which the kernel checks for a weight that is not ±1: rare draws only."""
 
 
 def variance(latent: Tensor) -> Tensor:
-    """1 − tanh²λ + 1e-10, shape of the latent: the variance of a weight, as the slope is divided by it."""
+    """1 − tanh²λ + 1e-10: the variance of a weight, a divisor of the slope."""
     return 1 - latent.tanh().square() + EPSILON
 
 
 def _kernels(latent: Tensor) -> InstructionSet | None:
-    """The instruction set whose kernel draws and differentiates such latents."""
+    """The instruction set with the kernels for such latents."""
     if not is_plain_training(latent) or latent.dtype != torch.float32 or not is_dense(latent):
         return None
     return kernels("run_concrete")
 
 
 def _gradient(gradient: Tensor, latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
-    """The gradient times s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)); `relaxed` is w, None where all of it is ±1."""
+    """The gradient times s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)); `relaxed` is w, None if all of it is ±1."""
     isa = backward_kernels("run_concrete", gradient, latent.detach()) if relaxed is None else None
     if isa is not None and latent.dtype == torch.float32:
         scaled = torch.empty_like(latent)
@@ -45,7 +45,7 @@ def _gradient(gradient: Tensor, latent: Tensor, relaxed: Tensor | None, temperat
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """u, uniform on the middles of 65,536 steps of (0, 1): probabilities are exact to 1e-5, and |δ| <= 5.9."""
+    """u, uniform on the centers of 65,536 steps of (0, 1): probabilities are exact to 1e-5, and |δ| <= 5.9."""
     noise = random_bits(like.numel(), torch.int16, like.device, generator).view(like.shape)
     return noise.to(like.dtype).mul_(2.0**-16).add_(0.5 + 2.0**-17)
 
@@ -53,10 +53,9 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _draw_signs(
     latent: Tensor, temperature: float, generator: torch.Generator | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """w = tanh((λ + δ)/T) in one pass where all of it is ±1; None, and nothing drawn, if it is not or without a kernel.
+    """w = tanh((λ + δ)/T) in one pass if all of it is ±1; else, or without a kernel, None and an unchanged generator.
 
-    With p = sigmoid(−2λ), which is what u must exceed for a positive w, |λ + δ| = ½·|logit(u) − logit(p)| >= 2·|u − p|:
-    at a low temperature this tells that tanh is ±1.
+    w is positive where u > p = sigmoid(−2λ), and |λ + δ| = ½·|logit(u) − logit(p)| >= 2·|u − p| bounds |w| from below.
     """
     near = SATURATED * temperature / 2
     isa = _kernels(latent)
@@ -75,26 +74,25 @@ def _draw_signs(
 
 
 class ConcreteSign(Quantizer):
-    """BayesBiNN: the latent is λ, with p(+1) = sigmoid(2λ); a relaxed draw in training, then sign(λ).
+    """BayesBiNN: the latent is λ, with p(+1) = sigmoid(2λ); relaxed draws in training, sign(λ) in eval mode.
 
-    Training: w = tanh((λ + δ)/T), δ = ½·log(u/(1 − u)), u uniform in (0, 1), a new one for each pass. The
-    gradient g of the loss comes back as g·s' with s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)) and tanh²λ of
-    the λ of this pass. Float32 by definition: 1 − tanh²(10) is 0 there, so s' is about 1e10. `onebit.optim.BayesBiNN`
-    is the optimizer that takes such gradients.
+    Training: w = tanh((λ + δ)/T), δ = ½·log(u/(1 − u)), with u uniform in (0, 1), drawn for each pass. The gradient is
+    g·s' with s' = (1 − w² + 1e-10)/(T·(1 − tanh²λ + 1e-10)), in float32 by definition: 1 − tanh²(10) is 0 there, so s'
+    is about 1e10. `onebit.optim.BayesBiNN` is the optimizer for such gradients.
 
-    Eval: sign(λ), which is what ships, with the s' of w = ±1.
+    Eval: sign(λ), which ships, with the s' of w = ±1.
 
     Args:
         temperature: T; at 1e-10 all but one draw in millions are ±1.
-        generator: source of the draws; None for torch's default generator, the only one whose draws activation
-            checkpointing repeats.
+        generator: source of the draws; None for torch's default generator, the only one that activation checkpointing
+            restores.
 
     Raises:
         UsageError: a temperature that is not positive.
     """
 
     random = True
-    start = 10.0  # as the authors begin; nearer to 0 the draws are other signs
+    start = 10.0  # as in the authors' code; closer to 0 the draws would flip signs
 
     def __init__(self, temperature: float = 1e-10, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -113,7 +111,7 @@ class ConcreteSign(Quantizer):
         else:
             noise = _uniform(wide, self.generator).logit()
             relaxed = ((noise + 2 * wide) / (2 * self.temperature)).tanh()
-            weight = relaxed.to(dtype, copy=True)  # a compiled graph takes no tensor twice
+            weight = relaxed.to(dtype, copy=True)  # torch.compile does not accept a tensor twice
         return Surrogate.apply(latent, weight, _gradient, (self.temperature,), relaxed)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:

@@ -21,7 +21,7 @@ from onebit.quantizers.base import (
 
 
 class PassGradient(Surrogate):
-    """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
+    """A weight whose gradient is passed to the latent unchanged; autograd casts it."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -33,10 +33,10 @@ class PassGradient(Surrogate):
 
 
 def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """±1 at random: +1 with probability p = clip((w/value + 1)/2, 0, 1), rounded to steps of 1/256 (eq. 2 and 3).
+    """Random ±1: +1 with probability p = clip((w/value + 1)/2, 0, 1), rounded to steps of 1/256 (eq. 2 and 3).
 
-    One random byte r per weight: +1 where r <= 128·w/value + 127.5, so p = 0 and p = 1 are exact. The bytes are cut
-    from random 64-bit words, which is 45 times cheaper than `torch.bernoulli`.
+    One random byte r per weight: +1 where r <= 128·w/value + 127.5, so p = 0 and p = 1 are exact. This is 45 times
+    faster than `torch.bernoulli`.
 
     Args:
         latent: real, any shape.
@@ -53,9 +53,9 @@ def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator
 
 
 class Sign(Quantizer):
-    """Deterministic BinaryConnect: value·sign(w), gradient passed on unchanged (eq. 1).
+    """Deterministic BinaryConnect: value·sign(w) with the gradient passed on unchanged (eq. 1).
 
-    After each optimizer step the latents are clipped to ±value (`onebit.clip_latents_`).
+    Latents are clipped to ±value after each optimizer step (`onebit.clip_latents_`).
 
     Args:
         value: the two values are ±value.
@@ -71,7 +71,7 @@ class Sign(Quantizer):
         return PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
 
     def _scaled(self, signs: Tensor) -> Tensor:
-        """±value from fresh ±1, in the dtype of the matrix product."""
+        """±value from ±1, which may be overwritten, in the dtype of the matrix product."""
         signs = signs.to(autocast_dtype(signs))
         return signs if self.value == 1.0 else signs.mul_(self.value)
 
@@ -88,16 +88,16 @@ class Sign(Quantizer):
 class Stochastic(Sign):
     """Stochastic BinaryConnect: in training +value with p = clip((w/value + 1)/2, 0, 1), else −value (eq. 2).
 
-    The gradient is passed on unchanged. In eval mode value·sign(w), which is what ships.
+    The gradient is passed on unchanged. In eval mode value·sign(w), which ships.
 
     Args:
         value: the two values are ±value.
-        generator: source of the draws; None for torch's default generator, the only one whose draws activation
-            checkpointing repeats.
+        generator: source of the draws; None for torch's default generator, the only one that activation checkpointing
+            restores.
     """
 
     random = True
-    start = 1.0  # nearer to 0 the draws are other signs
+    start = 1.0  # closer to 0 the draws would flip signs
 
     def __init__(self, value: float = 1.0, *, generator: torch.Generator | None = None) -> None:
         super().__init__(value)

@@ -1,4 +1,4 @@
-"""Many cheap passes over large tensors, a piece at a time: what one pass writes, the next finds in the cache."""
+"""Several passes over large tensors in chunks that stay in the cache."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from torch import Tensor
 from onebit.quantizers.base import memory_order
 
 CHUNK = 1 << 17
-"""Elements of a piece: a handful of float32 tensors of this size fit into 1 MiB."""
+"""Elements of a chunk: two float32 tensors of this size take 1 MiB."""
 
 
 def in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same pieces of each tensor, as (n,) views.
+    """The same chunks of tensors of one shape, as (n,) views.
 
-    Tensors of different memory layouts come whole, in their own shape; so do those on a GPU, whose passes are long
-    against their start only if they are large.
-
-    Args:
-        tensors: of one shape.
+    Tensors of different memory layouts, or on a GPU, where short passes are slow, come whole, in their shape.
     """
     first = tensors[0]
     order = memory_order(first)

@@ -1,6 +1,6 @@
 """Quantizers of inputs to integers of few bits: y = step · clip(round(x/step), least, most).
 
-The range is the rule that finds the step, with limit = most · step:
+The range is the rule for limit = most · step:
 
 | range | limit | source |
 |---|---|---|
@@ -26,15 +26,15 @@ from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_
 
 Range = Literal["lsq", "pact", "dorefa", "follow"]
 FOLLOWED = 0.1
-"""Share of the newest batch in a limit that follows, as in BatchNorm."""
+"""Share of the newest batch in a running limit, as in BatchNorm."""
 UNSEEN = 4.0
-"""The limit before the first batch of training: four standard deviations of what BatchNorm gives."""
+"""The limit before the first batch of training: four standard deviations of BatchNorm's outputs."""
 
 
 def _gradients(
     gradient: Tensor, x: Tensor, result: Tensor, limit: Tensor, least: int, most: int, learns: str | None
 ) -> tuple[Tensor | None, ...]:
-    """Those to x and to the limit, as `FewBits` states them; none to the result."""
+    """The gradients to x, result (None) and limit, see `FewBits`."""
     step = limit / most
     scaled = x / step
     inside = (scaled > least) & (scaled < most)
@@ -54,16 +54,16 @@ def _gradients(
 class FewBits(Quantizer):
     """step · clip(round(x/step), least, most) with step = limit/most; rounding is to even, as in torch.
 
-    With v = x/step and g the gradient to y, the gradient to x is g · 1{least < v < most}, in every range. That to the
-    limit is √(most/n) · Σ g·(round(v) − v · 1{least < v < most}) of `lsq`, rounded after clipping, and
-    Σ g·clip(v)/most · 1{v ≤ least or v ≥ most} of `pact`; n is the number of values of a sample. The paper of LSQ
-    learns the step, with the factor 1/√(n·most): a step of SGD that moves the limit moves the step just so. The limit
-    is learned because steps of Adam are as large for every parameter, and a step is far smaller than a range.
+    With v = x/step and g the gradient to y, the gradient to x is g · 1{least < v < most}. With n values in a sample,
+    that to the limit is √(most/n) · Σ g·(round(clip(v)) − v · 1{least < v < most}) for `lsq` and
+    Σ g·clip(v)/most · 1{v ≤ least or v ≥ most} for `pact`. The paper of LSQ learns the step, with the factor
+    1/√(n·most): SGD moves the step equally in both. The limit is learned because Adam's updates are equally large for
+    every parameter, and a step is far smaller than a range.
 
-    The first batch of training sets a learned limit so that step = 2·mean|x|/√most, as LSQ does; of a range that
-    begins at 0, over inputs that are positive or 0 elsewhere. Before it the limit is `UNSEEN`, and 0 is stored. Only
-    the magnitude of a learned limit counts. Under `torch.compile` each process sets a limit of its own, and each batch
-    costs a pass to see whether there is one: train on the first batch without it, as `fit` does.
+    The first batch of training sets a learned limit so that step = 2·mean|x|/√most, as in LSQ; if least is 0, negative
+    inputs count as 0. Before, the limit is `UNSEEN`, stored as 0. The sign of a learned limit is ignored. Under
+    `torch.compile` each process sets its limit, and each batch takes another pass: train on the first batch without
+    it, as `fit` does.
 
     Args:
         range: `lsq`, `pact`, `dorefa` or `follow`, see the module.
@@ -88,12 +88,12 @@ class FewBits(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> a step times integers, of the same shape."""
-        # within a backward pass x was seen before
+        # a pass repeated by activation checkpointing must not move the limit again
         if self.training and self.range != "dorefa" and x.numel() and not in_backward():
-            self._see(x.detach())
+            self._update_limit(x.detach())
         limit = self._limit(x)
         step = limit.detach() / self.most
-        # in place: the passes over x cost more than the arithmetic
+        # in place, as memory traffic costs more than the arithmetic
         result = (x.detach() / step).round_().clamp_(self.least, self.most).mul_(step)
         learns = self.range if self.range in ("lsq", "pact") else None
         result = result.to(autocast_dtype(x))
@@ -110,8 +110,8 @@ class FewBits(Quantizer):
         return torch.where(self.limit == 0, UNSEEN, self.limit.abs())
 
     @torch.no_grad()
-    def _see(self, x: Tensor) -> None:
-        """Set the limit from a batch of training: a learned one from the first, one that follows from each."""
+    def _update_limit(self, x: Tensor) -> None:
+        """Set a learned limit from the first batch of training, or update a running one from each batch."""
         compiling, follow = torch.compiler.is_compiling(), self.range == "follow"
         if self.begun and not follow:
             return
@@ -124,11 +124,11 @@ class FewBits(Quantizer):
         if not compiling and not self.begun and dist.is_available() and dist.is_initialized():
             dist.all_reduce(now)
             now = now / dist.get_world_size()
-        # a learned limit of a checkpoint stays; one bad batch, which the loss tells of, must not end the range
+        # a learned limit from a checkpoint stays; a batch with NaN must not destroy the range
         later = self.limit.lerp(now, FOLLOWED) if follow else self.limit
-        moved = torch.where(self.limit == 0, now, later)
-        self.limit.copy_(torch.where(now.isfinite(), moved, self.limit))
-        if not compiling:  # a compiled pass does not know whether it has set the limit
+        updated = torch.where(self.limit == 0, now, later)
+        self.limit.copy_(torch.where(now.isfinite(), updated, self.limit))
+        if not compiling:
             self.begun = bool(now > 0)
 
     def has_begun(self) -> bool:

@@ -1,8 +1,8 @@
-"""Activations with learned numbers as one operation of a training step on the CPU: one pass forward, one backward.
+"""Activations y = offset + f(x − shift) with learned parameters on the CPU: one pass forward, one backward.
 
-The numbers of y = offset + f(x − shift) are one per channel, or one for all. Kernels compute in float32 and round what
-they store. Each sum over a channel is float32 for at most 64 terms and double after that, in an order that does not
-depend on the number of threads.
+Parameters are one per channel, or one for all. Kernels compute in float32 and round what they store. Each sum over a
+channel is float32 for at most 64 terms and double after that, in an order that does not depend on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onebit.native import ActivationStruct, InstructionSet, run_activation
-from onebit.quantizers.kernel_calls import (
+from onebit.quantizers.cpu_kernels import (
     MOST_CHANNELS,
     has_rows,
     is_dense,
@@ -23,31 +23,31 @@ from onebit.quantizers.kernel_calls import (
     launch,
 )
 
-Numbers = tuple[Tensor, Tensor | None, Tensor | None]
-"""Shift, scale and offset: all of shape () or all (C,), None for a scale of 1 and for an offset of 0."""
+Parameters = tuple[Tensor, Tensor | None, Tensor | None]
+"""Shift, scale and offset: all of shape () or all (C,), None for a scale of 1 and an offset of 0."""
 _NAMES = ("shift", "scale", "offset")
 
 
-def summed(values: Tensor, number: Tensor) -> Tensor:
-    """The sum of values (N, C, …) or (C,) over what a number of shape () or (C,) serves, in the dtype of the number."""
-    if number.dim() == 0:
-        return values.sum(dtype=number.dtype)
+def summed(values: Tensor, parameter: Tensor) -> Tensor:
+    """The sum of values (N, C, …) or (C,) to the shape () or (C,) and the dtype of a parameter."""
+    if parameter.dim() == 0:
+        return values.sum(dtype=parameter.dtype)
     if values.dim() == 1:
-        return values.to(number.dtype)
-    return values.sum([axis for axis in range(values.dim()) if axis != 1], dtype=number.dtype)
+        return values.to(parameter.dtype)
+    return values.sum([axis for axis in range(values.dim()) if axis != 1], dtype=parameter.dtype)
 
 
-def activated(kind: int, x: Tensor, numbers: Numbers) -> Tensor | None:
-    """y by a kernel, without a gradient; None where the operations of torch must run.
+def activated(kind: int, x: Tensor, parameters: Parameters) -> Tensor | None:
+    """y by a kernel, without a gradient; None where torch must run.
 
     Args:
         kind: `RPRELU` or `SHIFTED_SIGN` of `onebit.native`.
     """
-    isa = _instruction_set(x, numbers)
+    isa = _instruction_set(x, parameters)
     if isa is None:
         return None
     y = torch.empty_like(x)
-    _run(isa, kind, x, numbers, to=y)
+    _run(isa, kind, x, parameters, to=y)
     return y
 
 
@@ -60,41 +60,41 @@ def activation_gradients(
     kind: int,
     by_torch: Callable[..., tuple[Tensor | None, ...]],
 ) -> tuple[Tensor | None, ...]:
-    """Those of `activated` to x and to the numbers: the rule of a `Surrogate` whose numbers are `kind` and `by_torch`.
+    """The gradients of `activated` to x and to the parameters, as the rule of a `Surrogate`.
 
     Args:
         by_torch: (gradient, x, shift, scale, offset) -> the same in operations of torch, which have gradients.
     """
-    numbers = shift, scale, offset
+    parameters = shift, scale, offset
     plain = not torch.is_grad_enabled() and is_plain_training(gradient) and gradient.dtype == x.dtype
-    isa = _instruction_set(x, numbers) if plain else None
+    isa = _instruction_set(x, parameters) if plain else None
     if isa is None:
-        return by_torch(gradient, x, *numbers)
+        return by_torch(gradient, x, *parameters)
     if gradient.stride() != x.stride():
         gradient = torch.empty_like(x).copy_(gradient)
-    through = torch.empty_like(x)
-    found = [None if p is None else torch.empty_like(p) for p in numbers]
+    to_x = torch.empty_like(x)
+    found = [None if p is None else torch.empty_like(p) for p in parameters]
     to = {f"{name}_gradient": tensor for name, tensor in zip(_NAMES, found, strict=True)}
-    _run(isa, kind, x, numbers, gradient=gradient, to=through, **to)
-    return through, *found
+    _run(isa, kind, x, parameters, gradient=gradient, to=to_x, **to)
+    return to_x, *found
 
 
-def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
-    """The kernels if they have the meaning of the operations of torch, else None."""
+def _instruction_set(x: Tensor, parameters: Parameters) -> InstructionSet | None:
+    """The instruction set with the kernels, or None where torch must run."""
     if not is_plain_training(x) or x.numel() == 0:
         return None
-    if numbers[0].dim() == 0:
+    if parameters[0].dim() == 0:
         channels: tuple[int, ...] = ()
         fits = is_dense(x)
     else:
         channels = x.shape[1:2]
         fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MOST_CHANNELS
-    fits = fits and all(p is None or (p.shape == channels and is_vector(p.view(-1))) for p in numbers)
+    fits = fits and all(p is None or (p.shape == channels and is_vector(p.view(-1))) for p in parameters)
     return kernels("run_activation") if fits else None
 
 
-def _run(isa: InstructionSet, kind: int, x: Tensor, numbers: Numbers, **tensors: Tensor | None) -> None:
-    tensors |= zip(_NAMES, numbers, strict=True)
-    channels = x.shape[1] if numbers[0].dim() else 1
+def _run(isa: InstructionSet, kind: int, x: Tensor, parameters: Parameters, **tensors: Tensor | None) -> None:
+    tensors |= zip(_NAMES, parameters, strict=True)
+    channels = x.shape[1] if parameters[0].dim() else 1
     sizes = {"rows": x.numel() // channels, "channels": channels, "bf16": x.dtype == torch.bfloat16}
     launch(run_activation, isa, ActivationStruct, kind=kind, x=x, **sizes, **tensors)

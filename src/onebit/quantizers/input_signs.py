@@ -1,4 +1,4 @@
-"""Quantizers of inputs alone: Bi-Real net's, ReActNet's and AdaBin's."""
+"""Binary quantizers of inputs only: those of Bi-Real net, ReActNet and AdaBin."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ApproxSign(Quantizer):
 class RSign(Quantizer):
     """sign(x − a) with a learnable shift a per channel (ReActNet, arXiv:2003.03488, eq. 1 and 4).
 
-    Gradient to x: g·(2 − 2|x − a|) where |x − a| <= 1, else 0; to a: minus its sum over all but the channels. `shift`
-    begins at 0. A quantizer that no layer has bound to its channels has none, and is `ApproxSign`.
+    Gradient to x: g·(2 − 2|x − a|) where |x − a| <= 1, else 0; to a: minus its sum over all axes but the channels.
+    `shift` begins at 0. Outside of a layer there is no shift: the quantizer is `ApproxSign`.
 
     Shapes:
         x: (N, C, …), C as in `bind_inputs`.
@@ -39,7 +39,7 @@ class RSign(Quantizer):
         self.register_parameter("shift", None)
 
     def bind_inputs(self, channels: int) -> None:
-        """Called once, by the layer, with the number of channels of its input."""
+        """Called once by the layer with the number of channels of its input."""
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ class InputAdaBin(Quantizer):
     """c + d·sign(x − c) with a learnable center c and distance d > 0 (AdaBin, arXiv:2208.08084, section 3.3).
 
     With z = (x − c)/d and p(z) = 2 − 2|z| where |z| <= 1, else 0 (Bi-Real net's polynomial), the gradients are g·p(z)
-    to x, Σ g·(1 − p(z)) to c and Σ g·(sign(z) − z·p(z)) to d. They begin at c = 0 and d = 1. Only the magnitude of the
-    parameter `distance` counts, so that c + d stays the upper value. The authors' code has the values d·(c ± 1).
+    to x, Σ g·(1 − p(z)) to c and Σ g·(sign(z) − z·p(z)) to d. They begin at c = 0 and d = 1. The sign of the parameter
+    `distance` is ignored. The authors' code has the values d·(c ± 1).
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class InputAdaBin(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> c ± d of the same shape."""
-        # torch.compile takes no tensor twice
+        # torch.compile does not accept a tensor twice
         return _shifted_sign(x, self.training, self.centre, self.distance.abs(), self.centre.view(()))
 
     def binary_input(self) -> BinaryInput:
@@ -78,19 +78,19 @@ class InputAdaBin(Quantizer):
 def _shifted_sign(x: Tensor, training: bool, shift: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
     """offset + scale·sign(x − shift), without what is None."""
     dtype = autocast_dtype(shift if shift.dim() else x)
-    made = activated(SHIFTED_SIGN, x, (shift, scale, offset)) if training and dtype == x.dtype else None
-    if made is None:
-        made = sign(x.detach() - per_channel(shift.detach(), x))
+    y = activated(SHIFTED_SIGN, x, (shift, scale, offset)) if training and dtype == x.dtype else None
+    if y is None:
+        y = sign(x.detach() - per_channel(shift.detach(), x))
         if scale is not None and offset is not None:
-            made = made * scale.detach() + offset.detach()
-        made = made.to(dtype)
-    return Surrogate.apply(x, made, activation_gradients, (SHIFTED_SIGN, _gradients), shift, scale, offset)
+            y = y * scale.detach() + offset.detach()
+        y = y.to(dtype)
+    return Surrogate.apply(x, y, activation_gradients, (SHIFTED_SIGN, _gradients), shift, scale, offset)
 
 
 def _gradients(
     gradient: Tensor, x: Tensor, shift: Tensor, scale: Tensor | None, offset: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of offset + scale·sign(x − shift) to x and to what is not None, by Bi-Real net's polynomial."""
+    """The gradients of offset + scale·sign(x − shift), by Bi-Real net's polynomial."""
     z = x - per_channel(shift, x)
     if scale is not None:
         z = z / per_channel(scale.clamp(min=torch.finfo(scale.dtype).tiny), x)  # 0/0 would be NaN

@@ -13,8 +13,8 @@ from onebit.quantizers.surrogates import bell, ede, ede_height, signed
 class EdeSign(Scheduled):
     """sign(x) with the error decay estimator g·k·t·(1 − tanh²(t·x)), k = max(1/t, 1) (IR-Net, arXiv:1909.10788).
 
-    t grows geometrically with the progress p of training, t = t_start·(t_end/t_start)^p: first nearly the identity, in
-    the end nearly the derivative of the sign. The published code for ResNet-20 with binary inputs starts at 1e-3.
+    t grows geometrically with the progress p of training, t = t_start·(t_end/t_start)^p: at first the factor is nearly
+    1, in the end nearly the derivative of the sign. The authors' code for ResNet-20 with binary inputs starts at 1e-3.
 
     Args:
         t_start, t_end: t at the beginning and at the end of training.
@@ -50,8 +50,8 @@ def _gradient(
 class IRNet(EdeSign):
     """2^s·sign(ŵ), ŵ = (w − mean)/std per output channel, s = round(log2 mean|ŵ|) (Libra-PB, arXiv:1909.10788).
 
-    Gradient: 2^s·g·k·t·(1 − tanh²(t·ŵ)) to ŵ (see `EdeSign`), then through mean and unbiased std; none through s. In a
-    channel of equal latents ŵ is 0, 2^s is 1, and the gradient that of std = 1.
+    Gradient: 2^s·g·k·t·(1 − tanh²(t·ŵ)) to ŵ (see `EdeSign`), then through mean and unbiased std; none through s. For
+    equal latents in a channel, ŵ is 0, 2^s is 1, and std counts as 1 in the gradient.
 
     Args:
         t_start, t_end: t at the beginning and at the end of training.

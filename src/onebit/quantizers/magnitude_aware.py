@@ -12,9 +12,9 @@ from onebit.quantizers.surrogates import clipped, signed
 class MagnitudeAware(Quantizer):
     """α·sign(w), α = mean|w| per output channel, with gradient α·g·1{|w| <= 1} (Bi-Real net, arXiv:1808.00278).
 
-    No gradient runs through α, as in the authors' code, whose gradient lacks the factor α. Latents beyond ±1 get none
-    and come back by weight decay alone: with a large learning rate, clip them. In a channel of zeros α is 1e-12 (1e-3
-    in float16, and 6e-5 in the products of float16 autocast).
+    No gradient runs through α, as in the authors' code, whose gradient also lacks the factor α. Latents beyond ±1 get
+    no gradient and return by weight decay only: with a large learning rate, clip them. In a channel of zeros α is 1e-12
+    (1e-3 in float16, and 6e-5 in the products of float16 autocast).
 
     Shapes:
         latent: (O, …) with at least two dimensions.

@@ -1,4 +1,4 @@
-"""The weight of ProxQuant: real in training, on its way to ±1 (Bai, Wang, Liberty 2018, arXiv:1810.00861)."""
+"""ProxQuant (Bai, Wang, Liberty 2018, arXiv:1810.00861): weights that stay real in training, pulled to ±1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onebit.quantizers.binaryconnect import PassGradient
 
 
 class Prox(Quantizer):
-    """ProxQuant: the latent itself in training, drawn to ±1 by `onebit.optim.prox_latents_`; in eval mode its sign.
+    """ProxQuant: the latent in training, pulled to ±1 by `onebit.optim.prox_latents_`; its sign in eval mode.
 
     The gradient is passed on unchanged in both.
     """
@@ -19,7 +19,7 @@ class Prox(Quantizer):
     start = 1.0  # the latents are the weights
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(O, …) latent -> itself in training, its signs in eval mode."""
+        """(O, …) latent -> the latent in training, its signs in eval mode."""
         if self.training:
             return latent
         return PassGradient.apply(latent, sign(latent.detach()).to(autocast_dtype(latent)))

@@ -1,7 +1,4 @@
-"""Every quantizer by name, with what it declares. No torch here.
-
-The same name may mean different things for weights and for inputs, hence two tables.
-"""
+"""Every quantizer by name, without torch. A name may mean different things for weights and for inputs."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from onebit.common.fields import Positive, within
 
 @dataclass(frozen=True, eq=False)
 class WeightQuantizerEntry(Entry):
-    """What a weight quantizer declares.
+    """A weight quantizer.
 
     Args:
-        random: a forward pass in training draws; as the attribute of the class.
+        random: a forward pass in training draws, as the attribute of the class.
         bayesian: latents are the parameters of a distribution of the weights; the class has a `mean`.
         trained_by: the only optimizers that can train it; None for any.
-        options: of the optimizer part of a recipe; its other options are arguments of the class.
-        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer; or "module:name" of it.
+        options: of the optimizer part of a recipe; other options are arguments of the class.
+        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer, or its "module:name".
     """
 
     random: bool = False
@@ -30,17 +27,17 @@ class WeightQuantizerEntry(Entry):
     prepare: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.target, type):  # added at run time, with the class at hand
+        if isinstance(self.target, type):  # added at run time as a class
             object.__setattr__(self, "random", self.random or getattr(self.target, "random", False))
             object.__setattr__(self, "bayesian", self.bayesian or hasattr(self.target, "mean"))
 
 
 @dataclass(frozen=True, eq=False)
 class InputQuantizerEntry(Entry):
-    """What an input quantizer declares.
+    """An input quantizer.
 
     Args:
-        bits: of what it makes of a value: 1 for one of two values.
+        bits: of an output: 1 for two values.
     """
 
     bits: int = 1

@@ -27,7 +27,7 @@ EPSILON = 1e-5
 
 
 def _gradient(gradient: Tensor, latent: Tensor, unit: Tensor, mean: Tensor, inverse: Tensor, bound: Tensor) -> Tensor:
-    """The gradient to w1 where |unit| <= bound, then through the standardization."""
+    """The gradient to w1, 0 where |unit| > bound, then through the standardization."""
     parts = Standardized(rows(latent, latent), unit, mean, inverse)
     through = parts.through((unit.abs() <= bound) * rows(gradient, latent).to(unit.dtype))
     return from_rows(through.mul_(SHARPNESS * parts.unbiased), latent)
@@ -37,17 +37,17 @@ class ReCU(Scheduled):
     """scale·sign(w1), w1 = 2√2(w − mean)/√(var + 1e-5) per output channel, scale learned (arXiv:2103.12369).
 
     Gradient: scale·g·1{|w1| <= Q}, then through mean and unbiased variance; to the scale Σ g·sign(w1) over its channel.
-    Q = −mean|w1|·ln(2 − 2τ), the mean over the layer, is the τ quantile of w1 if it follows a Laplace distribution: the
-    paper clamps w1 to ±Q before its sign, and as in the authors' code the gradient stops at the clamp. τ = A·e^p + B
-    grows with the progress p from `tau_start` to `tau_end`.
+    Q = −mean|w1|·ln(2 − 2τ), with the mean over the layer, is the τ quantile of w1 if it follows a Laplace
+    distribution; the paper clamps w1 to ±Q before its sign. τ = A·e^p + B grows with the progress p from `tau_start` to
+    `tau_end`.
 
-    The scale begins uniform in [0, 1), one per output channel, when a layer binds the quantizer to its latent. Should
-    it become negative, what ships has the opposite signs and a positive scale; 0 counts as 1e-12.
+    The scale is drawn uniformly from [0, 1), one per output channel, when a layer binds the quantizer to its latent. A
+    negative scale ships as opposite signs with a positive scale; 0 counts as 1e-12.
 
     Args:
         tau_start, tau_end: quantile at the beginning and at the end of training, between 0.5 and 1.
-        learn_scale: False fixes the scale at 1. A BatchNorm behind the layer undoes every scale; what is left of its
-            gradient is rounding, of which Adam makes full steps.
+        learn_scale: False fixes the scale at 1. A BatchNorm behind the layer undoes every scale, so that its gradient
+            is rounding noise, which Adam turns into full steps.
 
     Shapes:
         latent: (O, …) with at least two dimensions; scale (O,).
@@ -98,5 +98,5 @@ class ReCU(Scheduled):
 
 
 def _parts(latent: Tensor) -> Standardized:
-    share = 1 - 1 / max(latent.shape[1:].numel(), 1)  # of the unbiased variance that the population's is
+    share = 1 - 1 / max(latent.shape[1:].numel(), 1)  # population variance / unbiased variance
     return standardized(rows(latent, latent), eps=EPSILON * share)

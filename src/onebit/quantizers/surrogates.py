@@ -1,4 +1,4 @@
-"""Surrogate gradients of the sign: what backward uses in place of its derivative, for weights and for inputs.
+"""Surrogate gradients of the sign, for weights and for inputs.
 
 `signed(x, surrogate, *parameters)` is sign(x) whose backward pass is `surrogate(gradient, x, *parameters)`, one of
 
@@ -23,20 +23,20 @@ from torch import Tensor
 from onebit.common.torch_private import is_legacy_batched
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
-from onebit.quantizers.kernel_calls import backward_kernels, launch
+from onebit.quantizers.cpu_kernels import backward_kernels, launch
 
 LEAST_VALUES = 1 << 12
-"""Fewer take no time worth a call of a kernel."""
+"""Fewer values are not worth a kernel call."""
 
 
 def clipped(gradient: Tensor, x: Tensor, above: Mapping[torch.dtype, float] | None = None) -> Tensor:
-    """gradient · 1{|x| <= 1}, or of another bound: the next number `above` it, by dtype."""
-    # the kernel cuts at |x| >= its bound; a latent clipped to exactly 1 must be able to come back
+    """gradient · 1{|x| <= 1}, or with another bound: `above` has the next number above it, by dtype."""
+    # the kernel gives 0 at |x| >= bound; a latent clipped to exactly 1 must be able to return
     bound = 1 + torch.finfo(x.dtype).eps if above is None else above[x.dtype]
     cast = gradient.to(x.dtype)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or is_legacy_batched(cast):
         return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound)
-    # over the fresh cast: of a large dense layer, one more tensor would be the peak of the step's memory
+    # overwrites the cast: for a large dense layer, another tensor would raise the peak memory of the step
     return torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)
 
 
@@ -67,7 +67,7 @@ def ede(gradient: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def bell(gradient: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
-    """gradient · s(1 − s) with s = σ(2t·x), which is (1 − tanh²(t·x))/4: torch's sigmoid is five times as fast."""
+    """gradient · (1 − tanh²(t·x))/4, computed as s(1 − s) with s = σ(2t·x): sigmoid is five times as fast."""
     return torch.ops.aten.sigmoid_backward(gradient.to(x.dtype), (x * (2 * t)).sigmoid_())
 
 
@@ -77,16 +77,16 @@ def ede_height(t: Tensor | float) -> Tensor | float:
 
 
 def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
-    """That of a surrogate, in the dtype of x: `approx` and `ede` by a native kernel, in float32, where there is one."""
+    """The gradient of a surrogate in the dtype of x, for `approx` and `ede` by a native kernel if there is one."""
     kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
     isa = None if kind is None or x.numel() < LEAST_VALUES else backward_kernels("run_surrogate", gradient, x)
     if isa is None or gradient.dtype != x.dtype:
         return surrogate(gradient, x, *parameters).to(x.dtype)
     t = float(*parameters or (1.0,))
-    cut = torch.empty_like(x)
+    to_x = torch.empty_like(x)
     fields = {"bf16": x.dtype == torch.bfloat16, "kind": kind, "steepness": 2 * t, "height": ede_height(t)}
-    launch(run_values, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=cut, **fields)
-    return cut
+    launch(run_values, isa, SurrogateStruct, x.numel(), x=x, gradient=gradient, to=to_x, **fields)
+    return to_x
 
 
 def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs: Tensor | None = None) -> Tensor:
@@ -95,8 +95,8 @@ def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs:
     Args:
         x: real, any shape; the gradient has its dtype.
         surrogate: `clipped`, `approx`, `swish` or `ede`, or any function (gradient, x, *parameters) -> gradient to x.
-        parameters: its further arguments, which get no gradient.
-        signs: what to return, if it is known.
+        parameters: further arguments of the surrogate, which get no gradient.
+        signs: sign(x), if it is known.
     """
     if signs is None:
         signs = sign(x.detach()).to(autocast_dtype(x))

@@ -13,7 +13,7 @@ class SwishSign(Quantizer):
     """sign(x) with the derivative of SignSwish, β(2 − z·tanh(z/2))/(1 + cosh z), z = βx (BNN+, arXiv:1812.11800).
 
     SignSwish is 2σ(z)(1 + z(1 − σ(z))) − 1, a smooth sign; its derivative is β at 0 and slightly negative from
-    |z| = 2.4 on. For weights and for inputs. The regularizers that the paper adds to the loss are not part of it.
+    |z| = 2.4 on. For weights and for inputs. The regularizers of the paper are not included.
 
     Args:
         beta: steepness.

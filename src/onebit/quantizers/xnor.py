@@ -13,7 +13,7 @@ from onebit.quantizers.surrogates import clipped
 
 def _gradient(gradient: Tensor, latent: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """The gradient of α·sign(w): α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
-    # weight/rounded is sign(w) exactly, without two passes over the latent
+    # weight/rounded is sign(w) exactly, and saves two passes over the latent
     rounded = scale.to(weight.dtype).to(latent.dtype)
     gradient, weight = (rows(x, latent).to(latent.dtype) for x in (gradient, weight))
     mean = torch.linalg.vecdot(gradient, weight)[:, None] / (rounded * max(weight.shape[1], 1))
@@ -25,10 +25,10 @@ class Xnor(MagnitudeAware):
     """α·sign(w), α = mean|w| per output channel, with the gradient of the whole product (XNOR-Net, arXiv:1603.05279).
 
     Gradient: α·g·1{|w| <= 1} + sign(w)·Σ_j(g_j·sign(w_j))/n over the n latents of a channel: the straight-through
-    gradient of the sign, and that of α. The paper prints g·(1/n + α·1{|w| <= 1}) instead, which leaves out that α
-    belongs to all latents of its channel. Latents are clipped to ±1 after each step, as in the authors' code; that code
-    also subtracts their mean over input channels before each step, which is not done here. In a channel of zeros α is
-    1e-12 (1e-3 in float16, and 6e-5 in the products of float16 autocast).
+    gradient of the sign, and that of α. The paper prints g·(1/n + α·1{|w| <= 1}), which ignores that all latents of a
+    channel share α. Latents are clipped to ±1 after each step, as in the authors' code, which also subtracts their mean
+    over input channels before each step; this is not done here. In a channel of zeros α is 1e-12 (1e-3 in float16, and
+    6e-5 in the products of float16 autocast).
 
     Shapes:
         latent: (O, …) with at least two dimensions.

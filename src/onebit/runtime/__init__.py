@@ -1,11 +1,11 @@
-"""Run a packed net with the native library, or with numpy, the reference that defines what a packed net computes.
+"""Run a packed net with the native library, or with numpy, the reference that defines its results.
 
 * `sign` values are int8 and `integer` values int32; their sums are exact.
 * Real values are rounded to a grid of integers before weights multiply them (`onebit.packed.grid`): their sums are
-  exact too, and do not depend on the order of additions.
+  exact too, in any order of additions.
 * An affine map is computed in float64 and rounded once. Averages are rounded sums, then divided. Scales, centers,
-  residual sums and the input coding are float32 operations with one rounding each, in the order that
-  `onebit.packed.nodes` states.
+  residual sums and the input coding are float32 operations with one rounding each, in the order stated by
+  `onebit.packed.nodes`.
 """
 
 from typing import TYPE_CHECKING

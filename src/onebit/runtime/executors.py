@@ -1,4 +1,4 @@
-"""What computes an operation with numpy: its own `compute`, or an executor of products and pools."""
+"""Executors of nodes with numpy: the `compute` of a node, or the functions for products and pools."""
 
 from __future__ import annotations
 
@@ -21,15 +21,11 @@ EXECUTORS: dict[type, Callable[..., Executor]] = {
     nodes.AveragePool: average_pool,
     nodes.AdaptiveAveragePool: adaptive_average_pool,
 }
-"""For products and pools, also those of derived classes: (node, values of its inputs without data) -> its executor."""
+"""Products and pools, with their subclasses: (node, values of its inputs) -> its executor."""
 
 
 def executor_of(node: Node, *inputs: Value) -> Executor:
-    """What computes a node from the arrays (N, …) of its inputs.
-
-    Args:
-        inputs: the values of its inputs, without their data.
-    """
+    """The function from the arrays (N, …) of the inputs of a node to its output."""
     if make := nodes.by_class(EXECUTORS, node):
         made: Executor = make(node, *inputs)
         return made

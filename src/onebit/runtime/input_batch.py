@@ -1,4 +1,4 @@
-"""What a packed net is fed: batches of its dtype and shape, and one clear line for anything else."""
+"""Input batches of a packed net: their dtype, shape and values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ DTYPES = {name: np.dtype(name) for name in ("uint8", "float32")}
 
 
 def as_batch(spec: InputSpec, images: Any) -> Any:
-    """Images, or other samples, as an array that the net takes; UsageError for a wrong shape or dtype.
+    """Samples as an array for the net; objects that load samples when they are indexed stay as they are.
 
-    Objects that load samples when they are indexed stay as they are.
+    Raises:
+        UsageError: a wrong shape or dtype.
     """
-    images, gray = without_torch(images), is_gray(spec)
+    images, gray = _without_torch(images), is_gray(spec)
     shape = images.shape
     if shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:]):
         # objects that load samples when they are indexed may have no dtype
@@ -32,19 +33,19 @@ def as_batch(spec: InputSpec, images: Any) -> Any:
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether all float32 numbers are finite."""
-    # the sum of squares takes less than half the time of isfinite, and is finite for all but huge numbers
+    """Whether all numbers of a float32 array are finite."""
+    # the sum of squares takes less than half the time of isfinite and overflows only for huge numbers
     if array.flags.c_contiguous and np.vdot(array, array) < math.inf:
         return True
     return bool(np.isfinite(array).all())
 
 
 def is_gray(spec: InputSpec) -> bool:
-    """Whether a net takes images of one channel, which batches may leave out."""
+    """Whether a net takes images of one channel; batches may omit that axis."""
     return len(spec.shape) == 3 and spec.shape[0] == 1
 
 
-def without_torch(batch: Any) -> Any:
-    """A tensor as an array."""
+def _without_torch(batch: Any) -> Any:
+    """A tensor as an array; anything else unchanged."""
     torch = sys.modules.get("torch")
     return batch.detach().numpy() if torch is not None and isinstance(batch, torch.Tensor) else batch

@@ -1,7 +1,7 @@
 """The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights.
 
-A layer is a packed net of one product. What was made of the bits of a layer, its plans for the sizes of its inputs, is
-kept as long as the tensor of the bits.
+A layer runs as a packed net of one product. Its native plans, one for each input size, are cached until the tensor of
+its bits is freed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from onebit.runtime.executors import executor_of
 from onebit.runtime.running import thread_count
 
 _THREAD_WORK = 1 << 17  # least work per thread
-_MOST_PLANS = 256  # of a layer: one for each size of its inputs
+_MOST_PLANS = 256  # of a layer
 
 
 class PackedWindow(NamedTuple):
-    """How a (transposed) convolution slides over an image, as `onebit.packed.Conv` and `ConvTranspose` have it.
+    """The window of a (transposed) convolution, with the fields of `onebit.packed.Conv` and `ConvTranspose`.
 
     padding: (top, bottom, left, right). extra: torch's output_padding. padding_value: 0, 1 or -1.
     """
@@ -49,7 +49,7 @@ class PackedWindow(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """All fields, one after the other: what the operator takes."""
+        """All fields as one list, the argument of the operator."""
         more = self.groups, *self.stride, *self.padding, *self.dilation, *self.extra
         return [*self.kernel, *more, self.padding_value, int(self.transposed)]
 
@@ -60,8 +60,8 @@ class PackedWindow(NamedTuple):
         padding = (top, bottom, left, right)
         return cls((kh, kw), groups, (sh, sw), padding, (dh, dw), (down, across), value, bool(transposed))
 
-    def made(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """(H', W') of an image (H, W)."""
+    def output_size(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """(H', W') for an image (H, W)."""
         before, sizes = (self.padding[:2], self.padding[2:]), []
         for axis, size in enumerate((height, width)):
             span = self.dilation[axis] * (self.kernel[axis] - 1) + 1
@@ -72,7 +72,7 @@ class PackedWindow(NamedTuple):
         return sizes[0], sizes[1]
 
 
-Given = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+LayerTensors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 """Signs, scale, center and bias of a layer."""
 
 
@@ -83,15 +83,15 @@ def run_operator(
 
     Args:
         signs: (O, ceil(K / 8)) uint8, see `PackedLayer`.
-        more: `PackedWindow.numbers` of a convolution; then whether to take the signs of the values.
+        more: `PackedWindow.numbers` of a convolution; then whether to take the signs of the inputs.
     """
-    window, shape, made = _shapes(x, signs, more)
-    given, sign_inputs = (signs, scale, center, bias), more[-1]
+    window, shape, out_shape = _shapes(x, signs, more)
+    tensors, sign_inputs = (signs, scale, center, bias), more[-1]
     isa = instruction_set()
     key = isa.name if isa else None, shape, window, sign_inputs
-    plans, panels = _kept(given)
+    plans, panels = _cached(tensors)
     if key not in plans:
-        net = _net(given, window, tuple(shape), sign_inputs)
+        net = _net(tensors, window, tuple(shape), sign_inputs)
         if len(plans) == _MOST_PLANS:
             plans.clear()
         try:
@@ -100,11 +100,11 @@ def run_operator(
             plans[key] = net
     plan, values = plans[key], _values(x)
     if isinstance(plan, NativePlan):
-        out = values.new_empty(made)
+        out = values.new_empty(out_shape)
         if not _run_native(plan, values, shape, out):
             return out if x.dtype is torch.float32 else out.to(x.dtype)
-        plan = _net(given, window, tuple(shape), sign_inputs)  # the sign of NaN is +1
-    return _reference(plan, values.view(-1, *shape), sign_inputs).view(made).to(x.dtype)
+        plan = _net(tensors, window, tuple(shape), sign_inputs)  # a NaN, whose sign is +1
+    return _reference(plan, values.view(-1, *shape), sign_inputs).view(out_shape).to(x.dtype)
 
 
 def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWindow | None, torch.Size, tuple[Any, ...]]:
@@ -113,11 +113,11 @@ def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWind
     if len(more) == 1:
         return None, shape[-1:], (*shape[:-1], signs.shape[0])
     window = PackedWindow.of(more[0])
-    return window, shape[1:], (shape[0], signs.shape[0], *window.made(shape[2], shape[3]))
+    return window, shape[1:], (shape[0], signs.shape[0], *window.output_size(shape[2], shape[3]))
 
 
 def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
-    """Write the outputs; whether the sign of a NaN was taken."""
+    """Write the outputs. Returns whether the sign of a NaN was taken."""
     count, inputs, outputs, threads = x.numel() // shape.numel(), x.data_ptr(), out.data_ptr(), 1
     if (most := plan.work * count // _THREAD_WORK) > 1:
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
@@ -134,9 +134,9 @@ def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> 
 
 
 class _Layer(NamedTuple):
-    """Plans that were made of a tensor of signs, or nets that the library cannot run, and the weights that they share.
+    """Plans of a layer, or nets that the library cannot run, and the weights that they share.
 
-    state: of the signs, and the bytes of scale, center and bias, at that time.
+    state: version of the signs, and bytes of scale, center and bias, that they were made from.
     """
 
     signs: weakref.ref[Tensor]
@@ -149,9 +149,9 @@ _LAYERS: dict[int, _Layer] = {}
 """By the address of the signs."""
 
 
-def _kept(given: Given) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
-    """Plans and weights of a layer, which are empty if its tensors have changed."""
-    signs, *parameters = given
+def _cached(tensors: LayerTensors) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
+    """Plans and weights of a layer, empty if its tensors have changed."""
+    signs, *parameters = tensors
     version = signs.numpy().tobytes() if signs.is_inference() else signs._version
     state = [version, *[part if part is None else part.numpy().tobytes() for part in parameters]]
     layer = _LAYERS.get(address := signs.data_ptr())
@@ -161,9 +161,9 @@ def _kept(given: Given) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np
     return layer.plans, layer.panels
 
 
-def _net(given: Given, window: PackedWindow | None, shape: tuple[int, ...], sign_inputs: bool) -> PackedNet:
+def _net(tensors: LayerTensors, window: PackedWindow | None, shape: tuple[int, ...], sign_inputs: bool) -> PackedNet:
     """The layer as a packed net for samples of this shape."""
-    signs, scale, center, bias = (None if part is None else part.numpy().copy() for part in given)
+    signs, scale, center, bias = (None if part is None else part.numpy().copy() for part in tensors)
     assert signs is not None
     fields: dict[str, Any] = {"scale": scale, "centre": center, "in_features": shape[0]}
     kind: Any = Dense
@@ -185,7 +185,7 @@ def _net(given: Given, window: PackedWindow | None, shape: tuple[int, ...], sign
 
 
 def _reference(net: PackedNet, x: Tensor, sign_inputs: bool) -> Tensor:
-    """The outputs of numpy, which defines them."""
+    """The outputs by numpy."""
     values = {INPUT: np.where(x < 0, np.float32(-1), np.float32(1)) if sign_inputs else x.numpy()}
     with np.errstate(over="ignore", invalid="ignore"):
         for node in net.nodes:
@@ -208,16 +208,16 @@ def _check(x: Tensor) -> None:
 
 
 def _trace(x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, *more: Any) -> Tensor:
-    """What tracing sees."""
+    """The fake version, for tracing."""
     _check(x)
     return x.new_empty(_shapes(x, signs, more)[2])
 
 
 _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
-_GIVEN = "Tensor x, Tensor signs, Tensor? scale, Tensor? center, Tensor? bias"
+_TENSORS = "Tensor x, Tensor signs, Tensor? scale, Tensor? center, Tensor? bias"
 for _name, _more in (("packed_linear", ""), ("packed_conv", ", int[] window")):
-    _LIBRARY.define(f"{_name}({_GIVEN}{_more}, bool sign_inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, run_operator, "CompositeExplicitAutograd")  # for every device, to raise a clear error
+    _LIBRARY.define(f"{_name}({_TENSORS}{_more}, bool sign_inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, run_operator, "CompositeExplicitAutograd")  # on every device, for a clear error
     torch.library.register_fake(f"onebit::{_name}", _trace, lib=_LIBRARY)
 packed_linear: Any = torch.ops.onebit.packed_linear.default
 packed_conv: Any = torch.ops.onebit.packed_conv.default
@@ -227,18 +227,18 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 
 
 def follows_gradient(x: Tensor) -> bool:
-    """Whether autograd follows these inputs. A trace has no gradient: it cannot hold functions of Python."""
+    """Whether the result needs a gradient for `x`. A trace has none: it cannot hold Python functions."""
     return x.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing()
 
 
 def refuse_tangent(x: Tensor, what: str) -> None:
-    """Raise a UsageError for inputs of `torch.func.jvp` and its like: operators would give tangents of 0 in silence."""
+    """Raise a UsageError in `torch.func.jvp` and the like, where the operators would give tangents of 0."""
     if in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
-        raise UsageError(f"{what} have no forward-mode derivatives: use the model before it was packed")
+        raise UsageError(f"{what} have no forward-mode derivatives: use the unpacked model")
 
 
 def dense_signs(signs: Tensor, terms: int) -> Tensor:
-    """(O, K) float32 of ±1 of the signs of a layer."""
+    """The signs of a layer as (O, K) float32 of ±1."""
     bits = signs.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=signs.device) & 1
     return bits.flatten(1)[:, :terms] * 2.0 - 1
 
@@ -246,23 +246,23 @@ def dense_signs(signs: Tensor, terms: int) -> Tensor:
 def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tensor:
     """The outputs of a packed layer by its operator, with the gradient of the dense layer for `x`.
 
-    In plain inference, where nothing traces, transforms or records operators, the function of the operator is called
-    instead, which takes less time than the dispatcher of torch.
+    In inference mode, where nothing traces, transforms or records operators, the Python function is called directly,
+    which is faster than torch's dispatcher.
     """
-    made: Tensor
+    out: Tensor
     if follows_gradient(x):
-        made = _Differentiable.apply(x, layer, window)
-        return made
-    kept, run = layer._buffers, packed_linear if window is None else packed_conv
+        out = _Differentiable.apply(x, layer, window)
+        return out
+    buffers, run = layer._buffers, packed_linear if window is None else packed_conv
     watched = torch.compiler.is_compiling() or not torch.is_inference_mode_enabled() or is_watched()
     if type(x) is Tensor and not watched:
         run = run_operator
-    signs, scale, center, bias = kept["signs"], kept["scale"], kept["center"], kept["bias"]
+    signs, scale, center, bias = buffers["signs"], buffers["scale"], buffers["center"], buffers["bias"]
     if window is None:
-        made = run(x, signs, scale, center, bias, layer.sign_inputs)
+        out = run(x, signs, scale, center, bias, layer.sign_inputs)
     else:
-        made = run(x, signs, scale, center, bias, window.numbers, layer.sign_inputs)
-    return made
+        out = run(x, signs, scale, center, bias, window.numbers, layer.sign_inputs)
+    return out
 
 
 class _Differentiable(torch.autograd.Function):
@@ -271,13 +271,13 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any, window: PackedWindow | None) -> Tensor:
         ctx.save_for_backward(layer.signs, layer.scale, layer.center)
-        ctx.given = layer.terms, window, x.shape
+        ctx.sizes = layer.terms, window, x.shape
         return run_layer(layer, x, window)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         signs, scale, center = ctx.saved_tensors
-        terms, window, shape = ctx.given
+        terms, window, shape = ctx.sizes
         weight = dense_signs(signs, terms)
         if scale is not None:
             weight = weight * scale.view(-1, 1)
@@ -291,10 +291,10 @@ class _Differentiable(torch.autograd.Function):
         if window.transposed:  # the adjoint of a transposed convolution is a convolution
             kernel = kernel.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
             padded = F.pad(gradient, (left, right, top, bottom))
-            made = F.conv2d(padded, kernel, None, window.stride, 0, window.dilation, groups)
-            made = made[:, :, : shape[2], : shape[3]]
+            to_x = F.conv2d(padded, kernel, None, window.stride, 0, window.dilation, groups)
+            to_x = to_x[:, :, : shape[2], : shape[3]]
         else:
             size = (shape[0], shape[1], shape[2] + top + bottom, shape[3] + left + right)
-            made = conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
-            made = made[:, :, top : top + shape[2], left : left + shape[3]]
-        return made.to(gradients[0].dtype), None, None
+            to_x = conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
+            to_x = to_x[:, :, top : top + shape[2], left : left + shape[3]]
+        return to_x.to(gradients[0].dtype), None, None

@@ -11,29 +11,28 @@ from onebit.runtime.reference_matmul import Executor
 
 
 def max_pool(node: MaxPool, x: Value) -> Executor:
-    places = node.places(x)
+    size = node.places(x)
 
     def execute(v: np.ndarray) -> np.ndarray:
         real = v.dtype.kind == "f"
-        largest = _over_windows(
-            node, _padded(v, node.padding, -np.inf if real else np.iinfo(v.dtype).min), places, np.maximum
-        )
+        padded = _padded(v, node.padding, -np.inf if real else np.iinfo(v.dtype).min)
+        largest = _over_windows(node, padded, size, np.maximum)
         return largest + np.float32(0) if real else largest  # of 0.0 and -0.0, np.maximum gives either
 
     return execute
 
 
 def average_pool(node: AveragePool, x: Value) -> Executor:
-    places = node.places(x)
+    size = node.places(x)
     divisor = node.pixels(x).astype(np.float32)
     result = np.int32 if node.infer(x).exact else np.float32
 
     def execute(v: np.ndarray) -> np.ndarray:
         v = _padded(v, node.padding, 0)
         if x.exact:
-            sums = _over_windows(node, v.astype(np.int64), places, np.add).astype(result)
+            sums = _over_windows(node, v.astype(np.int64), size, np.add).astype(result)
         else:
-            sums = _row_by_row(node, v, places)
+            sums = _row_by_row(node, v, size)
         return sums if node.sums else sums.astype(np.float32) / divisor
 
     return execute
@@ -60,23 +59,21 @@ def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> 
     return np.pad(v, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
 
 
-def _over_windows(node: MaxPool | AveragePool, v: np.ndarray, places: tuple[int, int], combine: np.ufunc) -> np.ndarray:
+def _over_windows(node: MaxPool | AveragePool, v: np.ndarray, size: tuple[int, int], combine: np.ufunc) -> np.ndarray:
     """`combine` over the pixels of each window: (N, C, H, W) -> (N, C, H', W'), down and then across."""
-    for axis, taps, dilation, stride, count in zip(
-        (2, 3), node.kernel, node.dilation, node.stride, places, strict=True
-    ):
+    for axis, taps, dilation, stride, count in zip((2, 3), node.kernel, node.dilation, node.stride, size, strict=True):
         v = np.moveaxis(v, axis, 0)
         length = (count - 1) * stride + 1
-        made = v[:length:stride]
+        combined = v[:length:stride]
         for tap in range(1, taps):
-            made = combine(made, v[tap * dilation : tap * dilation + length : stride])
-        v = np.moveaxis(made, 0, axis)
+            combined = combine(combined, v[tap * dilation : tap * dilation + length : stride])
+        v = np.moveaxis(combined, 0, axis)
     return v
 
 
-def _row_by_row(node: AveragePool, v: np.ndarray, places: tuple[int, int]) -> np.ndarray:
-    """Sums of the pixels of each window in float32, in the order in which torch adds them."""
-    (down, across), (height, width) = node.stride, places
+def _row_by_row(node: AveragePool, v: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Sums of the pixels of each window in float32, in torch's order."""
+    (down, across), (height, width) = node.stride, size
     sums = np.zeros((*v.shape[:2], height, width), np.float32)
     for i, j in np.ndindex(*node.kernel):
         top, left = i * node.dilation[0], j * node.dilation[1]

@@ -1,4 +1,4 @@
-"""Executors of dense layers and convolutions: the products of weights and inputs that define a packed net."""
+"""Reference executors of dense layers and convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Executor = Callable[..., np.ndarray]
 AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
 AnyNode = nodes.Dense | nodes.RealDense | AnyConv
 
-_BLOCK_VALUES = 1 << 18  # of windows unrolled at once: they stay in the second-level cache
+_BLOCK_VALUES = 1 << 18  # of windows unrolled at once, to fit the second-level cache
 
 
 def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
@@ -53,11 +53,11 @@ def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value
     for size, made, span, stride, cut in zip(
         x.shape[1:], node.infer(x).shape[1:], node.extent, node.stride, node.padding[::2], strict=True
     ):
-        length, place = made + span - 1, span - 1 - cut  # of the canvas, and of the first pixel on it
-        first = -(min(place, 0) // stride)
-        last = max(first, min(size, (length - 1 - place) // stride + 1))
+        length, offset = made + span - 1, span - 1 - cut  # of the canvas; of the first pixel on it
+        first = -(min(offset, 0) // stride)
+        last = max(first, min(size, (length - 1 - offset) // stride + 1))
         source.append(slice(first, last))
-        target.append(slice(place + first * stride, max(0, place + (last - 1) * stride + 1), stride))
+        target.append(slice(offset + first * stride, max(0, offset + (last - 1) * stride + 1), stride))
         sizes.append(length)
     weight = np.ascontiguousarray(turned).reshape(weight.shape)
     return _correlation(node, x, weight, (x.shape[0], *sizes), tuple(source), tuple(target))
@@ -66,7 +66,7 @@ def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value
 def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
     """(groups, rows, K) of integers: float32 if it holds every sum exactly, else float64.
 
-    With `centre`, each group has an additional row of ones, which gives sum(x). Real weights are put on their grid.
+    With `centre`, each group has another row of ones, for sum(x). Real weights are rounded to their grid.
     """
     if not isinstance(node, OneBitWeights):
         return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
@@ -79,9 +79,9 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
 
 
 def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    """A function from values to integers and the grid unit of each image (None for integers, which stay as they are).
+    """A function from values to integers and the grid unit of each image; None for integers, which stay as they are.
 
-    Integers larger than the grid count as real values if the weights are real.
+    With real weights, integers larger than the grid count as real values.
     """
     if x.bound is not None and (isinstance(node, OneBitWeights) or x.bound <= 2**GRID_BITS):
         return lambda v: (v, None)
@@ -123,43 +123,43 @@ def _correlation(
 ) -> Executor:
     """Each row of weights times each window of the canvas (C, H, W), in blocks of unrolled windows.
 
-    The slices `source` of a batch of images go to `target` on the canvas; the rest of the canvas is `border`.
+    The slices `source` of a batch are copied to `target` on the canvas; the rest of the canvas is `border`.
     """
     made = node.infer(x)
     outputs, height, width = made.shape
     groups, _, terms = weight.shape
     prepare, finish = _prepare(node, x), _finish(node, groups=groups)
     multiply = np.matmul if isinstance(node, OneBitWeights) else exact_products
-    unrolled = groups * terms  # values in the windows of all groups at one output pixel
+    unrolled = groups * terms  # values of a window
     across = min(width, max(1, _BLOCK_VALUES // unrolled))
     down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
-    together = max(1, _BLOCK_VALUES // (unrolled * width * height))
+    images_at_once = max(1, _BLOCK_VALUES // (unrolled * width * height))
 
     def execute(v: np.ndarray) -> np.ndarray:
         y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
         v, units = prepare(v)
-        surface = np.full((min(together, len(v)), *canvas), border, weight.dtype)
+        surface = np.full((min(images_at_once, len(v)), *canvas), border, weight.dtype)
         image = surface[target]
         grouped = surface.reshape(len(surface), groups, -1, *canvas[1:])
         windows = np.lib.stride_tricks.sliding_window_view(grouped, node.extent, axis=(3, 4))
         windows = windows[:, :, :, :: stride[0], :: stride[1], :: node.dilation[0], :: node.dilation[1]]
-        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in the order of a row of weights: (kH, kW, I / groups)
+        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # as a row of weights: (kH, kW, I / groups)
         unrolled_windows = np.empty(len(surface) * unrolled * down * across, weight.dtype)
-        for first in range(0, len(v), together):
-            count = len(v[first : first + together])
+        for first in range(0, len(v), images_at_once):
+            count = len(v[first : first + images_at_once])
             part_units = None if units is None else units[first : first + count]
             if border and part_units is not None:
                 on_the_grid = np.rint(border / part_units.reshape(-1, 1, 1, 1))
                 surface[:count] = np.where(np.isfinite(on_the_grid), on_the_grid, 0)
-            image[:count] = v[first : first + together][source]
+            image[:count] = v[first : first + images_at_once][source]
             for top in range(0, height, down):
                 for left in range(0, width, across):
                     part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
                     columns = unrolled_windows[: part.size].reshape(part.shape)
                     np.copyto(columns, part)
                     sums = finish(multiply(weight, columns.reshape(count, groups, terms, -1)), part_units)
-                    place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
-                    place[...] = sums.reshape(place.shape)
+                    out = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
+                    out[...] = sums.reshape(out.shape)
         return y
 
     return execute

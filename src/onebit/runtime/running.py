@@ -1,17 +1,19 @@
-"""Run a packed net: from inputs to outputs, batch by batch."""
+"""Run a packed net on a batch of inputs."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from functools import cache, partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from onebit.common.fields import read
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, Node, PackedNet, load
@@ -42,10 +44,10 @@ def run(
     All executors give the same bits.
 
     Args:
-        net: a packed net, or the path of its file or the name of one that comes with onebit, which is read in every
-            call: for many calls, `load` it once.
-        batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU; of
-            gray images also (N, H, W).
+        net: a packed net, the path of its file, or the name of a net that comes with onebit. Paths and names are read
+            in every call: for many calls, `load` the net once.
+        batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU;
+            gray images may be (N, H, W).
         batch_size: samples per batch, which changes memory use but no result; chosen automatically if None.
         threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the samples, or
             the work on a single one. Fewer are used if each would have less than a third of a millisecond of work.
@@ -54,13 +56,13 @@ def run(
         on_images: called with (samples done, all samples).
 
     Returns:
-        float32 (N, …), such as (N, classes); of several outputs a tuple or dict of arrays, as the model returned them.
+        float32 (N, …), such as (N, classes); a tuple or dict of arrays for a net with several outputs.
 
     Raises:
-        UsageError: wrong shape or dtype of the batch, numbers in it that are not finite, an unknown executor, or no
-            library for "native".
-        FormatError: some output is not finite, because of the net's real parameters; or as `load`.
-        NotBinaryError: a sign operation gets NaN, for the same reason.
+        UsageError: a wrong shape or dtype of the batch, inputs that are not finite, an unknown executor, or no library
+            for "native".
+        FormatError: real parameters of the net make an output that is not finite; or as `load`.
+        NotBinaryError: they make NaN before a sign operation.
 
     Example:
         >>> labels = run("net.1bit", images).argmax(axis=1)
@@ -80,15 +82,14 @@ def run_planned(
     threads: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """As `run`, with a plan of the native library, or with the reference executor for None."""
+    """`run` with a plan of the native library; None for the reference executor."""
     batch = as_batch(net.input, batch)
-    check_batch_size(batch_size)
     parts: Iterator[list[np.ndarray]]
     if plan is None:
         every = batches(net, batch, net.outputs, batch_size=batch_size)
         parts = ([values[name].astype(np.float32) for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, threads)
+        parts = _native_parts(net, plan, batch, max(1, batch_size or _NATIVE_BATCH), threads)
     found, done = [], 0
     for part in parts:
         found.append(part)
@@ -104,14 +105,14 @@ def run_planned(
 
 
 def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
-    """A packed net, or that of a path. Errors: see `load`."""
+    """The packed net of a path or name; a packed net unchanged."""
     return net if isinstance(net, PackedNet) else load(net)
 
 
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
-    """The plan with which the library runs a net, None if the reference executor runs it. Errors: see `run`."""
-    if executor not in (None, "native", "reference"):
-        raise UsageError(f"unknown executor {executor!r}; known: native, reference")
+    """The native plan of a net, or None for the reference executor. Errors: see `run`."""
+    if executor is not None:
+        read(executor, Literal["native", "reference"], name="executor")
     isa = None if executor == "reference" else instruction_set()
     if isa is None:
         if executor == "native":
@@ -143,7 +144,7 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def threads_for(plan: NativePlan, count: int, threads: int | None) -> int:
-    """How many threads to use for `count` samples; more threads than samples share kernel calls. Errors: `run`."""
+    """How many threads to use for `count` samples; more threads than samples share kernel calls."""
     most = plan.work * count // _THREAD_WORK
     return 1 if most <= 1 and threads is None else max(1, min(thread_count(threads), most))
 
@@ -183,50 +184,46 @@ def _native_part(net: PackedNet, plan: NativePlan, parts: int, part: np.ndarray)
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
     """The samples from `start` on, with all axes of the net's input. Errors: see `as_batch`."""
     part = np.asarray(inputs[start : start + size])
-    if not isinstance(inputs, np.ndarray):  # read on demand: not checked before
+    if not isinstance(inputs, np.ndarray):  # loaded on demand: not checked before
         as_batch(spec, part)
         if len(part) != (count := min(size, inputs.shape[0] - start)):
-            raise UsageError(f"got {len(part):,} samples when {count:,} were read: [{start:,}:{start + count:,}]")
+            raise UsageError(f"got {len(part):,} samples of [{start:,}:{start + count:,}], expected {count:,}")
     if spec.dtype == "float32" and not all_finite(part):
-        raise UsageError("some numbers of the inputs are NaN or infinite")
+        raise UsageError("inputs are NaN or infinite")
     return np.ascontiguousarray(part).reshape(len(part), *spec.shape)
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
-    """Raise FormatError if some logits, or other outputs, of a net are NaN or infinite."""
+    """Raise FormatError if outputs of a net are NaN or infinite."""
     if not all_finite(logits):
         what = "logits" if isinstance(net.output, str) else "outputs"
-        raise FormatError(
-            f"the net {net.name!r} gives {what} that are not finite: its real parameters overflow float32"
-        )
+        raise FormatError(f"{what} of the net {net.name!r} are not finite: its real parameters overflow float32")
 
 
 def batches(
     net: PackedNet, images: Any, names: Collection[str], *, batch_size: int | None = None, step: Step | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Values inside a net, batch by batch: the inputs (n, …), such as images, and a dict of values (n, …).
+    """Batches of (inputs (n, …), dict of values inside a net (n, …)), by the reference executor.
 
     Args:
         net, images, batch_size: net, batch and batch_size of `run`.
         names: names of the values.
-        step: computes the value of each node in place of its executor, from the number of the first sample, the node,
-            its executor and its inputs.
+        step: replaces the executor of each node; called with the index of the first sample, the node, its executor and
+            its inputs.
 
     Raises:
         UsageError, NotBinaryError: as `run`.
     """
     inputs = as_batch(net.input, images)
-    check_batch_size(batch_size)
     known = net.values
-    most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
-    size = most if batch_size is None else min(batch_size, most)
+    size = max(1, min(batch_size or sys.maxsize, _BATCH_VALUES // max(prod(value.shape) for value in known.values())))
     executors = [executor_of(node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
     for start in range(0, inputs.shape[0], size):
         batch = _part(net.input, inputs, start, size)
         values = {INPUT: _code(net.input, batch)}
         for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
-            with np.errstate(over="ignore", invalid="ignore"):  # overflow is found once, at the end
+            with np.errstate(over="ignore", invalid="ignore"):  # `check_logits` finds an overflow
                 given = [values[name] for name in node.inputs]
                 values[node.output] = execute(*given) if step is None else step(start, node, execute, given)
             for name in node.inputs:
@@ -240,12 +237,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits, np.float64)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Raise UsageError for a batch size below 1, with which no sample would run."""
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
 
 
 def _code(spec: InputSpec, batch: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Ways to compute the same thing take turns in one process: every ratio of their times is formed within a round."""
+"""Times of several ways to compute the same, in turn in one process: ratios are formed within a round."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from onebit.errors import OnebitError, UsageError
+from onebit.common.fields import Positive, read
+from onebit.errors import OnebitError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
 from onebit.packed import InputSpec, PackedNet
 from onebit.runtime.running import run, run_planned
 
 CHECKED = 4
-"""Images of a batch that the reference executor runs too: it is slow."""
+"""Images of a batch that the reference executor, which is slow, runs for comparison."""
 
 
 @dataclass
 class Timed:
-    """A way to compute something, and its seconds of each round."""
+    """A variant and its seconds per call, one number for each round."""
 
     variant: str
     call: Callable[[], Any]
@@ -46,7 +46,7 @@ class Timed:
 
 
 def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
-    """How many times as fast: the median over rounds, and of the fastest rounds."""
+    """How many times faster `of` is: the median over rounds, and for the fastest rounds."""
     return {
         f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
         f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
@@ -54,9 +54,9 @@ def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
 
 
 def against_reference(net: PackedNet, batch: np.ndarray) -> Callable[[str, Any], None]:
-    """A function that raises OnebitError unless outputs, as `run` returns them, are those of the reference executor.
+    """A function of a name and the outputs of `run` that raises OnebitError unless the reference executor agrees.
 
-    It takes a name and the outputs of all samples, and compares some, bit for bit.
+    It compares some samples, bit for bit.
     """
     some = np.unique(np.linspace(0, len(batch) - 1, CHECKED).astype(np.int64))
     expected = net.by_name(run(net, batch[some], executor="reference"))
@@ -64,13 +64,13 @@ def against_reference(net: PackedNet, batch: np.ndarray) -> Callable[[str, Any],
     def check(name: str, answer: Any) -> None:
         for output, found in net.by_name(answer).items():
             if found[some].tobytes() != expected[output].tobytes():
-                raise OnebitError(f"{name}: {output} is not that of the reference executor")
+                raise OnebitError(f"{name}: {output} differs from the reference executor")
 
     return check
 
 
 def noise(spec: InputSpec, count: int) -> np.ndarray:
-    """A batch of noise: uint8 of all values, or float32 of variance 1."""
+    """A batch of noise: uniform uint8, or float32 of variance 1."""
     rng, size = np.random.default_rng(0), (count, *spec.shape)
     if spec.dtype == "float32":
         return rng.standard_normal(size, np.float32)
@@ -80,7 +80,7 @@ def noise(spec: InputSpec, count: int) -> np.ndarray:
 def take_turns(
     timed: Sequence[Timed], *, rounds: int, seconds: float, on_round: Callable[[int, int], None] | None = None
 ) -> None:
-    """Time each of them in each round, for at least `seconds`. on_round: called with (rounds done, rounds)."""
+    """Time each variant in each round, for at least `seconds`. on_round: called with (rounds done, rounds)."""
     for done in range(rounds):
         for one in timed:
             one.time(seconds)
@@ -97,22 +97,19 @@ def time_packed(
     threads: int = 1,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time a packed net on noise: numpy, then each instruction set of this processor, in turn.
+    """Time a packed net on noise with numpy and with each instruction set of this processor.
 
-    Each is the whole of `onebit.run` with its checks, but for the choice of the executor.
-
-    numpy alone if the native library does not run the net, is not installed, or ONEBIT_NATIVE=0 is set.
+    Each call does all of `onebit.run` but the choice of the executor. Only numpy is timed if the native library is not
+    installed or does not run the net, or if ONEBIT_NATIVE=0 is set.
 
     Args:
-        batch: number of samples, such as images, that are run at once.
+        batch: number of samples per call.
         rounds, seconds, on_round: see `take_turns`.
-        threads: the most that the native library takes; numpy takes one.
+        threads: most threads of the native library; numpy takes one.
 
     Returns:
         rows of batch, variant, µs per call (median, fastest) and speedup over numpy.
     """
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"seconds is {seconds}, expected a positive number")
     images, plans = noise(net.input, batch), dict[str, NativePlan | None](numpy=None)
     for isa, found in instruction_sets().items() if instruction_set() else ():
         with suppress(NotPlanned):
@@ -121,7 +118,7 @@ def time_packed(
     check = against_reference(net, images)
     for one in timed:
         check(f"{one.variant}, batch {batch}", one.call())
-    take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+    take_turns(timed, rounds=rounds, seconds=read(seconds, Positive, name="seconds"), on_round=on_round)
     return [
         {
             "batch": batch,

@@ -1,4 +1,4 @@
-"""`torch.nn.MultiheadAttention` of one-bit weights."""
+"""`torch.nn.MultiheadAttention` with one-bit weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from onebit.runtime.torch_layers import PackedLinear
 
 
 class PackedAttention(nn.Module):
-    """Attention of one-bit projections, called as torch's MultiheadAttention; for inference: there is no dropout.
+    """Attention with one-bit projections, called as torch's MultiheadAttention; for inference, without dropout.
 
     Args:
-        in_proj: the projections of query, key and value as one, with its bias; or those of each.
+        in_proj: one projection of query, key and value, or three.
         out_proj: of the result.
-        layer: that of torch.
+        layer: torch's layer.
     """
 
     bias_k: Tensor | None
     bias_v: Tensor | None
 
     in_proj_bias = None
-    """torch's encoder layers read these two, and then call `forward`."""
+    """torch's encoder layers read these two before they call `forward`."""
     in_proj_weight = None
 
     def __init__(
@@ -60,7 +60,7 @@ class PackedAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As `torch.nn.MultiheadAttention.forward`."""
         if is_causal and attn_mask is None:
-            raise UsageError("got is_causal without attn_mask, expected both, as torch does")
+            raise UsageError("got is_causal without attn_mask, expected both")
         single = query.dim() == 2
         q, k, v = self._project(query, key, value)
         if single:
@@ -76,12 +76,12 @@ class PackedAttention(nn.Module):
         if need_weights:
             scores = q * math.sqrt(1 / self.head_dim) @ k.transpose(-2, -1)
             weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            made = weights @ v
+            heads = weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
-            hinted = is_causal and key_padding_mask is None  # then torch does not read attn_mask
-            made = F.scaled_dot_product_attention(q, k, v, None if hinted else mask, is_causal=hinted)
-        output = self.out_proj(made.transpose(1, 2).reshape(batch, length, self.embed_dim))
+            causal = is_causal and key_padding_mask is None  # then torch ignores attn_mask
+            heads = F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal)
+        output = self.out_proj(heads.transpose(1, 2).reshape(batch, length, self.embed_dim))
         if single:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
@@ -89,25 +89,25 @@ class PackedAttention(nn.Module):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not self._qkv_same_embed_dim:
             return self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        made = [self.in_proj(query)]
+        projected = [self.in_proj(query)]
         for new, old in ((key, query), (value, key)):
-            made.append(made[-1] if new is old else self.in_proj(new))
-        q, k, v = (projected.chunk(3, dim=-1)[n] for n, projected in enumerate(made))
+            projected.append(projected[-1] if new is old else self.in_proj(new))
+        q, k, v = (one.chunk(3, dim=-1)[n] for n, one in enumerate(projected))
         return q, k, v
 
     def _mask(self, attn: Tensor | None, padding: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores (N, heads, L, S)."""
-        given = None
+        """The sum of both masks, which broadcasts to the scores (N, heads, L, S)."""
+        mask = None
         if attn is not None:
-            given = _added(attn, dtype)
-            given = given.view(batch, self.num_heads, *given.shape[1:]) if given.dim() == 3 else given[None, None]
+            mask = _additive(attn, dtype)
+            mask = mask.view(batch, self.num_heads, *mask.shape[1:]) if mask.dim() == 3 else mask[None, None]
         if padding is not None:
-            hidden = _added(padding, dtype)[:, None, None]
-            given = hidden if given is None else given + hidden
-        return given
+            hidden = _additive(padding, dtype)[:, None, None]
+            mask = hidden if mask is None else mask + hidden
+        return mask
 
     def _more_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """With the learned key and value, and the zero ones, that every query may attend to."""
+        """Append the learned key and value and the zero ones, to which every query may attend."""
         added = 0
         if self.bias_k is not None and self.bias_v is not None:
             k, v = (
@@ -121,8 +121,8 @@ class PackedAttention(nn.Module):
         return k, v, F.pad(mask, (0, added)) if added and mask is not None else mask
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as numbers: true becomes -inf."""
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to be added to scores: true becomes -inf."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)

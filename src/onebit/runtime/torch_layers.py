@@ -1,10 +1,9 @@
-"""Layers of one-bit weights inside a torch program: modules that hold bits, and the operators that run them.
+"""Torch modules with one-bit weights, made by `onebit.packed_layers_`.
 
-`onebit.packed_layers_` makes them. A module holds its signs as the rows of a packed net (`onebit.packed.bits`), the
-same for every processor; the first call puts them in the order of its kernels. The outputs are those of the node
-`Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of a
-dense layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias follow
-in float32. A sample with a value that is not finite gives NaN.
+A module holds its signs as rows of bits (`onebit.packed.bits`), the same for every processor; the first call rearranges
+them for its kernels. The outputs equal those of the node `Dense`, `Conv` or `ConvTranspose` of a packed net with real
+inputs, bit for bit: the values of a sample (a row of a dense layer, an image of a convolution) are rounded to a 24-bit
+grid, sums are exact, and scale, center and bias follow in float32. A sample with a value that is not finite gives NaN.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from onebit.runtime.layer_operator import PackedWindow, follows_gradient, refuse
 
 
 class PackedLayer(nn.Module):
-    """What packed layers share: the bits, the parameters of each output, and the input quantizer.
+    """Base of packed layers: the bits, the parameters of each output, and the input quantizer.
 
-    They are for inference on the CPU: weights have no gradient, inputs have that of the dense layer. `train()` does not
-    change them, and `half()` or `double()` leave them as they are: the answer has the dtype of the input.
+    For inference on the CPU: weights have no gradient, inputs have that of the dense layer. `train()`, `half()` and
+    `double()` have no effect; the output has the dtype of the input.
 
     Args:
         rows: (O, ceil(K / 8)) uint8, see `onebit.packed.bits.words_to_bytes`.
         terms: weights of an output, K.
         scale, center, bias: (O,) float32; None for 1 or 0.
         input_quantizer: applied to inputs first.
-        sign_inputs: `input_quantizer` gives ±1 and nothing else.
-        plain: it gives the sign of its inputs, which the kernels take themselves.
+        sign_inputs: the outputs of `input_quantizer` are ±1.
+        plain: `input_quantizer` is the sign, which the kernels can compute.
     """
 
     signs: Tensor
@@ -63,7 +62,7 @@ class PackedLayer(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that the layer keeps of its weights: bits, scale and center."""
+        """Bytes of the weights: bits, scale and center."""
         return sum(one.nbytes for one in (self.signs, self.scale, self.center) if one is not None)
 
     @property
@@ -73,7 +72,7 @@ class PackedLayer(nn.Module):
         return self.outputs * self.terms, self.outputs * real
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after the input quantizer, unless the kernels do its work."""
+        """The input after the input quantizer, unless the kernels compute it."""
         if self.input_quantizer is None or (self.plain and not follows_gradient(x)):
             return x
         return self._quantize(x)
@@ -93,7 +92,7 @@ class PackedLayer(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
         before = dict(self._buffers)
         super()._apply(fn, recurse)
-        for name, old in before.items():  # half() and double() must not change the results
+        for name, old in before.items():  # half() and double() keep the dtype
             new = self._buffers[name]
             if old is not None and new is not None and new.dtype != old.dtype:
                 self._buffers[name] = old.to(new.device)
@@ -138,9 +137,9 @@ class PackedConv(PackedLayer):
     """A convolution of one-bit weights over one or two axes: (N, I, …) -> (N, O, …), also without N.
 
     Args:
-        window: how it slides; a convolution over one axis is one over images of height 1.
+        window: a convolution over one axis runs on images of height 1.
         axes: 1 or 2.
-        padding_mode, mode_padding: of torch, if not "zeros": the padding before the product, in the order of `F.pad`.
+        padding_mode, mode_padding: torch's mode if not "zeros", and its padding in the order of `F.pad`.
         Others: see `PackedLayer`.
     """
 
@@ -169,8 +168,8 @@ class PackedConv(PackedLayer):
         if x.dim() == self.axes + 1:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
-            places = "H, W" if self.axes == 2 else "L"
-            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {places})")
+            axes = "H, W" if self.axes == 2 else "L"
+            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {axes})")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
         if self.padding_mode != "zeros":
@@ -187,11 +186,11 @@ class PackedConv(PackedLayer):
         return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.window.groups
 
     def _window_for(self, x: Tensor, output_size: list[int]) -> PackedWindow:
-        """The window whose result has this size."""
+        """The window with this output size."""
         sizes = [int(size) for size in output_size[-self.axes :]]
         plain = self.window._replace(extra=(0, 0))
-        least = plain.made(x.shape[2], x.shape[3])
-        down, right = (size - made for size, made in zip([1, *sizes][-2:], least, strict=True))
+        least = plain.output_size(x.shape[2], x.shape[3])
+        down, right = (size - smallest for size, smallest in zip([1, *sizes][-2:], least, strict=True))
         if not (0 <= down < plain.stride[0] and 0 <= right < plain.stride[1]):
             raise UsageError(f"got output_size {sizes}, expected from {least} to less than one stride more")
         return plain._replace(extra=(down, right))

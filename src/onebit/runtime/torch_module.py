@@ -20,23 +20,20 @@ from onebit.runtime import native_plan
 from onebit.runtime.layer_operator import refuse_tangent
 from onebit.runtime.running import opened, run_planned, thread_count
 
-_COMPARED = 160  # bytes of a file that every call compares: its digest is among them
+_COMPARED = 160  # bytes of a file that every call compares; they include its digest
 _Shapes = tuple[tuple[int, ...], ...]
 
 
 def _outputs(images: Tensor, file: Tensor, shapes: _Shapes) -> list[Tensor]:
-    """The outputs of a net, which have these shapes for one sample.
-
-    ONEBIT_THREADS threads, or as many as torch uses, share a batch.
-    """
+    """The outputs of a net with these shapes of a sample; ONEBIT_THREADS or torch's threads share a batch."""
     net, found, plan = _read(file)[:3]
     if found != shapes:
         raise UsageError(f"got a packed net with outputs of shapes {found}, expected {shapes}")
     batch, threads = images.numpy(), 1
     if batch.shape[:1] != (1,):
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-    made = run_planned(net, plan, batch, threads=threads)
-    arrays = [made] if isinstance(net.output, str) else net.by_name(made).values()
+    outputs = run_planned(net, plan, batch, threads=threads)
+    arrays = [outputs] if isinstance(net.output, str) else net.by_name(outputs).values()
     return [torch.from_numpy(array) for array in arrays]
 
 
@@ -45,16 +42,15 @@ def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: l
 
     Args:
         net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
-        shapes, ranks: of each output of one sample, the shapes one after the other; needed for tracing, where the bytes
-            are unknown.
+        shapes, ranks: of each output of one sample, concatenated shapes; for tracing, where the bytes are unknown.
     """
-    made = _outputs(images.detach(), net, _shapes_of(shapes, ranks))
-    # those of a native plan share memory, which tensors of an operator must not
-    return [output.clone() for output in made] if len(made) > 1 else made
+    outputs = _outputs(images.detach(), net, _shapes_of(shapes, ranks))
+    # outputs of a native plan share memory, which those of an operator must not
+    return [output.clone() for output in outputs] if len(outputs) > 1 else outputs
 
 
 def _trace_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
-    """The fake version: tensors with the shapes of the outputs."""
+    """The fake version, for tracing."""
     sizes = _shapes_of(shapes, ranks)
     return [images.new_empty((images.shape[0], *shape), dtype=torch.float32) for shape in sizes]
 
@@ -64,11 +60,11 @@ def _shapes_of(sizes: list[int], ranks: list[int]) -> _Shapes:
 
 
 def _only(outputs: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
-    """The same for the only output of a net, such as logits, of a `shape`."""
+    """The same operator for a net with one output of a `shape`."""
     return lambda images, net, shape: outputs(images, net, shape, [len(shape)])[0]
 
 
-# `torch.library.custom_op` would define the same operators, but adds 5 µs per call
+# `torch.library.custom_op` would add 5 µs per call
 _LIBRARY = torch.library.Library("onebit", "DEF")
 for _schema, _function, _traced in (
     ("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _only(_run_packed_outputs), _only(_trace_outputs)),
@@ -80,7 +76,7 @@ for _schema, _function, _traced in (
 ):
     _name = _schema.partition("(")[0]
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # for every device, to raise a clear error
+    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # on every device, for a clear error
     torch.library.register_fake(f"onebit::{_name}", _traced, lib=_LIBRARY)
 _call: Callable[..., Tensor] = torch.ops.onebit.run_packed.default
 _call_outputs: Callable[..., list[Tensor]] = torch.ops.onebit.run_packed_outputs.default
@@ -89,12 +85,12 @@ _call_outputs: Callable[..., list[Tensor]] = torch.ops.onebit.run_packed_outputs
 class PackedModule(nn.Module):
     """A packed net as a module: `forward` is `onebit.runtime.run`, bit for bit, as one operator of torch.
 
-    It is for inference only: outputs have no gradient. Its state_dict has a single entry, `file`: (B,) uint8, the bytes
-    of the `.1bit` file. Copies, pickles and exported programs contain only these one-bit weights. `load_state_dict`
-    accepts any net with the same shapes and dtype of inputs and outputs.
+    For inference only: outputs have no gradient. The state_dict has a single entry, `file`: (B,) uint8, the bytes of
+    the `.1bit` file. Copies, pickles and exported programs contain only these. `load_state_dict` accepts any net with
+    the same shapes and dtype of inputs and outputs.
 
     Args:
-        net: a packed net, the path of its file, or the name of a net that ships.
+        net: a packed net, the path of its file, or the name of a net that comes with onebit.
 
     Raises:
         FormatError: as `onebit.load`.
@@ -114,10 +110,10 @@ class PackedModule(nn.Module):
 
     @property
     def net(self) -> PackedNet:
-        """The net in the current bytes of `file`.
+        """The net in the bytes of `file`.
 
         Raises:
-            UsageError: `file` is no longer on the CPU, or has another dtype.
+            UsageError: `file` is not on the CPU, or has another dtype.
             FormatError: not a valid `.1bit` file.
         """
         return _read(self.file).net
@@ -126,7 +122,7 @@ class PackedModule(nn.Module):
         """The outputs (N, …) float32 of a batch (N, …) of images or other inputs; gray images also (N, H, W).
 
         Returns:
-            one tensor, such as logits; a tuple or dict, as the model returned it, for several outputs.
+            one tensor, such as logits; a tuple or dict for a net with several outputs.
 
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU or
@@ -134,27 +130,27 @@ class PackedModule(nn.Module):
         """
         _, _, shapes, order = self.signature
         refuse_tangent(images, "packed nets")
-        if images.requires_grad:  # outputs that seem to have a gradient would train nothing before the net, in silence
+        if images.requires_grad:  # the outputs must not seem to have a gradient
             images = images.detach()
         file = self._buffers["file"]  # `self.file` takes a µs
         assert file is not None
         plain = type(images) is Tensor and images.is_cpu and file.is_cpu
         if plain and not torch.compiler.is_compiling() and not is_watched():
-            made = _outputs(images, file, shapes)  # torch would take 5 µs to call the operator
+            outputs = _outputs(images, file, shapes)  # torch would take 5 µs to call the operator
         elif isinstance(order, int):
-            made = [_call(images, file, shapes[0])]
+            outputs = [_call(images, file, shapes[0])]
         else:
-            made = _call_outputs(images, file, [size for shape in shapes for size in shape], [*map(len, shapes)])
+            outputs = _call_outputs(images, file, [size for shape in shapes for size in shape], [*map(len, shapes)])
         if isinstance(order, dict):
-            return {key: made[index] for key, index in order.items()}
-        return made[order] if isinstance(order, int) else tuple(made[index] for index in order)
+            return {key: outputs[index] for key, index in order.items()}
+        return outputs[order] if isinstance(order, int) else tuple(outputs[index] for index in order)
 
     def extra_repr(self) -> str:
         dtype, shape, shapes, _ = self.signature
         return f"{dtype} {shape} -> {shapes}, {self.file.numel():,} bytes"
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Check that the given net can replace this one, then copy as torch does."""
+        """Check that the net can replace this one, then copy as torch does."""
         given = state_dict.get(f"{prefix}file")
         if isinstance(given, Tensor) and not given.is_meta:
             try:
@@ -170,9 +166,9 @@ class PackedModule(nn.Module):
 
 
 class Signature(NamedTuple):
-    """What a packed net takes and gives.
+    """The inputs and outputs of a packed net.
 
-    dtype, shape: of the input, for one sample. shapes: of each value that is an output, for one sample.
+    dtype, shape: of an input sample. shapes: of each value that is an output, for one sample.
     order: the index of the output in `shapes`; for several outputs a tuple of indices, or a dict by key.
     """
 
@@ -192,12 +188,12 @@ class _Read(NamedTuple):
     """A net that was read from a tensor, without keeping the tensor alive.
 
     Args:
-        shapes: of each of its outputs, for one sample.
+        shapes: of each output, for one sample.
         plan: its native plan, for the values of ONEBIT_NATIVE and ONEBIT_ISA at that time.
         data: the bytes that it was read from.
         tensor: the tensor; None if torch does not count all its changes. version: its count at that time.
         storage: the memory of the tensor; this entry is removed with it.
-        view: the current first bytes in that memory; valid only while the tensor exists.
+        view: the first bytes in that memory; valid only while the tensor exists.
     """
 
     net: PackedNet
@@ -217,8 +213,8 @@ _READ: dict[int, _Read] = {}
 def _read(file: Tensor) -> _Read:
     """The net in the bytes (B,) of a tensor, parsed again only if they have changed.
 
-    All bytes are compared with those of the last time, unless it is the same tensor and torch counted no change. Then
-    only the first bytes are compared, to detect changes through `.data` or a numpy view, which torch does not count.
+    All bytes are compared, unless it is the same tensor and torch counted no change: then only the first bytes are, to
+    detect changes through `.data` or a numpy view, which torch does not count.
     """
     address = file.data_ptr()
     known = _READ.get(address)
@@ -227,9 +223,9 @@ def _read(file: Tensor) -> _Read:
     if known and known.tensor() is file and known.version == file._version and known.data.startswith(known.view):
         return known
     bytes_now = _bytes_of(file)
-    counted = not (file.is_inference() or file.is_shared()) and file.is_contiguous()
-    version = file._version if counted else 0  # before the bytes are read, as they may change meanwhile
-    tensor = weakref.ref(file) if counted else lambda: None
+    has_version = not (file.is_inference() or file.is_shared()) and file.is_contiguous()
+    version = file._version if has_version else 0  # read before the bytes, which may change meanwhile
+    tensor = weakref.ref(file) if has_version else lambda: None
     if known is not None and known.data.startswith(bytes_now):
         net, shapes, plan, data, *_ = known
     else:

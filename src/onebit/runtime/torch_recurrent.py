@@ -1,4 +1,4 @@
-"""Recurrent layers of one-bit weights: `torch.nn.LSTM`, `GRU` and `RNN` and their cells, with packed products."""
+"""Recurrent layers with one-bit weights: `torch.nn.LSTM`, `GRU` and `RNN` and their cells, with packed products."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from onebit.errors import UsageError
 from onebit.runtime.torch_layers import PackedLinear
 
 Step = Callable[..., tuple[Tensor, ...]]
-"""(gates of the input, gates of h, h; of an LSTM the cell state) -> (next h; next cell state)."""
+"""(gates of the input, gates of h, h[, cell state of an LSTM]) -> (next h[, next cell state])."""
 
 
 def lstm_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-    """A step of an LSTM; gates in the order of torch: input, forget, cell, output."""
-    take, forget, new, give = (inputs + hidden).chunk(4, dim=-1)
-    cell = forget.sigmoid() * cell + take.sigmoid() * new.tanh()
-    return give.sigmoid() * cell.tanh(), cell
+    """A step of an LSTM; gates in torch's order: input, forget, cell, output."""
+    input_gate, forget, new, output = (inputs + hidden).chunk(4, dim=-1)
+    cell = forget.sigmoid() * cell + input_gate.sigmoid() * new.tanh()
+    return output.sigmoid() * cell.tanh(), cell
 
 
 def gru_step(inputs: Tensor, hidden: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    """A step of a GRU; gates in the order of torch: reset, update, new."""
+    """A step of a GRU; gates in torch's order: reset, update, new."""
     reset, update, new = inputs.chunk(3, dim=-1)
-    own_reset, own_update, own_new = hidden.chunk(3, dim=-1)
-    update = (update + own_update).sigmoid()
-    new = (new + (reset + own_reset).sigmoid() * own_new).tanh()
+    h_reset, h_update, h_new = hidden.chunk(3, dim=-1)
+    update = (update + h_update).sigmoid()
+    new = (new + (reset + h_reset).sigmoid() * h_new).tanh()
     return (new + update * (h - new),)
 
 
@@ -42,14 +42,14 @@ STEPS: dict[str, Step] = {
 
 
 class PackedRecurrent(nn.Module):
-    """An LSTM, GRU or RNN of one-bit weights, called as torch's: (input, hx) -> (output, h_n); an LSTM adds c_n.
+    """An LSTM, GRU or RNN with one-bit weights, called as torch's: (input, hx) -> (output, h_n); an LSTM adds c_n.
 
-    The products of all time steps with the weights of the input are one call, those with h one call per step. For
-    inference: there is no dropout between layers.
+    The products with the inputs of all time steps are one call, those with h one call per step. For inference, without
+    dropout between layers.
 
     Args:
-        layer: that of torch.
-        weights: name of torch, such as "weight_ih_l0_reverse" -> packed weight, with its bias.
+        layer: torch's layer.
+        weights: torch's name, such as "weight_ih_l0_reverse" -> packed weight, with its bias.
     """
 
     def __init__(self, layer: nn.RNNBase, weights: dict[str, PackedLinear]) -> None:
@@ -93,13 +93,13 @@ class PackedRecurrent(nn.Module):
             raise UsageError(f"got hx {got}, expected {shapes}")
         last: list[Sequence[Tensor]] = []
         for layer in range(self.num_layers):
-            made = []
+            outputs = []
             for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
                 state = [one[len(last)] for one in begin]
                 output, ended = self._direction(f"l{layer}{suffix}", data, sizes, state)
-                made.append(output)
+                outputs.append(output)
                 last.append(ended)
-            data = torch.cat(made, dim=-1) if len(made) > 1 else made[0]
+            data = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
         states = tuple(torch.stack(each) for each in zip(*last, strict=True))
         return data, states if self.mode == "LSTM" else states[0]
 
@@ -107,25 +107,25 @@ class PackedRecurrent(nn.Module):
         self, name: str, data: Tensor, sizes: list[int], state: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """One layer in one direction. A step has a row for each sequence that is long enough, the longest first."""
-        own: dict[str, Any] = dict(self.named_children())
-        hidden, project, step = own[f"weight_hh_{name}"], own.get(f"weight_hr_{name}"), STEPS[self.mode]
+        weights: dict[str, Any] = dict(self.named_children())
+        hidden, project, step = weights[f"weight_hh_{name}"], weights.get(f"weight_hr_{name}"), STEPS[self.mode]
         order = slice(None, None, -1 if name.endswith("_reverse") else None)
-        made = []
-        for part in own[f"weight_ih_{name}"](data).split(sizes)[order]:
+        outputs = []
+        for part in weights[f"weight_ih_{name}"](data).split(sizes)[order]:
             count, before = len(part), state
             whole = count == len(before[0])
-            given = before if whole else [one[:count] for one in before]
-            state = step(part, hidden(given[0]), *given)
+            active = before if whole else [one[:count] for one in before]
+            state = step(part, hidden(active[0]), *active)
             if project is not None:
                 state = (project(state[0]), *state[1:])
-            made.append(state[0])
+            outputs.append(state[0])
             if not whole:
                 state = [torch.cat([one, old[count:]]) for one, old in zip(state, before, strict=True)]
-        return torch.cat(made[order]), state
+        return torch.cat(outputs[order]), state
 
 
 class PackedCell(nn.Module):
-    """An LSTMCell, GRUCell or RNNCell of one-bit weights, called as torch's: (input, hx) -> h; an LSTMCell adds c."""
+    """An LSTMCell, GRUCell or RNNCell with one-bit weights, called as torch's: (input, hx) -> h; an LSTMCell adds c."""
 
     def __init__(self, mode: str, weight_ih: PackedLinear, weight_hh: PackedLinear) -> None:
         super().__init__()

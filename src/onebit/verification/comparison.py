@@ -23,7 +23,6 @@ from onebit.fold import eval_copy
 from onebit.fold.shipped import PackedMode
 from onebit.packed import Certificate, PackedNet
 from onebit.runtime.input_batch import as_batch
-from onebit.runtime.running import check_batch_size
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
 from onebit.verification.samples import (
@@ -70,7 +69,6 @@ def compared(
 
     Arguments: see `onebit.verify`.
     """
-    check_batch_size(batch_size)
     read(weights, PackedMode, name="weights")
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
@@ -88,7 +86,8 @@ def compared(
     counts = dict[str, OutputCounts]()
     model = eval_copy(model)
     behind = model if preprocess is None else nn.Sequential(eval_copy(preprocess), model)
-    size, step = batch_size or fitting_batch(packed.input.shape), _reference_step(count or 10 * REFERENCE_IMAGES)
+    size = max(1, batch_size or fitting_batch(packed.input.shape))
+    step = _reference_step(count or 10 * REFERENCE_IMAGES)
     at_sites = SiteCounts(packed, sites)
     joint = np.zeros(2, np.int64)
     generator = torch.Generator().manual_seed(seed or 0)

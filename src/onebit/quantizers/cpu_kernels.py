@@ -1,4 +1,4 @@
-"""When a tensor may go to a native kernel of a training step, and how it gets there."""
+"""Calls of the native kernels of a training step, and the tensors that they take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_CHANNELS = 1 << 14
 
 
 def is_plain_training(x: Any) -> bool:
-    """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
+    """Whether no trace, transform, mode or tensor subclass follows operations on `x`."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -29,36 +29,36 @@ def is_plain_training(x: Any) -> bool:
 
 
 def kernels(name: str) -> InstructionSet | None:
-    """The instruction set of this processor if it has the kernel."""
+    """The instruction set of this processor, or None without this kernel."""
     isa = instruction_set()
     return isa if isa is not None and getattr(isa, name) else None
 
 
 def backward_kernels(name: str, gradient: Tensor, x: Tensor) -> InstructionSet | None:
-    """The instruction set that has the kernel, for a gradient that lies in memory as x does; None for torch's code."""
+    """The instruction set with the kernel, or None where torch must run: it needs a gradient in the layout of x."""
     fits = not torch.is_grad_enabled() and is_plain_training(x) and is_plain_training(gradient)
     alike = fits and is_dense(x) and is_dense(gradient) and gradient.stride() == x.stride()
     return kernels(name) if alike else None
 
 
 def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., Any], *given: Any, **fields: Any) -> Any:
-    """`run` a kernel with the fields of its struct, tensors by their addresses."""
+    """Run a kernel with the fields of its struct; tensors are passed by address."""
     numbers = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
     return run(isa, struct(**numbers), *given, threads=torch.get_num_threads(), keep=fields)
 
 
 def has_rows(x: Tensor) -> bool:
-    """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
+    """Whether the kernels take `x`, with the channels of a pixel adjacent in memory."""
     return _has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
 
 
 def row_format(x: Tensor) -> torch.memory_format:
-    """The memory format that `has_rows` asks for."""
+    """The memory format that `has_rows` requires."""
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether these are numbers for the kernels that fill their memory, in either order."""
+    """Whether the kernels take `x`, which is contiguous or channels_last."""
     return has_rows(x) or (_has_numbers(x) and x.is_contiguous())
 
 
@@ -73,7 +73,7 @@ def _has_numbers(x: Tensor) -> bool:
 
 
 def is_vector(p: Tensor | None) -> bool:
-    """Whether the kernels take such a parameter or buffer."""
+    """Whether the kernels take this parameter or buffer of one number per channel."""
     return p is None or (
         type(p) in (Tensor, nn.Parameter)
         and p.device.type == "cpu"
