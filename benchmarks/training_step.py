@@ -26,7 +26,7 @@ from benchmarks.shared import add_timing, set_up_process, words
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, resolve_device, training_of
-from onebit.train.step import optimizer_step
+from onebit.train.step import Objective, optimizer_step
 
 numbers = onebit.train.precision
 
@@ -88,10 +88,8 @@ class Steps:
         for _ in range(count):
             made = self.training
             onebit.quantizers.set_progress(made.model, 0.5)
-            optimizer_step(
-                self.forward, made.optimizer, self.x, self.y, loss=made.loss, precision=self.precision,
-                settings=made.step_settings,
-            )  # fmt: skip
+            objective = Objective(made.loss, self.precision, made.step_settings)
+            optimizer_step(self.forward, made.optimizer, self.x, self.y, objective)
             made.schedule.step()
         _wait(self.x)
         return (time.perf_counter() - started) / count

@@ -59,11 +59,12 @@ def ship(name: str, folder: str) -> PackedNet:
     from onebit.runs.card import run_card
     from onebit.runs.opening import load_run_data
     from onebit.runs.run import open_run
-    from onebit.verification.proof import pack_run, prove_packed
+    from onebit.verification.proof import prove_packed
+    from onebit.verification.run_packing import Rounding, pack_run
 
     run = open_run(folder)
     data = load_run_data(run)
-    net = pack_run(run, data, activations=ACTIVATIONS.get(name))
+    net = pack_run(run, data, rounding=Rounding(ACTIVATIONS[name]) if name in ACTIVATIONS else None)
     made = run_card(run, net.certificate)
     assert made is not None, "stores no recipe"
     score = score_packed(net, data.test)

@@ -151,7 +151,7 @@ def test_a_request_is_refused_in_one_line_and_nothing_is_written(
 def test_a_request_is_refused_before_the_net_is_folded(
     onebit: Onebit, run_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onebit.verification.proof.pack_run", None)
+    monkeypatch.setattr("onebit.verification.run_packing.pack_run", None)
     monkeypatch.setattr("onebit.cli.export_verb.open_trained", None)
     for output in ("x.bin", "missing/x.pth"):
         assert onebit("export", run_folder, "--to", "torch", "-o", output).status == 2

@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runs.model import build_model
 from onebit.runs.opening import Run
-from onebit.verification.proof import fold_run, on_raw_images
+from onebit.verification.run_packing import fold_run, on_raw_images
 from support.command_line import SMALL, Onebit
 
 

@@ -14,7 +14,7 @@ from onebit.optim import finish_steps_
 from onebit.quantizers import scheduled
 from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, training_of
-from onebit.train.step import optimizer_step
+from onebit.train.step import Objective, optimizer_step
 
 NETS = {"mlp": ("mnist", (1, 28, 28)), "resnet20": ("cifar10", (3, 32, 32))}
 """Models -> a data set for them, and the shape of its images."""
@@ -38,10 +38,9 @@ class Steps:
         return [float(loss) for loss in losses]
 
     def step(self, precision: str) -> Tensor:
-        made, settings = self.training, self.training.step_settings
-        loss, *_ = optimizer_step(
-            made.model, made.optimizer, self.x, self.y, loss=made.loss, precision=precision, settings=settings
-        )
+        made = self.training
+        objective = Objective(made.loss, precision, made.step_settings)
+        loss, *_ = optimizer_step(made.model, made.optimizer, self.x, self.y, objective)
         made.schedule.step()
         return loss
 

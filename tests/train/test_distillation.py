@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from onebit.data import VOID
 from onebit.errors import CheckpointError, UsageError
@@ -40,11 +39,6 @@ def test_the_loss_is_the_divergence_from_the_teacher(shape: tuple[int, ...], tem
     found = distillation(logits, taught, temperature=temperature)
     torch.testing.assert_close(found, expected)
     assert float(distillation(taught, taught)) == pytest.approx(0, abs=1e-12)
-
-
-def test_a_teacher_of_fewer_classes_is_refused() -> None:
-    with pytest.raises(UsageError, match="teacher"):
-        distillation(torch.zeros(6, 5), torch.zeros(6, 1))
 
 
 def test_alone_it_has_the_gradient_of_cross_entropy_with_soft_labels() -> None:
@@ -154,7 +148,7 @@ def test_it_goes_on_bit_identically_and_with_no_other_teacher(tmp_path: Path, te
     with pytest.raises(Stop):
         build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=asked, on_epoch=stop_after_epoch(1))
     for other in (None, teacher, Teacher(build(Case(None)).model, weight=0.5, temperature=3.0)):
-        with pytest.raises(CheckpointError, match="was trained with teacher = "):
+        with pytest.raises(CheckpointError, match="teacher"):
             build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=other, resume=True)
     build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=asked, resume=True)
     assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
@@ -168,28 +162,17 @@ def test_a_teacher_of_anything_but_classes_is_refused(loss: str) -> None:
         fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), epochs=1, loss=loss, teacher=nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"weight": 0}, "weight"), ({"temperature": 0}, "temperature")])
-def test_settings_out_of_range_are_refused(teacher: nn.Module, options: dict[str, float], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Teacher(teacher, **options)
+@pytest.mark.parametrize("name", ["weight", "temperature"])
+def test_settings_out_of_range_are_refused(teacher: nn.Module, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        Teacher(teacher, **{name: 0})
 
 
 def test_a_teacher_leaves_the_random_streams_alone(teacher: nn.Module) -> None:
-    """With no say, the teacher changes nothing: the same draws, order and augmentation."""
+    """A teacher of nearly no weight leaves draws, order and augmentation as they are."""
     without = build(CASES["stochastic dropout"])
     without.fit(DATA, loss="cross_entropy")
     beside = build(CASES["stochastic dropout"])
     beside.fit(DATA, loss="cross_entropy", teacher=Teacher(teacher, weight=1e-30))
     images = DATA.test.images
     torch.testing.assert_close(predict_logits(beside.model, images), predict_logits(without.model, images))
-
-
-def test_a_teacher_may_refuse_the_images_of_a_loader() -> None:
-    """The classes of a loader are not known, and its images are those of the teacher or not."""
-    packed = PackedModule(pack(build(CASES["sign"]).model, input_shape=DATA.input_shape))
-    images, labels = torch.from_numpy(DATA.train.images), torch.from_numpy(DATA.train.labels)
-    loader = DataLoader(TensorDataset(images, labels), batch_size=32, drop_last=True)
-    build(Case(None)).fit(loader, teacher=packed, epochs=1, batch_size=None)
-    floats = DataLoader(TensorDataset(images.float(), labels), batch_size=32, drop_last=True)
-    with pytest.raises(UsageError, match="float32"):
-        build(Case(None)).fit(floats, teacher=packed, epochs=1, batch_size=None)

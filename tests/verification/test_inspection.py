@@ -1,4 +1,4 @@
-"""Which weights of an unknown file are called binary."""
+"""Which weights of an unknown file are binary."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ def test_other_weights_are_not(weight: np.ndarray) -> None:
 def test_zeros_of_a_binary_layer_are_one_of_its_values() -> None:
     state: dict[str, Any] = {"a.weight": torch.from_numpy((SIGNS + 1) / 2), "b.weight": torch.tensor([[0.0, 1, -1]])}
     zeros = int((SIGNS < 0).sum())
-    assert inspect_state(state, file="f", kind="torch", facts={}).warnings == (
-        f"a.weight: {zeros} weights are exactly 0: one of two values",
-        "b.weight: 1 weights are exactly 0: a ternary net, not a binary one?",
-    )
+    first, second = inspect_state(state, file="f", kind="torch", facts={}).warnings
+    assert first.startswith(f"a.weight: {zeros} weights")
+    assert "ternary" not in first
+    assert second.startswith("b.weight: 1 weights")
+    assert "ternary" in second
 
 
 @pytest.mark.parametrize("name", ["b.weight_orig", "dense.kernel", "b.parametrizations.weight.original1", "proj"])
@@ -73,7 +74,8 @@ def test_real_weights_of_another_name_are_not_overlooked(name: str) -> None:
     found = inspect_state(state | {name: torch.randn(30, 40)}, file="f", kind="torch", facts={})
     assert (found.verdict, found.total["macs"]) == ("mixed", None)
     assert (found.total["binary_weights"], found.total["weights"]) == (SIGNS.size, SIGNS.size + 1200)
-    assert found.warnings == (f"not named as weights, but perhaps weights that are not binary: {name}",)
+    (warning,) = found.warnings
+    assert name in warning
 
 
 def test_weights_that_are_integers_are_weights() -> None:
@@ -91,7 +93,7 @@ def test_weights_that_are_stored_for_each_call_count_once(tmp_path: Path) -> Non
     found = inspect_file(tmp_path / "net.1bit")
     assert (found.total["binary_weights"], found.total["parameters"]) == (512, 256)
     assert found.total["bytes_at_32_bit"] == 4 * 256
-    assert "256 weights are copies, as the model calls a layer again" in found.warnings
+    assert any("256" in warning for warning in found.warnings)
 
 
 def test_a_table_that_is_looked_up_counts_no_products() -> None:

@@ -86,7 +86,6 @@ def test_targets_of_a_regression(shape: tuple[int, ...]) -> None:
     certificate = certify(net, packed, (RAW, targets)).certificate
     assert certificate is not None
     assert (certificate.compared, certificate.correct, certificate.label_mismatches) == ("values", None, 0)
-    assert "0 outputs differ by more than rounding" in str(certificate)
     assert Certificate.from_json(certificate.to_json()) == certificate
 
 
@@ -114,7 +113,7 @@ def test_each_column_has_its_own_largest_value() -> None:
         assert verify(net, shifted(packed, np.array(by)), (RAW, targets)).label_mismatches == apart
 
 
-def test_rounding_decides_the_sign_of_scaled_sums_that_are_0_and_of_no_others() -> None:
+def test_rounding_decides_only_the_sign_of_scaled_sums_near_0() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         InputCoding("standardize", mean=[100.0], std=[50.0]),
@@ -148,8 +147,7 @@ def test_maps_of_values_are_compared() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- many labels
-@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
-@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize(("width", "dtype"), [(1, np.float32), (4, np.int64), (4, np.bool_)])
 def test_several_labels_are_the_signs_of_the_logits(width: int, dtype: Any) -> None:
     net = make_net(width)
     packed, theirs = pack(net, input_shape=SHAPE), outputs_of(net)
@@ -166,10 +164,8 @@ def test_several_labels_are_the_signs_of_the_logits(width: int, dtype: Any) -> N
     louder = replace(packed, nodes=(*packed.nodes[:-1], times(packed.nodes[-1], 1.5)))
     assert not verify(net, louder, (RAW, targets)).ok  # though the signs are the same
     certified = certify(net, packed, (RAW, targets))
-    assert certified.statement.startswith(
-        f"certified on {COUNT * width:,} labels (1 for an output above 0) of own data (arrays): "
-        f"{found.correct:,} correct"
-    )
+    assert f"{COUNT * width:,} labels" in certified.statement
+    assert f"{found.correct:,} correct" in certified.statement
 
 
 # ---------------------------------------------------------------------------------------------------- several outputs
@@ -211,7 +207,7 @@ def test_each_of_several_outputs_is_compared(named: bool) -> None:
     spoilt = replace(packed, nodes=(*packed.nodes[:at], times(packed.nodes[at], 1.1), *packed.nodes[at + 1 :]))
     wrong = verify(model, spoilt, RAW, labels=targets)
     assert (wrong.ok, wrong.label_mismatches) == (False, COUNT)
-    assert f"{hidden}: 400 of 400 samples differ by more than rounding" in wrong.faults
+    assert any(fault.startswith(f"{hidden}: 400 of 400 ") for fault in wrong.faults)
     other = {"hidden": made["hidden"] + 0.1, "label": made["label"]} if named else (made[0] + 0.1, made[1])
     for trained in (other, lambda x: other):
         by_training = verify(model, packed, RAW, labels=targets, trained=trained, batch_size=COUNT)
@@ -247,12 +243,10 @@ def test_several_outputs_are_certified() -> None:
     certificate = certified.certificate
     assert certificate is not None
     assert (certificate.count, certificate.label_mismatches, certificate.compared) == (COUNT, 0, "values")
-    assert certified.statement.startswith(
-        f"certified on 400 images of own data (arrays): {certificate.correct} correct"
-    )
+    assert f"400 images of own data (arrays): {certificate.correct} correct" in certified.statement
 
 
-def test_outputs_that_do_not_fit_are_one_clear_line() -> None:
+def test_outputs_that_do_not_fit_are_refused() -> None:
     (model, packed), (other, _) = two_heads(named=True), two_heads(named=False)
     for one, two in ((other, packed), (model, pack(make_net(3), input_shape=SHAPE))):
         with pytest.raises(UsageError, match="operations"):
@@ -263,8 +257,8 @@ def test_outputs_that_do_not_fit_are_one_clear_line() -> None:
         verify(model, packed, RAW, labels=(RAW, RAW))
 
 
-def test_the_sums_of_a_large_channel_are_no_reason_for_those_of_a_small_one() -> None:
-    """Pressure in pascals beside an acceleration: what turns the signs of the second is not rounding."""
+def test_rounding_is_relative_to_the_channel() -> None:
+    """Pressure in pascals beside an acceleration: no rounding flips the signs of the second."""
     torch.manual_seed(0)
     x = torch.stack([101_325 + 1_000 * torch.randn(200, 32), 0.01 * torch.randn(200, 32)], 1)
     net = nn.Sequential(

@@ -78,7 +78,7 @@ def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
         if certificate is None or not _takes_images(net):
             return net, None
         return net, _at_hand(args, lambda: load_data_of_net(net, certificate.dataset, args))
-    from onebit.verification.proof import fold_run, on_raw_images, pack_run
+    from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
     run = on_raw_images(open_trained(args, args.run))
     data = _at_hand(args, lambda: load_data(run, args.data))

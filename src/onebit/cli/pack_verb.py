@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     from onebit.packed.certificate import PROMISES
     from onebit.packed.net import copied_weights, float32_bytes
     from onebit.runs.card import run_card
-    from onebit.verification.proof import fold_run, on_raw_images
+    from onebit.verification.run_packing import fold_run, on_raw_images
 
     trained = open_trained(args, args.run)
     run = on_raw_images(trained)
@@ -90,7 +90,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.runs.opening import OTHER_FILES
     from onebit.runtime import native_plan
     from onebit.verification.comparison import reference_images
-    from onebit.verification.proof import CALIBRATION, pack_run
+    from onebit.verification.run_packing import CALIBRATION, Rounding, pack_run
 
     data = load_data(run, args.data, dataset=args.dataset)
     compared = 0
@@ -107,10 +107,11 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
         beyond = f"at most {percent(found.beyond)} of the numbers of a value are beyond its range"
         say(f"activations rounded to {args.activations} bits: {beyond}")
 
-    options = {"weights": args.weights, "seed": args.seed, "images": args.images, "activations": args.activations}
-    options |= {"calibration": args.calibration or CALIBRATION, "on_ranges": state, "on_images": update}
+    bits = args.activations
+    rounding = None if bits is None else Rounding(bits, args.calibration or CALIBRATION, state)
+    options = {"weights": args.weights, "seed": args.seed, "images": args.images, "rounding": rounding}
     with progress("comparing", "images") as bar:
-        packed = pack_run(run, data, **options)
+        packed = pack_run(run, data, on_images=update, **options)
     others = OTHER_FILES in data.note
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:

@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
 
 def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Claim]:
     """The claims, and one that fails if the weights allow no other; puts what the data are into `about`."""
-    from onebit.verification.proof import Claim, on_raw_images, prove_packed, prove_run
+    from onebit.verification.proof import Claim, prove_packed, prove_run
+    from onebit.verification.run_packing import on_raw_images
 
     try:
         if is_packed(args.run):
@@ -69,7 +70,7 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
     """A packed net, the run it was packed from if that is named, and the data to compare on; None without any."""
     from onebit.data import with_classes
     from onebit.packed import Card, load
-    from onebit.verification.proof import on_raw_images
+    from onebit.verification.run_packing import on_raw_images
 
     set_threads()
     net = load(args.run)

@@ -17,9 +17,9 @@ from onebit.recipe import DESCRIPTIVE, Recipe, flag_text, flatten, merge, read_s
 from onebit.report.wording import printable
 from onebit.runs.result import RunResult
 from onebit.train.history import (
+    DATA_FILE,
     MOST_METRICS,
     MOST_RESULT,
-    PLACE_FILE,
     RESULT_FILE,
     TABLE_FILE,
     History,
@@ -199,7 +199,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
 
 def data_of(folder: Path, *, note: str | None = None) -> str:
     """What tells the data of a run from others of the same name: their digest, else their place or the note on them."""
-    for path in [folder / PLACE_FILE, *sorted(folder.glob(f"*/task-1/{PLACE_FILE}"))]:
+    for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
         try:
             known = read_json(path, largest=MOST_RESULT)
             found = known.get("digest") or known.get("directory")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.errors import UsageError
-from onebit.train.history import PLACE_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
+from onebit.train.history import DATA_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
 from onebit.train.lock import LOCK_FILE, lock_folder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ ASIDE = ".replaced-run"
 MOVING = ".moved-run"
 """Where it is until all of it is aside."""
 FILES = (
-    *("recipe.yaml", "log.txt", PLACE_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
+    *("recipe.yaml", "log.txt", DATA_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
 """What training runs write into a run folder, beside the folders of seeds and tasks."""

@@ -17,8 +17,8 @@ from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
-from onebit.train.files import is_of_other_files, remembered_place
-from onebit.train.history import PLACE_FILE
+from onebit.train.files import is_of_other_files, stored_data_folder
+from onebit.train.history import DATA_FILE
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
@@ -137,7 +137,7 @@ def load_run_data(
         recipe = replace(recipe, dataset=dataset or "", validation=None)
     if not recipe.dataset:
         raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
-    place = remembered_place(folder) if same_name else None
+    place = stored_data_folder(folder) if same_name else None
     data = load_from_place(recipe, place, directory=directory, progress=progress)
     data = with_classes(data, run.facts.get("classes"), source=str(run.source))
     return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
@@ -155,5 +155,5 @@ def load_from_place(
 
 def place_of_training(folder: Path) -> Path | None:
     """The stored place of the data of a training to resume: one run, or several seeds, stages or tasks."""
-    folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{PLACE_FILE}"))]
-    return next(filter(None, map(remembered_place, folders)), None)
+    folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{DATA_FILE}"))]
+    return next(filter(None, map(stored_data_folder, folders)), None)

@@ -16,10 +16,10 @@ class WeightAverage:
     """a ← decay·a + (1 − decay)·w for every parameter and BatchNorm statistic, after each optimizer step.
 
     Latent weights are averaged before their sign is taken, so the averaged net is as binary as the trained one. The
-    limit of a range begins with the first one that is set.
+    average of a range limit starts at its first value above 0, which means "not set".
 
     Args:
-        model: whose weights are averaged.
+        model: its weights are averaged.
         decay: in (0, 1).
     """
 
@@ -33,7 +33,7 @@ class WeightAverage:
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
-        """Those of now: a forward pass may assign a new tensor to a buffer."""
+        """The current tensors: a forward pass may assign a new tensor to a buffer."""
         return dict(self._model.state_dict(keep_vars=True))
 
     @torch.no_grad()
@@ -41,7 +41,7 @@ class WeightAverage:
         """Include the current weights."""
         tensors = self._tensors
         real = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        for name in self._limits:  # 0: not set yet
+        for name in self._limits:  # 0: not set
             self.state[name].copy_(torch.where(self.state[name] == 0, real[name].detach(), self.state[name]))
         lerp_all_([self.state[name] for name in real], [tensor.detach() for tensor in real.values()], 1 - self.decay)
         copy_tensors_(tensors, {name: tensor for name, tensor in self.state.items() if name not in real})

@@ -1,4 +1,4 @@
-"""The checkpoint from which a training continues."""
+"""Checkpoints, from which training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from onebit.train.weights import is_odd, read_torch_file
 
 CHECKPOINT_FORMAT = 2
 DEEPEST, MOST_ITEMS = 12, 1_000_000
-"""How deep a checkpoint nests mappings and lists, and how many values they have."""
+"""Limits of a checkpoint: depth of its mappings and lists, and number of values."""
 ONE_VALUE = ("step", "mu_product", "eta", "mu")
-"""States that the optimizers of torch keep as a single number per parameter."""
+"""Optimizer states that torch keeps as one number per parameter."""
 FACTORS = ("row_var", "col_var")
-"""States of Adafactor that have fewer values than the parameter."""
+"""States of Adafactor, which are smaller than the parameter."""
 KNOWN = ("torch.", "onebit.")
-"""Modules of the optimizers that have no other states than these, and tensors like the parameter."""
+"""Packages whose optimizers have only these states and tensors of the shape of the parameter."""
 
 
 def _other_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that weight files do not hold, `persistent=False`; the training goes on from them all the same."""
+    """Buffers with `persistent=False`, which the state_dict leaves out."""
     saved = model.state_dict()
     return {name: buffer.detach() for name, buffer in model.named_buffers() if name not in saved}
 
 
 def _content(job: Job) -> dict[str, Any]:
-    """Everything that a bit-identical continuation needs. All ranks call this."""
+    """Everything that resuming bit for bit needs. All ranks call this."""
     cuda = torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None
     generators = {name: generator.get_state() for name, generator in generators_of(job.model).items()}
     streams = job.ranks.gather((torch.get_rng_state(), cuda, generators))
@@ -60,10 +60,10 @@ def _content(job: Job) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, job: Job) -> None:
-    """Write a checkpoint. All ranks call this, one of them writes."""
+    """Write a checkpoint. All ranks call this; one of them writes."""
     state = _content(job)
     if job.ranks.writes:
-        # through memory: torch.save reports a full disk as a RuntimeError of its own
+        # through memory: torch.save reports a full disk as a RuntimeError
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with uninterrupted():
@@ -71,15 +71,12 @@ def save_checkpoint(path: Path, job: Job) -> None:
 
 
 def load_checkpoint(path: Path, job: Job) -> None:
-    """Restore in place what `save_checkpoint` wrote; `job` is freshly built.
-
-    `job.settings` become those that the training began with.
-    """
-    state = job.ranks.first(lambda: _read(path))  # the others may not even see the file
+    """Restore what `save_checkpoint` wrote into a freshly built job; `job.settings` become those of the first start."""
+    state = job.ranks.first(lambda: _read(path))  # other ranks may not see the file
     try:
         _restore(state, job)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    except (CheckpointError, LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {first_line(error)}") from None
     history = job.history
     unfinished = not history.rows or history.rows[-1].step < job.total_steps
     if unfinished and history.threads != torch.get_num_threads():
@@ -91,33 +88,30 @@ def load_checkpoint(path: Path, job: Job) -> None:
 
 
 def _restore(state: dict[str, Any], job: Job) -> None:
-    """Compare the settings and the kind of all parts, then restore them."""
+    """Compare the settings and the types of all parts, then restore them."""
     began = {**state["setting"], "generators": sorted(state["generators"], key=str)}
     last = of_states(state["optimizer"].get("param_groups"), state.get("schedule"))
     if changed := first_difference(flat(began), flat({"settings": last}), flat(job.settings)):
         name, was, given = changed
         raise CheckpointError(f"was trained with {name} = {reprlib.repr(was)}, this run has {reprlib.repr(given)}")
     expected = _content(job)
-    expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # a checkpoint of a CPU goes on on a GPU, and back
+    expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # training may move between CPU and GPU
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
     found = {name: alike(state.get(name), expected[name], name) for name in parts}
-    stored, own = (of["optimizer"].get("param_groups") for of in (state, expected))
-    # with what the optimizer of the user sets on its way, such as a count
-    groups = [old | group for old, group in zip(stored or (), alike(stored, own, "param_groups"), strict=True)]
+    stored, here = (of["optimizer"].get("param_groups") for of in (state, expected))
+    # with what a user's optimizer adds while it runs, such as a count
+    groups = [old | group for old, group in zip(stored or (), alike(stored, here, "param_groups"), strict=True)]
     cpu, cuda = found["rng"][job.ranks.rank]
-    try:  # torch's own checks
-        history = History.from_rows(state.get("rows"))
-        _check_states(job.optimizer, groups, state["optimizer"]["state"])
-        torch.set_rng_state(cpu)
-        if cuda is not None and job.device.type == "cuda":
-            torch.cuda.set_rng_state(cuda, job.device)
-        for name, generator in generators_of(job.model).items():
-            generator.set_state(found["generators"][name][job.ranks.rank])
-        if job.schedule is not None:
-            job.schedule.load_state_dict(found["schedule"])
-        job.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-    except (LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(first_line(error)) from None
+    history = History.from_rows(state.get("rows"))
+    _check_states(job.optimizer, groups, state["optimizer"]["state"])
+    torch.set_rng_state(cpu)
+    if cuda is not None and job.device.type == "cuda":
+        torch.cuda.set_rng_state(cuda, job.device)
+    for name, generator in generators_of(job.model).items():
+        generator.set_state(found["generators"][name][job.ranks.rank])
+    if job.schedule is not None:
+        job.schedule.load_state_dict(found["schedule"])
+    job.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
     history.threads = found["threads"]
     job.settings, job.history = state["setting"], history
     job.model.load_state_dict(found["model"])
@@ -134,35 +128,32 @@ def _read(path: Path) -> dict[str, Any]:
     version = state.get("format") if isinstance(state, dict) else None
     if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
-    level, left = [state], MOST_ITEMS
+    level, left, odd = [state], MOST_ITEMS, False
     for _ in range(DEEPEST):
         inner = (value.values() if isinstance(value, dict) else value for value in level)
         level = list(islice(chain.from_iterable(inner), left + 1))
         left -= len(level)
-        if any(isinstance(value, Tensor) and is_odd(value, empty=True) for value in level):
-            raise CheckpointError(f"{path}: holds a tensor that no training has")
+        odd = odd or any(isinstance(value, Tensor) and is_odd(value, empty=True) for value in level)
         level = [value for value in level if isinstance(value, (dict, list, tuple))]
-    if level or left < 0:
-        raise CheckpointError(f"{path}: holds more than {MOST_ITEMS:,} values, or nests them too deep")
-    if wrong := [name for name in ("setting", "generators", "optimizer") if not isinstance(state.get(name), dict)]:
-        raise CheckpointError(f"{path}: {wrong[0]} is {reprlib.repr(state.get(wrong[0]))}")
+    if level or left < 0 or odd:
+        raise CheckpointError(f"{path}: more than {MOST_ITEMS:,} values, nested too deep, or an odd tensor")
     return state
 
 
 def alike(found: Any, expected: Any, name: str) -> Any:
-    """`found`, if it is of the same kind as `expected`; unexpected keys are left out.
+    """`found` without unexpected keys, if it has the types and shapes of `expected`; CheckpointError otherwise.
 
-    Switches may be missing, as versions of torch have different ones.
+    Booleans and None may be missing: versions of torch have different switches.
     """
     fits = isinstance(found, type(expected))
     if isinstance(expected, dict) and fits:
-        if not all(isinstance(key, str) for key in expected):  # a Counter, as of milestones
+        if not all(isinstance(key, str) for key in expected):  # a Counter of milestones
             return found
         found = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)} | found
         return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
     if isinstance(expected, (list, tuple)) and fits and len(found) == len(expected):
         pairs = enumerate(zip(found, expected, strict=True))
-        return type(expected)(alike(item, own, f"{name}.{place}") for place, (item, own) in pairs)
+        return type(expected)(alike(item, own, f"{name}.{index}") for index, (item, own) in pairs)
     if isinstance(expected, Tensor):
         fits = fits and found.shape == expected.shape
     elif isinstance(expected, (int, float)):
@@ -172,20 +163,20 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     elif isinstance(expected, (dict, list, tuple)):
         fits = False
     elif not isinstance(expected, str):
-        return expected  # an object, which a checkpoint cannot hold
+        return expected  # an object, which no checkpoint holds
     if not fits:
         raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
     return found
 
 
 def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: Any) -> None:
-    """Check the shapes of states: torch takes any, and would read beyond the end of one that is too small."""
-    places, parameters = ([each for group in of for each in group["params"]] for of in (groups, optimizer.param_groups))
-    known = dict(zip(places, parameters, strict=True))
+    """Check the shapes of states: torch accepts any, and reads beyond the end of one that is too small."""
+    ids, parameters = ([each for group in of for each in group["params"]] for of in (groups, optimizer.param_groups))
+    by_id = dict(zip(ids, parameters, strict=True))
     if not type(optimizer).__module__.startswith(KNOWN):
         return
-    for place, state in states.items():
-        parameter = known[place]
+    for number, state in states.items():
+        parameter = by_id[number]
         for name, value in state.items():
             if name in ONE_VALUE:
                 one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, (int, float))

@@ -1,4 +1,4 @@
-"""Learning from a teacher: a trained net whose predictions are the targets."""
+"""Distillation: a trained net, the teacher, gives the targets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Teacher:
     those of Hinton, Vinyals and Dean (arXiv:1503.02531).
 
     Args:
-        model: has the inputs and classes of the trained net; `fit` sets it to eval mode. A `PackedModule` runs on the
-            CPU, wherever the net is trained.
+        model: takes the inputs and has the classes of the trained net; `fit` sets it to eval mode. A `PackedModule`
+            runs on the CPU, whatever the device of training.
         weight: weight of the teacher in the loss; 1 ignores the labels.
         temperature: divides the logits of both nets.
     """
@@ -37,11 +37,7 @@ class Teacher:
         read(self.temperature, Positive, name="temperature of the teacher")
 
     def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
-        """The loss of logits (N, classes) that were computed from `images`; pixels without a class do not count.
-
-        Args:
-            own: the loss against the labels.
-        """
+        """The loss of logits (N, classes) of `images`; `own` is the loss of the labels. Void pixels do not count."""
         with autocast(precision, images.device):
             targets = self.predict(images)
         mine, taught = logits, targets.float()
@@ -64,14 +60,14 @@ class Teacher:
         return logits.to(images.device)
 
     def ready_(self, device: torch.device, layout: torch.memory_format) -> None:
-        """Put the model into eval mode, on the device of the training."""
+        """Put the model into eval mode, on the training device."""
         if not self.packed:
             self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.model.eval()
 
     @property
     def digest(self) -> str:
-        """What must be the same on resume: the settings, and a hash of the weights."""
+        """The settings and a hash of the weights, which must be equal on resume."""
         total = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             total.update(name.encode())

@@ -1,4 +1,4 @@
-"""The batches of each training epoch: of images that can be augmented, of arrays, and of a loader."""
+"""The batches of each training epoch: from images with augmentation, from arrays, or from a loader."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from onebit.train.ranks import Ranks
 Batch = tuple[Any, Any, int]
 """Inputs and targets of this rank on its device, and the number of samples over all ranks."""
 Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
-"""For each batch, the indices of its samples for all processes, and the part that this process makes."""
+"""For each batch, the indices of its samples over all ranks, and the slice of this rank."""
 
 SHARE_OF_FREE_MEMORY = 0.25
-"""Share of the free memory of a device that images may use; the rest is for the net."""
+"""Share of the free GPU memory that images may use; the net needs the rest."""
 GROWTH = 4
-"""Images grow in steps of this number of pixels."""
+"""Growing images gain this many pixels per step."""
 
 
 @dataclass
 class SampleFeed:
-    """Samples in a random order: images with labels or masks, which are augmented, or arrays of any dtype and shape.
+    """Shuffled samples: augmented images with labels or masks, or arrays of any dtype and shape.
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
@@ -69,14 +69,14 @@ class SampleFeed:
             batches = ((sent(x, self.device), sent(y, self.device)) for x, y in made)
         else:
             batches = self._on_device.batches(chosen, rng)
-        with kept_globals(epoch_seed(self.seed, epoch)):  # for a forward that draws from them
+        with kept_globals(epoch_seed(self.seed, epoch)):  # for a model whose forward pass draws from them
             for (indices, _), (x, y) in zip(chosen, batches, strict=True):
                 yield x, y, len(indices)
 
 
 @dataclass
 class LoaderFeed:
-    """The batches of a loader, whose order and random transforms are seeded by epoch."""
+    """The batches of a loader; each epoch seeds its order and random transforms."""
 
     samples: LoaderSamples
     device: torch.device
@@ -106,7 +106,7 @@ class LoaderFeed:
 
 
 Feed = SampleFeed | LoaderFeed
-"""A source of training batches; the same (seed, epoch) give the same ones."""
+"""A source of training batches, which depend on (seed, epoch) only."""
 
 
 # ---------------------------------------------------------------------------------------------- batches on a device
@@ -120,14 +120,12 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 class DeviceBatches:
     """The batches of `samples` on a device.
 
-    A GPU keeps all images and labels in its memory if they fit, and changes the images itself, so that no optimizer
-    step waits for a copy. Otherwise a thread prepares the next batches. On a CPU numpy makes them, which is faster
-    there. Every way makes the same pixels from the same rng.
+    A GPU keeps all images and labels in its memory if they fit, and augments them itself, so that no optimizer step
+    waits for a copy. Otherwise a thread prepares the next batches. On a CPU numpy makes them, which is faster there.
+    All three give the same pixels for the same rng.
 
     Args:
-        samples: of the training split.
-        device: of the net.
-        hold: whether to keep all images on the device; None means on a GPU if they fit.
+        hold: whether to keep all images on the device; None: on a GPU if they fit.
     """
 
     def __init__(self, samples: TrainingSamples, device: torch.device, *, hold: bool | None = None) -> None:
@@ -137,7 +135,7 @@ class DeviceBatches:
             self._pixels, self._labels = (torch.from_numpy(each).to(device) for each in (pixels, samples.labels))
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W), uint8, and labels of each batch. Leave `rng` to the iterator until that ends."""
+        """Images (N, C, H, W), uint8, and labels of each batch. Do not use `rng` before the iterator ends."""
         images = self._samples.images
         if self._pixels is None or images is None:
             made = self._samples.batches(chosen, rng)
@@ -148,7 +146,7 @@ class DeviceBatches:
         for indices, part in chosen:
             draws = draw(images.augmentation, len(indices), size=images.size, rng=rng, part=part)
             tables.append(np.column_stack([indices[part], *draws[1:]]))
-        # the draws of all batches at once: a copy for each batch would take longer than the work
+        # one copy for all batches: a copy per batch would take longer than the augmentation
         on_device = torch.from_numpy(np.concatenate(tables)).to(self._device)
         for table in on_device.split([len(table) for table in tables]):
             yield self._changed(self._pixels, images, table), self._labels[table[:, 0]]
@@ -176,28 +174,28 @@ class DeviceBatches:
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside 0 to size - 1, mirrored at the edge pixels; with zero padding any position inside is fine."""
+    """Positions outside of 0 to size − 1, mirrored at the edge pixels. With zero padding any valid position will do."""
     folded = size - 1 - (size - 1 - position.abs()).abs()
     return folded.clamp(0, size - 1)
 
 
 def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Tensor:
-    """(N, size): whether the square around each of the N centers, (N, 1), covers each position."""
+    """Whether the cutout square around each center, (N, 1), covers each position: (N, size)."""
     first = center - augmentation.cutout // 2
     return (position >= first) & (position < first + augmentation.cutout)
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    """Whether images of this size in bytes fit into the memory of the device, which must be a GPU."""
+    """Whether the device is a GPU whose memory has room for `size` bytes of images."""
     return device.type == "cuda" and size <= SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- growing
 def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float) -> int:
-    """The shorter side of the images of an epoch, counted from 1.
+    """The shorter side of the images in an epoch (1, 2, …).
 
-    It grows linearly over the share `growing` of the epochs, in steps of four pixels from `first_size` to `side`. The
-    last epoch always has full size, as BatchNorm needs the statistics of such images.
+    It grows linearly from `first_size` to `side` over the share `growing` of the epochs, in steps of four pixels. The
+    last epoch always has full size: BatchNorm needs statistics of full images.
     """
     first, share = augmentation.first_size, (epoch - 1) / (augmentation.growing * epochs)
     if first is None or share >= 1 or epoch >= epochs:
@@ -206,16 +204,13 @@ def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float)
 
 
 def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, epochs: float) -> Tensor:
-    """Images (N, C, H, W) whose shorter side is that of the epoch, see `side_at`; dtype and layout are kept.
-
-    Bilinear and antialiased; images of this size are returned as they are.
-    """
+    """Resize images (N, C, H, W) for the epoch, see `side_at`: bilinear, antialiased, same dtype and layout."""
     height, width = images.shape[2:]
     shorter = min(height, width)
     side = side_at(augmentation, side=shorter, epoch=epoch, epochs=epochs)
     if side == shorter:
         return images
     size = (round(height * side / shorter), round(width * side / shorter))
-    if images.dtype == torch.uint8 and images.device.type != "cpu":  # where torch resizes real numbers only
+    if images.dtype == torch.uint8 and images.device.type != "cpu":  # torch resizes floats only there
         return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round_().to(torch.uint8)
     return F.interpolate(images, size, mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""The files that `fit` writes into a run folder while it trains; without a folder these functions do nothing."""
+"""The files that `fit` writes into a run folder. Without a folder nothing is written."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from onebit.common.files import read_json, write_atomic
 from onebit.data import DATASETS, Dataset
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import MOST_RESULT, PLACE_FILE, RESULT_FILE, EpochLog
+from onebit.train.history import DATA_FILE, MOST_RESULT, RESULT_FILE, EpochLog
 from onebit.train.job import Job
 from onebit.train.weights import read_weights, save_weights
 
 
-def remembered_place(folder: Path) -> Path | None:
-    """The place of the data of a run; None if it is not stored."""
-    place = _remembered(folder).get("directory")
-    return None if place is None else Path(place)
+def stored_data_folder(run: Path) -> Path | None:
+    """Where the data of a run were; None if unknown."""
+    directory = _stored_data(run).get("directory")
+    return None if directory is None else Path(directory)
 
 
-def _remembered(folder: Path) -> dict[str, str]:
-    """What data.json says of the data of a run."""
+def _stored_data(run: Path) -> dict[str, str]:
+    """The fields of data.json."""
     try:
-        return {key: str(value) for key, value in read_json(folder / PLACE_FILE, largest=MOST_RESULT).items()}
+        return {key: str(value) for key, value in read_json(run / DATA_FILE, largest=MOST_RESULT).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
 def changed_data(folder: Path, data: Dataset) -> bool:
-    """Whether data differ from those of a run, as far as that is stored."""
-    stored, now = _remembered(folder), {"digest": data.digest, "test": data.test_digest}
+    """Whether data differ from the stored digests of a run."""
+    stored, now = _stored_data(folder), {"digest": data.digest, "test": data.test_digest}
     return any(stored.get(part, digest) != digest for part, digest in now.items())
 
 
 def is_of_other_files(folder: Path, data: Dataset) -> bool:
-    """Whether data are from other files than those of a run, as far as that is stored; their splits may differ."""
-    stored = _remembered(folder).get("files")
+    """Whether the data files differ from those of a run; the splits may differ."""
+    stored = _stored_data(folder).get("files")
     return stored != data.files_digest if stored and data.files_digest else changed_data(folder, data)
 
 
 def refuse_other_data(folder: Path, data: Dataset) -> None:
-    """Raises CheckpointError: the training in a folder, finished or not, is on other data."""
+    """Raise CheckpointError if the run in a folder, finished or not, was trained on other data."""
     trained = any((folder / name).exists() for name in ("last.ckpt", RESULT_FILE))
     if trained and changed_data(folder, data):
         raise CheckpointError(f"{folder}: was trained on other images or labels than these")
@@ -56,10 +56,10 @@ def last_checkpoint(job: Job) -> Path | None:
 
 
 def restore(job: Job) -> None:
-    """Restore the last checkpoint, if there is one; UsageError if only another machine than the first one has it."""
+    """Restore the last checkpoint, if there is one; UsageError if rank 0 does not see it."""
     seen = job.ranks.gather(last_checkpoint(job))
-    if seen[0] is None and any(seen):  # to start afresh would lose what is there
-        raise UsageError(f"{job.folder} holds a checkpoint on a machine that the first process does not see")
+    if seen[0] is None and any(seen):  # starting again would overwrite it
+        raise UsageError(f"rank 0 does not see the checkpoint in {job.folder}, which is on another machine")
     if seen[0] is not None:
         load_checkpoint(seen[0], job)
 
@@ -69,22 +69,22 @@ def _write(job: Job, name: str, text: str) -> None:
         write_atomic(job.folder / name, text.encode())
 
 
-def write_place(job: Job) -> None:
-    """Write data.json, for data that are the user's own."""
+def write_data_file(job: Job) -> None:
+    """Write data.json, for a user's data."""
     data = job.data.dataset
     if data is not None and data.directory and (data.name not in DATASETS or DATASETS[data.name].classes is None):
-        place = {"directory": data.directory, "digest": data.digest, "test": data.test_digest}
-        place |= {"files": data.files_digest} if data.files_digest else {}
-        _write(job, PLACE_FILE, json.dumps(place) + "\n")
+        stored = {"directory": data.directory, "digest": data.digest, "test": data.test_digest}
+        stored |= {"files": data.files_digest} if data.files_digest else {}
+        _write(job, DATA_FILE, json.dumps(stored) + "\n")
 
 
 def is_of_epoch(facts: Mapping[str, Any], row: EpochLog) -> bool:
-    """Whether the facts of a best.safetensors are those of an epoch."""
+    """Whether the facts in best.safetensors are those of an epoch."""
     return (facts.get("epoch"), facts.get("validation_error")) == (row.epoch, row.validation_error)
 
 
 def lacks_best(job: Job) -> bool:
-    """Whether validation chose the last epoch, and best.safetensors is missing, damaged, or of another one."""
+    """Whether the last epoch is the best one, and best.safetensors is missing, damaged, or of another epoch."""
     last = job.history.rows[-1] if job.history.rows else None
     if job.folder is None or last is None or last.validation_loss is None or last is not job.history.best:
         return False
@@ -100,7 +100,7 @@ def write_rows(job: Job) -> None:
 
 
 def write_epoch(job: Job) -> None:
-    """Write last.ckpt and metrics.jsonl; all ranks continue when the files are there."""
+    """Write last.ckpt and metrics.jsonl; all ranks wait for them."""
     if job.folder is not None:
         save_checkpoint(job.folder / "last.ckpt", job)
         write_rows(job)

@@ -1,4 +1,4 @@
-"""The data of a training, from any form of data."""
+"""Training and validation data from any form of data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class FitData:
     """Training and validation data.
 
     Args:
-        train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
-            None.
-        classes: the name of each label; () if they are not known.
-        dataset: that they are from; None for other data.
+        train, validation: images with labels as a `Split`, which can be augmented, or any samples.
+        classes: the name of each label; () if unknown.
+        dataset: the source of both; None for other data.
     """
 
     train: Split | Samples
@@ -37,18 +36,18 @@ class FitData:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample; () where only the batches of a loader show it."""
+        """The shape of one sample; () for a loader."""
         if isinstance(self.train, Split):
             return self.train.images.shape[1:]
         return self.train.shape if isinstance(self.train, ArraySamples) else ()
 
     @property
     def count(self) -> int | None:
-        """Number of training samples; None if it is not known."""
+        """Number of training samples; None if unknown."""
         return self.train.count if isinstance(self.train, LoaderSamples) else len(self.train)
 
     def identity(self) -> str:
-        """What a checkpoint must have been trained on; reads all arrays."""
+        """A digest of all data, which a checkpoint must have been trained on; reads all arrays."""
         digests = ["" if self.dataset is None else self.dataset.digest]
         parts = [part for part in (self.train, self.validation) if part is not None]
         digests += [ArraySamples(p.images, p.labels).digest if isinstance(p, Split) else p.digest for p in parts]
@@ -56,12 +55,7 @@ class FitData:
 
 
 def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None) -> FitData:
-    """The data of a training.
-
-    Args:
-        data: see `fit`; validation: of any form, instead of that of a `Dataset`; None for none.
-        batch_size: of the training; a loader has its own.
-    """
+    """Convert data for `fit`; `validation` replaces that of a `Dataset`, and `batch_size` does not apply to loaders."""
     if isinstance(data, FitData):
         return data
     held_out = None if validation is None else _part(validation, name="validation")
@@ -76,7 +70,7 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
 
 
 def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Samples:
-    """Images with integer labels or masks as a `Split`, all other data as samples with targets."""
+    """Images with integer labels or masks as a `Split`; other data as samples with targets."""
     if isinstance(data, Dataset):
         data = data.validation
     if isinstance(data, Split):
@@ -107,13 +101,13 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
 
 
 def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
-    """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer.
+    """Samples per batch: of the loader (the mean if its batches differ, 1 if unknown), the argument, or `usual`.
 
-    That of a loader is the average where its batches differ, and 1 if it is not known.
+    A user's data may have fewer than `usual`.
     """
     train = data.train
     if isinstance(train, LoaderSamples):
-        # None: a batch sampler of the user, whose batches may differ
+        # a user's batch sampler may have batches of different sizes
         return batch_samples(train.loader) or max(1, (train.count or 0) // train.steps)
     if batch_size is not None:
         return batch_size

@@ -1,4 +1,4 @@
-"""The record of a training: one `EpochLog` per epoch, a `History` of them, and the files of a run folder."""
+"""The record of a run: one `EpochLog` per epoch, their `History`, and the names of the files in a run folder."""
 
 from __future__ import annotations
 
@@ -16,83 +16,77 @@ from onebit.common.text import NetSize, table
 from onebit.errors import UsageError
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
-"""In a run folder, the preferred one first: the reported net is the one that validation selected."""
+"""The preferred one first: results are those of the net that validation selected."""
 STAGE_FOLDER = "stage1"
-"""In the folder of a run in two stages: the run folder of the first one."""
-PLACE_FILE = "data.json"
-"""In a run folder: which data, and where they were, if only `--data` finds them. Not in weight files or packed nets."""
+"""The run folder of the first stage, inside that of a run in two stages."""
+DATA_FILE = "data.json"
+"""Digests and folder of the data of a run, if only `--data` finds them."""
 TABLE_FILE = "continual.json"
-"""In a folder of several tasks: the scores."""
+"""The scores, in a folder of several tasks."""
 RESULT_FILE = "result.json"
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
-"""What `fit` writes."""
+"""The files that `fit` writes."""
 RUN_FILES = (*FIT_FILES, RESULT_FILE, f"{STAGE_FOLDER}/recipe.yaml", TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
 PRINTED_EPOCHS = 10
-"""Most epochs that a printed `History` shows whole."""
+"""A printed `History` of more epochs is shortened."""
 Number = Annotated[float, Bound("a number", lambda value: isinstance(value, float) or abs(value) < 2**63)]
 Fraction = Annotated[float, within("[0, 1]")]
 
 
 def reported_weights(folder: Path, digest: object) -> tuple[Path | None, bool]:
-    """(the weights in a run folder that its result is about, None if there are none; whether they are others by now).
+    """(the weight file that the result of a run is about, or None; whether it has changed since).
 
     Args:
-        digest: that in the result; None counts as that of these weights.
+        digest: of the weights, from the result; None if unknown.
     """
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     return weights, weights is not None and digest not in (None, sha256_of(weights))
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """The run folders of the tasks in a folder of several tasks, finished or not; empty for other folders."""
+    """The run folders in a folder of several tasks, finished or not."""
     if not (folder / "recipe.yaml").exists():
         return []
     return sorted(path.parent for path in folder.glob("*/task-*/recipe.yaml"))
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether another training would overwrite something there."""
-    return any((folder / name).exists() for name in RUN_FILES) or bool(task_folders(folder))
+def holds_run(folder: Path, files: Sequence[str] = RUN_FILES) -> bool:
+    """Whether another run would overwrite something in a folder."""
+    return any((folder / name).exists() for name in files) or bool(task_folders(folder))
 
 
-def refuse_used(folder: Path, *, resume: bool) -> bool:
+def refuse_used(folder: Path, *, resume: bool, files: Sequence[str] = RUN_FILES) -> bool:
     """Whether the folder holds a run; UsageError if it does, unless `resume`."""
-    if (used := holds_run(folder)) and not resume:
+    if (used := holds_run(folder, files)) and not resume:
         raise UsageError(
-            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, "
-            "or choose another --out"
+            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
+            "choose another --out; in Python: resume=True"
         )
     return used
-
-
-def refuse_trained(folder: Path) -> None:
-    """Raise UsageError for a folder into which `fit` wrote: an older best epoch would stay beside the new weights."""
-    if any((folder / name).exists() for name in FIT_FILES):
-        raise UsageError(f"{folder} holds a training already: continue it with resume=True, or choose another folder")
 
 
 @dataclass(frozen=True)
 class EpochLog:
     """One line of metrics.jsonl. Errors and ratios are fractions 0–1, losses means over samples.
 
-    epoch: 1, 2, …; step: optimizer steps done so far.
-    train_*: over the batches of the epoch, in training mode with the weights during training.
+    epoch: 1, 2, …; step: optimizer steps so far.
+    train_*: means over the batches of the epoch, in training mode, with the weights of each step.
     validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
-    lr: learning rate after the epoch, of latents before their scale; of the real parameters where there are no latents.
-    seconds: training and validation of this epoch; images_per_second: training alone.
+    lr: learning rate of latents after the epoch, before their scale; without latents, of the real parameters.
+    seconds: training and validation; images_per_second: training only.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
     layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`.
-    best: lowest validation error so far, for segmentation the highest mean IoU, where there are no classes the lowest
-        validation loss; None without a validation split.
-    train_metrics, validation_metrics: name -> value of the metrics, see `onebit.evaluation.metrics`.
-    small: whether the images of later epochs are larger.
+    best: lowest validation error so far; for segmentation the highest mean IoU; without classes the lowest validation
+        loss; None without a validation split.
+    train_metrics, validation_metrics: name -> value, see `onebit.evaluation.metrics`.
+    small: whether images grow later in the run.
 
-    Errors are None where there are no classes.
+    Errors are None without classes.
     """
 
     epoch: Annotated[int, within("[0, 1e12]")]
@@ -117,7 +111,7 @@ class EpochLog:
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
-        """The epoch that a file describes; unknown fields are left out. ValueError for a wrong or missing one."""
+        """Read an epoch; unknown fields are left out, wrong or missing ones raise ValueError."""
         kinds = field_types(cls)  # type: ignore[arg-type]  # a class is hashable
         try:
             row = cls(**{name: read_exactly(value, kinds[name]) for name, value in values.items() if name in kinds})
@@ -127,7 +121,7 @@ class EpochLog:
 
     @property
     def score(self) -> tuple[str, float]:
-        """What selects the best epoch, with its value; NaN without validation."""
+        """(what selects the best epoch, its value); NaN without validation."""
         if self.validation_mean_iou is not None:
             return "mean IoU", self.validation_mean_iou
         if self.validation_error is not None:
@@ -149,7 +143,7 @@ def _number(value: float | None) -> str:
 
 
 def _score(row: EpochLog, value: float | None) -> str:
-    """A value of what selects the best epoch."""
+    """A value of `EpochLog.score`."""
     return _percent(value) if row.score[0] == "validation error" else _number(value)
 
 
@@ -164,10 +158,10 @@ CELLS: dict[str, Callable[[EpochLog], str]] = {
     "saturated": lambda row: f"{100 * row.saturation:.1f} %" if row.validation_mean_iou is None else "-",
     "seconds": lambda row: f"{row.seconds:.1f}",
 }
-"""Heading of a column -> its cell; the columns of metrics have their names."""
+"""Heading of a column -> its cell. Metrics have columns of their names."""
 HEADINGS = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
 MOST_METRIC_COLUMNS = 2
-"""Columns of metrics in a table of 80 columns."""
+"""Most metrics in a table of 80 characters."""
 
 
 def _cell(name: str, row: EpochLog) -> str:
@@ -178,14 +172,14 @@ def _cell(name: str, row: EpochLog) -> str:
 
 
 def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
-    """The columns that have something to show; metrics come last."""
+    """The columns that are not empty; metrics come last."""
     known = [name for name in names if any(_cell(name, row) != "-" for row in rows)]
     metrics = [name for row in rows for name in row.validation_metrics or row.train_metrics if name not in CELLS]
     return [*known, *list(dict.fromkeys(metrics))[:MOST_METRIC_COLUMNS]]
 
 
 def epoch_lines(rows: Sequence[EpochLog]) -> list[str]:
-    """The lines of the last of some epochs in a progress table within 80 columns; the first one has the headings."""
+    """The lines of the last epoch in a progress table of at most 80 characters; the first epoch has the headings."""
     row = rows[-1]
     alike = [seen.seconds for seen in rows if row.small or not seen.small]
     left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
@@ -205,11 +199,9 @@ def time_left(seconds: float) -> str:
 
 @dataclass(repr=False)
 class History:
-    """All epochs of a training, and the one that validation selected (the last one without a validation split).
+    """All epochs of a run, and the best one, which validation selects (without validation the last one).
 
-    threads: of torch in the last epoch; None if it is not known.
-    precision: of training and validation; None if it is not known.
-    size: of the net; None if it is not known.
+    threads: of torch in the last epoch; precision: of training and validation; size: of the net. None if unknown.
     """
 
     rows: list[EpochLog] = field(default_factory=list)
@@ -219,7 +211,7 @@ class History:
 
     @property
     def best(self) -> EpochLog:
-        """The first epoch with the best `score`; the last one without validation, or if no validation gave a number."""
+        """The first epoch with the best `score`; the last epoch if no score is a number."""
         scored = [row for row in self.rows if not math.isnan(row.score[1])]
         if scored and scored[0].score[0] == "mean IoU":
             return max(scored, key=lambda row: row.score[1])
@@ -233,10 +225,7 @@ class History:
         return f"{type(self).__name__}({'; '.join(self.outline)})"
 
     def __str__(self) -> str:
-        """A table within 80 columns: the first, the best and the last epochs, at most `PRINTED_EPOCHS`.
-
-        "…" stands for the epochs between them; the last lines name the best one and the share of binary weights.
-        """
+        """A table of at most 80 characters: the first, the best and the last epochs, and the `outline`."""
         if not self.rows:
             return self.outline[0]
         names = _columns(self.rows, *HEADINGS, "seconds")
@@ -254,7 +243,7 @@ class History:
 
     @property
     def outline(self) -> list[str]:
-        """The training in a line, and how much of the net is binary."""
+        """A line on the run, and one on the share of binary weights."""
         if not self.rows:
             return ["no epochs"]
         best, size = self.best, [] if self.size is None else [str(self.size)]
@@ -275,7 +264,7 @@ class History:
         return len(self.rows)
 
     def add(self, row: EpochLog) -> EpochLog:
-        """Append an epoch, and fill in its `best`."""
+        """Append an epoch with its `best` filled in."""
         self.rows.append(row)
         if row.validation_loss is not None:
             self.rows[-1] = replace(row, best=self.best.score[1])
@@ -286,7 +275,7 @@ class History:
 
     @property
     def texts(self) -> list[str]:
-        """The epochs as JSON, one text each: mappings would make a long pickle, which takes long to check."""
+        """The epochs as JSON, one string each: dicts would make a long pickle, which is slow to check."""
         return [json.dumps(row.__dict__) for row in self.rows]
 
     @classmethod

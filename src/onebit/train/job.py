@@ -1,4 +1,4 @@
-"""The state of a training in progress."""
+"""The state of a run in progress."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from onebit.train.step import BatchWatch, StepSettings
 
 @dataclass
 class Job:
-    """Everything that the phases of `fit` share: first its arguments, in which `plan` resolves "auto".
+    """The shared state of the phases of `fit`: first its arguments, in which `plan` resolves "auto".
 
-    task: of the loss, see `onebit.evaluation.loss_table`; None for a loss of the user.
-    example: the inputs of a few samples.
-    feed: makes the batches of each epoch.
+    task: of the loss, see `onebit.evaluation.loss_table`; None for a user's loss.
+    example: inputs of some samples.
+    feed: the batches of each epoch.
     average: the moving average of the weights; None without one.
-    settings: what a resumed training must have in common with the interrupted one.
+    settings: must be equal when training resumes.
     forward: the model, possibly compiled or wrapped for several processes.
-    step: optimizer steps done so far.
-    signs: `binary_signs` of the weights that are saved, after the last epoch.
+    step: optimizer steps so far.
+    signs: `binary_signs` of the saved weights, after the last epoch.
     """
 
     model: nn.Module
@@ -80,14 +80,14 @@ class Job:
 
     @property
     def other_statistics(self) -> bool:
-        """Whether the BatchNorm statistics of training are not those of the weights that are saved.
+        """Whether BatchNorm statistics of training do not fit the saved weights.
 
-        It runs on random draws, or an average of the weights is saved, or the steps so far are too few.
+        They do not after random draws of the weights, with a moving average, or after too few steps.
         """
         if self.average is not None or trains_other_weights(self.model):
             return True
         return self.step < settling_steps(trained_norms(self.model))
 
     def saved_weights(self) -> AbstractContextManager[None]:
-        """The context in which the model holds the weights that are validated and saved."""
+        """A context in which the model holds the weights that are validated and saved."""
         return nullcontext() if self.average is None else self.average.applied()

@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: a lock that the operating system releases when its holder dies."""
+"""One run at a time in a folder: a lock that the operating system releases when its process dies."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
 
 LOCK_FILE = ".onebit.lock"
-"""In a run folder while a training writes there; the file of a killed training locks nothing."""
+"""Exists while a run writes into the folder; the file of a killed process locks nothing."""
 
 
 @contextmanager
 def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterator[None]:
-    """The context in which no other training may write into `folder`, which is created if needed.
+    """A context in which no other run may write into `folder`, which is created if needed.
 
-    Half-written files of killed runs are removed. Without a folder, or within a lock of the same folder, nothing
+    Half-written files of killed runs are removed. Without a folder, or inside a lock of the same folder, nothing
     happens.
 
     Args:
-        ranks: all of them call this, and the one that writes holds the lock; None for a single process.
+        ranks: all of them call this, and rank 0 holds the lock; None for a single process.
     """
     with ExitStack() as stack:
         if folder is not None:
@@ -57,7 +57,7 @@ def _locked(folder: Path) -> Iterator[None]:
             remove_leftovers(folder)
             yield
         finally:
-            with suppress(OSError):  # while it is locked: no other training can have locked this file
+            with suppress(OSError):  # before the release, so that it is not the lock of another run
                 (folder / LOCK_FILE).unlink()
             lock.release()
     finally:

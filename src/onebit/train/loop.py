@@ -1,11 +1,10 @@
-"""`fit`, the only training loop: set up, then train each epoch and look at it, then finish."""
+"""`fit`, the only training loop: set up, train and validate each epoch, finish."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,17 @@ from onebit.train.distillation import Teacher
 from onebit.train.feeds import images_of_epoch
 from onebit.train.files import lacks_best, last_checkpoint, write_epoch, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
-from onebit.train.history import EpochLog, History, refuse_trained
+from onebit.train.history import FIT_FILES, EpochLog, History, refuse_used
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
 from onebit.train.planning import plan, start
 from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.step import BatchLog, BatchWatch, StepSettings, optimizer_step
+from onebit.train.step import BatchLog, BatchWatch, Objective, StepSettings, optimizer_step
 
 LOSS_CHECK_STEPS = 50
-"""Reading a loss waits for the device, so losses are checked in groups."""
+"""Number of losses per check: reading a loss waits for the device."""
 
 
 def fit(
@@ -80,50 +79,48 @@ def fit(
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
-    The order of samples and the augmentation come from (seed, epoch), everything else from torch's generator, which is
-    seeded here. The same seed, machine and thread count give the same bits, resumed or not. A loader is seeded in each
-    epoch, as far as its sampler and transforms draw from the generators of torch, numpy and Python.
+    (seed, epoch) determine the order of samples and the augmentation; torch's generator, which is seeded here, gives
+    all other draws. The same seed, machine and thread count give the same bits, resumed or not. A loader is seeded in
+    each epoch, if its sampler and transforms draw from the generators of torch, numpy and Python.
 
     Args:
-        model: returns logits (N, classes), or what the loss takes; trained on the device it is on.
+        model: returns logits (N, classes), or what the loss takes; is trained on its device.
         data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, or a `Split`.
-            A loader keeps its own batches.
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step.
         epochs: passes over the training data; 0.5 trains on half of it.
-        validation: data of any form, evaluated after each epoch with the weights that are saved. It selects the best
-            epoch: by accuracy or mean IoU, without classes by the loss. None for that of a `Dataset`.
+        validation: data of any form, evaluated after each epoch with the weights that are saved. Selects the best
+            epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
             task, see `onebit.evaluation.loss_table`.
         metric: name, function (outputs, targets) -> float, or several of them, see `onebit.evaluation.metrics`.
         schedule: a torch scheduler, stepped once per optimizer step.
-        batch_size: samples per optimizer step, over all ranks; 100 by default, a loader has its own.
-        augmentation: applied to whole batches of uint8 images (N, C, H, W) in memory.
-        ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
-            turns it off.
-        teacher: a trained net whose classes are learned, see `onebit.train.distillation`; its weights are not changed.
-        accumulate, clip_grad_norm, clip_grad_value, samples: of each step, see `onebit.train.step.StepSettings`.
+        batch_size: samples per optimizer step, over all ranks; 100 by default. A loader keeps its batches.
+        augmentation: applied to batches of uint8 images (N, C, H, W) in memory.
+        ema: decay of an exponential moving average of the weights, which is validated and saved; 0 turns it off.
+        teacher: a trained net to distill from, see `onebit.train.distillation`; its weights do not change.
+        accumulate, clip_grad_norm, clip_grad_value, samples: see `onebit.train.step.StepSettings`.
         precision: "auto", "bf16" or "fp32".
         memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
         compile: run the model through torch.compile.
-        sync_norm: compute BatchNorm statistics in training over all ranks, not on each rank alone. Not for models with
-            activation checkpointing, which would repeat a part with the statistics of its rank.
-        ranks: which of several processes this is, see `onebit.train.ranks`.
-        folder: gets metrics.jsonl, last.ckpt, best.safetensors and final.safetensors; None writes nothing.
+        sync_norm: compute BatchNorm statistics over all ranks. Not for models with activation checkpointing, which
+            would repeat a part with the statistics of its rank.
+        ranks: the rank of this process, see `onebit.train.ranks`.
+        folder: for metrics.jsonl, last.ckpt, best.safetensors and final.safetensors; None writes nothing.
         resume: continue from `folder/last.ckpt` if it exists.
         facts: stored in the weight files next to epoch and validation error.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
-        on_restored: called with the `EpochLog` of the last checkpoint when a training goes on from there.
-        batch_watch: reads some batches of each epoch.
-        verbose: whether to print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default
-            on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
+        on_restored: called with the last `EpochLog` of the checkpoint when training resumes.
+        batch_watch: called with some batches of each epoch.
+        verbose: print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default on a
+            terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
     Raises:
-        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, an ema outside
-            of [0, 1), an optimizer of another model, a teacher for a loss without classes, a `folder` that holds a run
-            without `resume`, or into which another training writes now.
+        UsageError: no training data, epochs below one step, a batch size below 1 or above the number of samples, an ema
+            outside of [0, 1), an optimizer of another model, a teacher for a loss without classes, a `folder` that
+            holds a run without `resume`, or that another run is writing into.
         DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
-        CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
+        CheckpointError, FormatError: the checkpoint is of another run, or damaged.
 
     Example:
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
@@ -133,19 +130,19 @@ def fit(
     task = task_of(loss)
     skip_fused_path_(model)
     source = fit_data(data, validation, batch_size=batch_size)
-    place = None if folder is None else Path(folder)
+    run_folder = None if folder is None else Path(folder)
     job = Job(
         model, source, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), task, chosen_metrics(metric, task),
         batch_size_of(source, batch_size), seed, augmentation, ema, teacher,
         StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
         precision, memory_format, compile, sync_norm, ranks,
-        place, resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
+        run_folder, resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
     )  # fmt: skip
     plan(job, epochs)
-    # without an autocast of the user: the precision is that of each step
-    with lock_folder(place, ranks), autocast("fp32", job.device), repeatable(job.device):
-        if place is not None and not resume:
-            ranks.first(lambda: refuse_trained(place))
+    # turns off a user's autocast: each step sets the precision
+    with lock_folder(run_folder, ranks), autocast("fp32", job.device), repeatable(job.device):
+        if run_folder is not None:
+            ranks.first(lambda: refuse_used(run_folder, resume=resume, files=FIT_FILES))
         start(job)
         if ranks.first(lambda: lacks_best(job)):
             write_best(job)
@@ -164,7 +161,7 @@ def fit(
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
 def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
-    """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN.
+    """Train for the next epoch; the last one may be shorter.
 
     Returns:
         (fields of its `EpochLog`, number of optimizer steps, at most LOOK_IMAGES inputs and targets of the last batch).
@@ -177,26 +174,24 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     losses = torch.zeros(steps, device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
-    step = partial(
-        optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.precision,
-        settings=job.step_settings, ranks=ranks, teacher=job.teacher, task=job.task,
-        metrics=job.metrics, sums=sums,
-    )  # fmt: skip
-    following, checked = scheduled(job.model), 0
+    objective = Objective(job.loss, job.precision, job.step_settings, job.task, job.teacher, job.metrics, ranks)
+    quantizers, checked = scheduled(job.model), 0
     job.model.train()
     for i, (whole, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         images += count
         x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
-        for quantizer in following:
+        for quantizer in quantizers:
             quantizer.set_progress(job.step / total_steps)
         if i == steps:  # before the step, in which forward may change its inputs
             last = mapped(Tensor.clone, first_samples(x, LOOK_IMAGES)), first_samples(y, LOOK_IMAGES)
-        losses[i - 1], right, known = step(x, y, count=count, teacher_inputs=whole)
+        losses[i - 1], right, known = optimizer_step(
+            job.forward, job.optimizer, x, y, objective, count=count, teacher_inputs=whole, sums=sums
+        )
         counts.append(size_of(y) * known)
         correct = None if right is None or correct is None else correct.add_(right)
         if watch is not None and right is not None and (i % watch.every == 0 or i == steps):
             now = ranks.sum_(torch.stack([losses[i - 1].double(), right, right.new_tensor(counts[-1])])).tolist()
-            watch.on_batch(BatchLog(epoch, i, steps, now[0], now[1] / (now[2] or 1)))  # masks may have no class
+            watch.on_batch(BatchLog(epoch, i, steps, now[0], now[1] / (now[2] or 1)))  # all pixels may be void
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -207,14 +202,14 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
         if i - checked == LOSS_CHECK_STEPS or i == steps:
             _check_losses(job, ranks.sum_(losses[checked:i]), steps_before=job.step - (i - checked))
             checked = i
-    # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
+    # BatchNorm statistics and the moving average differ between ranks: rank 0 decides
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
     known_images = ranks.sum_(losses.new_tensor(counts))
-    known = float(known_images.double().sum()) or 1.0  # masks may have no pixel with a class
+    known = float(known_images.double().sum()) or 1.0  # all pixels may be void
     values = {
         "train_loss": float((losses * known_images).sum()) / known,
-        # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
+        # sums of rounded fractions, which may exceed the count by 1e-8
         "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / known),
         "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
         "lr": latent_rate(job.optimizer),
@@ -232,10 +227,10 @@ def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
 
 
 def _check_weights(job: Job) -> None:
-    """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
+    """Raise for weights that are not finite, before they are saved. As sign(NaN) = +1, the loss may be finite."""
     for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _diverged(job, f"{name} holds values that are not finite numbers", step=job.step)
+            raise _diverged(job, f"{name} holds values that are not finite", step=job.step)
 
 
 def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
@@ -246,14 +241,14 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 
 # ------------------------------------------------------------------------------------------------------ after the epoch
 def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, Any], *, started: float) -> EpochLog:
-    """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn.
+    """Validate, log, save a checkpoint and the best weights, and warn about layers that do not learn.
 
     Args:
         values, steps, batch: from `train_epoch`.
         started: value of `time.perf_counter` at the start of the epoch.
     """
     model, history, precision = job.model, job.history, job.precision
-    # on the images of the first rank, for all ranks, so that all have the same history
+    # rank 0 measures for all ranks, so that all have the same history
     classes = values["train_error"] is not None
     other: dict[str, Any] = {} if classes else {"loss": job.loss}  # the cross-entropy needs classes
     gradients = job.ranks.first(lambda: gradient_health(model, *batch, precision=precision, **other))
@@ -274,7 +269,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
         ))  # fmt: skip
     write_epoch(job)
     if row.validation_loss is not None and history.best is row:
-        # after the checkpoint, from which `start` makes it again if the process is killed in between
+        # after the checkpoint, from which a resumed run writes it again if the process is killed in between
         write_best(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
@@ -284,7 +279,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
 
 
 def write_best(job: Job) -> None:
-    """Write best.safetensors after an epoch that is the best so far; random states stay those of the checkpoint."""
+    """Write best.safetensors for the best epoch so far; random states stay those of the checkpoint."""
     row = job.history.best
     cuda = [job.device] if job.device.type == "cuda" else []
     with job.saved_weights(), kept_buffers(batch_norms(job.model)), torch.random.fork_rng(cuda):
@@ -304,10 +299,9 @@ def finish(job: Job) -> None:
 
 
 def validate(job: Job) -> dict[str, Any]:
-    """The fields of an `EpochLog` for the validation data, with the weights that are saved, which the model holds.
+    """The validation fields of an `EpochLog`; the model holds the weights that are saved.
 
-    BatchNorm statistics are left as training had them. Each rank evaluates its share, the first one a whole loader; the
-    counts are summed.
+    BatchNorm statistics of training are kept. Each rank evaluates its share, rank 0 a whole loader; counts are summed.
     """
     if job.data.validation is None:
         return {"validation_loss": None, "validation_error": None}
@@ -341,10 +335,7 @@ def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | N
 
 
 def statistics_of_saved_(job: Job) -> None:
-    """Give BatchNorm the statistics of the weights that are saved, which the model holds, if they are others.
-
-    Those that training changes are re-estimated, from the inputs of the first rank.
-    """
+    """Re-estimate BatchNorm statistics on the inputs of rank 0, if those of training do not fit the saved weights."""
     if not job.other_statistics:
         return
     model, norms = job.model, trained_norms(job.model)

@@ -1,4 +1,4 @@
-"""Set-up of a training: what is left at "auto", the batches, and the state that it begins or continues with."""
+"""Set-up of a run: resolves "auto", plans the batches, and starts or resumes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
-from onebit.train.files import last_checkpoint, restore, write_place, write_rows
+from onebit.train.files import last_checkpoint, restore, write_data_file, write_rows
 from onebit.train.job import Job
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.train.run_settings import settings_of
 from onebit.train.step import count_steps, plan_steps
 from onebit.train.wrapping import Compiled, SyncedNorms
 
-FEW = 16
-"""Samples that show which binary inputs are constant."""
+EXAMPLES = 16
+"""Number of samples that show which binary inputs are constant."""
 STRIDES = "view size is not compatible"
-"""Words of torch's error for `view` of channels_last memory."""
+"""Part of torch's error for `view` of channels_last memory."""
 RANK_SEEDS = 1_000_003
-"""Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
+"""Distance of the seeds of two ranks: torch uses 32 bits of a seed, and the seeds 0, 1, … belong to other runs."""
 
 
 def plan(job: Job, epochs: float) -> None:
-    """Decide what is left at "auto", and divide the samples into batches; errors as `fit`."""
+    """Resolve "auto", and divide the samples into batches; errors as `fit`."""
     model = job.model
     read(job.ema, Share, name="ema")
     held = {id(parameter) for group in job.optimizer.param_groups for parameter in group["params"]}
@@ -46,7 +46,7 @@ def plan(job: Job, epochs: float) -> None:
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
     job.device = model_device(model)
     job.precision = resolve_precision(job.precision, job.device)
-    job.example = _few_inputs(job)
+    job.example = _example_inputs(job)
     layout = _fitting_layout(job, resolve_memory_format(job.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
     data: Any = job.data.train
@@ -63,29 +63,29 @@ def plan(job: Job, epochs: float) -> None:
         job.teacher.ready_(job.device, layout)
 
 
-def _few_inputs(job: Job) -> Any:
-    """The inputs of a few training samples."""
+def _example_inputs(job: Job) -> Any:
+    """The inputs of some training samples."""
     data = job.data.train
     if isinstance(data, Split):
-        data = ArraySamples(in_tiles(job.model, data.spread(min(FEW, len(data)))).images)
+        data = ArraySamples(in_tiles(job.model, data.spread(min(EXAMPLES, len(data)))).images)
     if (batch := next(data.batches(), None)) is None:
         raise UsageError("got no training samples")
-    return mapped(lambda tensor: tensor.detach().clone(), first_samples(batch[0], FEW))
+    return mapped(lambda tensor: tensor.detach().clone(), first_samples(batch[0], EXAMPLES))
 
 
 def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_format:
-    """Contiguous instead of channels_last where the model views its activations, which channels_last does not allow.
+    """Contiguous instead of "auto" channels_last if the model uses `view`, which channels_last does not allow.
 
-    Tries the model on two samples, which also shows pixels up to 1 in front of an `InputCoding`.
+    Runs the model on the example, which also detects pixels from 0 to 1 in front of an `InputCoding`.
     """
-    model, chosen = job.model, job.memory_format == "auto" and layout == torch.channels_last
-    if isinstance(job.data.train, Split) and (not chosen or hasattr(model, "input_shape")):
+    model, auto = job.model, job.memory_format == "auto" and layout == torch.channels_last
+    if isinstance(job.data.train, Split) and (not auto or hasattr(model, "input_shape")):
         return layout
     model.to(memory_format=layout)  # type: ignore[call-overload]
     try:
         try_model(model, mapped(lambda x: x.contiguous(memory_format=layout) if x.dim() == 4 else x, job.example))
     except RuntimeError as error:
-        if not chosen or STRIDES not in str(error):
+        if not auto or STRIDES not in str(error):
             raise
         return torch.contiguous_format
     return layout
@@ -96,23 +96,23 @@ def start(job: Job) -> None:
     model, ranks = job.model, job.ranks
     torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     finish_steps_(job.optimizer)
-    job.optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
+    job.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left gradients
     ranks.same_(list(model.state_dict().values()))
     job.average = WeightAverage(model, job.ema) if job.ema else None
     job.settings = settings_of(job)
     if job.resume:
         restore(job)
     if ranks.writes:
-        for text in _surprises(job):
+        for text in _warnings(job):
             warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:
         done = job.history.rows[-1].step
-        raise CheckpointError(f"{last_checkpoint(job)}: holds {done} steps, this run has made {job.step} by then")
-    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
+        raise CheckpointError(f"{last_checkpoint(job)}: got {done} steps, expected {job.step}")
+    # drops the row of an epoch whose checkpoint was never written: that epoch is trained again
     write_rows(job)
-    write_place(job)
+    write_data_file(job)
     forward = Compiled(model) if job.compile else model
     job.forward = ranks.wrap(SyncedNorms(forward) if job.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
@@ -120,12 +120,12 @@ def start(job: Job) -> None:
     job.health = HealthWatch(model, job.optimizer)
 
 
-def _surprises(job: Job) -> Iterator[str]:
-    """What goes on in another way than it may seem, and what makes a training come to nothing."""
+def _warnings(job: Job) -> Iterator[str]:
+    """Warnings about resuming, and about mistakes that keep the model from learning."""
     if not job.history.rows:
         moved = any(state.keys() - {"prior"} for state in job.optimizer.state.values())
         if job.resume and (moved or getattr(job.schedule, "last_epoch", 0) > 0):
-            yield "there is no checkpoint to resume from: the training begins with the present weights and schedule"
+            yield "no checkpoint to resume from: training starts with the current weights and schedule"
         yield from mistakes(unwrapped(job.model), lambda: mapped(lambda tensor: tensor.to(job.device), job.example))
     elif isinstance(job.data.train, LoaderSamples):
-        yield f"a loader goes on at the start of epoch {len(job.history) + 1}; its samples are not compared"
+        yield f"a loader resumes at the start of epoch {len(job.history) + 1}; its samples are not compared"

@@ -1,4 +1,4 @@
-"""What a training prints on a terminal or in a notebook: the net, how it packs, a progress bar, a line per epoch."""
+"""The printed progress of a run: the net, how it packs, a bar, and a line per epoch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from onebit.train.job import Job
 
 
 def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
-    """The line of `onebit.check`; none for a net of ours that is real on purpose.
+    """The line of `onebit.check`; none for a model of onebit without binary layers.
 
-    Random numbers and the model stay as they are.
+    Changes neither random generators nor the model.
 
     Args:
         inputs: a batch, for a model without `input_shape`.
@@ -32,14 +32,14 @@ def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
     if ours and not any(True for _ in binary_layers(model)):
         return []
     with torch.random.fork_rng(devices=[]), kept_globals(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the first step warns of, it warns of once
+        warnings.simplefilter("ignore")  # the first step repeats them
         several = {} if isinstance(inputs, (tuple, list)) else inputs
         return [check(model, None if ours else several).line]
 
 
 @dataclass
 class TrainingPrinter:
-    """Prints what a training does above its bar, and writes it into a log, if there is one."""
+    """Prints the progress of a run above its bar, and writes it into a log, if there is one."""
 
     bar: Progress
     log: TextIO | None = None
@@ -47,18 +47,18 @@ class TrainingPrinter:
     rows: list[EpochLog] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """A line above the bar, and in the log."""
+        """Print a line above the bar, and write it into the log."""
         self.bar.print(text)
         self.write(text)
 
     def write(self, text: str) -> None:
-        """A line in the log alone."""
+        """Write a line into the log only."""
         if self.log is not None:
             self.log.write(text + "\n")
             self.log.flush()
 
     def model(self, model: nn.Module, example: Any) -> None:
-        """The model that is trained; `example` is a batch as it is fed."""
+        """Print the size of the model and how it packs; `example` is a batch of its inputs."""
         signs, real, size = model_size(model)
         self.note(f"{type(model).__name__}: {signs:,} binary weights, {real:,} real parameters")
         self.note(f"{size:,} bytes when packed, {4 * (signs + real):,} as float32")
@@ -66,20 +66,20 @@ class TrainingPrinter:
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
-        """An epoch is done: a row of a table, in which a new stage or task gets its own headings."""
+        """Print a row of the table; each stage or task has headings."""
         self.rows = [*self.rows, row] if row.epoch > 1 else [row]
         for line in epoch_lines(self.rows):
             self.note(line)
 
     def step(self, done: int, total: int) -> None:
-        """`done` of `total` optimizer steps are done."""
+        """Move the bar to `done` of `total` optimizer steps."""
         self.began = True
         self.bar.update(done, total)
 
 
 @contextmanager
 def printed(job: Job) -> Iterator[None]:
-    """The context in which a training prints its progress, see `shows_progress`: its callbacks then print as well."""
+    """A context in which the callbacks of a run also print its progress, see `shows_progress`."""
     on_step, on_epoch = job.on_step, job.on_epoch
     if not shows_progress(job.verbose if job.ranks.writes else False, on_step, on_epoch):
         yield

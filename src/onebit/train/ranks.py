@@ -1,4 +1,4 @@
-"""Several processes that train one net, with torch's DistributedDataParallel under torchrun; or a single process."""
+"""Training in several processes: torch's DistributedDataParallel under torchrun. Or in a single process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Found = TypeVar("Found")
 class Ranks:
     """The rank of this process. Rank 0 writes files and prints. All ranks call the same methods in the same order.
 
-    rank: 0 to world − 1; world: number of processes; local_rank: on this machine, selects the GPU.
-    store: shared by the processes also when they are not connected; None for a single process.
+    rank: 0 to world − 1; world: number of processes; local_rank: rank on this machine, which selects the GPU.
+    store: shared by the processes, even before they connect; None for a single process.
     """
 
     rank: int = 0
@@ -39,7 +39,7 @@ class Ranks:
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """The part of this rank in a batch of `count`; parts differ by one image at most."""
+        """The samples of this rank in a batch of `count`; the ranks differ by at most one."""
         return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -50,7 +50,7 @@ class Ranks:
         return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def gradients(self, wrapped: nn.Module, *, averaged: bool) -> AbstractContextManager[None]:
-        """The context of a forward and backward pass; gradients are averaged in a later pass unless `averaged`."""
+        """A context for a forward and backward pass; without `averaged` a later pass averages the gradients."""
         if averaged or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return wrapped.no_sync()
@@ -80,7 +80,7 @@ class Ranks:
         self.sum_(torch.zeros(()))
 
     def first(self, action: Callable[[], Found]) -> Found:
-        """What `action` returns on rank 0, the only one to call it; its OnebitError is raised on every rank."""
+        """Call `action` on rank 0 only; all ranks return its result or raise its OnebitError."""
         if self.world == 1:
             return action()
         outcome: list[Any] = list(_attempt(action)) if self.rank == 0 else [None, None]
@@ -90,9 +90,9 @@ class Ranks:
         return outcome[0]
 
     def in_turns(self, action: Callable[[], Found]) -> Found:
-        """What `action` returns: called on rank 0, then on the first rank of each other machine, then on the rest.
+        """Call `action` on rank 0, then on the first rank of each other machine, then on the rest.
 
-        The next ranks find in a cache what the first one downloads. This may take hours.
+        So later ranks find the download of the first one in a cache. This may take hours.
         """
         if self.world == 1:
             return action()
@@ -108,7 +108,7 @@ class Ranks:
         return found  # type: ignore[return-value]  # each rank has had its turn
 
     def is_first_to_report(self) -> bool:
-        """Whether this rank is the first to ask, and reports an error; True for a rank without a connection, too."""
+        """Whether this rank is the first to ask, and so reports the error; True without a connection."""
         if self.store is None:
             return True
         try:
@@ -117,7 +117,7 @@ class Ranks:
             return True
 
     def end(self) -> None:
-        """After an error, give rank 0 a moment to end first: when another rank ends, torchrun stops it halfway."""
+        """After an error, let rank 0 end first: torchrun kills it as soon as another rank ends."""
         if self.store is None:
             return
         with suppress(RuntimeError):
@@ -127,7 +127,7 @@ class Ranks:
                 self.store.wait(["ended"], timedelta(seconds=2))
 
     def _wait_long(self) -> None:
-        """`wait` without the time limit of a collective, which Ctrl-C can interrupt."""
+        """`wait` without the timeout of a collective; Ctrl-C interrupts it."""
         assert self.store is not None
         ticket = self.store.add("waiting", 1)
         all_here = -(-ticket // self.world) * self.world
@@ -146,47 +146,43 @@ def _attempt(action: Callable[[], Found]) -> tuple[Found | None, OnebitError | N
 
 
 def launched_ranks() -> Ranks:
-    """The rank that torchrun gave this process, from its environment; ALONE without torchrun."""
+    """The rank of this process from the environment of torchrun; ALONE without torchrun."""
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return ALONE
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def meet(ranks: Ranks) -> Ranks:
-    """The same ranks with the store that the processes share; does not wait for the other processes."""
+    """Add the store that the processes share, without waiting for the other processes."""
     store, _, _ = next(dist.rendezvous("env://"))
-    # torchrun keeps one store over all its restarts: ignore what stopped processes left in it
+    # torchrun keeps one store over all restarts: ignore the entries of stopped processes
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     return dataclasses.replace(ranks, store=store)
 
 
 def join(ranks: Ranks) -> Ranks:
-    """The ranks with their store, after connecting: gloo for CPU tensors and Python objects, nccl between GPUs."""
+    """Connect the processes: gloo for CPU tensors and Python objects, nccl for GPU tensors."""
     if ranks.world == 1:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     met = meet(ranks) if ranks.store is None else ranks
-    # a connection of its own: it may wait for a process that never starts; `is_first_to_report` must not wait for it
-    own = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
-    dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)
+    # a second connection: this one may wait for a process that never starts, `is_first_to_report` must not
+    clone = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
+    dist.init_process_group(backend, store=clone, rank=met.rank, world_size=met.world)
     return met
 
 
 def leave(ranks: Ranks) -> None:
-    """Disconnect the processes, when all have come here: one that left could be missed by one that still connects."""
+    """Disconnect the processes once all are here: one that still connects may need the others."""
     if ranks.world > 1:
         ranks.wait()
         dist.destroy_process_group()
 
 
 def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """The device of this process: a GPU of its own on a machine with several.
-
-    Args:
-        device: of the recipe; one GPU with its index is kept.
-    """
+    """The device of this process: the GPU of its local rank, unless `device` has an index."""
     if ranks.world == 1 or device.type != "cuda" or device.index is not None:
         return device
-    own = torch.device("cuda", ranks.local_rank)
-    torch.cuda.set_device(own)
-    return own
+    gpu = torch.device("cuda", ranks.local_rank)
+    torch.cuda.set_device(gpu)
+    return gpu

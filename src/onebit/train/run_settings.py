@@ -1,4 +1,4 @@
-"""The settings of a training as one dict of plain values, which a training that continues it must share."""
+"""The settings of a run as one dict of plain values, which must be equal when it resumes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from onebit.train.job import Job
 
 PLAIN = (bool, int, float, str, type(None))
 MOST_VALUES = 1_000
-"""Items of a list; a longer list is not a setting."""
+"""A longer list is not a setting."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Where a representation puts an object in memory: elsewhere in each process."""
+"""The address in the repr of an object, which differs in each process."""
 Settings = dict[str, Any]
 """Name of a setting -> its value; `settings.optimizer.0.lr` is the rate of the first parameter group."""
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """What must be the same on resume; "settings" are those of optimizer, schedule and loss."""
+    """The values that must be equal on resume; "settings" are those of optimizer, schedule and loss."""
     world, optimizer, schedule, loss = job.ranks.world, job.optimizer, job.schedule, job.loss
     stored = None if schedule is None else schedule.state_dict()
     factors = [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())]
@@ -33,7 +33,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "processes": f"{world} with sync_norm" if job.sync_norm and world > 1 else world,
         "seed": job.seed,
         "batch_size": job.batch_size,
-        "training images": job.data.count,  # before the number of steps, which follows from it
+        "training images": job.data.count,  # before the number of steps, which depends on it
         "total_steps": job.total_steps,
         "precision": job.precision,
         "compile": job.compile,
@@ -55,22 +55,19 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def generators_of(model: nn.Module) -> dict[str, torch.Generator]:
-    """Generators that quantizers own, by module name."""
+    """The generators of quantizers, by module name."""
     modules = model.named_modules()
-    return {name: own for name, m in modules if isinstance(own := getattr(m, "generator", None), torch.Generator)}
+    return {name: it for name, m in modules if isinstance(it := getattr(m, "generator", None), torch.Generator)}
 
 
 def _modules(model: nn.Module) -> dict[str, str]:
-    """What each module is, by name: weights of the same shapes fit nets that compute something else."""
+    """Class and arguments of each module: weights of the same shapes also fit other nets."""
     modules = model.named_modules()
     return {name: ADDRESS.sub("", f"{type(module).__name__}({module.extra_repr()})") for name, module in modules}
 
 
 def of_states(groups: Any, schedule: Any) -> Settings:
-    """The settings in the parameter groups of an optimizer and in the state_dict of a schedule, as they are now.
-
-    A rate that a schedule changes is left out; its `initial_lr` is not.
-    """
+    """The settings in parameter groups and in the state_dict of a schedule, without rates that a schedule changes."""
     found = flat({"optimizer": groups, "schedule": schedule})
     rates = {name for name in found if name.endswith(".lr") and f"{name.removesuffix('lr')}initial_lr" in found}
     return {name: value for name, value in found.items() if name not in rates and not name.endswith("._last_lr")}
@@ -80,11 +77,11 @@ def first_difference(began: Settings, last: Settings, now: Settings) -> tuple[st
     """(name, value then, value now) of the first setting that the user changed; None if there is none.
 
     Args:
-        began: at the start of the training; last: in its checkpoint; now: of the training that continues it.
+        began: settings at the start; last: in the checkpoint; now: of the resumed run.
     """
     for name in {**now, **began}:
         was, given = began.get(name), now.get(name)
-        # a number that training itself changes, such as a step count, is not a setting
+        # a number that training changes, such as a step count, is not a setting
         moved = name in last and last[name] != was
         # versions of torch have different switches
         unknown = name.startswith("settings.") and not (name in began and name in now)
@@ -106,7 +103,7 @@ def _of_callable(function: Any) -> Any:
 
 
 def flat(value: Any, name: str = "") -> Settings:
-    """Plain values and lists of them by dotted name; everything else is left out."""
+    """Plain values and lists of them, by dotted name; other values are left out."""
     if isinstance(value, PLAIN):
         return {name: value}
     if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: one factor per step, applied to every group by torch's LambdaLR.
+"""Learning-rate schedules: one factor per step, which torch's LambdaLR applies to each parameter group.
 
-A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept
-exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose it.
+A factor keeps the scale of each group (`latent_groups(lr_scale=...)`); schedulers that write absolute rates
+(OneCycleLR, CyclicLR, cosine with eta_min) lose it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def schedule_factor(
     gamma: float = 0.1,
     milestones: Sequence[int] = (),
 ) -> Factor:
-    """step -> factor of the learning rate.
+    """The factor of the learning rate by step.
 
-    After a linear warm-up over `warmup_steps`, with p = progress in [0, 1] through the remaining steps:
+    After a linear warm-up over `warmup_steps`, with progress p in [0, 1] through the remaining steps:
     constant 1; linear 1 − (1 − final)·p; cosine final + (1 − final)(1 + cos πp)/2; exponential final^p;
     milestones and step gammaⁿ after n of the `milestones`. one_cycle (Smith, Topin 2017, arXiv:1708.07120) rises by
     half a cosine from 1/25 to 1 over the warm-up, 30 % of all steps when none is given, and falls as cosine.
@@ -77,10 +77,10 @@ def schedule_factor(
 class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
     """LambdaLR that also multiplies other settings of the groups that have them."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, factors: list[Factor], own: Mapping[str, Factor]) -> None:
-        self._own = own
+    def __init__(self, optimizer: torch.optim.Optimizer, factors: list[Factor], others: Mapping[str, Factor]) -> None:
+        self._others = others
         for group in optimizer.param_groups:
-            for name in own:
+            for name in others:
                 if name in group:
                     group.setdefault(f"initial_{name}", group[name])
         super().__init__(optimizer, factors)
@@ -88,27 +88,27 @@ class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
         for group in self.optimizer.param_groups:
-            for name, factor in self._own.items():
+            for name, factor in self._others.items():
                 if name in group:
                     group[name] = group[f"initial_{name}"] * factor(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().state_dict().items() if name != "_own"}
+        return {name: value for name, value in super().state_dict().items() if name != "_others"}
 
 
 def make_schedule(
     optimizer: torch.optim.Optimizer,
     factor: Factor,
-    own: Mapping[str, Factor] = MappingProxyType({}),
+    factors: Mapping[str, Factor] = MappingProxyType({}),
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step.
+    """A torch scheduler, stepped once per optimizer step, that multiplies the rate of each group by `factor(step)`.
 
     Args:
-        own: name -> factor of other settings of groups; "lr" is the rate of groups of latents.
+        factors: setting of a group -> its factor; "lr" is the rate of latents.
     """
-    others = {name: value for name, value in own.items() if name != "lr"}
-    latents = own.get("lr", factor)
-    factors = [latents if group.get("latent") else factor for group in optimizer.param_groups]
+    others = {name: value for name, value in factors.items() if name != "lr"}
+    latents = factors.get("lr", factor)
+    rates = [latents if group.get("latent") else factor for group in optimizer.param_groups]
     if others:
-        return _SettingsSchedule(optimizer, factors, others)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return _SettingsSchedule(optimizer, rates, others)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rates)

@@ -1,15 +1,16 @@
-"""One optimizer step: forward, backward, update."""
+"""One optimizer step: forward pass, backward pass, update."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, known_samples, per_sample
@@ -22,13 +23,13 @@ from onebit.train.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How the gradient of a batch is formed and used.
+    """How a step computes and clips its gradient.
 
     Args:
-        accumulate: number of parts that a batch is split into: the memory of one part, the gradient of all
-            (BatchNorm sees one part at a time). A part has two samples or more.
-        clip_grad_norm: limit for the norm of all gradients together; None for no limit.
-        clip_grad_value: limit for the magnitude of one gradient; None for no limit.
+        accumulate: number of parts of a batch, to save memory: the gradient is that of the whole batch, but BatchNorm
+            sees one part at a time. Parts have at least two samples.
+        clip_grad_norm: limit of the norm of all gradients; None for no limit.
+        clip_grad_value: limit of the magnitude of each gradient; None for no limit.
         samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
     """
 
@@ -39,12 +40,63 @@ class StepSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be positive, got {value!r}")
+            read(value, Positive | None, name=name)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimizes and counts.
+
+    Args:
+        task: of the loss; None for a user's loss.
+        teacher: adds its distillation loss.
+        metrics: are summed in each step.
+    """
+
+    loss: Loss
+    precision: str
+    settings: StepSettings
+    task: str | None = "classification"
+    teacher: Teacher | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    ranks: Ranks = ALONE
+
+    def of(self, logits: Tensor, labels: Tensor, inputs: Any) -> Tensor:
+        """The loss of a part of a batch; the teacher sees `inputs`."""
+        if self.teacher is None:
+            return self.loss(logits, labels)
+        seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
+        return self.teacher.loss(self.loss, logits, labels, images=seen, precision=self.precision)
+
+    def mask_shares(self, logits: Tensor, masks: list[Tensor]) -> list[float]:
+        """The share of each part in all pixels with a class, over which its loss is a mean; [] without masks."""
+        if self.task != "classification" or masks[0].dim() != 3:
+            return []
+        counts = [known_samples(logits, part) for part in masks]
+        total = int(self.ranks.sum_(torch.tensor(sum(counts), device=masks[0].device)))
+        return [count / max(1, total) for count in counts]
+
+    def add_metrics(self, sums: dict[str, Tensor], outputs: Any, labels: Any) -> None:
+        """Add the sums of the metrics, averaged over Monte Carlo samples."""
+        for name, metric in self.metrics.items():
+            new = metric.sums(outputs, labels) / self.settings.samples
+            sums[name] = new if name not in sums else sums[name] + new
+
+    def answers(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor | None, float]:
+        """(Number of right answers per Monte Carlo sample, None without classes; number of samples with a class).
+
+        An image with a mask counts as its share of pixels with a class.
+        """
+        if not is_classification(self.task, outputs, labels):
+            return None, size_of(labels)
+        found, truth = per_sample(outputs, labels)
+        pixels = outputs.numel() // outputs.shape[1]  # void ones included
+        right = (found.argmax(dim=1) == truth).sum()
+        return right * (len(labels) / pixels / self.settings.samples), len(labels) * len(truth) / pixels
 
 
 class BatchLog(NamedTuple):
-    """A batch: 1, 2, …, of `batches` in the epoch; its mean loss, and the share of its samples that is right."""
+    """A batch (1, 2, …) of the `batches` of an epoch, its mean loss and its accuracy."""
 
     epoch: int
     batch: int
@@ -59,7 +111,7 @@ class BatchLog(NamedTuple):
 
 
 class BatchWatch(NamedTuple):
-    """Calls `on_batch` with every N-th batch and the last one; reading a loss waits for the device."""
+    """Calls `on_batch` for every N-th batch and the last one; each call waits for the device."""
 
     every: int
     on_batch: Callable[[BatchLog], None]
@@ -69,16 +121,13 @@ def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1
     """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs."""
     least = 2 * processes if processes > 1 else 1
     if not least <= batch_size <= max(count, least):
-        raise UsageError(
-            f"batch_size is {batch_size}, expected {least} to {count:,}: two images for each of {processes} processes, "
-            "and no more than there are training images"
-        )
+        raise UsageError(f"batch_size is {batch_size}, expected {least} to {count:,} in {processes} processes")
     batches = batch_bounds(count, batch_size, least=2 * processes)
     return batches, count_steps(len(batches), epochs)
 
 
 def count_steps(batches: int, epochs: float) -> int:
-    """The steps of all epochs; UsageError for none, after which nothing would be trained."""
+    """The steps of all epochs; UsageError for none."""
     steps = round(epochs * batches) if math.isfinite(epochs) else 0
     if steps < 1:
         raise UsageError(f"nothing to train: {batches:,} batches, {epochs:g} epochs")
@@ -90,16 +139,10 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     x: Any,
     y: Any,
+    objective: Objective,
     *,
-    loss: Loss,
-    precision: str,
-    settings: StepSettings,
     count: int | None = None,
-    ranks: Ranks = ALONE,
-    teacher: Teacher | None = None,
     teacher_inputs: Any = None,
-    task: str | None = "classification",
-    metrics: Mapping[str, Metric] | None = None,
     sums: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, float]:
     """Train on one batch.
@@ -107,61 +150,44 @@ def optimizer_step(
     Args:
         forward: the model, possibly compiled or wrapped for several processes.
         x, y: this rank's inputs and targets, such as images (uint8, N×C×H×W) and labels, or masks.
-        count: images of the batch over all ranks; N when None.
-        teacher: adds its distillation loss.
-        teacher_inputs: what the teacher gets; x when None.
-        task: of the loss; None for a loss of the user.
-        metrics: whose sums over this rank's samples are added to `sums`.
+        count: images of the batch over all ranks; None for N.
+        teacher_inputs: inputs of the teacher; None for x.
+        sums: the sums of the metrics over this rank's samples are added here.
 
     Returns:
-        (this rank's share of the mean loss, number of its correct predictions, share of its samples with a class). The
-        first two are on the device, averaged over Monte Carlo samples. An image with a mask counts with its share of
-        pixels with a class. The second is None where there are no classes.
+        (this rank's share of the mean loss, number of its right answers, share of its samples with a class), see
+        `Objective.answers`. The first two are on the device, averaged over Monte Carlo samples.
     """
-    count = size_of(y) if count is None else count
+    settings, ranks, count = objective.settings, objective.ranks, size_of(y) if count is None else count
     device = next(leaves(y)).device
-    # the same number on every rank, as they wait for each other; BatchNorm cannot train on a single image
+    # equal on all ranks, which wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
     split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
     shares = [size_of(labels) / count for _, _, labels in split]
-    seen, sums = 0.0, {} if sums is None else sums
+    known = 0.0
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
-    again = teacher is not None or settings.samples > 1  # inputs are read more than once, and forward may change them
+    again = objective.teacher is not None or settings.samples > 1  # forward may change inputs that are read again
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
-            with autocast(precision, device):
+            with autocast(objective.precision, device):
                 logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
             logits = mapped(Tensor.float, logits)
-            if done == 1 and task == "classification" and labels.dim() == 3 and (parts > 1 or ranks.world > 1):
-                # the loss of a part is the mean over its pixels with a class
-                counts = [known_samples(logits, masks) for _, _, masks in split]
-                over_ranks = int(ranks.sum_(torch.tensor(sum(counts), device=device)))
-                shares = [count / max(1, over_ranks) for count in counts]
+            if done == 1 and (parts > 1 or ranks.world > 1):
+                shares = objective.mask_shares(logits, [labels for _, _, labels in split]) or shares
             share = shares[part] / settings.samples
-            if teacher is None:
-                part_loss = loss(logits, labels)
-            else:
-                seen_by_teacher = mapped(Tensor.clone, images) if settings.samples > 1 else images
-                part_loss = teacher.loss(loss, logits, labels, images=seen_by_teacher, precision=precision)
-            # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
+            part_loss = objective.of(logits, labels, images)
+            # torch averages over ranks, but the shares of all ranks sum to 1: their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
         outputs = mapped(Tensor.detach, logits)
-        for name, metric in (metrics or {}).items():
-            new = metric.sums(outputs, labels) / settings.samples
-            sums[name] = new if name not in sums else sums[name] + new
-        if correct is None or not is_classification(task, logits, labels):
-            correct = None
-            seen += size_of(labels)
-            continue
-        found, truth = per_sample(outputs, labels)
-        every = logits.numel() // logits.shape[1]  # pixels without a class included
-        seen += len(labels) * len(truth) / every
-        right = (found.argmax(dim=1) == truth).sum()
-        correct += right * (len(labels) / every / settings.samples)
+        if sums is not None:
+            objective.add_metrics(sums, outputs, labels)
+        right, classified = objective.answers(outputs, labels)
+        known += classified
+        correct = None if right is None or correct is None else correct.add_(right)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm)
@@ -169,4 +195,4 @@ def optimizer_step(
         nn.utils.clip_grad_value_(parameters, settings.clip_grad_value)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, correct, seen / (size_of(y) * settings.samples)
+    return total, correct, known / (size_of(y) * settings.samples)

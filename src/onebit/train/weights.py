@@ -1,4 +1,4 @@
-"""Weight files: written as safetensors, read from any format without running code from the file."""
+"""Weight files: written as safetensors, read from several formats without running code of the file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from onebit.train.history import WEIGHT_FILES
 PREFIXES = (f"{COMPILED}.", "module.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 PICKLES = 5
-"""In a torch file of the oldest format: magic number, version, machine, objects, names of tensors."""
+"""Number of pickles in a torch file of the oldest format: magic number, version, machine, objects, tensor names."""
 MOST_INSTRUCTIONS = 2_000_000
-"""In the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
+"""Limit for the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
 
 
 def weight_file(path: Path) -> Path:
@@ -50,11 +50,11 @@ def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor]
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
-    are dropped. Facts are the other entries: epoch, accuracy, recipe. The checkpoint of a training with a moving
-    average gives the average.
+    are dropped. Facts are the other entries: epoch, accuracy, recipe. A checkpoint with a moving average gives the
+    average.
 
     Args:
-        data: the bytes of the file, if they are read already.
+        data: the bytes of the file, if already read.
     """
     data = read_bytes(path) if data is None else data
     # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
@@ -66,7 +66,7 @@ def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor]
         inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
         if inner is not None:
             facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))} | _checkpoint_facts(content)
-            # the average of weights is what a training with one saves in the end
+            # `fit` saves the moving average in the end
             content = average if isinstance(average := content.get("average"), dict) else inner
         state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     wrong = [name for name, tensor in state.items() if not isinstance(name, str) or is_odd(tensor)]
@@ -83,25 +83,24 @@ def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
 
 
 def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
-    """The epoch of a checkpoint and its error, but not that of an average, which has other statistics of BatchNorm."""
+    """The epoch of a checkpoint, and its error unless it belongs to an average with other BatchNorm statistics."""
     names = ("epoch",) if isinstance(content.get("average"), dict) else ("epoch", "validation_error")
-    with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):  # the rows of another program
+    with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):  # rows of another program
         last = json.loads(content["rows"][-1])
         return {name: last.get(name) for name in names}
     return {}
 
 
 def read_torch_file(path: Path, data: bytes | None = None) -> Any:
-    """The content of a `.pth`/`.pt`/`.ckpt` file, or of its bytes, loaded without running code from it."""
+    """The content of a `.pth`/`.pt`/`.ckpt` file, or of its bytes, loaded without running code of the file."""
     data = read_bytes(path) if data is None else data
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
+            warnings.simplefilter("ignore")  # about odd pickles, which torch rejects
             _check_torch_file(data)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises all kinds, and advises to run the code of the file
-        text = "damaged, or not a torch file of tensors and numbers, such as a state_dict"
-        raise FormatError(f"{path}: {text}") from error
+    except Exception as error:  # torch raises many types, and advises to run the code of the file
+        raise FormatError(f"{path}: damaged, or not a torch file of tensors and numbers") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -114,15 +113,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _check_torch_file(data: bytes) -> None:
-    """Check what `torch.load` does not: sizes and checksums of a zip archive, and the length of its pickles."""
+    """Check what `torch.load` does not: sizes and checksums of a zip archive, and the number of pickle instructions."""
     file = io.BytesIO(data)
     if not zipfile.is_zipfile(file):
         file.seek(0)
-        _check_pickles(file)  # the oldest format: some pickles, then the values of the tensors
+        _check_pickles(file)  # the oldest format: pickles, then the values of the tensors
         return
     with zipfile.ZipFile(file) as archive:
         items = archive.infolist()
-        # torch stores without compression; anything else may unpack to any size
+        # torch does not compress; other archives may unpack to any size
         if sum(item.file_size for item in items) > len(data) or archive.testzip():
             raise ValueError("holds compressed, overlapping or damaged parts")
         for item in items:
@@ -131,9 +130,9 @@ def _check_torch_file(data: bytes) -> None:
 
 
 def _check_pickles(stream: BinaryIO) -> None:
-    """Refuse pickles of too many instructions, as each may take memory; reading stops at the limit."""
+    """Raise FormatError for too many pickle instructions, as each may take memory; reading stops at the limit."""
     instructions = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
-    with suppress(ValueError, LookupError):  # not a pickle, or a damaged one, which torch refuses
+    with suppress(ValueError, LookupError):  # not a pickle, or a damaged one, which torch rejects
         for count, _ in enumerate(instructions):
             if count == MOST_INSTRUCTIONS:
                 raise FormatError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
@@ -149,25 +148,23 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 def load_weights(
     model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False, anew: Collection[str] = ()
 ) -> None:
-    """Load a state_dict into `model`, with a one-line error when it belongs to another net.
+    """Load a state_dict into `model`; CheckpointError if it belongs to another net.
 
-    Learnable quantizer parameters are dropped with one warning when the model has no such quantizer.
+    Parameters of quantizers that the model lacks are dropped, with one warning.
 
     Args:
-        start: for the start of a training: BatchNorm, biases and codings that `state` lacks keep their initial values,
-            with one warning. So does the last layer, and what follows it, if `state` has another number of outputs.
-        anew: names of tensors that keep their initial values whatever `state` has for them.
+        start: at the start of training: BatchNorm, biases and codings that `state` lacks keep their initial values,
+            with one warning. So do the last layer and what follows it, if `state` has another number of outputs.
+        anew: names of tensors that keep their initial values.
     """
     own = model.state_dict()
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise CheckpointError(f"{source}: belongs to another net: not a mapping of names to tensors")
     names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
     names |= {latent.plain_key: key for key, latent in latent_keys(model, shared=True).items()}
     state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
     if dropped := [key for key in state if key not in own and "quantizer." in key]:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
         state = {key: value for key, value in state.items() if key not in dropped}
-    # a training cannot start without the weight matrices
+    # training cannot start without the weight matrices
     matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
     kept = [key for key in own if start and key not in state and key not in matrices]
     state = state | {key: own[key] for key in (*kept, *anew)}
@@ -197,10 +194,10 @@ def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: s
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write the state_dict as safetensors, with `facts` as JSON under the metadata key "onebit".
 
-    safetensors sorts the tensors: the facts also store their "order" in the net, and which are "latents". There is one
-    key, because safetensors writes several in an order that changes from run to run.
+    safetensors sorts the tensors: the facts also store their "order" in the net, and which are "latents". They have one
+    key, because safetensors writes several keys in random order.
     """
-    # cloned, as safetensors refuses tensors that share memory, such as a layer that is used twice
+    # cloned: safetensors does not save tensors that share memory, such as those of a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     latents = list(latent_keys(model))
     stored = json.dumps({**facts, "order": list(tensors), "latents": latents})
@@ -210,15 +207,15 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
 
 
 def read_weights(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, facts) of a safetensors file, or of its bytes; `facts` is empty if onebit did not write it."""
+    """(state_dict, facts) of a safetensors file, or of its bytes; `facts` is empty for files of other programs."""
     data = read_bytes(path) if data is None else data
     try:
         facts = facts_of(data)
         if "nodes" in facts:
             raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
         tensors = safetensors.torch.load(data)
-        places = {name: place for place, name in enumerate(facts.pop("order", []))}
+        order = {name: index for index, name in enumerate(facts.pop("order", []))}
         facts.pop("latents", None)
-        return {name: tensors[name] for name in sorted(tensors, key=lambda name: places.get(name, len(places)))}, facts
+        return {name: tensors[name] for name in sorted(tensors, key=lambda name: order.get(name, len(order)))}, facts
     except (safetensors.SafetensorError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None

@@ -1,4 +1,4 @@
-"""What a training calls in place of its model: compiled, and with BatchNorm statistics over all processes."""
+"""Wrappers of the model in training: torch.compile, and BatchNorm statistics over all processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from onebit.quantizers.few_bits import FewBits
 
 
 class Compiled(nn.Module):
-    """A compiled model, which runs uncompiled until the first batches have set the ranges of its inputs.
+    """A compiled model that runs uncompiled until the ranges of its input quantizers are set.
 
-    A range begins with the mean over all processes, and stays unset by a batch of zeros: a compiled pass can neither
-    ask the other processes nor decide by a number.
+    The first range is a mean over all processes, and a batch of zeros sets none: a compiled pass can neither
+    communicate nor branch on a number.
 
     Args:
         model: shared, not copied.
@@ -35,9 +35,7 @@ class Compiled(nn.Module):
 
 
 class SyncedNorms(nn.Module):
-    """A model called with synchronized BatchNorm.
-
-    The model keeps its own modules: called directly, as in validation, it has ordinary BatchNorm.
+    """A model with synchronized BatchNorm. Called directly, as in validation, the model has ordinary BatchNorm.
 
     Example:
         >>> forward = ranks.wrap(SyncedNorms(model))  # doctest: +SKIP
@@ -60,7 +58,7 @@ class SyncedNorms(nn.Module):
 
 
 def _synced_forward(norm: Any) -> Callable[[Tensor], Tensor]:
-    """The synchronized `forward` of one BatchNorm layer: torch's own on a GPU; torch has none for a CPU."""
+    """The synchronized `forward` of one BatchNorm layer: torch's on a GPU, ours on a CPU."""
     on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # shares parameters and statistics with `norm`
 
     @torch.compiler.disable
@@ -91,10 +89,10 @@ class _SumOverRanks(torch.autograd.Function):
 def _normalize(norm: Any, x: Tensor) -> Tensor:
     """(x − mean)/√(variance + eps)·weight + bias per channel, with mean and variance over the images of all ranks.
 
-    The variance is summed from differences to the mean: a mean far from zero does not cost precision.
+    The variance is the mean of squared differences, which stays precise for means far from zero.
 
     Args:
-        x: (N, C, …); N may differ from rank to rank.
+        x: (N, C, …); N may differ between ranks.
     """
     norm._check_input_dim(x)
     axes = [0, *range(2, x.dim())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,14 @@ from onebit.evaluation.packed_nets import fitted_to
 from onebit.evaluation.sources import as_samples, fitting_batch
 from onebit.fold import eval_copy
 from onebit.fold.shipped import PackedMode
-from onebit.packed import Certificate, PackedNet
+from onebit.packed import Certificate, LayerProof, PackedNet
 from onebit.runtime.input_batch import as_batch
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
 from onebit.verification.samples import (
+    InOrder,
     Trained,
     TrainedFeed,
-    all_in_order,
     output_keys,
     outputs_by_key,
     targets_by_key,
@@ -37,9 +37,12 @@ from onebit.verification.samples import (
 from onebit.verification.sites import SiteCounts, recorded
 
 REFERENCE_IMAGES = 1000
-"""Approximate number of images on which numpy runs too; it takes 100 times as long as the native library."""
+"""Approximate number of images that numpy also runs, 100 times as slowly as the native library."""
 MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
+
+Outputs = dict[str, np.ndarray]
+"""Outputs of some samples by `output_keys`."""
 
 
 def reference_images(count: int) -> int:
@@ -48,147 +51,176 @@ def reference_images(count: int) -> int:
 
 
 def _reference_step(count: int) -> int:
-    """Numpy runs every n-th of `count` images, beginning with the first; this is n."""
+    """Numpy runs every n-th of `count` images, starting with the first; this is n."""
     return max(1, count // REFERENCE_IMAGES)
 
 
-def compared(
-    model: nn.Module,
-    packed: PackedNet,
-    data: Any,
-    labels: Any,
-    trained: Trained | None,
-    preprocess: nn.Module | None,
-    weights: str,
-    seed: int | None,
-    batch_size: int | None,
-    on_images: Callable[[int, int], None] | None,
-    activations: int | None = None,
-) -> tuple[Certificate, Proof | None]:
-    """Compare both nets on samples, and what is proved without; None if the model does not take what the net takes.
+@dataclass(frozen=True)
+class Comparison:
+    """The arguments of `onebit.verify`, and the bits of an integer net, if known."""
 
-    Arguments: see `onebit.verify`.
+    model: nn.Module
+    packed: PackedNet
+    data: Any
+    labels: Any = None
+    trained: Trained | None = None
+    preprocess: nn.Module | None = None
+    weights: str = "binary"
+    seed: int | None = None
+    batch_size: int | None = None
+    on_images: Callable[[int, int], None] | None = None
+    activations: int | None = None
+
+    def run(self) -> tuple[Certificate, Proof | None]:
+        """Compare both nets on the samples; the proof is None if the model takes other inputs than the packed net."""
+        read(self.weights, PackedMode, name="weights")
+        packed, split = self.packed, self.data.test if isinstance(self.data, Dataset) else self.data
+        samples = as_samples(fitted_to(packed, split) if isinstance(split, Split) else split)
+        labels = None if self.labels is None else InOrder([tensors(self.labels)], name="labels")
+        feed = None if self.trained is None else TrainedFeed(packed, self.trained)
+        proof = self._proof(feed)
+        counts = _Counts(packed, proof, step=_reference_step(samples.count or 10 * REFERENCE_IMAGES))
+        model = eval_copy(self.model)
+        behind = model if self.preprocess is None else nn.Sequential(eval_copy(self.preprocess), model)
+        generator = torch.Generator().manual_seed(self.seed or 0)
+        with (
+            torch.no_grad(),
+            fixed_weights(model, self.weights, generator=generator),
+            torch.autocast("cpu", enabled=False),
+            recorded(behind, counts.sites.sites) as at_sites,
+        ):
+            for inputs, targets in samples.batches(max(1, self.batch_size or fitting_batch(packed.input.shape))):
+                as_batch(packed.input, inputs)
+                inputs = inputs.reshape(len(inputs), *packed.input.shape)
+                count, theirs, as_trained = len(inputs), None, None
+                if feed is not None:
+                    made, found = feed.take(model, inputs)
+                    targets = found if targets is None else targets
+                    theirs = as_trained = outputs_by_key(packed, made, count, who="the model as trained")
+                if proof:
+                    theirs = outputs_by_key(packed, behind(inputs.clone()), count, who="the model")
+                    if not all(np.isfinite(output).all() for output in theirs.values()):
+                        raise FoldError("the outputs of the model are not finite on these images")
+                assert theirs is not None
+                truth = targets_by_key(packed, targets if labels is None else labels.take(count))
+                counts.add(inputs.numpy(), theirs, as_trained, truth, at_sites)
+                if self.on_images is not None:
+                    self.on_images(counts.done, samples.count or counts.done)
+        for each in (feed, labels):
+            if each is not None:
+                each.check_end()
+        return self._certificate(counts), proof
+
+    def _proof(self, feed: TrainedFeed | None) -> Proof | None:
+        # without the packed preprocessing, a model with a pipeline may not take what the packed net takes
+        other_inputs = self.preprocess is None and feed is not None and feed.feeds_model
+        with suppress(*[OnebitError] * other_inputs):
+            return Proof.of(
+                self.model,
+                self.packed,
+                weights=self.weights,
+                seed=self.seed,
+                preprocess=self.preprocess,
+                activations=self.activations,
+            )
+        return None
+
+    def _certificate(self, counts: _Counts) -> Certificate:
+        if not counts.done:
+            raise UsageError("got no images, expected some to compare the two nets on")
+        found, outputs = counts.result(with_trained=self.trained is not None), counts.outputs
+        faults = counts.faults()
+        if (found.get("trained_mismatches") or 0) > max(found["count"] >= 10, MOST_CHANGED * found["count"]):
+            faults.append("what is packed is not the preprocessing of the training")
+        return Certificate(
+            onebit=__version__,
+            dataset=_name_of(self.data),
+            split="test" if isinstance(self.data, Dataset) else "",
+            weights=self.weights,
+            seed=None if self.weights == "binary" else self.seed or 0,
+            max_logit_difference=max(output.difference for output in outputs.values()),
+            bit_exact=all(output.bit_exact for output in outputs.values()),
+            layers=counts.layers(),
+            faults=tuple(faults),
+            **found,
+        )
+
+
+class _Counts:
+    """The differences of the two nets, batch by batch.
+
+    Args:
+        step: numpy runs every n-th image.
     """
-    read(weights, PackedMode, name="weights")
-    if weights == "sample" and seed is None:
-        raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
-    split = data.test if isinstance(data, Dataset) else data
-    samples = as_samples(fitted_to(packed, split) if isinstance(split, Split) else split)
-    count, done = samples.count, 0
-    given = None if labels is None else all_in_order(tensors(labels), name="labels", count=count)
-    feed = None if trained is None else TrainedFeed(packed, trained, count)
-    fed_otherwise = preprocess is None and feed is not None and feed.feeds_model
-    proof = None
-    # without the packed preprocessing, a model that is fed by its own pipeline may not take what the packed net takes
-    with suppress(*[OnebitError] * fed_otherwise):
-        proof = Proof.of(model, packed, weights=weights, seed=seed, preprocess=preprocess, activations=activations)
-    sites = proof.sites if proof else ()
-    counts = dict[str, OutputCounts]()
-    model = eval_copy(model)
-    behind = model if preprocess is None else nn.Sequential(eval_copy(preprocess), model)
-    size = max(1, batch_size or fitting_batch(packed.input.shape))
-    step = _reference_step(count or 10 * REFERENCE_IMAGES)
-    at_sites = SiteCounts(packed, sites)
-    joint = np.zeros(2, np.int64)
-    generator = torch.Generator().manual_seed(seed or 0)
-    with (
-        torch.no_grad(),
-        fixed_weights(model, weights, generator=generator),
-        torch.autocast("cpu", enabled=False),
-        recorded(behind, sites) as theirs_at_sites,
-    ):
-        for inputs, targets in samples.batches(size):
-            as_batch(packed.input, inputs)
-            inputs = inputs.reshape(len(inputs), *packed.input.shape)
-            as_trained = None
-            if feed is not None:
-                made, other_targets = feed.take(model, inputs)
-                targets = other_targets if targets is None else targets
-                as_trained = outputs_by_key(packed, made, len(inputs), who="the model as trained")
-            theirs = as_trained
-            if proof:
-                theirs = outputs_by_key(packed, behind(inputs.clone()), len(inputs), who="the model")
-                if not all(np.isfinite(output).all() for output in theirs.values()):
-                    raise FoldError("the model's own logits are not finite on these images: nothing can be compared")
-            assert theirs is not None
-            truth = targets_by_key(packed, targets if given is None else given.take(len(inputs)))
-            ours = outputs_by_key(packed, runtime.run(packed, inputs.numpy()), len(inputs), who="the packed net")
-            if not done:
-                for key, name in output_keys(packed).items():
-                    counts[key] = OutputCounts(packed, name, ours[key], truth.get(key))
-            chosen = (done + np.arange(len(inputs))) % step == 0
-            if proof and not proof.rounded:  # only a sign that rounding decides may explain another output
-                chosen |= np.any([output.apart(ours[key], theirs[key]) for key, output in counts.items()], axis=0)
-            fed_torch = _reference(packed, at_sites, inputs.numpy(), chosen, ours, theirs_at_sites)
-            both = np.zeros((2, len(inputs)), np.bool_)
-            for key, output in counts.items():
-                trained_output = None if as_trained is None else as_trained[key]
-                both |= output.add(ours[key], theirs[key], trained_output, truth.get(key))
-                if proof and proof.activations is None:
-                    layered = ours[key].copy()
-                    layered[chosen] = fed_torch[key]
-                    judged = chosen if proof.rounded else slice(None)
-                    output.judge(layered[judged], theirs[key][judged])
-            joint += both.sum(axis=1)
-            done += len(inputs)
-            if on_images is not None:
-                on_images(done, count or done)
-    if not done:
-        raise UsageError("got no images, expected some to compare the two nets on")
-    for each in (feed, given):
-        if each is not None:
-            each.check_end()
-    found = _counts(counts, done, joint, with_trained=feed is not None)
-    faults = [*(proof.faults if proof else ()), *at_sites.faults()]
-    faults += [fault for key, output in counts.items() if (fault := output.fault(key or "outputs"))]
-    if (found.get("trained_mismatches") or 0) > max(found["count"] >= 10, MOST_CHANGED * found["count"]):
-        faults.append("what is packed is not the preprocessing of the training")
-    layers = [
-        replace(layer, integers=at_sites.counts[layer.name], mismatches=at_sites.differing[layer.name])
-        if layer.proof == "float"
-        else layer
-        for layer in (proof.layers if proof else ())
-    ]
-    certificate = Certificate(
-        onebit=__version__,
-        dataset=_name_of(data),
-        split="test" if isinstance(data, Dataset) else "",
-        weights=weights,
-        seed=None if weights == "binary" else seed,
-        max_logit_difference=max(output.difference for output in counts.values()),
-        bit_exact=all(output.bit_exact for output in counts.values()),
-        layers=tuple(layers),
-        faults=tuple(faults),
-        **found,
-    )
-    return certificate, proof
 
+    def __init__(self, packed: PackedNet, proof: Proof | None, *, step: int) -> None:
+        self.packed, self.proof, self.step, self.done = packed, proof, step, 0
+        self.sites = SiteCounts(packed, proof.sites if proof else ())
+        self.outputs: dict[str, OutputCounts] = {}
+        self.differing = np.zeros(2, np.int64)
+        """Samples in which any output differs from the model, and from the model as trained."""
 
-def _counts(counts: dict[str, OutputCounts], done: int, joint: np.ndarray, *, with_trained: bool) -> dict[str, Any]:
-    """The fields of a certificate; of several outputs the samples in which any differs, and the only correct labels."""
-    parts = [output.result() for output in counts.values()]
-    if len(parts) == 1:
-        return parts[0]
-    labeled = [part for part in parts if "correct" in part and part["compared"] != "values" and part["count"] == done]
-    correct = labeled[0] if len(labeled) == 1 else {}
-    fields = {name: value for name, value in correct.items() if name.endswith("correct")}
-    fields |= {"compared": "values", "count": done, "label_mismatches": int(joint[0])}
-    return fields | ({"trained_mismatches": int(joint[1])} if with_trained else {})
+    def add(
+        self, inputs: np.ndarray, theirs: Outputs, as_trained: Outputs | None, truth: Outputs, at_sites: Outputs
+    ) -> None:
+        """Count a batch: outputs of the model and of the model as trained, targets, and what torch has at sites."""
+        packed, proof, count = self.packed, self.proof, len(inputs)
+        ours = outputs_by_key(packed, runtime.run(packed, inputs), count, who="the packed net")
+        if not self.done:
+            for key, name in output_keys(packed).items():
+                self.outputs[key] = OutputCounts(packed, name, ours[key], truth.get(key))
+        chosen = (self.done + np.arange(count)) % self.step == 0
+        if proof and not proof.rounded:  # only a sign that rounding decides may explain another output
+            chosen |= np.any([output.apart(ours[key], theirs[key]) for key, output in self.outputs.items()], axis=0)
+        fed_torch = _reference(packed, self.sites, inputs, chosen, ours, at_sites)
+        differing = np.zeros((2, count), np.bool_)
+        for key, output in self.outputs.items():
+            trained_output = None if as_trained is None else as_trained[key]
+            differing |= output.add(ours[key], theirs[key], trained_output, truth.get(key))
+            if proof and proof.activations is None:
+                layered = ours[key].copy()
+                layered[chosen] = fed_torch[key]
+                judged = chosen if proof.rounded else slice(None)
+                output.judge(layered[judged], theirs[key][judged])
+        self.differing += differing.sum(axis=1)
+        self.done += count
+
+    def layers(self) -> tuple[LayerProof, ...]:
+        """The proofs of layers, with the counts of those that are compared on samples."""
+        sites = self.sites
+        return tuple(
+            replace(layer, integers=sites.counts[layer.name], mismatches=sites.differing[layer.name])
+            if layer.proof == "float"
+            else layer
+            for layer in (self.proof.layers if self.proof else ())
+        )
+
+    def faults(self) -> list[str]:
+        """What is wrong."""
+        faults = [*(self.proof.faults if self.proof else ()), *self.sites.faults()]
+        return faults + [fault for key, output in self.outputs.items() if (fault := output.fault(key or "outputs"))]
+
+    def result(self, *, with_trained: bool) -> dict[str, Any]:
+        """The counts in a certificate; of several outputs the samples in which any differs, and the right labels."""
+        parts = [output.result() for output in self.outputs.values()]
+        if len(parts) == 1:
+            return parts[0]
+        labeled = [part for part in parts if "correct" in part and part["compared"] != "values"]
+        labeled = [part for part in labeled if part["count"] == self.done]
+        correct = labeled[0] if len(labeled) == 1 else {}
+        fields = {name: value for name, value in correct.items() if name.endswith("correct")}
+        fields |= {"compared": "values", "count": self.done, "label_mismatches": int(self.differing[0])}
+        return fields | ({"trained_mismatches": int(self.differing[1])} if with_trained else {})
 
 
 def _reference(
-    packed: PackedNet,
-    sites: SiteCounts,
-    inputs: np.ndarray,
-    chosen: np.ndarray,
-    ours: dict[str, np.ndarray],
-    theirs: dict[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """Numpy's outputs of the chosen samples, each layer fed as in torch; FoldError if the native ones are others."""
+    packed: PackedNet, sites: SiteCounts, inputs: np.ndarray, chosen: np.ndarray, ours: Outputs, at_sites: Outputs
+) -> Outputs:
+    """Numpy's outputs of the chosen samples, each layer fed as in torch; FoldError if the native ones differ."""
     images, keys = inputs[chosen], output_keys(packed)
     if not len(images):
         return {key: ours[key][:0] for key in keys}
-    made, replaced = sites.outputs(images, {name: values[chosen] for name, values in theirs.items()})
+    made, replaced = sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
     fed_torch = {key: made[name] for key, name in keys.items()}
     numpy = {key: output.copy() for key, output in fed_torch.items()}
     if replaced.any():
@@ -205,7 +237,7 @@ def _reference(
 
 
 def _name_of(data: Any) -> str:
-    """The name of a data set, and for other data their form."""
+    """The name of a data set, or the form of other data."""
     if isinstance(data, Dataset):
         return data.name
     form = "arrays" if isinstance(data, (tuple, list)) or hasattr(data, "__array__") else type(data).__name__

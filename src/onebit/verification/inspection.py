@@ -1,4 +1,4 @@
-"""Is it really binary? Counts and ranges of the weights of a torch, safetensors or packed file."""
+"""Whether the weights in a torch, safetensors or packed file are binary: counts and ranges."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BINS = 21
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One weight tensor (two or more axes; axis 0 is the output channel, or axis 1 in a transposed convolution).
+    """A weight tensor with at least two axes; axis 0 is the output channel, axis 1 in a transposed convolution.
 
     verdict: "binary" (exactly two values per output channel, not always ±1, see `is_binary`), "clipped" (inside
         [−1, 1], not binary) or "real".
     minus_one, plus_one: number of values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
     distance: mean distance of |w| to 1. bits: per weight in a packed net, 1 or 32.
-    histogram: counts over 21 equal bins of [low, high].
+    histogram: counts in 21 equal bins of [low, high].
     """
 
     name: str
@@ -106,9 +106,9 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
 
 
 def is_binary(weight: np.ndarray) -> bool:
-    """Whether a weight of an unknown layer has two values per output channel, (O, …) or (I, O, …), all finite.
+    """Whether a finite weight of an unknown layer, (O, …) or (I, O, …), has two values per output channel.
 
-    A channel with one or two weights always has: then its weights are ±c, or all channels share their values.
+    Channels of one or two weights always have: those must be ±c, or share their values.
     """
     layouts = [weight] if weight.ndim < 3 else [weight, np.moveaxis(weight, 1, 0)]
     return any(_binary_rows(layout.reshape(len(layout), -1)) for layout in layouts)
@@ -124,7 +124,7 @@ def _binary_rows(rows: np.ndarray) -> bool:
 
 
 def holds_two_values(rows: np.ndarray) -> bool:
-    """Whether each row has at most two values; a row with a single value counts as ±c unless that value is 0."""
+    """Whether each row has at most two values; a single value counts as ±c unless it is 0."""
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
     return bool(((rows == low) | (rows == high)).all() and (low[low == high] != 0).all())
 
@@ -132,7 +132,7 @@ def holds_two_values(rows: np.ndarray) -> bool:
 def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
     """Inspect every weight tensor of a state_dict.
 
-    A tensor that may hold weights under another name takes the verdict "binary" away: nothing says how it is used.
+    A tensor of another name that may hold weights makes the verdict "mixed": its use is unknown.
     """
     numbers = {name: tensor for name, tensor in state.items() if str(tensor.dtype) != "torch.bool"}
     layers = tuple(
@@ -145,13 +145,13 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
     verdicts = {layer.verdict for layer in layers}
     warnings = []
     found = {layer.name for layer in layers}
-    # two axes or more without those of length 1, which a scale per channel has
+    # a scale per channel has one axis longer than 1
     others = [name for name, t in numbers.items() if name not in found and sum(side > 1 for side in t.shape) > 1]
     if others:
         if verdicts == {"binary"}:
             verdicts = {"mixed"}
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        warnings.append(f"not named as weights, but perhaps weights that are not binary: {', '.join(others[:3])}{more}")
+        warnings.append(f"not named as weights, but perhaps real weights: {', '.join(others[:3])}{more}")
     for layer in layers:
         ones, zeros = layer.plus_one + layer.minus_one, int((state[layer.name] == 0).sum())
         if layer.not_numbers:
@@ -188,7 +188,7 @@ def _sizes(binary: int, real: int, packed: int) -> dict[str, Any]:
 
 
 def net_totals(model: nn.Module) -> dict[str, Any]:
-    """Totals of a known net: unlike those of a bare state_dict, they tell real layers apart and count the MACs."""
+    """Totals of a known model, which unlike a bare state_dict shows its real layers and MACs."""
     from onebit.evaluation.counts import summary
 
     whole = summary(model)
@@ -209,8 +209,8 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
 
 
 def _macs_unknown(layer: LayerReport) -> bool:
-    """Whether the MACs do not follow from the weights: they depend on the image size, or the length of a sequence."""
-    names = (RECURRENT_NAME, EMBEDDING_NAME)  # an embedding has none, what follows it is applied to each token
+    """Whether the MACs depend on the size of the image or the length of the sequence."""
+    names = (RECURRENT_NAME, EMBEDDING_NAME)  # layers behind an embedding run once per token
     return len(layer.shape) > 2 or any(name.search(layer.name) for name in names)
 
 
@@ -233,10 +233,10 @@ def _input_facts(spec: InputSpec) -> dict[str, Any]:
 
 
 def _output_facts(net: PackedNet) -> list[dict[str, Any]]:
-    """What a packed net gives: the value, its shape, and its key or place if there are several."""
-    made, output = net.values, net.output
+    """The outputs of a packed net: key or index, name of the value, and shape."""
+    values, output = net.values, net.output
     named = {"": output} if isinstance(output, str) else output if isinstance(output, dict) else dict(enumerate(output))
-    return [{"key": str(key), "name": name, "shape": list(made[name].shape)} for key, name in named.items()]
+    return [{"key": str(key), "name": name, "shape": list(values[name].shape)} for key, name in named.items()]
 
 
 def _inspect_packed(path: str | Path) -> Inspection:

@@ -1,4 +1,4 @@
-"""What is proved of a packed net without samples: thresholds on every integer, and the numbers of integer nets."""
+"""Proofs without samples: thresholds on every integer, and the numbers of integer nets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from onebit.packed.net import op_name
 
 
 class Proof(NamedTuple):
-    """What is known without samples.
+    """The result of a comparison without samples.
 
-    layers: for each value of signs or rounded integers. sites: those to compare on samples.
-    rounded: a sign or an integer follows from numbers that torch rounds.
+    layers: one proof per value of signs or rounded integers. sites: the values to compare on samples.
+    rounded: a sign or an integer depends on numbers that torch rounds.
     activations: bits of a net from `integer_net`, whose integers torch does not have; else None.
     """
 
@@ -41,7 +41,7 @@ class Proof(NamedTuple):
         preprocess: nn.Module | None = None,
         activations: int | None = None,
     ) -> Proof:
-        """Compare a packed net with its model. `activations`: bits of an integer net, if they are known."""
+        """Compare a packed net with its model. `activations`: bits of an integer net, if known."""
         folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
         bits, twin, real, faults = None, folded.net, folded.real, list[str]()
         sites = folded.sites
@@ -72,7 +72,7 @@ class Proof(NamedTuple):
                 tried = len(site.chain.integers) * site.chain.channels
                 if wrong:
                     faults.append(f"{site.value}: other signs for {wrong:,} of {tried:,} integers")
-                if site.chain.exact:  # else torch also rounds the sums that become these integers
+                if site.chain.exact:  # otherwise torch also rounds the sums that become these integers
                     exact_sites.add(site.value)
                     integers = tried
             kind = "every integer" if integers else "float"
@@ -82,15 +82,15 @@ class Proof(NamedTuple):
 
 
 def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: int) -> tuple[PackedNet, set[str]]:
-    """A packed net with the thresholds of this processor where rounding decides, and the names of its exact ones.
+    """A packed net with the thresholds of this processor where rounding decides, and the names of the exact ones.
 
-    Another processor may round what the modules compute of an integer at a tie, and so move a threshold over it.
+    Another processor may round the modules' result at a tie the other way, which moves a threshold by one integer.
     """
     folded = fold_model(model, example_of(packed.input), weights=weights, seed=seed)
     chains = {site.value: site.chain for site in folded.sites if site.chain is not None and site.chain.exact}
-    own = {node.output: node for node in folded.net.nodes}
+    here = {node.output: node for node in folded.net.nodes}
     nodes = [
-        own[node.output]
+        here[node.output]
         if isinstance(node, Threshold)
         and (chain := chains.get(node.output)) is not None
         and chain.channels == len(node.threshold)
@@ -114,9 +114,9 @@ def _integer_twin(
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:
-    """What two nets from the same model share: operations, shapes and kinds, but not the contents of arrays."""
+    """What two nets of the same model share: operations and shapes, but not the contents of arrays."""
     nodes = [
-        # a shift may differ by 1 with a multiplier that is twice as large
+        # a multiplier twice as large goes with a shift by 1 more
         (op_name(node), node.inputs, node.output, *(getattr(node, x) for x in node.attributes if x != "right_shift"))
         for node in net.nodes
     ]
@@ -124,7 +124,7 @@ def _outline(net: PackedNet) -> tuple[object, ...]:
 
 
 def _same_rule(node: Node, twin: Node) -> bool:
-    """Whether an integer net has the threshold of the exact net, or what that rounds."""
+    """Whether an integer net has the threshold of the exact net, or rounds its values."""
     if isinstance(node, (Quantize, Requantize)):
         return True
     if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:

@@ -22,13 +22,13 @@ class OutputCounts:
     """The counts of one output of a packed net, batch by batch.
 
     Args:
-        ours, targets: of the first batch, which shows whether labels are compared, or values and several labels of a
+        ours, targets: of the first batch, which decide whether labels are compared, or values and several labels per
             sample.
     """
 
     def __init__(self, packed: PackedNet, name: str, ours: np.ndarray, targets: np.ndarray | None) -> None:
         products, shape = sum(isinstance(node, Weights) for node in packed.nodes), ours.shape[1:]
-        # the roundings of real layers add up, as a random walk
+        # the roundings of real layers add up like a random walk
         self.rounding = ROUNDING * (max(1, products) ** 0.5 if packed.promise == "real" else 1)
         self.exact = (packed.values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT  # an integer in both nets
         self.largest = np.abs(last_shifts(packed).get(name, np.zeros(1)))  # so far, (K,) or (1,)
@@ -47,9 +47,9 @@ class OutputCounts:
             check_mask_classes(ours.shape[1])
 
     def apart(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        """The samples, bool (n,), with an output that differs by more than `rounding` times the largest number so far.
+        """The samples, bool (n,), in which an output differs by more than `rounding` times the largest number so far.
 
-        That is the largest logit or last shift; values have a largest one in each channel.
+        That is the largest logit or last shift; for values, of the channel.
         """
         if not len(ours):
             return np.zeros(0, np.bool_)
@@ -85,7 +85,7 @@ class OutputCounts:
         return apart[0], apart[-1]
 
     def _add_labels(self, found: list[np.ndarray], targets: np.ndarray | None, classes: int) -> list[np.ndarray]:
-        """Count labels; the samples in which the first ones differ from each of the others."""
+        """Count labels; returns the samples in which the first ones differ from each of the others."""
         truth = found[0] if targets is None else targets
         masks = targets is not None and self.are_labels and truth.ndim == 3
         known = np.asarray(truth != VOID) if masks else np.ones(truth.shape, np.bool_)
@@ -100,12 +100,12 @@ class OutputCounts:
         return [differs.reshape(len(differs), -1).any(axis=1) for differs in differing]
 
     def judge(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Count a batch whose outputs may differ by rounding only."""
+        """Count the samples of a batch whose outputs differ by more than rounding."""
         self.judged += len(ours)
         self.beyond += int(np.count_nonzero(self.apart(ours, theirs)))
 
     def fault(self, name: str) -> str:
-        """What is wrong with an output; "" if nothing is."""
+        """What is wrong with the output, or ""."""
         return f"{name}: {self.beyond:,} of {self.judged:,} samples differ by more than rounding" if self.beyond else ""
 
     def result(self) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""The proof of a trained net: a list of claims, from its latent weights to the packed file."""
+"""Proof of a trained net: a list of claims, from the latent weights to the packed file."""
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, VOID, Dataset, Split
-from onebit.data.preparation import pixel_order
+from onebit.data import VOID, Dataset, Split
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.forward import OnImages, in_tiles, predict_logits
-from onebit.evaluation.modes import evaluate, fixed_weights, reestimate_batch_norm_
+from onebit.evaluation.modes import evaluate
 from onebit.evaluation.packed_nets import fitted_to, score_packed
-from onebit.fold import pack
-from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, Threshold
 from onebit.packed.certificate import PROMISES
@@ -34,141 +30,24 @@ from onebit.verification.agreement import certify
 from onebit.verification.comparison import reference_images
 from onebit.verification.inspection import holds_two_values
 from onebit.verification.layer_proofs import with_own_ties
-
-CALIBRATION = 500
-"""Training images on which the ranges of activations are found."""
+from onebit.verification.run_packing import Rounding, fold_run, pack_run
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, whether it holds, and the counts behind it."""
+    """A claim, whether it holds, and its counts."""
 
     name: str
     ok: bool
     detail: str
 
 
-def refuse_whitened(run: Run) -> None:
-    """Refuse, with a UsageError, a net trained on whitened images, which cannot be packed, before data are read."""
-    if run.recipe.whitening is not None:
-        raise UsageError(
-            f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
-            "train without whitening to pack it; onebit evaluate gives its accuracy"
-        )
-
-
-@torch.no_grad()
-def on_raw_images(run: Run) -> Run:
-    """The same net for images as they are stored: permuted pixels become permuted weights of the first layer.
-
-    Its recipe has no permutation, so `load_run_data` gives the images that it takes.
-    """
-    refuse_whitened(run)
-    if run.recipe.permutation is None:
-        return run
-    if run.recipe.model.name != "mlp":
-        raise UsageError(
-            f"{run.recipe.name} was trained on permuted pixels, and a packed net takes raw images: only the first "
-            "layer of an mlp can take over the order of pixels; onebit evaluate gives its accuracy"
-        )
-    channels, height, width = run.input_shape
-    model, pixels = copy.deepcopy(run.model), height * width
-    first = next(module for module in model.modules() if list(module.parameters(recurse=False)))
-    # weight i of a channel belongs to pixel order[i]
-    weight_of = np.argsort(pixel_order(run.recipe.permutation, pixels))
-    columns = torch.from_numpy(np.concatenate([channel * pixels + weight_of for channel in range(channels)]))
-    for tensor in first.state_dict().values():
-        if tensor.shape[1:] == columns.shape:
-            tensor.copy_(tensor[:, columns])
-    return replace(run, model=model, recipe=replace(run.recipe, permutation=None))
-
-
-def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0) -> tuple[nn.Module, PackedNet]:
-    """A trained net and its packed net, without a certificate.
-
-    Args:
-        data: needed for weights "sample" only, to re-estimate BatchNorm on training images.
-        weights, seed: see `pack_run`.
-    """
-    refuse_whitened(run)
-    if run.recipe.permutation is not None:
-        raise UsageError(f"{run.recipe.name} was trained on permuted pixels: pack on_raw_images(run)")
-    model, classes = run.model, _class_names(run) if data is None else data.classes
-    if weights == "sample":
-        if data is None:
-            raise UsageError("a random draw needs training images to re-estimate BatchNorm; or use --weights binary")
-        model = copy.deepcopy(model)
-        # BatchNorm statistics of the binary weights would cost a random draw its accuracy
-        with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(seed)):
-            reestimate_batch_norm_(model, data.train)
-    return model, pack(model, weights=weights, seed=seed, classes=classes, name=run.recipe.name)
-
-
-def pack_run(
-    run: Run,
-    data: Dataset,
-    *,
-    weights: str = "binary",
-    seed: int = 0,
-    images: int | None = None,
-    activations: int | None = None,
-    calibration: int = CALIBRATION,
-    on_ranges: Callable[[Calibrated], None] | None = None,
-    on_images: OnImages | None = None,
-) -> PackedNet:
-    """Fold and pack a trained net, and certify it on the test split of its data.
-
-    Args:
-        weights: "binary", or "sample" for one random draw from `seed`.
-        images: number of images to compare, evenly spread over the split; all when None.
-        activations: bits to which the activations are rounded, see `onebit.integer_net`; None for real ones.
-        calibration: number of training images to find their ranges on, evenly spread over the split.
-        on_ranges: called with the integer net and its ranges.
-        on_images: called with (images done, images) during the comparison.
-    """
-    model, packed = fold_run(run, data, weights=weights, seed=seed)
-    if activations is not None:
-        found = calibrated_on(model, packed, data, activations, calibration)
-        packed, calibration = found.net, min(calibration, len(data.train))
-        if on_ranges is not None:
-            on_ranges(found)
-    split = data.test if images is None else data.test.spread(images)
-    return certify(
-        model,
-        packed,
-        in_tiles(model, split),
-        dataset=data.name,
-        weights=weights,
-        seed=seed,
-        source=run.sha256,
-        recipe=run.recipe.name,
-        images=None if split is data.test else images,
-        activations=activations,
-        calibration=None if activations is None else calibration,
-        on_images=on_images,
-    )
-
-
-def calibrated_on(model: nn.Module, packed: PackedNet, data: Dataset, activations: int, calibration: int) -> Calibrated:
-    """The integer net of a packed net, with ranges of some training images, evenly spread. Errors: `integer_net`."""
-    images = in_tiles(model, data.train.spread(calibration)).images
-    return calibrated(packed, images, activations=activations)
-
-
-def _class_names(run: Run) -> tuple[str, ...] | None:
-    """The class names stored with the weights, or those of the data set."""
-    stored, known = run.facts.get("classes"), DATASETS.get(run.recipe.dataset)
-    if isinstance(stored, list):
-        return tuple(map(str, stored))
-    return None if known is None else known.classes
-
-
 def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> Iterator[Claim]:
-    """Check every claim about a trained net on the test split, in float32, one after the other.
+    """Check every claim about a trained net on the test split, in float32.
 
-    The latent weights are in range; they binarize to exactly two values; the accuracy with binary weights; the
-    binarized file; equal predictions from plain layers that load it; equal predictions from the packed net. A
-    result.json of other weights is a claim that fails.
+    Latent weights are in range and binarize to exactly two values; the accuracy with binary weights; the binarized
+    file; equal predictions of plain layers that load it, and of the packed net. A result.json of other weights is a
+    claim that fails.
 
     Args:
         on_images: called with (images done, images) during each claim about images.
@@ -182,9 +61,9 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
     yield _binarized(model)
     score = evaluate(model, test, weights="binary", loss=run.recipe.loss, on_images=on_images)
     counts = np.bincount(test.labels if test.labels.ndim == 1 else test.labels[test.labels != VOID])
-    largest = int(counts.max())  # correct when every image gets the largest class
+    largest = int(counts.max())  # right answers if every image gets the largest class
     better, least = (score.correct or 0) > largest, f"more than {largest:,}, the largest class"
-    if score.mean_iou is not None:  # in most masks one class has nearly all pixels, so accuracy says little
+    if score.mean_iou is not None:  # one class may have nearly all pixels
         constant = largest / int(counts.sum()) / int(np.count_nonzero(counts))
         better = bool(score.mean_iou > constant)
         least = f"a mean IoU above {constant:.4f}, that of the largest class everywhere"
@@ -248,7 +127,7 @@ def _reloaded(model: nn.Module, twin: nn.Module, test: Split, on_images: OnImage
 def prove_packed(
     net: PackedNet, data: Dataset | None, *, source: Run | None = None, on_images: OnImages | None = None
 ) -> Iterator[Claim]:
-    """Recompute the accuracy in the certificate of a packed net, and with its source everything in the file.
+    """Recompute the accuracy in the certificate of a packed net; with its source, everything in the file.
 
     Args:
         data: the data set named in the certificate; None for a net without certificate.
@@ -257,21 +136,11 @@ def prove_packed(
     """
     certificate, stated = net.certificate, (net.card or Card()).test.get("packed")
     if certificate is None or data is None:
-        if source is None:
-            yield Claim("certificate", False, "the packed net has no certificate")
-            return
-        if stated is not None and data is None:
-            yield Claim("card", False, f"states {stated}, which was not compared")
-        elif stated is not None and data is not None:
-            yield _card_claim(net, data, stated, _packed_score(net, data.test, on_images))
-        model, fresh = fold_run(source, None)
-        yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
+        yield from _prove_uncertified(net, data, source, on_images)
         return
     if not certificate.split:
         raise UsageError(f"the certificate is about {certificate.dataset}, which are not stored: use onebit.verify(…)")
-    split = getattr(data, certificate.split)
-    split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
-    score = _packed_score(net, split, on_images)
+    score = _packed_score(net, _certified_split(net, certificate, data), on_images)
     detail = (
         f"{score.correct:,} of {score.count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}"
@@ -281,14 +150,36 @@ def prove_packed(
     if stated is not None:
         whole = certificate.split == "test" and certificate.images is None
         yield _card_claim(net, data, stated, score if whole else _packed_score(net, data.test, on_images))
+    if source is not None:
+        yield from _prove_source(net, certificate, data, source, score.correct, on_images)
+
+
+def _prove_uncertified(
+    net: PackedNet, data: Dataset | None, source: Run | None, on_images: OnImages | None
+) -> Iterator[Claim]:
+    """The claims about a net without a certificate."""
+    stated = (net.card or Card()).test.get("packed")
     if source is None:
+        yield Claim("certificate", False, "the packed net has no certificate")
         return
+    if stated is not None and data is None:
+        yield Claim("card", False, f"states {stated}, which was not compared")
+    elif stated is not None and data is not None:
+        yield _card_claim(net, data, stated, _packed_score(net, data.test, on_images))
+    model, fresh = fold_run(source, None)
+    yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
+
+
+def _prove_source(
+    net: PackedNet, certificate: Certificate, data: Dataset, source: Run, correct: int, on_images: OnImages | None
+) -> Iterator[Claim]:
+    """The packed net is that of its source, and the certificate is recomputed."""
     same_file = source.sha256 == certificate.source
     yield Claim("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
     seed = certificate.seed or 0
     model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
     if certificate.activations is not None and certificate.calibration is not None:
-        fresh = calibrated_on(model, fresh, data, certificate.activations, certificate.calibration).net
+        fresh = Rounding(certificate.activations, certificate.calibration).of(model, fresh, data).net
     ours, exact = with_own_ties(model, net, weights=certificate.weights, seed=seed)
     yield _same_net(net, fresh, ours, exact if certificate.activations is None else set())
     if graph_difference(net, fresh) is not None:
@@ -297,7 +188,7 @@ def prove_packed(
         again = certify(
             model,
             ours,
-            split,
+            _certified_split(net, certificate, data),
             dataset=data.name,
             split_name=certificate.split,
             weights=certificate.weights,
@@ -312,7 +203,13 @@ def prove_packed(
     except FoldError as error:
         yield Claim("certificate", False, str(error))
         return
-    yield _same_claims(net, again, score.correct)
+    yield _same_claims(net, again, correct)
+
+
+def _certified_split(net: PackedNet, certificate: Certificate, data: Dataset) -> Split:
+    """The images that a certificate is about."""
+    split = getattr(data, certificate.split)
+    return fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
 
 
 def _packed_score(net: PackedNet, split: Split, on_images: OnImages | None) -> CardScore:
@@ -321,7 +218,7 @@ def _packed_score(net: PackedNet, split: Split, on_images: OnImages | None) -> C
 
 
 def _card_claim(net: PackedNet, data: Dataset, stated: CardScore, found: CardScore) -> Claim:
-    """The accuracy that a card states for the packed net is that of the whole test split."""
+    """The accuracy in the card of a packed net is that of the whole test split."""
     known = data.name if net.certificate is None else net.certificate.dataset
     named = (net.card or Card()).dataset or known
     found = found if stated.mean_iou is not None else replace(found, mean_iou=None)
@@ -333,7 +230,7 @@ def _same_net(net: PackedNet, fresh: PackedNet, here: PackedNet, exact: set[str]
     """The packed net equals its source, packed again, up to rounding, which depends on the processor.
 
     Args:
-        here: the net with the thresholds of this processor where rounding decides; those that are `exact` are equal.
+        here: the net with the thresholds of this processor where rounding decides; `exact` ones must be equal.
     """
     if (different := graph_difference(net, fresh)) is not None:
         return Claim("packed bits", False, f"the file differs from its source, packed again: {different}")
@@ -352,10 +249,13 @@ def _listed(arrays: list[Difference]) -> str:
 
 
 def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
-    """A recomputed certificate equals the one in the file, but for what depends on how torch rounds."""
+    """A recomputed certificate equals the one in the file, except for what depends on rounding in torch."""
     assert net.certificate is not None
     assert made.certificate is not None
-    stated, again = net.certificate, replace(made.certificate, correct=correct)  # of the file itself
+    stated, again = (
+        net.certificate,
+        replace(made.certificate, correct=correct),
+    )
     names = ["dataset", "split", "count", "weights", "seed", "correct", "source", "recipe", "images", "compared"]
     names += ["activations", "calibration"]
     if made.promise == "exact":

@@ -1,4 +1,4 @@
-"""The samples of a comparison: outputs and targets by output, and nested tensors a few samples at a time."""
+"""The samples of a comparison: batches of the same samples from several sources, outputs and targets by key."""
 
 from __future__ import annotations
 
@@ -15,21 +15,14 @@ from onebit.evaluation.trees import joined, mapped, size_of
 from onebit.packed import PackedNet
 
 Trained = Callable[[Tensor], Any] | Any
-"""How the model as trained sees the samples: a function from what the packed net takes to outputs, all outputs, or data
-of any form, with the same samples in the same order, that the model is fed."""
+"""The samples as in training, in the same order: a function from the inputs of the packed net to outputs; all outputs;
+or the inputs of the model, in any form of data."""
 
 
 class InOrder:
-    """The samples in some batches, of which each call of `take` gives the next ones; UsageError for another number.
+    """Re-batches samples: each `take` gives the next ones; DataError for too few or too many. Messages use `name`."""
 
-    Args:
-        given: number of samples in the batches, count: of those that will be taken; None where it is not known.
-        name: for messages.
-    """
-
-    def __init__(self, batches: Iterable[Any], *, name: str, given: int | None, count: int | None) -> None:
-        if None not in (given, count) and given != count:
-            raise UsageError(f"got {given:,} {name} for {count:,} images")
+    def __init__(self, batches: Iterable[Any], *, name: str) -> None:
         self._batches, self._name = iter(batches), name
         self._rest: Any = None
 
@@ -51,29 +44,19 @@ class InOrder:
             raise DataError(f"got more {self._name} than images")
 
 
-def all_in_order(value: Any, *, name: str, count: int | None) -> InOrder:
-    """All samples as a single batch."""
-    return InOrder([value], name=name, given=size_of(value), count=count)
-
-
 class TrainedFeed:
-    """What the model as trained makes of the samples; `feeds_model` if they are inputs for the model.
+    """The outputs of the model as trained; `feeds_model` if they are computed from inputs of the model."""
 
-    Args:
-        count: number of samples, None if it is not known.
-    """
-
-    def __init__(self, packed: PackedNet, trained: Trained, count: int | None) -> None:
-        self._function, self._name = trained if callable(trained) else None, "samples of the model as trained"
+    def __init__(self, packed: PackedNet, trained: Trained) -> None:
+        self._function, name = trained if callable(trained) else None, "samples of the model as trained"
         self.feeds_model = self._function is None and not are_outputs(packed, trained)
         if self.feeds_model:
-            samples = as_samples(trained, name="trained")
-            self._order = InOrder(samples.batches(), name=self._name, given=samples.count, count=count)
+            self._order = InOrder(as_samples(trained, name="trained").batches(), name=name)
         elif self._function is None:
-            self._order = all_in_order((tensors(trained), None), name=self._name, count=count)
+            self._order = InOrder([(tensors(trained), None)], name=name)
 
     def take(self, model: nn.Module, inputs: Tensor) -> tuple[Any, Any]:
-        """Outputs for the inputs of the next batch, and its targets if there are some."""
+        """Outputs for the next inputs, and their targets or None."""
         if self._function is not None:
             return self._function(inputs.clone()), None
         given, targets = self._order.take(len(inputs))
@@ -85,7 +68,7 @@ class TrainedFeed:
 
 
 def tensors(value: Any) -> Any:
-    """Arrays, lists of numbers and tensors as tensors, in tuples or dicts; None stays."""
+    """Arrays, lists of numbers and tensors as tensors, also in tuples or dicts; None stays."""
     if isinstance(value, dict):
         return {key: tensors(part) for key, part in value.items()}
     if isinstance(value, (tuple, list)) and any(np.ndim(part) for part in value):
@@ -97,7 +80,7 @@ def tensors(value: Any) -> Any:
 
 
 def output_keys(packed: PackedNet) -> dict[str, str]:
-    """The outputs of a net: what the user calls each, and the name of its value; for a single one the empty name."""
+    """The outputs of a net: key -> name of the value; the key of a single output is empty."""
     output = packed.output
     if isinstance(output, str):
         return {"": output}
@@ -105,9 +88,9 @@ def output_keys(packed: PackedNet) -> dict[str, str]:
 
 
 def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
-    """The parts of a value in the structure of the outputs by `output_keys`; None for another structure.
+    """The parts of a value by `output_keys`; None if it is not structured like the outputs.
 
-    Parts of a dict may be missing, and those that are None are left out.
+    Parts may be None, and those of a dict may be missing.
     """
     output, keys, structured = packed.output, output_keys(packed), isinstance(value, (tuple, list))
     if isinstance(output, dict) and hasattr(value, "keys") and set(value.keys()) <= set(keys):
@@ -122,31 +105,31 @@ def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
 
 
 def are_outputs(packed: PackedNet, value: Any) -> bool:
-    """Whether a value has the structure and the shapes of all outputs of several samples."""
+    """Whether a value has the structure and the shapes of the outputs."""
     shapes = {key: tuple(getattr(part, "shape", (0, -1)))[1:] for key, part in (by_key(packed, value) or {}).items()}
     return shapes == {key: packed.values[name].shape for key, name in output_keys(packed).items()}
 
 
 def outputs_by_key(packed: PackedNet, made: Any, count: int, *, who: str) -> dict[str, np.ndarray]:
-    """Outputs for `count` samples as arrays; UsageError if they have other shapes than those of the packed net."""
+    """Outputs for `count` samples as arrays; UsageError if the packed net has other shapes."""
     found = {key: _array(part) for key, part in (by_key(packed, made) or {}).items()}
     shapes = {key: array.shape for key, array in found.items()}
     expected = {key: (count, *packed.values[name].shape) for key, name in output_keys(packed).items()}
     if shapes != expected:
         sizes = [of.get("", of) for of in (shapes, expected)]
-        raise UsageError(f"{who} makes logits {sizes[0]}, the packed net {sizes[1]}: it is from another model")
+        raise UsageError(f"{who}: got outputs {sizes[0]}, the packed net has {sizes[1]}: it is from another model")
     return found
 
 
 def targets_by_key(packed: PackedNet, targets: Any) -> dict[str, np.ndarray]:
-    """The targets of each output that has some; labels alone belong to the only output of logits."""
+    """Targets by output; bare labels belong to the only output of logits."""
     if targets is None:
         return {}
     if (found := by_key(packed, targets)) is None:
         shapes = {key: packed.values[name].shape for key, name in output_keys(packed).items()}
         logits = [key for key, shape in shapes.items() if len(shape) in (1, 3) and shape[0] > 1]
         if len(logits) != 1 or not isinstance(targets, Tensor) or targets.is_floating_point():
-            raise UsageError(f"got targets in a {type(targets).__name__}, expected some for the outputs {shapes}")
+            raise UsageError(f"got targets in a {type(targets).__name__}, expected targets of the outputs {shapes}")
         found = {logits[0]: targets}
     return {key: _array(part) for key, part in found.items()}
 

@@ -1,4 +1,4 @@
-"""Each sign and each rounding of a packed net beside that of its model, both fed the same values."""
+"""The signs and roundings of a packed net compared with those of its model, both fed the same values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from onebit.packed.nodes.node import per_channel
 from onebit.runtime.reference_matmul import Executor
 
 _MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
-"""What may stand between a threshold and the signs that torch takes."""
+"""Nodes that may follow a threshold before torch takes the signs."""
 
 
 @contextmanager
 def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.ndarray]]:
-    """The signs and integers that torch has at sites in the last batch, by value; updated when the model runs."""
+    """The signs and integers of torch at sites in the last batch, by value; updated when the model runs."""
     found: dict[str, np.ndarray] = {}
     by_call = {(model.get_submodule(site.module), site.call): site for site in sites}
     calls: Counter[nn.Module] = Counter()
@@ -48,26 +48,26 @@ def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.n
 
 
 def last_shifts(packed: PackedNet) -> dict[str, np.ndarray]:
-    """What is added last to values, (C,): float32 rounds it as well, and it may be larger than the sum."""
+    """The last shift of values, (C,): float32 rounds it too, and it may exceed the sum."""
     return {node.output: node.shift for node in packed.nodes if isinstance(node, Affine) and node.shift is not None}
 
 
 class SiteCounts:
     """Compares the signs and integers of a packed net with those of its model, batch by batch.
 
-    Numpy runs the packed net. Behind each site it goes on with the result of torch, so that each layer is fed the
-    values that torch feeds it, and no difference follows from an earlier one.
+    Numpy runs the packed net. Behind each site it continues with the result of torch, so that each layer gets the
+    inputs of torch, and differences do not propagate.
     """
 
     def __init__(self, packed: PackedNet, sites: Sequence[Site]) -> None:
-        self.packed = packed
+        self.packed, self.sites = packed, sites
         self.made = {site.value: site for site in sites}
         self.compared = {site.compared: site for site in sites}
         self.shifts = last_shifts(packed)
         self.counts, self.differing, self.beyond = Counter[str](), Counter[str](), Counter[str]()
 
     def outputs(self, inputs: np.ndarray, theirs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Outputs of a batch by name, and the samples, bool (n,), where torch's result was not the packed net's.
+        """Outputs of a batch by name, and the samples, bool (n,), in which torch has another result at a site.
 
         Args:
             theirs: torch's results for the batch, from `recorded`.
@@ -111,7 +111,7 @@ class SiteCounts:
 def _limits(
     site: Site, node: Node, execute: Executor, given: list[np.ndarray], ours: np.ndarray, shifts: dict[str, np.ndarray]
 ) -> Sequence[np.ndarray]:
-    """The smallest and the largest results that rounding allows: of numbers up to `ROUNDING` of the largest one away.
+    """The smallest and the largest results if numbers are off by `ROUNDING` times the largest one.
 
     A threshold of sums that torch rounds may give either sign where rounding decides, see `Chain.undecided`.
     """
@@ -134,7 +134,7 @@ def _limits(
 
 
 def _near(numbers: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
-    """`ROUNDING` times the largest number or shift of each channel, (1, C, 1, …); of all where a channel has few."""
+    """`ROUNDING` times the largest number or shift of each channel, (1, C, 1, …); of all channels if each is small."""
     largest = np.abs(numbers).max(axis=(0, *range(2, numbers.ndim)), keepdims=True)
     if numbers.size < 8 * largest.size:
         largest = np.full_like(largest, largest.max())
