@@ -54,7 +54,7 @@ def test_headers_beyond_the_limit_and_bytes_after_the_end_are_refused() -> None:
         ("{}".encode("utf-16"), "UTF-8"),
         (b"[" * 100_000, "header"),
         (b"{}", "metadata"),
-        (b"[]", "metadata"),
+        (b"[]", "object"),
         (b'{"a": 1', "JSON"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
@@ -323,7 +323,7 @@ def test_a_million_layers_are_refused_at_once() -> None:
 
 def test_cycles_of_layers_are_refused() -> None:
     lines = ["relu a inputs=c", "relu b inputs=a", "relu c inputs=b"]
-    assert_refused(join({}, graph_with(*lines), b""), "before")
+    assert_refused(join({}, graph_with(*lines), b""), "'c'")
 
 
 def test_shapes_are_checked_before_the_tensors_are_read(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 from onebit.errors import FormatError, NotBinaryError, UsageError
 
 WORD_BITS = 64
-_BLOCK_VALUES = 1 << 16  # values per block of xnor_dot: its temporaries stay in the second-level cache
+_BLOCK_VALUES = 1 << 16  # values per block of xnor_dot, whose temporaries then fit into the second-level cache
 
 
 def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
-    """The one sign of onebit: +1 where x >= 0 (also -0.0), else -1.
+    """The sign: +1 where x >= 0 (also -0.0), else -1.
 
     Args:
         x: real array of any shape.
@@ -133,7 +133,7 @@ def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
     _check_words(a, count)
     _check_words(b, count)
     out = np.empty((len(a), len(b)), np.int32)
-    columns = np.ascontiguousarray(b.T)  # (W, O): makes the words of all outputs contiguous
+    columns = np.ascontiguousarray(b.T)  # (W, O): the same word of all outputs is contiguous
     step = max(1, _BLOCK_VALUES // max(1, len(b)))
     for start in range(0, len(a), step):
         block = a[start : start + step]

@@ -1,4 +1,4 @@
-"""The card of a packed net: what it is and how it was made, for its reader. The certificate is the evidence."""
+"""The card of a packed net: what it is and how it was made. The certificate is the evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onebit.errors import shortened
 
 LONGEST_CARD_TEXT = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
-"""The end of the method of an integer net."""
+"""Ends the `method` of an integer net."""
 _CardText = Annotated[str, printable(LONGEST_CARD_TEXT)]
 
 
@@ -44,23 +44,23 @@ class CardScore(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Card(Record):
-    """What a packed net is. Every field is optional: what is not known is None.
+    """What a packed net is. Unknown fields are None.
 
     Args:
         summary: what the net is, in one line.
         dataset: name of the data set, as `onebit list datasets` has it.
         data: what the data are, and which copy of them.
         license: authors and terms of use of the data.
-        method: how the net was trained to be binary.
+        method: how the binary net was trained.
         recipe: name of the recipe.
-        reference: what was published about it.
-        command: what trains the same net with this version of onebit.
-        seed, epochs: of the training.
+        reference: publications.
+        command: trains the same net with this version of onebit.
+        seed, epochs: of the training run.
         chosen_epoch, chosen_by: the epoch whose weights were packed, and why.
-        test: the result in each test mode. "packed" is that of this file, the others are of the trained net.
+        test: the result in each test mode: "packed" for this file, the others for the trained net.
 
     Raises:
-        FormatError: a field of another type, text that is too long or has control characters.
+        FormatError: a field has the wrong type, or text that is too long or not printable.
     """
 
     summary: _CardText | None = None
@@ -82,16 +82,16 @@ class Card(Record):
     KIND = "card"
 
     def __str__(self) -> str:
-        """The known fields, a line each."""
+        """One line per known field."""
         facts = {item.name.replace("_", " "): getattr(self, item.name) for item in fields(self) if item.name != "test"}
         facts |= {f"test, {mode} weights": score for mode, score in self.test.items()}
         return "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
 
     def of_rounded(self, bits: int | None) -> Card:
-        """The card of the integer net of this one: another net, of which no accuracy is known yet.
+        """The card of the integer net made from this one, whose accuracy is not known yet.
 
         Args:
-            bits: of its activations; None if only values were rounded that this net rounds, too.
+            bits: of its activations; None if it rounds only values that this net rounds, too.
         """
         test = {mode: score for mode, score in self.test.items() if mode != "packed"}
         method = self.method

@@ -1,4 +1,4 @@
-"""The certificate of a packed net: what was compared, with counts. It does not depend on the time of day."""
+"""The certificate of a packed net: what was compared with the trained net, and how many results differed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from onebit.common.record import Record, Text, Whole
 
 Sha256 = Annotated[str, Bound("a sha256", lambda text: re.fullmatch(r"[0-9a-f]{64}", text) is not None)]
 ROUNDING = 1e-5
-"""Real numbers are equal up to rounding if they differ by at most this fraction of the largest of them, or of what is
-added to them last."""
+"""Share of the largest number, or of the last addend: real numbers are equal up to rounding if they differ by less."""
 PROMISES = {
     "exact": "integers throughout: each threshold gives the sign of the trained modules for every integer that can "
     "occur, and the outputs are equal, up to the rounding of a last scale or BatchNorm",
     "real": "real activations: no output differs by more than 1e-5·√L of the largest, with L layers of weights, so "
     "labels differ only at ties",
-    "rounded": "signs or rounding behind float sums: each of them, fed the values of torch, agrees but within 1e-5 of "
-    "the largest number from a step; labels that differ are counted",
+    "rounded": "signs or rounding after float sums: each of them, given the inputs that torch had, agrees with torch "
+    "unless its number is within 1e-5 of the largest from a step; labels that differ are counted",
 }
 """What a certificate promises, see `PackedNet.promise`."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
-"""What was compared -> what is counted as a mismatch, in words."""
+"""What was compared -> what counts as a mismatch."""
 
 
-def counted_differing(count: int, what: str = "differ") -> str:
-    """How many differ, in words.
+def number_differing(count: int, what: str = "differ") -> str:
+    """A count of differences in words.
 
     Example:
-        >>> counted_differing(1_000, "labels differ"), counted_differing(1, "labels differ")
+        >>> number_differing(1_000, "labels differ"), number_differing(1, "labels differ")
         ('1,000 labels differ', '1 label differs')
     """
     if count == 1:
@@ -42,14 +41,14 @@ def counted_differing(count: int, what: str = "differ") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProof(Record):
-    """How one layer was compared.
+    """The comparison of one layer.
 
     Args:
-        name: name of the value in the packed net.
-        proof: "every integer" (every integer that can occur was compared) or "float" (the values on the images were).
-            Earlier versions also wrote "within one", of weighted sums that are rounded.
-        integers: number of integers or values that were compared.
-        mismatches: number of them with another result than in the trained net, where rounding decides.
+        name: of the value in the packed net.
+        proof: "every integer" (each integer that can occur was compared) or "float" (the values on the images were).
+            Old files also have "within one", for weighted sums that are rounded.
+        integers: number of compared integers or values.
+        mismatches: number of them whose result differs from the trained net's because of rounding.
     """
 
     name: Text
@@ -60,7 +59,7 @@ class LayerProof(Record):
     KIND = "layer"
 
     def to_json(self) -> Any:
-        """A list of the four fields, to stay small."""
+        """A list of the four fields, which is shorter than an object."""
         return list(super().to_json().values())
 
     @classmethod
@@ -72,38 +71,38 @@ class LayerProof(Record):
 
     def __str__(self) -> str:
         what = "values on the images" if self.proof == "float" else "integers, all that can occur"
-        return f"{self.integers:,} {what}: {counted_differing(self.mismatches)}"
+        return f"{self.integers:,} {what}: {number_differing(self.mismatches)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate(Record):
-    """Agreement of a packed net with the trained net it came from, on stated images.
+    """Agreement of a packed net with the trained net, on stated images.
 
     Args:
         onebit: version of onebit that packed and compared.
         dataset: name of the data set.
-        split: "train", "validation" or "test"; "" for your own data.
-        count: number of images (samples) compared; for segmentation, here and below, pixels; for several labels per
-            sample, the labels.
+        split: "train", "validation" or "test"; "" for other data.
+        count: number of compared images (samples); of pixels for segmentation, and of labels for several labels per
+            sample, here and below.
         weights: the test mode that was packed: "binary", or "sample" for one random draw.
-        seed: of that draw, else None.
+        seed: of the draw, else None.
         correct: images that the packed net classifies correctly; None without labels.
-        label_mismatches: images to which the two nets give different labels.
+        label_mismatches: images that the two nets label differently.
         max_logit_difference: largest |difference| between two logits.
-        bit_exact: every logit is equal.
+        bit_exact: whether all logits are equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
         recipe: name of the recipe, or None.
         layers: the proof of each layer.
-        images: number of images that were compared, evenly spread over the split; None for all.
+        images: number of compared images, evenly spaced in the split; None for all.
         compared: "labels", the largest logit of each sample; "multi-label", the sign of each logit; "values", the
             outputs, where a mismatch is a sample that differs by more than `ROUNDING` of the largest one.
-        trained_mismatches: mismatches with the pipeline of the training, with its own preprocessing; None if the net
-            was compared only with the model behind the preprocessing that was packed.
-        trained_correct: labels that are correct in that pipeline; None without it or without labels.
+        trained_mismatches: mismatches with the training pipeline, including its preprocessing; None if the net was
+            compared only with the model after the packed preprocessing.
+        trained_correct: labels that the pipeline predicts correctly; None without it or without labels.
         activations: bits of the activations if they were rounded after the training; else None.
-        calibration: number of training images that their ranges were found on, evenly spread over the split.
-        model_correct: labels that are correct in torch, in an integer net with real activations; None without labels.
-        faults: what breaks the promise, in words; empty in a certified net. Not stored.
+        calibration: number of training images, evenly spaced in the split, that set their ranges.
+        model_correct: for an integer net, labels that torch predicts correctly with real activations; else None.
+        faults: what breaks the promise; empty for a certified net. Not stored.
     """
 
     onebit: Text
@@ -143,16 +142,16 @@ class Certificate(Record):
             words.append(self.against)
         return "; ".join([*words, *self.faults])
 
-    def in_words(self, counted: str) -> str:
-        """What was compared, with the result; `counted` names what `count` counts."""
+    def in_words(self, unit: str) -> str:
+        """What was compared, with the result; `unit` names what `count` counts."""
         weights = "" if self.correct is None else f"{self.correct:,} correct with packed weights"
         if self.activations is not None:
             weights = f"{weights or 'packed weights'} and {self.activations}-bit activations"
         if self.model_correct not in (None, self.correct):
             weights += f" ({self.model_correct:,} in torch)"
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
-        what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
-        differing = counted_differing(self.label_mismatches, COMPARED[self.compared])
+        what = f"{self.dataset} {self.split} {unit}" if self.split else f"{unit} of {self.dataset}"
+        differing = number_differing(self.label_mismatches, COMPARED[self.compared])
         return (
             f"{self.count:,} {what}: {weights}{weights and ', '}{differing} from torch, "
             f"largest logit difference {self.max_logit_difference:.3g}{calibrated}"
@@ -172,17 +171,17 @@ class Certificate(Record):
         if self.trained_mismatches is None:
             return "compared with the model on the same inputs, not with the training pipeline"
         correct = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
-        return f"compared with the training pipeline: {correct}{counted_differing(self.trained_mismatches)}"
+        return f"compared with the training pipeline: {correct}{number_differing(self.trained_mismatches)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """What is stored, by name."""
+        """The stored fields by name."""
         fields = dataclasses.asdict(self)
         del fields["faults"]
         return fields
 
     @classmethod
     def from_json(cls, value: object, **apart: Any) -> Certificate:
-        """The certificate of a JSON object, without what earlier versions knew of ties."""
+        """The certificate of a JSON object; the field "tied" of old files is ignored."""
         if isinstance(value, dict):
             value = {name: item for name, item in value.items() if name != "tied"}
         return super().from_json(value, **apart)

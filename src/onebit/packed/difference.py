@@ -1,4 +1,4 @@
-"""Where two packed nets differ: in their graphs, and array by array."""
+"""Differences of two packed nets: of their graphs, and array by array."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Difference(NamedTuple):
 
     node, field: name of the array.
     differing, size: how many numbers or signs differ, and how many there are.
-    rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
-        equal, thresholds differ by at most one possible sum (`onebit.verification` asks for a tie there),
-        other integers by at most 1 and 1e-5, and real numbers by at most 1e-5, of the numbers of their own channel, see
-        `_sizes`.
+    rounding: whether rounding on another processor or version of torch explains the difference: signs and directions
+        are equal, thresholds differ by at most one possible sum (where `onebit.verification` requires a tie), other
+        integers by at most 1 plus 1e-5, and real numbers by at most 1e-5, relative to the numbers of the same channel,
+        see `_sizes`.
     """
 
     node: str
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
-    """The first difference in words apart from arrays, certificates and cards; None if there is none."""
+    """The first difference apart from arrays, certificates and cards, in words; None if there is none."""
     spec = [item.name for item in fields(net.input)]
     parts = [(f"input {name}", getattr(net.input, name), getattr(other.input, name)) for name in spec]
     parts += [("node", *lines) for lines in zip_longest(to_lines(net.nodes), to_lines(other.nodes))]

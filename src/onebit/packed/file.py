@@ -1,8 +1,8 @@
 """The `.1bit` file: a safetensors file with packed signs, and the graph as JSON under one metadata key.
 
 docs/format.md specifies the format. Files are not trusted: the header is bounded and checked by hand, and the shapes of
-all arrays are checked against the graph before any array is read. A digest of all bytes detects accidental changes; it
-does not protect against deliberate ones.
+all arrays are checked against the graph before any array is read. A digest of all bytes detects accidental
+changes, not deliberate ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from onebit.common.fields import within
 from onebit.common.files import open_regular, write_atomic
-from onebit.common.record import Record, Text, Whole
+from onebit.common.record import Record, Text, Whole, check
 from onebit.errors import FormatError, first_line, short
 from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
@@ -29,26 +29,26 @@ from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.nodes.node import ARRAYS
-from onebit.packed.strict_json import parse_json
+from onebit.packed.strict_json import parse_object
 
 FORMAT = 2
 KEY = "onebit"  # the only key, because safetensors writes several in random order
 MOST_HEADER_BYTES = 4_000_000
-"""20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text."""
+"""20 times the header of a net with a thousand layers. Parsed JSON takes 40 times the memory of its text."""
 
 TENSORS = {name: dtype for name, (dtype, _) in ARRAYS.items()} | {"signs": "uint8"}
 TENSORS |= dict.fromkeys((f"{INPUT}.mean", f"{INPUT}.std"), "float32")
-"""The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
+"""The possible tensors of a file. Each concatenates the arrays of one field over all nodes."""
 
 _CODES = {"uint8": "U8", "int8": "I8", "int32": "I32", "int64": "I64", "float32": "F32"}
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
-    """Write a packed net, completely or not at all. The same net always gives the same bytes.
+    """Write a packed net, completely or not at all. Equal nets give equal bytes.
 
     Raises:
-        FormatError: some array has invalid values (NaN, infinite, set tail bits).
+        FormatError: an array has invalid values (NaN, infinity, set tail bits).
         OnebitError: the file cannot be written.
     """
     write_atomic(path, dumps(net))
@@ -58,12 +58,11 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
     """Read a packed net; inverse of `save`.
 
     Args:
-        path: of a `.1bit` file, or the name of a net that comes with onebit, see `onebit.nets.net_path`.
+        path: a `.1bit` file, or the name of a net that ships with onebit, see `onebit.nets.net_path`.
 
     Raises:
-        UsageError: the name of a net, and also of a file or run folder here.
-        FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written; the
-            message names the file.
+        UsageError: the name of a net that is also a file or run folder here.
+        FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written.
     """
     return load_with_digest(path)[0]
 
@@ -122,9 +121,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     from safetensors.numpy import load as load_tensors
 
     header, tensors, graph_text = _read_header(stream, size)
-    graph = parse_json("the graph", graph_text)
-    if not isinstance(graph, dict):
-        raise FormatError(f"the graph is {short(graph)}, expected an object")
+    graph = parse_object("the graph", graph_text)
     digest, version, spec, lines = (graph.pop(name, None) for name in ("digest", "format", "input", "nodes"))
     if type(version) is not int or version != FORMAT:
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
@@ -135,7 +132,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
     data = header + stream.read()
     blank = data.replace(str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
-        raise FormatError("was changed after it was written: its bytes do not match its digest; pack the net again")
+        raise FormatError("its bytes do not match its digest: the file was changed after it was written")
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -150,10 +147,10 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
-        raise FormatError("is not a .1bit file, or is truncated; `onebit pack` makes one of a checkpoint")
+        raise FormatError("is not a .1bit file, or is truncated; `onebit pack` converts a checkpoint")
     text = stream.read(length)
-    header = parse_json("the header", text)
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else header
+    header = parse_object("the header", text)
+    metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.keys() != {KEY}:
         raise FormatError(f"is not a packed net: its metadata is {short(metadata)}")
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
@@ -172,7 +169,7 @@ class _Tensor(Record):
 
 
 def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
-    """dtype and length of a header entry, whose data must be within the `size` bytes after the header."""
+    """dtype and length of a header entry, whose data must lie within the `size` bytes after the header."""
     if name not in TENSORS:
         raise FormatError(f"tensor {short(name)} is not part of a packed net; known: {', '.join(TENSORS)}")
     made, dtype = _Tensor.from_json(entry), np.dtype(TENSORS[name])
@@ -188,11 +185,10 @@ def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _parts(
-    spec: object, lines: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
+    spec: object, lines: Any, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
 ) -> dict[str, Any]:
-    """The input and the nodes of a graph with its tensors, which must be used completely."""
-    if not isinstance(lines, list):
-        raise FormatError(f"nodes is {short(lines)}, expected a list")
+    """The input and the nodes of a graph; they must use every value of the tensors."""
+    lines = check(lines, list, name="nodes")
     moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
     used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
 
@@ -207,7 +203,7 @@ def _parts(
         return to_words(array, shape[1]) if name == "signs" else array
 
     nodes: list[Node] = []
-    for line in lines[: MOST_NODES + 1]:  # with one more `infer` refuses the net
+    for line in lines[: MOST_NODES + 1]:  # `infer` refuses a net with one more
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     for name, array in tensors.items():
         if used[name] != len(array):

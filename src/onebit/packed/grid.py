@@ -1,8 +1,8 @@
 """Real values on a grid: integers times a power of two, so that their sums are exact in every order.
 
 A sum of float32 values depends on the order of additions, and so on the matrix library, the instruction set and the
-number of threads. A sum of integers does not. So the values of an image that weights multiply are rounded to multiples
-of 2⁻ᵉ, with the largest value at up to 2²⁴ multiples: the precision with which float32 holds the largest value.
+number of threads; a sum of integers does not. So the inputs of a product with weights are rounded to multiples of 2⁻ᵉ,
+of which the largest input is at most 2²⁴: the precision of float32 at the largest input.
 """
 
 from __future__ import annotations

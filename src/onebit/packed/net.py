@@ -1,4 +1,4 @@
-"""PackedNet: a deployable net as plain arrays, whatever the training method and the target."""
+"""PackedNet: a deployable net as plain arrays, independent of training method and export target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_NODES = 10_000
 MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _Name = Annotated[str, Bound("a name of 1 to 100 letters, digits, '_', '-' and '.'", lambda text: is_name(text))]
-_FEW = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
+_OUTPUT_NAMES = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
 _CODINGS = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
 
 
@@ -34,11 +34,11 @@ class InputSpec(Record):
     Args:
         shape: of one sample: (C, H, W) of an image, (C, L) of a signal, (F,) of features, or any other.
         dtype: "uint8" or "float32".
-        coding: "values" for the numbers as they are; for uint8 also "integer" for 2x - 255, exactly, and "standardise"
-            for (x - mean) / std in float32. Other preprocessing is part of the nodes.
+        coding: "values" keeps the numbers; for uint8 also "integer" for 2x - 255, exactly, and "standardise" for
+            (x - mean) / std in float32. Other preprocessing is part of the nodes.
         mean: (C,) float32 in pixel units 0..255, for "standardise" only.
         std: (C,) float32 in pixel units, positive, for "standardise" only.
-        meaning: what a sample is, in words, for display.
+        meaning: describes a sample, for display.
     """
 
     shape: tuple[int, ...]
@@ -81,12 +81,12 @@ class InputSpec(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PackedNet(Record):
-    """A net of packed operations on named values. `infer` checks it on construction.
+    """A net of packed operations on named values, checked by `infer` on construction.
 
     Two nets are equal if `onebit.packed.dumps` gives the same bytes.
 
     Args:
-        input: the input; once coded, it is the value "input".
+        input: the input, whose coded form is the value "input".
         nodes: the operations in topological order.
         output: name of the output value (the logits); for several outputs a tuple of names, or a dict from the key of
             each output to its name.
@@ -104,7 +104,7 @@ class PackedNet(Record):
     name: Text = ""
     input: InputSpec
     nodes: tuple[Node, ...]
-    output: _Name | Annotated[tuple[_Name, ...], _FEW] | Annotated[dict[Text, _Name], _FEW]
+    output: _Name | Annotated[tuple[_Name, ...], _OUTPUT_NAMES] | Annotated[dict[Text, _Name], _OUTPUT_NAMES]
     classes: tuple[Text, ...] | None = None
     certificate: Certificate | None = None
     card: Card | None = None
@@ -121,7 +121,7 @@ class PackedNet(Record):
         if self.classes is not None:
             logits = made[self.output].shape[:1] if isinstance(self.output, str) else ()
             if logits != (len(set(self.classes)),) or len(self.classes) != logits[0]:
-                raise FormatError(f"got {len(self.classes)} class names, expected one of its own per logit")
+                raise FormatError(f"got {len(self.classes)} class names, expected a different one per logit")
 
     def __repr__(self) -> str:
         """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
@@ -154,15 +154,15 @@ class PackedNet(Record):
 
     @property
     def compared(self) -> str:
-        """What its outputs mean, see `Certificate.compared`; "labels" without a certificate."""
+        """What the outputs mean, see `Certificate.compared`; "labels" without a certificate."""
         return self.certificate.compared if self.certificate else "labels"
 
     @property
     def promise(self) -> str:
         """What a certificate promises of this net, a key of `onebit.packed.certificate.PROMISES`.
 
-        "rounded" if it takes signs or rounds to integers where torch rounds the number before it; else "exact" if all
-        values are integers, apart from outputs that are scaled and shifted last; else "real".
+        "rounded" if it takes signs of real numbers or rounds them to integers; else "exact" if all values are integers,
+        except outputs that are scaled and shifted last; else "real".
         """
         layers = self.certificate.layers if self.certificate else ()
         rounds = any(isinstance(node, (Sign, Quantize, Requantize)) for node in self.nodes)
@@ -172,29 +172,29 @@ class PackedNet(Record):
         return "exact" if all(value.exact or name in last for name, value in self.values.items()) else "real"
 
     def pixels_have_classes(self, outputs: int) -> bool:
-        """Whether each pixel has one class, for a net with this number of outputs for each.
+        """Whether each pixel has one class, for a net with this number of outputs per pixel.
 
-        It has none where it has several labels, or values. A single output says which of two classes it is.
+        A pixel with several labels, or with values, has none. The sign of a single output tells two classes apart.
         """
         return self.compared == "labels" or (self.compared == "multi-label" and outputs == 1)
 
     @property
     def statement(self) -> str:
-        """What was compared with the trained model, in one line; also that nothing was."""
+        """What was compared with the trained model, if anything, in one line."""
         made = self.certificate
         if made is None:
             return NOT_CERTIFIED
         shapes = [value.shape for name, value in self.values.items() if name in self.outputs]
         pixels = len(shapes) == 1 and len(shapes[0]) == 3 and made.compared == "labels"
-        counted = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
+        unit = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
         if made.compared == "multi-label":
-            counted = "labels (1 for an output above 0)"
+            unit = "labels (1 for an output above 0)"
         # a recipe has no preprocessing outside of its model
         against = "" if made.recipe is not None and made.trained_mismatches is None else f"; {made.against}"
-        return f"certified on {made.in_words(counted)}{against}"
+        return f"certified on {made.in_words(unit)}{against}"
 
     def structured(self, values: Mapping[str, Any]) -> Any:
-        """The output as the model returned it: one value, a tuple or a dict of `values`, which are by name."""
+        """The output in the form that the model returns: a value, a tuple or a dict, from `values` by name."""
         output = self.output
         if isinstance(output, str):
             return values[output]
@@ -211,7 +211,7 @@ class PackedNet(Record):
         return dict(zip(self.output, output, strict=True))
 
     def check_values(self) -> None:
-        """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
+        """Raise FormatError for invalid contents of an array; it names node and array and counts the values."""
         self.input.check_values()
         known = self.values
         for node in self.nodes:
@@ -225,8 +225,8 @@ def infer(net: PackedNet) -> dict[str, Value]:
     """Shape and kind of every value of a net, by name.
 
     Raises:
-        FormatError: an invalid or duplicate name, a value that is read before it is made, never made or never used, a
-            wrong shape or kind, a value that is too large, or integer sums that may not fit an int32.
+        FormatError: an invalid or duplicate name; a value that is read before it is computed, or never used; a wrong
+            shape or kind; a value that is too large; or integer sums that may not fit an int32.
     """
     if len(net.nodes) > MOST_NODES:
         raise FormatError(f"the net has more than {MOST_NODES:,} nodes")
@@ -235,24 +235,24 @@ def infer(net: PackedNet) -> dict[str, Value]:
     for node in net.nodes:
         try:
             if not is_name(node.output):
-                raise FormatError("its output has no valid name")
+                raise FormatError("the name of its output is invalid")
             unknown = [name for name in node.inputs if name not in values]
             if unknown or node.output in values:
-                raise FormatError(f"reads {short(unknown)}, which no node before it makes, or repeats a name")
+                raise FormatError(f"reads {short(unknown)}, which no earlier node computes, or repeats a name")
             used.update(node.inputs)
             made = node.infer(*(values[name] for name in node.inputs))
             check_size("its value", made.shape)
             values[node.output] = made
         except FormatError as error:  # noqa: PERF203
             raise _of_node(node, error) from None
-    made_by_none = [name for name in net.outputs if name not in values or name == INPUT]
-    if wrong := made_by_none + [name for name in values if name not in used]:
-        raise FormatError(f"value {short(wrong[0])} is made by no node, or never used")
+    missing = [name for name in net.outputs if name not in values or name == INPUT]
+    if wrong := missing + [name for name in values if name not in used]:
+        raise FormatError(f"no node computes the value {short(wrong[0])}, or none reads it")
     return values
 
 
 def readers(net: PackedNet) -> dict[str, list[Node]]:
-    """The nodes that read each value, one entry per read: a node that reads a value twice is listed twice."""
+    """The nodes that read each value; a node that reads a value twice is listed twice."""
     found: dict[str, list[Node]] = {name: [] for name in (INPUT, *(node.output for node in net.nodes))}
     for node in net.nodes:
         for name in node.inputs:
@@ -300,7 +300,7 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
 
 
 def copied_weights(net: PackedNet) -> int:
-    """Binary weights that are stored once more: those of layers that the model calls several times."""
+    """Binary weights that are stored repeatedly: of layers that the model calls several times."""
     seen: set[tuple[type, bytes]] = set()
     count = 0
     for node in net.nodes:
@@ -313,7 +313,7 @@ def copied_weights(net: PackedNet) -> int:
 
 
 def float32_bytes(net: PackedNet) -> int:
-    """Bytes of the same net in float32, in which a layer that is called several times has its weights once."""
+    """Bytes of the same net in float32, where a layer that is called several times is stored once."""
     rows = costs(net)
     return 4 * (sum(row.binary_weights + row.real_parameters for row in rows) - copied_weights(net))
 
@@ -324,5 +324,5 @@ def op_name(node: Node) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a value may have this name, which appears in names of tensors and in messages."""
+    """Whether a value may have this name."""
     return _NAME.fullmatch(text) is not None

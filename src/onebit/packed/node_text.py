@@ -22,11 +22,11 @@ from onebit.packed.nodes.node import ARRAYS, MOST_RANK
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 Take = Callable[[str, tuple[int, ...]], np.ndarray]
-"""(field, shape) -> the next array of that field in the file; `signs` as words."""
+"""(field, shape) -> the next array of the field in the file; `signs` as words."""
 
 
 def to_lines(nodes: Iterable[Node]) -> list[str]:
-    """One line per node; `from_line` is the inverse for one node."""
+    """One line per node; inverse of `from_line`."""
     lines = []
     previous = (INPUT,)
     for node in nodes:
@@ -49,7 +49,7 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
 
 
 def from_line(line: object, previous: str, take: Take) -> Node:
-    """The node that a line describes, after the node with the output `previous`; FormatError for any other text."""
+    """The node of a line that follows the node with the output `previous`; FormatError for any other text."""
     op, *words = line.split(" ") if isinstance(line, str) else [""]
     if not words or op not in OPS:
         raise FormatError(f"a node is {short(line)}, expected an op and a name; ops: {', '.join(OPS)}")
@@ -76,7 +76,7 @@ def from_line(line: object, previous: str, take: Take) -> Node:
             if name == "signs":
                 values["in_features"] = numbers[1]
         return kind(**{"inputs": (previous,), "output": output} | values)
-    except (FormatError, TypeError) as error:  # a TypeError for a field that is missing
+    except (FormatError, TypeError) as error:  # TypeError: a field is missing
         raise FormatError(f"node {short(output)} ({op}): {error}") from None
 
 

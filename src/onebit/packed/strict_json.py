@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+from onebit.common.record import check
 from onebit.errors import FormatError, short
 
-_MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits raises ValueError
+_MOST_DIGITS = 20  # a 64-bit number has fewer; Python stops at 4300
 
 
-def parse_json(what: str, text: bytes | str) -> Any:
-    """Parse JSON in UTF-8; FormatError for anything else, duplicate keys, NaN, huge integers and deep nesting."""
+def parse_object(what: str, text: bytes | str) -> dict[str, Any]:
+    """A JSON object in UTF-8; FormatError for anything else, duplicate keys, NaN, huge integers and deep nesting."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")  # json would also accept UTF-16 and UTF-32
-        return json.loads(text, object_pairs_hook=_pairs, parse_int=_integer, parse_constant=_constant)
+        found = json.loads(text, object_pairs_hook=_pairs, parse_int=_integer, parse_constant=_constant)
     except FormatError as error:
         raise FormatError(f"{what} {error}") from None
     except RecursionError:
         raise FormatError(f"{what} is nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise FormatError(f"{what} is not JSON in UTF-8: {error}") from None
+    made: dict[str, Any] = check(found, dict, name=what)
+    return made
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

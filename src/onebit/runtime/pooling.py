@@ -11,7 +11,7 @@ from onebit.runtime.reference_matmul import Executor
 
 
 def max_pool(node: MaxPool, x: Value) -> Executor:
-    size = node.places(x)
+    size = node.positions(x)
 
     def execute(v: np.ndarray) -> np.ndarray:
         real = v.dtype.kind == "f"
@@ -23,7 +23,7 @@ def max_pool(node: MaxPool, x: Value) -> Executor:
 
 
 def average_pool(node: AveragePool, x: Value) -> Executor:
-    size = node.places(x)
+    size = node.positions(x)
     divisor = node.pixels(x).astype(np.float32)
     result = np.int32 if node.infer(x).exact else np.float32
 

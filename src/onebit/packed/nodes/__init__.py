@@ -10,8 +10,8 @@ kind       values
 `real`     float32
 =========  ================================================================================
 
-A new `operation` is a class here, whose `compute` defines it, and an entry in `OPS`; a new field has one in `ARRAYS`
-or `ATTRIBUTES`.
+A new operation is a class whose `compute` defines it and an entry in `OPS`; a new field has an entry in `ARRAYS` or
+`ATTRIBUTES`.
 """
 
 from __future__ import annotations

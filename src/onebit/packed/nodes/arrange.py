@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Value, check_size, merged, operation, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, check_size, merged, operation, require_alike, require_image, same_kind
 
 
 @operation
@@ -48,7 +48,7 @@ class Reshape(Move):
 
 @operation
 class Permute(Move):
-    """Axis i of the output is axis `axes[i]` of the input; axes are counted without the batch axis.
+    """Axis i of the output is axis `axes[i]` of the input, without the batch axis.
 
     Args:
         axes: a permutation of 0, 1, …
@@ -67,7 +67,7 @@ class Permute(Move):
 
 @operation
 class Repeat(Move):
-    """Each element repeated along each axis, as `numpy.repeat`: nearest upsampling, or an axis of 1 broadcast.
+    """Each element repeated along each axis, as by `numpy.repeat`: nearest upsampling, or broadcasting an axis of 1.
 
     Args:
         times: repetitions along each axis, without the batch axis.
@@ -95,8 +95,7 @@ class Concat(Node):
     arity = None
 
     def infer(self, *inputs: Value) -> Value:
-        if len({x.shape[1:] for x in inputs}) > 1:
-            raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in inputs)}, expected equal images")
+        require_alike([x.shape[1:] for x in inputs])
         return merged(inputs, (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:]))
 
     def compute(self, dtype: Any, *arrays: np.ndarray) -> np.ndarray:
@@ -124,13 +123,13 @@ class Slice(Move):
         return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
-        place = slice(None), *map(slice, self.start, self.stop, self.step)
-        return v[place]
+        index = slice(None), *map(slice, self.start, self.stop, self.step)
+        return v[index]
 
 
 @operation
 class Pad(Move):
-    """An image with a border of one value.
+    """An image with a constant border.
 
     Args:
         channels: channels added (before, after).

@@ -1,7 +1,7 @@
 """Convolutions and transposed convolutions, with one-bit or real weights.
 
-A row of weights belongs to one output channel and holds its kernel in the order (kH, kW, I/groups), input channels
-fastest: the weights of the channels of one pixel are contiguous, as kernels without im2col need them.
+A row of weights is the kernel of one output channel in the order (kH, kW, I/groups), input channels fastest: the
+weights for the channels of a pixel are contiguous, which kernels without im2col need.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Kernel(Node):
         (height, width), (down, right) = self.kernel, self.dilation
         return down * (height - 1) + 1, right * (width - 1) + 1
 
-    def places(self, x: Value) -> tuple[int, int]:
-        """(H', W'), the number of positions of the kernel on the padded image; FormatError if it does not fit."""
+    def positions(self, x: Value) -> tuple[int, int]:
+        """(H', W'), how many positions the kernel has on the padded image; FormatError if it does not fit."""
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
         height, width = height + top + bottom, width + left + right
@@ -50,7 +50,7 @@ class Kernel(Node):
 
 @operation
 class Grouped(Kernel, Weights):
-    """Base class of convolutions: an output channel reads the input channels of its group only.
+    """Base class of convolutions: an output channel reads only the input channels of its group.
 
     Args:
         groups: number of groups of channels.
@@ -75,13 +75,13 @@ class Convolution(Grouped):
     """(I, H, W) -> (O, H', W').
 
     Args:
-        padding_value: 0, which is a third value besides ±1, or 1 or -1.
+        padding_value: 0 (a third value besides ±1), 1 or -1.
     """
 
     padding_value: int = 0
 
     def infer(self, x: Value) -> Value:
-        shape = self.outputs, *self.places(x)
+        shape = self.outputs, *self.positions(x)
         require_channels(x, self.group_channels * self.groups)
         return self.products(x, shape, padding_value=self.padding_value)
 

@@ -26,7 +26,7 @@ else:
     operation = dataclass(frozen=True, eq=False, kw_only=True)
 
 INT32 = np.iinfo(np.int32)
-SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
+SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 holds for every sum or for none
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
 MOST_SIZE = 2**20  # of a kernel, stride, padding, …
 MOST_RANK = 6  # axes of a value, without the batch
@@ -70,7 +70,7 @@ class Value:
 
 
 class Numbers(NamedTuple):
-    """An integer, or a tuple of `length` integers, each from `least` to `most`; None for up to MOST_RANK of them."""
+    """An integer, or a tuple of `length` integers (None: up to MOST_RANK), each from `least` to `most`."""
 
     length: int | None
     least: int = 1
@@ -104,7 +104,7 @@ ATTRIBUTES = {
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """The same numbers, which nobody can change: plans and certificates of a net hold for those that it has."""
+    """The same numbers, read-only: plans and certificates of a net depend on them."""
     view = array.copy() if array.flags.writeable else array.view()
     view.flags.writeable = False
     return view
@@ -123,8 +123,8 @@ class Node(ABC):
     output: str
 
     arity: ClassVar[int | None] = 1
-    """Number of inputs; None for `fewest` or more."""
-    fewest: ClassVar[int] = 2
+    """Number of inputs; None for `min_inputs` or more."""
+    min_inputs: ClassVar[int] = 2
     arrays: ClassVar[tuple[str, ...]] = ()
     attributes: ClassVar[dict[str, Numbers]] = {}
 
@@ -134,8 +134,8 @@ class Node(ABC):
         cls.attributes = {name: ATTRIBUTES[name] for name in names if name not in (*ARRAYS, "in_features")}
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < self.fewest):
-            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or f'{self.fewest} or more'}")
+        if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < self.min_inputs):
+            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or f'{self.min_inputs} or more'}")
         for name, numbers in self.attributes.items():
             numbers.check(name, getattr(self, name))
         for name, array in self.stored.items():
@@ -145,6 +145,9 @@ class Node(ABC):
                     f"{name} is {array.dtype} {array.shape}, expected {dtype} with {rank} axes, none empty"
                 )
             object.__setattr__(self, name, read_only(array))
+        for name, array in self.stored.items():
+            if array.shape != (expected := self.shape_of(name) or array.shape):
+                raise FormatError(f"{name} has shape {array.shape}, expected {expected}")
 
     @abstractmethod
     def infer(self, *inputs: Any) -> Value:
@@ -169,6 +172,10 @@ class Node(ABC):
         for name, array in self.stored.items():
             if array.dtype == np.float32:
                 check_finite(name, array)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape that an array must have; () for any of its rank."""
+        return ()
 
     @property
     def stored(self) -> dict[str, np.ndarray]:
@@ -217,10 +224,10 @@ def check_size(what: str, shape: tuple[int, ...]) -> None:
         raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values per image")
 
 
-def require_alike(values: Collection[Value]) -> None:
-    """Raise FormatError unless all values have one shape."""
-    if len({x.shape for x in values}) > 1:
-        raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in values)}, expected equal shapes")
+def require_alike(shapes: Collection[tuple[int, ...]]) -> None:
+    """Raise FormatError unless all shapes are equal."""
+    if len(set(shapes)) > 1:
+        raise FormatError(f"got values of shapes {', '.join(map(str, shapes))}, expected equal shapes")
 
 
 def require_channels(x: Value, channels: int) -> None:

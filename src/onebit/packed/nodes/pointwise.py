@@ -14,7 +14,7 @@ from onebit.packed.nodes.node import Node, Value, integer, operation, per_channe
 
 @operation
 class Pointwise(Node):
-    """Base class of operations on each number: reals by default."""
+    """Base class of elementwise operations, whose results are real by default."""
 
     def infer(self, x: Value) -> Value:
         return Value(x.shape, "real")
@@ -43,7 +43,7 @@ class Affine(PerChannel):
     shift: np.ndarray | None = None
 
     def levels(self) -> tuple[np.float32, np.float32] | None:
-        """What the signs -1 and +1 become, if this is the same finite number for every channel; else None."""
+        """The images of -1 and +1 if they are finite and the same for every channel; else None."""
         scale, shift = (
             np.float64(x) if array is None else array.astype(np.float64)
             for array, x in ((self.scale, 1), (self.shift, 0))
@@ -123,7 +123,7 @@ class Bounded(Pointwise):
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         y = v.astype(dtype)
         for bound, beyond in zip(self.bounds, (np.less, np.greater), strict=True):
-            if abs(bound) < inf:  # keeps a -0.0 that is at a bound of 0.0, unlike np.clip
+            if abs(bound) < inf:  # unlike np.clip, keeps -0.0 at a bound of 0.0
                 np.copyto(y, bound, where=beyond(y, bound))
         return y
 
@@ -180,11 +180,8 @@ class Clamp(Bounded):
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, array in self.stored.items():
-            if array.shape != (1,):
-                raise FormatError(f"{name} has shape {array.shape}, expected (1,)")
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return (1,)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -204,7 +201,7 @@ class Add(Node):
     arity = 2
 
     def infer(self, a: Value, b: Value) -> Value:
-        require_alike((a, b))
+        require_alike([a.shape, b.shape])
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         least, most = (sum(limits) for limits in zip(a.limits, b.limits, strict=True))
@@ -221,7 +218,7 @@ class Multiply(Node):
     arity = 2
 
     def infer(self, a: Value, b: Value) -> Value:
-        require_alike((a, b))
+        require_alike([a.shape, b.shape])
         return Value(a.shape, "real")
 
     def compute(self, dtype: Any, v: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from onebit.packed.nodes.node import Node, Value, integer, operation, require_im
 
 @operation
 class Pool(Kernel):
-    """(C, H, W) -> (C, H', W'), with windows that all contain a pixel of the image."""
+    """(C, H, W) -> (C, H', W'); each window must contain a pixel of the image."""
 
-    def places(self, x: Value) -> tuple[int, int]:
+    def positions(self, x: Value) -> tuple[int, int]:
         for size, span, step, before, after in zip(
             require_image(x)[1:], self.extent, self.dilation, self.padding[::2], self.padding[1::2], strict=True
         ):
@@ -24,7 +24,7 @@ class Pool(Kernel):
                 raise FormatError(
                     f"with a padding of {self.padding} some windows contain no pixel of an image {x.shape}"
                 )
-        return super().places(x)
+        return super().positions(x)
 
 
 @operation
@@ -32,7 +32,7 @@ class MaxPool(Pool):
     """The largest value in each window, without padding."""
 
     def infer(self, x: Value) -> Value:
-        return same_kind(x, (x.shape[0], *self.places(x)))
+        return same_kind(x, (x.shape[0], *self.positions(x)))
 
 
 @operation
@@ -48,17 +48,17 @@ class AveragePool(Pool):
     sums: int = 0
 
     def infer(self, x: Value) -> Value:
-        shape = (x.shape[0], *self.places(x))
+        shape = (x.shape[0], *self.positions(x))
         if x.bound is None or not self.sums:
             return Value(shape, "real")
         area, (least, most) = prod(self.kernel), x.limits
         return integer(shape, area * x.bound, area * min(0, least), area * max(0, most))  # borders have fewer pixels
 
     def pixels(self, x: Value) -> np.ndarray:
-        """(H', W'): how many pixels of each window count."""
+        """(H', W'): the divisor of each window."""
         counts = []
-        for axis, places in enumerate(self.places(x)):
-            starts = np.arange(places)[:, None] * self.stride[axis] - self.padding[2 * axis]
+        for axis, positions in enumerate(self.positions(x)):
+            starts = np.arange(positions)[:, None] * self.stride[axis] - self.padding[2 * axis]
             taps = starts + np.arange(self.kernel[axis]) * self.dilation[axis]
             inside = (taps >= 0) & (taps < x.shape[1 + axis])
             counts.append((inside | bool(self.count_padding)).sum(axis=1))
@@ -89,5 +89,5 @@ class AdaptiveAveragePool(Node):
         ]
 
     def pixels(self, x: Value) -> np.ndarray:
-        """(H', W'): how many pixels each window has."""
+        """(H', W'): the number of pixels of each window."""
         return np.outer(*(np.diff(axis)[:, 0] for axis in self.windows(x)))

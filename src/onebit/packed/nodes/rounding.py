@@ -1,4 +1,4 @@
-"""Integers of few bits: rounded once, from exact sums or from real values, and clipped to a range."""
+"""Rounding to small integers: of exact sums or of real values, once, and clipped to a range."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onebit.errors import FormatError
 from onebit.packed.nodes.node import Node, Value, operation, per_channel, require_alike, require_channels
 
 EXACT_LIMIT = 2**52
-"""Magnitudes below it, and the halves between them, are exact in float64, so that integers are not the only way."""
+"""Magnitudes below it, and the halves between them, are exact in float64 too."""
 
 
 @operation
@@ -34,8 +34,8 @@ class _Clipped(Node):
 class Requantize(_Clipped):
     """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^right_shift⌋, least), most), per channel, of integers xᵢ.
 
-    One rule for every executor: BatchNorm, ReLU, residual sum and rounding of exact sums, with one rounding. For
-    rounding to the nearest, `offset` includes half of 2^right_shift.
+    BatchNorm, ReLU, residual sum and rounding in one step that is the same in every executor. To round to the nearest,
+    `offset` includes half of 2^right_shift.
 
     Args:
         multiplier: (inputs, C) int32.
@@ -48,16 +48,14 @@ class Requantize(_Clipped):
     right_shift: int
 
     arity = None
-    fewest = 1
+    min_inputs = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expected = len(self.inputs), len(self.offset)
-        if self.multiplier.shape != expected:
-            raise FormatError(f"multiplier has shape {self.multiplier.shape}, expected {expected}")
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        channels = (len(self.offset),)
+        return (len(self.inputs), *channels) if name == "multiplier" else channels
 
     def infer(self, *inputs: Value) -> Value:
-        require_alike(inputs)
+        require_alike([x.shape for x in inputs])
         require_channels(inputs[0], len(self.offset))
         if real := [x.kind for x in inputs if not x.exact]:
             raise FormatError(f"got {real[0]} values, expected integers; real values are rounded by `quantize`")
