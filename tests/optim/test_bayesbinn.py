@@ -1,4 +1,4 @@
-"""BayesBiNN, with its quantizer, against a straightforward re-derivation from the paper and the authors' code."""
+"""BayesBiNN and its quantizer against the formulas of the paper and the authors' code, written again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def rederived(
     latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any, lagged: bool = False
 ) -> Tensor:
-    """The authors' loop, written anew, with tanh²λ of the current λ; `lagged` as they have it, of the step before."""
+    """The authors' loop with tanh²λ of the current λ; `lagged`: as in their code, of the previous step."""
     mean = torch.zeros_like(latent)
     before = latent
     for step in range(1, steps + 1):
@@ -48,8 +48,8 @@ def rederived(
             x, y = data(step, latent.dtype)
             (gradient,) = torch.autograd.grad(loss_of(weight, x, y), weight)
             weight = weight.detach()
-            spread = 1 - torch.tanh(before if lagged else latent) ** 2 + 1e-10
-            total += (1 - weight**2 + 1e-10) / temperature / spread * gradient
+            slope = 1 - torch.tanh(before if lagged else latent) ** 2 + 1e-10
+            total += (1 - weight**2 + 1e-10) / temperature / slope * gradient
         natural = COUNT * total / samples + latent - prior
         mean = momentum * mean + (1 - momentum) * natural
         before, latent = latent, latent - RATE * mean / (1 - momentum**step)
@@ -82,9 +82,13 @@ def small(dtype: torch.dtype, bound: float = 2.0) -> Tensor:
     return (torch.rand(5, 12, dtype=dtype, generator=torch.Generator().manual_seed(0)) * 2 - 1) * bound
 
 
-@pytest.mark.parametrize("prior", [0.0, small(torch.float64, 1.0)], ids=["no prior", "prior"])
-@pytest.mark.parametrize(("momentum", "samples"), [(0.0, 1), (0.9, 1), (0.0, 3), (0.99, 2)])
-@pytest.mark.parametrize("temperature", [1.0, 1e-2])
+PRIOR = small(torch.float64, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "momentum", "samples", "prior"),
+    [(1.0, 0.0, 1, 0.0), (1e-2, 0.9, 1, PRIOR), (1.0, 0.0, 3, PRIOR), (1e-2, 0.99, 2, 0.0)],
+)
 def test_twenty_steps_in_float64(temperature: float, momentum: float, samples: int, prior: Any) -> None:
     settings = {"steps": 20, "temperature": temperature, "momentum": momentum, "samples": samples, "prior": prior}
     begin = small(torch.float64)
@@ -104,9 +108,8 @@ def test_twenty_steps_in_float32_at_the_temperature_of_the_paper(momentum: float
     assert float((found - begin).abs().max()) > 100  # 1/(1 − tanh²(10) + 1e-10) is 1e10 in float32
 
 
-@pytest.mark.parametrize("prior", [0.0, small(torch.float64, 1.0)], ids=["no prior", "prior"])
-@pytest.mark.parametrize(("momentum", "samples"), [(0.0, 1), (0.9, 2)])
-def test_the_mean_may_be_that_of_the_step_before(momentum: float, samples: int, prior: Any) -> None:
+@pytest.mark.parametrize(("momentum", "samples", "prior"), [(0.0, 1, 0.0), (0.9, 2, PRIOR)])
+def test_the_mean_may_be_that_of_the_previous_step(momentum: float, samples: int, prior: Any) -> None:
     settings = {"steps": 20, "temperature": 0.1, "momentum": momentum, "samples": samples, "prior": prior}
     begin = small(torch.float64)
     found, expected = ours(begin, **settings, lagged=True), rederived(begin, **settings, lagged=True)
@@ -126,7 +129,7 @@ def test_a_lagged_mean_by_hand() -> None:
         assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_latents_begin_at_plus_and_minus_ten() -> None:
+def test_latents_start_at_plus_and_minus_ten() -> None:
     model = net("concrete_sign")
     bayesbinn(model)
     values, counts = torch.cat([model[0].weight.flatten(), model[4].weight.flatten()]).unique(return_counts=True)
@@ -144,7 +147,7 @@ def test_latents_may_be_left_as_they_are() -> None:
     assert torch.equal(model[4].weight, before)
 
 
-def test_without_data_latents_go_to_the_prior() -> None:
+def test_without_data_latents_converge_to_the_prior() -> None:
     layer = BinaryLinear(3, 2, weight_quantizer="concrete_sign")
     optimizer = BayesBiNN(latent_groups(layer, lr=0.5), count=10)
     optimizer.set_prior_()
@@ -157,15 +160,14 @@ def test_without_data_latents_go_to_the_prior() -> None:
     assert torch.allclose(layer.weight, prior)
 
 
-@pytest.mark.parametrize("lagged_mean", [False, True])
-def test_the_prior_and_the_mean_of_the_step_before_are_part_of_the_state(lagged_mean: bool) -> None:
+def test_the_prior_and_the_lagged_mean_are_part_of_the_state() -> None:
     model = net("concrete_sign")
-    optimizer = bayesbinn(model, lagged_mean=lagged_mean)
+    optimizer = bayesbinn(model, lagged_mean=True)
     train(model, optimizer, steps=2)
     optimizer.set_prior_()
     train(model, optimizer, steps=2, seed=2)
     twin = copy.deepcopy(model)
-    other = bayesbinn(twin, init=None, lagged_mean=lagged_mean)
+    other = bayesbinn(twin, init=None, lagged_mean=True)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, optimizer, steps=3, seed=3)
     train(twin, other, steps=3, seed=3)
@@ -190,7 +192,7 @@ def test_numbers_out_of_range_are_refused(options: dict) -> None:
         bayesbinn(net("concrete_sign"), **options)
 
 
-def test_a_second_fit_goes_on_from_the_posterior() -> None:
+def test_a_second_fit_continues_from_the_posterior() -> None:
     data = load_dataset("toy")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
@@ -209,7 +211,6 @@ def test_n_counts_the_pixels_of_masks() -> None:
     x = torch.randn(8, 1, 4, 4)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     trainer = onebit.Trainer(model, "bayesbinn", epochs=1, batch_size=4, precision="fp32")
-    trainer.fit((x, (x[:, 0] > 0).long()), verbose=False)
     found: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         move = BayesBiNN.move_

@@ -1,4 +1,4 @@
-"""What optimizers with a rule of their own for latents share: they are ordinary torch optimizers."""
+"""Optimizers with a rule for latents work as ordinary torch optimizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binary_layers
-from onebit.optim import BayesBiNN, clip_latents_, latent_groups
+from onebit.optim import clip_latents_, latent_groups
 from onebit.train.precision import lay_out_state_
 from support.own_rule import OPTIMIZERS, net, parameters, same, train
 
@@ -67,7 +67,7 @@ def test_another_companion_may_be_given(name: str) -> None:
     model, optimizer = pair(name, companion=lambda groups: torch.optim.SGD(groups, lr=0.5))
     before = model[7].weight.detach().clone()
     train(model, optimizer, steps=1)
-    assert torch.allclose(model[7].weight, before - 0.01 * model[7].weight.grad)  # the groups bring their own rate
+    assert torch.allclose(model[7].weight, before - 0.01 * model[7].weight.grad)  # at the rate of the group
 
 
 def test_a_net_without_real_parameters(name: str) -> None:
@@ -82,7 +82,7 @@ def test_a_net_without_real_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("through", [copy.deepcopy, through_a_file])
-def test_a_state_dict_goes_on_to_the_same_bits(name: str, through: Callable) -> None:
+def test_a_state_dict_resumes_bit_for_bit(name: str, through: Callable) -> None:
     model, optimizer = pair(name)
     train(model, optimizer, steps=3)
     twin, fresh = pair(name)
@@ -98,7 +98,7 @@ def test_a_state_dict_goes_on_to_the_same_bits(name: str, through: Callable) -> 
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
 )
-def test_a_copy_goes_on_to_the_same_bits(name: str, copied: Callable) -> None:
+def test_a_copy_continues_bit_for_bit(name: str, copied: Callable) -> None:
     model, optimizer = pair(name)
     train(model, optimizer, steps=3)
     twin, twin_optimizer = copied((model, optimizer))
@@ -117,7 +117,7 @@ def test_schedulers_move_the_rates_of_both(name: str) -> None:
     before = model[7].weight.detach().clone()
     train(model, optimizer, steps=1)
     schedule.step()
-    assert torch.equal(model[7].weight, before)  # a companion that has its own groups would have moved it
+    assert torch.equal(model[7].weight, before)  # a companion with copies of the groups would have moved it
     rates = [
         0.5 * rate if group.get("latent") else 0 for rate, group in zip(first, optimizer.param_groups, strict=True)
     ]
@@ -149,7 +149,7 @@ def test_latents_without_a_gradient_stay(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_state_lies_in_memory_as_latents_do(name: str) -> None:
+def test_state_has_the_memory_format_of_latents(name: str) -> None:
     model, optimizer = pair(name)
     last, last_optimizer = pair(name)
     train(last.to(memory_format=torch.channels_last), last_optimizer, steps=3)
@@ -166,7 +166,6 @@ def test_state_lies_in_memory_as_latents_do(name: str) -> None:
 
 
 def test_the_memory_format_changes_no_bit_of_an_update(name: str) -> None:
-    """The same gradients, whether they lie in memory as the latent or not."""
     model, optimizer = pair(name)
     twins = [copy.deepcopy((model, optimizer)) for _ in range(3)]
     gradients = [torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
@@ -185,7 +184,7 @@ def test_the_memory_format_changes_no_bit_of_an_update(name: str) -> None:
 
 
 @pytest.mark.parametrize("problem", ["real", "decay"])
-def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
+def test_real_nets_and_weight_decay_of_latents_are_refused(name: str, problem: str) -> None:
     make = OPTIMIZERS[name][1]
     if problem == "real":
         with pytest.raises(UsageError, match="binary weights"):
@@ -197,7 +196,7 @@ def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))
 
 
-def test_groups_that_are_added_later_are_trained(name: str) -> None:
+def test_groups_added_later_are_trained(name: str) -> None:
     model, optimizer = pair(name)
     train(model, optimizer, steps=1)
     head, tail = nn.Linear(3, 3), BinaryLinear(3, 3, weight_quantizer=OPTIMIZERS[name][0])
@@ -225,16 +224,6 @@ def test_groups_that_are_added_later_are_trained(name: str) -> None:
     train(grown, optimizer, steps=3, seed=2)
     train(twin, fresh, steps=3, seed=2)
     assert same(grown, twin)
-
-
-def test_latents_that_are_added_without_a_rate_take_that_of_the_others() -> None:
-    optimizer = BayesBiNN(latent_groups(net("concrete_sign"), lr=0.02), count=100)
-    added = nn.Parameter(torch.ones(3))
-    optimizer.add_param_group({"params": [added], "latent": True})
-    assert optimizer.param_groups[-1]["lr"] == 0.02
-    added.grad, before = torch.ones(3), added.detach().clone()
-    optimizer.step()
-    assert not torch.equal(added, before)
 
 
 def test_the_first_real_group_that_is_added_makes_the_companion(name: str) -> None:

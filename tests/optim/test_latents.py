@@ -1,4 +1,4 @@
-"""Latent groups and the latent clip, with every optimizer that torch has."""
+"""Latent groups and the latent clip, with every optimizer of torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from onebit.optim import (
     latent_groups,
     latent_rate,
 )
-from onebit.quantizers import WEIGHT_QUANTIZERS
 
 EXCEPTIONS = {
     "LBFGS": "takes one group of parameters only",
@@ -30,7 +29,7 @@ EXCEPTIONS = {
 }
 ONLY_MATRICES = "Muon"
 OF_TORCH = [name for name, kind in OPTIMIZERS.items() if not issubclass(kind, CompanionOptimizer)]
-"""The others have test files of their own."""
+"""The others have other test files."""
 TORCH_OPTIMIZERS = sorted(
     name
     for name, kind in vars(torch.optim).items()
@@ -60,11 +59,9 @@ def largest(layer: nn.Module) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------------- clip
-def test_the_table_has_every_optimizer_of_torch_that_moves_any_dense_parameter() -> None:
+def test_the_table_has_every_optimizer_of_torch_for_dense_parameters() -> None:
     left_out = {*EXCEPTIONS, ONLY_MATRICES}
     assert {OPTIMIZERS[name].__name__ for name in OF_TORCH} == set(TORCH_OPTIMIZERS) - left_out
-    named = "ASGD Adam Adamax Adagrad Adadelta Rprop RMSprop SGD"  # of BinaryNet.pytorch
-    assert {name.lower() for name in named.split()} <= set(OF_TORCH)
 
 
 @pytest.mark.parametrize("name", [name for name in TORCH_OPTIMIZERS if name not in EXCEPTIONS])
@@ -100,7 +97,7 @@ def test_a_step_equals_the_optimizers_step_then_a_clamp(name: str) -> None:
 
 
 @pytest.mark.parametrize("clip", [0.25, "value", None])
-def test_the_bound_is_a_number_or_the_quantizers_own_or_none(clip: float | str | None) -> None:
+def test_the_clip_is_a_number_the_bound_of_the_quantizer_or_none(clip: float | str | None) -> None:
     model = net(value=0.5)
     optimizer = clip_latents_(torch.optim.SGD(latent_groups(model, lr=1.0, latent_clip=clip)))
     step(model, optimizer)
@@ -153,7 +150,7 @@ def test_a_group_added_later_is_left_alone() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
-@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
+@pytest.mark.parametrize("name", ["sign", "concrete_sign", "adabin"])
 def test_every_parameter_is_in_one_group(name: str) -> None:
     model = binarize_(
         nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2)),
@@ -224,14 +221,14 @@ def test_state_dict_round_trip_continues_bit_equal(name: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [None, "glorot"])
-def test_the_rate_of_latents_is_told_before_its_scale(scale: str | None) -> None:
+def test_the_rate_of_latents_excludes_its_scale(scale: str | None) -> None:
     model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 2, weight_quantizer="ste_sign"), nn.BatchNorm1d(2))
     groups = latent_groups(model, lr=0.5, lr_scale=scale)
     groups[-1]["lr"] = 0.125
     assert latent_rate(torch.optim.SGD(groups)) == pytest.approx(0.5)
 
 
-def test_without_a_rate_of_latents_that_of_the_others_is_told() -> None:
+def test_without_a_rate_of_latents_that_of_the_others_counts() -> None:
     model = nn.Sequential(BinaryLinear(4, 4), nn.BatchNorm1d(4))
     assert latent_rate(Bop(latent_groups(model, lr=0.25), gamma=0.5)) == 0.25
     assert latent_rate(torch.optim.SGD(model.parameters(), lr=0.5)) == 0.5

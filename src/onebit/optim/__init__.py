@@ -1,4 +1,4 @@
-"""Optimizers by name: any of torch's with the latent clip, and those that move binary weights by rules of their own."""
+"""Optimizers by name: those of torch with the latent clip, and those with update rules for binary weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BayesBiNN, training of binary nets by the Bayesian learning rule (Meng, Bachmann, Khan 2020, arXiv:2002.10778)."""
+"""BayesBiNN: binary nets trained by the Bayesian learning rule (Meng, Bachmann, Khan 2020, arXiv:2002.10778)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class BayesBiNN(CompanionOptimizer):
     """BayesBiNN: the latents are λ, natural parameters of independent Bernoulli weights, p(+1) = sigmoid(2λ).
 
     ḡ = N·g + (λ − λ0), m ← β·m + (1 − β)·ḡ, λ ← λ − lr·m/(1 − βᵗ) (algorithm 1, and the authors' code for β), where g
-    is the gradient of the mean loss with respect to λ, as the quantizer `concrete_sign` returns it. Several Monte Carlo
-    samples are several backward passes whose gradients are averaged (`samples` of `onebit.fit`).
+    is the gradient of the mean loss with respect to λ, from the quantizer `concrete_sign`. Several Monte Carlo samples
+    are several backward passes, whose gradients are averaged (`samples` of `onebit.fit`).
 
-    With `lagged_mean`, g is divided by 1 − tanh²λ₋ + 1e-10 in place of 1 − tanh²λ + 1e-10, where λ₋ is λ of the step
-    before; in the first step it is λ. The authors' code does this, algorithm 1 does not. λ₋ is part of the state.
+    With `lagged_mean`, g is divided by 1 − tanh²λ₋ + 1e-10 instead of 1 − tanh²λ + 1e-10, where λ₋ is λ of the previous
+    step (in the first step, λ). The authors' code does so, algorithm 1 does not. λ₋ is part of the state.
 
     Args:
         groups: of `latent_groups`.
-        count: N, the number of training images; more for augmented ones.
-        lr: of λ, in place of that in the groups of latents; None leaves it.
+        count: N, the number of training images; more with augmentation.
+        lr: of λ; None for that of the groups of latents.
         momentum: β.
-        init: every λ begins as ±init at random, also that of a group added later; None leaves latents as they are.
-        lagged_mean: take the slope of draws from λ of the step before.
-        companion: makes the optimizer of real parameters from their groups; Adam when None.
-        generator: source of those signs; torch's default generator when None.
+        init: λ starts at ±init, with random signs; None keeps the latents.
+        lagged_mean: see above.
+        companion: makes the optimizer of real parameters from their groups; None for Adam.
+        generator: of the random signs; None for torch's default generator.
 
     Raises:
         UsageError: numbers out of range, no latents, or weight decay of latents.
@@ -60,9 +60,9 @@ class BayesBiNN(CompanionOptimizer):
         for name, value in {"count": count, "lr": lr, "init": init}.items():
             read(value, Positive | None, name=name)
         read(momentum, Share, name="momentum")
-        own = {"count": count, "momentum": momentum, "lagged_mean": lagged_mean} | ({} if lr is None else {"lr": lr})
+        settings = {"count": count, "momentum": momentum, "lagged_mean": lagged_mean}
         self.init, self.generator = init, generator
-        super().__init__(groups, own, companion)
+        super().__init__(groups, settings if lr is None else settings | {"lr": lr}, companion)
 
     def start_(self, latent: Tensor) -> None:
         if self.init is not None:
@@ -71,7 +71,7 @@ class BayesBiNN(CompanionOptimizer):
 
     @torch.no_grad()
     def set_prior_(self) -> None:
-        """Make the posterior of now the prior of what follows: λ0 ← λ. It is 0 before, and part of the state."""
+        """Make the current posterior the prior: λ0 ← λ. It is part of the state, and 0 by default."""
         for latent in self.latents():
             self.state[latent]["prior"] = latent.detach().clone()
 
@@ -92,7 +92,7 @@ class BayesBiNN(CompanionOptimizer):
         prior = state.get("prior")
         tensors += [] if prior is None else [prior]
         for x, g, *kept in in_chunks(*tensors):
-            # x itself for a prior of 0; alpha, as no pass then needs a tensor of its own
+            # with alpha, no pass needs a temporary tensor
             pull = x if prior is None else x - kept[-1]
             if momentum:
                 m = kept[0].mul_(momentum).add_(g, alpha=(1 - momentum) * count).add_(pull, alpha=1 - momentum)
@@ -102,11 +102,11 @@ class BayesBiNN(CompanionOptimizer):
 
 
 def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
-    """The BayesBiNN of a recipe; a posterior that is given goes on, other latents begin as ±`latent_init`."""
+    """The BayesBiNN of a recipe; trained latents continue, others start at ±`latent_init`."""
     settings = setup.settings
     if settings.prior and not setup.initialized:
         raise UsageError(
-            "optimizer.prior takes the weights that bayesbinn starts from as its prior: name them with --init_from"
+            "optimizer.prior is the prior of bayesbinn made of the weights it starts from: add --init_from"
         )
     optimizer = BayesBiNN(
         setup.groups,
@@ -122,7 +122,7 @@ def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
 
 
 def _is_posterior(groups: Iterable[dict[str, Any]]) -> bool:
-    """Whether latents are λ that were trained: their mean size is above 1, which initializations keep below."""
+    """Whether latents are trained λ: their mean magnitude is above 1, unlike that of any initialization."""
     latents = [latent.detach() for group in groups if group.get("latent") for latent in group["params"]]
     if any(latent.is_meta for latent in latents):  # settings are checked on a model without numbers
         return False

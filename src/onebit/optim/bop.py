@@ -16,23 +16,22 @@ from onebit.quantizers.chunks import in_chunks
 
 LEAST = 1e-38
 HUGE = 3e38
-"""LEAST · HUGE > 2: a mean that is above LEAST takes a weight to its other value whatever else."""
+"""LEAST · HUGE > 2: a mean above LEAST flips a weight."""
 
 
 class Bop(CompanionOptimizer):
     """Bop: weights are ±1 and flip where the running mean of their gradient is steadily against them.
 
-    m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Every latent is set to its sign here, and stays ±1;
-    other weights that are loaded later count by their signs, and are ±1 again after a step. A write through
-    `parameter.data`, or by a fused optimizer of torch, right after a step goes unnoticed: the next forward pass uses
-    those numbers. Write in `torch.no_grad()`.
+    m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Latents are set to their signs, and stay ±1; of other
+    weights that are loaded later only the signs count. Write to latents in `torch.no_grad()`, not through
+    `parameter.data`: right after a step such a write goes unnoticed, and the next forward pass uses its numbers.
 
     Args:
-        groups: of `latent_groups`; in those of latents `lr` becomes γ, which every scheduler can then move, and
-            `threshold` τ. A latent clip is dropped: there is nothing to clip.
+        groups: of `latent_groups`; in those of latents `lr` becomes γ, so that schedulers change it, and `threshold` τ.
+            A latent clip is dropped.
         gamma: γ, the share of the newest gradient in the mean.
         threshold: τ, at least 0.
-        companion: makes the optimizer of real parameters from their groups; Adam when None.
+        companion: makes the optimizer of real parameters from their groups; None for Adam.
 
     Raises:
         UsageError: γ not in (0, 1], τ below 0, no latents, or weight decay of latents.
@@ -70,9 +69,9 @@ class Bop(CompanionOptimizer):
         least = max(float(group["threshold"]), LEAST)
         for w, g, m in in_chunks(latent, gradient, state["mean"]):
             m.lerp_(g, float(group["lr"]))
-            # 0 where |m| <= τ; a mean that agrees with its weight is on the far side of it and changes nothing
+            # 0 where |m| <= τ; a mean of the sign opposite to its weight is clamped away
             against = torch.nn.functional.hardshrink(m, least)
-            # of the sign, as weights that were loaded after the start can be any numbers
+            # of the sign, as weights that are loaded later may be any numbers
             torch.sub(sign(w), against, alpha=HUGE, out=w).clamp_(-1, 1)
         latent.prepared = Prepared(latent, latent.detach())  # type: ignore[attr-defined]
 
@@ -83,7 +82,7 @@ def build_bop(setup: OptimizerSetup) -> Bop:
 
 
 def bop_factors(setup: OptimizerSetup) -> dict[str, Callable[[int], float]]:
-    """The decays of γ and τ, where a recipe has some."""
+    """The decays of γ and τ in a recipe."""
     settings = setup.settings
     if settings.decay_epochs is None:
         return {}

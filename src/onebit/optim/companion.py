@@ -1,4 +1,4 @@
-"""One optimizer with two rules: its own for latent weights, an ordinary torch optimizer for everything else."""
+"""Optimizers with two rules: one for latent weights, and a torch optimizer for all other parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 class CompanionOptimizer(torch.optim.Optimizer, ABC):
-    """Base of optimizers that move latents by a rule of their own and leave other parameters to a companion.
+    """Base of optimizers with an update rule for latents; a companion updates the other parameters.
 
-    The groups and the state of both are in this one optimizer, so that schedules, clipping, checkpoints and hooks see
-    nothing new.
+    This optimizer holds the groups and the state of both, so that schedules, clipping, checkpoints and hooks work as
+    with any optimizer.
 
     Args:
-        groups: parameter groups as `latent_groups` makes them; those with `latent` follow the own rule.
-        own: settings of groups of latents that do not have them.
-        companion: makes the optimizer of the other groups, with their own `lr`; None for Adam.
+        groups: parameter groups of `latent_groups`; those with `latent` follow the rule.
+        own: default settings of groups of latents.
+        companion: makes the optimizer of the other groups; None for Adam.
 
     Raises:
         UsageError: no group of latents, or weight decay of latents.
@@ -33,22 +33,22 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     lr_of_latents = True
     """Whether `lr` of groups of latents is a learning rate."""
     kept: tuple[str, ...] = ("companion", "own", "make_companion")
-    """What copies and pickles have, beside torch's own."""
+    """Attributes in copies and pickles, besides those of torch."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
     ) -> None:
         groups = [dict(group) for group in groups]
         if not any(group.get("latent") for group in groups):
-            raise UsageError(f"{type(self).__name__} moves binary weights: the groups of latent_groups have none")
+            raise UsageError(f"{type(self).__name__} trains binary weights: got no group of latents")
         self.own, self.make_companion, self.companion = dict(own), companion, None
         super().__init__(groups, {})
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: one with `latent` gets the own settings and follows the own rule, any other the companion's.
+        """Add a group of latents, which gets the default settings, or of other parameters, for the companion.
 
-        Latents without a rate `lr`, where the own settings have none, take that of the first group of latents.
+        Latents without a rate `lr` get that of the first group of latents.
 
         Raises:
             UsageError: weight decay of latents.
@@ -62,7 +62,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         super().add_param_group(param_group)
         if param_group.get("latent"):
             for latent in param_group["params"]:
-                if latent.requires_grad:  # a frozen one keeps its values
+                if latent.requires_grad:  # frozen latents keep their values
                     self.start_(latent)
         elif self.companion is None:
             make, self.make_companion = self.make_companion, None
@@ -71,11 +71,11 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
             self.companion.add_param_group(param_group)
         self._share()
 
-    def start_(self, latent: Tensor) -> None:  # most rules take latents as they are
-        """Give a latent that joins its first values, in place."""
+    def start_(self, latent: Tensor) -> None:
+        """Initialize a latent in place; by default it keeps its values."""
 
     def _share(self) -> None:
-        """Let the companion share the groups and the state of this optimizer."""
+        """Share groups and state with the companion."""
         if self.companion is not None:
             self.companion.param_groups = [group for group in self.param_groups if not group.get("latent")]
             self.companion.state = self.state
@@ -84,7 +84,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         return {**super().__getstate__(), **{key: getattr(self, key) for key in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # of copies, and of groups and state that are loaded
+        super().__setstate__(state)  # also when a state_dict is loaded
         self._share()
 
     @torch.no_grad()
@@ -104,8 +104,8 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """The own rule: move one latent in place; its state is `self.state[latent]`."""
+        """The rule: update a latent in place; its state is `self.state[latent]`."""
 
     def latents(self) -> list[Tensor]:
-        """The parameters that follow the own rule."""
+        """The parameters that follow the rule."""
         return [latent for group in self.param_groups if group.get("latent") for latent in group["params"]]

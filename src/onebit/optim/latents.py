@@ -1,4 +1,4 @@
-"""Latent weights and ordinary torch optimizers: parameter groups, and a latent clip that travels with the optimizer."""
+"""Latent weights in torch optimizers: parameter groups, and the latent clip after each step."""
 
 from __future__ import annotations
 
@@ -25,26 +25,25 @@ def latent_groups(
     decay_latents: bool = False,
     decay_norm: bool = False,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any torch optimizer: latent weights apart from all other parameters.
+    """Parameter groups for any torch optimizer, with latent weights apart from all other parameters.
 
-    The Glorot learning-rate scale of the reference BinaryConnect code is a factor on the *update* of a latent weight:
-    1/sqrt(1.5/(fan_in + fan_out)), squared for SGD. As a factor on the group's learning rate it is kept by every
-    scheduler that multiplies. `OneCycleLR` and `CyclicLR` set rates instead: give them a list of one rate per group,
-    `max_lr=[8 * group["lr"] for group in optimizer.param_groups]`, and `cycle_momentum=False` with
-    optimizers that move latents by a rule of their own.
+    The Glorot scale of the reference BinaryConnect code is a factor on the *update* of a latent weight:
+    1/sqrt(1.5/(fan_in + fan_out)), squared for SGD. Here it is a factor on the learning rate of the group, which
+    schedulers that multiply keep. `OneCycleLR` and `CyclicLR` set rates: give them one rate per group,
+    `max_lr=[8 * group["lr"] for group in optimizer.param_groups]`, and `cycle_momentum=False` with `Bop` and
+    `BayesBiNN`.
 
     Args:
         model: a model with binary layers.
         lr: learning rate of the other parameters, and of latents before the scale.
-        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" for each quantizer's own bound, None for none.
+        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" for the bound of each quantizer, None for none.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
-        weight_decay: for weights of real layers; latents, biases and BatchNorm get none. Every group has its own, so
-            that of the optimizer has no effect.
-        decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
+        weight_decay: of the weights of real layers. Overrides that of the optimizer in all groups.
+        decay_latents: apply it to latents. decay_norm: apply it to biases and BatchNorm.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay` and `latent`, whether they are latents; those that are with
-        `lr_factor` (which their `lr` contains), and `latent_clip` where they are clipped.
+        Groups with `params`, `lr`, `weight_decay` and `latent` (bool); groups of latents have `lr_factor`, which their
+        `lr` includes, and `latent_clip` if they are clipped.
 
     Raises:
         UsageError: an unknown scale, a negative rate, or a clip that is not positive.
@@ -53,40 +52,27 @@ def latent_groups(
     read(weight_decay, NotNegative, name="weight_decay")
     read(latent_clip, Positive | Literal["value"] | None, name="latent_clip")
     read(lr_scale, Literal["glorot", "glorot_squared"] | None, name="lr_scale")
-    latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     layers: dict[Tensor, LatentWeight] = {}
     for _, layer in binary_layers(model):
         layers.setdefault(layer.weight, layer)
+    groups: dict[tuple[float, Any], dict[str, Any]] = {}
+    decay = weight_decay if decay_latents else 0.0
     for weight, layer in layers.items():
-        factor = 1.0
-        if lr_scale is not None:
-            factor = glorot_bound(layer.outputs_first(weight)) ** (-2 if lr_scale == "glorot_squared" else -1)
+        power = {None: 0, "glorot": -1, "glorot_squared": -2}[lr_scale]
+        factor = glorot_bound(layer.outputs_first(weight)) ** power if power else 1.0
         clip = layer.weight_quantizer.latent_bound if latent_clip == "value" else latent_clip  # type: ignore[union-attr]
-        latents.setdefault((factor, clip), []).append(weight)  # type: ignore[arg-type]
-    groups: list[dict[str, Any]] = []
-    for (factor, clip), parameters in latents.items():
-        group: dict[str, Any] = {
-            "params": parameters,
-            "lr": lr * factor,
-            "weight_decay": weight_decay if decay_latents else 0.0,
-            "latent": True,
-            "lr_factor": factor,
-        }
-        if clip is not None:
-            group["latent_clip"] = float(clip)
-        groups.append(group)
+        clipped = {} if clip is None else {"latent_clip": float(clip)}
+        group = {"params": [], "lr": lr * factor, "weight_decay": decay, "latent": True, "lr_factor": factor, **clipped}
+        groups.setdefault((factor, clip), group)["params"].append(weight)
     others = [p for p in model.parameters() if p not in layers]
-    for parameters, decay in (
-        ([p for p in others if p.dim() > 1], weight_decay),
-        ([p for p in others if p.dim() <= 1], weight_decay if decay_norm else 0.0),
-    ):
-        if parameters:
-            groups.append({"params": parameters, "lr": lr, "weight_decay": decay, "latent": False})
-    return groups
+    matrices, vectors = [p for p in others if p.dim() > 1], [p for p in others if p.dim() <= 1]
+    decays = ((matrices, weight_decay), (vectors, weight_decay if decay_norm else 0.0))
+    real = [{"params": params, "lr": lr, "weight_decay": decay, "latent": False} for params, decay in decays if params]
+    return [*groups.values(), *real]
 
 
 def latent_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Learning rate of latents before their scale; of the last group where latents have none (as in real nets)."""
+    """Learning rate of latents before their scale; without one, that of the last group."""
     for group in optimizer.param_groups:
         if group.get("latent") and getattr(optimizer, "lr_of_latents", True):
             return float(group["lr"]) / float(group.get("lr_factor", 1.0))
@@ -94,7 +80,7 @@ def latent_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """`BEFORE_STEP` of each group."""
+    """Apply `BEFORE_STEP` to each group."""
     for group in optimizer.param_groups:
         for key, rule in BEFORE_STEP.items():
             if key in group:
@@ -103,7 +89,7 @@ def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 
 @torch.no_grad()  # post hooks run with gradients enabled
 def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """`AFTER_STEP`, then the clip, of the parameters that moved: those with a gradient."""
+    """Apply `AFTER_STEP`, then the clip, to the parameters with a gradient."""
     # a fused optimizer skips the step itself where GradScaler found a gradient that is not finite
     skipped = getattr(optimizer, "found_inf", None)
     if skipped is not None and bool(skipped):
@@ -113,7 +99,7 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
         for key, rule in AFTER_STEP.items():
             if key in group:
                 load(rule)(group, moved)
-        clip = group.get("latent_clip")  # .get: a group added later need not have the key
+        clip = group.get("latent_clip")  # a group added later may lack the key
         if clip is not None and moved and moved[0].is_cuda:  # two kernels for all latents; on a CPU two passes
             clamp_all_(moved, -clip, clip)
         elif clip is not None:
@@ -122,11 +108,9 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
 
 
 def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Around each `step()`, do what the groups of an optimizer ask for; idempotent.
+    """Apply `BEFORE_STEP`, `AFTER_STEP` and `latent_clip` of the groups around each `step()`; idempotent.
 
-    That is `BEFORE_STEP`, `AFTER_STEP` and `latent_clip`.
-
-    Copies and pickles of an optimizer lose hooks, which is why `fit` and the loading of checkpoints call this again.
+    Copies and pickles of an optimizer lose hooks: `fit` and the loading of checkpoints call this again.
 
     Returns:
         `optimizer` itself.
@@ -138,16 +122,15 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After each `step()`, clamp the parameters that it moved in every group that has `latent_clip` to ±latent_clip.
+    """After each `step()`, clamp the updated parameters of groups with `latent_clip` to ±latent_clip.
 
-    Works with any torch optimizer. Idempotent.
+    Works with any torch optimizer; idempotent.
 
     Returns:
         `optimizer` itself.
 
     Raises:
-        UsageError: no group says whether it holds latents, as after `Adam(model.parameters())`: nothing would be
-            clipped.
+        UsageError: no group of `latent_groups`, as after `Adam(model.parameters())`: nothing would be clipped.
 
     Example:
         >>> groups = latent_groups(model, lr=1e-3)  # doctest: +SKIP

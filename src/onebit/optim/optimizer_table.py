@@ -1,4 +1,4 @@
-"""Every optimizer by name, with what it declares. No torch here: `onebit train --help` prints the options."""
+"""All optimizers by name, with their options. Does not import torch: `onebit train --help` prints the options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onebit.common.fields import NotNegative, Positive, PositiveShare
 
 @dataclass(frozen=True)
 class OptimizerSetup:
-    """What an optimizer is built from.
+    """The arguments of an optimizer.
 
     Args:
         settings: the optimizer part of the recipe (`onebit.recipe.OptimizerRecipe`), with the options of the entry.
-        groups: parameter groups, see `latent_groups`.
+        groups: of `latent_groups`.
         count: number of training labels, of images or of pixels.
-        steps_per_epoch, steps: optimizer steps in an epoch and in the whole training.
+        steps_per_epoch, steps: optimizer steps per epoch and in total.
         initialized: the model starts from trained weights (`init_from`).
     """
 
@@ -31,14 +31,14 @@ class OptimizerSetup:
 
 @dataclass(frozen=True, eq=False)
 class OptimizerEntry(Entry):
-    """What an optimizer declares; the defaults are those of an ordinary torch optimizer.
+    """An optimizer; the defaults are those of an ordinary torch optimizer.
 
     Args:
         trains: the weight quantizers that it can train; None for all that do not name their optimizers.
-        own_rule: it moves latents by a rule of its own, leaves other parameters to a companion, and needs latents.
-        lr_of_latents: latents follow `lr`, not an option of another name.
+        own_rule: it has a rule for latents and a companion for other parameters, and needs latents.
+        lr_of_latents: `lr` is the rate of latents, not an option of another name.
         clips_latents: `latent_clip` has an effect.
-        clips_gradients: False for gradients as large as the number of images, of which a clip would leave nothing.
+        clips_gradients: False for gradients as large as the number of images, which a clip would shrink to nothing.
         build: OptimizerSetup -> optimizer, or "module:name" of it; None for `target(groups, lr=…, momentum=…)`.
         factors: OptimizerSetup -> {setting of a group of latents: (step -> factor)}, where the setting ("lr" or
             another) does not follow the learning-rate schedule; or "module:name" of it.
@@ -103,9 +103,9 @@ OPTIMIZERS = Table(
     },
 )
 """torch's optimizers for dense parameters (LBFGS needs a closure, SparseAdam sparse gradients, Muon matrices), then
-those that move latents by a rule of their own."""
+those with a rule for latents."""
 
 AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
-"""Key of a parameter group -> what is done after each step to its parameters that moved, before their clip."""
+"""Key of a parameter group -> function of the group and its updated parameters, called between step and clip."""
 BEFORE_STEP = {"prox_freeze": "onebit.optim.prox:freeze_group_"}
-"""Key of a parameter group -> what is done before each step."""
+"""Key of a parameter group -> function of the group, called before each step."""

@@ -17,7 +17,7 @@ from onebit.quantizers.chunks import in_chunks
 
 
 def prox_(latent: Tensor, strength: float) -> Tensor:
-    """w ← sign(w) + soft(w − sign(w), strength), in place: each weight nearer to its ±1 by `strength`, at most to it.
+    """w ← sign(w) + soft(w − sign(w), strength), in place: moves weights by `strength` to their signs, no further.
 
     soft(x, s) = x − clamp(x, −s, s), so that w ← w − clamp(w − sign(w), ±strength).
     """
@@ -31,7 +31,7 @@ def prox_(latent: Tensor, strength: float) -> Tensor:
 
 
 def prox_group_(group: dict[str, Any], moved: list[Tensor]) -> None:
-    """Count one more step of a group of latents, and apply its prox of strength lr·λ_t; infinite after the freeze."""
+    """Count a step of a group of latents, and apply the prox of strength lr·λ_t; after the freeze it is infinite."""
     group["prox_step"] += 1
     frozen = group["prox_step"] > group["prox_freeze"]
     strength = math.inf if frozen else float(group["lr"]) * group["prox_growth"] * group["prox_step"]
@@ -40,7 +40,7 @@ def prox_group_(group: dict[str, Any], moved: list[Tensor]) -> None:
 
 
 def freeze_group_(group: dict[str, Any]) -> None:
-    """Take the gradients from latents that are their signs for good: a step longer than 1 would flip them."""
+    """Drop the gradients of frozen latents: a step longer than 1 would flip their signs."""
     if group["prox_step"] > group["prox_freeze"]:
         for latent in group["params"]:
             latent.grad = None
@@ -49,16 +49,16 @@ def freeze_group_(group: dict[str, Any]) -> None:
 def prox_latents_(
     optimizer: torch.optim.Optimizer, *, growth: float, freeze: float = math.inf
 ) -> torch.optim.Optimizer:
-    """After each `step()`, apply the prox of strength lr·λ_t to the latents that it moved, before any clip.
+    """After each `step()`, apply the prox of strength lr·λ_t to the updated latents, before any clip.
 
-    λ_t = growth·t after t steps; the authors' code lets it grow by epochs (1e-4 each in its ResNet-20 script). Works
+    λ_t = growth·t after t steps; in the authors' code it grows by epochs (1e-4 each in its ResNet-20 script). Works
     with any torch optimizer and its schedules; idempotent: the settings and t are in the groups of latents, and so in
-    the state_dict. Weights go with the quantizer `prox`.
+    the state_dict. For the quantizer `prox`.
 
     Args:
         optimizer: over `latent_groups`.
         growth: of λ per step.
-        freeze: number of steps after which latents become their signs, with the next step, and do not move any more.
+        freeze: number of steps after which the next step sets latents to their signs for good.
 
     Returns:
         `optimizer` itself.
@@ -77,7 +77,7 @@ def prox_latents_(
 
 
 def prepare_prox(optimizer: torch.optim.Optimizer, setup: OptimizerSetup) -> None:
-    """`prox_latents_` as a recipe says: λ grows to `prox_strength` in the last step before the freeze."""
+    """`prox_latents_` of a recipe: λ grows to `prox_strength` in the last step before the freeze."""
     strength, freeze = setup.settings.prox_strength, setup.settings.prox_freeze
     if strength is None:
         raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
