@@ -1,5 +1,5 @@
-"""Code asks an entry what it is, never what it is called: the name of a model, an optimizer with a rule of its own, a
-quantizer or a method is written in its own modules, in the tables and recipes, and in translations of other flags."""
+"""Code never compares the name of an entry: the names of models, optimizers of latents, quantizers and methods are
+written only in their modules, in tables and recipes, and in translations of other flags."""
 
 from __future__ import annotations
 
@@ -48,13 +48,10 @@ def sources() -> list[tuple[str, str]]:
     ]
 
 
-def camel(name: str) -> str:
-    return name.replace("_", "_?").replace("-", "[-_]")
-
-
 @pytest.mark.parametrize("name", sorted(NAMES - WORDS.keys()))
 def test_a_name_is_written_in_its_own_modules_only(name: str) -> None:
-    pattern = re.compile(rf"(?<![A-Za-z0-9]){camel(name)}(?![a-z0-9])", re.IGNORECASE)
+    spelling = name.replace("_", "_?").replace("-", "[-_]")
+    pattern = re.compile(rf"(?<![A-Za-z0-9]){spelling}(?![a-z0-9])", re.IGNORECASE)
     homes = tuple(home for home, names in HOMES.items() if name in names)
     wrong = [
         f"{path}:{number}: {line.strip()}"

@@ -61,10 +61,7 @@ def test_the_notebook_runs(tmp_path: Path, kernel: str) -> None:
     assert re.search(r"certified on 2,000 mnist-sample test images: .* 0 labels differ from torch", text)
     [correct] = re.findall(r"(\d+) of 2000 correct; torch loaded: False", text)
     assert 1200 < int(correct) <= 2000
-    pictures = [
-        o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})
-    ]
-    assert len(pictures) == 5
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == 5
 
 
 @pytest.mark.nightly

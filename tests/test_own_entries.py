@@ -47,7 +47,9 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_path: Path) -> None:
+def test_own_entries_train_pack_and_run(
+    onebit: Onebit, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, net = tmp_path / "run", tmp_path / "net.1bit"
     trained = onebit("train", recipe, "--optimizer.own_option", "3", "--out", run)
     assert (trained["recipe"], trained["dataset"]) == ("own-recipe", "own_data")
@@ -67,19 +69,12 @@ def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_
     assert exported["comparison"]["bit_exact"]
     with np.load(tmp_path / "net.npz") as arrays:
         assert "linear1.signs" in arrays
+    assert main(["export", str(run), "--to", "torch", "-o", str(tmp_path / "net.pth")]) == 2
+    assert "negate" in capsys.readouterr().err
+    assert not (tmp_path / "net.pth").exists()
 
 
-def test_a_target_that_lacks_an_operation_says_so(
-    onebit: Onebit, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onebit("train", recipe, "--out", tmp_path / "run")
-    assert main(["export", str(tmp_path / "run"), "--to", "torch", "-o", str(tmp_path / "net.pth")]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "no operation 'negate'" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "run"]
-
-
-def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_entries_are_listed_and_described(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:
     assert "weights: own_sign" in onebit("list", "quantizers")["quantizers"]
     for kind, name in (("optimizers", "own_optimizer"), ("models", "own_net"), ("datasets", "own_data")):
         assert name in onebit("list", kind)[kind]
@@ -93,11 +88,11 @@ def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.C
 
 def test_an_option_of_another_entry_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--optimizer", "adam", "--optimizer.own_option", "3"]) == 2
-    assert "own_option belongs to own_optimizer" in capsys.readouterr().err
+    assert "own_option" in capsys.readouterr().err
     assert main(["train", str(recipe), "--optimizer.own_option", "0"]) == 2
-    assert "optimizer.own_option: expected" in capsys.readouterr().err
+    assert "optimizer.own_option" in capsys.readouterr().err
     assert main(["train", "--model", "mlp", "--model.own_unit", "3"]) == 2
-    assert "did you mean '--model.own_units'?" in capsys.readouterr().err
+    assert "--model.own_units" in capsys.readouterr().err
 
 
 def test_several_tasks_and_two_stages(onebit: Onebit, recipe: Path, tmp_path: Path) -> None:
@@ -115,7 +110,7 @@ def test_an_option_is_an_attribute_and_an_argument() -> None:
     assert built.optimizer.own_option == 2.5
     changed = {"optimizer.name": ("adam", "own_optimizer"), "optimizer.own_option": (1.0, 2.5)}
     assert {name: (was, now) for name, was, now in built.changed_from(Recipe())} == changed
-    with pytest.raises(AttributeError, match="OptimizerRecipe has no field 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = optimizer.nothing
-    with pytest.raises(TypeError, match="OptimizerRecipe has no field 'nothing'"):
+    with pytest.raises(TypeError, match="nothing"):
         type(optimizer)(nothing=1)

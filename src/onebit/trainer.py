@@ -19,7 +19,7 @@ from onebit.data import Dataset, Split
 from onebit.data.splits import as_split
 from onebit.errors import UsageError
 from onebit.evaluation.metrics import task_of
-from onebit.evaluation.modes import evaluate, mode_outputs, prediction_of
+from onebit.evaluation.modes import Mode, evaluate, mode_outputs, prediction_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import as_samples
 from onebit.evaluation.trees import mapped
@@ -202,7 +202,8 @@ class Trainer:
                 raise UsageError(f"images: got {images.dtype}, expected uint8")
             images = self._prepared(Split(images, np.zeros(len(images), np.int64))).images
         samples, task = as_samples(images, name="inputs"), task_of(self.recipe.loss)
-        outputs, _ = mode_outputs(self.model, samples, weights=weights, train=self._data.train, seed=seed, task=task)
+        mode = Mode(weights, seed=seed, train=self._data.train)
+        outputs, _ = mode_outputs(self.model, samples, mode, task=task)
         if isinstance(outputs, Tensor):
             outputs = prediction_of(outputs, task)
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)

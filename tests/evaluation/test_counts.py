@@ -44,7 +44,9 @@ def test_the_summary_counts_weights_bytes_and_macs(affine: bool) -> None:
 
 def test_the_summary_of_resnet20_has_the_published_counts() -> None:
     """0.27 M parameters (He et al. 2016, section 4.2); MACs of its 19 convolutions and the dense layer by hand."""
-    table = summary(create_model("resnet20", real_first=True, real_last=True))
+    with torch.device("meta"):  # without memory for weights
+        model = create_model("resnet20", real_first=True, real_last=True)
+    table = summary(model)
     assert table.total("binary_weights") + table.total("real_parameters") == 269_722
     stages = 16 * 32 * 32 * (6 * 16 * 9) + 32 * 16 * 16 * (16 + 5 * 32) * 9 + 64 * 8 * 8 * (32 + 5 * 64) * 9
     assert table.total("binary_macs") == stages
@@ -59,13 +61,9 @@ def test_the_summary_of_resnet20_has_the_published_counts() -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(4, 6, 3),
         nn.Conv2d(4, 6, (3, 2), stride=2, groups=2, bias=False),
         BinaryConv2d(4, 8, 3, dilation=2, stride=(1, 2), groups=4),
-        nn.ConvTranspose2d(4, 6, 3, bias=False),
-        BinaryConvTranspose2d(4, 6, 2, stride=2),
         BinaryConvTranspose2d(4, 8, (3, 2), stride=(2, 1), groups=2, dilation=2),
-        nn.Conv1d(4, 6, 3, stride=2),
         BinaryConv1d(4, 8, 3, groups=4),
         BinaryConvTranspose1d(4, 6, 2, stride=2),
     ],
@@ -91,7 +89,7 @@ def test_a_layer_that_acts_on_every_position_counts_each() -> None:
     assert summary(rows, input_shape=(1, 4, 5)).layers[0].binary_macs == 4 * 3 * 5
 
 
-def test_a_layer_that_is_called_twice_counts_its_macs_twice_and_one_that_never_is_not_at_all() -> None:
+def test_macs_count_for_each_call() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -114,8 +112,9 @@ def test_sizes_need_no_forward_pass() -> None:
     assert model_size(nines) == (18, 3, 2 + 2 + 12), "the bits of each layer fill whole bytes"
 
 
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize(("name", "channels"), [("mlp", 1), ("lenet", 1), ("resnet20", 3), ("unet", 1)])
+@pytest.mark.parametrize(
+    ("name", "channels", "affine"), [("mlp", 1, True), ("resnet20", 3, False), ("lenet", 1, False)]
+)
 def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine: bool) -> None:
     statistics = {"mean": [1.0] * channels, "std": [2.0] * channels}
     model = create_model(name, coding="standardize", norm_affine=affine, **statistics)
@@ -123,13 +122,7 @@ def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine
     assert state_size(state, [f"{layer}.weight" for layer, _ in binary_layers(model)]) == model_size(model)
 
 
-def test_the_summary_works_without_memory() -> None:
-    with torch.device("meta"):
-        model = create_model("lenet")
-    assert summary(model).total("binary_macs") == 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 840
-
-
-def test_the_summary_leaves_the_model_as_it_was() -> None:
+def test_the_summary_does_not_change_the_model() -> None:
     model = net().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     summary(model)
@@ -158,20 +151,18 @@ class Sequence(nn.Module):
         return self.head(found[:, -1] if self.batch_first else found[-1])
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "options", "weights"),
+    ("kind", "options", "weights", "batch_first"),
     [
-        (nn.LSTM, {}, 4 * 6 * (8 + 6)),
-        (nn.GRU, {"num_layers": 2, "bias": False}, 3 * 6 * (8 + 6) + 3 * 6 * (6 + 6)),
-        (nn.RNN, {"bidirectional": True}, 2 * 6 * (8 + 6)),
+        (nn.LSTM, {}, 4 * 6 * (8 + 6), True),
+        (nn.GRU, {"num_layers": 2, "bias": False}, 3 * 6 * (8 + 6) + 3 * 6 * (6 + 6), False),
+        (nn.RNN, {"bidirectional": True}, 2 * 6 * (8 + 6), True),
     ],
 )
 def test_a_recurrent_layer_counts_every_step(
-    kind: Any, options: dict[str, Any], weights: int, batch_first: bool, batch: int
+    kind: Any, options: dict[str, Any], weights: int, batch_first: bool
 ) -> None:
-    tokens = torch.zeros(batch, 7, dtype=torch.int64)
+    tokens = torch.zeros(4, 7, dtype=torch.int64)
     model = Sequence(kind, batch_first=batch_first, **options)
     rows = {row.name: row for row in summary(model, tokens).layers}
     assert (rows["recurrent"].binary_macs, rows["recurrent"].real_macs) == (0, 7 * weights)
@@ -179,17 +170,10 @@ def test_a_recurrent_layer_counts_every_step(
     binarize_(model, weight_quantizer="recu")
     rows = {row.name: row for row in summary(model, tokens).layers}
     found, head = rows["recurrent"], rows["head"]
-    assert (found.kind, found.binary_weights, found.binary_macs, found.real_macs) == (
-        kind.__name__,
-        weights,
-        7 * weights,
-        0,
-    )
+    assert (found.kind, found.binary_weights) == (kind.__name__, weights)
+    assert (found.binary_macs, found.real_macs) == (7 * weights, 0)
     assert found.output_shape == (7, head.binary_weights // 3)
     assert head.binary_macs == head.binary_weights
-    assert found.real_parameters == sum(
-        p.numel() for n, p in model.recurrent.named_parameters() if n.startswith("bias")
-    )
     assert model_size(model)[0] == weights + head.binary_weights
     assert sum(model_size(model)[:2]) == sum(p.numel() for p in model.parameters())
 
@@ -205,8 +189,9 @@ class SelfAttention(nn.Module):
         return self.attention(x, key=keys, value=keys[..., : self.attention.vdim])[0]
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize(("options", "extra", "value"), [({}, 0, 8), ({"vdim": 5, "add_zero_attn": True}, 1, 5)])
+@pytest.mark.parametrize(
+    ("options", "extra", "value", "batch_first"), [({}, 0, 8, True), ({"vdim": 5, "add_zero_attn": True}, 1, 5, False)]
+)
 def test_attention_counts_projections_and_products(
     options: dict[str, Any], extra: int, value: int, batch_first: bool
 ) -> None:
@@ -234,7 +219,7 @@ def test_the_summary_of_a_wrapped_model_is_that_of_the_model() -> None:
     assert summary(nn.DataParallel(model), input_shape=(4,)) == summary(model, input_shape=(4,))
 
 
-def test_the_summary_leaves_the_example_as_it_was() -> None:
+def test_the_summary_does_not_change_the_example() -> None:
     x = torch.full((5, 4), -1.0)
     summary(nn.Sequential(nn.ReLU(inplace=True), BinaryLinear(4, 3)), x[:2])
     assert bool((x == -1).all())

@@ -51,7 +51,7 @@ def test_signs_are_read_from_what_ships() -> None:
     assert binary_signs(mlp(weight_quantizer=None)) == {}
 
 
-@pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
+@pytest.mark.parametrize("value", [0.3, "glorot"])
 def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
     model = mlp(value=value)
     signs = binary_signs(model)
@@ -123,13 +123,13 @@ def test_zero_gradients_and_cut_inputs_are_counted_by_hand() -> None:
         assert found[name]["input_saturation"] == pytest.approx(float((x.abs() > 1).float().mean()))
 
 
-def test_real_weights_with_binary_activations_are_looked_at_too() -> None:
+def test_binary_inputs_of_real_weights_are_measured() -> None:
     model = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None, input_quantizer="ste_sign")
     assert set(health(model)) == {"linear2"}
     assert health(build(Case(None)).model) == {}
 
 
-def test_a_look_is_at_few_images_and_leaves_nothing_behind() -> None:
+def test_gradient_health_uses_the_first_images_and_changes_nothing() -> None:
     generator = torch.Generator().manual_seed(5)
     model = build(Case("stochastic", generator=True, dropout=0.5)).model.eval()
     model.generator = generator
@@ -149,7 +149,7 @@ def test_a_look_is_at_few_images_and_leaves_nothing_behind() -> None:
     assert [list(module._forward_pre_hooks) for module in model.modules()] == hooks
 
 
-def test_logits_too_large_for_a_gradient_say_nothing() -> None:
+def test_logits_too_large_for_a_gradient_are_left_out() -> None:
     model = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(64, 4, weight_quantizer="sign"))
     with torch.no_grad():
         model[2].weight.zero_()
@@ -168,29 +168,28 @@ def read(watching: HealthWatch, *, steps: int = 100, early: bool = True, **measu
     return watching.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
 
 
-def test_a_healthy_layer_gets_no_warning() -> None:
-    assert read(watch(), zero_gradients=0.99, input_saturation=0.99, saturation=1.0) == []
-
-
 @pytest.mark.parametrize(
-    ("measured", "message"),
+    ("measured", "noun"),
     [
-        ({"flip_ratio": 0.0}, "changed its sign"),
-        ({"zero_gradients": 1.0}, "all gradients"),
+        ({"zero_gradients": 0.99, "input_saturation": 0.99, "saturation": 1.0}, None),
+        ({"flip_ratio": 0.0}, "sign"),
         ({"zero_gradients": 1.0, "flip_ratio": 0.0}, "all gradients"),
-        ({"input_saturation": 1.0}, "surrogate gradients"),
+        ({"input_saturation": 1.0}, "surrogate"),
     ],
 )
-def test_a_dead_layer_gets_one_warning(measured: dict[str, float], message: str) -> None:
+def test_a_dead_layer_gets_one_warning(measured: dict[str, float], noun: str | None) -> None:
     watching = watch()
+    if noun is None:
+        assert read(watching, **measured) == []
+        return
     (text,) = read(watching, **measured)
     assert text.startswith("epoch 3: ")
-    assert message in text
+    assert noun in text
     assert text.endswith(": linear1")
     assert read(watching, **measured) == []
 
 
-def test_signs_may_rest_late_without_a_rate_and_by_accident() -> None:
+def test_no_flips_are_no_warning_late_without_a_rate_or_by_accident() -> None:
     assert read(watch(), flip_ratio=0.0, early=False) == []
     frozen = watch()
     for group in frozen.optimizer.param_groups:
@@ -222,7 +221,6 @@ def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
         history = fit(model, toy_data(), optimizer, epochs=2, batch_size=32)
     texts = [str(warning.message) for warning in caught]
     assert ["all gradients" in text for text in texts] == [True, False]
-    assert "beyond ±1" in texts[1]
     assert texts[1].endswith(": linear1, linear2")
     assert history.rows[1].layers["linear1"]["zero_gradients"] == 1
 
@@ -237,14 +235,21 @@ def net(between: nn.Module, *, inputs: str = "ste_sign") -> nn.Module:
     return binarize_(nn.Sequential(*layers, nn.Linear(8, 4)), input_quantizer=inputs).model
 
 
-@pytest.mark.parametrize("inputs", ["ste_sign", "rsign", "adabin"])
-@pytest.mark.parametrize("between", [nn.ReLU(), nn.Sigmoid(), nn.Softplus(), nn.Identity(), nn.Hardtanh(), nn.PReLU()])
-def test_binary_inputs_after_what_is_never_negative_are_found(between: nn.Module, inputs: str) -> None:
-    never_negative = isinstance(between, (nn.ReLU, nn.Sigmoid, nn.Softplus))
-    assert constant_inputs(net(between, inputs=inputs), X) == (["5", "8"] if never_negative else [])
+@pytest.mark.parametrize(
+    ("between", "inputs", "found"),
+    [
+        (nn.ReLU(), "ste_sign", ["5", "8"]),
+        (nn.Sigmoid(), "rsign", ["5", "8"]),
+        (nn.Softplus(), "adabin", ["5", "8"]),
+        (nn.Identity(), "ste_sign", []),
+        (nn.Hardtanh(), "rsign", []),
+    ],
+)
+def test_constant_signs_of_values_that_are_never_negative(between: nn.Module, inputs: str, found: list[str]) -> None:
+    assert constant_inputs(net(between, inputs=inputs), X) == found
 
 
-def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
+def test_the_statistics_of_a_new_net_do_not_count() -> None:
     """All images are dark: without statistics of theirs a unit would have one sign for all of them."""
     model = net(nn.Identity())
     with torch.no_grad():
@@ -255,13 +260,19 @@ def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
     assert constant_inputs(model, dark) == []
 
 
-def test_a_sign_is_found_as_a_layer_and_real_inputs_have_none() -> None:
-    head = [InputCoding(), nn.Flatten(), nn.Linear(64, 16), nn.ReLU()]
-    assert constant_inputs(nn.Sequential(*head, SteSign(), nn.Linear(16, 4)), X) == ["4"]
+def test_a_sign_is_found_as_a_layer_and_nothing_changes() -> None:
+    head = [InputCoding(), nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU()]
+    model = nn.Sequential(*head, SteSign(), nn.Linear(16, 4)).train()
+    before, stream = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert constant_inputs(model, X) == ["5"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
     assert constant_inputs(nn.Sequential(*head, BinaryLinear(16, 4)), X) == []
 
 
-def test_inputs_of_any_structure_and_one_alone() -> None:
+def test_constant_inputs_of_dicts_of_tensors() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -273,14 +284,3 @@ def test_inputs_of_any_structure_and_one_alone() -> None:
     assert constant_inputs(Named(), {"image": X}) == ["net.5", "net.8"]
     assert constant_inputs(Named(), {"image": X[:1]}) == []
     assert constant_inputs(Named(), {"other": X}) == []
-
-
-def test_the_net_stays_as_it_was() -> None:
-    model = net(nn.ReLU()).train()
-    before = copy.deepcopy(model.state_dict())
-    stream = torch.get_rng_state()
-    constant_inputs(model, X)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())

@@ -15,7 +15,6 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
 )
@@ -47,9 +46,7 @@ class Stream(IterableDataset):
 FORMS: dict[str, Callable[[], Any]] = {
     "arrays": lambda: (X, Y),
     "float64 and int32": lambda: (X.astype(np.float64), Y.astype(np.int32)),
-    "a list of two": lambda: [X, Y],
     "tensors": lambda: (torch.from_numpy(X), torch.from_numpy(Y)),
-    "tensor and array": lambda: (torch.from_numpy(X), Y),
     "columns of another order": lambda: (np.asfortranarray(X), Y),
     "data set": Pairs,
     "tensor data set": lambda: TENSORS,
@@ -58,8 +55,6 @@ FORMS: dict[str, Callable[[], Any]] = {
     "loader that drops": lambda: DataLoader(TENSORS, 4, drop_last=True),
     "shuffling loader that drops": lambda: DataLoader(Pairs(), 4, shuffle=True, drop_last=True),
     "workers": lambda: DataLoader(Pairs(), 4, shuffle=True, num_workers=1),
-    "a random order of a subset that is all": lambda: DataLoader(Pairs(), 4, sampler=SubsetRandomSampler(range(10))),
-    "no batches": lambda: DataLoader(Pairs(), 1, sampler=RandomSampler(Pairs())),
     "stream": lambda: DataLoader(Stream(), 3),
 }
 
@@ -87,7 +82,7 @@ def test_every_form_gives_the_samples_in_order(form: str) -> None:
     st.integers(1, 12), st.integers(1, 15), st.sampled_from(["float32", "float64", "uint8", "int64", "bool"]),
     st.lists(st.integers(1, 3), max_size=3), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 def test_arrays_of_any_shape_come_in_batches(count: int, size: int, dtype: str, shape: list[int], tensor: bool) -> None:
     x = np.random.default_rng(0).integers(0, 5, (count, *shape)).astype(dtype)
     given_x: Any = torch.from_numpy(x) if tensor else x
@@ -231,6 +226,6 @@ def test_other_data_are_refused(case: str) -> None:
 def test_only_numbers_that_are_not_finite_are_refused() -> None:
     check_finite({"huge": torch.full((4,), 3e38), "tokens": torch.zeros(2, dtype=torch.int64)}, "data")
     for wrong in (math.nan, math.inf, -math.inf):
-        with pytest.raises(DataError, match="NaN"):
+        with pytest.raises(DataError, match="inputs"):
             check_finite((torch.zeros(2), torch.tensor([1.0, wrong])), "data")
     check_finite(torch.full((2,), math.nan, device="meta"), "data", wait=False)  # a training step waits for no device

@@ -67,9 +67,7 @@ def test_the_seconds_of_each_task_count_once(learned: tuple[Path, dict[str, Any]
     assert result["seconds"] == pytest.approx(sum(json.loads(line)["seconds"] for log in logs for line in log))
 
 
-def test_each_cell_is_the_accuracy_under_its_own_permutation(
-    learned: tuple[Path, dict[str, Any]], toy: Dataset
-) -> None:
+def test_each_cell_is_the_accuracy_under_its_permutation(learned: tuple[Path, dict[str, Any]], toy: Dataset) -> None:
     folder, result = learned
     net = open_run(folder / "bayesbinn" / "task-2")
     assert net.recipe.permutation == 2
@@ -84,7 +82,7 @@ def test_each_cell_is_the_accuracy_under_its_own_permutation(
         assert cell["correct"] == score.correct
 
 
-def test_the_draws_of_an_ensemble_have_statistics_of_their_own_on_the_latest_task(
+def test_the_statistics_of_an_ensemble_are_of_the_latest_task(
     learned: tuple[Path, dict[str, Any]], toy: Dataset
 ) -> None:
     """Those in the file belong to the signs."""
@@ -116,7 +114,7 @@ def test_the_posterior_of_a_task_is_the_prior_of_the_next(learned: tuple[Path, d
 
 
 def test_a_stopped_training_goes_on_bit_identically(
-    learned: tuple[Path, dict[str, Any]], toy: Dataset, tmp_path: Path
+    learned: tuple[Path, dict[str, Any]], toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(done: int, total: int) -> None:
         nonlocal steps
@@ -130,16 +128,11 @@ def test_a_stopped_training_goes_on_bit_identically(
     assert (tmp_path / "bayesbinn" / "task-2" / "last.ckpt").exists()
     result = train_continual(recipe(), toy, tmp_path, resume=True)
     assert result["cells"] == learned[1]["cells"]
+    monkeypatch.setattr(continual, "train_part", None)  # finished tasks are not trained again
+    assert train_continual(recipe(), toy, tmp_path, resume=True)["cells"] == learned[1]["cells"]
     for part in ("bayesbinn/task-3", "ste/task-3"):
         ours, whole = (read_state(folder / part / "final.safetensors")[0] for folder in (tmp_path, learned[0]))
         assert all(torch.equal(ours[name], whole[name]) for name in whole)
-
-
-def test_tested_tasks_are_not_learned_again(
-    learned: tuple[Path, dict[str, Any]], toy: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(continual, "train_part", None)
-    assert train_continual(recipe(), toy, learned[0], resume=True)["cells"] == learned[1]["cells"]
 
 
 def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
@@ -162,15 +155,10 @@ def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
         arms(replace(own, continual=replace(own.continual, against=("sten",))))
 
 
-def test_every_method_learns_the_tasks_of_every_other(toy: Dataset, tmp_path: Path) -> None:
-    own = recipe(continual={"tasks": 2, "against": ["binaryconnect", "irnet", "bop"]}, epochs=0.5)
-    result = train_continual(own, toy, tmp_path)
-    assert list(dict.fromkeys(cell["method"] for cell in result["cells"])) == [
-        "bayesbinn",
-        "binaryconnect",
-        "irnet",
-        "bop",
-    ]
+def test_several_methods_learn_the_tasks(toy: Dataset, tmp_path: Path) -> None:
+    asked = recipe(continual={"tasks": 2, "against": ["binaryconnect", "bop"]}, epochs=0.5)
+    result = train_continual(asked, toy, tmp_path)
+    assert list(dict.fromkeys(cell["method"] for cell in result["cells"])) == ["bayesbinn", "binaryconnect", "bop"]
 
 
 def test_every_seed_has_its_own_permutations() -> None:

@@ -66,7 +66,7 @@ def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CheckpointError, match=OTHER_LABELS):
         train(tmp_path, recipe(), OTHER_TEST, resume=True)
     for data, note in ((OWN, False), (OTHER_TEST, True), (OTHER, True)):
-        monkeypatch.setattr(opening, "load_from_place", lambda *_, data=data, **__: data)
+        monkeypatch.setattr(opening, "load_recipe_data", lambda *_, data=data, **__: data)
         assert (OTHER_FILES in load_run_data(open_run(tmp_path)).note) == note
 
 

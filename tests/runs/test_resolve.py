@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import onebit
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import Recipe, build_recipe
-from onebit.runs import opening, run
+from onebit.runs import opening
 from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
-from onebit.runs.run import start_folder, train_run
 from onebit.train.precision import resolve_precision
-from support.toy_training import DATA, TOY
+from support.toy_training import TOY
 
 CPU = torch.device("cpu")
 
@@ -30,15 +27,6 @@ def test_a_recipe_becomes_definite() -> None:
 def test_unknown_names_come_before_the_device() -> None:
     with pytest.raises(UnknownNameError, match="unknown loss 'squared'; did you mean 'squared_hinge'"):
         resolve(build_recipe({"loss": "squared", "device": "gpu"}))
-
-
-def test_a_training_takes_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = build_recipe(TOY)
-    machine = Machine(CPU, "bf16" if resolve_precision("auto", CPU) == "fp32" else "fp32", torch.get_num_threads())
-    monkeypatch.setattr(run, "resolve_machine", None)
-    start_folder(tmp_path / "run", recipe, resume=False)
-    result = train_run(recipe, DATA, tmp_path / "run", machine=machine)
-    assert (result["precision"], result["device"], result["threads"]) == (machine.precision, "cpu", machine.threads)
 
 
 def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,3 @@ def test_a_damaged_table_is_named(tmp_path: Path, change: Callable[[Any], Any]) 
     path.write_text(json.dumps(changed if isinstance(changed, (list, dict)) and "seen" not in changed else values))
     with pytest.raises(FormatError, match="damaged"):
         read_table(path)
-
-
-def test_what_is_no_json_is_named(tmp_path: Path) -> None:
-    for data in (b"{", b"\xff\xfe", b"[" * 100_000):
-        (tmp_path / "continual.json").write_bytes(data)
-        with pytest.raises(FormatError):
-            read_table(tmp_path / "continual.json")

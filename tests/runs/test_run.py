@@ -45,12 +45,12 @@ def test_without_validation_the_last_epoch_is_chosen(tmp_path: Path) -> None:
     assert (result["chosen_epoch"], result["chosen_by"]) == (2, "last epoch")
 
 
-def test_the_weights_of_the_chosen_epoch_are_tested_or_none(tmp_path: Path) -> None:
+def test_only_the_weights_of_the_chosen_epoch_are_tested(tmp_path: Path) -> None:
     chosen = trained(tmp_path, toy_data(), **HIGH)["chosen_epoch"]
     best = tmp_path / "best.safetensors"
     kept = best.read_bytes()
     best.write_bytes((tmp_path / "final.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=f"chose epoch {chosen}"):
+    with pytest.raises(CheckpointError, match=f"epoch {chosen}"):
         trained(tmp_path, toy_data(), resume=True, **HIGH)
     best.unlink()
     with pytest.raises(FormatError, match="best"):
@@ -59,7 +59,7 @@ def test_the_weights_of_the_chosen_epoch_are_tested_or_none(tmp_path: Path) -> N
     trained(tmp_path, toy_data(), resume=True, **HIGH)
 
 
-def test_a_run_says_which_bytes_its_weights_are(tmp_path: Path) -> None:
+def test_the_result_has_the_digest_of_the_weights(tmp_path: Path) -> None:
     """Also after a training that goes on has replaced the file."""
     result = trained(tmp_path, toy_data())
     run = open_run(tmp_path)
@@ -85,7 +85,7 @@ class KilledOnce:
     def end(self, result: Any = None) -> None: ...
 
 
-def test_trackers_hear_of_the_last_epoch_before_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackers_get_the_last_epoch_before_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(onebit.runs.trackers.TRACKERS, "killed", KilledOnce)
     with pytest.raises(Stop):
         trained(tmp_path, toy_data(), trackers=("killed",))

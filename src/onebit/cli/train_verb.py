@@ -141,7 +141,7 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
     from onebit.common.memory import keep_freed_memory
-    from onebit.runs.opening import load_from_place, place_of_training
+    from onebit.runs.opening import directory_of_training, load_recipe_data
     from onebit.runs.own_model import settle_code, settle_input
     from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
@@ -151,9 +151,11 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     recipe = settle_code(recipe, named=command.names_own_model)
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     keep_freed_memory()
-    place = place_of_training(folder) if command.resume else None
+    known = directory_of_training(folder) if command.resume else None
     with download_progress() as fetched:
-        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=command.data, progress=fetched))
+        data = ranks.in_turns(
+            lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=fetched)
+        )
     recipe = dataclasses.replace(recipe, validation=len(data.validation))
     if recipe.model.is_own:
         recipe = settle_input(recipe, data)
@@ -204,7 +206,6 @@ def _train(
         options: dict[str, Any] = {
             "resume": command.resume,
             "ranks": ranks,
-            "machine": machine,
             "trackers": command.trackers,
             "on_step": printer.step,
             "on_epoch": printer.epoch,

@@ -1,4 +1,4 @@
-"""The options of data augmentation, without torch and NumPy: a recipe has them, and training reads them."""
+"""The options of data augmentation, for recipes and training, without torch and NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Augmentation(Checked):
         crop_padding: pixels of padding on each side, before a random crop back to the size
         flip: mirror left-right with probability one half
         padding_mode: zero or reflect
-        cutout: side of a black square at a random place
+        cutout: side of a black square at a random position
         min_area: crop a random part of at least this share of the area and resize it (ImageNet)
         repeats: times that an epoch takes each image, with new random changes
         first_size: shorter side of the images in the first epoch; they grow to full size (null for full size at once)
@@ -61,4 +61,4 @@ class Augmentation(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_area is not None and self.crop_padding:
-            raise UsageError("augmentation.min_area and augmentation.crop_padding are two ways to crop: choose one")
+            raise UsageError("got augmentation.min_area and augmentation.crop_padding, expected one kind of crop")

@@ -1,4 +1,4 @@
-"""Tables whose entries say what they are before the code behind them is imported."""
+"""Tables of entries whose properties are known before their code is imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Option(NamedTuple):
 
 
 def load(target: Any) -> Any:
-    """What "module:name" names; anything but a string is returned as it is."""
+    """The object that "module:name" names; anything but a string is returned unchanged."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
@@ -38,7 +38,7 @@ class Entry:
     Args:
         target: the object, or "module:name" of one that is imported when it is first used.
         leading: first arguments of the object, as `functools.partial` takes them.
-        options: of its own, which become fields of a part of the recipe.
+        options: its options, which become fields of a part of the recipe.
     """
 
     target: Any
@@ -56,11 +56,11 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
 class Table(UserDict[str, Any], Generic[AnyEntry]):
-    """Name -> object; `entry(name)` is what its entry declares, without importing the object.
+    """Name -> object; `entry(name)` gives the properties without importing the object.
 
     Args:
         kind: the class of the entries.
-        rows: name -> entry; or a target that needs to declare nothing, also when it is added at run time.
+        rows: name -> entry, or only its target; also when it is added at run time.
     """
 
     def __init__(self, kind: type[AnyEntry], rows: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Table(UserDict[str, Any], Generic[AnyEntry]):
         super().__init__(rows)
 
     def entry(self, name: Any) -> AnyEntry:
-        """The entry of a name; an unknown name gets one that declares nothing."""
+        """The entry of a name; an empty one for an unknown name."""
         return self.data.get(name) or self._kind(name)
 
     def entries(self) -> Mapping[str, AnyEntry]:

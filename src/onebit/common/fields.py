@@ -1,4 +1,4 @@
-"""Dataclasses whose fields are read as the types that they name, and held to the bounds in those types."""
+"""Dataclasses whose fields are converted to their annotated types and checked against the bounds in these."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 
 
 class Bound(NamedTuple):
-    """Metadata of `Annotated`: which values of the type are valid, and the same in words."""
+    """Metadata of `Annotated`: the valid values of a type, in words and as a test."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -43,7 +43,7 @@ def within(interval: str) -> Bound:
 
 
 def one_of(*values: object) -> Bound:
-    """Some values."""
+    """Only these values."""
     return Bound(" or ".join(map(repr, values)), values.__contains__)
 
 
@@ -56,11 +56,11 @@ NotNegativeInt = Annotated[int, within("[0, inf)")]
 
 
 class MismatchError(Exception):
-    """What was expected in place of a value."""
+    """A value does not fit; the text is what was expected."""
 
 
 class Checked:
-    """Base of a frozen dataclass: its fields are read as their types when it is made.
+    """Base of a frozen dataclass that converts its fields to their types.
 
     Raises:
         UsageError: a value that its type does not take.
@@ -84,10 +84,10 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 
 def read(value: Any, hint: Any, *, name: str) -> Any:
-    """A value as a type: text as the number, truth, null or list that it spells, and within the bounds of the type.
+    """Convert a value to a type and check its bounds; text becomes the number, bool, null or list that it spells.
 
-    A union takes the first of its types that fits; text fits everywhere and comes last. A type that text cannot
-    spell, such as a class, takes any value.
+    A union takes the first of its types that fits; `str`, which always fits, comes last. A type that text cannot spell,
+    such as a class, takes any value.
 
     Args:
         name: for the message.
@@ -106,12 +106,12 @@ def read(value: Any, hint: Any, *, name: str) -> Any:
 
 
 def argument(value: Any) -> Any:
-    """A value of unknown type: text that spells null, a truth or a number is one."""
+    """A value of unknown type; text that spells null, a bool or a number becomes it."""
     return _read(value, None | bool | int | float | str, _READERS) if isinstance(value, str) else value
 
 
 def read_exactly(value: Any, hint: Any) -> Any:
-    """A value of JSON as a type, as it is: only lists become tuples, and objects what `from_json` makes of them.
+    """Check a value of JSON against a type; only lists become tuples, and objects what `from_json` makes of them.
 
     Raises:
         MismatchError: the value is of another type, or out of bounds.
@@ -199,7 +199,7 @@ def _int(value: Any) -> Any:
 
 
 def _float(value: Any) -> Any:
-    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text, and has a point before inf and nan
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text, and writes .inf and .nan
         value = _POINT.sub("", value.lower())
     try:
         return _refuse("a number") if isinstance(value, bool) else float(value)

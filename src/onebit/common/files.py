@@ -1,6 +1,6 @@
 """Files that are never half written: a temporary file in the same folder, fsync, then one rename.
 
-Only regular files are read: to open a pipe would block until something writes to it.
+Only regular files are read: opening a pipe would block.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, TextIO
 from onebit.errors import OnebitError, UsageError
 
 PREFIX = ".onebit-"
-"""Start of the names of temporary files; `_machine`, the process id and random digits follow."""
+"""Start of the names of temporary files, before `_machine`, the process id and random digits."""
 OWN = b"written by onebit"
-"""What files have in their first 1000 bytes that onebit writes under names that the user did not give."""
+"""In the first 1000 bytes of files that onebit writes under names that the user did not give."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -33,7 +33,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def is_own(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is there that onebit has written, see `OWN`: only such a file is replaced without being named."""
+    """Whether onebit wrote the file: others are replaced only if the user names them."""
     try:
         with open_regular(path) as stream:
             return OWN in stream.read(1000)
@@ -42,7 +42,7 @@ def is_own(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_foreign(folder: Path, names: Iterable[Path]) -> None:
-    """Raise UsageError for a file that the user has not named and that would be replaced without being ours."""
+    """Raise UsageError if one of these files exists and onebit did not write it."""
     for name in names:
         if os.path.lexists(folder / name) and not is_own(folder / name):
             raise UsageError(f"{folder / name} is there already, and onebit has not written it")
@@ -85,8 +85,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the same folder, which replaces `path` when the block ends without an error.
 
     The temporary file exists (empty) and has the suffix of `path`, from which some libraries choose the format. After
-    an error in the block, Ctrl-C included, the temporary file is removed and `path` stays as it was. If `path` is a
-    symbolic link, the file that it points to is replaced.
+    an error in the block or Ctrl-C it is removed, and `path` is unchanged. If `path` is a symbolic link, the file that
+    it points to is replaced.
 
     Example:
         >>> with atomic_path("curves.png") as temporary:
@@ -97,7 +97,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OnebitError(f"cannot write {os.fspath(path)!r}: not a regular file")
     temporary = target.with_name(_temporary_name() + target.suffix)
     try:
-        # not tempfile: only the owner can read its files, also after the rename
+        # not tempfile, whose files only the owner can read
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _fsync(temporary, os.O_RDWR)
@@ -107,7 +107,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is still there after an error
             temporary.unlink()
-    with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
+    with suppress(OSError):  # makes the rename durable; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
 
@@ -115,19 +115,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty temporary folder, whose files move into `folder` when the block ends without an error.
 
-    Other files of `folder`, which is made if it is missing, stay. After an error in the block, Ctrl-C included,
-    nothing is changed.
+    `folder` is created if it is missing; its other files stay. After an error in the block or Ctrl-C nothing changes.
 
     Raises:
-        OnebitError: for every OSError; it names the files that moved before a move failed.
+        OnebitError: for every OSError; it names the files that had moved.
     """
     target = Path(os.path.realpath(folder))
     staging = None
     moved: list[str] = []
     try:
-        place = target if target.exists() else target.parent
-        remove_leftovers(place)
-        staging = place / _temporary_name()
+        parent = target if target.exists() else target.parent
+        remove_leftovers(parent)
+        staging = parent / _temporary_name()
         staging.mkdir(mode=0o700)
         yield staging
         names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
@@ -148,7 +147,7 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def json_text(value: Any, *, indent: int, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON; it has no number that is not finite, so those become null. `default` is that of `json.dumps`."""
+    """JSON in which infinities and NaN are null; `default` is that of `json.dumps`."""
 
     def finite(part: Any) -> Any:
         if isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Names and modules of a package that are imported when they are first used: `import onebit` is fast."""
+"""Lazy imports of the names and modules of a package, so that `import onebit` is fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def lazy(
     package: str, modules: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], tuple[str, ...]]:
-    """`__getattr__`, `__dir__` and the public names of a package.
+    """Return `__getattr__`, `__dir__` and the public names of a package.
 
     Args:
         package: its name.

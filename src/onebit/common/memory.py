@@ -11,7 +11,7 @@ LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts at most 32
 
 
 def total_memory() -> float:
-    """Bytes of memory of this machine; infinite where the system does not say."""
+    """Bytes of memory of this machine; infinite if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -21,9 +21,8 @@ def total_memory() -> float:
 def keep_freed_memory() -> bool:
     """Let malloc keep freed memory for the next training step instead of giving it back to the system.
 
-    A step frees and allocates tens of megabytes. If they are given back, each page is faulted in and zeroed again in
-    each step: up to a third of the step of a large dense net, depending on the layout of the heap. The setting is that
-    of the whole process, which is why programs call this and library functions do not.
+    A step frees and allocates tens of megabytes. Otherwise each page is faulted in and zeroed again in each step, up to
+    a third of the time of a large dense net. It is a setting of the process, so only programs call this.
 
     Returns:
         Whether malloc has such a setting: glibc only.

@@ -1,4 +1,4 @@
-"""Image files, named by words and read with Pillow, which is imported with the first one."""
+"""Image files of the command line, read with Pillow, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SUFFIXES = (
     *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif"),
     *(".tiff", ".webp"),
 )
-"""Suffixes of image files, in lower case: all that Pillow has for `FORMATS`, but for .pfm, pixels of unknown range."""
+"""Suffixes of image files in lower case: those of Pillow for `FORMATS` but .pfm, whose pixels have no known range."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""Formats that are read, as Pillow names them; it gives some others to programs of the machine, EPS to Ghostscript."""
+"""Formats that Pillow may read; it passes some others to external programs, such as EPS to Ghostscript."""
 ORIENTATION = 0x0112
 """The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
 _WIDTH, _HEIGHT = 256, 257
@@ -43,7 +43,7 @@ def is_image_name(name: str) -> bool:
 
 @contextmanager
 def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
-    """The image file, opened by Pillow; every error in the block becomes a DataError that names the file.
+    """Open an image file with Pillow; every error in the block becomes a DataError that names the file.
 
     Args:
         stream: read in place of the file.
@@ -71,7 +71,7 @@ def _is_quarter_turned(image: Any) -> bool:
 
 
 def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
-    """An opened image as viewers show it: EXIF orientation applied, transparency over black, 16 bits reduced to 8.
+    """An opened image with its EXIF orientation applied, transparency over `paper`, 16 bits reduced to 8.
 
     Args:
         mode: "L" for grayscale, "RGB" for color.
@@ -83,7 +83,7 @@ def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     from PIL import Image, ImageOps
 
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
+        raise ValueError(f"got {image.mode!r} pixels of unknown range, expected 8 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip to 255
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -96,20 +96,20 @@ def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
 def fitted(
     image: Any, size: tuple[int, int], mode: str, *, paper: int = 0, box: Callable[[int, int], Any] | None = None
 ) -> Any:
-    """An opened image as `picture`, resized to `size` with an antialiased filter: what every net is trained on.
+    """An opened image as `picture`, resized to `size` with an antialiased filter, as for training.
 
     Args:
         size: height and width.
         mode, paper: see `picture`.
-        box: (width, height) -> left, top, right, bottom of the part to resize; the largest centered part with the
-            aspect ratio of `size` when None.
+        box: (width, height) -> left, top, right, bottom of the part to resize; None for the largest centered part with
+            the aspect ratio of `size`.
     """
     from PIL import Image, ImageOps
 
     height, width = size
     whole = upright_size(image)
     left, top, right, bottom = (0.0, 0.0, *whole) if box is None else box(*whole)
-    # a large JPEG is decoded at a half, quarter or eighth, so that the part keeps twice its pixels in each direction
+    # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at least twice the size of the result
     least = math.ceil(2 * width * whole[0] / (right - left)), math.ceil(2 * height * whole[1] / (bottom - top))
     image.draft(image.mode, least[::-1] if _is_quarter_turned(image) else least)  # the size before the rotation
     image = picture(image, mode, paper=paper)
@@ -121,7 +121,7 @@ def fitted(
 
 
 def image_files(words: Sequence[str]) -> list[Path]:
-    """The image files that words of the command line name, in order.
+    """The image files that arguments of the command line name, in order.
 
     A folder gives the images in it and below it, by name; a quoted pattern such as `photos/*.png` gives the files that
     match; `-` is standard input. Hidden files of a folder are ignored.
@@ -148,11 +148,11 @@ def _named_by(word: str) -> list[Path]:
 
 def _shown_images(folder: Path) -> Iterator[Path]:
     """The images in a folder and below it that are not hidden; links to folders are not followed."""
-    for place, inner, names in os.walk(folder, onerror=_refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if is_image_name(name) and not name.startswith(".") and os.path.isfile(os.path.join(place, name)):
-                yield Path(place, name)
+            if is_image_name(name) and not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
+                yield Path(parent, name)
 
 
 def _refuse(error: OSError) -> None:
@@ -160,19 +160,19 @@ def _refuse(error: OSError) -> None:
 
 
 class ReadPicture(NamedTuple):
-    """An image as a net takes it, uint8 (C, H, W), and how it was cropped and resized, in words."""
+    """The input of a net, uint8 (C, H, W), and notes on how the image was cropped and resized."""
 
     pixels: Any
     notes: list[str]
 
 
 class PictureReader:
-    """Reads image files as a net takes them; keeps which files do not decode, in `failures`.
+    """Read image files as inputs of a net; files that do not decode are listed in `failures`.
 
     Args:
         channels: of the net: 1 or 3.
-        size: height and width to bring images to, as the images of a folder are for training; None leaves their size.
-        invert: whether to invert the images; what is transparent is black all the same.
+        size: height and width to resize images to; None keeps their size.
+        invert: whether to invert the images; transparent pixels are black in any case.
     """
 
     def __init__(self, channels: int, size: tuple[int, int] | None, *, invert: bool = False) -> None:
@@ -182,7 +182,7 @@ class PictureReader:
         self.failures: list[dict[str, str]] = []
 
     def read(self, path: Path) -> ReadPicture | None:
-        """The image of a file; None if it does not decode, which is said."""
+        """The image of a file; None, after a message, if it does not decode."""
         stream, name = None, str(path)
         if path == STANDARD_INPUT:
             stream, name = io.BytesIO(sys.stdin.buffer.read(MOST_BYTES)), "standard input"

@@ -1,4 +1,4 @@
-"""Progress of long operations, on stderr: a bar on a terminal, lines of text elsewhere."""
+"""Progress of long operations on stderr: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ LONGEST_LABEL = 24
 
 
 def say(text: str) -> None:
-    """A line of progress or a note, on stderr; characters that do not print, as of names of files, are escaped."""
+    """Print a line of progress or a note on stderr, with unprintable characters escaped."""
     print_note("\n".join(map(escaped, text.split("\n"))))
 
 
 def print_note(text: str) -> None:
-    """Print text as it is on stderr; it is dropped if that fails: the reader has gone, or the disk is full."""
+    """Print text on stderr, unchanged; drop it if that fails because the reader has gone or the disk is full."""
     if sys.stderr is not None:  # as after `2>&-`; to print to None prints on stdout
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
 
 def print_answer(text: str) -> None:
-    """Print text on stdout; it is dropped if the reader has gone, as in `onebit list recipes | head -1`."""
+    """Print text on stdout; drop it if the reader has gone, as in `onebit list recipes | head -1`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -38,7 +38,7 @@ def print_answer(text: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """From now on, throw away what is written to a stream; what it still holds would fail again at the exit."""
+    """Discard all further output to a stream; its buffered text would fail again at the exit."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:  # one in memory has no descriptor
         os.dup2(nothing.fileno(), stream.fileno())
 
@@ -62,17 +62,17 @@ def shows_progress(verbose: bool | None, *callbacks: object) -> bool:
 
 
 def _on_terminal() -> bool:
-    """Whether stderr is a terminal; programs without a console, as of pythonw, have none."""
+    """Whether stderr is a terminal; it is None in programs without a console, such as pythonw."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
     """A progress bar: `update(done, total)` draws it on a terminal; elsewhere nothing is printed.
 
-    Only one bar is drawn at a time: an operation inside another one with a bar draws none.
+    Only one bar is drawn at a time: an operation inside another one draws none.
 
     Args:
-        label: name of the operation; unit: name of the things that are counted.
+        label: name of the operation. unit: plural of what it counts.
         then: called with each (done, total).
     """
 

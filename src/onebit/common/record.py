@@ -1,4 +1,4 @@
-"""Records: what files hold as JSON objects, declared once as dataclasses with the types and bounds of their fields."""
+"""Records: JSON objects in files, declared as dataclasses with the types and bounds of their fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onebit.errors import FormatError, short
 
 
 def printable(longest: int) -> Bound:
-    """Text of a limited length without control characters, which a file must not send to a terminal."""
+    """Text of a limited length without control characters, which could change the terminal."""
     expected = f"printable text of at most {longest:,} characters"
     return Bound(expected, lambda value: len(value) <= longest and value.isprintable())
 
@@ -23,7 +23,7 @@ _Made = TypeVar("_Made", bound="Record")
 
 
 def check(value: object, hint: Any, *, name: str) -> Any:
-    """A value as a type, see `read_exactly`; FormatError with its name if it is of another type, or out of bounds."""
+    """`read_exactly`, with a FormatError that has the name."""
     try:
         return read_exactly(value, hint)
     except MismatchError as error:
@@ -34,10 +34,10 @@ def check(value: object, hint: Any, *, name: str) -> Any:
 class Record:
     """Base of a frozen dataclass that a file holds as a JSON object.
 
-    Its fields are checked when it is made: they have the JSON types that they name, exactly, and keep their bounds.
-    A file leaves out the fields that have their defaults, and then holds no null in their place.
+    Its fields are checked against their annotated JSON types and bounds. A file leaves out fields with their default
+    values; it holds no null in their place.
 
-    KIND: what messages call it. WRITTEN: fields with defaults that each file has. APART: fields that are not in the
+    KIND: its name in messages. WRITTEN: fields with defaults that every file has. APART: fields that are not in the
         object, and not checked.
 
     Raises:
@@ -55,11 +55,11 @@ class Record:
                 object.__setattr__(self, name, check(getattr(self, name), hint, name=f"{self.KIND} {name}"))
 
     def require(self, **true: bool) -> None:
-        """FormatError unless what is said of each field, beside the others, is true."""
+        """Raise FormatError with the first field whose condition is false."""
         for name, holds in true.items():
             if not holds:
                 value = short(getattr(self, name))
-                raise FormatError(f"{self.KIND} {name} is {value}, expected another one beside the other fields")
+                raise FormatError(f"{self.KIND} {name} is {value}, which does not fit the other fields")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object; inverse of `from_json`."""

@@ -9,11 +9,11 @@ from typing import Any
 from onebit.common.files import open_regular
 
 MOST_HEADER = 8_000_000
-"""Bytes of the header with the names of the tensors and the facts; parsed JSON takes 40 times as much memory."""
+"""Bytes of the header; parsed JSON takes 40 times as much memory."""
 
 
 def facts_of(content: bytes) -> dict[str, Any]:
-    """The facts that onebit wrote into a safetensors file, {} in other files; from its content, or the start of it."""
+    """The facts that onebit wrote into a safetensors file, {} for other files, from (the start of) its content."""
     size = int.from_bytes(content[:8], "little")
     if size > MOST_HEADER:
         raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")

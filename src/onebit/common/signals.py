@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which wait where a half-done step would leave something behind."""
+"""Delay Ctrl-C and SIGTERM until a step is complete."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """The context in which Ctrl-C and SIGTERM wait for its end, so that a write or a clean-up is never cut in half."""
+    """The context that delays Ctrl-C and SIGTERM to its end, so that a write or a clean-up is never cut in half."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # other handlers raise nothing, or were not installed by Python and cannot be restored
+    # others raise nothing, or were not installed by Python and cannot be restored
     handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
     pending: list[tuple[Any, ...]] = []
     for number in handlers:

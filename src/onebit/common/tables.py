@@ -1,4 +1,4 @@
-"""Look up a name in a literal table, or take the object itself."""
+"""Look up names in tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from onebit.errors import UnknownNameError
 
 LONGEST_NAME = 100
-"""Characters of a name that are compared with the known names; the time grows with their square."""
+"""Characters of a name that are compared with known names; the time grows quadratically."""
 
 
 def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str:
@@ -32,7 +32,7 @@ def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str
 
 
 def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:
-    """The entry of `table` for a name; any object that is not a string is returned as it is.
+    """The entry of `table` for a name; any object that is not a string is returned unchanged.
 
     Args:
         name: a name in the table, or the object itself.

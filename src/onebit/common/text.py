@@ -25,7 +25,7 @@ class NetSize(NamedTuple):
 
     @property
     def share(self) -> str:
-        """The share of binary weights with one decimal, which is 100.0 only for all."""
+        """The share of binary weights with one decimal; 100.0 only if all are."""
         share = 100 * self.binary / max(1, self.weights)
         return f"{min(share, 99.9) if self.binary < self.weights else share:.1f} %"
 
@@ -43,31 +43,31 @@ def size(count: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: int = 0, width: int | None = None) -> str:
-    """Columns of text, two spaces apart, that fit a terminal: cells break at words, then within long ones.
+    """Columns of text, two spaces apart, that fit a terminal: cells break at spaces, then within long words.
 
-    What is too wide all the same continues in a second table below, with the first column again.
+    Columns that still do not fit continue in a second table below, after the first column again.
 
     Args:
-        right: columns that are aligned right; below the heading, the first row, their cells are not broken.
-        least: of the width of a column, for a table that is printed row by row, which has no second part.
-        width: of the terminal, by default the variable COLUMNS, or what the terminal says, or 80.
+        right: columns that are aligned right; below the first row, the heading, their cells are not broken.
+        least: least width of a column, for a table that is printed row by row, which has no second part.
+        width: of the terminal; by default COLUMNS, or that of the terminal, or 80.
     """
     rows = [[escaped(cell) for cell in row] for row in rows]
     columns = list(zip(*rows, strict=True))
-    room = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
+    available = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
     words, parts = (
         [max(least, _narrowest(column, i in right, word)) for i, column in enumerate(columns)]
         for word in (None, least or LEAST_NAME)
     )
-    if sum(parts) > room and len(columns) > 2 and not least:
-        fit = max(2, sum(sum(parts[:n]) <= room + GAP * (len(columns) - n) for n in range(1, len(columns))))
+    if sum(parts) > available and len(columns) > 2 and not least:
+        fit = max(2, sum(sum(parts[:n]) <= available + GAP * (len(columns) - n) for n in range(1, len(columns))))
         kept = [0, *range(fit, len(columns))]
         others = [kept.index(i) for i in right if i in kept]
         rest = table([[row[i] for i in kept] for row in rows], right=others, width=width)
         return f"{table([row[:fit] for row in rows], right=right, width=width)}\n\n{rest}"
     widths = [max(least, *map(len, column)) for column in columns]
     for narrowest in (words, parts):
-        while sum(widths) > room and any(map(int.__gt__, widths, narrowest)):
+        while sum(widths) > available and any(map(int.__gt__, widths, narrowest)):
             widest = max(range(len(widths)), key=lambda i: (widths[i] > narrowest[i], widths[i]))
             widths[widest] -= 1
     lines = []

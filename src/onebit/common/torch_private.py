@@ -1,7 +1,4 @@
-"""Names that torch does not promise to keep: all that onebit uses of them.
-
-Beside these, only fields of tensors and modules are read that are as old as torch; tests/common lists them.
-"""
+"""All private names of torch that onebit uses, but for fields of tensors and modules that are as old as torch."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import batchnorm, conv, instancenorm, module
 
-# ------------------------------------------------------------------------------------------ what follows the operations
+# ------------------------------------------------------------------------------------------------------------- tracing
 transforms_active = torch._C._are_functorch_transforms_active
-"""Whether a transform of torch.func follows the operations."""
+"""Whether a transform of torch.func is active."""
 dispatch_modes = torch._C._len_torch_dispatch_stack
-"""How many modes, such as tracers and fake tensors, follow the operations."""
+"""How many dispatch modes, such as tracers and fake tensors, are active."""
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 """Whether a gradient is that of a vectorized Jacobian, `is_grads_batched`."""
 
@@ -92,5 +89,5 @@ def lerp_all_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 
 
 def storage_address(tensor: Tensor) -> int:
-    """What tells the memory of a tensor from others; `data_ptr` is 0 on the device "meta"."""
+    """An identity of the memory of a tensor; `data_ptr` is 0 on the device "meta"."""
     return tensor.untyped_storage()._cdata

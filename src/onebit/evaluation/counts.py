@@ -22,18 +22,18 @@ from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
 
 Size = tuple[int, int, int]
-"""(binary weights, real numbers, bytes) that a packed net keeps."""
+"""(binary weights, real numbers, bytes) of a packed net."""
 
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
-    """(binary weights, real numbers) that a packed net keeps of one layer, without its children.
+    """(binary weights, real numbers) of one layer, without its children, in a packed net.
 
-    BatchNorm keeps two numbers per channel, scale and shift, learned or not; its running statistics fold into them.
+    BatchNorm keeps two numbers per channel, scale and shift, into which its running statistics fold.
     """
     if isinstance(layer, BATCH_NORM):
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
-        return 0, 0  # counts with the layer that reads the weight
+        return 0, 0  # part of the layer that reads the weight
     if isinstance(layer, PackedLayer):
         return layer.packed_sizes
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
@@ -48,7 +48,7 @@ def model_size(model: nn.Module) -> Size:
 
 
 def state_size(state: Mapping[str, Tensor], weights: Collection[str]) -> Size:
-    """`model_size` of the model that a state_dict is of.
+    """`model_size` from a state_dict.
 
     Args:
         weights: names of the tensors that count as binary.
@@ -64,14 +64,14 @@ def state_size(state: Mapping[str, Tensor], weights: Collection[str]) -> Size:
         if "running_mean" in names:  # a BatchNorm
             sizes.append((0, 2 * state[names["running_mean"]].numel()))
         elif set(names) != {"mean", "std"}:  # an `InputCoding` learns nothing
-            counted = [name for name in names.values() if state[name].is_floating_point() or name in weights]
-            signs = sum(state[name].numel() for name in counted if name in weights)
-            sizes.append((signs, sum(state[name].numel() for name in counted) - signs))
+            kept = [name for name in names.values() if state[name].is_floating_point() or name in weights]
+            signs = sum(state[name].numel() for name in kept if name in weights)
+            sizes.append((signs, sum(state[name].numel() for name in kept) - signs))
     return _summed(sizes)
 
 
 def _summed(sizes: Iterable[tuple[int, int]]) -> Size:
-    """The size of layers together: one bit and four bytes each, whole bytes per layer."""
+    """The total size of layers, with whole bytes per layer."""
     binary, real = zip(*sizes, strict=True)
     return sum(binary), sum(real), sum(-(-count // 8) for count in binary) + 4 * sum(real)
 
@@ -142,14 +142,14 @@ class Summary:
 def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tuple[int, ...] | None = None) -> Summary:
     """Sizes and MACs of every layer that has parameters, from one forward pass of `example` or of two blank images.
 
-    A layer that is called several times counts its MACs each time and its weights once; a layer that is never called
-    has no output shape. Multiplications with zero padding count. A recurrent layer counts every step of the sequence;
-    attention counts its projections, and the products of queries, keys and values as real MACs.
+    MACs count for each call of a layer, its weights once; a layer that is never called has no output shape. Zeros of
+    padding count. A recurrent layer counts every step of the sequence; attention counts its projections, and the
+    products of queries, keys and values as real MACs.
 
     Args:
-        example: a batch (N, …) as the model takes it, such as token numbers (N, T); MACs are those of one sample.
-        input_shape: of one sample, without an example; by default the model's own `input_shape`. The blank images are
-            uint8 for a model with an `InputCoding`, else float32.
+        example: a batch (N, …) of inputs, such as token numbers (N, T); MACs are those of one sample.
+        input_shape: of one sample, without an example; by default the model's `input_shape`. The blank images are uint8
+            for a model with an `InputCoding`, else float32.
 
     Raises:
         WrongTypeError: not a module.
@@ -169,8 +169,8 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outputs[layer] = _sample_shape(layer, output)
-        for counted, macs, binary in _macs(layer, args, kwargs, output):
-            (binary_macs if binary else real_macs)[counted] += macs
+        for part, macs, binary in _macs(layer, args, kwargs, output):
+            (binary_macs if binary else real_macs)[part] += macs
 
     with kept_training(net), ExitStack() as hooks:
         for layer in names:
@@ -193,7 +193,7 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
 
 
 def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:
-    """The shape of what a layer returns of one sample; of its first tensor if it returns several."""
+    """The shape of the first output of a layer for one sample."""
     output = output[0] if isinstance(output, tuple) else output
     if not isinstance(output, Tensor):
         return ()
@@ -211,10 +211,10 @@ def _macs(
     if isinstance(layer, (nn.MultiheadAttention, PackedAttention)):
         yield from _attention_macs(layer, args, kwargs)
     elif isinstance(layer, PackedLayer):
-        places, channels = output, layer.outputs
+        positions, channels = output, layer.outputs
         if isinstance(layer, PackedConv) and layer.window.transposed:
-            places, channels = args[0] if args else kwargs["x"], layer.in_channels
-        yield layer, places.numel() * (layer.packed_sizes[0] // channels), True
+            positions, channels = args[0] if args else kwargs["x"], layer.in_channels
+        yield layer, positions.numel() * (layer.packed_sizes[0] // channels), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         x = args[0] if args else kwargs["input"]
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
@@ -239,7 +239,7 @@ def _attention_macs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
         yield layer, projected, bool(layer_size(layer)[0])
         yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
-    # every query with every key of its sequence, once for the scores and once for the values
+    # every query with every key of its sequence: once for the scores, once for the values
     length = key.shape[0] if query.dim() == 2 else key.shape[1 if layer.batch_first else 0]
     length += (layer.bias_k is not None) + layer.add_zero_attn
     yield layer, 2 * queries * length * width, False

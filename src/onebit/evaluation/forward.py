@@ -18,11 +18,11 @@ from onebit.evaluation.trees import first_samples, joined, mapped, size_of
 from onebit.layers import InputCoding
 
 OnImages = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+"""Called with (images done, all images)."""
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """The device of the first parameter; the CPU for a net without parameters."""
+    """The device of the first parameter, or the CPU."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
@@ -38,7 +38,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 @contextmanager
 def kept_training(model: nn.Module) -> Iterator[None]:
-    """Restore the mode of every module, training or eval, at the end of the context."""
+    """Restore the mode (training or eval) of every module at the end of the context."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -56,19 +56,19 @@ def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for (owner, name, buffer), value in zip(kept, values, strict=True):
-            if not torch.equal(buffer, value):  # a write would end a backward pass that is still to come
+            if not torch.equal(buffer, value):  # a write would break a later backward pass
                 buffer.detach().copy_(value)
             owner[name] = buffer  # forward may have assigned another tensor
 
 
 @contextmanager
 def whole_pixels(model: nn.Module) -> Iterator[None]:
-    """Refuse numbers up to 1 where an `InputCoding` takes pixels 0–255, as if they were nearly black."""
+    """Refuse numbers up to 1 as inputs of an `InputCoding`, to which they are nearly black pixels."""
 
     def check(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         x = arguments[0]
         if x.is_floating_point() and x.numel() and 0 < (largest := float(x.max())) <= 1:
-            raise UsageError(f"InputCoding takes pixels 0–255, got numbers up to {largest:.3g}: multiply them by 255")
+            raise UsageError(f"InputCoding: got numbers up to {largest:.3g}, expected pixels 0–255")
 
     with ExitStack() as hooks:
         for module in model.modules():
@@ -79,14 +79,14 @@ def whole_pixels(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def try_model(model: nn.Module, inputs: Any) -> None:
-    """Run the first two samples in eval mode, which raises what the model raises; no random state changes."""
+    """Run the model on two samples in eval mode; random states do not change."""
     plain, device = uncompiled(model), model_device(model)  # two samples need no compilation
     with torch.random.fork_rng(devices=[]), kept_globals(), kept_training(plain), whole_pixels(plain):
         plain.eval()(mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2)))
 
 
 def in_tiles(model: nn.Module, split: Split) -> Split:
-    """Cut images with masks into tiles that the model takes, see `onebit.data.fitted`; other splits are unchanged."""
+    """Cut images with masks into tiles for the model, see `onebit.data.fitted`; other splits are unchanged."""
     taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
     return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
 
@@ -98,7 +98,7 @@ def predict_logits(
     batch_size: int | None = None,
     on_images: OnImages | None = None,
 ) -> Tensor:
-    """Logits (N, classes) in float32 in eval mode, of images (N, C, H, W) uint8; see `outputs_of`."""
+    """Logits (N, classes) in float32 and eval mode, of images (N, C, H, W) uint8; see `outputs_of`."""
     return outputs_of(model, ArraySamples(images), batch_size=batch_size, on_images=on_images)[0]
 
 
@@ -106,7 +106,7 @@ def predict_logits(
 def outputs_of(
     model: nn.Module, samples: Samples, *, batch_size: int | None = None, on_images: OnImages | None = None
 ) -> tuple[Any, Any]:
-    """Outputs in float32 of a model in eval mode, and the targets of the same samples; None without targets.
+    """Outputs in float32 of a model in eval mode, and the targets or None.
 
     Args:
         batch_size: `fitting_batch` by default; a loader has its own.
@@ -117,7 +117,7 @@ def outputs_of(
     with kept_training(model):
         model.eval()
         for inputs, targets in samples.batches(batch_size):
-            # a hook would compile the model again; the first batch shows what all are
+            # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
                 outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
             parts.append(mapped(Tensor.float, outputs))

@@ -1,4 +1,4 @@
-"""Training health: which weights flip, saturate or get no gradient, and which layers to warn about."""
+"""Training health: shares of weights that flip, saturate or get no gradient, and warnings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ bound. zero_gradients: of its latents, those with an exactly zero gradient of th
 input_saturation: of the inputs of its input quantizer, those with a zero surrogate gradient.
 """
 LOOK_IMAGES = 128
-"""Number of images of the last batch for `gradient_health`, which costs less than one training step per epoch."""
+"""Number of images for `gradient_health`, which costs less than one training step per epoch."""
 CHANCES = 10_000
-"""From this many weights × steps per epoch on, an epoch without a flip is not an accident."""
+"""Weights × steps from which on an epoch without a flip is not an accident."""
 
 
 def binary_signs(model: nn.Module) -> dict[str, Tensor]:
@@ -64,18 +64,17 @@ def layer_health(
 
 
 def whole_share(model: nn.Module, health: LayerHealth, measure: str) -> float:
-    """A measure of weights over all layers that have it, counted and then divided; 0 without such layers."""
+    """A measure over the weights of all layers that have it; 0 without such layers."""
     sizes = {name: layer.weight.numel() for name, layer in binary_layers(model) if measure in health[name]}
     return sum(round(health[name][measure] * size) for name, size in sizes.items()) / (sum(sizes.values()) or 1)
 
 
 def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: Loss = cross_entropy) -> LayerHealth:
-    """Shares of zero gradients, from one extra forward and backward pass that leaves the training unchanged.
+    """Shares of zero gradients, from one extra forward and backward pass that does not change the training.
 
-    Counters and other attributes that forward of the user keeps outside of buffers count this pass, too.
+    Only attributes that a custom forward keeps outside of buffers see this pass.
 
-    For a classification the gradient is that of the cross-entropy, whatever the training loss: a hinge loss of 0 has no
-    gradient, which says nothing about the layers.
+    A classification uses the gradient of the cross-entropy: a hinge loss of 0 has no gradient, whatever the layers.
 
     Args:
         x, y: inputs and targets of a training batch; the first LOOK_IMAGES are used.
@@ -97,7 +96,7 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
             logits = model(x)
         value = loss(mapped(Tensor.float, logits), y)
         if not value:
-            latents = {}  # the logits are so large that even the cross-entropy has no gradient
+            latents = {}  # logits so large that even the cross-entropy has no gradient
         gradients = torch.autograd.grad(value, list(latents.values()), allow_unused=True) if latents else ()
     health: LayerHealth = {name: {} for name in (*latents, *inputs)}
     for name, gradient in zip(latents, gradients, strict=True):
@@ -122,7 +121,7 @@ def _cut_inputs(into: list[Tensor]) -> Any:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore buffers, random states and the mode at the end of the context, so that training is not affected."""
+    """Restore buffers, random states and modes at the end of the context."""
     generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
     states = [(generator, generator.get_state()) for generator in generators]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
@@ -136,10 +135,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
-    """The layers, and the quantizers outside of layers, whose binary inputs are the same value everywhere.
+    """The layers, and the quantizers outside of layers, whose binary inputs are all the same value.
 
-    The net runs in eval mode with the BatchNorm statistics of these inputs, so that a new net shows them as well as a
-    trained one. Nothing changes, also no random state. A model that fails on the inputs has none.
+    The net runs in eval mode with the BatchNorm statistics of these inputs, which works for an untrained net, too. The
+    model and random states do not change. A model that fails on the inputs has none.
 
     Args:
         inputs: of two samples or more, as the model takes them.
@@ -161,13 +160,13 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
         model.eval()
         for norm in batch_norms(model):
             norm.train(not isinstance(norm, nn.SyncBatchNorm))  # which would wait for other processes
-        with suppress(Exception):  # the forward of the user, on inputs that it may not take
+        with suppress(Exception):  # a custom forward, which may not take these inputs
             model(mapped(lambda tensor: tensor.to(model_device(model)), inputs))
     return [name for name, spans in found.items() if spans and len(torch.stack(spans).unique()) == 1]
 
 
 class HealthWatch:
-    """Warns once per layer and reason: of a layer that does not learn, or of latents that leave their bound unclipped.
+    """Warn once per layer and reason: of layers that do not learn, and of unclipped latents beyond their bound.
 
     Args:
         model, optimizer: of the training.
@@ -178,11 +177,11 @@ class HealthWatch:
         self._warned: set[tuple[str, str]] = set()
 
     def read(self, layers: LayerHealth, *, epoch: int, steps: int, early: bool) -> list[str]:
-        """One warning per reason, for the layers that it was not yet given for.
+        """One warning per reason, for layers without an earlier one.
 
         Args:
             steps: optimizer steps of this epoch.
-            early: whether signs should still flip, as in the first half of a training.
+            early: whether signs should still flip, as in the first half of training.
         """
         warnings: dict[str, list[str]] = {}
         for name, measured in layers.items():

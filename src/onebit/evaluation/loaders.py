@@ -13,30 +13,30 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler
 
 EPOCH_SEEDS = 1_000_003
-"""Distance between the seeds of two training runs; the seeds of the epochs of one are in between."""
+"""Distance between the epoch seeds of two training runs."""
 
 
 def known_length(of: Any) -> int | None:
     """The length; None if it has none."""
     try:
         return len(of)
-    except (TypeError, NotImplementedError):  # no `__len__`, or one that only says so
+    except (TypeError, NotImplementedError):  # without `__len__`, or not implemented
         return None
 
 
 def batch_samples(loader: DataLoader[Any]) -> int | None:
-    """Samples of a batch; None if the data set or a batch sampler of the user decides."""
+    """Samples of a batch; None if the data set or a custom batch sampler decides."""
     return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
 
 
 def sampler_of(loader: DataLoader[Any]) -> Any:
-    """What decides the order of the samples, or of the batches."""
+    """The sampler of the samples, or of the batches."""
     batches = loader.batch_sampler
     return loader.sampler if batches is None else getattr(batches, "sampler", batches)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of what an epoch draws from other generators than torch's."""
+    """The seed of an epoch for generators other than torch's."""
     return (seed * EPOCH_SEEDS + epoch) % 2**63
 
 
@@ -44,8 +44,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     """The context in which one epoch of a loader draws its random numbers from (seed, epoch).
 
-    That is the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and what transforms in
-    this process draw from `random` and `numpy.random`; torch's generator is seeded by the caller.
+    They are the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and draws of transforms
+    in this process from `random` and `numpy.random`; the caller seeds torch's generator.
     """
     number = epoch_seed(seed, epoch)
     with _seeded_generators(loader, number, epoch), kept_globals(number):
@@ -73,7 +73,7 @@ def _seeded_generators(loader: DataLoader[Any], number: int, epoch: int) -> Iter
 def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader, with the same order and random transforms in each pass.
 
-    The caller's random state is unchanged between two batches, so it does not matter when a pass ends.
+    The caller's random state is unchanged between two batches.
     """
     batches: Iterator[Any] | None = None
     states: Any = None
@@ -98,7 +98,7 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
 def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
     """A loader of the same samples in the order of the data set, the last batch included.
 
-    Samplers that are not of torch, or that do not visit each sample once, keep their order.
+    Custom samplers, and those that do not visit each sample once, keep their order.
     """
     if type(loader.batch_sampler) is not BatchSampler:
         return loader
@@ -115,7 +115,7 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 @contextmanager
 def kept_globals(seed: int | None = None) -> Iterator[None]:
-    """Put the states of `random` and `numpy.random` back at the end of the context, in which they start from a seed."""
+    """Seed `random` and `numpy.random` for the context, and restore their states at its end."""
     states = random.getstate(), np.random.get_state()
     if seed is not None:
         random.seed(seed)

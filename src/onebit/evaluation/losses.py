@@ -1,6 +1,7 @@
-"""Losses of classification: logits (N, classes), integer labels (N,) -> scalar mean; for masks over all pixels.
+"""Losses: (outputs, targets) -> scalar mean.
 
-Those of regression and of several labels per sample take float targets of the shape of the outputs.
+A classification takes logits (N, classes) and integer labels (N,), or masks, with the mean over all pixels; regression
+and several labels per sample take float targets of the shape of the outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def _of_known(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Apply the loss to the samples of `per_sample`; without samples (a crop of `VOID` pixels only) it is 0."""
+    """Apply the loss to the samples of `per_sample`; without samples (a crop of `VOID` pixels) it is 0."""
 
     @functools.wraps(loss)
     def of_known(logits: Tensor, labels: Tensor, **options: float) -> Tensor:
@@ -61,7 +62,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 
     Args:
         logits: (N, classes); labels: (N,) integers.
-        label_smoothing: share of the target spread evenly over the classes.
+        label_smoothing: share of the target that is divided evenly among the classes.
     """
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
@@ -70,7 +71,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 def iou(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − mean over classes of the soft Jaccard index Σp·t / Σ(p + t − p·t), p = softmax(logits), t one-hot.
 
-    The sums are over all samples (usually pixels), so a rare class weighs as much as a frequent one.
+    The sums are over all samples (usually pixels), so rare and frequent classes weigh the same.
 
     Args:
         logits: (N, classes); labels: (N,) integers.
@@ -131,7 +132,7 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
     Source: the distributional loss of ReActNet, arXiv:2003.03488.
     """
     if logits.shape != taught.shape:
-        raise UsageError(f"got predictions {tuple(taught.shape)} of a teacher, expected {tuple(logits.shape)}")
+        raise UsageError(f"teacher: got predictions {tuple(taught.shape)}, expected {tuple(logits.shape)}")
     log_p, log_q = ((x / temperature).log_softmax(dim=1) for x in (logits, taught))
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
 
@@ -163,19 +164,19 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def known_samples(logits: Tensor, labels: Tensor) -> int:
-    """How many samples `per_sample` makes of these labels, with logits of the shape of these."""
+    """The number of samples that `per_sample` makes of these labels."""
     return int((_center(labels, logits) != VOID).sum()) if labels.dim() == 3 else labels.numel()
 
 
 def _center(masks: Tensor, logits: Tensor) -> Tensor:
-    """The center of masks (N, H, W) that logits (·, classes, h, w) are about."""
+    """The center of masks (N, H, W) that logits (·, classes, h, w) predict."""
     height, width = logits.shape[2:]
     top, left = (masks.shape[1] - height) // 2, (masks.shape[2] - width) // 2
     return masks[:, top : top + height, left : left + width]
 
 
 def paired(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape, for regression and for several labels per sample; torch would broadcast."""
+    """Outputs and targets of one shape; torch would broadcast others."""
     if len(outputs) != len(targets) or [n for n in outputs.shape if n > 1] != [n for n in targets.shape if n > 1]:
         raise UsageError(f"got outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}, expected one shape")
     return outputs, targets.reshape(outputs.shape)

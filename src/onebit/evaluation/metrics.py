@@ -1,4 +1,4 @@
-"""Metrics of an evaluation: sums over samples, which are added over batches and processes and then divided."""
+"""Metrics of an evaluation: sums over samples, added over batches and processes, then divided."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ METRICS: dict[str, Metric] = {
 """Name -> metric. f1 is micro-averaged over labels; exact_match (scikit-learn's accuracy of several labels) counts the
 samples with all labels right, label_accuracy the labels; r2 is scikit-learn's r2_score."""
 DEFAULT_METRICS = {"regression": ("r2", "mae"), "multi-label": ("f1", "exact_match")}
-"""Task -> the metrics of an evaluation that names none; a classification counts correct predictions anyway."""
+"""Task -> its default metrics; a classification counts correct predictions in any case."""
 
 
 def task_of(loss: Any) -> str | None:
-    """The task of a loss by its name, or of its function in the table; None for a function of the user."""
+    """The task of a loss in the table, by name or function; None for a function of the user."""
     if isinstance(loss, str):
         resolve(LOSSES, loss, kind="loss")
         return LOSSES.entry(loss).task
@@ -93,7 +93,7 @@ def task_of(loss: Any) -> str | None:
 
 
 def labels_per_sample(targets: Any, task: str | None) -> int:
-    """Targets that the mean loss runs over, for each sample of a batch: its pixels, tokens, labels or numbers.
+    """Number of targets per sample over which the loss is a mean: pixels, tokens, labels or numbers.
 
     Args:
         targets: (N, …), or tuples or dicts of them, whose first one counts; None counts as one.
@@ -107,7 +107,7 @@ def labels_per_sample(targets: Any, task: str | None) -> int:
 
 
 def is_classification(task: str | None, outputs: Any, targets: Any) -> bool:
-    """Whether correct predictions can be counted; with a loss of the user, by integer targets of a tensor of logits."""
+    """Whether correct predictions can be counted; for a loss of the user, whether logits have integer targets."""
     if task is not None:
         return task == "classification"
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
@@ -120,8 +120,8 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
     """The metrics of an evaluation by name.
 
     Args:
-        metric: a name in METRICS, a function (outputs, targets) -> float, the mean over the samples that it gets, or
-            several of these; None for those of the task. Functions with one name are numbered.
+        metric: a name in METRICS, a function (outputs, targets) -> float, the mean over these samples, or several; None
+            for those of the task. Functions with the same name are numbered.
     """
     if metric is None:
         return {name: METRICS[name] for name in DEFAULT_METRICS.get(task or "", ())}
@@ -130,7 +130,7 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
         if isinstance(one, str):
             chosen[one] = resolve(METRICS, one, kind="metric")
             if task is not None and chosen[one].task != task:
-                raise UsageError(f"metric {one!r} is for {chosen[one].task}, the loss is for {task}")
+                raise UsageError(f"metric {one!r} is for {chosen[one].task}, but the loss is for {task}")
         else:
             name = getattr(one, "__name__", type(one).__name__)
             name = f"own {name}" if name in METRICS else name
@@ -156,7 +156,7 @@ def score_outputs(
     weights: str,
     bn: str,
 ) -> Score:
-    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take."""
+    """The score of outputs of any task, as the loss and the metrics take them."""
     function = resolve(LOSSES, loss, kind="loss")
     task = task_of(loss)
     if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:

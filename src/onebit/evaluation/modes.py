@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -42,19 +43,17 @@ BN_IMAGES = 10_000
 MOST_DRAWS = 1_000_000
 """Largest N of "ensemble:N"."""
 _ONE_AT_A_TIME = threading.RLock()
-"""Held while a model has the weights of a test mode: a second thread would keep those of the first for its own."""
+"""Held while a model has the weights of a test mode, which a second thread would take for its own."""
 
 
 @contextmanager
 def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator | None = None) -> Iterator[None]:
     """Within the context every binary layer uses the weights of one test mode.
 
-    Contexts nest: at the end of an inner one, the weights of the outer one are back. A copy of the model that is made
-    within the context has its own weights, not those of the mode.
+    Contexts nest. A copy of the model that is made within the context does not have the weights of the mode.
 
     Args:
-        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned) or "sample" (one draw);
-            a net without binary layers accepts any mode.
+        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned) or "sample" (one draw).
     """
     layers = list(binary_layers(model))
     skip_fused_path_(model)
@@ -73,7 +72,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
 
 
 def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
-    """The weight of a layer in a test mode; None if its quantizer does not define it."""
+    """The weight of a layer in a test mode; None if its quantizer has none."""
     if weights == "latent":
         return layer.weight.detach()
     if weights == "mean":
@@ -89,18 +88,16 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
 def reestimate_batch_norm_(
     model: nn.Module, data: Any, *, batch_size: int | None = None, norms: Sequence[Any] | None = None
 ) -> None:
-    """Replace the BatchNorm statistics by the mean of the batch statistics of `data` with the current weights.
+    """Replace the BatchNorm statistics by the mean over batches of `data`, weighted by batch size.
 
-    In the mean each batch counts by its size: the last one may have two images only. Images are often sorted by class,
-    and a batch of one class lacks the variance between classes. Each batch is therefore drawn from all images, with a
-    fixed seed.
+    Each batch is drawn from all images with a fixed seed: images are often sorted by class, and a batch of one class
+    lacks the variance between classes.
 
     Args:
         data: an array of inputs (N, …), which are all used; or training data of any form, see
             `onebit.evaluation.sources.as_samples`, of which `BN_IMAGES` samples are used.
         batch_size: `fitting_batch` by default; a loader has its own.
-        norms: the layers whose statistics are replaced; `trained_norms` by default. Those that the model does not call
-            keep theirs.
+        norms: the layers whose statistics are replaced, if the model calls them; `trained_norms` by default.
     """
     norms = trained_norms(model) if norms is None else norms
     if not norms:
@@ -108,7 +105,7 @@ def reestimate_batch_norm_(
     momenta, values = [norm.momentum for norm in norms], dict.fromkeys(norms, 0)
 
     def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        """Let torch take the mean over all batches so far, each by its values per channel."""
+        """Let torch take the mean over all batches so far, weighted by values per channel."""
         if not values[norm]:
             norm.reset_running_stats()
         count = inputs[0].numel() // inputs[0].shape[1]
@@ -133,11 +130,11 @@ def reestimate_batch_norm_(
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 if values[norm] and norm.num_batches_tracked is not None:
-                    norm.num_batches_tracked.zero_()  # the statistics are of no batch of training
+                    norm.num_batches_tracked.zero_()  # not the statistics of training batches
 
 
 def trained_norms(model: nn.Module) -> list[Any]:
-    """The BatchNorm layers whose statistics training changes: `train()` of a model may leave some in eval mode."""
+    """The BatchNorm layers whose statistics training changes; `train()` of a model may keep some in eval mode."""
     with kept_training(model):
         model.train()
         return [norm for norm in batch_norms(model) if norm.training and norm.momentum != 0]
@@ -150,7 +147,7 @@ def parse_weights(weights: str) -> tuple[str, int]:
         return "sample", int(match[1])
     if weights not in ("latent", "binary", "mean", "sample", "real", "packed"):
         modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
-        raise UsageError(f"weights must be {modes}, got {weights!r}")
+        raise UsageError(f"weights: got {weights!r}, expected {modes}")
     return weights, 1
 
 
@@ -161,8 +158,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
 
     Args:
         bn: "auto" means "reestimate" for modes that a net with BatchNorm was not trained in. Its statistics belong to
-            the binary weights, unless a loop trained it on random draws or other real weights; `fit` then re-estimates
-            them at its end.
+            the binary weights, unless a custom loop trained it with other weights.
     """
     parse_weights(weights)
     read(bn, Literal["auto", "trained", "reestimate"], name="bn")
@@ -175,35 +171,41 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     return weights, bn
 
 
+@dataclass(frozen=True)
+class Mode:
+    """A test mode, and the training data for its BatchNorm statistics; see `evaluate`."""
+
+    weights: str = "binary"
+    bn: str = "auto"
+    seed: int = 0
+    train: Any = None
+
+
 @torch.no_grad()
 def mode_outputs(
     model: nn.Module,
     samples: Samples,
+    mode: Mode,
     *,
-    weights: str = "binary",
-    train: Any = None,
-    bn: str = "auto",
-    seed: int = 0,
     batch_size: int | None = None,
     on_images: OnImages | None = None,
     task: str | None = "classification",
 ) -> tuple[Any, Any]:
-    """Outputs in a test mode, and the targets of the same samples; None without targets.
+    """Outputs in a test mode, and the targets or None.
 
-    The mean prediction of an ensemble comes back as outputs: log-probabilities; of several labels the logits of mean
-    probabilities; of a regression the mean outputs.
+    The mean prediction of an ensemble is returned as outputs: log-probabilities of classes, logits of the mean
+    probabilities of several labels, the mean outputs of a regression.
 
     Args:
-        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`; of a `Dataset` its
-            training split.
-        task: what is predicted, see `onebit.evaluation.loss_table`; None for classes.
-        Remaining arguments: see `evaluate`.
+        task: see `onebit.evaluation.loss_table`; None for a classification.
+        batch_size, on_images: see `evaluate`.
     """
-    weights, bn = stated_mode(model, weights, bn)
-    mode, draws = parse_weights(weights)
+    train = mode.train
+    weights, bn = stated_mode(model, mode.weights, mode.bn)
+    drawn, draws = parse_weights(weights)
     if bn == "reestimate" and train is None:
-        raise UsageError(f"BatchNorm statistics for {weights} weights need the training data, or bn='trained'")
-    generator = torch.Generator(model_device(model)).manual_seed(seed)
+        raise UsageError(f"BatchNorm statistics for {weights} weights need training data, or bn='trained'")
+    generator = torch.Generator(model_device(model)).manual_seed(mode.seed)
     mean, targets, task = torch.zeros(()), None, task or "classification"
     for draw in range(draws):
 
@@ -211,16 +213,16 @@ def mode_outputs(
             if on_images is not None:
                 on_images(draw * total + now, draws * total)
 
-        exact = autocast("fp32", model_device(model))  # whatever the caller has
+        exact = autocast("fp32", model_device(model))  # also within an autocast of the caller
         norms = kept_buffers(batch_norms(model))
-        with _ONE_AT_A_TIME, exact, norms, fixed_weights(model, mode, generator=generator):
-            if bn == "reestimate" and train is not None:
+        with _ONE_AT_A_TIME, exact, norms, fixed_weights(model, drawn, generator=generator):
+            if bn == "reestimate":
                 whole = train if isinstance(train, (Dataset, Split)) else as_samples(train)
                 reestimate_batch_norm_(model, whole, batch_size=batch_size)
             outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
             unused = [name for name, layer in binary_layers(model) if not layer.fixed_used]
-        if unused and draw == 0 and mode != "latent":  # the model may have read the latents
-            warnings.warn(f"the score may be that of real weights: {', '.join(unused)} not called", stacklevel=3)
+        if unused and draw == 0 and drawn != "latent":  # the model may have read the latents
+            warnings.warn(f"{', '.join(unused)} not called: the score may be that of real weights", stacklevel=3)
         if draws == 1:
             return outputs, found
         if draw and found is not None and not all(map(torch.equal, leaves(targets), leaves(found))):
@@ -245,7 +247,7 @@ def _outputs_of(prediction: Tensor, task: str) -> Tensor:
 
 
 def scored_loss(weights: str, loss: str | Loss) -> str | Loss:
-    """The loss that is stated for a test mode: probabilities that were averaged over draws have no margins."""
+    """The loss to state for a test mode: mean probabilities have no margins."""
     averaged = parse_weights(weights)[1] > 1 and task_of(loss) not in ("regression", "multi-label")
     return "cross_entropy" if averaged else loss
 
@@ -267,23 +269,22 @@ def evaluate(
 ) -> Score:
     """Loss and metrics in a test mode, in float32. A classification also has accuracy, entropy and calibration.
 
-    Several threads take turns; none may train the model meanwhile.
+    Threads take turns; none may train the model meanwhile.
 
     Args:
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or a `Dataset`,
             whose test split is evaluated. Samples are read in order, also those of a shuffling loader.
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
-            "ensemble:N" (mean prediction of N draws); without binary layers, the score says "real", or "packed" for a
-            `PackedModule` and for packed layers.
-        train: training data of any form, needed to re-estimate BatchNorm statistics; of a `Dataset` its training split.
+            "ensemble:N" (mean prediction of N draws); without binary layers, the score has "real" or "packed".
+        train: training data of any form, to re-estimate BatchNorm statistics; of a `Dataset` its training split.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
         loss: name or function (outputs, targets) -> scalar; the name decides the task, see
             `onebit.evaluation.loss_table`.
         metric: name, function (outputs, targets) -> float, or several; see `onebit.evaluation.metrics`.
         seed: of the random draws.
-        batch_size: of arrays and of a torch Dataset; a loader has its own.
+        batch_size: of arrays and torch Datasets; a loader has its own.
         on_images: called with (images done, images), over all draws.
-        verbose: whether to show a progress bar on a terminal; by default it is shown unless `on_images` is given.
+        verbose: whether to show a progress bar on a terminal; by default unless `on_images` is given.
 
     Raises:
         UsageError: unknown mode, no samples, a quantizer without a draw or a mean, `reestimate` without `train`, or
@@ -301,15 +302,13 @@ def evaluate(
     metrics = chosen_metrics(metric, task_of(loss))
     with progress("evaluating", "images", on_images) as bar:
         done = bar.update if shows_progress(verbose, on_images) else on_images
-        outputs, targets = mode_outputs(
-            model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done,
-            task=task_of(loss),
-        )  # fmt: skip
+        mode, task = Mode(weights, bn, seed, train), task_of(loss)
+        outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
     loss = scored_loss(weights, loss)
     score = score_outputs(outputs, targets, loss=loss, metrics=metrics, weights=weights, bn=bn)
-    # a class without probability in all draws of an ensemble has log-probability -inf
+    # in an ensemble, the log-probability of a class may be -inf
     if not math.isfinite(score.loss) and parse_weights(weights)[1] == 1:
         raise DataError(f"the loss is {score.loss}")
     return score

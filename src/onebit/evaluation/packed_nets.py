@@ -1,4 +1,4 @@
-"""A packed net on a data set, by the executor of `onebit.runtime`. Loads no torch."""
+"""Evaluate a packed net on a data set with the executor of `onebit.runtime`, without torch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from onebit.runtime import run
 def load_packed_data(
     net: PackedNet, name: str, *, directory: str | Path | None, progress: Progress | None, source: str
 ) -> Dataset:
-    """A data set with images of the size that a packed net takes.
+    """A data set with images of the input size of a packed net.
 
-    A segmentation net takes images of any size, in tiles, and masks of two classes without names as its own two. A net
-    for gray images takes those of a folder as gray.
+    A segmentation net takes images of any size, in tiles, and gives masks of two unnamed classes the names of its own.
+    A net for gray images takes RGB images of a folder that are gray.
 
     Args:
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
@@ -48,7 +48,7 @@ def load_packed_data(
 def _gray(data: Dataset, source: str) -> Dataset:
     """RGB images that are gray, with one channel; UsageError for others."""
     for split in (data.train, data.validation, data.test):
-        # those of a large folder are not all read here
+        # streamed images are not all read here
         if isinstance(split.images, StreamedImages) or (split.images != split.images[:, :1]).any():
             raise UsageError(f"{source} takes gray images, {data.name} has color images")
     return data.changed(lambda split: Split(split.images[:, :1], split.labels))
@@ -72,16 +72,15 @@ def score_packed(
 
 
 def fitted_to(net: PackedNet, split: Split) -> Split:
-    """`fitted` for a packed net; a split without masks is returned as it is. UsageError as `mask_shape`."""
+    """`fitted` for a packed net; a split without masks is returned unchanged. UsageError as `mask_shape`."""
     return split if split.labels.ndim == 1 else fitted(split, net.input.shape, mask_shape(net))
 
 
 def mask_shape(net: PackedNet) -> tuple[int, int, int]:
-    """(K, H, W) of what a packed net predicts for the pixels in the middle of its input (C, H', W').
+    """(K, H, W) of the mask that a packed net predicts for the center of its input (C, H', W').
 
     Raises:
-        UsageError: its pixels are not those of the input but larger or smaller, so that a larger input does not make a
-            prediction that is larger by as many pixels.
+        UsageError: the mask has another scale: a larger input does not enlarge it by as many pixels.
     """
     _, height, width = net.input.shape
     classes, *sides = net.values[net.only_output].shape

@@ -1,7 +1,4 @@
-"""Scores of an evaluation: loss, metrics, and for classification correct predictions, entropy, calibration, IoU.
-
-Loads no torch.
-"""
+"""Scores of an evaluation: loss, metrics, and for classification correct predictions, entropy, calibration, IoU."""
 
 from __future__ import annotations
 
@@ -19,23 +16,22 @@ Sums = tuple[float, ...]
 BINS = 15
 """Number of bins of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
 ROWS = 65_536
-"""Predictions per chunk: all pixels of a segmentation at once would take gigabytes."""
+"""Predictions per chunk: all pixels of a segmentation would take gigabytes."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of one evaluation, summed before they are divided; a part of a split may have none.
+    """Counts of one evaluation, which are added over parts of a split and then divided.
 
     weights: the test mode: latent, binary, mean, sample, ensemble:N, packed, or real for a net without binary layers.
-    bn: the BatchNorm statistics, "trained" (those of the net, which `fit` leaves as they fit the weights that ship) or
-        "reestimate".
+    bn: the BatchNorm statistics: "trained" (those of the net) or "reestimate".
     loss: mean over samples; of an ensemble always the cross-entropy.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
     confusion: for masks (each pixel is a sample), counts by true and predicted class, see `confusion_matrix`.
     sums: of each metric, see `onebit.evaluation.metrics.Metric`.
 
-    Only a classification has `correct`, `entropy` and `gaps`, and what follows from them: accuracy, error, ece.
+    Only a classification has `correct`, `entropy` and `gaps`, and so accuracy, error and ece.
     """
 
     weights: str
@@ -55,9 +51,9 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct predictions; UsageError for what is no classification."""
+        """Share of correct predictions; UsageError without a classification."""
         if self.correct is None:
-            raise UsageError("only a classification has an accuracy: see loss and metrics")
+            raise UsageError("only a classification has an accuracy")
         return self.correct / self.count
 
     @property
@@ -75,7 +71,7 @@ class Score:
         return None if self.confusion is None else pixel_scores(self.confusion)["mean_iou"]
 
     def as_dict(self) -> dict[str, Any]:
-        # the others have another form, or are left out
+        """The score as a result stores it."""
         names = ("weights", "bn", "correct", "count", "loss", "entropy")
         values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.correct is not None:
@@ -109,7 +105,7 @@ def confidence_gaps(logits: Any, labels: Any) -> tuple[int, float, tuple[float, 
     correct, entropy, gaps = 0, 0.0, np.zeros(BINS)
     for start in range(0, len(labels), ROWS):
         part, truth = logits[start : start + ROWS].astype(np.float64), labels[start : start + ROWS]
-        with np.errstate(invalid="ignore"):  # a net that diverged has NaN as entropy and as error
+        with np.errstate(invalid="ignore"):  # a net that diverged has NaN as entropy and error
             part -= part.max(axis=1, keepdims=True)
             p = np.exp(part)
             total = p.sum(axis=1, keepdims=True)
@@ -147,23 +143,23 @@ def score_logits(logits: Any, labels: Any, *, loss: float, masked: bool, weights
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
     """The score of a split from those of its parts; None is a part without images."""
-    counted = [part for part in parts if part is not None]
-    first, count = counted[0], sum(part.count for part in counted)
-    if len(counted) == 1:
+    scores = [part for part in parts if part is not None]
+    first, count = scores[0], sum(part.count for part in scores)
+    if len(scores) == 1:
         return first
-    whole: dict[str, Any] = {"loss": sum(part.loss * part.count for part in counted) / count}
+    whole: dict[str, Any] = {"loss": sum(part.loss * part.count for part in scores) / count}
     if first.correct is not None:
-        whole["correct"] = sum(part.correct or 0 for part in counted)
-        whole["entropy"] = sum((part.entropy or 0) * part.count for part in counted) / count
+        whole["correct"] = sum(part.correct or 0 for part in scores)
+        whole["entropy"] = sum((part.entropy or 0) * part.count for part in scores) / count
     if first.confusion is not None:
-        counts = np.sum(np.array([part.confusion for part in counted]), axis=0)
+        counts = np.sum(np.array([part.confusion for part in scores]), axis=0)
         whole["confusion"] = tuple(map(tuple, counts.tolist()))
-    sums = {name: _added(part.sums[name] for part in counted) for name in first.sums}
-    return replace(first, count=count, gaps=_added(part.gaps for part in counted), sums=sums, **whole)
+    sums = {name: _added(part.sums[name] for part in scores) for name in first.sums}
+    return replace(first, count=count, gaps=_added(part.gaps for part in scores), sums=sums, **whole)
 
 
 def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
-    """The value of each metric, from its sums over all samples: their ratio, but for r2."""
+    """The value of each metric from its sums over all samples."""
     return {name: _r2(sums) if name == "r2" else _ratio(*sums) for name, sums in metrics.items()}
 
 
@@ -176,9 +172,9 @@ def _r2(sums: Sums) -> float:
     *columns, count = sums
     width, total = len(columns) // 3, 0.0
     for error, square, value in zip(*(columns[i * width : (i + 1) * width] for i in range(3)), strict=True):
-        spread = square - value * value / count
-        constant = spread <= 1e-15 * square  # what rounding leaves of zero
-        total += (0.0 if error > 0 else 1.0) if constant else 1 - error / spread
+        deviation = square - value * value / count
+        constant = deviation <= 1e-15 * square  # zero but for rounding
+        total += (0.0 if error > 0 else 1.0) if constant else 1 - error / deviation
     return total / width
 
 

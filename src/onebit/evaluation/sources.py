@@ -21,14 +21,11 @@ from onebit.evaluation.loaders import batch_samples, known_length, repeated, sam
 from onebit.evaluation.trees import leaves, size_of
 
 BATCH_SIZE = 100
-"""Samples of a batch, where neither the caller nor a loader says."""
+"""Default number of samples of a batch."""
 
 
 def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
-    """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
-
-    BatchNorm cannot train on a single sample.
-    """
+    """(start, stop) of every batch; a last batch below `least`, too small for BatchNorm, joins the one before it."""
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < least:
         starts.pop()
@@ -45,8 +42,8 @@ class ArraySamples:
     """Inputs and targets in memory, or streamed images.
 
     Args:
-        inputs: array, tensor or `StreamedImages`, (N, …); float64 arrays are handed out as float32.
-        targets: array or tensor (N, …), or None; integers but masks are handed out as int64, float64 as float32.
+        inputs: array, tensor or `StreamedImages`, (N, …); batches of float64 arrays are float32.
+        targets: array or tensor (N, …), or None; in batches integers but masks are int64, float64 arrays float32.
         name: of the data, for messages.
     """
 
@@ -81,12 +78,12 @@ class ArraySamples:
             yield inputs, None if known is None else _as_targets(_tensor(known))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
-        """Inputs of `count` samples, evenly spread; each batch is drawn from all of them with a fixed seed."""
+        """Inputs of `count` evenly spaced samples; each batch is drawn from all of them with a fixed seed."""
         chosen = replace(self, targets=None)
         if count < len(self):
             chosen = chosen[np.linspace(0, len(self) - 1, count).astype(np.int64)]
         order = np.random.default_rng(0).permutation(len(chosen))
-        # sorted: a file is read from front to back
+        # sorted: files are read from front to back
         indices = [np.sort(order[start:stop]) for start, stop in chosen._bounds(batch_size)]
         for inputs, _ in chosen.batches(indices=indices):
             yield inputs
@@ -114,7 +111,7 @@ class LoaderSamples:
 
     @property
     def count(self) -> int | None:
-        """Samples of a pass in order; None if the loader does not know."""
+        """Samples of a pass in order; None if unknown."""
         if batch_samples(self.loader) is None:
             return None
         dataset = self.loader.dataset
@@ -122,7 +119,7 @@ class LoaderSamples:
 
     @cached_property
     def steps(self) -> int:
-        """Batches of an epoch; a loader that does not know its length is read once to count them."""
+        """Batches of an epoch; a loader without a length is read once to count them."""
         known = known_length(self.loader)
         return sum(1 for _ in repeated(self.loader)) if known is None else known
 
@@ -134,9 +131,9 @@ class LoaderSamples:
         return (parts_of(batch, self.name) for batch in repeated(sequential(self.loader)))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
-        """Inputs of the first batches with about `count` samples, in an order of the loader that is always the same.
+        """Inputs of the first batches with about `count` samples, in a fixed order of the loader.
 
-        A batch of a single sample, which has no variance, is left out behind a larger one.
+        After a larger batch, a batch of a single sample, which has no variance, is left out.
         """
         done = most = 0
         for batch in repeated(self.loader):
@@ -169,8 +166,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a Dataset; or
             inputs alone, an array or a tensor, which then have no targets.
         name: of the argument, for messages.
-        batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
-            its own.
+        batch_size: of a torch data set without a loader, which training shuffles; a loader has its own.
     """
     if isinstance(data, (ArraySamples, LoaderSamples)):
         return data
@@ -192,7 +188,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
 
 
 def _array(value: Any) -> Any:
-    """A tensor, or an array in the byte order and with the strides that torch takes."""
+    """A tensor, or an array in native byte order and contiguous, as torch takes it."""
     if value is None or isinstance(value, StreamedImages):
         return value
     if isinstance(value, Tensor):
@@ -203,17 +199,17 @@ def _array(value: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------------------- batches
 def parts_of(batch: Any, name: str, *, wait: bool = True) -> tuple[Any, Any]:
-    """The inputs and targets of a batch of a loader; inputs alone have None. For `wait` see `check_finite`."""
+    """The inputs and targets (or None) of a batch of a loader; for `wait` see `check_finite`."""
     inputs, targets = (batch, None) if isinstance(batch, Tensor) else batch if len(batch) == 2 else (*batch, None)
     check_finite(inputs, name, wait=wait)
     return inputs, targets
 
 
 def check_finite(inputs: Any, name: str, *, wait: bool = True) -> None:
-    """Refuse NaN and infinite inputs, which binary layers would hide: the sign of NaN is +1.
+    """Refuse NaN and infinite inputs, which binary layers hide: the sign of NaN is +1.
 
     Args:
-        wait: whether to check tensors on a GPU, which waits for it: a training step does not.
+        wait: whether to check tensors on a GPU, too, which waits for it.
     """
     real = [leaf for leaf in leaves(inputs) if leaf.is_floating_point() and (wait or leaf.is_cpu)]
     # the sum takes a tenth of the time of isfinite, and is finite for all but huge numbers
@@ -222,9 +218,9 @@ def check_finite(inputs: Any, name: str, *, wait: bool = True) -> None:
 
 
 def _tensor(part: Any) -> Tensor:
-    """A copy, which a model may change in place; float64, numpy's default, becomes float32 as weights are.
+    """A copy, which a model may change in place; arrays of float64, numpy's default, become float32.
 
-    Its strides are those of its shape: torch mistakes an axis of one channel with an odd stride for channels_last.
+    It is contiguous: torch takes one channel with an odd stride for channels_last.
     """
     if isinstance(part, Tensor):
         return part.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Inputs, outputs and targets that are a tensor, or nested tuples or dicts of tensors."""
+"""Trees of tensors: inputs, outputs and targets may be a tensor, or tuples or dicts of trees."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from onebit.errors import DataError
 
 
 def size_of(value: Any) -> int:
-    """Number of samples of a tensor, or of the first one in a tuple or dict."""
+    """Number of samples of the first tensor."""
     return len(next(leaves(value)))
 
 
 def leaves(value: Any) -> Iterator[Tensor]:
-    """The tensors in a tensor, or in nested tuples and dicts of tensors."""
+    """The tensors of a tree."""
     found: list[Tensor] = []
     mapped(found.append, value)
     if not found:
@@ -26,10 +26,10 @@ def leaves(value: Any) -> Iterator[Tensor]:
 
 
 def mapped(change: Callable[..., Any], value: Any, *others: Any) -> Any:
-    """`change` of every tensor of a nested value, in the same structure; None stays.
+    """The tree of `change(tensor)` for every tensor; None stays.
 
     Args:
-        others: values of the same structure, whose tensors `change` gets as well.
+        others: trees of the same structure, whose tensors `change` gets as well.
     """
     if value is None or isinstance(value, Tensor):
         return None if value is None else change(value, *others)
@@ -42,15 +42,15 @@ def mapped(change: Callable[..., Any], value: Any, *others: Any) -> Any:
 
 
 def joined(parts: list[Any]) -> Any:
-    """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
+    """Concatenate trees of the same structure."""
     return mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def split_in(value: Any, parts: int) -> list[Any]:
-    """A nested value in `parts` parts of its samples."""
+    """Split the samples of a tree into `parts` trees."""
     return [mapped(lambda tensor, part=part: tensor.tensor_split(parts)[part], value) for part in range(parts)]
 
 
 def first_samples(value: Any, count: int) -> Any:
-    """The first samples of a nested value."""
+    """The first samples of a tree."""
     return mapped(lambda tensor: tensor[:count], value)

@@ -1,4 +1,4 @@
-"""The card of a packed net, from the run that it was packed from. Only what is known; no paths and no machines."""
+"""The card of a packed net, from its run: only known facts, no paths, no machines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from onebit.train.weights import weight_file
 
 _PATH = re.compile(r"[/\\~]")
 SAME_TRAINING = {"seed", "validation", "device", "precision"}
-"""Settings with which a recipe is still what its summary says."""
+"""Settings that may differ without making the summary of a recipe wrong."""
 
 
 def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = False) -> Card | None:
-    """What is known about a trained net; None if no recipe of its training is stored with it.
+    """The card of a trained net; None if no recipe is stored with it.
 
     Args:
-        certificate: of the packed net, which has the accuracy of the test mode "packed".
-        other_files: it is about data that are not those of the training; the card leaves its accuracy out.
+        certificate: of the packed net, with the accuracy of the test mode "packed".
+        other_files: whether the certificate is about other data than those of the training; its accuracy is left out.
     """
     recipe, folder = run.recipe, run.source.parent
     if not isinstance(run.facts.get("recipe"), dict) and not (folder / "recipe.yaml").is_file():
@@ -73,7 +73,7 @@ def stored_result(run: Run) -> RunResult:
 
 
 def _unfinished(run: Run) -> str:
-    """How far the training of a run came that was interrupted; "" if it is finished, or if that is not known."""
+    """The progress of an interrupted training; "" if it is finished or unknown."""
     folder = run.source.parent
     metrics = folder / "metrics.jsonl"
     if (folder / RESULT_FILE).is_file() or not metrics.is_file():
@@ -93,20 +93,20 @@ def _score(score: dict[str, Any]) -> CardScore:
 
 
 def _text(text: str) -> str | None:
-    """Text of a user on one line, as long as a card takes; None if it is empty."""
+    """Text of a user on one line, cut to the length of a card; None if it is empty."""
     line = " ".join(text.split())
     printable = "".join(character for character in line if character.isprintable())
     return shortened(printable, LONGEST_CARD_TEXT) or None
 
 
 def data_in_words(dataset: str, note: str | None) -> str | None:
-    """What a public data set is, and which copy of it; None for any other."""
+    """The title of a public data set and the note on its copy; None for other data."""
     entry = DATASETS.get(dataset)
     return None if entry is None or entry.counts is None else ": ".join(filter(None, (entry.title, note)))
 
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
-    """How the weights and the inputs of layers became binary, and with which optimizer."""
+    """The quantizers of weights and inputs, and the optimizer."""
     model = recipe.model
     real = [end for end, kept in (("first", model.real_first), ("last", model.real_last)) if kept]
     parts = [
@@ -126,15 +126,15 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
 
 
 def _net(name: str) -> str:
-    """A net that a training took part of its accuracy from; no paths."""
+    """The name of a teacher or start; no paths."""
     return name if name in net_names() else "another trained net"
 
 
 def _command(recipe: Recipe) -> tuple[str | None, bool]:
-    """What trains a recipe again, and whether its summary and reference are about this training.
+    """The command that repeats a training, and whether the recipe's summary and reference describe it.
 
-    The command is a recipe that comes with onebit, and the settings that differ; None for any other recipe, and if it
-    needs files of the user's own.
+    The command is a shipped recipe and the settings that differ; None for other recipes, and if it needs files of the
+    user.
     """
     if recipe.name not in recipe_names():
         return None, True

@@ -1,9 +1,9 @@
 """Continual learning: one net learns the same data set with a new permutation of its pixels, task after task.
 
-Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the previous one. An optimizer
-with the option `prior` also takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778,
-section 4.3), so that weights which matter to earlier tasks hardly change. After each task the net is tested on every
-task seen so far, each under its own permutation; the net is not given the task.
+Every task is a run in `OUT/METHOD/task-N` that starts from the weights of the previous one. An optimizer with the
+option `prior` also takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778, section
+4.3), so that weights which matter to earlier tasks hardly change. After each task the net is tested on every task seen
+so far, each with its permutation; the net does not know the task.
 
 BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`), each draw of an
 ensemble with its own. The table also has the scores with statistics of the training images of the tested task
@@ -31,7 +31,7 @@ PERMUTATIONS = 1_000
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
-    """The recipe of task 1, 2, …: a permutation of its own, and a prior from the second task on."""
+    """The recipe of task 1, 2, …, with its permutation, and a prior from the second task on."""
     optimizer = recipe.optimizer
     if "prior" in optimizer.chosen():
         optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
@@ -51,20 +51,20 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
     """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with."""
     for name in ("first_stage", "permutation"):
         if getattr(recipe, name):
-            raise UsageError(f"{name} does not go with several tasks")
+            raise UsageError(f"{name} does not work with continual.tasks")
     named = recipe.continual.own
     if named is not None:
         method_settings(named)
     found = {named or method_of(recipe) or recipe.model.weight_quantizer or "real": recipe}
     for name in recipe.continual.against:
         if name in found:
-            raise UsageError(f"continual.against: {name} learns the tasks already")
+            raise UsageError(f"continual.against: got {name} twice")
         found[name] = build_recipe(with_method(recipe, name))
     return found
 
 
 def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Recipe, Path]]:
-    """(method, task, recipe of the method and of the task, run folder) of everything that is learned, in its order."""
+    """(method, task, recipe of the method and of the task, run folder) of all tasks, in order."""
     return [
         (method, task, own, task_recipe(own, task), folder / method / f"task-{task}")
         for method, own in arms(recipe).items()
@@ -89,9 +89,9 @@ def train_continual(
     """Learn all tasks with every method of `arms`, and write continual.json after each.
 
     Args:
-        data: the data set with its pixels in their own order.
+        data: the data set, not permuted.
         resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
-        on_task: called with the method, the task and its cells; not for the tasks that were done before.
+        on_task: called with the method, the task and its cells, unless it was finished before.
         options: of `train_part`, for each task.
 
     Returns:
@@ -117,7 +117,7 @@ def train_continual(
 
 
 def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any] | None:
-    """What `train_continual` returned for a folder in which all tasks are learned; None for any other folder."""
+    """The result of `train_continual` in a folder with all tasks finished; else None."""
     cells, parts = _cells(folder), _parts(recipe, folder)
     if {part[:2] for part in parts} - {(cell.method, cell.task) for cell in cells}:
         return None
@@ -127,7 +127,7 @@ def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:
-    """Test the net of one task, which is in the run folder `part`, on all tasks seen so far."""
+    """Test the net of a task, in the run folder `part`, on all tasks seen so far."""
     run = open_run(part)
     shipped, *others = test_modes(run.model, draws=recipe.draws)
     latest = permute_pixels(data, task_recipe(recipe, task).permutation or 0).train
@@ -137,7 +137,7 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
     for seen in range(1, task + 1):
         permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)
         for weights, bn in modes:
-            # statistics in the file are those of the signs: draws get theirs from images of the latest task
+            # the statistics in the file are those of the signs; draws use images of the latest task
             found, train = ("auto", latest) if bn == "trained" else (bn, permuted.train)
             score = evaluate(run.model, permuted.test, weights=weights, bn=found, train=train, seed=recipe.seed)
             cells.append(Cell(method, task, seen, weights, bn, score.correct or 0, score.count, score.loss))

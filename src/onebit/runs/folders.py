@@ -1,7 +1,7 @@
-"""Run folders on disk: what training runs write there, whether one is free, and how the run in one is replaced.
+"""Run folders on disk: their files, a free one, and replacing the run in one; without torch.
 
-A run that is replaced waits in a sub-folder until the new one has a checkpoint. Without one it comes back, after a kill
-when the next training begins there. Loads no torch.
+A run to replace is moved into a sub-folder until the new one has a checkpoint. Otherwise it is moved back; after a kill
+by the next training in the folder.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 SEEDS_FILE = "seeds.json"
 PICTURE = "continual.png"
 ASIDE = ".replaced-run"
-"""Where a run waits."""
+"""The sub-folder of a run that is moved aside."""
 MOVING = ".moved-run"
-"""Where it is until all of it is aside."""
+"""Its name until all files are moved."""
 FILES = (
     *("recipe.yaml", "log.txt", DATA_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
-"""What training runs write into a run folder, beside the folders of seeds and tasks."""
+"""The files of a run folder, beside the folders of seeds and tasks."""
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -45,16 +45,13 @@ def seed_folders(folder: Path) -> list[Path]:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a training has written there: one run, or several of seeds or tasks."""
+    """Whether a folder has a run, or several of seeds or tasks."""
     return any((folder / part).exists() for part in (ASIDE, MOVING)) or bool(written(folder))
 
 
 @contextmanager
 def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
-    """The context in which the folder itself, else `folder-2`, `folder-3` …, is locked for this training.
-
-    It is the first one where no training has written, or writes: two that start at once get different ones.
-    """
+    """The context in which the first unused of `folder`, `folder-2`, `folder-3`, … is locked for this training."""
     with ExitStack() as stack:
 
         def take() -> Path:
@@ -64,7 +61,7 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
                     continue
                 with ExitStack() as lock, suppress(UsageError):  # another training holds it
                     lock.enter_context(lock_folder(path))
-                    if not is_run_folder(path):  # which may have written it before the lock
+                    if not is_run_folder(path):  # another may have written before the lock
                         stack.push(lock.pop_all())
                         return path
             raise AssertionError
@@ -73,33 +70,33 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether all that training runs would replace there is theirs: a run folder, or one that is empty or not there."""
+    """Whether a folder is a run folder, empty, or missing."""
     begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
     waiting = any((folder / part).is_dir() for part in (ASIDE, MOVING))
     if begun or waiting or seed_folders(folder) or not os.path.lexists(folder):
         return True
-    # a training that has just begun has locked the folder and written nothing yet
+    # a training that has just begun has only locked the folder
     return folder.is_dir() and not any(path.name != LOCK_FILE for path in folder.iterdir())
 
 
 @contextmanager
 def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] | None = None) -> Iterator[None]:
-    """Within the context the run in a folder is out of the way; at its end it is deleted, or comes back.
+    """Within the context the run in a folder is moved aside; at its end it is deleted or moved back.
 
     Args:
-        wanted: whether to replace anything; a run that a killed training left aside comes back in any case.
-        seeds: those to replace of a folder of several; None for all.
+        wanted: whether to replace anything; a run that a killed training left aside is moved back in any case.
+        seeds: those to replace in a folder of several; None for all.
     """
     several = seeds is not None and not holds_run(folder)
-    places = [seed_folder(folder, seed) for seed in seeds or ()] if several else [folder]
+    replaced = [seed_folder(folder, seed) for seed in seeds or ()] if several else [folder]
 
     def settle() -> None:
-        for place in {folder, *places, *folder.glob("seed-*")}:
-            _settle(place)
+        for path in {folder, *replaced, *folder.glob("seed-*")}:
+            _settle(path)
 
     ranks.first(settle)
     if wanted:
-        ranks.first(lambda: _set_aside(places))
+        ranks.first(lambda: _set_aside(replaced))
     try:
         yield
     finally:
@@ -108,14 +105,14 @@ def replacing(folder: Path, ranks: Ranks, *, wanted: bool, seeds: Sequence[int] 
 
 
 def written(folder: Path) -> list[Path]:
-    """What training runs wrote into a folder: files, and folders of seeds, stages and methods."""
+    """The parts of runs in a folder: files, and folders of seeds, stages and methods."""
     parts = {*seed_folders(folder), folder / STAGE_FOLDER, *(task.parent for task in task_folders(folder))}
     files = [folder / name for name in FILES if "/" not in name]
     return [path for path in files if os.path.lexists(path)] + [path for path in sorted(parts) if path.is_dir()]
 
 
 def _set_aside(folders: Sequence[Path]) -> None:
-    """Move the run of each folder into its `ASIDE`, which is there once all of it is."""
+    """Move the run of each folder into its `ASIDE`, which exists once all files are moved."""
     for folder in folders:
         if paths := written(folder):
             (folder / MOVING).mkdir()
@@ -125,7 +122,7 @@ def _set_aside(folders: Sequence[Path]) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Delete the waiting run if the new one has a checkpoint, else put it back; also one that was half set aside."""
+    """Delete a run that is aside, or partly aside, if the new one has a checkpoint, else move it back."""
     if (folder / ASIDE).is_dir():
         paths = written(folder)
         if not any(path.name == "last.ckpt" or any(path.rglob("last.ckpt")) for path in paths):

@@ -50,9 +50,9 @@ class Training:
 
 
 FEWEST = 100
-"""Training images, at least, that BatchNorm takes its statistics from where a packed net has none."""
+"""Least number of training images for the BatchNorm statistics of a start from a packed net."""
 FAINT = 0.25
-"""Share of `Quantizer.start_size` below which latents are too small for their draws to have their signs."""
+"""Share of `Quantizer.start_size` below which draws would lose the signs of latents."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Machine:
 
 
 def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
-    """The machine that a recipe trains on, with nothing left at "auto"; `ranks`: which of several processes this is."""
+    """The machine for a recipe, with "auto" resolved; `ranks`: this process among several."""
     device = rank_device(resolve_device(recipe.device), ranks)
     precision: Any = resolve_precision(recipe.precision, device)
     return Machine(device, precision, recipe.threads or torch.get_num_threads())
@@ -74,7 +74,7 @@ def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
 def resolve_device(device: str) -> torch.device:
     """The device of a recipe; "auto" is a GPU where there is one."""
     found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    torch.empty(0, device=found)  # an error before the data are read, not after
+    torch.empty(0, device=found)  # fails before the data are read
     return found
 
 
@@ -89,8 +89,8 @@ def build_model(
 
     Args:
         input_shape: (C, H, W) of an image; classes: number of logits.
-        statistics: mean and standard deviation per channel for the coding "standardize"; without them the buffers hold
-            0 and 1, to be overwritten by the weights that are loaded next.
+        statistics: mean and standard deviation per channel for the coding "standardize"; by default 0 and 1, to be
+            overwritten by loaded weights.
     """
     if recipe.is_own:
         return build_own(recipe, input_shape=input_shape, statistics=statistics)
@@ -113,9 +113,9 @@ def build_training(
     """Seed torch, then build the objects of a recipe for some data.
 
     Args:
-        model: trained on instead of the one that the recipe describes, which only images fit.
-        device: where the model goes; the recipe's own device when None.
-        processes: how many train together; see `fit`, whose batches the schedule counts.
+        model: in place of the recipe's, which takes images only.
+        device: of the model; by default that of the recipe.
+        processes: number of processes that train the model.
     """
     torch.manual_seed(recipe.seed)
     if model is None:
@@ -131,7 +131,7 @@ def build_training(
 
 
 def _counts(recipe: Recipe, data: Dataset | FitData) -> tuple[int, int]:
-    """Training images, and their labels: one for each image or for each pixel."""
+    """Numbers of training images and of their labels, one for each image or pixel."""
     if isinstance(data.train, Split):
         labels = data.train.labels
         return len(labels), len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
@@ -142,7 +142,7 @@ def _counts(recipe: Recipe, data: Dataset | FitData) -> tuple[int, int]:
 
 
 def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
-    """Load the weights that a training starts from, if the recipe names some."""
+    """Load the weights of `init_from`, if the recipe has it."""
     source = recipe.init_from
     if source is None:
         return
@@ -160,18 +160,18 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
     load_weights(model, state, source=str(file), start=True, anew=anew)
     trained = facts["recipe"] if isinstance(facts.get("recipe"), dict) else {}
     if trained.get("model", {}).get("weight_quantizer") != recipe.model.weight_quantizer:
-        _settle_drawn_(model)  # latents of the same method are as it wants them
+        _settle_drawn_(model)  # latents of the same method have the right size
     if _seen_validation(trained, recipe):
         warnings.warn(
-            f"init_from: {source} was trained on validation images, whose error is too low: use its --split_seed and "
-            "--validation",
+            f"init_from: {source} was trained on validation images, so the validation error is too low: use its "
+            "--split_seed and --validation",
             stacklevel=2,
         )
 
 
 @torch.no_grad()
 def _last_tensors(model: nn.Module, data: Dataset | FitData, *, source: str) -> list[str]:
-    """The names of the tensors of the last layer that forward calls, and of those after it."""
+    """The tensors of the last layer that forward calls, and of modules after it."""
     called: list[nn.Module] = []
     hook = register_module_forward_pre_hook(lambda module, _: called.append(module))
     try:
@@ -188,9 +188,9 @@ def _last_tensors(model: nn.Module, data: Dataset | FitData, *, source: str) -> 
 
 @torch.no_grad()
 def _settle_drawn_(model: nn.Module) -> None:
-    """Give latents that are drawn, and too small for it, the magnitude that a packed net's signs begin with.
+    """Give drawn latents that are too small the magnitude of a start from a packed net.
 
-    The weights of a real net, about ±0.05, are such: otherwise nearly half the signs would flip in every draw.
+    With weights of a real net, about ±0.05, nearly half the signs would flip in every draw.
     """
     for _, layer in binary_layers(model):
         quantizer = layer.weight_quantizer
@@ -201,9 +201,9 @@ def _settle_drawn_(model: nn.Module) -> None:
 
 
 def _seen_validation(trained: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether an earlier training may have used validation images of this one for its weights."""
+    """Whether an earlier training may have trained on validation images of this one."""
     entry = DATASETS.get(recipe.dataset)
-    # files of the user's own may differ
+    # files of the user may differ
     if entry is None or entry.counts is None or trained.get("dataset") != recipe.dataset:
         return False
     held_out = (trained.get("validation"), recipe.validation)
@@ -213,19 +213,19 @@ def _seen_validation(trained: dict[str, Any], recipe: Recipe) -> bool:
 
 
 def _are_other(classes: Any, data: Dataset | FitData) -> bool:
-    """Whether outputs mean other classes than those of a data set, or the same in another order.
+    """Whether the classes of outputs differ from those of a data set, or are in another order.
 
-    Numbers name nothing: the labels of an array can be those of any classes.
+    Numbers name nothing: the labels of an array can mean any classes.
     """
     named = not all(name.isdecimal() for name in data.classes)
     return named and isinstance(classes, (list, tuple)) and [*classes] != [*data.classes]
 
 
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
-    """What trains a model as a recipe says.
+    """The objects that train a model with a recipe.
 
     Args:
-        images: number of training images; labels: of their labels, one for each image or for each pixel.
+        images: number of training images. labels: number of their labels, one for each image or pixel.
         processes: see `build_training`.
     """
     check_settings(recipe, model)

@@ -1,4 +1,4 @@
-"""Whether the names in a recipe are known. Loads no torch."""
+"""Check the names in a recipe, without torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from onebit.recipe import Recipe
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names of models, quantizers, optimizers and losses of a classification, as all data sets have.
-
-    The code of a user's own model is not run.
-    """
+    """Refuse unknown names of models, quantizers, optimizers and losses of classifications; runs no custom code."""
     losses = [name for name, entry in LOSSES.entries().items() if entry.task == "classification"]
     for known, name, kind in (
         (MODELS, None if recipe.model.is_own else recipe.model.name, "model"),

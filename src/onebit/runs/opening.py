@@ -1,4 +1,4 @@
-"""Opening a trained net, from a run folder or a weight file, and the data that it was trained on."""
+"""Open a trained net from a run folder or a weight file, and the data that it was trained on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from onebit.train.history import DATA_FILE
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
-"""The note on own data that changed since the training, or that are named in place of those of the training."""
+"""The note on data of the user that changed since the training, or that replace those of the training."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A trained net opened from a run folder or a weight file.
 
-    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; facts: stored next to
-    the weights (epoch, validation error); sha256: of the bytes that the weights were read from, as a training may
-    replace the file meanwhile.
+    input_shape: (C, H, W) of its images. classes: number of its logits. source: the weight file. facts: stored with the
+    weights (epoch, validation error). sha256: of the bytes that were read; a training may replace the file meanwhile.
     """
 
     recipe: Recipe
@@ -50,8 +49,8 @@ def open_run(
 
     Args:
         recipe: name or file, for a weight file without a recipe outside a run folder.
-        model: code of the user's own that builds the net, in place of that of the recipe; the recipe still says how
-            the net is binarized. Without a recipe, this is the whole model.
+        model: custom code that builds the net in place of the recipe's; the recipe still binarizes it. Without a
+            recipe, this is the whole model.
         dataset: of a file without a recipe.
     """
     source = weight_file(Path(path))
@@ -67,14 +66,14 @@ def open_run(
         known = dataset or str(facts.get("dataset") or "")
         settings = {"name": source.stem, "dataset": known, "model": model.settings()}
     else:
-        raise UsageError(f"{source}: has no recipe; name one with --recipe, or its code with --model FILE.py:Class")
+        raise UsageError(f"{source}: has no recipe; name one with --recipe, or code with --model FILE.py:Class")
     built = build_recipe(settings)
     if model is not None:
         built = _with_code(built, model)
     built = settle_code(built, named=model is not None)
     if built.model.name not in MODELS and not built.model.is_own:
         name = built.model.name
-        raise UsageError(f"{source}: its net is a module of your own: name its code with --model FILE.py:{name}")
+        raise UsageError(f"{source}: the code of its net is not stored: name it with --model FILE.py:{name}")
     input_shape, classes = _shape_and_classes(facts, built, source)
     net = build_model(built.model, input_shape=input_shape, classes=classes)
     load_weights(net, state, source=str(source))
@@ -82,7 +81,7 @@ def open_run(
 
 
 def _with_code(recipe: Recipe, model: ModelRecipe) -> Recipe:
-    """A recipe whose net is built by code that the user names."""
+    """A recipe with a net of custom code."""
     stored = recipe.model
     coding = stored.coding if stored.is_own else "none"  # a `Trainer` trains a module on images as they are
     arguments = {**(stored.arguments or {}), **(model.arguments or {})}
@@ -96,14 +95,27 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
         return tuple(shape), len(classes)
     entry = DATASETS.get(recipe.dataset)
     if entry is None or entry.input_shape is None or entry.classes is None:
-        raise UsageError(f"{source}: the shape of its images is not stored; name its data with --dataset")
+        raise UsageError(f"{source}: the shape of its images is not stored: name its data with --dataset")
     return entry.input_shape, len(entry.classes)
 
 
 def load_recipe_data(
-    recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    *,
+    directory: str | Path | None = None,
+    fallback: Path | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """The data of a recipe, with its split and preprocessing."""
+    """The data of a recipe, with its split and preprocessing.
+
+    Args:
+        fallback: a directory to search if neither `directory` nor `ONEBIT_DATA` has the data.
+    """
+    if fallback is not None and directory is None:
+        if recipe.dataset in DATASETS:
+            with suppress(DataError):
+                return load_recipe_data(recipe, progress=progress)
+        directory = fallback
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
@@ -126,34 +138,24 @@ def load_run_data(
 
     Args:
         dataset: instead of the recipe's.
-        directory: of the data; where they were during training when nothing else names a place.
+        directory: of the data; by default that of the training, unless `ONEBIT_DATA` has them.
 
     Returns:
-        The data; their note says so if they are the user's own and not those of the training.
+        The data, with the note `OTHER_FILES` if they are not those of the training.
     """
     recipe, folder = run.recipe, run.source.parent
     same_name = dataset in (None, recipe.dataset)
     if not same_name:
         recipe = replace(recipe, dataset=dataset or "", validation=None)
     if not recipe.dataset:
-        raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
-    place = stored_data_folder(folder) if same_name else None
-    data = load_from_place(recipe, place, directory=directory, progress=progress)
+        raise UsageError(f"{run.source}: its data are not stored: name them with --dataset")
+    known = stored_data_folder(folder) if same_name else None
+    data = load_recipe_data(recipe, directory=directory, fallback=known, progress=progress)
     data = with_classes(data, run.facts.get("classes"), source=str(run.source))
     return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
 
 
-def load_from_place(
-    recipe: Recipe, place: Path | None, *, directory: str | Path | None = None, progress: Progress | None = None
-) -> Dataset:
-    """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one."""
-    if directory is None and place is not None and recipe.dataset in DATASETS:
-        with suppress(DataError):
-            return load_recipe_data(recipe, progress=progress)
-    return load_recipe_data(recipe, directory=directory or place, progress=progress)
-
-
-def place_of_training(folder: Path) -> Path | None:
-    """The stored place of the data of a training to resume: one run, or several seeds, stages or tasks."""
+def directory_of_training(folder: Path) -> Path | None:
+    """The stored directory of the data of a training to resume: one run, or several seeds, stages or tasks."""
     folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{DATA_FILE}"))]
     return next(filter(None, map(stored_data_folder, folders)), None)

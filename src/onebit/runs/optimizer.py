@@ -19,11 +19,11 @@ from onebit.train.precision import resolve_precision
 from onebit.train.schedules import make_schedule, schedule_factor
 
 FUSED = ("adam", "adamw", "sgd")
-"""Optimizers with one pass over parameter and state instead of a dozen."""
+"""Optimizers that torch can fuse into one pass over parameters and state."""
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over `latent_groups`, with latent clip, what the quantizer adds, or compiled update.
+    """The optimizer of a recipe over `latent_groups`, with latent clip, the quantizer's part, or compiled update.
 
     Args:
         count: labels of the training split, of images or of pixels.
@@ -66,15 +66,15 @@ def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_pe
 
 
 def check_settings(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse settings of which one would have no effect beside the others, or would train something else."""
+    """Refuse settings without effect beside the others, and pairs that make no method."""
     name, settings, crops = recipe.optimizer.name, recipe.optimizer, recipe.augmentation
     entry, kind = OPTIMIZERS.entry(name), resolve(OPTIMIZERS, name, kind="optimizer")
-    # rules of latents leave real parameters to an optimizer that decays them
+    # optimizers of latents leave real parameters to one that decays them
     options = ("momentum", "nesterov") if entry.own_rule else ("momentum", "nesterov", "weight_decay")
     known_options = inspect.signature(kind).parameters
     unused = [option for option in options if getattr(settings, option) and option not in known_options]
     unused += ["lr_scale"] if entry.own_rule and settings.lr_scale else []
-    # as large as the number of images: a clip would leave nothing of them
+    # gradients as large as the number of images, of which a clip would leave nothing
     clips = () if entry.clips_gradients else ("clip_grad_value", "clip_grad_norm")
     unused += [option for option in clips if getattr(settings, option)]
     moves = crops.crop_padding or crops.flip or crops.cutout or crops.min_area or crops.first_size
@@ -103,7 +103,7 @@ def build_schedule(
     """The schedule of a recipe; its epochs become optimizer steps."""
     settings, own_rate = recipe.schedule, recipe.optimizer.real_lr
     entry = OPTIMIZERS.entry(recipe.optimizer.name)
-    # `lr` is that of latents, unless their rate has another name, and of all parameters of a real net
+    # `lr` is the rate of latents, unless that has another name, and of all parameters of a real net
     uses_lr = entry.lr_of_latents or own_rate is None or recipe.model.weight_quantizer is None
     rate = recipe.optimizer.lr if uses_lr or own_rate is None else own_rate
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))

@@ -1,7 +1,6 @@
-"""A model of the user's own: its code, named and imported, then built with binary layers, taking uint8 images.
+"""Custom models: import their code, build them with binary layers, for uint8 images.
 
-Importing a file runs it. So only code runs that the user has named in this process: opening a run folder of unknown
-origin runs nothing that its recipe names.
+Importing a file runs it, so only code runs that the user has named in this process, never code that a recipe names.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from onebit.recipe.own_names import OwnName, split_own
 
 Statistics = tuple[list[float], list[float]]
 _NAMED: dict[str, Callable[..., nn.Module]] = {}
-"""What the user has named in this process."""
+"""The code that the user has named in this process."""
 
 
 def load_code(name: str) -> Callable[..., nn.Module]:
-    """Import what builds a model that the user names, `path/to/file.py:Class` or `package.module:Class`."""
+    """Import the code of a model, `path/to/file.py:Class` or `package.module:Class`."""
     parts = split_own(name)
     with contextlib.redirect_stdout(sys.stderr):
         found: Any = _imported(parts)
@@ -48,7 +47,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
 
 
 def _imported(parts: OwnName) -> ModuleType:
-    """Run the code; its folder, or the current one, is where it finds its own imports, as with `python file.py`."""
+    """Import the module; its imports are found in its folder or the current one, as with `python file.py`."""
     file = Path(parts.where).resolve() if parts.is_file else None
     where = str(file.parent if file else Path.cwd())
     if where not in sys.path:
@@ -64,11 +63,11 @@ def _imported(parts: OwnName) -> ModuleType:
 
 
 def parameters(build: Callable[..., nn.Module]) -> dict[str, tuple[Any, Any]]:
-    """Name -> (type or None, default or `inspect.Parameter.empty`) of what can be given by name."""
+    """Name -> (type or None, default or `inspect.Parameter.empty`) of keyword arguments."""
     source = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(source)
-    except Exception:  # names that only a type checker knows
+    except Exception:  # names for type checkers only
         hints = {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     signature = inspect.signature(build).parameters.items()
@@ -76,10 +75,10 @@ def parameters(build: Callable[..., nn.Module]) -> dict[str, tuple[Any, Any]]:
 
 
 def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
-    """A recipe of a custom model with the types of its arguments; any other as it is.
+    """Convert the arguments of a custom model to their types; other recipes are unchanged.
 
     Args:
-        named: whether the user has named the code on this command line.
+        named: whether the user named the code on this command line.
     """
     name = recipe.model.name
     if not recipe.model.is_own:
@@ -94,16 +93,16 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
 
 
 def _code(name: str) -> Callable[..., nn.Module]:
-    """The code that the user has named before; UsageError for any other, which a file names."""
+    """The code that the user has named; UsageError for code that only a file names."""
     if name not in _NAMED:
-        raise UsageError(f"the model is code of your own, which is run only if you name it: --model {name}")
+        raise UsageError(f"custom code runs only if you name it: --model {name}")
     return _NAMED[name]
 
 
 def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
-    """A module with the quantizers of a recipe, in place, unless it has binary layers of its own.
+    """Binarize a module in place with the quantizers of a recipe, unless it has binary layers.
 
-    Its latents are initialized as the recipe says, with torch's random numbers.
+    Latents are initialized as in the recipe, with torch's random numbers.
     """
     quantizers = (settings.weight_quantizer, settings.input_quantizer)
     if quantizers == (None, None):
@@ -131,7 +130,7 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
 
 
 def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
-    """Refuse a module whose binary layers have other quantizers than a recipe says; those of no table are accepted."""
+    """Refuse binary layers with other quantizers than in a recipe; custom quantizers are accepted."""
     weights = [layer.weight_quantizer for _, layer in binary_layers(model)]
     inputs = [quantizer for _, quantizer in input_quantizers(model)]
     for kind, table, expected, quantizers, several in (
@@ -147,7 +146,7 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
 
 
 def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
-    """A recipe of a custom model with a definite input coding: none for a model that takes uint8 images."""
+    """A recipe of a custom model with its input coding resolved: none for a model that takes uint8 images."""
     settings = recipe.model
     model = build_own(settings, input_shape=data.input_shape)
     refuse_other_quantizers(model, settings)
@@ -157,15 +156,15 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     try:
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8))
-    except Exception:  # the training reports what is wrong with a model that takes no images at all
+    except Exception:  # training reports other errors of the model
         coding = "standardize"
     return replace(recipe, model=replace(settings, coding=coding))
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
-    """The model of a recipe, where it is the user's own: with its input coding and binary layers; see `build_model`."""
-    with torch.device("cpu"), warnings.catch_warnings():  # its own code need not work without values
-        warnings.simplefilter("ignore")  # what stays real
+    """The custom model of a recipe with its input coding and binary layers; see `build_model`."""
+    with torch.device("cpu"), warnings.catch_warnings():  # custom code may not work on the meta device
+        warnings.simplefilter("ignore")  # about layers that stay real
         with contextlib.redirect_stdout(sys.stderr):
             model = _code(settings.name)(**settings.arguments or {})
         binarized_(model, settings)

@@ -58,7 +58,7 @@ def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
     """The net of a run with `state` in plain weights: input quantizers, but no weight quantizers; in eval mode."""
     recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
     twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
-    for _, layer in binary_layers(twin):  # of a model of the user's own, which says itself what is binary
+    for _, layer in binary_layers(twin):  # of a custom model
         layer.weight_quantizer = None
     load_weights(twin, state, source=source)
     return twin.eval()

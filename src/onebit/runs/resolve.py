@@ -1,4 +1,4 @@
-"""What a recipe comes to on this machine, and the check of everything that can be refused before data are read."""
+"""Resolve a recipe for this machine, and check all that can be checked before data are read."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from onebit.train.step import plan_steps
 from onebit.train.weights import weight_file
 
 SIDE = 224
-"""Assumed side of images whose size only their files know: every model takes it."""
+"""Assumed side of images of unknown size, which every model takes."""
 MANY = 1_000_000
-"""Assumed number of images where only the files know it: no batch is too large."""
+"""Assumed number of images if it is unknown, so that no batch is too large."""
 
 
 def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
-    """Check a recipe once, before any data are read, and say what trains it here.
+    """Check a recipe once, before any data are read, and return the machine that trains it.
 
-    Refuses what no data can make right: unknown names, devices, options, sizes, and files or packages that are missing.
-    The nets are built on the meta device, without memory for their weights, and the optimizers on top of them. For data
-    sets with fixed content, the number and size of images and the number of classes are checked as well.
+    Refuses unknown names, devices, options, sizes, and missing files or packages. Nets are built on the meta device,
+    without memory for weights, with their optimizers. For data sets with fixed content, the number and size of images
+    and the number of classes are checked, too.
 
     Args:
-        trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
+        trackers: see `onebit.runs.trackers`. ranks: this process among several.
     """
     check_names(recipe)
     machine = resolve_machine(recipe, ranks)
@@ -47,14 +47,14 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
         if not is_packed(path):
             weight_file(Path(path))
     if recipe.continual.tasks and ranks.world > 1:
-        raise UsageError("several tasks are learned by one process: start without torchrun")
+        raise UsageError(f"several tasks are learned by one process, got {ranks.world}")
     for part in _parts(recipe):
         _check_training(part, processes=ranks.world)
     return machine
 
 
 def _parts(recipe: Recipe) -> list[Recipe]:
-    """The recipes of what is trained: stages, tasks and methods that learn them, or one."""
+    """The recipes to train: of stages, of the methods that learn tasks, or one."""
     if recipe.continual.tasks:
         return [task_recipe(arm, 1) for arm in arms(recipe).values()]
     return [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
@@ -62,14 +62,14 @@ def _parts(recipe: Recipe) -> list[Recipe]:
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:
     """Build one training on the meta device."""
-    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
+    entry = DATASETS.get(recipe.dataset)  # None for arrays of the user
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
     shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
     with torch.device("meta"):
         model = build_model(recipe.model, input_shape=shape, classes=classes)
     resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself prints them
+        warnings.simplefilter("ignore")  # training prints them
         if data is None:
             training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
         else:
@@ -81,7 +81,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
-    """A data set of the same size and shape, with black images that share the memory of one pixel."""
+    """A data set of the same size and shape, of black images that share the memory of one pixel."""
     assert entry.counts and entry.input_shape and entry.classes  # noqa: PT018
     channels, height, width = entry.input_shape
     size = (channels, recipe.input_size or height, recipe.input_size or width)
@@ -96,7 +96,7 @@ def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
 
 
 def _likely(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and number of classes that suit the net, where only the files know the real ones."""
+    """(C, H, W) and number of classes that suit the net, if the real ones are unknown."""
     widths = recipe.model.widths
     if recipe.model.name == "mlp" and widths is not None:
         return (1, 1, widths[0]), widths[-1]

@@ -1,4 +1,4 @@
-"""What a training found: result.json of a run, continual.json of several tasks. Loads no torch."""
+"""Results of training: result.json of a run, continual.json of several tasks; without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCORE |= {"correct": int | None, "count": int | None, "bn": str | None}
 
 @dataclass(frozen=True)
 class RunResult:
-    """The content of a result.json; what it lacks is None.
+    """The content of a result.json; missing values are None.
 
     values: all of it. seconds: of the whole training. sha256: of the weight file that the scores are about.
     test: test mode -> its scores, as `Score.as_dict`. size: how much of the net is binary.
@@ -55,7 +55,7 @@ class RunResult:
         return None if None in sizes else NetSize(*sizes)  # type: ignore[arg-type]
 
     def is_about(self, sha256: str) -> bool:
-        """Whether the scores are those of a weight file, as far as the result says so."""
+        """Whether the scores may be those of a weight file."""
         return self.sha256 in (None, sha256)
 
     @classmethod
@@ -78,9 +78,9 @@ MOST_TASKS = 999
 
 @dataclass(frozen=True)
 class Cell(Checked):
-    """How many test images of the task `seen` are classified correctly after the task `task`, both counted from 1.
+    """Correct test images of task `seen` after task `task`, both numbered from 1.
 
-    weights: the test mode; bn: whose BatchNorm statistics, see `onebit.runs.continual`. loss: mean over the images.
+    weights: the test mode. bn: the BatchNorm statistics, see `onebit.runs.continual`. loss: mean over the images.
     """
 
     method: str
@@ -98,13 +98,13 @@ class Cell(Checked):
 
     @property
     def block(self) -> tuple[str, str, str]:
-        """What the rows of one method and test mode share: method, test mode, BatchNorm statistics."""
+        """The block of the table: method, test mode, BatchNorm statistics."""
         return self.method, self.weights, self.bn
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The content of a continual.json; `tasks` counts those to come as well, `seconds` sums all training runs."""
+    """The content of a continual.json; `tasks` includes those to come, `seconds` is of all training runs."""
 
     cells: tuple[Cell, ...]
     tasks: int
@@ -127,7 +127,7 @@ def read_table(path: Path) -> TaskTable:
         whole = all(seen == list(range(1, task + 1)) for (_, task), seen in rows.items())
         whole &= all(cell.correct <= cell.count for cell in cells)
         if not whole or not max(cell.task for cell in cells) <= table.tasks <= MOST_TASKS:
-            raise ValueError("a row is not one cell for each task seen so far")
+            raise ValueError("expected one cell for each task seen so far")
         return table
     except (UsageError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)[:200]})") from None

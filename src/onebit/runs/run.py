@@ -35,11 +35,7 @@ from onebit.train.weights import load_weights, read_weights, weight_file
 
 
 def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
-    """Prepare a run folder and write recipe.yaml.
-
-    Returns:
-        Whether there is a checkpoint to continue from.
-    """
+    """Prepare a run folder and write recipe.yaml; returns whether there is a checkpoint to continue from."""
     if refuse_used(folder, resume=resume):
         refuse_other(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +44,7 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def refuse_other(folder: Path, recipe: Recipe, data: Dataset | None = None) -> None:
-    """Raises CheckpointError: the training in a folder is of another recipe, or on other data."""
+    """Raise CheckpointError if the training in a folder has another recipe or other data."""
     if data is not None:
         refuse_other_data(folder, data)
     if not (folder / "recipe.yaml").exists():
@@ -87,7 +83,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
 
 
 def facts_of(recipe: Recipe, data: Dataset | FitData) -> dict[str, Any]:
-    """What a weight file of a run stores so that `open_run` can build the net again."""
+    """The facts in a weight file from which `open_run` builds the net."""
     return {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
 
 
@@ -108,20 +104,20 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         with_classes(data, classes, source=f"teacher {name}")
     for change in ("whitening", "permutation"):
         if trained.get(change) != getattr(recipe, change):
-            raise UsageError(f"teacher {name} was trained on images with another {change} than this training has")
+            raise UsageError(f"teacher {name} was trained with another {change} of images")
     return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
 
 
 def first_stage(recipe: Recipe) -> Recipe:
-    """The recipe of the first of two stages: the same training with real weights; activations are binary as before.
+    """The recipe of the first of two stages: the same training with real weights and binary activations.
 
     The rate falls after the same share of the epochs as in the second stage.
 
-    Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
+    Source: Martinez et al. 2020, "Training binary neural networks with real-to-binary
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
     """
     if recipe.model.weight_quantizer is None:
-        raise UsageError("first_stage trains real weights before binary ones, and all weights are real")
+        raise UsageError("first_stage: got a model with real weights, expected binary ones")
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     dropped = [option.name for option in WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options]
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
@@ -148,7 +144,7 @@ def first_stage(recipe: Recipe) -> Recipe:
 def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **options: Any) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, in one stage or two.
 
-    A first stage is a run of its own in `folder/stage1`; the second one starts from its result.
+    The first stage has its own run folder `folder/stage1`; the second one starts from its result.
 
     Args:
         options: of `train_stage`, for both stages.
@@ -158,16 +154,15 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     """
     if not recipe.first_stage:
         return train_stage(recipe, data, folder, resume=resume, **options)
-    ranks, stage = options.get("ranks", ALONE), folder / STAGE_FOLDER
+    stage = folder / STAGE_FOLDER
     train_part(first_stage(recipe), data, stage, resume=resume, **options)
-    spent = ranks.first(lambda: (RunResult.read(stage) or RunResult({})).seconds or 0.0)
-    return train_stage(recipe, data, folder, resume=resume, start=stage, spent=spent, **options)
+    return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
 
 
 def train_part(
     recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, ranks: Ranks = ALONE, **options: Any
 ) -> None:
-    """Train a stage or a task into a run folder of its own, unless it is finished there."""
+    """Train a stage or a task into its run folder, unless it is finished there."""
 
     def finished() -> bool:
         start_folder(folder, recipe, resume=resume)
@@ -184,9 +179,7 @@ def train_stage(
     data: Dataset,
     folder: Path,
     *,
-    machine: Machine | None = None,
     start: Path | None = None,
-    spent: float = 0.0,
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
     on_epoch: Callable[[EpochLog], None] | None = None,
@@ -196,19 +189,17 @@ def train_stage(
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
     Args:
-        machine: from `resolve_machine`, which is called when None.
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
-        spent: seconds of a first stage, which count in the result.
-        ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
-        trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
+        ranks: this process among several, each of which evaluates its share of the test split.
+        trackers: names in `onebit.runs.trackers.TRACKERS`.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
         options: of `fit`: `resume`, `on_step`, `batch_watch`.
 
     Returns:
-        The content of result.json; `test` maps each test mode to its counts on the test split.
+        The content of result.json.
     """
     ranks.first(lambda: refuse_other_data(folder, data))
-    machine = machine or resolve_machine(recipe, ranks)
+    machine = resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
     begun = recipe if start is None else replace(recipe, init_from=str(start))
     training = build_training(begun, data, device=machine.device, processes=ranks.world)
@@ -216,14 +207,9 @@ def train_stage(
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
 
-        def told(row: EpochLog) -> None:
-            for tracker in tracked:
-                tracker.epoch(row)
-
-        def epoch_done(row: EpochLog) -> None:
-            told(row)
-            if on_epoch is not None:
-                on_epoch(row)
+        def track(row: EpochLog, *others: Any) -> None:
+            for call in (*(tracker.epoch for tracker in tracked), *filter(None, others)):
+                call(row)
 
         history = fit_recipe(
             replace(recipe, precision=machine.precision),
@@ -232,19 +218,17 @@ def train_stage(
             folder=folder,
             facts=facts_of(recipe, data),
             ranks=ranks,
-            on_epoch=epoch_done,
-            on_restored=told,  # a training that was killed may have written a checkpoint and told none of them
+            on_epoch=lambda row: track(row, on_epoch),
+            on_restored=track,  # a killed training may have written a checkpoint before it told the trackers
             **options,
         )
         ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, machine, ranks)
-    result |= {
-        "test": {score.weights: score.as_dict() for score in scores},
-        "seconds": history.seconds + spent,
-        "folder": str(folder),
-    }
+    result["test"] = {score.weights: score.as_dict() for score in scores}
+    result["seconds"] = history.seconds + (ranks.first(lambda: _seconds(start)) if recipe.first_stage else 0.0)
+    result["folder"] = str(folder)
     if ranks.writes:
         result["sha256"] = sha256_of(weight_file(folder))  # what the scores are about
         RunResult(result).write(folder)
@@ -253,11 +237,14 @@ def train_stage(
     return result
 
 
-def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
-    """The scores on the test split in each of `test_modes`, each rank on its share of the images.
+def _seconds(folder: Path | None) -> float:
+    """How long the first stage in a folder took."""
+    found = folder and RunResult.read(folder)
+    return (found and found.seconds) or 0.0
 
-    The loss has no label smoothing, as in `onebit evaluate`.
-    """
+
+def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
+    """The scores on the test split in each of `test_modes`, without label smoothing; each rank tests its share."""
     share = data.test[ranks.part(len(data.test))]
 
     def score(mode: str) -> Score | None:
@@ -271,7 +258,7 @@ def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks
 def _result(
     recipe: Recipe, data: Dataset, model: nn.Module, history: History, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
-    """What result.json has about the training itself."""
+    """The part of result.json about the training."""
     best, mean_iou, size = history.best, history.best.validation_mean_iou, history.size
     assert size is not None  # `fit` has noted it
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
@@ -299,21 +286,20 @@ def _result(
 
 
 def _load_best(model: nn.Module, path: Path, best: EpochLog) -> None:
-    """Load the weights of the best epoch, which validation selected; without validation the last weights stay."""
+    """Load the weights of the best epoch by validation; without validation the last weights stay."""
     if best.validation_loss is None:
         return
     state, facts = read_weights(path)
     if not is_of_epoch(facts, best):
-        raise CheckpointError(f"{path}: is of epoch {facts.get('epoch')}, the training chose epoch {best.epoch}")
+        raise CheckpointError(f"{path}: got epoch {facts.get('epoch')}, but the training chose epoch {best.epoch}")
     load_weights(model, state, source=str(path))
 
 
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     """The test modes of a finished training, first that of the packed net.
 
-    Latents that are ±1 themselves are not a mode of their own. A Bayesian net, whose latents are the
-    parameters of a distribution, is tested with its most probable weights (the packed signs), their mean, and an
-    ensemble of `draws` samples.
+    Latents that are ±1 are no separate mode. A Bayesian net, whose latents are the parameters of a distribution, is
+    tested with its most probable weights (the packed signs), their mean, and an ensemble of `draws` samples.
     """
     layers = [layer for _, layer in binary_layers(model)]
     quantizers = [layer.weight_quantizer for layer in layers]

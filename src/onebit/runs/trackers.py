@@ -1,4 +1,4 @@
-"""Experiment trackers in addition to the files of a run: TensorBoard, and Weights & Biases."""
+"""Experiment trackers: TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TensorBoard:
             self._writer.close()
 
     def _at(self, epoch: int) -> Any:
-        """The writer; opening it removes what an interrupted run wrote for this epoch and later ones."""
+        """The writer; opening it removes entries of an interrupted run from this epoch on."""
         if self._writer is None:
             self._writer = self._open(str(self._folder), purge_step=epoch if epoch > 1 else None)
             self._writer.add_text("recipe", f"```\n{self._recipe.to_yaml()}```")
@@ -109,7 +109,7 @@ def refuse_missing(names: Sequence[str]) -> None:
 
 @contextmanager
 def tracking(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> Iterator[list[Any]]:
-    """The named trackers of a run on the rank that writes files, none on other ranks; an error or Ctrl-C stops them."""
+    """The named trackers of a run on the rank that writes files; an error or Ctrl-C ends them."""
     opened: list[Any] = []
     ranks.first(lambda: opened.extend(TRACKERS[name](recipe, folder) for name in names))
     try:
