@@ -11,14 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+import onebit
 from onebit.errors import UnknownNameError, UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binarize_, binary_layers
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS, Sign, Stochastic, sign
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from support.tensors import normal
 
 
 class Block(nn.Module):
@@ -32,7 +30,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Nested, with a BatchNorm and one layer that is used twice."""
+    """Modules inside modules, a BatchNorm and one layer that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,80 +44,78 @@ class Net(nn.Module):
         return self.head(self.norm(self.again(self.block(self.stem(x)))))
 
 
-def test_binarize_keeps_names_weights_and_keys() -> None:
-    torch.manual_seed(0)
-    net = Net()
+def test_names_weights_keys_and_flags_stay() -> None:
+    net = Net().eval()
+    net.head.train()
     before, parameters = copy.deepcopy(net.state_dict()), {name: id(p) for name, p in net.named_parameters()}
-    assert binarize_(net, weight_quantizer="sign").model is net
-    assert {name for name, _ in binary_layers(net)} == {"stem", "block.first", "block.second", "head"}
+    assert binarize_(net, weight_quantizer="sign", input_quantizer="ste_sign").model is net
+    layers = dict(binary_layers(net))
+    assert layers.keys() == {"stem", "block.first", "block.second", "head"}
     after = net.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert {name: id(p) for name, p in net.named_parameters()} == parameters  # an optimizer made before still holds
-    twin = Net()
-    twin.load_state_dict(after)
-
-
-def test_a_shared_layer_stays_one_layer() -> None:
-    net = binarize_(Net(), weight_quantizer="sign").model
+    Net().load_state_dict(after)
     assert net.again is net.block.first
     assert isinstance(net.again, BinaryLinear)
+    assert [net.stem.training, net.block.first.training, net.head.training] == [False, False, True]
+    assert [layer.input_quantizer is not None for layer in layers.values()] == [False, True, True, True]
 
 
 def test_where_chooses_by_name_and_module() -> None:
     net = binarize_(Net(), where=lambda name, layer: name.startswith("block.") and layer.bias is None).model
     assert [name for name, _ in binary_layers(net)] == ["block.second"]
     assert type(net.stem) is nn.Linear
+    shared = nn.Linear(4, 4)
+    assert len(binarize_(nn.Sequential(shared, shared), where=lambda name, _: name == "1").binary) == 1
 
 
-def test_the_first_binarized_layer_keeps_real_inputs() -> None:
-    net = binarize_(Net(), input_quantizer="ste_sign").model
-    assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
-
-
-def test_each_layer_gets_its_own_copy_of_a_quantizer_object() -> None:
-    net = binarize_(Net(), weight_quantizer=Sign(0.5)).model
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(net)]
-    assert len({id(quantizer) for quantizer in quantizers}) == 4
-    assert all(isinstance(q, Sign) and q.value == 0.5 for q in quantizers)
-
-
-def test_layers_with_one_generator_draw_different_bytes() -> None:
+def test_each_layer_gets_a_copy_of_a_quantizer_that_shares_the_generator() -> None:
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False))
     nn.init.zeros_(net[0].weight)
     nn.init.zeros_(net[1].weight)
-    binarize_(net, weight_quantizer=Stochastic(generator=generator))
+    binarize_(net, weight_quantizer=Stochastic(0.5, generator=generator))
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(net)]
+    assert len({id(quantizer) for quantizer in quantizers}) == 2
+    assert all(isinstance(q, Sign) and q.value == 0.5 for q in quantizers)
     first, second = (layer.effective_weight() for _, layer in binary_layers(net))
     assert not torch.equal(first, second)
     generator.manual_seed(0)
-    assert torch.equal(net[0].effective_weight(), first)  # and it is the generator that was passed
+    assert torch.equal(net[0].effective_weight(), first)
 
 
-def test_binarize_keeps_the_training_flag() -> None:
-    net = Net().eval()
-    net.head.train()
-    binarize_(net)
-    assert [net.stem.training, net.block.first.training, net.head.training] == [False, False, True]
+def changed(net: nn.Module, change: str) -> nn.Module:
+    if change == "pruned":
+        prune.random_unstructured(net.b, "weight", amount=0.5)
+    elif change == "held forward":
+        net.first = net.b.forward
+    elif change == "custom forward":
+        net.b.forward = torch.relu
+    else:
+        parametrize.register_parametrization(net.b, "bias", nn.Identity())
+    return net
 
 
-@pytest.mark.parametrize(
-    "model",
-    [nn.Sequential(nn.ReLU()), nn.Linear(2, 2), nn.Sequential(BinaryLinear(2, 2))],
-    ids=["no linear", "lone linear", "binary already"],
-)
-def test_nothing_to_binarize_is_an_error(model: nn.Module) -> None:
-    with pytest.raises(UsageError, match="nothing"):
-        binarize_(model)
-    with pytest.raises(UsageError, match="nothing"):
-        binarize_(Net(), where=lambda name, layer: False)
-
-
-def test_a_layer_whose_weight_is_computed_is_refused() -> None:
-    net = nn.Sequential(nn.Linear(4, 4))
-    prune.random_unstructured(net[0], "weight", amount=0.5)
-    with pytest.raises(UsageError, match="layer '0'"):
+@pytest.mark.parametrize("change", ["pruned", "held forward", "custom forward", "parametrization"])
+def test_layers_that_would_keep_real_weights_are_refused(change: str) -> None:
+    net = changed(Listed(), change)
+    with pytest.raises(UsageError, match="first" if change == "held forward" else "'b'"):
         binarize_(net)
+    assert type(net.a) is nn.Linear
+
+
+def test_no_layer_or_no_quantizer_is_an_error() -> None:
+    for model in (nn.Sequential(nn.ReLU()), nn.Linear(2, 2), nn.Sequential(BinaryLinear(2, 2))):
+        with pytest.raises(UsageError, match="nothing"):
+            binarize_(model)
+    net = Net()
+    with pytest.raises(UsageError, match="nothing"):
+        binarize_(net, where=lambda name, layer: False)
+    for unknown in ({"weight_quantizer": "stochastik"}, {"input_quantizer": "ste_sgn"}):
+        with pytest.raises(UnknownNameError):
+            binarize_(net, **unknown)
+    assert type(net.stem) is nn.Linear
 
 
 def test_tied_weights_stay_tied_and_are_optimized_once() -> None:
@@ -130,21 +126,8 @@ def test_tied_weights_stay_tied_and_are_optimized_once() -> None:
     assert [len(group["params"]) for group in latent_groups(net, lr=0.1)] == [1]
 
 
-@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
-def test_the_fused_path_of_a_transformer_does_not_pass_the_quantizers_by() -> None:
-    """In eval mode without gradients torch's encoder layer reads `linear1.weight` itself, the latent one."""
-    torch.manual_seed(0)
-    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
-    binarize_(net, weight_quantizer="sign")
-    x, padded = numbers(3, 5, 8), torch.tensor([[False] * 5, [False] * 4 + [True], [False] * 5])
-    with torch.no_grad():
-        for mask in (None, padded):
-            expected = net.train()(x, src_key_padding_mask=mask)
-            torch.testing.assert_close(net.eval()(x, src_key_padding_mask=mask), expected)
-
-
 @pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
-def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str) -> None:
+def test_a_model_learns_in_a_custom_loop_within_the_latent_clip(name: str) -> None:
     torch.manual_seed(0)
     net = binarize_(
         nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2)),
@@ -152,9 +135,10 @@ def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str)
         where=lambda name, layer: name != "3",
     ).model
     optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.05)))
-    x = numbers(400, 8)
-    y = (x @ sign(numbers(8, seed=1)) > 0).long()
-    for _ in range(60):
+    x = normal(400, 8)
+    y = (x @ sign(normal(8, seed=1)) > 0).long()
+    for step in range(40):
+        onebit.set_progress(net, step / 40)
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
@@ -163,23 +147,7 @@ def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str)
     assert float((net.eval()(x).argmax(1) == y).double().mean()) > 0.9
 
 
-def test_a_binary_model_can_be_copied_and_moved() -> None:
-    net = binarize_(Net(), weight_quantizer="sign").model.eval()
-    twin = copy.deepcopy(net).double()
-    x = numbers(3, 4)
-    torch.testing.assert_close(twin(x.double()).float(), net(x), atol=1e-4, rtol=1e-4)
-
-
-def test_unknown_quantizers_are_refused_before_anything_is_replaced() -> None:
-    net = Net()
-    for unknown in ({"weight_quantizer": "stochastik"}, {"input_quantizer": "ste_sgn"}):
-        with pytest.raises(UnknownNameError):
-            binarize_(net, **unknown)
-    assert type(net.stem) is nn.Linear
-
-
-# ----------------------------------------------------------------------------------------------- convolutional models
-class ConvBlock(nn.Module):
+class ConvNet(nn.Module):
     """A residual block, an encoder and a decoder: every kind of layer that is replaced."""
 
     def __init__(self) -> None:
@@ -197,32 +165,25 @@ class ConvBlock(nn.Module):
 
 def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
     torch.manual_seed(0)
-    net, x = ConvBlock().eval(), numbers(2, 3, 9, 9)
+    net, x = ConvNet().eval(), normal(2, 3, 9, 9)
     state = copy.deepcopy(net.state_dict())
-    assert binarize_(net, weight_quantizer="sign").model is net
+    binarize_(net, weight_quantizer="sign")
     kinds = {name: type(layer) for name, layer in binary_layers(net)}
-    assert kinds == {
-        "stem": BinaryConv2d,
-        "depthwise": BinaryConv2d,
-        "up": BinaryConvTranspose2d,
-        "head": BinaryLinear,
-    }
-    after = net.state_dict()
-    assert list(after) == list(state)
-    assert all(torch.equal(after[key], state[key]) for key in state)
-    twin = ConvBlock().eval()
+    convolutions = {"stem": BinaryConv2d, "depthwise": BinaryConv2d, "up": BinaryConvTranspose2d}
+    assert kinds == {**convolutions, "head": BinaryLinear}
+    twin = ConvNet().eval()
     twin.load_state_dict({key: sign(v) if v.dim() > 1 else v for key, v in state.items()})
     torch.testing.assert_close(net(x), twin(x))
 
 
-def test_the_value_of_each_convolution_follows_its_own_fans() -> None:
-    net = binarize_(ConvBlock(), weight_quantizer="sign", value="glorot").model
+def test_the_glorot_value_of_each_layer_follows_its_fans() -> None:
+    net = binarize_(ConvNet(), weight_quantizer="sign", value="glorot").model
     bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
     fans = [9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2]
     assert bounds == pytest.approx([(1.5 / fan) ** 0.5 for fan in fans])
 
 
-def test_hooks_of_a_layer_stay_and_their_handles_remove_them() -> None:
+def test_hooks_stay_and_their_handles_remove_them() -> None:
     calls: list[str] = []
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     handle = model[0].register_forward_hook(lambda *_: calls.append("after"))
@@ -250,55 +211,54 @@ class Listed(nn.Module):
         return self.out(x)
 
 
-def test_layers_outside_of_the_modules_become_binary_as_well() -> None:
+def test_layers_held_outside_of_the_modules_become_binary_as_well() -> None:
     torch.manual_seed(0)
-    net, x = Listed(), numbers(3, 4)
+    net, x = Listed(), normal(3, 4)
     closure = lambda y, layer=net.a: layer(y)  # noqa: E731
     binarize_(net, weight_quantizer="sign")
     assert net.hidden[0] is net.a
-    assert isinstance(net.a, BinaryLinear)
     hidden = torch.relu(F.linear(x, sign(net.a.weight), net.a.bias))
-    torch.testing.assert_close(closure(x), F.linear(x, sign(net.a.weight), net.a.bias))
+    torch.testing.assert_close(closure(x).relu(), hidden)
     hidden = torch.relu(F.linear(hidden, sign(net.b.weight), net.b.bias))
     torch.testing.assert_close(net(x), F.linear(hidden, sign(net.out.weight), net.out.bias))
 
 
-def test_a_model_that_holds_the_forward_of_a_layer_is_refused() -> None:
-    net = Listed()
-    net.first = net.a.forward
-    with pytest.raises(UsageError, match="first"):
-        binarize_(net)
-    assert type(net.a) is nn.Linear
-
-
-def test_a_layer_with_a_forward_or_a_bias_of_its_own_is_refused() -> None:
-    net = Listed()
-    net.b.forward = torch.relu  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="layer 'b'"):
-        binarize_(net)
-    net = Listed()
-    parametrize.register_parametrization(net.b, "bias", nn.Identity())
-    with pytest.raises(UsageError, match="parametrization"):
-        binarize_(net)
-
-
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("masked", [False, True])
-def test_binary_layers_in_a_transformer_layer_are_not_passed_by(bias: bool, masked: bool) -> None:
+def test_a_transformer_layer_calls_binary_layers_put_into_it(masked: bool) -> None:
+    """In eval mode without gradients torch's fused path would read the latents."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    layer.linear1 = BinaryLinear(8, 16, bias, input_quantizer="ste_sign")
-    layer.linear2 = BinaryLinear(16, 8, bias)
+    layer.linear1 = BinaryLinear(8, 16, masked, input_quantizer="ste_sign")
+    layer.linear2 = BinaryLinear(16, 8, True)
     layer.eval()
-    x = numbers(2, 5, 8)
+    x = normal(2, 5, 8)
     mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if masked else None
     expected = layer(x, src_key_padding_mask=mask)
     for one in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         with torch.no_grad():
             torch.testing.assert_close(one(x, src_key_padding_mask=mask), expected)
+    if not masked:
+        assert onebit.evaluate(nn.Sequential(layer), (x, expected.detach()), loss="mse").loss < 1e-8
 
 
-def test_what_a_layer_holds_beyond_torch_stays() -> None:
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_a_transformer_does_not_skip_the_quantizers() -> None:
+    torch.manual_seed(0)
+    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    parts = copy.deepcopy(net)
+    binarize_(net, weight_quantizer="sign")
+    binarize_(parts, weight_quantizer="sign", where=lambda name, layer: "attn" in name)
+    names = {name.partition("self_attn.")[2] for name, _ in binary_layers(parts)}
+    assert names == {"out_proj.weight", "in_proj_weight"}
+    x, padded = normal(3, 5, 8), torch.tensor([[False] * 5, [False] * 4 + [True], [False] * 5])
+    with torch.no_grad():
+        for one in (net, parts):
+            for mask in (None, padded):
+                expected = one.train()(x, src_key_padding_mask=mask)
+                torch.testing.assert_close(one.eval()(x, src_key_padding_mask=mask), expected)
+
+
+def test_other_contents_of_a_layer_stay() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     layer = model[1]
     layer.register_buffer("count", torch.ones(2))
@@ -316,9 +276,4 @@ def test_what_a_layer_holds_beyond_torch_stays() -> None:
     assert layer.rank == 4
     assert layer.note.tolist() == [1]
     assert [name for name, _ in layer.named_children()] == ["helper", "weight_quantizer", "input_quantizer"]
-    assert copy.deepcopy(model)(numbers(2, 4)).shape == (2, 2)
-
-
-def test_a_layer_with_several_names_becomes_binary_if_one_is_chosen() -> None:
-    shared = nn.Linear(4, 4)
-    assert len(binarize_(nn.Sequential(shared, shared), where=lambda name, _: name == "1").binary) == 1
+    assert copy.deepcopy(model)(normal(2, 4)).shape == (2, 2)

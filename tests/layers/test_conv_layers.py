@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d
 from onebit.quantizers import BinaryWeight, Quantizer, sign
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from support.tensors import normal
 
 
 class ChannelMean(Quantizer):
@@ -74,7 +71,7 @@ each_case = pytest.mark.parametrize(
 
 def batch(kind: Any) -> Tensor:
     """(2, 4, 9) or (2, 4, 9, 8)."""
-    return numbers(2, 4, 9, 8) if kind.axes == 2 else numbers(2, 4, 9)
+    return normal(2, 4, 9, 8) if kind.axes == 2 else normal(2, 4, 9)
 
 
 def plain(kind: type, options: dict[str, Any], weight: Tensor, bias: Tensor | None) -> Any:
@@ -87,53 +84,34 @@ def plain(kind: type, options: dict[str, Any], weight: Tensor, bias: Tensor | No
     return twin
 
 
-# ---------------------------------------------------------------------------------------------------------- both kinds
 @each_case
 @pytest.mark.parametrize("inputs", ["ste_sign", None])
-def test_forward_is_the_convolution_with_the_weight_that_ships(
+def test_values_gradients_and_keys_are_those_of_torch_with_the_binary_weight(
     kind: Any, plain_kind: Any, options: dict[str, Any], inputs: str | None
 ) -> None:
-    layer = kind(4, 8, weight_quantizer="sign", input_quantizer=inputs, **options).eval()
+    layer = kind(4, 8, weight_quantizer="sign", input_quantizer=inputs, **options)
     shipped = layer.dense(layer.binary_weight())
-    assert shipped.shape == layer.weight.shape
     assert torch.equal(shipped, sign(layer.weight))
-    x = batch(kind)
-    expected = plain(plain_kind, options, shipped, layer.bias)(x if inputs is None else sign(x))
-    assert torch.equal(layer(x), expected)
-
-
-@each_case
-def test_the_gradient_of_the_convolution_reaches_latent_input_and_bias(
-    kind: Any, plain_kind: Any, options: dict[str, Any]
-) -> None:
-    layer = kind(4, 8, weight_quantizer="sign", input_quantizer="ste_sign", **options)
     x = batch(kind).requires_grad_()
-    signs = sign(x.detach()).requires_grad_()
-    twin = plain(plain_kind, options, sign(layer.weight.detach()), layer.bias)
+    quantized = (x.detach() if inputs is None else sign(x.detach())).requires_grad_()
+    twin = plain(plain_kind, options, shipped, layer.bias)
     out = layer(x)
-    incoming = numbers(*out.shape, seed=1)
+    assert torch.equal(out, twin(quantized))
+    assert torch.equal(layer.eval()(x), out)
+    incoming = normal(*out.shape, seed=1)
     out.backward(incoming)
-    twin(signs).backward(incoming)
-    assert x.grad is not None
-    assert signs.grad is not None
+    twin(quantized).backward(incoming)
     torch.testing.assert_close(layer.weight.grad, twin.weight.grad)
-    torch.testing.assert_close(x.grad, signs.grad * (x.detach().abs() <= 1))
+    torch.testing.assert_close(x.grad, quantized.grad * (1 if inputs is None else x.detach().abs() <= 1))
     if layer.bias is not None:
         torch.testing.assert_close(layer.bias.grad, twin.bias.grad)
+    assert [(k, v.shape) for k, v in layer.state_dict().items()] == [(k, v.shape) for k, v in twin.state_dict().items()]
+    layer.load_state_dict(twin.state_dict())
+    twin.load_state_dict(layer.state_dict())
 
 
 @each_case
-def test_the_state_dict_is_that_of_the_plain_twin(kind: Any, plain_kind: Any, options: dict[str, Any]) -> None:
-    binary, twin = kind(4, 8, **options), plain_kind(4, 8, **({"bias": False} | options))
-    assert [(k, v.shape) for k, v in binary.state_dict().items()] == [
-        (k, v.shape) for k, v in twin.state_dict().items()
-    ]
-    binary.load_state_dict(twin.state_dict())
-    twin.load_state_dict(binary.state_dict())
-
-
-@each_case
-def test_quantizers_see_the_output_channels_first(kind: Any, plain_kind: Any, options: dict[str, Any]) -> None:
+def test_quantizers_get_the_output_channels_first(kind: Any, plain_kind: Any, options: dict[str, Any]) -> None:
     layer = kind(4, 8, weight_quantizer=ChannelMean(), **options)
     groups = options.get("groups", 1)
     binary = layer.binary_weight()
@@ -144,20 +122,19 @@ def test_quantizers_see_the_output_channels_first(kind: Any, plain_kind: Any, op
     for channel in range(8):
         if issubclass(plain_kind, (nn.Conv1d, nn.Conv2d)):
             latent, effective = layer.weight[channel], weight[channel]
-        else:  # input channels of the channel's own group, and its place among that group's outputs
-            group, place = divmod(channel, 8 // groups)
+        else:  # input channels of the group, and the index among its outputs
+            group, index = divmod(channel, 8 // groups)
             rows = slice(group * 4 // groups, (group + 1) * 4 // groups)
-            latent, effective = layer.weight[rows, place], weight[rows, place]
+            latent, effective = layer.weight[rows, index], weight[rows, index]
         mean = latent.detach().abs().mean()
         torch.testing.assert_close(effective, mean * sign(latent.detach()))
         torch.testing.assert_close(binary.scale[channel], mean)
 
 
-@pytest.mark.parametrize(("kind", "fans"), [(BinaryConv2d, 8 + 2), (BinaryConvTranspose2d, 8 + 2)])
-@pytest.mark.parametrize("name", ["sign", "stochastic"])
-def test_the_glorot_value_counts_kernel_area_times_channels(kind: Any, fans: int, name: str) -> None:
-    layer = kind(4, 8, (3, 2), groups=2, weight_quantizer=name, value="glorot").eval()
-    bound = math.sqrt(1.5 / (3 * 2 * fans))
+@pytest.mark.parametrize("kind", [BinaryConv2d, BinaryConvTranspose2d])
+def test_the_glorot_value_counts_kernel_area_times_channels(kind: Any) -> None:
+    layer = kind(4, 8, (3, 2), groups=2, weight_quantizer="stochastic", value="glorot").eval()
+    bound = math.sqrt(1.5 / (3 * 2 * (8 + 2)))
     assert layer.weight_quantizer.latent_bound == pytest.approx(bound, rel=1e-12)
     torch.testing.assert_close(layer.effective_weight().abs(), torch.full_like(layer.weight, bound))
 
@@ -169,14 +146,13 @@ def test_a_draw_has_the_layout_of_the_latent(kind: Any) -> None:
     assert drawn.shape == layer.weight.shape
     assert set(drawn.unique().tolist()) == {-1, 1}
     with torch.no_grad():
-        layer.weight.copy_(sign(numbers(*layer.weight.shape)))  # p(+1) is 0 or 1: nothing is left to chance
+        layer.weight.copy_(sign(normal(*layer.weight.shape)))  # p(+1) is 0 or 1: nothing is left to chance
     drawn = layer.dense(layer.sample_weight(generator=torch.Generator().manual_seed(0)))
     assert torch.equal(drawn, layer.weight)
 
 
-@pytest.mark.parametrize("kind", [BinaryConv2d, BinaryConvTranspose2d])
-def test_a_layer_of_another_type_and_place_can_be_asked_for(kind: Any) -> None:
-    layer = kind(2, 3, 3, bias=True, device="meta", dtype=torch.float64)
+def test_device_and_dtype_are_arguments() -> None:
+    layer = BinaryConv2d(2, 3, 3, bias=True, device="meta", dtype=torch.float64)
     assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
     assert layer(torch.empty(1, 2, 5, 5, device="meta", dtype=torch.float64)).dtype == torch.float64
 
@@ -190,15 +166,6 @@ def test_one_sample_without_an_axis_n_is_quantized_by_channel(kind: Any) -> None
     torch.testing.assert_close(layer(x[0]), layer(x)[0])
 
 
-# --------------------------------------------------------------------------------------------------- ±1 at the border
-@pytest.mark.parametrize("value", [1, -1])
-def test_the_border_of_one_axis_holds_the_padding_value(value: float) -> None:
-    layer = BinaryConv1d(3, 4, 5, padding=2, stride=2, padding_value=value, input_quantizer="ste_sign")
-    x = numbers(2, 3, 8)
-    expected = F.conv1d(F.pad(sign(x), (2, 2), value=value), sign(layer.weight), stride=2)
-    assert torch.equal(layer(x), expected)
-
-
 @pytest.mark.parametrize("value", [1, -1])
 @pytest.mark.parametrize(
     ("padding", "margins"), [(1, (1, 1, 1, 1)), ((2, 0), (0, 0, 2, 2)), ("same", (1, 1, 1, 1)), ("valid", (0, 0, 0, 0))]
@@ -207,7 +174,7 @@ def test_the_border_holds_the_padding_value(
     value: float, padding: int | tuple[int, int] | str, margins: tuple[int, ...]
 ) -> None:
     layer = BinaryConv2d(3, 4, 3, padding=padding, padding_value=value, input_quantizer="ste_sign")
-    x = numbers(2, 3, 6, 5)
+    x = normal(2, 3, 6, 5)
     padded = F.pad(sign(x), margins, value=value)
     assert torch.equal(layer(x), F.conv2d(padded, sign(layer.weight)))
     # every product is ±1, so that each sum has the parity of the kernel
@@ -215,18 +182,20 @@ def test_the_border_holds_the_padding_value(
     assert f"padding_value={value}" in repr(layer)
 
 
-@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2, "groups": 3}, {"bias": True}])
-def test_the_padding_value_goes_with_the_other_options(options: dict[str, Any]) -> None:
-    layer = BinaryConv2d(3, 6, 3, padding=2, padding_value=1, **options)
-    x = numbers(2, 3, 6, 5)
-    given = {k: v for k, v in options.items() if k != "bias"}
-    expected = F.conv2d(F.pad(x, (2, 2, 2, 2), value=1), sign(layer.weight), layer.bias, **given)
-    assert torch.equal(layer(x), expected)
+def test_the_padding_value_works_with_other_options_and_one_axis() -> None:
+    for options in ({"stride": 2}, {"dilation": 2, "groups": 3}):
+        layer = BinaryConv2d(3, 6, 3, padding=2, padding_value=1, bias=True, **options)
+        x = normal(2, 3, 6, 5)
+        expected = F.conv2d(F.pad(x, (2, 2, 2, 2), value=1), sign(layer.weight), layer.bias, **options)
+        assert torch.equal(layer(x), expected)
+    row = BinaryConv1d(3, 4, 5, padding=2, stride=2, padding_value=-1, input_quantizer="ste_sign")
+    x = normal(2, 3, 8)
+    assert torch.equal(row(x), F.conv1d(F.pad(sign(x), (2, 2), value=-1), sign(row.weight), stride=2))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_an_even_kernel_is_padded_like_torch_does_for_same() -> None:
-    x = sign(numbers(1, 2, 5, 5))
+    x = sign(normal(1, 2, 5, 5))
     layers = [BinaryConv2d(2, 2, 2, padding="same", padding_value=value) for value in (1, 0)]
     layers[1].load_state_dict(layers[0].state_dict())
     one, zero = (layer(x) for layer in layers)
@@ -242,23 +211,19 @@ def test_another_padding_value_is_refused(options: dict[str, Any]) -> None:
         BinaryConv2d(2, 2, 3, padding=1, **options)
 
 
-# ---------------------------------------------------------------------------------------------------- transposed only
-def test_an_output_size_of_one_axis() -> None:
-    layer = BinaryConvTranspose1d(4, 8, 3, stride=2, padding=1)
-    assert [layer(numbers(2, 4, 5), output_size=[size]).shape[2] for size in (9, 10)] == [9, 10]
-
-
 @pytest.mark.parametrize("size", [(7, 9), (8, 10), [8, 9]])
-def test_an_output_size_can_be_asked_for(size: Any) -> None:
+def test_a_transposed_convolution_takes_an_output_size(size: Any) -> None:
     layer = BinaryConvTranspose2d(4, 8, 3, stride=2, padding=1)
     twin = plain(nn.ConvTranspose2d, {"kernel_size": 3, "stride": 2, "padding": 1}, sign(layer.weight.detach()), None)
-    x = numbers(2, 4, 4, 5)
+    x = normal(2, 4, 4, 5)
     assert layer(x, output_size=size).shape == (2, 8, *size)
     assert torch.equal(layer(x, output_size=size), twin(x, output_size=size))
+    row = BinaryConvTranspose1d(4, 8, 3, stride=2, padding=1)
+    assert row(normal(2, 4, 5), output_size=[size[1]]).shape[2] == size[1]
 
 
-def test_it_undoes_the_shape_of_the_convolution_it_is_the_gradient_of() -> None:
-    x = numbers(2, 4, 9, 9)
+def test_a_transposed_convolution_is_the_adjoint_of_a_convolution() -> None:
+    x = normal(2, 4, 9, 9)
     conv = BinaryConv2d(4, 6, 3, stride=2)
     back = BinaryConvTranspose2d(6, 4, 3, stride=2)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from onebit.errors import UsageError
 from onebit.layers import InputCoding, Normalize
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
-def test_the_integer_coding_is_exact_and_leaves_its_input_alone(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_integer_coding_is_exact_and_keeps_its_input(dtype: torch.dtype) -> None:
     pixels = torch.arange(256, dtype=torch.int64).view(1, 1, 16, 16).to(dtype)
     before = pixels.clone()
     coded = InputCoding()(pixels)
@@ -22,7 +22,7 @@ def test_the_integer_coding_is_exact_and_leaves_its_input_alone(dtype: torch.dty
 def test_standardize_is_per_channel_and_travels_in_the_state_dict() -> None:
     mean, std = [10.0, 128.0], [2.0, 64.0]
     coding = InputCoding("standardize", mean=mean, std=std)
-    x = torch.randint(0, 256, (3, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = torch.arange(96, dtype=torch.uint8).view(3, 2, 4, 4)
     coded = coding(x)
     for channel in range(2):
         expected = (x[:, channel].double() - mean[channel]) / std[channel]

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -16,18 +17,19 @@ from torch.nn.utils import prune
 from onebit.errors import UsageError
 from onebit.layers import BINARY_TWINS, BinaryLinear, binary_layers, glorot_bound
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
+from support.covering import covering
+from support.tensors import normal
+
+QUANTIZERS = [
+    *((weight, None, False) for weight in (*WEIGHT_QUANTIZERS, None)),
+    *(("sign", inputs, True) for inputs in (*INPUT_QUANTIZERS, None)),
+]
 
 
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("weight", [*WEIGHT_QUANTIZERS, None])
-@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS, None])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("weight", "inputs", "bias"), QUANTIZERS)
 def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inputs: str | None, bias: bool) -> None:
     layer = BinaryLinear(7, 5, bias, weight_quantizer=weight, input_quantizer=inputs).eval()
-    x = numbers(3, 7)
+    x = normal(3, 7)
     few_bits = inputs is not None and INPUT_QUANTIZERS.entry(inputs).bits > 1
     quantized = INPUT_QUANTIZERS[inputs]().eval() if few_bits else sign
     shipped = layer.weight if weight is None else layer.binary_weight().dense()
@@ -36,11 +38,11 @@ def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inp
 
 
 @pytest.mark.parametrize(("plain", "twin"), BINARY_TWINS.items())
-def test_a_signature_names_the_arguments_of_torch_and_the_quantizers(plain: type, twin: type) -> None:
-    torchs, own = (list(inspect.signature(kind).parameters) for kind in (plain, twin))
+def test_a_signature_has_the_arguments_of_torch_and_the_quantizers(plain: type, twin: type) -> None:
+    torchs, ours = (list(inspect.signature(kind).parameters) for kind in (plain, twin))
     left_out = {"padding_mode"} if plain in (nn.ConvTranspose1d, nn.ConvTranspose2d) else set()
-    assert [name for name in own if name in torchs] == [name for name in torchs if name not in left_out]
-    assert {"weight_quantizer", "input_quantizer", "value"} < set(own)
+    assert [name for name in ours if name in torchs] == [name for name in torchs if name not in left_out]
+    assert {"weight_quantizer", "input_quantizer", "value"} < set(ours)
 
 
 def test_the_fixed_weight_of_a_test_mode_takes_the_place_of_the_quantizer() -> None:
@@ -67,16 +69,13 @@ def test_value_sets_the_two_values_and_the_bound(name: str, value: float | str) 
     assert layer.weight_quantizer.latent_bound == pytest.approx(number)
 
 
-@pytest.mark.parametrize("quantizer", ["sign", Sign, Sign()], ids=["name", "class", "object"])
-def test_a_name_a_class_or_an_object_names_a_quantizer(quantizer: str | Sign | type[Sign]) -> None:
-    layer = BinaryLinear(3, 2, weight_quantizer=quantizer)
-    assert type(layer.weight_quantizer) is Sign
-    assert torch.equal(layer(torch.eye(3)).t(), sign(layer.weight))
-
-
-@pytest.mark.parametrize("quantizer", ["ste_sign", SteSign, SteSign()], ids=["name", "class", "object"])
-def test_the_same_holds_for_inputs(quantizer: str | SteSign | type[SteSign]) -> None:
-    assert type(BinaryLinear(3, 2, input_quantizer=quantizer).input_quantizer) is SteSign
+def test_a_quantizer_is_a_name_a_class_or_an_object() -> None:
+    for quantizer in ("sign", Sign, Sign()):
+        layer = BinaryLinear(3, 2, weight_quantizer=quantizer)
+        assert type(layer.weight_quantizer) is Sign
+        assert torch.equal(layer(torch.eye(3)).t(), sign(layer.weight))
+    for inputs in ("ste_sign", SteSign, SteSign()):
+        assert type(BinaryLinear(3, 2, input_quantizer=inputs).input_quantizer) is SteSign
 
 
 @pytest.mark.parametrize(
@@ -95,12 +94,7 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         BinaryLinear(3, 2, **options)
 
 
-def test_a_layer_with_real_weights_is_no_binary_layer() -> None:
-    layer = BinaryLinear(3, 2, weight_quantizer=None)
-    assert list(binary_layers(nn.Sequential(layer))) == []
-
-
-def test_pruned_weights_are_refused_because_a_binary_one_cannot_be_0() -> None:
+def test_pruned_weights_are_refused() -> None:
     layer = BinaryLinear(4, 2)
     prune.random_unstructured(layer, "weight", amount=0.5)
     for use in (lambda: layer(torch.ones(1, 4)), layer.binary_weight):
@@ -109,23 +103,22 @@ def test_pruned_weights_are_refused_because_a_binary_one_cannot_be_0() -> None:
     real = BinaryLinear(4, 2, weight_quantizer=None)
     prune.random_unstructured(real, "weight", amount=0.5)
     assert (real(torch.eye(4)) == 0).sum() == 4
+    assert list(binary_layers(real)) == []
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_state_dict_is_that_of_the_plain_twin(bias: bool) -> None:
-    binary, plain = BinaryLinear(4, 3, bias), nn.Linear(4, 3, bias)
+def test_the_state_dict_is_that_of_torch() -> None:
+    binary, plain, back = BinaryLinear(4, 3, True), nn.Linear(4, 3), nn.Linear(4, 3)
     assert list(binary.state_dict()) == list(plain.state_dict())
     binary.load_state_dict(plain.state_dict())
-    back = nn.Linear(4, 3, bias)
     back.load_state_dict(binary.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), plain.parameters(), strict=True))
 
 
 def test_gradients_reach_latent_bias_and_input() -> None:
-    layer, x = BinaryLinear(4, 3, True, weight_quantizer="sign", input_quantizer="ste_sign"), numbers(2, 4) / 4
+    layer, x = BinaryLinear(4, 3, True, weight_quantizer="sign", input_quantizer="ste_sign"), normal(2, 4) / 4
     x.requires_grad_()
     out = layer(x)
-    incoming = numbers(*out.shape, seed=1)
+    incoming = normal(*out.shape, seed=1)
     out.backward(incoming)
     assert layer.weight.grad is not None
     assert x.grad is not None
@@ -134,22 +127,24 @@ def test_gradients_reach_latent_bias_and_input() -> None:
     torch.testing.assert_close(layer.bias.grad, incoming.sum(0))
 
 
-@pytest.mark.parametrize("name", INPUT_QUANTIZERS)
-@pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 5, 7), (2, 7, 7), (2, 3, 4, 7), (0, 5, 7)])
+SHAPES = [(7,), (2, 7), (2, 5, 7), (2, 7, 7), (2, 3, 4, 7), (0, 5, 7)]
+
+
+@pytest.mark.parametrize(("name", "shape"), covering(product(INPUT_QUANTIZERS, SHAPES)))
 def test_inputs_of_more_axes_have_their_channels_last(name: str, shape: tuple[int, ...]) -> None:
     layer = BinaryLinear(7, 4, input_quantizer=name)
     with torch.no_grad():
         for parameter in layer.input_quantizer.parameters():  # type: ignore[union-attr]
             parameter.copy_(torch.linspace(-0.8, 0.9, parameter.numel()).view_as(parameter))
-    x = numbers(*shape).requires_grad_()
+    x = normal(*shape).requires_grad_()
     flat = x.detach().reshape(-1, 7).requires_grad_()
     y, rows = layer(x), layer(flat)
     assert y.shape == (*shape[:-1], 4)
     assert torch.equal(y.reshape(-1, 4), rows)
-    own = [x, *layer.parameters()], [flat, *layer.parameters()]
-    incoming = numbers(*rows.shape, seed=1)
-    found = torch.autograd.grad(y, own[0], incoming.view_as(y))
-    expected = torch.autograd.grad(rows, own[1], incoming)
+    wanted = [x, *layer.parameters()], [flat, *layer.parameters()]
+    incoming = normal(*rows.shape, seed=1)
+    found = torch.autograd.grad(y, wanted[0], incoming.view_as(y))
+    expected = torch.autograd.grad(rows, wanted[1], incoming)
     if INPUT_QUANTIZERS.entry(name).bits > 1 and x.dim() > 2:  # the gradient of a range is over √(values of a sample)
         found = (*found[:-1], found[-1] * math.prod(shape[1:-1]) ** 0.5)
     for one, other in zip(found, expected, strict=True):
@@ -158,14 +153,15 @@ def test_inputs_of_more_axes_have_their_channels_last(name: str, shape: tuple[in
 
 def test_quantizing_a_sequence_copies_nothing() -> None:
     layer = BinaryLinear(6, 4, input_quantizer="rsign")
-    assert layer.quantized_input(numbers(2, 5, 6)).is_contiguous()
+    assert layer.quantized_input(normal(2, 5, 6)).is_contiguous()
 
 
-@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("inputs", "dtype"), covering(product(INPUT_QUANTIZERS, [torch.bfloat16, torch.float16, torch.float64]))
+)
 def test_input_quantizers_have_the_dtype_of_the_layer(inputs: str, dtype: torch.dtype) -> None:
     layer = BinaryLinear(7, 5, input_quantizer=inputs, dtype=dtype)
-    y = layer(numbers(3, 7).to(dtype))
+    y = layer(normal(3, 7).to(dtype))
     y.sum().backward()
     assert y.dtype == dtype
     assert all(p.dtype == p.grad.dtype == dtype for p in layer.parameters())
@@ -179,19 +175,10 @@ def test_a_copy_does_not_keep_the_weight_of_a_test_mode() -> None:
     assert layer.fixed_weight is not None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
-@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
-def test_a_compiled_layer_without_gradients_quantizes_inputs_and_weights(inputs: str) -> None:
-    torch._dynamo.reset()
-    layer, x = BinaryLinear(7, 5, input_quantizer=inputs).eval(), numbers(3, 7)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(layer, backend="eager")(x), layer(x))
-
-
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS])
 def test_gradients_per_sample_work_under_vmap(inputs: str) -> None:
-    layer, x = BinaryLinear(7, 5, input_quantizer=inputs), numbers(3, 7)
+    layer, x = BinaryLinear(7, 5, input_quantizer=inputs), normal(3, 7)
     layer(x)  # sets the range of few bits
     layer.eval()
     given = {name: p.detach() for name, p in layer.named_parameters()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,9 @@ from onebit.layers import (
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods
+from support.covering import covering
 from support.layer_kinds import LAYERS, First
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(params=list(LAYERS))
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
+from support.tensors import normal
 
 
 def made(kind: str, quantizer: str) -> tuple[nn.Module, nn.Module, Tensor]:
@@ -47,20 +41,20 @@ def made(kind: str, quantizer: str) -> tuple[nn.Module, nn.Module, Tensor]:
     torch.manual_seed(0)
     build, shape = LAYERS[kind]
     plain = First(build())
-    return binarize_(copy.deepcopy(plain), weight_quantizer=quantizer).model, plain, numbers(*shape)
+    return binarize_(copy.deepcopy(plain), weight_quantizer=quantizer).model, plain, normal(*shape)
 
 
 def test_every_kind_of_layer_is_here() -> None:
     assert {type(build()) for build, _ in LAYERS.values()} == BINARY_TWINS.keys() | PARAMETRIZED.keys()
 
 
-@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
+@pytest.mark.parametrize(("kind", "quantizer"), covering(product(LAYERS, WEIGHT_QUANTIZERS)))
 def test_a_weight_quantizer_and_a_kind_of_layer(kind: str, quantizer: str) -> None:
     net, plain, x = made(kind, quantizer)
     # a step of training moves every latent matrix
     before = {name: layer.weight.detach().clone() for name, layer in binary_layers(net)}
     optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.05)))
-    (net.train()(x) * numbers(*net(x).shape, seed=1)).sum().backward()
+    (net.train()(x) * normal(*net(x).shape, seed=1)).sum().backward()
     optimizer.step()
     for name, layer in binary_layers(net):
         assert layer.weight.grad is not None
@@ -93,19 +87,18 @@ BUILT: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
 }
 
 
-@pytest.mark.parametrize("quantizer", INPUT_QUANTIZERS)
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize(("name", "quantizer"), covering(product(BUILT, INPUT_QUANTIZERS)))
 def test_an_input_quantizer_and_a_kind_of_layer(name: str, quantizer: str) -> None:
     build, shape, axis = BUILT[name]
     layer: BinaryLayer = build(input_quantizer=quantizer)
-    own: Any = layer.input_quantizer
+    inputs: Any = layer.input_quantizer
     with torch.no_grad():
-        for parameter in own.parameters():
+        for parameter in inputs.parameters():
             parameter.copy_(torch.linspace(-0.8, 0.9, parameter.numel()).view_as(parameter))
-    x = numbers(*shape).requires_grad_()
+    x = normal(*shape).requires_grad_()
     quantized = layer.eval().quantized_input(x)
-    integers = own.integer_input()
-    shift, scale, centre = own.binary_input() or (None, None, None)
+    integers = inputs.integer_input()
+    shift, scale, centre = inputs.binary_input() or (None, None, None)
     for channel in range(6):  # what the quantizer states, channel by channel
         part, found = x.select(axis, channel), quantized.select(axis, channel)
         if integers is not None:
@@ -117,7 +110,7 @@ def test_an_input_quantizer_and_a_kind_of_layer(name: str, quantizer: str) -> No
         assert torch.equal(found, expected)
     layer.train()(x).square().sum().backward()
     assert x.grad is not None
-    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in own.parameters())
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in inputs.parameters())
 
 
 class Sequences(nn.Module):
