@@ -15,18 +15,15 @@ import onebit
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.health import binary_signs, gradient_health, layer_health
 from onebit.evaluation.modes import fixed_weights
-from onebit.layers import BinaryParametrization, binarize_, binary_layers, latent_keys
+from onebit.layers import binarize_, binary_layers, latent_keys
 from onebit.models.parts import init_latents_
 from onebit.optim import Bop, clip_latents_, compile_update_, latent_groups
-from onebit.quantizers import Sign, Stochastic, sign
+from onebit.quantizers import Stochastic, sign
 from onebit.report.histograms import _model_layers
 from onebit.runs.plain_state import plain_state_dict, save_plain
 from onebit.train.weights import load_weights, read_weights, save_weights
 from onebit.verification.inspection import inspect_file
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from support.tensors import normal
 
 
 class Attention(nn.Module):
@@ -66,12 +63,20 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "other widths": lambda: Attention(kdim=6, vdim=4, add_bias_kv=True),
     "extra zeros": lambda: Attention(bias=False, add_zero_attn=True),
 }
-X = numbers(3, 5, 8)
+X = normal(3, 5, 8)
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 
 @pytest.fixture(params=list(CASES))
 def plain(request: pytest.FixtureRequest) -> nn.Module:
+    """Every kind of layer."""
+    torch.manual_seed(0)
+    return CASES[request.param]()
+
+
+@pytest.fixture(params=["deep lstm", "other widths"])
+def large(request: pytest.FixtureRequest) -> nn.Module:
+    """The kinds with the most weights."""
     torch.manual_seed(0)
     return CASES[request.param]()
 
@@ -98,29 +103,26 @@ def lstm() -> nn.Module:
     return made_binary(CASES["deep lstm"]())
 
 
-# ---------------------------------------------------------------------------------------------------- forward, backward
 @pytest.mark.parametrize("training", [True, False])
-def test_the_output_is_that_of_torchs_layer_with_binary_weights(plain: nn.Module, training: bool) -> None:
+def test_outputs_and_gradients_are_those_of_torch_with_binary_weights(plain: nn.Module, training: bool) -> None:
     net, twin = made_binary(plain).train(training), with_signs(plain).train(training)
-    assert torch.equal(net(X), twin(X))
-    assert not torch.equal(net(X), plain.train(training)(X))
-    with torch.no_grad():  # torch has faster code for this
-        torch.testing.assert_close(net(X), twin(X))
-
-
-def test_every_matrix_is_binary_and_its_gradient_reaches_the_latent(plain: nn.Module) -> None:
-    net, twin = made_binary(plain), with_signs(plain)
-    incoming = numbers(*twin(X).shape, seed=1)
-    twin(X).backward(incoming)
-    net(X).backward(incoming)
+    expected = twin(X)
+    out = net(X)
+    assert torch.equal(out, expected)
+    assert not torch.equal(out, plain.train(training)(X))
+    incoming = normal(*expected.shape, seed=1)
+    expected.backward(incoming)
+    out.backward(incoming)
     layers = dict(binary_layers(net))
     assert layers.keys() == matrices(plain).keys()
     for name, weight in matrices(twin).items():
         assert isinstance(layers[name].weight, nn.Parameter)
         torch.testing.assert_close(layers[name].weight.grad, weight.grad)
+    with torch.no_grad():  # torch has faster code for this
+        torch.testing.assert_close(net(X), twin(X))
 
 
-def test_a_step_of_the_optimizer_is_seen_by_the_next_pass(plain: nn.Module) -> None:
+def test_a_step_of_the_optimizer_changes_the_next_pass(plain: nn.Module) -> None:
     net = made_binary(plain)
     optimizer = clip_latents_(torch.optim.SGD(latent_groups(net, lr=5.0)))
     net(X).square().sum().backward()
@@ -143,20 +145,19 @@ class Counted(Stochastic):
         return super().forward(latent)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_each_weight_is_computed_once_in_a_pass(plain: nn.Module, training: bool) -> None:
-    net = made_binary(plain, Counted).train(training)
-    weights = len(list(binary_layers(net)))
-    Counted.calls = 0
+def test_each_weight_is_computed_once_in_a_pass(plain: nn.Module) -> None:
     passes = 2 if isinstance(getattr(plain, "layer", None), nn.RNNCellBase) else 1
-    net(X)
-    assert Counted.calls == weights * passes
-    assert all(layer.held is None for _, layer in binary_layers(net))  # type: ignore[attr-defined]
+    for training in (True, False):
+        net = made_binary(plain, Counted).train(training)
+        Counted.calls = 0
+        net(X)
+        assert Counted.calls == passes * len(list(binary_layers(net)))
+        assert all(layer.held is None for _, layer in binary_layers(net))  # type: ignore[attr-defined]
 
 
-def test_draws_come_from_the_generator_and_differ_from_weight_to_weight(plain: nn.Module) -> None:
+def test_draws_come_from_the_generator(large: nn.Module) -> None:
     generator = torch.Generator().manual_seed(3)
-    net = made_binary(plain, Stochastic(generator=generator))
+    net = made_binary(large, Stochastic(generator=generator))
     first, second = net(X), net(X)
     assert not torch.equal(first, second)
     generator.manual_seed(3)
@@ -174,6 +175,9 @@ def test_after_an_error_the_next_pass_computes_the_weights_again(lstm: nn.Module
 
 def test_a_weight_that_is_read_or_assigned_outside_of_a_pass(lstm: nn.Module) -> None:
     layer = lstm.layer
+    part = onebit.layers.binary_parametrizations(layer)["weight_hh_l0"]
+    assert part.weight is layer.parametrizations.weight_hh_l0.original
+    assert torch.equal(part.binary_weight().signs, part.effective_weight())
     assert set(layer.weight_ih_l0.unique().tolist()) == {-1.0, 1.0}
     layer.weight_ih_l0 = torch.full_like(layer.weight_ih_l0, -0.25)
     assert torch.equal(layer.parametrizations.weight_ih_l0.original.detach(), torch.full((24, 8), -0.25))
@@ -189,36 +193,6 @@ def test_packed_sequences_and_unbatched_ones() -> None:
     assert torch.equal(net(X[0])[0], twin(X[0])[0])
 
 
-def test_layers_put_into_an_encoder_by_hand_are_evaluated_with_binary_weights() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(40, 5, 8)
-    plain = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
-    model = nn.Sequential(copy.deepcopy(plain))
-    mine = onebit.BinaryLinear(8, 16, bias=True, weight_quantizer="sign")
-    mine.load_state_dict(plain.linear1.state_dict())
-    model[0].linear1 = mine
-    plain.linear1.weight.data = sign(plain.linear1.weight.data)
-    with torch.no_grad():
-        expected = plain(x)
-        torch.testing.assert_close(model.eval()(x), expected)  # torch's fused path would read the latents
-    assert onebit.evaluate(model, (x, expected), loss="mse").loss < 1e-8
-
-
-def test_the_fused_path_of_an_encoder_uses_binary_weights() -> None:
-    torch.manual_seed(0)
-    plain = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    net, twin = made_binary(plain).eval(), with_signs(plain).eval()
-    assert len(list(binary_layers(net))) == 4
-    with torch.no_grad():
-        torch.testing.assert_close(net(X), twin(X), rtol=1e-4, atol=1e-5)
-    chosen = binarize_(plain, weight_quantizer="sign", where=lambda name, layer: "attn" in name).model.eval()
-    assert [name for name, _ in binary_layers(chosen)] == ["self_attn.out_proj.weight", "self_attn.in_proj_weight"]
-    with torch.no_grad():
-        fast = chosen(X)
-    torch.testing.assert_close(fast, chosen(X))
-
-
-# ------------------------------------------------------------------------------------------------ keys, copies, devices
 def test_keys_are_those_of_torchs_parametrizations_and_plain_ones_load(plain: nn.Module) -> None:
     net = made_binary(plain)
     keys = latent_keys(net)
@@ -240,45 +214,45 @@ def test_keys_are_those_of_torchs_parametrizations_and_plain_ones_load(plain: nn
         net.load_state_dict(plain.state_dict() | {"weight_ih_l9": X})
 
 
-def test_weight_files_hold_the_latents_and_take_plain_keys(plain: nn.Module, tmp_path: Path) -> None:
-    net = made_binary(plain)
+def test_weight_files_hold_the_latents_and_take_plain_keys(large: nn.Module, tmp_path: Path) -> None:
+    net = made_binary(large)
     save_weights(tmp_path / "w.safetensors", net, {})
-    again = made_binary(plain)
+    again = made_binary(large)
     with torch.no_grad():
         for parameter in again.parameters():
             parameter.zero_()
     load_weights(again, read_weights(tmp_path / "w.safetensors")[0], source="w")
     assert torch.equal(again(X), net(X))
-    load_weights(again, {key: value + 1 for key, value in plain.state_dict().items()}, source="plain")
+    load_weights(again, {key: value + 1 for key, value in large.state_dict().items()}, source="plain")
     first = next(iter(latent_keys(again).values()))
-    assert torch.equal(first.layer.weight, plain.state_dict()[first.plain_key] + 1)
-    with pytest.raises(CheckpointError, match="belongs to another net"):
+    assert torch.equal(first.layer.weight, large.state_dict()[first.plain_key] + 1)
+    with pytest.raises(CheckpointError, match="net"):
         load_weights(again, {"other.weight": X}, source="w")
     found = inspect_file(tmp_path / "w.safetensors")
     assert {layer.name for layer in found.layers} == latent_keys(net).keys()
 
 
-def test_the_plain_export_loads_into_plain_layers_and_is_binary(plain: nn.Module, tmp_path: Path) -> None:
-    net = made_binary(plain, "xnor").eval()
+def test_the_plain_export_loads_into_plain_layers_and_is_binary(large: nn.Module, tmp_path: Path) -> None:
+    net = made_binary(large, "xnor").eval()
     save_plain(net, tmp_path / "plain.safetensors")
     state = read_weights(tmp_path / "plain.safetensors")[0]
-    twin = copy.deepcopy(plain).eval()
+    twin = copy.deepcopy(large).eval()
     twin.load_state_dict(state)
     assert torch.equal(twin(X), net(X))
     found = inspect_file(tmp_path / "plain.safetensors")
-    assert {layer.name for layer in found.layers} == matrices(plain).keys()
+    assert {layer.name for layer in found.layers} == matrices(large).keys()
     assert {layer.verdict for layer in found.layers} == {"binary"}
 
 
-def test_copies_and_other_dtypes(plain: nn.Module) -> None:
-    net = made_binary(plain)
+def test_copies_and_other_dtypes(large: nn.Module) -> None:
+    net = made_binary(large)
     expected = net(X)
     twin = copy.deepcopy(net)
     assert torch.equal(twin(X), expected)
-    twin.load_state_dict({key: value + 1 for key, value in plain.state_dict().items()})
+    twin.load_state_dict({key: value + 1 for key, value in large.state_dict().items()})
     assert torch.equal(net(X), expected), "the copy loads plain keys into itself"
     for plain_key, _, layer in latent_keys(twin).values():
-        assert torch.equal(layer.weight, plain.state_dict()[plain_key] + 1)
+        assert torch.equal(layer.weight, large.state_dict()[plain_key] + 1)
     with torch.no_grad():
         for _, layer in binary_layers(twin):
             layer.weight.fill_(1)
@@ -324,21 +298,20 @@ def test_compiled_equals_eager(name: str, whole: bool) -> None:
         torch.testing.assert_close(eager, compiled)
 
 
-# ---------------------------------------------------------------------------------------------- the rest of the package
-def test_a_test_mode_fixes_the_weights(plain: nn.Module) -> None:
-    net = made_binary(plain).eval()
+def test_a_test_mode_fixes_the_weights(large: nn.Module) -> None:
+    net = made_binary(large).eval()
     with fixed_weights(net, "latent"):
-        torch.testing.assert_close(net(X), plain.eval()(X))
+        torch.testing.assert_close(net(X), large.eval()(X))
     with fixed_weights(net, "binary"):
-        torch.testing.assert_close(net(X), with_signs(plain).eval()(X))
+        torch.testing.assert_close(net(X), with_signs(large).eval()(X))
     with fixed_weights(net, "sample", generator=torch.Generator().manual_seed(0)):
         drawn = net(X)
         assert torch.equal(net(X), drawn)
     assert not torch.equal(net(X), drawn)
 
 
-def test_groups_health_and_initialization_know_the_latents(plain: nn.Module) -> None:
-    net = made_binary(plain)
+def test_groups_health_and_initialization_use_the_latents(large: nn.Module) -> None:
+    net = made_binary(large)
     groups = latent_groups(net, lr=0.1, lr_scale="glorot")
     latents = {id(layer.weight) for _, layer in binary_layers(net)}
     assert {id(p) for group in groups if group["latent"] for p in group["params"]} == latents
@@ -353,7 +326,7 @@ def test_groups_health_and_initialization_know_the_latents(plain: nn.Module) -> 
             layer.weight.fill_(-1)
     health = layer_health(net, before, binary_signs(net), {})
     assert all(measured["saturation"] == 1 for measured in health.values())
-    assert health.keys() == matrices(plain).keys()
+    assert health.keys() == matrices(large).keys()
     assert all(0.1 < measured["flip_ratio"] < 0.9 for measured in health.values())
 
 
@@ -374,13 +347,10 @@ def classifier() -> nn.Module:
     return made_binary(Classifier())
 
 
-def test_gradient_health_names_the_weights(classifier: nn.Module) -> None:
+def test_gradient_health_and_histograms_have_each_weight_once(classifier: nn.Module) -> None:
     measured = gradient_health(classifier, X, torch.tensor([0, 1, 2]), precision="fp32")
     assert measured.keys() == {name for name, _ in binary_layers(classifier)}
     assert all(0 <= row["zero_gradients"] < 0.5 for row in measured.values())
-
-
-def test_pictures_have_each_weight_once(classifier: nn.Module) -> None:
     shown = {layer.name for layer in _model_layers(classifier)}
     assert shown == {latent.plain_key for latent in latent_keys(classifier).values()}
 
@@ -404,7 +374,6 @@ def test_bop_and_the_compiled_update_move_the_latents(classifier: nn.Module) -> 
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ binarize_
 def test_a_layer_in_two_places_is_made_binary_once() -> None:
     layer = nn.GRU(4, 4)
     net = binarize_(nn.ModuleDict({"a": layer, "b": layer}), weight_quantizer="sign").model
@@ -419,7 +388,7 @@ def test_a_lone_layer_a_scale_and_a_second_call() -> None:
     assert [name for name, _ in binary_layers(layer)] == ["weight_ih_l0", "weight_hh_l0"]
     magnitudes = layer.weight_ih_l0.abs().unique()
     assert magnitudes.tolist() == pytest.approx([(1.5 / (16 + 4)) ** 0.5])
-    with pytest.raises(UsageError, match="nothing to binarize"):
+    with pytest.raises(UsageError, match="nothing"):
         binarize_(layer)
 
 
@@ -431,13 +400,3 @@ def test_a_weight_that_is_computed_already_is_refused() -> None:
         with pytest.raises(UsageError, match=r"layer|nothing"):
             binarize_(refused)
     assert type(net[0]) is nn.Linear, "nothing was replaced before the error"
-
-
-def test_the_interface_of_a_parametrized_weight(lstm: nn.Module) -> None:
-    part = lstm.layer.parametrizations.weight_hh_l0[0]
-    assert isinstance(part, BinaryParametrization)
-    assert isinstance(part.weight_quantizer, Sign)
-    assert part.weight is lstm.layer.parametrizations.weight_hh_l0.original
-    assert part.input_quantizer is None
-    assert torch.equal(part.binary_weight().signs, part.effective_weight())
-    assert onebit.layers.binary_parametrizations(lstm.layer)["weight_hh_l0"] is part
