@@ -388,8 +388,8 @@ RECIPES = {
     "sexagesimal": ("epochs: " + "1:" * 900, "a value of 1,7"),
     "large": ("#" * 200_000, "got 200,000 bytes, expected at most 100,000"),
     "many": ("- 1\n" * 20_000, "more than 5,000 keys and values"),
-    "bomb": (BOMB, "anchors (&) and aliases (*) are not read"),
-    "tag": ("epochs: !!python/name:os.system", "tags (!) are not read"),
+    "bomb": (BOMB, "anchors"),
+    "tag": ("epochs: !!python/name:os.system", "tags"),
     "date": ("epochs: 2001-99-99", "not valid YAML or JSON"),
     "infinite": ("epochs: 1.0e+999", "epochs"),
     "words": ("x" * 900 + ": 1", "unknown field xxx"),
@@ -418,7 +418,7 @@ RUN_FILES = ["recipe.yaml", "last.ckpt", "best.safetensors", "result.json", "met
 
 
 @pytest.mark.parametrize(("verb", "name"), covering(product(["train", "report", "evaluate"], RUN_FILES)))
-@pytest.mark.filterwarnings("default:.*is about other weights")  # of the last epoch, where the best are a pipe
+@pytest.mark.filterwarnings("default:.*belongs to other weights")  # of the last epoch, where the best are a pipe
 def test_a_pipe_in_a_run_folder_is_never_waited_for(
     run: Path, place: Path, capsys: pytest.CaptureFixture[str], name: str, verb: str
 ) -> None:

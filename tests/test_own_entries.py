@@ -106,7 +106,7 @@ def test_an_option_is_an_attribute_and_an_argument() -> None:
     optimizer = Recipe().optimizer
     assert "optimizer.own_option" in flag_names()
     assert (optimizer.own_option, optimizer.gamma) == (1.0, 1e-4)
-    built = build_recipe({"optimizer": {"name": "own_optimizer"}}, ["--optimizer.own_option", "2.5"])
+    built = build_recipe({"optimizer": {"name": "own_optimizer"}}, {"optimizer.own_option": "2.5"})
     assert built.optimizer.own_option == 2.5
     changed = {"optimizer.name": ("adam", "own_optimizer"), "optimizer.own_option": (1.0, 2.5)}
     assert {name: (was, now) for name, was, now in built.changed_from(Recipe())} == changed

@@ -1,7 +1,7 @@
 """onebit: train binary neural networks, prove they are binary, pack them to one bit per weight, run them anywhere.
 
-Public names, packages and their modules (`onebit.layers`, `onebit.runtime.timing`, …) are loaded when they are first
-used: `import onebit` is fast and needs no torch. Type checkers read `__init__.pyi`.
+Public names, packages and their modules (`onebit.layers`, `onebit.runtime.timing`, …) are loaded on first use, so
+`import onebit` is fast and needs no torch. Type checkers read `__init__.pyi`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PACKAGES = {
 
 __all__ = ["__version__", *_HOME]
 
-# idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
+# idle threads of torch sleep after about 10 µs instead of spinning, which would occupy a core
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
 

@@ -1,4 +1,4 @@
-"""`Trainer`: a net, a method and data in three lines, for notebooks. A thin layer over recipes and `fit`."""
+"""`Trainer`: train a net with a method in three lines, for notebooks. A thin layer over recipes and `fit`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from onebit.train.lock import lock_folder
 
 @dataclass(repr=False)
 class TrainerHistory(History):
-    """The epochs of a training, with a plot; `data` is the name of the data set."""
+    """The epochs of a run, with a plot; `data` is the name of the data set."""
 
     data: str = ""
 
@@ -55,20 +55,19 @@ class Trainer:
 
     Args:
         model: name of a model (`onebit list models`), which each `fit` builds again, so that it gives the same result;
-            or a module, which is trained in place on the inputs of the data: uint8 images (N, C, H, W) of a data set,
-            see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized with the
-            quantizers of the method, and its latents are initialized as in a model; options={"init": "default"} keeps
-            its weights.
+            or a module, which is trained in place on the inputs of the data, such as uint8 images (N, C, H, W) of a
+            data set, see `onebit.InputCoding`. A module without binary layers is binarized with the quantizers of the
+            method, and its latents are initialized as in a model; options={"init": "default"} keeps its weights.
         method: see `onebit list methods`.
         options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.
         settings: fields of a recipe: epochs=5, batch_size=100, optimizer={"lr": 0.01}, seed=1, …
 
     Attributes:
         model: the trained net; None before `fit`.
-        recipe: the settings of the training; `fit` completes them with those of the data set.
+        recipe: the settings of the run; `fit` completes them with those of the data set.
 
     Raises:
-        UnknownNameError, UsageError: names or settings that do not exist or do not go together.
+        UnknownNameError, UsageError: unknown names or settings, or settings that exclude each other.
 
     Example:
         >>> trainer = onebit.Trainer("mlp", method="bnn", epochs=5)  # doctest: +SKIP
@@ -97,7 +96,7 @@ class Trainer:
         self.history = TrainerHistory()
 
     def __repr__(self) -> str:
-        """The net, the method and the data; how the training went, and how much of the net is binary."""
+        """The net, the method, the data, the course of training, and how much of the net is binary."""
         what = f"{self.recipe.model.name} with {self.method}"
         if self.model is None:
             return f"{what}, not trained yet"
@@ -120,8 +119,8 @@ class Trainer:
         Args:
             data: the name of a data set, or data of any form that `onebit.fit` takes, such as (inputs, targets).
             epochs: instead of those of the settings.
-            folder: a run folder for metrics, checkpoint and weights; None writes nothing. Your own data are not copied
-                there: the checkpoint has a digest of them.
+            folder: a run folder for metrics, checkpoint and weights; None writes nothing. Data are not copied there;
+                the checkpoint has their digest.
             resume: continue from its last checkpoint.
             validation, metric, on_epoch, verbose: see `onebit.fit`.
 
@@ -133,7 +132,7 @@ class Trainer:
         read_by_name = () if isinstance(data, str) else ("validation", "permutation", "whitening")
         for name in ("first_stage", "continual", *read_by_name):
             if name in self._settings:
-                raise UsageError(f"{name} has no effect in this training")
+                raise UsageError(f"{name} has no effect here")
         if isinstance(data, str):
             recipe = self._recipe(data, **changes)
             if given is None:
@@ -155,7 +154,9 @@ class Trainer:
                 recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)
                 facts = facts_of(recipe, source)
             elif given is None:
-                raise UsageError(f"{recipe.model.name} takes uint8 images (N, C, H, W) in memory: pass your own module")
+                raise UsageError(
+                    f"{recipe.model.name}: expected uint8 images (N, C, H, W) in memory; other data need a module"
+                )
             else:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
             training = build_training(recipe, source, model=given)
@@ -199,7 +200,7 @@ class Trainer:
         if isinstance(self._data.train, Split):
             images = np.asarray(images)
             if images.dtype != np.uint8:  # numbers up to 1 would be nearly black
-                raise UsageError(f"images: got {images.dtype}, expected uint8")
+                raise UsageError(f"images: expected uint8, got {images.dtype}")
             images = self._prepared(Split(images, np.zeros(len(images), np.int64))).images
         samples, task = as_samples(images, name="inputs"), task_of(self.recipe.loss)
         mode = Mode(weights, seed=seed, train=self._data.train)
@@ -209,7 +210,7 @@ class Trainer:
         return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
 
     def _prepared(self, data: Any) -> Any:
-        """Data of the user's, with the whitening and the permutation of the training unless they have them."""
+        """Given data with the whitening and the permutation of the training data unless they have them."""
         split = data.test if isinstance(data, Dataset) else data
         changed = self.recipe.whitening is not None or self.recipe.permutation is not None
         if not changed or (isinstance(data, Dataset) and data.preparation):

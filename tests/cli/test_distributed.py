@@ -102,7 +102,7 @@ def stopped(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Stopped
 def test_ctrl_c_stops_all_with_one_line(stopped: Stopped) -> None:
     ended = stopped.ends["ctrl-c"]
     assert ended.out == ""
-    assert ended.line == f"onebit: interrupted; go on with: torchrun … -m onebit train --resume {stopped.folder}"
+    assert ended.line == f"onebit: interrupted; continue with: torchrun … -m onebit train --resume {stopped.folder}"
 
 
 def test_whatever_stops_a_process_stops_all(stopped: Stopped) -> None:

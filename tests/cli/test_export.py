@@ -134,9 +134,10 @@ def test_without_data_it_says_so(
         "--to torch -o mine.pth",
     ],
 )
-def test_a_request_is_refused_in_one_line_and_nothing_is_written(
-    words: str, onebit: Onebit, packed_file: Path, here: Path, archive: Archive
+def test_a_request_is_refused_before_the_net_is_read_and_nothing_is_written(
+    words: str, onebit: Onebit, packed_file: Path, here: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("onebit.cli.export_verb._opened", None)
     (here / "folder.pth").mkdir()
     (here / "file").touch()
     (here / "mine.py").write_text("print('my own program')\n")
@@ -146,15 +147,6 @@ def test_a_request_is_refused_in_one_line_and_nothing_is_written(
     assert refused.line
     assert left(here) == before
     assert (here / "mine.py").read_text() == "print('my own program')\n"
-
-
-def test_a_request_is_refused_before_the_net_is_folded(
-    onebit: Onebit, run_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onebit.verification.run_packing.pack_run", None)
-    monkeypatch.setattr("onebit.cli.export_verb.open_trained", None)
-    for output in ("x.bin", "missing/x.pth"):
-        assert onebit("export", run_folder, "--to", "torch", "-o", output).status == 2
 
 
 def test_a_net_that_differs_is_not_delivered(onebit: Onebit, packed_file: Path, here: Path, archive: Archive) -> None:

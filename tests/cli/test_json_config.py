@@ -17,7 +17,6 @@ from support.command_line import Outcome
 
 Onebit = Callable[..., Outcome]
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-CONFIGS = sorted(EXAMPLES.glob("*.json"))
 MNIST = json.loads((EXAMPLES / "mnist_bayesbinn.json").read_text())
 CIFAR = json.loads((EXAMPLES / "cifar10_ste.json").read_text())
 
@@ -153,14 +152,3 @@ def test_a_recipe_in_json_stays_a_recipe(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UsageError, match="line 1"):
             read_config(path)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_examples_train_as_they_stand(onebit: Onebit, path: Path, tmp_path: Path) -> None:
-    """A step of each, on made-up images and with small nets."""
-    net = ["--model.width", "0.02"] if "cifar" in path.stem else ["--model.widths", "[64,16,4]"]
-    task = ["--task", "permuted-mnist", "--continual.tasks", "2", "--draws", "2"] if "continual" in path.stem else []
-    small = ["--dataset", "toy", "--validation", "64", "--epochs", "0.1", "--threads", "1", "--out", tmp_path / "run"]
-    done = onebit("train", path, *net, *task, *small, "--json")
-    assert done.status == 0, done.err
-    assert done.json["test"]["binary"]["count"] == (1024 if task else 512)

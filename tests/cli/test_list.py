@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import pytest
 
 from onebit.models import MODELS
 from onebit.nets import net_names, net_path
@@ -32,18 +29,6 @@ def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:
         assert share in line
     expected = {"mnist-mlp": "W1A32", "mnist-mlp-signs": "W1A1", "resnet20-cifar10-int8": "W1A8"}
     assert expected.items() <= {name: facts["bits"] for name, facts in found.items()}.items()
-
-
-def test_files_and_run_folders_with_the_name_of_a_net_change_nothing(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = onebit("list", "nets").out
-    monkeypatch.chdir(tmp_path)
-    Path("mnist-mlp").touch()
-    Path("membrane-unet").mkdir()
-    Path("membrane-unet/recipe.yaml").touch()
-    listed = onebit("list", "nets")
-    assert (listed.status, listed.out, listed.err) == (0, expected, "")
 
 
 def test_a_line_for_each_model_with_parameters_input_and_sizes(onebit: Onebit) -> None:

@@ -81,3 +81,5 @@ def test_names_in_an_answer_are_escaped(onebit: Onebit, monkeypatch: pytest.Monk
         out = onebit("inspect", net).out
         assert shown in out
         assert "\x1b" not in out
+    Path(IMAGE).rename("b\n\x1b[2J.png")
+    assert onebit("predict", NAME, "b\n\x1b[2J.png").out.startswith(r"b\n\x1b[2J.png: ")

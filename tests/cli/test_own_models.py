@@ -259,16 +259,12 @@ def test_code_that_only_a_run_folder_names_is_not_run(onebit: Onebit, foreign: P
 
 
 @pytest.mark.usefixtures("no_ink")
-def test_inspect_and_report_run_no_code_of_a_run_folder(onebit: Onebit, foreign: Path) -> None:
+def test_only_named_code_of_a_run_folder_is_run(onebit: Onebit, foreign: Path) -> None:
     renamed(foreign / "run", "evil.py:Net", "run/evil.py:Net")
     assert onebit("inspect", "run").status == 0
     assert onebit("report", "run", "-o", "report").status == 0
     assert not (foreign / "was-here").exists()
-
-
-def test_code_elsewhere_is_run_when_it_is_named(onebit: Onebit, foreign: Path) -> None:
-    done = onebit("evaluate", "run", "--model", "run/evil.py:Net")
-    assert done.status == 0, done.err
+    assert onebit("evaluate", "run", "--model", "run/evil.py:Net").status == 0
     assert (foreign / "was-here").exists()
 
 
@@ -313,7 +309,5 @@ def test_the_folder_of_fit_is_opened_with_its_code(onebit: Onebit, here: Path) -
 def test_a_model_of_onebit_needs_no_code(onebit: Onebit, run_folder: Path, here: Path) -> None:
     assert onebit("evaluate", run_folder, "--model", "nets.py:Net").status == 2
     assert "mlp" in onebit("evaluate", run_folder, "--model", "mlp").line
-    assert (
-        "--model.hidden belongs to --model FILE.py:Class" in onebit("evaluate", run_folder, "--model.hidden", "3").line
-    )
+    assert "--model.hidden" in onebit("evaluate", run_folder, "--model.hidden", "3").line
     assert onebit("evaluate", run_folder, "--modle", "3").status == 2

@@ -52,7 +52,7 @@ def test_resuming_leaves_out_what_is_done(onebit: Onebit, seeds_folder: Path) ->
     shutil.rmtree(seeds_folder / "seed-3")
     done = onebit("train", "--seeds", "0,3-4", "--resume", seeds_folder)
     assert done.status == 0
-    assert "seed 0 (1 of 3, was trained before)" in done.err
+    assert "seed 0 (1 of 3, already trained)" in done.err
     assert (seeds_folder / "seed-0" / "last.ckpt").stat().st_mtime_ns == kept
     accuracies = [
         run["test"]["binary"]["accuracy"] for run in json.loads((seeds_folder / "seeds.json").read_text())["runs"]
@@ -108,7 +108,7 @@ def test_ctrl_c_says_how_to_go_on(onebit: Onebit, tmp_path: Path, monkeypatch: p
     code = f"{tmp_path / 'nets.py'}:net"
     done = onebit("train", "--model", code, "--dataset", "toy", "--seeds", "3,5", "--out", tmp_path / "run")
     assert done.status == 130
-    assert done.err.endswith(f"go on with: onebit train --model {code} --seeds 3,5 --resume {tmp_path / 'run'}\n")
+    assert done.err.endswith(f"continue with: onebit train --model {code} --seeds 3,5 --resume {tmp_path / 'run'}\n")
 
 
 def test_finished_seeds_are_of_the_same_data(seeds_folder: Path, tmp_path: Path) -> None:

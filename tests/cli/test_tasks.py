@@ -65,7 +65,7 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
     assert "with binary weights (n = 3: " in more.out
     again = onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume")
     assert again.out.splitlines()[:-1] == more.out.splitlines()[:-1]
-    assert "seed 1 (1 of 1, was trained before)" in again.err
+    assert "seed 1 (1 of 1, already trained)" in again.err
     task = folder / "seed-0" / "bayesbinn" / "task-1" / "result.json"
     task.write_text("{")
     damaged = onebit("train", *flags, "--seeds", "1", "--out", folder, "--resume")
@@ -87,7 +87,7 @@ def interrupt(onebit: Onebit, monkeypatch: pytest.MonkeyPatch, *arguments: objec
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingPrinter, "step", stop)
-        assert "go on with: onebit train --resume" in onebit("train", *arguments).err.splitlines()[-1]
+        assert "continue with: onebit train --resume" in onebit("train", *arguments).err.splitlines()[-1]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

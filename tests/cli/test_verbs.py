@@ -301,19 +301,3 @@ def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tm
     save_file(state, tmp_path / "best.safetensors")
     refused = onebit("evaluate", tmp_path)
     assert "linear1.weight" in refused.line
-
-
-def test_report_names_every_file(onebit: Onebit, run_folder: Path, real_folder: Path, tmp_path: Path) -> None:
-    done = onebit("report", run_folder, real_folder, "-o", tmp_path / "report", "--json")
-    assert done.status == 0
-    assert all(Path(file).stat().st_size > 1000 for file in done.json["files"])
-    assert (tmp_path / "report" / "index.html").exists()
-
-
-def test_data_of_the_sample_and_a_damaged_file(onebit: Onebit, tmp_path: Path) -> None:
-    assert len(onebit("data", "mnist-sample", "--json").json["files"]) == 2
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (tmp_path / f"{name}-ubyte").write_bytes(bytes(100))
-    refused = onebit("data", "mnist", "--data", tmp_path)
-    assert refused.status == 2
-    assert str(tmp_path) in refused.line

@@ -73,19 +73,6 @@ def test_a_true_mask_that_cannot_be_read_stops_nothing(onebit: Onebit, tmp_path:
     assert ("not compared" in done.err, said in done.err) == (bool(said), True)
 
 
-def test_what_is_transparent_is_black_when_inverted_too(onebit: Onebit, tmp_path: Path) -> None:
-    gray = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
-    clear = np.arange(40) < 20
-    Image.fromarray(np.where(clear, 0, gray).astype(np.uint8)).save(tmp_path / "black.png")
-    alpha = np.broadcast_to(np.where(clear, 0, 255), gray.shape)
-    Image.fromarray(np.dstack([255 - gray, alpha]).astype(np.uint8), "LA").save(tmp_path / "clear.png")
-    onebit("predict", "membrane-unet", tmp_path / "black.png", "--masks", tmp_path / "masks")
-    onebit("predict", "membrane-unet", tmp_path / "clear.png", "--invert", "--masks", tmp_path / "masks")
-    black, found = (np.asarray(Image.open(tmp_path / "masks" / f"{name}.png")) for name in ("black", "clear"))
-    assert 0 < black.mean() < 255
-    np.testing.assert_array_equal(found, black)
-
-
 def masked(folder: Path, high: int, classes: str = "") -> Path:
     """A folder with one image and its mask, which has the values 0 and `high`; returns the image."""
     for part in ("image", "label"):

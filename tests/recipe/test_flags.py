@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Any
+
 import pytest
 
 from onebit.errors import UsageError
-from onebit.recipe import build_recipe
+from onebit.recipe import Recipe, build_recipe
 from onebit.recipe.flags import SWITCH, VALUE, read_words
 
 
@@ -33,11 +36,50 @@ def test_short_flags_have_their_value_attached_or_after() -> None:
         assert [word[:2] for word in read_words(words, short={"-b": "batch_size"})] == [("batch_size", "7")]
 
 
+def recipe_of(words: list[str]) -> Recipe:
+    return build_recipe({}, {word.name: word.value for word in read_words(words)})
+
+
+@pytest.mark.parametrize(
+    ("words", "noun"),
+    [
+        (["--optimiser.lr", "3"], "'--optimizer.lr'"),
+        (["--optimizer.lr"], "needs a value"),
+        (["--optimizer.lr", "-1"], "optimizer.lr"),
+        (["-s", "12"], "-s"),
+        (["--", "12"], "--"),
+    ],
+)
+def test_a_bad_flag_is_refused(words: list[str], noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
+        recipe_of(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "expected"),
+    [
+        (["--schedule=linear"], "schedule.name", "linear"),
+        (["--batch-size", "64"], "batch_size", 64),
+        (["--optimizer.latent_clip", "null"], "optimizer.latent_clip", None),
+        (["--augmentation.flip"], "augmentation.flip", True),
+        (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
+        (["--augmentation.flip", "false"], "augmentation.flip", False),
+        (["--seed", "1", "--seed", "2"], "seed", 2),
+        (["--model.widths=784, 100, 10"], "model.widths", (784, 100, 10)),
+        (["--model.widths", "null"], "model.widths", None),
+        (["--schedule.milestones", "2.5"], "schedule.milestones", (2.5,)),
+        (["--continual.against", "ste,bop"], "continual.against", ("ste", "bop")),
+    ],
+)
+def test_flags_have_short_and_dashed_forms(words: list[str], field: str, expected: Any) -> None:
+    assert attrgetter(field)(recipe_of(words)) == expected
+
+
 def test_flags_are_words_or_values_by_field() -> None:
     words = ["--optimizer.lr", "1e-3", "--model", "vgg_small", "--model.weight_options.temperature=2"]
     values = {"optimizer.lr": 1e-3, "model.name": "vgg_small", "model.weight_options.temperature": "2"}
     recipe = build_recipe({}, values)
-    assert recipe == build_recipe({}, words)
+    assert recipe == recipe_of(words)
     assert (recipe.optimizer.lr, recipe.model.name, recipe.model.weight_options) == (
         1e-3,
         "vgg_small",

@@ -117,9 +117,9 @@ def test_a_last_layer_that_becomes_binary_gets_its_batchnorm() -> None:
 def test_flags_and_their_optimizer_choose_the_defaults() -> None:
     own = shipped("cifar10-resnet20-binaryconnect")
     assert with_method(own, "bnn")["optimizer"]["lr"] == 0.005
-    flags = ["--model.input_quantizer", "null"]
+    flags = {"model.input_quantizer": "null"}
     assert with_method(own, "bnn", flags=flags)["optimizer"]["lr"] == 0.01
-    momentum = with_method(own, "bnn", flags=["--optimizer.name", "sgd"], optimizer="sgd")["optimizer"]["momentum"]
+    momentum = with_method(own, "bnn", flags={"optimizer.name": "sgd"}, optimizer="sgd")["optimizer"]["momentum"]
     assert momentum == 0.9
 
 

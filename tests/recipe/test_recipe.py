@@ -54,15 +54,15 @@ def some_value(flag: str) -> Any:
     raise AssertionError(flag)
 
 
-def all_flags() -> list[str]:
+def all_flags() -> dict[str, str]:
     names = [flag for flag in flag_names() if flag not in ("augmentation.min_area", "model.name", "optimizer.name")]
-    return [word for flag in names for word in (f"--{flag}", flag_text(some_value(flag)))]
+    return {flag: flag_text(some_value(flag)) for flag in names}
 
 
 @pytest.mark.parametrize("flag", flag_names())
 def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
     expected, default = some_value(flag), Recipe()
-    recipe = build_recipe({}, [f"--{flag}", flag_text(expected)])
+    recipe = build_recipe({}, {flag: flag_text(expected)})
     assert value_of(recipe, flag) == expected
     assert type(value_of(recipe, flag)) is type(expected)
     if flag in ("model.name", "optimizer.name"):  # which have options of their own
@@ -71,29 +71,9 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
     assert [value_of(recipe, other) for other in others] == [value_of(default, other) for other in others]
 
 
-@pytest.mark.parametrize(
-    ("flags", "field", "expected"),
-    [
-        (["--schedule=linear"], "schedule.name", "linear"),
-        (["--batch-size", "64"], "batch_size", 64),
-        (["--optimizer.latent_clip", "null"], "optimizer.latent_clip", None),
-        (["--augmentation.flip"], "augmentation.flip", True),
-        (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
-        (["--augmentation.flip", "false"], "augmentation.flip", False),
-        (["--seed", "1", "--seed", "2"], "seed", 2),
-        (["--model.widths=784, 100, 10"], "model.widths", (784, 100, 10)),
-        (["--model.widths", "null"], "model.widths", None),
-        (["--schedule.milestones", "2.5"], "schedule.milestones", (2.5,)),
-        (["--continual.against", "ste,bop"], "continual.against", ("ste", "bop")),
-    ],
-)
-def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expected: Any) -> None:
-    assert value_of(build_recipe({}, flags), field) == expected
-
-
 def test_flags_lie_over_the_file_which_lies_over_the_defaults() -> None:
     settings = {"epochs": 3, "optimizer": {"lr": 0.5, "name": "sgd"}}
-    recipe = build_recipe(settings, ["--optimizer.lr", "0.25"])
+    recipe = build_recipe(settings, {"optimizer.lr": "0.25"})
     assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.batch_size) == (3, 0.25, "sgd", 100)
 
 
@@ -165,22 +145,6 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, noun: str) -> None:
         build_recipe(read_settings(file_of(tmp_path, text.replace("FOLDER", str(tmp_path)))))
 
 
-@pytest.mark.parametrize(
-    ("flags", "noun"),
-    [
-        (["--optimiser.lr", "3"], "'--optimizer.lr'"),
-        (["--optimizer.lr"], "needs a value"),
-        (["--optimizer.lr", "-1"], "optimizer.lr"),
-        (["12"], "'12'"),
-        (["-s", "12"], "-s"),
-        (["--", "12"], "--"),
-    ],
-)
-def test_a_bad_flag_is_refused(flags: list[str], noun: str) -> None:
-    with pytest.raises(UsageError, match=noun):
-        build_recipe({}, flags)
-
-
 @pytest.mark.parametrize("name", ["mnist-binaryconect", "folder/none.yaml", "methods", "", "x" * 5000, "a\0b"])
 def test_a_recipe_that_is_nowhere(name: str) -> None:
     with pytest.raises(UsageError, match="recipe"):
@@ -226,7 +190,7 @@ def test_a_shipped_recipe_is_described_and_survives_its_round_trip(tmp_path: Pat
 def test_recipes_answer_without_torch() -> None:
     code = (
         "import sys; from onebit.recipe import build_recipe, read_settings, recipe_path;"
-        "build_recipe(read_settings(recipe_path('mnist-real')), ['--seed', '3']);"
+        "build_recipe(read_settings(recipe_path('mnist-real')), {'seed': '3'});"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -73,12 +73,12 @@ def run_process(*arguments: object, **environment: str) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def in_together(verb: Callable[[Ranks], int]) -> int:
+def run_as_rank(verb: Callable[[Ranks], int]) -> int:
     """Run a verb in a rank as the command line does."""
     from onebit.cli.main import run_program
-    from onebit.cli.train_verb import together
+    from onebit.cli.train_verb import run_under_torchrun
 
-    return run_program(lambda argv: together(verb), [], name="onebit train")
+    return run_program(lambda argv: run_under_torchrun(verb), [], name="onebit train")
 
 
 def held(go: str, *arguments: str) -> int:
@@ -109,7 +109,7 @@ def leaving(folder: str) -> int:
             done.touch()
         return 0
 
-    return in_together(verb) or int(not done.exists())
+    return run_as_rank(verb) or int(not done.exists())
 
 
 LOADED = """

@@ -11,20 +11,20 @@ from onebit.common.text import table
 
 
 def parser() -> Parser:
-    description = "The speed of onebit.run of a packed net on this machine, with each instruction set and in numpy."
+    description = "Time onebit.run of a packed net on this machine, with each instruction set and in numpy."
     made = Parser("bench", description, "json")
     made.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
-    made.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="samples at once (1 64)")
+    made.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="batch sizes (1 64)")
     made.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
-    made.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
-    made.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
+    made.add_argument("--seconds", type=float, default=0.02, help="least time per variant and round (0.02)")
+    made.add_argument("--threads", type=thread_number, default=1, metavar="N", help="CPU threads (1)")
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    for library in ("OMP", "OPENBLAS", "MKL"):  # NumPy takes one thread, if they are set before it is loaded
+    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy is imported
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from onebit.packed import load
     from onebit.runtime.timing import time_packed
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     numbers = {"rounds": args.rounds, "seconds": args.seconds, "threads": args.threads}
     rows: list[dict[str, Any]] = []
     for batch in args.batches:
-        with progress(f"{args.net}, {batch} at once", "rounds") as bar:
+        with progress(f"{args.net}, batch {batch}", "rounds") as bar:
             rows += time_packed(net, batch, on_round=bar.update, **numbers)
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)

@@ -1,4 +1,4 @@
-"""`onebit completion`. The scripts hold all words: to ask onebit at every Tab would start Python each time."""
+"""`onebit completion`. The scripts contain all words: asking onebit would start Python at every Tab."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ CASES
 complete -o default -F _onebit onebit  # files, if no word fits"""
 FISH = """function __onebit
     set -l words (commandline -opc)
-    set -l place (count $words)
+    set -l position (count $words)
     set -l current (commandline -ct)
-    switch "$place:$words[2]:$words[-1]:$current"
+    switch "$position:$words[2]:$words[-1]:$current"
 CASES
     end
 end
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def _cases() -> list[tuple[str, Iterable[str]]]:
-    """Patterns of "PLACE:VERB:WORD-BEFORE:CURRENT" with the words that fit; the first pattern that matches counts."""
+    """Patterns of "POSITION:VERB:WORD-BEFORE:CURRENT" with their words; the first match counts."""
     first: list[tuple[str, Iterable[str]]] = [("1:*", [*VERBS, "help"]), ("2:help:*", VERBS)]
     options: list[tuple[str, Iterable[str]]] = []
     values: list[tuple[str, Iterable[str]]] = []
@@ -72,7 +72,7 @@ def _cases() -> list[tuple[str, Iterable[str]]]:
 
 
 def _arguments(verb: str) -> list[tuple[str, Iterable[str]]]:
-    """Options, or "" for a word, with the words that can be their values."""
+    """Options, or "" for a positional argument, with their possible values."""
     trains = find_spec("yaml") is not None
     nets = net_names()
     names: dict[str, Iterable[str]] = {

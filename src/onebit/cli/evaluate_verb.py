@@ -18,8 +18,8 @@ def parser() -> Parser:
     made.add_argument("--weights", metavar="MODE", help=modes)
     made.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images (default: test)")
     statistics = (
-        "BatchNorm statistics: trained, as the file has them, or re-estimated on training images with these weights "
-        "(auto: re-estimated where those of the file belong to other weights)"
+        "BatchNorm statistics: those of the file, or re-estimated on training images with these weights "
+        "(auto: re-estimated if those of the file belong to other weights)"
     )
     made.add_argument("--bn", choices=("auto", "trained", "reestimate"), default="auto", help=statistics)
     return made
@@ -42,13 +42,13 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluated(args: Any) -> dict[str, Any]:
-    """The scores of a packed net, without torch, or of a run in a test mode, "packed" included."""
+    """The scores of a packed net, without torch, or of a run in any test mode."""
     packed = is_packed(args.run)
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
-        raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
+        raise UsageError(f"--weights: expected packed for a packed net, got {weights!r}")
     if packed and args.split != "test":
-        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
+        raise UsageError("a packed net does not store its training split: evaluate the run, or use --split test")
     run, net = None, None
     if packed:
         from onebit.runtime import load
@@ -56,7 +56,7 @@ def _evaluated(args: Any) -> dict[str, Any]:
         net = load(args.run)
         name = args.dataset or (net.certificate.dataset if net.certificate else None)
         if name is None:
-            raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
+            raise UsageError(f"{args.run} has no certificate that names its data set: add --dataset NAME")
         data = load_data_of_net(net, name, args)
     else:
         run = open_trained(args, args.run)
@@ -66,8 +66,6 @@ def _evaluated(args: Any) -> dict[str, Any]:
 
             net = pack(run.model, classes=data.classes)
     images = getattr(data, args.split)
-    if not len(images):
-        raise UsageError(f"{data.name} has no {args.split} images in this recipe")
     facts = {**data_facts(data), "split": args.split}
     with progress("evaluating", "images") as bar:
         if net is not None:
@@ -79,7 +77,7 @@ def _evaluated(args: Any) -> dict[str, Any]:
         from onebit.layers import has_unsettled_statistics
 
         bn, loss = args.bn, run.recipe.loss
-        if bn == "auto" and has_unsettled_statistics(run.model):  # of a training that was stopped after few steps
+        if bn == "auto" and has_unsettled_statistics(run.model):  # training was stopped after few steps
             bn = "reestimate"
         options = {"weights": weights, "train": data.train, "bn": bn, "loss": loss, "seed": args.seed}
         score = evaluate(run.model, images, **options, on_images=bar.update)

@@ -22,12 +22,12 @@ CERTIFIED = 1000
 
 
 def parser() -> Parser:
-    description = "Write a trained net, or a packed one, for other software, and compare it."
+    description = "Export a trained or packed net for other software, and compare the result."
     made = Parser("export", description, "run-or-net", "recipe", "model", "data", "json")
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     made.add_argument("--to", required=True, metavar="TARGET", help=targets)
-    made.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")
-    images = f"test images to compare (default: {IMAGES}, fewer for large nets); random inputs without the data"
+    made.add_argument("-o", "--output", required=True, metavar="PATH", help="file, or folder for some targets")
+    images = f"test images to compare (default: {IMAGES}, fewer for large nets), or random inputs without data"
     made.add_argument("--images", type=whole_number(1), metavar="N", help=images)
     for option in _options():
         takers = {name: target.options[option] for name, target in EXPORTS.items() if option in target.options}
@@ -69,7 +69,7 @@ def _options() -> list[str]:
 
 
 def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
-    """The packed net of a file or of a run, which is certified if its data are at hand, and images to compare on."""
+    """The packed net of a file or a run, and images to compare on; a run is certified if its data can be loaded."""
     if is_packed(args.run):
         from onebit.packed import load
 
@@ -77,25 +77,25 @@ def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
         certificate = net.certificate
         if certificate is None or not _takes_images(net):
             return net, None
-        return net, _at_hand(args, lambda: load_data_of_net(net, certificate.dataset, args))
+        return net, _loaded(args, lambda: load_data_of_net(net, certificate.dataset, args))
     from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
     run = on_raw_images(open_trained(args, args.run))
-    data = _at_hand(args, lambda: load_data(run, args.data))
+    data = _loaded(args, lambda: load_data(run, args.data))
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
     return net, data if _takes_images(net) else None
 
 
-def _at_hand(args: Any, read: Callable[[], Dataset]) -> Dataset | None:
-    """The data; None, with a note, if they cannot be loaded and `--data` does not name them."""
+def _loaded(args: Any, read: Callable[[], Dataset]) -> Dataset | None:
+    """The data; None, with a note, if they cannot be loaded and there is no `--data`."""
     try:
         return read()
     except (DataError, UsageError) as error:
         if args.data is not None:
             raise
-        say(f"note: without test images the net is not certified or compared on them: {error}")
+        say(f"note: neither certified nor compared on test images: {error}")
         return None
 
 

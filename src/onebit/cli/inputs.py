@@ -25,14 +25,14 @@ def set_threads() -> None:
 
 
 def named_model(args: Namespace) -> ModelRecipe | None:
-    """The model of the user's own that `--model` and `--model.NAME` name; None without them."""
+    """The custom model of `--model` and its arguments `--model.NAME`; None without them."""
     if not args.model:
         return None
     from onebit.recipe import ModelRecipe
-    from onebit.recipe.own_names import split_own
+    from onebit.recipe.custom_names import split_custom
 
-    split_own(args.model)
-    # a file that says nothing about its net was written by `onebit.fit`: the code builds the net as it was trained
+    split_custom(args.model)
+    # `onebit.fit` stores no recipe: its nets are built by the code alone
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
@@ -45,22 +45,22 @@ def open_trained(args: Namespace, path: str) -> Run:
 
 
 def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
-    """The data of a run, see `onebit.runs.opening.load_run_data`; says which they are."""
+    """Load and announce the data of a run, see `onebit.runs.opening.load_run_data`."""
     from onebit.runs.opening import load_run_data
 
     with download_progress() as fetched:
-        return _told(load_run_data(run, dataset=dataset, directory=directory, progress=fetched))
+        return _announced(load_run_data(run, dataset=dataset, directory=directory, progress=fetched))
 
 
 def load_data_of_net(net: PackedNet, name: str, args: Namespace) -> Dataset:
-    """A data set as the packed net `args.run` takes it; says which it is."""
+    """Load and announce a data set for the packed net `args.run`."""
     from onebit.evaluation.packed_nets import load_packed_data
 
     with download_progress() as fetched:
-        return _told(load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run))
+        return _announced(load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run))
 
 
-def _told(data: Dataset) -> Dataset:
+def _announced(data: Dataset) -> Dataset:
     say(f"{data.name} from {data.directory or 'memory'}")
     if data.note:
         say(f"note: {data.note}")
@@ -68,5 +68,5 @@ def _told(data: Dataset) -> Dataset:
 
 
 def data_facts(data: Dataset) -> dict[str, str]:
-    """What the answer of a verb says of its data."""
+    """The facts about its data in the answer of a verb."""
     return {"dataset": data.name, "directory": data.directory, "note": data.note}

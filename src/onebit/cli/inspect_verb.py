@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         from onebit.report import plot_weights
         from onebit.train.weights import read_state, weight_file
 
-        # the weights of a known net with the signs of its latents, those of any other file as they are
+        # a known net tells latents from real weights
         drawn = run.model if run else read_state(weight_file(Path(args.run)))[0]
         plot_weights(drawn, args.plot, title=f"{Path(found.file).name}: {found.verdict} weights")
         say(f"wrote {args.plot}")
@@ -74,7 +74,7 @@ def _lines(found: Inspection) -> Iterator[str]:
 
 
 def _fact(key: str, value: Any) -> Iterator[str]:
-    """A fact of a file as text; those without one are in the JSON alone."""
+    """A fact of a file as text; some facts are in the JSON only."""
     from onebit.packed import Card, Certificate, LayerProof
 
     if key == "recipe" and isinstance(value, dict):
@@ -101,7 +101,7 @@ def _sizes(shape: Any) -> str:
 
 
 def _known_net(args: Any, found: Inspection) -> Run | None:
-    """The net of a file that carries its recipe or has code; None for any other, which is inspected all the same."""
+    """The net of a file with a recipe or with `--model`; None for other files, which are inspected without it."""
     from onebit.runs.opening import open_run
 
     if args.model:

@@ -20,7 +20,7 @@ from onebit.recipe.optimizer import SCHEDULES
 
 
 def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> first line of its own docstring; "" without one, as python -OO leaves it."""
+    """Name -> first line of the docstring; "" without one, as under python -OO."""
     return {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in entries.items()}
 
 
@@ -68,7 +68,7 @@ def _datasets() -> dict[str, str]:
 
 
 def nets() -> dict[str, dict[str, Any]]:
-    """What is known of each packed net that comes with onebit."""
+    """Facts about each packed net that ships with onebit."""
     found = {}
     for name in net_names():
         file = shipped_path(name)
@@ -113,7 +113,7 @@ def _net_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 LISTS: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
-    "nets": ("packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME", nets),
+    "nets": ("packed nets that ship with onebit: onebit predict NAME FILE, onebit inspect NAME", nets),
     "recipes": (
         "complete recipes by name: onebit train NAME",
         lambda: {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()},
@@ -121,18 +121,18 @@ LISTS: dict[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
     "methods": ("published ways to train a binary net: onebit train --method NAME", _methods),
     "models": ("nets: onebit train --model NAME", _models),
     "quantizers": (
-        "functions that make weights ±1, inputs ±1 or of few bits: --model.weight_quantizer, --model.input_quantizer",
+        "of weights (to ±1) and inputs (to ±1 or a few bits): --model.weight_quantizer, --model.input_quantizer",
         _quantizers,
     ),
-    "optimizers": ("with the latent clip: onebit train --optimizer NAME", lambda: _first_lines(OPTIMIZERS)),
+    "optimizers": ("with a latent clip: onebit train --optimizer NAME", lambda: _first_lines(OPTIMIZERS)),
     "losses": (
-        "those of classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)",
+        "for classification: onebit train --loss NAME; all: onebit.fit(loss=NAME)",
         lambda: {name: f"{LOSSES.entry(name).task}: {text}" for name, text in _first_lines(LOSSES).items()},
     ),
-    "schedules": ("courses of the learning rate: onebit train --schedule NAME", lambda: dict.fromkeys(SCHEDULES, "")),
+    "schedules": ("learning-rate schedules: onebit train --schedule NAME", lambda: dict.fromkeys(SCHEDULES, "")),
     "datasets": ("data sets, and your own images, masks and arrays: onebit train --dataset NAME", _datasets),
     "exports": (
-        "formats of other software: onebit export RUN --to NAME",
+        "formats for other software: onebit export RUN --to NAME",
         lambda: {name: target.text for name, target in EXPORTS.items()},
     ),
 }

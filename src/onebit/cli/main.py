@@ -34,7 +34,7 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
 
     Returns the exit status.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # an answer is printed whatever the encoding of a console or file
+    if hasattr(sys.stdout, "reconfigure"):  # answers are printed in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
@@ -60,7 +60,7 @@ def _message(error: Exception, name: str) -> str:
 
 
 def _flush(stream: TextIO | None, error: type[OSError]) -> None:
-    """Write what a stream still holds; it is dropped after an error of this type."""
+    """Flush a stream; its content is dropped after an error of this type."""
     if stream is None:  # as after `2>&-`, and under pythonw
         return
     try:

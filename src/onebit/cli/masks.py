@@ -30,7 +30,7 @@ from onebit.packed import PackedNet
 from onebit.runtime import run
 
 MOST_VALUES = 1 << 22
-"""Values of the outputs of the tiles that are held at once; of a large image they take a multiple of its memory."""
+"""Output values of tiles in memory at a time."""
 GAP = 6
 """White pixels between two parts of a picture."""
 COLORS = np.array(
@@ -40,17 +40,17 @@ COLORS = np.array(
     ],
     np.uint8,
 )  # fmt: skip
-"""Colors of the classes of a mask with more than two; further classes start again with the first."""
+"""Colors of the classes of masks with more than two; they repeat after the last."""
 
 
 def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Write the masks of images into `args.masks`; returns facts about each, and the images that do not decode.
 
-    A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
-    `../label/NAME.*` has one, and predicted mask.
+    NAME.png is the mask: 0 and 255 for two classes, else class numbers. NAME-beside.png shows the image, the true mask
+    if `../label/NAME.*` exists, and the predicted mask.
     """
     if not args.masks or STANDARD_INPUT in files:
-        raise UsageError(f"{args.net} gives masks of image files: name a folder for them with --masks DIR")
+        raise UsageError(f"{args.net} segments image files: add --masks DIR for their masks")
     folder = Path(args.masks)
     _refuse_to_replace(files, folder)
     mask_shape(net)  # refuses a net of another scale before anything is written
@@ -64,7 +64,7 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> tuple[list[
 
 
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
-    """Raise UsageError where what is written would replace anything but an earlier mask or its picture."""
+    """Refuse to replace any file but an earlier mask or its picture."""
     kept = {os.path.realpath(path) for file in files for path in (file, *_true_masks(file))}
     beside_images = os.path.realpath(folder) in {os.path.dirname(os.path.realpath(file)) for file in files}
     for path in (folder / f"{file.stem}{end}.png" for file in files for end in ("", "-beside")):
@@ -85,7 +85,7 @@ def mask_line(found: dict[str, Any]) -> str:
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W).
 
-    A net with a single output says 1 where that is above 0.
+    With a single output channel, class 1 is where it is above 0.
     """
     taken, made = net.input.shape, mask_shape(net)
     tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
@@ -125,13 +125,13 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
 
 def _true_masks(file: Path) -> list[Path]:
     """The true mask of an image in a folder of images and masks, if there is one."""
-    place = Path(os.path.realpath(file)).parent
-    found = (place.parent / "label").glob(f"{glob.escape(file.stem)}.*") if place.name == "image" else []
+    folder = Path(os.path.realpath(file)).parent
+    found = (folder.parent / "label").glob(f"{glob.escape(file.stem)}.*") if folder.name == "image" else []
     return sorted(path for path in found if is_image_name(path.name))
 
 
 def _truth(net: PackedNet, file: Path, size: tuple[int, ...], count: int) -> Masks | None:
-    """The pixels of the true mask of an image; None, with a note, for one that cannot be read or has other classes."""
+    """The true mask of an image; None, with a note, if it cannot be read or has other classes."""
     found = _true_masks(file)
     if not found:
         return None
@@ -146,7 +146,7 @@ def _truth(net: PackedNet, file: Path, size: tuple[int, ...], count: int) -> Mas
 
 
 def _painted(mask: Masks, count: int) -> np.ndarray:
-    """Classes as colors, two of them as black and white: (H, W) -> (H, W, 3); `VOID` is gray, or white."""
+    """Classes as colors, or black and white for two: (H, W) -> (H, W, 3); `VOID` is white, or gray for two."""
     colors = np.array([(0, 0, 0), (255, 255, 255)], np.uint8) if count == 2 else COLORS
     painted = colors[mask % len(colors)]
     painted[mask == VOID] = 128 if count == 2 else 255

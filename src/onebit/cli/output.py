@@ -12,7 +12,7 @@ from onebit.errors import escaped
 
 
 def answer(text: str) -> None:
-    """The answer, on stdout; names in it, of files and of tensors, can hold control characters, which are escaped."""
+    """Print the answer on stdout; control characters in names of files and tensors are escaped."""
     print_answer("\n".join(map(escaped, text.split("\n"))))
 
 

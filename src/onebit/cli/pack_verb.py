@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     output = refuse_trained(args.output, run=args.run)
     if args.no_certify and (args.activations is not None or args.weights == "sample"):
-        raise UsageError("--activations and --weights sample need the training images: no --no-certify")
+        raise UsageError("--no-certify excludes --activations and --weights sample, which need training images")
     from onebit.packed import costs, save
     from onebit.packed.certificate import PROMISES
     from onebit.packed.net import copied_weights, float32_bytes
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         "compared": compared,
         **({} if args.activations is None else {"activations": args.activations, "ranges": ranges}),
     }
-    again = f" ({copied:,} of them copies, as the model calls a layer again)" if copied else ""
+    again = f" ({copied:,} of them copies of layers that are called again)" if copied else ""
     text = f"{args.output}: {size(count)}, {bits:,} weights at one bit{again}, {ratio:.1f} times smaller than float32\n"
     text += packed.statement
     if certificate is not None:
@@ -86,7 +86,7 @@ def _lost(made: Certificate | None) -> float:
 
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
-    """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
+    """The certified packed net of a run, how many images (tiles of masks) each executor computed, and the ranges."""
     from onebit.runs.opening import OTHER_FILES
     from onebit.runtime import native_plan
     from onebit.verification.comparison import reference_images

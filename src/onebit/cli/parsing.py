@@ -1,4 +1,4 @@
-"""An argparse parser whose errors are UsageErrors, and the arguments that several verbs have."""
+"""An argparse parser whose errors are UsageErrors, and arguments shared by verbs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
-        self.register("type", None, _not_empty)  # of each path and name
-        common = self.add_argument_group("common options")  # printed after those of the verb
+        self.register("type", None, _not_empty)  # the default type, of paths and names
+        common = self.add_argument_group("common options")  # printed last
         for name in shared:
             if name in RUNS:
                 self.add_argument("run", metavar=name.upper(), help=RUNS[name])
@@ -33,17 +33,17 @@ class Parser(argparse.ArgumentParser):
         """All of `argv`, with each `--model.NAME VALUE` in `model_arguments`; UsageError for other words."""
         words = self._spelled(argv)
         if any(action.nargs == "+" for action in self._get_positional_actions()):
-            with suppress(UsageError):  # options between files, which argparse cannot with `--` before the first one
+            with suppress(UsageError):  # options between files; fails if `--` is before the first file
                 return self.parse_intermixed_args(words)
         found = self.parse_args(words)
         given = {name: value for name, value in vars(found).items() if name.startswith("model.")}
         if given and not found.model:
-            self.error(f"--{next(iter(given))} belongs to --model FILE.py:Class")
+            self.error(f"--{next(iter(given))} has no effect without --model FILE.py:Class")
         found.model_arguments = {name.removeprefix("model."): value for name, value in given.items()}
         return found
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
-        """Words with each option as the parser spells it: dashes and underscores in it are equivalent."""
+        """Words with each option in the parser's spelling: dashes and underscores are equivalent."""
         known = {flag.replace("_", "-"): flag for action in self._actions for flag in action.option_strings}
         words = []
         for word in argv:
@@ -81,26 +81,26 @@ thread_number = whole_number(1, 4096)
 
 
 def _not_empty(text: str) -> str:
-    """argparse type of arguments without one of their own."""
-    if not text:  # "$DIR" where nothing set it: the path "" would be the current folder
+    """argparse type of paths and names."""
+    if not text:  # an unset "$DIR": the path "" would be the current folder
         raise argparse.ArgumentTypeError("needs a value")
     return text
 
 
-NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit (onebit list nets)"
+NET_HELP = "packed net: a .1bit file, or the name of a shipped one (onebit list nets)"
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
 """The first argument of a verb -> its help."""
 SHARED: dict[str, dict[str, Any]] = {
-    "recipe": {"metavar": "NAME", "help": "recipe of a weight file without one, outside a run folder"},
+    "recipe": {"metavar": "NAME", "help": "recipe of a weight file that stores none"},
     "model": {
         "metavar": "FILE.py:Class",
-        "help": "the code of a model of your own, also package.module:Class; --model.NAME VALUE for its arguments",
+        "help": "code of a custom model, also package.module:Class; --model.NAME VALUE for its arguments",
     },
-    "dataset": {"metavar": "NAME", "help": "another data set than the recipe's"},
+    "dataset": {"metavar": "NAME", "help": "data set in place of the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {
         "metavar": "DIR",
-        "help": "folder of data sets or of your own images, or FILE.npz of your own arrays; instead of ONEBIT_DATA",
+        "help": "folder of data sets or images, or FILE.npz of arrays (default: ONEBIT_DATA)",
     },
     "threads": {
         "type": thread_number,
@@ -114,9 +114,9 @@ SHARED: dict[str, dict[str, Any]] = {
 
 
 def refuse_trained(text: str, *, run: str) -> Path:
-    """The path to write to; an error for a file that holds trained weights."""
+    """The path to write to; UsageError if it is a file of trained weights."""
     path = Path(text)
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
     if os.path.realpath(path) == os.path.realpath(net_path(run)) or part_of_run:
-        raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
+        raise UsageError(f"{text}: would overwrite trained weights; choose another --output")
     return path

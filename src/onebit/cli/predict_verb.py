@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
-from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
+from onebit.cli.samples import SUFFIXES, described, is_image, read_samples
 from onebit.common.pictures import STANDARD_INPUT, PictureReader, image_files
 from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet
@@ -31,12 +31,12 @@ def parser() -> Parser:
         "of them) or .csv (a sample in each row) for any input"
     )
     made.add_argument("files", metavar="FILE", nargs="+", help=files)
-    made.add_argument("--top", type=whole_number(1), metavar="K", help="the K most probable labels (1)")
+    made.add_argument("--top", type=whole_number(1), metavar="K", help="show the K most probable labels (default: 1)")
     invert = "invert the images: for dark strokes on white paper (MNIST is white on black)"
     made.add_argument("--invert", action="store_true", help=invert)
-    masks = "for a segmentation net: write the mask of each image here, and a picture"
+    masks = "of a segmentation net: folder for a mask and a picture of each image"
     made.add_argument("--masks", metavar="DIR", help=masks)
-    made.add_argument("--values", action="store_true", help="the outputs as numbers, instead of labels")
+    made.add_argument("--values", action="store_true", help="print the outputs as numbers instead of labels")
     return made
 
 
@@ -51,10 +51,10 @@ def main(argv: list[str]) -> int:
         line = mask_line
         predictions, failed = write_masks(net, image_files(args.files), args)
     elif args.masks:
-        raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
+        raise UsageError(f"--masks has no effect: {args.net} predicts no masks of images")
     else:
         facts, samples, failed = _samples(args.files, net, invert=args.invert)
-        # a single number chooses between nothing, and neither do those of a regression or of several labels per sample
+        # a single output is no choice of a label, nor are those of a regression or a multi-label net
         chosen = net.compared == "labels" and len(shape) == 1 and (shape[0] > 1 or bool(net.classes))
         outputs: Any = run(net, np.stack(samples)) if samples else ()
         found = _labels(net, outputs, top=args.top) if chosen and not args.values else _values(net, outputs)
@@ -68,9 +68,9 @@ def main(argv: list[str]) -> int:
 
 
 def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
-    """The label of the largest logit of each sample; with `top` also that many of them, the largest logit first."""
+    """The label of the largest logit of each sample; with `top` also that many labels by descending logit."""
     for values, row in zip(logits, softmax(logits), strict=True):
-        # not by probability: float32 rounds those far behind to 0; the first of equal ones, as argmax
+        # not by probability, since float32 rounds small ones to 0; ties as in argmax
         order = np.argsort(-values, kind="stable")[: top or 1].tolist()
         names = net.classes or list(map(str, range(len(row))))
         found = [{"label": label, "name": names[label], "probability": float(row[label])} for label in order]
@@ -106,12 +106,12 @@ def _numbers(values: Any) -> str:
 
 
 def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[list[dict[str, Any]], list[Any], Any]:
-    """The facts of each sample that words of the command line name; all samples; and images that do not decode."""
+    """The facts of each sample named on the command line; the samples; and the images that do not decode."""
     facts: list[dict[str, Any]] = []
     samples: list[np.ndarray] = []
     image, shape = is_image(net.input), net.input.shape
     if invert and not image:
-        raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}")
+        raise UsageError(f"--invert is for images, the net takes {described(net.input)}")
     reader: PictureReader | None = None
     found = (image_files([word]) if image or not isdir(word) else [Path(word)] for word in words)
     for path in chain.from_iterable(found):
@@ -121,7 +121,7 @@ def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[lis
             samples += list(255 - part if invert else part)
             facts += [file | {"index": i} for i in range(len(part))] if len(part) > 1 else [file]
         elif not image:
-            raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
+            raise UsageError(f"{str(path)!r}: the net takes {described(net.input)}: name .npy or .csv files")
         else:
             reader = reader or PictureReader(shape[0], (shape[1], shape[2]), invert=invert)
             if (read := reader.read(path)) is not None:

@@ -10,7 +10,7 @@ from onebit.cli.parsing import Parser
 
 def parser() -> Parser:
     made = Parser("report", "Curves, weight histograms and a comparison of runs, as pictures and one page.", "json")
-    what = "run folder, or folder of several tasks, of --seeds, or of such folders"
+    what = "run folder, folder of tasks or of --seeds, or folder of such folders"
     made.add_argument("runs", metavar="RUN", nargs="+", help=what)
     made.add_argument("-o", "--output", required=True, metavar="DIR")
     return made

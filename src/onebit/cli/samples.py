@@ -24,21 +24,21 @@ NUMBER = re.compile(r'[\s"]*[-+]?(\.?\d|nan|inf)', re.IGNORECASE)
 
 
 def is_image(spec: InputSpec) -> bool:
-    """Whether an input is made of the pixels of an image."""
+    """Whether an input is an image of uint8 pixels."""
     return spec.dtype == "uint8" and len(spec.shape) == 3
 
 
-def in_words(spec: InputSpec) -> str:
-    """An input in a few words: `float32 (20)`."""
+def described(spec: InputSpec) -> str:
+    """An input as text: `float32 (20)`."""
     return f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
 
 
 def read_samples(path: Path, spec: InputSpec) -> np.ndarray:
     """The samples in a file, or on standard input (CSV): (N, *shape) in the dtype of the net's input.
 
-    A .npy file holds one sample or (N, …) of them, of gray images also without the axis of the channel. A .csv file
-    holds one in each row, its numbers in C order, and may begin with a line of names. A float32 net
-    does not take a .npy file of integers, as in `onebit.run`.
+    A .npy file holds one sample or (N, …) of them, gray images also without the channel axis. A .csv file holds one
+    sample per row, in C order, and may begin with a line of names. As in `onebit.run`, a float32 net takes no .npy file
+    of integers.
     """
     if path == STANDARD_INPUT:
         found = _of_text(sys.stdin.buffer, "standard input", spec)
@@ -61,9 +61,9 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         raise DataError(f"{path}: not a .npy file of numbers ({first_line(error)[:100]})") from None
     if found.shape == spec.shape or (is_gray(spec) and found.ndim in (2, 3) and found.shape[-2:] == spec.shape[1:]):
         found = found.reshape(-1, *spec.shape)
-    kinds = "f" if spec.dtype == "float32" else "uif"  # integers, such as pixels, are no prepared values
+    kinds = "f" if spec.dtype == "float32" else "uif"  # integers are raw pixels, not prepared values
     if found.dtype.kind not in kinds or found.shape[1:] != spec.shape or not len(found):
-        raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {in_words(spec)}, or (N, …) of them")
+        raise UsageError(f"{path}: got {found.dtype} {found.shape}, the net takes {described(spec)}, or (N, …) of them")
     return found
 
 

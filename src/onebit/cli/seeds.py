@@ -56,7 +56,7 @@ def train_seeds(
         run = seed_folder(folder, seed)
         if resume and seed in results:
             result = results[seed]
-            time = "was trained before"
+            time = "already trained"
         else:
             result = train(replace(recipe, seed=seed), run)
             time = f"{result['seconds']:.1f} s"
@@ -69,7 +69,7 @@ def train_seeds(
 
 
 def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str, Any]]:
-    """Seed -> result of the finished runs in a folder; CheckpointError if one is of another recipe, or other data."""
+    """Seed -> result of the finished runs in a folder; CheckpointError if one has another recipe or other data."""
     from onebit.runs.continual import finished_tasks
     from onebit.runs.run import refuse_other
 
@@ -86,7 +86,7 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
             result = RunResult.read(run)
             values = None if result is None else result.values
             if result is not None and reported_weights(run, result.sha256)[1]:
-                raise FormatError(f"{run}/result.json is about other weights than those there; remove it")
+                raise FormatError(f"{run}/result.json belongs to other weights than those beside it; remove it")
         if values is None:
             continue
         if values.get("note", data.note) != data.note:

@@ -29,21 +29,21 @@ def _shape(text: str) -> tuple[int, ...]:
 def parser() -> Parser:
     made = Parser(
         "summary",
-        "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
-        "is a run folder, a weight file or a packed net; or --model NAME, as it would be trained.",
+        "What is binary or real in a net and why; bits, bytes and multiply-accumulates of each layer. The net is a run "
+        "folder, a weight file or a packed net; or --model NAME, as it would be trained.",
         *("recipe", "model", "threads", "json"),
     )
     made.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
     made.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
-    made.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
-    made.add_argument("--input_shape", metavar="SIZES", type=_shape, help="without NET: of one sample, such as 1,28,28")
+    made.add_argument("--dataset", metavar="NAME", help="without NET: the data set that has the shape of a sample")
+    made.add_argument("--input_shape", metavar="SIZES", type=_shape, help="without NET: of a sample, such as 1,28,28")
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     if args.net is None and args.model is None:
-        raise UsageError("name a net, or a model with --model")
+        raise UsageError("expected a net, or --model NAME")
     net = args.net or args.model
     rows, warnings = (_packed(args.net), []) if args.net and is_packed(args.net) else _modules(args)
     layers = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
@@ -109,7 +109,7 @@ def _modules(args: Namespace) -> tuple[list[tuple[Any, ...]], list[str]]:
 def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     """A model as `onebit train` with the same flags would build it."""
     from onebit.data import DATASETS
-    from onebit.recipe.flags import flag_values
+    from onebit.recipe.flags import read_words
     from onebit.recipe.request import request_recipe
     from onebit.runs.model import build_model
     from onebit.runs.own_model import settle_code
@@ -117,13 +117,14 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     set_threads()
     given = {"model": args.model, "dataset": args.dataset}
     given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
-    flags = flag_values([f"--{name}={value}" for name, value in given.items() if value is not None])
+    words = read_words([f"--{name}={value}" for name, value in given.items() if value is not None])
+    flags = {word.name: str(word.value) for word in words}
     recipe = request_recipe(flags, method=args.method).recipe
     entry = resolve(DATASETS, recipe.dataset, kind="data set")
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:
-        raise UsageError("the shape of a sample is not known: add --input_shape 1,28,28, or --dataset NAME")
+        raise UsageError("unknown shape of a sample: add --input_shape 1,28,28, or --dataset NAME")
     model = settle_code(recipe, named=True).model
-    if model.is_own and model.coding == "auto":
+    if model.is_custom and model.coding == "auto":
         model = replace(model, coding="none")
     return build_model(model, input_shape=shape, classes=len(entry.classes or range(10))), tuple(shape)

@@ -1,4 +1,4 @@
-"""The words of `onebit train` and the recipe that they name: everything else works on values."""
+"""The command line of `onebit train`, and the recipe that it requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 from onebit.cli.seeds import parse_seeds
 from onebit.common.fields import Count, read
-from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import recipe_path
+from onebit.recipe.custom_names import is_custom
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
-from onebit.recipe.own_names import is_own
 from onebit.recipe.request import RecipeRequest, request_recipe
 from onebit.recipe.translations import binarynet, translate
 from onebit.runs.folders import seed_folders
@@ -22,21 +21,21 @@ from onebit.runs.folders import seed_folders
 TRACKERS = ("tensorboard", "wandb")
 OPTIONS = {
     "method": (VALUE, "NAME", "quantizers, optimizer, activation, initial weights and loss (onebit list methods)"),
-    "task": (VALUE, "NAME", "permuted-mnist: several tasks one after the other (docs/continual.md); image: none"),
+    "task": (VALUE, "NAME", "permuted-mnist: continual learning of several tasks (docs/continual.md); image: one task"),
     "out": (VALUE, "DIR", "run folder (default: runs/NAME, or runs/NAME-2 and so on if that holds a run)"),
-    "resume": (OPTIONAL, "[RUN]", "go on from the last checkpoint, bit-identically; of RUN, or of the run folder"),
-    "overwrite": (SWITCH, "", "replace the run in the run folder; it is kept until the new one has a checkpoint"),
-    "seeds": (VALUE, "0-4", "train with each seed into DIR/seed-N, report mean and standard deviation; also 0,3,7"),
-    "wandb": (SWITCH, "", "log to Weights & Biases too (WANDB_MODE=offline: into the run folder)"),
-    "tensorboard": (SWITCH, "", "log to RUN/tensorboard too"),
-    "data": (VALUE, "DIR", "folder of data sets or of your own images, or FILE.npz"),
+    "resume": (OPTIONAL, "[RUN]", "continue bit-identically from the last checkpoint of RUN, or of the run folder"),
+    "overwrite": (SWITCH, "", "replace the run in the run folder once the new one has a checkpoint"),
+    "seeds": (VALUE, "0-4", "train into DIR/seed-N for each seed, report mean and standard deviation; also 0,3,7"),
+    "wandb": (SWITCH, "", "also log to Weights & Biases (WANDB_MODE=offline: into the run folder)"),
+    "tensorboard": (SWITCH, "", "also log to RUN/tensorboard"),
+    "data": (VALUE, "DIR", "folder of data sets or images, or FILE.npz of arrays"),
     "print-freq": (VALUE, "N", "print loss and accuracy every N steps"),
-    "start-epoch": (VALUE, "N", "with --resume, which knows the epoch"),
+    "start-epoch": (VALUE, "N", "accepted with --resume, which starts at the epoch of the checkpoint"),
     "print-config": (SWITCH, "", "print the complete recipe and exit"),
     "json": (SWITCH, "", "print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, ..."),
     "help": (SWITCH, "", "print this text and exit"),
 }
-"""Flag of the verb itself, beside the fields of a recipe -> what it takes, how that is shown, and the help."""
+"""Flag that is no field of a recipe -> (what it takes, its metavar, its help)."""
 TAKES = {name: takes for name, (takes, _, _) in OPTIONS.items()}
 
 
@@ -47,9 +46,9 @@ class TrainCommand:
     Args:
         recipe: name or file of a recipe.
         flags: fields of the recipe -> values.
-        folder: that of `--out` or `--resume`.
-        resumed: whether the recipe is that of the folder.
-        others: as in `OPTIONS`.
+        folder: of `--out` or `--resume`.
+        resumed: whether to take the recipe of the folder.
+        others: see `OPTIONS`.
     """
 
     recipe: str | None = None
@@ -69,9 +68,9 @@ class TrainCommand:
     help: bool = False
 
     @property
-    def names_own_model(self) -> bool:
-        """Whether `--model` names code of the user's own."""
-        return is_own(self.flags.get("model.name", ""))
+    def names_custom_model(self) -> bool:
+        """Whether `--model` names a custom model."""
+        return is_custom(self.flags.get("model.name", ""))
 
     @property
     def names_training(self) -> bool:
@@ -80,19 +79,19 @@ class TrainCommand:
 
 
 def translated(words: Sequence[str]) -> list[str] | None:
-    """The words after `onebit` that the words after `onebit train` mean, if they are those of another repository."""
+    """The `onebit` command line for the words after `onebit train`, if they are those of another repository."""
     options = TAKES | dict.fromkeys(binarynet.FLAGS, VALUE)
     return translate(read_words(words, options=options, short={**binarynet.SHORT, "-h": "help"}))
 
 
 def read_command(words: Sequence[str]) -> TrainCommand:
-    """Read the words after `onebit train`; UsageError for words that cannot be understood."""
+    """Read the words after `onebit train`; UsageError for wrong ones."""
     recipe: str | None = None
     own: dict[str, str | None] = {}
     settings: dict[str, str] = {}
     for name, value, _ in read_words(words, options=TAKES, short={"-h": "help"}):
         if name in OPTIONS:
-            if not value and TAKES[name] == VALUE:  # "$DIR" where nothing set it
+            if not value and TAKES[name] == VALUE:  # an unset "$DIR"
                 raise UsageError(f"--{name} needs a value")
             own[name] = value
         elif name:
@@ -101,9 +100,9 @@ def read_command(words: Sequence[str]) -> TrainCommand:
             raise UsageError(f"unexpected {value!r}: expected one recipe")
         else:
             recipe = value
-    resume = own.get("resume", "") != ""  # scripts have --resume '' for none
+    resume = own.get("resume", "") != ""  # some scripts pass --resume ''
     if resume and "overwrite" in own:
-        raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
+        raise UsageError("--overwrite and --resume exclude each other")
     if own.get("start-epoch", "0") != "0" and not resume:
         raise UsageError("--start-epoch requires --resume RUN")
     folders = [_run_folder(path) for path in (own.get("out"), own.get("resume")) if path]
@@ -127,10 +126,6 @@ def read_command(words: Sequence[str]) -> TrainCommand:
 
 def train_request(command: TrainCommand) -> RecipeRequest:
     """The recipe of a command, and notes on it; errors: see `request_recipe` and `recipe_path`."""
-    if (dataset := command.flags.get("dataset")) is not None:
-        from onebit.data import DATASETS
-
-        resolve(DATASETS, dataset, kind="data set")
     source = recipe_path(command.recipe) if command.recipe else None
     if source is None and command.resumed and command.folder is not None:
         parts = (command.folder, *seed_folders(command.folder))
@@ -141,6 +136,6 @@ def train_request(command: TrainCommand) -> RecipeRequest:
 
 
 def _run_folder(path: str) -> Path:
-    """The run folder that a path means: itself, or that of a last.ckpt."""
+    """The run folder of a path: itself, or the folder of a last.ckpt."""
     folder = Path(path)
     return folder.parent if folder.name == "last.ckpt" else folder

@@ -14,7 +14,7 @@ from onebit.cli.train_command import OPTIONS
 from onebit.errors import escaped, shortened
 from onebit.recipe import Recipe
 from onebit.recipe.options import Part, declared, descriptions
-from onebit.recipe.settings import OWN_ONLY
+from onebit.recipe.settings import CUSTOM_ONLY
 
 USAGE = """onebit train [RECIPE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
 
@@ -22,26 +22,26 @@ USAGE = """onebit train [RECIPE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]
   onebit train --model resnet20 --dataset cifar10 --method bnn
                                          any of them (onebit list)
   onebit train --model nets.py:Net --dataset mnist --method bnn
-                                         a torch module of your own
+                                         a custom torch module
   onebit train --model vgg_small --dataset folder --data DIR --input_size 32
                                          your own images, a folder per class
-  onebit train --resume runs/mnist-fast  go on with a training
+  onebit train --resume runs/mnist-fast  continue a run
   onebit train --help                    every flag"""
 DESCRIPTION = (
-    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the "
-    "arguments of its constructor (with --help: a list of them). "
+    "A custom model: --model FILE.py:Class or --model package.module:Class, with --model.NAME VALUE for each argument "
+    "of its constructor (--help lists them). "
     "The flags of BinaryNet.pytorch (-a -b -e -j -p --lr --wd --save --gpus --type ...) work too: docs/coming-from.md."
 )
-RECIPE = "a recipe of onebit (onebit list recipes), or a YAML or JSON file; with --help, its own values"
+RECIPE = "name of a recipe (onebit list recipes), or a YAML or JSON file; --help shows its values"
 INDENT = 37
 LONGEST_VALUE = 40
 
 
 def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any, Any]] | None = None) -> str:
-    """The whole text with the values of a recipe, or the defaults, and the `parameters` of a model of the user's."""
+    """The whole text with the values of a recipe, or the defaults, and the `parameters` of a custom model."""
     layout: Any = partial(HelpFormatter, max_help_position=INDENT)
     made = ArgumentParser(usage=USAGE, description=DESCRIPTION, formatter_class=layout, add_help=False)
-    made.conflict_handler = "resolve"  # an argument of the user's model goes before one of ours of that name
+    made.conflict_handler = "resolve"  # an argument of a custom model replaces a field of that name
     options = made.add_argument_group("options")
     options.add_argument("RECIPE", help=RECIPE)
     for name, (_, metavar, text) in OPTIONS.items():
@@ -68,7 +68,7 @@ def _add_section(made: ArgumentParser, group: Any, part: Any, prefix: str) -> No
         value, text = getattr(part, item.name), described.get(item.name, "")
         if dataclasses.is_dataclass(value):
             parts[item.name] = value, text or item.name
-        elif item.name not in ("own", *OWN_ONLY) or not isinstance(part, Part):
+        elif item.name not in ("own", *CUSTOM_ONLY) or not isinstance(part, Part):
             # a part is chosen by its name: --model NAME
             _add(group, f"{prefix}{item.name}".removesuffix(".name"), value, text)
     for name, found in declared(part.PART).items() if isinstance(part, Part) else ():

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     if "WORLD_SIZE" not in os.environ:
         return _main(argv)
-    return together(lambda ranks: _main(argv, ranks))
+    return run_under_torchrun(lambda ranks: _main(argv, ranks))
 
 
-def together(verb: Callable[[Ranks], int]) -> int:
-    """Run the verb as one of the processes of torchrun: rank 0 prints, and exactly one rank reports an error."""
+def run_under_torchrun(verb: Callable[[Ranks], int]) -> int:
+    """Run the verb in a process of torchrun: only rank 0 prints, and exactly one rank reports an error."""
     from onebit.train.ranks import join, launched_ranks, leave, meet
 
     ranks = launched_ranks()
@@ -88,7 +88,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     if command.help:
         recipe = train_request(command).recipe if command.names_training else None
         code = None
-        if recipe is not None and command.names_own_model:
+        if recipe is not None and command.names_custom_model:
             from onebit.runs.own_model import load_code, parameters
 
             code = parameters(load_code(recipe.model.name))
@@ -114,32 +114,32 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 
 @contextmanager
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
-    """The run folder of a command, locked: a named one, or runs/NAME with a number if that holds a run."""
+    """The locked run folder of a command: the named one, or runs/NAME, numbered if that holds a run."""
     folder = command.folder or Path("runs") / recipe.name
     seeds = command.seeds
     if command.overwrite:
         if not is_replaceable(folder):
-            raise UsageError(f"--overwrite replaces run folders only, {folder} is not one")
+            raise UsageError(f"--overwrite: expected a run folder, got {folder}")
         for path in filter(None, (recipe.init_from, recipe.teacher)):
             if Path(os.path.realpath(net_path(path))).is_relative_to(os.path.realpath(folder)):
-                raise UsageError(f"--overwrite replaces {folder}, and the training reads {path}")
+                raise UsageError(f"--overwrite would replace {folder}, but training reads {path}")
     elif command.folder or command.resume:
         if seeds is None and seed_folders(folder):
             raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
         if seeds is not None and holds_run(folder):
             raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
-        for place in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
-            refuse_used(place, resume=command.resume)
+        for run in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
+            refuse_used(run, resume=command.resume)
     named = command.folder or command.resume or command.overwrite
-    # before the data are loaded: a second training learns of it at once
+    # locked before the data are loaded, so that a second training fails at once
     with lock_folder(folder, ranks) if named else free_folder(folder, ranks) as free:
         if free not in (None, folder):
-            say(f"note: {folder} holds a run already (--resume, --overwrite): this one goes into {free}")
+            say(f"note: {folder} holds a run already (--resume, --overwrite): writing to {free}")
         yield free or folder
 
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
-    """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
+    """Train into `folder`, or into a subfolder for each seed; returns result.json or seeds.json."""
     from onebit.common.memory import keep_freed_memory
     from onebit.runs.opening import directory_of_training, load_recipe_data
     from onebit.runs.own_model import settle_code, settle_input
@@ -148,7 +148,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
     ranks = ranks or ALONE
     set_threads()
-    recipe = settle_code(recipe, named=command.names_own_model)
+    recipe = settle_code(recipe, named=command.names_custom_model)
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     keep_freed_memory()
     known = directory_of_training(folder) if command.resume else None
@@ -157,11 +157,11 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
             lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=fetched)
         )
     recipe = dataclasses.replace(recipe, validation=len(data.validation))
-    if recipe.model.is_own:
+    if recipe.model.is_custom:
         recipe = settle_input(recipe, data)
 
     def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
+        with lock_folder(folder, ranks):  # the folder of a seed has its own lock
             return _train(command, recipe, data, folder, machine=machine, ranks=ranks)
 
     try:
@@ -172,17 +172,17 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
                 recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks
             )
     except KeyboardInterrupt:
-        words = ["--model", recipe.model.name] if recipe.model.is_own else []
+        words = ["--model", recipe.model.name] if recipe.model.is_custom else []
         words += ["--seeds", ",".join(map(str, command.seeds))] if command.seeds else []
         start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
         resume = shlex.join([*words, "--resume", str(folder)])
-        raise KeyboardInterrupt(f"interrupted; go on with: {start} train {resume}") from None
+        raise KeyboardInterrupt(f"interrupted; continue with: {start} train {resume}") from None
 
 
 def _train(
     command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
-    """Train into a run folder with progress messages, one task or several, which are drawn at the end."""
+    """Train one task or several into a run folder, with progress messages; several are drawn at the end."""
     from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
@@ -199,10 +199,8 @@ def _train(
             + (f" ({data.note})" if data.note else "")
         )
         threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
-        where = str(machine.device)
-        if ranks.world > 1:
-            where = f"{ranks.world} processes, each {machine.device.type}"
-        printer.note(f"{machine.precision} products on {where}, {threads}")
+        devices = str(machine.device) if ranks.world == 1 else f"{ranks.world} processes, each {machine.device.type}"
+        printer.note(f"{machine.precision} products on {devices}, {threads}")
         options: dict[str, Any] = {
             "resume": command.resume,
             "ranks": ranks,
@@ -234,7 +232,7 @@ def _train(
 
 @contextmanager
 def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter]:
-    """Within the context warnings become notes; a training that fails before its first step leaves no new files."""
+    """A context in which warnings become notes; a run that fails before its first step leaves no new files."""
     from onebit.train.printing import TrainingPrinter
 
     before, printer = written(folder), None
@@ -261,7 +259,7 @@ def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter
 
 
 def _result_lines(result: dict[str, Any]) -> list[str]:
-    """The result of a training, of several seeds, or of several tasks."""
+    """The result of a run, of several seeds, or of several tasks, as text."""
     from onebit.report.tables import outcome_lines, summary_lines, task_lines
 
     lines = summary_lines if "runs" in result else task_lines if "tasks" in result else outcome_lines

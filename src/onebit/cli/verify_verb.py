@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Claim]:
-    """The claims, and one that fails if the weights allow no other; puts what the data are into `about`."""
+    """The claims, or a failed one for weights that are not binary; facts about the data go into `about`."""
     from onebit.verification.proof import Claim, prove_packed, prove_run
     from onebit.verification.run_packing import on_raw_images
 
@@ -67,7 +67,7 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
 
 
 def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
-    """A packed net, the run it was packed from if that is named, and the data to compare on; None without any."""
+    """A packed net, the run of `--source` or None, and the data to compare on or None."""
     from onebit.data import with_classes
     from onebit.packed import Card, load
     from onebit.verification.run_packing import on_raw_images
@@ -75,14 +75,14 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
     set_threads()
     net = load(args.run)
     if net.certificate is None and not args.source:
-        raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
+        raise UsageError(f"{args.run} has no certificate: add --source RUN, the run it was packed from")
     source = on_raw_images(open_trained(args, args.source)) if args.source else None
     if net.certificate is None and "packed" not in (net.card or Card()).test:
-        say(f"note: {args.run} carries no certificate: no images are compared")
+        say(f"note: {args.run} has no certificate: no images are compared")
         return net, source, None
     if source is None:
         assert net.certificate is not None  # refused above
-        say("note: the comparison with torch in the certificate is recomputed with --source RUN only")
+        say("note: only --source RUN recomputes the comparison with torch in the certificate")
         return net, None, load_data_of_net(net, net.certificate.dataset, args)
     data = load_data(source, args.data, dataset=args.dataset)
     return net, source, with_classes(data, net.classes, source=args.run)

@@ -1,4 +1,4 @@
-"""Recipes: every setting of a training, read from YAML, JSON and flags. No torch here: wrong flags answer at once."""
+"""Recipes: every setting of a run, read from YAML, JSON and flags. Imports no torch, so wrong flags fail at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training starts from when no recipe is named: rules by model, data set, method, quantizers and optimizer."""
+"""Settings of a run without a recipe: rules by model, data set, method, quantizers and optimizer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
 
 OWN_MODEL = "own"
-"""The name by which rules choose a model of the user's own."""
+"""The name of custom models in rules."""
 
 
 def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of every rule of defaults.yaml that fits; later rules override earlier ones.
+    """The settings of all matching rules of defaults.yaml; later rules override earlier ones.
 
     Args:
         recipe: the requested settings; model, quantizers and data set choose the rules.
@@ -27,7 +27,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         {'crop_padding': 4, 'flip': True}
     """
     facts = {
-        "model": OWN_MODEL if recipe.model.is_own else recipe.model.name,  # a file may be called resnet.py
+        "model": OWN_MODEL if recipe.model.is_custom else recipe.model.name,  # a file may be called resnet.py
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",
@@ -44,7 +44,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
 
 
 def _inputs(quantizer: str | None) -> str:
-    """The inputs of layers by the name of their quantizer: real, few (integers of few bits) or binary."""
+    """The inputs of layers by the name of their quantizer: "real", "few" (integers of few bits) or "binary"."""
     if quantizer is None:
         return "real"
     return "binary" if INPUT_QUANTIZERS.entry(quantizer).bits == 1 else "few"

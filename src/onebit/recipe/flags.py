@@ -1,4 +1,4 @@
-"""The words of a command line as names and values."""
+"""The words of a command line as flags with values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any, NamedTuple, get_args
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.recipe.own_names import ARGUMENTS, OWN_FIELDS, own_of_words
+from onebit.recipe.custom_names import ARGUMENTS, CUSTOM_FIELDS, names_custom_model
 from onebit.recipe.settings import flag_types
-
-Flags = Sequence[str] | Mapping[str, Any]
-"""Flags of a recipe: `["--optimizer.lr", "0.01"]`, or by field, `{"optimizer.lr": "0.01"}`."""
 
 SWITCH, OPTIONAL, VALUE = "no value", "a value or none", "a value"
 """What an option of a verb takes."""
@@ -48,8 +45,8 @@ def read_words(
 ) -> list[Word]:
     """Split a command line into flags with their values, and other words.
 
-    Every field of a recipe is a flag. Dashes and underscores in a flag are the same. If `--model` names a model of the
-    user's own, `--model.NAME` is an argument of it.
+    Every field of a recipe is a flag. Dashes and underscores in a flag are equivalent. If `--model` names a custom
+    model, `--model.NAME` is an argument of it.
 
     Args:
         options: other flags -> SWITCH, OPTIONAL or VALUE.
@@ -57,7 +54,7 @@ def read_words(
     """
     known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
     fields = flag_types()
-    own_model = own_of_words(words)
+    custom_model = names_custom_model(words)
     found: list[Word] = []
     i = 0
     while i < len(words):
@@ -74,7 +71,7 @@ def read_words(
             name, value = flag[2:].replace("-", "_"), text if equals else None
             name = f"{name}.name" if name in NAMED_PARTS else name
         of_model = name.removeprefix("model.")
-        if own_model and of_model != name and of_model.isidentifier() and of_model not in OWN_FIELDS:
+        if custom_model and of_model != name and of_model.isidentifier() and of_model not in CUSTOM_FIELDS:
             name = f"{ARGUMENTS}.{of_model}"
         is_argument = name.rpartition(".")[0] in OPTION_FIELDS
         if not (flag in short or flag.startswith("--")) or not (name in fields or name in known or is_argument):
@@ -95,17 +92,6 @@ def read_words(
                 value = "true"
         found.append(Word(name, value, tuple(words[start:i])))
     return found
-
-
-def flag_values(flags: Flags) -> dict[str, Any]:
-    """Field -> value of the flags of a recipe; the last value counts."""
-    if isinstance(flags, Mapping):
-        return dict(flags)
-    words = read_words(flags)
-    for word in words:
-        if not word.name:
-            raise UsageError(f"unexpected {word.value!r}")
-    return {word.name: word.value for word in words}
 
 
 def flag_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from onebit.recipe.options import Part
 
 @dataclass(frozen=True, init=False)
 class OptimizerRecipe(Part):
-    """The optimizer; options of its own are declared in `onebit.optim.optimizer_table`.
+    """The optimizer; its further options are declared in `onebit.optim.optimizer_table`.
 
     Args:
         name: see `onebit list optimizers`
@@ -27,7 +27,7 @@ class OptimizerRecipe(Part):
         nesterov: Nesterov momentum of SGD
         samples: draws of random weights per batch; their gradients are averaged
         accumulate: parts into which a batch is split to save memory
-        clip_grad_norm: clips the norm of all gradients together
+        clip_grad_norm: clips the norm of all gradients
         clip_grad_value: clips each gradient to ±this
         compile: compile the update with torch.compile (slow to start, faster in long runs)
     """

@@ -1,4 +1,4 @@
-"""Parts of a recipe whose entry, the optimizer or the model, declares options of its own."""
+"""Parts of a recipe, the model and the optimizer, whose table entries declare further options."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TABLES: dict[str, dict[str, Table[Any]]] = {
 }
 """Part of a recipe -> {field that chooses an entry: table whose entries declare options of that part}."""
 MOST_SHOWN = 4
-"""Entries that the description of an option names."""
+"""Entries named in the description of an option."""
 
 
 class Declared(NamedTuple):
-    """An option, the field of a recipe that chooses its entry, and the names of the entries that declare it."""
+    """An option, the recipe field that chooses its entry, and the names of the entries that declare it."""
 
     option: Option
     chosen_by: str
@@ -36,7 +36,7 @@ class Declared(NamedTuple):
 
 
 def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
-    """Name -> option of a part; where entries declare the same name, `chosen` or else the first of them counts.
+    """Name -> option of a part; of several entries that declare a name, `chosen` or else the first counts.
 
     Args:
         part: "model" or "optimizer".
@@ -52,16 +52,16 @@ def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Field -> its description under `Args:` in the docstring of a dataclass, which python -OO strips."""
+    """Field -> its description under `Args:` in the docstring of a dataclass; empty under python -OO."""
     args = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in rows}
 
 
 class Part(Checked):
-    """Base of parts of a recipe: options that entries declare are given and read like fields.
+    """Base of the model and the optimizer of a recipe: declared options are given and read like fields.
 
-    `own` holds those that differ from their defaults, also of entries that are not chosen.
+    `own` holds the options that differ from their defaults, also those of entries that are not chosen.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Part(Checked):
         return {option.name: option.default for option in entry.options}
 
     def settings(self) -> dict[str, Any]:
-        """The common fields, all options of the chosen entry, and what differs from the defaults of others."""
+        """The fields, all options of the chosen entry, and those of other entries that differ from their defaults."""
         names = (item.name for item in dataclasses.fields(self))  # type: ignore[arg-type]
         common = {name: getattr(self, name) for name in names if name != "own"}
         return common | self.chosen() | self.own

@@ -1,4 +1,4 @@
-"""A method on top of a recipe: it replaces what belongs to methods, everything else stays."""
+"""A method on top of a recipe: replaces the settings that belong to methods and keeps all others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.flags import Flags, flag_names
-from onebit.recipe.reading import build_recipe, merge, method_settings, methods
+from onebit.recipe.flags import flag_names
+from onebit.recipe.reading import NO_FLAGS, build_recipe, merge, method_settings, methods
 from onebit.recipe.settings import Recipe, flatten
 
-_COMMON = (
+_METHOD_PARTS = (
     "model.weight_quantizer",
     "model.input_quantizer",
     "model.weight_options",
@@ -25,14 +25,14 @@ _COMMON = (
 
 
 def _is_of_methods(field: str) -> bool:
-    # the number of parts that a batch is computed in depends on the machine
-    return field in _COMMON or (field.startswith("optimizer.") and field != "optimizer.accumulate")
+    # optimizer.accumulate depends on the machine
+    return field in _METHOD_PARTS or (field.startswith("optimizer.") and field != "optimizer.accumulate")
 
 
 METHOD_FIELDS = tuple(filter(_is_of_methods, flag_names()))
-"""The settings that belong to methods, whether or not a method sets them."""
+"""The settings that belong to methods, set by one or not."""
 
-TELLING = (
+IDENTIFYING = (
     "model.weight_quantizer",
     "model.input_quantizer",
     "model.activation",
@@ -40,13 +40,13 @@ TELLING = (
     "optimizer.latent_clip",
     "optimizer.clip_grad_value",
 )
-"""What identifies a method; rates may be tuned, and real weights have no latents to clip."""
+"""Settings that identify a method. Rates may be tuned, and real weights have no latents to clip."""
 
 
 def method_of(recipe: Recipe) -> str | None:
-    """The method that a recipe uses: the one with the most settings among `TELLING`, all as in the recipe; or None.
+    """The method of a recipe or None: of those whose `IDENTIFYING` settings are all in it, the one with the most.
 
-    Activations of few bits go with any method of real ones.
+    Activations of few bits count as real ones.
 
     Example:
         >>> method_of(Recipe())
@@ -55,7 +55,7 @@ def method_of(recipe: Recipe) -> str | None:
     values = recipe.values()
     if INPUT_QUANTIZERS.entry(recipe.model.input_quantizer).bits > 1:
         values["model.input_quantizer"] = None
-    compared = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
+    compared = [field for field in IDENTIFYING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
     fitting = {}
     for name, row in methods().items():
         settings = {field: value for field, value in flatten(row).items() if field in compared}
@@ -64,16 +64,18 @@ def method_of(recipe: Recipe) -> str | None:
     return max(fitting, key=lambda name: fitting[name], default=None)
 
 
-def with_method(recipe: Recipe, name: str, *, flags: Flags = (), optimizer: str | None = None) -> dict[str, Any]:
+def with_method(
+    recipe: Recipe, name: str, *, flags: Mapping[str, Any] = NO_FLAGS, optimizer: str | None = None
+) -> dict[str, Any]:
     """The settings of a recipe with a method in place of its own; unchanged if it already uses that method.
 
-    The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml for the net,
-    the data and the method, else the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe
-    decides about it. Summary, reference and measured results describe another training and are dropped.
+    The `METHOD_FIELDS` are set as without a recipe: by the method, else by defaults.yaml for the net, the data and the
+    method, else to the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe decides about
+    it. Summary, reference and measured results belong to the original recipe and are dropped.
 
     Args:
         name: of the method.
-        flags: what will override it, which chooses the defaults.
+        flags: override the result and choose the defaults.
         optimizer: the requested optimizer, see `method_settings`.
 
     Raises:
@@ -96,7 +98,7 @@ def with_method(recipe: Recipe, name: str, *, flags: Flags = (), optimizer: str 
 
 
 def _fields(settings: Mapping[str, Any], *, of_methods: bool) -> dict[str, Any]:
-    """Those settings that belong to methods, or those that do not."""
+    """The settings that belong to methods, or all others."""
     chosen: dict[str, Any] = {}
     for part, value in settings.items():
         if isinstance(value, Mapping):

@@ -12,14 +12,14 @@ from typing import Any
 from onebit.common.fields import field_types
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError, short
-from onebit.recipe.flags import Flags, flag_values
+from onebit.recipe.custom_names import is_custom
 from onebit.recipe.options import Part, declared
-from onebit.recipe.own_names import is_own
 from onebit.recipe.settings import Recipe
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
+NO_FLAGS: Mapping[str, Any] = {}
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
 """Settings of latents that a method keeps with any optimizer."""
@@ -31,25 +31,25 @@ def recipe_names() -> list[str]:
 
 
 def methods() -> dict[str, dict[str, Any]]:
-    """Method name -> the part of a recipe that it sets; arguments of the quantizers of another method are dropped."""
+    """Method name -> its settings, which reset the arguments of quantizers of another method."""
     rows = read_shipped(METHODS_FILE)
     return {name: merge({"model": NO_OPTIONS}, row) for name, row in rows.items()}
 
 
 @functools.cache
 def read_shipped(path: Path) -> Any:
-    """The content of a YAML file that ships, read once; not to be changed."""
+    """The content of a shipped YAML file, read once; do not change it."""
     import yaml  # only recipes need it: packed nets run without
 
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any]:
-    """The part of a recipe that a method sets.
+    """The settings of a method.
 
     Args:
         name: of the method.
-        optimizer: the requested optimizer; one other than the method's keeps its own settings.
+        optimizer: the requested optimizer; if it is not the method's, it keeps its own settings.
 
     Raises:
         UnknownNameError: no such method.
@@ -62,30 +62,26 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe: a name that ships, or a path to a YAML or JSON file.
+    """The file of a recipe: a shipped name, a YAML or JSON file, or a run folder.
 
     Raises:
         UsageError: neither.
     """
     if name in recipe_names():
         return RECIPE_FOLDER / f"{name}.yaml"
-    path = Path(name)
-    if os.path.isfile(path / "recipe.yaml"):  # os.path: does not raise for a name that is too long
-        return path / "recipe.yaml"
-    if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
-        if not os.path.isfile(name):
-            raise UsageError(f"{name}: no such recipe file")
-        return path
+    for path in (Path(name) / "recipe.yaml", Path(name)):
+        if os.path.isfile(path):  # does not raise for a name that is too long
+            return path
     raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
 
 
 def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys and values of a recipe file; JSON is YAML, too.
 
-    A file with `extends: NAME` holds what differs from another recipe; what was measured with that one is left out.
+    A file with `extends: NAME` holds the differences from another recipe, without its descriptions.
 
     Args:
-        extending: the files that led here by their `extends`.
+        extending: the files that extend this one.
 
     Raises:
         UsageError: unreadable, not a mapping, or recipes that extend each other in a circle.
@@ -94,49 +90,49 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
 
     settings = read_yaml(path)
     if not isinstance(settings, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of fields, got {short(settings)}")
+        raise UsageError(f"{path}: expected a mapping of fields, got {short(settings)}")
     base = settings.pop("extends", None)
     if base is None:
         return settings
     if path in extending:
-        raise UsageError(f"{path}: extends itself, by way of {extending[-1]}")
+        raise UsageError(f"{path}: extends itself, through {extending[-1]}")
     inherited = read_settings(recipe_path(str(base)), extending=(*extending, path))
-    own = dict.fromkeys(("summary", "reference", "measured"), "")  # what they say is of the other recipe
+    own = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
     return merge(inherited | own, settings)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with those of `over` in place of those of `base`."""
+    """Trees of settings merged; those of `over` replace those of `base`."""
     merged = dict(base)
     for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if nested else value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
-def build_recipe(settings: Mapping[str, Any], flags: Flags = ()) -> Recipe:
+def build_recipe(settings: Mapping[str, Any], flags: Mapping[str, Any] = NO_FLAGS) -> Recipe:
     """A recipe from settings, with flags that override them.
 
     Args:
-        settings: nested fields, as `read_settings` returns them.
-        flags: `["--optimizer.lr", "0.01", "--model", "mlp"]`, or `{"optimizer.lr": "0.01", "model.name": "mlp"}`.
+        settings: tree of fields, as `read_settings` returns it.
+        flags: values by flag name, such as `{"optimizer.lr": "0.01", "model.name": "mlp"}`.
 
     Raises:
         UsageError: an unknown field or flag, a value of the wrong type, or one out of bounds.
     """
-    for name, value in flag_values(flags).items():
-        nested: Any = value
+    for name, value in flags.items():
+        tree: Any = value
         for part in reversed(name.split(".")):
-            nested = {part: nested}
-        settings = merge(settings, nested)
+            tree = {part: tree}
+        settings = merge(settings, tree)
     model = settings.get("model")
-    if isinstance(model, Mapping) and is_own(str(model.get("name"))):
+    if isinstance(model, Mapping) and is_custom(str(model.get("name"))):
         settings = merge({"model": {"coding": "auto"}}, settings)
     return _build(Recipe, settings)
 
 
 def _build(kind: Any, settings: Any, *, prefix: str = "") -> Any:
-    """A tree of dataclasses from nested settings; what they leave out has its default."""
+    """A tree of dataclasses from a tree of settings; missing fields have their defaults."""
     if not isinstance(settings, Mapping):
         raise UsageError(f"{prefix[:-1] or 'recipe'}: expected fields by name, got {short(settings)}")
     types = field_types(kind)

@@ -1,4 +1,4 @@
-"""The schema of a recipe: every setting of a training, with its type and bounds."""
+"""The schema of a recipe: every setting of a run, with its type and bounds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from onebit.common.fields import (
     field_types,
     within,
 )
+from onebit.recipe.custom_names import is_custom, short_name
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
-from onebit.recipe.own_names import is_own, short_name
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
-"""Fields that describe a training but do not change it."""
+"""Fields that describe a run but do not change it."""
 LONGEST_NAME = 200
 NOT_COMPARED = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 RunName = Annotated[
@@ -37,13 +37,13 @@ RunName = Annotated[
     ),
 ]  # fmt: skip
 """The name of a folder in runs/."""
-OWN_ONLY = ("arguments",)
-"""Fields of the model that only one of the user's own has."""
+CUSTOM_ONLY = ("arguments",)
+"""Fields of custom models alone."""
 
 
 @dataclass(frozen=True, init=False)
 class ModelRecipe(Part):
-    """The model; options of its own are declared in `onebit.models.model_table`, and null takes the model's default.
+    """The model; its further options are declared in `onebit.models.model_table`; null takes the model's default.
 
     Args:
         name: see `onebit list models`
@@ -64,7 +64,7 @@ class ModelRecipe(Part):
         width: factor on the number of channels
         last_norm: BatchNorm of the logits
         padding_value: pads ±1 inputs of convolutions, 0, 1 or -1
-        arguments: of a model of your own (FILE.py:Class), by the names in its signature
+        arguments: of a custom model (FILE.py:Class), by the names in its signature
     """
 
     PART: ClassVar[str] = "model"
@@ -91,31 +91,31 @@ class ModelRecipe(Part):
     own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
 
     @property
-    def is_own(self) -> bool:
-        """Whether the name is that of a model of the user's own."""
-        return is_own(self.name)
+    def is_custom(self) -> bool:
+        """Whether this is a custom model."""
+        return is_custom(self.name)
 
     def settings(self) -> dict[str, Any]:
-        """See `Part.settings`; only a model of the user's own has the fields `OWN_ONLY`."""
+        """See `Part.settings`; only custom models have the fields `CUSTOM_ONLY`."""
         found = super().settings()
-        return found if self.is_own else {name: value for name, value in found.items() if name not in OWN_ONLY}
+        return found if self.is_custom else {name: value for name, value in found.items() if name not in CUSTOM_ONLY}
 
     def options(self) -> dict[str, Any]:
-        """The arguments of the model, without those that are left to its own defaults."""
+        """The arguments of the model, without those left to its defaults."""
         settings = self.settings()
-        kept = ("weight_quantizer", "input_quantizer")  # null says something there
+        kept = ("weight_quantizer", "input_quantizer")  # null means real ones
         return {name: value for name, value in settings.items() if name in kept or value is not None}
 
 
 @dataclass(frozen=True)
 class ContinualRecipe(Checked):
-    """Continual learning: one net learns the data set several times, each time with another permutation of the pixels.
+    """Continual learning: one net learns the data set several times, with a new permutation of the pixels each time.
 
     Args:
         tasks: number of tasks; 0 trains on the data set as it is
         prior: an optimizer with a prior takes the posterior of the previous task as its prior
         against: methods that learn the same tasks for comparison, each as with --method
-        own: name of the recipe's own method; null recognizes it by its settings
+        own: name of the recipe's own method; null derives it from the settings
     """
 
     PART: ClassVar[str] = "continual"
@@ -128,7 +128,7 @@ class ContinualRecipe(Checked):
 
 @dataclass(frozen=True)
 class Recipe(Checked):
-    """Every setting of a training.
+    """Every setting of a run.
 
     Args:
         name: of the recipe
@@ -147,9 +147,9 @@ class Recipe(Checked):
         augmentation: random changes to training images
         continual: several tasks one after the other
         init_from: run folder, weight file or packed net (its file or name) to start from, of the same model
-        first_stage: epochs of a first training with real weights (into OUT/stage1), from which this one starts
+        first_stage: epochs of a first stage with real weights (in OUT/stage1), whose weights the run starts from
         teacher: run folder, weight file or packed net (its file or name) to distill from
-        teacher_weight: share of the teacher in the loss; the labels have the rest
+        teacher_weight: share of the teacher in the loss; the rest is that of the labels
         teacher_temperature: softens the predictions of teacher and student
         loss: cross_entropy, hinge, squared_hinge or iou
         label_smoothing: label smoothing of cross_entropy
@@ -207,16 +207,16 @@ class Recipe(Checked):
     device: str = "auto"
 
     def settings(self) -> dict[str, Any]:
-        """Every setting that says something of this training, nested as in a file."""
+        """All settings that apply to this run, as a tree like that of a file."""
         found: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            nested = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-            found[item.name] = value.settings() if isinstance(value, Part) else nested
+            tree = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+            found[item.name] = value.settings() if isinstance(value, Part) else tree
         return found
 
     def values(self) -> dict[str, Any]:
-        """Flag name -> value of all settings, also of options that belong to another optimizer or model."""
+        """Flag name -> value of all settings, also options of other optimizers and models."""
         values = flatten(self.settings())
         for part in (self.model, self.optimizer):
             for name, found in declared(part.PART, part.name).items():
@@ -224,17 +224,18 @@ class Recipe(Checked):
         return values
 
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
-        """(flag name, value there, value here) of every setting that differs and can change what is trained."""
+        """(flag name, value there, value here) of every different setting that can change the trained weights."""
         here, there = self.values(), other.values()
         names = [name for name in {**here, **there} if name not in NOT_COMPARED]
         # arguments of a quantizer may be in one of them only
         both = [(name, there.get(name), here.get(name)) for name in names]
         changed = [(name, was, now) for name, was, now in both if was != now]
-        moved = self.model.is_own and other.model.is_own and short_name(self.model.name) == short_name(other.model.name)
+        models = (self.model, other.model)
+        moved = all(model.is_custom for model in models) and len({short_name(model.name) for model in models}) == 1
         return [row for row in changed if not (moved and row[0] == "model.name")]
 
     def with_warmup_of(self, epochs: float) -> Recipe:
-        """The recipe with a warm-up that is the same share of training as of `epochs`, where these are more.
+        """The recipe with its warm-up shortened to the share of training that it has in `epochs`.
 
         Example:
             >>> Recipe(epochs=1, schedule=ScheduleRecipe(warmup=5)).with_warmup_of(100).schedule.warmup
@@ -256,7 +257,7 @@ def flag_types(kind: Any = Recipe, prefix: str = "") -> dict[str, Any]:
     for name, hint in field_types(kind).items():
         if dataclasses.is_dataclass(hint):
             found |= flag_types(hint, f"{prefix}{name}.")
-        elif not (issubclass(kind, Part) and name in ("own", *OWN_ONLY)):
+        elif not (issubclass(kind, Part) and name in ("own", *CUSTOM_ONLY)):
             found[prefix + name] = hint
     options = declared(kind.PART) if issubclass(kind, Part) else {}
     return found | {prefix + name: row.option.kind for name, row in options.items()}
@@ -269,7 +270,7 @@ def _plain(value: Any) -> Any:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by flag name: `{"optimizer": {"lr": 1}}` -> `{"optimizer.lr": 1}`."""
+    """A tree of settings by flag name: `{"optimizer": {"lr": 1}}` -> `{"optimizer.lr": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})

@@ -14,20 +14,20 @@ from onebit.common.files import read_regular
 from onebit.errors import UsageError
 
 MOST_BYTES = 100_000
-"""Largest file; the longest recipe that ships has 3,400."""
+"""Largest file; the longest shipped recipe has 3,400 bytes."""
 MOST_DEPTH = 20
 MOST_PARTS = 5_000
 """Keys, values and brackets; a complete recipe has 300."""
 LONGEST_TEXT = 2_000
-"""Characters of one value; what was measured with a recipe takes 400."""
+"""Characters of one value; the results of a recipe take 400."""
 LONGEST_NUMBER = 40
-"""Characters of a number, in any notation; one of thousands of digits is slow to read and fits nowhere."""
+"""Characters of a number, in any notation; one of thousands of digits is slow to read."""
 _FIRST = frozenset("0123456789+-.")
 _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML or JSON file; UsageError for one that cannot be read or goes beyond the bounds."""
+    """The value in a YAML or JSON file; UsageError for one that cannot be read or is out of bounds."""
     try:
         text = read_regular(path, largest=MOST_BYTES).decode("utf-8-sig")
         # JSON is YAML but for tabs between its tokens
@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> Any:
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Refuses what YAML can hide in a few lines, event by event, before any of it becomes a value."""
+    """Checks the bounds event by event, before anything becomes a value."""
 
     where = ""
     depth = count = 0
@@ -62,9 +62,9 @@ class _BoundedLoader(yaml.SafeLoader):
         if self.depth > MOST_DEPTH:
             return f"nested more than {MOST_DEPTH} deep"
         if getattr(event, "anchor", None) is not None:
-            return "anchors (&) and aliases (*) are not read: write the value in full"
+            return "expected no anchors (&) and aliases (*)"
         if getattr(event, "tag", None) is not None:
-            return "tags (!) are not read: write a plain value"
+            return "expected no tags (!)"
         if isinstance(event, yaml.ScalarEvent):
             numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
             if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):

@@ -33,7 +33,7 @@ __all__ = [
 
 
 def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
-    """The groups of a report: of runs on one task, and on several tasks; for errors see `write_report`."""
+    """The groups of a report: runs on one task, and runs on several; for errors see `write_report`."""
     single, several = find_folders(folders)
     return group_runs(read_runs(single)), group_runs(read_task_runs(several))
 
@@ -53,8 +53,8 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The comparison of a report as numbers: one row per group of finished runs on the same data, a seed each.
 
-    An unfinished run, and another run of the same seed, has a row of its own. For `runs` and errors see `write_report`;
-    runs of several tasks are left out.
+    Unfinished runs and repeated seeds have separate rows. For `runs` and errors see `write_report`; runs of several
+    tasks are left out.
 
     Returns:
         For each row: label, folders, seeds, epochs done and planned, whether it is finished, mean seconds; `validation`
@@ -77,8 +77,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     """Compare run folders: pictures, and one page that contains them all.
 
     Finished runs on the same data that differ only in the seed become one curve, mean ± sample standard deviation
-    (n − 1), and one row; the weights and the health of the first of them are drawn. An unfinished run, and another run
-    of the same seed, has a curve and a row of its own.
+    (n − 1), and one row; the weights and the health of the first of them are drawn. Unfinished runs and repeated seeds
+    have separate curves and rows.
 
     Args:
         runs: run folders, finished or not, folders of several tasks or of `--seeds`, or folders of such folders;
@@ -90,10 +90,9 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        DataError, FormatError, OSError: a run without an epoch or a finished task, a damaged or missing file of a run;
-            nothing is written then.
-        UsageError: a file of such a name is there, and onebit has not written it. OnebitError, OSError: a file cannot
-            be written. Nothing is changed then.
+        DataError, FormatError, OSError: a run without an epoch or a finished task, a damaged or missing file of a run.
+        UsageError: a file would be replaced that onebit has not written. OnebitError, OSError: a file cannot be
+            written. In all cases nothing is changed.
 
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
@@ -140,7 +139,7 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
 
 
 def _file_name(name: str, taken: set[str]) -> str:
-    """A name as part of a file name: safe on every system, and unique regardless of case."""
+    """A name as part of a file name, safe on every system and unique regardless of case."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.") or "run"
     unique, number = base, 2
     while unique.casefold() in taken:

@@ -42,11 +42,11 @@ MEASURES = {
 }
 """Field of `LayerHealth` -> heading."""
 LEAST = 1e-4
-"""Shares span decades, so the color scale is logarithmic; it starts here, and smaller shares get the same color."""
+"""Where the logarithmic color scale of shares starts; smaller shares get the same color."""
 
 
 class Panel(NamedTuple):
-    """What is drawn over the epochs: `scale` times the field of an `EpochLog` for each split."""
+    """A curve for each split over the epochs: `scale` times a field of `EpochLog`."""
 
     label: str
     fields: Mapping[str, str]
@@ -78,7 +78,7 @@ def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.nd
     """(epochs, mean, sd) over the runs that completed an epoch; sd is 0 for a single one.
 
     Args:
-        runs: (epoch, value) of each run. Epochs without a value are left out; one that is not finite makes a gap.
+        runs: (epoch, value) of each run. Epochs without a value are left out; a value that is not finite leaves a gap.
     """
     values: dict[int, list[float]] = {}
     for epoch, value in chain.from_iterable(runs):
@@ -121,7 +121,7 @@ def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Pict
 
 
 def _has(name: str, groups: Sequence[Group[RunResults]]) -> bool:
-    """Whether there is a panel for these runs: always, but for the mean IoU."""
+    """Whether there is a panel for these runs; only the mean IoU may be missing."""
     return name != "mean IoU" or any(row.validation_mean_iou is not None for row in _rows(groups))
 
 
@@ -160,7 +160,7 @@ def draw_panel(axes: Axes, groups: Sequence[Group[RunResults]], name: str) -> No
 def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
     """A linear axis from 0, or a logarithmic one if positive values span more than a decade.
 
-    A training error that falls far below the validation error leaves a logarithmic picture at the bottom.
+    A training error far below the validation error is cut off at the bottom of a logarithmic axis.
     """
     high = max(values)
     least = max(min((value for value in validated if value > 0), default=0) / 5, 1e-9 * high)

@@ -47,12 +47,12 @@ def picture(path: str | os.PathLike[str], *, width: float, height: float) -> Ite
         OnebitError: the file cannot be written.
     """
     if not os.fspath(path).lower().endswith(".png"):
-        raise UsageError(f"got {os.fspath(path)!r}, expected a file that ends in .png")
+        raise UsageError(f"expected a .png file, got {os.fspath(path)!r}")
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # keeps a user's matplotlibrc and these pictures apart; with usetex, some names would even fail
+    # ignores the user's matplotlibrc; with usetex, some names would fail
     with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box instead
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")

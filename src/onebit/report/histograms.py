@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import DataError, FormatError
+from onebit.errors import FormatError
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults
 from onebit.report.wording import printable
@@ -20,7 +20,7 @@ from onebit.report.wording import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BINS = 100  # even, so that 0, where the sign changes, is the edge of a bin
+BINS = 100  # even, so that 0 is the edge of a bin
 PANEL = 3.7
 """Inches of the width of a panel, with its labels."""
 
@@ -48,7 +48,6 @@ def plot_weights(model_or_state: Any, path: str | os.PathLike[str], *, title: st
         title: of the picture.
 
     Raises:
-        DataError: no such weights.
         UsageError: `path` is not a .png.
         OnebitError: the file cannot be written.
 
@@ -70,8 +69,8 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
     try:
         file, facts = open_safetensors(run.weights)
         latents = set(facts.get("latents", []))
-        places = {name: place for place, name in enumerate(facts.get("order", []))}
-        names = sorted(file.keys(), key=lambda name: places.get(name, len(places)))
+        positions = {name: position for position, name in enumerate(facts.get("order", []))}
+        names = sorted(file.keys(), key=lambda name: positions.get(name, len(positions)))
         arrays = {name: file.get_tensor(name) for name in names}
         value = run.settings.get("model.value", 1.0)
         value = None if value == "glorot" else float(value)
@@ -112,9 +111,7 @@ def _is_weight(name: str, tensor: Any) -> bool:
 
 
 def draw_weights(layers: Sequence[Layer], path: str | os.PathLike[str], *, title: str) -> None:
-    """One panel per layer; DataError without layers."""
-    if not layers:
-        raise DataError(f"{printable(title)}: there are no weights with two or more axes to draw")
+    """One panel per layer."""
     columns = min(math.ceil(math.sqrt(len(layers))), 6)
     rows = math.ceil(len(layers) / columns)
     with picture(path, width=max(PANEL * columns, 5.5), height=2.5 * rows + 0.6) as figure:

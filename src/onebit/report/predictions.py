@@ -106,7 +106,7 @@ def _draw(
 ) -> None:
     """Draw images in the cells of a grid, numbered row by row; answers: images, labels, predicted, probabilities."""
     if answers[0].dtype != np.uint8:  # real pixels would be drawn black
-        raise UsageError(f"got images {answers[0].dtype}, expected uint8")
+        raise UsageError(f"images: expected uint8, got {answers[0].dtype}")
     rows, names = max(cells) // columns + 1, [printable(name, limit=12) for name in classes]
     between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
     height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())

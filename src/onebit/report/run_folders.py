@@ -32,12 +32,12 @@ LABEL_LENGTH = 60
 
 @dataclass(frozen=True)
 class Training:
-    """A training run of one task or of several.
+    """A run of one task or of several.
 
     name: the folder's name, unique in a report.
     settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
-    data: what tells the data from others of the same name; "" if that is not known.
-    finished: whether its results may be pooled with those of other seeds.
+    data: identifies the data among others of the same name; "" if unknown.
+    finished: whether its results may be averaged with those of other seeds.
     """
 
     name: str
@@ -51,7 +51,7 @@ class RunResults(Training):
     """The contents of one run folder.
 
     tests: test mode -> its scores; empty while the run is not finished.
-    seconds: of the whole training, from result.json or summed over epochs.
+    seconds: of the whole run, from result.json or summed over epochs.
     size: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
@@ -68,7 +68,7 @@ T = TypeVar("T", bound=Training)
 
 @dataclass(frozen=True)
 class Group(Generic[T]):
-    """Finished training runs of one recipe on the same data with different seeds, or a single run.
+    """Finished runs of one recipe on the same data with different seeds, or a single run.
 
     `label` is unique in a report.
     """
@@ -82,7 +82,7 @@ class Group(Generic[T]):
 
 
 def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
-    """Test mode -> what the runs that were tested in it have for a key of their scores."""
+    """Test mode -> a value of the scores of each run that was tested in it."""
     modes: dict[str, list[Any]] = {}
     for run in runs:
         for mode, score in run.tests.items():
@@ -94,8 +94,8 @@ def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(run folders, folders of several tasks), without duplicates.
 
-    A folder of runs is replaced by its runs, see `_runs_in`. A folder without any counts as a run folder, and is
-    refused when it is read.
+    A folder of runs is replaced by its runs, see `_runs_in`. A folder without any counts as a run folder, which fails
+    when it is read.
     """
     found = [run for folder in map(Path, folders) for run in _runs_in(folder) or [folder]]
     paths = {os.path.realpath(path): path for path in found}.values()
@@ -120,9 +120,9 @@ def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:
-    """Groups in the order of their first runs; a run without a recipe, or unfinished, is a group of its own.
+    """Groups in the order of their first runs; runs without a recipe and unfinished ones are separate groups.
 
-    A seed counts once in a group: its spread would be too small with the same training twice.
+    A seed counts once in a group, since a repeated run would lower the standard deviation.
     """
     members: dict[Any, list[T]] = {}
     repeats: Counter[Any] = Counter()
@@ -146,7 +146,7 @@ def differing_settings(groups: Sequence[Group[Any]]) -> list[str]:
 
 
 def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
-    """The group with a label that tells it from others of its recipe: by a few settings, or by the name of its run."""
+    """The group with a label that is unique for its recipe: with one or two settings, or the name of its run."""
     same = [other for other in groups if other.label == group.label]
     differing = differing_settings(same)
 
@@ -181,7 +181,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
     weights, are_others = reported_weights(folder, result.sha256)
     if weights is not None and are_others:
         # as while a finished run is trained further
-        warnings.warn(f"{folder / RESULT_FILE} is about other weights than {weights.name}: left out", stacklevel=2)
+        warnings.warn(f"{folder / RESULT_FILE} belongs to other weights than {weights.name}: left out", stacklevel=2)
         tests = {}
     last = history.rows[-1]
     return RunResults(
@@ -198,7 +198,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
 
 
 def data_of(folder: Path, *, note: str | None = None) -> str:
-    """What tells the data of a run from others of the same name: their digest, else their place or the note on them."""
+    """What identifies the data of a run: their digest, else their directory or the note on them."""
     for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
         try:
             known = read_json(path, largest=MOST_RESULT)
@@ -226,5 +226,5 @@ def _read_metrics(folder: Path) -> History:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({error})") from None
     if not history.rows:
-        raise DataError(f"{folder}: the run has no finished epoch yet")
+        raise DataError(f"{folder}: no finished epoch yet")
     return history

@@ -12,7 +12,7 @@ from onebit.common.text import NetSize, size, table
 from onebit.recipe import Recipe
 from onebit.report.run_folders import Group, RunResults, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows, task_rows
-from onebit.report.wording import MISSING, mean_sd, number_range, over_runs, percent, share, spread
+from onebit.report.wording import MISSING, mean_and_sd, mean_sd, number_range, over_runs, percent, share
 from onebit.runs.result import Cell, RunResult
 from onebit.train.history import time_left
 
@@ -57,11 +57,11 @@ def _mask_numbers(group: Group[RunResults]) -> list[dict[str, Any]]:
     best = [run.history.best for run in group.runs]
     if validated := [row.validation_mean_iou for row in best if row.validation_mean_iou is not None]:
         modes = " and ".join(sorted({row.validation_weights for row in best}))
-        rows.append({"split": "validation", "weights": modes, "mean_iou": spread(validated)})
+        rows.append({"split": "validation", "weights": modes, "mean_iou": mean_and_sd(validated)})
     dice = tests_by_mode(group.runs, "dice")
     for mode, mean_iou in tests_by_mode(group.runs, "mean_iou").items():
-        row = {"split": "test", "weights": mode, "mean_iou": spread(mean_iou)}
-        rows.append(row | ({"dice": spread(dice[mode])} if mode in dice else {}))
+        row = {"split": "test", "weights": mode, "mean_iou": mean_and_sd(mean_iou)}
+        rows.append(row | ({"dice": mean_and_sd(dice[mode])} if mode in dice else {}))
     return rows
 
 
@@ -104,8 +104,7 @@ def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
         for row in rows
         for mask in row.get("masks", ())
     ]
-    note = "Means over the classes; pixels are counted over all images first. The epoch with the highest mean IoU on "
-    note += "the validation images is tested."
+    note = "Means over the classes, over all pixels. The tested epoch is the one with the highest validation mean IoU."
     head = ["recipe", "images", "weights", "mean IoU", "Dice"]
     return [compared, *([Table("Masks", head, masks, (3, 4), note)] if masks else [])]
 
@@ -177,7 +176,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _size_lines(result: Mapping[str, Any]) -> list[str]:
-    """How much of the net is binary; nothing if the result does not say it, as that of several tasks."""
+    """How much of the net is binary; empty for several tasks."""
     size = RunResult(dict(result)).size
     return [str(size)] if size else []
 

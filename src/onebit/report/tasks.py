@@ -29,7 +29,7 @@ class TaskRun(Training):
 
 @dataclass(frozen=True)
 class Row:
-    """The accuracies on tasks 1, 2, … after the task `task`: for each of them, one value per training.
+    """The accuracies on tasks 1, 2, … after the task `task`: for each of them, one value per run.
 
     method, weights, bn: see `Cell`.
     """
@@ -42,15 +42,15 @@ class Row:
 
     @property
     def means(self) -> tuple[float, ...]:
-        """The mean over the tasks seen so far, for each training."""
+        """The mean over the tasks seen so far, for each run."""
         return tuple(sum(each) / len(each) for each in zip(*self.accuracies, strict=True))
 
 
 def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
-    """The table over the seeds of a training: a row for each method, test mode, BatchNorm statistics and task.
+    """The table over the seeds of a recipe: a row for each method, test mode, BatchNorm statistics and task.
 
     Args:
-        tables: the cells of each training; an unfinished training is missing in the rows of later tasks.
+        tables: the cells of each run; an unfinished run is missing in the rows of later tasks.
     """
     cells_by_row: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
     for cells in tables:

@@ -13,12 +13,12 @@ MISSING = "–"
 
 
 def printable(text: Any, *, limit: int = 200) -> str:
-    """One line of visible characters: others are escaped, and the middle of a text longer than `limit` is left out."""
+    """A text with invisible characters escaped and the middle left out if it is longer than `limit`."""
     return shortened(escaped(str(text)), limit)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n − 1); None for a single value, whose spread is unknown.
+    """Mean and sample standard deviation (n − 1); None for a single value, whose standard deviation is unknown.
 
     Example:
         >>> mean_sd([1.0, 3.0])
@@ -33,7 +33,7 @@ def over_runs(accuracies: Sequence[float]) -> dict[str, Any]:
     return {"accuracy": mean, "error": 1 - mean, "sd": sd, "n": len(accuracies), "accuracies": list(accuracies)}
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
     """Any measure of several runs for JSON: mean, sd (None for one run), n, and each value."""
     mean, sd = mean_sd(values)
     return {"mean": mean, "sd": sd, "n": len(values), "values": list(values)}

@@ -142,14 +142,13 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
     base = read_settings(recipe_path(recipe.name))
     changed = recipe.changed_from(build_recipe(base))
     described = {name for name, _, _ in changed} <= SAME_TRAINING
-    flags = []
-    for name, _, value in changed:
-        flags += [f"--{name.removesuffix('.name')}", flag_text(value)]
+    flags = {name: flag_text(value) for name, _, value in changed}
+    words = [word for name, text in flags.items() for word in (f"--{name.removesuffix('.name')}", text)]
     try:
         again = build_recipe(base, flags)
     except UsageError:
         return None, described
     own_files = {recipe.init_from, recipe.teacher} - {None, *net_names()}
-    if own_data or own_files or recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
+    if own_data or own_files or recipe.changed_from(again) or any(map(_PATH.search, words)):
         return None, described
-    return shlex.join(["onebit", "train", recipe.name, *flags]), described
+    return shlex.join(["onebit", "train", recipe.name, *words]), described

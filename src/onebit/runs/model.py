@@ -92,7 +92,7 @@ def build_model(
         statistics: mean and standard deviation per channel for the coding "standardize"; by default 0 and 1, to be
             overwritten by loaded weights.
     """
-    if recipe.is_own:
+    if recipe.is_custom:
         return build_own(recipe, input_shape=input_shape, statistics=statistics)
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding != "integer":

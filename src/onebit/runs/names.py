@@ -14,7 +14,7 @@ def check_names(recipe: Recipe) -> None:
     """Refuse unknown names of models, quantizers, optimizers and losses of classifications; runs no custom code."""
     losses = [name for name, entry in LOSSES.entries().items() if entry.task == "classification"]
     for known, name, kind in (
-        (MODELS, None if recipe.model.is_own else recipe.model.name, "model"),
+        (MODELS, None if recipe.model.is_custom else recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
         (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
         (OPTIMIZERS, recipe.optimizer.name, "optimizer"),

@@ -71,7 +71,7 @@ def open_run(
     if model is not None:
         built = _with_code(built, model)
     built = settle_code(built, named=model is not None)
-    if built.model.name not in MODELS and not built.model.is_own:
+    if built.model.name not in MODELS and not built.model.is_custom:
         name = built.model.name
         raise UsageError(f"{source}: the code of its net is not stored: name it with --model FILE.py:{name}")
     input_shape, classes = _shape_and_classes(facts, built, source)
@@ -83,7 +83,7 @@ def open_run(
 def _with_code(recipe: Recipe, model: ModelRecipe) -> Recipe:
     """A recipe with a net of custom code."""
     stored = recipe.model
-    coding = stored.coding if stored.is_own else "none"  # a `Trainer` trains a module on images as they are
+    coding = stored.coding if stored.is_custom else "none"  # a `Trainer` trains a module on images as they are
     arguments = {**(stored.arguments or {}), **(model.arguments or {})}
     return replace(recipe, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
 

@@ -28,7 +28,7 @@ from onebit.layers import BINARY_TWINS, InputCoding, binarize_, binary_layers, i
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.recipe.own_names import OwnName, split_own
+from onebit.recipe.custom_names import CustomName, split_custom
 
 Statistics = tuple[list[float], list[float]]
 _NAMED: dict[str, Callable[..., nn.Module]] = {}
@@ -37,7 +37,7 @@ _NAMED: dict[str, Callable[..., nn.Module]] = {}
 
 def load_code(name: str) -> Callable[..., nn.Module]:
     """Import the code of a model, `path/to/file.py:Class` or `package.module:Class`."""
-    parts = split_own(name)
+    parts = split_custom(name)
     with contextlib.redirect_stdout(sys.stderr):
         found: Any = _imported(parts)
     for attribute in parts.attribute.split("."):
@@ -46,7 +46,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
     return _NAMED[name]
 
 
-def _imported(parts: OwnName) -> ModuleType:
+def _imported(parts: CustomName) -> ModuleType:
     """Import the module; its imports are found in its folder or the current one, as with `python file.py`."""
     file = Path(parts.where).resolve() if parts.is_file else None
     where = str(file.parent if file else Path.cwd())
@@ -81,7 +81,7 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
         named: whether the user named the code on this command line.
     """
     name = recipe.model.name
-    if not recipe.model.is_own:
+    if not recipe.model.is_custom:
         return recipe
     known, typed = parameters(load_code(name) if named else _code(name)), {}
     for option, value in (recipe.model.arguments or {}).items():

@@ -9,11 +9,11 @@ from onebit.recipe.flags import Word
 from onebit.recipe.translations import binarynet, json_config
 
 WANDB_WORD = "wandb_on"
-"""Word of `onebit train config.json wandb_on`, as in the repository of these files."""
+"""The word of `onebit train config.json wandb_on`, as in that repository."""
 
 
 def translate(words: Sequence[Word]) -> list[str] | None:
-    """The words after `onebit` that a command line of another repository means; None for one of ours."""
+    """The `onebit` words for a command line of another repository; None for one of ours."""
     found: list[Word] = []
     for word in words:
         if word.value != WANDB_WORD or word.name not in ("", "resume"):

@@ -17,10 +17,7 @@ FLAGS = {
     **{"lr": "optimizer.lr", "learning_rate": "optimizer.lr"},
     **{"weight_decay": "weight_decay", "wd": "weight_decay"},
 }
-"""Its flags that `onebit train` does not have under the same name, in every spelling -> what they are called below.
-
-Dashes and underscores are the same.
-"""
+"""Its flags that have another name in `onebit train` -> their names here; dashes and underscores are equivalent."""
 SHORT = {"-a": "model.name", "-b": "batch_size", "-e": "evaluate", "-j": "workers", "-p": "print_freq"}
 MODELS: dict[str, dict[str, str]] = {
     "alexnet": {"model.name": "alexnet", "method": "real"},
@@ -38,7 +35,7 @@ ResNets are called 18 layers deep but have two blocks a stage, so 6·2 + 2 = 14 
 one; ours have shortcuts without parameters. The number of classes is that of the data set.
 """
 RESNETS = ("resnet", "resnet_binary")
-"""Names whose `depth` is counted as there: (depth − 2) / 6 blocks a stage, rounded down, but on ImageNet."""
+"""Models whose `depth` means (depth − 2) / 6 blocks a stage, rounded down, except on ImageNet."""
 _PRECISIONS = {"Float": "fp32", "Half": "bf16", "BFloat16": "bf16"}
 TYPES = {
     **{f"torch.{name}Tensor": ("cpu", precision) for name, precision in _PRECISIONS.items()},
@@ -50,14 +47,10 @@ TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
 
 
 def translate(words: Sequence[Word]) -> list[str] | None:
-    """The words after `onebit` that a command line means; None for one without any flag or name of that repository.
-
-    Raises:
-        UsageError: a value that cannot be understood.
-    """
+    """The `onebit` words for a command line; None for one without any flag or name of that repository."""
     given = {FLAGS.get(word.name, word.name): str(word.value) for word in words if word.name}
-    looked_at = {*FLAGS.values(), "model.name", "dataset", "optimizer.name"}
-    taken = {name: value for name, value in given.items() if name in looked_at}
+    translated = {*FLAGS.values(), "model.name", "dataset", "optimizer.name"}
+    taken = {name: value for name, value in given.items() if name in translated}
     meant = _meant(dict(taken), given, recipe=next((str(word.value) for word in words if not word.name), None))
     short = any(word.typed[0][:2] in SHORT for word in words)
     if meant == taken and not short and not any(word.name in FLAGS for word in words):
@@ -68,7 +61,7 @@ def translate(words: Sequence[Word]) -> list[str] | None:
     flags = [text for name, value in meant.items() for text in (f"--{name.removesuffix('.name')}", value)]
     rest: list[str] = []
     for word in words:
-        if word.name and FLAGS.get(word.name, word.name) not in looked_at:
+        if word.name and FLAGS.get(word.name, word.name) not in translated:
             rest += [f"--{word.name}", str(word.value)] if word.typed[0][:2] in SHORT else word.typed
         elif not word.name:
             rest += word.typed
@@ -76,11 +69,7 @@ def translate(words: Sequence[Word]) -> list[str] | None:
 
 
 def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) -> dict[str, str]:
-    """Flag -> value of those flags that need a look.
-
-    Args:
-        found: these flags; given: all; recipe: the word that names one.
-    """
+    """The translated flags `found`; `given` are all flags, `recipe` the word that names one."""
     config = _model_config(found.pop("model_config", "") or "{}")
     found |= {name: flag_text(config.pop(name)) for name in ("input_size", "dataset") if name in config}
     path = Path(found.get("dataset", ""))
@@ -97,7 +86,7 @@ def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) 
     flags |= {f"model.{name}": flag_text(value) for name, value in config.items()}
     found |= {name: value for name, value in flags.items() if name not in given or name == "model.name"}
     if "optimizer.name" in found:
-        found["optimizer.name"] = found["optimizer.name"].lower()  # torch's own names are capitalized: SGD, Adam
+        found["optimizer.name"] = found["optimizer.name"].lower()  # there SGD, Adam
     elif recipe is None and (found.get("momentum") or "weight_decay" in found):
         row = methods().get(given.get("method", ""), {}).get("optimizer", {})
         found |= {} if row.get("name") else {"optimizer.name": "sgd"}  # as there
@@ -114,23 +103,18 @@ def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) 
 
 
 def _model_config(text: str) -> dict[str, Any]:
-    try:
-        config = dict(literal_eval(text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UsageError(
-            f"--model_config: expected a dictionary such as \"{{'depth': 18}}\", got {text[:200]!r}"
-        ) from None
+    config = dict(literal_eval(text))
     config.pop("num_classes", None)  # the data set has them
     return {str(name): value for name, value in config.items()}
 
 
 def _resnet(model: str, dataset: str, depth: Any) -> dict[str, str]:
-    """The flags of a resnet of a depth, counted as there."""
+    """The flags of a resnet of a depth, which means what it means there."""
     known = (18, 34, 50) if "imagenet" in dataset else (14, 20, 32, 44, 56, 110)
-    counted = depth if "imagenet" in dataset else 6 * ((int(depth) - 2) // 6) + 2
-    if model not in RESNETS or counted not in known:
+    layers = depth if "imagenet" in dataset else 6 * ((int(depth) - 2) // 6) + 2
+    if model not in RESNETS or layers not in known:
         raise UsageError(f"--model_config: depth of a resnet on {dataset}: expected one of {known}, got {depth}")
-    return {"model.name": f"resnet{counted}"} | ({"model.width": "null"} if "imagenet" in dataset else {})
+    return {"model.name": f"resnet{layers}"} | ({"model.width": "null"} if "imagenet" in dataset else {})
 
 
 def _device(kind: str | None, gpus: str | None) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
     {"dataset": "mnist", "input_shape": 784, "output_shape": 10, "epochs": 500, "model_architecture": …, …}
 
-The keys mean what they mean in that repository's `train_bayesbinn.py`, `train_ste.py` and `test_cl.py`; what they leave
-open (momentum 0 of the optimizer, λ0 = ±10, N × 10 with augmented images) is as in the code of the BayesBiNN authors.
+The keys are those of its `train_bayesbinn.py`, `train_ste.py` and `test_cl.py`. Settings without a key (momentum 0 of
+the optimizer, λ0 = ±10, N × 10 with augmented images) are those of the code of the BayesBiNN authors.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ARCHITECTURES = {
     **{"lrnetsmall": "lrnet_small", "lrnetbig": "lrnet_big"},
 }
 HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
-"""Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
+"""Hidden units of `BinaryConnect` by task."""
 CONTINUAL_TEMPERATURE = 1e-2
 """Temperature of the continual configurations (BayesBiNN, section 4.3)."""
 TEMPERATURES = {"mnist": 1e-10, "cifar10": 1e-10, "cifar100": 1e-8}
-"""Temperature of the others unless the file sets it (BayesBiNN, table 9)."""
+"""Temperature of other configurations without that key (BayesBiNN, table 9)."""
 CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
 SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
 
@@ -84,38 +84,27 @@ def read_config(path: Path) -> dict[str, Any] | None:
     from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
 
     found = read_yaml(path)
-    own = {*KEYS} - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
+    own = {*KEYS} - {"dataset", "epochs", "batch_size"}  # recipes have these, too
     return found if isinstance(found, dict) and own & found.keys() else None
 
 
 def flags_of(
     keys: Mapping[str, Any], *, source: str, method: str | None = None, task: str | None = None
 ) -> dict[str, str]:
-    """The flags of `onebit train` that a file means, but for --method and --task where they are given.
+    """The flags of `onebit train` for the keys of the file `source`, without --method and --task if they are given.
 
-    The dropout of `drop_prob` is that of inputs and hidden units of `BinaryConnect`; the convolutional nets have none
-    there. `momentum` is that of BatchNorm. `validation_split` is a share of the training images.
-
-    Args:
-        keys: of the file; source: its name.
-        method: the requested method; None derives it from the keys.
-        task: "image", or "permuted-mnist" for a continual training, whose net is smaller; None for "image" where the
-            settings are not those of a continual one.
-
-    Raises:
-        UsageError: an unknown or missing key, a value of another kind, or keys from which no method follows.
+    `drop_prob` is the dropout of inputs and hidden units of `BinaryConnect`; the convolutional nets have none there.
+    `momentum` is that of BatchNorm. `validation_split` is a share of the training images.
     """
     config = _read(keys, source)
     data, model = config.dataset, ARCHITECTURES[config.model_architecture]
     if task is None and model == "mlp" and (config.temperature or 0) >= CONTINUAL_TEMPERATURE:
         raise UsageError(
-            f"{source}: temperature {config.temperature:g} is that of test_cl.py: add --task permuted-mnist"
+            f"{source}: temperature {config.temperature:g} is for continual learning: add --task permuted-mnist"
         )
     bayes, ste = config.mc_steps or config.temperature, config.weight_clip_value
     if method is None and bool(bayes) is bool(ste):
-        raise UsageError(
-            f"{source}: no method follows from mc_steps, temperature, weight_clip_value: add --method NAME"
-        )
+        raise UsageError(f"{source}: mc_steps, temperature, weight_clip_value imply no method: add --method NAME")
     chosen = method or ("bayesbinn" if bayes else "ste")
     images, channels, values, classes = IMAGES[data]
     augmented = config.data_augmentation
@@ -144,18 +133,24 @@ def flags_of(
     if model == "mlp":
         widths = [values, *HIDDEN[task or "image"], classes]
         flags |= {"model.widths": widths, "model.dropout": config.drop_prob, "model.input_dropout": config.drop_prob}
-    if chosen == "bayesbinn":
-        flags |= {
-            "model.weight_options.temperature": config.temperature or TEMPERATURES[data],
+    flags |= _method_flags(config, chosen, task)
+    return {name: flag_text(value) for name, value in flags.items()}
+
+
+def _method_flags(config: Config, method: str, task: str | None) -> dict[str, Any]:
+    if method == "bayesbinn":
+        return {
+            "model.weight_options.temperature": config.temperature or TEMPERATURES[config.dataset],
             "optimizer.samples": config.mc_steps or 1,
-            "optimizer.data_scale": 10 if augmented else 1,
+            "optimizer.data_scale": 10 if config.data_augmentation else 1,
             "optimizer.lagged_mean": task == "permuted-mnist",  # as in the recipe of that task
             "draws": config.evaluate_steps or 0,
         }
-    else:  # train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
-        flags |= {"optimizer.clip_grad_value": config.grad_clip_value} if config.grad_clip_value else {}
-        flags |= {"optimizer.latent_clip": ste} if ste and chosen != "real" else {}
-    return {name: flag_text(value) for name, value in flags.items()}
+    # train_bayesbinn.py ignores grad_clip_value; only its STE clips gradients
+    flags = {"optimizer.clip_grad_value": config.grad_clip_value, "optimizer.latent_clip": config.weight_clip_value}
+    if method == "real":
+        del flags["optimizer.latent_clip"]
+    return {name: value for name, value in flags.items() if value}
 
 
 def _read(keys: Mapping[str, Any], source: str) -> Config:
@@ -164,5 +159,5 @@ def _read(keys: Mapping[str, Any], source: str) -> Config:
     plain = {key: _plain(value) if key in named and isinstance(value, str) else value for key, value in keys.items()}
     try:
         return Config(**plain)  # type: ignore[arg-type]  # it reads them
-    except (TypeError, UsageError) as error:  # the first names an unknown key, or one that is missing
+    except (TypeError, UsageError) as error:  # TypeError for an unknown or a missing key
         raise UsageError(f"{source}: {error}") from None

@@ -1,0 +1,59 @@
+"""Names of custom models in a recipe: `package.module:Class` or `path/to/file.py:Class`. Imports none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import PurePath
+from typing import NamedTuple
+
+from onebit.errors import UsageError
+
+CUSTOM_FIELDS = (
+    *("name", "weight_quantizer", "input_quantizer", "weight_options", "input_options"),
+    *("value", "init", "coding", "real_first", "real_last"),
+)
+"""Fields of the recipe that binarize a custom model; any other `--model.NAME` is an argument of it."""
+ARGUMENTS = "model.arguments"
+"""Field of a recipe with the arguments of a custom model."""
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class CustomName(NamedTuple):
+    """The parts of `where:attribute`; `where` is the path of a .py file if `is_file`, else a dotted module."""
+
+    where: str
+    attribute: str
+    is_file: bool
+
+
+def is_custom(name: str) -> bool:
+    """Whether a name is that of a custom model, or of a file without a class, which `split_custom` refuses."""
+    return ":" in name or name.endswith(".py")
+
+
+def short_name(name: str) -> str:
+    """A model's name without the file or module of its code."""
+    return name.rpartition(":")[2] if is_custom(name) else name
+
+
+def split_custom(name: str) -> CustomName:
+    """Split the name of a custom model.
+
+    Example:
+        >>> split_custom("nets/small.py:Net")
+        CustomName(where='nets/small.py', attribute='Net', is_file=True)
+    """
+    where, _, attribute = name.rpartition(":")
+    is_file = where.endswith(".py")
+    if not (is_file or _DOTTED.fullmatch(where)) or not _DOTTED.fullmatch(attribute):
+        near = f"; did you mean {where}.py:{attribute}?" if "/" in where and not PurePath(where).suffix else ""
+        raise UsageError(f"model {name!r}: expected path/to/file.py:Class or package.module:Class{near}")
+    return CustomName(where, attribute, is_file)
+
+
+def names_custom_model(words: Sequence[str]) -> bool:
+    """Whether a command line names a custom model with `--model` or `-a`."""
+    after_flag = (after for word, after in pairwise(words) if word in ("--model", "-a", "--model.name"))
+    return any(map(is_custom, (*after_flag, *(word for word in words if word.startswith("--model=")))))
