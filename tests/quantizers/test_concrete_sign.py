@@ -19,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def spread(count: int, bound: float, dtype: torch.dtype = torch.float32) -> Tensor:
+def uniform(count: int, bound: float, dtype: torch.dtype = torch.float32) -> Tensor:
     return (torch.rand(count, generator=seeded(9), dtype=dtype) * 2 - 1) * bound
 
 
@@ -29,9 +29,9 @@ def by_formula(latent: Tensor, temperature: float, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("temperature", [2.0, 1.0, 1e-2, 1e-5, 1e-8, 1e-10])
+@pytest.mark.parametrize("temperature", [1.0, 1e-2, 1e-5, 1e-10])
 def test_the_draw_follows_the_formula_at_every_temperature(temperature: float, dtype: torch.dtype) -> None:
-    latent = spread(20_000, 4, dtype)
+    latent = uniform(20_000, 4, dtype)
     found = ConcreteSign(temperature, generator=seeded())(latent)
     expected = by_formula(latent, temperature)
     assert found.dtype == dtype
@@ -54,9 +54,9 @@ def test_where_u_is_exactly_its_threshold_the_weight_is_relaxed() -> None:
 @pytest.mark.parametrize("temperature", [1e-10, 0.1])
 def test_the_share_of_plus_ones_is_the_sigmoid(temperature: float) -> None:
     for value in (-2.0, -0.3, 0.0, 0.7, 3.0):
-        latent = torch.full((200_000,), value)
+        latent = torch.full((100_000,), value)
         p = 1 / (1 + math.exp(-2 * value))
-        margin = 4 * math.sqrt(p * (1 - p) / 200_000)
+        margin = 4 * math.sqrt(p * (1 - p) / 100_000)
         assert abs(float((ConcreteSign(temperature, generator=seeded())(latent) > 0).float().mean()) - p) < margin
         drawn = ConcreteSign(temperature).sample(latent, generator=seeded(1))
         assert drawn.signs.abs().unique().tolist() == [1.0]
@@ -64,12 +64,12 @@ def test_the_share_of_plus_ones_is_the_sigmoid(temperature: float) -> None:
 
 
 def test_u_is_uniform_and_never_0_or_1() -> None:
-    u = _uniform(torch.empty(400_001), seeded())
+    u = _uniform(torch.empty(100_001), seeded())
     assert 0 < float(u.min()) < 1e-4
     assert 1 - 1e-4 < float(u.max()) < 1
     counts = torch.histc(u, 100, 0, 1)
-    assert float(((counts - 4000) ** 2 / 4000).sum()) < 150  # chi square of 99 degrees of freedom
-    assert abs(float(torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1])) < 0.01
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 150  # chi square of 99 degrees of freedom
+    assert abs(float(torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1])) < 0.02
 
 
 def test_latents_of_ten_hold_their_sign() -> None:
@@ -84,7 +84,7 @@ def slope_of(latent: Tensor, weight: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("temperature", [1.0, 1e-2, 1e-10])
 def test_the_gradient_is_that_of_the_authors_code(temperature: float, dtype: torch.dtype) -> None:
-    latent = spread(5000, 3, dtype).requires_grad_()
+    latent = uniform(5000, 3, dtype).requires_grad_()
     incoming = torch.linspace(-2, 2, 5000, dtype=dtype)
     weight = ConcreteSign(temperature, generator=seeded())(latent)
     weight.backward(incoming)
@@ -111,24 +111,15 @@ def test_the_slope_is_that_of_the_latent_now() -> None:
         assert torch.allclose(layer.weight.grad, slope_of(layer.weight.detach(), weight.detach(), 1.0), rtol=1e-4)
 
 
-def test_a_plain_gradient_would_be_the_relaxed_one() -> None:
-    """s' is dw/dλ over dtanh λ/dλ: the natural gradient."""
-    latent = spread(50, 1, torch.float64).requires_grad_()
-    by_formula(latent, 1.0).sum().backward()
-    plain, latent.grad = latent.grad, None
-    ConcreteSign(1.0, generator=seeded())(latent).sum().backward()
-    assert torch.allclose(latent.grad, plain / (1 - latent.detach().tanh() ** 2), rtol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 3, CHUNK - 1, CHUNK, 2 * CHUNK + 5])
-def test_pieces_make_the_whole(count: int) -> None:
-    latent = spread(count, 2)
+@pytest.mark.parametrize("count", [1, 3, CHUNK, 2 * CHUNK + 5])
+def test_chunks_cover_all_values(count: int) -> None:
+    latent = uniform(count, 2)
     assert torch.equal(ConcreteSign(generator=seeded())(latent) > 0, by_formula(latent, 1e-10) > 0)
     assert sum(x.numel() for (x,) in in_chunks(latent)) == count
 
 
 def test_a_channels_last_latent_gives_a_channels_last_weight() -> None:
-    latent = spread(4 * 3 * 3 * 3, 2).view(4, 3, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    latent = uniform(4 * 3 * 3 * 3, 2).view(4, 3, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
     weight = ConcreteSign(generator=seeded())(latent)
     weight.sum().backward()
     assert weight.stride() == latent.stride() == latent.grad.stride()
@@ -136,7 +127,7 @@ def test_a_channels_last_latent_gives_a_channels_last_weight() -> None:
 
 
 def test_under_autocast_relaxed_weights_are_rounded_and_their_slope_is_not() -> None:
-    latent = spread(1000, 1).requires_grad_()
+    latent = uniform(1000, 1).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         weight = ConcreteSign(1.0, generator=seeded())(latent)
     weight.backward(torch.ones_like(weight))
@@ -149,18 +140,15 @@ def test_under_autocast_relaxed_weights_are_rounded_and_their_slope_is_not() -> 
 def test_a_compiled_model_draws_by_the_formula() -> None:
     torch._dynamo.reset()
     quantizer = ConcreteSign(0.5)
-    latent = spread(64, 1).requires_grad_()
+    latent = uniform(64, 1).requires_grad_()
     weight = torch.compile(quantizer, backend="aot_eager")(latent)
     weight.sum().backward()
     assert torch.allclose(latent.grad, slope_of(latent.detach(), weight.detach(), 0.5), rtol=1e-4)
 
 
-def test_the_mean_of_the_weights() -> None:
-    latent = spread(10, 3)
+def test_the_mean_and_the_temperature() -> None:
+    latent = uniform(10, 3)
     assert torch.equal(ConcreteSign().mean(latent), latent.tanh())
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_the_temperature_is_positive(temperature: float) -> None:
-    with pytest.raises(UsageError, match="temperature"):
-        ConcreteSign(temperature)
+    for temperature in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="temperature"):
+            ConcreteSign(temperature)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
-from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,15 +15,12 @@ from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binarize_, input_quantizers, recompute_inputs_
 from onebit.quantizers import INPUT_QUANTIZERS, FewBits
 from onebit.quantizers.few_bits import Range
+from support.tensors import normal
 
 NAMES = [name for name, entry in INPUT_QUANTIZERS.entries().items() if entry.bits > 1]
 RANGES = get_args(Range)
 LEARNED = ("lsq", "pact")
 BOUNDS = {"uint8": (0, 255), "uint4": (0, 15), "uint2": (0, 3), "int8": (-128, 127), "int4": (-8, 7), "int2": (-2, 1)}
-
-
-def seeded(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def make(name: str, range: str = "lsq", limit: float = 1.5) -> FewBits:
@@ -36,7 +31,6 @@ def make(name: str, range: str = "lsq", limit: float = 1.5) -> FewBits:
     return quantizer
 
 
-# ---------------------------------------------------------------------------- the formulas of the papers, by autograd
 def rounded(v: Tensor) -> Tensor:
     """round(v) with the straight-through gradient 1."""
     return v + (v.round() - v).detach()
@@ -63,26 +57,15 @@ def fixed(x: Tensor, limit: Tensor, least: int, most: int) -> Tensor:
     return pact(x, limit.detach(), least, most) + 0 * limit
 
 
-FORMULAS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
-    "lsq": lsq,
-    "pact": pact,
-    "dorefa": fixed,
-    "follow": fixed,
-}
+FORMULAS: dict[str, Any] = {"lsq": lsq, "pact": pact, "dorefa": fixed, "follow": fixed}
 
 
 def limit_of(quantizer: FewBits) -> Tensor:
     return torch.ones(()) if quantizer.range == "dorefa" else quantizer.limit.detach().clone()
 
 
-@pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=RANGES)
-def rule(request: pytest.FixtureRequest) -> str:
-    return request.param
+each_rule = pytest.mark.parametrize("rule", RANGES)
+some_pairs = pytest.mark.parametrize(("name", "rule"), [*zip(NAMES, [*RANGES, *RANGES], strict=False), ("int4", "lsq")])
 
 
 def test_every_name_and_range_has_its_bounds_and_formula() -> None:
@@ -93,10 +76,11 @@ def test_every_name_and_range_has_its_bounds_and_formula() -> None:
         assert bounds[1] - bounds[0] + 1 == 2 ** INPUT_QUANTIZERS.entry(name).bits
 
 
-@pytest.mark.parametrize("limit", [1.5, -0.4])
+@each_rule
+@pytest.mark.parametrize(("name", "limit"), [*zip(NAMES, [1.5, -0.4] * 3, strict=True)])
 def test_values_and_gradients_are_those_of_the_paper(name: str, rule: str, limit: float) -> None:
     quantizer = make(name, rule, limit).double().eval()
-    x, g = seeded(6, 4, 3, 3).double().requires_grad_(), seeded(6, 4, 3, 3, seed=1).double()
+    x, g = normal(6, 4, 3, 3).double().requires_grad_(), normal(6, 4, 3, 3, seed=1).double()
     y = quantizer(x)
     y.backward(g)
     twin, size = x.detach().clone().requires_grad_(), limit_of(quantizer).double().abs().requires_grad_()
@@ -116,6 +100,7 @@ def test_values_by_hand() -> None:
     x = torch.tensor([-3.0, -0.1, -0.0, 0.0, 0.24, 0.25, 0.26, 0.75, 3.1, 7.2, 7.5, 90.0, math.inf, -math.inf])
     made = [0, 0, 0, 0, 0, 0, 0.5, 1.0, 3.0, 7.0, 7.5, 7.5, 7.5, 0]
     assert quantizer(x).tolist() == made
+    assert bool(quantizer(torch.tensor(math.nan)).isnan())
     signed = make("int2", limit=0.5).eval()
     assert signed(torch.tensor([-9.0, -0.8, -0.7, -0.2, 0.0, 0.3, 4.0])).tolist() == [-1, -1, -0.5, 0, 0, 0.5, 0.5]
 
@@ -128,8 +113,9 @@ def test_no_gradient_passes_at_the_ends_of_the_range(rule: str) -> None:
     assert x.grad.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_of_sgd_moves_the_step_as_in_the_paper(name: str) -> None:
-    quantizer, x, g = make(name), seeded(5, 40), seeded(5, 40, seed=1)
+    quantizer, x, g = make(name), normal(5, 40), normal(5, 40, seed=1)
     before = quantizer.integer_input().step
     step = before.clone().requires_grad_()
     (rounded((x / step).clamp(quantizer.least, quantizer.most)) * step).backward(g)
@@ -141,29 +127,23 @@ def test_a_step_of_sgd_moves_the_step_as_in_the_paper(name: str) -> None:
     torch.testing.assert_close(quantizer.integer_input().step, moved, rtol=1e-4, atol=1e-7)
 
 
-def test_zero_is_zero_and_nan_stays_nan(name: str, rule: str) -> None:
-    quantizer = make(name, rule).eval()
-    y = quantizer(torch.tensor([0.0, -0.0, math.nan]))
-    assert y[:2].tolist() == [0, 0]
-    assert bool(y[2].isnan())
-
-
+@some_pairs
 def test_eval_forward_is_what_the_quantizer_states(name: str, rule: str) -> None:
     for quantizer in (make(name, rule).eval(), INPUT_QUANTIZERS[name](range=rule).eval()):
         state = copy.deepcopy(quantizer.state_dict())
         step, least, most = quantizer.integer_input()
-        x = 3 * seeded(50, 20)
+        x = 3 * normal(50, 20)
         assert torch.equal(quantizer(x), (x / step).round().clamp(least, most) * step)
         assert torch.equal(quantizer(x), quantizer(x))
         assert quantizer.binary_input() is None
         assert all(torch.equal(value, state[key]) for key, value in quantizer.state_dict().items())
 
 
-# --------------------------------------------------------------------------------------------------- how a range begins
+@pytest.mark.parametrize("name", NAMES)
 def test_the_first_batch_of_training_sets_a_learned_range(name: str) -> None:
     for rule in LEARNED:
         quantizer = INPUT_QUANTIZERS[name](range=rule)
-        x = seeded(50, 20)
+        x = normal(50, 20)
         assert float(quantizer.integer_input().step) * quantizer.most == pytest.approx(4.0)  # four standard deviations
         quantizer.eval()(x)
         assert quantizer.limit.item() == 0
@@ -198,6 +178,7 @@ def test_a_batch_of_zeros_sets_no_range() -> None:
         assert quantizer.limit.item() > 0
 
 
+@each_rule
 def test_a_stored_range_stays(rule: str) -> None:
     if rule == "dorefa":
         assert not make("uint4", rule).state_dict()
@@ -215,72 +196,63 @@ def test_a_stored_range_stays(rule: str) -> None:
     assert again.limit.item() > 0.75
 
 
-# ---------------------------------------------------------------------------------------------------- dtypes and graphs
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
-def test_compiled_equals_eager(rule: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule"), [("uint4", "lsq"), ("int8", "pact"), ("uint4", "dorefa"), ("int8", "follow")]
+)
+def test_compiled_equals_eager(name: str, rule: str) -> None:
     torch._dynamo.reset()
-    for name in ("uint4", "int8"):
-        eager, x = INPUT_QUANTIZERS[name](range=rule), seeded(6, 20)
-        compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
-        for step in range(3):
-            results = []
-            for quantizer in (eager, compiled):
-                given = ((step + 1) * x).requires_grad_()
-                y = quantizer(given)
-                wanted = [given, *quantizer.parameters()]
-                results.append(
-                    [y.detach(), *torch.autograd.grad(y, wanted, seeded(6, 20, seed=2)), *quantizer.buffers()]
-                )
-            for one, other in zip(*results, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    eager, x = INPUT_QUANTIZERS[name](range=rule), normal(6, 20)
+    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
+    for step in range(2):
+        results = []
+        for quantizer in (eager, compiled):
+            given = ((step + 1) * x).requires_grad_()
+            y = quantizer(given)
+            grads = torch.autograd.grad(y, [given, *quantizer.parameters()], normal(6, 20, seed=2))
+            results.append([y.detach(), *grads, *quantizer.buffers()])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
+@some_pairs
 def test_under_autocast_values_are_rounded_and_gradients_float32(name: str, rule: str) -> None:
-    quantizer, x = make(name, rule).eval(), seeded(6, 20).requires_grad_()
+    quantizer, x = make(name, rule).eval(), normal(6, 20).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y = quantizer(x)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, quantizer(x).bfloat16())
-    y.backward(seeded(6, 20, seed=1).bfloat16())
+    y.backward(normal(6, 20, seed=1).bfloat16())
     assert x.grad.dtype == torch.float32
     assert all(parameter.grad.dtype == torch.float32 for parameter in quantizer.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_inputs_of_half_precision(name: str, rule: str, dtype: torch.dtype) -> None:
-    quantizer, x = make(name, rule), seeded(6, 20).to(dtype).requires_grad_()
-    y = quantizer(x)
-    y.sum().backward()
-    assert y.dtype == x.grad.dtype == dtype
-    assert bool(x.grad.isfinite().all())
-    assert len(y.unique()) <= quantizer.most - quantizer.least + 1
+@some_pairs
+def test_any_shape_and_dtype(name: str, rule: str) -> None:
+    for shape in ((0, 3), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)):
+        assert INPUT_QUANTIZERS[name](range=rule)(normal(*shape).requires_grad_()).shape == shape
+    for dtype in (torch.bfloat16, torch.float16):
+        quantizer, x = make(name, rule), normal(6, 20).to(dtype).requires_grad_()
+        y = quantizer(x)
+        y.sum().backward()
+        assert y.dtype == x.grad.dtype == dtype
+        assert bool(x.grad.isfinite().all())
+        assert len(y.unique()) <= quantizer.most - quantizer.least + 1
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)])
-def test_any_shape(name: str, rule: str, shape: tuple[int, ...]) -> None:
-    quantizer = INPUT_QUANTIZERS[name](range=rule)
-    assert quantizer(seeded(*shape).requires_grad_()).shape == shape
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))], ids=["copy", "pickle"])
-def test_a_copy_works_like_the_original(rule: str, copied: Callable[[FewBits], FewBits]) -> None:
-    quantizer, x = make("int4", rule).eval(), seeded(6, 20)
-    assert torch.equal(copied(quantizer)(x), quantizer(x))
-
-
-# ------------------------------------------------------------------------------------------------------------ in layers
 def test_an_unknown_range_is_refused() -> None:
     with pytest.raises(UsageError, match="range"):
         INPUT_QUANTIZERS["uint4"](range="lsp")
     assert repr(INPUT_QUANTIZERS["uint4"](range="pact")) == "UInt4(range='pact')"
 
 
-def test_keys_of_the_state_are_those_of_quantizers() -> None:
+def test_the_limit_is_in_the_state_dict() -> None:
     assert list(BinaryConv2d(5, 4, 3, input_quantizer="uint4").state_dict()) == ["weight", "input_quantizer.limit"]
     net = binarize_(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), input_quantizer="int8").model
     assert [name for name, _ in input_quantizers(net)] == ["2.input_quantizer"]
 
 
+@each_rule
 @pytest.mark.parametrize("dims", [2, 3])
 def test_recomputed_inputs_give_the_same_and_move_a_range_once(rule: str, dims: int) -> None:
     found = []
@@ -289,21 +261,21 @@ def test_recomputed_inputs_give_the_same_and_move_a_range_once(rule: str, dims: 
         layer = BinaryLinear(8, 6, input_quantizer=INPUT_QUANTIZERS["uint4"](range=rule))
         recompute_inputs_(layer, recompute)
         for step in range(2):
-            x = (seeded(*(3, 5, 8)[-dims:], seed=step)).requires_grad_()
+            x = (normal(*(3, 5, 8)[-dims:], seed=step)).requires_grad_()
             layer(x).square().sum().backward()
         found.append([x.grad, layer.weight.grad, *(p.grad for p in layer.input_quantizer.parameters())])
         found[-1] += list(layer.input_quantizer.state_dict().values())
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("range", RANGES)
-def test_checkpointing_repeats_a_pass_with_its_limit(range: str) -> None:
+@each_rule
+def test_checkpointing_repeats_a_pass_with_its_limit(rule: str) -> None:
     made = []
     for call in (lambda model, x: model(x), lambda model, x: checkpoint(model, x, use_reentrant=False)):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 16), INPUT_QUANTIZERS["uint4"](range=range), nn.Linear(16, 4))
-        model(seeded(16, 8))
-        x = (3 * seeded(16, 8, seed=1)).requires_grad_()
+        model = nn.Sequential(nn.Linear(8, 16), INPUT_QUANTIZERS["uint4"](range=rule), nn.Linear(16, 4))
+        model(normal(16, 8))
+        x = (3 * normal(16, 8, seed=1)).requires_grad_()
         call(model, x).square().sum().backward()
         assert x.grad is not None
         made.append((x.grad, model[1].integer_input().step))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import onebit
 from onebit.errors import UsageError
@@ -15,19 +14,15 @@ from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, Sign, SwishSign, Xnor
 from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
 from onebit.train.weights import load_weights
+from support.tensors import normal
 
 NEW = ["xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin"]
-
-
-def seeded(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def small_net(weight_quantizer: str | None) -> Any:
     return onebit.create_model("mlp", widths=(16, 12, 3), input_shape=(1, 4, 4), weight_quantizer=weight_quantizer)
 
 
-# ----------------------------------------------------------------------------------------------------------- arguments
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
@@ -45,14 +40,7 @@ def test_wrong_arguments_are_refused(kind: type, options: dict[str, float], said
         kind(**options)
 
 
-@pytest.mark.parametrize("name", NEW)
-def test_bounds_are_those_of_the_authors(name: str) -> None:
-    assert WEIGHT_QUANTIZERS[name]().latent_bound == (1.0 if name == "xnor" else None)
-
-
-# ----------------------------------------------------------------------------------------------------------- schedules
-@pytest.mark.parametrize("assign", [False, True], ids=["to_empty", "assign"])
-@pytest.mark.parametrize("progress", [0.0, 0.5])
+@pytest.mark.parametrize(("assign", "progress"), [(False, 0.0), (False, 0.5), (True, 0.5)])
 def test_a_model_from_meta_has_its_scheduled_numbers(assign: bool, progress: float) -> None:
     def build() -> torch.nn.Sequential:
         return torch.nn.Sequential(
@@ -72,7 +60,7 @@ def test_a_model_from_meta_has_its_scheduled_numbers(assign: bool, progress: flo
     assert len(expected) == 3
     for name, buffer in empty.named_buffers():
         assert torch.equal(buffer, expected[name]), name
-    x = seeded(3, 6)
+    x = normal(3, 6)
     for one in (model, empty):
         one(x).square().sum().backward()
     assert torch.equal(empty[0].weight.grad, model[0].weight.grad)
@@ -82,23 +70,17 @@ def test_a_model_from_meta_has_its_scheduled_numbers(assign: bool, progress: flo
 @pytest.mark.parametrize("kind", [IRNet, EdeSign, AdaBin])
 def test_t_grows_geometrically(kind: type[EdeSign]) -> None:
     quantizer = kind()
-    found = []
-    for progress in (0.0, 0.25, 0.5, 0.75, 1 - 1e-9):
+    for progress, t in ((0.0, 0.1), (0.25, 0.1 * 10**0.5), (0.5, 1.0), (1 - 1e-9, 10.0)):
         quantizer.set_progress(progress)
-        found.append(quantizer.t.item())
-    assert found == pytest.approx([0.1, 0.1 * 10**0.5, 1.0, 10**0.5, 10.0])
-    late = kind(t_start=1e-3, t_end=2.0)
-    assert late.t.item() == pytest.approx(1e-3)
+        assert quantizer.t.item() == pytest.approx(t)
+    assert kind(t_start=1e-3, t_end=2.0).t.item() == pytest.approx(1e-3)
 
 
 def test_tau_grows_exponentially() -> None:
-    quantizer = ReCU()
-    found = []
-    for progress in (0.0, 0.5, 1 - 1e-9):
+    quantizer, slope = ReCU(), 0.14 / (math.e - 1)
+    for progress, tau in ((0.0, 0.85), (0.5, slope * math.exp(0.5) + 0.85 - slope), (1 - 1e-9, 0.99)):
         quantizer.set_progress(progress)
-        found.append(quantizer.tau.item())
-    slope = 0.14 / (math.e - 1)
-    assert found == pytest.approx([0.85, slope * math.exp(0.5) + 0.85 - slope, 0.99])
+        assert quantizer.tau.item() == pytest.approx(tau)
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.30), (0.999999, 0.02)])
@@ -115,7 +97,6 @@ def test_recu_clamps_both_tails_of_laplacian_latents_at_the_quantile(progress: f
     assert float((gradient.diagonal() == 0).float().mean()) == pytest.approx(share, abs=0.025)
 
 
-# -------------------------------------------------------------------------------------------------------------- values
 def test_irnet_scales_are_powers_of_two() -> None:
     latent = torch.stack([torch.linspace(-1, 1, 64), torch.cat([torch.zeros(63), torch.ones(1)])])
     scale = IRNet().decompose(latent).scale
@@ -123,7 +104,7 @@ def test_irnet_scales_are_powers_of_two() -> None:
     assert scale.tolist() == [1.0, 0.25]  # mean|ŵ| = 0.87 and 0.25
 
 
-def test_the_gradient_of_xnor_is_that_of_the_product_not_the_shorter_one_of_the_paper() -> None:
+def test_the_gradient_of_xnor_is_that_of_the_product() -> None:
     latent = torch.tensor([[0.5, -0.25, 2.0, 0.25]], requires_grad=True)
     incoming = torch.tensor([[1.0, 2.0, 4.0, -1.0]])
     Xnor()(latent).backward(incoming)
@@ -133,16 +114,7 @@ def test_the_gradient_of_xnor_is_that_of_the_product_not_the_shorter_one_of_the_
     assert latent.grad[0].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["xnor", "magnitude_aware"])
-def test_a_channel_of_zeros_keeps_two_values(name: str) -> None:
-    signs, scale, centre = WEIGHT_QUANTIZERS[name]().decompose(torch.zeros(2, 3))
-    assert scale is not None
-    assert scale.tolist() == pytest.approx([1e-12, 1e-12])
-    assert centre is None
-    assert signs.tolist() == [[1.0] * 3] * 2
-
-
-def test_a_negative_learnt_scale_ships_as_opposite_signs() -> None:
+def test_a_negative_learned_scale_ships_as_opposite_signs() -> None:
     layer = BinaryConv2d(2, 3, 3, weight_quantizer="recu").eval()
     quantizer: Any = layer.weight_quantizer
     assert dict(layer.named_parameters())["weight_quantizer.scale"] is quantizer.scale
@@ -154,11 +126,11 @@ def test_a_negative_learnt_scale_ships_as_opposite_signs() -> None:
     assert after.scale.tolist() == pytest.approx([0.5, 0.5, 1e-12])
     assert torch.equal(after.signs, before.signs * torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1, 1))
     assert torch.equal(layer.effective_weight(), layer.dense(after))
-    (layer.effective_weight() * seeded(3, 2, 3, 3)).sum().backward()
+    (layer.effective_weight() * normal(3, 2, 3, 3)).sum().backward()
     assert float(quantizer.scale.grad[2]) != 0  # a scale of 0 can leave it
 
 
-def test_a_learnt_scale_starts_uniform_and_from_the_seed() -> None:
+def test_a_learned_scale_starts_uniform_and_from_the_seed() -> None:
     scales = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -179,7 +151,7 @@ def test_a_fixed_scale_stays_1_and_draws_no_random_numbers() -> None:
     assert torch.equal(layer.weight, plain.weight)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, weight_decay=0.1)
     before = layer.weight.detach().clone()
-    (layer(seeded(3, 5)) * seeded(3, 4)).sum().backward()
+    (layer(normal(3, 5)) * normal(3, 4)).sum().backward()
     optimizer.step()
     quantizer: Any = layer.weight_quantizer
     assert not torch.equal(layer.weight, before)
@@ -195,13 +167,12 @@ def test_magnitude_aware_sends_no_gradient_through_its_scale() -> None:
     assert latent.grad.tolist() == [[0.0, 1.75]]
 
 
-# -------------------------------------------------------------------------------------------- checkpoints, packed nets
-def test_a_full_precision_twin_drops_learnt_scales_with_one_notice() -> None:
+def test_a_real_net_drops_learned_scales_with_one_notice() -> None:
     model, twin = small_net("recu"), small_net(None)
     state = model.state_dict()
     count = len(list(binary_layers(model)))
     assert sum("weight_quantizer.scale" in key for key in state) == count
-    with pytest.warns(UserWarning, match=f"dropped {count} quantizer parameters") as notices:
+    with pytest.warns(UserWarning, match=f"{count}") as notices:
         load_weights(twin, state, source="net.ckpt")
     assert len(notices) == 1
     assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
@@ -224,8 +195,7 @@ def test_a_packed_net_agrees(name: str) -> None:
     assert onebit.verify(model.eval(), onebit.pack(model), images.numpy()).ok
 
 
-# ---------------------------------------------------------------------------------------------------------- surrogates
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("surrogate", "parameters", "at_zero", "at_one"),
     [
@@ -253,36 +223,21 @@ def test_a_surrogate_is_finite_and_vanishes_at_infinity(
     assert torch.equal(vectorised.diagonal(), x.grad)
 
 
-def test_a_layer_of_each_learns() -> None:
-    torch.manual_seed(0)
-    for name in NEW:
-        layer = BinaryLinear(16, 4, weight_quantizer=name)
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
-        x, target = seeded(64, 16), seeded(64, 16) @ seeded(16, 4).sign()
-        losses = []
-        for step in range(20):
-            layer.weight_quantizer.set_progress(step / 20)  # type: ignore[union-attr]
-            loss = (layer(x) - target).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert max(losses[15:]) < losses[0], name
-
-
 @pytest.mark.parametrize("name", ["xnor", "magnitude_aware"])
-def test_a_channel_of_zeros_has_two_values_and_finite_gradients_under_float16_autocast(name: str) -> None:
+def test_a_channel_of_zeros_has_two_values_and_finite_gradients(name: str) -> None:
     layer = BinaryLinear(4, 2, weight_quantizer=name)
     with torch.no_grad():
         layer.weight[0] = 0
         layer.weight[1] = 1e-4  # what float16 holds stays
     with torch.autocast("cpu", torch.float16):
         weight = layer.effective_weight()
-        layer(seeded(3, 4)).float().sum().backward()
+        layer(normal(3, 4)).float().sum().backward()
     assert weight.dtype == torch.float16
     assert (weight[0] > 0).all()
     assert torch.equal(weight[1], torch.full((4,), 1e-4).half())
     assert layer.weight.grad.isfinite().all()
+    scale = WEIGHT_QUANTIZERS[name]().decompose(torch.zeros(2, 3)).scale
+    assert scale.tolist() == pytest.approx([1e-12, 1e-12])
 
 
 def test_a_whole_number_and_the_same_real_number_are_one_setting() -> None:
