@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan, plan
-from onebit.native.arena import place
+from onebit.native.arena import assign_offsets
 from onebit.native.kernel_calls import Buffer
 from onebit.packed import Affine, AveragePool, Conv, Dense, Flatten, PackedNet, RealDense, Requantize, Sign, load
 from onebit.runtime import run
@@ -165,13 +165,13 @@ def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPat
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=12))
 def test_buffers_in_use_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
     buffers = [Buffer(units, first, first + length) for units, first, length in drawn]
-    end = place(buffers, 3)
+    end = assign_offsets(buffers, 3)
     for n, a in enumerate(buffers):
-        assert a.place >= 0
-        assert a.place + 3 * a.units <= end
+        assert a.offset >= 0
+        assert a.offset + 3 * a.units <= end
         for b in buffers[:n]:
             if a.first <= b.last and b.first <= a.last:
-                assert a.place + 3 * a.units <= b.place or b.place + 3 * b.units <= a.place
+                assert a.offset + 3 * a.units <= b.offset or b.offset + 3 * b.units <= a.offset
 
 
 def test_the_plan_of_a_deep_net_takes_time_in_proportion_to_its_nodes() -> None:

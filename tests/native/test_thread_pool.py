@@ -104,7 +104,7 @@ def test_calls_of_any_number_of_threads_share_the_same_threads() -> None:
     before = active_count()
     for count in range(2, 9):
         together(count)
-        thread_pool.run_together(lambda part, parts, barrier: 0, count)
+        thread_pool.run_parts(lambda part, parts, barrier: 0, count)
     assert active_count() <= before + 1  # one may be about to be idle
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
-from onebit.native import InstructionSet, NormStage, NormStruct, run_norm
+from onebit.native import InstructionSet, NormStruct, run_norm
 from onebit.quantizers.cpu_kernels import (
     MOST_CHANNELS,
     has_rows,
@@ -137,11 +137,9 @@ def _fused(
     return _Normalized.apply(isa, twice, _bounds(activation), norm.eps, norm.momentum, *tensors)
 
 
-def _run(
-    isa: InstructionSet, x: Tensor, *stages: NormStage, bounds: tuple[float, float], **fields: Tensor | float | None
-) -> None:
+def _run(isa: InstructionSet, x: Tensor, *, bounds: tuple[float, float], **fields: Tensor | float | None) -> None:
     sizes = {"rows": x.numel() // x.shape[1], "channels": x.shape[1], "bf16": x.dtype == torch.bfloat16}
-    launch(run_norm, isa, NormStruct, *stages, least=bounds[0], most=bounds[1], x=x, **sizes, **fields)
+    launch(run_norm, isa, NormStruct, least=bounds[0], most=bounds[1], x=x, **sizes, **fields)
 
 
 def _are_bounds(bounds: tuple[float, float]) -> bool:
@@ -165,8 +163,7 @@ class _Normalized(torch.autograd.Function):
         out = torch.empty_like(x)
         statistics = torch.empty(4, x.shape[1], dtype=torch.float32, device=x.device)
         given: dict[str, Any] = dict(zip(_TENSORS, tensors, strict=True))
-        stages = NormStage.MOMENTS, NormStage.NORMALIZE
-        _run(isa, x, *stages, bounds=bounds, out=out, statistics=statistics, eps=eps, momentum=momentum, **given)
+        _run(isa, x, bounds=bounds, out=out, statistics=statistics, eps=eps, momentum=momentum, **given)
         shortcut, weight = tensors[:2]
         ctx.isa, ctx.bounds, ctx.eps = isa, bounds, eps
         # without a shortcut, x tells the sign of y, but not what is rounded to 1; of two outputs, autograd must notice
@@ -199,8 +196,7 @@ class _Normalized(torch.autograd.Function):
         sums = torch.empty(2, x.shape[1], dtype=torch.float32, device=x.device)
         parts = {"gradient": given[0], "second_gradient": given[1] if len(given) > 1 else None, "kept": kept}
         fields = {"out": out, "statistics": statistics, "weight_gradient": sums[0], "bias_gradient": sums[1]}
-        stages = NormStage.SUMS, NormStage.PROPAGATE
-        _run(ctx.isa, x, *stages, bounds=ctx.bounds, x_gradient=x_gradient, **parts, **fields)
+        _run(ctx.isa, x, bounds=ctx.bounds, x_gradient=x_gradient, **parts, **fields)
         through = (given[0] if kept is None else kept) if to_shortcut else None
         per_channel = (sums[0], sums[1]) if weight is not None else (None, None)
         return *(None,) * 5, x_gradient if to_x else None, through, *per_channel, None, None

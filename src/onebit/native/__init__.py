@@ -1,4 +1,4 @@
-"""Fast packed nets: a C library without dependencies that runs whole batches."""
+"""The native executor: a C library without dependencies that runs packed nets on whole batches."""
 
 from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
 from onebit.native.arena import NativePlan
@@ -12,7 +12,6 @@ from onebit.native.training import (
     RPRELU,
     SHIFTED_SIGN,
     TRIANGLE,
-    NormStage,
     run_activation,
     run_norm,
     run_values,
@@ -30,7 +29,6 @@ __all__ = [
     "ConvolutionStruct",
     "InstructionSet",
     "NativePlan",
-    "NormStage",
     "NormStruct",
     "NotPlanned",
     "SurrogateStruct",

@@ -1,4 +1,4 @@
-"""The arena of a plan: where each value is in memory, and the library's structures that say so."""
+"""The arena of a plan: the offset of each value in memory, and the structures that the library reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from onebit.native import abi, library
 from onebit.native.kernel_calls import BYTES, WORD, Buffer, KernelCall, Slot
 from onebit.native.panels import LOOKUPS
-from onebit.native.thread_pool import run_together
+from onebit.native.thread_pool import run_parts
 from onebit.native.values import Values
 
 _KERNELS = {number: name for name, number in abi.KERNEL.items()}
@@ -28,7 +28,7 @@ _VECTOR = 16  # channels that an epilogue computes at once, past the last one to
 
 
 class _Thread(threading.local):
-    """The memory in which a thread runs plans, and its address: as much as the largest of them has needed so far."""
+    """The memory in which a thread runs plans, and its address; it has the size of the largest plan so far."""
 
     memory: tuple[np.ndarray, int] | None = None
 
@@ -37,7 +37,7 @@ THREAD = _Thread()
 
 
 def aligned(units: int) -> tuple[np.ndarray, int]:
-    """Memory that begins a cache line, and its address."""
+    """Memory that starts at a cache line, and its address."""
     memory = np.empty(units + _ALIGNED, np.uint32)
     address: int = memory.ctypes.data
     start = -address % 64 // 4
@@ -62,7 +62,7 @@ class NativePlan:
         """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.
 
         Returns:
-            float32 (N, …) of a single output, or all outputs one after the other for `separate`; and as `run_at`.
+            float32 (N, …) of a single output, or all outputs in sequence, for `separate`; and the result of `run_at`.
         """
         single = len(self.shapes) == 1
         sizes = (len(batch), *self.shapes[0]) if single else len(batch) * sum(map(prod, self.shapes))
@@ -71,15 +71,15 @@ class NativePlan:
         return answers, self.run_at(*where, parts=parts, keep=(batch, answers))
 
     def run_at(self, batch: int, count: int, answers: int, *, parts: int = 1, keep: object) -> bool:
-        """Write the outputs for `count` samples; whether the net took the sign of a NaN.
+        """Write the outputs for `count` samples; returns whether the net took the sign of a NaN.
 
         Args:
             batch, answers: addresses of contiguous arrays.
             parts: threads that share each kernel call.
-            keep: what the addresses point to. Threads may outlive an interrupted call.
+            keep: owns the memory at the addresses. Threads may outlive an interrupted call.
         """
         units = self.plan.arena_units + (parts - 1) * self.plan.scratch_units
-        memory, THREAD.memory = THREAD.memory, None  # taken, for the same reason
+        memory, THREAD.memory = THREAD.memory, None  # taken: threads may outlive this call
         if memory is None or len(memory[0]) < units:
             memory = aligned(units)
         if parts == 1:
@@ -90,12 +90,12 @@ class NativePlan:
             def run(part: int, parts: int, barrier: int | None, kept: object = (keep, memory)) -> int:
                 return self.isa.run(*where, part, parts, barrier)
 
-            nan = run_together(run, parts)
+            nan = run_parts(run, parts)
         THREAD.memory = memory
         return nan
 
     def separate(self, answers: np.ndarray, count: int) -> list[np.ndarray]:
-        """Each output (N, …) of what `run` returned for N = `count` samples; they share its memory."""
+        """The outputs (N, …) in the result of `run` for N = `count` samples; they share its memory."""
         if len(self.shapes) == 1:
             return [answers]
         ends = list(accumulate(count * prod(shape) for shape in self.shapes))
@@ -109,11 +109,11 @@ class NativePlan:
 
 
 def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> NativePlan:
-    """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
+    """The plan, with an offset for each buffer; `answers` are the outputs of the net."""
     net, calls, image = made.net, made.calls, made.image.buffer
     of_answers = [answer.buffer for answer in answers]
     for row in (call.inputs[0] for call in calls if isa.byte_tiles and _is_dense(call)):
-        # rows of bytes that are aligned, and not all in one set of a cache; short ones may have been made together
+        # rows of bytes are aligned, but not all in one set of a cache; short ones may be finished as one block
         if row.units > _BLOCK // 4 and row not in of_answers:
             row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
     for at, call in enumerate(calls):
@@ -124,7 +124,7 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
     for buffer in of_answers:
         buffer.last = len(calls)
     batch = most_batch(max(buffer.units for buffer in made.buffers))
-    end = place(made.buffers, batch)
+    end = assign_offsets(made.buffers, batch)
     scratch = max((call.scratch for call in calls), default=0)
     scratch += -scratch % _ALIGNED
     kept: list[Any] = []
@@ -132,7 +132,7 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
     for call, struct in zip(calls, structs, strict=True):
         _fill_struct(call, struct, end, isa, kept)
     channels, height, width = made.image.shape
-    outputs = np.array([(buffer.place, buffer.units) for buffer in of_answers], np.int64)
+    outputs = np.array([(buffer.offset, buffer.units) for buffer in of_answers], np.int64)
     plan = abi.PlanStruct(
         calls=ctypes.addressof(structs),
         call_count=len(calls),
@@ -144,7 +144,7 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
         mean=_pointer(net.input.mean, kept),
         std=_pointer(net.input.std, kept),
         outputs=_pointer(outputs, kept),
-        input=image.place,
+        input=image.offset,
         input_size=image.units,
         arena_units=end + scratch,
         batch=batch,
@@ -177,8 +177,8 @@ def _work(call: KernelCall, isa: library.InstructionSet) -> int:
     return weights // isa.lanes * (isa.lut_groups if call.kernel == "lut" else 1)
 
 
-def place(buffers: list[Buffer], batch: int) -> int:
-    """Place buffers in the arena so that those in use at the same time do not overlap; returns where the last ends."""
+def assign_offsets(buffers: list[Buffer], batch: int) -> int:
+    """Place buffers in the arena so that those in use at the same time do not overlap; returns the end of the last."""
     earliest_first = sorted(buffers, key=lambda buffer: buffer.first)
     beside: dict[Buffer, list[Buffer]] = {buffer: [] for buffer in buffers}  # in use at the same time
     used: list[Buffer] = []
@@ -189,28 +189,28 @@ def place(buffers: list[Buffer], batch: int) -> int:
             beside[other].append(buffer)
         used.append(buffer)
     sizes = {buffer: -(-buffer.units * batch // _ALIGNED) * _ALIGNED + _SLACK for buffer in buffers}
-    # neither order is always the tighter one
+    # either order can be the tighter one
     orders = sorted(buffers, key=lambda buffer: -buffer.units), earliest_first
-    end, places = min((_places(order, sizes, beside) for order in orders), key=lambda made: made[0])
-    for buffer, start in places.items():
-        buffer.place = start
+    end, offsets = min((_offsets(order, sizes, beside) for order in orders), key=lambda made: made[0])
+    for buffer, start in offsets.items():
+        buffer.offset = start
     return end
 
 
-def _places(
+def _offsets(
     buffers: list[Buffer], sizes: dict[Buffer, int], beside: dict[Buffer, list[Buffer]]
 ) -> tuple[int, dict[Buffer, int]]:
-    """Where the last one ends, and the first free place of each, taken in this order."""
-    places: dict[Buffer, int] = {}
+    """The end of the last buffer, and the first free offset of each, in this order."""
+    offsets: dict[Buffer, int] = {}
     end = 0
     for buffer in buffers:
         start = 0
-        for taken, other in sorted((places[other], sizes[other]) for other in beside[buffer] if other in places):
+        for taken, other in sorted((offsets[other], sizes[other]) for other in beside[buffer] if other in offsets):
             if taken < start + sizes[buffer] and start < taken + other:
                 start = taken + other
-        places[buffer] = start
+        offsets[buffer] = start
         end = max(end, start + sizes[buffer])
-    return end, places
+    return end, offsets
 
 
 def _fill_struct(
@@ -218,9 +218,9 @@ def _fill_struct(
 ) -> None:
     struct.kernel, struct.scratch = abi.KERNEL[call.kernel], scratch
     for field_name, size_name, buffer in zip(("in_", "in2"), ("in_size", "in2_size"), call.inputs, strict=False):
-        setattr(struct, field_name, buffer.place)
+        setattr(struct, field_name, buffer.offset)
         setattr(struct, size_name, buffer.units)
-    struct.out, struct.out_size = call.out.place, call.out.units
+    struct.out, struct.out_size = call.out.offset, call.out.units
     repeats = _pixels_per_block(call, isa)
     if repeats and call.kernel in abi.POINTWISE:  # one long row of channels
         size = call.fields["channels"] * call.fields["out_height"] * call.fields["out_width"]
@@ -240,7 +240,7 @@ def _fill_struct(
         if operation.p is not None:
             into.stride = operation.p.shape[-1] * times + _VECTOR - 1
         if operation.more:
-            more = [(s.buffer.place, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
+            more = [(s.buffer.offset, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
     struct.epilogue, struct.epilogue_count = ctypes.addressof(epilogue), len(call.epilogue)
@@ -249,7 +249,7 @@ def _fill_struct(
 
 
 def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
-    """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
+    """How many neighboring pixels can be finished as one block, with repeated parameters; 0 if they cannot."""
     fields = call.fields
     if call.kernel in abi.POINTWISE:
         alike = "bits" not in fields and all(
@@ -269,7 +269,7 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
 
 
 def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[Any]) -> int | None:
-    """Address of an array with one parameter per channel, or several rows of them, each padded to whole vectors."""
+    """Address of an array, or of rows, of one parameter per channel, each padded to whole vectors."""
     if array is None:
         return None
     padding = [(0, 0)] * (array.ndim - 1) + [(0, _VECTOR - 1)]
@@ -277,7 +277,7 @@ def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[A
 
 
 def _pointer(array: np.ndarray | None, kept: list[Any]) -> int | None:
-    """Address of an array, which is kept in memory."""
+    """Address of an array, which `kept` owns from now on."""
     if array is None:
         return None
     kept.append(np.ascontiguousarray(array))

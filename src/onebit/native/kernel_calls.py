@@ -1,4 +1,4 @@
-"""The kernel calls of a plan before they have a place in memory, and the values between them."""
+"""The kernel calls of a plan before memory is assigned, and the values between them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _UNIT = 4  # bytes
 
 
 class Coding(NamedTuple):
-    """What a byte means: the integer factor · byte − zero."""
+    """The integer that a byte encodes: factor · byte − zero."""
 
     factor: int
     zero: int
 
     def byte(self, value: int) -> int | None:
-        """The byte of an integer; None if it has none."""
+        """The byte that encodes an integer, if any."""
         byte, rest = divmod(value + self.zero, self.factor)
         return None if rest or not 0 <= byte <= 255 else byte
 
@@ -32,25 +32,26 @@ UNSIGNED, SIGNED, CENTERED = Coding(1, 0), Coding(1, 128), Coding(2, 255)
 
 
 def coding_of(least: int, most: int) -> Coding | None:
-    """How integers of a range are stored as bytes; None for too wide a range."""
+    """The coding of integers of a range as bytes; None if the range is too wide."""
     return next((c for c in (UNSIGNED, SIGNED) if c.byte(least) is not None and c.byte(most) is not None), None)
 
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of the arena: units per image, the first and last call that use it, and where it begins."""
+    """A part of the arena: units per image, the first and last call that use it, and its offset."""
 
     units: int
     first: int = -1
     last: int = -1
-    place: int = -1
+    offset: int = -1
 
 
 @dataclass(eq=False)
 class Slot:
-    """A value in memory: its shape, in NHWC order, its kind and its buffer.
+    """A value in memory: its shape (in NHWC order), its kind and its buffer.
 
-    A `flat` value has the shape (C·H·W,) but is not yet reordered. coding: of bytes.
+    flat: the shape is (C·H·W,), but the elements are not reordered yet. coding: of bytes. kinds: the same value
+    converted.
     """
 
     shape: tuple[int, int, int]
@@ -80,7 +81,7 @@ class Slot:
         return Slot(shape, self.kind, self.buffer, call, flat, self.coding)
 
     def then(self, code: str, *arrays: Any, **fields: Any) -> None:
-        """Append an operation to the epilogue of the call that makes this value; signs and bytes end it."""
+        """Append an operation to the epilogue of the call that computes this value; signs and bytes end it."""
         assert self.call is not None
         operation = Operation(code, *arrays, **fields)
         self.call.epilogue.append(operation)
@@ -98,7 +99,7 @@ class Slot:
 
 
 class Operation(NamedTuple):
-    """An operation of an epilogue. more: the values that it reads besides the sums."""
+    """An operation of an epilogue. more: values that it reads besides the sums."""
 
     code: str
     p: np.ndarray | None = None
@@ -110,7 +111,7 @@ class Operation(NamedTuple):
 
 @dataclass(eq=False)
 class KernelCall:
-    """A kernel call before its buffers have a place. fields: other fields of `ob_call`."""
+    """A kernel call. fields: other fields of `ob_call`."""
 
     kernel: str
     inputs: tuple[Buffer, ...]
@@ -141,7 +142,7 @@ class KernelCalls:
         into: Slot | None = None,
         **fields: Any,
     ) -> Slot:
-        """Append a call and return the value that it makes, in new memory or `into` that of another value."""
+        """Append a call and return its value, in new memory or in that of the value `into`."""
         slot = Slot(shape, kind, into.buffer if into else self.buffer(), coding=coding)
         slot.buffer.units = slot.units + 2 * (kernel == "grid")
         source = sources[0] if sources else slot
@@ -164,7 +165,7 @@ class KernelCalls:
         return slot
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
-        """The same value as another kind: integers or real numbers, or bits of integers that are ±1."""
+        """The same value in another kind: integers, real numbers, or bits of integers that are ±1."""
         if slot.kind == kind:
             return slot
         if kind not in slot.kinds:
@@ -193,15 +194,12 @@ class KernelCalls:
         return self.move(slot, (slot.size, 1, 1), axes)
 
     def move(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis]) -> Slot:
-        """A value of another shape, with the elements of `slot`: the same memory where its order is the same."""
+        """The elements of `slot` in another shape; in the same memory if their order is the same."""
         if merged(axes) in ([Axis(slot.size, 1, 1)], [Axis(1, 1, 1)]):
-            # operations on channels can still be added to the call that made it
+            # operations on channels can still be added to the call
             return slot.seen_as(shape, slot.call if shape[0] == slot.shape[0] else None)
         return self.copy(slot, shape, axes)
 
     def copy(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis], **fields: Any) -> Slot:
-        """Copy a box of units or bytes, from unit `from_` of a value to unit `to` of another of shape `shape`.
-
-        NotPlanned for too many axes.
-        """
+        """Copy a box of units or bytes, from unit `from_` of a value to unit `to` of one of shape `shape`."""
         return self.emit("copy", (slot,), shape, slot.kind, slot.coding, **fields, **box_fields(axes))

@@ -1,7 +1,7 @@
-"""Where the elements of a value are in memory, and how moving them becomes one copy.
+"""The order of elements in memory, and the copies that change it.
 
-A value (A, B, C, …) is in memory as (B, C, …, A): its channels, the first axis, are neighbors. An image (C, H, W) is
-in NHWC order, and any other value is an image with a single row.
+A value (A, B, C, …) is in memory as (B, C, …, A): its channels, the first axis, are contiguous. An image (C, H, W) is
+in NHWC order; any other value is an image with a single row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onebit.native.abi import AXES
 
 
 class NotPlanned(Exception):
-    """The library cannot run a net; the reference executor can."""
+    """The library cannot run a net, but the reference executor can."""
 
 
 class Axis(NamedTuple):
@@ -34,9 +34,9 @@ def image_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def reshaped(shape: tuple[int, ...], made: tuple[int, ...]) -> list[Axis] | None:
-    """The axes of a copy that reshapes; None if the channels of neither are a multiple of the other's.
+    """The axes of a copy that reshapes; None if neither number of channels is a multiple of the other.
 
-    Two reshapes, to a vector and from it, do the same.
+    Then two reshapes do it, to a vector and from it.
     """
     (channels, *_), (others, *_) = image_of(shape), image_of(made)
     if others % channels == 0:
@@ -69,7 +69,7 @@ def strides(shape: Sequence[int]) -> list[int]:
 
 
 def merged(axes: list[Axis]) -> list[Axis]:
-    """The same copy with as few axes as possible, the most distant targets first; [Axis(n, 1, 1)] copies in order."""
+    """The same copy with the fewest axes, the most distant targets first; [Axis(n, 1, 1)] copies in order."""
     result: list[Axis] = []
     for axis in sorted((axis for axis in axes if axis.size > 1), key=lambda axis: -axis.target):
         outer = result[-1] if result else None
@@ -81,7 +81,7 @@ def merged(axes: list[Axis]) -> list[Axis]:
 
 
 def box_fields(axes: list[Axis]) -> dict[str, Any]:
-    """The fields of a copy: the innermost axis, the one that threads share, the others; NotPlanned for too many."""
+    """The fields of a copy: the innermost axis, the one that threads share, the others; NotPlanned if too many."""
     axes = merged(axes)
     if len(axes) > AXES:
         raise NotPlanned(f"a copy along {len(axes)} axes")

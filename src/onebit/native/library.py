@@ -1,4 +1,4 @@
-"""The compiled library: finding it, and its instruction sets on this processor."""
+"""Loads the compiled library; its instruction sets on this processor."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. row_units: see csrc/lut_rows.h. byte_tiles: csrc/onebit.h.
-    dot_fours, dot_shift: see csrc/dot.h.
-    dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
-    run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
-        releases Python's global lock.
-    run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; the
-        latter five are false where there is no such kernel.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. row_units: csrc/lut_rows.h. byte_tiles: csrc/onebit.h.
+    dot_fours, dot_shift: csrc/dot.h.
+    dot_lut: outputs per panel of lookups of 16-bit sums; 0 without them, or if the processor is slow at them.
+    run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0;
+        releases the GIL.
+    run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; false if there is no
+        such kernel.
     """
 
     name: str
@@ -52,8 +52,8 @@ class InstructionSet(NamedTuple):
 
 @cache
 def _load() -> ctypes.CDLL | None:
-    """The library, None if not installed; UsageError if it belongs to another version of onebit."""
-    # an editable installation has the library in another folder
+    """The library; None if not installed; UsageError if it belongs to another version of onebit."""
+    # an editable install has the library in another folder
     files = (Path(folder, f"kernels{suffix}") for folder in sys.modules[__package__].__path__ for suffix in _SUFFIXES)
     path = next((file for file in files if file.is_file()), None)
     if path is None:
@@ -67,7 +67,7 @@ def _load() -> ctypes.CDLL | None:
 
 @cache
 def instruction_sets() -> Mapping[str, InstructionSet]:
-    """The instruction sets of this processor by name, the best last; empty if the library is not installed.
+    """The instruction sets of this processor by name, the best last; empty without the library.
 
     Raises:
         UsageError: the library belongs to another version of onebit or does not load.
@@ -80,7 +80,7 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
 
 
 def compiled_sets(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
-    """The instruction sets of the library by name, also those that this processor lacks."""
+    """The instruction sets of the library by name, including those that this processor lacks."""
     library.ob_instruction_set.restype = ctypes.POINTER(IsaStruct)
     known: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(known)):

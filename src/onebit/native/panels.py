@@ -1,11 +1,11 @@
-"""Weights as the kernels read them: in panels, which interleave rows so that one load reads a unit of every output."""
+"""Weights in panels, the layout that kernels read: rows are interleaved, so that one load has a unit of each output."""
 
 from __future__ import annotations
 
 import numpy as np
 
 WORD = 32  # signs per word of the library
-FOUR, OUTPUTS = 4, 32  # bytes that are multiplied at once, and outputs whose weights of them are neighbors
+FOUR, OUTPUTS = 4, 32  # bytes that are multiplied at once, and outputs whose weights for them are contiguous
 FIVE, LOOKUPS = 5, 3  # bytes whose sums are looked up, and such lookups per word
 
 
@@ -16,7 +16,7 @@ def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.n
     """
     groups, outputs, _, channels = bits.shape
     parted = _padded(bits, -channels % size).reshape(groups, outputs, -1, size)
-    # contiguous, which packbits alone does not promise
+    # packbits does not promise a contiguous result
     rows = np.ascontiguousarray(np.packbits(_padded(parted, WORD - size), axis=-1, bitorder="little"))
     return panels(rows.view("<u4")[..., 0].astype(np.uint32, copy=False), lanes), -(-channels // size)
 
@@ -24,7 +24,7 @@ def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.n
 def four_panels(bits: np.ndarray) -> tuple[np.ndarray, int]:
     """(G, O, T, I) bool -> uint8 (G, panels, bytes), and the fours of inputs per tap.
 
-    Weight k of output o of a four is bit 4o + k. What follows the last input of a tap has no weight.
+    Weight k of output o of a four is bit 4o + k. Inputs after the last of a tap have the weight 0.
     """
     groups, outputs, taps, channels = bits.shape
     fours = -(-channels // FOUR)

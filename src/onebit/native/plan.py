@@ -1,4 +1,4 @@
-"""The plan of a packed net: the kernel calls that the library runs, node by node."""
+"""The plan of a packed net: the kernel calls of its nodes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_plan(net: PackedNet, isa: library.InstructionSet, panels: dict[Any, np.
     """The plan of a net for an instruction set.
 
     Args:
-        panels: the weights in memory of other plans of the same nodes, and then of this one too.
+        panels: weights in memory that plans of the same nodes share; those of this plan are added.
 
     Raises:
         NotPlanned: the library cannot compute some node exactly as the reference does.
@@ -49,7 +49,7 @@ class _Planner(Pointwise):
         super().__init__(net)
         self.isa, self.panels = isa, panels
         self.readers = readers(net)
-        self.levels: dict[str, Slot] = {}  # real values that are in memory as signs -> their levels on the grid
+        self.levels: dict[str, Slot] = {}  # real values in memory as signs -> their levels on the grid
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
@@ -58,8 +58,6 @@ class _Planner(Pointwise):
             self.slots[node.output] = make(self, node)
         answers = [self.image_order(self.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
         return lay_out(self, answers, self.isa)
-
-    # dense layers and convolutions
 
     def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
@@ -87,7 +85,7 @@ class _Planner(Pointwise):
         return self.matmul(node, slot, rows, axes, made)
 
     def affine(self, node: nodes.Affine) -> Slot:
-        """Two levels stay signs where one-bit weights alone read them: `matmul` multiplies the signs."""
+        """Two levels stay signs if only one-bit weights read them: `matmul` multiplies the signs."""
         slot, made = self.value(node.inputs[0], flat=True), node.output
         levels = node.levels() if slot.kind == BITS and made not in self.net.outputs else None
         if levels is None or not all(map(self.takes_levels, self.readers[made])):
@@ -100,12 +98,12 @@ class _Planner(Pointwise):
 
     @staticmethod
     def takes_levels(node: Any) -> bool:
-        """Whether a node has one-bit weights and reads signs as words."""
+        """Whether a node multiplies signs in words by one-bit weights."""
         one_bit = isinstance(node, OneBitWeights) and node.centre is None
         return one_bit and not getattr(node, "padding_value", 0) and _in_words(node)
 
     def packs(self, node: Any, slot: Slot) -> bool:
-        """Whether one-bit weights multiply signs that an operation has left as integers."""
+        """Whether one-bit weights multiply signs that are in memory as integers."""
         return isinstance(node, OneBitWeights) and slot.kind == INTEGER and self.known[node.inputs[0]].kind == "sign"
 
     def matmul(
@@ -166,7 +164,7 @@ class _Planner(Pointwise):
         return answer
 
     def integers(self, node: Any, slot: Slot) -> Slot:
-        """The values that weights multiply, as integers: real values are put on their grid."""
+        """The inputs of a product as integers: real values are rounded to their grid."""
         bound = self.known[node.inputs[0]].bound
         if slot.kind != REAL:
             slot = self.as_kind(slot, INTEGER)
@@ -185,8 +183,6 @@ class _Planner(Pointwise):
         a, b = (self.plain(name, made) for name in node.inputs)
         kernel = "multiply" if isinstance(node, nodes.Multiply) else "add_int" if made.exact else "add"
         return self.emit(kernel, (a, b), a.shape, a.kind)
-
-    # pooling
 
     def windows(
         self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
@@ -253,7 +249,7 @@ def _rows(node: Any) -> np.ndarray:
 
 
 def _in_words(node: Any) -> bool:
-    """Whether the signs that each group of a convolution reads are words of their own."""
+    """Whether each group of a convolution reads whole words of signs."""
     return bool(getattr(node, "groups", 1) == 1 or node.group_channels % WORD == 0)
 
 

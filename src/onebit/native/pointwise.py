@@ -1,4 +1,4 @@
-"""Operations on single numbers: epilogues of the calls that make their inputs, or calls of their own."""
+"""Elementwise operations: epilogues of the calls that compute their inputs, or separate calls."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
-_MOST_INPUTS = 1000  # of a sum that is rounded: bytes without their zeros add less than 2⁴⁰ each, and 2⁵³ is exact
+_MOST_INPUTS = 1000  # of a rounded sum: the zero of a byte adds less than 2⁴⁰, and float64 is exact up to 2⁵³
 
 
 class Pointwise(Values):
-    """Values, and the operations that a kernel call can end with."""
+    """Values, and the operations at the end of a kernel call."""
 
     def open_epilogue(self, name: str, *, signs: bool) -> Slot:
-        """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
+        """A value whose call can take another operation because nothing else reads it; else the value of a new call.
 
-        With `signs`, the operation writes words of bits, which two groups of a convolution must not share.
+        signs: the operation writes words of bits, which two groups of a convolution must not share.
         """
         slot, call = self.value(name), self.open_call(name)
         shared = call is not None and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32
@@ -30,19 +30,19 @@ class Pointwise(Values):
         return self.emit("pointwise", (slot,), slot.shape, INTEGER if slot.kind == BYTES else slot.kind)
 
     def open_call(self, name: str) -> KernelCall | None:
-        """The call that makes a value, if its epilogue can go on."""
+        """The call that computes a value, if its epilogue can be extended."""
         slot = self.value(name)
         if self.uses[name] > 1 or slot.kinds or slot.kind in (BITS, BYTES) or slot.call is None:
             return None
         return slot.call if slot.call.kernel in EPILOGUE_KERNELS else None
 
     def unpack(self, name: str) -> None:
-        """Bits become integers."""
+        """Replace bits by integers."""
         if self.value(name).kind == BITS:
             self.slots[name] = self.as_kind(self.value(name), INTEGER)
 
     def requantize(self, node: nodes.Requantize) -> Slot:
-        """The epilogue of the sums among the inputs that nothing else reads; the other inputs are read there."""
+        """Extends the epilogue of an input that nothing else reads; it reads the other inputs."""
         if (node.reach(*(self.known[name] for name in node.inputs)) >= EXACT_LIMIT).any():
             raise NotPlanned("multipliers with which sums may reach 2^52")
         if len(node.inputs) > _MOST_INPUTS:
@@ -54,7 +54,7 @@ class Pointwise(Values):
         calls = [self.open_call(name) if self.value(name).kind == INTEGER else None for name in node.inputs]
         first = next((k for k, call in enumerate(calls) if call is not None), 0)
         if (call := calls[first]) is not None:
-            self.calls.remove(call)  # nothing reads what it makes before the last of the inputs
+            self.calls.remove(call)  # nothing reads its value before the last of the inputs is there
             self.calls.append(call)
         slot = self.open_epilogue(node.inputs[first], signs=False)
         order = [first, *(k for k in range(len(node.inputs)) if k != first)]

@@ -1,4 +1,4 @@
-"""The input pixels under each tap of an output pixel, axis by axis, and the outputs whose taps are alike."""
+"""The input pixel under each tap of an output pixel, per axis, and runs of outputs whose taps are alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from onebit.native.layout import NotPlanned
 from onebit.packed.nodes import Grouped, Kernel, Transposed
 
-_MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
+_MOST_TAPS = 2**22  # per axis, over all outputs; the reference runs nets with more
 _MOST_WIDENED = 2  # widest padded row, relative to the row
 
 
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
 
     @property
     def rows_kept(self) -> int:
-        """Number of input rows to keep when outputs are made in order and each input is read once."""
+        """Number of input rows to keep if outputs are computed in order and each input is read once."""
         last, most = -1, 1
         for taps in self.taps:
             inside = taps[taps >= 0]
@@ -62,7 +62,7 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
     NotPlanned for too large tables.
     """
     if max(map(mul, made, node.kernel)) > _MOST_TAPS:
-        raise NotPlanned("a kernel with too many taps at too many places")
+        raise NotPlanned("a kernel with too many taps")
     before = node.padding[::2]
     transposed = isinstance(node, Grouped) and isinstance(node, Transposed)
     axes = []
@@ -81,9 +81,9 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
 
 
 def padded_columns(node: Kernel, width: int, made: int) -> tuple[Axis, dict[str, int]] | None:
-    """Columns of a convolution whose rows are padded, and fields of the call; None if rows would be too wide.
+    """Columns of a convolution on padded rows, and fields of the call; None if the rows would be too wide.
 
-    All output columns then have their taps inside the image.
+    All taps of all output columns are then inside the image.
     """
     outputs, taps = np.arange(made)[:, None], np.arange(node.kernel[1])[None]
     axis = Axis((outputs * node.stride[1] + taps * node.dilation[1]).astype(np.int32), 1, node.stride[1])

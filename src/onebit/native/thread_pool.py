@@ -1,4 +1,4 @@
-"""The threads of a process: they share images, or run each kernel call of a plan together."""
+"""The threads of a process: they share images, or the work of each kernel call."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
 
 MOST = 1 << 16
-"""Threads that a process may start; it starts as many as calls keep busy at the same time."""
+"""Limit of threads; a process starts as many as calls keep busy at the same time."""
 _BUSY = Lock()
 _Share = TypeVar("_Share")
 _Result = TypeVar("_Result")
 
 
 def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> Iterator[_Result]:
-    """The result of `run` for each share, one thread per share.
+    """The result of `run` for each share, with one thread per share.
 
-    The calling thread runs the first share and every share that no thread has started, so that it never waits for a
-    thread that a busy machine does not start.
+    The calling thread runs the first share and all shares that are not started yet, so that it never waits for a thread
+    that a busy machine does not start.
     """
     others = [_pool().submit(run, share) for share in shares[1:]]
     yield run(shares[0])
@@ -46,7 +46,7 @@ def run_stages(
     Args:
         run: (address of `struct`, stage, part, parts); the result of stage 0 is the size of the scratch memory.
         unit: bytes of a number of that size.
-        keep: what the addresses of `struct` point to. Threads may outlive an interrupted call.
+        keep: owns the memory that `struct` points to. Threads may outlive an interrupted call.
     """
     address = ctypes.byref(struct)
     scratch = np.empty(unit * run(address, 0, 0, parts) + 63, np.uint8)
@@ -61,16 +61,16 @@ def run_stages(
             pass
 
 
-def run_together(run: Part, parts: int) -> bool:
-    """Run all parts at once, the first in this thread, and return whether some part took the sign of a NaN.
+def run_parts(run: Part, parts: int) -> bool:
+    """Run all parts at once, the first in this thread; returns whether some part took the sign of a NaN.
 
-    Parts wait for each other, so each needs a thread of its own: while another call does so, this thread runs them all.
+    Parts wait for each other, so each needs a thread. While another call has the threads, this thread runs everything.
     """
     if not _BUSY.acquire(blocking=False):
         return bool(run(0, 1, None))
     barrier = BarrierStruct()
 
-    def run_part(part: int) -> int:  # keeps the barrier in memory: parts may outlive an interrupted call
+    def run_part(part: int) -> int:  # keeps the barrier alive: parts may outlive an interrupted call
         return run(part, parts, ctypes.addressof(barrier))
 
     try:
@@ -85,14 +85,14 @@ def run_together(run: Part, parts: int) -> bool:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """The threads besides the calling one: a new one starts where none is idle."""
+    """The threads besides the calling one; a new one starts if none is idle."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(MOST, thread_name_prefix="onebit")
 
 
 def _after_fork() -> None:
-    """A child process has none of the threads, and no thread that would release the lock."""
+    """A child process has no other threads, so none would release the lock."""
     global _BUSY
     _BUSY = Lock()
     _pool.cache_clear()

@@ -1,13 +1,12 @@
 """The kernels of a training step, see csrc/training and the structures of csrc/onebit.h.
 
-The result is the same for any number of threads. keep: what the addresses of a structure point to; threads may outlive
-an interrupted call.
+Results do not depend on the number of threads. keep: owns the memory that a structure points to; threads may outlive an
+interrupted call.
 """
 
 from __future__ import annotations
 
 import ctypes
-from enum import IntEnum
 from itertools import pairwise
 
 from onebit.native import abi
@@ -19,27 +18,17 @@ MOST_TAPS = abi.MOST_TAPS
 RPRELU, SHIFTED_SIGN = abi.ACTIVATION["rprelu"], abi.ACTIVATION["sign"]
 TRIANGLE, BELL = abi.SURROGATE["triangle"], abi.SURROGATE["bell"]
 PART_VALUES, PART_PRODUCTS = 1 << 18, 1 << 26
-"""A thread of its own takes at least as many values, or products."""
+"""The least number of values, or products, per thread."""
 
 
-class NormStage(IntEnum):
-    """The first two are a forward pass, the others a backward pass."""
-
-    MOMENTS = abi.NORM["moments"]
-    NORMALIZE = abi.NORM["normalize"]
-    SUMS = abi.NORM["sums"]
-    PROPAGATE = abi.NORM["propagate"]
-
-
-def run_norm(
-    isa: InstructionSet, struct: NormStruct, *stages: NormStage, threads: int = 1, keep: object = None
-) -> None:
-    """BatchNorm of values (rows, channels), with a sum and bounds behind it."""
+def run_norm(isa: InstructionSet, struct: NormStruct, *, threads: int = 1, keep: object = None) -> None:
+    """BatchNorm of values (rows, channels), then a sum and bounds; the gradients if `struct` has one to the output."""
+    stages = list(abi.NORM.values())[slice(2, 4) if struct.gradient else slice(2)]
     run_stages(isa.run_norm, struct, stages, parts=_parts(threads, struct.rows * struct.channels), keep=keep)
 
 
 def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: int = 1, keep: object = None) -> None:
-    """An activation with learned numbers per channel: y, or the gradients if `struct` has one to y."""
+    """An activation with learned parameters per channel; the gradients if `struct` has one to the output."""
     stages = list(abi.STAGE.values())[: 2 if struct.gradient else 1]
     run_stages(isa.run_activation, struct, stages, parts=_parts(threads, struct.rows * struct.channels), keep=keep)
 
@@ -47,7 +36,7 @@ def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: in
 def run_weight_gradient(
     isa: InstructionSet, struct: ConvolutionStruct, *, threads: int = 1, keep: object = None
 ) -> None:
-    """The gradient to the weights of a convolution."""
+    """The gradient of the weights of a convolution."""
     pixels = struct.images * struct.out_size[0] * struct.out_size[1]
     products = pixels * struct.channels * struct.outputs * struct.kernel[0] * struct.kernel[1]
     parts = _parts(threads, products, PART_PRODUCTS)
@@ -57,9 +46,9 @@ def run_weight_gradient(
 def run_values(
     isa: InstructionSet, struct: SurrogateStruct | ConcreteStruct, values: int, *, threads: int = 1, keep: object = None
 ) -> bool:
-    """The surrogate gradient of the sign; or draw the signs of binary concrete weights, or compute their slopes.
+    """The surrogate gradient of the sign, or signs of binary concrete weights, or their slopes.
 
-    Returns whether a draw may not be ±1.
+    Returns whether a drawn sign may not be ±1.
     """
     kernel = isa.run_surrogate if isinstance(struct, SurrogateStruct) else isa.run_concrete
     struct.owners = keep

@@ -1,4 +1,4 @@
-"""The values of a plan, by the name of their node, and the nodes that only move them."""
+"""The values of a plan by the names of their nodes, and the nodes that only move elements."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from onebit.packed.net import INPUT
 
 
 class Values(KernelCalls):
-    """The values that were made so far, in `slots`; `known` has those of the whole net, without their data.
+    """The values so far, in `slots`.
 
-    uses: how many nodes and outputs read each. image: the coded input.
+    known: shape and kind of every value of the net. uses: number of nodes and outputs that read it. image: the coded
+    input.
     """
 
     def __init__(self, net: PackedNet) -> None:
@@ -33,7 +34,7 @@ class Values(KernelCalls):
         self.slots = {INPUT: self.image}
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
-        """The value of a name; a flattened one is put in order first, unless `flat` allows it as it is."""
+        """The value of a name; a flattened one is reordered first, unless `flat`."""
         slot = self.slots[name]
         if flat or not slot.flat:
             return slot
@@ -45,7 +46,7 @@ class Values(KernelCalls):
         slot = self.value(node.inputs[0])
         channels, *pixels = slot.shape
         if pixels == [1, 1] or (channels == 1 and slot.kind != BITS):
-            return self.moved(node, slot, [])
+            return self.move_node(node, slot, [])
         return slot.seen_as(slot.shape, flat=True)
 
     def reshape(self, node: nodes.Reshape) -> Slot:
@@ -53,36 +54,36 @@ class Values(KernelCalls):
             return self.flatten(node)
         slot, made = self.value(node.inputs[0]), image_of(node.shape)
         if made[0] == slot.shape[0]:
-            return self.moved(node, slot, [])
+            return self.move_node(node, slot, [])
         slot = self.unpacked(slot)
         if (axes := reshaped(slot.shape, made)) is None:
             slot = self.image_order(slot)
             axes = reshaped(slot.shape, made)
             assert axes is not None
-        return self.moved(node, slot, axes)
+        return self.move_node(node, slot, axes)
 
-    def moved(self, node: Node, slot: Slot, axes: list[Axis]) -> Slot:
-        """The value of a node that moves `slot`. Its call is done if something else reads the node's input."""
+    def move_node(self, node: Node, slot: Slot, axes: list[Axis]) -> Slot:
+        """The value of a node that moves `slot`; its call takes no more operations if others read the input."""
         slot = self.move(slot, image_of(self.known[node.output].shape), axes)
         if self.uses[node.inputs[0]] > 1:
             slot.call = None
         return slot
 
     def permute(self, node: nodes.Permute) -> Slot:
-        return self.rearranged(node, permuted, node.axes, 0)
+        return self.rearrange(node, permuted, node.axes, 0)
 
     def repeat(self, node: nodes.Repeat) -> Slot:
-        return self.rearranged(node, repeated, node.times, 1)
+        return self.rearrange(node, repeated, node.times, 1)
 
-    def rearranged(self, node: Node, by: Callable[..., list[Axis]], order: tuple[int, ...], same: int) -> Slot:
-        """A permuted or repeated value. The words of bits are moved whole if its channels stay the `same`."""
+    def rearrange(self, node: Node, by: Callable[..., list[Axis]], order: tuple[int, ...], same: int) -> Slot:
+        """A permuted or repeated value; bits stay in words if its channels stay the `same`."""
         slot, shape = self.value(node.inputs[0]), self.known[node.inputs[0]].shape
         if order and order[0] != same:
             slot = self.unpacked(slot)
-        return self.moved(node, slot, by((slot.pixel, *shape[1:])[: len(shape)], order))
+        return self.move_node(node, slot, by((slot.pixel, *shape[1:])[: len(shape)], order))
 
     def plain(self, name: str, made: Value, *, coded: bool = False) -> Slot:
-        """The value of a name with one unit per element, of the kind that `made` needs; bytes stay if `coded`."""
+        """The value of a name with one unit per element, in the kind that `made` needs; bytes stay if `coded`."""
         slot = self.value(name)
         return slot if coded and slot.kind == BYTES else self.as_kind(slot, INTEGER if made.exact else REAL)
 

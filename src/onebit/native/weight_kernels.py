@@ -1,4 +1,4 @@
-"""The kernels that multiply by weights: the weights in panels, and the scratch memory that each kernel needs."""
+"""The kernels that multiply by weights: weights in panels, and the scratch memory of each kernel."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from onebit.packed import Conv, OneBitWeights
 from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
 
 _REAL_LANES = 16
-_BLOCK_BYTES = 2**17  # of weights that are bytes at the same time: they stay in the second-level cache
+_BLOCK_BYTES = 2**17  # of weights that are bytes at the same time, in the second-level cache
 _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
-_TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: the tables of a dense layer's row at the same time, their size
-_STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
+_TABLES_KEPT, _TABLE_UNITS = (
+    51,
+    16,
+)  # of csrc/dot_lut.h: tables of a dense row at the same time, their size
+_STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, bytes of an int32: as in csrc/amx.h
 _DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
-_MOST_PLANES_BYTES = 2**18  # of a byte of each of the inputs that are split at the same time
+_MOST_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 
 
 @dataclass(frozen=True)
 class WeightKernel:
-    """A kernel with its weights: units of scratch memory besides those of its segments, and more fields of the call."""
+    """A kernel with its weights. scratch: units besides those of segments; more: fields of the call."""
 
     name: str
     weights: np.ndarray
@@ -85,7 +88,7 @@ def dot_kernel(
     more |= {"tap_channels": channels, "columns": columns.taps, "runs": columns.runs}
     more["taps_across"] = columns.taps.shape[1]
     more["tap_sums"] = tap_sums(rows)
-    # a dense layer, as in csrc/dot.h
+    # whether the layer is dense, as in csrc/dot.h
     one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
     looks_up = isa.dot_lut and groups == 1
     if looks_up and (one or (inside and columns.taps.shape[1] == 1)):
@@ -108,12 +111,12 @@ def dot_kernel(
 
 
 def _joins_taps(node: Conv) -> bool:
-    """Whether neighboring pixels, or their tables, are contiguous, so that a row of them can be one tap."""
+    """Whether the pixels of a row, or their tables, are contiguous, so that a row can be one tap."""
     return node.groups == 1 and node.dilation[1] == 1
 
 
 def _filled(fours: int, isa: InstructionSet) -> int:
-    """Fours of a tap with those that have weights of 0: whole tiles of bytes, if these are at most a quarter."""
+    """Fours of a tap, including padding: to whole tiles of bytes if that is at most a quarter of them."""
     if isa.byte_tiles and -fours % (_STEP // FOUR) <= fours // 3:
         return -(-fours // (_STEP // FOUR)) * (_STEP // FOUR)
     return -(-fours // isa.dot_fours) * isa.dot_fours
@@ -122,8 +125,8 @@ def _filled(fours: int, isa: InstructionSet) -> int:
 def _lookups_are_faster(shape: tuple[int, ...], across: int, read: float) -> bool:
     """Whether lookups multiply bytes faster than VNNI. shape: (O, T, I), each tap a row of pixels.
 
-    read: pixels whose tables are made per output pixel. Cycles are those of Zen 4, which starts as many lookups of 32
-    sums of five bytes as products of 16 fours; without VNNI products are slower.
+    read: pixels whose tables are computed per output pixel. Cycles are those of Zen 4, which starts as many lookups of
+    32 sums of five bytes as products of 16 fours; without VNNI products are slower.
     """
     outputs, taps, inputs = shape
     tables = across * -(-inputs // across // FIVE)
@@ -157,7 +160,7 @@ def tap_sums(rows: np.ndarray) -> np.ndarray:
 
 
 def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
-    """Images whose integers are split into bytes at the same time in a dense layer, and units of scratch memory."""
+    """Images of a dense layer whose integers are split into bytes at the same time, and units of scratch memory."""
     stride = (-(-inputs // _STEP) | 1) * _STEP
     rows = max(32, min(64, _MOST_PLANES_BYTES // stride // 32 * 32))
     return rows, _DENSE_WEIGHTS // 4 + _PLANES * rows * (stride // 4 + isa.tile_outputs)
@@ -172,7 +175,7 @@ def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
 
 
 def depthwise_kernel(node: Any, rows: np.ndarray, *, on_a_grid: bool) -> WeightKernel | None:
-    """Weights × int32, each channel by itself; None if another kernel is needed. rows: (G, O, T, I), see above."""
+    """Weights × int32, channel by channel; None if another kernel is needed. rows: (G, O, T, I), see above."""
     groups, outputs, taps, channels = rows.shape
     one_bit = isinstance(node, OneBitWeights)
     most = (_MOST_GRID_TAPS if on_a_grid else taps) if one_bit else EXACT_TERMS

@@ -12,7 +12,7 @@ from typing import Any
 from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
 from onebit.export.c.values import Stored
-from onebit.native.arena import place
+from onebit.native.arena import assign_offsets
 from onebit.packed import Node, PackedNet, Value, nodes
 from onebit.packed.net import INPUT, op_name
 
@@ -36,7 +36,7 @@ class Planner(Products, Pools):
             if name in self.stored:  # something else reads it too, or it is a view
                 self.give_out(name)
         used: list[Any] = [memory for memory in self.memories if memory.units]
-        self.arena_bytes = max(8, place(used, 1))
+        self.arena_bytes = max(8, assign_offsets(used, 1))
         self.constant_bytes = sum(array.nbytes for array in self.arrays.values())
 
     def give_out(self, name: str) -> None:

@@ -74,7 +74,7 @@ def _without_comments(text: str) -> str:
 def functions(plan: Planner) -> tuple[str, str]:
     """The functions of all stages, and the lines that call them."""
     made, calls = [], []
-    places = [str(memory.place) for memory in plan.memories]
+    places = [str(memory.offset) for memory in plan.memories]
     for stage in plan.list:
         loops = [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
         lines = [*stage.head, *loops, *stage.body, *["}"] * len(loops)]

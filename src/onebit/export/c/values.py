@@ -31,14 +31,14 @@ Axis = tuple[tuple[int, int], ...]
 class Memory:
     """A part of the arena.
 
-    units: bytes; first, last: the first and last stage that use it; count: of its numbers; place: where it begins.
+    units: bytes; first, last: the first and last stage that use it; count: of its numbers; offset: where it begins.
     """
 
     units: int
     first: int
     last: int
     count: int = 0
-    place: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
