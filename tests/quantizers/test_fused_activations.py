@@ -1,4 +1,4 @@
-"""RPReLU, RSign and AdaBin's input sign by the native kernel: against formulas in float64, and where torch must run."""
+"""RPReLU, RSign and AdaBin's input sign by native kernels, against formulas in float64 and operations of torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from onebit.layers import BinaryConv2d, RPReLU
-from onebit.native import RPRELU, SHIFTED_SIGN, ActivationStruct, instruction_sets, run_activation
+from onebit.native import instruction_sets
 from onebit.quantizers import fused_activations
 from onebit.quantizers.input_signs import InputAdaBin, RSign
 from support.kernel_inputs import DTYPES, drawn, one_thread
+from support.tensors import normal
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
@@ -30,11 +30,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """A list that grows by one with each pass of the kernel: whether it is a backward pass."""
     calls: list[bool] = []
     run = fused_activations._run
-
-    def counted(*args: Any, **tensors: Any) -> None:
-        calls.append("gradient" in tensors)
-        run(*args, **tensors)
-
+    counted = lambda *args, **tensors: calls.append("gradient" in tensors) or run(*args, **tensors)  # noqa: E731
     monkeypatch.setattr(fused_activations, "_run", counted)
     return calls
 
@@ -87,6 +83,12 @@ def exact(module: Any, x: Tensor, gradient: Tensor) -> Tensors:
     return {"y": each["centre"] + distance * signs, "x": to_x, "centre": (g - to_x).sum(), "distance": to_distance}
 
 
+def assert_exact(module: Any, x: Tensor, gradient: Tensor) -> None:
+    found, true = results(module, x, gradient), exact(module, x, gradient)
+    for key, value in found.items():
+        torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
+
+
 shapes = st.one_of(
     st.tuples(st.integers(1, 5), st.sampled_from((1, 3, 16, 64, 70)), st.integers(1, 9), st.integers(1, 9)),
     st.tuples(st.integers(1, 70), st.integers(1, 200)),
@@ -97,7 +99,7 @@ shapes = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES), shape=shapes, dtype=st.sampled_from(DTYPES), scale=st.sampled_from((1.0, 0.1, 30.0))
 )
@@ -161,35 +163,36 @@ def test_at_the_kinks(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("place", ["x", "gradient", 0, 1, 2])
-def test_what_is_not_finite_is_so_where_torch_has_it(
-    name: str, dtype: torch.dtype, bad: float, place: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["x", "gradient", 0, 1, 2])
+def test_values_that_are_not_finite_are_where_torch_has_them(
+    name: str, dtype: torch.dtype, where: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = (3, 16, 5, 5)  # 1,200 values: the last ones do not fill a period
-    module = made(name, 16)
-    parameters = list(module.parameters())
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.copy_(parameter.bfloat16())  # where torch rounds them, a sign of x − shift may change
-    tensors = {"x": drawn(*shape, dtype=dtype), "gradient": drawn(*shape, dtype=dtype, seed=2)}
-    if place in tensors:
-        tensors[place][-1, 3, -1:, -1] = bad
-        tensors[place][1, 5, 2, 2] = bad
-    elif place < len(parameters):
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        module = made(name, 16)
+        parameters = list(module.parameters())
         with torch.no_grad():
-            parameters[place].view(-1)[-1:].fill_(bad)
-    found = results(module, **tensors)
-    monkeypatch.setenv("ONEBIT_NATIVE", "0")
-    expected = results(module, **tensors)
-    for key, value in expected.items():
-        assert torch.equal(found[key].isnan(), value.isnan()), key
-        assert torch.equal(found[key][value.isinf()], value[value.isinf()]), key
-        assert torch.equal(found[key].isinf(), value.isinf()), key
+            for parameter in parameters:
+                parameter.copy_(parameter.bfloat16())  # where torch rounds them, a sign of x − shift may change
+        tensors = {"x": drawn(*shape, dtype=dtype), "gradient": drawn(*shape, dtype=dtype, seed=2)}
+        if where in tensors:
+            tensors[where][-1, 3, -1:, -1] = bad
+            tensors[where][1, 5, 2, 2] = bad
+        elif where < len(parameters):
+            with torch.no_grad():
+                parameters[where].view(-1)[-1:].fill_(bad)
+        found = results(module, **tensors)
+        with monkeypatch.context() as patch:
+            patch.setenv("ONEBIT_NATIVE", "0")
+            expected = results(module, **tensors)
+        for key, value in expected.items():
+            assert torch.equal(found[key].isnan(), value.isnan()), key
+            assert torch.equal(found[key][value.isinf()], value[value.isinf()]), key
+            assert torch.equal(found[key].isinf(), value.isinf()), key
 
 
 def test_a_distance_of_zero() -> None:
-    """What torch gives: no NaN, also where x is the center."""
+    """No NaN, as in torch, also where x is the center."""
     adabin = made("adabin", 16)
     with torch.no_grad():
         adabin.distance.zero_()
@@ -213,38 +216,10 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(
     expected = results(module, x, gradient)
     for isa in instruction_sets():
         monkeypatch.setenv("ONEBIT_ISA", isa)
-        for threads in (1, 3, 4):
+        for threads in (1, 4):
             torch.set_num_threads(threads)
             found = results(module, x, gradient)
             assert all(torch.equal(found[key], expected[key]) for key in expected), (isa, threads)
-
-
-@pytest.mark.parametrize("isa", instruction_sets())
-@pytest.mark.parametrize("kind", [RPRELU, SHIFTED_SIGN])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_nothing_beside_the_values_is_read_or_written(isa: str, kind: int, bf16: bool) -> None:
-    """Around the values are NaN, which would reach a sum, and behind the results what was there before."""
-    for rows, channels in ((1, 1), (7, 3), (33, 16), (5, 200), (1025, 31)):
-        dtype, size = (np.uint16, rows * channels) if bf16 else (np.uint32, rows * channels)
-        nan, one = (0x7FC0, 0x3F80) if bf16 else (0x7FC00000, 0x3F800000)
-        given = np.full((2, size + 128), nan, dtype)
-        given[:, 64 : 64 + size] = one
-        to = np.full(size + 128, 7, dtype)
-        numbers, sums = np.zeros((3, channels), np.float32), np.full((3, channels + 2), 5, np.float32)
-        numbers[1] = 0.5
-        at = lambda array: array.ctypes.data + 64 * array.itemsize  # noqa: E731
-        addresses = {"x": at(given[0]), "gradient": at(given[1]), "to": at(to)}
-        for name, number, total in zip(("shift", "scale", "offset"), numbers, sums, strict=True):
-            addresses |= {name: number.ctypes.data, f"{name}_gradient": total.ctypes.data + 4}
-        struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
-        run_activation(instruction_sets()[isa], struct)
-        assert (sums[:, [0, -1]] == 5).all()
-        assert (to[:64] == 7).all()
-        assert (to[64 + size :] == 7).all()
-        passed = kind == RPRELU  # z = 2 is beyond the triangle
-        assert (to[64 : 64 + size] == (one if passed else 0)).all()
-        expected = [[-rows], [0], [rows]] if passed else [[0], [rows], [rows]]
-        assert (sums[:, 1:-1] == expected).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -279,14 +254,14 @@ def test_a_second_derivative(name: str, passes: list[bool]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_of_any_memory_format(name: str, passes: list[bool]) -> None:
-    """Of a sum, whose gradient is one number everywhere, and of values in another order."""
+def test_gradients_of_any_memory_format(name: str, passes: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sum, whose gradient is one number everywhere, and of values in another order; also without the library."""
     module, x = made(name, 16), drawn(*SHAPE)
-    for gradient in (torch.ones(()).expand(SHAPE), drawn(*SHAPE, seed=2).contiguous()):
-        found, true = results(module, x, gradient), exact(module, x, gradient)
-        for key, value in found.items():
-            torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
-    assert passes == [False, True] * 2
+    for native in ("1", "0"):
+        monkeypatch.setenv("ONEBIT_NATIVE", native)
+        for gradient in (torch.ones(()).expand(SHAPE), drawn(*SHAPE, seed=2).contiguous()):
+            assert_exact(module, x, gradient)
+        assert passes == [False, True] * 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -344,10 +319,7 @@ def test_torch_runs_where_the_kernel_does_not_fit(
 def test_dense_values_of_any_shape_for_one_number_of_all(passes: list[bool]) -> None:
     module = made("adabin", 16)
     for shape in ((5,), (3, 5, 7), (2, 3, 4, 5), (2, 3, 4, 5, 6)):
-        x, gradient = torch.randn(shape), torch.randn(shape)
-        found, true = results(module, x, gradient), exact(module, x, gradient)
-        for key, value in found.items():
-            torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
+        assert_exact(module, normal(*shape), normal(*shape, seed=1))
     assert passes == [False, True] * 4
 
 
@@ -360,16 +332,6 @@ def test_the_dtype_is_that_of_the_matrix_product(name: str, passes: list[bool]) 
     assert not passes
     expected = torch.float32 if name == "rsign" else torch.bfloat16  # a vector of float32 makes x − shift float32
     assert module(drawn(*SHAPE, dtype=torch.bfloat16)).dtype == expected
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_native_library_can_be_turned_off(name: str, passes: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEBIT_NATIVE", "0")
-    module, x, gradient = made(name, 16), drawn(*SHAPE), drawn(*SHAPE, seed=2)
-    found, true = results(module, x, gradient), exact(module, x, gradient)
-    for key, value in found.items():
-        torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
-    assert not passes
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -399,22 +361,13 @@ def test_many_gradients_at_once(passes: list[bool]) -> None:
     assert passes == [False] * 3
 
 
-def test_hooks_are_called(passes: list[bool]) -> None:
-    module, seen = made("rprelu", 16), []
-    module.register_forward_hook(lambda *_: seen.append("forward"))
-    module.register_full_backward_hook(lambda *_: seen.append("backward"))
-    results(module, drawn(*SHAPE), drawn(*SHAPE, seed=2))
-    assert seen == ["forward", "backward"]
-    assert passes == [False, True]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_change_in_place_is_refused(name: str) -> None:
     x = drawn(*SHAPE).requires_grad_()
     values = x * 1
     y = made(name, 16)(values)
     values.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="inplace"):
         y.sum().backward()
 
 

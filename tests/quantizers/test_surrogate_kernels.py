@@ -1,15 +1,23 @@
-"""Surrogate gradients by the native kernels: against their formulas in float64, and against torch's operations."""
+"""Surrogate gradients by native kernels, against formulas in float64 and torch; and the memory of activations."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from onebit.native import instruction_sets
+from onebit.native import (
+    RPRELU,
+    SHIFTED_SIGN,
+    ActivationStruct,
+    instruction_set,
+    instruction_sets,
+    run_activation,
+)
 from onebit.quantizers import surrogates
 from onebit.quantizers.cpu_kernels import backward_kernels
 from onebit.quantizers.surrogates import approx, ede, signed, swish
@@ -102,3 +110,30 @@ def test_many_gradients_at_once(surrogate: Any) -> None:
     for value, gradient in zip(found, gradients, strict=True):
         (one,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
         torch.testing.assert_close(value, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [RPRELU, SHIFTED_SIGN])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_activations_read_and_write_nothing_outside_the_tensors(kind: int, bf16: bool) -> None:
+    """NaN around the values would reach a sum, and the memory around the results stays as it was."""
+    for rows, channels in ((1, 1), (7, 3), (33, 16), (5, 200), (1025, 31)):
+        dtype, size = (np.uint16, rows * channels) if bf16 else (np.uint32, rows * channels)
+        nan, one = (0x7FC0, 0x3F80) if bf16 else (0x7FC00000, 0x3F800000)
+        given = np.full((2, size + 128), nan, dtype)
+        given[:, 64 : 64 + size] = one
+        to = np.full(size + 128, 7, dtype)
+        numbers, sums = np.zeros((3, channels), np.float32), np.full((3, channels + 2), 5, np.float32)
+        numbers[1] = 0.5
+        at = lambda array: array.ctypes.data + 64 * array.itemsize  # noqa: E731
+        addresses = {"x": at(given[0]), "gradient": at(given[1]), "to": at(to)}
+        for name, number, total in zip(("shift", "scale", "offset"), numbers, sums, strict=True):
+            addresses |= {name: number.ctypes.data, f"{name}_gradient": total.ctypes.data + 4}
+        struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
+        run_activation(instruction_set(), struct)
+        assert (sums[:, [0, -1]] == 5).all()
+        assert (to[:64] == 7).all()
+        assert (to[64 + size :] == 7).all()
+        passed = kind == RPRELU  # z = 2 is beyond the triangle
+        assert (to[64 : 64 + size] == (one if passed else 0)).all()
+        expected = [[-rows], [0], [rows]] if passed else [[0], [rows], [rows]]
+        assert (sums[:, 1:-1] == expected).all()
