@@ -1,4 +1,4 @@
-"""`onebit.run`: any input, as an array or a tensor; several outputs; and one clear line for anything else."""
+"""`onebit.run`: any input, as an array or a tensor; several outputs; timing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Re
 from onebit.runtime import batches, run, timing
 from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import native_plan
-from support.packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
+from support.packed_nets import OTHER_NETS, Builder, inputs_of
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -45,6 +45,8 @@ def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> No
     assert_equal(run(net, tensor.clone().requires_grad_() if net.input.dtype == "float32" else tensor), expected)
     assert_equal(run(net, np.asfortranarray(batch), executor="reference"), expected)
     assert_equal(run(net, batch[::-1].copy()[::-1], threads=2, batch_size=3), expected)
+    with pytest.raises(FormatError):
+        run(tmp_path / "gone.1bit", batch)
 
 
 def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
@@ -86,31 +88,33 @@ def test_progress_counts_samples() -> None:
 
 
 @pytest.mark.parametrize("executor", ["native", "reference"])
-def test_numbers_that_are_not_finite_are_counted(executor: str) -> None:
+def test_inputs_that_are_not_finite_are_refused(executor: str) -> None:
     net = OTHER_NETS["tokens"]()
     batch = inputs_of(net, 3)
     batch[0, 0, 0], batch[2, 5, :2] = np.nan, np.inf
-    line = "infinite"
     for given in (batch, torch.from_numpy(batch), batch.transpose(0, 2, 1).copy().transpose(0, 2, 1)):
-        with pytest.raises(UsageError, match=line):
+        with pytest.raises(UsageError, match="infinite"):
             run(net, given, executor=executor)
-    with pytest.raises(UsageError, match=line):
+    with pytest.raises(UsageError, match="infinite"):
         next(batches(net, batch, net.outputs))
+    with pytest.raises(UsageError, match="infinite"):
+        run(net, Streamed(batch), batch_size=1, executor=executor)
 
-    class Streamed:
-        shape, dtype = batch.shape, batch.dtype
 
-        def __getitem__(self, index: slice) -> np.ndarray:
-            return batch[index]
+class Streamed:
+    """Samples that are read on demand, without a dtype."""
 
-    streamed: Any = Streamed()
-    with pytest.raises(UsageError, match=line):
-        run(net, streamed, batch_size=1, executor=executor)
+    def __init__(self, batch: np.ndarray, read: Any = lambda part: part) -> None:
+        self.shape, self.batch, self.read = batch.shape, batch, read
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        part: np.ndarray = self.batch[index]
+        return self.read(part) if len(part) else part
 
 
 @pytest.mark.parametrize("executor", ["native", "reference"])
 @pytest.mark.parametrize(
-    ("read", "line"),
+    ("read", "noun"),
     [
         (lambda batch: batch.astype(np.uint8), "inputs"),
         (lambda batch: batch[:, :2], "inputs"),
@@ -118,23 +122,13 @@ def test_numbers_that_are_not_finite_are_counted(executor: str) -> None:
         (lambda batch: np.repeat(batch, 2, axis=0), "got 8 samples"),
     ],
 )
-def test_samples_read_on_demand_are_what_was_promised(read: Any, line: str, executor: str) -> None:
+def test_samples_read_on_demand_have_the_expected_number_and_shape(read: Any, noun: str, executor: str) -> None:
     net = OTHER_NETS["tokens"]()
-    batch = inputs_of(net, 9)
-
-    class Streamed:
-        shape = batch.shape
-
-        def __getitem__(self, index: slice) -> np.ndarray:
-            part: np.ndarray = batch[index]
-            return read(part) if len(part) else part
-
-    streamed: Any = Streamed()
-    with pytest.raises(UsageError, match=line):
-        run(net, streamed, batch_size=4, executor=executor)
+    with pytest.raises(UsageError, match=noun):
+        run(net, Streamed(inputs_of(net, 9), read), batch_size=4, executor=executor)
 
 
-def test_numbers_below_the_normal_ones_count_whatever_torch_flushes() -> None:
+def test_subnormal_numbers_count_even_if_torch_flushes_them() -> None:
     """Threads of the pool keep the mode of the thread that made them; the flag is that of the calling thread."""
     if not torch.set_flush_denormal(False):
         pytest.skip("the processor flushes nothing")
@@ -176,23 +170,16 @@ def test_the_largest_numbers_are_finite() -> None:
     [
         np.zeros((5, 20)),
         np.zeros((5, 20), np.uint8),
-        np.zeros((5, 20), bool),
         np.zeros(20, np.float32),
         np.zeros((5, 4, 5), np.float32),
-        np.zeros((5, 20), complex),
         torch.zeros(5, 20, dtype=torch.float64),
     ],
 )
-def test_other_inputs_are_refused_in_one_line(batch: Any) -> None:
+def test_other_inputs_are_refused(batch: Any) -> None:
     net = OTHER_NETS["features"]()
     for call in (run, lambda net, batch: as_batch(net.input, batch)):
-        with pytest.raises(UsageError, match=r"expected float32 \(N, 20\)$"):
+        with pytest.raises(UsageError, match="inputs"):
             call(net, batch)
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="cannot read"):
-        run(tmp_path / "gone.1bit", inputs_of(sign_net(), 1))
 
 
 def test_outputs_that_overflow_are_refused() -> None:
@@ -213,18 +200,17 @@ def test_a_number_per_sample_is_a_vector() -> None:
         assert run(b.net(), np.ones((7, 1), np.float32), executor=executor).shape == (7,)
 
 
-def test_every_variant_is_timed_with_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_include_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running.check_logits", lambda net, logits: time.sleep(0.005))
     for row in timing.time_packed(OTHER_NETS["features"](), 1, rounds=1, seconds=1e-4):
         assert row["fastest_us"] > 5000, row["variant"]
 
 
 @pytest.mark.parametrize("form", OTHER_NETS)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_any_net_is_timed(form: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_net_is_timed(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running._THREAD_WORK", 1)
     net = OTHER_NETS[form]()
-    for count in (1, 3):
+    for count, threads in ((1, 2), (3, 1)):
         rows = timing.time_packed(net, count, rounds=1, seconds=1e-4, threads=threads)
         assert {row["batch"] for row in rows} == {count}
     check = timing.against_reference(net, batch := timing.noise(net.input, 3))
