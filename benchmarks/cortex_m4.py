@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onebit.errors import OnebitError
-from onebit.export import c
+from onebit.export.c import target as c
 from onebit.export.c.size import COMPILER, CORTEX_M4, FLAGS, linked
 from onebit.export.writing import random_inputs
 from onebit.packed import costs, load

@@ -1,8 +1,7 @@
-"""Every target, over the net of every recipe: what is written computes what the packed net does."""
+"""Every target: the nets of recipes, equal bytes, and operations that users add."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +9,21 @@ import numpy as np
 import pytest
 
 from onebit.export import EXPORTS, export_net
-from onebit.packed import OPS, Dense, PackedNet
+from onebit.packed import OPS, Dense
 from onebit.packed.nodes import Bounded
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
 from support.packed_nets import IMAGE_NETS, Builder, inputs_of
 from support.recipe_nets import RECIPES, SMALL, packed_net
 
-
-@functools.cache
-def net_of(recipe: str) -> PackedNet:
-    return packed_net(SMALL[recipe], 4)[1]
+PAIRS = [(recipe, target) for recipe in SMALL for target in EXPORTS]
 
 
-@pytest.mark.parametrize("target", EXPORTS)
-@pytest.mark.parametrize("recipe", covering(SMALL, of=lambda name: recipe_traits(RECIPES[name])))
+@pytest.mark.parametrize(
+    ("recipe", "target"), covering(PAIRS, of=lambda recipe, target: (*recipe_traits(RECIPES[recipe]), target))
+)
 def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str, tmp_path: Path) -> None:
-    net, suffixes = net_of(recipe), EXPORTS[target].suffixes
+    net, suffixes = packed_net(SMALL[recipe], 4)[1], EXPORTS[target].suffixes
     made = export_net(net, target, tmp_path / f"net{suffixes[0] if suffixes else ''}")
     if made.comparison is None:
         pytest.skip(made.not_compared)
@@ -38,10 +35,10 @@ def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str,
 def test_equal_nets_give_equal_bytes(target: str, tmp_path: Path) -> None:
     suffixes, written = EXPORTS[target].suffixes, []
     for folder in ("a", "b"):
-        place = tmp_path / folder
-        place.mkdir()
-        EXPORTS[target].writer.write(IMAGE_NETS["real"](0), place / f"net{suffixes[0]}" if suffixes else place)
-        written.append({path.name: path.read_bytes() for path in place.iterdir()})
+        path = tmp_path / folder
+        path.mkdir()
+        EXPORTS[target].writer.write(IMAGE_NETS["real"](0), path / f"net{suffixes[0]}" if suffixes else path)
+        written.append({file.name: file.read_bytes() for file in path.iterdir()})
     assert written[0] == written[1]
 
 

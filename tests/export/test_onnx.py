@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import subprocess
 import sys
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from onebit.__main__ import main
-from onebit.data.mnist import read_mnist_sample
-from onebit.errors import FormatError, NotBinaryError, OnebitError, UsageError
+from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.export import export_net
 from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
@@ -39,22 +36,17 @@ from onebit.packed import (
     Sign,
     Threshold,
     dumps,
-    save,
 )
 from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
 from support.drawn_nets import batches_of, nets
+from support.onnx_sessions import operators, optimized, session
 from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, signs_conv
-from support.recipe_nets import WHOLE, packed_net
 
 UNPACKING = {"Gather", "Split", "Reshape"}
-"""Operators that turn bits into weights; none is left when a session has started, but for a Reshape of the net."""
+"""Operators that turn bits into weights; no session runs them, except for a Reshape of the net."""
 SLOW_OR_WRONG = {"ConvInteger", "Sign", "MatMulNBits", "DequantizeLinear", "QuantizeLinear"}
 """ONNX's Sign gives 0 for 0; the others round activations, or are slower in onnxruntime than float32."""
-
-
-def signs_mlp() -> PackedNet:
-    return make_packed_mlp((60, 70, 65, 10), form="sign")
 
 
 def windows(seed: int = 0) -> PackedNet:
@@ -108,27 +100,8 @@ def write(net: PackedNet, folder: Path, flavor: str = "standard") -> Path:
     return path
 
 
-def session(path: Path, **fields: Any) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    for name, value in fields.items():
-        setattr(options, name, value)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def optimized(path: Path, **fields: Any) -> Any:
-    """The graph that onnxruntime runs."""
-    dump = path.with_suffix(".optimized")
-    session(path, optimized_model_filepath=str(dump), **fields)
-    return onnx.load(str(dump)).graph
-
-
-def operators(graph: Any) -> Counter[str]:
-    return Counter(node.op_type for node in graph.node)
-
-
 def assert_equal(net: PackedNet, found: dict[str, np.ndarray], inputs: np.ndarray) -> None:
-    """Exact values have the numbers of the reference executor; others are near, unless one was rounded before."""
+    """Exact values equal those of the reference executor; others are close, unless one was rounded before."""
     expected, uses = net.by_name(run(net, inputs, executor="reference")), Uses(net)
     values = [part.values() for _, part in batches(net, inputs, list(uses.values))]
     largest = max(float(np.abs(value).max()) for part in values for value in part) or 1.0
@@ -155,18 +128,29 @@ def test_nets_compute_what_the_reference_does(name: str, flavor: str, tmp_path: 
     assert made.comparison.bit_exact or not set(net.outputs) <= Uses(net).exact
     onnx.checker.check_model(str(made.files[0]), full_check=True)
     assert_equal(net, target.run(net, made.files[0], inputs, flavor=flavor), inputs)
+    if flavor == "standard":
+        assert_unpacked_once(net, made.files[0])
 
 
-@pytest.mark.parametrize("make", [signs_mlp, signs_conv])
-def test_nets_of_signs_are_exact_to_the_last_bit(make: Any, tmp_path: Path) -> None:
-    net = make()
-    assert set(net.outputs) <= Uses(net).exact
-    made = export_net(net, "onnx", tmp_path / "net.onnx", inputs=inputs_of(net, 500))
-    assert made.comparison is not None
-    assert made.comparison.bit_exact
+def assert_unpacked_once(net: PackedNet, path: Path) -> None:
+    """onnxruntime unpacks weights when a session starts, and runs products of integers."""
+    assert not operators(onnx.load(str(path)).graph).keys() & SLOW_OR_WRONG
+    graph = optimized(path)
+    found = operators(graph)
+    own = {type(node).__name__ for node in net.nodes} & {"Reshape", "Repeat", "AveragePool"}
+    assert not found.keys() & (SLOW_OR_WRONG | UNPACKING - ({"Reshape"} if own else set()))
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            assert types[node.input[1]] == onnx.TensorProto.INT8
+            assert types[node.input[2]] == onnx.TensorProto.UINT8  # the zero point of the inputs, of their dtype
+        if node.op_type == "QLinearConv":
+            assert types[node.input[3]] == onnx.TensorProto.INT8
+            assert types[node.input[2]] == onnx.TensorProto.UINT8
+    assert {"Gather", "Split"} <= operators(optimized(path, "as written")).keys()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_drawn_nets_compute_what_the_reference_does(tmp_path_factory: Any, data: st.DataObject) -> None:
     net = data.draw(nets())
@@ -180,115 +164,13 @@ def test_drawn_nets_compute_what_the_reference_does(tmp_path_factory: Any, data:
     try:
         path = write(net, tmp_path_factory.mktemp("drawn"))
     except UsageError as error:
-        assert "onnx has" in str(error)  # noqa: PT017 # sums of windows beyond 2^24
+        assert "sums integers" in str(error)  # noqa: PT017 # sums of windows beyond 2^24
         return
     assert_equal(net, target.run(net, path, inputs), inputs)
 
 
-def rows_of(node: OneBitWeights) -> np.ndarray:
-    """±1 (O, K), from the words of a node."""
-    rows = np.ascontiguousarray(node.signs).view(np.uint8)
-    return np.unpackbits(rows, axis=1, count=node.in_features, bitorder="little").astype(np.int8) * 2 - 1
-
-
-def plain_weights(node: Any) -> np.ndarray:
-    """The weights of a node in the layout of ONNX."""
-    rows = rows_of(node)
-    if isinstance(node, Dense):
-        return rows.T
-    weights = np.empty((node.outputs, node.group_channels, *node.kernel), np.int8)
-    for (channel, i, j), row in np.ndenumerate(np.zeros((node.group_channels, *node.kernel))):
-        del row
-        weights[:, channel, i, j] = rows[:, (i * node.kernel[1] + j) * node.group_channels + channel]
-    if isinstance(node, ConvTranspose):
-        grouped = np.split(weights, node.groups)
-        weights = np.concatenate([group.swapaxes(0, 1) for group in grouped])
-    return weights
-
-
-def plain_graph(net: PackedNet, path: Path) -> Path:
-    """The same file with plain weights, made from the packed net, in place of bits and what unpacks them."""
-    model = onnx.load(str(path))
-    graph = model.graph
-    last = {f"{node.output}/weight": node for node in net.nodes if isinstance(node, OneBitWeights)}
-    dtypes = {}
-    for node in graph.node:
-        if node.op_type == "Reshape" and node.output[0] in last:
-            dtypes[node.output[0]] = np.float32 if "float" in _source(graph, node) else np.int8
-    assert dtypes.keys() == last.keys()
-    kept = [node for node in graph.node if not node.output[0].startswith("bits") and node.output[0] not in last]
-    assert len(kept) < len(graph.node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    for name, node in last.items():
-        graph.initializer.append(onnx.numpy_helper.from_array(plain_weights(node).astype(dtypes[name]), name))
-    plain = path.with_name("plain.onnx")
-    onnx.save(model, str(plain))
-    return plain
-
-
-def _source(graph: Any, node: Any) -> str:
-    """The dtype of weights: "float" if their bits are cast to it."""
-    made = {name: node for node in graph.node for name in node.output}
-    while node.op_type != "Gather":
-        if node.op_type == "Cast":
-            return {onnx.TensorProto.FLOAT: "float"}[node.attribute[0].i]
-        node = made[node.input[0]]
-    return "int8"
-
-
-@pytest.mark.parametrize("name", ["mlp weight-only", "mlp mixed", "real", "features"])
-def test_every_bit_is_that_of_the_plain_graph(name: str, tmp_path: Path) -> None:
-    net = NETS[name]()
-    path = write(net, tmp_path)
-    inputs = inputs_of(net, 40)
-    packed, plain = (session(file).run(None, {"input": inputs}) for file in (path, plain_graph(net, path)))
-    for one, other in zip(packed, plain, strict=True):
-        assert one.tobytes() == other.tobytes()
-    assert operators(optimized(path)) == operators(optimized(tmp_path / "plain.onnx"))
-
-
-def test_plain_weights_matter(tmp_path: Path) -> None:
-    """The comparison above fails for other weights."""
-    net = make_packed_mlp()
-    path = write(net, tmp_path)
-    model = onnx.load(str(plain_graph(net, path)))
-    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "fc1/weight")
-    changed = onnx.numpy_helper.to_array(weight).copy()
-    changed[3, 4] *= -1
-    weight.CopyFrom(onnx.numpy_helper.from_array(changed, "fc1/weight"))
-    onnx.save(model, str(tmp_path / "changed.onnx"))
-    inputs = inputs_of(net, 40)
-    packed, other = (session(file).run(None, {"input": inputs})[0] for file in (path, tmp_path / "changed.onnx"))
-    assert packed.tobytes() != other.tobytes()
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_weights_are_unpacked_once_by_fast_and_right_operators(name: str, tmp_path: Path) -> None:
-    net = NETS[name]()
-    path = write(net, tmp_path)
-    kept = {type(node) for node in net.nodes}
-    model = onnx.load(str(path))
-    assert not operators(model.graph).keys() & SLOW_OR_WRONG
-    graph = optimized(path)
-    found = operators(graph)
-    assert not found.keys() & SLOW_OR_WRONG
-    own = {type(node).__name__ for node in net.nodes} & {"Reshape", "Repeat", "AveragePool"}
-    assert not found.keys() & (UNPACKING - ({"Reshape"} if own else set())), kept
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            assert types[node.input[1]] == onnx.TensorProto.INT8
-            assert types[node.input[2]] == onnx.TensorProto.UINT8  # the zero point of the inputs, of their dtype
-        if node.op_type == "QLinearConv":
-            assert types[node.input[3]] == onnx.TensorProto.INT8
-            assert types[node.input[2]] == onnx.TensorProto.UINT8
-    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    assert {"Gather", "Split"} <= operators(optimized(path, graph_optimization_level=level)).keys()
-
-
 def test_nets_of_signs_are_graphs_of_integers(tmp_path: Path) -> None:
-    found = operators(optimized(write(signs_mlp(), tmp_path)))
+    found = operators(optimized(write(make_packed_mlp((60, 70, 65, 10), form="sign"), tmp_path)))
     assert found["MatMulInteger"] == 3
     assert not found.keys() & {"MatMul", "Gemm", "FusedGemm", "Relu"}
     found = operators(optimized(write(signs_conv(), tmp_path)))
@@ -303,30 +185,23 @@ def test_nets_of_signs_are_graphs_of_integers(tmp_path: Path) -> None:
     assert (found["Conv"], found["Mul"], found["Add"]) == (2, 0, 0)
 
 
-ZEROS = np.float32([0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3, -3])
-
-
 @pytest.mark.parametrize("flavor", ["standard", "float"])
-@pytest.mark.parametrize("dense", [False, True])
-def test_the_sign_of_zero_is_plus_one(flavor: str, dense: bool, tmp_path: Path) -> None:
-    b = Builder((1,), coding="float32")
-    b.add(Sign)
-    if dense:
-        b.add(Dense, **{**b.signs(1, 1), "signs": np.ones((1, 1), np.uint64)})
-    net = b.net()
-    path = write(net, tmp_path, flavor)
-    found = target.run(net, path, ZEROS[:, None], flavor=flavor)[net.output]
-    np.testing.assert_array_equal(found[:, 0], [1, 1, 1, -1, 1, -1, 1, -1])
-
-
-@pytest.mark.parametrize("flavor", ["standard", "float"])
-def test_a_shift_that_a_value_equals_gives_plus_one(flavor: str, tmp_path: Path) -> None:
-    b = Builder((4,), coding="float32")
+def test_the_sign_of_zero_and_of_a_shift_is_plus_one(flavor: str, tmp_path: Path) -> None:
+    zeros = np.float32([0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3, -3])[:, None]
     shift = np.float32([0.1, -2.5, 1e-45, -0.0])
+    b = Builder((1,), coding="float32")
+    first = b.add(Sign)
+    b.add(Dense, signs=np.ones((1, 1), np.uint64), in_features=1)
+    net = b.net((first, b.last))
+    found = target.run(net, write(net, tmp_path, flavor), zeros, flavor=flavor)
+    for name in net.outputs:
+        np.testing.assert_array_equal(found[name][:, 0], [1, 1, 1, -1, 1, -1, 1, -1])
+    b = Builder((4,), coding="float32")
     b.add(Sign, shift=shift)
+    net = b.net()
     inputs = np.stack([shift, np.nextafter(shift, np.float32(-9)), np.nextafter(shift, np.float32(9))])
-    found = target.run(net := b.net(), write(net, tmp_path, flavor), inputs, flavor=flavor)[net.output]
-    np.testing.assert_array_equal(found, [[1] * 4, [-1] * 4, [1] * 4])
+    found = target.run(net, write(net, tmp_path, flavor), inputs, flavor=flavor)
+    np.testing.assert_array_equal(found[b.last], [[1] * 4, [-1] * 4, [1] * 4])
 
 
 @pytest.mark.parametrize("first", ["dense", "conv", "pooled"])
@@ -353,7 +228,7 @@ def test_thresholds_at_every_sum_and_at_the_limits_of_int32(first: str, tmp_path
 
 
 def mlp(*widths: int, coding: str = "integer") -> PackedNet:
-    """Random weights in bulk: `make_packed_mlp` would draw each."""
+    """Random weights, drawn as words, which is faster than `make_packed_mlp`."""
     b = Builder((widths[0],), coding=coding)
     for inputs, outputs in pairwise(widths):
         words = b.rng.integers(0, 2**64, (outputs, -(-inputs // 64)), dtype=np.uint64)
@@ -366,14 +241,10 @@ def mlp(*widths: int, coding: str = "integer") -> PackedNet:
     return b.net()
 
 
-def ratio(net: PackedNet, folder: Path) -> float:
-    sizes = {flavor: write(net, folder, flavor).stat().st_size for flavor in ("standard", "float")}
-    return sizes["float"] / sizes["standard"]
-
-
 def test_files_are_small(tmp_path: Path) -> None:
-    assert ratio(mlp(784, 2048, 2048, 2048, 10), tmp_path) >= 29
-    assert ratio(packed_net(WHOLE["cifar10-resnet20-binaryconnect"], 2)[1], tmp_path) >= 21
+    net = mlp(784, 2048, 2048, 2048, 10)
+    sizes = {flavor: write(net, tmp_path, flavor).stat().st_size for flavor in ("standard", "float")}
+    assert sizes["float"] >= 29 * sizes["standard"]
 
 
 def test_any_number_of_samples_runs_in_one_session(tmp_path: Path) -> None:
@@ -384,30 +255,29 @@ def test_any_number_of_samples_runs_in_one_session(tmp_path: Path) -> None:
     assert opened.get_outputs()[0].shape == ["N", 10]
     for count in (1, 3, 130):
         assert opened.run(None, {"input": inputs_of(net, count)})[0].shape == (count, 10)
+    b = Builder((3,), coding="float32")
+    b.add(Dense, **b.signs(1, 3, scale=True))
+    b.add(Reshape, shape=())
+    number = b.net()
+    assert target.run(number, write(number, tmp_path), inputs_of(number, 4))[b.last].shape == (4,)
 
 
-def test_the_file_says_what_the_net_is(certificate: Any, tmp_path: Path) -> None:
+def test_the_metadata_describe_the_net(certificate: Any, tmp_path: Path) -> None:
     net = make_packed_mlp(certificate=certificate)
-    said = session(write(net, tmp_path)).get_modelmeta().custom_metadata_map
-    save(net, tmp_path / "net.1bit")
-    assert said["name"] == net.name
-    assert said["statement"] == net.statement
-    assert "9,876 correct" in said["statement"]
-    assert json.loads(said["classes"]) == list(net.classes or ())
-    assert json.loads(said["input"]) == {
+    fields = session(write(net, tmp_path)).get_modelmeta().custom_metadata_map
+    assert (fields["name"], fields["statement"], fields["output"]) == (net.name, net.statement, net.output)
+    assert json.loads(fields["classes"]) == list(net.classes or ())
+    assert json.loads(fields["input"]) == {
         **{"dtype": "uint8", "shape": list(net.input.shape), "meaning": ""},
         "values": "bytes 0 to 255, gray, white strokes on black, no normalization before",
     }
-    assert said["output"] == net.output
-    digest = subprocess.run(["sha256sum", tmp_path / "net.1bit"], check=True, capture_output=True, text=True).stdout
-    assert said["sha256"] == digest.split()[0]
-    assert dumps(net) == (tmp_path / "net.1bit").read_bytes()
+    assert fields["sha256"] == hashlib.sha256(dumps(net)).hexdigest()
     several = OTHER_NETS["features"]()
-    said = session(write(several, tmp_path)).get_modelmeta().custom_metadata_map
-    assert json.loads(said["output"]) == several.output
+    fields = session(write(several, tmp_path)).get_modelmeta().custom_metadata_map
+    assert json.loads(fields["output"]) == several.output
 
 
-def test_names_of_values_do_not_meet_names_of_constants(tmp_path: Path) -> None:
+def test_names_of_values_do_not_clash_with_names_of_constants(tmp_path: Path) -> None:
     b = Builder((6,))
     names = ["bits", "uint8", "shape", "float32", "input2", "fc", "n"]
     net = make_packed_mlp((6, 5, 5, 4), form="sign")
@@ -459,7 +329,7 @@ def bits_of(least: int, most: int) -> int:
     )
 
 
-def test_sums_beyond_those_of_float32_are_exact_or_refused(tmp_path: Path) -> None:
+def test_sums_beyond_those_of_float32_are_exact_or_an_error(tmp_path: Path) -> None:
     def ones(outputs: int, terms: int) -> dict[str, Any]:
         return {"signs": pack_signs(np.ones((outputs, terms), np.int8)), "in_features": terms}
 
@@ -476,57 +346,19 @@ def test_sums_beyond_those_of_float32_are_exact_or_refused(tmp_path: Path) -> No
     np.testing.assert_array_equal(found, [[1, -1]])
     del b.nodes[1:]
     b.add(Conv, "n0", **ones(2, 299), kernel=(1, 1))
-    with pytest.raises(UsageError, match="conv 'n1' sums integers up to 22,873,500"):
+    with pytest.raises(UsageError, match="22,873,500"):
         export_net(b.net(), "onnx", tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = make_packed_mlp()
-    monkeypatch.setattr(target, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    made = export_net(net, "onnx", tmp_path / "net.onnx")
+def test_without_onnxruntime_the_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    made = export_net(make_packed_mlp(), "onnx", tmp_path / "net.onnx")
     assert made.comparison is None
-    assert made.not_compared == "onnxruntime is not installed: pip install 'onebit[export]'"
-
-
-@pytest.mark.parametrize("runs", [False, True])
-def test_what_onnxruntime_refuses_is_one_line(runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that it does not load, or that it does not run."""
-    net = make_packed_mlp()
-    written = target.build(net)
-    if runs:
-        written.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
-    else:
-        written.graph.node[-1].op_type = "NoSuchOperation"
-    monkeypatch.setattr(target, "build", lambda *_, **__: written)
-    with pytest.raises(OnebitError, match=r"^the exported file fails: onnxruntime \S+ says .+; please report this$"):
-        export_net(net, "onnx", tmp_path / "net.onnx")
-    assert list(tmp_path.iterdir()) == []
+    assert "onnxruntime" in made.not_compared
 
 
 def test_exports_load_onnx_only_to_write() -> None:
     code = "import onebit.export, onebit.export.onnx.target as t, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert not {"onnx", "onnxruntime", "torch"} & set(loaded)
-
-
-def test_the_command_compares_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = make_packed_mlp((784, 30, 10), shape=(1, 28, 28))
-    save(net, tmp_path / "net.1bit")
-    path = tmp_path / "net.onnx"
-    assert main(["export", str(tmp_path / "net.1bit"), "--to", "onnx", "-o", str(path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["comparison"]["label_mismatches"] == 0
-    assert said["bytes"] == path.stat().st_size
-    digits = read_mnist_sample().test.images[:]
-    labels = session(path).run(None, {"input": digits})[0].argmax(axis=1)
-    np.testing.assert_array_equal(labels, run(net, digits).argmax(axis=1))
-
-
-def test_one_number_a_sample_is_an_output(tmp_path: Path) -> None:
-    b = Builder((3,), coding="float32")
-    b.add(Dense, **b.signs(1, 3, scale=True))
-    b.add(Reshape, shape=())
-    net = b.net()
-    inputs = inputs_of(net, 4)
-    assert target.run(net, write(net, tmp_path), inputs)[net.output].shape == (4,)

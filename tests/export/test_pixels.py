@@ -1,4 +1,4 @@
-"""What exported files say of the bytes that they take."""
+"""The description of input bytes in exported files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"
     ("dataset", "shape", "words"),
     [
         ("cifar10", (3, 2, 2), COLOR),
-        ("folder", (3, 2, 2), COLOR),
         ("membrane", (1, 3, 4), "bytes 0 to 255, gray, no normalization before"),
         ("mnist", (1, 3, 4), DIGITS),
         ("mnist", (2, 3, 2), UNKNOWN),
@@ -33,18 +32,15 @@ DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"
         (None, (3, 2, 2), UNKNOWN),
     ],
 )
-def test_no_more_is_said_than_is_known(dataset: str | None, shape: tuple[int, int, int], words: str) -> None:
+def test_only_what_is_known_is_described(dataset: str | None, shape: tuple[int, int, int], words: str) -> None:
     net = make_packed_mlp(shape=shape)
     assert pixels_in_words(replace(net, card=Card(dataset=dataset))) == words
 
 
-def test_a_certificate_names_the_data(certificate: Certificate) -> None:
+def test_a_certificate_names_the_data_of_bytes(certificate: Certificate) -> None:
     net = make_packed_mlp(shape=(1, 3, 4))
     assert pixels_in_words(replace(net, certificate=certificate)) == DIGITS
     assert pixels_in_words(replace(net, certificate=replace(certificate, split=""))) == UNKNOWN
-
-
-def test_numbers_that_are_no_bytes_are_not_pixels() -> None:
     assert pixels_in_words(OTHER_NETS["features"]()) == ""
 
 
@@ -53,7 +49,7 @@ def test_the_data_are_in_the_table_of_data_sets() -> None:
 
 
 @pytest.mark.parametrize(("to", "name"), [("c", "net"), ("torch", "net.safetensors")])
-def test_exported_files_say_what_the_pixels_are(to: str, name: str, tmp_path: Path) -> None:
+def test_exported_files_describe_the_pixels(to: str, name: str, tmp_path: Path) -> None:
     net: Any = replace(make_packed_mlp(shape=(3, 2, 2)), card=Card(dataset="cifar10"))
     files = {file.name: file for file in export_net(net, to, tmp_path / name).files}
     for file in ("net.h", "README.md") if to == "c" else ("net.py",):

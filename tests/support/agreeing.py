@@ -41,10 +41,10 @@ def assert_agrees(
     found, nan = plan.run(images, parts=parts)
     assert nan == (expected is None), isa.name
     if expected is not None:
-        np.testing.assert_array_equal(_bits(found), _bits(expected), err_msg=isa.name)
+        np.testing.assert_array_equal(bits_of(found), bits_of(expected), err_msg=isa.name)
     return True
 
 
-def _bits(numbers: np.ndarray) -> np.ndarray:
+def bits_of(numbers: np.ndarray) -> np.ndarray:
     """Equal for two NaNs of any bits, unequal for 0 and -0."""
     return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.int32)

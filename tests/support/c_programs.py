@@ -1,4 +1,4 @@
-"""Programs that run several exported nets."""
+"""Compiles exported nets into one program, runs it, and compares its outputs with the reference executor."""
 
 from __future__ import annotations
 
@@ -6,21 +6,46 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 import numpy as np
+import pytest
 
 from benchmarks.cortex_m4 import STRICT
-from onebit.export import c
-from onebit.packed import PackedNet
+from onebit.export.c import target as c
+from onebit.packed import PackedNet, infer
+from support.agreeing import bits_of, reference
 
 Case = tuple[PackedNet, np.ndarray]
 
+GNU = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pedantic")
+"""Flags for a GNU dialect, in which gcc contracts products and sums unless net.c forbids it."""
+SANITIZE = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+
+
+def needs(*tools: str) -> None:
+    """Skip the test unless all tools are installed."""
+    missing = [tool for tool in tools if which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
 
 def exported(net: PackedNet, folder: Path, **options: str) -> Path:
-    """The folder of a net."""
+    """Write a net into a new folder."""
     folder.mkdir(parents=True)
     c.write(net, folder, **options)
     return folder
+
+
+def assert_reference_bits(cases: Sequence[Case], found: Sequence[np.ndarray]) -> None:
+    """Every bit is that of the reference executor."""
+    for (net, inputs), numbers in zip(cases, found, strict=True):
+        expected = reference(net, inputs)
+        assert expected is not None
+        sizes = np.cumsum([np.prod(infer(net)[name].shape) for name in net.outputs])
+        parts = np.split(numbers, sizes[:-1].astype(int), axis=1)
+        flat = np.concatenate([part.reshape(-1) for part in parts])
+        np.testing.assert_array_equal(bits_of(flat), bits_of(expected.reshape(-1)), err_msg=repr(net))
 
 
 def outputs_of(
@@ -31,17 +56,17 @@ def outputs_of(
     *,
     strict: Sequence[str] = STRICT,
 ) -> list[np.ndarray]:
-    """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs.
+    """(N, numbers) float32 of each net; `command` compiles all of them into one program, which `runner` runs.
 
-    strict: flags for net.c.
+    strict: further flags for net.c.
     """
     lines = ["#include <stdio.h>"]
     body, objects, commands = [], [], []
     for k, (net, inputs) in enumerate(cases):
-        place = exported(net, folder / f"net{k}")
+        net_c = exported(net, folder / f"net{k}") / "net.c"
         names = [f"-Dnet_run=net_run_{k}", f"-Dnet_classes=net_classes_{k}"]
         objects.append(str(folder / f"net{k}.o"))
-        commands.append([*command, *strict, *names, "-c", str(place / "net.c"), "-o", objects[-1]])
+        commands.append([*command, *strict, *names, "-c", str(net_c), "-o", objects[-1]])
         lines += [
             f"#undef {name}" for name in ("NET_H", "NET_ID", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")
         ]

@@ -1,4 +1,4 @@
-"""Packed nets for other software: one module and one line of `EXPORTS` per target. Loads no torch."""
+"""Exports packed nets to other software: one module and one line of `EXPORTS` per target. Does not load torch."""
 
 from __future__ import annotations
 

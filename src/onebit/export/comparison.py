@@ -1,4 +1,4 @@
-"""An exported net compared with the packed net that it was written from, on the same inputs."""
+"""Compares an exported net with the packed net on the same inputs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from onebit.errors import OnebitError
 from onebit.packed import PackedNet
 
 MOST_LABELS = 0.05
-"""Share of labels that may differ where a target adds real numbers in another order. A sum that rounds to the other
-side of a sign changes a label in hundreds; a wrong graph changes most of them."""
+"""Largest share of labels that may differ if a target adds real numbers in another order. Rounding changes about one
+label in a hundred; a wrong graph changes most of them."""
 MOST_DISTANCE = 1e-3
-"""The same for numbers: the largest difference of outputs that are not logits, the median difference of logits."""
+"""Largest relative difference: the median over logits, the maximum over other outputs."""
 
 
 class Comparison(NamedTuple):
     """How the outputs of an exported net differ from those of the packed net.
 
-    samples, what: how many inputs, and what they are; runs_with: what ran the exported net.
-    labels, label_mismatches: labels compared (pixels of masks), and how many differ; None where outputs are not logits.
-    largest: largest |difference|; relative: the same, relative to the largest number of that output, or of a
-    regression to the range of that number; median: the median of the relative differences, of the output where it is
-    largest.
-    bit_exact: every bit is equal. noun: what the labels are, "labels" or "pixels".
+    samples, what: number and description of the inputs; runs_with: what ran the exported net.
+    labels, label_mismatches: number of labels (pixels of masks), and how many differ; None if outputs are not logits.
+    largest: largest |difference|; relative: largest difference relative to the largest number of its output, for
+    regressions relative to the range of each number; median: largest median of an output's relative differences.
+    bit_exact: whether all bits are equal. noun: "labels" or "pixels".
     """
 
     samples: int
@@ -46,28 +45,28 @@ class Comparison(NamedTuple):
         return f"compared with the packed net on {self.what}, run with {self.runs_with}: {found}"
 
     def check(self, *, exact: bool) -> None:
-        """Raise OnebitError if the exported net is another one; `exact`: every bit must be equal."""
+        """Raise OnebitError if the differences are too large; with `exact`, if any bit differs."""
         wrong = self.relative > MOST_DISTANCE
         if self.label_mismatches is not None and self.labels:
             wrong = self.label_mismatches > MOST_LABELS * self.labels or self.median > MOST_DISTANCE
         if wrong or (exact and not self.bit_exact):
             raise OnebitError(
-                f"the exported net is not the packed net: {self}; nothing was written; please report this"
+                f"the exported net differs from the packed net: {self}; nothing was written; please report this"
             )
 
 
 def compare(
     net: PackedNet, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, what: str, runs_with: str
 ) -> Comparison:
-    """Compare outputs by name, (N, …) float32 each."""
+    """Compare outputs by name, each (N, …) float32."""
     labels = mismatches = None
     largest = relative = median = 0.0
     exact = True
     for name in net.outputs:
-        here, there = expected[name], found.get(name)
-        if there is None or there.shape != here.shape or there.dtype != here.dtype:
-            got = "nothing" if there is None else f"{there.dtype} {there.shape}"
-            raise OnebitError(f"the exported net gives {got} for {name!r}, expected {here.dtype} {here.shape}")
+        here, there = expected[name], found[name]
+        if there.shape != here.shape or there.dtype != here.dtype:
+            shapes = f"{there.dtype} {there.shape}, expected {here.dtype} {here.shape}"
+            raise OnebitError(f"output {name!r} of the exported net is {shapes}")
         exact &= here.tobytes() == there.tobytes()
         apart = np.abs(here - there)
         apart[~np.isfinite(apart)] = np.inf
@@ -89,16 +88,16 @@ def compare(
 
 
 def split_outputs(net: PackedNet, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs by name, (N, …), of (N, numbers of all outputs) in the order of `net.outputs`."""
+    """Split (N, numbers of all outputs in the order of `net.outputs`) into outputs by name, (N, …)."""
     shapes = [net.values[name].shape for name in net.outputs]
     parts = np.split(numbers, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=1)
     return {name: part.reshape(-1, *shape) for name, part, shape in zip(net.outputs, parts, shapes, strict=True)}
 
 
 def _ranges(values: np.ndarray) -> np.ndarray:
-    """The range of each number of an output (N, C, …), for broadcasting.
+    """The range of each number of an output (N, C, …), to broadcast.
 
-    At least a hundredth of its magnitude: real numbers that hardly vary differ by their rounding.
+    At least a hundredth of its magnitude: numbers that hardly vary differ by rounding.
     """
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     most = np.abs(values).max(axis=axes, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the bytes of an input are, in words, for those who call an exported net."""
+"""Describes the bytes of an input for users of an exported net."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ IMAGE_DATA = {
     **dict.fromkeys(("cifar10", "cifar100", "folder", "imagenet", "membrane", "segmentation"), ""),
     **dict.fromkeys(("mnist", "mnist-sample"), ", white strokes on black"),
 }
-"""Data sets whose samples are gray or RGB images for certain, and what else is known of them."""
+"""Data sets of gray or RGB images -> what else is known of their pixels."""
 UNKNOWN = "bytes 0 to 255 as in training"
 
 
 def pixels_in_words(net: PackedNet) -> str:
-    """What the bytes are: no more than is known of the data; "" for float32."""
+    """What the bytes are, as far as the data are known; "" for float32."""
     spec = net.input
     if spec.dtype != "uint8":
         return ""
     name = net.card.dataset if net.card else None
-    if name is None and net.certificate and net.certificate.split:  # without: the user's own data, of any name
+    if name is None and net.certificate and net.certificate.split:  # without a split, the name is the user's
         name = net.certificate.dataset
     planes = {1: "gray", 3: "planes in the order red, green, blue"}.get(spec.shape[0])
     if name not in IMAGE_DATA or planes is None or len(spec.shape) != 3:

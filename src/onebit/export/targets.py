@@ -1,4 +1,4 @@
-"""`Target`, a format of other software, and the table of them."""
+"""The export targets, formats of other software, and their table `EXPORTS`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 
 class CannotRun(Exception):
-    """What runs an exported net is not on this machine; the text says what is missing: "node is not installed"."""
+    """This machine cannot run an exported net; the message names what is missing: "node is not installed"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A format of other software.
 
-    Its module has `OPERATIONS`, the operations of packed nets that it can write, or base classes of them; `EXACT`,
-    whether every output equals that of the reference executor bit for bit; `RUNS_WITH`, what runs the exported net
-    here, for display; and two functions:
+    Its module defines `OPERATIONS`, the operations of packed nets that it writes, or their base classes; `EXACT`,
+    whether every output equals that of the reference executor bit for bit; `RUNS_WITH`, the name of what runs the
+    exported net here; and two functions:
 
-    * `write(net, path, **options)` writes a net to `path`, in a folder of its own: a file, perhaps with others beside
-      it; or an empty folder. Files beside, and one file of a folder at least, say near their start that they are
-      "written by onebit": a later export replaces those, and no others.
-    * `run(net, path, inputs, **options)` gives what the files compute: outputs by name, (N, …) float32; or raises
-      `CannotRun`.
+    * `write(net, path, **options)` writes the file `path`, and perhaps more files beside it, into a temporary folder;
+      or it fills the empty folder `path`. The files beside `path`, and every file of a folder, contain "written by
+      onebit" in their first 1,000 bytes: a later export replaces such files only.
+    * `run(net, path, inputs, **options)` returns what the files compute: outputs by name, (N, …) float32. It raises
+      `CannotRun` if this machine cannot run them.
 
     Args:
-        text: what is written, in a line.
-        module: name of the module that writes it; imported when it is used.
-        suffixes: of the file; empty if a folder is written.
-        options: options of its own -> their values, the first of which is the default.
-        layout_files: one of the files of each layout of a folder, which no other layout has.
-        report: the module has `report(net, path, **options)`, a text on what the exported net needs.
-        samples: `write` takes `samples`: (N, …) real inputs of the net, or None.
+        text: one line on what is written.
+        module: name of the module; imported on first use.
+        suffixes: allowed suffixes of the file; empty if the target writes a folder.
+        options: option -> allowed values; the first one is the default.
+        layout_files: for each layout of a folder, one file that no other layout has.
+        report: whether the module has `report(net, path, **options)`, a text on what the exported net needs.
+        samples: whether `write` takes `samples`: (N, …) real inputs of the net, or None.
     """
 
     text: str
@@ -64,14 +64,14 @@ EXPORTS: dict[str, Target] = {
     ),
     "c": Target(
         text="a folder of C99 without dependencies, for microcontrollers",
-        module="onebit.export.c",
+        module="onebit.export.c.target",
         options={"layout": ("make", "arduino")},
         layout_files=("net.c", "src/net.c"),
         report=True,
     ),
     "html": Target(
         text="one web page that runs the net, without a server",
-        module="onebit.export.html.writer",
+        module="onebit.export.html.target",
         suffixes=(".html",),
         samples=True,
     ),

@@ -1,10 +1,10 @@
-"""Write a packed net for other software, and compare what was written with it."""
+"""Writes a packed net for other software and compares the result with it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,17 +21,17 @@ from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import opened
 
 RANDOM_INPUTS = 20
-"""Random inputs that are compared, fewer for large nets, see `affordable`."""
+"""Default number of random inputs to compare; fewer for large nets, see `affordable`."""
 LEAST_INPUTS = 2
 MOST_MACS = 10**10
-"""Multiply-adds of all inputs that are compared by default: seconds of plain C or JavaScript."""
+"""Default limit on the multiply-adds of a comparison: seconds in plain C or JavaScript."""
 
 
 class Exported(NamedTuple):
     """What `export_net` wrote.
 
-    files: the paths; size: their bytes; comparison: with the packed net, None if it could not be run here:
-    `not_compared` says why.
+    files: the paths; size: their bytes; comparison: with the packed net, or None if this machine cannot run the files,
+    for the reason `not_compared`; report: what the exported net needs, if it was asked for.
     """
 
     files: tuple[Path, ...]
@@ -41,7 +41,7 @@ class Exported(NamedTuple):
     report: str = ""
 
     def __str__(self) -> str:
-        """What was written, and how it compares."""
+        """The files, the report, and the comparison."""
         files = ", ".join(map(str, self.files))
         if len(self.files) > 2:
             files = f"{len(self.files)} files in {os.path.commonpath(self.files)}"
@@ -67,90 +67,92 @@ def export_net(
     Args:
         net: a packed net, the path of its file, or the name of a net that ships.
         to: name of a target in `EXPORTS`.
-        path: a file with a suffix of the target, or a folder, which is made. A link stays; what it names is
-            written.
+        path: a file with a suffix of the target, or a folder, which is created. If it is a link, its file is written.
         inputs: (N, …) inputs of the net to compare with; random ones if None. Some targets store a few of them as
             samples.
-        count: number of random inputs; 20 if None, fewer for large nets.
-        what: what the inputs are, for display.
-        report: also measure what the exported net needs, where the target can.
+        count: number of random inputs; by default 20, fewer for large nets.
+        what: description of the inputs, for display.
+        report: also measure what the exported net needs, if the target can.
         options: of the target.
 
     Raises:
         UnknownNameError: unknown target or value of an option. FormatError: as `onebit.load`.
-        UsageError: another suffix or option, an operation that the target lacks, or no inputs.
+        UsageError: wrong suffix or option, or an operation that the target lacks.
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 
     Example:
         >>> export_net("net.1bit", "onnx", "net.onnx").comparison
     """
-    net = opened(net)
-    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    net, path = opened(net), Path(os.path.realpath(path) if os.path.islink(path) else path)
     target, settings = check_request(to, path, options, report=report)
-    writer = target.writer
+    writer, samples = target.writer, {}
     for node in net.nodes:
         if not isinstance(node, tuple(writer.OPERATIONS)):
-            raise UsageError(f"{to} has no operation {op_name(node)!r}, which makes {node.output!r}")
-    given = {}
+            raise UsageError(f"{to} has no operation {op_name(node)!r}, needed for {node.output!r}")
     if inputs is None:
         count = count or affordable(net, RANDOM_INPUTS)
         inputs, what = random_inputs(net, count), f"{count} random inputs"
     else:
         inputs = np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
-        if target.samples:
-            given["samples"] = inputs
+        samples = {"samples": inputs} if target.samples else {}
     folder = path.parent if target.suffixes else path
-    if not len(inputs):
-        raise UsageError("got no inputs to compare with")
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
-        writer.write(net, written, **given, **settings)
-        expected = net.by_name(run(net, inputs))
-        comparison, reason = None, ""
-        try:
-            found = writer.run(net, written, inputs, **settings)
-        except CannotRun as error:
-            reason = str(error)
-        else:
-            comparison = compare(net, expected, found, what=what or f"{len(inputs)} inputs", runs_with=writer.RUNS_WITH)
-            comparison.check(exact=writer.EXACT)
+        writer.write(net, written, **samples, **settings)
+        comparison, reason = _compared(writer, net, written, inputs, what or f"{len(inputs)} inputs", settings)
         needs = writer.report(net, written, **settings) if report else ""
-        names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
-        size = sum((staging / name).stat().st_size for name in names)
-        _refuse_mixture(target, path, names)
-        refuse_foreign(folder, [name for name in names if not target.suffixes or name != Path(path.name)])
-    return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
+        files = _publishable(target, path, staging)
+        size = sum((staging / name).stat().st_size for name in files)
+    return Exported(tuple(folder / name for name in files), size, comparison, reason, needs)
 
 
-def _refuse_mixture(target: Target, path: Path, names: list[Path]) -> None:
-    """Raise UsageError for files of an earlier export that would be used with, or in place of, those of this one."""
-    if not target.suffixes:
-        kept = [path / name for name in map(Path, target.layout_files) if name not in names and is_own(path / name)]
+def _compared(
+    writer: Any, net: PackedNet, written: Path, inputs: np.ndarray, what: str, settings: dict[str, str]
+) -> tuple[Comparison | None, str]:
+    """The comparison, or None and the reason why this machine cannot run the files."""
+    expected = net.by_name(run(net, inputs))
+    try:
+        found = writer.run(net, written, inputs, **settings)
+    except CannotRun as error:
+        return None, str(error)
+    comparison = compare(net, expected, found, what=what, runs_with=writer.RUNS_WITH)
+    comparison.check(exact=writer.EXACT)
+    return comparison, ""
+
+
+def _publishable(target: Target, path: Path, staging: Path) -> list[Path]:
+    """The written files. UsageError if one would replace a user's file, or be mixed with files of another export."""
+    names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
+    if target.suffixes:
+        beside = [name for name in names if name.name != path.name]
+        replaced = any((path.parent / name).exists() for name in beside) and not os.path.lexists(path)
+        others = [other for other in map(path.with_suffix, target.suffixes) if replaced and other.exists()]
+        refuse_foreign(path.parent, beside)
     else:
-        beside = [name for name in names if name != Path(path.name) and (path.parent / name).exists()]
-        taken = beside and not os.path.lexists(path)
-        kept = [other for other in map(path.with_suffix, target.suffixes) if taken and other.exists()]
-    if kept:
-        raise UsageError(f"{kept[0]} is of another export: remove it, or choose another place")
+        others = [path / name for name in map(Path, target.layout_files) if name not in names and is_own(path / name)]
+        refuse_foreign(path, names)
+    if others:
+        raise UsageError(f"{others[0]} belongs to another export; remove it or choose another path")
+    return names
 
 
 def check_request(
     to: str, path: Path, options: dict[str, str], *, report: bool = False
 ) -> tuple[Target, dict[str, str]]:
-    """The target and all of its options; for errors that need no net see `export_net`."""
+    """The target and all of its options; raises those errors of `export_net` that need no net."""
     target = resolve(EXPORTS, to, kind="export target")
     if target.suffixes and path.suffix not in target.suffixes:
-        raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
+        raise UsageError(f"expected a file name that ends in {' or '.join(target.suffixes)} for {to}, got {path}")
     for option in (*options, *["report"] * report):
         if option not in (*target.options, *["report"] * target.report):
-            raise UsageError(f"--{option} does not go with --to {to}")
+            raise UsageError(f"--{option} does not apply to --to {to}")
     for option, value in options.items():
         resolve(dict.fromkeys(target.options[option]), value, kind=f"--{option}")
     return target, {option: options.get(option, values[0]) for option, values in target.options.items()}
 
 
 def affordable(net: PackedNet, most: int) -> int:
-    """How many inputs to compare by default: `most`, and fewer where the net needs more than `MOST_MACS` for them."""
+    """The default number of inputs to compare: `most`, or fewer if these need more than `MOST_MACS`."""
     macs = sum(row.macs for row in costs(net))
     return max(LEAST_INPUTS, min(most, MOST_MACS // max(1, macs)))
 

@@ -19,7 +19,7 @@ DESCRIPTION = "A net with one-bit weights in plain C without dependencies, writt
 
 
 def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
-    """Write C of a net, how to build it, and an example."""
+    """Write the C code of a net, a build file, and an example."""
     plan = Planner(net)
     code = source.code_of(plan)
     facts = about(plan, code)
@@ -37,9 +37,8 @@ def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
         written |= {name: template(name) for name in ("main.c", "Makefile")}
     written["README.md"] = readme(net, facts, layout)
     for file, text in written.items():
-        place = path / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="ascii", newline="\n")
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        (path / file).write_text(text, encoding="ascii", newline="\n")
 
 
 def template(name: str) -> str:
@@ -47,11 +46,11 @@ def template(name: str) -> str:
 
 
 def about(plan: Planner, code: source.Code) -> list[str]:
-    """What the net is, and what it needs."""
+    """Lines on the net and its size."""
     net = plan.net
     weights = sum(row.binary_weights for row in costs(net))
     name = f"{net.name}: " if net.name else ""
-    given = " and ".join(source.dimensions(plan.known[name].shape) for name in net.outputs)
+    given = " and ".join(source.dimensions(plan.values[name].shape) for name in net.outputs)
     return [
         f"written by onebit {__version__}, {net.statement}",
         f"{name}{source.dimensions(net.input.shape)} {net.input.dtype} -> {given}",
@@ -74,8 +73,8 @@ def header(plan: Planner, facts: list[str]) -> str:
         outputs = "\n\n/* Where each output begins. */"
         pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
         for k, (key, name) in enumerate(pairs):
-            shape = source.dimensions(plan.known[name].shape)
-            outputs += f"\n#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}"
+            shape = source.dimensions(plan.values[name].shape)
+            outputs += f"\n#define NET_OUTPUT_{k} {plan.output_offsets[name]} {source.comment(f'{key}: {shape}')}"
     if net.classes:
         classes = f"""
 /* The names of the classes. */

@@ -1,6 +1,6 @@
 """The plan of an exported net: its stages, the memory between them, and the weights.
 
-Most operations that move numbers have no stage: they only look at memory in another way.
+Most operations that move numbers need no stage: their result is a view of the same memory.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from onebit.packed.net import INPUT, op_name
 class Planner(Products, Pools):
     """Plans a net.
 
-    arena_bytes: of the memory for values; constant_bytes: of the weights.
+    arena_bytes: size of the memory for values; constant_bytes: size of the weights.
     """
 
     def __init__(self, net: PackedNet) -> None:
         super().__init__(sums_last(signs_before_pools(net)))
         self.code_input()
         for node in self.net.nodes:
-            self.of = node.output
+            self.planned = node.output
             nodes.by_class(MAKERS, node)(self, node)
-            for name in node.inputs:  # only now: what this node reads must outlive a stage that it finishes
+            for name in node.inputs:  # not before: a stage that this node finishes must not overwrite its inputs
                 self.uses[name] -= 1
         self.close()
         for name in net.outputs:
-            if name in self.stored:  # something else reads it too, or it is a view
+            if name in self.stored:  # another node reads it, or it is a view
                 self.give_out(name)
         used: list[Any] = [memory for memory in self.memories if memory.units]
         self.arena_bytes = max(8, assign_offsets(used, 1))
         self.constant_bytes = sum(array.nbytes for array in self.arrays.values())
 
     def give_out(self, name: str) -> None:
-        """A stage that copies a value to the output."""
+        """Add a stage that copies a value to the output."""
         stage = self.begin_pixels("", self.even(name), f"{name} is an output")
         x = self.scratch(4 * stage.channels)
         self.to_output(name)
@@ -58,11 +58,11 @@ class Planner(Products, Pools):
         stage = self.begin_pixels(INPUT, source, "the input, standardized")
         mean, std = self.array("mean", spec.mean), self.array("deviation", spec.std)
         self.line(f"standardize(x, {stage.channels}, {mean}, {std});")
-        stage.made = Value(spec.shape, "real")
+        stage.current = Value(spec.shape, "real")
 
     def view(self, node: Node) -> None:
         (name,) = node.inputs
-        stored, shape = self.value(name), self.known[node.output].shape
+        stored, shape = self.value(name), self.values[node.output].shape
         made: Stored | None
         if isinstance(node, nodes.Permute):
             made = replace(stored, axes=tuple(stored.axes[axis] for axis in node.axes))
@@ -77,14 +77,14 @@ class Planner(Products, Pools):
         self.stored[node.output] = made
 
     def joined(self, node: nodes.Concat | nodes.Pad) -> None:
-        """A value that is copied together from others."""
-        made = self.known[node.output]
+        """Add a stage that copies other values into a new one."""
+        made = self.values[node.output]
         sources = [self.value(name) for name in node.inputs]
         target = self.begin_whole(made, f"{node.output}: {op_name(node)}")
         stage, steps, first = self.stage, target.steps(), 0
         assert steps is not None
         if isinstance(node, nodes.Pad):
-            self.over_pixels()
+            self.loop_over_pixels()
             stage.head.insert(0, f"value_t *x = {self.scratch(4 * stage.channels)};")
             self.line(self.fill(node.value, exact=made.exact))
             self.store_pixel(target)
@@ -115,4 +115,4 @@ MAKERS: dict[type, Any] = {
     nodes.Pad: Planner.joined,
     nodes.Move: Planner.view,
 }
-"""How each operation is planned, or those of a base class."""
+"""Operation, or base class of operations -> the method that plans it."""

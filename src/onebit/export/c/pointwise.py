@@ -1,4 +1,4 @@
-"""Stages of operations on each number."""
+"""Stages of elementwise operations."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from onebit.packed.nodes.node import INT32
 
 
 class Pointwise(Stages):
-    """Operations on each number of a value, or of two values."""
+    """Elementwise operations on one value or two."""
 
     def pointwise(self, node: Node) -> None:
         (name,) = node.inputs
         stage = self.reading(name, node.output, f"{node.output}: {op_name(node)}")
-        made, field = self.known[node.output], self.array
+        made, field = self.values[node.output], self.array
         exact = isinstance(node, (nodes.Sign, nodes.Threshold, nodes.Quantize)) or made.exact
-        if not exact and not (isinstance(node, nodes.Affine) and (stage.made.bound or 0) > FLOAT32_EXACT):
+        if not exact and not (isinstance(node, nodes.Affine) and (stage.current.bound or 0) > FLOAT32_EXACT):
             self.as_real()
-        integers = "_integers" * (stage.made.bound is not None)
+        integers = "_integers" * (stage.current.bound is not None)
         given: list[Any] = []
         if isinstance(node, nodes.Threshold):
             flip = np.where(node.direction > 0, 0, -1).astype(np.int32)
@@ -55,11 +55,11 @@ class Pointwise(Stages):
             elif isinstance(node, nodes.Relu):
                 kernel, given = "relu", []
         self.line(f"{kernel}({', '.join(map(str, ('x', stage.channels, *given)))});")
-        stage.made = made
+        stage.current = made
 
     def requantize(self, node: nodes.Requantize) -> None:
         inputs = list(zip(node.inputs, node.multiplier, strict=True))
-        if self.open in node.inputs:  # the value on the way first
+        if self.open in node.inputs:  # first the value in `x`
             inputs.insert(0, inputs.pop(node.inputs.index(self.open)))
         (first, multiplier), *rest = inputs
         others = [(self.even(name), row) for name, row in rest]
@@ -75,15 +75,15 @@ class Pointwise(Stages):
             offset = "totals"
         given = f"{self.multiplier(node, multiplier)}, {offset}, {node.right_shift}, {node.least}, {node.most}"
         self.line(f"requantize(x, {count}, {given});")
-        stage.made = self.known[node.output]
+        stage.current = self.values[node.output]
 
     def multiplier(self, node: nodes.Requantize, row: np.ndarray) -> str:
-        """C of the multipliers of an input, and of the distance between those of two channels: 0 if all are equal."""
+        """C arguments: the multipliers of an input, and the step between channels, 0 if all are equal."""
         step = int((row != row[0]).any())
         return f"{self.array('multiplier', row if step else row[:1])}, {step}"
 
     def combine(self, node: nodes.Add | nodes.Multiply) -> None:
-        made = self.known[node.output]
+        made = self.values[node.output]
         first, second = reversed(node.inputs) if self.open == node.inputs[1] else node.inputs
         other = self.even(second)
         stage = self.reading(first, node.output, f"{node.output}: {op_name(node)} {node.inputs[1]}")
@@ -102,4 +102,4 @@ class Pointwise(Stages):
         kernel = "multiply" if isinstance(node, nodes.Multiply) else "add" + "_integers" * exact
         self.line(f"{kernel}(x, {y}, {count});")
         stage.replaces.append(other)
-        stage.made = made
+        stage.current = made

@@ -20,17 +20,15 @@ class Pools(Stages):
 
     def pool(self, node: nodes.MaxPool | nodes.AveragePool) -> None:
         (name,) = node.inputs
-        made, source = self.known[node.output], self.even(name, axes=True)
+        made, source = self.values[node.output], self.even(name, axes=True)
         exact, largest = source.bound is not None, isinstance(node, nodes.MaxPool)
         value = replace(source.value, shape=made.shape)
         if isinstance(node, nodes.AveragePool) and exact:
             least, most = (prod(node.kernel) * limit for limit in source.limits or ())
-            # windows over the border have fewer pixels
+            # windows at the border have fewer pixels
             value = Value(made.shape, "integer", max(-least, most), min(0, least), max(0, most))
             if max(-least, most) > INT32.max:
-                raise UsageError(
-                    f"--to c takes averages of integers whose sums fit 32 bits; those of {node.output!r} do not"
-                )
+                raise UsageError(f"--to c sums integers in 32 bits, which {node.output!r} may exceed")
         stage = self.begin(node.output, value, self.title(node))
         stage.keeps.append(source)
         self.window(node, source, stage.channels)
@@ -44,25 +42,25 @@ class Pools(Stages):
             self.line(f"no_negative_zero(x, {stage.channels});")
         if isinstance(node, nodes.AveragePool) and not node.sums:
             self.as_real()
-            by = node.pixels(self.known[name])
+            by = node.pixels(self.values[name])
             divisor = real(by.flat[0])
             if (by != by.flat[0]).any():
                 array = self.array("divisors", by.astype(np.float32))
                 divisor = f"{array}[{index(0, stage.pixel)}]"
             self.line(f"divide(x, {stage.channels}, {divisor});")
-        stage.made = made
+        stage.current = made
 
     def adaptive(self, node: nodes.AdaptiveAveragePool) -> None:
         (name,) = node.inputs
-        made, source = self.known[node.output], self.even(name, axes=True)
+        made, source = self.values[node.output], self.even(name, axes=True)
         stage = self.begin(node.output, made, self.title(node))
         stage.keeps.append(source)
-        self.over_places()
+        self.loop_over_windows()
         spans = []
         for v, size, count in zip("ij", source.shape[1:], node.size, strict=True):
             ends = [f"{v} * {size} / {count}", f"(({v} + 1) * {size} + {count - 1}) / {count}"]
             spans += ["0", str(size)] if count == 1 else ends
-        # `i` and `j` of one row or column are in no expression
+        # replaces the declarations of `i` and `j`, which no expression uses for a single row or column
         stage.head = [f"static const int32_t steps[3] = {{{', '.join(map(str, source.steps() or ()))}}};"]
         kernel = "average" if source.bound is None else "average_integers"
         given = f"{LOADS[source.form]}, {self.pointer(source)}, {source.first}, steps, {stage.channels}"
@@ -70,10 +68,10 @@ class Pools(Stages):
 
 
 def signs_before_pools(net: PackedNet) -> PackedNet:
-    """The same net with pools of signs in place of signs of pools, which take a small part of the memory.
+    """The same net with pools of signs in place of signs of pools: signs take less memory.
 
-    Rising thresholds commute with the maximum: max(x) >= t where some x >= t. A sign of reals does so unless one of
-    them is NaN, which only a float32 input brings.
+    Rising thresholds commute with the maximum: max(x) >= t where some x >= t. So does the sign of reals, unless one is
+    NaN, which requires a float32 input.
     """
     known = net.values
     reads = readers(net)

@@ -17,17 +17,17 @@ from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 from onebit.packed.net import readers
 
 PART = 96
-"""Inputs that are multiplied by weights at once, as in kernels.h."""
+"""Inputs that are multiplied at once, as in kernels.h."""
 PAIR_PART = 256
-"""Inputs of two pixels that are multiplied by weights at once, as in kernels.h."""
-TOGETHER = 8
-"""Outputs whose weights are in one word, for two pixels at once."""
+"""The same for two pixels at once."""
+ROWS_PER_WORD = 8
+"""Outputs whose weights share a word, for two pixels at once."""
 
 
 class Product(NamedTuple):
-    """A layer of weights in C, for each group g.
+    """A layer of weights; C expressions are those of group g.
 
-    first: of its inputs; rows: its weights; outputs: how many sums it has, which are `at` behind those of group 0.
+    first: index of its first input; rows: its weights; outputs: number of its sums; at: their offset from group 0.
     """
 
     node: Any
@@ -45,13 +45,13 @@ class Products(Pointwise):
 
     def matmul(self, node: Any) -> None:
         (name,) = node.inputs
-        made, groups = self.known[node.output], getattr(node, "groups", 1)
+        made, groups = self.values[node.output], getattr(node, "groups", 1)
         one_bit, dense = isinstance(node, OneBitWeights), isinstance(node, nodes.DenseLayer)
         rows = self.rows_of(node)
         source, rows = self.column_of(name, rows) if dense else (self.even(name, axes=True), rows)
         if not one_bit and source.bound is not None and source.bound > 2**GRID_BITS:
             source = self.copied(source, name, real=True)
-        if source.bound is None and not self.covers(source):  # a grid is that of a whole value
+        if source.bound is None and not self.covers(source):  # the grid depends on all numbers in the memory
             source = self.copied(source, name)
         stage = self.begin(node.output, made, self.title(node))
         stage.keeps.append(source)
@@ -71,9 +71,9 @@ class Products(Pointwise):
             if name in self.levels:
                 self.level_products(product)
         elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
-            stage.room = 8
+            stage.channel_bytes = 8
             self.line(f"dense({self.pointer(source)}, {node.terms}, {weights}, {outputs}, x);")
-            stage.made = Value(made.shape, "real")
+            stage.current = Value(made.shape, "real")
         elif pairs:
             self.pair_products(product)
         else:
@@ -85,10 +85,10 @@ class Products(Pointwise):
         self.scaled(product)
 
     def sign_products(self, product: Product) -> None:
-        """Sums of signs with rows of signs, 32 at once."""
+        """Add lines for sums of signs with rows of signs, 32 at once."""
         node, source, padding, _, outputs, first, rows, at = product
         pointer, size = self.pointer(source), -(-node.terms // 8)
-        self.stage.made = Value(self.stage.made.shape, "integer", node.terms)
+        self.stage.current = Value(self.stage.current.shape, "integer", node.terms)
         kernel = "signs_dot(column"
         if isinstance(node, nodes.DenseLayer):
             kernel = (
@@ -106,10 +106,10 @@ class Products(Pointwise):
         self.line(f"{kernel}, {node.terms}, {rows}, {outputs}, x{at});")
 
     def affine(self, node: nodes.Affine) -> None:
-        """Two levels stay signs where one-bit weights alone read them, and are multiplied as signs."""
+        """Keep two levels as signs if only layers of one-bit weights read them, which multiply them as signs."""
         (name,) = node.inputs
-        alone = self.known[name].kind == "sign" and node.output not in self.net.outputs
-        levels, source = node.levels() if alone else None, self.stored.get(name) or plain(self.known[name], 0)
+        alone = self.values[name].kind == "sign" and node.output not in self.net.outputs
+        levels, source = node.levels() if alone else None, self.stored.get(name) or plain(self.values[name], 0)
         reads = self.readers[node.output]
         taken = all(takes_signs(other, source) and not getattr(other, "padding_value", 0) for other in reads)
         if levels is None or not source.is_plain or not taken:
@@ -118,28 +118,28 @@ class Products(Pointwise):
         self.stored[node.output], self.levels[node.output] = self.value(name), levels
 
     def level_products(self, product: Product) -> None:
-        """Sums of signs as those of their levels."""
+        """Add lines that turn sums of signs into sums of their levels."""
         node, source, _, _, outputs, _, rows, at = product
         low, high = self.levels[node.inputs[0]]
         weight_sums = self.array("sums", self.rows_of(node).sum(axis=1, dtype=np.int32)) + at
-        count = prod(source.shape)  # its memory may have more, of which this is a slice
+        count = prod(source.shape)  # its memory may have more
         self.declare(f"const levels_t levels = levels_of({self.pointer(source)}, {count}, {real(low)}, {real(high)});")
         if any(getattr(node, "padding", ())):
             self.row("int32_t *weight_sums", 4 * outputs)
             self.line(f"sums_inside(inside, {node.terms}, {rows}, {outputs}, {weight_sums}, weight_sums);")
             weight_sums = "weight_sums"
         self.line(f"levels_real(x{at}, {outputs}, &levels, {weight_sums});")
-        self.stage.made = Value(self.stage.made.shape, "real")
+        self.stage.current = Value(self.stage.current.shape, "real")
 
     def has_pairs(self, node: Any, source: Stored) -> bool:
-        """Whether the windows of two pixels can be summed at once: they are bytes."""
-        if not isinstance(node, nodes.Conv) or node.centre is not None or self.stage.made.shape[2] < 2:
+        """Whether two windows can be summed at once: their numbers are bytes."""
+        if not isinstance(node, nodes.Conv) or node.centre is not None or self.stage.current.shape[2] < 2:
             return False
         least, most = RANGES[source.form] if BITS.get(source.form) == 8 else (1, 0)
-        return node.outputs // node.groups % TOGETHER == 0 and least <= node.padding_value <= most
+        return node.outputs // node.groups % ROWS_PER_WORD == 0 and least <= node.padding_value <= most
 
     def pair_products(self, product: Product) -> None:
-        """Sums of the bytes of two windows with rows of weights."""
+        """Add lines for sums of the bytes of two windows with rows of weights."""
         node, source, padding, _, outputs, first, words, at = product
         stage, terms, fours = self.stage, node.terms, -(-node.terms // 4)
         stage.pairs = True
@@ -153,15 +153,15 @@ class Products(Pointwise):
         k, column = ("k", "column + k") if terms > PAIR_PART else ("0", "column")
         given = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, pair{at}"
         stage.body += _in_parts([f"one_bit_pair({given});"], terms, "PAIR_PART", PAIR_PART)
-        stage.made = self.sums_of(product)
+        stage.current = self.sums_of(product)
 
     def sums_of(self, product: Product) -> Value:
-        """The sums of integers."""
+        """Bounds of sums of integers."""
         bound = product.node.terms * max(product.source.bound or 0, abs(product.padding))
-        return Value(self.stage.made.shape, "integer", bound)
+        return Value(self.stage.current.shape, "integer", bound)
 
     def part_products(self, product: Product) -> None:
-        """Sums of the inputs, or of their integers on a grid, with rows of weights: a part of the inputs at once."""
+        """Add lines for sums of the inputs, or of their integers on a grid, with rows of weights, part by part."""
         node, source, padding, groups, outputs, _, rows, at = product
         stage, terms = self.stage, node.terms
         one_bit, on_a_grid = isinstance(node, OneBitWeights), source.bound is None
@@ -188,27 +188,27 @@ class Products(Pointwise):
             unit = " * grid.unit" if on_a_grid else ""
             self.line(f"input_sums[{'g' if groups > 1 else 0}] = (float)total{unit};")
         if wide:
-            stage.room = 8
+            stage.channel_bytes = 8
             unit = "grid.unit" if on_a_grid else real(1)
             self.line(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, x{at});")
-        stage.made = Value(stage.made.shape, "real") if wide else self.sums_of(product)
+        stage.current = Value(stage.current.shape, "real") if wide else self.sums_of(product)
 
     def column_part(self, node: Any, source: Stored) -> tuple[str, list[str]]:
-        """C of a part of the inputs of a dense layer, and the lines that make it."""
+        """C expression of a part of the inputs of a dense layer, and the lines that load it."""
         pointer, count = self.pointer(source), _count(node.terms)
         at = index(source.first, [("k", source.step or 0)] if node.terms > PART else [])
-        place, lines = "part", []
+        part, lines = "part", []
         if _is_words(source):
-            place = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
+            part = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
         else:
             lines.append(f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {count}, part);")
         if source.bound is None:
-            lines.append(f"to_grid({place}, {count}, grid.power, part);")
-            place = "part"
-        return place, lines
+            lines.append(f"to_grid({part}, {count}, grid.power, part);")
+            part = "part"
+        return part, lines
 
     def gather(self, product: Product) -> None:
-        """The line that gathers the inputs under a window."""
+        """Add the line that gathers the inputs under a window."""
         node, source, padding = product.node, product.source, product.padding
         self.declare(f"value_t *column = {self.scratch(4 * node.terms)};")
         given = f"&window, {LOADS[source.form]}, {self.pointer(source)}, {product.first}, i, j"
@@ -220,12 +220,12 @@ class Products(Pointwise):
         if padding and source.bound is None:
             value = f"grid.power > 0 ? rounded({real(padding)} * grid.power) : 0"
         self.declare(f"const value_t outside = {{{value}}};")
-        kept = _kept(node, 1) if self.stage.made.shape[2] > 1 else "0"
+        kept = _kept(node, 1) if self.stage.current.shape[2] > 1 else "0"
         kernel, power = ("gather_grid", "grid.power, ") if source.bound is None else ("gather", "")
         self.line(f"{kernel}({given}, outside, {kept}, {power}column);")
 
     def scaled(self, product: Product) -> None:
-        """Lines for the factors of the sums."""
+        """Add lines that scale and center the sums."""
         node, count = product.node, self.stage.channels
         if not isinstance(node, OneBitWeights):
             self.line(f"scale_by(x, {count}, {self.array('units', on_grid(node.weight)[1])});")
@@ -242,11 +242,11 @@ class Products(Pointwise):
             self.line(f"center(x{at}, {product.outputs}, {total}, {center}{at});")
 
     def covers(self, source: Stored) -> bool:
-        """Whether a value consists of all numbers in its memory."""
+        """Whether a value has all numbers in its memory."""
         return prod(count for axis in source.axes for count, step in axis if step) == self.size_of(source)
 
     def size_of(self, source: Stored) -> int:
-        """How many numbers are in the memory of a value."""
+        """The number of elements in the memory of a value."""
         return source.memory.count if source.memory is not None else prod(self.net.input.shape)
 
     def rows_of(self, node: Any) -> np.ndarray:
@@ -255,27 +255,27 @@ class Products(Pointwise):
             return node.rows
         if node.terms > MOST_EXACT_TERMS:
             raise UsageError(
-                f"--to c takes rows of at most {MOST_EXACT_TERMS:,} real weights; {node.output!r} has {node.terms:,}"
+                f"--to c takes at most {MOST_EXACT_TERMS:,} real weights per output, {node.output!r} has {node.terms:,}"
             )
         return on_grid(node.weight)[0].astype(np.int32)
 
     def column_of(self, name: str, rows: np.ndarray) -> tuple[Stored, np.ndarray]:
-        """A vector whose numbers are evenly spaced, and the weights in its order."""
+        """A vector with evenly spaced numbers, and the weights in its order."""
         source = self.value(name)
         if source.step is not None:
             return source, rows
-        places = np.zeros(1, np.int64)
+        offsets = np.zeros(1, np.int64)
         for size, step in source.axes[0]:
-            places = np.add.outer(places, np.arange(size) * step).reshape(-1)
-        order = np.argsort(places, kind="stable")
-        if (np.diff(places[order]) == 1).all():
-            first = source.first + int(places[order[0]])
-            return replace(source, first=first, axes=(((places.size, 1),),)), rows[:, order]
+            offsets = np.add.outer(offsets, np.arange(size) * step).reshape(-1)
+        order = np.argsort(offsets, kind="stable")
+        if (np.diff(offsets[order]) == 1).all():
+            first = source.first + int(offsets[order[0]])
+            return replace(source, first=first, axes=(((offsets.size, 1),),)), rows[:, order]
         return self.copied(source, name), rows
 
 
 def sums_last(net: PackedNet) -> PackedNet:
-    """The same net with sums of products right before the only `requantize` that reads them: they need no memory."""
+    """The same net with sums right before the only `requantize` that reads them: they need no memory."""
     reads = readers(net)
     waiting: dict[str, Node] = {}
     order: list[Node] = []
@@ -295,7 +295,7 @@ def _is_words(source: Stored) -> bool:
 
 
 def takes_signs(node: Node, source: Stored) -> bool:
-    """Whether a node multiplies rows of signs by signs that are whole bytes for each pixel, side by side."""
+    """Whether a node multiplies rows of signs by signs that take whole bytes of each pixel."""
     if not isinstance(node, OneBitWeights) or node.centre is not None or source.form != "signs":
         return False
     if isinstance(node, nodes.Dense):
@@ -311,21 +311,21 @@ def words_of(rows: np.ndarray) -> np.ndarray:
     outputs, terms = rows.shape
     fours = np.zeros((outputs, -(-terms // 4) * 4), np.uint32)
     fours[:, :terms] = rows > 0
-    bits = fours.reshape(outputs // TOGETHER, TOGETHER, -1, 4) << np.arange(4, dtype=np.uint32)
+    bits = fours.reshape(outputs // ROWS_PER_WORD, ROWS_PER_WORD, -1, 4) << np.arange(4, dtype=np.uint32)
     return np.bitwise_or.reduce(bits.sum(axis=3, dtype=np.uint32) << 4 * np.arange(8, dtype=np.uint32)[:, None], axis=1)
 
 
 def _count(terms: int) -> str:
-    """C of how many inputs a part has."""
+    """C expression of the number of inputs in a part."""
     return f"part_size({terms}, k)" if terms > PART else str(terms)
 
 
 def _in_parts(lines: list[str], terms: int, name: str, size: int) -> list[str]:
-    """Lines in a loop over the parts of the inputs, if there are several; `name` is that of the `size` in C."""
+    """Lines in a loop over parts of the inputs, if there are several; `name` is the C name of `size`."""
     return [f"for (int32_t k = 0; k < {terms}; k += {name}) {{", *lines, "}"] if terms > size else lines
 
 
 def _kept(node: Any, windows: int) -> str:
-    """C of how many columns of the window were under it so many steps to the left."""
+    """C expression of the number of columns that a window shares with the one to its left."""
     shared = node.kernel[1] - windows * node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
     return f"j ? {shared} : 0" if shared > 0 else "0"

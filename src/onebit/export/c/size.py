@@ -1,16 +1,14 @@
-"""How much flash and RAM an exported net takes."""
+"""Flash and RAM of an exported net."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from pathlib import Path
-from shutil import which
 
-from onebit.errors import shortened
 from onebit.export.c.plan import Planner
 from onebit.export.c.source import code_of, plain_text
 from onebit.export.targets import CannotRun
+from onebit.export.tools import output_of, require
 from onebit.packed import costs
 
 COMPILER = "arm-none-eabi-gcc"
@@ -26,7 +24,7 @@ def measure(plan: Planner, folder: Path) -> str:
     try:
         flash, static, stack = linked(folder)
     except CannotRun as error:
-        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({error})")
+        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code; not measured: {error}")
         lines.append(f"RAM: {code_of(plan).static_bytes:,} bytes, and the stack")
     else:
         constants = f"{plan.constant_bytes:,} of them constants"
@@ -39,28 +37,22 @@ def measure(plan: Planner, folder: Path) -> str:
 
 
 def linked(folder: Path) -> tuple[int, int, int]:
-    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else."""
-    if which(COMPILER) is None:
-        raise CannotRun(f"{COMPILER} is not installed: not measured")
+    """Bytes of flash, of static memory, and at most of stack, of net.c linked alone for a Cortex-M4."""
+    require(COMPILER)
     with tempfile.TemporaryDirectory() as temporary:
         program, usage = Path(temporary) / "net.elf", Path(temporary) / "net.su"
         compiler, source = [COMPILER, *CORTEX_M4, *FLAGS], str((folder / "net.c").resolve())
         link = ("-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs")
-        _output([*compiler, *link, source, "-o", str(program)], temporary)
-        text, data, bss = _output(["arm-none-eabi-size", str(program)], temporary).splitlines()[1].split()[:3]
-        _output([*compiler, "-fstack-usage", "-c", source, "-o", str(usage.with_suffix(".o"))], temporary)
+        _run([*compiler, *link, source, "-o", str(program)], temporary)
+        text, data, bss = _run(["arm-none-eabi-size", str(program)], temporary).splitlines()[1].split()[:3]
+        _run([*compiler, "-fstack-usage", "-c", source, "-o", str(usage.with_suffix(".o"))], temporary)
         rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
     frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
-    # no function calls itself, and no stage another one
+    # no function calls itself, and no stage calls another
     stages = [size for name, size in frames.items() if name.startswith("stage_")]
     others = [size for name, size in frames.items() if not name.startswith("stage_")]
     return int(text) + int(data), int(data) + int(bss), max(stages, default=0) + sum(others) + _LIBRARY_STACK
 
 
-def _output(command: list[str], folder: str) -> str:
-    """What a tool prints."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
-    if done.returncode:
-        said = done.stderr.strip() or f"{command[0]} fails"
-        raise CannotRun(f"not measured: {shortened(said.splitlines()[0], 200)}")
-    return done.stdout
+def _run(command: list[str], folder: str) -> bytes:
+    return output_of(command, error=CannotRun, cwd=folder)

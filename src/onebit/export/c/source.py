@@ -19,12 +19,12 @@ _DEFINED = re.compile(
     r"#define (\w+)|^enum \{ (\w+)|^static (?:inline )?\w+ (\w+)|^(?:typedef [^{;]*?|\} )(\w+)[;(]", re.MULTILINE
 )
 _TYPES = {"uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "float32": "float"}
-_STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of the kernels' own memory
+_STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of static memory in kernels
 WIDTH = 118
 
 
 class Code(NamedTuple):
-    """The text of net.c: kernels, the functions of the stages, and the calls of these; static_bytes: of memory."""
+    """The parts of net.c: kernels, functions of the stages, and their calls; static_bytes: bytes of static memory."""
 
     kernels: str
     stages: str
@@ -52,10 +52,10 @@ def code_of(plan: Planner) -> Code:
 
 @cache
 def pieces() -> dict[str, tuple[str, set[str]]]:
-    """Name -> text and words of every kernel, in an order in which each uses only those before it."""
-    native, own = files("onebit.native") / "plain", files("onebit.export.c")
+    """Name -> text and words of every kernel; each uses only kernels before it."""
+    native, here = files("onebit.native") / "plain", files("onebit.export.c")
     found = {}
-    for text in (native / "numbers.h", native / "tables.h", own / "memory.h", own / "kernels.h"):
+    for text in (native / "numbers.h", native / "tables.h", here / "memory.h", here / "kernels.h"):
         for piece in text.read_text(encoding="utf-8").split("\n\n")[1:]:  # after the comment of the file
             match = _DEFINED.search(_without_comments(piece))
             assert match is not None, piece
@@ -72,9 +72,9 @@ def _without_comments(text: str) -> str:
 
 
 def functions(plan: Planner) -> tuple[str, str]:
-    """The functions of all stages, and the lines that call them."""
+    """The functions of all stages, and their calls."""
     made, calls = [], []
-    places = [str(memory.offset) for memory in plan.memories]
+    offsets = [str(memory.offset) for memory in plan.memories]
     for stage in plan.list:
         loops = [f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{" for variable, end in stage.loops]
         lines = [*stage.head, *loops, *stage.body, *["}"] * len(loops)]
@@ -84,13 +84,13 @@ def functions(plan: Planner) -> tuple[str, str]:
         name, declared = f"stage_{stage.index + 1}", ", ".join(given[name] for name in arguments) or "void"
         head = [comment("; ".join(stage.titles)), f"static void {name}({declared}) {{"]
         text = "\n".join(_indented([*head, *lines, "}"]))
-        made.append(re.sub(r"@(\d+)@", lambda match: places[int(match[1])], text))
+        made.append(re.sub(r"@(\d+)@", lambda match: offsets[int(match[1])], text))
         calls.append(f"    {name}({', '.join(arguments)});")
     return "\n\n".join(made), "\n".join(calls)
 
 
 def _indented(lines: list[str]) -> list[str]:
-    """Lines of C with the indentation that their braces ask for."""
+    """Indent lines of C by their braces."""
     made, depth, once = [], 0, 0
     for line in lines:
         depth -= line.startswith("}")
@@ -102,12 +102,12 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def comment(text: str) -> str:
-    """A comment; no text ends it, continues a line or is a trigraph."""
+    """A comment; the text cannot end it, continue a line, or form a trigraph."""
     return f"/* {plain_text(text)} */"
 
 
 def plain_text(text: str) -> str:
-    """Printable ASCII that is safe in a comment: no */, no backslash, no ??."""
+    """Printable ASCII without */, backslashes and ??, for comments."""
     text = text.encode("ascii", "backslashreplace").decode().replace("\\", "/")
     text = "".join(c if " " <= c <= "~" else "?" for c in text).replace("??", "? ?")
     return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
@@ -124,13 +124,13 @@ def dimensions(shape: tuple[int, ...]) -> str:
 
 
 def string(text: str) -> str:
-    """A string in C with the bytes of a text in UTF-8."""
+    """A C string literal of a text in UTF-8."""
     letters = text.encode("utf-8", "surrogatepass").decode("latin-1")
     return '"' + "".join(c if " " <= c <= "~" and c not in '"\\?' else f"\\{ord(c):03o}" for c in letters) + '"'
 
 
 def array(name: str, values: np.ndarray) -> str:
-    """A constant array in C."""
+    """The definition of a constant array."""
     if values.dtype == np.float32:
         words = [real(number) for number in values.reshape(-1)]
     else:

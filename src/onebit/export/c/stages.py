@@ -1,4 +1,4 @@
-"""The stages of an exported net: C functions that each make one value, pixel by pixel."""
+"""The stages of an exported net: C functions that each compute one value, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from onebit.packed.net import INPUT, op_name, readers
 
 @dataclass
 class Stage:
-    """A function in the making.
+    """A C function under construction.
 
-    made: how far its value is: shape, kind and bound of the pixel in `x`. titles: what it does, for its comment. loops:
-    variables and their ends. head, body: lines of C. room: bytes of `x` per channel. pairs: whether `x` is one of two
-    pixels that are made at once. replaces: values whose memory the result may take, pixel by pixel; keeps: those whose
-    memory it may not take. rows: more memory, by its declaration in C.
+    current: shape, kind and bound of the value whose pixel is in `x`. titles: what the function does, for its comment.
+    loops: variables and their ends. head, body: lines of C. channel_bytes: bytes of `x` per channel. pairs: whether two
+    pixels are computed at once. replaces: values whose memory the result may reuse, pixel by pixel; keeps: values whose
+    memory it must not reuse. rows: scratch memory by its declaration in C.
     """
 
     index: int
-    made: Value
+    current: Value
     titles: list[str]
     head: list[str] = field(default_factory=list)
     loops: list[tuple[str, int]] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
-    room: int = 4
+    channel_bytes: int = 4
     pairs: bool = False
     replaces: list[Stored] = field(default_factory=list)
     keeps: list[Stored] = field(default_factory=list)
@@ -39,16 +39,16 @@ class Stage:
 
     @property
     def channels(self) -> int:
-        return self.made.shape[0] if self.made.shape else 1
+        return self.current.shape[0] if self.current.shape else 1
 
     @property
     def pixels(self) -> int:
-        return prod(self.made.shape[1:])
+        return prod(self.current.shape[1:])
 
     @property
     def bytes(self) -> int:
-        """Memory of `x`, or of a pair."""
-        return self.room * self.channels * (1 + self.pairs)
+        """Bytes of `x`, or of a pair."""
+        return self.channel_bytes * self.channels * (1 + self.pairs)
 
     @property
     def pixel(self) -> list[tuple[str, int]]:
@@ -58,28 +58,28 @@ class Stage:
 
 
 class Stages:
-    """Functions, memory and weights of an exported net; the base class of its planner.
+    """Functions, memory and weights of an exported net; base class of its planner.
 
-    list: the stages; the last one is written. open: the value that it makes, pixel by pixel; "" if it is finished.
-    of: the value that is planned.
+    list: the stages; lines are added to the last one. open: the value that it computes, pixel by pixel; "" once it is
+    finished. planned: the value that is being planned.
     """
 
     def __init__(self, net: PackedNet) -> None:
         self.net = net
-        self.known = net.values
+        self.values = net.values
         self.readers = readers(net)
         self.list: list[Stage] = []
         self.memories: dict[Memory, int] = {}
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
-        self.open, self.of = "", INPUT
+        self.open, self.planned = "", INPUT
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
-        sizes = [prod(self.known[name].shape) for name in net.outputs]
-        self.places = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
+        sizes = [prod(self.values[name].shape) for name in net.outputs]
+        self.output_offsets = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
         self.output_size = sum(sizes)
         self.input_type = "float" if net.input.dtype == "float32" else "uint8_t"
-        integers = all(self.known[name].exact for name in net.outputs)
+        integers = all(self.values[name].exact for name in net.outputs)
         self.output_type = "int32_t" if integers else "float"
 
     # stages
@@ -89,22 +89,22 @@ class Stages:
         return self.list[-1]
 
     def begin(self, value: str, made: Value, title: str) -> Stage:
-        """A new stage; the one before it is finished."""
+        """Finish the last stage and begin another one."""
         self.close()
         self.list.append(Stage(len(self.list), made, [title]))
         self.open = value
         return self.stage
 
     def begin_whole(self, made: Value, title: str) -> Stored:
-        """A new stage that writes a whole value by itself; where that is."""
+        """Begin a stage whose lines write a whole value; where that value is."""
         target = plain(made, self.begin("", made, title).index)
         self.index_of(target.memory)
         return target
 
     def begin_pixels(self, value: str, source: Stored, title: str) -> Stage:
-        """A new stage whose `x` holds each pixel of a stored value."""
+        """Begin a stage that loads each pixel of a stored value into `x`."""
         stage = self.begin(value, source.value, title)
-        self.over_pixels()
+        self.loop_over_pixels()
         self.load_pixel(source, "x")
         return stage
 
@@ -115,23 +115,23 @@ class Stages:
         self.stage.head.append(text)
 
     def close(self) -> None:
-        """Finish the open stage: its value goes to memory, or to the output."""
+        """Finish the open stage: store its value in memory, or in the output."""
         name, self.open = self.open, ""
         if not name:
             return
         stage = self.stage
-        if self.uses[name] == 1 and name in self.places:
+        if self.uses[name] == 1 and name in self.output_offsets:
             x = self.scratch(stage.bytes)
             self.to_output(name)
         else:
-            target = plain(stage.made, stage.index)
+            target = plain(stage.current, stage.index)
             old = next((s.memory for s in stage.replaces if self.can_replace(s, target)), None)
             target = replace(target, memory=old or target.memory)
             assert target.memory is not None
             self.index_of(target.memory)
             if stage.pixels == 1 and STORES[target.form] == "store_words" and old is None:
                 x = self.pointer(target)
-                target.memory.units = max(target.memory.units, stage.room * stage.channels)
+                target.memory.units = max(target.memory.units, stage.channel_bytes * stage.channels)
             else:
                 x = self.scratch(stage.bytes)
                 self.store_pixel(target)
@@ -139,31 +139,31 @@ class Stages:
         stage.head.insert(0, f"value_t *{'pair' if stage.pairs else 'x'} = {x};")
 
     def can_replace(self, old: Stored, new: Stored) -> bool:
-        """Whether a new value may take the memory of an old one, which no other stage reads any more."""
+        """Whether a new value may overwrite an old one, which no later stage reads."""
         others = [s for name, s in self.stored.items() if self.uses[name] > 0] + self.stage.keeps
-        others += [s for s in self.stage.replaces if not s.is_plain]  # read in another order beside it
+        others += [s for s in self.stage.replaces if not s.is_plain]  # read in another order
         alike = BITS.get(old.form) == BITS[new.form] and old.is_plain and old.shape == new.shape
         return old.memory is not None and alike and all(other.memory is not old.memory for other in others)
 
     def to_output(self, name: str) -> None:
-        """The line that writes the current pixel to the output."""
+        """Add the line that writes the current pixel to the output."""
         store = "store_integers"
         if self.output_type == "float":
             store = "store_floats"
             self.as_real()
         stage = self.stage
-        at = index(self.places[name], stage.pixel)
+        at = index(self.output_offsets[name], stage.pixel)
         self.line(f"{store}(x, {stage.channels}, output, {at}, {stage.pixels});")
 
     # memory
 
     def index_of(self, memory: Memory | None) -> int:
-        """The number of a part of the arena."""
+        """The number of a part of the arena; lines name it by that until the arena is laid out."""
         assert memory is not None
         return self.memories.setdefault(memory, len(self.memories))
 
     def pointer(self, stored: Stored) -> str:
-        """C of the beginning of a value's memory."""
+        """C expression of the address of a value's memory."""
         return "input" if stored.memory is None else self.address(stored.memory)
 
     def address(self, memory: Memory) -> str:
@@ -181,7 +181,7 @@ class Stages:
         return self.stored[name]
 
     def even(self, name: str, *, axes: bool = False) -> Stored:
-        """A value whose channels and whose pixels are evenly spaced; with `axes`, along each axis. Or a copy of it."""
+        """A value, or a copy of it, with evenly spaced channels and pixels, or with `axes` along each axis."""
         stored = self.value(name)
         steps = stored.steps() if axes else (stored.step, stored.pixel_step)
         return self.copied(stored, name) if steps is None or None in steps else stored
@@ -189,7 +189,7 @@ class Stages:
     # pixels
 
     def reading(self, name: str, value: str, title: str) -> Stage:
-        """A stage whose `x` holds each pixel of a stored value: the open one if nothing else needs the value."""
+        """A stage that has each pixel of a stored value in `x`: the open one if nothing else reads the value."""
         if self.open == name and self.uses[name] == 1:
             self.open = value
             self.stage.titles.append(title)
@@ -200,11 +200,11 @@ class Stages:
         return stage
 
     def title(self, node: Node) -> str:
-        """What an operation does, in words."""
-        shapes = (" x ".join(map(str, self.known[name].shape)) for name in (node.inputs[0], node.output))
+        """The comment on an operation."""
+        shapes = (" x ".join(map(str, self.values[name].shape)) for name in (node.inputs[0], node.output))
         return f"{node.output}: {op_name(node)} {' -> '.join(shapes)}"
 
-    def over_pixels(self) -> None:
+    def loop_over_pixels(self) -> None:
         self.stage.loops = [("p", self.stage.pixels)] if self.stage.pixels > 1 else []
 
     def load_pixel(self, source: Stored, to: str) -> None:
@@ -212,13 +212,13 @@ class Stages:
         self.line(f"{LOADS[source.form]}({self.pointer(source)}, {at}, {source.step}, {self.stage.channels}, {to});")
 
     def store_pixel(self, target: Stored) -> None:
-        """The line that writes the current pixel of a plain value."""
+        """Add the line that stores the current pixel of a plain value."""
         count = self.stage.channels
         at = index(0, [(v, s * count) for v, s in self.stage.pixel])
         self.line(f"{STORES[target.form]}(x, {count}, {self.pointer(target)}, {at}, 1);")
 
     def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
-        """A plain copy of a value, or of its numbers in another shape."""
+        """A plain copy of a value, or of its elements in another shape."""
         value = Value(stored.shape, "real") if real else replace(stored.value, shape=shape or stored.shape)
         target = self.begin_whole(value, f"{name} in order")
         in_shape = target.reshaped(stored.shape)
@@ -227,7 +227,7 @@ class Stages:
         return target
 
     def copy(self, source: Stored, target: Stored, axes: tuple[Axis, ...], first: int = 0) -> None:
-        """Lines that copy a value to even `axes` of another, from element `first` on."""
+        """Add lines that copy a value to evenly spaced `axes` of another, from element `first` on."""
         runs = []
         for parts, axis in zip(source.axes, axes, strict=True):
             step = axis[0][1]
@@ -250,11 +250,11 @@ class Stages:
         self.stage.body += ["}"] * len(loops)
 
     def second(self, count: int) -> None:
-        """Another row of numbers beside `x`, named y."""
+        """Declare `y`, a second row of numbers."""
         self.row("value_t *y", 4 * count)
 
     def row(self, declared: str, size: int) -> None:
-        """Memory of `size` bytes that all operations of a stage share."""
+        """Declare scratch memory of at least `size` bytes, shared by all operations of a stage."""
         rows = self.stage.rows
         if declared not in rows:
             rows[declared] = Memory(0, self.stage.index, self.stage.index)
@@ -262,7 +262,7 @@ class Stages:
         rows[declared].units = max(rows[declared].units, size)
 
     def fill(self, value: float, *, exact: bool) -> str:
-        """C that gives each channel of `x` a value."""
+        """C statement that fills all channels of `x` with a value."""
         return (
             f"fill(x, {self.stage.channels}, {value});"
             if exact
@@ -270,23 +270,23 @@ class Stages:
         )
 
     def as_real(self) -> None:
-        """Integers of the pixel become real."""
-        if self.stage.made.bound is not None:
+        """Convert integers in `x` to float."""
+        if self.stage.current.bound is not None:
             self.line(f"real(x, {self.stage.channels});")
-            self.stage.made = Value(self.stage.made.shape, "real")
+            self.stage.current = Value(self.stage.current.shape, "real")
 
     # windows
 
     def window(self, node: Any, source: Stored, channels: int) -> None:
-        """The window of a stage, and its loops."""
+        """Declare the window of a stage, and loop over its positions."""
         _, height, width = source.shape
         pairs = node.kernel, node.stride, node.dilation, node.padding[::2], source.steps() or ()
         numbers = ", ".join(f"{{{', '.join(map(str, pair))}}}" for pair in pairs)
         self.declare(f"static const window_t window = {{{channels}, {height}, {width}, {numbers}}};")
-        self.over_places()
+        self.loop_over_windows()
 
-    def over_places(self) -> None:
-        _, height, width = self.stage.made.shape
+    def loop_over_windows(self) -> None:
+        _, height, width = self.stage.current.shape
         ends = ("i", height), ("j", width)
         self.stage.loops = [(v, end) for v, end in ends if end > 1]
         self.stage.head += [f"const int32_t {v} = 0;" for v, end in ends if end == 1]
@@ -294,8 +294,8 @@ class Stages:
     # arrays
 
     def array(self, field: str, array: np.ndarray) -> str:
-        """The name in C of an array of weights of the value that is planned."""
-        name = f"w_{''.join(c if c.isalnum() else '_' for c in self.of)}_{field}"
+        """Add an array of weights of the value that is being planned; its name in C."""
+        name = f"w_{''.join(c if c.isalnum() else '_' for c in self.planned)}_{field}"
         while name in self.arrays:
             name += "_"
         self.arrays[name] = np.ascontiguousarray(array)
@@ -303,13 +303,13 @@ class Stages:
 
 
 def index(first: int, steps: list[tuple[str, int]]) -> str:
-    """C of first + variable · factor + …"""
+    """C expression of first + variable · factor + …"""
     terms = [str(first)] if first else []
     terms += [name if factor == 1 else f"{factor} * {name}" for name, factor in steps if factor]
     return " + ".join(terms) or "0"
 
 
 def real(number: Any) -> str:
-    """A float32 in C, exactly."""
+    """A float32 as a C literal, exactly."""
     text = f"{np.float32(number):.9g}"
     return text + ("" if any(c in text for c in ".e") else ".0") + "f"

@@ -1,4 +1,4 @@
-"""Where the values of an exported net are in memory, and in which order."""
+"""Where and in which order the values of an exported net are in memory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LOADS = {
     "centered": "load_centered",
     "floats": "load_floats",
 }
-"""Form of a value in memory -> the kernel that reads it; the last two are forms of inputs only."""
+"""Form of a value in memory -> the kernel that loads it; the last two are forms of inputs only."""
 STORES = {"signs": "store_signs", "small": "store_small", "shorts": "store_shorts", "integers": "store_words"}
 STORES |= {"real": "store_words", "bytes": "store_bytes"}
 BITS = {"signs": 1, "small": 8, "bytes": 8, "shorts": 16, "integers": 32, "real": 32}
 RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
 
 Axis = tuple[tuple[int, int], ...]
-"""An axis of a value in memory: parts (size, step), the last one fastest; more than one where axes were joined."""
+"""An axis of a value in memory: parts (size, step), the last one fastest; several if axes were merged."""
 
 
 @dataclass(eq=False)
 class Memory:
     """A part of the arena.
 
-    units: bytes; first, last: the first and last stage that use it; count: of its numbers; offset: where it begins.
+    units: bytes; first, last: the first and last stage that use it; count: its elements; offset: where it begins.
     """
 
     units: int
@@ -45,7 +45,7 @@ class Memory:
 class Stored:
     """A value in memory.
 
-    memory: None for the input; form: a key of LOADS; first: number of its first element; axes: one per logical axis.
+    memory: None for the input; form: a key of LOADS; first: index of its first element; axes: one per logical axis;
     limits: the smallest and the largest integer, None for real values.
     """
 
@@ -62,7 +62,7 @@ class Stored:
 
     @property
     def value(self) -> Value:
-        """The value without its place."""
+        """Shape, kind and bound."""
         kind = "real" if self.limits is None else "sign" if self.form == "signs" else "integer"
         return Value(self.shape, kind, self.bound, *(self.limits or ()))
 
@@ -72,28 +72,28 @@ class Stored:
 
     @property
     def step(self) -> int | None:
-        """Distance of channels, None if they are not evenly spaced."""
+        """Distance between channels, None if they are not evenly spaced."""
         return _single(self.axes[0]) if self.axes else 1
 
     @property
     def pixel_step(self) -> int | None:
-        """Distance of pixels, None if they are not evenly spaced."""
+        """Distance between pixels, None if they are not evenly spaced."""
         return _single(tuple(part for axis in self.axes[1:] for part in axis))
 
     def steps(self) -> tuple[int, ...] | None:
-        """Distance of neighbors along each axis, None if they are not evenly spaced."""
+        """Distance between neighbors along each axis, None if one is not evenly spaced."""
         steps = [_single(axis) for axis in self.axes]
         return None if None in steps else tuple(step for step in steps if step is not None)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is stored as by `plain`."""
+        """Whether it has the layout of `plain`."""
         return self.first == 0 and [*map(_join, self.axes)] == [*map(_join, plain_axes(self.shape))]
 
     # the same memory in another shape
 
     def reshaped(self, shape: tuple[int, ...]) -> Stored | None:
-        """The same elements in order, None if that needs a copy."""
+        """The same elements in the same order as a view, None if that needs a copy."""
         parts = list(_join(tuple(part for axis in self.axes for part in axis)))
         axes = []
         for size in shape:
@@ -123,12 +123,12 @@ class Stored:
 
 
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
-    """Channels fastest, then the other axes as in the value."""
+    """Axes with the channels of each pixel side by side, and pixels in their order."""
     return tuple(((size, shape[0] * prod(shape[axis + 1 :]) if axis else 1),) for axis, size in enumerate(shape))
 
 
 def plain(value: Value, stage: int) -> Stored:
-    """A value in memory of its own, in the smallest form that holds it: the channels of each pixel side by side."""
+    """A value in new memory, in the smallest form that holds it, with the channels of each pixel side by side."""
     count, limits = prod(value.shape), value.limits if value.exact else None
     form = "real"
     if limits is not None:
@@ -139,7 +139,7 @@ def plain(value: Value, stage: int) -> Stored:
 
 
 def _join(parts: Axis) -> Axis:
-    """Parts that continue one another as one; without parts of size 1."""
+    """Merge parts that continue one another, and drop parts of size 1."""
     joined: list[tuple[int, int]] = []
     for size, step in parts:
         if size == 1:

@@ -1,1 +1,1 @@
-"""The target `html`: a web page that runs a packed net."""
+"""The export target `html`: a web page that runs a packed net."""

@@ -1,4 +1,4 @@
-"""The scripts of a page: only the parts that a net needs, without comments."""
+"""The scripts of a page: the parts that a net needs, without comments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _OPERATIONS = re.compile(r"\bOPS\.(\w+) =")
 
 
 def asset(name: str) -> str:
-    """The text of a file of this folder."""
+    """The text of a file in this folder."""
     return (resources.files("onebit.export.html") / name).read_text(encoding="utf-8")
 
 
 def written_operations(files: Iterable[str]) -> frozenset[str]:
-    """The names of the operations that files of the engine define."""
+    """The operations that files of the engine define."""
     return frozenset(name for file in files for name in _OPERATIONS.findall(asset(f"engine/{file}.js")))
 
 
 def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
-    """The engine for some operations: parts of files that define what nothing uses are left out.
+    """The engine for some operations, without the parts of files whose definitions are unused.
 
     A part ends with an empty line before a line that is not indented.
     """
@@ -44,7 +44,7 @@ def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
 
 
 def compact_script(text: str) -> str:
-    """A script without comments, which have their own line or follow two spaces, indentation and empty lines."""
+    """Remove indentation, empty lines, and comments, which are on separate lines or follow two spaces."""
     lines = (line.lstrip().partition("  // ")[0] for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 

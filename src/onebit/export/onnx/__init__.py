@@ -1,5 +1,5 @@
 """ONNX files of packed nets: weights of one bit each for stock onnxruntime, plain floats, or QONNX.
 
-`target` is what `onebit.export` calls. `graph` collects nodes and constants and knows in which forms a value is there,
-`exactness` where bits matter, and the modules of operations write the nodes.
+`target` is the entry. `graph` collects nodes and constants, `exactness` finds the values whose bits matter, and the
+other modules write the nodes of operations.
 """

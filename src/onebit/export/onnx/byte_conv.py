@@ -1,10 +1,9 @@
-"""A convolution and the requantization of its sums as one QLinearConv, where that gives the same integers.
+"""A convolution and the requantization of its sums as one QLinearConv, if that gives the same integers.
 
-QLinearConv multiplies a sum and its bias, both int32, by a scale in float32 and rounds to the nearest integer. Its bias
-moves the sums by whole units only, which is too coarse for most offsets. So the weights are ±w, and the bias moves the
-sums by parts of w. For each channel `scales` looks for w, bias and scale such that every sum that the inputs can have
-gives the integer that it has to: both sides never fall, so that it is enough to look at the sums where one of them
-rises.
+QLinearConv adds an int32 bias to a sum, multiplies by a float32 scale and rounds to the nearest integer. The bias moves
+the sums by whole units only, which is too coarse for most offsets. With weights ±w instead of ±1, it moves them by
+multiples of 1/w. For each channel, `scales` searches w, bias and scale that give the right integer for every possible
+sum. Both sides are monotonic, so it suffices to check the sums at which one of them rises.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import numpy as np
 from onebit.packed import Conv, Requantize, Value
 
 MOST_WEIGHT = 64
-"""Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 is below 2^15."""
+"""Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 < 2^15."""
 _CHANGES = sorted(np.linspace(-8, 8, 129).tolist(), key=abs)
-"""Changes of the slope, in the order in which they are tried; 1 moves the last of n rises by 1 / n of a sum."""
+"""Changes of the slope in the order of trial; 1 moves the last of n rises by 1 / n of a sum."""
 _FAR = 2**40
 """Beyond all sums."""
 
 
 class Scales(NamedTuple):
-    """Arrays (C,): w of the weights ±w, negative where signs are flipped, int64; bias, int64; scale, float32."""
+    """Arrays (C,): w of the weights ±w, int64, negative where signs flip; bias, int64; scale, float32."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -32,7 +31,7 @@ class Scales(NamedTuple):
 
 
 def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
-    """How a QLinearConv gives the codes of `after`, value - `least`; None if that of a channel was not found."""
+    """Parameters with which a QLinearConv gives the codes of `after`, value - `least`; None if not found."""
     ones = (conv.rows > 0).sum(axis=1).tolist()
     low, high = min(0, conv.padding_value, x.limits[0]), max(0, conv.padding_value, x.limits[1])
     offsets = (after.offset - (after.least << after.right_shift)).tolist()
@@ -60,9 +59,9 @@ def rising_sums(multiplier: int, offset: int, after: Requantize) -> np.ndarray:
 
 
 def channel_scales(rises: np.ndarray, limits: tuple[int, int], slope: float) -> tuple[int, int, float] | None:
-    """(w, bias, scale) such that round((w · v + bias) · scale), clipped, is the number of rises up to v.
+    """(w, bias, scale) with which round((w · v + bias) · scale), clipped, is the number of rises up to v.
 
-    For every integer v from one of `limits` to the other. None if they were not found. slope: how fast codes rise.
+    That holds for every integer v within `limits`. None if not found. slope: codes per sum.
     """
     inside = (rises > limits[0]) & (rises <= limits[1])
     if not inside.any():
@@ -73,22 +72,22 @@ def channel_scales(rises: np.ndarray, limits: tuple[int, int], slope: float) -> 
     for change in (change for change in _CHANGES if abs(change) < span):
         scale = (slope * (1 + change / span) / w).astype(np.float32)
         crossed = (level - 0.5) / scale[:, None].astype(np.float64)
-        # the bias has to be between these, for each w
+        # bounds of the bias for each w
         low = (crossed - w[:, None] * rise).max(axis=1)
         high = (crossed - w[:, None] * (rise - 1)).min(axis=1)
         bias = np.rint((low + high) / 2)
-        room = np.minimum(bias - low, high - bias)
-        for index in np.argsort(-room)[:3]:
+        margin = np.minimum(bias - low, high - bias)
+        for index in np.argsort(-margin)[:3]:
             one = int(w[index]), int(bias[index]), float(scale[index])
-            if room[index] > 0 and gives(*one, rises, limits):
+            if margin[index] > 0 and gives(*one, rises, limits):
                 return one
     return None
 
 
 def gives(w: int, bias: int, scale: float, rises: np.ndarray, limits: tuple[int, int]) -> bool:
-    """Whether round((w · v + bias) · scale), clipped, is the number of rises up to v, for every v within the limits.
+    """Whether round((w · v + bias) · scale), clipped, is the number of rises up to v, for every v within `limits`.
 
-    Also with an exact product, as where a processor adds and multiplies with one rounding.
+    That must also hold with an exact product: some processors add and multiply with one rounding.
     """
     sums = np.unique(np.concatenate([rises - 1, rises, limits]).clip(*limits))
     shifted = w * sums + bias

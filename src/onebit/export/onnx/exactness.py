@@ -1,9 +1,8 @@
-"""Where the bits of real numbers matter, and what the nodes of a net want of each other.
+"""Which values are exact, and for which of them the bits matter.
 
-A packed net computes an affine map in float64 and rounds once. A graph for onnxruntime does so only where that keeps
-bits: the numbers before it are those of the packed net, bit for bit, and a sign is taken of the result, it is rounded
-to integers, or it is an output. Elsewhere float32 is faster, because onnxruntime merges the map with the convolution
-before it.
+A packed net computes an affine map in float64 and rounds once. A graph for onnxruntime does so only if the bits matter:
+its inputs are exact, and its result is an output, or is turned into signs or integers. Otherwise float32 is faster,
+because onnxruntime merges the map with the convolution before it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT, readers
 
 MOVES = (nodes.Move, nodes.MaxPool)
-"""Operations of one input that compute on codes of ±1 as on the numbers."""
+"""Operations of one input that work on codes of ±1 as on the numbers."""
 SIGNS = (nodes.Sign, nodes.Threshold)
 
 
 def sum_bound(node: Node, x: Value) -> int:
-    """The largest magnitude of the sums of integers that a node forms; 0 if it forms none."""
+    """The largest possible magnitude of a node's sums of integers; 0 if it has none."""
     bound = x.bound or 0
     if isinstance(node, OneBitWeights):
         return node.in_features * max(bound, abs(getattr(node, "padding_value", 0)))
@@ -32,7 +31,7 @@ def sum_bound(node: Node, x: Value) -> int:
 
 
 def zero_point(value: Value) -> int:
-    """What the code of a value of integers has for 0: 1 for ±1, 0 for integers that are not negative."""
+    """The code of 0: 1 for values of ±1, 0 for integers that are not negative."""
     return max(0, -value.limits[0])
 
 
@@ -42,10 +41,10 @@ def fits_byte(value: Value) -> bool:
 
 
 class Uses:
-    """What is known of the values of a net from the nodes before and after them.
+    """Properties of the values of a net that depend on the nodes around them.
 
     values: shape and kind. exact: values that a graph computes bit for bit. precise: exact values whose bits matter.
-    codes: ±1 values that are read as {0, 2} by products of integers.
+    codes: ±1 values that products of integers read as {0, 2}.
     """
 
     def __init__(self, net: PackedNet) -> None:
@@ -77,12 +76,12 @@ class Uses:
         return all(name in self.exact for name in node.inputs)
 
     def only_reader(self, node: Node) -> Node | None:
-        """The only node that reads the output of `node`, once; None if it is an output of the net, too."""
+        """The only node that reads the output of `node`; None if there are more, or it is an output of the net."""
         found = self.readers[node.output]
         return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
 
     def conv_to_sign(self, node: nodes.Conv) -> tuple[nodes.MaxPool | None, Node] | None:
-        """The sign of what a convolution of ±1 computes, and a max pool between them, if nothing else reads that."""
+        """The max pool, if any, and the sign that alone read the sums of a convolution of ±1."""
         if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:
             return None
         after = self.only_reader(node)
@@ -92,7 +91,7 @@ class Uses:
         return (pool, after) if isinstance(after, SIGNS) else None
 
     def conv_to_requantize(self, node: nodes.Conv) -> nodes.Requantize | None:
-        """The requantization to bytes of what a convolution of bytes computes, if nothing else reads that."""
+        """The requantization to bytes that alone reads the sums of a convolution of bytes."""
         x, after = self.values[node.inputs[0]], self.only_reader(node)
         if not (isinstance(after, nodes.Requantize) and len(after.inputs) == 1):
             return None

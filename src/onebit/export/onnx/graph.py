@@ -1,4 +1,6 @@
-"""`Graph`: a net as the nodes and constants of an ONNX graph, and in which forms its values are there as tensors.
+"""`Graph` collects the nodes and constants of an ONNX graph, and the tensors that hold each value of the net.
+
+A value can have several tensors, in these forms:
 
 =========  ==================================================================================
 form       tensor
@@ -6,12 +8,12 @@ form       tensor
 `float`    float32, the numbers themselves
 `int`      int32, the numbers themselves
 `double`   float64, the numbers themselves
-`code`     uint8, x + zero point: {0, 2} of ±1, and other integers of at most 8 bits, for products of integers
+`code`     uint8, x + zero point: {0, 2} for ±1, and other integers of at most 8 bits, for products of integers
 `raw`      uint8, the bytes b of an input whose values are 2b - 255
 =========  ==================================================================================
 
 The bits of all weights are one uint8 constant, eight to a byte, the first in the lowest bit, as in a `.1bit` file. A
-table of 256 rows of eight ±1 turns bytes into weights, in operators that onnxruntime computes once, when a session
+table of 256 rows of eight ±1 turns bytes into weights, with operators that onnxruntime evaluates once, when a session
 starts: Cast -> Gather -> Reshape -> Cast -> Split -> a Reshape per layer.
 """
 
@@ -37,10 +39,10 @@ _TABLE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.int8) * 2 - 1
 class Graph:
     """Nodes and constants in the order in which they were added. Equal constants are stored once.
 
-    values: shapes and kinds of the values of the net. of: the value whose nodes are written. integers: products of
-    integers are used where they are exact, and weights are stored as bits. marks: floats that QONNX's operators mark as
-    binary. precise: values that are computed in float64, because their bits matter. written: values whose node was
-    written together with one before it.
+    values: shapes and kinds of the values of the net. current: the value whose nodes are being written. integers:
+    whether to store weights as bits and to use products of integers where they are exact. marks: whether QONNX's
+    operators mark binary floats. precise: values that are computed in float64, because their bits matter. written:
+    values whose nodes an earlier value included.
     """
 
     def __init__(self, net: PackedNet, flavor: str) -> None:
@@ -58,27 +60,27 @@ class Graph:
         self._taken: set[str] = set()
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
         self._tensors: dict[str, dict[str, str]] = {}
-        self.of = INPUT
+        self.current = INPUT
         self._code_input()
 
     # nodes
 
     def add(self, op: str, *inputs: str, of: str = "", output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Append a node of the value `of`, by default that which is being written; the name of its output."""
-        output = output or self.name(f"{of or self.of}/{op.lower()}")
+        """Append a node of the value `of`, by default the current one; the name of its output."""
+        output = output or self.name(f"{of or self.current}/{op.lower()}")
         self.nodes.append(self.helper.make_node(op, inputs, [output], domain=domain, **attributes))
         return output
 
     def make(self, form: str, of: str = "") -> str:
-        """The last node makes a value in this form; float32 has the name of the value, so that outputs have theirs."""
-        of, output = of or self.of, self.nodes[-1].output
+        """Register the last node's output as the value in this form; a float32 tensor has the name of the value."""
+        of, output = of or self.current, self.nodes[-1].output
         self._taken.remove(output[0])
         output[0] = name = self.name(of if form == "float" and of != INPUT else f"{of}/{form}")
         self._tensors.setdefault(of, {})[form] = name
         return name
 
     def name(self, text: str) -> str:
-        """A tensor name that is not taken: `text`, or with a number behind it."""
+        """A new tensor name: `text`, with a number appended if it is taken."""
         made, number = text, 1
         while made in self._taken:
             number += 1
@@ -87,15 +89,15 @@ class Graph:
         return made
 
     def cast(self, tensor: str, dtype: Any, **given: str) -> str:
-        """Append a Cast to a dtype of numpy, as `add`."""
+        """Append a Cast to a numpy dtype; see `add`."""
         return self.add("Cast", tensor, to=self._kind(dtype), **given)
 
     def real(self, op: str, a: str, b: str) -> str:
-        """Append an operation of two float32 tensors, in float64 where bits matter.
+        """Append an operation of two float32 tensors, in float64 if bits matter.
 
-        The rounded result is the same, but onnxruntime merges float32 operations with others.
+        The rounded result is the same, but onnxruntime would merge float32 operations with others.
         """
-        if self.of not in self.precise:
+        if self.current not in self.precise:
             return self.add(op, a, b)
         a, b = (self.cast(tensor, np.float64) for tensor in (a, b))
         return self.cast(self.add(op, a, b), np.float32)
@@ -107,7 +109,7 @@ class Graph:
         return self.add("Pad", tensor, self.shape(0, 0, top, left, 0, 0, bottom, right), border)
 
     def bipolar(self, tensor: str, **given: str) -> str:
-        """Append QONNX's operator for the sign of a tensor, for which zero is +1 too."""
+        """Append QONNX's sign operator, for which the sign of zero is +1 too."""
         return self.add("BipolarQuant", tensor, self.number(1, np.float32), domain=QONNX_DOMAIN, **given)
 
     # constants
@@ -118,7 +120,7 @@ class Graph:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
             self._known[key] = name = self.name(name)
-            if array.dtype == np.int64:  # as variable-length integers, which are shorter
+            if array.dtype == np.int64:  # stored as variable-length integers, which are shorter
                 tensor = self.helper.make_tensor(name, self._kind(np.int64), array.shape, array.reshape(-1))
             else:
                 tensor = self.to_tensor(array, name)
@@ -130,7 +132,7 @@ class Graph:
         return self.constant(value, f"{np.dtype(dtype)}/{value}", dtype)
 
     def filled(self, value: float, size: int, dtype: Any) -> str:
-        """The name of a tensor (size,) of one number, which takes few bytes in the file."""
+        """The name of a tensor (size,) filled with one number, stored in a few bytes."""
         name = f"{np.dtype(dtype)}/{value}/{size}"
         if name not in self._taken:
             self.add("Expand", self.number(value, dtype), self.shape(size), output=self.name(name))
@@ -141,13 +143,13 @@ class Graph:
         return self.constant(np.array(sizes, np.int64), "shape/" + "x".join(map(str, sizes)).replace("-1", "n"))
 
     def per_channel(self, array: np.ndarray, what: str, dtype: Any = None) -> str:
-        """A constant (C, 1, …) for the axes of the value."""
-        rank = len(self.values[self.of].shape)
-        return self.constant(array.reshape(-1, *[1] * (rank - 1)), f"{self.of}/{what}", dtype)
+        """A constant (C, 1, …) that broadcasts over the current value."""
+        rank = len(self.values[self.current].shape)
+        return self.constant(array.reshape(-1, *[1] * (rank - 1)), f"{self.current}/{what}", dtype)
 
     def weights(self, signs: np.ndarray, dtype: Any = np.float32) -> str:
-        """The name of a tensor of float32, float64 or int8 with the ±1 weights of the value; signs: int8."""
-        name = self.name(f"{self.of}/weight")
+        """The name of a tensor of float32, float64 or int8 with the ±1 weights of the current value; signs: int8."""
+        name = self.name(f"{self.current}/weight")
         if self.integers:
             self._layers.setdefault(np.dtype(dtype), []).append((name, signs))
         elif self.marks:
@@ -159,11 +161,11 @@ class Graph:
     # values
 
     def natural(self, name: str) -> str:
-        """The form in which a value was made."""
+        """The form in which a value was computed."""
         return next(iter(self._tensors[name]))
 
     def get(self, name: str, form: str) -> str:
-        """The tensor of a value in a form; nodes that convert it are appended if it is not there."""
+        """The tensor of a value in a form; converts the value on first use."""
         have, source, dtype = self._tensors[name], self.natural(name), DTYPES[form]
         if form in have:
             return have[form]
@@ -182,18 +184,18 @@ class Graph:
         return self.make(form, name)
 
     def coding(self, name: str) -> tuple[int, int]:
-        """(factor, zero): factor · tensor - zero is the value, of the tensor in its natural form."""
+        """(factor, zero) with which factor · tensor - zero is the value, for the tensor in its natural form."""
         form = self.natural(name)
         if form == "code":
             return 1, zero_point(self.values[name])
         return (2, 255) if form == "raw" else (1, 0)
 
     def require_float32_sums(self, node: Node, x: Value) -> None:
-        """UsageError for sums of integers beyond float32, in which onnx computes windows."""
+        """Raise UsageError for sums of integers that float32 cannot hold; ONNX sums windows in float32."""
         if self.values[node.output].exact and sum_bound(node, x) > FLOAT32_EXACT:
             raise UsageError(
-                f"{op_name(node)} {node.output!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows "
-                f"only up to {FLOAT32_EXACT:,}, which float32 holds; use another target"
+                f"{op_name(node)} {node.output!r} sums integers up to {sum_bound(node, x):,}, which exceeds "
+                f"{FLOAT32_EXACT:,}, the limit of float32; use another target"
             )
 
     def _code_input(self) -> None:
@@ -206,7 +208,7 @@ class Graph:
         tensor = self.add("Sub", self.cast(INPUT, np.float32), mean)
         if INPUT not in self.precise:
             self.add("Div", tensor, std)
-        else:  # onnxruntime may multiply by the reciprocal: in float64, that too is rounded to the right float32
+        else:  # onnxruntime may multiply by the reciprocal, which is right only in float64
             tensor, std = (
                 self.cast(one, np.float64, output=f"{INPUT}/{name}")
                 for one, name in ((tensor, "wide"), (std, "wide_std"))
@@ -217,7 +219,7 @@ class Graph:
     # the whole
 
     def model(self, **fields: Any) -> Any:
-        """The finished model; `fields` of it, such as `doc_string`."""
+        """The finished model, with `fields` such as `doc_string`."""
         helper, net = self.helper, self.net
         written, self.nodes = self.nodes, []
         for dtype, layers in self._layers.items():
@@ -238,7 +240,7 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **fields)
 
     def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> None:
-        """Nodes that make the weights of one dtype from their bits."""
+        """Append nodes that unpack the weights of one dtype from their bits."""
         what = "bits" if len(self._layers) == 1 else f"bits/{dtype.name}"
         signs = np.concatenate([layer.reshape(-1) for _, layer in layers])
         bits = self.constant(np.packbits(signs > 0, bitorder="little"), f"{what}/packed")

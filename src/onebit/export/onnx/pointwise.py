@@ -19,7 +19,7 @@ from onebit.packed.grid import FLOAT32_EXACT
 def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
     """(least, direction), (C,) int64 each, of a sign of integers: +direction where x >= least, else -direction.
 
-    Numbers beyond all that x can be are moved next to these.
+    `least` is clipped to the range of x, or one above it.
     """
     assert x.bound is not None
     if isinstance(node, nodes.Threshold):
@@ -33,141 +33,143 @@ def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(least, -x.bound, x.bound + 1), direction
 
 
-def write_sign(to: Graph, condition: str, direction: np.ndarray) -> str:
-    """+direction where a condition is true, else -direction, in the form that the readers of the value want."""
+def write_sign(graph: Graph, condition: str, direction: np.ndarray) -> str:
+    """+direction where a condition is true, else -direction, in the form that the readers of the value need."""
     form, high, low = "float", direction, -direction
-    if to.integers and to.of in to.uses.codes:
+    if graph.integers and graph.current in graph.uses.codes:
         form, high, low = "code", direction + 1, 1 - direction
     if (direction > 0).all():
-        ends = [to.number(int(end.flat[0]), DTYPES[form]) for end in (high, low)]
+        ends = [graph.number(int(end.flat[0]), DTYPES[form]) for end in (high, low)]
     else:
-        ends = [to.per_channel(end, what, DTYPES[form]) for end, what in ((high, "then"), (low, "else"))]
-    to.add("Where", condition, *ends)
+        ends = [graph.per_channel(end, what, DTYPES[form]) for end, what in ((high, "then"), (low, "else"))]
+    graph.add("Where", condition, *ends)
     return form
 
 
-def write_threshold(to: Graph, node: nodes.Threshold | nodes.Sign) -> str:
-    (source,), x = node.inputs, to.values[node.inputs[0]]
-    natural = to.natural(source)
-    # all other forms are of smaller integers
-    form = natural if natural in ("int", "double") and not to.marks else "float"
+def write_threshold(graph: Graph, node: nodes.Threshold | nodes.Sign) -> str:
+    (source,), x = node.inputs, graph.values[node.inputs[0]]
+    natural = graph.natural(source)
+    # all other forms hold smaller integers
+    form = natural if natural in ("int", "double") and not graph.marks else "float"
     at: np.ndarray | None
     if x.exact:
         at, direction = rising(node, x)
-        # an odd multiple of a half is between the integers, so the sign of either direction has no zero
-        at, what = (at - 0.5, "middle") if to.marks else (at, "least")
+        # a threshold halfway between integers: no difference is zero, so the sign may be flipped
+        at, what = (at - 0.5, "middle") if graph.marks else (at, "least")
     else:
         assert isinstance(node, nodes.Sign)
         at, direction, what = node.shift, np.ones(1, np.int64), "shift"
-    tensor = to.get(source, form)
-    if to.marks:
+    tensor = graph.get(source, form)
+    if graph.marks:
         if at is not None:
-            tensor = to.add("Sub", tensor, to.per_channel(at, what, np.float32))
+            tensor = graph.add("Sub", tensor, graph.per_channel(at, what, np.float32))
         if (direction < 0).any():
-            tensor = to.add("Mul", tensor, to.per_channel(direction, "direction", np.float32))
-        to.bipolar(tensor)
+            tensor = graph.add("Mul", tensor, graph.per_channel(direction, "direction", np.float32))
+        graph.bipolar(tensor)
         return "float"
-    # never ONNX's Sign, for which zero is zero
-    least = to.number(0, np.float32) if at is None else to.per_channel(at, what, DTYPES[form])
-    return write_sign(to, to.add("GreaterOrEqual", tensor, least), direction)
+    # not ONNX's Sign, which is 0 for 0
+    least = graph.number(0, np.float32) if at is None else graph.per_channel(at, what, DTYPES[form])
+    return write_sign(graph, graph.add("GreaterOrEqual", tensor, least), direction)
 
 
-def write_affine(to: Graph, node: nodes.Affine) -> str:
-    precise = to.of in to.precise
-    tensor = to.get(node.inputs[0], "double" if precise else "float")
+def write_affine(graph: Graph, node: nodes.Affine) -> str:
+    precise = graph.current in graph.precise
+    tensor = graph.get(node.inputs[0], "double" if precise else "float")
     for op, what, array in (("Mul", "scale", node.scale), ("Add", "shift", node.shift)):
         if array is not None:
-            constant = to.per_channel(array, what)
-            tensor = to.add(op, tensor, to.cast(constant, np.float64) if precise else constant)
+            constant = graph.per_channel(array, what)
+            tensor = graph.add(op, tensor, graph.cast(constant, np.float64) if precise else constant)
     if precise:
-        to.cast(tensor, np.float32)
+        graph.cast(tensor, np.float32)
     return "float"
 
 
-def write_add(to: Graph, node: nodes.Add) -> str:
-    made = to.values[to.of]
-    wide = any(to.natural(source) in ("int", "double") for source in node.inputs) or (made.bound or 0) > FLOAT32_EXACT
+def write_add(graph: Graph, node: nodes.Add) -> str:
+    made = graph.values[graph.current]
+    wide = (
+        any(graph.natural(source) in ("int", "double") for source in node.inputs) or (made.bound or 0) > FLOAT32_EXACT
+    )
     form = "int" if made.exact and wide else "float"
-    a, b = (to.get(source, form) for source in node.inputs)
+    a, b = (graph.get(source, form) for source in node.inputs)
     if made.exact:
-        to.add("Add", a, b)
+        graph.add("Add", a, b)
     else:
-        to.real("Add", a, b)
+        graph.real("Add", a, b)
     return form
 
 
-def write_multiply(to: Graph, node: nodes.Multiply) -> str:
-    to.real("Mul", *(to.get(source, "float") for source in node.inputs))
+def write_multiply(graph: Graph, node: nodes.Multiply) -> str:
+    graph.real("Mul", *(graph.get(source, "float") for source in node.inputs))
     return "float"
 
 
-def write_prelu(to: Graph, node: nodes.Prelu) -> str:
-    slope = to.per_channel(node.slope, "slope")
-    to.add("PRelu", to.get(node.inputs[0], "float"), slope)
+def write_prelu(graph: Graph, node: nodes.Prelu) -> str:
+    slope = graph.per_channel(node.slope, "slope")
+    graph.add("PRelu", graph.get(node.inputs[0], "float"), slope)
     return "float"
 
 
-def write_bounded(to: Graph, node: nodes.Bounded) -> str:
+def write_bounded(graph: Graph, node: nodes.Bounded) -> str:
     (source,) = node.inputs
-    form = "int" if to.values[to.of].exact and to.natural(source) in ("int", "double") else "float"
+    form = "int" if graph.values[graph.current].exact and graph.natural(source) in ("int", "double") else "float"
     if isinstance(node, nodes.Relu) and form == "float":
-        to.add("Relu", to.get(source, form))
+        graph.add("Relu", graph.get(source, form))
         return form
     ends = []
     for what, bound in zip(("low", "high"), node.bounds, strict=True):
         if what in node.stored:
-            ends.append(to.constant(node.stored[what][0], f"{to.of}/{what}"))
+            ends.append(graph.constant(node.stored[what][0], f"{graph.current}/{what}"))
         else:
-            ends.append(to.number(bound, DTYPES[form]) if abs(bound) < inf else "")
-    to.add("Clip", to.get(source, form), *ends[: 2 if ends[1] else 1])
+            ends.append(graph.number(bound, DTYPES[form]) if abs(bound) < inf else "")
+    graph.add("Clip", graph.get(source, form), *ends[: 2 if ends[1] else 1])
     return form
 
 
-def common_form(to: Graph, node: nodes.Concat | nodes.Pad) -> str:
-    """The form in which an operation reads all of its inputs; codes of all values have one zero point."""
-    form, *others = {to.natural(source) for source in node.inputs}
-    made = to.values[to.of]
+def common_form(graph: Graph, node: nodes.Concat | nodes.Pad) -> str:
+    """The form in which an operation reads all of its inputs; codes only if all zero points are equal."""
+    form, *others = {graph.natural(source) for source in node.inputs}
+    made = graph.values[graph.current]
     if others or form == "raw" or not made.exact:
         form = "float"
-    if form == "code" and len({zero_point(to.values[name]) for name in (to.of, *node.inputs)}) > 1:
+    if form == "code" and len({zero_point(graph.values[name]) for name in (graph.current, *node.inputs)}) > 1:
         form = "float"
     return "int" if form == "float" and made.exact and (made.bound or 0) > FLOAT32_EXACT else form
 
 
-def write_concat(to: Graph, node: nodes.Concat) -> str:
-    form = common_form(to, node)
-    to.add("Concat", *(to.get(source, form) for source in node.inputs), axis=1)
+def write_concat(graph: Graph, node: nodes.Concat) -> str:
+    form = common_form(graph, node)
+    graph.add("Concat", *(graph.get(source, form) for source in node.inputs), axis=1)
     return form
 
 
-def write_pad(to: Graph, node: nodes.Pad) -> str:
-    (source,), form = node.inputs, common_form(to, node)
-    border = to.number(node.value + zero_point(to.values[source]) if form == "code" else node.value, DTYPES[form])
+def write_pad(graph: Graph, node: nodes.Pad) -> str:
+    (source,), form = node.inputs, common_form(graph, node)
+    border = graph.number(node.value + zero_point(graph.values[source]) if form == "code" else node.value, DTYPES[form])
     (before, after), (top, bottom, left, right) = node.channels, node.padding
-    sizes = to.shape(0, before, top, left, 0, after, bottom, right)
-    to.add("Pad", to.get(source, form), sizes, border)
+    sizes = graph.shape(0, before, top, left, 0, after, bottom, right)
+    graph.add("Pad", graph.get(source, form), sizes, border)
     return form
 
 
-def write_slice(to: Graph, node: nodes.Slice) -> str:
-    return move(to, node, "Slice", *(to.shape(*sizes) for sizes in (node.start, node.stop, (1, 2, 3), node.step)))
+def write_slice(graph: Graph, node: nodes.Slice) -> str:
+    return move(graph, node, "Slice", *(graph.shape(*sizes) for sizes in (node.start, node.stop, (1, 2, 3), node.step)))
 
 
-def write_repeat(to: Graph, node: nodes.Repeat) -> str:
-    """An axis of 1 behind each axis that is repeated, expanded and joined with it."""
+def write_repeat(graph: Graph, node: nodes.Repeat) -> str:
+    """Insert an axis of 1 after each repeated axis, expand it, and merge it with the axis before it."""
     (source,) = node.inputs
-    form, shape = to.natural(source), to.values[source].shape
+    form, shape = graph.natural(source), graph.values[source].shape
     pairs = [(size, *[times] * (times > 1)) for size, times in zip(shape, node.times, strict=True)]
     apart, wide = [n for size, *times in pairs for n in (size, *[1] * len(times))], [n for pair in pairs for n in pair]
-    tensor = to.add("Reshape", to.get(source, form), to.shape(-1, *apart))
-    tensor = to.add("Expand", tensor, to.shape(1, *wide))
-    to.add("Reshape", tensor, to.shape(-1, *to.values[to.of].shape))
+    tensor = graph.add("Reshape", graph.get(source, form), graph.shape(-1, *apart))
+    tensor = graph.add("Expand", tensor, graph.shape(1, *wide))
+    graph.add("Reshape", tensor, graph.shape(-1, *graph.values[graph.current].shape))
     return form
 
 
-def move(to: Graph, node: Node, op: str, *constants: str, **attributes: Any) -> str:
-    """An operation of ONNX that moves numbers of any form."""
+def move(graph: Graph, node: Node, op: str, *constants: str, **attributes: Any) -> str:
+    """Write an ONNX operation that moves numbers of any form."""
     (source,) = node.inputs
-    form = to.natural(source)
-    to.add(op, to.get(source, form), *constants, **attributes)
+    form = graph.natural(source)
+    graph.add(op, graph.get(source, form), *constants, **attributes)
     return form

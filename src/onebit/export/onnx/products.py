@@ -1,8 +1,8 @@
 """Dense layers, convolutions and pools as ONNX nodes.
 
-Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2},
-whose zero point is 1, and int8 weights. So are those of other integers of at most 8 bits, in dense layers, and in
-convolutions whose sums are requantized at once. With both int8, or by ConvInteger, onnxruntime is many times slower
+Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2} with
+zero point 1, and int8 weights. The same holds for other integers of at most 8 bits in dense layers, and in convolutions
+whose sums are requantized at once. With int8 for both operands, or with ConvInteger, onnxruntime is many times slower
 than with floats.
 """
 
@@ -21,189 +21,189 @@ from onebit.packed import Node, OneBitWeights, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 
 _TWICE = 0.5
-"""The scale of the output of a QLinearConv: twice the sum minus the threshold, around the code 2, is cut to {0, 2}."""
+"""Output scale of a QLinearConv that computes signs: 2 · (sum - threshold) + 2, clipped to {0, 2}."""
 
 
-def write_real_dense(to: Graph, node: nodes.RealDense) -> str:
-    weight = to.constant(node.weight.T, f"{to.of}/weight")
-    to.add("MatMul", to.get(node.inputs[0], "float"), weight)
+def write_real_dense(graph: Graph, node: nodes.RealDense) -> str:
+    weight = graph.constant(node.weight.T, f"{graph.current}/weight")
+    graph.add("MatMul", graph.get(node.inputs[0], "float"), weight)
     return "float"
 
 
-def write_dense(to: Graph, node: nodes.Dense) -> str:
-    """Of codes, of the bytes b of the input, whose values are 2b - 255, or of floats."""
+def write_dense(graph: Graph, node: nodes.Dense) -> str:
+    """A product of codes, of the bytes b of an input whose values are 2b - 255, or of floats."""
     (source,), signs = node.inputs, node.rows.T
-    x, natural = to.values[source], to.natural(source)
-    if to.integers and (x.bound == 1 or natural in ("raw", "code")):
+    x, natural = graph.values[source], graph.natural(source)
+    if graph.integers and (x.bound == 1 or natural in ("raw", "code")):
         raw = natural == "raw"
-        zero = to.number(0 if raw else zero_point(x), np.uint8)
-        weight = to.weights(signs, np.int8)
-        sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero)
+        zero = graph.number(0 if raw else zero_point(x), np.uint8)
+        weight = graph.weights(signs, np.int8)
+        sums = graph.add("MatMulInteger", graph.get(source, "raw" if raw else "code"), weight, zero)
         if raw:
-            sums = to.add("Mul", sums, to.number(2, np.int32))
-            shift = to.per_channel(255 * signs.sum(axis=0, dtype=np.int64), "offset", np.int32)
-            sums = to.add("Sub", sums, shift)
-        return _finish(to, node, sums, "int")
-    form = _exact_form(to, node)
-    weight = to.weights(signs, DTYPES[form])
-    return _finish(to, node, to.add("MatMul", to.get(source, form), weight), form)
+            sums = graph.add("Mul", sums, graph.number(2, np.int32))
+            shift = graph.per_channel(255 * signs.sum(axis=0, dtype=np.int64), "offset", np.int32)
+            sums = graph.add("Sub", sums, shift)
+        return _finish(graph, node, sums, "int")
+    form = _exact_form(graph, node)
+    weight = graph.weights(signs, DTYPES[form])
+    return _finish(graph, node, graph.add("MatMul", graph.get(source, form), weight), form)
 
 
-def write_conv(to: Graph, node: nodes.Conv | nodes.RealConv) -> str:
+def write_conv(graph: Graph, node: nodes.Conv | nodes.RealConv) -> str:
     (source,) = node.inputs
     if isinstance(node, nodes.Conv):
-        if to.integers and (found := to.uses.conv_to_sign(node)):
-            return _conv_to_sign(to, node, *found)
-        after = to.uses.conv_to_requantize(node) if to.natural(source) == "code" else None
-        if after is not None and (factors := scales(node, after, to.values[source])):
-            return _conv_to_code(to, node, after, factors)
-    tensor, padding = _padded(to, node, "float")
-    return _convolve(to, node, "Conv", tensor, geometry(node, padding))
+        if graph.integers and (found := graph.uses.conv_to_sign(node)):
+            return _conv_to_sign(graph, node, *found)
+        after = graph.uses.conv_to_requantize(node) if graph.natural(source) == "code" else None
+        if after is not None and (factors := scales(node, after, graph.values[source])):
+            return _conv_to_code(graph, node, after, factors)
+    tensor, padding = _padded(graph, node, "float")
+    return _convolve(graph, node, "Conv", tensor, geometry(node, padding))
 
 
-def write_conv_transpose(to: Graph, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> str:
-    tensor, extra = to.get(node.inputs[0], "float"), list(node.extra)
+def write_conv_transpose(graph: Graph, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> str:
+    tensor, extra = graph.get(node.inputs[0], "float"), list(node.extra)
     top, bottom, left, right = node.padding
     if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
-        # more than onnxruntime adds: rows and columns of zeros in the image, of whose results the rest is cut off
+        # onnxruntime adds fewer than the stride: pad the image with zeros, and crop the result
         below, beside = (-(-count // stride) for count, stride in zip(extra, node.stride, strict=True))
-        tensor = to.padded(tensor, (0, below, 0, beside), 0, np.float32)
+        tensor = graph.padded(tensor, (0, below, 0, beside), 0, np.float32)
         bottom += below * node.stride[0] - extra[0]
         right += beside * node.stride[1] - extra[1]
         extra = [0, 0]
     attributes = geometry(node, (top, bottom, left, right))
     if any(extra):
         attributes["output_padding"] = extra
-    return _convolve(to, node, "ConvTranspose", tensor, attributes)
+    return _convolve(graph, node, "ConvTranspose", tensor, attributes)
 
 
-def _convolve(to: Graph, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> str:
-    """A convolution in float32, in which sums of integers are exact up to 2^24."""
-    to.require_float32_sums(node, to.values[node.inputs[0]])
+def _convolve(graph: Graph, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> str:
+    """Write a convolution in float32, in which sums of integers are exact up to 2^24."""
+    graph.require_float32_sums(node, graph.values[node.inputs[0]])
     if isinstance(node, (nodes.RealConv, nodes.RealConvTranspose)):
-        weight = to.constant(node.kernels(), f"{to.of}/weight")
-        to.add(op, tensor, weight, **attributes)
+        weight = graph.constant(node.kernels(), f"{graph.current}/weight")
+        graph.add(op, tensor, weight, **attributes)
         return "float"
 
     def window_sums() -> str:
-        """The sums of the pixels that each output reads: the same convolution, of ones."""
+        """The sum of the pixels that each output reads: the same convolution with weights of 1."""
         outputs = node.outputs if node.groups > 1 else 1
         first = outputs, node.group_channels
         if op != "Conv":
             first = node.groups * node.group_channels, max(1, outputs // node.groups)
-        one = to.number(1, np.float32)
-        return to.add(op, tensor, to.add("Expand", one, to.shape(*first, *node.kernel)), **attributes)
+        one = graph.number(1, np.float32)
+        return graph.add(op, tensor, graph.add("Expand", one, graph.shape(*first, *node.kernel)), **attributes)
 
-    sums = to.add(op, tensor, to.weights(node.kernels()), **attributes)
-    return _finish(to, node, sums, "float", window_sums)
+    sums = graph.add(op, tensor, graph.weights(node.kernels()), **attributes)
+    return _finish(graph, node, sums, "float", window_sums)
 
 
-def _finish(to: Graph, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> str:
-    """`scale` · sums + `centre` · (sum of the inputs), where the node has them; `totals` writes the sums."""
+def _finish(graph: Graph, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> str:
+    """Write scale · sums + centre · (sum of the inputs), if the node has them; `totals` writes the latter sums."""
     if node.scale is None and node.centre is None:
         return form
     if form != "float":
-        sums = to.cast(sums, np.float32)
+        sums = graph.cast(sums, np.float32)
     if node.scale is not None:
-        sums = to.real("Mul", sums, to.per_channel(node.scale, "scale"))
+        sums = graph.real("Mul", sums, graph.per_channel(node.scale, "scale"))
     if node.centre is not None:
-        centre = to.per_channel(node.centre, "centre")
-        to.real("Add", sums, to.real("Mul", totals() if totals else _total(to, node), centre))
+        centre = graph.per_channel(node.centre, "centre")
+        graph.real("Add", sums, graph.real("Mul", totals() if totals else _total(graph, node), centre))
     return "float"
 
 
-def _total(to: Graph, node: OneBitWeights) -> str:
+def _total(graph: Graph, node: OneBitWeights) -> str:
     """(N, 1) sums of the inputs of a dense layer."""
-    form = _exact_form(to, node)
-    total = to.add("ReduceSum", to.get(node.inputs[0], form), to.shape(1))
-    return total if form == "float" else to.cast(total, np.float32)
+    form = _exact_form(graph, node)
+    total = graph.add("ReduceSum", graph.get(node.inputs[0], form), graph.shape(1))
+    return total if form == "float" else graph.cast(total, np.float32)
 
 
-def _exact_form(to: Graph, node: OneBitWeights) -> str:
-    """The form in which sums of the inputs are exact, where they are integers."""
-    x = to.values[node.inputs[0]]
+def _exact_form(graph: Graph, node: OneBitWeights) -> str:
+    """The form in which sums of integer inputs are exact; "float" for real inputs."""
+    x = graph.values[node.inputs[0]]
     return "float" if not x.exact or sum_bound(node, x) <= FLOAT32_EXACT else "double"
 
 
-def _conv_to_sign(to: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> str:
-    """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
-    least, direction = rising(after, to.values[to.of])
+def _conv_to_sign(graph: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, after: Node) -> str:
+    """Write a QLinearConv of codes with the threshold as bias: 2 · (sum - threshold) + 2, clipped to {0, 2}."""
+    least, direction = rising(after, graph.values[graph.current])
     signs = node.kernels()
-    if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
+    if pool is None:  # sum <= threshold is -sum >= -threshold, with least = threshold + 1
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
         least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
-    codes, padding = _padded(to, node, "code")
-    one, zero = to.number(1, np.float32), to.number(zero_point(to.values[node.inputs[0]]), np.uint8)
-    weight = to.weights(signs, np.int8)
-    none, scale, two = to.number(0, np.int8), to.number(_TWICE, np.float32), to.number(2, np.uint8)
-    bias = to.constant(-least, f"{to.of}/bias", np.int32)
+    codes, padding = _padded(graph, node, "code")
+    one, zero = graph.number(1, np.float32), graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8)
+    weight = graph.weights(signs, np.int8)
+    none, scale, two = graph.number(0, np.int8), graph.number(_TWICE, np.float32), graph.number(2, np.uint8)
+    bias = graph.constant(-least, f"{graph.current}/bias", np.int32)
     given = codes, one, zero, weight, one, none, scale, two, bias
-    tensor = to.add("QLinearConv", *given, **geometry(node, padding))
-    to.of = after.output
-    tensor = to.add("Clip", tensor, to.number(0, np.uint8), two)
-    to.written.add(to.of)
+    tensor = graph.add("QLinearConv", *given, **geometry(node, padding))
+    graph.current = after.output
+    tensor = graph.add("Clip", tensor, graph.number(0, np.uint8), two)
+    graph.written.add(graph.current)
     if pool is None:
         return "code"
-    to.written.add(pool.output)
-    tensor = pool_codes(to, tensor, pool)
+    graph.written.add(pool.output)
+    tensor = pool_codes(graph, tensor, pool)
     if (direction < 0).any():
-        return write_sign(to, to.cast(tensor, np.bool_), direction)
-    to.cast(tensor, np.uint8)
+        return write_sign(graph, graph.cast(tensor, np.bool_), direction)
+    graph.cast(tensor, np.uint8)
     return "code"
 
 
-def _conv_to_code(to: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> str:
-    """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
-    codes, padding = _padded(to, node, "code")
-    weight = to.weights(node.kernels())
-    to.of = after.output
-    sizes = to.constant(found.weight.reshape(-1, 1, 1, 1), f"{to.of}/sizes", np.float32)
-    weight = to.cast(to.add("Mul", weight, sizes), np.int8)
-    one, none = to.number(1, np.float32), to.number(0, np.uint8)
+def _conv_to_code(graph: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> str:
+    """Write a QLinearConv of codes that includes the requantization; see `byte_conv`."""
+    codes, padding = _padded(graph, node, "code")
+    weight = graph.weights(node.kernels())
+    graph.current = after.output
+    sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{graph.current}/sizes", np.float32)
+    weight = graph.cast(graph.add("Mul", weight, sizes), np.int8)
+    one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
     zero, scale = (
-        to.number(zero_point(to.values[node.inputs[0]]), np.uint8),
-        to.constant(found.scale, f"{to.of}/scale"),
+        graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8),
+        graph.constant(found.scale, f"{graph.current}/scale"),
     )
-    bias = to.constant(found.bias, f"{to.of}/bias", np.int32)
-    made = to.values[to.of]
+    bias = graph.constant(found.bias, f"{graph.current}/bias", np.int32)
+    made = graph.values[graph.current]
     most = made.limits[1] + zero_point(made)
-    given = codes, one, zero, weight, scale, to.number(0, np.int8), one, none, bias
-    tensor = to.add("QLinearConv", *given, **geometry(node, padding))
+    given = codes, one, zero, weight, scale, graph.number(0, np.int8), one, none, bias
+    tensor = graph.add("QLinearConv", *given, **geometry(node, padding))
     if most < 255:
-        to.add("Clip", tensor, none, to.number(most, np.uint8))
-    to.written.add(to.of)
+        graph.add("Clip", tensor, none, graph.number(most, np.uint8))
+    graph.written.add(graph.current)
     return "code"
 
 
-def _padded(to: Graph, node: nodes.Conv | nodes.RealConv, form: str) -> tuple[str, tuple[int, int, int, int]]:
-    """What a convolution reads, and the padding that is left: ONNX pads with zeros."""
+def _padded(graph: Graph, node: nodes.Conv | nodes.RealConv, form: str) -> tuple[str, tuple[int, int, int, int]]:
+    """The input of a convolution, and its padding with zeros; other borders are padded before."""
     (source,) = node.inputs
-    tensor = to.get(source, form)
+    tensor = graph.get(source, form)
     if not (node.padding_value and any(node.padding)):
         return tensor, node.padding
-    border = node.padding_value + (zero_point(to.values[source]) if form == "code" else 0)
-    return to.padded(tensor, node.padding, border, DTYPES[form]), (0, 0, 0, 0)
+    border = node.padding_value + (zero_point(graph.values[source]) if form == "code" else 0)
+    return graph.padded(tensor, node.padding, border, DTYPES[form]), (0, 0, 0, 0)
 
 
-def pool_codes(to: Graph, codes: str, node: nodes.MaxPool) -> str:
-    """The largest code of each window as float32, which onnxruntime pools several times as fast as uint8."""
-    return max_pool(to, to.cast(codes, np.float32), node, np.float32)
+def pool_codes(graph: Graph, codes: str, node: nodes.MaxPool) -> str:
+    """The largest code of each window as float32, which onnxruntime pools several times faster than uint8."""
+    return max_pool(graph, graph.cast(codes, np.float32), node, np.float32)
 
 
-def max_pool(to: Graph, tensor: str, node: nodes.MaxPool, dtype: Any) -> str:
+def max_pool(graph: Graph, tensor: str, node: nodes.MaxPool, dtype: Any) -> str:
     """The largest number of each window of a tensor of floats."""
     attributes = pool_geometry(node)
     top, bottom, left, right = node.padding
     height, width = node.kernel
-    if max(top, bottom) >= height or max(left, right) >= width:  # as dilations allow; onnxruntime refuses it
-        tensor = to.padded(tensor, node.padding, -np.inf, dtype)
+    if max(top, bottom) >= height or max(left, right) >= width:  # which onnxruntime does not accept
+        tensor = graph.padded(tensor, node.padding, -np.inf, dtype)
         del attributes["pads"]
-    return to.add("MaxPool", tensor, **attributes)
+    return graph.add("MaxPool", tensor, **attributes)
 
 
 def geometry(node: nodes.Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Strides, dilations, padding and groups of a kernel as attributes, without those that have their defaults."""
+    """Strides, dilations, padding and groups of a kernel as attributes, without defaults."""
     top, bottom, left, right = padding
     every = {
         "strides": (node.stride, (1, 1)),
@@ -219,57 +219,57 @@ def pool_geometry(node: nodes.Pool) -> dict[str, Any]:
     return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
 
 
-def write_max_pool(to: Graph, node: nodes.MaxPool) -> str:
+def write_max_pool(graph: Graph, node: nodes.MaxPool) -> str:
     (source,) = node.inputs
-    form = to.natural(source)
+    form = graph.natural(source)
     if form == "code":
-        to.cast(pool_codes(to, to.get(source, form), node), np.uint8)
+        graph.cast(pool_codes(graph, graph.get(source, form), node), np.uint8)
         return form
     form = {"int": "double", "raw": "float"}.get(form, form)  # onnxruntime has no MaxPool of int32
-    max_pool(to, to.get(source, form), node, DTYPES[form])
+    max_pool(graph, graph.get(source, form), node, DTYPES[form])
     return form
 
 
-def write_average_pool(to: Graph, node: nodes.AveragePool) -> str:
-    """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
+def write_average_pool(graph: Graph, node: nodes.AveragePool) -> str:
+    """Write a convolution with ones for sums of integers and for what ONNX's AveragePool lacks, else an AveragePool."""
     (source,) = node.inputs
-    x, attributes = to.values[source], pool_geometry(node)
-    tensor = to.get(source, "float")
+    x, attributes = graph.values[source], pool_geometry(node)
+    tensor = graph.get(source, "float")
     if not (x.exact or node.sums or "dilations" in attributes):
-        to.add("AveragePool", tensor, count_include_pad=node.count_padding, **attributes)
+        graph.add("AveragePool", tensor, count_include_pad=node.count_padding, **attributes)
         return "float"
-    to.require_float32_sums(node, x)
-    ones = to.constant(np.ones((1, 1, *node.kernel)), f"{to.of}/ones", np.float32)
-    tensor = to.add("Reshape", tensor, to.shape(-1, 1, *x.shape[1:]))
-    tensor = to.add("Conv", tensor, ones, **attributes)
-    tensor = to.add("Reshape", tensor, to.shape(-1, *to.values[to.of].shape))
+    graph.require_float32_sums(node, x)
+    ones = graph.constant(np.ones((1, 1, *node.kernel)), f"{graph.current}/ones", np.float32)
+    tensor = graph.add("Reshape", tensor, graph.shape(-1, 1, *x.shape[1:]))
+    tensor = graph.add("Conv", tensor, ones, **attributes)
+    tensor = graph.add("Reshape", tensor, graph.shape(-1, *graph.values[graph.current].shape))
     if not node.sums:
-        _divide(to, tensor, node.pixels(x))
+        _divide(graph, tensor, node.pixels(x))
     return "float"
 
 
-def write_adaptive_average_pool(to: Graph, node: nodes.AdaptiveAveragePool) -> str:
-    """Sums down the rows and across, as products with 0 and 1, so that windows may overlap; then the division."""
+def write_adaptive_average_pool(graph: Graph, node: nodes.AdaptiveAveragePool) -> str:
+    """Write sums over rows and columns as products with 0 and 1, since windows may overlap, and the division."""
     (source,) = node.inputs
-    x = to.values[source]
+    x = graph.values[source]
     form = "double" if x.exact and sum_bound(node, x) > FLOAT32_EXACT else "float"
-    tensor = to.get(source, form)
+    tensor = graph.get(source, form)
     if node.size == (1, 1):
-        tensor = to.add("ReduceSum", tensor, to.shape(2, 3))
+        tensor = graph.add("ReduceSum", tensor, graph.shape(2, 3))
     else:
         rows, columns = (
-            np.array([[start <= place < stop for place in range(size)] for start, stop in windows], DTYPES[form])
+            np.array([[start <= pixel < stop for pixel in range(size)] for start, stop in windows], DTYPES[form])
             for size, windows in zip(x.shape[1:], node.windows(x), strict=True)
         )
-        tensor = to.add("MatMul", to.constant(rows, f"{to.of}/rows"), tensor)
-        tensor = to.add("MatMul", tensor, to.constant(columns.T, f"{to.of}/columns"))
+        tensor = graph.add("MatMul", graph.constant(rows, f"{graph.current}/rows"), tensor)
+        tensor = graph.add("MatMul", tensor, graph.constant(columns.T, f"{graph.current}/columns"))
     if form == "double":
-        tensor = to.cast(tensor, np.float32)
-    _divide(to, tensor, node.pixels(x))
+        tensor = graph.cast(tensor, np.float32)
+    _divide(graph, tensor, node.pixels(x))
     return "float"
 
 
-def _divide(to: Graph, tensor: str, pixels: np.ndarray) -> None:
+def _divide(graph: Graph, tensor: str, pixels: np.ndarray) -> None:
     if (pixels == pixels.flat[0]).all():
         pixels = pixels.flat[0]
-    to.real("Div", tensor, to.constant(pixels, f"{to.of}/pixels", np.float32))
+    graph.real("Div", tensor, graph.constant(pixels, f"{graph.current}/pixels", np.float32))

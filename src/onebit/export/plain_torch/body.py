@@ -1,6 +1,6 @@
-"""What the operations add to a program: layers with their weights, steps of the forward pass, and parts.
+"""`Body` collects what operations add to a program: layers with weights, lines of the forward pass, and parts.
 
-Text is laid out as ruff does it, and values of the net, whose names may be any text, get names in Python.
+The text has the layout of `ruff format`. Values of the net may have any name, and get a valid Python name.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ state_dict to to_empty train training type xpu zero_grad
 """
 """Public attributes of `nn.Module`, which a layer must not hide."""
 PROGRAM_NAMES = "self x total parts l O I nn np F sys torch safetensors Path Tensor Net CLASSES load main"
-"""Names that mean something in a program, or that a reader mistakes for a digit; so do the builtins."""
+"""Names with a meaning in the program, besides the builtins, and names that look like digits."""
 INDENT = " " * 8
 DEFAULTS = {"stride": "1", "dilation": "1", "groups": "1", "padding": "0", "output_padding": "0"}
 DEFAULTS |= {"count_include_pad": "True"}
-"""Of the settings of torch's modules."""
+"""Defaults of settings of torch's modules, which are left out."""
 
 
 def new_name(text: str, taken: set[str]) -> str:
-    """A Python name that resembles `text` and is not taken: "layer1.0" -> layer1_0, "class" -> class_2, "1" -> n1."""
-    # an underscore in front would make it private, and two are rewritten in classes
+    """A new Python name that resembles `text`: "layer1.0" -> layer1_0, "class" -> class_2, "1" -> n1."""
+    # no leading underscore: one would make it private, and two are mangled in classes
     stem = re.sub("[^A-Za-z0-9_]", "_", text)
     stem = (stem if stem[0].isalpha() else f"n{stem}")[:LONGEST]
     name, count = stem, 1
@@ -52,22 +52,22 @@ def new_name(text: str, taken: set[str]) -> str:
 
 
 class Body:
-    """The class of a net while its lines are written; known: shapes and kinds of all values of the net."""
+    """The class of a net under construction; values: shapes and kinds of all values of the net."""
 
-    def __init__(self, known: Mapping[str, Value]) -> None:
-        self.known = known
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self.values = values
         self.layers: list[str] = []
         """Lines of `__init__`."""
         self.steps: list[str] = []
         """Lines of `forward`."""
         self.parts: set[str] = set()
-        """Names of what the program has of `parts`."""
+        """Names of the functions and classes of `parts` that the program includes."""
         self.state: dict[str, np.ndarray] = {}
-        """The weights, by their names in the state_dict."""
+        """The state_dict."""
         self._attributes = {*MODULE_NAMES.split(), *all_parts()}
 
     def layer(self, name: str, kind: str, *arguments: object, **fields: Any) -> str:
-        """Add a module with its settings and its weights, which are arrays; the expression of it: `self.conv1`."""
+        """Add a module; fields that are arrays are weights, others settings. Its expression: `self.conv1`."""
         attribute = new_name(name, self._attributes)
         if not kind.startswith("nn."):
             self.part(kind)
@@ -81,7 +81,7 @@ class Body:
         return f"self.{attribute}"
 
     def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
-        """Add a parameter of the net itself, all ones or zeros until the weights are loaded; the expression of it."""
+        """Add a parameter of the net, ones or zeros until the weights are loaded; its expression."""
         attribute = new_name(name, self._attributes)
         sizes = ", ".join(map(str, value.shape))
         self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
@@ -89,38 +89,38 @@ class Body:
         return f"self.{attribute}"
 
     def part(self, name: str) -> str:
-        """The name of something in `parts`, which the program then has."""
+        """Include a function or class of `parts`; its name."""
         self.parts.add(name)
         return name
 
     def step(self, expression: str, *, into: str = "x") -> str:
-        """Add a line that computes something on the way to the value of a node; the name of its variable."""
+        """Add a line that assigns an expression to a variable; the name of the variable."""
         function, _, rest = expression.partition("(")
         line = f"{INDENT}{into} = {expression}"
-        if rest.endswith(")") and "(" not in rest:  # a call, perhaps with long names
+        if rest.endswith(")") and "(" not in rest:  # a call whose arguments may be broken into lines
             line = call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT)
         self.steps.append(line)
         return into
 
     def list_of(self, items: Sequence[str]) -> str:
-        """Add lines with a long list; the name of its variable."""
+        """Assign a long list to a variable; the name of the variable."""
         self.steps.append(listing("parts = [", items, "]", indent=INDENT))
         return "parts"
 
 
 def pair(sizes: object) -> str:
-    """(3, 3) as torch takes it: 3."""
+    """(3, 3) as 3, the short form in torch."""
     return str(sizes[0] if isinstance(sizes, tuple) and len(set(sizes)) == 1 else sizes)
 
 
 def fits_line(step: str) -> bool:
-    """Whether the names in a line of `forward` are not so long that ruff would break it."""
+    """Whether ruff leaves a line of `forward` in one piece."""
     return len(INDENT + step) <= WIDTH
 
 
 @cache
 def all_parts() -> dict[str, str]:
-    """The functions and classes of `parts`, by name, as they are written there."""
+    """Name -> source text of the functions and classes in `parts`."""
     text = resources.files(__package__).joinpath("parts.py").read_text(encoding="utf-8")
     tree = ast.parse(text)
     return {
@@ -131,7 +131,7 @@ def all_parts() -> dict[str, str]:
 
 
 def quoted(text: str) -> str:
-    """A string literal, in the quotes that need fewer escapes."""
+    """A string literal with the quotes that need fewer escapes."""
     quote = "'" if text.count('"') > text.count("'") else '"'
     return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
 
@@ -142,7 +142,7 @@ def plain(text: str) -> str:
 
 
 def listing(start: str, items: Sequence[str], end: str, *, indent: str) -> str:
-    """`start`, the items and `end` in one line, or one line for each item if that is too long."""
+    """`start`, the items and `end` in one line, or with one line per item if that is too long."""
     line = f"{indent}{start}{', '.join(items)}{end}"
     if columns(line) <= WIDTH:
         return line
@@ -150,7 +150,7 @@ def listing(start: str, items: Sequence[str], end: str, *, indent: str) -> str:
 
 
 def call(function: str, arguments: Sequence[str], *, indent: str) -> str:
-    """A call in one line, with its arguments in the next, or with one line for each."""
+    """A call in one line, with its arguments in the next line, or with one line per argument."""
     line = f"{indent}{function}({', '.join(arguments)})"
     inner = f"{indent}    {', '.join(arguments)}"
     if columns(line) <= WIDTH:
@@ -161,5 +161,5 @@ def call(function: str, arguments: Sequence[str], *, indent: str) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes at most: letters of some scripts are two wide."""
+    """Width of a text; letters of some scripts take two columns."""
     return sum(1 if unicodedata.east_asian_width(letter) in ("Na", "H", "N") else 2 for letter in text)

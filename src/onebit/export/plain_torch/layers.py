@@ -1,4 +1,4 @@
-"""The operations of packed nets as layers and expressions of torch."""
+"""Operations of packed nets as layers and expressions of torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from onebit.packed.grid import FLOAT32_EXACT
 
 
 def sides(padding: tuple[int, int, int, int]) -> str:
-    """(top, bottom, left, right) in the order of `F.pad`."""
+    """Padding (top, bottom, left, right) in the order of `F.pad`."""
     top, bottom, left, right = padding
     return str((left, right, top, bottom))
 
 
 def is_even(padding: tuple[int, int, int, int]) -> bool:
-    """Whether there is as much on each side as on the other."""
+    """Whether opposite sides have equal padding."""
     return padding[0] == padding[1] and padding[2] == padding[3]
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
 def products(body: Body, node: Any, x: str, kind: str, *sizes: int, **fields: Any) -> str:
-    """A layer of weights with its scale and center."""
+    """A layer of weights, with scale and center."""
     layer = body.layer(node.output, kind, *sizes, **fields)
-    shape = -1, *[1] * (len(body.known[node.output].shape) - 1)
+    shape = -1, *[1] * (len(body.values[node.output].shape) - 1)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
     made, after = f"{layer}({x})", ""
     if scale is not None:
@@ -57,7 +57,7 @@ def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
 
 
 def windows(body: Body, node: Any, kind: str, x: str, *, inside: bool, **settings: Any) -> str:
-    """A convolution; `inside`: it pads by itself."""
+    """A convolution; inside: whether the layer pads its input."""
     sizes = node.group_channels * node.groups, node.outputs
     window = {"kernel_size": node.kernel, "stride": node.stride, "padding": node.padding[::2] if inside else 0}
     return products(body, node, x, kind, *sizes, **window, **settings, weight=np.float32(node.kernels()))
@@ -65,7 +65,7 @@ def windows(body: Body, node: Any, kind: str, x: str, *, inside: bool, **setting
 
 def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
     (top, bottom, left, right), (down, across) = node.padding, node.extra
-    # torch wants less output_padding than stride or dilation
+    # torch requires output_padding < max(stride, dilation)
     inside = is_even(node.padding) and all(
         more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
     )
@@ -78,7 +78,7 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
 
 # --------------------------------------------------------------------------------------------------------------- pools
 def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
-    """Whether torch pads by itself: as much on each side, at most half a kernel."""
+    """Whether the pool of torch can pad: equally on opposite sides, at most half a kernel."""
     (top, _, left, _), (height, width) = node.padding, node.kernel
     return is_even(node.padding) and 2 * top <= height and 2 * left <= width
 
@@ -97,15 +97,15 @@ def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
 
 
 def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
-    counted = bool(node.count_padding or node.sums or not any(node.padding))
-    if node.dilation != (1, 1) or not (fits(node) or counted):
+    count_padding = bool(node.count_padding or node.sums or not any(node.padding))
+    if node.dilation != (1, 1) or not (fits(node) or count_padding):
         by = "one" if node.sums else "window" if node.count_padding else "pixels"
         sizes = f"{x}, {node.kernel}, stride={node.stride}, dilation={node.dilation}, padding={sides(node.padding)}"
         return f'{body.part("average_pool")}({sizes}, divide_by="{by}")'
     if not fits(node):
         x = body.step(f"F.pad({x}, {sides(node.padding)})")
     divide = {"divisor_override": 1} if node.sums else {}
-    return pool(body, node, "nn.AvgPool2d", x, count_include_pad=counted, **divide)
+    return pool(body, node, "nn.AvgPool2d", x, count_include_pad=count_padding, **divide)
 
 
 def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -> str:
@@ -114,8 +114,8 @@ def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -
 
 # ---------------------------------------------------------------------------------------------------- for each channel
 def per_channel(body: Body, node: Node, kind: str, **fields: Any) -> str:
-    """A module with one number per channel, and per row of `multiplier`, shaped to broadcast."""
-    shape = body.known[node.inputs[0]].shape
+    """A module with one number per channel, shaped to broadcast; `multiplier` has a row per input."""
+    shape = body.values[node.inputs[0]].shape
     sizes = shape[0], *[1] * (len(shape) - 1)
     for name, array in fields.items():
         if isinstance(array, np.ndarray):
@@ -124,7 +124,7 @@ def per_channel(body: Body, node: Node, kind: str, **fields: Any) -> str:
 
 
 def affine(body: Body, node: nodes.Affine, x: str) -> str:
-    channels = body.known[node.output].shape[0]
+    channels = body.values[node.output].shape[0]
     scale = np.ones(channels, np.float32) if node.scale is None else node.scale
     shift = np.zeros(channels, np.float32) if node.shift is None else node.shift
     return f"{per_channel(body, node, 'Affine', scale=scale, shift=shift)}({x})"
@@ -165,14 +165,16 @@ def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
 
 
 def number(value: np.float32) -> str:
-    """A number as Python writes it, the shortest that is the same in float32."""
+    """The shortest literal with the same float32 value."""
     return repr(float(str(value))).replace("e+", "e")
 
 
-# ------------------------------------------------------------------------------------------------- values change place
+# --------------------------------------------------------------------------------------------------- moves of values
 def slice_(body: Body, node: nodes.Slice, x: str) -> str:
     parts = []
-    for size, start, stop, step in zip(body.known[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True):
+    for size, start, stop, step in zip(
+        body.values[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True
+    ):
         end = "" if stop == size else str(stop)
         parts.append(f"{start or ''}:{end}{f':{step}' if step > 1 else ''}")
     return f"{x}[:, {', '.join(parts)}]"
@@ -185,7 +187,7 @@ def pad(body: Body, node: nodes.Pad, x: str) -> str:
 
 
 def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
-    return f"torch.{'flatten' if body.known[node.inputs[0]].shape else 'unsqueeze'}({x}, 1)"
+    return f"torch.{'flatten' if body.values[node.inputs[0]].shape else 'unsqueeze'}({x}, 1)"
 
 
 def reshape(body: Body, node: nodes.Reshape, x: str) -> str:
@@ -234,9 +236,9 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Requantize: requantize,
     nodes.Quantize: quantize,
 }
-"""For each operation or base class: (body, node, expressions of its inputs) -> the expression of its output."""
+"""Operation, or base class of operations -> function of (body, node, expressions of its inputs) for its output."""
 SEPARATE = (
     *(nodes.Weights, nodes.AveragePool, nodes.Clamp),
     *(nodes.Reshape, nodes.Permute, nodes.Repeat, nodes.Slice, nodes.Pad),
 )
-"""Operations that begin a line: their input is a variable."""
+"""Operations whose input must be a variable."""

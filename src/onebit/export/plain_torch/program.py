@@ -1,4 +1,4 @@
-"""The text of a program in plain torch that computes what a packed net does, and the weights that it loads."""
+"""The text and the weights of a program in plain torch that computes what a packed net does."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import by_class
 
-NESTED = 90
-"""Longest expression that applies one layer to the result of another, so that it fits into a line."""
+LONGEST_EXPRESSION = 90
+"""Longer expressions are not nested into the next one, so that lines are short."""
 READERS = {
     ".safetensors": "safetensors.torch.load_file(path)",
     **dict.fromkeys((".pth", ".pt"), 'torch.load(path, map_location="cpu", weights_only=True)'),
@@ -38,23 +38,18 @@ ANSWERS = {
 
 
 class Program(Body):
-    """A program while its lines are written, node by node.
-
-    Args:
-        net: the packed net.
-        suffix: of the file with its weights, which is beside the program.
-    """
+    """A program under construction, node by node; suffix: of the weight file."""
 
     def __init__(self, net: PackedNet, *, suffix: str) -> None:
         super().__init__(net.values)
         self.net, self.suffix = net, suffix
         self._locals = {*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()}
-        self._places: dict[str, str] = {}  # value -> the variable that has it
+        self._variables: dict[str, str] = {}  # value -> its variable
         self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
         self._readers.update(net.outputs)
-        wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.known.values())
-        self._real = "double" if wide else "float"  # has every integer of the net
-        self._waiting = INPUT, self._coded()  # a value and its expression, which no line has yet
+        wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.values.values())
+        self._real = "double" if wide else "float"  # holds every integer of the net
+        self._waiting = INPUT, self._coded()  # a value and its expression, not yet in a line
         for index, node in enumerate(net.nodes):
             arguments = [self._argument(name, index) for name in node.inputs]
             self._waiting = node.output, by_class(LAYERS, node)(self, node, *arguments)
@@ -62,7 +57,7 @@ class Program(Body):
 
     # ----------------------------------------------------------------------------------------------------- forward pass
     def _argument(self, name: str, index: int) -> str:
-        """The expression of an input of a node: a variable, or what this node alone reads and fits into its line."""
+        """An input of a node: a variable, or an expression that only this node reads and that fits into its line."""
         waiting, expression = self._waiting
         node = self.net.nodes[index]
         alone = name == waiting and self._readers[name] == 1 and len(node.inputs) == 1
@@ -71,19 +66,19 @@ class Program(Body):
             around = len(f"quantize(, least={node.least}, most={node.most})")
         elif isinstance(node, MaxPool) and not fits(node):
             around = len(f"F.pad(, {sides(node.padding)}, value=-torch.inf)")
-        if alone and len(expression) + around <= NESTED and not isinstance(node, SEPARATE):
+        if alone and len(expression) + around <= LONGEST_EXPRESSION and not isinstance(node, SEPARATE):
             return expression
-        if waiting not in self._places:
+        if waiting not in self._variables:
             self._flush(index)
-        return self._places[name]
+        return self._variables[name]
 
     def _flush(self, index: int) -> None:
-        """Write the line of the value that waits; `index` is that of the node which comes next."""
+        """Write the line of the waiting value; index: of the next node."""
         name, expression = self._waiting
         following = self.net.nodes[index].inputs if index < len(self.net.nodes) else self.net.outputs
-        soon = self._readers[name] == 1 and name in following
-        variable = "x" if soon else new_name("coded" if name == INPUT else name, self._locals)
-        self._places[name] = variable
+        read_next = self._readers[name] == 1 and name in following
+        variable = "x" if read_next else new_name("coded" if name == INPUT else name, self._locals)
+        self._variables[name] = variable
         if not fits_line(f"{variable} = {expression}"):
             expression = self.step(expression)
         if expression != variable:
@@ -104,7 +99,7 @@ class Program(Body):
     def text(self) -> str:
         """The program."""
         net, classes = self.net, ""
-        shape = self.known[net.outputs[0]].shape
+        shape = self.values[net.outputs[0]].shape
         answer, what = "outputs", "the outputs"
         if isinstance(net.output, str) and len(shape) == 1 and shape[0] > 1 and net.compared == "labels":
             answer, what = "classes" if net.classes else "labels", "the class"
@@ -159,9 +154,9 @@ if __name__ == "__main__":
 
     def _net_text(self) -> str:
         spec, output, double = self.net.input, self.net.output, self._real == "double"
-        values = {name: self._places[name] + ".float()" * double for name in self.net.outputs}
+        values = {name: self._variables[name] + ".float()" * double for name in self.net.outputs}
         if isinstance(output, str):
-            kind, given, answer = "Tensor", sized(self.known[output].shape), f"{INDENT}return {values[output]}"
+            kind, given, answer = "Tensor", sized(self.values[output].shape), f"{INDENT}return {values[output]}"
         elif isinstance(output, dict):
             kind, given = "dict[str, Tensor]", "outputs by name"
             items = [f"{quoted(key)}: {values[name]}" for key, name in output.items()]
@@ -170,8 +165,8 @@ if __name__ == "__main__":
             kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
             comma = "," if len(output) == 1 else ""
             answer = listing("return (", [values[name] for name in output], f"{comma})", indent=INDENT)
-        meaning = f", {told}," if (told := plain(spec.meaning)) else ""
-        pixels = f"\n\n    Inputs are {told}.\n    " if (told := pixels_in_words(self.net)) else ""
+        meaning = f", {text}," if (text := plain(spec.meaning)) else ""
+        pixels = f"\n\n    Inputs are {text}.\n    " if (text := pixels_in_words(self.net)) else ""
         if double:
             self.layers.append(f"{INDENT}self.double()  # float32 does not have all integers of this net")
         layers, steps = "\n".join(["", *self.layers]), "\n".join([*self.steps, answer])

@@ -1,10 +1,11 @@
-"""The export target `torch`: a ±1 state_dict, and beside it the program in plain torch that loads it."""
+"""The export target `torch`: a ±1 state_dict, and a program in plain torch that loads it."""
 
 from __future__ import annotations
 
 import io
 import json
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 
 from onebit.export.plain_torch.layers import LAYERS
 from onebit.export.plain_torch.program import Program
-from onebit.export.targets import CannotRun
+from onebit.export.tools import require
 from onebit.packed import PackedNet
 
 OPERATIONS = LAYERS.keys()
 EXACT = False
-"""Sums of integers are exact; torch adds real numbers in an order of its own."""
+"""torch adds real numbers in another order; sums of integers are exact."""
 RUNS_WITH = "torch"
 BATCH = 50
 
@@ -29,7 +30,7 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
-        order = json.dumps({"order": list(program.state)})  # safetensors sorts them
+        order = json.dumps({"order": list(program.state)})  # safetensors sorts the tensors
         path.write_bytes(save(program.state, metadata={"onebit": order}))
     else:
         import torch
@@ -40,13 +41,12 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
-    """What the program computes for `inputs`, in batches."""
-    try:
-        import torch
-    except ImportError:
-        raise CannotRun("torch is not installed") from None
+    """Run the program on `inputs`, in batches."""
+    require("torch", find=find_spec)
+    import torch
+
     made: list[dict[str, Any]] = []
-    with torch.random.fork_rng(devices=[]):  # new layers draw their weights
+    with torch.random.fork_rng(devices=[]):  # new layers draw random weights
         model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         for start in range(0, len(inputs), BATCH):

@@ -1,4 +1,4 @@
-"""One web page that runs a packed net: no server, no network, no library."""
+"""The export target `html`: one web page that runs a packed net without server, network or library."""
 
 from __future__ import annotations
 
@@ -8,45 +8,42 @@ import html
 import io
 import json
 import re
-import subprocess
 import zlib
 from importlib import resources
 from itertools import pairwise, product
 from pathlib import Path
-from shutil import which
 
 import numpy as np
 
-from onebit.errors import OnebitError, short
 from onebit.export.comparison import split_outputs
 from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
-from onebit.export.targets import CannotRun
+from onebit.export.tools import output_of, require
 from onebit.packed import OPS, Node, PackedNet, dumps, nodes
 from onebit.packed.net import float32_bytes, op_name
 from onebit.runtime import run as run_net
 
 ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
-# not all of OPS, where packages register operations of their own
+# not all of OPS, in which users register more operations
 OPERATIONS: frozenset[type[Node]] = frozenset(OPS[name] for name in written_operations((*ENGINE, "bits")))
 EXACT = True
 RUNS_WITH = "node"
 
 SAMPLES = 10
 LARGEST_DRAWING = 64
-"""Gray images of more pixels on a side are chosen as files instead of drawn."""
+"""Larger gray images, in pixels on a side, are chosen as files instead of drawn."""
 DIGITS = tuple("0123456789")
 """The classes of a net whose inputs are drawn."""
 SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
-"""Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file; but there is one at least."""
+"""Samples take at most SAMPLE_BYTES as JPEG, or this share of the net's file; at least one is stored."""
 LARGEST_SHEET = 65_500
 """Pixels on a side of a JPEG file."""
 MOST_NUMBERS = 4096
-"""Samples of more numbers are not shown as text."""
+"""Larger samples are not stored as numbers."""
 
 
 def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> None:
-    """Write the page of a net; samples: (N, …) inputs to try in the page, of which some are stored in it."""
+    """Write the page of a net; samples: (N, …) inputs, some of which the page offers to try."""
     kind, file = input_kind(net), dumps(net)
     shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
@@ -59,7 +56,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "style_hash": _source_hash(style),
         "hashes": " ".join(map(_source_hash, (boot, engine, script))),
         "form": asset(f"page/{kind}.html").strip(),
-        # no "<", so that no name of the net ends the script
+        # without "<", no name can end the script
         "info": json.dumps(
             {
                 "statement": net.statement,
@@ -81,18 +78,12 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of the page's own script, run in node."""
-    node = which("node")
-    if node is None:
-        raise CannotRun("node is not installed")
+    """Run the page's script in node."""
+    require("node")
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
-        command = [node, str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
-        done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        error = next((line for line in lines if re.match(r"\w*Error: ", line)), (lines or ["nothing"])[-1])
-        raise OnebitError(f"node could not run the page: {short(error)}")
-    return split_outputs(net, np.frombuffer(done.stdout, np.float32).reshape(len(inputs), -1))
+        command = ["node", str(script), str(path), net.input.dtype, json.dumps(net.outputs)]
+        outputs = output_of(command, np.ascontiguousarray(inputs).tobytes())
+    return split_outputs(net, np.frombuffer(outputs, np.float32).reshape(len(inputs), -1))
 
 
 def input_kind(net: PackedNet) -> str:
@@ -101,12 +92,12 @@ def input_kind(net: PackedNet) -> str:
     if net.input.dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3):
         return "numbers"
     small = shape[0] == 1 and max(shape) <= LARGEST_DRAWING
-    # other gray images are not strokes, which the page scales and centers as MNIST does
+    # the page scales and centers strokes as MNIST does; other gray images are not strokes
     return "digits" if small and output_kind(net) == "classes" and net.classes == DIGITS else "images"
 
 
 def output_kind(net: PackedNet) -> str:
-    """How outputs are shown: probabilities of "classes", "masks" with the label of each pixel, or any "outputs"."""
+    """How outputs are shown: probabilities of "classes", "masks" of labels, or plain "outputs"."""
     if isinstance(net.output, str) and net.compared != "values":
         shape = net.values[net.output].shape
         image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
@@ -124,7 +115,7 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
         return _zlib(b"".join(image.tobytes() for image in chosen)), []
     if kind == "numbers":
         return "", [[float(str(x)) for x in sample.reshape(-1)] for sample in chosen if sample.size <= MOST_NUMBERS]
-    # a sheet that no JPEG file holds would be an error
+    # JPEG limits the sides of the sheet
     count = min(len(chosen), LARGEST_SHEET // net.input.shape[1]) if net.input.shape[2] <= LARGEST_SHEET else 0
     while count > 1 and len(_jpeg(chosen[:count])) > max(SAMPLE_BYTES, SAMPLE_SHARE * size):
         count -= 1
@@ -132,16 +123,16 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
 
 
 def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:
-    """Indices of inputs, as different as the net's answers allow; of inputs without labels, evenly spread."""
-    spread = [len(inputs) * k // SAMPLES for k in range(SAMPLES)]
+    """Indices of inputs with different labels as far as possible, else evenly spaced."""
+    evenly = [len(inputs) * k // SAMPLES for k in range(SAMPLES)]
     if not isinstance(net.output, str) or len(net.values[net.output].shape) != 1:
-        return sorted(set(spread))
+        return sorted(set(evenly))
     first = np.unique(run_net(net, inputs).argmax(axis=1), return_index=True)[1].tolist()
-    return first[:SAMPLES] if len(first) > SAMPLES // 2 else sorted({*first, *spread})[:SAMPLES]
+    return first[:SAMPLES] if len(first) > SAMPLES // 2 else sorted({*first, *evenly})[:SAMPLES]
 
 
 def _jpeg(images: list[np.ndarray]) -> bytes:
-    """Images (C, H, W) of bytes, one below the other, as a file that browsers read."""
+    """A JPEG file of images (C, H, W) of bytes, one below the other."""
     from PIL import Image
 
     sheet = np.concatenate(images, axis=1).transpose(1, 2, 0)
@@ -164,8 +155,8 @@ def parts_of(file: bytes) -> list[bytes]:
 
 
 def _zlib(*parts: bytes) -> str:
-    """base64 of the shortest zlib stream, with codes of its own for each part."""
-    # small memory levels adapt more often to what comes
+    """base64 of the shortest zlib stream that has separate codes for each part."""
+    # small memory levels adapt to the data more often
     ways = product((4, 6, 7, 8, 9), (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED))
     return _base64(min((_packed(parts, zlib.compressobj(9, zlib.DEFLATED, 15, *way)) for way in ways), key=len))
 
@@ -179,5 +170,5 @@ def _base64(data: bytes) -> str:
 
 
 def _source_hash(text: str) -> str:
-    """How a content security policy names a script or style."""
+    """The hash by which a content security policy allows a script or style."""
     return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"

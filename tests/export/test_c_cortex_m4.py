@@ -1,0 +1,177 @@
+"""C programs on a Cortex-M4: bits, and little flash, memory and time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onebit
+from benchmarks.cortex_m4 import OnBoard, on_cortex_m4
+from onebit.export.c import size
+from onebit.export.c.plan import Planner
+from onebit.packed import AdaptiveAveragePool, Add, Affine, Conv, Flatten, PackedNet, Pad, Relu, Slice, costs
+from onebit.runtime import run
+from support.byte_nets import EXTREMES, extreme_inputs, residual_bytes
+from support.c_programs import GNU, assert_reference_bits, exported, needs
+from support.covering import covering
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+
+NETS = {**IMAGE_NETS, **OTHER_NETS, **EXTREMES}
+NIGHTLY = {"sign", "tokens", "signal", "ranges", "sums", "turned", "turned real", "input windows", "int8 windows"}
+
+
+def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray | None = None) -> OnBoard:
+    """The cost of a net on an emulated Cortex-M4, after a comparison with the reference executor."""
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    inputs = inputs_of(net, 1) if inputs is None else inputs
+    found = on_cortex_m4(exported(net, folder / "net"), inputs, folder, optimize)
+    assert_reference_bits([(net, inputs)], [found.outputs])
+    return found
+
+
+@pytest.mark.parametrize("name", covering(NETS, of=lambda name: () if name in NIGHTLY else (name,)))
+def test_outputs_have_the_bits_of_the_reference_and_the_stack_its_bound(name: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    inputs = extreme_inputs(net) if name in EXTREMES else inputs_of(net, 2)
+    found = on_board(net, tmp_path, optimize="-Os", inputs=inputs)
+    _, _, most = size.linked(tmp_path / "net")
+    assert 0 < found.stack <= most + 64  # what `main` keeps meanwhile
+
+
+@pytest.mark.parametrize("optimize", ["-O3", pytest.param("-Os", marks=pytest.mark.nightly)])
+def test_products_and_sums_are_not_contracted(optimize: str, tmp_path: Path) -> None:
+    """The code is the same with -ffp-contract=off."""
+    needs("arm-none-eabi-gcc", "arm-none-eabi-objdump")
+    b = Builder((2, 6, 6), coding="standardise")
+    b.add(Conv, **b.signs(8, 18, scale=True, centre=True), kernel=(3, 3))
+    folder, made = exported(b.net(), tmp_path / "net"), []
+    for flags in (GNU, (*GNU, "-ffp-contract=off")):
+        command = ["arm-none-eabi-gcc", *size.CORTEX_M4, optimize, *flags, "-c", "net.c", "-o", "net.o"]
+        subprocess.run(command, check=True, cwd=folder)
+        made.append(subprocess.check_output(["arm-none-eabi-objdump", "-d", "net.o"], cwd=folder, text=True))
+    assert not re.search(r"\bvfn?m[as]", made[0])
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("optimize", ["-Os", pytest.param("-O3", marks=pytest.mark.nightly)])
+def test_affine_maps_are_rounded_as_in_double(optimize: str, tmp_path: Path) -> None:
+    """Also just below the middle of two floats, where double rounds to it, but no fused multiply-add."""
+    power = np.repeat(np.arange(-70, 71, 5), 4)
+    sign, odd = np.tile([1, -1, 1, -1], len(power) // 4), np.tile([1, 1, 3, 2**23 - 1], len(power) // 4)
+    shift = np.ldexp(np.float32(2**23 + odd), power - 23) * np.float32(sign)  # from 1 to 2 times a power
+    x = np.ldexp(np.float32(2**23 + 1), power // 2 - 36) * np.float32(sign)
+    scale = np.ldexp(np.float32(2**24 - 2), power - power // 2 - 35)  # x · scale = (1 - 2^-46) · 2^(power - 24)
+    count = len(power)
+    rng = np.random.default_rng(0)
+    x, scale, shift = (np.float32(np.append(part, rng.standard_normal(count))) for part in (x, scale, shift))
+    x[count:] -= np.float32(shift[count:] / scale[count:]) * (np.arange(count) % 2)  # every other sum cancels
+    b = Builder((2 * count,), coding="float32")
+    b.add(Affine, scale=scale, shift=shift)
+    net = b.net()
+    middles = run(net, x[None])[0, :count]
+    # the neighbors of `shift`, which a fused multiply-add gives
+    np.testing.assert_array_equal(np.abs(middles.view(np.int32) - shift[:count].view(np.int32)), 1)
+    special = np.float32([0, -0.0, 1e-40, -1e-38, 3e30, 1])
+    inputs = np.stack([x, rng.choice(special, x.size), rng.standard_normal(x.size).astype(np.float32)])
+    on_board(net, tmp_path, optimize=optimize, inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "optimize"),
+    [
+        *(("arm-none-eabi-gcc", level) for level in ("-O0", "-O2")),
+        *(("clang --target=arm-none-eabi", level) for level in ("-O0", "-O2")),
+    ],
+)
+def test_multiply_adds_call_no_library(compiler: str, optimize: str, tmp_path: Path) -> None:
+    command = compiler.split()
+    needs(command[0], "arm-none-eabi-nm", "arm-none-eabi-objdump")
+    b = Builder((4,), coding="float32")
+    b.affine(4)
+    folder = exported(b.net(), tmp_path / "net")
+    flags = (*size.CORTEX_M4, optimize, *GNU, "-ffreestanding")
+    subprocess.run([*command, *flags, "-c", "net.c", "-o", "net.o"], check=True, cwd=folder)
+    assert "fma" not in subprocess.check_output(["arm-none-eabi-nm", "-u", "net.o"], cwd=folder, text=True)
+    assert "vfma.f32" in subprocess.check_output(["arm-none-eabi-objdump", "-d", "net.o"], cwd=folder, text=True)
+
+
+@pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
+def test_an_mlp_is_small_and_fast(form: str, most: int, ram: int, tmp_path: Path, packed_mlp: Any) -> None:
+    found = on_board(packed_mlp((784, 512, 256, 10), form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
+    assert 400_000 < found.instructions <= most
+    flash, static, stack = size.linked(tmp_path / "net")
+    assert 66_880 < flash <= 76_000
+    assert static + stack <= ram
+
+
+def residual_net(edge: int, *widths: int) -> PackedNet:
+    """A residual block for each width, with real activations, as in ResNet-20."""
+    b = Builder((3, edge, edge))
+    window = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    b.add(Conv, **b.signs(widths[0], 27), **window)
+    b.affine(widths[0])
+    x, before = b.add(Relu), widths[0]
+    for width in widths:
+        down = 1 + (width > before)
+        b.add(Conv, x, **b.signs(width, 9 * before), stride=(down, down), **window)
+        b.affine(width)
+        b.add(Relu)
+        b.add(Conv, **b.signs(width, 9 * width), **window)
+        y = b.affine(width)
+        if down > 1:
+            b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
+            x = b.add(Pad, channels=(before // 2, before // 2))
+        b.add(Add, y, x)
+        x, before = b.add(Relu), width
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.dense(10)
+    b.affine(10)
+    return b.net()
+
+
+@pytest.mark.parametrize("kind", ["real", "bytes"])
+def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str, tmp_path: Path) -> None:
+    net = residual_net(12, 16, 16) if kind == "real" else residual_bytes(12, (16,), 2)
+    found = on_board(net, tmp_path, optimize="-O2")
+    assert found.instructions <= (7 if kind == "real" else 2) * sum(row.macs for row in costs(net))
+    _, static, _ = size.linked(tmp_path / "net")
+    assert static <= 2 * (4 if kind == "real" else 1) * 16 * 12 * 12 + 5120
+
+
+def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc")
+    net = residual_bytes()
+    _, static, stack = size.linked(exported(net, tmp_path / "net"))
+    assert static + stack <= 2 * 16_384 + 6144
+    assert Planner(net).constant_bytes <= 42_000
+
+
+@pytest.mark.nightly
+def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> None:
+    net = residual_net(32, *np.repeat([16, 32, 64], 3).tolist())
+    found = on_board(net, tmp_path, optimize="-O2")
+    assert 40_000_000 < found.instructions <= 160_000_000
+    _, static, stack = size.linked(tmp_path / "net")
+    assert static + stack <= 2 * 65_536 + 4096
+    assert Planner(net).constant_bytes <= 42_000
+
+
+@pytest.mark.nightly
+def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Path) -> None:
+    found = on_board(residual_bytes(), tmp_path, optimize="-O2")
+    assert 20_000_000 < found.instructions <= 50_000_000
+
+
+@pytest.mark.nightly
+def test_two_levels_are_multiplied_as_signs(tmp_path: Path) -> None:
+    """As real values, the convolutions alone would take more instructions than this net."""
+    found = on_board(onebit.load("resnet20-cifar10-signs"), tmp_path, optimize="-O2")
+    assert 40_000_000 < found.instructions <= 80_000_000
+    _, static, stack = size.linked(tmp_path / "net")
+    assert static + stack <= 104_000

@@ -1,0 +1,209 @@
+"""The scripts of the web page in node: every output has the bits of the reference executor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
+
+from onebit.errors import FormatError, NotBinaryError, OnebitError
+from onebit.export.html import target
+from onebit.packed import (
+    AdaptiveAveragePool,
+    Add,
+    Affine,
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Multiply,
+    PackedNet,
+    Quantize,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Relu,
+    Sign,
+)
+from onebit.runtime import run
+from support.byte_nets import EXTREMES, extreme_inputs
+from support.drawn_nets import batches_of, nets
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+
+pytestmark = pytest.mark.skipif(which("node") is None, reason="node is not installed")
+
+
+def assert_equal(net: PackedNet, page: Path, inputs: np.ndarray) -> None:
+    """The page gives the bits of the reference executor."""
+    expected = net.by_name(run(net, inputs, executor="reference"))
+    target.write(net, page)
+    found = target.run(net, page, inputs)
+    assert list(found) == list(net.outputs)
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name].view(np.int32), values.view(np.int32), err_msg=name)
+
+
+@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS, *EXTREMES])
+def test_nets_of_all_operations_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
+    net = {**IMAGE_NETS, **OTHER_NETS, **EXTREMES}[name]()
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net) if name in EXTREMES else inputs_of(net, 3))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=nets().flatmap(lambda net: st.tuples(st.just(net), batches_of(net, 2))))
+def test_drawn_nets_give_the_bits_of_the_reference(drawn: tuple[PackedNet, np.ndarray], tmp_path: Path) -> None:
+    net, inputs = drawn
+    try:
+        run(net, inputs, executor="reference")
+    except (FormatError, NotBinaryError):  # real parameters overflow
+        assume(False)
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(net=nets(integers=True))
+def test_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+
+
+@pytest.mark.nightly
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(net=nets(integers=True))
+def test_many_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+
+
+def rounding_nets() -> dict[str, PackedNet]:
+    """Nets with sums that doubles round, if they are added carelessly."""
+    made = {}
+    for terms in (2000, 2**15, 2**15 + 3):
+        b = Builder((terms,), seed=terms, coding="float32")
+        b.add(RealDense, weight=b.real(5, terms) ** 5)
+        made[f"{terms} real products"] = b.net()
+    b = Builder((2**13 + 1, 2, 2), coding="values")
+    b.add(RealConvTranspose, weight=b.real(2, 4 * (2**13 + 1)), kernel=(2, 2))
+    made["long sums of a transposed convolution"] = b.net()
+    b = Builder((40, 5, 3))
+    b.add(Conv, **b.signs(40, 360), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=-1)
+    big = b.last
+    for _ in range(9):  # integers beyond 2^24
+        big = b.add(Add, big, big)
+    b.add(RealConv, weight=b.real(3, 160), kernel=(2, 2), padding=(1, 0, 0, 0), padding_value=1)
+    b.add(Multiply, b.last, b.last)
+    real = b.add(Flatten)
+    b.add(AveragePool, big, kernel=(2, 3), padding=(1, 0, 0, 1))
+    b.add(AdaptiveAveragePool, size=(2, 2))
+    b.add(ConvTranspose, big, **b.signs(40, 9, scale=True, centre=True), kernel=(3, 3), groups=40, stride=(2, 1))
+    made["large integers"] = b.net((real, b.nodes[-2].output, b.last))
+    b = Builder((33, 4, 4), coding="float32")
+    b.add(Sign)
+    b.add(Conv, **b.signs(66, 11 * 9, scale=True), kernel=(3, 3), groups=3, padding=(1, 0, 1, 1), padding_value=1)
+    b.add(Sign)
+    b.add(ConvTranspose, **b.signs(37, 66 * 6), kernel=(2, 3), padding=(1, 0, 0, 2), dilation=(1, 2))
+    b.add(Sign)
+    b.add(Conv, **b.signs(5, 37 * 4, centre=True), kernel=(2, 2), padding=(1, 1, 1, 1))
+    made["signs in groups"] = b.net()
+    b = Builder((2, 4, 4), coding="float32")
+    large = b.add(Affine, scale=np.full(2, 2**20, np.float32))  # beside which a border of 1 is rounded to 0
+    window = {"kernel": (2, 2), "padding": (2, 1, 2, 1), "padding_value": 1}
+    one = b.add(Conv, large, **b.signs(3, 8), **window)
+    b.add(RealConv, large, weight=b.real(3, 8), **window)
+    made["borders of large numbers"] = b.net((one, b.last))
+    return made
+
+
+ROUNDING = rounding_nets()
+
+
+@pytest.mark.parametrize("name", ROUNDING)
+def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
+    net = ROUNDING[name]
+    inputs = inputs_of(net, 2)
+    if net.input.dtype == "float32":
+        inputs = (
+            inputs
+            * np.float32(10)
+            ** np.arange(-3, 3, 6 / inputs[0].size, dtype=np.float32).reshape(-1, *inputs.shape[1:])[:1]
+        )
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+def test_rounding_nan_is_an_error(tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    huge = np.full(3, 3e38, np.float32)
+    made = [b.add(Affine, "input", scale=scale, shift=np.zeros(3, np.float32)) for scale in (huge, -huge)]
+    b.add(Add, *made)
+    b.add(Quantize, least=-7, most=9)
+    net, page = b.net(), tmp_path / "net.html"
+    target.write(net, page)
+    (found,) = target.run(net, page, np.float32([[-0.5, 1, 0]])).values()
+    np.testing.assert_array_equal(found, [[0, 0, 0]])
+    with pytest.raises(OnebitError, match="NaN"):
+        target.run(net, page, np.float32([[0, 2, 0]]))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_an_error(number: float, tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    b.add(RealDense, weight=np.full((1, 3), 1e38, np.float32))
+    net, page = b.net(), tmp_path / "net.html"
+    target.write(net, page)
+    with pytest.raises(OnebitError, match="inputs"):
+        target.run(net, page, np.float32([[0, number, 0]]))
+    with pytest.raises(OnebitError, match="outputs"):
+        target.run(net, page, np.float32([[9, 9, 9]]))
+
+
+def test_values_may_have_names_of_javascript_properties(tmp_path: Path) -> None:
+    nodes = [
+        Flatten(inputs=("input",), output="constructor"),
+        Relu(inputs=("constructor",), output="__proto__"),
+        Relu(inputs=("__proto__",), output="toString"),
+    ]
+    net = PackedNet(
+        input=Builder((2, 3, 1)).input, nodes=tuple(nodes), output={"__proto__": "toString", "length": "__proto__"}
+    )
+    assert_equal(net, tmp_path / "net.html", inputs_of(net, 2))
+
+
+def test_outputs_belong_to_their_keys_in_any_order(tmp_path: Path) -> None:
+    """JavaScript sorts keys that are numbers."""
+    b = Builder((12,))
+    b.add(Dense, **b.signs(3, 12))
+    first = b.last
+    b.add(Dense, **b.signs(2, 3))
+    net = replace(b.net(), output={"10": first, "2": b.last})
+    inputs = inputs_of(net, 5)
+    target.write(net, tmp_path / "net.html")
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
+    def error_of(net: PackedNet, numbers: str) -> str:
+        target.write(net, tmp_path / "net.html")
+        text = run_page.replace(
+            "const sample = numbers.subarray(start, start + net.count)", f"const sample = {numbers}"
+        )
+        (tmp_path / "run.js").write_text(text)
+        command = ["node", str(tmp_path / "run.js"), str(tmp_path / "net.html"), net.input.dtype]
+        command.append(json.dumps(net.outputs))
+        done = subprocess.run(command, input=bytes(48), capture_output=True, text=False)
+        return "" if done.returncode == 0 else done.stderr.decode()
+
+    run_page = (Path(target.__file__).parent / "run_page.js").read_text()
+    assert "const sample = numbers.subarray(start, start + net.count)" in run_page
+    net = make_packed_mlp()
+    assert error_of(net, "new Uint8Array(12)") == ""
+    assert "got Float32Array" in error_of(net, "new Float32Array(12)")
+    assert "got Array" in error_of(net, "Array(12).fill(256)")
+    assert "got 11 numbers" in error_of(net, "new Uint8Array(11)")
+    floats = OTHER_NETS["features"]()
+    assert "got Uint8Array" in error_of(floats, "new Uint8Array(net.count)")
