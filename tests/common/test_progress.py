@@ -172,16 +172,6 @@ def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[0] for line in terminal.lines[4:]] == ["1/3", "2/3", "3/3"]
 
 
-@pytest.mark.parametrize("row", [ROW, MASKED, replace(ROW, validation_error=None), replace(ROW, train_loss=1e9)])
-def test_lines_of_long_trainings_fit(row: EpochLog) -> None:
-    rows = [replace(row, epoch=epoch) for epoch in (1, 2, 9999)]
-    shown = [line for done in (1, 2, 3) for line in epoch_lines(rows[:done])]
-    assert len(shown) == 4
-    assert max(map(len, [*shown, *str(History([row] * 3)).splitlines()])) <= COLUMNS
-    assert shown[1].endswith("555.4 h")
-    assert shown[3].endswith(" 0 s")
-
-
 def test_the_time_left_is_of_this_stage_and_a_lower_bound_while_images_are_small() -> None:
     rows = [replace(ROW, epochs=3), replace(ROW, epochs=3, epoch=2, seconds=40.0)]
     assert epoch_lines(rows[:1])[-1].endswith(" 7 min")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,11 +87,6 @@ def test_contract_of_every_data_set(name: str, tmp_path: Path) -> None:
     assert bool(fetched.files) == (name != "toy" and not entry.folder)
 
 
-def test_without_validation_all_images_are_training_images() -> None:
-    data = load_dataset("toy", validation=0)
-    assert (len(data.train), len(data.validation)) == (2048, 0)
-
-
 def test_wrong_names_and_sizes_are_refused() -> None:
     for function in (load_dataset, fetch_dataset):
         with pytest.raises(UnknownNameError, match="mnist"):
@@ -102,12 +95,3 @@ def test_wrong_names_and_sizes_are_refused() -> None:
         load_dataset("mnist-sample", validation=10_000)
     with pytest.raises(DataError, match="no/such/folder"):
         load_dataset("mnist", directory="no/such/folder")
-
-
-def test_importing_and_loading_need_neither_torch_nor_pooch() -> None:
-    code = (
-        "import sys, onebit.data; onebit.data.load_dataset('mnist-sample'); "
-        "print(sorted({'torch', 'pooch', 'requests'} & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"

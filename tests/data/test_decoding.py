@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from onebit.common.pictures import FORMATS, ORIENTATION, SUFFIXES, opened, upright_size
-from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, prefetched, read_batches, splits
+from onebit.data import Augmentation, Split, StreamedImages, TrainingSamples, prefetched, splits
 from onebit.data.decoding import decode_image
 from onebit.data.resizing import crop_box
 from onebit.data.splits import hold_out
@@ -97,17 +97,6 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     with opened(path) as image:
         assert upright_size(image) == (12, 16)
     np.testing.assert_array_equal(decode_image(path, (16, 12)), np.rot90(np.asarray(rgb), -1))
-
-
-def test_a_turned_jpeg_is_decoded_at_twice_its_size_at_least(tmp_path: Path) -> None:
-    blocks = np.random.default_rng(0).integers(0, 256, (20, 80), np.uint8)
-    stored = Image.fromarray(blocks.repeat(4, 0).repeat(4, 1)).convert("RGB")
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    plain = save(tmp_path / "plain.jpg", stored.rotate(-90, expand=True), quality=95)
-    turned = save(tmp_path / "turned.jpg", stored, exif=exif, quality=95)
-    difference = decode_image(turned, (10, 40)).astype(int) - decode_image(plain, (10, 40))
-    assert np.abs(difference).mean() < 4
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n" + bytes(50), None])
@@ -211,14 +200,6 @@ def test_training_batches_of_streamed_images_are_the_same(
     for (one, _), (other, _) in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.strides == other.strides
-
-
-def test_batches_are_read_by_index(streamed: StreamedImages) -> None:
-    indices = [slice(0, 12), slice(12, 24), np.arange(24, 30)]
-    for images in (ARRAY, streamed):
-        parts = list(read_batches(images, indices))
-        assert [len(part) for part in parts] == [12, 12, 6]
-        np.testing.assert_array_equal(np.concatenate(parts), ARRAY)
 
 
 def test_prefetched_items_are_in_order_and_limited() -> None:

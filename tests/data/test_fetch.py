@@ -150,19 +150,6 @@ def test_the_next_mirror_is_tried(tiny: TinyMnist, tmp_path: Path, serve: Callab
     assert len(good.requests) == 4
 
 
-def test_a_full_disk_leaves_nothing(
-    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(source: str, target: str) -> None:
-        raise OSError(28, "No space left on device", target)
-
-    monkeypatch.setattr("shutil.move", full)
-    mirror = serve(tiny.write(tmp_path / "mirror"))
-    with pytest.raises(DataError, match="space"):
-        find_or_fetch(official(tiny, mirror.address), directory=None, progress=None)
-    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
-
-
 def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEBIT_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
 from onebit.errors import DataError, UsageError
-from support.tiny_masks import blobs, masked_folder, write
+from support.tiny_folder import write
+from support.tiny_masks import blobs, masked_folder
 
 
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
@@ -120,18 +121,6 @@ def test_the_exif_orientation_of_each_image_and_mask_is_applied(tmp_path: Path, 
         for pixels, truth in zip(split.images[:, 0], split.labels, strict=True):
             assert np.array_equal(truth, inside)
             assert np.array_equal(pixels > 127, inside)
-
-
-def test_a_rotated_palette_mask_keeps_its_numbers(tmp_path: Path) -> None:
-    numbers = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    mask = Image.fromarray(numbers, "P")
-    mask.putpalette(range(18))
-    mask.save(tmp_path / "mask.png")
-    turned(tmp_path / "mask.png", 6)
-    with Image.open(tmp_path / "mask.png") as image:
-        assert image.mode == "P"
-    found = read_mask(tmp_path / "mask.png", (3, 2), {number: number for number in range(6)})
-    assert np.array_equal(found, np.rot90(numbers, -1))
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])

@@ -22,22 +22,12 @@ def test_classes_are_separable_by_a_linear_classifier(classes: int, seed: int) -
     assert nearest_mean_accuracy(train, test, classes) > 0.99
 
 
-def test_noise_is_real() -> None:
-    train, _ = make_toy()
-    clean, _ = make_toy(noise=0)
-    wrong_side = ((train.images < 128) != (clean.images < 128)).mean()
-    assert 0.2 < wrong_side < 0.3
+def test_noise_seed_and_sizes() -> None:
+    (train, test), (clean, _), (other, _) = (make_toy(300, 10, classes=3, **x) for x in ({}, {"noise": 0}, {"seed": 1}))
+    assert (train.images.shape, len(test)) == ((300, 1, 8, 8), 10)
+    assert np.bincount(train.labels).tolist() == [100] * 3
+    assert 0.2 < ((train.images < 128) != (clean.images < 128)).mean() < 0.3
     assert set(np.unique(clean.images)) == {64, 192}
-
-
-def test_seed_and_sizes() -> None:
-    train, test = make_toy(30, 10, classes=3, seed=9)
-    again, _ = make_toy(30, 10, classes=3, seed=9)
-    other, _ = make_toy(30, 10, classes=3, seed=10)
-    assert train.images.shape == (30, 1, 8, 8)
-    assert len(test) == 10
-    assert np.bincount(train.labels).tolist() == [10, 10, 10]
-    np.testing.assert_array_equal(train.images, again.images)
     assert (train.images != other.images).any()
 
 

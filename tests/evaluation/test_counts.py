@@ -1,4 +1,4 @@
-"""Counts of weights, bytes and MACs, and accuracy against scikit-learn and torchmetrics."""
+"""Counts of weights, bytes and MACs of layers and models."""
 
 from __future__ import annotations
 

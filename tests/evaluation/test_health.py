@@ -51,25 +51,6 @@ def test_signs_are_read_from_what_ships() -> None:
     assert binary_signs(mlp(weight_quantizer=None)) == {}
 
 
-@pytest.mark.parametrize("value", [0.3, "glorot"])
-def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
-    model = mlp(value=value)
-    signs = binary_signs(model)
-
-    def saturation() -> float:
-        return whole_share(model, layer_health(model, signs, signs, {}), "saturation")
-
-    assert saturation() == 0
-    for _, layer in binary_layers(model):
-        assert layer.weight_quantizer is not None
-        bound = layer.weight_quantizer.latent_bound
-        assert bound is not None
-        with torch.no_grad():
-            layer.weight[0].fill_(9).clamp_(-bound, bound)  # as the latent clip does
-            layer.weight[1].fill_(-9).clamp_(-bound, bound)
-    assert saturation() == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
-
-
 # ------------------------------------------------------------------------------------------------------------ measures
 def test_every_layer_of_every_epoch_is_measured() -> None:
     history = build(Case("ste_sign", inputs="ste_sign")).fit(DATA)

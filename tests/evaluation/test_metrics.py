@@ -124,13 +124,6 @@ def test_each_loss_is_its_formula(name: str) -> None:
     assert float(LOSSES[name](logits, labels)) == pytest.approx(by_loops(name, logits, labels), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_CLASSES)
-def test_gradients_are_those_of_the_formula(name: str) -> None:
-    logits, labels = example()  # no logit is within 1e-3 of a kink
-    assert float((logits.abs() - 1).abs().min()) > 1e-3
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, labels), logits.requires_grad_())
-
-
 def test_label_smoothing_mixes_in_the_uniform_target() -> None:
     logits, labels = example()
     uniform = -logits.log_softmax(1).mean()

@@ -10,23 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from onebit.data import Dataset, Split, make_toy
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import (
-    Mode,
     evaluate,
     fixed_weights,
-    mode_outputs,
     parse_weights,
     reestimate_batch_norm_,
 )
 from onebit.evaluation.scores import Score, whole_score
-from onebit.evaluation.sources import as_samples
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.quantizers import sign
@@ -91,17 +86,6 @@ def test_the_statistics_of_a_dataset_are_of_its_training_split(splits: tuple[Spl
     data = Dataset("own", train, train[:0], test, tuple("abcd"))
     assert evaluate(model, data, weights="sample", train=data) == evaluate(model, test, weights="sample", train=train)
     assert evaluate(model, data, weights="sample", train=data) != evaluate(model, test, weights="sample", train=test)
-
-
-@pytest.mark.parametrize("mode", ["latent", "ensemble:4"])
-def test_entropy_and_calibration_of_every_mode_equal_plain_references(splits: tuple[Split, Split], mode: str) -> None:
-    model, test = net("stochastic"), splits[1]
-    score = evaluate(model, test, weights=mode, bn="trained", seed=3)
-    probabilities = mode_outputs(model, as_samples(test), Mode(mode, "trained", 3))[0].double().softmax(1)
-    entropy = Categorical(probabilities).entropy().mean()
-    ece = multiclass_calibration_error(probabilities, torch.from_numpy(test.labels), num_classes=4, n_bins=15)
-    assert score.entropy == pytest.approx(float(entropy), rel=1e-6)
-    assert score.ece == pytest.approx(float(ece), abs=1e-6)
 
 
 def test_the_text_and_the_values_of_a_score() -> None:

@@ -25,7 +25,7 @@ from onebit.recipe import build_recipe
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
-from support.tiny_masks import write
+from support.tiny_folder import write
 from support.toy_training import flat
 
 SETTINGS: dict[str, Any] = {
