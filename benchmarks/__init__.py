@@ -1,7 +1,7 @@
 """Benchmarks of onebit against torch, in the same process: `python -m benchmarks NAME`. Not in the wheel.
 
 Each module has `add_options(parser)`, `measure(**options)`, which returns JSON with a list "rows", and COLUMNS, the
-keys of a row that are printed.
+printed keys of a row.
 """
 
 from __future__ import annotations

@@ -56,26 +56,26 @@ def measure(*, nets: list[str], optimize: str) -> dict[str, Any]:
         expected = net.by_name(run(net, inputs))
         flat = np.concatenate([expected[output].reshape(1, -1) for output in net.outputs], axis=1)
         if found.outputs.tobytes() != flat.astype(np.float32).tobytes():
-            raise OnebitError(f"{name}: the exported net gives other bits on a Cortex-M4; please report this")
+            raise OnebitError(f"{name}: the exported net gives other bits on a Cortex-M4")
         row = {"net": name, "instructions": found.instructions, "macs": sum(row.macs for row in costs(net))}
         rows.append(row | {"stack": found.stack, "flash": flash, "static": static, "most_stack": stack})
     return {"rows": rows}
 
 
-def on_cortex_m4(folder: Path, inputs: np.ndarray, place: Path, optimize: str) -> OnBoard:
-    """Run the net.c of a folder on inputs (N, …), without an operating system; `place` is for other files."""
+def on_cortex_m4(folder: Path, inputs: np.ndarray, build: Path, optimize: str) -> OnBoard:
+    """Run the net.c of a folder on inputs (N, …), without an operating system; `build` is for other files."""
     data = np.ascontiguousarray(inputs).tobytes()
     words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), "<u4")
     array = ",".join(map(str, words))
-    (place / "inputs.h").write_text(
+    (build / "inputs.h").write_text(
         f"#include <stdint.h>\n#define INPUTS {len(inputs)}\nstatic const uint32_t inputs[] = {{{array}}};\n"
     )
-    net, program = str(place / "net.o"), str(place / "program.elf")
+    net, program = str(build / "net.o"), str(build / "program.elf")
     compiler = [COMPILER, *CORTEX_M4, *FLAGS[3:], optimize]
     _compile([*compiler, *STRICT, "-c", str(folder / "net.c"), "-o", net])
     link = ["-Wl,--gc-sections", "-nostartfiles", "--specs=nano.specs", "-T", str(PROGRAM / "memory.ld")]
     sources = [str(PROGRAM / "start.c"), str(PROGRAM / "main.c"), net]
-    _compile([*compiler, *link, f"-I{place}", f"-I{folder}", *sources, "-o", program])
+    _compile([*compiler, *link, f"-I{build}", f"-I{folder}", *sources, "-o", program])
     board = [EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0", "-kernel", program]
     done = subprocess.run(board, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     numbers, _, rest = (done.stdout + done.stderr).partition("instructions")

@@ -7,7 +7,7 @@ previous layer does. Sums are written as float products write theirs.
 
 "torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
 channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or
-ConvInteger and QLinearConv, on quantized inputs. All take turns in one process, and every ratio is that of one round.
+ConvInteger and QLinearConv, on quantized inputs. All take turns in one process, and a ratio is that of one round.
 
 Before anything is timed, the logits of the whole plan are compared bit for bit with those of the reference executor,
 and the result of each call with plain torch's.
@@ -41,8 +41,8 @@ COLUMNS |= {"torch_speedup": ".2f", "best_speedup": ".2f", "best": "", "int8_spe
 def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
     """A function that runs only some kernel calls of a plan, to time them.
 
-    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of one
-    before it: values stay in place only until the last call that reads them.
+    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of an
+    earlier one: the memory of a value is used again after the last call that reads it.
 
     Args:
         images: as for `NativePlan.run`. More images than the plan's batch are computed batch by batch, but every batch
@@ -80,12 +80,12 @@ def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Callabl
 def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
     wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # NaN is wrong, too
     if wrong:
-        raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
+        raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums differ from plain torch")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--cases", type=words, default=list(CASES), help=f"which of {','.join(CASES)} (all)")
+    parser.add_argument("--cases", type=words, default=list(CASES), help=f"some of {','.join(CASES)} (all)")
     parser.add_argument("--isa", type=words, help="instruction sets, as avx2,avx512 (all of this machine)")
     parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios of the last instruction set")
     add_timing(parser, rounds=11, seconds=0.02)
@@ -161,7 +161,7 @@ def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
 
 
 def draw(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A bar for each ratio of the last, and best, instruction set."""
+    """A bar for each ratio of the last instruction set, which is the best."""
     drawn = [row for row in rows if row["instructions"] == rows[-1]["instructions"]]
     kinds = [[row for row in drawn if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in drawn)]
     with drawing.picture(path, width=8, height=1.4 + 0.3 * len(drawn)) as figure:
@@ -176,11 +176,11 @@ def draw(path: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for index, (name, label) in enumerate(RIVALS.items()):
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             ratio = row.get(f"{name}_speedup", 1.0)
-            height = place + 0.27 * (index - 1)
+            height = number + 0.27 * (index - 1)
             color = drawing.COLORS[index]
-            axes.barh(height, ratio - 1, 0.27, left=1, color=color, label="" if place else label)
+            axes.barh(height, ratio - 1, 0.27, left=1, color=color, label="" if number else label)
             where: Any = {"xytext": (2 if ratio >= 1 else -2, 0), "ha": "left" if ratio >= 1 else "right"}
             where |= {"va": "center", "textcoords": "offset points", "fontsize": 5.5, "color": drawing.INK}
             axes.annotate(f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}", (ratio, height), **where)

@@ -37,7 +37,7 @@ _ROUNDING = 1e-4  # of the largest sum: the difference that another order of add
 class Case:
     """A layer and the batches that are timed.
 
-    kind: a key of KINDS. shape: (C, H, W) of an image. convolves: 3×3 with a padding of zeros, otherwise dense.
+    kind: a key of KINDS. shape: (C, H, W) of an image. convolves: 3×3 with zero padding; otherwise dense.
     """
 
     name: str

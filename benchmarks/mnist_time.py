@@ -95,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24], help="a run for each (20-24)")
     parser.add_argument("--targets", type=float, nargs="+", choices=TARGETS, metavar="PERCENT", help="only these")
     parser.add_argument("--cold", action="store_true", help="fresh processes, from interpreter start to the accuracy")
-    parser.add_argument("--dataset", default="mnist", help="another one for a quick look; the targets are for mnist")
+    parser.add_argument("--dataset", default="mnist", help="data set; the targets are for mnist (mnist)")
 
 
 def measure(*, seeds: Sequence[int], targets: Sequence[float] | None, cold: bool, dataset: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 The float nets have the ±1 weights in ordinary layers, so they do not take signs of weights while they are timed. They
 run as they are ("torch"), with each BatchNorm folded into the layer before it ("folded"), and folded and frozen, with
-weights prepacked for oneDNN ("frozen"), in both memory formats. All take turns in one process, and every ratio is that
-of one round, so that other load on the machine affects all of them alike.
+weights prepacked for oneDNN ("frozen"), in both memory formats. All take turns in one process, and a ratio is that of
+one round, so that other load on the machine affects all of them alike.
 
 An integer net also takes turns with the same net quantized by onnxruntime: 8-bit weights and activations, calibrated on
 the same images ("int8"). With --onnx, the files of `onebit export --to onnx` take turns as well.
@@ -61,14 +61,14 @@ def check(
             check_logits(f"{name}, {one.variant}", logits)
         wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
         if wrong > max(1, len(images) // (5 if rounded else 20)):
-            raise onebit.errors.OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels are not torch's")
+            raise onebit.errors.OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels differ from torch")
         mismatches.append(wrong)
     return mismatches
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--nets", type=words, default=list(NETS), help=f"which of {','.join(NETS)} (all)")
+    parser.add_argument("--nets", type=words, default=list(NETS), help=f"some of {','.join(NETS)} (all)")
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="batch sizes (1; 256 or 64)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
     parser.add_argument("--onnx", action="store_true", help="also the files of `onebit export --to onnx`")

@@ -16,7 +16,7 @@ from benchmarks.shared import add_timing, set_up_process
 timing = onebit.runtime.timing
 
 TOLERANCE = 1e-4
-"""How far packed layers may be from the binary ones in float32, as a share of the largest output."""
+"""Largest difference of packed layers from binary ones in float32, as a share of the largest output."""
 COLUMNS = {"case": "", "torch_us": ",.1f", "packed_us": ",.1f", "torch_speedup": ".2f", "weights_to_float32": ".4f"}
 
 
@@ -51,7 +51,7 @@ def measure(
     """Rows of case, µs in torch and with packed layers, speed-up, and the share of float32 that the weights take.
 
     Raises:
-        OnebitError: packed layers that do not give what the binary layers give.
+        OnebitError: the packed layers give other outputs than the binary layers.
     """
     set_up_process(threads)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def measure(
             expected = around(x)
             report = onebit.packed_layers_(around)
             if not float((around(x) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max()):
-                raise onebit.errors.OnebitError(f"{name}: the packed layers do not give what the binary ones give")
+                raise onebit.errors.OnebitError(f"{name}: the outputs of the packed layers differ from the binary ones")
             timed = [timing.Timed("torch", partial(real, x)), timing.Timed("packed", partial(around[0], x))]
             timing.take_turns(timed, **turns)
             row = {"case": name, **{f"{one.variant}_us": 1e6 * one.median for one in timed}}

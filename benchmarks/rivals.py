@@ -1,4 +1,4 @@
-"""The same product in float32 and in 8 bits, which products with one-bit weights are compared with."""
+"""Products in float32 and in 8 bits that products with one-bit weights are compared with."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def float_rivals(product: Product, *, slack: float) -> Iterator[Rival]:
         layouts[", channels_last"] = product.channels_last()
         yield rival(f"{FLOOR}, channels_last", layouts[", channels_last"].compute)
     else:
-        # operations that torch keeps to itself: not in every build, nor for every processor
+        # private operations of torch, which not every build or processor has
         with suppress(RuntimeError, AttributeError, NotImplementedError):
             yield rival("oneDNN", _prepacked(product))
     for name, laid_out in layouts.items():

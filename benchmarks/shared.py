@@ -15,7 +15,7 @@ import torch
 import onebit
 
 ROOT = Path(__file__).parents[1]
-"""Where other processes can import these benchmarks: the clone of the repository."""
+"""The clone of the repository, from which other processes import the benchmarks."""
 
 
 def words(text: str) -> list[str]:
@@ -24,10 +24,10 @@ def words(text: str) -> list[str]:
 
 
 def add_timing(parser: argparse.ArgumentParser, *, rounds: int, seconds: float) -> None:
-    """Flags of whatever takes turns in rounds."""
+    """Flags of benchmarks that take turns in rounds."""
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help="at least, for each variant in a round (%(default)s)"
+        "--seconds", type=float, default=seconds, help="least time of each variant in a round (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of every variant (%(default)s)")
 

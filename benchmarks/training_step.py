@@ -3,7 +3,7 @@
 Both take turns in one process, some steps each. A ratio is that of one round, so that other load on the machine affects
 both alike, and the figure is the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and
 schedule, on a batch of noise. `first_seconds` is the time to build the net and take three steps, compiling included.
-What no longer fits into the minutes is named.
+Cases that do not fit into the minutes are listed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def recipe_of(net: str, method: str, flags: Sequence[str] = ()) -> Recipe:
 
 
 def twin_of(recipe: Recipe) -> Recipe:
-    """The same net with real weights and activations, and the optimizer of the method, or Adam for one of its own."""
+    """The same net with real weights and activations, and the optimizer of the method, or Adam if torch lacks it."""
     names = ("weight_quantizer", "weight_options", "input_quantizer", "input_options")
     real: dict[str, Any] = dict.fromkeys(names)
     optimizer = recipe.optimizer
@@ -151,7 +151,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     parser.add_argument("--nets", type=words, default=["mlp"], help=f"some of {','.join(NETS)} (mlp)")
     methods = ["binaryconnect", "binaryconnect-stochastic", "bnn"]
-    parser.add_argument("--methods", type=words, default=methods, help=f"those of onebit train ({','.join(methods)})")
+    parser.add_argument("--methods", type=words, default=methods, help=f"methods of onebit train ({','.join(methods)})")
     parser.add_argument("--modes", type=words, default=["eager"], help=f"some of {','.join(MODES)} (eager)")
     parser.add_argument("--precisions", type=words, help="fp32,bf16 (fp32, and bf16 where the device multiplies it)")
     parser.add_argument("--flags", type=shlex.split, default=[], help="more flags of onebit train, in one word")
@@ -181,8 +181,8 @@ def measure(
         not measured.
     """
     set_up_process(threads)
-    end, place = time.monotonic() + 60 * minutes, resolve_device(device)
-    precisions = precisions or ["fp32", *(["bf16"] if numbers.multiplies_bf16(place) else [])]
+    end, found_device = time.monotonic() + 60 * minutes, resolve_device(device)
+    precisions = precisions or ["fp32", *(["bf16"] if numbers.multiplies_bf16(found_device) else [])]
     cases = list(itertools.product(modes, precisions, nets, methods))
     rows: list[dict[str, Any]] = []
     for mode, precision, net, method in cases:
@@ -190,10 +190,10 @@ def measure(
             break
         recipe = recipe_of(net, method, [*flags, *MODES[mode].flags])
         about = replace(NETS[net], batch=batch or NETS[net].batch)
-        found = compare(recipe, about, precision=precision, mode=MODES[mode], device=place, **turns)
+        found = compare(recipe, about, precision=precision, mode=MODES[mode], device=found_device, **turns)
         rows.append({"net": net, "precision": precision, "mode": mode, "method": method, **found})
     return {
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
+        "device": torch.cuda.get_device_name(found_device) if found_device.type == "cuda" else str(found_device),
         "rows": rows,
         "left": [" ".join(case) for case in cases[len(rows) :]],
     }

@@ -1,4 +1,4 @@
-"""The nets that are packed and timed, and the same nets in float32 as torch runs them."""
+"""The nets that are packed and timed, and their twins in float32."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def calibration_images(model: nn.Module) -> np.ndarray:
 
 
 def make_images(model: nn.Module, count: int, *, seed: int = 0) -> np.ndarray:
-    """Noise in squares of 4×4 pixels, (count, C, H, W) uint8: unlike noise of pixels, images of it differ to a net."""
+    """Noise in squares of 4×4 pixels, (count, C, H, W) uint8. With noise of single pixels outputs hardly vary."""
     channels, height, width = model.input_shape  # type: ignore[misc]
     rng = np.random.default_rng(seed)
     squares = rng.integers(0, 256, (count, channels, -(-height // 4), -(-width // 4)), dtype=np.uint8)
@@ -173,7 +173,7 @@ def folded(twin: nn.Module) -> fx.GraphModule:
 def frozen(net: nn.Module, x: Tensor) -> Any:
     """The net with its weights prepacked for oneDNN; None if torch fails to freeze it."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, but nothing else prepacks weights without a compiler
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but only it prepacks weights without a compiler
         try:
             made = torch.jit.optimize_for_inference(torch.jit.trace(net, x))
             for _ in range(3):  # its first calls are slow

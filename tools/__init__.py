@@ -1,1 +1,1 @@
-"""What writes parts of the documentation and of the package; `python -m tools.NAME`."""
+"""Scripts that write parts of the documentation and of the package: `python -m tools.NAME`."""

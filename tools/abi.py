@@ -1,6 +1,6 @@
 """src/onebit/native/abi.py from the header of the C library: python -m tools.abi
 
-The library has the same hash of the header compiled in, so that one of another header is refused.
+The library has the same hash of the header compiled in, so that a library of another header is refused.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Train what needs a GPU in the minutes that there is one: python -m tools.gpu_day --minutes N
+"""Train the recipes that need a GPU while one is available: python -m tools.gpu_day --minutes N
 
-The runs come in the order of worth, several at once. Small ones stop at the end of the minutes and go on another
-day; the others are trained in one go, with as many epochs as fit. Finished nets are packed. What goes home, and comes
-back the next day, is in --home: logs, results and packed nets of all, and the checkpoints of what is not finished. The
-data are found as by `onebit train`, and nothing is downloaded. On a CPU the same runs slowly.
+The most important runs come first, several at once. Small ones stop after the minutes and resume another day; the
+others are trained in one go, with as many epochs as fit. Finished nets are packed. --home gets the files to keep and
+to bring back the next day: logs, results and packed nets, and checkpoints of unfinished runs. Data are found as by
+`onebit train`; nothing is downloaded. It also works on a CPU, slowly.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from onebit.recipe import build_recipe, read_settings, recipe_path
 
 RUNS = Path("runs/gpu")
 MOST_BYTES = 15 << 20
-"""The limit for a file that goes home."""
+"""The limit for a file in --home."""
 SHARE = 0.85
-"""Share of the time left that the epochs of a training in one go may take; other runs slow it down."""
+"""Share of the remaining time that the epochs of a run in one go may take; other runs slow it down."""
 FEWEST = 0.1
-"""Share of the epochs of a recipe; with fewer it is not worth training in one go."""
+"""Least share of the epochs of a recipe that a run in one go must have."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training; `whole`: in one go, with its epochs fitted to the time, else it can go on another day."""
+    """A run. whole: in one go, with as many epochs as fit; else it can resume another day."""
 
     recipe: str
     seed: int = 0
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def epochs(self) -> float:
-        """Those that it is meant to have."""
+        """The epochs of the whole run."""
         given = dict(zip(self.flags[::2], self.flags[1::2], strict=True)).get("--epochs")
         return float(given or build_recipe(read_settings(recipe_path(self.recipe))).epochs)
 
@@ -69,12 +69,12 @@ JOBS = (
     *(Job("cifar10-resnet20-adabin", seed) for seed in (1, 2)),
     *(Job(name, 1, whole=True, flags=FULL) for name in ("cifar10-binaryconnect", "cifar10-vgg-bnn")),
 )
-"""In the order of worth."""
+"""The most important first."""
 
 
 @dataclass
 class Day:
-    """The training runs of one day; `end`: a value of `time.monotonic`. `failed`: one ended with an error."""
+    """The runs of one day. end: a value of `time.monotonic`. failed: whether a run ended with an error."""
 
     end: float
     runs: Path
@@ -95,12 +95,12 @@ class Day:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def rows(self, job: Job) -> list[dict[str, Any]]:
-        """Its epochs so far."""
+        """The epochs so far."""
         file = self.folder(job) / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
     def train(self, job: Job) -> None:
-        """Train it until it is finished or the minutes are over."""
+        """Train until the run is finished or the minutes are over."""
         if self.left <= 0 or self.result(job) is not None:
             return
         flags: tuple[str, ...] = (*job.flags, "--seed", str(job.seed))
@@ -116,7 +116,7 @@ class Day:
             self.pack(job)
 
     def fitting_epochs(self, job: Job, flags: Sequence[str]) -> int:
-        """How many fit into the time that is left, by two epochs beside whatever else is trained."""
+        """How many epochs fit into the remaining time, estimated from two epochs."""
         trial = self.runs / "trial" / job.name
         shutil.rmtree(trial, ignore_errors=True)
         started = time.monotonic()
@@ -130,7 +130,7 @@ class Day:
         return int(SHARE * (self.left - beside) / seconds[-1])
 
     def _onebit(self, job: Job, flags: Sequence[str], out: Path) -> str:
-        """`onebit train` until it ends or the minutes are over; how it ended, in a word."""
+        """`onebit train` until it ends or the minutes are over; returns how it ended."""
         words = ["train", job.recipe, *flags, "--threads", "1", "--device", self.device, "--out", str(out), "--resume"]
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.with_suffix(".log").open("ab") as log:
@@ -146,19 +146,19 @@ class Day:
                 return "stopped"
 
     def pack(self, job: Job) -> None:
-        """Pack a finished net; it is compared with a tenth of the test images."""
+        """Pack a finished net, compared on a tenth of the test images."""
         net = self.folder(job) / "net.1bit"
         words = ["pack", str(self.folder(job)), "-o", str(net), "--images", "1000"]
         subprocess.run([sys.executable, "-m", "onebit", *words], stdout=subprocess.DEVNULL)
 
     def bring_back(self) -> None:
-        """Unpack what went home another day."""
+        """Unpack the files of another day."""
         for file in sorted(self.home.glob("*.tar.gz")):
             with tarfile.open(file) as tar:
                 tar.extractall(self.runs, filter="data")
 
     def send_home(self, jobs: Iterable[Job]) -> None:
-        """Write results.tar.gz, and a file for each training that goes on another day."""
+        """Write results.tar.gz, and a file for each unfinished run."""
         self.home.mkdir(parents=True, exist_ok=True)
         results: list[Path] = []
         for job in jobs:
@@ -181,12 +181,12 @@ class Day:
             for file in files:
                 tar.add(file, file.relative_to(self.runs))
         if made.tell() > MOST_BYTES:
-            print(f"{name} has {made.tell():,} bytes and stays here: at most {MOST_BYTES:,} go home")
+            print(f"{name} has {made.tell():,} bytes and is not copied: expected at most {MOST_BYTES:,}")
             return
         (self.home / name).write_bytes(made.getvalue())
 
     def state(self, job: Job) -> str:
-        """What is done, in a line."""
+        """The progress in one line."""
         result, rows = self.result(job), self.rows(job)
         if result is not None:
             scores = [f"{100 * score['accuracy']:.2f} % {mode}" for mode, score in result["test"].items()]
@@ -201,7 +201,7 @@ def main(words: Sequence[str] | None = None, jobs: Sequence[Job] = JOBS) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, required=True, help="until every run stops")
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"folder of the run folders ({RUNS})")
-    parser.add_argument("--home", type=Path, default=RUNS / "home", help="folder of what goes home and comes back")
+    parser.add_argument("--home", type=Path, default=RUNS / "home", help="folder of the files to keep")
     parser.add_argument("--together", type=int, help="runs at once (4 on a GPU, else 1)")
     parser.add_argument("--device", default="auto", help="cuda, cpu, or auto")
     args = parser.parse_args(words)

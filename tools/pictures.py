@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/quantizers.png"), help="file (%(default)s)")
     out = parser.parse_args(argv).out
     tables = {"weights": list(quantizers.WEIGHT_QUANTIZERS), "inputs": list(quantizers.INPUT_QUANTIZERS)}
-    # one more place in the last table, for the legend
+    # one more cell in the last table, for the legend
     heights = {table: math.ceil((len(names) + (table == "inputs")) / COLUMNS) for table, names in tables.items()}
     total = sum(heights.values())
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
 """docs/results.md and the `measured` of recipes, from what is in docs/results: python -m tools.results
 
-    python -m tools.results --take RUN...   first copy what finished runs measured; a run folder or one of several seeds
-    python -m tools.results --train         first train what methods.json lacks and time its training steps: hours
+    python -m tools.results --take RUN...   first copy the results of finished runs; RUN may have several seeds
+    python -m tools.results --train         first train what methods.json lacks and time training steps (hours)
 
-docs/results/NAME/result.json is the one place of the figures of a recipe, docs/results/NAME/seed-N.json that of several
-tasks, docs/results/methods.json that of the methods: protocol -> method -> its command, what each seed measured, and
-the ratio of its training step to that of plain torch. All runs are on one thread of a CPU.
+docs/results/NAME/result.json has the figures of a recipe, docs/results/NAME/seed-N.json those of several tasks, and
+docs/results/methods.json those of the methods: protocol -> method -> its command, the results of each seed, and the
+ratio of its training step to plain torch. All runs are on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ MODES = {
 }
 """Test mode -> in words; `ensemble:10` is made of its number."""
 NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "workers", "device", "precision")
-"""Settings that make no other training, or are stated elsewhere."""
+"""Settings that do not change training, or are stated elsewhere."""
 SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
 
 
 def take(run: Path) -> None:
-    """Copy a finished run to docs/results; curve and log are those of the first seed."""
+    """Copy a finished run to docs/results, with curve and log of the first seed."""
     folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
     found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
     first = found[0]
@@ -87,28 +87,28 @@ def take(run: Path) -> None:
 
 
 def take_tasks(run: Path) -> None:
-    """Copy what the seeds of a finished training on several tasks measured."""
-    place = RESULTS / TASKS
+    """Copy the results of a finished run on several tasks."""
+    target = RESULTS / TASKS
     for folder in sorted(run.glob("seed-*")):
         values = json.loads((folder / "continual.json").read_text(encoding="utf-8"))
         results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/task-*/result.json")]
         [values["precision"]] = {result["precision"] for result in results}
         del values["folder"]
-        (place / f"{folder.name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        keep_settings(folder / "recipe.yaml", place / "recipe.yaml")
-    copy_picture(run, "tasks*.png", place / "tasks.png")
+        (target / f"{folder.name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        keep_settings(folder / "recipe.yaml", target / "recipe.yaml")
+    copy_picture(run, "tasks*.png", target / "tasks.png")
 
 
-def copy_picture(run: Path, name: str, place: Path) -> None:
+def copy_picture(run: Path, name: str, target: Path) -> None:
     """A picture of `onebit report`."""
     with tempfile.TemporaryDirectory() as made:
         subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
         [picture] = Path(made).glob(name)
-        shutil.copy(picture, place)
+        shutil.copy(picture, target)
 
 
 def keep_settings(file: Path, copy: Path) -> None:
-    """Copy the recipe of a run without what an earlier run of the same recipe measured."""
+    """Copy the recipe of a run without its `measured`, which describes an earlier run."""
     lines = re.sub(r"^measured:.*\n(?: +.*\n)*", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     copy.write_text(lines, encoding="utf-8")
 
@@ -119,14 +119,14 @@ def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str,
 
 
 def flat(built: onebit.recipe.Recipe) -> dict[str, Any]:
-    """All settings of a recipe that is built, as a run of it states them."""
+    """All settings of a recipe, as its runs state them."""
     if built.validation is None:  # a run states the number
         built = replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
     return built.values()
 
 
 def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the settings makes another training; arguments of a quantizer may be in one of them only."""
+    """The settings that change training; arguments of a quantizer may be in one of them only."""
     keys = {*settings, *others}.difference(NO_CHANGE)
     return {key: settings.get(key) for key in sorted(keys) if settings.get(key) != others.get(key)}
 
@@ -156,7 +156,7 @@ def percents(score: Mapping[str, Any], *, error: bool = False) -> str:
 
 
 def command(result: Mapping[str, Any]) -> str:
-    """What trains it again."""
+    """The command that trains it again."""
     seeds = result["seeds"]
     listed = [f"--seeds {seeds[0]}-{seeds[-1]}"] if len(seeds) > 1 else [f"--seed {seeds[0]}"] if seeds[0] else []
     return " ".join(filter(None, ["onebit train", result["recipe"], result["flags"], *listed]))
@@ -179,7 +179,7 @@ def _seeds(result: Mapping[str, Any]) -> str:
 
 
 def _chosen(result: Mapping[str, Any]) -> str:
-    """The epoch whose weights were tested, of several seeds from the first to the last one."""
+    """The epoch whose weights were tested; for several seeds, from the first to the last."""
     if result["chosen_by"] == "last epoch":
         return LAST
     chosen = result["chosen_epochs"]
@@ -206,7 +206,7 @@ def measured(result: Mapping[str, Any]) -> str:
 
 
 def write_measured(name: str, text: str) -> None:
-    """Put it into the file of the recipe."""
+    """Write `measured` into the file of the recipe."""
     path = recipe.recipe_path(name)
     block = "\n".join(textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
     before = path.read_text(encoding="utf-8")
@@ -216,7 +216,7 @@ def write_measured(name: str, text: str) -> None:
 
 
 def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """A row of the table of a data set. What does not fit into a cell is appended to the notes below the table."""
+    """A row of the table of a data set; long remarks are appended to the notes below the table."""
     name, folder = result["recipe"], f"results/{result['recipe']}"
     settings = recipe.read_settings(RESULTS / name / "recipe.yaml")
     model, start, teacher = settings["model"], settings.get("init_from"), settings.get("teacher")
@@ -246,14 +246,14 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
 
 
 def _figure(score: Mapping[str, Any], dataset: str) -> str:
-    """What the table of a data set shows of a test mode."""
+    """The figure of a test mode."""
     if "mean_iou" in score:
         return f"{wording.share(score['mean_iou'])} ({percents(score)} of the pixels)"
     return percents(score, error=dataset.startswith("mnist")).removesuffix(" %")
 
 
 def _reference(note: str, notes: list[str]) -> str:
-    """The number of a note, behind what it is about; lines with the same note share it."""
+    """The number of a note; rows with the same note share it."""
     if not note:
         return ""
     if note not in notes:
@@ -263,13 +263,13 @@ def _reference(note: str, notes: list[str]) -> str:
 
 @functools.cache
 def _recipes_of_nets() -> dict[str, str | None]:
-    """Net that ships -> the recipe on its card."""
+    """Shipped net -> the recipe on its card."""
     cards = {name: onebit.load(name).card for name in onebit.nets.net_names()}
     return {name: None if card is None else card.recipe for name, card in cards.items()}
 
 
 def _published(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> str:
-    """The published figure and how far ours is from it; the note has the source and what else differs."""
+    """The published figure and our difference from it; the note has the source and other differences."""
     if not published:
         return ""
     note = _reference(published["note"], notes)
@@ -285,7 +285,7 @@ def _published(result: Mapping[str, Any], published: Mapping[str, Any], notes: l
 
 
 GROUPS = {"mnist": "test error in %", "cifar10": "test accuracy in %", "membrane": "test mean IoU"}
-"""Data set -> what its table shows."""
+"""Data set -> the figure in its table."""
 
 
 def tables() -> dict[str, str]:
@@ -338,7 +338,7 @@ Grid = dict[tuple[str, ...], list[list[float]]]
 
 
 def task_grid() -> tuple[Grid, dict[int, Path]]:
-    """What was measured, and the file of each seed."""
+    """The accuracies, and the file of each seed."""
     files = {int(file.stem[5:]): file for file in sorted((RESULTS / TASKS).glob("seed-*.json"))}
     grid: Grid = {}
     for file in files.values():
@@ -378,17 +378,17 @@ def _learner(row: Sequence[str]) -> str:
 
 
 def _mean(seeds: Iterable[Sequence[float]]) -> str:
-    """Over the tasks of each seed; then mean and standard deviation of the seeds."""
+    """The mean over tasks, then mean and standard deviation over seeds."""
     return str(wording.percent([sum(one) / len(one) for one in seeds]))
 
 
 # ------------------------------------------------------------------------------------------------------------- methods
 METHOD_MODES = ("latent", "mean", "sample", "ensemble:10")
-"""Test modes with a column of their own, where a row has them."""
+"""Test modes with a column."""
 
 
 def recipe_of(entry: Mapping[str, Any]) -> recipe.Recipe:
-    """What the command of a row trains."""
+    """The recipe of the command of a row."""
     return train_request(read_command(shlex.split(entry["command"])[1:])).recipe
 
 
@@ -409,7 +409,7 @@ def train_methods(record: dict[str, dict[str, Any]]) -> None:
 
 
 def measured_seeds(folder: Path) -> dict[str, Any]:
-    """Seed -> what its finished run in the folder measured."""
+    """Seed -> the results of its finished run."""
     found = {}
     for file in sorted(folder.glob("seed-*/result.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
@@ -433,7 +433,7 @@ def time_steps(entries: Mapping[str, Any], **turns: Any) -> dict[str, float]:
 
 
 def method_cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Column -> what a row shows of its runs; `before` has that of runs whose single figures were not kept."""
+    """Column -> cell of a row; `before` has the cells of runs whose single figures were not kept."""
     if "before" in entry:
         return dict(entry["before"])
     runs = list(entry["seeds"].values())
@@ -449,7 +449,7 @@ def method_cells(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def methods_table(entries: Mapping[str, Any]) -> str:
-    """The rows of a protocol as Markdown; methods that are not trained are marked."""
+    """The rows of a protocol as Markdown; untrained methods are marked."""
     rows = {method: method_cells(entry) for method, entry in entries.items()}
     modes = [mode for mode in METHOD_MODES if any(mode in row for row in rows.values())]
     head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *modes]
@@ -468,7 +468,7 @@ def methods_table(entries: Mapping[str, Any]) -> str:
 
 
 def written(text: str) -> str:
-    """The document with its tables made anew."""
+    """The document with new tables."""
     for name, table in tables().items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")

@@ -1,9 +1,8 @@
-"""Pack a finished run as a net that comes with onebit: python -m tools.ship_nets NAME RUN
+"""Pack a finished run as a net that ships with onebit: python -m tools.ship_nets NAME RUN
 
-The net is packed, proven against its run and evaluated on the whole real test set by the native library. Its card gets
+The net is packed, proven against its run and evaluated on the whole real test set by the native library; its card gets
 the result. Three files change: the net in src/onebit/nets, its line in tests/shipped_nets.json, and the table in
-docs/nets.md. Without NAME and RUN, the cards take over the references of their recipes and the terms of their data,
-and the table is written again.
+docs/nets.md. Without NAME and RUN, the references and licenses on all cards and the table are updated.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ NETS = {
     "vgg-small-cifar10": "VGG-small of a quarter of the width, one-bit weights and activations: photographs of 10"
     " kinds of things",
 }
-"""Every net that ships or may be added: name -> what it is, in one line."""
+"""Nets that ship or may be added: name -> summary."""
 ACTIVATIONS = {"resnet20-cifar10-int8": 8}
-"""Bits to which activations are rounded after the training."""
+"""Bits of activations that are rounded after training."""
 
 
 def ship(name: str, folder: str) -> PackedNet:
@@ -81,13 +80,13 @@ def ship(name: str, folder: str) -> PackedNet:
 
 
 def refuse_gaps(card: Card) -> None:
-    """Raise UsageError for a card that lacks a field: a net that ships says everything about itself."""
+    """Raise UsageError for a card that lacks a field."""
     if missing := [field.name for field in dataclasses.fields(card) if getattr(card, field.name) in (None, {})]:
-        raise UsageError(f"the card lacks {', '.join(missing)}: train a recipe that comes with onebit, to its end")
+        raise UsageError(f"the card lacks {', '.join(missing)}: train a recipe that ships with onebit, to its end")
 
 
 def answer(net: PackedNet) -> str:
-    """The SHA-256 of the outputs for two made-up inputs, which have the same bits on every machine."""
+    """The SHA-256 of the outputs for two random inputs, which are the same on every machine."""
     inputs = np.random.default_rng(0).integers(0, 256, (2, *net.input.shape), np.uint8)
     outputs = onebit.run(net, inputs)
     return hashlib.sha256(outputs.astype("<f4").tobytes()).hexdigest()
@@ -116,7 +115,7 @@ def reference(recipe: str) -> str:
 
 
 def refresh_cards() -> None:
-    """Write the nets again whose recipes have other references by now, or whose data other terms."""
+    """Update the nets whose recipes have new references, or whose data have new terms."""
     for name in net_names():
         net = onebit.load(name)
         card = net.card

@@ -1,8 +1,6 @@
-"""Check an installed wheel: its library, its instruction sets, and that each of them gives the same bits.
+"""Check that all instruction sets of an installed wheel give the same bits. Needs only the wheel, without torch:
 
-Needs only the wheel, without torch:
-
-    python tools/wheel_check.py
+python tools/wheel_check.py
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ EXPECTED = {
     ("Windows", "AMD64"): "avx2",
     ("Darwin", "arm64"): "neon",
 }
-"""The instruction set of the CI machine of each platform; Rosetta has not always had AVX2."""
+"""The instruction set that each platform of the CI must have."""
 
 
 def random_net() -> packed.PackedNet:

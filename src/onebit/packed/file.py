@@ -23,7 +23,7 @@ from onebit.common.fields import within
 from onebit.common.files import open_regular, write_atomic
 from onebit.common.record import Record, Text, Whole, check
 from onebit.errors import FormatError, first_line, short
-from onebit.nets import net_path, not_a_net
+from onebit.nets import nearest_net, net_path
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
@@ -75,7 +75,7 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str]:
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from None
     except (OSError, MemoryError) as error:
-        hint = not_a_net(path) if isinstance(error, FileNotFoundError) else ""
+        hint = nearest_net(path) if isinstance(error, FileNotFoundError) else ""
         raise FormatError(
             f"cannot read {os.fspath(path)!r}: {getattr(error, 'strerror', None) or first_line(error)}{hint}"
         ) from error

@@ -24,7 +24,7 @@ from onebit.common.signals import uninterrupted
 from onebit.common.torch_private import COMPILED
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.layers import latent_keys
-from onebit.nets import SUFFIX, not_a_net
+from onebit.nets import SUFFIX, nearest_net
 from onebit.train.history import WEIGHT_FILES
 
 PREFIXES = (f"{COMPILED}.", "module.", "model.")
@@ -43,7 +43,7 @@ def weight_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     reason = f"holds no weights ({', '.join(WEIGHT_FILES)})"
-    raise UsageError(f"{path}: {reason if path.exists() else f'no such run folder or file{not_a_net(path)}'}")
+    raise UsageError(f"{path}: {reason if path.exists() else f'no such run folder or file{nearest_net(path)}'}")
 
 
 def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
