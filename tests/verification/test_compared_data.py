@@ -100,8 +100,7 @@ def test_labels_can_be_given_or_left_out(data: Any) -> None:
     for labels in (LABELS.tolist(), LABELS.astype(">i2"), LABELS[::-1].copy()[::-1]):
         assert given == verify(model, pack(model), data, labels=labels)
     without = verify(model, pack(model), X)
-    assert without.ok
-    assert without.correct is None
+    assert (without.ok, without.correct) == (True, None)
 
 
 def pipelines() -> dict[str, Any]:
@@ -132,12 +131,6 @@ def test_the_pipeline_of_the_training_is_compared(name: str, source: str, net: n
     assert found.trained_correct == right
     both = verify(net, packed, data, labels=LABELS, trained=trained, preprocess=RIGHT)
     assert (both.label_mismatches, both.trained_mismatches) == (0, found.trained_mismatches)
-
-
-def test_the_labels_of_the_pipeline_count_where_the_data_have_none(net: nn.Module) -> None:
-    found = verify(net, packed_behind(RIGHT, net), X, trained=loader(preprocessed(X)))
-    assert found.correct is not None
-    assert abs(found.correct - int((net(preprocessed(X)).argmax(1) == Y).sum())) <= 1
 
 
 @pytest.mark.parametrize(
@@ -191,11 +184,6 @@ def test_mistakes_are_refused(name: str, net: nn.Module) -> None:
     kind, data, options = MISTAKES[name]
     with pytest.raises(kind):
         verify(net, packed_behind(RIGHT, net), data, preprocess=RIGHT, **options)
-
-
-def test_samples_in_another_order_do_not_agree(net: nn.Module) -> None:
-    trained = loader(preprocessed(X).flip(0), Y.flip(0))
-    assert not verify(net, packed_behind(RIGHT, net), (RAW, LABELS), trained=trained).ok
 
 
 def test_a_streaming_loader_counts_what_is_done(net: nn.Module) -> None:

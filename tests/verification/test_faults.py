@@ -74,42 +74,34 @@ def changed(packed: PackedNet, field: str, change: Callable[[Any], Any], *, at: 
     return replace(packed, nodes=tuple(other if one is node else one for one in packed.nodes))
 
 
-def flipped(signs: np.ndarray) -> np.ndarray:
-    """One channel of other signs."""
-    found = signs.copy()
-    found[1, 0] ^= np.uint64(0b111)
-    return found
+def added(index: Any, amount: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Add to some elements of an array."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        found = array.copy()
+        found[index] += np.asarray(amount(array)).astype(array.dtype)
+        return found
+
+    return change
 
 
-def one_step(threshold: np.ndarray) -> np.ndarray:
-    found = threshold.copy()
-    found[2] += 2
-    return found
+def flipped(bits: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Flip the first signs of channel 1."""
 
+    def change(signs: np.ndarray) -> np.ndarray:
+        found = signs.copy()
+        found[1, 0] ^= np.uint64(bits)
+        return found
 
-def bit_of_scale(scale: np.ndarray) -> np.ndarray:
-    found = scale.copy()
-    found[1] *= np.float32(1.01)
-    return found
-
-
-def one_of_multipliers(multiplier: np.ndarray) -> np.ndarray:
-    found = multiplier.copy()
-    found[:, 0] += np.abs(multiplier).max() // 100
-    return found
-
-
-def other_border(padding: tuple[int, ...]) -> tuple[int, ...]:
-    """One pixel more above, one less below."""
-    return (padding[0] + 1, padding[1] - 1, *padding[2:])
+    return change
 
 
 FAULTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "a flipped channel": ("signs", flipped),
-    "a threshold that is one step off": ("threshold", one_step),
-    "a shifted border": ("padding", other_border),
-    "a scale that is 1 % off": ("scale", bit_of_scale),
-    "a multiplier that is 1 % off": ("multiplier", one_of_multipliers),
+    "a flipped channel": ("signs", flipped(0b111)),
+    "a threshold that is one step off": ("threshold", added(2, lambda array: 2)),
+    "a shifted border": ("padding", lambda padding: (padding[0] + 1, padding[1] - 1, *padding[2:])),
+    "a scale that is 1 % off": ("scale", added(1, lambda array: 0.01 * array[1])),
+    "a multiplier that is 1 % off": ("multiplier", added(np.s_[:, 0], lambda array: np.abs(array).max() // 100)),
 }
 
 
@@ -177,7 +169,7 @@ def test_integer_nets(bits: int, name: str) -> None:
     assert not onebit.verify(model, wrong, IMAGES).ok
 
 
-def test_a_flipped_weight_that_no_sample_feeds_breaks_it() -> None:
+def test_a_flipped_weight_of_a_constant_pixel_breaks_it() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), BinaryLinear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), BinaryLinear(16, 4))
     x = torch.rand(50, 1, 8, 8)
@@ -185,12 +177,7 @@ def test_a_flipped_weight_that_no_sample_feeds_breaks_it() -> None:
     packed = onebit.pack(model.eval(), x)
     assert onebit.verify(model, packed, x).ok
 
-    def first_pixel(signs: np.ndarray) -> np.ndarray:
-        found = signs.copy()
-        found[1, 0] ^= np.uint64(1)
-        return found
-
-    wrong = changed(packed, "signs", first_pixel)
+    wrong = changed(packed, "signs", flipped(1))
     assert wrong is not None
     assert np.array_equal(onebit.run(wrong, x.numpy()), onebit.run(packed, x.numpy()))
     assert not onebit.verify(model, wrong, x).ok

@@ -97,7 +97,7 @@ def recertified(net: PackedNet, data: Dataset, run: Run) -> PackedNet:
 
 # --------------------------------------------------------------------------------------------------------- thresholds
 @pytest.mark.parametrize(("name", "count"), [("4", WIDTH), ("7", 1)])
-def test_a_threshold_that_rounding_does_not_move_is_a_change(run: Run, data: Dataset, name: str, count: int) -> None:
+def test_a_changed_threshold_is_detected(run: Run, data: Dataset, name: str, count: int) -> None:
     net = pack_run(run, data)
     assert all(claim.ok for claim in claims(net, data, run).values())
     other = recertified(moved(net, name, [2] * count + [0] * (WIDTH - count)), data, run)
@@ -123,7 +123,7 @@ def ties_in(run: Run, channels: int) -> np.ndarray:
     return np.concatenate([np.where(below, 2, -2), np.zeros(WIDTH - channels, int)])
 
 
-def test_a_threshold_at_a_tie_may_move_on_another_processor(run: Run, data: Dataset) -> None:
+def test_a_threshold_at_a_tie_may_differ_by_rounding(run: Run, data: Dataset) -> None:
     by = ties_in(run, 1)
     net = recertified(moved(pack_run(run, data), "7", by), data, run)
     found = claims(net, data, run)

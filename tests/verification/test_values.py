@@ -23,18 +23,18 @@ RAW = images_of(COUNT)
 X = torch.from_numpy(RAW)
 
 
-def make_net(outputs: int, *, signs: bool = False) -> nn.Module:
+CODING = InputCoding("standardize", mean=[100.0], std=[50.0])
+
+
+def make_net(outputs: int) -> nn.Module:
     torch.manual_seed(outputs)
-    between = nn.Identity() if signs else nn.ReLU()
-    net = nn.Sequential(
-        InputCoding("standardize", mean=[100.0], std=[50.0]),
-        nn.Flatten(),
-        BinaryLinear(12, 32),
-        nn.BatchNorm1d(32),
-        between,
-        BinaryLinear(32, outputs, input_quantizer="ste_sign" if signs else None),
-        nn.BatchNorm1d(outputs),
-    )
+    hidden = [BinaryLinear(12, 32), nn.BatchNorm1d(32), nn.ReLU()]
+    return with_statistics(CODING, nn.Flatten(), *hidden, BinaryLinear(32, outputs), nn.BatchNorm1d(outputs))
+
+
+def with_statistics(*layers: nn.Module) -> nn.Sequential:
+    """A net with the BatchNorm statistics of one batch."""
+    net = nn.Sequential(*layers)
     net.train()(X)
     return net.eval()
 
@@ -115,16 +115,10 @@ def test_each_column_has_its_own_largest_value() -> None:
 
 def test_rounding_decides_only_the_sign_of_scaled_sums_near_0() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(
-        InputCoding("standardize", mean=[100.0], std=[50.0]),
-        nn.Flatten(),
-        BinaryLinear(12, 64),
-        nn.BatchNorm1d(64),
-        BinaryLinear(64, 64, weight_quantizer="xnor", input_quantizer="ste_sign", bias=False),
-        BinaryLinear(64, 5, input_quantizer="ste_sign"),
-    )
-    net.train()(X)
-    packed = pack(net.eval(), input_shape=SHAPE)
+    scaled = BinaryLinear(64, 64, weight_quantizer="xnor", input_quantizer="ste_sign", bias=False)
+    last = BinaryLinear(64, 5, input_quantizer="ste_sign")
+    net = with_statistics(CODING, nn.Flatten(), BinaryLinear(12, 64), nn.BatchNorm1d(64), scaled, last)
+    packed = pack(net, input_shape=SHAPE)
     [threshold] = [node for node in packed.nodes if isinstance(node, Threshold)]
     found = verify(net, packed, RAW)  # torch adds ±0.1 or so 64 times: not always 0 where there are 32 of each
     assert found.ok
@@ -138,9 +132,8 @@ def test_rounding_decides_only_the_sign_of_scaled_sums_near_0() -> None:
 
 def test_maps_of_values_are_compared() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(InputCoding(), BinaryConv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1))
-    net.train()(X)
-    packed = pack(net.eval(), input_shape=SHAPE)
+    net = with_statistics(InputCoding(), BinaryConv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1))
+    packed = pack(net, input_shape=SHAPE)
     found = verify(net, packed, RAW)
     assert (found.compared, found.count, found.ok) == ("values", COUNT, True)
     assert not verify(net, shifted(packed, 0.1), RAW).ok
@@ -264,10 +257,7 @@ def test_rounding_is_relative_to_the_channel() -> None:
     net = nn.Sequential(
         BinaryConv1d(2, 4, 3, groups=2, weight_quantizer="xnor"),
         BinaryConv1d(4, 16, 3, weight_quantizer="xnor", input_quantizer="rsign"),
-        nn.BatchNorm1d(16),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
+        *(nn.BatchNorm1d(16), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
         BinaryLinear(16, 3, weight_quantizer="xnor"),
     )
     with torch.no_grad():
