@@ -69,15 +69,8 @@ def test_the_context_applies_the_average_and_restores_the_weights() -> None:
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for tensor in average.state.values():
         tensor.fill_(3)
-    within: list[bool] = []
-
-    def look_and_fail() -> None:
-        within.extend(bool((tensor == 3).all()) for tensor in model.state_dict().values())
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError), average.applied():
-        look_and_fail()
-    assert all(within)
+        assert all(bool((tensor == 3).all()) for tensor in model.state_dict().values()) / 0
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
 
 

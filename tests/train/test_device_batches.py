@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
-import onebit
 from onebit.data import Augmentation, Split, TrainingSamples
-from onebit.train import feeds
 from onebit.train.feeds import DeviceBatches
-from support.toy_training import TOY, toy_data
 
 CPU = torch.device("cpu")
 
@@ -63,23 +59,3 @@ def test_images_not_kept_on_the_device_are_copied() -> None:
     made = list(DeviceBatches(samples, torch.device("meta"), hold=True).batches(chosen, np.random.default_rng(0)))
     assert [tuple(images.shape) for images, _ in made] == [(4, 3, 8, 8), (2, 3, 8, 8)]
     assert all(images.is_meta and labels.is_meta for images, labels in made)
-
-
-def test_training_on_held_images_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = toy_data()
-
-    def weights() -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        model = onebit.create_model("mlp", widths=TOY["model"]["widths"])
-        optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=1e-3)))
-        augmentation = Augmentation(crop_padding=1, flip=True, cutout=2)
-        onebit.fit(model, data, optimizer, epochs=1.5, batch_size=TOY["batch_size"], augmentation=augmentation)
-        return model.state_dict()
-
-    sent = weights()
-    sizes = []
-    monkeypatch.setattr(feeds, "_fits", lambda size, device: sizes.append(size) or True)
-    held = weights()
-    assert sizes == [data.train.images.nbytes]
-    for name, tensor in sent.items():
-        assert torch.equal(tensor, held[name]), name

@@ -33,6 +33,7 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_error() -> None:
     assert rows(0.3, 0.1, 0.2, 0.1).best.epoch == 2
     assert rows(0.3, 0.0).best.epoch == 2
     assert rows(None, None).best.epoch == 2
+    assert str(ROW).startswith("epoch 1/3  loss 0.5000  train error 12.50 %")
 
 
 def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() -> None:

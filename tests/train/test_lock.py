@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,19 +127,9 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 
 def test_another_thread_is_refused(tmp_path: Path) -> None:
-    refused: list[UsageError] = []
-
-    def train() -> None:
-        try:
-            fit_toy(tmp_path, DATA)
-        except UsageError as error:
-            refused.append(error)
-
-    with lock_folder(tmp_path):
-        thread = threading.Thread(target=train)
-        thread.start()
-        thread.join()
-    assert refused
+    with lock_folder(tmp_path), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(fit_toy, tmp_path, DATA).exception()
+    assert isinstance(found, UsageError)
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -69,8 +70,7 @@ def test_a_training_with_the_line_has_the_same_bits(data: Any, capsys: pytest.Ca
 def test_the_line_leaves_model_and_random_numbers() -> None:
     model = Counts()
     model.net[1].eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     (line,) = packing_lines(model, torch.zeros(2, 12))
     assert "random" in line

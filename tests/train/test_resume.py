@@ -57,6 +57,10 @@ def test_resume_after_each_epoch_is_bit_identical(tmp_path: Path, whole: Any, na
             build(CASES[name]).fit(DATA, tmp_path, resume=True, on_epoch=stop_after_epoch(epoch))
     build(CASES[name]).fit(DATA, tmp_path, resume=True)
     assert everything(tmp_path) == whole(name)
+    toy, seen = build(CASES[name]), []
+    history = toy.fit(DATA, tmp_path, resume=True, on_step=lambda *step: seen.append(step))  # a finished run
+    assert (seen, len(history), toy.model.training) == ([], EPOCHS, False)
+    assert everything(tmp_path) == whole(name)
 
 
 @pytest.mark.parametrize(("name", "step"), [("stochastic", 1), ("own generator", 11)])
@@ -77,18 +81,8 @@ def test_the_same_objects_resume_in_the_same_process(tmp_path: Path, whole: Any)
     assert everything(tmp_path) == whole("sign")
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, whole: Any) -> None:
-    build(CASES["stochastic"]).fit(DATA, tmp_path)
-    toy, seen = build(CASES["stochastic"]), []
-    history = toy.fit(DATA, tmp_path, resume=True, on_step=lambda *step: seen.append(step))
-    assert seen == []
-    assert len(history) == EPOCHS
-    assert everything(tmp_path) == whole("stochastic")
-    assert not toy.model.training
-
-
 def test_a_row_without_its_checkpoint_is_dropped(tmp_path: Path, whole: Any) -> None:
-    """The process may die between the two writes."""
+    """As if the process was killed between the two writes."""
     with pytest.raises(Stop):
         build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
     checkpoint = (tmp_path / "last.ckpt").read_bytes()
@@ -103,7 +97,7 @@ def test_a_row_without_its_checkpoint_is_dropped(tmp_path: Path, whole: Any) -> 
 def test_missing_best_weights_are_written_on_resume(
     tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, name: str, left: str
 ) -> None:
-    """The process may die after the checkpoint of an epoch and before its best weights."""
+    """As if the process was killed between the checkpoint of an epoch and its best weights."""
     whole_best, written = whole(name)["best"], onebit.train.loop.write_best
 
     def die(job: Job) -> None:
@@ -365,10 +359,3 @@ def test_the_seed_of_fit_changes_the_order() -> None:
         toy.fit(DATA, seed=seed)
         states.append(flat(toy.model.state_dict()))
     assert states[0] != states[1]
-
-
-def test_writing_files_and_calling_hooks_changes_nothing(tmp_path: Path) -> None:
-    quiet, loud = build(CASES["stochastic"]), build(CASES["stochastic"])
-    quiet.fit(DATA)
-    loud.fit(DATA, tmp_path, on_step=lambda *_: None, on_epoch=lambda _: None)
-    assert flat(quiet.model.state_dict()) == flat(loud.model.state_dict())

@@ -136,7 +136,7 @@ def test_either_stage_resumes_bit_for_bit(tmp_path: Path, two_stages: Trained, e
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": {"name": "bop", "lr_scale": None}}, "none"),
+        ({"optimizer": {"name": "bop", "lr_scale": None}}, "latents"),
         ({"model": {"weight_quantizer": None}}, "first_stage"),
     ],
 )

@@ -135,24 +135,6 @@ def test_limits_are_positive(name: str) -> None:
         StepSettings(**{name: 0})
 
 
-def test_a_share_of_a_batch_counts_as_its_share() -> None:
-    """Two processes with 6 and 4 of 10 images: their losses add up to that of the batch."""
-    x, y = batch()
-    model = net()
-    whole = of_torch()
-    total = torch.zeros(())
-    sums: list[Tensor] = []
-    for part in (slice(0, 6), slice(6, 10)):
-        replica = copy.deepcopy(model)
-        optimizer = Keeper(replica.parameters(), lr=0.1)
-        found, *_ = optimizer_step(replica, optimizer, x[part], y[part], objective(), count=10)
-        total += found
-        sums = [a + b for a, b in zip(sums, optimizer.seen, strict=True)] if sums else optimizer.seen
-    assert float(total) == pytest.approx(float(whole[1]), rel=1e-5)
-    for ours, theirs in zip(sums, whole[0], strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
-
-
 def test_samples_of_the_weights_are_averaged() -> None:
     """Three draws of the same batch are three passes whose gradients, losses and answers are averaged."""
     seen: list[Tensor] = []

@@ -186,18 +186,6 @@ def test_mistakes_are_refused(name: str, net: nn.Module) -> None:
         verify(net, packed_behind(RIGHT, net), data, preprocess=RIGHT, **options)
 
 
-def test_a_streaming_loader_counts_what_is_done(net: nn.Module) -> None:
-    done: list[tuple[int, int]] = []
-    verify(
-        net,
-        packed_behind(RIGHT, net),
-        DataLoader(Streamed(), batch_size=40),
-        preprocess=RIGHT,
-        on_images=lambda *n: done.append(n),
-    )
-    assert done == [(40, 40), (80, 80), (90, 90)]
-
-
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -219,11 +207,3 @@ def test_a_certificate_names_the_form_of_data(data: Any, name: str, net: nn.Modu
     trained = certify(model, certified, data, trained=lambda x: net(preprocessed(x)))
     assert trained.certificate is not None
     assert trained.statement.endswith(f"{trained.certificate.trained_mismatches} differ")
-
-
-def test_a_dataset_is_named_with_its_split() -> None:
-    model = make_mlp(nasty=None)
-    data = Dataset.from_arrays((RAW, LABELS), (RAW[:50], LABELS[:50]), name="mine")
-    certificate = certify(model, pack(model), data).certificate
-    assert certificate is not None
-    assert (certificate.dataset, certificate.split, certificate.count) == ("mine", "test", 50)

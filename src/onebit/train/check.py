@@ -1,4 +1,4 @@
-"""`check`: what of a model is binary, how it packs, and what will go wrong in training, before it is trained."""
+"""`check` a model before training: its binary layers, how it packs, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from onebit.layers.description import LEFT_REAL, NOT_CHOSEN, describe_layers, we
 from onebit.quantizers import Quantizer
 
 REASON_LENGTH = 100
-"""Characters of a reason in the line of a training."""
+"""Characters of a reason in `CheckReport.line`."""
 TRIED = 4
-"""Samples of random numbers that show which binary inputs are constant."""
+"""Number of random samples that show which binary inputs are constant."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What of a model is binary, whether it packs whole, and warnings; `print` it for a table.
+    """The binary layers of a model, whether it packs whole, and warnings; `print` it for a table.
 
     Args:
-        layers: what is binary and what is real, layer by layer.
+        layers: which layers are binary and which are real.
         whole: whether `onebit.pack` packs the whole graph.
-        reasons: why it does not: path of the operation and the message, for each that is refused.
-        warnings: what will go wrong in training, a line each.
+        reasons: why it does not: path of each operation that cannot be packed -> message.
+        warnings: likely mistakes, one line each.
     """
 
     layers: BinarizeReport
@@ -44,7 +44,7 @@ class CheckReport:
 
     @property
     def line(self) -> str:
-        """One line, as a training begins with: how much is binary, how it packs, and the number of warnings."""
+        """One line, which `fit` also prints: share of binary weights, how it packs, and the number of warnings."""
         count, real = len(self.layers.binary), {row.name for row in self.layers.real if row.reason in _WEIGHTS}
         total = len(real | {row.name for row in self.layers.binary})
         share = f"{NetSize(*weight_counts(self.layers.model), 0).share} of weights"
@@ -69,21 +69,21 @@ _WEIGHTS = (LEFT_REAL, NOT_CHOSEN, "weight_quantizer=None")
 
 
 def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None) -> CheckReport:
-    """What of a model is binary, whether it packs whole or only layer by layer and why, and warnings, before training.
+    """Check before training which layers are binary, whether the model packs whole or why not, and likely mistakes.
 
-    A model that cannot be checked is not an error: the report says why. Only shapes and dtypes of the example count.
+    A model that cannot be checked is no error: the report has the reason. Only shapes and dtypes of the example matter.
 
     Args:
-        example: a batch as the model is fed, (N, …), or (inputs, targets); optional if the model has the attribute
+        example: a batch of inputs, (N, …), or (inputs, targets); optional if the model has the attribute
             `input_shape`.
-        preprocess: what is applied outside the model, as in `onebit.pack`.
+        preprocess: a module that is applied outside of the model, as in `onebit.pack`.
 
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
         >>> check(net, torch.zeros(1, 64)).line
         'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
     """
-    layers = describe_layers(unwrapped(model))  # the names in its graph are those without a wrapper
+    layers = describe_layers(unwrapped(model))  # the graph has the names without a wrapper
     if isinstance(example, (tuple, list)) and example:
         example = example[0]
     try:
@@ -98,12 +98,12 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
 
 
 def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:
-    """Why a training of this model would come to nothing, or would not be one of a binary net, a line each.
+    """Mistakes that keep a model from learning or from being binary, one line each.
 
     Args:
-        inputs: makes those of a few samples; called for a model with binary inputs.
+        inputs: returns inputs of some samples; called for models with binary inputs.
     """
-    # a net of ours, or of a recipe, is real on purpose
+    # models of onebit and of recipes are real on purpose
     meant = hasattr(model, "input_shape") or hasattr(model, "meant_real")
     binary = any(True for _ in binary_layers(model))
     if not (binary or meant or any(isinstance(part, (BinaryLayer, Quantizer)) for part in model.modules())):

@@ -36,8 +36,8 @@ class Teacher:
         read(self.weight, PositiveShare, name="weight of the teacher")
         read(self.temperature, Positive, name="temperature of the teacher")
 
-    def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
-        """The loss of logits (N, classes) of `images`; `own` is the loss of the labels. Void pixels do not count."""
+    def loss(self, label_loss: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
+        """The loss of logits (N, classes) of `images`; `label_loss` is that of the labels. Void pixels do not count."""
         with autocast(precision, images.device):
             targets = self.predict(images)
         mine, taught = logits, targets.float()
@@ -46,7 +46,9 @@ class Teacher:
             if not len(known):
                 return mine.sum()  # 0, as of a loss without samples
         distilled = distillation(mine, taught, temperature=self.temperature)
-        return distilled if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * distilled
+        return (
+            distilled if self.weight == 1 else (1 - self.weight) * label_loss(logits, labels) + self.weight * distilled
+        )
 
     @property
     def packed(self) -> bool:

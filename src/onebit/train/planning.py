@@ -10,7 +10,7 @@ import torch
 
 from onebit.common.fields import Share, read
 from onebit.data import Split, TrainingSamples
-from onebit.errors import CheckpointError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
@@ -20,7 +20,7 @@ from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
-from onebit.train.files import last_checkpoint, restore, write_data_file, write_rows
+from onebit.train.files import restore, write_data_file, write_rows
 from onebit.train.job import Job
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.train.run_settings import settings_of
@@ -107,9 +107,6 @@ def start(job: Job) -> None:
             warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
-    if job.history.rows and job.history.rows[-1].step != job.step:
-        done = job.history.rows[-1].step
-        raise CheckpointError(f"{last_checkpoint(job)}: got {done} steps, expected {job.step}")
     # drops the row of an epoch whose checkpoint was never written: that epoch is trained again
     write_rows(job)
     write_data_file(job)

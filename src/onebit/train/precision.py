@@ -1,4 +1,4 @@
-"""Number format of the matrix products in training, and memory format of images."""
+"""Precision of matrix products in training, and memory format of images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """The context in which cuDNN takes algorithms that give the same bits each time, as a resumed training needs."""
+    """A context in which cuDNN uses deterministic algorithms, so that resumed runs give the same bits."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = before or device.type == "cuda"
     try:

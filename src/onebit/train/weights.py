@@ -157,22 +157,22 @@ def load_weights(
             with one warning. So do the last layer and what follows it, if `state` has another number of outputs.
         anew: names of tensors that keep their initial values.
     """
-    own = model.state_dict()
-    names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
+    current = model.state_dict()
+    names = strip_prefixes({key: key for key in current})  # a net may keep all its layers under `self.model`
     names |= {latent.plain_key: key for key, latent in latent_keys(model, shared=True).items()}
     state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
-    if dropped := [key for key in state if key not in own and "quantizer." in key]:
+    if dropped := [key for key in state if key not in current and "quantizer." in key]:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
         state = {key: value for key, value in state.items() if key not in dropped}
     # training cannot start without the weight matrices
     matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
-    kept = [key for key in own if start and key not in state and key not in matrices]
-    state = state | {key: own[key] for key in (*kept, *anew)}
-    if start and (last := _other_outputs(own, state, matrices)):
+    kept = [key for key in current if start and key not in state and key not in matrices]
+    state = state | {key: current[key] for key in (*kept, *anew)}
+    if start and (last := _other_outputs(current, state, matrices)):
         warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
-        state = state | {key: own[key] for key in last}
-    shapes = [{key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (state, own)]
-    for key in {**own, **state}:
+        state = state | {key: current[key] for key in last}
+    shapes = [{key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (state, current)]
+    for key in {**current, **state}:
         found, expected = (shape.get(key, "none") for shape in shapes)
         if found != expected:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} has shape {found}, expected {expected}")
@@ -183,12 +183,12 @@ def load_weights(
     model.load_state_dict(state)
 
 
-def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
+def _other_outputs(current: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
     """The tensors from the last weight matrix on, if only its number of outputs differs; else none."""
-    keys = list(own)
+    keys = list(current)
     tail = keys[max(map(keys.index, matrices), default=len(keys)) :]
-    same = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in tail)
-    return tail if tail and same and state[tail[0]].shape != own[tail[0]].shape else []
+    same = all(key in state and state[key].shape[1:] == current[key].shape[1:] for key in tail)
+    return tail if tail and same and state[tail[0]].shape != current[tail[0]].shape else []
 
 
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
