@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.errors import FoldError, OnebitError, UsageError
+from onebit.errors import OnebitError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, Normalize
 from onebit.packed import dumps, loads
@@ -121,6 +121,8 @@ def test_wrong_examples_and_preprocessing() -> None:
         pack(net, x.astype(np.float64))
     with pytest.raises(OnebitError):
         pack(net, x[0])
+    with pytest.raises(UsageError, match="pixels"):
+        pack(net, x, preprocess=Normalize(33.3, 78.6))
 
 
 def test_normalize_computes_what_torchvision_does() -> None:
@@ -158,5 +160,5 @@ def test_several_outputs(answer: Callable[[Tensor, Tensor], Any]) -> None:
 
 def test_the_input_itself_is_no_output() -> None:
     for begin in (lambda x: (x, F.relu(x)), lambda x: (x.unsqueeze(1).squeeze(1), F.relu(x))):
-        with pytest.raises(FoldError, match="model"):
+        with pytest.raises(OnebitError, match="input"):
             pack(Model(lambda m, x, begin=begin: (*begin(x), m.fc(x)), fc=BinaryLinear(3, 3)), inputs_of((3,)))

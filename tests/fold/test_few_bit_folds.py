@@ -156,6 +156,7 @@ def test_zero_padding_is_the_integer_zero() -> None:
             BinaryConv2d(3, 4, 3),
             nn.BatchNorm2d(4),
             nn.ReLU(),
+            nn.MaxPool2d(3, 1, 1),
             BinaryConv2d(4, 5, 3, **options),
             nn.Flatten(),
             BinaryLinear(180, 4),

@@ -93,7 +93,10 @@ def test_every_way_to_write_operations_on_images(body: Callable[[Tensor], Tensor
     check(body, expected)
 
 
-@pytest.mark.parametrize("body", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), lambda x: torch.cat([x, F.relu(x)], 1)])
+@pytest.mark.parametrize(
+    "body",
+    [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.ConstantPad2d(1, -1.0), lambda x: torch.cat([x, F.relu(x)], 1)],
+)
 def test_operations_on_sums_of_integers(body: Callable[[Tensor], Tensor]) -> None:
     model = Net(body, coding="integer").eval()
     assert_agrees(model, pack(model, input_shape=SHAPE), images_of(20, SHAPE))
@@ -227,7 +230,7 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "padding"),
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
         (lambda x: torch.add(x, x, alpha=2), "alpha"),
-        (lambda x: torch.add(x, 2, x), "three arguments"),
+        (lambda x: torch.add(x, 2, x), "operands"),
         (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "clamp"),
         (lambda x: x.mean(0, keepdim=True), "mean"),
         (lambda x: x / x.mean((2, 3), keepdim=True), "divides"),

@@ -24,7 +24,7 @@ from support.fold_nets import images_of
 from support.recipe_nets import RECIPES, SMALL, Net, packed_net, small
 
 EXACT = [name for name, (model, *_) in SMALL.items() if model.input_quantizer in (None, "ste_sign")]
-DAILY = ("mnist-bnn", "cifar10-vgg-bnn", "cifar10-resnet20-binaryconnect-ends-real-short")
+DAILY = ("mnist-bnn", "mnist-bayesbinn", "cifar10-vgg-bnn", "cifar10-resnet20-binaryconnect-ends-real-short")
 
 
 def fresh(net: Net, *, seed: int = 5, device: str = "cpu") -> nn.Module:
@@ -161,7 +161,7 @@ def test_what_does_not_determine_batch_norm_is_refused() -> None:
     images = images_of(40, packed.input.shape)
     _, few_bits = packed_net(SMALL["mnist-w1a4"], 4)
     for name, other in (("mnist-fast", integer_net(packed, images, activations=8)), ("mnist-w1a4", few_bits)):
-        with pytest.raises(CheckpointError, match="few bits"):
+        with pytest.raises(CheckpointError, match="integer activations"):
             unfold_(fresh(SMALL[name]), other, images, source="NET")
     net = small(build_recipe(with_method(RECIPES["cifar10-binaryconnect"], "react")))
     _, packed = packed_net(net, 4)

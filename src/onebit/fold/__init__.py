@@ -1,10 +1,10 @@
 """Trained model -> packed net: trace, fold BatchNorm, sign and scales, one bit per weight.
 
-The model runs once on an example under `torch.fx`, with known layers kept whole (`trace`). Each operation of the traced
-graph has one function in the table `FOLDS` (`operations`): layers with weights, pools, arithmetic, activations, and
-what moves elements. Per-channel operations are deferred until their value is needed (`folder`): a sign turns those on
-integers into an integer threshold (`chain`, `value_range`), anything else into one affine map. Pools between BatchNorm
-and a sign are deferred too, because the sign of the largest value is the largest sign.
+`trace` runs the model once on an example under `torch.fx`, with known layers kept whole. The table `FOLDS`
+(`operations`) has one function for each operation of the traced graph. `folder` defers per-channel operations until
+their value is needed: a sign turns those on integers into an integer threshold (`chain`, `value_range`), anything else
+into one affine map. Pools between BatchNorm and a sign are deferred too, because the sign of the largest value is the
+largest sign.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["FOLDS", "Folded", "Site", "eval_copy", "example_of", "fold_model", "
 OTHER_BATCH = 7
 """Samples of a second trace, which finds models that compute with the size of the batch."""
 LARGE = 100_000
-"""Numbers of a batch from which only shapes are followed where that is enough."""
+"""Batches with at least so many numbers are traced by shape only, if the model reads no values."""
 
 
 def pack(
@@ -49,15 +49,15 @@ def pack(
     classes: Sequence[str] | None = None,
     name: str = "",
 ) -> PackedNet:
-    """The packed net of a model, as `onebit.pack` makes it without data; its arguments and errors are documented there.
+    """The packed net of a model; `onebit.pack` without data documents arguments and errors.
 
-    What forward does to its input, such as `x.float() / 255`, `Normalize` or `InputCoding`, is packed with it.
+    Operations on the input, such as `x.float() / 255`, `Normalize` or `InputCoding`, are packed too.
     """
     folded = fold_model(model, example, input_shape=input_shape, preprocess=preprocess, weights=weights, seed=seed)
     if weights == "binary" and has_other_statistics(model):
         warnings.warn(
-            "BatchNorm was trained with other weights than the binary ones, which costs accuracy: call "
-            "onebit.evaluation.reestimate_batch_norm_(model, training_inputs) before",
+            "BatchNorm was not trained with the binary weights, which costs accuracy: first call "
+            "onebit.evaluation.reestimate_batch_norm_(model, training_inputs)",
             stacklevel=3,
         )
     return replace(folded.net, classes=None if classes is None else tuple(classes), name=name)
@@ -72,7 +72,7 @@ def fold_model(
     weights: str = "binary",
     seed: int = 0,
 ) -> Folded:
-    """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
+    """The packed net of a model, and where it takes signs. See `pack`."""
     folder, batch = _prepared(model, example, input_shape, preprocess, weights, seed)
     graph = trace(folder.model, batch, is_leaf=folder.is_leaf)
     folded = folder.fold(graph)
@@ -83,7 +83,7 @@ def fold_model(
 
 
 def fold_once(model: nn.Module, example: Tensor) -> Folded:
-    """The packed net of a model, before its activations are rounded, and without the checks of `fold_model`."""
+    """`fold_model` without its checks and without rounding activations to integers."""
     folder, batch = _prepared(model, example)
     return folder.fold(trace(folder.model, batch, is_leaf=folder.is_leaf))
 
@@ -91,9 +91,9 @@ def fold_once(model: nn.Module, example: Tensor) -> Folded:
 def refusals_of(
     model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None
 ) -> tuple[nn.Module, Tensor, dict[str, OnebitError]]:
-    """The copy of a model that is traced, a batch for it, and why it cannot be packed whole: path -> error.
+    """The traced copy of a model, a batch for it, and the errors of all operations that do not pack: path -> error.
 
-    Each operation is tried, also behind those that are refused. Other errors are those of `pack`.
+    Raises the other errors of `pack`.
     """
     folder, batch = _prepared(model, example, preprocess=preprocess)
     folder.refusals = refusals = dict[str, OnebitError]()
@@ -110,7 +110,7 @@ def refusals_of(
 
 
 def _traced(batch: Tensor, folder: Folder) -> torch.fx.Graph:
-    """The graph of a model, with only the shapes of a large batch unless forward reads its values."""
+    """The graph of a model; of a large batch only the shapes are traced, unless forward reads its values."""
     if batch.numel() >= LARGE:
         with suppress(FoldError):
             return trace(folder.model, batch, is_leaf=folder.is_leaf, shapes_only=True)
@@ -118,18 +118,18 @@ def _traced(batch: Tensor, folder: Folder) -> torch.fx.Graph:
 
 
 def _check_other_batch(net: PackedNet, batch: Tensor, folder: Folder) -> None:
-    """Raise FoldError if the model is another net for more samples: a packed net takes any number of them."""
+    """Raise FoldError if the net depends on the number of samples."""
     larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
     folder = Folder(folder.model, folder.first_input, folder.shipped, folder.table)
     if dumps(net) != dumps(folder.fold(_traced(larger, folder)).net):
         raise FoldError(
-            f"the model computes something else for {OTHER_BATCH} samples than for {len(batch)}: compute no values and "
-            "take no branches from len(x), x.shape[0] or earlier batches"
+            f"the model computes something else for {OTHER_BATCH} samples than for {len(batch)}: its values and "
+            "branches must not depend on len(x), x.shape[0] or earlier batches"
         )
 
 
 def example_of(spec: InputSpec) -> Tensor:
-    """A batch of two zeros as a packed net takes it: what `fold_model` needs to fold its model again."""
+    """Two samples of zeros for a packed net, with which `fold_model` folds its model again."""
     return torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype))
 
 
@@ -141,7 +141,7 @@ def _prepared(
     weights: str = "binary",
     seed: int = 0,
 ) -> tuple[Folder, Tensor]:
-    """The folder of a copy of a model, and a batch of two for its trace."""
+    """The folder of a copy of a model, and two samples to trace it with."""
     model = eval_copy(model)
     batch = _batch(model, example, input_shape)
     if preprocess is not None:
@@ -155,19 +155,17 @@ def _prepared(
 
 def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
     """Two samples of zeros with the shape and dtype of the input."""
-    if example is None:
-        shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
-        if not shape:
-            raise UsageError("expected an example, pack(model, x) with a batch x, or input_shape=(C, H, W)")
+    shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
+    if example is None and shape:
         return torch.zeros((2, *shape), dtype=torch.uint8)
     dtype = str(getattr(example, "dtype", type(example))).removeprefix("torch.")
     if dtype not in ("uint8", "float32"):
-        raise UsageError(f"a packed net takes one tensor of uint8 or float32 (N, …), got {dtype}")
+        raise UsageError(f"expected a batch (N, …) of uint8 or float32, or input_shape=(C, H, W), got {dtype}")
     return torch.zeros((2, *example.shape[1:]), dtype=getattr(torch, dtype))
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, of the model itself if it is wrapped; FoldError if it has no weights yet."""
+    """A copy of the unwrapped model on the CPU in eval mode; FoldError for uninitialized lazy layers."""
     model = unwrapped(model)
     if lazy := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]:
         raise FoldError(f"{lazy[0]} is not initialized: run a batch through the model first")

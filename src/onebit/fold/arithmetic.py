@@ -16,7 +16,7 @@ from onebit.fold.folder import Folder
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Add, Multiply
 
-DIVIDES = f"it divides by a value of the net; multiply, or divide by a constant, or {LAYER_BY_LAYER}"
+DIVIDES = f"it divides by a value of the net: multiply, divide by a constant, or {LAYER_BY_LAYER}"
 Affine = Callable[[np.ndarray], tuple[np.ndarray | None, np.ndarray | None]]
 """Constants -> scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 AFFINE: dict[Callable[..., Any], tuple[Affine, Affine | None]] = {
@@ -25,17 +25,16 @@ AFFINE: dict[Callable[..., Any], tuple[Affine, Affine | None]] = {
     torch.mul: (lambda c: (c, None), lambda c: (c, None)),
     torch.div: (lambda c: (1 / c, None), None),
 }
-"""torch's operation -> the map of x for operation(x, constant) and operation(constant, x); None if it is none."""
+"""torch's operation -> the maps of x for operation(x, constant) and operation(constant, x); None if not affine."""
 
 
 def arithmetic(
     compute: Callable[..., Any], folder: Folder, call: Call, *values: Pending, swapped: bool = False
 ) -> Pending:
-    """compute(first, second), one of torch's four operations, with operands that may be numbers or constants."""
-    assert call.node is not None
+    """compute(first, second), one of torch's four operations; one operand may be a constant."""
     args, kwargs = call.node.args, call.node.kwargs
     if len(args) > 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
-        raise call.refusal("it has three arguments or rounds, expected two operands: write x + alpha * y, x / y")
+        raise call.refusal("expected two operands and no rounding: write x + alpha * y, x / y")
     terms = [call.argument(0, "input", None), call.argument(1, "other", None)]
     first, second = terms[::-1] if swapped else terms
     are_values = [isinstance(term, fx.Node) for term in (first, second)]
@@ -67,14 +66,12 @@ def with_constant(
 ) -> Pending:
     """compute(x, constant), or compute(constant, x), where `compute` is one of torch's four operations.
 
-    A constant that differs within a channel makes the value a vector, with each element a channel.
+    If the constant differs within a channel, the value is flattened, so that each element is a channel.
     """
     before, after = call.shapes
     affine = AFFINE[compute][not value_first]
     if affine is None:
         raise call.refusal(DIVIDES)
-    if not isinstance(constant, (int, float, Tensor)):
-        raise call.refusal(f"got {type(constant).__name__}, expected a number, a tensor or a value of the net")
     x, sample = folder.repeated(call, x, before, after), after[1:]
     whole = _of_sample(call, constant, after)
     rows = whole.reshape(sample[0], -1) if sample else whole.reshape(1, 1)
@@ -103,8 +100,6 @@ def _of_sample(call: Call, constant: Any, after: tuple[int, ...]) -> Tensor:
         tensor = tensor.to(torch.float64).to(torch.float32)
     if tensor.dim() == len(after):
         if (tensor != tensor[:1]).any():
-            raise call.refusal(
-                f"its constant of shape {tuple(tensor.shape)} differs along the batch, expected one for all"
-            )
+            raise call.refusal(f"its constant of shape {tuple(tensor.shape)} differs along the batch")
         tensor = tensor[0]
     return tensor.expand(after[1:])

@@ -30,15 +30,14 @@ def same(folder: Folder, call: Call, x: Pending) -> Pending:
 def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     # recognized by its effect, because the many ways to flatten have different arguments
     before, after = call.shapes
-    assert call.node is not None
     if call.source.meta["value"].dtype != call.node.meta["value"].dtype:
-        raise call.refusal("it reads the same bits as another dtype")
+        raise call.refusal("it reinterprets the bits as another dtype")
     if after == before:
         return x
     if after[:1] != before[:1]:
         raise call.refusal(
-            f"it turns {shown(before)} into {shown(after)}, expected (N, {prod(before[1:])}) or another shape with the "
-            "batch as first axis"
+            f"it turns {shown(before)} into {shown(after)}, expected the batch as first axis, as in "
+            f"(N, {prod(before[1:])})"
         )
     return folder.reshaped(call, x, before[1:], after[1:])
 
@@ -46,11 +45,11 @@ def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending
 @any_dtype
 def permute(folder: Folder, call: Call, x: Pending) -> Pending:
     before, _ = call.shapes
-    sizes = _PROBE[: len(before)]  # they tell where each axis goes, whatever the spelling
+    sizes = _PROBE[: len(before)]  # distinct sizes show where each axis goes
     made = call.on(torch.empty(sizes, device="meta"))
     axes = [sizes.index(size) for size in made.shape]
     if axes[0] != 0:
-        raise call.refusal(f"it moves the batch axis of {shown(before)}, expected it first")
+        raise call.refusal(f"it moves the batch axis of {shown(before)}")
     return folder.permuted(call, x, tuple(axis - 1 for axis in axes[1:]))
 
 
@@ -68,14 +67,14 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
         factors = None  # the sizes alone decide
     if mode not in ("nearest", "nearest-exact") or not _repeats(before[2:], after[2:], mode, factors):
         raise call.refusal(
-            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors "
-            f"with which torch repeats each value, or {LAYER_BY_LAYER}"
+            f"got mode {mode!r}, {shown(before)} to {shown(after)}, expected mode 'nearest' and whole factors "
+            f"that repeat each value; or {LAYER_BY_LAYER}"
         )
     return folder.repeated(call, x, before, after)
 
 
 def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: Any) -> bool:
-    """Whether this interpolation repeats each value; torch rounds its indices, which misses some whole factors."""
+    """Whether this interpolation repeats each value; torch rounds its indices, so that some whole factors do not."""
     if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
         return False
     probe = torch.arange(prod(before), dtype=torch.float64).view(1, 1, *before)
@@ -88,12 +87,12 @@ def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: An
 
 @any_dtype
 def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False) -> Pending:
-    """Values one after the other along an axis, which becomes the channels of a `Concat`, and then itself again."""
+    """Concatenation along an axis, which is moved to the channels for a `Concat` and back."""
     parts, (before, after) = call.argument(0, "tensors", ()), call.shapes
     axis = call.argument(1, "dim", 0) % len(after) - 1
     several = isinstance(parts, (tuple, list))
     if axis < 0 or not several or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
-        raise call.refusal(f"got {shown(after)}, expected values of the net, and another axis than the batch: dim=1")
+        raise call.refusal(f"got {shown(after)}, expected values of the net and an axis other than the batch")
     order = (axis, *(k for k in range(len(after) - 1) if k != axis))
     if len(parts) == 1 and not new_axis:
         return values[0]
@@ -135,7 +134,7 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
 
 @any_dtype
 def select(folder: Folder, call: Call, x: Pending) -> Pending:
-    """Slices, integers, and parts of what was split: a range of each axis, read off what becomes of a probe of it."""
+    """Slices, integers, and parts of a split: the range of each axis is read off the strides of a probe."""
     before, after = call.shapes
     ranges = []
     for axis, size in enumerate(before):
@@ -147,7 +146,7 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
         first, (count, step) = made.storage_offset(), steps[0]
         ranges.append(range(first, min(size, first + count * step), step) if made.numel() else range(0))
     if len(ranges[0]) != before[0] or after[:1] != before[:1]:
-        raise call.refusal(f"it takes a part of the batch of {shown(before)}, expected another axis")
+        raise call.refusal(f"it takes a part of the batch of {shown(before)}")
     y = picked(folder, call, x, before[1:], ranges[1:])
     return folder.reshaped(call, y, tuple(map(len, ranges[1:])), after[1:])
 
@@ -158,7 +157,7 @@ def picked(folder: Folder, call: Call, x: Pending, sample: tuple[int, ...], rang
         return x
     if len(sample) == 3:
         return _sliced(folder, call, x, ranges)
-    for axis, r in enumerate(ranges):  # one axis after the other, as the middle one of three
+    for axis, r in enumerate(ranges):  # one axis at a time, as the middle one of three
         if len(r) == sample[axis]:
             continue
         around = (prod(sample[:axis]), sample[axis], prod(sample[axis + 1 :]))

@@ -1,4 +1,4 @@
-"""`Call`, one operation of a model as a fold sees it, and its name: the same for a layer, a function or a method."""
+"""`Call`: one operation of a traced model, and the name that a layer, a function and a method have in common."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SYNONYMS = {
 def canonical(target: Any) -> str:
     """`relu` for `nn.ReLU`, `F.relu`, `torch.relu_`, `x.relu()`; `maxpool` for `F.max_pool2d`.
 
-    "" for what is not torch's own: another function of that name may compute something else.
+    "" for functions outside torch: they may compute something else.
     """
     if isinstance(target, type):
         known = target.__module__.startswith("torch.nn.modules.")
@@ -46,49 +46,45 @@ def name_of(target: Any) -> str:
 class Call(NamedTuple):
     """One operation of the model.
 
-    name: name of its value; for a layer, its path.
-    module: the layer, None for a function or method.
-    node: node of the traced graph, None for the input quantizer of a layer.
-    path: path of the layer, if it differs from `name`.
+    name: of its value; for a layer, its path.
+    module: the layer; None for a function or method.
+    node: the `fx.Node`; None for the input quantizer of a layer.
+    path: of the layer, if it differs from `name`.
     """
 
     name: str
     module: Any = None
-    node: fx.Node | None = None
+    node: Any = None
     path: str = ""
 
     def argument(self, position: int, keyword: str, default: Any) -> Any:
         """The attribute of a layer, or the argument of a function."""
         if self.node is None or self.module is not None:
             return getattr(self.module, keyword, default)
-        arguments = self.node.args
-        named = dict(self.node.kwargs)
-        if keyword == "dim" and "axis" in named:  # as NumPy calls it
+        args, kwargs = self.node.args, self.node.kwargs
+        if keyword == "dim" and "axis" in kwargs:  # NumPy's name
             keyword = "axis"
-        found = arguments[position] if len(arguments) > position else named.get(keyword, default)
+        found = args[position] if len(args) > position else kwargs.get(keyword, default)
         return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
 
     @property
     def source(self) -> fx.Node:
         """Its first input that is not a constant."""
-        assert self.node is not None
         return next(source for source in self.node.all_input_nodes if source.op != "get_attr")
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of its first input and its output for the example, with the batch axis."""
-        assert self.node is not None
         return self.before, tuple(self.node.meta["value"].shape)
 
     @property
     def before(self) -> tuple[int, ...]:
-        """The shape of its first input for the example, with the batch axis; of a part, that of what was split."""
+        """The shape of its first input for the example, with the batch axis; for a part of a split, of the whole."""
         source = self.source
         return tuple(source.meta["value"].shape) if _is_tensor(source) else Call("", node=source).before
 
     def on(self, probe: Tensor) -> Any:
-        """What a function makes of another tensor in place of its input."""
-        assert self.node is not None
+        """The result of the function for `probe` as its input."""
         if self.node.op == "call_module":
             raise self.refusal("it returns several values, expected one")
 
@@ -102,10 +98,11 @@ class Call(NamedTuple):
 
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""
-        what = kind_name(self.module) if self.module is not None or self.node is None else name_of(self.node.target)
-        where = "" if self.module is not None or self.node is None else called_in(self.node)
-        place = f"; it is called in {where}" if where else ""
-        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}{place}")
+        is_module = self.module is not None or self.node is None
+        kind = kind_name(self.module) if is_module else name_of(self.node.target)
+        caller = "" if is_module else called_in(self.node)
+        end = f"; it is called in {caller}" if caller else ""
+        return FoldError(f"cannot pack {kind} ({self.path or self.name!r}): {reason}{end}")
 
 
 Operation = Callable[..., Pending]
@@ -113,7 +110,7 @@ Operation = Callable[..., Pending]
 
 
 def any_dtype(fold: Operation) -> Operation:
-    """Marks an operation that computes nothing: it may have integers as its result."""
+    """Mark an operation that only moves or selects values: its result may have any dtype."""
     fold.any_dtype = True  # type: ignore[attr-defined]
     return fold
 

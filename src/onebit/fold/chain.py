@@ -1,4 +1,4 @@
-"""Deferred operations, and the integer threshold that replaces a chain of them that ends in a sign."""
+"""Deferred operations, and the integer threshold that replaces a chain of them before a sign."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from onebit.quantizers import Quantizer
 
 MOST_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
 NEAR = 2.0**-21
-"""How near to an integer a sign changes where rounding decides it, as a fraction of the largest integer of the channel:
+"""Rounding decides a sign that changes so near to an integer, as a fraction of the largest integer of the channel:
 a few float32 roundings of a BatchNorm, whose mean is not larger."""
-_BLOCK = 1 << 18  # float32 values per block of a proof: it stays in the second-level cache
+_BLOCK = 1 << 18  # float32 values per block of a proof: fits the second-level cache
+
+
+def check_finite(name: str, *numbers: Any) -> None:
+    if not all(np.isfinite(x).all() for x in numbers if x is not None):
+        raise NotBinaryError(f"{name!r} has numbers that are not finite; pack an earlier checkpoint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +35,11 @@ class FoldedOp:
 
     Args:
         apply: what torch computes, elementwise: (n, C) -> (n, C).
-        scale, shift: (C,) float64, None for 1 and 0, of an affine map.
-        formula: scale and shift of an affine map in float64, where torch rounds them to float32.
+        scale, shift: of an affine map, (C,) float64; None for 1 and 0.
+        formula: scale and shift in float64 where torch rounds them to float32.
         kind, fields: the packed operation, if it is not an affine map.
         exact: torch's result depends only on the integer input of the chain, not on the order of a sum.
-        mixes: its channels are not those of its input.
+        mixes: its channels differ from those of its input.
     """
 
     name: str
@@ -48,9 +53,7 @@ class FoldedOp:
     formula: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.scale, self.shift, *(self.fields or {}).values())
-        if not all(np.isfinite(x).all() for x in numbers if x is not None):
-            raise NotBinaryError(f"{self.name!r} has numbers that are not finite; pack an earlier checkpoint")
+        check_finite(self.name, self.scale, self.shift, *(self.fields or {}).values())
 
     @property
     def moves(self) -> bool:
@@ -59,13 +62,13 @@ class FoldedOp:
 
     @property
     def factor(self) -> float | None:
-        """The number by which it multiplies all values, None if it does anything else."""
+        """The factor of all values; None for any other operation."""
         if self.kind is not None or self.shift is not None or self.scale is None or (self.scale != self.scale[0]).any():
             return None
         return float(self.scale[0])
 
     def for_each_pixel(self, pixels: int) -> FoldedOp:
-        """This operation in front of a sign, after a Flatten that turns each channel into `pixels` channels."""
+        """This operation after a Flatten that turns each channel into `pixels` channels."""
 
         def apply(x: Tensor) -> Tensor:
             images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
@@ -88,7 +91,7 @@ def joined(maps: Iterable[Affines]) -> Affines:
 
 
 class Pending(NamedTuple):
-    """A value during folding: a packed value and the deferred operations on it."""
+    """A packed value with deferred operations on it."""
 
     base: str
     ops: tuple[FoldedOp, ...] = ()
@@ -99,15 +102,15 @@ class Pending(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether an operation moves elements, so that channels of the base are not channels of this value."""
+        """Whether an operation moves elements, so that its channels differ from those of the base."""
         return any(op.moves for op in self.ops)
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Operations that end in a sign, on integers: monotonic in each channel, because each of them and its rounding is.
+    """Operations on integers before a sign: monotonic in each channel, because each of them and its rounding is.
 
-    `integers` are the possible inputs, spread evenly around 0; `quantizer` takes the sign.
+    `integers` are the possible inputs, symmetric around 0; `quantizer` takes the sign.
     """
 
     ops: tuple[FoldedOp, ...]
@@ -125,22 +128,22 @@ class Chain:
         return binary_input.upper(self.quantizer(x))
 
     def undecided(self, x: Tensor) -> Tensor:
-        """Where rounding decides the sign of integers, (n, C) float32 -> (n, C) bool: it changes as near as `NEAR`."""
+        """Where rounding decides the sign of integers, (n, C) float32 -> (n, C) bool: it changes within `NEAR`."""
         near = NEAR * self.integers[-1] if self.ops else 0.0
         return self.positive(x - near) != self.positive(x + near)
 
     @property
     def exact(self) -> bool:
         """Whether torch gives the same sign for an integer in any batch, so that trying all integers is a proof."""
-        return self.few and all(op.exact for op in self.ops)
+        return self.can_be_tried and all(op.exact for op in self.ops)
 
     @property
-    def few(self) -> bool:
-        """Whether all integers can be tried."""
+    def can_be_tried(self) -> bool:
+        """Whether there are few enough integers to try them all."""
         return self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MOST_INTEGERS
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
-        """(threshold int32, direction int8), each (C,): found by bisecting `integers` with the modules themselves.
+        """(threshold int32, direction int8), each (C,), found by bisection with the modules themselves.
 
         A formula of the BatchNorm's parameters would be wrong at ties, where float32 rounding decides.
         """
@@ -158,7 +161,7 @@ class Chain:
         """Number of (integer, channel) pairs for which a threshold differs from the modules.
 
         Args:
-            decided: only those that no rounding decides, which are the same on every processor.
+            decided: count only those that rounding does not decide, which are the same on every processor.
         """
         turn = torch.from_numpy(direction.astype(np.float32))
         bound = torch.from_numpy(threshold.astype(np.float32)) * turn
@@ -181,8 +184,7 @@ class Chain:
 def sums_are_exact(bound: int, scale: Tensor | None, bias: Tensor | None) -> bool:
     """Whether torch's float32 sums of scale·integers + bias, (C,) each, are exact in every order.
 
-    They are if all of them are multiples of one unit and below 2²⁴ units. `bound` is the largest magnitude of the sum
-    of integers.
+    They are if all are multiples of one unit and below 2²⁴ units. `bound` is the largest magnitude of the integer sum.
     """
     unit = np.ones(1) if scale is None else scale.double().numpy()
     if (np.frexp(unit)[0] != 0.5).any() or (unit < 2.0**-60).any() or (unit > 2.0**60).any():

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
-from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
+from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.call import Call, Operation, canonical, shown
-from onebit.fold.chain import Chain, FoldedOp, Pending, joined
+from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
@@ -45,18 +44,18 @@ from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 _UNKNOWN = "unknown "
-"""Begins the names of values behind refused operations; no emitted value has a space in its name."""
+"""Prefix of the names of values behind refused operations; no emitted value has a space in its name."""
 _SEVERAL = ("chunk", "split", "unbind")
-"""Operations whose results are tuples, of which `getitem` takes a part."""
+"""Operations that return tuples, whose parts `getitem` takes."""
 
 
 class Site(NamedTuple):
-    """A place where a net takes signs, or rounds to integers of few bits as it was trained.
+    """Where a net takes signs or rounds to integers.
 
     value: name of the signs or integers in the packed net.
     compared: name of the packed value to compare with torch's: after pools that torch computes before its sign.
     module: path of the torch module that makes the same signs or integers.
-    call: index of its call, as a module may be called several times.
+    call: which call of the module.
     chain: what a threshold replaces; None if the packed net takes the sign of a real value, or rounds.
     """
 
@@ -91,7 +90,7 @@ class Folder:
     Args:
         spec: the input, with the coding "values".
         shipped: the binary weights of each binary layer.
-        table: the operation for each layer class, function and method name.
+        table: the operations by layer class, function and method name, as `FOLDS`.
     """
 
     def __init__(
@@ -106,13 +105,13 @@ class Folder:
         self.shipped = shipped
         self.table = table
         self.refusals: dict[str, OnebitError] | None = None
-        """Where refused operations are listed by path, to go on behind them; None to stop at the first."""
+        """Collects the errors of refused operations by path; None to raise the first."""
         self.coding: InputCoding | None = None
         self.made: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
-        """The possible integers of each exact value (or a superset), spread evenly around 0."""
+        """The possible integers of each exact value, or a superset: symmetric around 0."""
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
         self._signs: list[Site] = []
         self._roundings: list[Site] = []
@@ -122,7 +121,7 @@ class Folder:
         self.set_input(spec)
 
     def set_input(self, spec: InputSpec) -> None:
-        """Choose how the input becomes the first value."""
+        """Set how the input becomes the first value."""
         self.input, self.values[INPUT] = spec, spec.value
         if spec.value.exact:
             self.ranges[INPUT] = range(-255, 256, 2 if spec.coding == "integer" else 1)
@@ -135,24 +134,17 @@ class Folder:
         """The packed net with these outputs, as `walk` returns them."""
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
         self._prune(names)
-        try:
-            net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
-        except FormatError as error:
-            raise FoldError(f"the model cannot be packed: {error}") from None
+        net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         return Folded(net, (*self._signs, *self._roundings), self.affine, {})
 
     def walk(self, graph: fx.Graph) -> Any:
-        """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
+        """Apply the operations of a graph in order; returns the name of the output, or a tuple or dict of names."""
         for node in graph.nodes:
-            if node.op == "get_attr":
-                continue
             if node.op == "placeholder":
                 self.made[node] = Pending(INPUT)
-            elif node.op == "output":
-                return self._output(node.args[0])
-            else:
+            elif node.op.startswith("call"):
                 self.made[node] = self._step(node, [self.made[x] for x in node.all_input_nodes if x.op != "get_attr"])
-        raise AssertionError("a graph has an output")
+        return self._output(next(iter(reversed(graph.nodes))).args[0])
 
     def _step(self, node: fx.Node, inputs: list[Pending]) -> Pending:
         call = Call(node.name, node=node)
@@ -164,7 +156,7 @@ class Folder:
         except OnebitError as error:
             if self.refusals is None:
                 raise
-            # a part of what a refused layer returns has the same reason
+            # parts of the result of a refused layer have the same reason
             if node.target is not operator.getitem or not inputs[0].base.startswith(_UNKNOWN):
                 self.refusals.setdefault(call.name, error)
             name = f"{_UNKNOWN}{node.name}"
@@ -177,14 +169,13 @@ class Folder:
         tensors = all(isinstance(x, fx.Node) and x in self.made and isinstance(x.meta["value"], Tensor) for x in parts)
         if not parts or not tensors or (keyed and not all(isinstance(key, str) for key in answer)):
             raise FoldError(
-                "the model returns something else than a tensor of the net (the logits), or a tuple, list or dict of "
-                "them with text as keys"
+                "the model returns something other than a tensor, or a tuple, list or dict of tensors with text as keys"
             )
         names = [self.write(self.made[part]) for part in parts]
         return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
     def _prune(self, needed: set[str]) -> None:
-        """Remove nodes that no output needs, such as reshapes that the next node undid; `needed` grows."""
+        """Remove nodes that no output needs, such as reshapes that the next node undid; extends `needed`."""
         kept: list[Node] = []
         for node in reversed(self.nodes):
             if node.output in needed:
@@ -199,7 +190,7 @@ class Folder:
         self.nodes = kept[::-1]
 
     def apply(self, call: Call, *inputs: Pending) -> Pending:
-        """The value of one operation; FoldError if it is not in the table or not possible in a packed net."""
+        """The value of one operation; FoldError if no packed net has it."""
         node, module = call.node, call.module
         key = self._key(node.target) if module is None and node is not None else self._kind(module)
         if key is None:
@@ -208,26 +199,25 @@ class Folder:
         any_dtype = getattr(fold, "any_dtype", False)
         if module is not None:
             if any(map(has_hooks, module.modules())):
-                raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
+                raise call.refusal("it has forward hooks, which a packed net does not run")
             if any("forward" in vars(m) for m in module.modules()):
-                raise call.refusal("its forward was replaced by another function; write a class with this forward")
+                raise call.refusal("its forward method was replaced; write a class with this forward")
         if node is not None:
             value = node.meta["value"]
             if node.meta["written"] and (any_dtype or is_overwritten(node)):
-                raise call.refusal("it overwrites a value that is also used elsewhere; use inplace=False, or x = x + y")
+                raise call.refusal("it overwrites a value that is used elsewhere; use inplace=False, or x = x + y")
             if isinstance(value, (tuple, list)) and key not in _SEVERAL:
                 raise call.refusal("it returns several values, expected one")
             if not any_dtype and value.dtype != torch.float32:
-                way = ": convert the input first, x.float()" if value.dtype == torch.uint8 else ""  # others: tokens
-                raise call.refusal(f"its result is {value.dtype}, expected torch.float32{way}")
+                raise call.refusal(f"its result is {value.dtype}, expected torch.float32")
         return fold(self, call, *inputs)
 
     def is_leaf(self, module: nn.Module) -> bool:
-        """Whether a module is one operation, including unknown quantizers, so that the error names them."""
+        """Whether a module is one operation; unknown quantizers are, so that the error names them."""
         return isinstance(module, (BinaryLayer, Quantizer)) or self._kind(module) is not None
 
     def _key(self, target: Any) -> Any:
-        """The key in the table of a class, function or method; None if there is none."""
+        """The key of a class, function or method in the table; None if there is none."""
         return next((key for key in (target, canonical(target)) if key in self.table), None)
 
     def _kind(self, module: nn.Module) -> Any:
@@ -242,7 +232,7 @@ class Folder:
         return None
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
-        """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
+        """Append a node; returns the name of its value: `name`, or a similar free one."""
         if kind in (Flatten, Reshape, Permute):
             kind, sources, fields = self._shortened(kind, *sources, **fields)
             shape = self.values[sources[0]].shape
@@ -258,8 +248,7 @@ class Folder:
             value = node.infer(*(self.values[source] for source in sources))
         except FormatError as error:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
-        if not all(np.isfinite(array).all() for array in node.stored.values()):
-            raise NotBinaryError(f"{name!r} has numbers that are not finite; pack an earlier checkpoint")
+        check_finite(name, *node.stored.values())
         self.values[output] = value
         if value.exact:
             known = [self.ranges[source] for source in sources if source in self.ranges]
@@ -268,9 +257,9 @@ class Folder:
         return output
 
     def write(self, x: Pending) -> str:
-        """Emit the deferred operations of `x`, adjacent affine maps as one, and return the name of its packed value.
+        """Emit the deferred operations of `x`, adjacent affine maps as one; returns the name of the packed value.
 
-        A value that was written before, `x` itself or one on the way to it, is reused.
+        Values that were written before are reused.
         """
         first = next((n for n in range(len(x.ops), 0, -1) if Pending(x.base, x.ops[:n]) in self._written), 0)
         base = self._written.get(Pending(x.base, x.ops[:first]), x.base)
@@ -294,7 +283,7 @@ class Folder:
         return x.then(op)
 
     def _shortened(self, kind: type[Node], source: str, **fields: Any) -> tuple[type[Node], tuple[str], dict[str, Any]]:
-        """The same elements from before a Reshape or Permute that this one undoes or continues."""
+        """The same elements from the input of a Reshape or Permute that this one undoes or continues."""
         nodes = {node.output: node for node in self.nodes}
         while (node := nodes.get(source)) is not None:
             if kind in (Flatten, Reshape) and isinstance(node, (Flatten, Reshape)):
@@ -308,10 +297,9 @@ class Folder:
         return kind, (source,), fields
 
     def moved(self, call: Call, x: Pending, kind: type[Node], *, mixes: bool = False, **fields: Any) -> Pending:
-        """`x` after an operation that moves elements, deferred if a sign that needs the integers may follow.
+        """`x` after an operation that moves elements, deferred if a sign of the integers may follow.
 
-        Args:
-            mixes: whether channels of the result are not those of `x`.
+        `mixes` tells whether the channels of the result differ from those of `x`.
         """
         if x.ops and self.values[x.base].exact:
             return x.then(FoldedOp(call.name, lambda x: x, kind=kind, fields=fields, mixes=mixes))
@@ -329,7 +317,7 @@ class Folder:
         return self.moved(call, x, Reshape, mixes=not same, shape=shape)
 
     def permuted(self, call: Call, x: Pending, axes: tuple[int, ...]) -> Pending:
-        """`x` with axis `axes[i]` at place i, without the batch axis."""
+        """`x` with axis `axes[i]` at position i, without the batch axis."""
         if axes == tuple(range(len(axes))):
             return x
         if x.ops and x.ops[-1].kind is Permute and x.ops[-1].fields:
@@ -347,7 +335,7 @@ class Folder:
         return self.moved(call, x, Repeat, mixes=times[0] != 1, times=times)
 
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:
-        """The signs of `x`: a threshold before the operations that only move elements, or the sign of a real value."""
+        """The signs of `x`: a threshold of integers before all moves of elements, or the sign of a real value."""
         index = self._index(call)
         shift = binary_input.shift
         key = x, None if shift is None else call.module
@@ -380,12 +368,12 @@ class Folder:
         return made
 
     def _index(self, call: Call) -> int:
-        """How many calls of the same module were before."""
+        """The number of earlier calls of the same module."""
         self._calls[call.module] += 1
         return self._calls[call.module] - 1
 
     def _flat_first(self, x: Pending) -> Pending:
-        """`x` with its Flatten before other operations, so that channels are those of the base; else written."""
+        """`x` with its Flatten first, so that the base has its channels; written if that is impossible."""
         shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
         if not {MaxPool, AveragePool, Reshape, Permute, Repeat}.isdisjoint(kinds):
             return Pending(self.write(x))
@@ -396,16 +384,16 @@ class Folder:
 
 
 _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
-"""Methods that a subclass may have without another result; `forward` is compared by itself."""
+"""Methods of subclasses that do not change the result; `forward` is compared separately."""
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of a module runs hooks that may change what it computes."""
+    """Whether a module has forward hooks that may change its result."""
     return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
 def _overrides(cls: type, known: type) -> bool:
-    """Whether a subclass of a known class has another of the attributes that `forward` may read."""
+    """Whether a subclass overrides attributes of a known class that `forward` may read."""
     below = cls.__mro__[: cls.__mro__.index(known)]
     names = {name for sub in below for name in vars(sub) if hasattr(known, name)}
     return any(not (name.startswith("__") and name.endswith("__")) for name in names - _WITHOUT_EFFECT)

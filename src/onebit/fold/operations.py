@@ -76,7 +76,7 @@ FOLDS: dict[Any, Operation] = {
     "cat": arrange.concat,
     "stack": arrange.stack,
     "getitem": arrange.select,
-    **dict.fromkeys(("chunk", "split", "unbind"), arrange.same),  # `getitem` takes their parts
+    **dict.fromkeys(("chunk", "split", "unbind"), arrange.same),  # `getitem` takes the parts
     **dict.fromkeys(("flatten", "unflatten", "reshape", "view"), arrange.reshape),
     **dict.fromkeys(("viewas", "reshapeas", "squeeze", "unsqueeze"), arrange.reshape),
     **dict.fromkeys(("permute", "transpose", "movedim"), arrange.permute),
@@ -84,7 +84,4 @@ FOLDS: dict[Any, Operation] = {
     **dict.fromkeys(("identity", "contiguous", "clone", "detach", "cpu"), arrange.same),
     **dict.fromkeys(("to", "type", "typeas", "float", "int", "long", "short"), pointwise.convert),
 }
-"""By canonical name (`call.canonical`): torch's layer, function, operator and tensor method have one entry.
-
-Other layer classes and functions are keys themselves.
-"""
+"""Layer class or function -> operation. Torch's layers, functions and methods are keyed by `call.canonical` name."""

@@ -38,7 +38,7 @@ Shipped = dict[nn.Module, BinaryWeight]
 
 
 class PackedRow(NamedTuple):
-    """A layer that holds bits: its one-bit weights, and their bytes in float32 and now, scales and centers included."""
+    """A packed layer: its number of one-bit weights, and their bytes in float32 and packed, with scales and centers."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class PackedLayersReport:
     Args:
         model: the model itself, which has changed in place.
         packed: a row per layer.
-        real_bytes: of all other parameters and buffers of the model, biases too.
+        real_bytes: bytes of all other parameters and buffers, biases included.
     """
 
     model: nn.Module = field(repr=False)
@@ -74,10 +74,10 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     """Replace the binary layers of any torch model by modules that hold one bit per weight, in place.
 
     The rest of the model stays torch: use this where `onebit.pack` cannot pack the whole graph. Inputs of packed layers
-    may be any real values; products are those of a packed net, exact on the 24-bit grid of each sample, on which an
-    input that is thousands of times smaller than the largest one loses digits. The state_dict of a packed layer has
-    `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any packed model of the same
-    architecture. For inference on the CPU; inputs have the gradient of the dense layer.
+    may be any real values. They are rounded to a 24-bit grid per sample, on which products are exact; an input
+    thousands of times smaller than the largest one loses digits. The state_dict of a packed layer has `signs` (uint8, a
+    row of bits per output), `scale`, `center` and `bias`; it loads into any packed model of the same architecture. For
+    inference on the CPU; inputs have the gradient of the dense layer.
 
     Args:
         model: with layers of `onebit.layers`, or made binary by `onebit.binarize_`; float32, on the CPU.
@@ -85,12 +85,12 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         seed: of the draw.
 
     Returns:
-        What was replaced; its `model` is `model`.
+        What was replaced.
 
     Raises:
         UsageError: an unknown test mode, or a quantizer that defines no random draw.
         NotBinaryError: no binary layer inside, or parameters that are not finite; names the layer.
-        FoldError: a layer that cannot be replaced; names it. The model has not changed then.
+        FoldError: a layer that cannot be replaced; names it. The model is unchanged.
 
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(256, 256), nn.ReLU(), onebit.BinaryLinear(256, 64))
@@ -111,7 +111,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         parts = [part for part in module.modules() if part in shipped]
         maker = PACKED.get(kind_of(module)) if parts else None
         if maker is not None:
-            _refuse_lost(name, module)
+            _refuse_extras(name, module)
             made[module] = packed = maker(name, module, shipped)
             count = sum(shipped.pop(part).signs.numel() for part in parts)
             held = sum(part.nbytes for part in packed.modules() if isinstance(part, PackedLayer))
@@ -129,12 +129,12 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     return PackedLayersReport(model, rows, sum(one.numel() * one.element_size() for one in kept) - held)
 
 
-def _refuse_lost(name: str, module: nn.Module) -> None:
-    """Raise FoldError for what a layer computes beside its class and its quantizers: its packed twin would not."""
+def _refuse_extras(name: str, module: nn.Module) -> None:
+    """Raise FoldError for hooks and further parametrizations, which the packed layer would not run."""
     for part in module.modules():
         others = any(len(part.parametrizations[w]) > 1 for w in binary_parametrizations(part))  # type: ignore[index]
         if others or has_hooks(part):
-            raise FoldError(f"layer {name!r} has hooks or a second parametrization: its packed twin would not run them")
+            raise FoldError(f"layer {name!r} has hooks or a second parametrization, which a packed layer does not run")
 
 
 def _bits(
@@ -171,7 +171,7 @@ def _conv(name: str, layer: Any, shipped: Shipped) -> PackedConv:
 
 
 def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped: Shipped) -> PackedLinear:
-    """A weight of `layer` as a packed layer of its own."""
+    """A weight of `layer` as a packed dense layer."""
     found = binary_parametrizations(layer).get(weight)
     if found is None or found not in shipped:
         raise FoldError(f"layer {name!r}: the weight {weight!r} is real; make all weights of the layer binary")
@@ -216,4 +216,4 @@ PACKED: dict[type[nn.Module], Callable[[str, Any, Shipped], nn.Module]] = {
     **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), _cell),
     nn.MultiheadAttention: _attention,
 }
-"""Class of a binary layer, or of a torch layer with binary weights -> the function that makes its packed module."""
+"""Class of a binary layer, or of a torch layer with binary weights -> function that makes its packed module."""

@@ -19,13 +19,12 @@ from onebit.quantizers import Quantizer, sign
 
 
 def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
-    """The coding of the input itself, which the packed net states as such."""
+    """The coding of the image, which becomes the input specification of the packed net."""
     coding: InputCoding = call.module
-    assert call.node is not None
     source, shape = call.node.all_input_nodes[0], folder.input.shape
     alone = source.op == "placeholder" and all(user.target == call.node.target for user in source.users)
     if not alone or folder.input.dtype != "uint8" or folder.coding not in (None, coding):
-        raise call.refusal("expected one coding, of the image itself, in uint8")
+        raise call.refusal("expected one coding, of the uint8 image itself")
     folder.coding = coding
     if coding.coding != "standardize":
         folder.set_input(InputSpec(shape=shape))
@@ -39,7 +38,6 @@ def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: Normalize = call.module
-    assert call.node is not None
     before, _ = call.shapes
     if call.node.all_input_nodes[0].meta["value"].dtype == torch.uint8:
         x = with_constant(folder, call, x, 255.0, torch.div, name=f"{call.name}.pixels")
@@ -53,9 +51,9 @@ def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
 def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
     if norm.training or norm.running_mean is None or norm.running_var is None:
-        raise call.refusal("in training mode or with track_running_stats=False it depends on the whole batch")
+        raise call.refusal("in training mode, or with track_running_stats=False, it depends on the whole batch")
 
-    # torch computes scale·x + shift; get both from torch, as its numbers differ from the formula's in the last digits
+    # torch computes scale·x + shift: read both from torch, since the formula differs in the last digits
     def apply(x: Tensor) -> Tensor:
         return norm(x) if isinstance(norm, nn.BatchNorm1d) else norm(x[:, :, None, None])[:, :, 0, 0]
 
@@ -75,7 +73,7 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     quantizer: Quantizer = call.module
     given = quantizer.binary_input()
     if given is None:
-        return _few_bits(folder, call, x)
+        return _integer_quantizer(folder, call, x)
     level = torch.zeros(1) if given.shift is None else given.shift
     scale = torch.ones(()) if given.scale is None else given.scale
     centre = torch.zeros(()) if given.centre is None else given.centre
@@ -83,7 +81,7 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     with torch.no_grad():
         same = tried.isfinite().all() and torch.allclose(quantizer(tried), sign(tried - level) * scale + centre)
     if not same:
-        raise call.refusal("it does not compute what its binary_input() says")
+        raise call.refusal("it does not compute what its binary_input() states")
     signs = folder.signed(call, x, given)
     if given.scale is None and given.centre is None:
         return signs
@@ -92,17 +90,17 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
 
 
-def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
-    """Integers of few bits: `Quantize` of x / step, and then the step, which the weights behind it need not see."""
+def _integer_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
+    """`Quantize` of x / step, then times the step, which is deferred past the weights that follow."""
     quantizer: Any = call.module
     given = quantizer.integer_input()
     step = given.step.detach()
     numbers = torch.arange(given.least - 2, given.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
     with torch.no_grad():
         if not torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step):
-            raise call.refusal("it does not compute what its integer_input() says")
+            raise call.refusal("it does not compute what its integer_input() states")
     least = given.least
-    if x.ops and x.ops[-1].kind is Relu:  # clipping at 0 does the same
+    if x.ops and x.ops[-1].kind is Relu:  # clipping at 0 replaces it
         x, least = Pending(x.base, x.ops[:-1]), 0
     if x.moved:  # its channels are not those of the base
         x = Pending(folder.write(x))
@@ -167,13 +165,13 @@ def clamped(folder: Folder, call: Call, x: Pending, low: Any, high: Any, *, name
     fields: dict[str, np.ndarray] = {}
     for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf)):
         if isinstance(bound, fx.Node) or (isinstance(bound, Tensor) and bound.numel() != 1):
-            raise call.refusal("expected numbers as its bounds")
+            raise call.refusal("expected numbers as bounds")
         if bound is not None and np.float32(bound) != free:
             fields[side] = np.array([float(bound)], np.float32)
     if not fields:
         return x
     if len(fields) == 2:
-        fields["low"] = np.minimum(fields["low"], fields["high"])  # as torch: the upper bound decides
+        fields["low"] = np.minimum(fields["low"], fields["high"])  # as in torch, the upper bound wins
     least, most = (float(fields[side][0]) if side in fields else None for side in ("low", "high"))
     op = FoldedOp(name or call.name, lambda sums: sums.clamp(least, most), kind=Clamp, fields=dict(fields))
     return x.then(op)
@@ -194,14 +192,13 @@ def hardswish(folder: Folder, call: Call, x: Pending) -> Pending:
 @any_dtype
 def dropout(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(2, "training", True):
-        raise call.refusal("it drops values in eval mode too; pass training=self.training")
+        raise call.refusal("it drops values in eval mode; pass training=self.training")
     return x
 
 
 @any_dtype
 def convert(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    assert call.node is not None
-    before, after = call.node.args[0].meta["value"].dtype, call.node.meta["value"].dtype  # type: ignore[union-attr]
+    before, after = call.node.args[0].meta["value"].dtype, call.node.meta["value"].dtype
     whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
     if after in (before, torch.float32) or (
         before in whole and after in whole[1:] and after.itemsize > before.itemsize

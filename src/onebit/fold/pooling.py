@@ -25,18 +25,18 @@ def max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
     scales = [op.scale for op in x.ops if op.kind is None and op.shift is None and op.scale is not None]
     if scales and len(scales) == len(x.ops) and folder.values[x.base].exact and all((s > 0).all() for s in scales):
-        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
+        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred
     return folder.moved(call, x, MaxPool, **fields)
 
 
 @on_images
 def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     if call.argument(6, "divisor_override", None) is not None:
-        raise call.refusal("it does not divide by the number of pixels; use divisor_override=None")
+        raise call.refusal("got divisor_override, expected None")
     fields, stated = _window(call, before, after), as_size(call, call.argument(3, "padding", 0), 0)
     if any(stated) and call.argument(5, "count_include_pad", True):
         if fields["padding"][1::2] != stated:
-            raise call.refusal("its last windows count less padding than the others; use ceil_mode=False")
+            raise call.refusal("its last windows count less padding than the others: use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
     whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
@@ -44,21 +44,21 @@ def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: S
         strides = (1, *fields["stride"])
         ranges = [range(0, size, by) for size, by in zip(before[1:], strides, strict=True)]
         return picked(folder, call, x, before[1:], ranges)
-    if whole and _few_bits(folder, x, pixels):
+    if whole and _is_scaled_integers(folder, x, pixels):
         return _average_of_integers(folder, call, x, **fields)
-    if whole and not x.ops and _sums_fit(folder, x, pixels):  # a sign that needs the sums of integers may follow
+    if whole and not x.ops and _sums_fit(folder, x, pixels):  # a sign of the integer sums may follow
         return x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
     return Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
 
 
 def _sums_fit(folder: Folder, x: Pending, pixels: int) -> bool:
-    """Whether the base of `x` has integers, and sums of windows of them are integers that a packed net holds."""
+    """Whether the base of `x` has integers whose sums over a window fit a packed net."""
     bound = folder.values[x.base].bound
     return bound is not None and pixels * bound <= SUM_LIMIT
 
 
-def _few_bits(folder: Folder, x: Pending, pixels: int) -> bool:
-    """Whether `x` is a number times integers of few bits, whose sums the weights behind a pool can multiply."""
+def _is_scaled_integers(folder: Folder, x: Pending, pixels: int) -> bool:
+    """Whether `x` is a number times integers so small that weights can multiply their sums over a window."""
     small = (folder.values[x.base].bound or 0) <= WIDEST and _sums_fit(folder, x, pixels)
     return small and bool(x.ops) and all(op.factor is not None for op in x.ops)
 
@@ -78,8 +78,8 @@ def adaptive_average_pool(folder: Folder, call: Call, x: Pending, before: Shape,
 
 
 def _averaged(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
-    """Images of `before` pixels as means, `after` of them."""
-    if after == (1, 1) and _few_bits(folder, x, prod(before)):
+    """The means of images of `before` pixels over `after` windows."""
+    if after == (1, 1) and _is_scaled_integers(folder, x, prod(before)):
         return _average_of_integers(folder, call, x, kernel=before, stride=before)
     return Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after))
 
@@ -88,7 +88,7 @@ def _averaged(folder: Folder, call: Call, x: Pending, before: Shape, after: Shap
 def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     sizes = list(zip(before[2:], after[2:], strict=True))
     if any(old % new for old, new in sizes):
-        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected windows of one size: use MaxPool")
+        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected windows of one size")
     kernel = tuple(old // new for old, new in sizes)
     return folder.moved(call, x, MaxPool, kernel=kernel, stride=kernel)
 
@@ -105,7 +105,7 @@ def mean(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
-    """A reduction as a pool whose window is all values of the reduced axes."""
+    """A reduction, as a pool whose window covers the reduced axes."""
     before, after = call.shapes
     axes = _axes(call)
     count = prod(before[axis] for axis in axes)
@@ -115,11 +115,11 @@ def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields
 
 def _axes(call: Call) -> list[int]:
     """The axes of a reduction, in order, with the batch as axis 0."""
-    before, given = call.before, call.argument(1, "dim", None)
-    numbers = [given] if isinstance(given, int) else given
+    before, dim = call.before, call.argument(1, "dim", None)
+    numbers = [dim] if isinstance(dim, int) else dim
     axes = sorted(axis % len(before) for axis in numbers) if isinstance(numbers, (tuple, list)) else []
     if not axes or axes[0] == 0:
-        raise call.refusal(f"got dim={given} of {shown(before)}, expected axes without the batch, as dim=(2, 3)")
+        raise call.refusal(f"got dim={dim} of {shown(before)}, expected axes without the batch, as in dim=(2, 3)")
     return axes
 
 

@@ -12,7 +12,6 @@ from onebit.fold.folder import Folder
 
 def is_signal(call: Call) -> bool:
     """Whether an operation reads signals (N, C, L), by the name of its layer or function."""
-    assert call.node is not None
     bases = type(call.module).__mro__ if call.module is not None else (call.node.target,)
     return any(getattr(base, "__name__", "").endswith("1d") for base in bases)
 
@@ -30,13 +29,13 @@ def as_image(folder: Folder, call: Call, x: Pending) -> tuple[Pending, tuple[int
 
 
 def from_image(folder: Folder, call: Call, y: Pending) -> Pending:
-    """The output of an operation, from an image of it."""
+    """The output of an operation on signals, from its image of height 1."""
     _, after = call.shapes
     return folder.reshaped(call, y, (after[1], 1, after[2]), after[1:]) if is_signal(call) else y
 
 
 def on_images(fold: Callable[..., Pending]) -> Operation:
-    """An operation of signals or images, by its function of images and of the shapes (N, C, H, W) around it."""
+    """An operation on signals or images; `fold` takes an image and the shapes (N, C, H, W) before and after."""
 
     def folded(folder: Folder, call: Call, x: Pending) -> Pending:
         x, before, after = as_image(folder, call, x)
@@ -47,6 +46,6 @@ def on_images(fold: Callable[..., Pending]) -> Operation:
 
 
 def as_size(call: Call, numbers: Any, fill: int) -> tuple[int, int]:
-    """A number, or one per axis, as (height, width); `fill` for the height of a signal."""
+    """A number, or one per axis, as (height, width); a signal has the height `fill`."""
     first, last = (numbers, numbers) if isinstance(numbers, int) else (numbers[0], numbers[-1])
     return (fill, int(last)) if is_signal(call) else (int(first), int(last))

@@ -1,4 +1,4 @@
-"""The binary weights that ship of a model: those of `decompose`, or one random draw."""
+"""The binary weights that are packed: those of `decompose`, or one random draw."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PackedMode = Literal["binary", "sample"]
 
 
 def no_binary_layers(model: nn.Module) -> str:
-    """The error for a model without latent weights: there never were any, or `packed_layers_` has replaced them."""
+    """The message for a model without latent weights: it never had any, or `packed_layers_` has replaced them."""
     if any(isinstance(module, PackedLayer) for module in model.modules()):
-        return "the layers of the model hold bits already, by onebit.packed_layers_; use a copy of it from before"
+        return "the layers of the model hold bits already; pack a copy made before onebit.packed_layers_"
     return "the model has no binary layer; make its layers binary with onebit.binarize_ and train it"
 
 
 def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
-    """The binary weight of everything that `binary_layers` finds. Arguments and errors: see `onebit.pack`."""
+    """The binary weights of `binary_layers`. Arguments and errors: see `onebit.pack`."""
     read(weights, PackedMode, name="weights")
     generator = torch.Generator().manual_seed(seed)
     shipped: dict[nn.Module, BinaryWeight] = {}
@@ -50,15 +50,15 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
 
 @torch.no_grad()
 def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) -> None:
-    """Raise FoldError if the model computes with other weights in eval mode than those that ship."""
+    """Raise FoldError if the model computes with other weights in eval mode."""
     quantizer, expected = layer.weight_quantizer, weight.dense()
     assert quantizer is not None
     was = quantizer.training
     try:
-        with torch.autocast(layer.weight.device.type, enabled=False):  # whatever the caller has
+        with torch.autocast(layer.weight.device.type, enabled=False):  # that of the caller
             found = quantizer.eval().forward(layer.latent())
     finally:
         quantizer.train(was)
     if not is_close(expected, found):
         kind = type(quantizer).__name__
-        raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() says")
+        raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() states")

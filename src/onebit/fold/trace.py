@@ -25,29 +25,29 @@ def trace(
 ) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
-    Parameters, buffers and what forward makes of them alone are constants: nodes with the op "get_attr". Nodes that
-    work in place name what they change in `node.meta["written"]`; others that nothing uses are left out.
+    Parameters, buffers and values computed from them alone are constants: nodes with the op "get_attr".
+    `node.meta["written"]` lists the nodes that a node changes in place. Other nodes without users are removed.
 
     Args:
         example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
-        is_leaf: which modules are one node, in addition to torch's own layers.
-        shapes_only: float values have no numbers, on the device "meta"; layers that read their inputs fail.
+        is_leaf: which modules are one node, in addition to torch's layers.
+        shapes_only: float values are on the device "meta"; layers that read their values fail.
     """
     tracer = _Tracer(example.clone(), is_leaf, shapes_only)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
-            graph = tracer.trace(_Whole(model))
+            graph = tracer.trace(_FirstArgument(model))
             drawn = not torch.equal(state, torch.get_rng_state())
     except OnebitError:
         raise
     except Exception as error:
         raise FoldError(
             f"cannot follow {type(model).__name__}.forward on inputs {tuple(example.shape)}: {first_line(error)}; "
-            f"it may depend on shapes, but not on the contents of tensors; {LAYER_BY_LAYER}"
+            f"it may depend on shapes, not on the contents of tensors; {LAYER_BY_LAYER}"
         ) from error
     if drawn:
-        raise FoldError(f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot")
+        raise FoldError(f"{type(model).__name__}.forward draws random numbers in eval mode")
     for node in reversed(graph.nodes):  # as `x[0]` in `x[0].numel()`
         if node.op.startswith("call") and not node.users and not node.meta["written"]:
             graph.erase_node(node)
@@ -55,7 +55,7 @@ def trace(
 
 
 def is_overwritten(node: fx.Node) -> bool:
-    """Whether an operation works in place on a value that is read after it, under any name."""
+    """Whether an operation overwrites a value that is read later, under any name."""
     nodes = list(node.graph.nodes)
     before, after = nodes[: nodes.index(node)], {*nodes[nodes.index(node) + 1 :]}
     read = {_storage(x) for x in before if not after.isdisjoint(x.users)}
@@ -69,29 +69,28 @@ def _storage(node: fx.Node) -> int | None:
 
 @torch.no_grad()
 def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> None:
-    """Raise FoldError if forward of a tensor is not what was traced: it asks what its input is, as with `isinstance`.
+    """Raise FoldError if forward computes something else than was traced, as after `isinstance(x, Tensor)`.
 
-    Args:
-        example: as for `trace`; random numbers of its shape and dtype are tried.
+    Random numbers of the shape and dtype of `example` are tried.
     """
-    replay = _Replay(_Whole(model), graph=graph)
+    replay = _Replay(_FirstArgument(model), graph=graph)
     with torch.autocast("cpu", enabled=False):
         for inputs in (random_inputs(example, len(example)), example):
             try:
                 expected = model(inputs.clone())
-            except Exception:  # takes not all numbers, as one that looks them up in a table
+            except Exception:  # some models do not take all numbers, such as one that looks them up in a table
                 continue
             if _same(expected, replay.run(inputs.clone())):
                 return
             break
     raise FoldError(
-        f"{type(model).__name__}.forward computes something else while it is traced: it may not depend on what "
-        "kind of object its input is, as in isinstance(x, torch.Tensor)"
+        f"{type(model).__name__}.forward computes something else while it is traced: it must not depend on the type "
+        "of its input, as in isinstance(x, torch.Tensor)"
     )
 
 
 def random_inputs(example: Tensor, count: int) -> Tensor:
-    """Random numbers of the dtype of an example, for `count` samples."""
+    """`count` samples of random numbers with the shape and dtype of an example."""
     shape, generator = (count, *example.shape[1:]), torch.Generator().manual_seed(0)
     if example.dtype == torch.uint8:
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -99,13 +98,13 @@ def random_inputs(example: Tensor, count: int) -> Tensor:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two outputs have the same tensors, but for rounding."""
+    """Whether two outputs have the same tensors up to rounding."""
     ours, theirs = _leaves(one), _leaves(other)
     return len(ours) == len(theirs) and all(map(is_close, ours, theirs))
 
 
 def is_close(a: Any, b: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding."""
+    """Whether two tensors are the same up to rounding."""
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
     atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max())
@@ -118,9 +117,9 @@ def module_path(node: fx.Node) -> str:
 
 
 def called_in(node: fx.Node) -> str:
-    """The innermost module of the user's whose forward makes this call, with its class, for messages; "" for none."""
+    """The innermost user module whose forward makes this call, with its class; "" for none."""
     for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-        if kind is not _Whole and _in_model(path):
+        if kind is not _FirstArgument and _in_model(path):
             return f"{_in_model(path)!r} ({kind.__name__})"
     return ""
 
@@ -129,8 +128,8 @@ def _in_model(path: str) -> str:
     return path.removeprefix("model").removeprefix(".")
 
 
-class _Whole(nn.Module):
-    """Calls the model with only the inputs, so that other arguments keep their defaults."""
+class _FirstArgument(nn.Module):
+    """Calls the model with its first argument, so that others keep their defaults."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -141,7 +140,7 @@ class _Whole(nn.Module):
 
 
 class _Replay(fx.Interpreter):
-    """Runs a graph node by node: the source text of a GraphModule cannot name a part `in` or `class`."""
+    """Runs a graph node by node: the source code of a GraphModule fails for modules named `in` or `class`."""
 
     def run_node(self, n: fx.Node) -> Any:
         return n.meta["value"] if n.op == "get_attr" else super().run_node(n)
@@ -179,7 +178,7 @@ def _recorded(assignment: Callable[..., Any]) -> Callable[..., Any]:
     return assign
 
 
-# without these, Python would take a += b for a = a + b, and no other name of a would see the sum
+# without these, Python replaces a += b by a = a + b, and other names of a miss the change
 for _assignment in (
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
     *(operator.ifloordiv, operator.imod, operator.ipow),
@@ -187,17 +186,18 @@ for _assignment in (
     setattr(_ExampleProxy, f"__{_assignment.__name__}__", _recorded(_assignment))
 
 
-def _leaves(nested: Any) -> list[Any]:
-    """What tuples, lists and dicts hold."""
+def _leaves(tree: Any) -> list[Any]:
+    """The leaves of tuples, lists and dicts."""
     leaves: list[Any] = []
-    fx.node.map_aggregate(nested, leaves.append)
+    fx.node.map_aggregate(tree, leaves.append)
     return leaves
 
 
 def _constants(arguments: Any) -> bool:
-    """Whether a layer is called on tensors that do not depend on the input."""
+    """Whether the arguments of a layer are tensors that do not depend on the input."""
     leaves = _leaves(arguments)
-    known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)  # others may hold a proxy
+    # other objects may hold a proxy
+    known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)
     return known and any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
@@ -206,7 +206,7 @@ def _without_numbers(value: Any) -> Any:
 
 
 def _version(node: fx.Node) -> int:
-    """Grows whenever the value of a node is changed in place."""
+    """A counter of in-place changes of the value of a node."""
     value = node.meta["value"]
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
@@ -224,7 +224,7 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ExampleProxy(node, self)
 
-    # while a node runs, calls inside its layer are not recorded; neither are layers that are called on constants
+    # calls inside a running layer are not recorded, nor are layers called on constants
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.running:
             return forward(*args, **kwargs)
@@ -237,7 +237,7 @@ class _Tracer(fx.Tracer):
             self.running = False
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val  # what forward computes from parameters alone is not recorded, but computed
+        return attr_val  # computations on parameters alone are run, not recorded
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **options)
@@ -251,7 +251,7 @@ class _Tracer(fx.Tracer):
             node, self.running = proxy.node, True
             versions = [_version(source) for source in node.all_input_nodes]
             try:
-                with torch.random.fork_rng(devices=[]):  # what is drawn inside a node is seen in the graph
+                with torch.random.fork_rng(devices=[]):  # random operations are found in the graph
                     value = self._run(node)
             finally:
                 self.running = False
@@ -267,7 +267,7 @@ class _Tracer(fx.Tracer):
         if node.op == "placeholder":
             return self.example
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
-        # values of other dtypes stay: kernels of meta do not refuse to mix them with floats
+        # integers keep their values: meta kernels do not check that dtypes match
         on_meta = any(getattr(source.meta["value"], "is_meta", False) for source in node.all_input_nodes)
         if on_meta:
             args, kwargs = fx.node.map_aggregate((args, kwargs), _without_numbers)

@@ -1,4 +1,4 @@
-"""The possible integers of the values of a packed net: all from -n to n, or only those that are odd or even as n is."""
+"""The possible integers of the values of a packed net: all from -n to n, or only those with the parity of n."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def union(a: range, b: range) -> range:
 
 
 def range_of(node: Node, made: Value, *inputs: range) -> range:
-    """The possible integers of `made`, the output of a node, or a superset; `inputs` are the ranges of its inputs."""
+    """The possible integers of `made`, the output of a node, or a superset; `inputs` are those of its inputs."""
     assert made.bound is not None
     if isinstance(node, (Sign, Threshold)):
         return SIGNS
@@ -42,11 +42,11 @@ def range_of(node: Node, made: Value, *inputs: range) -> range:
 
 
 def _sums(node: OneBitWeights, terms: range) -> range:
-    """Sums of ± one number per weight in a row, or of fewer where taps are on a border of zeros."""
-    fewer = isinstance(node, Transposed)
+    """Sums of ± one number per weight in a row; taps on a border of zeros add none."""
+    has_zeros = isinstance(node, Transposed)
     if isinstance(node, Convolution) and any(node.padding):
-        fewer = not node.padding_value
-        terms = terms if fewer else union(terms, SIGNS)
+        has_zeros = not node.padding_value
+        terms = terms if has_zeros else union(terms, SIGNS)
     # each tap on the border removes an odd number of odd terms
-    mixed = fewer and terms[-1] % 2 and isinstance(node, Grouped) and node.group_channels % 2
+    mixed = has_zeros and terms[-1] % 2 and isinstance(node, Grouped) and node.group_channels % 2
     return _around_0(node.terms * terms[-1], 1 if mixed else terms.step)

@@ -23,20 +23,19 @@ from onebit.quantizers import Quantizer
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
     if others or not isinstance(weight, Tensor):
-        raise call.refusal("its weights are a value of the net, expected parameters of the model")
+        raise call.refusal("its weights are computed from the input, expected parameters of the model")
     return _dense(folder, call, x, weight, bias)
 
 
 def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
-    assert call.node is not None
     weight = call.argument(1, "mat2" if "mat2" in call.node.kwargs else "other", None)
     if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2:
-        raise call.refusal("expected x @ weight with a value x of the net and a matrix of weights")
+        raise call.refusal("expected x @ weight with a matrix of weights")
     return _dense(folder, call, values[0], weight.t(), None)
 
 
 def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
-    """A dense layer on the last axis: of several, as a convolution with a kernel of 1 over the others."""
+    """A dense layer on the last axis; with more axes, a 1×1 convolution over them."""
     sample = call.shapes[0][1:]
     if len(sample) == 1:
         return _matmul(folder, call, _quantized(folder, call, x), Dense, RealDense, weight, bias)
@@ -66,14 +65,14 @@ def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     fields = window_of(layer)
     kernel, stride, dilation = (np.array(fields[name]) for name in ("kernel", "stride", "dilation"))
     span = (np.array(before[2:]) - 1) * stride + dilation * (kernel - 1) + 1 - 2 * np.array(fields["padding"][::2])
-    fields["extra"] = tuple((after[2:] - span).tolist())  # by its effect, as forward may be called with an output size
+    fields["extra"] = tuple((after[2:] - span).tolist())  # from the result, as forward may take an output size
     weight = layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)  # outputs first
     y = _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, layer.bias, **fields)
     return from_image(folder, call, y)
 
 
 def window_of(layer: Any) -> dict[str, Any]:
-    """How a (transposed) convolution slides over an image, as `onebit.packed.Conv` has it; signals are of height 1."""
+    """The window fields of `onebit.packed.Conv` for a (transposed) convolution; signals have height 1."""
     fields = {"groups": layer.groups}
     for name, sizes in (("kernel", layer.kernel_size), ("stride", layer.stride), ("dilation", layer.dilation)):
         fields[name] = (1, *sizes)[-2:]
@@ -85,7 +84,7 @@ def window_of(layer: Any) -> dict[str, Any]:
 
 
 def _quantized(folder: Folder, call: Call, x: Pending) -> Pending:
-    """`x` after the input quantizer of the layer, if there is one."""
+    """`x` after the input quantizer of the layer, if it has one."""
     if getattr(call.module, "input_quantizer", None) is None:
         return x
     quantizer, path = call.module.input_quantizer, f"{call.name}.input_quantizer"
@@ -105,7 +104,7 @@ def _matmul(
 ) -> Pending:
     """The product with the weights of a layer, with its scale and bias deferred.
 
-    `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
+    The node is `one_bit` or `real`, with further `fields`; `weight` has the real weights, outputs first.
     """
     shipped = folder.shipped.get(call.module)
     terms = 0 if shipped is None else shipped.signs[0].numel()
@@ -119,7 +118,7 @@ def _matmul(
         fields |= {"signs": pack_signs(rows), "in_features": rows.shape[1]}
         if shipped.centre is None:
             scale = shipped.scale
-        else:  # a center needs the sum of the inputs, so nothing can be deferred
+        else:  # a center needs the sum of the inputs: nothing can be deferred
             numbers = {"centre": shipped.centre, "scale": shipped.scale}
             fields |= {name: tensor.numpy() for name, tensor in numbers.items() if tensor is not None}
         base = folder.emit(one_bit, call.name, source, **fields)
@@ -141,7 +140,7 @@ def _matmul(
 def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | None, Pending]:
     """(factor, x / factor) for integers times one number, so that the weights multiply integers; else (None, x).
 
-    As the numbers that they are if sums of `terms` integers may not fit an int32: averages of large windows.
+    Also (None, x) if sums of `terms` integers may overflow int32, as after averages of large windows.
     """
     factors, bound = [op.factor for op in x.ops if op.kind is None], folder.values[x.base].bound
     moves = tuple(op for op in x.ops if op.kind is not None)
@@ -150,7 +149,7 @@ def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | Non
     if bound is None or terms * bound > SUM_LIMIT:
         return None, x
     pools = [i for i, op in enumerate(x.ops) if op.kind is MaxPool]
-    if pools and any((op.factor or 0) < 0 for op in x.ops[: pools[-1]]):  # its maxima are minima of the integers
+    if pools and any((op.factor or 0) < 0 for op in x.ops[: pools[-1]]):  # maxima become minima of the integers
         return None, x
     return prod(factors), Pending(x.base, moves)  # type: ignore[arg-type]
 

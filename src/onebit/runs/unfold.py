@@ -1,7 +1,7 @@
-"""Packed net -> model: the start of a further training. The inverse of `pack`, as far as a packed net keeps the model.
+"""Packed net -> model, to train it further: the inverse of `pack`, as far as a packed net determines the model.
 
-A BatchNorm gets the factor and shift that the packed net has; before a sign, where it has only a threshold, that
-threshold and a factor of ±1. Its statistics are those of images of the new training, which uses those of batches.
+A BatchNorm gets the factor and shift of the packed net; before a sign, where the packed net has a threshold, it gets
+that threshold and a factor of ±1. Its statistics are those of training images.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,36 +26,42 @@ from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import OneBitWeights, RealWeights
 from onebit.packed.nodes.node import INT32
 
-Line = tuple[np.ndarray, Any, Any, bool]
-"""scale, place, level, free: a BatchNorm computes scale · (x - place) + level in eval mode, per channel in float64.
 
-free: only the side of `level` counts, so that any positive factor on the scale is the same net.
-"""
+class Line(NamedTuple):
+    """scale · (x - point) + level, per channel in float64: what a BatchNorm computes in eval mode.
+
+    free: only the side of `level` counts, so that the scale may have any positive factor.
+    """
+
+    scale: np.ndarray
+    point: Any
+    level: Any
+    free: bool
 
 
 @torch.no_grad()
 def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other_classes: bool = False) -> None:
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
-    Latents get the magnitude `Quantizer.start_size`: those far below it forget their signs in the first steps
-    (docs/train.md has the measurement). Where the last layer has another number of outputs than that of the packed net,
-    or they mean other classes, it stays as it is, and so does what follows.
+    Latents get the magnitude `Quantizer.start_size`: much smaller ones would lose their signs in the first steps
+    (docs/train.md has the measurement). The last layer and what follows stay unchanged if the number or the meaning of
+    the outputs differs.
 
     Args:
-        model: as it was created for a training: its structure must be that of the packed net.
-        images: (N, C, H, W) uint8 of the new training, for the statistics of BatchNorm.
+        model: a new model with the structure of the packed net.
+        images: training images (N, C, H, W) uint8 for the statistics of BatchNorm.
         source: name of the packed net, for messages.
         other_classes: the outputs mean other classes than those of the packed net.
     """
     if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
-        raise CheckpointError(f"{source}: activations of few bits do not determine BatchNorm: use a net with signs")
+        raise CheckpointError(f"{source}: integer activations do not determine BatchNorm; use a net with signs")
     folded = fold_once(model, example_of(net.input))
     theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, folded.net))
     last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
     if len(theirs) != len(ours) or same not in (last + 1, len(theirs)):
         there, here = theirs[same : same + 1], ours[same : same + 1]
-        raise CheckpointError(f"{source}: belongs to another net: has {there}, the model has {here}")
+        raise CheckpointError(f"{source} belongs to another net: got {there}, the model has {here}")
     nodes = net.nodes[:last] if other_classes or same == last + 1 else net.nodes
     if net.input.mean is not None:
         coding = next(module for module in model.modules() if isinstance(module, InputCoding))
@@ -74,7 +80,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
             _copy(quantizer.centre if getattr(quantizer, "shift", None) is None else quantizer.shift, node.shift)
         elif isinstance(node, Affine):
             path, dot, values = folded.affine[node.output][-1].name.rpartition(".sign.values")
-            if dot and not values:  # what an input quantizer makes of the two signs
+            if dot and not values:  # the two values of an input quantizer
                 quantizer = modules[f"{path}.input_quantizer"]
                 scale, shift = _joined(node)
                 _copy(quantizer.distance, scale)
@@ -88,22 +94,22 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
 
 def _set_layer(layer: Any, node: Any) -> None:
     """Give a layer the weights of a node, which has a row per output, input channels last."""
-    places = torch.arange(layer.weight.numel()).view(layer.weight.shape)
+    indices = torch.arange(layer.weight.numel()).view(layer.weight.shape)
     if isinstance(layer, LatentWeight):
-        places = layer.outputs_first(places)
+        indices = layer.outputs_first(indices)
     elif isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
-        places = BinaryConvTranspose2d.outputs_first(layer, places)  # type: ignore[arg-type]
+        indices = BinaryConvTranspose2d.outputs_first(layer, indices)  # type: ignore[arg-type]
     stored = node.weight if isinstance(node, RealWeights) else unpack_signs(node.signs, node.in_features)
     rows = torch.from_numpy(np.array(stored, np.float32))
     if isinstance(node, OneBitWeights):
         rows = _latents(layer.weight_quantizer, node, rows)
-    found = torch.empty(places.numel())
-    found[places.movedim(1, -1).flatten()] = rows.flatten()
-    layer.weight.copy_(found.view(layer.weight.shape))
+    weight = torch.empty(indices.numel())
+    weight[indices.movedim(1, -1).flatten()] = rows.flatten()
+    layer.weight.copy_(weight.view(layer.weight.shape))
 
 
 def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
-    """Latents whose `decompose` gives the signs of a node, and its center and scale if it has a center."""
+    """Latents whose `decompose` gives the signs of a node, and its scale and center if it has both."""
     if node.centre is not None and node.scale is not None:
         # two values whose mean and deviation over a row are center and scale
         share = (signs > 0).double().mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6)
@@ -116,9 +122,9 @@ def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
 
 
 def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict[nn.Module, Line]:
-    """What each BatchNorm has to compute, of the affine map or threshold that it was folded into; other shifts are set.
+    """BatchNorm -> the line of the affine map or threshold that it was folded into; also sets other shifts.
 
-    The model is folded again, with its new weights.
+    Folds the model again, with its new weights.
     """
     folded = fold_once(model, example_of(net.input))
     chains = {site.value: site.chain for site in folded.sites}
@@ -131,9 +137,9 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
         if norms and chain is not None:
             lines[modules[ops[norms[-1]].name]] = _threshold_line(chain, norms[-1], node)
         elif norms:  # the joined operations are the affine map of the node
-            (before, place), (after, plus) = _joined(*ops[: norms[-1]]), _joined(*ops[norms[-1] + 1 :])
+            (before, point), (after, plus) = _joined(*ops[: norms[-1]]), _joined(*ops[norms[-1] + 1 :])
             scale, shift = _joined(node)
-            lines[modules[ops[norms[-1]].name]] = scale / (after * before), place, (shift - plus) / after, False
+            lines[modules[ops[norms[-1]].name]] = Line(scale / (after * before), point, (shift - plus) / after, False)
         elif isinstance(node, Affine) and node.shift is not None:
             path, _, part = ops[-1].name.rpartition(".")
             layer: Any = modules.get(path if part in ("in", "out") else ops[-1].name)
@@ -145,7 +151,7 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
 
 
 def _threshold_line(chain: Chain, at: int, node: Any) -> Line:
-    """The line of the BatchNorm at place `at`, which crosses the sign between the two integers where it changes."""
+    """The line of the BatchNorm at index `at`, which changes the sign between the same two integers."""
     integers, direction, threshold = chain.integers, node.direction.astype(np.float64), node.threshold
     middle = threshold - direction * integers.step / 2
     middle = np.where(threshold == INT32.max, integers[-1] + integers.step / 2, middle)  # never +1
@@ -153,23 +159,22 @@ def _threshold_line(chain: Chain, at: int, node: Any) -> Line:
     points = torch.from_numpy(np.stack([middle, middle + 1]).astype(np.float32))
     for op in chain.ops[:at]:
         points = op.apply(points)
-    place, above = points.double().numpy()
+    point, above = points.double().numpy()
     given = chain.quantizer.binary_input()
     level = 0.0 if given is None or given.shift is None else given.shift.double().numpy()
-    return direction * np.where(above >= place, 1.0, -1.0), place, level, True
+    return Line(direction * np.where(above >= point, 1.0, -1.0), point, level, True)
 
 
 def _set_norm(line: Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
-    """Give a BatchNorm the statistics of its inputs, and the factor and shift with which it computes a line."""
+    """Give a BatchNorm the statistics of its inputs, and the factor and shift of a line."""
     x = inputs[0].double().cpu().movedim(1, 0).flatten(1)
     mean, variance = x.mean(1).numpy(), x.var(1, correction=0).numpy()
     deviation = np.sqrt(variance + norm.eps)
-    scale, place, level, free = line
-    scale = scale / deviation if free else scale
-    shift = level - scale * place
-    if norm.weight is None:  # no factors to learn: the statistics are all that it has
+    scale = line.scale / deviation if line.free else line.scale
+    shift = line.level - scale * line.point
+    if norm.weight is None:  # without factors, the statistics determine the line
         if (scale <= 0).any():
-            raise CheckpointError("a BatchNorm without factors cannot turn a value around")
+            raise CheckpointError("a BatchNorm without factors cannot have a negative scale")
         mean, variance = -shift / scale, scale**-2.0 - norm.eps
     else:
         _copy(norm.weight, scale * deviation)
@@ -179,10 +184,10 @@ def _set_norm(line: Line, norm: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _joined(*maps: Any) -> tuple[Any, Any]:
-    """Scale and shift of affine maps, one after the other, in float64; 1 and 0 where there are none."""
+    """Scale and shift of consecutive affine maps, in float64; 1 and 0 for none."""
     return joined([(np.ones(1), np.zeros(1)), *((one.scale, one.shift) for one in maps)])
 
 
 def _copy(parameter: Any, values: Any) -> None:
-    """Copy the numbers of the channels; of one parameter for all channels, their first."""
+    """Copy a number per channel, or the first one to a parameter that all channels share."""
     parameter.copy_(torch.from_numpy(np.array(values, np.float32)[: parameter.numel()]).reshape(parameter.shape))

@@ -67,7 +67,7 @@ class Proof(NamedTuple):
         layers, exact_sites = [], set()
         for site in sites:
             threshold, integers, wrong = nodes[site.value], 0, 0
-            if site.chain is not None and site.chain.few and isinstance(threshold, Threshold):
+            if site.chain is not None and site.chain.can_be_tried and isinstance(threshold, Threshold):
                 wrong = site.chain.mismatches(threshold.threshold, threshold.direction)
                 tried = len(site.chain.integers) * site.chain.channels
                 if wrong:
