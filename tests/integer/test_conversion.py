@@ -15,7 +15,7 @@ from onebit.errors import UsageError
 from onebit.integer import calibrated, rounded_as_trained
 from onebit.integer.conversion import Conversion
 from onebit.integer.form import Form
-from onebit.integer.nets import _planned
+from onebit.integer.nets import plan_conversion
 from onebit.integer.operations import CONVERSIONS
 from onebit.packed import (
     AdaptiveAveragePool,
@@ -166,7 +166,7 @@ NETS: dict[str, Callable[[int], PackedNet]] = {
 
 def steps_of(net: PackedNet, bits: int, images: np.ndarray) -> dict[str, tuple[Fraction, int, int]]:
     """What is rounded: name -> (step, least, most); the image to the step with which all pixels fit."""
-    plan, groups = _planned(net, bits)
+    plan, groups = plan_conversion(net, bits)
     ranges = calibrated(net, images, activations=bits).ranges
     steps = {
         name: (Fraction(max(ranges[other].step for other in groups[name])), rounding.least, rounding.most)
@@ -268,7 +268,7 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     wide = Conversion(net, 8, lambda *_: 0.5, CONVERSIONS)
     wide.values["input"] = net.input.value
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
-    sums = wide.again(net.nodes[1], wide.again(net.nodes[0], "input"))
+    sums = wide.append_changed(net.nodes[1], wide.append_changed(net.nodes[0], "input"))
     wide.forms["n1"] = Form.of(sums, 9, 0.5)
     form = CONVERSIONS[Requantize](wide, net.nodes[2], wide.forms["n1"])
     [(value, scale)] = form.terms.items()

@@ -1,9 +1,9 @@
 """Exact packed net -> integer net: activations of 8, 4 or 2 bits, from pixels to logits. Loads no torch.
 
-The operations of the exact net are walked in order (`conversion`, with the table of `operations`). Scales, shifts and
-bounds are deferred (`form`) until integers are needed, and then computed together with one rounding (`multipliers`).
-How finely a value is rounded follows from what the exact net computes on some images (`ranges`). Each requantization is
-compared with real arithmetic over all integers (`multipliers`).
+`conversion` walks the operations of the exact net in order, with the table of `operations`. Scales, shifts and bounds
+are deferred (`form`) until integers are needed, and then computed with one rounding (`multipliers`). The step of a
+rounded value follows from what the exact net computes on some images (`ranges`). Each requantization is compared with
+real arithmetic over all integers (`multipliers`).
 """
 
 from onebit.integer.conversion import Affines

@@ -18,20 +18,20 @@ from onebit.packed.nodes import Value, by_class
 from onebit.packed.nodes.node import SUM_LIMIT
 
 INPUT_BITS, STREAM_BITS = 8, 16
-"""Bits of an image that has real values, and of sums without bounds that no weights read, as in a residual stream."""
+"""Bits of images with real values, and of unbounded sums that no weights read, as in a residual stream."""
 DIRECT = 2**16
-"""Integers below it are read by weights as they are: those of an image, and sums of a few windows."""
+"""Weights read integers below it unrounded: those of an image, and sums over small windows."""
 MOST_TERMS = 3
-"""A sum of more values than this is rounded."""
+"""Sums of more values are rounded."""
 ARRANGE = nodes.Move, nodes.Concat
 Affines = tuple[np.ndarray | None, np.ndarray | None]
 """Scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 
 
 class Rounding(NamedTuple):
-    """A value of the exact net that is rounded: to multiples of its step, `least` to `most` times.
+    """A value of the exact net that is rounded to `least` to `most` times its step.
 
-    sums: sums without bounds, of which the largest must fit.
+    sums: unbounded sums, whose range must contain the largest.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Conversion:
     Args:
         net: the exact net.
         bits: of activations; None to round only what the exact net rounds.
-        step: the distance of two neighbors of a rounded value, which has a form.
+        step: the step of a rounding of a form.
         table: for each operation, (conversion, node, forms of its inputs) -> form of its output.
-        numbers: scale and shift of affine maps of the exact net before they were rounded to float32, by name.
+        numbers: float64 scale and shift of affine maps of the exact net, by name.
 
     Attributes:
         real_roundings: for each requantization, what it computes in real arithmetic.
-        roundings: what was rounded with a `step`.
+        roundings: the roundings that have a `step`.
         rounds_pixels: whether pixels with real values became integers.
-        joined: pairs of those that are concatenated and must have the same step.
+        joined: pairs of rounded values that are concatenated and must have the same step.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Conversion:
         self.joined: list[tuple[str, str]] = []
 
     def convert(self) -> PackedNet:
-        """The integer net; its outputs have the names of those of the exact net where they are free."""
+        """The integer net; its outputs keep their names where these are free."""
         spec = self._input()
         for node in self.exact.nodes:
             form = by_class(self.table, node)(self, node, *(self.forms[name] for name in node.inputs))
@@ -97,7 +97,7 @@ class Conversion:
 
     # ------------------------------------------------------------------------------------------------------- values
     def emit(self, kind: type[Node], name: str, *inputs: str, **fields: Any) -> str:
-        """Append a node; the name of its value, `name` if it is free."""
+        """Append a node; returns the name of its value: `name`, or a similar free one."""
         return self.append(kind(inputs=inputs, output=self.free(name), **fields))
 
     def append(self, node: Node) -> str:
@@ -105,12 +105,12 @@ class Conversion:
         self.nodes.append(node)
         return node.output
 
-    def again(self, node: Node, *inputs: str, **changes: Any) -> str:
-        """Append a node of the exact net with other inputs."""
+    def append_changed(self, node: Node, *inputs: str, **changes: Any) -> str:
+        """Append a node of the exact net with other inputs and fields."""
         return self.append(replace(node, inputs=inputs, output=self.free(node.output), **changes))
 
     def free(self, name: str) -> str:
-        """`name`, or with a number behind it if that is taken, also by a value of the exact net still to come."""
+        """`name`, or `name` with a number if a value of either net has that name."""
         free, number = name, 1
         while free in self.values or (free in self.known and free != name):
             number += 1
@@ -122,7 +122,7 @@ class Conversion:
         return (*self.known[name].shape, 1)[0]
 
     def real(self, name: str) -> str:
-        """The value that computes the form of a value of the exact net, real unless the form is an integer as it is."""
+        """A value that computes the form of a value of the exact net: real, unless the form is one integer value."""
         if name not in self.reals:
             self.reals[name] = self.computed(name, self.forms[name])
         return self.reals[name]
@@ -147,38 +147,37 @@ class Conversion:
         return self.append(replace(self.nodes.pop(), output=self.free(name)))
 
     def plain(self, name: str, *, scaled: bool = True) -> tuple[str, float]:
-        """(value, scale) of a value of the exact net; where its form is more than that, it is computed.
+        """(value, scale) of a value of the exact net; a form that is not plain is computed.
 
-        Args:
-            scaled: whether the scale may differ from 1.
+        `scaled` tells whether the scale may differ from 1.
         """
         value, scale = self.forms[name].plain or (self.real(name), 1.0)
         return (value, scale) if scaled or scale == 1 else (self.real(name), 1.0)
 
     def unbounded(self, name: str) -> Form:
-        """The form of a value of the exact net, which is computed if it has bounds."""
+        """The form of a value of the exact net; a form with bounds is computed."""
         form = self.forms[name]
         return Form.of(self.real(name), len(form.shift)) if form.clipped else form
 
     def rounded(self, name: str, form: Form, step: float, least: int, most: int) -> Form:
         """The form of integers: `form` rounded once to multiples of `step` from `least` to `most`, half up."""
-        own = form.scaled(np.full(len(form.shift), 1 / step), np.zeros(1))
-        inside = own.low < 0.5 and own.high >= 0.5  # a range contains 0 and 1
-        low, high = (max(least, half_up(own.low)), min(most, half_up(own.high))) if inside else (least, most)
+        units = form.scaled(np.full(len(form.shift), 1 / step), np.zeros(1))
+        inside = units.low < 0.5 and units.high >= 0.5  # a range contains 0 and 1
+        low, high = (max(least, half_up(units.low)), min(most, half_up(units.high))) if inside else (least, most)
         limits = {"least": int(low), "most": int(high)}
-        scales, bounds = np.array([*own.terms.values()]), [self.values[value].bound for value in form.terms]
-        fields = multipliers(scales, own.shift, bounds) if inside and None not in bounds else None
+        scales, bounds = np.array([*units.terms.values()]), [self.values[value].bound for value in form.terms]
+        fields = multipliers(scales, units.shift, bounds) if inside and None not in bounds else None
         if fields is not None:
             value = self.emit(nodes.Requantize, name, *form.terms, **fields, **limits)
-            self.real_roundings[value] = RealRounding(tuple(form.terms), scales, own.shift, **limits)
+            self.real_roundings[value] = RealRounding(tuple(form.terms), scales, units.shift, **limits)
         else:
-            real = self.computed(f"{name[:80]}.scaled", replace(own, low=-inf, high=inf) if inside else own)
+            real = self.computed(f"{name[:80]}.scaled", replace(units, low=-inf, high=inf) if inside else units)
             value = self.emit(nodes.Quantize, name, real, **limits)
         return Form.of(value, len(form.shift), step)
 
     # ---------------------------------------------------------------------------------------------- what is rounded
     def _input(self) -> InputSpec:
-        """The input of the integer net. Real values of an image become integers where weights multiply them."""
+        """The input of the integer net. Pixels with real values become integers where weights multiply them."""
         spec = self.exact.input
         self.values[INPUT] = spec.value
         form = Form.of(INPUT, self.channels(INPUT))
@@ -217,12 +216,12 @@ class Conversion:
         return form.low >= 0 or bool(positive and all(x.exact and x.limits[0] >= 0 for x in values))
 
     def _is_long(self, name: str, form: Form) -> bool:
-        """Whether a sum of integers has many terms, or several that are read more than once."""
+        """Whether a sum of integers has too many terms, or several and more than one reader."""
         integers = all(self.values[value].exact for value in form.terms)
         return integers and len(form.terms) > (MOST_TERMS if len(self.readers[name]) < 2 else 1)
 
     def _image_step(self, form: Form, most: int) -> float:
-        """The step with which every pixel fits."""
+        """The smallest step with which every pixel fits."""
         least, largest = self.values[INPUT].limits
         [scale] = form.terms.values()
         reach = max(float(np.abs(scale * pixel + form.shift).max()) for pixel in (least, largest))
@@ -230,7 +229,7 @@ class Conversion:
 
     @cached_property
     def _feeding(self) -> set[str]:
-        """The values that one-bit weights read, also moved or pooled."""
+        """The values that one-bit weights read, directly or moved or pooled."""
         feeding: set[str] = set()
         for node in reversed(self.exact.nodes):
             moves = isinstance(node, (*ARRANGE, nodes.Pool, nodes.AdaptiveAveragePool)) and node.output in feeding
@@ -239,11 +238,11 @@ class Conversion:
         return feeding
 
     def _takes(self, reader: Node, form: Form) -> bool:
-        """Whether an operation reads a form as it is."""
+        """Whether an operation reads a form without rounding."""
         if isinstance(reader, nodes.OneBitWeights):
             return form.plain is not None and self._multiplied(reader, self.values[form.plain[0]])
         if isinstance(reader, nodes.Pad) and reader.value:
-            return True  # a border of ±1 is not a multiple of a step: rounded after it, and not before as well
+            return True  # a border of ±1 is not a multiple of a step: only its result is rounded
         if isinstance(reader, (*ARRANGE, nodes.MaxPool)):
             return form.plain is not None
         if isinstance(reader, nodes.AdaptiveAveragePool):
@@ -259,7 +258,7 @@ class Conversion:
         return x.bound is not None and x.bound < DIRECT and reader.terms * x.bound <= SUM_LIMIT
 
     def pool_of(self, node: nodes.AdaptiveAveragePool) -> nodes.AveragePool | None:
-        """The pool with windows of one size that computes the same, if there is one."""
+        """The equivalent pool with windows of one size, if there is one."""
         height, width = self.known[node.inputs[0]].shape[1:]
         if height % node.size[0] or width % node.size[1]:
             return None
@@ -267,7 +266,7 @@ class Conversion:
         return nodes.AveragePool(inputs=node.inputs, output=node.output, kernel=window, stride=window)
 
     def pools(self, node: nodes.AveragePool, form: Form) -> bool:
-        """Whether sums of windows of a form are those of its only value."""
+        """Whether a pool of a form is a pool of its only value."""
         if form.term is None or (form.shift.any() and any(node.padding)):
             return False
         bound = self.values[form.term[0]].bound
@@ -275,7 +274,7 @@ class Conversion:
 
 
 def to_float32(array: np.ndarray | None) -> np.ndarray | None:
-    with np.errstate(over="ignore"):  # found when the values of the net are checked
+    with np.errstate(over="ignore"):  # the check of the values of the net finds it
         return None if array is None else array.astype(np.float32)
 
 
@@ -284,6 +283,6 @@ def float64_or(array: np.ndarray | None, default: float) -> np.ndarray:
 
 
 def keeps_bounds(node: nodes.Affine) -> bool:
-    """Whether bounds before the operation are bounds behind it."""
+    """Whether the operation maps bounds to bounds: one positive scale, no shift."""
     scale = float64_or(node.scale, 1.0)
     return node.shift is None and bool(scale[0] > 0) and bool((scale == scale[0]).all())

@@ -10,11 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """min(max(Σ scale · value + shift, low), high), per channel: what is not computed before a value is needed.
+    """min(max(Σ scale · value + shift, low), high) per channel, which is computed when a value is needed.
 
     terms: name of a value of the integer net -> scale, (C,) float64.
     shift: (C,) float64.
-    low, high: bounds of the whole.
     """
 
     terms: dict[str, np.ndarray]
@@ -34,7 +33,7 @@ class Form:
 
     @property
     def term(self) -> tuple[str, np.ndarray] | None:
-        """The only value and its scale, if there is one, without bounds."""
+        """The only value and its scale; None with several values or bounds."""
         return next(iter(self.terms.items())) if len(self.terms) == 1 and not self.clipped else None
 
     @property
@@ -47,7 +46,7 @@ class Form:
 
     def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Form:
         """scale · x + shift. With bounds, `scale` is one positive number and there is no shift."""
-        terms = {name: own * scale for name, own in self.terms.items()}
+        terms = {name: factor * scale for name, factor in self.terms.items()}
         low, high = (bound * float(scale[0]) for bound in (self.low, self.high)) if self.clipped else (-inf, inf)
         return Form(terms, self.shift * scale + shift, low, high)
 

@@ -1,4 +1,4 @@
-"""Integer multipliers, offsets and a shift that round an affine map of integers, and how far they are off."""
+"""Integer multipliers, offsets and a shift that round an affine map of integers, and their error."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from onebit.packed.nodes.node import INT32, MOST_SHIFT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 MOST_OFF = 2.0**-8
-"""Numbers are taken if they decide otherwise than the exact affine map only this near to a tie."""
+"""The numbers may round differently from the exact affine map only this near to a tie."""
 ERROR = 2.0**-44
-"""Bound of the error of numbers in float64, as a fraction of the largest magnitude they lead to: 9 bits more than one
+"""Bound of the error of float64 numbers, as a fraction of the largest magnitude they lead to: 9 bits above one
 rounding, for tens of roundings and for differences that lose digits."""
 
 
 class RealRounding(NamedTuple):
-    """min(max(round(Σᵢ scales[i] · xᵢ + shift), least), most), per channel, which a `Requantize` node is to compute.
+    """min(max(round(Σᵢ scales[i] · xᵢ + shift), least), most) per channel, which a `Requantize` node computes.
 
-    values: names of the integers xᵢ. scales: (inputs, C) float64. shift: (C,) float64. They are those of the trained
-    net, in units of the result, and right to within `ERROR`.
+    values: names of the integers xᵢ. scales: (inputs, C) float64. shift: (C,) float64. Both are those of the trained
+    net in units of the result, within `ERROR`.
     """
 
     values: tuple[str, ...]
@@ -45,11 +45,11 @@ def multipliers(scales: np.ndarray, constant: np.ndarray, bounds: Sequence[Any])
         bounds: the largest magnitude of each integer xᵢ.
 
     Returns:
-        None if the numbers are so large that they decide otherwise farther than `MOST_OFF` from a tie.
+        None if the numbers are so large that they round differently farther than `MOST_OFF` from a tie.
     """
     bound = np.array(bounds, np.float64)
     largest, scale = float((bound @ np.abs(scales) + np.abs(constant)).max()), float(np.abs(scales).max())
-    if not largest < EXACT_LIMIT:  # also NaN
+    if not largest < EXACT_LIMIT:  # true for NaN
         return None
     # the next power of two above each magnitude leaves room for the roundings, and for half of 2^shift
     shift = min(MOST_SHIFT, 51 - frexp(largest + 1)[1], 31 - frexp(scale)[1])
@@ -69,9 +69,9 @@ def half_up(x: float) -> float:
 
 
 def largest_error(node: Requantize, real: RealRounding, limits: Sequence[tuple[int, int]]) -> float:
-    """Bound of the |difference| between a node and real arithmetic before rounding; infinite for other limits.
+    """Bound of |node - real arithmetic| before rounding; infinite for other inputs or limits.
 
-    Where the real number is farther than this from a tie, the results are equal; elsewhere they differ by at most 1.
+    Farther than this from a tie the results are equal; elsewhere they differ by at most 1.
 
     Args:
         limits: the smallest and the largest integer of each input.

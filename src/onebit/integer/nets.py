@@ -17,7 +17,7 @@ from onebit.integer.ranges import Range, find_ranges
 from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize
 
 BITS = 8, 4, 2
-_OTHER = "the packed net does not have the operations that the model has when its activations are rounded"
+_DIFFERS = "the packed net has other operations than the model with rounded activations"
 
 
 class Calibrated(NamedTuple):
@@ -28,27 +28,26 @@ class Calibrated(NamedTuple):
 
     @property
     def beyond(self) -> float:
-        """The largest share of numbers that a range cuts off."""
+        """The largest share of numbers that a range clips."""
         return max((found.beyond for found in self.ranges.values()), default=0.0)
 
 
 def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> PackedNet:
-    """The integer net of a packed net with real activations: they become integers of few bits, without retraining.
+    """The integer net of a packed net: real activations become integers of 8, 4 or 2 bits, without retraining.
 
-    BatchNorm, ReLU, a residual sum and the rounding are one operation on exact integer sums, `Requantize`. What follows
-    real weights is rounded by `Quantize`. Pixels keep 8 bits. Residual streams that no weights read have 16 bits. The
-    logits are real. Each value is rounded to multiples of a step, which minimizes the mean squared rounding error of
-    what the exact net computes for `images`.
+    BatchNorm, ReLU, a residual sum and the rounding are one operation on exact integer sums, `Requantize`. `Quantize`
+    rounds the results of real weights. Pixels keep 8 bits; residual streams that no weights read have 16 bits; logits
+    are real. Each value is rounded to multiples of the step that minimizes the mean squared rounding error on `images`.
 
     Args:
         packed: the exact net, from `onebit.pack`.
-        images: some training images as the net takes them, (N, …) with N of 32 or more; 500 are enough.
+        images: training images (N, …) in the input format of the net, with N of 32 or more; 500 are enough.
         activations: bits of an activation: 8, 4 or 2.
 
     Raises:
         WrongTypeError: not a packed net.
-        UsageError: other bits, too few images or of another shape, a value that is zero for all of them, or a net whose
-            activations are ±1 or integers already.
+        UsageError: other bits, too few images or another shape, a value that is zero on all images, or a net whose
+            activations are ±1 or integers.
         FormatError: values that are NaN or infinite, or sums that may not fit an int32.
 
     Example:
@@ -61,12 +60,12 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
 def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calibrated:
     """An integer net and its ranges. Arguments and errors: see `integer_net`."""
     if activations not in BITS:
-        raise UsageError(f"got activations of {activations!r} bits, expected {', '.join(map(str, BITS))}")
-    plan, groups = _planned(packed, activations)
+        raise UsageError(f"expected activations of {', '.join(map(str, BITS))} bits, got {activations!r}")
+    plan, groups = plan_conversion(packed, activations)
     if not plan.roundings and not plan.rounds_pixels:
-        raise UsageError("all activations of the net are ±1 or integers already: there is nothing to round")
+        raise UsageError("nothing to round: all activations of the net are ±1 or integers")
     ranges = find_ranges(packed, images, list(plan.roundings.values())) if plan.roundings else {}
-    # values that are concatenated have one step, the largest of theirs
+    # concatenated values share the largest of their steps
     steps = {name: max(ranges[other].step for other in groups[name]) for name in ranges}
     net = Conversion(packed, activations, lambda rounding, _: steps[rounding.name], CONVERSIONS).convert()
     net.check_values()
@@ -76,13 +75,13 @@ def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calib
 def rounded_as_trained(
     packed: PackedNet, numbers: Mapping[str, Affines] | None = None
 ) -> tuple[PackedNet, dict[str, RealRounding]]:
-    """The net with the roundings that it was trained with, where they follow integers, as integer operations.
+    """The net with the roundings of its training as integer operations, where they follow integers.
 
     Args:
-        numbers: scale and shift of the affine maps of the net before they were rounded to float32, by name.
+        numbers: float64 scale and shift of the affine maps of the net, by name.
 
     Returns:
-        The net, and what each of these operations computes in real arithmetic, by name.
+        The net, and for each requantization what it computes in real arithmetic, by name.
     """
     if not any(isinstance(node, Quantize) for node in packed.nodes):
         return packed, {}
@@ -91,15 +90,14 @@ def rounded_as_trained(
 
 
 def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> tuple[PackedNet, dict[str, RealRounding]]:
-    """The integer net of an exact net with the steps of another one, and the real arithmetic of its requantizations.
+    """The integer net of an exact net with the steps of `made`, and the real arithmetic of its requantizations.
 
-    The steps are those that the numbers of the integer net state: multipliers are the scales of the exact net divided
-    by a step.
+    The steps follow from the numbers in `made`: its multipliers are scales of the exact net divided by a step.
 
     Raises:
-        UsageError: the integer net is not one of `integer_net` from this exact net.
+        UsageError: `made` is not an integer net of this exact net.
     """
-    _, groups = _planned(packed, activations)
+    _, groups = plan_conversion(packed, activations)
     twins, steps = {node.output: node for node in made.nodes}, dict[str, float]()
 
     def step(rounding: Rounding, form: Form) -> float:
@@ -112,7 +110,7 @@ def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> tup
     twin = conversion.convert()
     ours, theirs = ([(type(x), x.inputs, x.output) for x in net.nodes] for net in (twin, made))
     if ours != theirs:
-        raise UsageError(_OTHER)
+        raise UsageError(_DIFFERS)
     return twin, conversion.real_roundings
 
 
@@ -133,16 +131,16 @@ def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
         else:
             values += node.inputs
             continue
-        own, divided = (float(np.abs(numbers).sum()) for numbers in (scales, stated))
-        return own / divided if own and divided else 1.0
-    raise UsageError(_OTHER)
+        total, divided = (float(np.abs(numbers).sum()) for numbers in (scales, stated))
+        return total / divided if total and divided else 1.0
+    raise UsageError(_DIFFERS)
 
 
-def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str, frozenset[str]]]:
-    """What will be rounded, and for each value those that must have the same step."""
+def plan_conversion(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str, frozenset[str]]]:
+    """A conversion with placeholder steps, and for each rounded value the group that shares its step."""
     groups: dict[str, frozenset[str]] = {}
     while True:
-        plan = Conversion(packed, activations, _apart(groups), CONVERSIONS)
+        plan = Conversion(packed, activations, _distinct_steps(groups), CONVERSIONS)
         plan.convert()
         found = _groups(plan.roundings, plan.joined)
         if found == groups:
@@ -150,10 +148,10 @@ def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str,
         groups = found
 
 
-def _apart(groups: dict[str, frozenset[str]]) -> Callable[[Rounding, Form], float]:
-    """Another step for each group, so that values that will differ in their steps do so in a plan already.
+def _distinct_steps(groups: dict[str, frozenset[str]]) -> Callable[[Rounding, Form], float]:
+    """A different step for each group.
 
-    A step is never 1, also times a scale: borders of ±1 are multiples of 1, but not of the steps that will be found.
+    No step is 1, even times a scale: borders of ±1 are multiples of 1, but not of the final steps.
     """
     steps: dict[str, float] = {}
 
@@ -165,7 +163,7 @@ def _apart(groups: dict[str, frozenset[str]]) -> Callable[[Rounding, Form], floa
 
 
 def _groups(names: Iterable[str], joined: list[tuple[str, str]]) -> dict[str, frozenset[str]]:
-    """For each name all those joined with it, also through others."""
+    """The connected components of pairs of names, by name."""
     groups = {name: frozenset([name]) for name in names}
     for one, two in joined:
         both = groups[one] | groups[two]

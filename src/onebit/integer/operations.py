@@ -1,4 +1,4 @@
-"""For each operation of an exact net, what becomes of it in the integer net."""
+"""The conversion of each operation of an exact net."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _quantize(net: Conversion, node: nodes.Quantize, x: Form) -> Form:
 
 def _threshold(net: Conversion, node: nodes.Threshold, x: Form) -> Form:
     at = node.threshold.astype(np.float64)
-    at[node.threshold == INT32.min], at[node.threshold == INT32.max] = -inf, inf  # true for every sum, or for none
+    at[node.threshold == INT32.min], at[node.threshold == INT32.max] = -inf, inf  # always +1, or never
     return _signs(net, node, x, at, node.direction.astype(np.float64))
 
 
@@ -60,7 +60,7 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
     slope, least = np.abs(scale), direction * (at - x.shift)  # slope · (ahead · value) >= least
     with np.errstate(divide="ignore", invalid="ignore"):
         first = np.ceil(np.where(slope == 0, np.where(least <= 0, -inf, inf), least / slope))
-        # a quotient is rounded: the products that the net compares decide
+        # division rounds: the products that the net compares decide
         first = np.where(slope * first < least, first + 1, first)
         first = np.where(slope * (first - 1) >= least, first - 1, first)
     threshold = np.clip(ahead * first, INT32.min, INT32.max).astype(np.int32)
@@ -72,7 +72,7 @@ def _one_bit(net: Conversion, node: nodes.OneBitWeights, x: Form) -> Form:
     value, _ = net.plain(node.inputs[0])
     large = node.terms * (net.values[value].bound or 0) > SUM_LIMIT
     value, step = net.plain(node.inputs[0], scaled=not (large or _has_border(node)))
-    sums = net.again(node, value, scale=None, centre=None)
+    sums = net.append_changed(node, value, scale=None, centre=None)
     terms = {sums: step * float64_or(node.scale, 1.0) * np.ones(node.outputs)}
     if node.centre is not None:
         groups = getattr(node, "groups", 1)
@@ -95,7 +95,7 @@ def _has_border(node: Node) -> bool:
 
 def _real_weights(net: Conversion, node: nodes.RealWeights, x: Form) -> Form:
     value, step = net.plain(node.inputs[0], scaled=not _has_border(node))
-    return Form.of(net.again(node, value), node.outputs, step)
+    return Form.of(net.append_changed(node, value), node.outputs, step)
 
 
 def _moved(net: Conversion, node: Node, x: Form) -> Form:
@@ -103,7 +103,7 @@ def _moved(net: Conversion, node: Node, x: Form) -> Form:
     # a border of ±1 is not a multiple of the step, and a single number has no channels to be scaled
     scaled = not getattr(node, "value", False) and net.known[node.output].shape != ()
     value, step = net.plain(node.inputs[0], scaled=scaled)
-    made = net.again(node, value)
+    made = net.append_changed(node, value)
     if value in net.origin:
         net.origin[made] = net.origin[value]
     return Form.of(made, net.channels(node.output), step)
@@ -113,7 +113,7 @@ def _concat(net: Conversion, node: nodes.Concat, *inputs: Form) -> Form:
     parts = [net.plain(name) for name in node.inputs]
     origins = [net.origin[value] for value, _ in parts if value in net.origin]
     net.joined += pairwise(origins)
-    made = net.again(node, *(value for value, _ in parts))
+    made = net.append_changed(node, *(value for value, _ in parts))
     if len(origins) == len(parts):
         net.origin[made] = origins[0]
     steps = [np.full(len(x.shift), step) for x, (_, step) in zip(inputs, parts, strict=True)]
@@ -122,15 +122,15 @@ def _concat(net: Conversion, node: nodes.Concat, *inputs: Form) -> Form:
 
 def _average_pool(net: Conversion, node: nodes.AveragePool, x: Form) -> Form:
     if not net.pools(node, x):
-        return Form.of(net.again(node, net.real(node.inputs[0])), len(x.shift))
+        return Form.of(net.append_changed(node, net.real(node.inputs[0])), len(x.shift))
     assert x.term is not None
     value, scale = x.term
     pixels = prod(node.kernel)
     if net.values[value].exact and (node.sums or node.count_padding or not any(node.padding)):
-        made = net.again(node, value, sums=1, count_padding=0)
+        made = net.append_changed(node, value, sums=1, count_padding=0)
         scale = scale if node.sums else scale / pixels
     else:
-        made = net.again(node, value)
+        made = net.append_changed(node, value)
     return Form({made: scale}, x.shift * pixels if node.sums else x.shift)
 
 
@@ -138,18 +138,18 @@ def _adaptive(net: Conversion, node: nodes.AdaptiveAveragePool, x: Form) -> Form
     same = net.pool_of(node)
     if same is not None and net.pools(same, x) and x.term is not None and net.values[x.term[0]].exact:
         return _average_pool(net, same, x)
-    return Form.of(net.again(node, net.real(node.inputs[0])), len(x.shift))
+    return Form.of(net.append_changed(node, net.real(node.inputs[0])), len(x.shift))
 
 
 def _as_real(net: Conversion, node: Node, *inputs: Form) -> Form:
     """An operation on real values."""
-    return Form.of(net.again(node, *(net.real(name) for name in node.inputs)), net.channels(node.output))
+    return Form.of(net.append_changed(node, *(net.real(name) for name in node.inputs)), net.channels(node.output))
 
 
 def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
     plain = [x.plain for x in inputs if x.plain is not None and x.plain[1] == 1 and net.values[x.plain[0]].exact]
     if len(plain) == len(inputs):
-        return Form.of(net.again(node, *(value for value, _ in plain)), len(node.offset))
+        return Form.of(net.append_changed(node, *(value for value, _ in plain)), len(node.offset))
     unit = 2.0**-node.right_shift
     total = Form({}, node.offset * unit - 0.5)
     for name, multiplier in zip(node.inputs, node.multiplier, strict=True):
@@ -174,4 +174,4 @@ CONVERSIONS: dict[type, Callable[..., Form]] = {
     nodes.Requantize: _requantize,
     nodes.Quantize: _quantize,
 }
-"""For each operation, or those of a base class: (conversion, node, forms of its inputs) -> form of its output."""
+"""Class of operations -> (conversion, node, forms of its inputs) -> form of its output."""

@@ -1,4 +1,4 @@
-"""The ranges of activations: what a net computes on some images decides how finely each value is rounded."""
+"""The step of each rounded activation, found on some images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from onebit.runtime.input_batch import as_batch
 
 LEAST_IMAGES = 32
 _SAMPLE = 1 << 16
-"""Numbers of a value that are compared with their roundings; of all its numbers the largest is known."""
+"""Numbers drawn of a value, to compare them with their roundings."""
 _AT_ONCE = 1 << 25
-"""Numbers of all values of a batch."""
+"""Most numbers of all values of a batch."""
 _FINER, _CANDIDATES = 16, 97
 """Candidates of a range: the largest magnitude divided by powers of 2^(1/16), down to a 64th."""
 _HEADROOM = 2
@@ -28,21 +28,18 @@ _HEADROOM = 2
 
 
 class Range(NamedTuple):
-    """The step of a rounded value; the share of the sampled numbers that its range cuts off."""
+    """The step of a rounded value, and the share of the sampled numbers that its range clips."""
 
     step: float
     beyond: float
 
 
 def find_ranges(net: PackedNet, images: Any, roundings: Sequence[Rounding]) -> dict[str, Range]:
-    """The range of each value to be rounded, by name.
-
-    It minimizes the mean squared rounding error of the values that the exact net computes for the images.
-    """
+    """The range of each value to be rounded, by name: it minimizes the mean squared rounding error on the images."""
     images = as_batch(net.input, images)
     count = images.shape[0]
     if count < LEAST_IMAGES:
-        raise UsageError(f"got {count} images to calibrate ranges on, expected at least {LEAST_IMAGES}")
+        raise UsageError(f"expected at least {LEAST_IMAGES} images to calibrate ranges, got {count}")
     found = {}
     for start in range(0, len(roundings), MOST_OUTPUTS):
         part = roundings[start : start + MOST_OUTPUTS]
@@ -59,7 +56,7 @@ def _samples(net: PackedNet, images: Any, names: list[str]) -> dict[str, tuple[n
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
     largest = dict.fromkeys(names, 0.0)
     size = max(1, _AT_ONCE // sum(prod(net.values[name].shape) for name in names))
-    # values inside of the net become its outputs, so that the native library computes them
+    # inner values become outputs, so that the native library computes them
     inside = [name for name in names if name != INPUT]
     if inside:
         made = needed(net.nodes, inside)
@@ -77,10 +74,7 @@ def _samples(net: PackedNet, images: Any, names: list[str]) -> dict[str, tuple[n
 
 def _range_of(rounding: Rounding, numbers: np.ndarray, largest: float, images: int) -> Range:
     if largest == 0:
-        raise UsageError(
-            f"{rounding.name}: every value is 0 on the {images} calibration images, so it has no range; train the net "
-            "further, or calibrate on other images"
-        )
+        raise UsageError(f"{rounding.name} is 0 on all {images} calibration images, so it has no range")
     if rounding.sums:
         return Range(_HEADROOM * largest / rounding.most, 0.0)
     errors = []

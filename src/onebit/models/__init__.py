@@ -1,4 +1,4 @@
-"""Models: each takes uint8 images (N, C, H, W) and returns logits (N, classes); binary or real by its quantizers."""
+"""Models from uint8 images (N, C, H, W) to logits (N, classes); their quantizers make them binary."""
 
 from __future__ import annotations
 

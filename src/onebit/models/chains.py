@@ -1,4 +1,4 @@
-"""Nets that are chains of layers: LeNet, Network in Network, LR-net's two, VGG and AlexNet; options as in `Stack`."""
+"""Chains of layers: LeNet, Network in Network, the two nets of LR-net, VGG and AlexNet; options as in `Stack`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VGG_STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 
 
 def lenet(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, **options: Any) -> ConvNet:
-    """LeNet-5 (LeCun et al. 1998) as it is built today: 6C5-MP2-16C5-MP2-120FC-84FC-classes with BatchNorm.
+    """LeNet-5 (LeCun et al. 1998) with today's layers: 6C5-MP2-16C5-MP2-120FC-84FC-classes with BatchNorm.
 
     Images of 28 pixels are padded to the paper's 32.
     """
@@ -28,8 +28,8 @@ def lenet(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, **opti
 def nin(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
     """Network in Network for CIFAR (arXiv:1312.4400): 1×1 convolutions after each larger one, logits by averaging.
 
-    BatchNorm after every layer in place of its bias, and no ReLU of the logits. The paper drops out half of what its
-    two poolings give: `dropout=0.5`.
+    BatchNorm after every layer in place of its bias, and no ReLU of the logits. The paper has dropout of 0.5 after its
+    two poolings: `dropout=0.5`.
     """
     stack = Stack(input_shape, classes, **options)
     stack.conv(192, 5, padding=2)
@@ -57,7 +57,7 @@ def lrnet_small(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, 
     """32C5-MP2-64C5-MP2-512FC-classes, BatchNorm after every layer.
 
     The MNIST net of LR-net (arXiv:1710.07739). Convolutions keep the size of the image, as in the authors' code, which
-    also drops out half of the hidden units and keeps the last layer real: `dropout=0.5`, `real_last=True`.
+    also has `dropout=0.5` of the hidden units and `real_last=True`.
     """
     stack = Stack(input_shape, classes, **options)
     for channels in (32, 64):
@@ -68,8 +68,8 @@ def lrnet_small(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, 
 def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
     """2×128C3-MP2-2×256C3-MP2-2×512C3-MP2-1024FC-classes, BatchNorm after every layer.
 
-    The CIFAR-10 net of LR-net (arXiv:1710.07739): `vgg_small` with one hidden dense layer. The authors' code drops out
-    half of its units and keeps the last layer real: `dropout=0.5`, `real_last=True`.
+    The CIFAR-10 net of LR-net (arXiv:1710.07739): `vgg_small` with one hidden dense layer. The authors' code has
+    `dropout=0.5` and `real_last=True`.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
@@ -79,8 +79,8 @@ def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
 def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
     """2×128C3-MP2-2×256C3-MP2-2×512C3-MP2-2×1024FC-classes, BatchNorm after every layer.
 
-    The CIFAR-10 net of BinaryConnect (arXiv:1511.00363) and BNN (arXiv:1602.02830); pooling before BatchNorm as in the
-    latter's code.
+    The CIFAR-10 net of BinaryConnect (arXiv:1511.00363) and BNN (arXiv:1602.02830), with pooling before BatchNorm as in
+    the code of BNN.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
@@ -90,8 +90,8 @@ def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
 def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int = 1000, **options: Any) -> ConvNet:
     """VGG-11 or VGG-16 (arXiv:1409.1556, configurations A and D), BatchNorm after every layer in place of its bias.
 
-    Large images get the paper's two dense layers of 4096, small ones (CIFAR) two of 512. The paper drops out half of
-    these: `dropout=0.5`.
+    Large images get the paper's two dense layers of 4096 units, small ones (CIFAR) two of 512. The paper has
+    `dropout=0.5` of these.
 
     Args:
         depth: 11 or 16.
@@ -107,11 +107,11 @@ def alexnet(
 ) -> ConvNet:
     """AlexNet in one column (Krizhevsky 2014, arXiv:1404.5997), BatchNorm after every layer in place of its bias.
 
-    The paper drops out half of the hidden dense units: `dropout=0.5`.
+    The paper has `dropout=0.5` of the hidden dense units.
 
     Args:
-        stem: "imagenet" is the paper's 11×11 convolution of stride 4, "cifar" a 3×3 one of stride 1, for images from 15
-            pixels on; None chooses by the size of the image.
+        stem: "imagenet" is the paper's 11×11 convolution of stride 4, "cifar" a 3×3 one of stride 1, for images of at
+            least 15 pixels; None chooses by the size of the image.
     """
     stack = Stack(input_shape, classes, **options)
     if choose_stem(stem, input_shape) == "imagenet":

@@ -18,19 +18,19 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
     """Build a model by name.
 
     Args:
-        name: a name of `MODELS`, or what builds the model.
-        options: the model's own arguments.
+        name: a name of `MODELS`, or a function that builds the model.
+        options: arguments of the model.
 
     Raises:
         UnknownNameError: no such model.
-        UsageError: a value that the model refuses, or more weights than fit into memory.
+        UsageError: an invalid value, or more weights than fit into memory.
 
     Example:
         >>> create_model("mlp", widths=(784, 512, 10), weight_quantizer="sign")  # doctest: +ELLIPSIS
         MLP(...)
     """
     kind = resolve(MODELS, name, kind="model")
-    if isinstance(name, str):  # refused before memory is taken
+    if isinstance(name, str):
         with torch.device("meta"):  # shapes without values
             size = 4 * sum(parameter.numel() for parameter in kind(**options).parameters())
         if size > (memory := total_memory()):

@@ -15,15 +15,15 @@ from onebit.models.stack import ConvNet, Stack
 class MLP(ConvNet):
     """uint8 image -> coding -> flatten -> (linear -> BatchNorm -> ReLU)* -> linear -> BatchNorm -> logits.
 
-    With an `input_quantizer` the sign of the next layer, or a quantizer of few bits, takes the place of the ReLU. With
+    With an `input_quantizer`, the sign of the next layer or an integer quantizer replaces the ReLU. With
     `weight_quantizer=None` and `input_quantizer=None` it is the full-precision twin, with the same state_dict keys.
 
     Args:
         widths: units per layer, input and classes included; two hidden layers of 512 when None.
         input_shape: (C, H, W); (1, s, s) with s² = widths[0] when None, 1×28×28 without widths.
         classes: number of logits; widths[-1] when None, 10 without widths.
-        input_dropout: probability of zeroing an input; `dropout` of the options is that of a hidden unit.
-        init: see `Parts`; latents are uniform in ±value unless it is "default".
+        input_dropout: probability of zeroing an input; the option `dropout` is that of a hidden unit.
+        init: see `Parts`.
         options: see `Stack`.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""Every model by name, with the options of its own. No torch here: `onebit train --help` prints them."""
+"""Every model by name, with its options. No torch here: `onebit train --help` prints them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_LAYERS = 1_000
 
 @dataclass(frozen=True, eq=False)
 class ModelEntry(Entry):
-    """What a model declares. It also takes the options that all models share (`onebit.recipe.ModelRecipe`).
+    """A model of the table. It also takes the options that all models share (`onebit.recipe.ModelRecipe`).
 
     Args:
-        options: are arguments of the model; None stands for its own default.
-        masks: it gives a class to each pixel, not to each image.
+        options: arguments of the model; None stands for the default of the model.
+        masks: whether it predicts a class for each pixel, not for each image.
     """
 
     masks: bool = False

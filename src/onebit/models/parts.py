@@ -1,4 +1,4 @@
-"""What the models are built from: layers that are binary or plain by one setting."""
+"""The layers of the models, binary or real by one setting."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from onebit.layers import (
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 LARGE = 64
-"""Images with more pixels than this on their shorter side count as large (ImageNet), others as small (CIFAR)."""
+"""Images with a longer shortest side count as large (ImageNet), others as small (CIFAR)."""
 
 
 def is_large(input_shape: Sequence[int]) -> bool:
-    """Whether images (C, H, W) are of ImageNet's kind rather than CIFAR's."""
+    """Whether images (C, H, W) are as large as ImageNet's rather than CIFAR's."""
     return min(input_shape[1:]) > LARGE
 
 
 def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
-    """The stem of a net that has one for each kind of image; None chooses by the size of the image."""
+    """The name of a stem; None chooses by the size of the image."""
     named = read(stem, Literal["cifar", "imagenet"] | None, name="stem")
     return named or ("imagenet" if is_large(input_shape) else "cifar")
 
 
 def init_latents_(layer: nn.Module, init: str) -> None:
-    """Begin the latents of a layer with binary weights as `Parts.init` says; any other layer stays as it is."""
+    """Initialize the latents of a layer with binary weights as `Parts.init` states; other layers stay unchanged."""
     if init == "uniform" and isinstance(layer, LatentWeight) and layer.weight_quantizer is not None:
         bound = layer.weight_quantizer.latent_bound or 1.0
         nn.init.uniform_(layer.weight, -bound, bound)
@@ -47,24 +47,24 @@ def init_latents_(layer: nn.Module, init: str) -> None:
 
 @dataclass(frozen=True)
 class Parts(Checked):
-    """How the layers of one model are made: the settings that all models share.
+    """The settings that all models share; makes their layers.
 
     Args:
         weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object for every layer but the first; None keeps real activations. One of few bits is
-            part of the activations, so that whatever takes one, a shortcut too, takes the same integers.
+        input_quantizer: name or object for every layer but the first; None keeps real activations. An integer quantizer
+            is part of the activation, so that shortcuts take the same integers.
         weight_options, input_options: arguments of the quantizers that are given by name.
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
-        activation: "relu", which the sign of a layer replaces, and a quantizer of few bits that begins at 0 too; or
-            one that is kept before either: "rprelu", ReActNet's, or "hardtanh", which bounds sums to ±1.
-        init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
+        activation: "relu", which signs and integers from 0 replace; "rprelu" of ReActNet or "hardtanh" stay before
+            either.
+        init: "uniform" draws latents of binary layers uniformly from ±value, "default" is torch's.
         width: factor on the channels, and on the units of hidden dense layers.
         real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
-        last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale.
-        coding, mean, std: see `InputCoding`; the mean and std of pixels 0–255 that a data set has.
+        last_norm: BatchNorm of the logits, which gives ±1 weights of the last layer a scale.
+        coding, mean, std: see `InputCoding`; mean and std of pixels 0–255.
     """
 
     weight_quantizer: WeightQuantizer = "sign"
@@ -93,7 +93,7 @@ class Parts(Checked):
 
     def image_coding(self) -> InputCoding:
         """The first module of a model."""
-        return InputCoding(self.coding, mean=self.mean, std=self.std, scale=1)  # images may hold 0 and 1 alone
+        return InputCoding(self.coding, mean=self.mean, std=self.std, scale=1)  # images of only 0 and 1 are valid
 
     def layer(
         self,
@@ -104,13 +104,13 @@ class Parts(Checked):
         bias: bool = False,
         **options: Any,
     ) -> Any:
-        """A layer of a class of torch, or its binary twin where something is quantized.
+        """A layer of a torch class, or its binary twin if weights or inputs are quantized.
 
         Args:
             kind: `torch.nn.Conv2d`, `ConvTranspose2d` or `Linear`.
-            sizes, options: as the class takes them.
-            first: the layer takes pixels, which no input quantizer touches, and has real weights if `real_first`.
-            real: it keeps real weights and real inputs.
+            sizes, options: arguments of the class.
+            first: the layer takes pixels, which are not quantized; its weights are real if `real_first`.
+            real: keep real weights and real inputs.
         """
         weight = inputs = None
         real = real or (first and self.real_first)
@@ -143,32 +143,31 @@ class Parts(Checked):
 
     @property
     def takes_signs(self) -> bool:
-        """Whether layers quantize their inputs themselves, as with signs; those of few bits are made by `active`."""
-        return self.input_quantizer is not None and self.few_bits() is None
+        """Whether layers take the signs of their inputs; `active` makes integers."""
+        return self.input_quantizer is not None and self.integer_quantizer() is None
 
-    def few_bits(self) -> Quantizer | None:
-        """A new quantizer of few bits, None if there is no input quantizer or it makes signs."""
+    def integer_quantizer(self) -> Quantizer | None:
+        """A new input quantizer to integers; None without an input quantizer or for signs."""
         made = make_input_quantizer(self._inputs())
         return made if isinstance(made, Quantizer) and made.integer_input() is not None else None
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
         """The activation for a number of channels; no ReLU where the sign of the next layer replaces it.
 
-        Args:
-            before_real: the next layer keeps real inputs whatever the settings say, and so takes no quantizer.
+        `before_real`: the next layer keeps real inputs, whatever the settings.
         """
         plain = nn.Hardtanh if self.activation == "hardtanh" else nn.ReLU
         real = RPReLU(channels) if self.activation == "rprelu" else plain()
         if before_real or self.input_quantizer is None:
             return real
-        quantizer = self.few_bits()
+        quantizer = self.integer_quantizer()
         if quantizer is None:
             return nn.Identity() if self.activation == "relu" else real
         return quantized(quantizer, real)
 
 
 def quantized(quantizer: Quantizer, activation: nn.Module | None = None) -> nn.Sequential:
-    """A quantizer of few bits behind an activation, without a ReLU where clipping at 0 is one."""
+    """An integer quantizer after an activation; clipping at 0 replaces a ReLU."""
     given = quantizer.integer_input()
     assert given is not None
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -179,6 +178,6 @@ def quantized(quantizer: Quantizer, activation: nn.Module | None = None) -> nn.S
 
 
 def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
-    """Refuse dropout where signs follow."""
+    """Raise UsageError for dropout before signs."""
     if dropout and parts.takes_signs:
-        raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")
+        raise UsageError("dropout before signs drops nothing, since sign(0) = +1: use it without input_quantizer")

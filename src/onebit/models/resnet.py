@@ -1,4 +1,4 @@
-"""Residual nets of He et al. 2016 (arXiv:1512.03385): those for CIFAR, those for ImageNet, and their Bi-Real form."""
+"""Residual nets of He et al. 2016 (arXiv:1512.03385) for CIFAR and ImageNet, and their Bi-Real form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onebit.quantizers.cpu_kernels import is_plain_training
 
 
 class PaddedShortcut(nn.Module):
-    """x at every stride-th pixel with new channels of zeros, half before and half after its own: no parameters.
+    """x at every stride-th pixel, with channels of zeros added, half before and half after: no parameters.
 
     Option A of He et al. 2016, section 4.2.
 
@@ -36,9 +36,10 @@ class PaddedShortcut(nn.Module):
 
 
 def shortcut_of(parts: Parts, kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """What a shortcut does where the shape changes: "padded" has no parameters (option A); "projected" is a strided 1×1
-    convolution, binary like the others, and BatchNorm (option B); "averaged" is average pooling, a 1×1 convolution with
-    real weights and inputs, and BatchNorm, as in Bi-Real net.
+    """The shortcut where the shape changes.
+
+    "padded" has no parameters (option A); "projected" is a strided 1×1 convolution, binary like the others, and
+    BatchNorm (option B); "averaged" is average pooling, a real 1×1 convolution and BatchNorm, as in Bi-Real net.
     """
     if kind == "padded":
         return PaddedShortcut(stride, outputs - inputs)
@@ -50,7 +51,7 @@ def shortcut_of(parts: Parts, kind: str, inputs: int, outputs: int, stride: int)
 
 
 EXPANSION = 4
-"""Channels behind a bottleneck over those inside."""
+"""Output channels of a bottleneck per inner channel."""
 IMAGENET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Depth -> blocks of each stage (He et al. 2016, table 1)."""
 
@@ -58,10 +59,9 @@ IMAGENET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut; or, in a bottleneck, 1×1 to fewer channels, 3×3, and 1×1 to all.
 
-    With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With signs of inputs no ReLU: every
-    convolution takes the sign of what it is given, and the sum stays real. An RPReLU is there in either case, as in
-    ReActNet. With integers of few bits a quantizer takes the place of each ReLU: convolution and shortcut take the
-    same integers.
+    With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With signs there is no ReLU: every
+    convolution takes the sign of its input, and the sum stays real. An RPReLU stays in either case, as in ReActNet. An
+    integer quantizer replaces each ReLU: convolution and shortcut take the same integers.
 
     Args:
         parts: how layers are made.
@@ -84,7 +84,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         if around_each and bottleneck:
-            raise UsageError("bireal needs blocks of 3×3 convolutions, this net has bottlenecks: leave it out")
+            raise UsageError("expected a net without bottlenecks for bireal")
         plan = [(outputs, 3, stride), (outputs, 3, 1)]
         if bottleneck:
             plan = [(outputs // EXPANSION, 1, 1), (outputs // EXPANSION, 3, stride), (outputs, 1, 1)]
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 def _runs_twice(stage: Any, x: Any) -> bool:
-    """Whether nobody sees what the blocks of a stage pass on, so that they can pass it on twice."""
+    """Whether no hook sees the values between the blocks of a stage, so that they can be passed on twice."""
     return (
         type(stage) is nn.Sequential
         and stage.training
@@ -141,8 +141,8 @@ class ResNet(nn.Module):
         input_shape: (C, H, W); classes: number of logits.
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
         shortcut, around_each, bottleneck: see `Block`.
-        settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum as it is, with
-            signs of inputs without a ReLU, as in Bi-Real net.
+        settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum; with signs there is
+            no ReLU before, as in Bi-Real net.
 
     Shapes:
         x: uint8 (N, C, H, W) -> (N, classes).
@@ -184,7 +184,7 @@ class ResNet(nn.Module):
             self.add_module(name, nn.Sequential(*stage))
         halvings = len(blocks) - 1 + (0 if stem == "cifar" else 2)
         height, width = (-(-size // (1 << halvings)) for size in self.input_shape[1:])
-        self.pool = nn.AvgPool2d((height, width))  # all of the image; cheaper than an adaptive pool that finds out
+        self.pool = nn.AvgPool2d((height, width))  # the whole image; cheaper than an adaptive pool
         self.flatten = nn.Flatten()
         self.fc = parts.layer(nn.Linear, inputs, classes, real=parts.real_last, bias=True)
         self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
@@ -198,7 +198,7 @@ class ResNet(nn.Module):
                 continue
             for block in stage:
                 x, again = block.forward_twice(x, again)
-        # training may begin on smaller images (`Augmentation.first_size`); tests take no others than `input_shape`
+        # training may start on smaller images (`Augmentation.first_size`)
         small = self.training and x.shape[2:] != self.pool.kernel_size
         return self.last_norm(self.fc(self.flatten(F.adaptive_avg_pool2d(x, 1) if small else self.pool(x))))
 
@@ -217,11 +217,11 @@ def cifar_resnet(
 
     Args:
         depth: 20, 32, 44, 56, 110 or another 6n + 2.
-        bireal: a shortcut around each convolution, as Bi-Real net (arXiv:1808.00278) has for ±1 activations.
+        bireal: a shortcut around each convolution, as in Bi-Real net (arXiv:1808.00278).
         options: see `ResNet`.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise UsageError(f"depth must be 6n + 2 (20, 32, 44, 56, 110), got {depth}")
+        raise UsageError(f"expected a depth of 6n + 2 (20, 32, 44, 56, 110), got {depth}")
     blocks = [(depth - 2) // 6] * 3
     return ResNet(
         blocks,
@@ -251,9 +251,9 @@ def imagenet_resnet(
     Args:
         depth: a key of `IMAGENET_DEPTHS`.
         stem: "cifar" or "imagenet"; None chooses by the size of the image.
-        bireal: Bi-Real net (arXiv:1808.00278), the form for ±1 activations: a shortcut around each convolution, with
-            average pooling and a real 1×1 convolution where the image is halved. The paper keeps the first and the last
-            layer real: `real_first` and `real_last`. Not with bottlenecks.
+        bireal: Bi-Real net (arXiv:1808.00278) for ±1 activations: a shortcut around each convolution, with average
+            pooling and a real 1×1 convolution where the image is halved. The paper keeps the first and the last layer
+            real: `real_first`, `real_last`. Not with bottlenecks.
         options: see `ResNet`.
     """
     return ResNet(

@@ -1,4 +1,4 @@
-"""Chains of layers: built one after the other while the shape of what they pass on is followed."""
+"""Builds chains of layers, one after the other, and follows the shape of their values."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ class Stack:
     """Builds a chain: coding -> (convolution -> max pooling -> BatchNorm -> ReLU)* -> (dense -> BatchNorm -> ReLU)* ->
     logits.
 
-    Pooling comes right after the convolution, so that the next sign follows BatchNorm, as in BNN's nets
-    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU; one of few
-    bits is part of the activation. Layers are numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …,
-    `linear7`.
+    Pooling comes right after the convolution, so that the next sign follows BatchNorm, as in BNN (arXiv:1602.02830).
+    With an input quantizer that sign replaces the ReLU, but not an RPReLU; an integer quantizer is part of the
+    activation. Layers are numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
 
     Args:
         input_shape: (C, H, W); classes: number of logits.
-        net: what gets the layers, a new net when None.
-        dropout: probability of zeroing a unit where the net drops out (not before a sign).
+        net: gets the layers; a new net when None.
+        dropout: probability of zeroing a unit at the dropout layers of the net; not before a sign.
         last_norm: see `Parts`; without it the last layer has a bias.
         settings: see `Parts`.
     """
@@ -55,7 +54,7 @@ class Stack:
         self.net.input_shape = self.shape = channels, height, width
         self.net.add_module("coding", self.parts.image_coding())
         self._count = 0
-        self._inactive = 0  # channels of a last BatchNorm, whose activation depends on what comes next
+        self._inactive = 0  # channels of a last BatchNorm, whose activation depends on the next layer
 
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
@@ -70,13 +69,13 @@ class Stack:
         self._inactive = channels
 
     def average(self, window: Window) -> None:
-        """Average pooling of what the last activation gives; an average of integers of few bits would not be one."""
-        few_bits = self.parts.few_bits()
-        self._activate(before_real=few_bits is not None)
+        """Average pooling after an activation; averages of integers are quantized again."""
+        quantizer = self.parts.integer_quantizer()
+        self._activate(before_real=quantizer is not None)
         self._slide(self.shape[0], window)
         self._add("pool", nn.AvgPool2d(*window))
-        if few_bits is not None:
-            self._add("integers", quantized(few_bits))
+        if quantizer is not None:
+            self._add("integers", quantized(quantizer))
 
     def drop(self) -> None:
         """Dropout, if the net has any."""
@@ -85,7 +84,7 @@ class Stack:
             self._add("dropout", nn.Dropout(self.dropout))
 
     def head(self, *hidden: int) -> ConvNet:
-        """The net: flattened images through dense ones of `hidden` × width units, each with dropout, to logits."""
+        """The net with a head of dense layers of `hidden` × width units, each with dropout, and logits."""
         self._activate(before_real=self.parts.real_last and not hidden)
         self.net.add_module("flatten", nn.Flatten())
         units = self.shape[0] * self.shape[1] * self.shape[2]
@@ -100,7 +99,7 @@ class Stack:
         return self._finished()
 
     def average_head(self) -> ConvNet:
-        """The net: logits as the averages of the images that a 1×1 convolution makes, one for each class."""
+        """The net with a head of a 1×1 convolution to `classes` channels, whose averages are the logits."""
         self._activate(before_real=self.parts.real_last)
         self._add_conv(self.classes, (1, 1, 0), real=self.parts.real_last, bias=not self.parts.last_norm)
         self._add("pool", nn.AdaptiveAvgPool2d(1))

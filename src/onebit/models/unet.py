@@ -23,8 +23,8 @@ class DoubleConv(nn.Module):
     """Two 3×3 convolutions, each with BatchNorm, and ReLU where the activations are real.
 
     Args:
-        before_real: what comes next takes real inputs whatever the settings say.
-        first: of the first convolution, see `Parts.conv`.
+        before_real: the next layer keeps real inputs, whatever the settings.
+        first: of the first convolution, see `Parts.layer`.
 
     Shapes:
         x: (N, inputs, H, W) -> (N, outputs, H − 4, W − 4) with valid padding, else (N, outputs, H, W).
@@ -54,7 +54,7 @@ class DoubleConv(nn.Module):
 
 
 class Up(nn.Module):
-    """A 2×2 transposed convolution of stride 2, the crop of what came down beside it, and a `DoubleConv` of both.
+    """A 2×2 transposed convolution of stride 2, concatenated with the cropped skip connection, and a `DoubleConv`.
 
     Shapes:
         x: (N, 2·outputs, H, W), skip: (N, outputs, 2·H + 2·margin, …) -> (N, outputs, 2·H − 4, …) or (…, 2·H, …).
@@ -85,21 +85,21 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down through levels of two 3×3 convolutions and max pooling, up again by transposed ones beside what came down.
+    """Levels of two 3×3 convolutions and max pooling, then transposed convolutions with skip connections.
 
     With the depth of the paper it has 23 layers with weights: 18 3×3 convolutions, 4 transposed ones and a 1×1
     convolution; BatchNorm follows each, which the paper does not have. With `weight_quantizer=None` and
     `input_quantizer=None` it is the full-precision twin, with the same state_dict keys.
 
     Args:
-        input_shape: (C, H, W) of an image whose pixels are to be classified. The attribute of that name is what the net
-            takes for it: the next sides that go through its pools evenly, multiples of 16; with "valid" padding those
-            of 188 + 16·k whose prediction covers the image, 572 for 388.
+        input_shape: (C, H, W) of an image whose pixels are classified. The attribute of that name is the input shape of
+            the net: the next sides that its pools halve evenly, multiples of 16; with "valid" padding the next 188 +
+            16·k whose prediction covers the image, 572 for 388.
         classes: number of logits of a pixel.
-        padding: "same", or "valid" for that of the paper: 572×572 pixels give the classes of the inner 388×388.
-        depth: how often the image is halved.
-        dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
-            reproduction by Garg and Singhal (2021; 0.05 there). Not before a sign.
+        padding: "same", or "valid" as in the paper: 572×572 pixels give the classes of the inner 388×388.
+        depth: number of times that the image is halved.
+        dropout: probability of zeroing a channel after pooling and after concatenation, as in the reproduction by Garg
+            and Singhal (2021; 0.05 there). Not before a sign.
         settings: see `Parts`; `width` is a factor on the channels, which are 64 to 1024.
 
     Shapes:
@@ -159,13 +159,13 @@ class UNet(nn.Module):
 
 
 def lost_pixels(padding: str, depth: int) -> int:
-    """By how many pixels a U-Net predicts less than it sees, in each direction: 184 with valid padding and depth 4."""
-    # four on the way down, four on the way up, and between them twice what the levels below lose
+    """Input pixels minus predicted pixels of a U-Net, per axis: 184 with valid padding and depth 4."""
+    # each level loses 4 going down, 4 going up, and twice what the levels below lose
     return 0 if padding == "same" else 12 * 2**depth - 8
 
 
 def next_side(side: int, padding: str, depth: int) -> int:
-    """The first side from `side` on that a U-Net halves evenly at each level, and predicts some pixels of."""
+    """The smallest side, at least `side`, that a U-Net halves evenly at each level and predicts pixels of."""
     step = 2**depth
     lost = lost_pixels(padding, depth)
     smallest = lost + min(4, step) if lost else step
