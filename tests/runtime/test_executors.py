@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.native import instruction_sets
 from onebit.packed import (
     Affine,
     AveragePool,
@@ -40,20 +38,11 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run, softmax
 from onebit.runtime.executors import DTYPES
 from support.by_hand import by_hand
+from support.executors import EXECUTORS, chosen
 from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 Maker = Callable[..., PackedNet]
-EXECUTORS = ["reference", *instruction_sets()]
 INT32 = np.iinfo(np.int32)
-
-
-@contextmanager
-def chosen(executor: str) -> Iterator[None]:
-    """Run nets with numpy, or with an instruction set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONEBIT_NATIVE", "0" if executor == "reference" else "1")
-        patch.setenv("ONEBIT_ISA", "" if executor == "reference" else executor)
-        yield
 
 
 def run_everywhere(net: PackedNet, inputs: np.ndarray, **options: Any) -> Any:
