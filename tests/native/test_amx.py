@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
 from support.compiling import SOURCES
-from support.kernel_nets import add_convolution, images_of, kernel_nets
+from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, images_of, kernel_nets
 from support.packed_nets import Builder
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
@@ -174,73 +174,23 @@ def test_integers_have_as_many_bytes_as_they_need(
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    coding=st.sampled_from(["integer", "values", "signed"]),
-    inputs=st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 192, 512, 513, 1100])),
-    outputs=st.integers(1, 150),
-    count=st.sampled_from([1, 3, 4, 15, 16, 17, 31, 32, 33, 50, 257]),
-    seed=st.integers(0, 99),
-)
-def test_dense_layers_of_bytes(
-    amx: InstructionSet, emulated: ctypes.CDLL, coding: str, inputs: int, outputs: int, count: int, seed: int
-) -> None:
-    b = Builder((inputs,), seed=seed, coding="integer" if coding == "integer" else "values")
-    if coding == "signed":
-        b.requantize(least=-128, most=127)
-    b.dense(outputs)
-    b.requantize(least=-7, most=8)
-    b.dense(3)
-    assert_same(b.net(), count, amx, emulated, tiles=count > 3)
-
-
-CONVOLUTIONS: dict[str, st.SearchStrategy[Any]] = {
-    "outputs": st.sampled_from([1, 16, 32, 48, 70, 130]),
-    "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    "dilation": st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    "padding": st.tuples(*[st.integers(0, 2)] * 4),
-    "groups": st.integers(1, 3),
-    "count": st.sampled_from([1, 3, 17]),
-    "seed": st.integers(0, 99),
-}
+@given(net=dense_nets_of_bytes(), count=st.sampled_from([1, 3, 4, 15, 16, 17, 31, 32, 33, 50, 257]))
+def test_dense_layers_of_bytes(amx: InstructionSet, emulated: ctypes.CDLL, net: PackedNet, count: int) -> None:
+    assert_same(net, count, amx, emulated, tiles=count > 3)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    **CONVOLUTIONS,
-    channels=st.one_of(st.integers(1, 40), st.just(64)),
-    size=st.tuples(st.integers(5, 7), st.integers(7, 40)),
-    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    value=st.integers(-1, 1),
-    transposed=st.booleans(),
-)
-def test_convolutions_of_bytes(
-    amx: InstructionSet,
-    emulated: ctypes.CDLL,
-    channels: int,
-    outputs: int,
-    groups: int,
-    transposed: bool,
-    count: int,
-    seed: int,
-    value: int,
-    size: tuple[int, int],
-    **window: Any,
-) -> None:
+@given(net=convolutions_of_bytes(), count=st.sampled_from([1, 3, 17]))
+def test_convolutions_of_bytes(amx: InstructionSet, emulated: ctypes.CDLL, net: PackedNet, count: int) -> None:
     """Rows of pixels that are read where they are, and rows that are packed."""
-    b = Builder((groups * channels, *size), seed=seed, coding="values")
-    if seed % 2:
-        b.requantize(least=-128, most=127)
-    add_convolution(b, outputs, groups, transposed=transposed, value=value, **window)
-    net = b.net()
     images, before = images_of(net, count), emulated.emulated_products()
-    plan = make_plan(net, amx)
+    plan, layer = make_plan(net, amx), cast(Conv, net.nodes[-1])
     expected = run(net, images, executor="reference")
     for parts in (1, 3):
         np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
-    columns = b.values[b.last].shape[2]
-    large = channels * window["kernel"][0] * window["kernel"][1] >= 128
+    columns = expected.shape[3]
     emulates = "dot" in plan.kernels and "amx" not in instruction_sets()
-    if emulates and large and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
+    if emulates and layer.terms >= 128 and columns >= 16 and count * columns < 2**9 and layer.stride == (1, 1):
         assert emulated.emulated_products() > before
 
 

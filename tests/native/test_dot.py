@@ -16,7 +16,7 @@ from onebit.native.panels import four_panels
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.kernel_nets import add_convolution, images_of
+from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, images_of
 from support.packed_nets import Builder
 
 ISAS = [isa._replace(dot_lut=0) for isa in instruction_sets().values() if isa.dot_fours]
@@ -96,60 +96,19 @@ def test_a_single_tap_on_the_border_or_at_another_pixel(isa: InstructionSet, cod
 
 
 @each_isa
-@settings(max_examples=15, deadline=None)
-@given(
-    coding=st.sampled_from(["integer", "values", "signed"]),
-    channels=st.integers(1, 40),
-    outputs=st.sampled_from([1, 5, 16, 32, 48, 70, 130]),
-    size=st.tuples(st.integers(5, 9), st.integers(5, 11)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.tuples(*[st.integers(0, 2)] * 4),
-    value=st.integers(-1, 1),
-    groups=st.integers(1, 3),
-    transposed=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_convolutions_of_every_kind(
-    isa: InstructionSet,
-    coding: str,
-    channels: int,
-    outputs: int,
-    groups: int,
-    transposed: bool,
-    seed: int,
-    value: int,
-    size: tuple[int, int],
-    **window: Any,
-) -> None:
-    b = Builder((groups * channels, *size), seed=seed, coding="integer" if coding == "integer" else "values")
-    if coding == "signed":
-        b.requantize(least=-128, most=127)
-    add_convolution(b, outputs, groups, transposed=transposed, value=value, scale=seed % 5 == 0, **window)
-    kernels = assert_same(b.net(), images_of(b.net(), 3), isa)
-    assert ("dot" in kernels) == (groups == 1 or channels > 1)
+@settings(max_examples=12, deadline=None)
+@given(net=convolutions_of_bytes())
+def test_convolutions_of_every_kind(isa: InstructionSet, net: PackedNet) -> None:
+    kernels = assert_same(net, images_of(net, 3), isa)
+    layer: Any = net.nodes[-1]
+    assert ("dot" in kernels) == (layer.groups == 1 or layer.group_channels > 1)
 
 
 @each_isa
 @settings(max_examples=12, deadline=None)
-@given(
-    coding=st.sampled_from(["integer", "values", "signed"]),
-    inputs=st.integers(1, 700),
-    outputs=st.integers(1, 150),
-    count=st.integers(1, 40),
-    seed=st.integers(0, 99),
-)
-def test_dense_layers_of_every_size(
-    isa: InstructionSet, coding: str, inputs: int, outputs: int, count: int, seed: int
-) -> None:
-    b = Builder((inputs,), seed=seed, coding="integer" if coding == "integer" else "values")
-    if coding == "signed":
-        b.requantize(least=-128, most=127)
-    b.dense(outputs)
-    b.requantize(least=-7, most=8)
-    b.dense(3)
-    assert assert_same(b.net(), images_of(b.net(), count), isa).count("dot") == 2
+@given(net=dense_nets_of_bytes(), count=st.integers(1, 40))
+def test_dense_layers_of_every_size(isa: InstructionSet, net: PackedNet, count: int) -> None:
+    assert assert_same(net, images_of(net, count), isa).count("dot") == 2
 
 
 @each_isa

@@ -43,25 +43,18 @@ def test_changed_nets_agree_or_are_refused_by_both_executors() -> None:
 def test_thresholds_at_the_limits_of_int32_and_near_sums(isa: InstructionSet, form: str) -> None:
     """Thresholds near int64 sums Σ w·x from numpy; the net is one layer and its signs."""
     net = THRESHOLD_NETS[form]()
-    images = images_of(net, 5)
-    sums, signs = _sums_before(net, images), net.nodes[-1]
+    images, signs = images_of(net, 5), net.nodes[-1]
     assert isinstance(signs, Threshold)
-    shape = (-1, *[1] * (sums.ndim - 2))
+    answer = reference(PackedNet(input=net.input, nodes=net.nodes[:-1], output=signs.inputs[0]), images)
+    assert answer is not None
+    assert np.abs(answer).max() < 2**24, "these sums are exact in float32"
+    sums, shape = answer.astype(np.int64), (-1, *[1] * (answer.ndim - 2))
     limit, up = signs.threshold.astype(np.int64).reshape(shape), signs.direction.reshape(shape) > 0
     expected = np.where(np.where(up, sums >= limit, sums <= limit), 1, -1)
     assert set(np.unique(expected)) == {-1, 1}
     plan = make_plan(net, isa)
     assert {"xnor": "xnor", "dot": "dot" if isa.dot_fours else "lut", "lookups": "lut"}[form] in plan.kernels
     np.testing.assert_array_equal(plan.run(images)[0], expected)
-
-
-def _sums_before(net: PackedNet, images: np.ndarray) -> np.ndarray:
-    """What the reference gives the last threshold, as int64."""
-    cut = PackedNet(input=net.input, nodes=net.nodes[:-1], output=net.nodes[-1].inputs[0])
-    answer = reference(cut, images)
-    assert answer is not None
-    assert np.abs(answer).max() < 2**24, "these sums are exact in float32"
-    return answer.astype(np.int64)
 
 
 @each_isa

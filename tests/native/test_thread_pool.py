@@ -20,7 +20,7 @@ from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
 from onebit.native.abi import BarrierStruct, NormStruct
 from onebit.native.arena import aligned
-from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
+from onebit.packed import Affine, Flatten, Relu, Sign
 from onebit.runtime import run, running
 from support.kernel_nets import images_of, kernel_nets
 from support.packed_nets import Builder
@@ -190,24 +190,19 @@ def test_callers_at_the_same_time_do_not_wait_for_each_other() -> None:
                 np.testing.assert_array_equal(made, wanted)
 
 
-def not_a_number() -> PackedNet:
+@pytest.mark.usefixtures("shared")
+def test_the_sign_of_nan_is_refused_whichever_part_takes_it() -> None:
     b = Builder((1, 8, 8))
-    huge = np.full(1, 3e38, np.float32)
-    b.add(Affine, scale=huge, shift=None)  # infinite
+    b.add(Affine, scale=np.full(1, 3e38, np.float32), shift=None)  # infinite
     b.add(Relu)
     b.add(Affine, scale=np.zeros(1, np.float32), shift=None)
     b.add(Sign)
     b.add(Flatten)
     b.dense(3)
-    return b.net()
-
-
-@pytest.mark.usefixtures("shared")
-def test_the_sign_of_nan_is_refused_whichever_part_takes_it() -> None:
     images = np.full((1, 1, 8, 8), 0, np.uint8)
     images[0, 0, -1, -1] = 255
     with pytest.raises(NotBinaryError):
-        run(not_a_number(), images, threads=4)
+        run(b.net(), images, threads=4)
 
 
 def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
 from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
@@ -76,18 +77,41 @@ def kernel_nets() -> list[PackedNet]:
     return [*nets, _long(2100, 1100)]
 
 
-def add_convolution(
-    b: Builder, outputs: int, groups: int, *, transposed: bool, value: int, scale: bool = False, **window: Any
-) -> None:
-    """A convolution with `outputs` per group, padded with `value`, or a transposed one."""
-    if transposed:  # which cuts what the padding covers
+def _bytes(draw: st.DrawFn, shape: tuple[int, ...]) -> Builder:
+    """A builder whose last value is bytes: coded pixels, pixels, or signed integers."""
+    coding = draw(st.sampled_from(["integer", "values", "signed"]))
+    b = Builder(shape, seed=draw(st.integers(0, 99)), coding="integer" if coding == "integer" else "values")
+    if coding == "signed":
+        b.requantize(least=-128, most=127)
+    return b
+
+
+@st.composite
+def dense_nets_of_bytes(draw: st.DrawFn) -> PackedNet:
+    inputs = st.integers(1, 300) | st.sampled_from([64, 128, 192, 512, 513, 700, 1100])
+    b = _bytes(draw, (draw(inputs),))
+    b.dense(draw(st.integers(1, 150)))
+    b.requantize(least=-7, most=8)
+    b.dense(3)
+    return b.net()
+
+
+@st.composite
+def convolutions_of_bytes(draw: st.DrawFn) -> PackedNet:
+    """A net that ends in a convolution, which may be transposed."""
+    groups, channels = draw(st.integers(1, 3)), draw(st.integers(1, 40) | st.just(64))
+    b = _bytes(draw, (groups * channels, draw(st.integers(5, 7)), draw(st.integers(5, 24))))
+    sides = {"kernel": st.integers(1, 3), "stride": st.integers(1, 3), "dilation": st.integers(1, 2)}
+    window: dict[str, Any] = {name: draw(st.tuples(side, side)) for name, side in sides.items()}
+    kind = draw(st.sampled_from([Conv, ConvTranspose]))
+    if kind is Conv:
+        window |= {"padding": draw(st.tuples(*[st.integers(0, 2)] * 4)), "padding_value": draw(st.integers(-1, 1))}
+    else:  # its padding cuts the result
         window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
-    else:
-        window["padding_value"] = value
-    terms = b.values[b.last].shape[0] // groups * prod(window["kernel"])
-    b.add(
-        ConvTranspose if transposed else Conv, **b.signs(groups * outputs, terms, scale=scale), groups=groups, **window
-    )
+    rows = groups * draw(st.sampled_from([1, 5, 16, 32, 48, 70, 130]))
+    signs = b.signs(rows, channels * prod(window["kernel"]), scale=draw(st.booleans()))
+    b.add(kind, **signs, groups=groups, **window)
+    return b.net()
 
 
 def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
