@@ -28,11 +28,10 @@ def read_folder(
     input_size: int | None = None,
     workers: int | None = None,
     skip_broken: bool = False,
-    streamed_above: int = STREAMED_ABOVE,
 ) -> LoadedFiles:
     """Read the images in a folder as RGB, resized by `decode_image`; for the arguments see `load_dataset`.
 
-    More than `streamed_above` bytes of decoded images are streamed; a broken one is then an error only when it is read.
+    More than `STREAMED_ABOVE` bytes of decoded images are streamed; a broken one is then an error only when it is read.
     """
     if name == "folder":
         root = own_path(name, directory).resolve()
@@ -40,7 +39,7 @@ def read_folder(
         root = find_folder(name, directory, ("train", "val"), needs="train/CLASS/*.JPEG and val/CLASS/*.JPEG")
     listing = list_folder(root)
     size = (input_size, input_size) if input_size else _common_size(listing, skip_broken=skip_broken)
-    streamed = len(listing.files) * 3 * size[0] * size[1] > streamed_above
+    streamed = len(listing.files) * 3 * size[0] * size[1] > STREAMED_ABOVE
     done, total = 0, sum(file.size for file in listing.files)
     splits: list[Split] = []
     broken: list[str] = []

@@ -186,7 +186,7 @@ def train_stage(
     on_model: Callable[[nn.Module, Tensor], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
+    """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write and return result.json.
 
     Args:
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
@@ -194,9 +194,6 @@ def train_stage(
         trackers: names in `onebit.runs.trackers.TRACKERS`.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
         options: of `fit`: `resume`, `on_step`, `batch_watch`.
-
-    Returns:
-        The content of result.json.
     """
     ranks.first(lambda: refuse_other_data(folder, data))
     machine = resolve_machine(recipe, ranks)
