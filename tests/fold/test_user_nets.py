@@ -15,11 +15,10 @@ from onebit.packed import dumps, loads
 from onebit.train.check import check
 from support.covering import covering
 from support.fold_nets import assert_answers, assert_native, inputs_of
-from support.user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
+from support.user_nets import Mixer, MobileNetV2, SEResNet, UNet
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenet": (MobileNetV2, (3, 32, 32)),
-    "resnet of signals": (ResNet1d, (12, 100)),
     "squeeze and excite": (SEResNet, (3, 12, 12)),
     "mixer": (Mixer, (3, 16, 16)),
     "unet": (UNet, (1, 16, 16)),

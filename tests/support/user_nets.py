@@ -52,44 +52,6 @@ class MobileNetV2(nn.Module):
         return self._forward_impl(x)
 
 
-class Block1d(nn.Module):
-    def __init__(self, i: int, o: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv1d(i, o, 7, stride, 3, bias=False), nn.BatchNorm1d(o)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2, self.bn2 = nn.Conv1d(o, o, 7, 1, 3, bias=False), nn.BatchNorm1d(o)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or i != o:
-            self.downsample = nn.Sequential(nn.Conv1d(i, o, 1, stride, bias=False), nn.BatchNorm1d(o))
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        return self.relu(out)
-
-
-class ResNet1d(nn.Module):
-    """For signals of 12 channels, such as an electrocardiogram."""
-
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
-        self.conv1, self.bn1, self.maxpool = nn.Conv1d(12, 8, 15, 2, 7), nn.BatchNorm1d(8), nn.MaxPool1d(3, 2, 1)
-        self.layer1 = nn.Sequential(Block1d(8, 8), Block1d(8, 8))
-        self.layer2 = nn.Sequential(Block1d(8, 16, 2), Block1d(16, 16))
-        self.avgpool, self.fc = nn.AdaptiveAvgPool1d(1), nn.Linear(16, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        x = self.layer2(self.layer1(x))
-        x = self.avgpool(x)
-        x = x.view(x.size(0), -1)
-        return self.fc(x)
-
-
 class SELayer(nn.Module):
     def __init__(self, channels: int, gate: type[nn.Module]) -> None:
         super().__init__()
