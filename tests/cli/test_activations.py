@@ -33,9 +33,7 @@ def changed(net: PackedNet, **arrays: Callable[[np.ndarray], np.ndarray]) -> Pac
     return replace(net, nodes=tuple(nodes))
 
 
-def test_the_certificate_states_labels_and_both_accuracies(
-    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
-) -> None:
+def test_a_certificate_has_both_accuracies(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.1bit"
     done = onebit(
         "pack", run_folder, "-o", path, "--activations", 2, "--calibration", 100, "--json", *("--allow-drop", 100)
@@ -57,7 +55,7 @@ def test_the_certificate_states_labels_and_both_accuracies(
     assert [(node.least, node.most) for node in load(path).nodes if isinstance(node, Requantize)] == [(0, 3)]
 
 
-def test_an_integer_net_is_small_reproducible_and_verified_from_its_source(
+def test_an_integer_net_is_small_and_reproducible(
     onebit: Onebit, run_folder: Path, integer_file: Path, packed_file: Path, tmp_path: Path
 ) -> None:
     channels, certificate = 32 + 10, 100

@@ -52,7 +52,7 @@ def test_every_variant_is_timed(onebit: Onebit, net: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("switched_off", [True, False])
-def test_numpy_alone_without_native_kernels(
+def test_numpy_alone_without_kernels(
     onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch, switched_off: bool
 ) -> None:
     if switched_off:

@@ -71,7 +71,7 @@ def test_the_command_of_a_card_trains_the_same_recipe(run_folder: Path, packed_f
         ("dataset", "arrays", False, ""),
     ],
 )
-def test_a_card_names_shipped_nets_but_no_file_and_no_machine(
+def test_a_card_names_only_shipped_nets(
     onebit: Onebit, copied: Path, tmp_path: Path, name: str, value: str, command: bool, words: str
 ) -> None:
     """A command that needs files of the user is left out."""
@@ -117,7 +117,7 @@ def test_a_damaged_result_is_one_line(onebit: Onebit, copied: Path, tmp_path: Pa
     assert not (tmp_path / "net.1bit").exists()
 
 
-def test_a_card_of_an_interrupted_run_has_no_command_and_says_how_far_it_came(
+def test_the_card_of_an_interrupted_run_has_its_epochs_and_no_command(
     onebit: Onebit, copied: Path, tmp_path: Path
 ) -> None:
     def packed() -> Card:
@@ -149,9 +149,7 @@ def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_fi
         assert (done.status, "FAIL  card: " in done.out) == (1, True)
 
 
-def test_verify_measures_a_card_without_a_certificate(
-    onebit: Onebit, packed_file: Path, run_folder: Path, tmp_path: Path
-) -> None:
+def test_verify_checks_an_uncertified_card(onebit: Onebit, packed_file: Path, run_folder: Path, tmp_path: Path) -> None:
     net, path = load(packed_file), tmp_path / "net.1bit"
     assert net.card is not None
     right = net.card.test["packed"]

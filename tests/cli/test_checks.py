@@ -32,7 +32,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_tracker_is_refused_before_the_data_are_read(
+def test_missing_trackers_are_refused_early(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for module in (name, "torch.utils.tensorboard"):
@@ -56,9 +56,7 @@ def test_only_the_first_process_opens_the_trackers(monkeypatch: pytest.MonkeyPat
         resolve(Recipe(), trackers=("wandb",), ranks=SecondProcess())  # type: ignore[arg-type]
 
 
-def test_nets_that_do_not_fit_are_refused_before_the_data_are_read(
-    onebit: Onebit, real_folder: Path, tmp_path: Path
-) -> None:
+def test_unsuitable_nets_are_refused_before_reading_data(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     save_weights(path, create_model("mlp", widths=(784, 8, 10), weight_quantizer="sign"), {})
     refused = onebit("train", "mnist-fast", "--init_from", path, "--out", tmp_path / "run")

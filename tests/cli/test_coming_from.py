@@ -220,7 +220,7 @@ def test_a_command_has_every_setting_of_its_script(onebit: Onebit, line: str) ->
 
 @pytest.mark.filterwarnings("ignore:.*keep their initial values")  # BatchNorm of the logits, which a real net lacks
 @pytest.mark.parametrize("section", covering(SECTIONS, heavy={"binarynet", "bayesbinn"}))
-def test_the_commands_train_the_net_that_they_say(
+def test_the_commands_train_their_nets(
     onebit: Onebit, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each as typed, one after the other; then on small images with a thin net, for part of an epoch."""

@@ -26,9 +26,7 @@ def conv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
-    onebit: Onebit, conv_folder: Path, tmp_path: Path
-) -> None:
+def test_inspect_lists_layers_in_the_order_of_the_net(onebit: Onebit, conv_folder: Path, tmp_path: Path) -> None:
     before = onebit("inspect", conv_folder, "--json").json
     names = [layer["name"] for layer in before["layers"]]
     assert names[:2] == ["conv1.weight", "layer1.0.conv1.weight"]
@@ -61,9 +59,7 @@ def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
     assert evaluated["correct"] == trained["correct"]
 
 
-def test_a_broken_image_is_named_and_left_out_only_when_asked(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_images_are_skipped_on_request(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "cache"))
     for kind in ("cat", "dog"):
         (tmp_path / "images" / kind).mkdir(parents=True)

@@ -84,9 +84,7 @@ def test_every_method_goes_with_every_kind_of_model(onebit: Onebit, model: str, 
         ("--method irnet --optimizer adam", ("adam", 0.005, 0)),
     ],
 )
-def test_the_requested_optimizer_has_its_own_rate(
-    onebit: Onebit, arguments: str, expected: tuple[str, float, float]
-) -> None:
+def test_each_optimizer_has_its_own_rate(onebit: Onebit, arguments: str, expected: tuple[str, float, float]) -> None:
     found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", *arguments.split())["optimizer"]
     assert (found["name"], found["lr"], found["momentum"]) == expected
 
@@ -157,12 +155,12 @@ def test_a_file_with_an_option_of_another_optimizer_trains(onebit: Onebit, tmp_p
     assert done.status == 0, done.err
 
 
-def test_the_quantizers_are_called_what_they_are() -> None:
+def test_quantizers_declare_randomness() -> None:
     for name, entry in WEIGHT_QUANTIZERS.entries().items():
         assert (entry.random, entry.bayesian) == (entry.object.random, hasattr(entry.object, "mean")), name
     assert not any(getattr(kind, "random", False) for kind in INPUT_QUANTIZERS.values())
 
 
-def test_the_optimizers_follow_the_rate_that_they_declare() -> None:
+def test_optimizers_declare_their_rate() -> None:
     for name, entry in OPTIMIZERS.entries().items():
         assert entry.lr_of_latents == getattr(entry.object, "lr_of_latents", True), name

@@ -65,7 +65,7 @@ def left(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
+def test_all_kinds_of_files_export_the_same_net(
     onebit: Onebit, run_folder: Path, packed_file: Path, here: Path
 ) -> None:
     shutil.copy(run_folder / "best.safetensors", "weights.safetensors")
@@ -85,7 +85,7 @@ def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
     assert layers[0] == layers[1] == layers[2]
 
 
-def test_inputs_are_test_images_or_random(
+def test_inputs_are_test_or_random_images(
     onebit: Onebit, here: Path, archive: Archive, certificate: Certificate
 ) -> None:
     """Also of a net that multiplies nothing."""
@@ -165,9 +165,7 @@ def test_a_net_that_differs_is_not_delivered(onebit: Onebit, packed_file: Path, 
         assert Path("x.zip").read_bytes() == before
 
 
-def test_what_cannot_be_run_here_is_written_and_said(
-    onebit: Onebit, packed_file: Path, here: Path, archive: Archive
-) -> None:
+def test_an_export_that_cannot_run_is_written(onebit: Onebit, packed_file: Path, here: Path, archive: Archive) -> None:
     def stop(outputs: np.ndarray) -> np.ndarray:
         raise CannotRun("the archive is not installed")
 

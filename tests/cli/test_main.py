@@ -119,9 +119,7 @@ def test_an_answer_on_a_full_disk_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "onebit: [Errno 28] No space left on device\n")
 
 
-def test_without_docstrings_the_helps_still_name_everything(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_works_without_docstrings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As under python -OO."""
     monkeypatch.setattr(Recipe, "__doc__", None)
     monkeypatch.setattr(LOSSES["squared_hinge"], "__doc__", None)

@@ -45,9 +45,7 @@ def seeds(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "seeds", tmp_path / "seeds"))
 
 
-def test_the_default_folder_gets_a_number_where_a_run_is(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_folders_are_numbered(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders = [onebit("train", *SHORT, "--seed", seed, "--json").json["folder"] for seed in range(3)]
     assert folders == ["runs/toy-mlp", "runs/toy-mlp-2", "runs/toy-mlp-3"]
@@ -80,7 +78,7 @@ def test_overwrite_replaces_the_run_and_nothing_else(onebit: Onebit, trained: Pa
         ["--teacher", "{run}/best.safetensors"],
     ],
 )
-def test_a_training_that_is_refused_leaves_the_run_as_it_was(onebit: Onebit, trained: Path, flags: list[str]) -> None:
+def test_a_refused_training_keeps_the_run(onebit: Onebit, trained: Path, flags: list[str]) -> None:
     before = content(trained)
     words = [flag.format(run=trained) for flag in flags]
     refused = onebit("train", *SHORT, "--seed", "7", *words, "--out", trained, "--overwrite")
@@ -89,7 +87,7 @@ def test_a_training_that_is_refused_leaves_the_run_as_it_was(onebit: Onebit, tra
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-def test_a_training_that_stops_before_its_first_step_leaves_the_run_as_it_was(
+def test_the_old_run_is_kept_without_a_step(
     onebit: Onebit, trained: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
     before = content(trained)
@@ -103,9 +101,7 @@ def test_a_training_that_stops_before_its_first_step_leaves_the_run_as_it_was(
     assert content(trained) == before
 
 
-def test_a_training_that_stops_before_its_first_step_leaves_no_new_folder(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_folder_is_left_without_a_step(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object, folder: Path, **__: object) -> None:
         for name in ("metrics.jsonl", "data.json"):
             (folder / name).write_text("")

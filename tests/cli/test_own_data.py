@@ -165,9 +165,7 @@ def test_other_files_than_those_of_the_training_are_noted(onebit: Onebit, traine
     assert ["packed" in test for test in tests] == [True, False]  # the card is about the training
 
 
-def test_gray_files_are_evaluated_by_a_gray_net_as_it_predicts_them(
-    onebit: Onebit, packed_file: Path, tmp_path: Path
-) -> None:
+def test_evaluation_of_gray_files_agrees_with_predict(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     digits = load_dataset("mnist-sample").test
     for i, (image, label) in enumerate(zip(digits.images[:60], digits.labels[:60], strict=True)):
         for part in ("train", "val"):

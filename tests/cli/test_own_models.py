@@ -107,9 +107,7 @@ def train(onebit: Onebit, here: Path) -> Onebit:
 
 
 @pytest.mark.usefixtures("no_ink")
-def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
-    train: Onebit, onebit: Onebit, here: Path
-) -> None:
+def test_a_net_of_float_images_goes_through_all_verbs(train: Onebit, onebit: Onebit, here: Path) -> None:
     train("--model.hidden", "12", "--method", "binaryconnect", "--epochs", "2")
     accuracy = json.loads((here / "run" / "result.json").read_text())["test"]["binary"]["accuracy"]
     assert accuracy > 0.5
@@ -200,7 +198,7 @@ def test_help_lists_the_arguments(onebit: Onebit, here: Path, monkeypatch: pytes
         ["mlp", "--model.arguments.hidden", "3"],
     ],
 )
-def test_what_is_wrong_is_one_line(onebit: Onebit, here: Path, arguments: list[str]) -> None:
+def test_wrong_custom_models_are_one_line(onebit: Onebit, here: Path, arguments: list[str]) -> None:
     (here / "broken.py").write_text("class Net(:\n")
     done = onebit("train", "--model", *arguments, *SHORT, "--out", "run")
     assert (done.status, "Traceback" in done.err) == (2, False)

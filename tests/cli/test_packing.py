@@ -38,7 +38,7 @@ def one_bit(signs: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("verb", ["verify", "verify --source", "predict", "evaluate", "inspect"])
-def test_every_verb_notices_altered_bits(
+def test_verbs_notice_altered_bits(
     onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str
 ) -> None:
     good, rng, path = packed_file.read_bytes(), random.Random(verb), tmp_path / "net.1bit"
@@ -61,7 +61,7 @@ def test_every_verb_notices_altered_bits(
         ("norm1", "shift", lambda a: a + np.float32(0.01), "32 of 32 values of shift of norm1 differ"),
     ],
 )
-def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
+def test_the_source_finds_changed_nets(
     onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, node: str, field: str, change: Any, noun: str
 ) -> None:
     path = tmp_path / "net.1bit"
@@ -82,7 +82,7 @@ def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: 
     assert done.status == 0, done.out
 
 
-def test_verify_recomputes_a_certificate(
+def test_certificates_are_recomputed(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = onebit("verify", packed_file, "--source", run_folder, "--json")

@@ -99,7 +99,7 @@ def test_a_net_sees_the_pixels_that_training_on_a_folder_gives(
     assert (fits, gray) == ([], ["the center of 40×30 pixels resized to 16×16"])
 
 
-def test_files_that_do_not_decode_are_named_and_the_others_are_predicted(
+def test_undecodable_images_are_named(
     onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "photos"
@@ -138,9 +138,7 @@ def test_other_files_hidden_ones_and_linked_folders_are_ignored(onebit: Onebit, 
     assert "no images" in onebit("predict", color, f"{folder}/[b-d].png").line
 
 
-def test_a_file_that_pillow_gives_to_another_program_is_refused(
-    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_postscript_is_refused(onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"
     path = tmp_path / "page.png"
     path.write_bytes(page)
@@ -169,7 +167,7 @@ def test_the_most_probable_labels(onebit: Onebit, color: Path, tmp_path: Path) -
     assert "--top" in onebit("predict", color, tmp_path / "a.png", "--top", 0).line
 
 
-def test_options_may_stand_between_files_and_files_may_begin_with_a_dash(
+def test_options_between_files_and_files_with_a_dash(
     onebit: Onebit, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -193,7 +191,7 @@ def test_pgm_of_more_than_8_bits_is_read(onebit: Onebit, gray: Path, tmp_path: P
     assert deep["probability"] == pytest.approx(same["probability"], abs=1e-2)
 
 
-def test_dark_ink_on_transparency_is_a_digit_when_inverted(
+def test_transparent_digits_are_inverted(
     onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]
 ) -> None:
     digit = load_dataset("mnist-sample").test.images[:1]
@@ -206,7 +204,7 @@ def test_dark_ink_on_transparency_is_a_digit_when_inverted(
     np.testing.assert_array_equal(seen[1], digit)
 
 
-def test_standard_input_is_one_image(
+def test_standard_input_is_an_image(
     onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()

@@ -124,9 +124,7 @@ def test_images_come_as_arrays_too(onebit: Onebit, packed_file: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("compared", ["values", "multi-label"])
-def test_outputs_that_were_not_compared_as_labels_are_numbers(
-    onebit: Onebit, net: Path, samples: np.ndarray, compared: str
-) -> None:
+def test_outputs_without_labels_are_numbers(onebit: Onebit, net: Path, samples: np.ndarray, compared: str) -> None:
     path = net.parent / "X.NPY"
     np.save(net.parent / "x.npy", samples)
     (net.parent / "x.npy").rename(path)

@@ -30,7 +30,7 @@ def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
     ("given", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None), ({"torch": "loaded"}, None)],
 )
-def test_waiting_threads_of_torch_sleep_soon_unless_the_user_decides(
+def test_waiting_threads_of_torch_sleep_soon(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
@@ -105,7 +105,7 @@ def test_train_help_of_a_recipe_shows_its_own_values(onebit: Onebit, monkeypatch
     assert max(map(len, onebit("train", "mnist-bayesbinn", "--help").out.splitlines())) <= 80  # which has long texts
 
 
-def test_threads_of_the_command_line_go_before_the_environment(
+def test_threads_override_the_environment(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

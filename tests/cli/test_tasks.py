@@ -94,9 +94,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_one_task_does_not_overwrite_several_that_were_interrupted_in_the_first(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_does_not_overwrite_tasks(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "all" / "seed-0"
     two = ["--epochs", "2", "--optimizer.lr", "0.05"]
     interrupt(onebit, monkeypatch, "mnist-permuted", *SHORT, *two, "--out", folder, step=30)
@@ -114,7 +112,7 @@ def test_one_task_does_not_overwrite_several_that_were_interrupted_in_the_first(
     assert contents(folder) == before
 
 
-def test_several_tasks_do_not_overwrite_one(
+def test_tasks_do_not_overwrite_a_run(
     onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = tmp_path / "begun"
@@ -135,7 +133,7 @@ def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     assert (recipe["name"], recipe["measured"]) == ("mnist-ste", "")
 
 
-def test_the_method_that_was_asked_for_names_its_arm(onebit: Onebit, tmp_path: Path) -> None:
+def test_the_requested_method_names_its_folder(onebit: Onebit, tmp_path: Path) -> None:
     """With this optimizer its settings come near those of STE."""
     own = ["--task", "permuted-mnist", "--method", "binaryconnect", "--optimizer", "adam"]
     small = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--epochs", "0.1"]

@@ -25,9 +25,7 @@ def train(onebit: Onebit, folder: Path, *flags: object) -> Outcome:
 
 
 @pytest.mark.parametrize("teacher", ["a run", "mnist-mlp"])
-def test_a_run_names_its_teacher_and_goes_on_with_it(
-    onebit: Onebit, tmp_path: Path, real_folder: Path, teacher: str
-) -> None:
+def test_a_run_resumes_with_its_teacher(onebit: Onebit, tmp_path: Path, real_folder: Path, teacher: str) -> None:
     teacher = str(real_folder) if teacher == "a run" else teacher
     taught = train(onebit, tmp_path / "run", "--teacher", teacher, "--teacher_weight", "0.5")
     alone = train(onebit, tmp_path / "alone").json

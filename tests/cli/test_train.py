@@ -79,9 +79,7 @@ def test_print_config_is_a_recipe_with_the_notes_and_checks_of_a_training(onebit
     assert onebit("train", "mnist-fast", "--teacher", "not-yet-trained", "--print-config").status == 0  # reads no file
 
 
-def test_a_folder_that_another_training_has_just_taken(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_folder_is_refused(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is locked, and nothing else is there yet."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "digits-smoke"
@@ -115,9 +113,7 @@ def test_a_used_folder_is_resumed_with_its_own_recipe_only(onebit: Onebit, run_f
     assert (run_folder / "result.json").read_bytes() == before
 
 
-def test_ctrl_c_names_the_command_to_continue_with_and_resuming_is_bit_identical(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_and_resume_are_bit_identical(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
     arguments = ["train", "digits-smoke", *SMALL, "--epochs", "3", "--out"]
 

@@ -47,9 +47,7 @@ def test_a_training_reports_the_loss_of_evaluate(onebit: Onebit, tmp_path: Path)
         assert [found["loss_name"], drawn["loss_name"]] == (names or ["squared_hinge", "cross_entropy"])
 
 
-def test_statistics_of_a_training_that_was_stopped_after_few_steps_are_re_estimated(
-    onebit: Onebit, tmp_path: Path
-) -> None:
+def test_unsettled_batchnorm_statistics_are_reestimated(onebit: Onebit, tmp_path: Path) -> None:
     few = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--batch_size", "100", "--out", tmp_path)
     assert few.status == 0
     whole = onebit("evaluate", tmp_path, "--json").json
@@ -114,9 +112,7 @@ def test_inspect_counts_what_summary_counts(onebit: Onebit, run_folder: Path, tm
         assert onebit("inspect", path, "--json").json["total"].items() >= expected.items()
 
 
-def test_a_real_net_is_inspected_and_neither_proven_nor_packed(
-    onebit: Onebit, real_folder: Path, tmp_path: Path
-) -> None:
+def test_a_real_net_is_inspected_but_not_packed(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:
     picture = tmp_path / "weights.png"
     assert onebit("inspect", real_folder, "--plot", picture, "--json").json["verdict"] in ("real", "clipped")
     with Image.open(picture) as image:
@@ -177,9 +173,7 @@ def test_verify_proves_every_claim(onebit: Onebit, run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan")])
-def test_verify_finds_a_latent_outside_its_range(
-    onebit: Onebit, run_folder: Path, tmp_path: Path, value: float
-) -> None:
+def test_verify_finds_latents_out_of_range(onebit: Onebit, run_folder: Path, tmp_path: Path, value: float) -> None:
     state = load_file(run_folder / "best.safetensors")
     state["linear1.weight"][3, 5] = value
     save_file(state, tmp_path / "best.safetensors")
@@ -236,7 +230,7 @@ def test_pack_and_export_never_overwrite_a_training(onebit: Onebit, run_folder: 
         assert (run_folder / name).read_bytes() == before
 
 
-def test_predict_takes_folders_patterns_and_standard_input(
+def test_predict_takes_folders_and_patterns(
     onebit: Onebit, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = load_dataset("mnist-sample").test.images[:3]
@@ -264,7 +258,7 @@ def test_predict_takes_folders_patterns_and_standard_input(
     assert "no images" in onebit("predict", packed_file, tmp_path / "*.png").line
 
 
-def test_files_that_are_no_nets_are_refused(
+def test_damaged_and_hostile_files_are_refused(
     onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
 ) -> None:
     class Evil:

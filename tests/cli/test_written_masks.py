@@ -93,7 +93,7 @@ def masked(folder: Path, high: int, classes: str = "") -> Path:
         (1, "cell\nmembrane\n", False),
     ],
 )
-def test_a_true_mask_of_other_classes_is_not_compared(
+def test_masks_of_other_classes_are_ignored(
     onebit: Onebit, tmp_path: Path, high: int, classes: str, compared: bool
 ) -> None:
     done = onebit("predict", "membrane-unet", masked(tmp_path, high, classes), "--masks", tmp_path / "masks")
@@ -101,9 +101,7 @@ def test_a_true_mask_of_other_classes_is_not_compared(
     assert (("mean IoU" in done.out), "true mask" in done.err) == (compared, not compared)
 
 
-def test_masks_before_one_that_cannot_be_written_stay(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_earlier_masks(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png"):
         Image.fromarray(np.eye(40, dtype=np.uint8) * 255).convert("RGB").save(tmp_path / name)
 
@@ -157,9 +155,7 @@ def test_a_single_output_is_a_mask_of_two_classes(onebit: Onebit, tmp_path: Path
 
 
 @pytest.mark.parametrize(("outputs", "compared"), [(3, "multi-label"), (1, "values")])
-def test_pixels_with_values_or_several_labels_have_no_mask(
-    onebit: Onebit, tmp_path: Path, outputs: int, compared: str
-) -> None:
+def test_values_and_multi_labels_have_no_mask(onebit: Onebit, tmp_path: Path, outputs: int, compared: str) -> None:
     save(pixel_net(outputs, compared), tmp_path / "net.1bit")
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "a.png")
     refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "a.png", "--masks", tmp_path / "masks")

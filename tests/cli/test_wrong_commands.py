@@ -162,7 +162,7 @@ def of_parsers() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("words", [*OTHERS.strip().splitlines(), *of_parsers()])
-def test_a_wrong_command_line_is_one_line(
+def test_wrong_commands_are_one_line(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,7 +173,7 @@ def test_a_wrong_command_line_is_one_line(
 
 
 @pytest.mark.parametrize("words", TRAIN.strip().splitlines())
-def test_a_wrong_training_is_refused_before_the_data_are_read(
+def test_wrong_recipes_are_refused_early(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     def read(*_: object, **__: object) -> None:

@@ -106,9 +106,7 @@ def test_a_method_drops_the_options_of_another_and_leaves_settings_to_another_op
         ("bayesbinn", {"optimizer": {"prior": True}}, "--init_from"),
     ],
 )
-def test_a_net_that_cannot_take_a_method_is_refused(
-    method: str, settings: dict[str, Any], noun: str, toy: Dataset
-) -> None:
+def test_methods_refuse_unsuitable_nets(method: str, settings: dict[str, Any], noun: str, toy: Dataset) -> None:
     asked = build_recipe(merge(recipe_of(method, "mlp").settings(), settings))
     with pytest.raises((UsageError, TypeError), match=noun):
         build_training(asked, toy)

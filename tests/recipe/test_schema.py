@@ -29,7 +29,7 @@ def test_null_is_a_value_only_of_a_field_that_may_be_open() -> None:
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_a_value_within_the_bounds_is_accepted_and_one_outside_is_refused_by_name(name: str) -> None:
+def test_the_bounds_of_every_field(name: str) -> None:
     beside = NEEDED.get(name, {})
     for value in right_values(TYPES[name]):
         found: Any = build_recipe({}, beside | {name: value})

@@ -157,7 +157,7 @@ def test_mean_and_sd_per_epoch() -> None:
     assert np.isnan(per_epoch([[(1, float("inf"))]])[1]).all()
 
 
-def test_numbers_as_a_reader_sees_them() -> None:
+def test_numbers_as_text() -> None:
     assert mean_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_sd([5.0]) == (5.0, None)
     assert percent([0.98714]) == "98.71 %"
