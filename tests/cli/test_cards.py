@@ -178,6 +178,7 @@ def changed(run_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_ink")
 @pytest.mark.filterwarnings("default")
 def test_scores_of_other_weights_are_left_out(onebit: Onebit, run_folder: Path, changed: Path, tmp_path: Path) -> None:
     net = tmp_path / "net.1bit"

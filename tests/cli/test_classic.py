@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from onebit.cli.train_command import read_command, train_request, translated
 from onebit.models import MODELS as OURS
@@ -102,6 +102,7 @@ def test_the_tables_name_every_flag_and_every_model() -> None:
     }
 
 
+@settings(max_examples=15)
 @given(st.data())
 def test_our_own_flags_mean_what_they_say(data: st.DataObject) -> None:
     recipe = build_recipe(read_settings(recipe_path(data.draw(st.sampled_from(recipe_names())))))

@@ -20,7 +20,7 @@ def conv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished BinaryConnect ResNet-20 with real ends, a quarter as wide, on 8×8 images."""
     folder = tmp_path_factory.mktemp("conv") / "resnet"
     flags = ["--model", "resnet20", "--method", "binaryconnect", "--model.width", "0.25", "--model.real_first", "true"]
-    flags += ["--epochs", "2", "--batch_size", "256", "--optimizer.lr", "0.02", "--model.last_norm", "false"]
+    flags += ["--epochs", "1", "--batch_size", "256", "--optimizer.lr", "0.02", "--model.last_norm", "false"]
     flags += ["--model.real_last", "true", "--threads", "1"]
     assert main(["train", "--dataset", "toy", *flags, "--out", str(folder)]) == 0
     return folder

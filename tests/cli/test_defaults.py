@@ -122,11 +122,20 @@ def test_bayesbinn_clips_no_gradients(onebit: Onebit, source: list[str]) -> None
     assert (optimizer["name"], optimizer["clip_grad_value"], optimizer["data_scale"]) == ("bayesbinn", None, 1)
 
 
-@pytest.mark.parametrize("name", {*OPTIMIZERS} - {row["optimizer"].get("name") for row in methods().values()})
-def test_every_optimizer_that_no_method_names_trains_a_step(onebit: Onebit, tmp_path: Path, name: str) -> None:
-    flags = ["--model.widths", "[64,8,4]", "--method", "real", "--optimizer", name, "--threads", "1"]
-    done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.2", "--out", tmp_path / "run")
+OTHER_OPTIMIZERS = sorted({*OPTIMIZERS} - {row["optimizer"].get("name") for row in methods().values()})
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "modes"),
+    [*(("real", name, {"real"}) for name in OTHER_OPTIMIZERS), ("bop", "bop", {"binary"})],
+)
+def test_every_optimizer_trains_a_step(
+    onebit: Onebit, tmp_path: Path, method: str, optimizer: str, modes: set[str]
+) -> None:
+    flags = ["--model.widths", "[64,8,4]", "--method", method, "--optimizer", optimizer, "--threads", "1"]
+    done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.2", "--out", tmp_path / "run", "--json")
     assert done.status == 0, done.err
+    assert done.json["test"].keys() == modes
 
 
 def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:

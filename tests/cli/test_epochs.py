@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from onebit.cli.train_command import read_command, train_request
-from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
+from onebit.recipe import Recipe, read_settings, recipe_path
 from onebit.recipe.request import RecipeRequest
 from onebit.runs.resolve import resolve
 from onebit.runs.run import first_stage
 from support.command_line import Outcome
-from support.recipe_nets import without_runs
+from support.covering import covering, recipe_traits
+from support.recipe_nets import RECIPES, without_runs
 
 Onebit = Callable[..., Outcome]
 
@@ -23,7 +24,7 @@ def asked(*words: object) -> RecipeRequest:
     return train_request(read_command([str(word) for word in words]))
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", covering(RECIPES, of=lambda name: recipe_traits(RECIPES[name])))
 def test_one_epoch_of_every_recipe_can_be_trained(name: str) -> None:
     short = asked(name, "--epochs", "1").recipe
     assert short.epochs == 1

@@ -138,6 +138,17 @@ def test_other_files_hidden_ones_and_linked_folders_are_ignored(onebit: Onebit, 
     assert "no images" in onebit("predict", color, f"{folder}/[b-d].png").line
 
 
+def test_a_folder_that_cannot_be_read_is_an_error(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused = onebit("predict", color, tmp_path)
+    assert (refused.status, refused.out, str(tmp_path) in refused.line) == (2, "", True)
+
+
 def test_postscript_is_refused(onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"
     path = tmp_path / "page.png"

@@ -107,8 +107,8 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
     mask = predict_mask(net, pixels)
     count = max(2, net.values[net.only_output].shape[0])
     names = net.classes if net.classes and len(net.classes) == count else tuple(map(str, range(count)))
-    own, beside = f"{file.stem}.png", f"{file.stem}-beside.png"
-    facts: dict[str, Any] = {"file": str(file), "mask": str(folder / own), "picture": str(folder / beside)}
+    mask_file, picture_file = f"{file.stem}.png", f"{file.stem}-beside.png"
+    facts: dict[str, Any] = {"file": str(file), "mask": str(folder / mask_file), "picture": str(folder / picture_file)}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     truth = _truth(net, file, mask.shape, count)
     if truth is not None and len(known_labels(truth)):
@@ -118,8 +118,8 @@ def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, in
     for shown in (truth, mask) if truth is not None else (mask,):
         parts += [np.full((len(mask), GAP, 3), 255, np.uint8), _painted(shown, count)]
     with atomic_files(folder) as staging:  # both or neither
-        _save(mask * np.uint8(255) if count == 2 else mask, staging / own)
-        _save(np.hstack(parts), staging / beside)
+        _save(mask * np.uint8(255) if count == 2 else mask, staging / mask_file)
+        _save(np.hstack(parts), staging / picture_file)
     return facts
 
 

@@ -78,10 +78,10 @@ def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str
         if not (number := re.fullmatch(r"seed-(\d+)", run.name)):
             continue
         seed = int(number[1])
-        own = replace(recipe, seed=seed)
-        refuse_other(run, own, data)
+        seeded = replace(recipe, seed=seed)
+        refuse_other(run, seeded, data)
         if recipe.continual.tasks:
-            values = finished_tasks(own, data, run)
+            values = finished_tasks(seeded, data, run)
         else:
             result = RunResult.read(run)
             values = None if result is None else result.values

@@ -87,40 +87,40 @@ def translated(words: Sequence[str]) -> list[str] | None:
 def read_command(words: Sequence[str]) -> TrainCommand:
     """Read the words after `onebit train`; UsageError for wrong ones."""
     recipe: str | None = None
-    own: dict[str, str | None] = {}
+    verb_options: dict[str, str | None] = {}
     settings: dict[str, str] = {}
     for name, value, _ in read_words(words, options=TAKES, short={"-h": "help"}):
         if name in OPTIONS:
             if not value and TAKES[name] == VALUE:  # an unset "$DIR"
                 raise UsageError(f"--{name} needs a value")
-            own[name] = value
+            verb_options[name] = value
         elif name:
             settings[name] = str(value)
         elif not value or recipe is not None:
             raise UsageError(f"unexpected {value!r}: expected one recipe")
         else:
             recipe = value
-    resume = own.get("resume", "") != ""  # some scripts pass --resume ''
-    if resume and "overwrite" in own:
+    resume = verb_options.get("resume", "") != ""  # some scripts pass --resume ''
+    if resume and "overwrite" in verb_options:
         raise UsageError("--overwrite and --resume exclude each other")
-    if own.get("start-epoch", "0") != "0" and not resume:
+    if verb_options.get("start-epoch", "0") != "0" and not resume:
         raise UsageError("--start-epoch requires --resume RUN")
-    folders = [_run_folder(path) for path in (own.get("out"), own.get("resume")) if path]
+    folders = [_run_folder(path) for path in (verb_options.get("out"), verb_options.get("resume")) if path]
     if len(set(map(os.path.realpath, folders))) > 1:
         raise UsageError(f"several run folders: {', '.join(map(str, folders))}")
-    options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "data")}
-    options |= {name.replace("-", "_"): name in own for name in ("overwrite", "json", "print-config", "help")}
-    only_out = resume and "out" in own and not (recipe or settings or options["method"] or options["task"])
+    options: dict[str, Any] = {name: verb_options.get(name) for name in ("method", "task", "data")}
+    options |= {name.replace("-", "_"): name in verb_options for name in ("overwrite", "json", "print-config", "help")}
+    only_out = resume and "out" in verb_options and not (recipe or settings or options["method"] or options["task"])
     return TrainCommand(
         recipe,
         settings,
         **options,
         folder=folders[0] if folders else None,
-        resumed=bool(own.get("resume")) or only_out,
+        resumed=bool(verb_options.get("resume")) or only_out,
         resume=resume,
-        seeds=parse_seeds(own["seeds"] or "") if "seeds" in own else None,
-        print_freq=read(own.get("print-freq"), Count | None, name="--print-freq"),
-        trackers=tuple(name for name in TRACKERS if name in own),
+        seeds=parse_seeds(verb_options["seeds"] or "") if "seeds" in verb_options else None,
+        print_freq=read(verb_options.get("print-freq"), Count | None, name="--print-freq"),
+        trackers=tuple(name for name in TRACKERS if name in verb_options),
     )
 
 

@@ -82,9 +82,9 @@ def with_method(
         UnknownNameError: no such method.
     """
     row = method_settings(name, optimizer=optimizer)
-    own = method_of(recipe)
+    current = method_of(recipe)
     settings = recipe.settings()
-    if own == name:
+    if current == name:
         return settings
     kept = _fields(settings, of_methods=False)
     requested = build_recipe(merge(kept, row), flags)
@@ -93,7 +93,7 @@ def with_method(
     found = merge(merge(kept, _fields(defaults, of_methods=True)), row)
     if recipe.model.last_norm is None:
         found["model"]["last_norm"] = default_settings(requested).get("model", {}).get("last_norm")
-    plain_name = recipe.name.removesuffix(f"-with-{own}")
+    plain_name = recipe.name.removesuffix(f"-with-{current}")
     return found | {"name": f"{plain_name}-with-{name}", "summary": "", "reference": "", "measured": ""}
 
 

@@ -55,10 +55,10 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
         UnknownNameError: no such method.
     """
     row: dict[str, Any] = resolve(methods(), name, kind="method")
-    own = row["optimizer"]
-    if optimizer is None or own.get("name") in (None, optimizer):
+    of_method = row["optimizer"]
+    if optimizer is None or of_method.get("name") in (None, optimizer):
         return row
-    return {**row, "optimizer": {key: own[key] for key in ANY_OPTIMIZER if key in own}}
+    return {**row, "optimizer": {key: of_method[key] for key in ANY_OPTIMIZER if key in of_method}}
 
 
 def recipe_path(name: str) -> Path:
@@ -97,8 +97,8 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     if path in extending:
         raise UsageError(f"{path}: extends itself, through {extending[-1]}")
     inherited = read_settings(recipe_path(str(base)), extending=(*extending, path))
-    own = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
-    return merge(inherited | own, settings)
+    undescribed = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
+    return merge(inherited | undescribed, settings)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,13 +44,13 @@ def request_recipe(
     learning = None if name is None else recipe_path(name)
     notes: tuple[str, ...] = ()
     # a custom model takes no coding from the defaults or from the model that it replaces
-    own = {"model.coding": "auto"} if is_custom(flags.get("model.name", "")) else {}
+    coding = {"model.coding": "auto"} if is_custom(flags.get("model.name", "")) else {}
     if source is None and learning is None:
-        recipe = build_recipe(_defaults(flags, method), own | dict(flags))
+        recipe = build_recipe(_defaults(flags, method), coding | dict(flags))
     else:
         settings = _of_file(source, learning, method, flags)
         file = build_recipe(settings)
-        recipe = build_recipe(settings, dict(flags) if file.model.is_custom else own | dict(flags))
+        recipe = build_recipe(settings, dict(flags) if file.model.is_custom else coding | dict(flags))
         if any(name != "seed" for name, _, _ in recipe.changed_from(file)):
             # results that were measured with the file do not hold for this run
             recipe = dataclasses.replace(recipe, measured="")

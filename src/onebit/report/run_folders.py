@@ -132,8 +132,10 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
         seed = (alike, repr(run.settings.get("seed")))
         members.setdefault((alike, repeats[seed]), []).append(run)
         repeats[seed] += 1
-    named = [(printable(own[0].settings.get("name", own[0].name), limit=LABEL_LENGTH), own) for own in members.values()]
-    groups = [Group(label, tuple(own)) for label, own in named]
+    groups = [
+        Group(printable(first.settings.get("name", first.name), limit=LABEL_LENGTH), (first, *others))
+        for first, *others in members.values()
+    ]
     labels = [group.label for group in groups]
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
 
@@ -153,10 +155,10 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     def words(other: Group[T]) -> str:
         return ", ".join(f"{key} {flag_text(other.settings.get(key))}" for key in differing) if other.settings else ""
 
-    own = words(group)
-    if not own or len(differing) > 2 or len(own) > LABEL_LENGTH or [*map(words, same)].count(own) > 1:
-        own = " … ".join(dict.fromkeys((group.runs[0].name, group.runs[-1].name)))
-    return Group(f"{group.label}, {own}", group.runs)
+    suffix = words(group)
+    if not suffix or len(differing) > 2 or len(suffix) > LABEL_LENGTH or [*map(words, same)].count(suffix) > 1:
+        suffix = " … ".join(dict.fromkeys((group.runs[0].name, group.runs[-1].name)))
+    return Group(f"{group.label}, {suffix}", group.runs)
 
 
 def data_name(groups: Sequence[Group[Any]]) -> str:

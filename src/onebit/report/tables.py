@@ -127,11 +127,11 @@ def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:
     """The accuracy on every task after every task: a table for each method, test mode and BatchNorm statistics."""
     tables = []
     for (method, weights, bn), block in groupby(rows, key=attrgetter("method", "weights", "bn")):
-        own = list(block)
-        most = own[-1].task
+        block_rows = list(block)
+        most = block_rows[-1].task
         cells = [
             [f"after task {row.task}", *map(percent, row.accuracies), *[""] * (most - row.task), percent(row.means)]
-            for row in own
+            for row in block_rows
         ]
         head = ["test accuracy", *(f"task {seen}" for seen in range(1, most + 1)), "mean"]
         heading = f"{about}{method}, {weights} weights, {NORMS[bn]}"

@@ -55,8 +55,8 @@ def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
     cells_by_row: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
     for cells in tables:
         for key in dict.fromkeys((cell.block, cell.task) for cell in cells):
-            own = [cell.accuracy for cell in cells if (cell.block, cell.task) == key]
-            cells_by_row.setdefault(key, []).append(own)
+            accuracies = [cell.accuracy for cell in cells if (cell.block, cell.task) == key]
+            cells_by_row.setdefault(key, []).append(accuracies)
     blocks = list(dict.fromkeys(block for block, _ in cells_by_row))
     order = sorted(cells_by_row, key=lambda key: (blocks.index(key[0]), key[1]))
     return [Row(*block, task, tuple(zip(*cells_by_row[block, task], strict=True))) for block, task in order]
@@ -95,14 +95,16 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
         path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.7 + 0.04 * min(tasks, LEGEND_TASKS)
     ) as figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-        for axes, (method, own) in zip(panels, methods.items(), strict=True):
+        for axes, (method, method_rows) in zip(panels, methods.items(), strict=True):
             for seen in range(1, tasks + 1):
-                curve = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
+                curve = {row.task: row.accuracies[seen - 1] for row in method_rows if row.task >= seen}
                 label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
                 _draw(axes, curve, marker="o", markersize=4, label=label, color=curve_color(seen - 1, tasks))
-            means = {row.task: row.means for row in own}
+            means = {row.task: row.means for row in method_rows}
             _draw(axes, means, color=INK, linestyle="--", label="mean of the tasks seen")
-            axes.set_title(printable(f"{method} ({own[0].weights} weights)" if own else method, limit=60))
+            axes.set_title(
+                printable(f"{method} ({method_rows[0].weights} weights)" if method_rows else method, limit=60)
+            )
             axes.set_xlabel("tasks learned")
             axes.set_xlim(0.8, tasks + 0.2)
             whole_ticks(axes)

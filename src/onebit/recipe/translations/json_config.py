@@ -84,8 +84,8 @@ def read_config(path: Path) -> dict[str, Any] | None:
     from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
 
     found = read_yaml(path)
-    own = {*KEYS} - {"dataset", "epochs", "batch_size"}  # recipes have these, too
-    return found if isinstance(found, dict) and own & found.keys() else None
+    distinctive = {*KEYS} - {"dataset", "epochs", "batch_size"}  # recipes have these, too
+    return found if isinstance(found, dict) and distinctive & found.keys() else None
 
 
 def flags_of(
