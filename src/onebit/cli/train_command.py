@@ -10,6 +10,7 @@ from typing import Any
 
 from onebit.cli.seeds import parse_seeds
 from onebit.common.fields import Count, read
+from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import recipe_path
 from onebit.recipe.custom_names import is_custom
@@ -126,6 +127,10 @@ def read_command(words: Sequence[str]) -> TrainCommand:
 
 def train_request(command: TrainCommand) -> RecipeRequest:
     """The recipe of a command, and notes on it; errors: see `request_recipe` and `recipe_path`."""
+    if (dataset := command.flags.get("dataset")) is not None:
+        from onebit.data import DATASETS
+
+        resolve(DATASETS, dataset, kind="data set")
     source = recipe_path(command.recipe) if command.recipe else None
     if source is None and command.resumed and command.folder is not None:
         parts = (command.folder, *seed_folders(command.folder))
