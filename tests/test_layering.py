@@ -54,8 +54,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imports(path: Path) -> tuple[tuple[int, str], ...]:
     """(line, dotted name) of everything that a file imports, wherever it does."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
     package = ["onebit", *path.relative_to(ROOT).parent.parts]
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):

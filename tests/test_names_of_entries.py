@@ -31,6 +31,7 @@ HOMES = {
     "models/": {*MODELS, "bireal"},
     "optim/optimizer_table.py": {*OWN_RULES, *WEIGHT_QUANTIZERS},
     "optim/__init__.py": {*OWN_RULES, "prox"},
+    "optim/latents.py": {"bop", "bayesbinn"},
     "optim/bop.py": {"bop"},
     "optim/bayesbinn.py": {"bayesbinn", "concrete_sign"},
     "optim/prox.py": {"prox", "proxquant"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -19,11 +18,12 @@ from onebit.recipe import build_recipe, methods, with_method
 from onebit.runs.model import build_model
 from onebit.runs.unfold import unfold_
 from onebit.runtime import run
-from support.covering import covering
 from support.fold_nets import images_of
 from support.recipe_nets import RECIPES, SMALL, Net, packed_net, small
 
 EXACT = [name for name, (model, *_) in SMALL.items() if model.input_quantizer in (None, "ste_sign")]
+CONVOLUTIONS = ("adabin", "react")
+"""Methods that run daily with convolutions, others with dense layers."""
 DAILY = ("mnist-bnn", "mnist-bayesbinn", "cifar10-vgg-bnn", "cifar10-resnet20-binaryconnect-ends-real-short")
 
 
@@ -66,11 +66,11 @@ def test_the_net_of_every_recipe_starts_from_a_packed_one(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "base"),
-    covering(
-        product(
-            sorted(methods().keys() - {"real", "proxquant"}), ["cifar10-resnet20-binaryconnect", "mnist-binaryconnect"]
-        )
-    ),
+    [
+        pytest.param(method, base, marks=() if (method in CONVOLUTIONS) is ("resnet" in base) else pytest.mark.nightly)
+        for method in sorted(methods().keys() - {"real", "proxquant"})
+        for base in ("cifar10-resnet20-binaryconnect", "mnist-binaryconnect")
+    ],
 )
 def test_every_method_starts_from_a_packed_net_and_trains_where_it_ended(method: str, base: str) -> None:
     net = small(build_recipe(with_method(RECIPES[base], method)))
