@@ -49,7 +49,7 @@ def test_the_average_of_a_range_limit_starts_at_its_first_value(range_rule: str)
             assert float(average.state[name]) == pytest.approx(expected)
 
 
-def test_a_buffer_that_forward_assigns_anew_is_averaged() -> None:
+def test_a_buffer_that_forward_replaces_is_averaged() -> None:
     model = nn.Module()
     model.register_buffer("seen", torch.zeros(2))
     average = WeightAverage(model, 0.75)
@@ -97,7 +97,7 @@ def test_the_average_is_validated_saved_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["sign", "real"])
-def test_the_average_has_the_batchnorm_statistics_of_its_own_weights(tmp_path: Path, case: str) -> None:
+def test_the_average_has_the_batch_norm_statistics_of_its_weights(tmp_path: Path, case: str) -> None:
     """No training step saw its signs: averages of the statistics of training belong to other nets."""
     toy = build(CASES[case])
     toy.fit(DATA, tmp_path, ema=0.5, epochs=1)

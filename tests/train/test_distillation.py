@@ -133,7 +133,7 @@ def test_a_packed_net_teaches_as_the_net_it_was_packed_from() -> None:
     torch.testing.assert_close(predict_logits(again.model, DATA.test.images), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_it_goes_on_bit_identically_and_with_no_other_teacher(tmp_path: Path, teacher: nn.Module) -> None:
+def test_distillation_resumes_bit_for_bit_and_refuses_another_teacher(tmp_path: Path, teacher: nn.Module) -> None:
     asked = Teacher(teacher, weight=0.5, temperature=3.0)
     build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "whole", teacher=asked)
     with pytest.raises(Stop):

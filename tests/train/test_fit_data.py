@@ -345,7 +345,7 @@ def test_several_processes_need_a_loader_that_divides_its_samples() -> None:
         feed(sampler=torch.utils.data.DistributedSampler(tensors(), num_replicas=2, rank=0))
 
 
-def test_pixels_up_to_1_are_not_those_of_an_input_coding() -> None:
+def test_pixels_from_0_to_1_are_refused_by_an_input_coding() -> None:
     images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 3
     for coding in (onebit.InputCoding(), onebit.InputCoding("standardize", mean=[100.0], std=[50.0])):
         model = nn.Sequential(coding, nn.Flatten(), nn.Linear(16, 3))
@@ -358,7 +358,7 @@ def test_pixels_up_to_1_are_not_those_of_an_input_coding() -> None:
         onebit.evaluate(model, (255 * images, labels), verbose=False)
 
 
-def test_a_model_may_make_pixels_of_its_inputs() -> None:
+def test_a_model_may_scale_its_inputs_to_pixels() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -45,7 +45,7 @@ def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() 
     assert History(masks).best.epoch == 2
 
 
-def test_a_validation_loss_that_is_no_number_is_never_the_best() -> None:
+def test_a_nan_validation_loss_is_never_the_best() -> None:
     row = dataclasses.replace(ROW, train_error=None, validation_error=None)
     nan = float("nan")
     for losses, best in (((nan, 0.3, 0.2, nan), 3), ((0.3, nan, 0.3), 1), ((nan, nan), 2)):

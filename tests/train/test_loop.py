@@ -90,7 +90,7 @@ def test_every_image_is_shown_once_an_epoch_and_none_alone(count: int, sizes: li
     assert sorted(i for batch in batches for i in batch) == list(range(count))
 
 
-def test_each_epoch_has_its_own_order_from_the_seed() -> None:
+def test_the_seed_gives_each_epoch_another_order() -> None:
     first, again, other = (recorded(300, epochs=2, batch_size=300, seed=seed) for seed in (0, 0, 1))
     assert first == again
     orders = [first[0], first[1], other[0], other[1], list(range(300))]

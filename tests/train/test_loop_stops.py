@@ -55,7 +55,7 @@ def test_the_first_of_several_bad_steps_is_named() -> None:
 
 
 @pytest.mark.parametrize("quantizer", ["sign", None])
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, quantizer: str | None) -> None:
+def test_nan_weights_are_never_saved(tmp_path: Path, quantizer: str | None) -> None:
     """The sign of NaN is +1: a binary net may go on with a finite loss. Here only the gradient breaks, in epoch 2."""
     calls = 0
 

@@ -72,7 +72,7 @@ def test_bayesbinn_counts_the_pixels_over_which_its_loss_is_a_mean(data: Dataset
         assert optimizer.param_groups[0]["count"] == count
 
 
-def test_a_net_learns_masks_and_is_chosen_by_mean_iou(data: Dataset) -> None:
+def test_a_net_learns_masks_and_mean_iou_selects_the_best_epoch(data: Dataset) -> None:
     model, history = trained(data, epochs=8)
     losses = [row.train_loss for row in history]
     assert losses[-1] < 0.7 * losses[0]
@@ -86,7 +86,7 @@ def test_a_net_learns_masks_and_is_chosen_by_mean_iou(data: Dataset) -> None:
     assert sum(row.step for row in history.rows[:1]) == 4  # 8 images, each twice, four at a time
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(data: Dataset, tmp_path: Path) -> None:
+def test_training_on_masks_resumes_bit_for_bit(data: Dataset, tmp_path: Path) -> None:
     whole, _ = trained(data)
     recipe = build_recipe(SETTINGS)
 

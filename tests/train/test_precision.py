@@ -74,7 +74,7 @@ def test_nets_with_convolutions_are_channels_last_by_default() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_training_goes_on_in_another_memory_format(fused: bool) -> None:
+def test_training_continues_in_another_memory_format(fused: bool) -> None:
     def trained(layout: torch.memory_format) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         weight = nn.Parameter(torch.randn(8, 4, 3, 3, generator=generator))

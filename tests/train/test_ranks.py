@@ -116,7 +116,7 @@ def test_another_number_of_processes_is_refused(folder: Path) -> None:
         fit(toy.model, DATA, toy.optimizer, epochs=1, folder=folder / "two", resume=True)
 
 
-def test_a_loss_that_is_no_number_on_one_rank_stops_all_at_the_same_step(told: Told, folder: Path) -> None:
+def test_a_nan_loss_on_one_rank_stops_all_at_the_same_step(told: Told, folder: Path) -> None:
     kept = folder / "breaking" / "last.ckpt"
     assert told[0]["breaking"] == told[1]["breaking"]
     assert "epoch 2, step 7:" in told[0]["breaking"]
@@ -146,7 +146,7 @@ def test_shares_make_up_the_batch(count: int, world: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_alone_nothing_is_asked_of_torch_distributed() -> None:
+def test_a_single_process_does_not_use_torch_distributed() -> None:
     model = nn.Linear(2, 2)
     assert ALONE.wrap(model) is model
     assert ALONE.first(lambda: 3) == ALONE.in_turns(lambda: 3) == 3
@@ -168,7 +168,7 @@ def test_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not launched_ranks().writes
 
 
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_uses_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     gpu = torch.device("cuda")

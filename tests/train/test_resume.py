@@ -197,7 +197,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize(("assigns", "persistent"), [(True, False), (False, True)])
-def test_buffers_of_forward_count_passes_of_training_alone_and_are_resumed(
+def test_buffers_change_in_training_passes_only_and_are_resumed(
     tmp_path: Path, assigns: bool, persistent: bool
 ) -> None:
     results = []

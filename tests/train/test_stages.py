@@ -198,7 +198,7 @@ def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.nightly  # starts its service; daily the trackers are told of a run with tensorboard
 @pytest.mark.usefixtures("no_login")
-def test_wandb_offline_logs_into_the_run_folder_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline_logs_into_the_run_folder_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     asked = dataclasses.replace(recipe(first_stage=0), name="tracked")
     folder = tmp_path / "run"

@@ -152,7 +152,7 @@ def test_another_preprocessing_fails_with_both_accuracies(coding: InputCoding, n
         certify(nn.Sequential(coding, net), packed, (RAW, LABELS), trained=lambda x: net(preprocessed(x)))
 
 
-def test_one_label_more_or_less_is_rounding_and_more_are_not(net: nn.Module) -> None:
+def test_one_changed_label_is_rounding_and_two_are_not(net: nn.Module) -> None:
     """0.5 % of the labels, and at least one, may change."""
     packed = packed_behind(RIGHT, net)
     logits = net(preprocessed(X)).detach()

@@ -52,7 +52,7 @@ def test_two_values_per_output_channel_are_binary(weight: np.ndarray) -> None:
         RNG.normal(size=(6, 4, 3, 3)),
     ],
 )
-def test_other_weights_are_not(weight: np.ndarray) -> None:
+def test_other_weights_are_not_binary(weight: np.ndarray) -> None:
     """One or two real weights of a channel are two values as well, which does not make them binary."""
     assert inspect_weight("w", weight.astype(np.float32), dtype="float32").verdict != "binary"
 

@@ -102,7 +102,7 @@ def test_float_targets_make_vectors_values_and_integers_make_them_labels() -> No
         assert (found.label_mismatches, found.ok) == (differing, False)
 
 
-def test_each_column_has_its_own_largest_value() -> None:
+def test_rounding_is_relative_to_the_largest_value_of_each_column() -> None:
     net = make_net(2)
     assert isinstance(net, nn.Sequential)
     with torch.no_grad():

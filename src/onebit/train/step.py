@@ -150,8 +150,7 @@ def optimizer_step(
     Args:
         forward: the model, possibly compiled or wrapped for several processes.
         x, y: this rank's inputs and targets, such as images (uint8, N×C×H×W) and labels, or masks.
-        count: images of the batch over all ranks; None for N.
-        teacher_inputs: inputs of the teacher; None for x.
+        count: images of the batch over all ranks, None for N. teacher_inputs: of the teacher, None for x.
         sums: the sums of the metrics over this rank's samples are added here.
 
     Returns:
@@ -166,8 +165,7 @@ def optimizer_step(
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     whole = (x, x if teacher_inputs is None else teacher_inputs, y)
     split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
-    shares = [size_of(labels) / count for _, _, labels in split]
-    known = 0.0
+    shares, known = [size_of(labels) / count for _, _, labels in split], 0.0
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
     again = objective.teacher is not None or settings.samples > 1  # forward may change inputs that are read again
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):

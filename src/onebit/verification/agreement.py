@@ -73,8 +73,7 @@ def verify(
         10,000 mnist test labels: 9,831 correct with packed weights, 0 labels differ from torch, largest logit
         difference 1.9e-06
     """
-    asked = Comparison(model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images)
-    return asked.run()[0]
+    return Comparison(model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images).run()[0]
 
 
 def certify(
@@ -101,13 +100,10 @@ def certify(
 
     Args:
         data, labels, weights, seed, trained, preprocess, batch_size, on_images: as for `verify`.
-        dataset, split_name: names of the data set and the split; by default those of a `Dataset` and "test", for other
-            data "own data (arrays)" or the like.
-        source: sha256 of the checkpoint, in hexadecimal.
-        recipe: name of the recipe.
+        dataset, split_name: of the data; by default of a `Dataset` and "test", or the form of other data.
+        source: sha256 of the checkpoint, in hexadecimal. recipe: name of the recipe.
         images: number of images, if `data` is an evenly spaced part of the split.
-        activations, calibration: for a net from `onebit.integer_net`: bits of its activations, and the number of
-            evenly spaced training images.
+        activations, calibration: of a net from `onebit.integer_net`: bits, and number of training images.
 
     Raises:
         UsageError, DataError, FoldError, NotBinaryError: as `verify`; FoldError also if the nets do not agree.
@@ -191,26 +187,8 @@ def pack(
     """
     if data is None and (trained is not None or labels is not None):
         raise UsageError("got trained or labels without data, the inputs of the packed net")
-    packed = fold(
-        model,
-        example,
-        input_shape=input_shape,
-        preprocess=preprocess,
-        weights=weights,
-        seed=seed,
-        classes=classes,
-        name=name,
-    )
+    what: dict[str, Any] = {"preprocess": preprocess, "weights": weights, "seed": seed}
+    packed = fold(model, example, input_shape=input_shape, classes=classes, name=name, **what)
     if data is None:
         return packed
-    return certify(
-        model,
-        packed,
-        data,
-        labels=labels,
-        trained=trained,
-        preprocess=preprocess,
-        weights=weights,
-        seed=seed,
-        on_images=on_images,
-    )
+    return certify(model, packed, data, labels=labels, trained=trained, on_images=on_images, **what)

@@ -172,7 +172,7 @@ class _Counts:
         chosen = (self.done + np.arange(count)) % self.step == 0
         if proof and not proof.rounded:  # only a sign that rounding decides may explain another output
             chosen |= np.any([output.apart(ours[key], theirs[key]) for key, output in self.outputs.items()], axis=0)
-        fed_torch = _reference(packed, self.sites, inputs, chosen, ours, at_sites)
+        fed_torch = self._reference(inputs, chosen, ours, at_sites)
         differing = np.zeros((2, count), np.bool_)
         for key, output in self.outputs.items():
             trained_output = None if as_trained is None else as_trained[key]
@@ -184,6 +184,26 @@ class _Counts:
                 output.judge(layered[judged], theirs[key][judged])
         self.differing += differing.sum(axis=1)
         self.done += count
+
+    def _reference(self, inputs: np.ndarray, chosen: np.ndarray, ours: Outputs, at_sites: Outputs) -> Outputs:
+        """Numpy's outputs of the chosen samples, each layer fed as in torch; FoldError if the native ones differ."""
+        images, packed = inputs[chosen], self.packed
+        if not len(images):
+            return {key: output[:0] for key, output in ours.items()}
+        made, replaced = self.sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
+        fed_torch = {key: made[name] for key, name in output_keys(packed).items()}
+        numpy = {key: output.copy() for key, output in fed_torch.items()}
+        if replaced.any():
+            again = runtime.run(packed, images[replaced], executor="reference")
+            for key, output in outputs_by_key(packed, again, len(again), who="numpy").items():
+                numpy[key][replaced] = output
+        wrong = [(ours[key][chosen] != output).reshape(len(images), -1).any(axis=1) for key, output in numpy.items()]
+        if count := int(np.count_nonzero(np.any(wrong, axis=0))):
+            raise FoldError(
+                f"the native library gives other logits than numpy for {count} of {len(images)} images: this is a bug "
+                "in onebit; set ONEBIT_NATIVE=0 to run without the library"
+            )
+        return fed_torch
 
     def layers(self) -> tuple[LayerProof, ...]:
         """The proofs of layers, with the counts of those that are compared on samples."""
@@ -211,29 +231,6 @@ class _Counts:
         fields = {name: value for name, value in correct.items() if name.endswith("correct")}
         fields |= {"compared": "values", "count": self.done, "label_mismatches": int(self.differing[0])}
         return fields | ({"trained_mismatches": int(self.differing[1])} if with_trained else {})
-
-
-def _reference(
-    packed: PackedNet, sites: SiteCounts, inputs: np.ndarray, chosen: np.ndarray, ours: Outputs, at_sites: Outputs
-) -> Outputs:
-    """Numpy's outputs of the chosen samples, each layer fed as in torch; FoldError if the native ones differ."""
-    images, keys = inputs[chosen], output_keys(packed)
-    if not len(images):
-        return {key: ours[key][:0] for key in keys}
-    made, replaced = sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
-    fed_torch = {key: made[name] for key, name in keys.items()}
-    numpy = {key: output.copy() for key, output in fed_torch.items()}
-    if replaced.any():
-        again = runtime.run(packed, images[replaced], executor="reference")
-        for key, output in outputs_by_key(packed, again, len(again), who="numpy").items():
-            numpy[key][replaced] = output
-    wrong = [(ours[key][chosen] != output).reshape(len(images), -1).any(axis=1) for key, output in numpy.items()]
-    if count := int(np.count_nonzero(np.any(wrong, axis=0))):
-        raise FoldError(
-            f"the native library gives other logits than numpy for {count} of {len(images)} images: this is a bug in "
-            "onebit; set ONEBIT_NATIVE=0 to run without the library"
-        )
-    return fed_torch
 
 
 def _name_of(data: Any) -> str:

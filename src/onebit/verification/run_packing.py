@@ -21,16 +21,6 @@ from onebit.packed import PackedNet
 from onebit.runs.run import Run
 from onebit.verification.agreement import certify
 
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, whether it holds, and its counts."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
 CALIBRATION = 500
 """Default number of training images for the ranges of activations."""
 
