@@ -26,6 +26,7 @@ from onebit.train.weights import (
     read_torch_file,
     read_weights,
     save_weights,
+    strip_prefixes,
 )
 from support.toy_training import CASES, DATA, build, flat
 
@@ -280,6 +281,11 @@ def test_prefixes_of_wrappers_do_not_matter(prefix: str, kind: Callable[[], nn.M
         source[0].weight.fill_(0.5)
     load_weights(target, {prefix + key: value for key, value in source.state_dict().items()}, source="x")
     assert all(torch.equal(a, b) for a, b in zip(target.parameters(), source.parameters(), strict=True))
+
+
+def test_prefixes_are_dropped_only_if_all_keys_have_them() -> None:
+    assert strip_prefixes({"model.a": 1, "model.b": 2}) == {"a": 1, "b": 2}
+    assert strip_prefixes({"model.a": 1, "other.b": 2}) == {"model.a": 1, "other.b": 2}
 
 
 def test_parameters_of_missing_quantizers_are_dropped_with_one_warning() -> None:

@@ -152,6 +152,25 @@ def test_another_preprocessing_fails_with_both_accuracies(coding: InputCoding, n
         certify(nn.Sequential(coding, net), packed, (RAW, LABELS), trained=lambda x: net(preprocessed(x)))
 
 
+def test_labels_of_the_pipeline_and_progress_of_a_stream(net: nn.Module) -> None:
+    done: list[tuple[int, int]] = []
+    data = DataLoader(Streamed(), batch_size=40, collate_fn=lambda rows: torch.stack([x for x, _ in rows]))
+    options: dict[str, Any] = {"trained": loader(preprocessed(X)), "on_images": lambda *n: done.append(n)}
+    found = verify(net, packed_behind(RIGHT, net), data, **options)
+    assert abs((found.correct or 0) - int((net(preprocessed(X)).argmax(1) == Y).sum())) <= 1
+    assert done == [(40, 40), (80, 80), (90, 90)]
+
+
+def test_a_model_that_drops_samples_is_refused() -> None:
+    class First(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:64])
+
+    model, x = First(BinaryLinear(9, 5)).eval(), torch.randn(100, 9)
+    with pytest.raises(UsageError, match="outputs"):
+        verify(model, pack(model, x), x)
+
+
 def test_one_changed_label_is_rounding_and_two_are_not(net: nn.Module) -> None:
     """0.5 % of the labels, and at least one, may change."""
     packed = packed_behind(RIGHT, net)
