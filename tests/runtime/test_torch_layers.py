@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,16 +38,12 @@ def inputs_of(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from((1, 3, 31, 32, 33, 100, 400, 2100)))
+
+
 @settings(max_examples=20, deadline=None)
-@given(
-    seed=SEEDS,
-    shape=st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from((1, 3, 31, 32, 33, 100, 400, 2100))),
-    names=CHOSEN,
-    signs=st.booleans(),
-)
-def test_a_dense_layer_has_the_bits_of_the_node(
-    seed: int, shape: tuple[int, int, int], names: tuple[str, ...], signs: bool
-) -> None:
+@given(seed=SEEDS, shape=SIZES, names=CHOSEN, signs=st.booleans())
+def test_a_dense_layer_has_the_bits_of_the_node(seed: int, shape: Any, names: Any, signs: bool) -> None:
     rng, (count, outputs, terms) = np.random.default_rng(seed), shape
     rows = rows_of(rng, outputs, terms)
     layer = PackedLinear(rows, terms, sign_inputs=signs, **parameters_of(rng, outputs, names))
@@ -78,26 +76,15 @@ WINDOWS = st.tuples(
 ).map(lambda fields: PackedWindow(*fields))
 
 
+IMAGES = st.tuples(st.integers(1, 3), st.sampled_from((1, 2, 17)), st.integers(5, 9), st.integers(5, 19))
+
+
 @settings(max_examples=20, deadline=None)
-@given(
-    seed=SEEDS,
-    window=WINDOWS,
-    outputs=st.sampled_from((6, 12, 54, 72)),
-    channels=st.sampled_from((1, 2, 17)),
-    size=st.tuples(st.integers(1, 3), st.integers(5, 9), st.integers(5, 19)),
-    names=CHOSEN,
-    signs=st.booleans(),
-)
+@given(seed=SEEDS, window=WINDOWS, outputs=st.sampled_from((6, 12, 54, 72)), size=IMAGES, names=CHOSEN)
 def test_a_convolution_has_the_bits_of_the_node(
-    seed: int,
-    window: PackedWindow,
-    outputs: int,
-    channels: int,
-    size: tuple[int, int, int],
-    names: tuple[str, ...],
-    signs: bool,
+    seed: int, window: PackedWindow, outputs: int, size: tuple[int, ...], names: tuple[str, ...]
 ) -> None:
-    rng, (count, height, width) = np.random.default_rng(seed), size
+    rng, (count, channels, height, width), signs = np.random.default_rng(seed), size, seed % 2 == 1
     terms = channels * window.kernel[0] * window.kernel[1]
     layer = PackedConv(
         rows_of(rng, outputs, terms), terms, window=window, sign_inputs=signs, **parameters_of(rng, outputs, names)
@@ -108,16 +95,9 @@ def test_a_convolution_has_the_bits_of_the_node(
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    seed=SEEDS,
-    kernel=st.tuples(st.integers(2, 4), st.integers(2, 3)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 2)),
-    groups=st.sampled_from((1, 2)),
-    names=CHOSEN,
-)
-def test_a_transposed_convolution_has_the_bits_of_the_node(
-    seed: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int, names: tuple[str, ...]
-) -> None:
+@given(seed=SEEDS, taps=st.tuples(*[st.integers(1, 3)] * 4), groups=st.sampled_from((1, 2)), names=CHOSEN)
+def test_a_transposed_convolution_has_the_bits_of_the_node(seed: int, taps: Any, groups: int, names: Any) -> None:
+    kernel, stride = (taps[0] + 1, max(2, taps[1])), (taps[2], min(2, taps[3]))
     rng, terms = np.random.default_rng(seed), 5 * kernel[0] * kernel[1]
     window = PackedWindow(kernel, groups, stride, (1, 0, 0, 1), (1, 2), (stride[0] - 1, 0), transposed=True)
     layer = PackedConv(rows_of(rng, 12, terms), terms, window=window, **parameters_of(rng, 12, names))

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 import onebit.runtime.torch_module
 from onebit.data.decoding import default_workers
-from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
+from onebit.errors import FormatError, UsageError
+from onebit.packed import Dense, dumps, save
 from onebit.runtime import run
 from onebit.runtime.torch_module import PackedModule
 from support.packed_modules import (
@@ -34,7 +34,7 @@ from support.packed_modules import (
     make,
     readings,
 )
-from support.packed_nets import IMAGE_NETS, Builder
+from support.packed_nets import Builder
 
 __all__ = ["make", "readings"]
 
@@ -80,7 +80,7 @@ def test_a_copy_runs_and_is_independent(packed_mlp: Maker, copied: str) -> None:
         assert_runs(twin, net)
     else:
         twin = copy.deepcopy(module) if copied == "deepcopy" else pickle.loads(pickle.dumps(module))
-    assert repr(twin) == repr(module)
+    assert repr(twin) == repr(module) == f"PackedModule(uint8 (1, 1, 12) -> ((5,),), {len(dumps(net)):,} bytes)"
     module.load_state_dict(PackedModule(other).state_dict())
     assert_runs(module, other)
     assert_runs(twin, other if copied == "other process" else net)
@@ -160,7 +160,7 @@ def test_a_change_of_the_last_weight_of_a_large_file_is_seen(packed_mlp: Maker, 
 def test_altered_bits_are_refused_everywhere(packed_mlp: Maker, tmp_path: Path) -> None:
     net, rng = packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
     good, images = dumps(net), images_of(net)
-    for bit in (rng.randrange(8 * len(good)) for _ in range(30)):
+    for bit in (rng.randrange(8 * len(good)) for _ in range(20)):
         data = bytearray(good)
         data[bit // 8] ^= 1 << bit % 8
         (tmp_path / "net.1bit").write_bytes(data)
@@ -172,15 +172,6 @@ def test_altered_bits_are_refused_everywhere(packed_mlp: Maker, tmp_path: Path) 
         module.file = given
         with pytest.raises(FormatError):
             module(images)
-
-
-def test_many_nets_alternate(packed_mlp: Maker, readings: list[bytes]) -> None:
-    nets = [packed_mlp((6, 3), seed=seed) for seed in range(10)]
-    modules = [PackedModule(net) for net in nets]
-    for _ in range(2):
-        for module, net in zip(modules, nets, strict=True):
-            assert_runs(module, net, counts=(1,))
-    assert len(readings) == 10
 
 
 USES: dict[str, Callable[[PackedModule, Path], Any]] = {
@@ -207,12 +198,9 @@ def test_a_deleted_module_frees_its_net(packed_mlp: Maker, use: str, tmp_path: P
     for one in (module, call):
         if callable(one):
             assert_runs(one, net)
-    read = weakref.ref(module.net)
-    kept = [
-        weakref.ref(module.file.untyped_storage()),
-        read,
-        weakref.ref(onebit.runtime.torch_module._read(module.file).plan),
-    ]
+    plan = onebit.runtime.torch_module._read(module.file).plan
+    kept = [weakref.ref(one) for one in (module.file.untyped_storage(), module.net, plan)]
+    del plan
     before = len(onebit.runtime.torch_module._READ)
     del module, call, one
     torch.compiler.reset()
@@ -241,24 +229,6 @@ def test_a_strided_file_is_read(packed_mlp: Maker) -> None:
     file = torch.stack([PackedModule(net).file] * 2, 1)[:, 0]
     for _ in range(2):
         assert_runs(lambda images: RUN_PACKED(images, file.detach(), (5,)), net)
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        torch.zeros(2, 3, 9, 8),
-        torch.zeros(2, 3, 8, 9, dtype=torch.uint8),
-        torch.zeros(3, 9, 8, dtype=torch.uint8),
-        torch.zeros((), dtype=torch.uint8),
-    ],
-)
-def test_other_images_are_refused(images: torch.Tensor) -> None:
-    module = PackedModule(IMAGE_NETS["sign"](0))
-    with pytest.raises(UsageError, match="inputs"):
-        module(images)
-    if images.dtype == torch.uint8:
-        with torch.no_grad(), pytest.raises(UsageError, match="inputs"):
-            RUN_PACKED(images, module.file, [5])
 
 
 def test_other_devices_are_refused(packed_mlp: Maker) -> None:
@@ -300,29 +270,6 @@ def test_damaged_bytes_and_other_outputs_are_refused(packed_mlp: Maker) -> None:
             module(images)
     module.load_state_dict(PackedModule(net).state_dict())
     assert_runs(module, net)
-
-
-def test_logits_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    double = Affine(inputs=("x",), output="a", scale=np.full(2, 3e38, np.float32))
-    nan = Affine(inputs=("a",), output="b", scale=np.zeros(2, np.float32))  # infinity · 0
-    start, sign = Flatten(inputs=("input",), output="x"), Sign(inputs=("b",), output="s")
-
-    def module(*nodes: Node) -> PackedModule:
-        spec = InputSpec(shape=(1, 1, 2))
-        return PackedModule(PackedNet(input=spec, nodes=(start, *nodes), output=nodes[-1].output))
-
-    for count in (1, 3):
-        images = torch.full((count, 1, 1, 2), 255, dtype=torch.uint8)
-        with pytest.raises(FormatError, match="not finite"):
-            module(double)(images)
-        with pytest.raises(NotBinaryError, match="NaN"):
-            module(double, nan, sign)(images)
-
-
-def test_the_repr_of_a_module(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
-    line = f"(0): PackedModule(uint8 (1, 1, 12) -> ((5,),), {len(dumps(net)):,} bytes)"
-    assert line in repr(torch.nn.Sequential(PackedModule(net)))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, at its first jvp
