@@ -27,6 +27,8 @@ SMALL = {
         Case(f"{kind}-conv", kind, (5, 4, 3), 6, (1, 2), convolves=True),
     )
 }
+RUN: Any = NativePlan.run
+ALONE, RIVALS = kernels.alone, Layer.rivals
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
 
@@ -57,41 +59,36 @@ def test_products_in_8_bits_are_compared_with(name: str, fastest: set[str]) -> N
     assert all(row["int8"] in fastest and row["int8_speedup"] > 0 for row in quick(name))
 
 
-def test_wrong_logits_of_a_plan_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., tuple[np.ndarray, bool]] = NativePlan.run
-
-    def wrong(plan: NativePlan, images: np.ndarray, **parts: int) -> tuple[np.ndarray, bool]:
-        logits, nan = right(plan, images, **parts)
-        logits[-1, 3] += 2
-        return logits, nan
-
-    monkeypatch.setattr(NativePlan, "run", wrong)
-    with pytest.raises(OnebitError, match="reference"):
-        quick("xnor-dense")
+def wrong_logits(plan: NativePlan, images: np.ndarray, **parts: int) -> tuple[np.ndarray, bool]:
+    logits, nan = RUN(plan, images, **parts)
+    logits[-1, 3] += 2
+    return logits, nan
 
 
-def test_wrong_sums_of_a_timed_call_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., Callable[[], np.ndarray]] = kernels.alone
-
-    def wrong(*of: Any) -> Callable[[], np.ndarray]:
-        call = right(*of)
-        return lambda: call() + 1
-
-    monkeypatch.setattr(kernels, "alone", wrong)
-    with pytest.raises(OnebitError, match="sums"):
-        quick("xnor-conv", isa=["portable"])
+def wrong_sums(*of: Any) -> Callable[[], np.ndarray]:
+    call = ALONE(*of)
+    return lambda: call() + 1
 
 
-def test_a_rival_with_wrong_sums_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., list[Rival]] = Layer.rivals
+def wrong_rival(layer: Layer) -> list[Rival]:
+    *most, last = RIVALS(layer)
+    return [*most, replace(last, call=lambda: last.call() + 2)]
 
-    def wrong(layer: Layer) -> list[Rival]:
-        *most, last = right(layer)
-        return [*most, replace(last, call=lambda: last.call() + 2)]
 
-    monkeypatch.setattr(Layer, "rivals", wrong)
-    with pytest.raises(OnebitError, match="24 of 24 sums"):
-        quick("first-dense", isa=["portable"])
+@pytest.mark.parametrize(
+    ("where", "name", "wrong", "case", "noun"),
+    [
+        (NativePlan, "run", wrong_logits, "xnor-dense", "reference"),
+        (kernels, "alone", wrong_sums, "xnor-conv", "sums"),
+        (Layer, "rivals", wrong_rival, "first-dense", "24 of 24 sums"),
+    ],
+)
+def test_wrong_numbers_are_refused(
+    where: Any, name: str, wrong: Any, case: str, noun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, wrong)
+    with pytest.raises(OnebitError, match=noun):
+        quick(case, isa=["portable"])
 
 
 def test_steps_alone_compute_what_they_compute_among_the_others() -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,23 @@ def test_summary_and_check_of_a_net_on_the_gpu(gpu: torch.device) -> None:
     onebit.check(model, (split.images, split.labels))
 
 
-def test_packed_nets_name_the_cpu(gpu: torch.device) -> None:
-    model, split = trained_like("resnet20")
-    module, images = onebit.PackedModule(onebit.pack(model)), torch.from_numpy(split.images)
-    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
-        module(images.to(gpu))
-    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
-        onebit.run(module.net, images.to(gpu))
-    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
-        module.to(gpu)(images)
-
-
-def test_packed_layers_name_the_cpu(gpu: torch.device) -> None:
+def test_packed_nets_and_layers_name_the_cpu(gpu: torch.device) -> None:
     model, split = trained_like("real activations")
     images = torch.from_numpy(split.images)
-    with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
-        onebit.packed_layers_(copy.deepcopy(model).to(gpu))
+    module, binary = onebit.PackedModule(onebit.pack(model)), copy.deepcopy(model)
+    calls: list[Callable[[], Any]] = [
+        lambda: module(images.to(gpu)),
+        lambda: onebit.run(module.net, images.to(gpu)),
+        lambda: module.to(gpu)(images),
+        lambda: onebit.packed_layers_(binary.to(gpu)),
+        lambda: model.to(gpu)(images.to(gpu)),
+    ]
     onebit.packed_layers_(model)
     with torch.no_grad():
         expected = model(images)
-        with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
-            model.to(gpu)(images.to(gpu))
+        for call in calls:
+            with pytest.raises((UsageError, TypeError), match=r"(?i)cpu"):
+                call()
         torch.testing.assert_close(model.to("cpu")(images), expected)
 
 
