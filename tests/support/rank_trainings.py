@@ -1,4 +1,4 @@
-"""Trainings that `test_ranks.py` runs in each of two processes, and alone to compare."""
+"""Runs of `test_ranks.py` in each of two processes, and in one process to compare."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH, EPOCHS = 31, 2
 
 
 def convolutional() -> nn.Module:
-    """Binary convolutions of real activations: no sign, which a last bit would flip."""
+    """Binary convolutions of real activations: a last bit flips no sign."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
@@ -65,8 +65,8 @@ def mlp(ranks: Ranks, data: Dataset = DATA, **options: Any) -> History:
     return build(Case(schedule=None, lr=0.01)).fit(data, ranks=ranks, **(settings | options))
 
 
-def masks(ranks: Ranks, parts: int = 1) -> History:
-    """Bright and dark pixels, in masks whose pixels without a class are nearly all in some of the images."""
+def masks(ranks: Ranks) -> History:
+    """Masks of bright pixels; every third mask is nearly all void."""
     y = torch.randint(2, (130, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     x = 50 + 150 * y[:, None]
     y[::3, 1:] = VOID
@@ -74,19 +74,17 @@ def masks(ranks: Ranks, parts: int = 1) -> History:
     net = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     binary = binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign").model
     # a rate at which rounding errors stay rounding errors
-    return train(binary, ranks, (x, y), lr=1e-3, validation=(x, y), sync_norm=False, accumulate=parts)
+    return train(binary, ranks, (x, y), lr=1e-3, validation=(x, y), sync_norm=False)
 
 
 CURVES: dict[str, Any] = {
     "mlp": lambda ranks: mlp(ranks, sync_norm=True),
     "convolutions": lambda ranks: train(convolutional(), ranks),
     "average": lambda ranks: train(convolutional(), ranks, memory_format="contiguous", ema=0.5),
-    "no norms": lambda ranks: train(without_norms(), ranks, sync_norm=False),
     "masks": masks,
-    "accumulated masks": lambda ranks: masks(ranks, 3),
     "accumulate": lambda ranks: train(without_norms(), ranks, accumulate=3, clip_grad_norm=0.3),
 }
-"""Trainings that give the same curve in any number of processes."""
+"""Runs that give the same curve in any number of processes."""
 
 
 def shares(ranks: Ranks, parts: int) -> History:
@@ -95,7 +93,7 @@ def shares(ranks: Ranks, parts: int) -> History:
 
 
 def loader_training(ranks: Ranks) -> dict[str, list[float]]:
-    """The buffers of BatchNorm after few steps on a loader of each process, with its share of the samples."""
+    """The buffers of BatchNorm after some steps on a loader with the samples of each process."""
     x = 3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1)) + 5
     samples = TensorDataset(x, (x[:, 0] > 5).long())
     loader = DataLoader(samples, batch_size=16, sampler=DistributedSampler(samples, ranks.world, ranks.rank))
@@ -107,7 +105,7 @@ def loader_training(ranks: Ranks) -> dict[str, list[float]]:
 
 
 def breaking(ranks: Ranks, folder: Path) -> History:
-    """The loss of the last rank is no number in its sixth step."""
+    """The loss of the last rank is NaN in its seventh step."""
     loss = loss_that_breaks(7, math.nan) if ranks.rank == ranks.world - 1 else cross_entropy
     return mlp(ranks, loss=loss, folder=folder)
 
@@ -116,7 +114,7 @@ RESUMED = {name: CASES[name] for name in ("stochastic dropout", "own generator")
 
 
 def interrupted(case: Case, ranks: Ranks, folder: Path) -> None:
-    """A training that was stopped after its first epoch and went on, and one that was not."""
+    """A run that was stopped after its first epoch and resumed, and one that was not."""
     build(case).fit(DATA, folder / "whole", epochs=EPOCHS, ranks=ranks)
     with contextlib.suppress(Stop):
         build(case).fit(DATA, folder / "parts", epochs=EPOCHS, ranks=ranks, on_epoch=stop_after_epoch(1))
@@ -159,7 +157,7 @@ def normalize(name: str, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """What the methods of `Ranks` return and raise."""
+    """The results and errors of the methods of `Ranks`."""
 
     def note() -> int:
         with (folder / "order").open("a") as file:
@@ -191,7 +189,7 @@ def talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 def own_disk(ranks: Ranks, folder: Path) -> Path:
-    """A run folder on the disk of the machine alone; only the second process finds a checkpoint in it."""
+    """A run folder per process; only the second process finds a checkpoint in it."""
     own = folder / f"disk-{ranks.rank}"
     own.mkdir()
     if not ranks.writes:
@@ -200,7 +198,7 @@ def own_disk(ranks: Ranks, folder: Path) -> Path:
 
 
 def all_in_ranks(folder: str) -> None:
-    """Everything, in one launch."""
+    """All runs, in one launch."""
     torch.set_num_threads(1)
     ranks, root = join(launched_ranks()), Path(folder)
     told: dict[str, Any] = talk(ranks, root)

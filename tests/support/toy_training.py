@@ -1,4 +1,4 @@
-"""A training of milliseconds: toy data, a small net, and ways to compare two runs bit by bit."""
+"""Runs of milliseconds: toy data, a small net, and comparison of two runs bit by bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOY: dict[str, Any] = {
     "batch_size": 32,
     "device": "cpu",
 }
-"""Settings of a recipe that trains as quickly, on the data of the fixture `data`."""
+"""Settings of a recipe for the data of the fixture `data`."""
 TIMES = ("seconds", "images_per_second")
 
 
@@ -49,7 +49,7 @@ def toy_data(train: int = 129, validation: int = 40, test: int = 40) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One way to train. `generator`: the quantizers own their random stream; else torch's is used."""
+    """One way to train. `generator`: the quantizers have a generator; otherwise they use that of torch."""
 
     quantizer: str | None = "sign"
     inputs: Any = None
@@ -113,7 +113,7 @@ def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4, device: A
 
 
 class Stop(Exception):
-    """Raised by the hooks below; stands for whatever ends a training."""
+    """Raised by the hooks below to interrupt a run."""
 
 
 def stop_after_epoch(epoch: int) -> Callable[[EpochLog], None]:
@@ -156,7 +156,7 @@ def checkpoint_without_times(folder: Path) -> dict[str, Any]:
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    """All that two runs must agree on, bit by bit."""
+    """The files of a run without times."""
     return {
         "metrics": metrics_without_times(folder),
         "last": checkpoint_without_times(folder),
