@@ -91,7 +91,7 @@ def test_certificates_are_recomputed(
     alone = onebit("verify", packed_file, "--json")
     assert list(alone.steps) == ["packed accuracy", "card"]
     assert ("--source" in alone.err, "--source" in done.err) == (True, False)
-    monkeypatch.setattr("onebit.verification.comparison.__version__", "7.0.0")
+    monkeypatch.setattr("onebit.verification.sample_comparison.__version__", "7.0.0")
     later = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert later.steps["certificate"] == (True, "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0")
 

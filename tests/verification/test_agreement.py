@@ -20,8 +20,8 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Dense, LayerProof, PackedNet, Threshold, load, save
 from onebit.verification.agreement import certify, verify
-from onebit.verification.comparison import reference_images
 from onebit.verification.layer_proofs import Proof
+from onebit.verification.sample_comparison import reference_images
 from support.fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 
 SPLIT = Split(images_of(120), np.random.default_rng(3).integers(0, 5, 120))
@@ -306,7 +306,7 @@ def test_a_kernel_with_wrong_bits_is_detected(image: int, monkeypatch: pytest.Mo
         logits[image, 0] = np.nextafter(logits[image, 0], np.float32(9))
         return logits
 
-    monkeypatch.setattr("onebit.verification.comparison.runtime.run", wrong)
+    monkeypatch.setattr("onebit.verification.sample_comparison.runtime.run", wrong)
     if image % 2:  # numpy does not run this image: a rounding difference from torch
         assert verify(model, packed, images).ok
         return

@@ -89,8 +89,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     """The certified packed net of a run, how many images (tiles of masks) each executor computed, and the ranges."""
     from onebit.runs.opening import OTHER_FILES
     from onebit.runtime import native_plan
-    from onebit.verification.comparison import reference_images
     from onebit.verification.run_packing import CALIBRATION, Rounding, pack_run
+    from onebit.verification.sample_comparison import reference_images
 
     data = load_data(run, args.data, dataset=args.dataset)
     compared = 0

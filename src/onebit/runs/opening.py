@@ -17,8 +17,8 @@ from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
-from onebit.train.files import is_of_other_files, stored_data_folder
 from onebit.train.history import DATA_FILE
+from onebit.train.run_files import is_of_other_files, stored_data_folder
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"

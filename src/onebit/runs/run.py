@@ -25,12 +25,12 @@ from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
-from onebit.train.files import is_of_epoch, refuse_other_data
 from onebit.train.fit_data import FitData
 from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
+from onebit.train.run_files import is_of_epoch, refuse_other_data
 from onebit.train.weights import load_weights, read_weights, weight_file
 
 

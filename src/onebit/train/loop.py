@@ -29,7 +29,6 @@ from onebit.optim import latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import images_of_epoch
-from onebit.train.files import lacks_best, last_checkpoint, write_epoch, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import FIT_FILES, EpochLog, History, refuse_used
 from onebit.train.job import Job
@@ -38,6 +37,7 @@ from onebit.train.planning import plan, start
 from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
+from onebit.train.run_files import lacks_best, last_checkpoint, write_epoch, write_weights
 from onebit.train.step import BatchLog, BatchWatch, Objective, StepSettings, optimizer_step
 
 LOSS_CHECK_STEPS = 50

@@ -20,9 +20,9 @@ from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
-from onebit.train.files import restore, write_data_file, write_rows
 from onebit.train.job import Job
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.train.run_files import restore, write_data_file, write_rows
 from onebit.train.run_settings import settings_of
 from onebit.train.step import count_steps, plan_steps
 from onebit.train.wrapping import Compiled, SyncedNorms

@@ -12,8 +12,8 @@ from onebit.errors import FoldError, UsageError
 from onebit.fold import pack as fold
 from onebit.integer import LEAST_IMAGES
 from onebit.packed import Certificate, PackedNet
-from onebit.verification.comparison import Comparison
-from onebit.verification.samples import Trained
+from onebit.verification.sample_comparison import Comparison
+from onebit.verification.sample_feeds import Trained
 
 
 def verify(

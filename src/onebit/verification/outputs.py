@@ -14,7 +14,7 @@ from onebit.packed import PackedNet
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.dense import Weights
-from onebit.verification.samples import output_keys
+from onebit.verification.sample_feeds import output_keys
 from onebit.verification.sites import last_shifts
 
 

@@ -27,10 +27,10 @@ from onebit.runs.run import Run
 from onebit.runtime import native_plan
 from onebit.train.weights import read_state
 from onebit.verification.agreement import certify
-from onebit.verification.comparison import reference_images
 from onebit.verification.inspection import holds_two_values
 from onebit.verification.layer_proofs import with_own_ties
 from onebit.verification.run_packing import Rounding, fold_run, pack_run
+from onebit.verification.sample_comparison import reference_images
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from onebit.packed import Certificate, LayerProof, PackedNet
 from onebit.runtime.input_batch import as_batch
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
-from onebit.verification.samples import (
+from onebit.verification.sample_feeds import (
     InOrder,
     Trained,
     TrainedFeed,
