@@ -134,7 +134,7 @@ def _read(value: Any, hint: Any, readers: _Readers) -> Any:
         return _first_of(value, args, readers)
     if origin is Literal:
         choices = [choice for choice in args if str(choice) == str(value)]
-        return choices[0] if choices else _refuse(" or ".join(map(str, args)))
+        return choices[0] if choices else _mismatch(" or ".join(map(str, args)))
     if origin in _SEQUENCES:
         kinds = args or (Any, ...)
         found = _sequence(readers[tuple](value), kinds if origin is tuple else (kinds[0], ...), readers)
@@ -146,7 +146,7 @@ def _read(value: Any, hint: Any, readers: _Readers) -> Any:
     return make(value) if make and not isinstance(value, origin) else readers.get(origin, readers[Any])(value)
 
 
-def _refuse(expected: str) -> Any:
+def _mismatch(expected: str) -> Any:
     raise MismatchError(expected)
 
 
@@ -157,14 +157,14 @@ def _first_of(value: Any, kinds: tuple[Any, ...], readers: _Readers) -> Any:
             return _read(value, kind, readers)
         except MismatchError as error:  # noqa: PERF203
             expected.append(str(error))
-    return _refuse(" or ".join(name for name in dict.fromkeys(expected) if name != "null"))
+    return _mismatch(" or ".join(name for name in dict.fromkeys(expected) if name != "null"))
 
 
 def _sequence(values: Any, kinds: tuple[Any, ...], readers: _Readers) -> list[Any]:
     if kinds[-1:] == (...,):
         kinds = kinds[:1] * len(values)
     if len(kinds) != len(values):
-        _refuse(f"{len(kinds)} values")
+        _mismatch(f"{len(kinds)} values")
     return [_read(value, kind, readers) for value, kind in zip(values, kinds, strict=True)]
 
 
@@ -173,7 +173,7 @@ def _list(value: Any) -> Any:
         parsed = _json(value)
         items = [item.strip() for item in value.strip("[]()").split(",") if item.strip()]
         value = parsed if isinstance(parsed, list) else items
-    return value if isinstance(value, (list, tuple)) else _refuse("a list")
+    return value if isinstance(value, (list, tuple)) else _mismatch("a list")
 
 
 def _json(text: str) -> Any:
@@ -185,30 +185,30 @@ def _json(text: str) -> Any:
 
 def _none(value: Any) -> None:
     if value is not None and value not in ("null", "Null", "NULL", "~"):
-        _refuse("null")
+        _mismatch("null")
 
 
 def _bool(value: Any) -> Any:
     found = _BOOLS.get(value.lower()) if isinstance(value, str) else value
-    return found if isinstance(found, bool) else _refuse("true or false")
+    return found if isinstance(found, bool) else _mismatch("true or false")
 
 
 def _int(value: Any) -> Any:
     found = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
-    return found if type(found) is int else _refuse("a whole number")
+    return found if type(found) is int else _mismatch("a whole number")
 
 
 def _float(value: Any) -> Any:
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text, and writes .inf and .nan
         value = _POINT.sub("", value.lower())
     try:
-        return _refuse("a number") if isinstance(value, bool) else float(value)
+        return _mismatch("a number") if isinstance(value, bool) else float(value)
     except (ValueError, TypeError, OverflowError):
-        return _refuse("a number")
+        return _mismatch("a number")
 
 
 def _str(value: Any) -> Any:
-    return str(value) if isinstance(value, (str, PurePath)) else _refuse("text")
+    return str(value) if isinstance(value, (str, PurePath)) else _mismatch("text")
 
 
 def _dict(value: Any) -> Any:
@@ -218,19 +218,19 @@ def _dict(value: Any) -> Any:
         items = {key.strip(): text.strip() for key, _, text in pairs if key.strip()}
         value = parsed if isinstance(parsed, dict) else items or value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        _refuse("options by name")
+        _mismatch("options by name")
     return value
 
 
 def _exactly(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], Any]:
-    return lambda value: value if isinstance(value, kinds) and type(value) is not bool else _refuse(expected)
+    return lambda value: value if isinstance(value, kinds) and type(value) is not bool else _mismatch(expected)
 
 
 _READERS: _Readers = {NoneType: _none, bool: _bool, int: _int, float: _float, str: _str, tuple: _list, dict: _dict}
 _READERS |= {Any: argument, object: lambda value: value}
 _EXACT: _Readers = {
     NoneType: _exactly(NoneType, "null"),
-    bool: lambda value: value if type(value) is bool else _refuse("true or false"),
+    bool: lambda value: value if type(value) is bool else _mismatch("true or false"),
     int: _exactly(int, "a whole number"),
     float: _exactly((int, float), "a number"),
     str: _exactly(str, "text"),

@@ -148,14 +148,14 @@ def _named_by(word: str) -> list[Path]:
 
 def _shown_images(folder: Path) -> Iterator[Path]:
     """The images in a folder and below it that are not hidden; links to folders are not followed."""
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if is_image_name(name) and not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
                 yield Path(parent, name)
 
 
-def _refuse(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error
 
 
