@@ -129,6 +129,12 @@ class Parts(Checked):
         init_latents_(layer, self.init)
         return layer
 
+    def dropout(self, share: float, kind: type[nn.Module] = nn.Dropout) -> nn.Module:
+        """Dropout of `share` of the values; UsageError before signs."""
+        if share and self.takes_signs:
+            raise UsageError("dropout before signs drops nothing, since sign(0) = +1: use it without input_quantizer")
+        return kind(share) if share else nn.Identity()
+
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
         """BatchNorm of images."""
         return nn.BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
@@ -175,9 +181,3 @@ def quantized(quantizer: Quantizer, activation: nn.Module | None = None) -> nn.S
         parts["activation"] = activation
     parts["quantizer"] = quantizer
     return nn.Sequential(parts)
-
-
-def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
-    """Raise UsageError for dropout before signs."""
-    if dropout and parts.takes_signs:
-        raise UsageError("dropout before signs drops nothing, since sign(0) = +1: use it without input_quantizer")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from onebit.layers.fused_norm import Chain
-from onebit.models.parts import Parts, quantized, refuse_dropped_signs
+from onebit.models.parts import Parts, quantized
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -48,7 +48,6 @@ class Stack:
         **settings: Any,
     ) -> None:
         self.parts = Parts(last_norm=last_norm, **settings)
-        refuse_dropped_signs(dropout, self.parts)
         self.net, self.classes, self.dropout = ConvNet() if net is None else net, classes, dropout
         channels, height, width = input_shape
         self.net.input_shape = self.shape = channels, height, width
@@ -81,7 +80,7 @@ class Stack:
         """Dropout, if the net has any."""
         self._activate()
         if self.dropout:
-            self._add("dropout", nn.Dropout(self.dropout))
+            self._add("dropout", self.parts.dropout(self.dropout))
 
     def head(self, *hidden: int) -> ConvNet:
         """The net with a head of dense layers of `hidden` × width units, each with dropout, and logits."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onebit.common.tables import resolve
 from onebit.layers.fused_norm import normalized
-from onebit.models.parts import Parts, refuse_dropped_signs
+from onebit.models.parts import Parts
 
 BASE = 64
 """Channels of the first level before `width`; each level below has twice as many."""
@@ -75,7 +75,7 @@ class Up(nn.Module):
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
         self.margin = margin
-        self.drop = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.drop = parts.dropout(dropout, nn.Dropout2d)
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -121,7 +121,6 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         parts, border = Parts(**settings), resolve(PADDINGS, padding, kind="padding")
-        refuse_dropped_signs(dropout, parts)
         lost = lost_pixels(padding, depth)
         self.input_shape = (input_shape[0], *(next_side(side + lost, padding, depth) for side in input_shape[1:]))
         self.output_shape = (classes, *(side - lost for side in self.input_shape[1:]))
@@ -132,7 +131,7 @@ class UNet(nn.Module):
             for level, (inputs, outputs) in enumerate(pairwise([input_shape[0], *channels]))
         )
         self.pool = nn.MaxPool2d(2)
-        self.drop = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.drop = parts.dropout(dropout, nn.Dropout2d)
         self.up = nn.ModuleList(
             Up(
                 parts,
