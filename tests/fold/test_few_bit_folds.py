@@ -16,7 +16,15 @@ import onebit
 from onebit.errors import FoldError
 from onebit.evaluation.modes import reestimate_batch_norm_
 from onebit.fold import pack
-from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers, trains_other_weights
+from onebit.layers import (
+    BinaryConv2d,
+    BinaryLinear,
+    InputCoding,
+    batch_norms,
+    binarize_,
+    describe_layers,
+    trains_other_weights,
+)
 from onebit.models import ResNet, create_model
 from onebit.packed import Affine, AveragePool, Conv, Dense, PackedNet, Quantize, Relu, infer
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, UInt4, UInt8
@@ -46,8 +54,10 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 def trained(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
     """A net in eval mode whose ranges and BatchNorms have seen images."""
     images = torch.from_numpy(images_of(32, shape, seed=3))
+    for norm in batch_norms(model):
+        norm.momentum = 1.0
     with torch.no_grad():
-        for _ in range(20):  # the running statistics are nearly those of the images
+        for _ in range(2):  # the first pass sets the ranges
             model.train()(images)
         if trains_other_weights(model):  # as `fit` ends
             reestimate_batch_norm_(model, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,10 @@ from onebit.fold import pack
 from onebit.models import MODELS, create_model
 from onebit.packed import Certificate, costs, dumps, loads
 from onebit.verification.agreement import certify, verify
-from support.covering import DEEPER, covering
+from support.covering import covering
 from support.fold_nets import images_of, randomise
+from support.small_models import ALIKE, FORMS as SMALL
 
-SMALL: dict[str, dict[str, Any]] = {
-    "mlp": {"widths": (768, 40, 30, 5), "input_shape": (3, 16, 16)},
-    "lenet": {"input_shape": (1, 28, 28), "width": 0.5},
-    "vgg11": {"input_shape": (3, 32, 32), "width": 0.125},
-    "vgg16": {"input_shape": (3, 32, 32), "width": 0.0625},
-    "unet": {"input_shape": (1, 16, 16), "width": 0.0625},
-    "resnet110": {"input_shape": (3, 8, 8), "width": 0.125},
-}
-"""Options for a small version, in addition to those of all models."""
-OTHERS: dict[str, Any] = {"input_shape": (3, 16, 16), "width": 0.125}
 RESIDUAL = {name for name in MODELS if name.startswith("resnet")} | {"unet"}  # sums or joins of real values
 AVERAGED = {"nin"}  # averages real values before a sign: equal floats, but not proven
 
@@ -44,26 +36,16 @@ FORMS: dict[str, dict[str, Any]] = {
 def make(name: str, **options: Any) -> nn.Module:
     """A model with random weights, gains and shifts, and BatchNorm statistics of random images."""
     torch.manual_seed(0)
-    options = {"classes": 5, "weight_quantizer": "sign", **SMALL.get(name, OTHERS), **options}
+    options = {"classes": 5, "weight_quantizer": "sign", **SMALL[name][1], **options}
     if "mean" in options:
         options |= {key: options[key] * options["input_shape"][0] for key in ("mean", "std")}
     if name == "mlp":
         options.pop("padding_value", None)
     model = create_model(name, **options)
-    shape: Any = model.input_shape
-    return randomise(model, images_of(24 if shape[-1] < 99 else 2, shape))
+    return randomise(model, images_of(24, model.input_shape))  # type: ignore[arg-type]
 
 
-# the deepest differ from resnet20 only in depth
-CASES = [
-    (name, form)
-    for name in MODELS
-    for form in FORMS
-    if name not in ("resnet32", "resnet44", "resnet56", "resnet110") or form in ("weight-only", "signs")
-]
-
-
-@pytest.mark.parametrize(("name", "form"), covering(CASES, heavy=DEEPER))
+@pytest.mark.parametrize(("name", "form"), covering(product(MODELS, FORMS), heavy=ALIKE))
 def test_every_model_packs_and_agrees(name: str, form: str) -> None:
     """Daily each model in one form and each form."""
     model = make(name, **FORMS[form])
@@ -85,23 +67,26 @@ def test_every_model_packs_and_agrees(name: str, form: str) -> None:
     ("resnet18", {"bireal": True, "activation": "hardtanh"}),
     pytest.param("unet", {}, marks=pytest.mark.nightly),  # daily with other activations
     ("unet", {"activation": "rprelu"}),
-    ("unet", {"padding": "valid", "width": 1 / 32}),
+    ("unet", {"padding": "valid", "width": 1 / 32, "depth": 2}),
 ])  # fmt: skip
 def test_signs_between_real_ends_pack_and_agree(name: str, options: dict[str, Any]) -> None:
     model = make(name, input_quantizer="ste_sign", real_first=True, real_last=True, **options)
     packed = loads(dumps(pack(model)))
     pixels = getattr(model, "output_shape", (5,))[1:]
-    images = images_of(count := 4 if "padding" in options else 40, model.input_shape, seed=2)
-    split = Split(images, np.zeros((count, *pixels), np.uint8 if pixels else np.int64))
+    images = images_of(40, model.input_shape, seed=2)
+    split = Split(images, np.zeros((40, *pixels), np.uint8 if pixels else np.int64))
     certificate = certify(model, packed, split, dataset="toy").certificate
     assert certificate is not None
     assert certificate.label_mismatches == 0
     # torch adds the sums of a real first convolution in another order: signs of sums near 0 may differ
-    assert len(certificate.layers) == (16 if name == "resnet18" else 21)
+    count = 16 if name == "resnet18" else 5 * options.get("depth", 4) + 1
+    assert len(certificate.layers) == count
     floats = [layer for layer in certificate.layers if layer.proof == "float"]
     assert all(layer.mismatches < 0.01 * layer.integers for layer in floats)
     assert all(layer.mismatches == 0 for layer in certificate.layers if layer not in floats)
-    assert len(floats) == 16 if name == "resnet18" else 0 < len(floats) < 21  # within a level, sums are sums of signs
+    assert (
+        len(floats) == 16 if name == "resnet18" else 0 < len(floats) < count
+    )  # within a level, sums are sums of signs
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError
 from onebit.fold import pack
-from onebit.layers import BinaryLinear, binarize_
+from onebit.layers import BinaryLinear, batch_norms, binarize_
 from onebit.packed import dumps, loads
 from onebit.train.check import check
 from support.covering import covering
@@ -31,9 +31,10 @@ def made_binary(make: Callable[[], nn.Module], shape: tuple[int, ...], input_qua
     torch.manual_seed(0)
     model = make()
     binarize_(model, input_quantizer=input_quantizer)
+    for norm in batch_norms(model):
+        norm.momentum = 1.0
     with torch.no_grad():
-        for _ in range(20):
-            model.train()(torch.randn(8, *shape))
+        model.train()(torch.randn(8, *shape))
     return model.eval()
 
 
