@@ -124,9 +124,7 @@ def commands_of_tables(text: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_are_understood(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_parse(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = path.read_text(encoding="utf-8")
     for arguments in [*commands(text), *commands_of_tables(text)]:
         check_command(arguments, monkeypatch, capsys)
@@ -160,9 +158,7 @@ def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) 
 
 # -------------------------------------------------------------------------------------------------------------- Python
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_python_compiles_and_sessions_answer_as_shown(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_and_sessions_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain blocks are compiled; sessions with >>> are run from top to bottom."""
     monkeypatch.chdir(tmp_path)
     sessions = []

@@ -52,9 +52,7 @@ def test_every_variant_is_timed(onebit: Onebit, net: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("switched_off", [True, False])
-def test_numpy_alone_without_kernels(
-    onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch, switched_off: bool
-) -> None:
+def test_numpy_without_kernels(onebit: Onebit, net: Path, monkeypatch: pytest.MonkeyPatch, switched_off: bool) -> None:
     if switched_off:
         monkeypatch.setenv("ONEBIT_NATIVE", "0")
     else:

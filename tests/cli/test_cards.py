@@ -117,9 +117,7 @@ def test_a_damaged_result_is_one_line(onebit: Onebit, copied: Path, tmp_path: Pa
     assert not (tmp_path / "net.1bit").exists()
 
 
-def test_the_card_of_an_interrupted_run_has_its_epochs_and_no_command(
-    onebit: Onebit, copied: Path, tmp_path: Path
-) -> None:
+def test_the_card_of_an_interrupted_run_has_no_command(onebit: Onebit, copied: Path, tmp_path: Path) -> None:
     def packed() -> Card:
         assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
         return card_of(tmp_path / "net.1bit")

@@ -32,7 +32,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_missing_trackers_are_refused_early(
+def test_missing_trackers_fail_early(
     onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for module in (name, "torch.utils.tensorboard"):

@@ -220,9 +220,7 @@ def test_a_command_has_every_setting_of_its_script(onebit: Onebit, line: str) ->
 
 @pytest.mark.filterwarnings("ignore:.*keep their initial values")  # BatchNorm of the logits, which a real net lacks
 @pytest.mark.parametrize("section", covering(SECTIONS, heavy={"binarynet", "bayesbinn"}))
-def test_the_commands_train_their_nets(
-    onebit: Onebit, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_train(onebit: Onebit, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as typed, one after the other; then on small images with a thin net, for part of an epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")

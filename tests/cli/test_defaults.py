@@ -129,9 +129,7 @@ OTHER_OPTIMIZERS = sorted({*OPTIMIZERS} - {row["optimizer"].get("name") for row 
     ("method", "optimizer", "modes"),
     [*(("real", name, {"real"}) for name in OTHER_OPTIMIZERS), ("bop", "bop", {"binary"})],
 )
-def test_every_optimizer_trains_a_step(
-    onebit: Onebit, tmp_path: Path, method: str, optimizer: str, modes: set[str]
-) -> None:
+def test_optimizers_train_a_step(onebit: Onebit, tmp_path: Path, method: str, optimizer: str, modes: set[str]) -> None:
     flags = ["--model.widths", "[64,8,4]", "--method", method, "--optimizer", optimizer, "--threads", "1"]
     done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.2", "--out", tmp_path / "run", "--json")
     assert done.status == 0, done.err

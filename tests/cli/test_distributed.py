@@ -156,9 +156,7 @@ def test_wrong_settings_are_said_once(agents: Agents, tmp_path: Path, arguments:
     assert not (tmp_path / "run").exists()
 
 
-def test_without_torchrun_processes_do_not_meet(
-    onebit: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_need_torchrun(onebit: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = onebit("train", *TOY)

@@ -65,9 +65,7 @@ def left(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_all_kinds_of_files_export_the_same_net(
-    onebit: Onebit, run_folder: Path, packed_file: Path, here: Path
-) -> None:
+def test_all_sources_export_the_same_net(onebit: Onebit, run_folder: Path, packed_file: Path, here: Path) -> None:
     shutil.copy(run_folder / "best.safetensors", "weights.safetensors")
     recipe = ["--recipe", run_folder / "recipe.yaml"]
     sources = {"packed": [packed_file], "run": [run_folder], "weights": ["weights.safetensors", *recipe]}
@@ -85,9 +83,7 @@ def test_all_kinds_of_files_export_the_same_net(
     assert layers[0] == layers[1] == layers[2]
 
 
-def test_inputs_are_test_or_random_images(
-    onebit: Onebit, here: Path, archive: Archive, certificate: Certificate
-) -> None:
+def test_inputs_are_images_or_random(onebit: Onebit, here: Path, archive: Archive, certificate: Certificate) -> None:
     """Also of a net that multiplies nothing."""
     b = Builder((1, 28, 28))
     b.add(nodes.AdaptiveAveragePool, size=(1, 10))

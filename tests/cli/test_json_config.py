@@ -54,9 +54,7 @@ BAYES = {"weight_clip_value": None, "grad_clip_value": None, "mc_steps": 1, "lr_
 
 
 @pytest.mark.parametrize(("data", "temperature"), [("cifar10", 1e-10), ("cifar100", 1e-8)])
-def test_the_default_temperature_is_that_of_the_authors(
-    config: Callable[..., Outcome], data: str, temperature: float
-) -> None:
+def test_the_default_temperature(config: Callable[..., Outcome], data: str, temperature: float) -> None:
     """The reproduction's file for CIFAR-100 has 1e-10; the authors' script, logs and table 9 have 1e-8."""
     keys = BAYES | {"dataset": data, "output_shape": 10 if data == "cifar10" else 100}
     published = build_recipe(read_settings(recipe_path(f"{data}-bayesbinn")))

@@ -38,9 +38,7 @@ def one_bit(signs: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("verb", ["verify", "verify --source", "predict", "evaluate", "inspect"])
-def test_verbs_notice_altered_bits(
-    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str
-) -> None:
+def test_altered_bits_are_found(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str) -> None:
     good, rng, path = packed_file.read_bytes(), random.Random(verb), tmp_path / "net.1bit"
     name, *flags = verb.split(" ")
     arguments = [name, path, *(["no.png"] if name == "predict" else []), *([*flags, run_folder] if flags else [])]
@@ -82,7 +80,7 @@ def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: 
     assert done.status == 0, done.out
 
 
-def test_certificates_are_recomputed(
+def test_verify_recomputes(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = onebit("verify", packed_file, "--source", run_folder, "--json")

@@ -99,9 +99,7 @@ def test_a_net_sees_the_pixels_that_training_on_a_folder_gives(
     assert (fits, gray) == ([], ["the center of 40×30 pixels resized to 16×16"])
 
 
-def test_undecodable_images_are_named(
-    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_images_are_named(onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):
@@ -202,9 +200,7 @@ def test_pgm_of_more_than_8_bits_is_read(onebit: Onebit, gray: Path, tmp_path: P
     assert deep["probability"] == pytest.approx(same["probability"], abs=1e-2)
 
 
-def test_transparent_digits_are_inverted(
-    onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]
-) -> None:
+def test_alpha_is_inverted(onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]) -> None:
     digit = load_dataset("mnist-sample").test.images[:1]
     ink, path = np.zeros((28, 28, 4), np.uint8), tmp_path / "ink.png"
     ink[..., 3] = digit[0, 0]
@@ -215,9 +211,7 @@ def test_transparent_digits_are_inverted(
     np.testing.assert_array_equal(seen[1], digit)
 
 
-def test_standard_input_is_an_image(
-    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_read(onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     smooth(20, 20).convert("L").save(stream, "PNG")
     for data, reason in ((stream.getvalue(), ""), (stream.getvalue()[:90], "standard input: does not decode")):

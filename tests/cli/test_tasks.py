@@ -112,7 +112,7 @@ def test_a_run_does_not_overwrite_tasks(onebit: Onebit, tmp_path: Path, monkeypa
     assert contents(folder) == before
 
 
-def test_tasks_do_not_overwrite_a_run(
+def test_tasks_keep_other_runs(
     onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = tmp_path / "begun"

@@ -93,9 +93,7 @@ def masked(folder: Path, high: int, classes: str = "") -> Path:
         (1, "cell\nmembrane\n", False),
     ],
 )
-def test_masks_of_other_classes_are_ignored(
-    onebit: Onebit, tmp_path: Path, high: int, classes: str, compared: bool
-) -> None:
+def test_other_classes_are_ignored(onebit: Onebit, tmp_path: Path, high: int, classes: str, compared: bool) -> None:
     done = onebit("predict", "membrane-unet", masked(tmp_path, high, classes), "--masks", tmp_path / "masks")
     assert done.status == 0
     assert (("mean IoU" in done.out), "true mask" in done.err) == (compared, not compared)

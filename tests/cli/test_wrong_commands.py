@@ -162,9 +162,7 @@ def of_parsers() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("words", [*OTHERS.strip().splitlines(), *of_parsers()])
-def test_wrong_commands_are_one_line(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
-) -> None:
+def test_wrong_commands_fail(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     monkeypatch.chdir(tmp_path)
     refused = onebit(*shlex.split(words))
     assert (refused.status, refused.out) == (2, "")
@@ -173,9 +171,7 @@ def test_wrong_commands_are_one_line(
 
 
 @pytest.mark.parametrize("words", TRAIN.strip().splitlines())
-def test_wrong_recipes_are_refused_early(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
-) -> None:
+def test_wrong_recipes_fail_early(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data were read")
 
