@@ -87,19 +87,6 @@ def test_adding_images_never_moves_training_images_to_the_test_set(tmp_path: Pat
     assert set(before.test) < set(after.test)
 
 
-def test_only_the_last_training_image_of_a_class_can_become_a_test_image(tmp_path: Path) -> None:
-    """Classes that grow by an image at a time."""
-    kinds, moved = [f"kind {k}" for k in range(30)], 0
-    before = list_folder(touch(tmp_path, *(f"{kind}/0.png" for kind in kinds), "other/0.png", "other/1.png"))
-    for i in range(1, 6):
-        after = list_folder(touch(tmp_path, *(f"{kind}/{i}.png" for kind in kinds)))
-        for file in set(before.train) & set(after.test):
-            moved += i > 1
-            assert [other for other in before.train if other.label == file.label] == [file]
-        before = after
-    assert moved  # in a class whose first images all have digests of test images
-
-
 def test_a_class_named_train(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.png", "train/2.png", "plane/1.png", "plane/2.png")
     assert list_folder(tmp_path).classes == ("plane", "train")

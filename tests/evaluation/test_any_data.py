@@ -151,13 +151,3 @@ def stochastic() -> nn.Module:
 def test_an_ensemble_reads_a_weighted_loader_in_the_same_order() -> None:
     sampler = torch.utils.data.WeightedRandomSampler([1.0] * 50, 50)
     assert onebit.evaluate(stochastic(), loader(X, Y, sampler=sampler), weights="ensemble:2").count == 50
-
-
-def test_latent_weights_of_a_net_without_batch_norm_need_no_training_data() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(BinaryLinear(20, 3, weight_quantizer="sign")).eval()
-    x = torch.from_numpy(X).float()
-    latent = onebit.evaluate(model, (X, Y), weights="latent")
-    assert latent.correct == int(((x @ model[0].weight.T).argmax(1).numpy() == Y).sum())
-    with pytest.raises(UsageError, match="BatchNorm"):
-        onebit.evaluate(net(), (X, Y), weights="latent")

@@ -38,8 +38,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
         raise DataError(f"{path}: expected arrays of numbers as numpy.savez writes them: {first_line(error)}") from None
     needed = NEEDED + (VALIDATION if {*VALIDATION} & arrays.keys() else ())
     if arrays.keys() - {CLASSES} != {*needed}:
-        keys = f"{', '.join(NEEDED)}, and optionally {', '.join(VALIDATION)} and {CLASSES}"
-        raise DataError(f"{path}: got {', '.join(arrays)}; expected {keys}")
+        raise DataError(f"{path}: got {', '.join(arrays)}, expected {', '.join(needed)}")
     train, test, *held_out = (as_split(*(arrays[key] for key in needed[i : i + 2])) for i in range(0, len(needed), 2))
     if not len(test):
         raise DataError(f"{path}: there are no test images")
