@@ -16,10 +16,10 @@ from onebit.export.c import size
 from onebit.export.c.plan import Planner
 from onebit.packed import AdaptiveAveragePool, Add, Affine, Conv, Flatten, PackedNet, Pad, Relu, Slice, costs
 from onebit.runtime import run
-from support.byte_nets import EXTREMES, extreme_inputs, residual_bytes
+from support.byte_nets import EXTREMES, extreme_inputs
 from support.c_programs import GNU, assert_reference_bits, exported, needs
 from support.covering import covering
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet
 
 NETS = {**IMAGE_NETS, **OTHER_NETS, **EXTREMES}
 NIGHTLY = {"sign", "tokens", "signal", "ranges", "sums", "turned", "turned real", "input windows", "int8 windows"}
@@ -137,7 +137,7 @@ def residual_net(edge: int, *widths: int) -> PackedNet:
 
 @pytest.mark.parametrize("kind", ["real", "bytes"])
 def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str, tmp_path: Path) -> None:
-    net = residual_net(12, 16, 16) if kind == "real" else residual_bytes(12, (16,), 2)
+    net = residual_net(12, 16, 16) if kind == "real" else integer_resnet((16,), blocks=2, size=12)
     found = on_board(net, tmp_path, optimize="-O2")
     assert found.instructions <= (7 if kind == "real" else 2) * sum(row.macs for row in costs(net))
     _, static, _ = size.linked(tmp_path / "net")
@@ -146,7 +146,7 @@ def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str,
 
 def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_path: Path) -> None:
     needs("arm-none-eabi-gcc")
-    net = residual_bytes()
+    net = integer_resnet((16, 32, 64), blocks=3, size=32)
     _, static, stack = size.linked(exported(net, tmp_path / "net"))
     assert static + stack <= 2 * 16_384 + 6144
     assert Planner(net).constant_bytes <= 42_000
@@ -164,7 +164,7 @@ def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> N
 
 @pytest.mark.nightly
 def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Path) -> None:
-    found = on_board(residual_bytes(), tmp_path, optimize="-O2")
+    found = on_board(integer_resnet((16, 32, 64), blocks=3, size=32), tmp_path, optimize="-O2")
     assert 20_000_000 < found.instructions <= 50_000_000
 
 

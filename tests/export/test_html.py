@@ -37,9 +37,8 @@ from onebit.packed import (
     dumps,
     load,
 )
-from support.byte_nets import residual_bytes
 from support.html_pages import HOSTILE, digits_net
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 
 needs_node = pytest.mark.skipif(which("node") is None, reason="node is not installed")
 
@@ -113,7 +112,7 @@ def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
     for net, samples, most in (
         (make_packed_mlp((784, 512, 256, 10), shape=(1, 28, 28)), digits, 19_500),
         (b.net(), smooth, 20_900),
-        (residual_bytes(32, (16,), 1), smooth, 20_000),
+        (integer_resnet((16,), size=32), smooth, 20_000),
     ):
         page = tmp_path / "net.html"
         target.write(net, page, samples=samples)
@@ -121,7 +120,7 @@ def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
 
 
 def test_each_tensor_is_compressed_with_separate_codes() -> None:
-    file = dumps(residual_bytes(32, (16,), 1))
+    file = dumps(integer_resnet((16,), size=32))
     parts = target.parts_of(file)
     assert b"".join(parts) == file
     assert len(parts) == 6

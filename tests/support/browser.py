@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import shutil
@@ -21,7 +20,7 @@ CHROMIUM = next(
 )
 CHROMEDRIVER = shutil.which("chromedriver")
 MISSING = ", ".join(name for name, path in (("chromium", CHROMIUM), ("chromedriver", CHROMEDRIVER)) if path is None)
-"""What is not installed here; empty if a browser can be started."""
+"""What is not installed; empty if a browser can be started."""
 
 _FLAGS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update"),
@@ -75,7 +74,7 @@ class Browser:
         self.script("await onebit.ready")
 
     def script(self, text: str, *values: Any) -> Any:
-        """What an asynchronous function in the page returns; `values` is the list of its arguments."""
+        """Run an asynchronous function in the page, with the list `values` as its arguments."""
         body = (
             "const done = arguments[arguments.length - 1]; const values = [...arguments].slice(0, -1);"
             f"(async () => {{ {text} }})()"
@@ -87,7 +86,7 @@ class Browser:
         return found.get("value")
 
     def wait(self, condition: str, *values: Any, seconds: float = 20) -> Any:
-        """The value of an expression of JavaScript, as soon as it is true."""
+        """Wait until a JavaScript expression is true; its value."""
         stop = time.monotonic() + seconds
         while not (found := self.script(f"return {condition}", *values)):
             if time.monotonic() > stop:
@@ -112,29 +111,22 @@ class Browser:
             actions += [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
         self._post("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
 
-    def resize(self, width: int, height: int, *, scale: float = 1) -> None:
+    def resize(self, width: int, height: int) -> None:
         """Give the page a size in pixels of CSS."""
         self._protocol(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
 
     def theme(self, name: str) -> None:
         """Prefer "light" or "dark"."""
         self._protocol("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
-    def picture(self) -> bytes:
-        """What the window shows, as PNG."""
-        return base64.b64decode(self._protocol("Page.captureScreenshot", format="png")["data"])
-
     def messages(self) -> list[str]:
         """Messages on the console since the last call, such as errors."""
         return [f"{entry['level']}: {entry['message']}" for entry in self._post("/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for since the last call, without those of the browser's own pages.
-
-        The empty tab before the page is such a one (chrome:// or chrome-untrusted://); it may still be loading.
-        """
+        """Addresses that the page requested since the last call, without those of the browser's empty tab."""
         events = [json.loads(entry["message"])["message"] for entry in self._post("/se/log", {"type": "performance"})]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [each["request"]["url"] for each in sent if not each["documentURL"].startswith(_OWN_PAGES)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,32 +157,6 @@ def real_weights_net() -> PackedNet:
     b.add(Quantize, least=0, most=255)
     b.add(Conv, **b.signs(4, 32, scale=True), kernel=(2, 2))
     b.affine(4)
-    return b.net()
-
-
-def residual_bytes(edge: int = 32, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3) -> PackedNet:
-    """ResNet-20 with activations of 8 bits, or a smaller one: sums and shortcut are rounded together."""
-    b = Builder((3, edge, edge), coding="values")
-    window = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    b.requantize(least=-128, most=127)
-    b.add(Conv, **b.signs(widths[0], 27), **window)
-    x, before = b.requantize(), widths[0]
-    for width in np.repeat(widths, blocks).tolist():
-        down = 1 + (width > before)
-        b.add(Conv, x, **b.signs(width, 9 * before), stride=(down, down), **window)
-        b.requantize()
-        y = b.add(Conv, **b.signs(width, 9 * width), **window)
-        if down > 1:
-            b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
-            x = b.add(Pad, channels=(before // 2, before // 2))
-        x, before = b.requantize(y, x), width
-        multiplier = b.nodes[-1].multiplier.copy()
-        multiplier[1] = multiplier[1, 0]  # one scale for all channels of the shortcut
-        b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier)
-    b.add(AveragePool, kernel=b.values[x].shape[1:], sums=1)
-    b.add(Flatten)
-    b.dense(10)
-    b.affine(10)
     return b.net()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -218,6 +219,9 @@ def integer_resnet(widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: 
                 b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
                 x = b.add(Pad, channels=((width - before) // 2, (width - before) // 2))
             x = b.requantize(y, x)
+            multiplier = b.nodes[-1].multiplier.copy()
+            multiplier[1] = multiplier[1, 0]  # all channels of the shortcut have one scale
+            b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier)
     _, *kernel = b.values[x].shape
     b.add(AveragePool, kernel=tuple(kernel), sums=1)
     b.add(Flatten)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
@@ -59,7 +60,6 @@ def compare(
     net: PackedNet, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, what: str, runs_with: str
 ) -> Comparison:
     """Compare outputs by name, each (N, …) float32."""
-    labels = mismatches = None
     largest = relative = median = 0.0
     exact = True
     for name in net.outputs:
@@ -74,17 +74,29 @@ def compare(
         largest = max(largest, float(apart.max()))
         relative = max(relative, float(share.max()))
         median = max(median, float(np.median(share)))
-    shape = net.values[net.outputs[0]].shape
-    several = net.compared == "multi-label"
-    classes = net.compared == "labels" and len(shape) in (1, 3) and shape[0] > 1
-    if isinstance(net.output, str) and (several or classes):
-        here, there = (
-            outputs[net.output] > 0 if several else outputs[net.output].argmax(axis=1) for outputs in (expected, found)
-        )
-        labels, mismatches = here.size, int(np.count_nonzero(here != there))
+    labels, others = _labels(net, expected), _labels(net, found)
+    size, mismatches = (None, None) if labels is None else (labels.size, int(np.count_nonzero(labels != others)))
+    noun = "pixels" if labels is not None and labels.ndim > 2 else "labels"
     samples = len(expected[net.outputs[0]])
-    noun = "pixels" if net.compared == "labels" and len(shape) == 3 else "labels"
-    return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact, noun)
+    return Comparison(samples, what, runs_with, size, mismatches, largest, relative, median, exact, noun)
+
+
+def _labels(net: PackedNet, outputs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The label of each sample or pixel, or whether each of several labels applies; None if outputs are not logits."""
+    logits = outputs[net.outputs[0]]
+    if not isinstance(net.output, str) or net.compared == "values":
+        return None
+    if net.compared == "multi-label":
+        return logits > 0
+    return logits.argmax(axis=1) if logits.ndim in (2, 4) and logits.shape[1] > 1 else None
+
+
+def run_in_batches(
+    compute: Callable[[np.ndarray], dict[str, np.ndarray]], inputs: np.ndarray, size: int
+) -> dict[str, np.ndarray]:
+    """The outputs of `compute` by name, called with at most `size` inputs at once."""
+    parts = [compute(inputs[start : start + size]) for start in range(0, len(inputs), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def split_outputs(net: PackedNet, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from onebit.export.c.plan import Planner
 from onebit.export.c.source import code_of, plain_text
 from onebit.export.targets import CannotRun
 from onebit.export.tools import output_of, require
-from onebit.packed import costs
+from onebit.packed import PackedNet, costs
 
 COMPILER = "arm-none-eabi-gcc"
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
@@ -17,12 +17,13 @@ FLAGS = ("-Os", "-std=c99", "-ffp-contract=off", "-ffunction-sections", "-fdata-
 _LIBRARY_STACK = 64  # of the compiler's routines for float64 and int64
 
 
-def measure(plan: Planner, folder: Path) -> str:
-    """The report on a net whose net.c is in `folder`."""
+def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:
+    """Flash, RAM and multiply-accumulates of an exported net; measured for a Cortex-M4 if its compiler is installed."""
+    plan = Planner(net)
     macs = {row.name: row.macs for row in costs(plan.net)}
     lines = [f"{sum(macs.values()):,} multiply-accumulates"]
     try:
-        flash, static, stack = linked(folder)
+        flash, static, stack = linked(path / "src" if layout == "arduino" else path)
     except CannotRun as error:
         lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code; not measured: {error}")
         lines.append(f"RAM: {code_of(plan).static_bytes:,} bytes, and the stack")

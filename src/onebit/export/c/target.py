@@ -10,8 +10,8 @@ from shutil import copytree
 import numpy as np
 
 from onebit.export.c.folder import template, write as write
-from onebit.export.c.plan import MAKERS, Planner
-from onebit.export.c.size import measure
+from onebit.export.c.plan import MAKERS
+from onebit.export.c.size import report as report
 from onebit.export.comparison import split_outputs
 from onebit.export.targets import CannotRun
 from onebit.export.tools import output_of, require
@@ -41,8 +41,3 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
         numbers = output_of([f"{folder}/net"], data).split()
     # float64 holds integers of 32 bits and every float32 exactly; the latter have 9 digits
     return split_outputs(net, np.array(numbers, np.float64).astype(np.float32).reshape(len(inputs), -1))
-
-
-def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:
-    """Flash, RAM and multiply-accumulates of an exported net; measured for a Cortex-M4 where its compiler is here."""
-    return measure(Planner(net), path / "src" if layout == "arduino" else path)

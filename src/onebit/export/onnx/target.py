@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from onebit.common import __version__
+from onebit.export.comparison import run_in_batches
 from onebit.export.onnx import pointwise, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.pixels import pixels_in_words
@@ -97,7 +98,7 @@ def card(net: PackedNet) -> dict[str, str]:
 def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standard") -> dict[str, np.ndarray]:
     """Run the file in onnxruntime, or in the executor of qonnx for that flavor."""
     if flavor == "qonnx":
-        return _run_qonnx(net, path, inputs)
+        return _run_qonnx(path, inputs)
     require("onnxruntime", find=find_spec, hint=": pip install 'onebit[export]'")
     import onnxruntime
 
@@ -105,14 +106,14 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
     settings.log_severity_level = 3
     size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in net.values.values()))
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    parts = [
-        session.run(net.outputs, {INPUT: inputs[start : start + size].reshape(-1, *net.input.shape)})
-        for start in range(0, len(inputs), size)
-    ]
-    return {name: np.concatenate(part) for name, part in zip(net.outputs, zip(*parts, strict=True), strict=True)}
+
+    def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(net.outputs, session.run(net.outputs, {INPUT: batch}), strict=True))
+
+    return run_in_batches(compute, inputs, size)
 
 
-def _run_qonnx(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def _run_qonnx(path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Run the file in the executor of qonnx, sample by sample."""
     require("qonnx", find=find_spec, hint="; qonnx 1.0.0 needs onnx 1.19, best in a separate environment")
     from qonnx.core.modelwrapper import ModelWrapper
@@ -120,5 +121,4 @@ def _run_qonnx(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.n
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(str(path)).transform(InferShapes())
-    samples = [execute_onnx(model, {INPUT: sample[None]}) for sample in inputs.reshape(-1, *net.input.shape)]
-    return {name: np.concatenate([made[name] for made in samples]) for name in net.outputs}
+    return run_in_batches(lambda sample: execute_onnx(model, {INPUT: sample}), inputs, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.export.comparison import run_in_batches
 from onebit.export.plain_torch.layers import LAYERS
 from onebit.export.plain_torch.program import Program
 from onebit.export.tools import require
@@ -45,11 +46,12 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[
     require("torch", find=find_spec)
     import torch
 
-    made: list[dict[str, Any]] = []
     with torch.random.fork_rng(devices=[]):  # new layers draw random weights
         model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
+
+    def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model(torch.from_numpy(np.ascontiguousarray(batch)))
+        return {name: value.numpy() for name, value in net.by_name(outputs).items()}
+
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        for start in range(0, len(inputs), BATCH):
-            outputs = model(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH])))
-            made.append({name: value.numpy() for name, value in net.by_name(outputs).items()})
-    return {name: np.concatenate([batch[name] for batch in made]) for name in net.outputs}
+        return run_in_batches(compute, inputs, BATCH)
