@@ -167,7 +167,7 @@ def test_a_drawn_digit_is_recognized(browser: Browser, tmp_path: Path) -> None:
     assert browser.messages() == []
 
 
-def test_outputs_of_test_images_are_those_of_the_reference(browser: Browser, tmp_path: Path) -> None:
+def test_outputs_are_those_of_the_reference_and_the_net_can_be_downloaded(browser: Browser, tmp_path: Path) -> None:
     net, images = digits_net(), load_dataset("mnist-sample").test.images[:50]
     open_page(browser, net, tmp_path / "net.html")
     text = base64.b64encode(images.tobytes()).decode()
@@ -180,6 +180,12 @@ def test_outputs_of_test_images_are_those_of_the_reference(browser: Browser, tmp
     np.testing.assert_array_equal(np.array(found, np.float32), run(net, images, executor="reference"))
     with pytest.raises(RuntimeError, match="784"):
         browser.script("onebit.run(new Uint8Array(3))")
+    downloaded = browser.script(
+        "let blob; URL.createObjectURL = (made) => { blob = made; return 'blob:null/0' };"
+        "HTMLAnchorElement.prototype.click = () => {};"
+        "document.getElementById('download').click(); return [...new Uint8Array(await blob.arrayBuffer())]"
+    )
+    assert bytes(downloaded) == dumps(net)
 
 
 def test_the_digit_page_works_by_keyboard(browser: Browser, tmp_path: Path) -> None:
@@ -206,21 +212,6 @@ def test_several_labels_have_a_probability_each(browser: Browser, tmp_path: Path
     assert answer(browser) == ", ".join(str(k) for k in np.flatnonzero(logits > 0))
     shown = browser.script("return [...document.querySelectorAll('.bar b')].map((one) => parseFloat(one.textContent))")
     np.testing.assert_allclose(shown, 100 / (1 + np.exp(-logits)), atol=0.051)
-
-
-def test_first_weights_are_pictures(browser: Browser, tmp_path: Path) -> None:
-    b = Builder((1, 5, 6))
-    b.add(Flatten)
-    b.dense(7)
-    net = b.net()
-    open_page(browser, net, tmp_path / "net.html")
-    shape = browser.script("const { width, height } = document.getElementById('signs'); return [height, width, 4]")
-    pixels = pixels_of(browser, "signs").reshape(shape)
-    first = net.nodes[1]
-    assert isinstance(first, Dense)
-    signs = unpack_signs(first.signs, 30).reshape(7, 5, 6)
-    for k in range(7):
-        np.testing.assert_array_equal(pixels[:5, 7 * k : 7 * k + 6, 0] > 128, signs[k] > 0)
 
 
 def test_an_image_from_a_file_is_answered(browser: Browser, tmp_path: Path) -> None:
@@ -285,64 +276,6 @@ def test_errors_of_the_net_are_shown(browser: Browser, tmp_path: Path) -> None:
     assert browser.script("return document.getElementById('results').children.length") == 0
 
 
-def test_masks_show_the_label_of_each_pixel(browser: Browser, tmp_path: Path) -> None:
-    net = mask_net()
-    image = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[np.newaxis, np.newaxis, np.newaxis], 20, axis=2).repeat(
-        3, axis=1
-    )
-    open_page(browser, net, tmp_path / "net.html", image)
-    # the sample is stored as JPEG: the net sees what is shown
-    browser.wait("document.getElementById('map') !== null")
-    labels = run(net, seen(browser, (3, 20, 24)))[0].argmax(axis=0)
-    pixels = pixels_of(browser, "map").reshape(20 * 24, 4)
-    kinds = {label: {tuple(pixel) for pixel in pixels[labels.ravel() == label]} for label in np.unique(labels)}
-    assert len(kinds) > 1
-    assert all(len(found) == 1 for found in kinds.values())
-    assert len(set.union(*kinds.values())) == len(kinds)
-
-
-def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path: Path) -> None:
-    net = OTHER_NETS["features"](0)
-    open_page(browser, net, tmp_path / "net.html")
-    shown = (
-        "return [...document.querySelectorAll('#results .row')]"
-        ".map((row) => [...row.children].map((one) => +one.textContent))"
-    )
-    inputs = np.zeros((1, 20), np.float32)
-    for selector, value in (("#fields input[type=number]", 1.25), ("#fields input[type=range]", -2.4)):
-        inputs[0, 0] = value
-        browser.script(
-            "const field = document.querySelector(values[0]); field.value = values[1];"
-            "field.dispatchEvent(new Event('input', { bubbles: true }))",
-            selector,
-            value,
-        )
-        expected = run(net, inputs)
-        for key, found in zip(net.output, browser.script(shown), strict=True):
-            np.testing.assert_allclose(found, expected[key].reshape(-1)[:60], rtol=1e-4)
-    for nothing in ("", "1e39"):  # more than float32 holds
-        browser.script(
-            "const field = document.querySelector('#fields input[type=number]'); field.value = values[0];"
-            "field.dispatchEvent(new Event('input', { bubbles: true }))",
-            nothing,
-        )
-        assert answer(browser) == "Input 0 is not a number"
-
-    signal = OTHER_NETS["signal"](0)
-    open_page(browser, signal, tmp_path / "net.html")
-    numbers = inputs_of(signal, 1)
-    write = (
-        "const area = document.querySelector('textarea'); area.value = values[0];"
-        "area.dispatchEvent(new Event('input', { bubbles: true }))"
-    )
-    browser.script(write, ", ".join(map(str, numbers.ravel().tolist())))
-    np.testing.assert_allclose(browser.script(shown)[0], run(signal, numbers)[0][0], rtol=1e-4)
-    browser.script(write, "1, 2, 300")
-    assert answer(browser) == "Got 3 numbers, expected 57"
-    browser.script(write, ", ".join(["300"] * 57))
-    assert answer(browser) == "Input 0 is not a whole number from 0 to 255"
-
-
 def test_hostile_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
     net = replace(digits_net(), name=HOSTILE, classes=tuple(f"{HOSTILE}{k}" for k in range(10)))
     image = load_dataset("mnist-sample").test.images[:1]
@@ -354,15 +287,67 @@ def test_hostile_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> No
     assert browser.messages() == []
 
 
-def test_the_packed_net_can_be_downloaded(browser: Browser, tmp_path: Path) -> None:
-    net = digits_net()
+def test_weights_and_masks_are_pictures(browser: Browser, tmp_path: Path) -> None:
+    b = Builder((1, 5, 6))
+    b.add(Flatten)
+    b.dense(7)
+    open_page(browser, b.net(), tmp_path / "net.html")
+    shape = browser.script("const { width, height } = document.getElementById('signs'); return [height, width, 4]")
+    pixels = pixels_of(browser, "signs").reshape(shape)
+    first = b.nodes[1]
+    assert isinstance(first, Dense)
+    signs = unpack_signs(first.signs, 30).reshape(7, 5, 6)
+    for k in range(7):
+        np.testing.assert_array_equal(pixels[:5, 7 * k : 7 * k + 6, 0] > 128, signs[k] > 0)
+
+    net, image = mask_net(), np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8), (1, 3, 20, 24))
+    open_page(browser, net, tmp_path / "net.html", image)
+    browser.wait("document.getElementById('map') !== null")
+    labels = run(net, seen(browser, (3, 20, 24)))[0].argmax(axis=0)  # of the sample after JPEG
+    pixels = pixels_of(browser, "map").reshape(20 * 24, 4)
+    colors = {label: {tuple(pixel) for pixel in pixels[labels.ravel() == label]} for label in np.unique(labels)}
+    assert len(colors) > 1
+    assert all(len(found) == 1 for found in colors.values())
+    assert len(set.union(*colors.values())) == len(colors)
+
+
+def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path: Path) -> None:
+    def enter(selector: str, text: object) -> None:
+        browser.script(
+            "const field = document.querySelector(values[0]); field.value = values[1];"
+            "field.dispatchEvent(new Event('input', { bubbles: true }))",
+            selector,
+            text,
+        )
+
+    def shown() -> list[list[float]]:
+        found: list[list[float]] = browser.script(
+            "return [...document.querySelectorAll('#results .row')]"
+            ".map((row) => [...row.children].map((one) => +one.textContent))"
+        )
+        return found
+
+    net, inputs = OTHER_NETS["features"](0), np.zeros((1, 20), np.float32)
     open_page(browser, net, tmp_path / "net.html")
-    found = browser.script(
-        "let blob; URL.createObjectURL = (made) => { blob = made; return 'blob:null/0' };"
-        "HTMLAnchorElement.prototype.click = () => {};"
-        "document.getElementById('download').click(); return [...new Uint8Array(await blob.arrayBuffer())]"
-    )
-    assert bytes(found) == dumps(net)
+    for selector, value in (("#fields input[type=number]", 1.25), ("#fields input[type=range]", -2.4)):
+        inputs[0, 0] = value
+        enter(selector, value)
+        expected = run(net, inputs)
+        for key, found in zip(net.output, shown(), strict=True):
+            np.testing.assert_allclose(found, expected[key].reshape(-1)[:60], rtol=1e-4)
+    for text in ("", "1e39"):  # more than float32 holds
+        enter("#fields input[type=number]", text)
+        assert answer(browser) == "Input 0 is not a number"
+
+    signal = OTHER_NETS["signal"](0)
+    open_page(browser, signal, tmp_path / "net.html")
+    numbers = inputs_of(signal, 1)
+    enter("textarea", ", ".join(map(str, numbers.ravel().tolist())))
+    np.testing.assert_allclose(shown()[0], run(signal, numbers)[0][0], rtol=1e-4)
+    enter("textarea", "1, 2, 300")
+    assert answer(browser) == "Got 3 numbers, expected 57"
+    enter("textarea", ", ".join(["300"] * 57))
+    assert answer(browser) == "Input 0 is not a whole number from 0 to 255"
 
 
 @pytest.mark.parametrize("kind", PAGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import keyword
 import re
 import resource
@@ -11,7 +10,8 @@ import runpy
 import string
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from onebit.errors import OnebitError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import MODULE_NAMES, all_parts, new_name
 from onebit.export.plain_torch.program import Program
-from onebit.packed import Add, Certificate, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer
+from onebit.packed import Add, Certificate, Conv, Dense, MaxPool, Node, PackedNet, Relu, Sign, Threshold, infer
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
@@ -219,6 +219,13 @@ texts = st.sampled_from(
 ) | st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=200)
 
 
+def with_names(nodes: Sequence[Node], new: dict[str, str]) -> tuple[Node, ...]:
+    """The same nodes with new names of values."""
+    return tuple(
+        replace(node, output=new[node.output], inputs=tuple(new[name] for name in node.inputs)) for node in nodes
+    )
+
+
 @st.composite
 def renamed(draw: Any) -> tuple[PackedNet, PackedNet]:
     """A net with any names of nodes, outputs, classes, net and meaning, and the same net with usual names."""
@@ -226,10 +233,6 @@ def renamed(draw: Any) -> tuple[PackedNet, PackedNet]:
     count = len(net.nodes)
     chosen = draw(st.lists(names.filter(lambda name: name != "input"), min_size=count, max_size=count, unique=True))
     new = {node.output: name for node, name in zip(net.nodes, chosen, strict=True)} | {"input": "input"}
-    made = tuple(
-        dataclasses.replace(node, output=new[node.output], inputs=tuple(new[name] for name in node.inputs))
-        for node in net.nodes
-    )
     output: Any
     if isinstance(net.output, str):
         output = new[net.output]
@@ -241,8 +244,10 @@ def renamed(draw: Any) -> tuple[PackedNet, PackedNet]:
     shape = infer(net)[net.output].shape if isinstance(net.output, str) else ()
     unique = st.lists(texts, min_size=shape[0], max_size=shape[0], unique=True) if shape else st.none()
     classes = tuple(draw(unique)) if shape and draw(st.booleans()) else None
-    spec = dataclasses.replace(net.input, meaning=draw(texts))
-    return PackedNet(input=spec, nodes=made, output=output, classes=classes, name=draw(texts)), net
+    spec = replace(net.input, meaning=draw(texts))
+    return PackedNet(
+        input=spec, nodes=with_names(net.nodes, new), output=output, classes=classes, name=draw(texts)
+    ), net
 
 
 def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
@@ -284,14 +289,9 @@ def called(tree: ast.AST) -> set[str]:
 IN_PARTS = {name for text in all_parts().values() for name in called(ast.parse(text))}
 
 
-def with_names(net: PackedNet, name: Callable[[int], str]) -> PackedNet:
-    """The same net, with other names of its nodes."""
-    new = {"input": "input"} | {node.output: name(k) for k, node in enumerate(net.nodes)}
-    made = (
-        dataclasses.replace(node, output=new[node.output], inputs=tuple(new[source] for source in node.inputs))
-        for node in net.nodes
-    )
-    return dataclasses.replace(net, nodes=tuple(made), output=new[net.only_output])
+def long_names(net: PackedNet, length: int) -> PackedNet:
+    new = {"input": "input"} | {node.output: f"n{k}".ljust(length, "n") for k, node in enumerate(net.nodes)}
+    return replace(net, nodes=with_names(net.nodes, new), output=new[net.only_output])
 
 
 def test_long_names_are_laid_out_as_ruff_does_it(tmp_path: Path) -> None:
@@ -304,10 +304,9 @@ def test_long_names_are_laid_out_as_ruff_does_it(tmp_path: Path) -> None:
     twice = b.add(Relu)  # a value that two nodes read gets its own variable
     b.add(Dense, **b.signs(5, 5, scale=True, centre=True))
     b.add(Add, b.last, twice)
-    made = {"several inputs": with_names(integer_resnet(), lambda k: f"n{k}".ljust(40, "n"))}
+    made = {"several inputs": long_names(integer_resnet(), 40)}
     for length in range(8, 41):
-        name = lambda k: f"n{k}".ljust(length, "n")  # noqa: B023, E731 - called at once
-        made |= {f"pool {length}": with_names(pools.net(), name), f"sum {length}": with_names(b.net(), name)}
+        made |= {f"pool {length}": long_names(pools.net(), length), f"sum {length}": long_names(b.net(), length)}
     for name, make in {**IMAGE_NETS, **OTHER_NETS}.items():
         made[name] = make()
     for name, net in made.items():
@@ -347,7 +346,7 @@ def test_inspect_finds_the_weights_binary(tmp_path: Path) -> None:
 def test_a_program_prints_its_weights_and_the_classes_of_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net = dataclasses.replace(IMAGE_NETS["sign"](), classes=("zero", "one", "two", "three", "fünf"))
+    net = replace(IMAGE_NETS["sign"](), classes=("zero", "one", "two", "three", "fünf"))
     export_net(net, "torch", tmp_path / "net.pth")
     inputs = inputs_of(net, 130)
     np.save(tmp_path / "inputs.npy", inputs)
@@ -371,8 +370,8 @@ def test_a_program_prints_its_weights_and_the_classes_of_inputs(
 
 @pytest.mark.parametrize("compared", ["labels", "multi-label", "values"])
 def test_a_net_of_values_or_of_several_labels_prints_no_class(compared: str, certificate: Certificate) -> None:
-    net = dataclasses.replace(IMAGE_NETS["sign"](), classes=tuple("abcde"))
-    net = dataclasses.replace(net, certificate=dataclasses.replace(certificate, compared=compared, layers=()))
+    net = replace(IMAGE_NETS["sign"](), classes=tuple("abcde"))
+    net = replace(net, certificate=replace(certificate, compared=compared, layers=()))
     program = Program(net, suffix=".pth").text()
     assert ("CLASSES[label]" in program) == (compared == "labels")
 

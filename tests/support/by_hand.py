@@ -1,4 +1,4 @@
-"""The specification in docs/format.md in exact fractions, one number at a time, rounded where it says so."""
+"""Packed nets in exact fractions, one number at a time, with the rounding that docs/format.md specifies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def f32(x: Fraction | float) -> Fraction:
 
 
 def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
-    """The logits of a net for one image (C, H, W), or its outputs, one after the other, for another input."""
+    """All outputs of a net for one input, concatenated."""
     values = {"input": _coded(net, image)}
     known = infer(net)
     for node in net.nodes:
@@ -164,11 +164,11 @@ def _bordered(x: np.ndarray, channels: tuple[int, int], padding: tuple[int, int,
     return np.pad(x, (channels, padding[:2], padding[2:]), constant_values=Fraction(value))
 
 
-def _windows(node: Any, place: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """(a, b, row, column) for each tap of the window at a place."""
+def _windows(node: Any, pixel: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """(a, b, row, column) for each tap of the window of an output pixel."""
     for a, b in np.ndindex(*node.kernel):
-        row = place[0] * node.stride[0] + a * node.dilation[0]
-        yield a, b, row, place[1] * node.stride[1] + b * node.dilation[1]
+        row = pixel[0] * node.stride[0] + a * node.dilation[0]
+        yield a, b, row, pixel[1] * node.stride[1] + b * node.dilation[1]
 
 
 def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarray:

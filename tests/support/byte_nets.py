@@ -1,4 +1,4 @@
-"""Integer nets at their extremes: ranges of bytes and beyond, shifts, multipliers, windows of every form."""
+"""Integer nets with extreme ranges, shifts, multipliers and windows."""
 
 from __future__ import annotations
 

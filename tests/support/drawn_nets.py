@@ -62,7 +62,7 @@ def _shape(draw: Draw, count: int, most: int = 4) -> tuple[int, ...]:
 
 
 def _round(b: Builder, draw: Draw) -> None:
-    """The last value, and often others, as integers of few bits."""
+    """Round the last value, and often others, to integers of few bits."""
     least, most = draw(st.sampled_from(_RANGES))
     alike = [name for name, value in b.values.items() if value.shape == b.values[b.last].shape and value.exact]
     if b.last not in alike or draw(st.integers(0, 4)) == 0:
@@ -79,7 +79,7 @@ def _round(b: Builder, draw: Draw) -> None:
 
 
 def _extreme(b: Builder, draw: Draw, values: list[Value], largest: int) -> dict[str, Any]:
-    """Any shift, multipliers of either sign, and numbers up to those that a file may hold."""
+    """Any shift, multipliers of either sign, and numbers up to the limits of a file."""
     channels, shift = values[0].shape[0], draw(st.sampled_from([0, 1, 7, 20, 31, 51, 52]))
     widest = EXACT_LIMIT - 1
     if draw(st.booleans()):  # so that some results are inside the range, and not all at its ends
