@@ -18,7 +18,7 @@ from onebit.export import CannotRun, export_net
 from onebit.export.c import size, target
 from onebit.packed import AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Repeat
 from support.c_programs import exported, needs
-from support.packed_nets import IMAGE_NETS, Builder, inputs_of
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of, with_names
 
 
 def integers_only() -> PackedNet:
@@ -139,14 +139,9 @@ def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path, packed_ml
 def test_values_of_any_name_get_names_in_c(tmp_path: Path) -> None:
     """Names that are keywords of C, or differ only in characters that it does not allow."""
     b = Builder((4, 4, 4))
-    names = {}
-    for old, new in zip(("n0", "n1", "n2", "n3"), ("int", "a.b", "a-b", "0"), strict=True):
-        names[old] = new
+    for _ in range(4):
         b.add(Conv, **b.signs(4, 4, scale=True), kernel=(1, 1))
-    made = [
-        replace(node, inputs=tuple(names.get(n, n) for n in node.inputs), output=names[node.output]) for node in b.nodes
-    ]
-    net = PackedNet(input=b.input, nodes=tuple(made), output="0")
+    net = with_names(b.net(), ("int", "a.b", "a-b", "0"))
     assert export_net(net, "c", tmp_path / "net").comparison is not None
 
 

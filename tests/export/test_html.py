@@ -119,16 +119,6 @@ def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
         assert page.stat().st_size - len(target._zlib(*target.parts_of(dumps(net)))) < most
 
 
-def test_each_tensor_is_compressed_with_separate_codes() -> None:
-    file = dumps(integer_resnet((16,), size=32))
-    parts = target.parts_of(file)
-    assert b"".join(parts) == file
-    assert len(parts) == 6
-    packed = target._zlib(*parts)
-    assert zlib.decompress(base64.b64decode(packed)) == file
-    assert len(packed) < len(target._zlib(file))
-
-
 def test_a_page_has_only_the_engine_that_its_net_needs(tmp_path: Path) -> None:
     page = tmp_path / "net.html"
     target.write(make_packed_mlp(), page)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -21,7 +20,6 @@ from onebit.packed import (
     AveragePool,
     Conv,
     ConvTranspose,
-    Dense,
     Flatten,
     Multiply,
     PackedNet,
@@ -35,7 +33,7 @@ from onebit.packed import (
 from onebit.runtime import run
 from support.byte_nets import EXTREMES, extreme_inputs
 from support.drawn_nets import batches_of, nets
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, with_names
 
 pytestmark = pytest.mark.skipif(which("node") is None, reason="node is not installed")
 
@@ -128,11 +126,8 @@ def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
     net = ROUNDING[name]
     inputs = inputs_of(net, 2)
     if net.input.dtype == "float32":
-        inputs = (
-            inputs
-            * np.float32(10)
-            ** np.arange(-3, 3, 6 / inputs[0].size, dtype=np.float32).reshape(-1, *inputs.shape[1:])[:1]
-        )
+        exponents = np.arange(-3, 3, 6 / inputs[0].size, dtype=np.float32).reshape(-1, *inputs.shape[1:])
+        inputs = inputs * np.float32(10) ** exponents[:1]
     assert_equal(net, tmp_path / "net.html", inputs)
 
 
@@ -162,44 +157,28 @@ def test_numbers_that_are_not_finite_are_an_error(number: float, tmp_path: Path)
         target.run(net, page, np.float32([[9, 9, 9]]))
 
 
-def test_values_may_have_names_of_javascript_properties(tmp_path: Path) -> None:
-    nodes = [
-        Flatten(inputs=("input",), output="constructor"),
-        Relu(inputs=("constructor",), output="__proto__"),
-        Relu(inputs=("__proto__",), output="toString"),
-    ]
-    net = PackedNet(
-        input=Builder((2, 3, 1)).input, nodes=tuple(nodes), output={"__proto__": "toString", "length": "__proto__"}
+def test_values_and_outputs_may_have_any_names(tmp_path: Path) -> None:
+    """Such as properties that all objects of JavaScript have, and numbers, by which it sorts keys."""
+    b = Builder((2, 3, 1))
+    for _ in range(2):
+        b.add(Flatten)
+        b.add(Relu)
+    net = with_names(
+        b.net({"__proto__": "n3", "10": "n2", "2": "n1"}), ("constructor", "__proto__", "toString", "length")
     )
     assert_equal(net, tmp_path / "net.html", inputs_of(net, 2))
-
-
-def test_outputs_belong_to_their_keys_in_any_order(tmp_path: Path) -> None:
-    """JavaScript sorts keys that are numbers."""
-    b = Builder((12,))
-    b.add(Dense, **b.signs(3, 12))
-    first = b.last
-    b.add(Dense, **b.signs(2, 3))
-    net = replace(b.net(), output={"10": first, "2": b.last})
-    inputs = inputs_of(net, 5)
-    target.write(net, tmp_path / "net.html")
-    assert_equal(net, tmp_path / "net.html", inputs)
 
 
 def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
     def error_of(net: PackedNet, numbers: str) -> str:
         target.write(net, tmp_path / "net.html")
-        text = run_page.replace(
-            "const sample = numbers.subarray(start, start + net.count)", f"const sample = {numbers}"
-        )
-        (tmp_path / "run.js").write_text(text)
+        (tmp_path / "run.js").write_text(run_page.replace(sample, f"const sample = {numbers}"))
         command = ["node", str(tmp_path / "run.js"), str(tmp_path / "net.html"), net.input.dtype]
-        command.append(json.dumps(net.outputs))
-        done = subprocess.run(command, input=bytes(48), capture_output=True, text=False)
-        return "" if done.returncode == 0 else done.stderr.decode()
+        return subprocess.run([*command, json.dumps(net.outputs)], input=bytes(48), capture_output=True).stderr.decode()
 
     run_page = (Path(target.__file__).parent / "run_page.js").read_text()
-    assert "const sample = numbers.subarray(start, start + net.count)" in run_page
+    sample = "const sample = numbers.subarray(start, start + net.count)"
+    assert sample in run_page
     net = make_packed_mlp()
     assert error_of(net, "new Uint8Array(12)") == ""
     assert "got Float32Array" in error_of(net, "new Float32Array(12)")

@@ -29,7 +29,6 @@ from onebit.packed import (
     Dense,
     Flatten,
     MaxPool,
-    OneBitWeights,
     PackedNet,
     Quantize,
     Reshape,
@@ -41,7 +40,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
 from support.drawn_nets import batches_of, nets
 from support.onnx_sessions import operators, optimized, session
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, signs_conv
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, signs_conv, with_names
 
 UNPACKING = {"Gather", "Split", "Reshape"}
 """Operators that turn bits into weights; no session runs them, except for a Reshape of the net."""
@@ -278,19 +277,10 @@ def test_the_metadata_describe_the_net(certificate: Any, tmp_path: Path) -> None
 
 
 def test_names_of_values_do_not_clash_with_names_of_constants(tmp_path: Path) -> None:
-    b = Builder((6,))
     names = ["bits", "uint8", "shape", "float32", "input2", "fc", "n"]
-    net = make_packed_mlp((6, 5, 5, 4), form="sign")
-    renamed = {node.output: name for node, name in zip(net.nodes, names, strict=True)} | {"input": "input"}
-    for node in net.nodes:
-        fields = {name: getattr(node, name) for name in (*node.arrays, *node.attributes)}
-        if isinstance(node, OneBitWeights):
-            fields["in_features"] = node.in_features
-        b.nodes.append(type(node)(inputs=tuple(renamed[x] for x in node.inputs), output=renamed[node.output], **fields))
-    b.last = b.nodes[-1].output
-    made = b.net()
-    inputs = inputs_of(made, 9)
-    assert_equal(made, target.run(made, write(made, tmp_path), inputs), inputs)
+    net = with_names(make_packed_mlp((6, 5, 5, 4), form="sign"), names)
+    inputs = inputs_of(net, 9)
+    assert_equal(net, target.run(net, write(net, tmp_path), inputs), inputs)
 
 
 def test_qonnx_marks_binary_weights_and_signs(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import runpy
 import string
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,21 @@ from onebit.errors import OnebitError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import MODULE_NAMES, all_parts, new_name
 from onebit.export.plain_torch.program import Program
-from onebit.packed import Add, Certificate, Conv, Dense, MaxPool, Node, PackedNet, Relu, Sign, Threshold, infer
+from onebit.packed import Add, Certificate, Conv, Dense, MaxPool, PackedNet, Relu, Sign, Threshold, infer
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
 from support.drawn_nets import batches_of, nets
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, signs_conv
+from support.packed_nets import (
+    IMAGE_NETS,
+    OTHER_NETS,
+    Builder,
+    inputs_of,
+    integer_resnet,
+    make_packed_mlp,
+    signs_conv,
+    with_names,
+)
 from support.recipe_nets import SMALL, packed_net
 
 ALONE = """
@@ -219,35 +227,23 @@ texts = st.sampled_from(
 ) | st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=200)
 
 
-def with_names(nodes: Sequence[Node], new: dict[str, str]) -> tuple[Node, ...]:
-    """The same nodes with new names of values."""
-    return tuple(
-        replace(node, output=new[node.output], inputs=tuple(new[name] for name in node.inputs)) for node in nodes
-    )
-
-
 @st.composite
 def renamed(draw: Any) -> tuple[PackedNet, PackedNet]:
     """A net with any names of nodes, outputs, classes, net and meaning, and the same net with usual names."""
     net = draw(nets())
-    count = len(net.nodes)
-    chosen = draw(st.lists(names.filter(lambda name: name != "input"), min_size=count, max_size=count, unique=True))
-    new = {node.output: name for node, name in zip(net.nodes, chosen, strict=True)} | {"input": "input"}
-    output: Any
-    if isinstance(net.output, str):
-        output = new[net.output]
-    elif isinstance(net.output, tuple):
-        output = tuple(new[name] for name in net.output)
-    else:
-        keys = draw(st.lists(texts, min_size=len(net.output), max_size=len(net.output), unique=True))
-        output = {key: new[name] for key, name in zip(keys, net.output.values(), strict=True)}
+
+    def drawn(texts: st.SearchStrategy[str], count: int) -> list[str]:
+        found: list[str] = draw(st.lists(texts, min_size=count, max_size=count, unique=True))
+        return found
+
+    made = with_names(net, drawn(names.filter(lambda name: name != "input"), len(net.nodes)))
+    if isinstance(made.output, dict):
+        keys = drawn(texts, len(made.output))
+        made = replace(made, output=dict(zip(keys, made.output.values(), strict=True)))
     shape = infer(net)[net.output].shape if isinstance(net.output, str) else ()
-    unique = st.lists(texts, min_size=shape[0], max_size=shape[0], unique=True) if shape else st.none()
-    classes = tuple(draw(unique)) if shape and draw(st.booleans()) else None
+    classes = tuple(drawn(texts, shape[0])) if shape and draw(st.booleans()) else None
     spec = replace(net.input, meaning=draw(texts))
-    return PackedNet(
-        input=spec, nodes=with_names(net.nodes, new), output=output, classes=classes, name=draw(texts)
-    ), net
+    return replace(made, input=spec, classes=classes, name=draw(texts)), net
 
 
 def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
@@ -290,8 +286,7 @@ IN_PARTS = {name for text in all_parts().values() for name in called(ast.parse(t
 
 
 def long_names(net: PackedNet, length: int) -> PackedNet:
-    new = {"input": "input"} | {node.output: f"n{k}".ljust(length, "n") for k, node in enumerate(net.nodes)}
-    return replace(net, nodes=with_names(net.nodes, new), output=new[net.only_output])
+    return with_names(net, [f"n{k}".ljust(length, "n") for k in range(len(net.nodes))])
 
 
 def test_long_names_are_laid_out_as_ruff_does_it(tmp_path: Path) -> None:

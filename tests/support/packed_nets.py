@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -311,6 +312,18 @@ def signal_net(seed: int = 0) -> PackedNet:
 
 
 OTHER_NETS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
+
+
+def with_names(net: PackedNet, new: Sequence[str]) -> PackedNet:
+    """The same net with new names of its nodes."""
+    names = {"input": "input"} | {node.output: name for node, name in zip(net.nodes, new, strict=True)}
+    made = (replace(n, output=names[n.output], inputs=tuple(names[name] for name in n.inputs)) for n in net.nodes)
+    output: Any = net.output
+    if isinstance(output, dict):
+        output = {key: names[name] for key, name in output.items()}
+    else:
+        output = names[output] if isinstance(output, str) else tuple(names[name] for name in output)
+    return replace(net, nodes=tuple(made), output=output)
 
 
 def inputs_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
