@@ -18,12 +18,9 @@ def test_packages_are_loaded_by_their_names() -> None:
 
 
 def test_modules_of_packages_are_loaded_by_their_names() -> None:
-    code = (
-        "import sys, onebit; onebit.common.memory, onebit.runtime.timing; assert 'torch' not in sys.modules\n"
-        "print(onebit.runs.run.open_run.__name__, onebit.evaluation.forward.autocast.__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "open_run autocast\n"
+    code = "import sys, onebit; onebit.common.memory, onebit.runtime.timing; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert onebit.runs.run.open_run.__name__ == "open_run"
 
 
 @pytest.mark.parametrize("package", ["common", "evaluation", "models", "runs", "runtime", "train"])
