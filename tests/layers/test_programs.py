@@ -21,19 +21,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "own-models.md"
 
 
 def of_weights() -> nn.Module:
-    layers = [
-        nn.Sequential(BinaryLinear(72, 72, weight_quantizer=name), nn.BatchNorm1d(72)) for name in WEIGHT_QUANTIZERS
-    ]
-    return nn.Sequential(nn.Flatten(), *layers)
+    return nn.Sequential(nn.Flatten(), *(BinaryLinear(72, 72, weight_quantizer=name) for name in WEIGHT_QUANTIZERS))
 
 
 def of_inputs() -> nn.Module:
-    return nn.Sequential(
-        *(
-            nn.Sequential(BinaryConv2d(2, 2, 3, padding=1, input_quantizer=name), nn.BatchNorm2d(2))
-            for name in INPUT_QUANTIZERS
-        )
-    )
+    return nn.Sequential(*(BinaryConv2d(2, 2, 3, padding=1, input_quantizer=name) for name in INPUT_QUANTIZERS))
 
 
 def mixed() -> nn.Module:

@@ -47,13 +47,13 @@ def test_signs_are_those_of_the_plain_formula(count: int, scale: float, dtype: t
     assert (((found > 0) == (above > 0)) | rounded).all()
 
 
-@pytest.mark.parametrize("place", [0, 7, 40])
-def test_a_draw_that_is_not_a_sign_draws_nothing(place: int) -> None:
+@pytest.mark.parametrize("index", [0, 7, 40])
+def test_a_draw_that_is_not_a_sign_leaves_the_generator(index: int) -> None:
     u = _uniform(torch.empty(41), seeded(0))
     edges = {"tie": -(u.logit() / 2), "nan": torch.full((41,), float("nan"))}
     for name, values in edges.items():
         latent, generator = torch.full((41,), 3.0), seeded(0)
-        latent[place] = values[place]
+        latent[index] = values[index]
         if name == "tie":  # sigmoid(−2λ) of this λ in float32 may be a unit beside u
             latent[:] = values
         before = generator.get_state()
