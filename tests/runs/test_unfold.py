@@ -76,8 +76,6 @@ def test_every_method_starts_from_a_packed_net_and_trains_where_it_ended(method:
     net = small(build_recipe(with_method(RECIPES[base], method)))
     if net[0].name == "mlp":
         net = replace(net[0], dropout=0.0, input_dropout=0.0), *net[1:]
-    else:
-        net = net[0], (3, 12, 12), net[2]
     _, packed = packed_net(net, 4)
     model, images = fresh(net), images_of(32, packed.input.shape, seed=3)
     unfold_(model, packed, images, source="NET")

@@ -17,7 +17,7 @@ from support.fold_nets import images_of, randomise
 
 CLASSES = {"cifar100": 100, "imagenet": 1000, "membrane": 2}
 """Number of classes of a data set; 10 for the others."""
-SMALL_SHAPES = {"imagenet": (3, 65, 70), "membrane": (1, 16, 16)}
+SMALL_SHAPES = {"imagenet": (3, 65, 70), "membrane": (1, 16, 16), "cifar10": (3, 16, 16), "cifar100": (3, 16, 16)}
 NARROW = {"vgg_small": 1 / 16, "alexnet": 1 / 16, "resnet18": 1 / 8, "resnet20": 0.5, "unet": 1 / 16}
 HIDDEN = 70  # units per layer of an mlp instead of 512 or 2,048
 
