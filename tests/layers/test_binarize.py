@@ -167,20 +167,18 @@ def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
     torch.manual_seed(0)
     net, x = ConvNet().eval(), normal(2, 3, 9, 9)
     state = copy.deepcopy(net.state_dict())
-    binarize_(net, weight_quantizer="sign")
+    binarize_(net, weight_quantizer="sign", value="glorot")
+    bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
+    scales = [(1.5 / fan) ** 0.5 for fan in (9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2)]
+    assert bounds == pytest.approx(scales)
     kinds = {name: type(layer) for name, layer in binary_layers(net)}
     convolutions = {"stem": BinaryConv2d, "depthwise": BinaryConv2d, "up": BinaryConvTranspose2d}
     assert kinds == {**convolutions, "head": BinaryLinear}
     twin = ConvNet().eval()
-    twin.load_state_dict({key: sign(v) if v.dim() > 1 else v for key, v in state.items()})
+    for name, scale in zip(kinds, scales, strict=True):
+        state[f"{name}.weight"] = scale * sign(state[f"{name}.weight"])
+    twin.load_state_dict(state)
     torch.testing.assert_close(net(x), twin(x))
-
-
-def test_the_glorot_value_of_each_layer_follows_its_fans() -> None:
-    net = binarize_(ConvNet(), weight_quantizer="sign", value="glorot").model
-    bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
-    fans = [9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2]
-    assert bounds == pytest.approx([(1.5 / fan) ** 0.5 for fan in fans])
 
 
 def test_hooks_stay_and_their_handles_remove_them() -> None:

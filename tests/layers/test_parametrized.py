@@ -371,13 +371,3 @@ def test_a_lone_layer_a_scale_and_a_second_call() -> None:
     assert magnitudes.tolist() == pytest.approx([(1.5 / (16 + 4)) ** 0.5])
     with pytest.raises(UsageError, match="nothing"):
         binarize_(layer)
-
-
-def test_a_weight_that_is_computed_already_is_refused() -> None:
-    layer = nn.utils.parametrizations.weight_norm(nn.LSTM(4, 4), "weight_hh_l0")
-    net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4))
-    nn.utils.parametrizations.weight_norm(net[1], "weight_hh_l0")
-    for refused in (layer, net):
-        with pytest.raises(UsageError, match=r"layer|nothing"):
-            binarize_(refused)
-    assert type(net[0]) is nn.Linear, "nothing was replaced before the error"

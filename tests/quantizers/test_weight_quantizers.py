@@ -11,7 +11,7 @@ import torch
 import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
-from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, Sign, SwishSign, Xnor
+from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, ReCU, Sign, SwishSign
 from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
 from onebit.train.weights import load_weights
 from support.tensors import normal
@@ -104,16 +104,6 @@ def test_irnet_scales_are_powers_of_two() -> None:
     assert scale.tolist() == [1.0, 0.25]  # mean|ŵ| = 0.87 and 0.25
 
 
-def test_the_gradient_of_xnor_is_that_of_the_product() -> None:
-    latent = torch.tensor([[0.5, -0.25, 2.0, 0.25]], requires_grad=True)
-    incoming = torch.tensor([[1.0, 2.0, 4.0, -1.0]])
-    Xnor()(latent).backward(incoming)
-    alpha, shared = 0.75, (1 - 2 + 4 - 1) / 4
-    assert latent.grad is not None
-    expected = [alpha + shared, 2 * alpha - shared, shared, -alpha + shared]
-    assert latent.grad[0].tolist() == pytest.approx(expected)
-
-
 def test_a_negative_learned_scale_ships_as_opposite_signs() -> None:
     layer = BinaryConv2d(2, 3, 3, weight_quantizer="recu").eval()
     quantizer: Any = layer.weight_quantizer
@@ -158,13 +148,6 @@ def test_a_fixed_scale_stays_1_and_draws_no_random_numbers() -> None:
     assert quantizer.scale.tolist() == [1.0] * 4
     assert set(layer.effective_weight().unique().tolist()) == {-1.0, 1.0}
     assert repr(quantizer) == "ReCU(tau_start=0.85, tau_end=0.99, learn_scale=False)"
-
-
-def test_magnitude_aware_sends_no_gradient_through_its_scale() -> None:
-    latent = torch.tensor([[3.0, 0.5]], requires_grad=True)
-    MagnitudeAware()(latent).sum().backward()
-    assert latent.grad is not None
-    assert latent.grad.tolist() == [[0.0, 1.75]]
 
 
 def test_a_real_net_drops_learned_scales_with_one_notice() -> None:

@@ -21,7 +21,6 @@ from onebit.packed import (
     ConvTranspose,
     Dense,
     Flatten,
-    Hardtanh,
     InputSpec,
     MaxPool,
     Node,
@@ -195,38 +194,6 @@ def test_a_transposed_convolution_may_cut_every_pixel(cut: int) -> None:
         b = Builder((1, 2, 3))
         b.add(ConvTranspose, **b.signs(2, 2), kernel=(2, 1), stride=(stride, 1), padding=(cut, 0, 0, 0), extra=(9, 0))
         assert_by_hand(b.net(), random_images(b.net(), 1))
-
-
-def test_images_may_be_loaded_on_demand() -> None:
-    class Streamed:
-        """Has the shape and dtype of an array, and loads what is indexed."""
-
-        def __init__(self, images: np.ndarray) -> None:
-            self.shape, self.dtype, self._images = images.shape, images.dtype, images
-            self.most = 0
-
-        def __getitem__(self, index: slice) -> np.ndarray:
-            part = self._images[index]
-            self.most = max(self.most, len(part))
-            return part
-
-    net = IMAGE_NETS["sign"](0)
-    images = random_images(net, 9)
-    streamed: Any = Streamed(images)
-    np.testing.assert_array_equal(run_everywhere(net, streamed, batch_size=4), run(net, images))
-    assert streamed.most == 4
-
-
-def test_affine_maps_are_by_channel() -> None:
-    scale, shift = np.array([2, -1], np.float32), np.array([0, 0.5], np.float32)
-    nodes = (
-        Affine(inputs=("input",), output="a", scale=scale, shift=shift),
-        Hardtanh(inputs=("a",), output="b"),
-        Relu(inputs=("b",), output="c"),
-    )
-    net = PackedNet(input=InputSpec(shape=(2, 1, 3)), nodes=nodes, output="c")
-    images = np.array([[[[0, 127, 128]], [[0, 127, 128]]]], np.uint8)  # -255, -1, 1
-    assert run_everywhere(net, images).tolist() == [[[[0, 0, 1]], [[1, 1, 0]]]]
 
 
 def one_layer(node: Node, features: int, *more: Node) -> PackedNet:

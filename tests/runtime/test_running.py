@@ -81,6 +81,15 @@ def test_a_call_infers_no_shapes_and_asks_the_library_once(form: str, monkeypatc
         assert len(calls) == 2
 
 
+def test_samples_may_be_read_on_demand() -> None:
+    net = OTHER_NETS["tokens"]()
+    batch, sizes = inputs_of(net, 9), []
+    streamed = Streamed(batch, lambda part: sizes.append(len(part)) or part)
+    for executor in ("native", "reference"):
+        assert_equal(run(net, streamed, batch_size=4, executor=executor), run(net, batch))
+    assert max(sizes) == 4
+
+
 def test_progress_counts_samples() -> None:
     net, seen = OTHER_NETS["signal"](), []
     run(net, inputs_of(net, 7), batch_size=3, threads=1, on_images=lambda *done: seen.append(done))
