@@ -15,12 +15,14 @@ from benchmarks.cortex_m4 import STRICT
 from onebit.export.c import target as c
 from onebit.packed import PackedNet, infer
 from support.agreeing import bits_of, reference
+from support.byte_nets import EXTREMES, extreme_inputs
+from support.packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
 
 Case = tuple[PackedNet, np.ndarray]
 
 GNU = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """Flags for a GNU dialect, in which gcc contracts products and sums unless net.c forbids it."""
-SANITIZE = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+SMALL = [*(make() for make in IMAGE_NETS.values()), *(make() for make in OTHER_NETS.values())]
 
 
 def needs(*tools: str) -> None:
@@ -28,6 +30,14 @@ def needs(*tools: str) -> None:
     missing = [tool for tool in tools if which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def extremes() -> list[Case]:
+    return [(net, extreme_inputs(net)) for net in (make() for make in EXTREMES.values())]
+
+
+def with_inputs(nets: list[PackedNet], count: int) -> list[Case]:
+    return [(net, inputs_of(net, count)) for net in nets]
 
 
 def exported(net: PackedNet, folder: Path, **options: str) -> Path:
