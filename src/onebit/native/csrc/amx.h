@@ -18,7 +18,7 @@ typedef struct {
     uint8_t rows[16];
 } tile_shapes_t;
 
-/* The compiler does not know what memory tiles are read from, so that it might write there too late or not at all. */
+/* The compiler does not know which memory tiles read, and might write it too late or not at all. */
 #define WRITTEN(to) __asm__ volatile("" : : "r"(to) : "memory")
 
 /* Shapes for `rows` rows of inputs, up to MOST_ROWS. */
@@ -101,7 +101,7 @@ static void multiply_tiles(int is_signed, int many, int panels, const uint8_t *r
 
 static void release_tiles(void) { _tile_release(); } /* the system no longer saves those of this thread */
 
-/* Copies a row with its segments at the places of their weights, and zeros between them and up to `padded` bytes. */
+/* Copies a row with its segments at the offsets of their weights, and zeros between them and up to `padded` bytes. */
 static void pack_row(const uint8_t *from, const segment_t *segments, int count, uint8_t *to, int64_t padded) {
     int64_t done = 0;
     for (int k = 0; k < count; k++) {
@@ -116,9 +116,9 @@ static void pack_row(const uint8_t *from, const segment_t *segments, int count, 
     memset(to + done, 0, (size_t)(padded - done));
 }
 
-/* See dot.h. Rows whose segments are whole tiles are read where they are, if they are equally far apart. Others are packed, an odd number of cache lines apart, so that 16 of them are not all in one set; weights after the last
- * are multiplied by 0. */
-static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
+/* See dot.h. Rows whose segments are whole tiles are read in place, if they are equally far apart. Others are packed, an odd
+ * number of cache lines apart, so that 16 of them are not all in one set; weights after the last are multiplied by 0. */
+static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), straight = 1, saw_nan = 0;
     int64_t apart = (int64_t)at->run[3] * call->in_pixel, fours = dot->panel / (LANES * 4);
@@ -129,11 +129,11 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
     packed += -(uintptr_t)packed % STEP;
     for (int k = 0; k < found; k++) straight &= dot->segments[k].words % (STEP / 4) == 0;
     dot_base(dot, group, at->i, at->run);
-    for (spot_t ahead; left > 0; spot = ahead) {
+    for (position_t ahead; left > 0; position = ahead) {
         int many = left < MOST_ROWS ? (int)left : MOST_ROWS, even = straight;
         const uint8_t *a[MOST_ROWS];
-        ahead = spot;
-        for (int m = 0; m < many; m++, ahead = next_spot(at, ahead)) {
+        ahead = position;
+        for (int m = 0; m < many; m++, ahead = next_position(at, ahead)) {
             a[m] = from + ahead.n * image + ahead.t * apart + (int64_t)group * call->tap_channels;
             if (m > 1) even &= a[m] - a[m - 1] == a[1] - a[0];
         }
@@ -151,7 +151,7 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
                 else
                     multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, 0, to, panels * LANES);
             }
-            saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
+            saw_nan |= finish_rows(dot, at, position, many, group, tile, sums, panels * LANES);
         }
         left -= many;
     }
@@ -237,7 +237,7 @@ static void dense_sums(int is_signed, int panels, const uint8_t *rows, int64_t s
 static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
+    run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
     int steps = (call->tap_words * 4 + STEP - 1) / STEP;
@@ -260,8 +260,8 @@ static int dense_tiles(const ob_call *call, const share_t *share, int64_t count,
                     dense_sums(0, panels - q, rows + from * STEP, 4 * call->in_size, many, some, weights, from > 0,
                                sums + q * LANES, &dot.shaped);
                 }
-            spot_t spot = {row, 0};
-            saw_nan |= finish_rows(&dot, &at, spot, many, 0, tile, sums, TILE_OUTPUTS);
+            position_t position = {row, 0};
+            saw_nan |= finish_rows(&dot, &at, position, many, 0, tile, sums, TILE_OUTPUTS);
         }
     }
     if (dot.shaped) release_tiles();
@@ -278,7 +278,7 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     int32_t *sums = (int32_t *)(bytes + MOST_PLANES * saved);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
-    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
+    run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     for (int group = 0; group < call->groups; group++)
         for (int64_t row = 0; row < count; row += call->block) {
             int64_t many = count - row < call->block ? count - row : call->block;
@@ -305,11 +305,11 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
                     }
                 for (int64_t m = 0; m < many; m++) {
                     int64_t wide[TILE_OUTPUTS] = {0};
-                    spot_t spot = {row + m, 0};
+                    position_t position = {row + m, 0};
                     for (int j = 0; j < planes; j++)
                         for (int k = 0; k < panels; k++)
                             add_plane(sums + (j * many + m) * TILE_OUTPUTS + k * LANES, j, wide + k * LANES);
-                    saw_nan |= finish_sums(&at, spot, group, first, part, NULL, wide);
+                    saw_nan |= finish_sums(&at, position, group, first, part, NULL, wide);
                 }
             }
         }
@@ -317,16 +317,16 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     return saw_nan;
 }
 
-static int dot_or_tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from,
+static int dot_or_tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from,
                               int64_t image) {
     int large = left >= DOT_MANY && dot->panel >= DOT_LEAST;
-    return (large ? tiles_place : dot_place)(dot, at, group, spot, left, from, image);
+    return (large ? tiles_run : dot_run)(dot, at, group, position, left, from, image);
 }
 
 static int dot_or_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     if (is_dense(call)) return (count <= DOT_FEW ? dot_or_few : dense_tiles)(call, share, count, arena);
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    dot.place = dot_or_tiles_place;
+    dot.run_pixels = dot_or_tiles_run;
     int saw_nan = dot_blocks(&dot, share, count, arena);
     if (dot.shaped) release_tiles();
     return saw_nan;

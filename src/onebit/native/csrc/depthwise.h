@@ -1,8 +1,8 @@
 /* Depthwise convolutions: each output channel sums the taps of its own input channel, so that channels are neighbors in
  * memory on both sides and need no panels.
  *
- * With one-bit weights, inputs may be bytes, and sums are int32: of up to 127 taps of values on a grid, or of integers whose sums fit. With real
- * weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
+ * With one-bit weights, inputs may be bytes, and sums are int32: of up to 127 taps of values on a grid, or of integers whose
+ * sums fit. With real weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
 #define DEPTHWISE_LANES 16
 
 /* The sums of n channels: x are the inputs under a tap, of the pixel at segments[k].a, and w its weights, at segments[k].b. */
@@ -31,14 +31,14 @@ DEPTHWISE_SUMS(sum_bytes, uint8_t, int32_t, int32_t, ((x[c] * factor - zero) ^ w
 DEPTHWISE_SUMS(sum_products, int32_t, double, double, (double)x[c] * w[c])
 
 /* The sums of channels `first` to `first + count` of one pixel, in a block: as integers, or as real values. */
-static void depthwise_block(const place_t *at, spot_t spot, const segment_t *segments, int found, int first, int count,
+static void depthwise_block(const run_t *at, position_t position, const segment_t *segments, int found, int first, int count,
                             block_t *block) {
     const ob_call *call = at->call;
-    const uint32_t *image = at->arena + call->in + spot.n * call->in_size;
-    const int64_t pixel = spot.t * at->run[3] * call->in_pixel;
+    const uint32_t *image = at->arena + call->in + position.n * call->in_size;
+    const int64_t pixel = position.t * at->run[3] * call->in_pixel;
     const int32_t *x = (const int32_t *)image + pixel;
     const uint8_t *bytes = call->in_factor ? (const uint8_t *)image + pixel : NULL;
-    float unit = unit_of(at, spot);
+    float unit = unit_of(at, position);
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     int bits = call->kernel == OB_KERNEL_DEPTHWISE;
     double products[BLOCK];
@@ -82,14 +82,14 @@ static int depthwise(const ob_call *call, const share_t *share, int64_t count, u
     int end = parts.end * 32 < call->channels ? parts.end * 32 : call->channels;
     for (int i = rows.begin; i < rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
+            run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 1 << 30, segments, &at.terms);
-            for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot))
+            for (position_t position = {0, 0}; position.n < count; position = next_position(&at, position))
                 for (int first = parts.begin * 32; first < end; first += BLOCK) {
                     block_t block;
                     int part = end - first < BLOCK ? end - first : BLOCK;
-                    depthwise_block(&at, spot, segments, found, first, part, &block);
-                    site_t site = site_of(&at, spot, first);
+                    depthwise_block(&at, position, segments, found, first, part, &block);
+                    site_t site = site_of(&at, position, first);
                     saw_nan |= finish_block(call, &block, &site, first, part, 0);
                 }
         }

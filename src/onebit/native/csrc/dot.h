@@ -19,7 +19,7 @@ static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to);
 static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
                      int64_t panel, int32_t *sums);
 
-/* The scratch memory of a call, and what its places share. */
+/* The scratch memory of a call, and what its runs share. */
 typedef struct dot dot_t;
 struct dot {
     const ob_call *call;
@@ -29,21 +29,21 @@ struct dot {
     uint8_t *rows;  /* input rows with padding */
     int64_t panel;  /* bytes per panel */
     span_t tiles;            /* of the block */
-    const int32_t *base_run; /* the place that `base` is for; NULL: none yet */
+    const int32_t *base_run; /* the run that `base` is for; NULL: none yet */
     int base_row;
-    /* Makes all outputs of a block for `left` pixels of a place from `spot` on. from: where the row of pixel 0 of image 0 begins;
+    /* Makes all outputs of a block for `left` pixels of a run from `position` on. from: where the row of pixel 0 of image 0 begins;
      * image: bytes to that of the next image. */
-    int (*place)(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+    int (*run_pixels)(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image);
     int shaped; /* rows for which tiles of bytes have their shapes, see amx.h */
 };
 
 /* Bytes of the input rows with padding. */
 static int64_t padded_bytes(const ob_call *call) { return (int64_t)call->table_rows * call->table_width * call->in_pixel; }
 
-static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image);
 
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
-    dot_t dot = {.call = call, .segments = (segment_t *)scratch, .place = dot_place};
+    dot_t dot = {.call = call, .segments = (segment_t *)scratch, .run_pixels = dot_run};
     int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
     dot.panel = taps * call->tap_fours * LANES * 4;
     dot.base = (int32_t *)(dot.segments + (taps + 7) / 8 * 8); /* 8 segments are 3 cache lines */
@@ -138,7 +138,7 @@ static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
 }
 
 /* Runs the epilogue on the sums of some rows of a tile, where it may work in place. */
-static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int many, int group, int tile, int32_t *sums,
+static int finish_rows(const dot_t *dot, const run_t *at, position_t position, int many, int group, int tile, int32_t *sums,
                        int width) {
     const ob_call *call = dot->call;
     int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width, saw_nan = 0;
@@ -152,7 +152,7 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
         int pixels = 1;
         if (together) {
             pixels = many - m < together ? many - m : together;
-            if (!single && at->run[2] - spot.t < pixels) pixels = at->run[2] - spot.t;
+            if (!single && at->run[2] - position.t < pixels) pixels = at->run[2] - position.t;
         }
         const int32_t *base = dot->base + (tile - dot->tiles.begin) * TILE_OUTPUTS;
         int straight = pixels == 1 || width == part;
@@ -163,34 +163,34 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
         } else if (!straight)
             for (int p = 0, to = 0; p < pixels; p++)
                 for (int k = 0; k < part; k++, to++) x->i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
-        site_t site = site_of(at, spot, group * call->outputs + first);
+        site_t site = site_of(at, position, group * call->outputs + first);
         saw_nan |= finish_block(call, x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
         m += pixels;
         if (single)
-            spot.n += pixels;
-        else if ((spot.t += pixels) == at->run[2])
-            spot.n++, spot.t = 0;
+            position.n += pixels;
+        else if ((position.t += pixels) == at->run[2])
+            position.n++, position.t = 0;
     }
     return saw_nan;
 }
 
-static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
+static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
     int64_t step = (int64_t)at->run[3] * call->in_pixel;
     int32_t sums[DOT_ROWS * TILE_OUTPUTS];
     dot_base(dot, group, at->i, at->run);
-    for (spot_t ahead; left > 0; spot = ahead) {
+    for (position_t ahead; left > 0; position = ahead) {
         const uint8_t *a[DOT_ROWS];
         int many = left < DOT_ROWS ? (int)left : DOT_ROWS;
-        ahead = spot;
-        for (int m = 0; m < many; m++, ahead = next_spot(at, ahead))
+        ahead = position;
+        for (int m = 0; m < many; m++, ahead = next_position(at, ahead))
             a[m] = from + ahead.n * image + ahead.t * step + (int64_t)group * call->tap_channels;
         for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++) {
             int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
             const int8_t *b = dot->bytes + (tile - dot->tiles.begin) * TILE_PANELS * dot->panel;
             dot_tile(many, panels, a, dot->segments, found, b, dot->panel, sums);
-            saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
+            saw_nan |= finish_rows(dot, at, position, many, group, tile, sums, panels * LANES);
         }
         left -= many;
     }
@@ -204,9 +204,10 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
     int saw_nan = 0;
     for (int r = 0; r < call->run_count; r++)
         for (int i = mine.begin; i < mine.end; i++) {
-            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
-            spot_t spot = {0, 0};
-            saw_nan |= dot->place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
+            run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
+            position_t position = {0, 0};
+            saw_nan |= dot->run_pixels(dot, &at, group, position, count * at.run[2], (const uint8_t *)(arena + call->in),
+                                       call->in_size * 4);
         }
     return saw_nan;
 }
@@ -225,9 +226,9 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
             for (int row; (row = next_row(call, i, &made)) >= 0;)
                 memcpy(dot->rows + row % call->table_rows * size + (int64_t)call->table_left * call->in_pixel, in + row * width,
                        (size_t)width);
-            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
-            spot_t spot = {n, 0};
-            saw_nan |= dot->place(dot, &at, group, spot, at.run[2], dot->rows, 0);
+            run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
+            position_t position = {n, 0};
+            saw_nan |= dot->run_pixels(dot, &at, group, position, at.run[2], dot->rows, 0);
         }
     }
     return saw_nan;

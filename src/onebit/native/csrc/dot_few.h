@@ -96,7 +96,7 @@ static void few_sums(const uint8_t *tables, const uint8_t *bits, int64_t steps, 
 static int dot_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
-    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
+    run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int64_t steps = (call->tap_words + FEW_FOURS - 1) / FEW_FOURS;
     int saw_nan = 0, rest = call->tap_words - (int)(steps - 1) * FEW_FOURS;
@@ -104,7 +104,7 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
     for (int64_t n = 0; n < count && work.outputs.begin < work.outputs.end; n++) {
         const uint8_t *x = (const uint8_t *)(arena + call->in + n * call->in_size), *tables = (const uint8_t *)dot.bytes;
         int32_t total = few_tables(x, call->tap_channels, (uint8_t *)dot.bytes);
-        spot_t spot = {n, 0};
+        position_t position = {n, 0};
         for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
             int32_t sums[TILE_OUTPUTS] = {0};
             for (int q = 0; q < TILE_OUTPUTS && tile * TILE_OUTPUTS + q < call->outputs; q += DOT_OUTPUTS) {
@@ -118,7 +118,7 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
             for (int o = 0; o < TILE_OUTPUTS; o++) sums[o] = (int32_t)(2 * (uint32_t)sums[o] - (uint32_t)total);
             dot.tiles.begin = tile, dot.tiles.end = tile + 1, dot.base_run = NULL;
             dot_base(&dot, 0, 0, one);
-            saw_nan |= finish_rows(&dot, &at, spot, 1, 0, tile, sums, TILE_OUTPUTS);
+            saw_nan |= finish_rows(&dot, &at, position, 1, 0, tile, sums, TILE_OUTPUTS);
         }
     }
     return saw_nan;

@@ -57,7 +57,7 @@ ALWAYS int32_t dot_lut_tables(const uint8_t *x, int channels, uint16_t *tables) 
 typedef struct {
     const uint16_t *tables;
     int64_t row, lookup, word;
-} dot_lut_place_t;
+} dot_lut_tables_t;
 
 /* Adds the sum that each output of a panel chooses. gcc would add in another order, which needs more registers. */
 #define DOT_LUT_CHOOSE(sum, index, entries)                                     \
@@ -67,7 +67,7 @@ typedef struct {
 /* Adds the products of R rows, minus the sum of all their bytes in `totals`, to `sums`, or begins them. With `shared`, lookup
  * k of row m and lookup 0 of row m + k have the same table. sums: in the order of finish_rows, tile by tile. Accumulators stay
  * in registers only if every loop over them is unrolled. */
-ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_lut_place_t *at, const segment_t *segments,
+ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_lut_tables_t *at, const segment_t *segments,
                           int count, const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
     const __m512i least = _mm512_set1_epi16(INT16_MIN); /* sums without a sign, moved to where 16 bits have one */
     const __m512i even = _mm512_set1_epi32(2), odd = _mm512_set1_epi32(2 << 16);
@@ -147,7 +147,7 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_
             dot_lut_fixed(R, P, 0, at, segments, count, b, panel, totals, begins, sums);                  \
         break;
 
-static void dot_lut_tile(int rows, int panels, const dot_lut_place_t *at, const segment_t *segments, int count,
+static void dot_lut_tile(int rows, int panels, const dot_lut_tables_t *at, const segment_t *segments, int count,
                          const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
     switch (8 * rows + panels) {
         TILE_SIZES(CASE)
@@ -165,7 +165,7 @@ typedef struct {
 } dot_lut_t;
 
 /* The products of `many` rows with all outputs, tile by tile. */
-static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_place_t *at, const segment_t *segments, int count,
+static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_tables_t *at, const segment_t *segments, int count,
                          const int32_t *totals, int begins) {
     const ob_call *call = lut->dot.call;
     const uint16_t *weights = call->weights;
@@ -177,13 +177,13 @@ static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_place_t *
 }
 
 /* Runs the epilogue on the sums of `many` rows. */
-static int dot_lut_finish(const dot_lut_t *lut, const place_t *at, spot_t spot, int many) {
+static int dot_lut_finish(const dot_lut_t *lut, const run_t *at, position_t position, int many) {
     const dot_t *dot = &lut->dot;
     int32_t *sums = lut->sums;
     int saw_nan = 0;
     for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++, sums += many * TILE_OUTPUTS) {
         int width = lut->panels * DOT_LUT_LANES - tile * TILE_OUTPUTS;
-        saw_nan |= finish_rows(dot, at, spot, many, 0, tile, sums, width < TILE_OUTPUTS ? width : TILE_OUTPUTS);
+        saw_nan |= finish_rows(dot, at, position, many, 0, tile, sums, width < TILE_OUTPUTS ? width : TILE_OUTPUTS);
     }
     return saw_nan;
 }
@@ -197,11 +197,11 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
     const int block = DOT_LUT_WORDS * DOT_LUT_GROUPS, inputs = block * DOT_LUT_INPUTS, stride = (block + 2) * DOT_LUT_TABLE;
     static const int32_t one[4] = {0, 1, 1, 0};
     int saw_nan = 0;
-    place_t at = {.call = call, .arena = arena, .i = 0, .run = one};
+    run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
     dot_base(&lut->dot, 0, 0, one);
     for (int64_t n = 0; n < count;) {
         int many = tile_rows(count - n, DOT_LUT_ROWS(lut->panels));
-        spot_t spot = {n, 0};
+        position_t position = {n, 0};
         for (int from = 0; from < call->tap_channels; from += inputs) {
             int part = call->tap_channels - from < inputs ? call->tap_channels - from : inputs;
             int groups = (part + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS, words = (groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
@@ -212,10 +212,10 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
                 totals[m] = dot_lut_tables(x, part, lut->tables + m * stride);
                 end_tables(lut->tables + m * stride + groups * DOT_LUT_TABLE);
             }
-            dot_lut_place_t tables = {lut->tables, stride, DOT_LUT_TABLE, DOT_LUT_GROUPS * DOT_LUT_TABLE};
+            dot_lut_tables_t tables = {lut->tables, stride, DOT_LUT_TABLE, DOT_LUT_GROUPS * DOT_LUT_TABLE};
             dot_lut_sums(lut, many, &tables, &segment, 1, totals, !from);
         }
-        saw_nan |= dot_lut_finish(lut, &at, spot, many);
+        saw_nan |= dot_lut_finish(lut, &at, position, many);
         n += many;
     }
     return saw_nan;
@@ -243,7 +243,7 @@ static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *ar
         const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
         int made = -1; /* the last row with tables */
         for (int i = mine.begin; i < mine.end; i++) {
-            place_t at = {.call = call, .arena = arena, .i = i, .run = run};
+            run_t at = {.call = call, .arena = arena, .i = i, .run = run};
             int found = 0;
             for (int row; (row = next_row(call, i, &made)) >= 0;) {
                 const uint8_t *x = in + (int64_t)row * call->in_width * channels;
@@ -254,30 +254,30 @@ static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *ar
             }
             memset(down, 0, (size_t)width * sizeof *down);
             for (int a = 0; a < call->taps_down; a++) {
-                int row = call->rows[i * call->taps_down + a], place = row % call->table_rows;
+                int row = call->rows[i * call->taps_down + a], slot = row % call->table_rows;
                 if (row < 0) continue;
-                segment_t segment = {place * row_units, (int64_t)a * words, words, 0};
+                segment_t segment = {slot * row_units, (int64_t)a * words, words, 0};
                 lut->dot.segments[found++] = segment;
-                for (int j = 0; j < width; j++) down[j] += lut->totals[place * width + j];
+                for (int j = 0; j < width; j++) down[j] += lut->totals[slot * width + j];
             }
             dot_base(&lut->dot, 0, i, run);
             for (int t = 0, many; t < run[2]; t += many) {
                 int first = t * run[3] + call->columns[0];
                 int32_t totals[8] = {0};
-                spot_t spot = {n, t};
+                position_t position = {n, t};
                 many = tile_rows(run[2] - t, DOT_LUT_ROWS(lut->panels));
                 for (int b = 0; b < across; b++)
                     if (run[3] == 1)
                         for (int m = 0; m < 8; m++) totals[m] += down[first + b + m]; /* of 8 pixels, if there are fewer too */
                     else
                         for (int m = 0; m < many; m++) totals[m] += down[first + b + m * run[3]];
-                dot_lut_place_t tables = {lut->tables + first * pixel, run[3] * pixel, three ? pixel : DOT_LUT_TABLE,
+                dot_lut_tables_t tables = {lut->tables + first * pixel, run[3] * pixel, three ? pixel : DOT_LUT_TABLE,
                                           three ? DOT_LUT_TABLE : DOT_LUT_GROUPS * DOT_LUT_TABLE};
                 if (found)
                     dot_lut_sums(lut, many, &tables, lut->dot.segments, found, totals, 1);
                 else
                     memset(lut->sums, 0, (size_t)(lut->panels * DOT_LUT_LANES * many) * sizeof *lut->sums);
-                saw_nan |= dot_lut_finish(lut, &at, spot, many);
+                saw_nan |= dot_lut_finish(lut, &at, position, many);
             }
         }
     }

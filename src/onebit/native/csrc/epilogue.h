@@ -73,12 +73,12 @@ static inline void requantize_with(const int others, const ob_epilogue_op *op, c
         for (int64_t n = 0; others == MANY && n < op->more_count; n++) {
             const ob_more *more = &op->more[n];
             const uint32_t *image = at->arena + more->place + at->n * more->size;
-            int64_t place = at->pixel * more->pixel + at->from + k;
+            int64_t offset = at->pixel * more->pixel + at->from + k;
             wide factor = wide_load(scale + k + (n + 1) * op->stride);
             if (more->bytes)
-                sum = wide_add_product(sum, wide_bytes((const uint8_t *)image + place), factor);
+                sum = wide_add_product(sum, wide_bytes((const uint8_t *)image + offset), factor);
             else
-                sum = wide_add_product(sum, wide_ints((const int32_t *)image + place), factor);
+                sum = wide_add_product(sum, wide_ints((const int32_t *)image + offset), factor);
         }
         if (bytes)
             wide_floor_bytes(bytes + k, sum, least, most, zero);

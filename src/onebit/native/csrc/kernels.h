@@ -1,4 +1,4 @@
-/* All that kernels are made of, for every instruction set: included first by its file, after the numbers that the headers ask for. */
+/* The kernels of every instruction set. Its file includes this first, after the macros that the headers need. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -47,10 +47,10 @@ ALWAYS void row_panel(const int count, const lanes_t *restrict tables, int from,
     for (int o = 0; o < LANES; o++) {
         const char *entry[ROW_TABLES];
 #pragma GCC unroll 8
-        for (int t = 0; t < count; t++) { /* one shift and one mask give the place of an entry in bytes */
+        for (int t = 0; t < count; t++) { /* one shift and one mask give the offset of an entry in bytes */
             int shift = (from + t) * ROW_BITS - ROW_LOG;
-            uint32_t place = (shift > 0 ? w[o] >> shift : w[o] << -shift) & (ROW_ENTRIES - 1) << ROW_LOG;
-            entry[t] = (const char *)(tables + (from + t) * ROW_ENTRIES) + place;
+            uint32_t offset = (shift > 0 ? w[o] >> shift : w[o] << -shift) & (ROW_ENTRIES - 1) << ROW_LOG;
+            entry[t] = (const char *)(tables + (from + t) * ROW_ENTRIES) + offset;
         }
         HALVES(half_t sum = sums[o].of[h];
                _Pragma("GCC unroll 8") for (int t = 0; t < count; t++) sum += ((const lanes_t *)entry[t])->of[h];
@@ -74,7 +74,7 @@ static void row_flush(int32_t *restrict sums, int count, int64_t *restrict wide)
 }
 
 /* Outputs `first` to `first + count` of a group for `many` rows, `stride` apart. */
-static int row_outputs(const place_t *at, spot_t spot, int many, const uint32_t *x, int64_t stride, int group, int first,
+static int row_outputs(const run_t *at, position_t position, int many, const uint32_t *x, int64_t stride, int group, int first,
                        int count, row_room_t *room) {
     const ob_call *call = at->call;
     int panels = (count + LANES - 1) / LANES, padded = (call->outputs + LANES - 1) / LANES, is_wide = 0, saw_nan = 0;
@@ -105,8 +105,8 @@ static int row_outputs(const place_t *at, spot_t spot, int many, const uint32_t 
         int part = count - done < BLOCK ? count - done : BLOCK;
         if (!is_wide)
             turn_units((const uint32_t *)(room->sums + done), ROW_LANES, part, ROW_LANES, (uint32_t *)room->turned, BLOCK);
-        spot_t of_row = spot;
-        for (int m = 0; m < many; m++, of_row = next_spot(at, of_row)) {
+        position_t of_row = position;
+        for (int m = 0; m < many; m++, of_row = next_position(at, of_row)) {
             int64_t wide[BLOCK];
             for (int o = 0; is_wide && o < part; o++) wide[o] = room->wide[(done + o) * ROW_LANES + m];
             saw_nan |= finish_sums(at, of_row, group, first + done, part, room->turned + m * BLOCK, is_wide ? wide : NULL);
@@ -115,13 +115,13 @@ static int row_outputs(const place_t *at, spot_t spot, int many, const uint32_t 
     return saw_nan;
 }
 
-static int row_lanes(const place_t *at, span_t tiles, spot_t spot, int many, const int32_t *x, int64_t stride, void *room) {
+static int row_lanes(const run_t *at, span_t tiles, position_t position, int many, const int32_t *x, int64_t stride, void *room) {
     const ob_call *call = at->call;
     int end = tiles.end * TILE_OUTPUTS < call->outputs ? tiles.end * TILE_OUTPUTS : call->outputs, saw_nan = 0;
     for (int group = 0; group < call->groups; group++, x += call->tap_channels)
         for (int first = tiles.begin * TILE_OUTPUTS; first < end; first += ROW_OUTPUTS) {
             int part = end - first < ROW_OUTPUTS ? end - first : ROW_OUTPUTS;
-            saw_nan |= row_outputs(at, spot, many, (const uint32_t *)x, stride, group, first, part, room);
+            saw_nan |= row_outputs(at, position, many, (const uint32_t *)x, stride, group, first, part, room);
         }
     return saw_nan;
 }

@@ -82,30 +82,30 @@ typedef struct {
     const int32_t *run;
     int64_t terms; /* weights of the taps inside the image */
     const double *weights; /* their sum for each output of all groups, if `levels` */
-} place_t;
+} run_t;
 
 /* One of these pixels: pixel t of the run in image n. */
 typedef struct {
     int64_t n;
     int32_t t;
-} spot_t;
+} position_t;
 
-static inline spot_t next_spot(const place_t *at, spot_t spot) {
-    spot_t next = {spot.n, spot.t + 1};
+static inline position_t next_position(const run_t *at, position_t position) {
+    position_t next = {position.n, position.t + 1};
     if (next.t == at->run[2]) next.n++, next.t = 0;
     return next;
 }
 
-static site_t site_of(const place_t *at, spot_t spot, int from) {
-    site_t site = {at->arena, spot.n, (int64_t)at->i * at->call->out_width + at->run[0] + spot.t * at->run[1], from};
+static site_t site_of(const run_t *at, position_t position, int from) {
+    site_t site = {at->arena, position.n, (int64_t)at->i * at->call->out_width + at->run[0] + position.t * at->run[1], from};
     return site;
 }
 
 /* The grid unit of an image, which is stored after its values; 1 without a grid. */
-static float unit_of(const place_t *at, spot_t spot) {
+static float unit_of(const run_t *at, position_t position) {
     const ob_call *call = at->call;
     float unit = 1;
-    if (call->real) memcpy(&unit, at->arena + call->in + (spot.n + 1) * call->in_size - 2, 4);
+    if (call->real) memcpy(&unit, at->arena + call->in + (position.n + 1) * call->in_size - 2, 4);
     return unit;
 }
 
@@ -128,9 +128,9 @@ static int64_t padding_of(const ob_call *call, float unit) {
 }
 
 /* sum(x) over the receptive field of an output pixel, padding included, as a real value. */
-static float total_of(const place_t *at, spot_t spot, int group, int64_t padding, float unit) {
+static float total_of(const run_t *at, position_t position, int group, int64_t padding, float unit) {
     const ob_call *call = at->call;
-    const uint32_t *in = at->arena + call->in + spot.n * call->in_size;
+    const uint32_t *in = at->arena + call->in + position.n * call->in_size;
     int64_t total = 0;
     for (int a = 0; a < call->taps_down; a++)
         for (int b = 0; b < call->taps_across; b++) {
@@ -139,7 +139,7 @@ static float total_of(const place_t *at, spot_t spot, int group, int64_t padding
                 total += padding * call->tap_channels;
                 continue;
             }
-            j += spot.t * at->run[3];
+            j += position.t * at->run[3];
             const uint32_t *x = in + (i * call->in_width + j) * call->in_pixel;
             for (int c = group * call->tap_channels; c < (group + 1) * call->tap_channels; c++)
                 total += call->kernel == OB_KERNEL_XNOR ? (int64_t)(x[c / 32] >> (c % 32) & 1) * 2 - 1 : (int32_t)x[c];
@@ -156,7 +156,7 @@ static inline float float_of(int64_t x) {
 }
 
 /* The sums of the weights of the taps inside the image, for each output of all groups. */
-static void sum_weights(const place_t *at, double *weights) {
+static void sum_weights(const run_t *at, double *weights) {
     const ob_call *call = at->call;
     int outputs = call->groups * call->outputs;
     for (int o = 0; o < outputs; o++) weights[o] = 0;
@@ -170,9 +170,9 @@ static void sum_weights(const place_t *at, double *weights) {
 
 /* The same as read_sums of bits that mean two levels: an input is (difference * sign + sum) / 2, on the grid of its image. No
  * product and no sum in double is rounded. `first`: the output of sums[0]. */
-static inline void read_levels(const place_t *at, spot_t spot, int first, float *real, int count, const int32_t *sums) {
+static inline void read_levels(const run_t *at, position_t position, int first, float *real, int count, const int32_t *sums) {
     levels_t levels;
-    memcpy(&levels, at->arena + at->call->in2 + spot.n * at->call->in2_size, sizeof levels);
+    memcpy(&levels, at->arena + at->call->in2 + position.n * at->call->in2_size, sizeof levels);
     const double difference = levels.difference * 0.5, sum = levels.sum * 0.5, *weights = at->weights + first;
     int32_t terms = (int32_t)at->terms;
     for (int k = 0; k < count; k++) /* + 0.0 makes -0.0 positive */
@@ -180,7 +180,7 @@ static inline void read_levels(const place_t *at, spot_t spot, int first, float 
 }
 
 /* Writes sums (`wide` if not NULL) to a block from index `start` on: as integers, or as real values in units of `unit`. */
-static inline void read_sums(const place_t *at, block_t *x, int start, int count, const int32_t *sums, const int64_t *wide,
+static inline void read_sums(const run_t *at, block_t *x, int start, int count, const int32_t *sums, const int64_t *wide,
                              float unit) {
     const ob_call *call = at->call;
     int32_t *whole = x->i + start;
@@ -199,15 +199,15 @@ static inline void read_sums(const place_t *at, block_t *x, int start, int count
 }
 
 /* Runs the epilogue on the sums of outputs `first` to `first + count` of a group. */
-static int finish_sums(const place_t *at, spot_t spot, int group, int first, int count, const int32_t *sums,
+static int finish_sums(const run_t *at, position_t position, int group, int first, int count, const int32_t *sums,
                        const int64_t *wide) {
     const ob_call *call = at->call;
     block_t x;
     int offset = group * call->outputs + first;
-    float unit = unit_of(at, spot);
+    float unit = unit_of(at, position);
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     if (call->levels)
-        read_levels(at, spot, offset, x.f, count, sums);
+        read_levels(at, position, offset, x.f, count, sums);
     else if (!padding && wide && call->weight_units) /* the loop below without its branches: compilers vectorize it */
         for (int k = 0; k < count; k++) x.f[k] = (float)wide[k] * unit * call->weight_units[offset + k];
     else if (padding || call->weight_units) {
@@ -223,27 +223,27 @@ static int finish_sums(const place_t *at, spot_t spot, int group, int first, int
         }
     } else
         read_sums(at, &x, 0, count, sums, wide, unit);
-    float total = call->center ? total_of(at, spot, group, padding, unit) : 0;
-    site_t site = site_of(at, spot, offset);
+    float total = call->center ? total_of(at, position, group, padding, unit) : 0;
+    site_t site = site_of(at, position, offset);
     return finish_block(call, &x, &site, offset, count, total);
 }
 
 /* Runs the epilogue on all outputs of neighboring pixels, or of images of one pixel, as one block; their parameters are
  * repeated to fill a block. */
-static int finish_together(const place_t *at, spot_t spot, int many, const int32_t *sums, int64_t sums_stride,
+static int finish_pixels(const run_t *at, position_t position, int many, const int32_t *sums, int64_t sums_stride,
                            const int64_t *wide, int64_t wide_stride) {
     const ob_call *call = at->call;
     block_t x;
-    site_t site = site_of(at, spot, 0);
+    site_t site = site_of(at, position, 0);
     if (call->levels)
-        for (int m = 0; m < many; m++, spot = next_spot(at, spot))
-            read_levels(at, spot, 0, x.f + m * call->outputs, call->outputs, sums + m * sums_stride);
+        for (int m = 0; m < many; m++, position = next_position(at, position))
+            read_levels(at, position, 0, x.f + m * call->outputs, call->outputs, sums + m * sums_stride);
     else if (at->run[2] > 1 && !wide && sums_stride == call->outputs) /* contiguous in one image */
-        read_sums(at, &x, 0, many * call->outputs, sums, NULL, unit_of(at, spot));
+        read_sums(at, &x, 0, many * call->outputs, sums, NULL, unit_of(at, position));
     else
-        for (int m = 0; m < many; m++, spot = next_spot(at, spot))
+        for (int m = 0; m < many; m++, position = next_position(at, position))
             read_sums(at, &x, m * call->outputs, call->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
-                      unit_of(at, spot));
+                      unit_of(at, position));
     return finish_block(call, &x, &site, 0, many * call->outputs, 0);
 }
 
@@ -275,7 +275,7 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
     int32_t sums[WORD_ROWS * TILE_OUTPUTS];
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
+            run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 0, segments, &at.terms);
             if (call->levels) at.weights = weights, sum_weights(&at, weights);
             for (int group = 0; group < call->groups; group++)
@@ -284,20 +284,20 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
                     int first = p * LANES, width = panels * LANES;
                     int part = call->outputs - first < width ? call->outputs - first : width;
                     const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
-                    spot_t spot = {0, 0}, ahead = spot;
+                    position_t position = {0, 0}, ahead = position;
                     for (int64_t left = count * at.run[2]; left > 0;) {
                         int many = tile_rows(left, WORD_ROWS);
                         const uint32_t *a[WORD_ROWS];
-                        for (int m = 0; m < many; m++, ahead = next_spot(&at, ahead))
+                        for (int m = 0; m < many; m++, ahead = next_position(&at, ahead))
                             a[m] = arena + call->in + ahead.n * call->in_size + ahead.t * at.run[3] * call->in_pixel +
                                    (int64_t)group * call->tap_words;
                         words_tile(many, panels, a, segments, found, b, call->panel, sums);
-                        if (call->together && at.run[1] == 1 && spot.t + many <= at.run[2])
-                            saw_nan |= finish_together(&at, spot, many, sums, width, NULL, 0);
+                        if (call->together && at.run[1] == 1 && position.t + many <= at.run[2])
+                            saw_nan |= finish_pixels(&at, position, many, sums, width, NULL, 0);
                         else
-                            for (int m = 0; m < many; m++, spot = next_spot(&at, spot))
-                                saw_nan |= finish_sums(&at, spot, group, first, part, sums + m * width, NULL);
-                        spot = ahead;
+                            for (int m = 0; m < many; m++, position = next_position(&at, position))
+                                saw_nan |= finish_sums(&at, position, group, first, part, sums + m * width, NULL);
+                        position = ahead;
                         left -= many;
                     }
                 }
@@ -306,7 +306,7 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
 }
 
 /* All outputs of a group for some rows, tile by tile. */
-static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, int group, const int32_t *const *tables,
+static int lut_outputs(const run_t *at, span_t tiles, position_t position, int many, int group, const int32_t *const *tables,
                        const segment_t *segments, int found, int most, int64_t *wide, int begins, int ends) {
     const ob_call *call = at->call;
     int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
@@ -322,10 +322,10 @@ static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, i
         const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
         lut_tile(many, panels, tables, segments, found, b, call->panel, most, narrow ? NULL : wide + first, stride, sums);
         if (ends && call->together && at->run[1] == 1)
-            saw_nan |= finish_together(at, spot, many, sums, width, narrow ? NULL : wide, stride);
+            saw_nan |= finish_pixels(at, position, many, sums, width, narrow ? NULL : wide, stride);
         else if (ends) {
-            spot_t of_row = spot;
-            for (int m = 0; m < many; m++, of_row = next_spot(at, of_row))
+            position_t of_row = position;
+            for (int m = 0; m < many; m++, of_row = next_position(at, of_row))
                 saw_nan |= finish_sums(at, of_row, group, first, part, sums + m * width,
                                    narrow ? NULL : wide + m * stride + first);
         }
@@ -336,7 +336,8 @@ static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, i
 /* A dense layer, or a convolution with one tap that is always inside: calls `run` on up to `most` rows at once. Rows are images of
  * one pixel, or pixels of a row of an image, and `stride` units apart. */
 static int lut_rows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena, int most,
-                    int (*run)(const place_t *at, span_t tiles, spot_t spot, int many, const int32_t *x, int64_t stride, void *room)) {
+                    int (*run)(const run_t *at, span_t tiles, position_t position, int many, const int32_t *x, int64_t stride,
+                               void *room)) {
     void *room = arena + call->scratch + share->scratch;
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int single = call->out_height * call->out_width == 1, saw_nan = 0;
@@ -345,24 +346,24 @@ static int lut_rows(const ob_call *call, const share_t *share, int64_t count, ui
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int64_t n = 0; n < (single ? 1 : count); n++)
             for (int64_t row = 0, many; row < rows; row += many) {
-                place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
-                spot_t spot = {single ? row : n, single ? 0 : (int32_t)row};
+                run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
+                position_t position = {single ? row : n, single ? 0 : (int32_t)row};
                 int64_t pixel = (int64_t)call->rows[i] * call->in_width + call->columns[0];
                 const int32_t *x = (const int32_t *)arena + call->in + n * call->in_size + pixel * call->in_pixel + row * stride;
                 /* more rows than a tile are lanes, which need not all be filled; a tile has one of a few sizes */
                 many = most > TILE_ROWS && rows - row < most ? rows - row : tile_rows(rows - row, most);
-                saw_nan |= run(&at, work.outputs, spot, (int)many, x, stride, room);
+                saw_nan |= run(&at, work.outputs, position, (int)many, x, stride, room);
             }
     return saw_nan;
 }
 
 /* Makes the tables of a block of inputs of several rows. */
-static int lut_block(const place_t *at, span_t tiles, spot_t spot, int many, const int32_t *x, int64_t stride, void *room) {
+static int lut_block(const run_t *at, span_t tiles, position_t position, int many, const int32_t *x, int64_t stride, void *room) {
     const ob_call *call = at->call;
     int64_t *wide = room;
     int32_t *all = (int32_t *)(wide + (int64_t)TILE_ROWS * ((call->outputs + LANES - 1) / LANES * LANES)), saw_nan = 0;
     int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS;
-    int most = safe_lookups(call, at->arena, spot.n, at->run[2] == 1 ? many : 1);
+    int most = safe_lookups(call, at->arena, position.n, at->run[2] == 1 ? many : 1);
     for (int group = 0; group < call->groups; group++, x += call->tap_channels)
         for (int from = 0; from < call->tap_channels; from += inputs) {
             int part = call->tap_channels - from < inputs ? call->tap_channels - from : inputs;
@@ -373,7 +374,7 @@ static int lut_block(const place_t *at, span_t tiles, spot_t spot, int many, con
                 tables[m] = all + (int64_t)m * block_units;
                 lut_tables(x + m * stride + from, part, (int32_t *)tables[m]);
             }
-            saw_nan |= lut_outputs(at, tiles, spot, many, group, tables, &segment, 1, most, wide, from == 0,
+            saw_nan |= lut_outputs(at, tiles, position, many, group, tables, &segment, 1, most, wide, from == 0,
                                    from + part == call->tap_channels);
         }
     return saw_nan;
@@ -407,7 +408,7 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
                         lut_tables(x + (int64_t)group * call->tap_channels, call->tap_channels, tables);
             }
             for (int r = 0; r < call->run_count; r++) {
-                place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
+                run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
                 int found = gather(call, i, at.run, row_units, pixel_units, call->table_rows, segments, &at.terms);
                 for (int k = 0; k < found; k++) segments[k].groups = call->tap_lookups;
                 for (int group = 0; group < call->groups; group++)
@@ -416,8 +417,8 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
                         const int32_t *tables[TILE_ROWS];
                         for (int m = 0; m < many; m++)
                             tables[m] = room + (int64_t)(t + m) * at.run[3] * pixel_units + (int64_t)group * groups * TABLE;
-                        spot_t spot = {n, t};
-                        saw_nan |= lut_outputs(&at, work.outputs, spot, many, group, tables, segments, found, most, wide, 1, 1);
+                        position_t position = {n, t};
+                        saw_nan |= lut_outputs(&at, work.outputs, position, many, group, tables, segments, found, most, wide, 1, 1);
                         t += many;
                     }
             }
@@ -463,20 +464,20 @@ static int matmul_real(const ob_call *call, const share_t *share, int64_t count,
     work_t work = work_of(call, share, REAL_PANELS * REAL_LANES);
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < call->run_count; r++) {
-            place_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
+            run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             int found = gather(call, i, at.run, row_units, call->in_pixel, 1 << 30, segments, &at.terms);
             for (int group = 0; group < call->groups; group++)
                 for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
                     int p = tile * REAL_PANELS, first = p * REAL_LANES, panels = padded - p < REAL_PANELS ? padded - p : REAL_PANELS;
                     int part = call->outputs - first < panels * REAL_LANES ? call->outputs - first : panels * REAL_LANES;
                     const double *b = (const double *)call->weights + ((int64_t)group * padded + p) * call->panel;
-                    for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot)) {
+                    for (position_t position = {0, 0}; position.n < count; position = next_position(&at, position)) {
                         int64_t wide[REAL_PANELS * REAL_LANES] = {0};
-                        const int32_t *x = (const int32_t *)arena + call->in + spot.n * call->in_size +
-                                           spot.t * at.run[3] * call->in_pixel + (int64_t)group * call->tap_channels;
+                        const int32_t *x = (const int32_t *)arena + call->in + position.n * call->in_size +
+                                           position.t * at.run[3] * call->in_pixel + (int64_t)group * call->tap_channels;
                         for (int q = 0; q < panels; q++)
                             real_sums(call, x, segments, found, b + q * call->panel, wide + q * REAL_LANES);
-                        saw_nan |= finish_sums(&at, spot, group, first, part, NULL, wide);
+                        saw_nan |= finish_sums(&at, position, group, first, part, NULL, wide);
                     }
                 }
         }

@@ -49,7 +49,7 @@ static int expand_bits(const ob_call *call, const share_t *share, int64_t count,
     return 0;
 }
 
-/* What bits that mean two real values are on the grid of an image: difference and sum of the two integers, and the grid's unit.
+/* Two real values that bits encode, on the grid of an image: difference and sum of their integers, and the grid's unit.
  * A value that the image does not have counts as the other one, because the grid is that of the values in it. */
 typedef struct {
     int32_t difference, sum;
@@ -193,8 +193,8 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
             for (int j = 0; j < call->out_width; j++) {
                 const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
                 const int32_t *rows = call->rows + i * down, *columns = call->columns + j * across;
-                int64_t place = (int64_t)i * call->out_width + j;
-                uint8_t *out_bytes = (uint8_t *)(arena + call->out + n * call->out_size) + place * call->out_pixel * size;
+                int64_t window = (int64_t)i * call->out_width + j;
+                uint8_t *out_bytes = (uint8_t *)(arena + call->out + n * call->out_size) + window * call->out_pixel * size;
                 uint32_t *out = (uint32_t *)out_bytes, seen = 0;
                 float *reals = (float *)out;
                 if (adds) memset(out, 0, (size_t)units * 4);
@@ -226,9 +226,9 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
                 if (bytes && adds)
                     for (int k = 0; k < units; k++) out[k] = (uint32_t)call->in_factor * out[k] - (uint32_t)call->in_zero * seen;
                 if (call->divisor && kernel == OB_KERNEL_SUM)
-                    for (int k = 0; k < units; k++) reals[k] /= call->divisor[place];
+                    for (int k = 0; k < units; k++) reals[k] /= call->divisor[window];
                 else if (call->divisor) /* integers give a float32 quotient */
-                    for (int k = 0; k < units; k++) reals[k] = (float)(int32_t)out[k] / call->divisor[place];
+                    for (int k = 0; k < units; k++) reals[k] = (float)(int32_t)out[k] / call->divisor[window];
             }
     return 0;
 }
@@ -240,8 +240,8 @@ static int adaptive_average(const ob_call *call, const share_t *share, int64_t c
         for (int i = mine.begin; i < mine.end; i++)
             for (int j = 0; j < call->out_width; j++) {
                 const uint32_t *in = arena + call->in + n * call->in_size;
-                int64_t place = (int64_t)i * call->out_width + j;
-                float *out = (float *)(arena + call->out + n * call->out_size + place * call->out_pixel);
+                int64_t window = (int64_t)i * call->out_width + j;
+                float *out = (float *)(arena + call->out + n * call->out_size + window * call->out_pixel);
                 for (int c = 0; c < call->channels; c++) {
                     double total = -0.0; /* with which -0 stays -0 */
                     int64_t whole = 0;
@@ -256,7 +256,7 @@ static int adaptive_average(const ob_call *call, const share_t *share, int64_t c
                         }
                         total += down;
                     }
-                    out[c] = (call->real ? (float)total : (float)whole) / call->divisor[place];
+                    out[c] = (call->real ? (float)total : (float)whole) / call->divisor[window];
                 }
             }
     return 0;

@@ -1,4 +1,4 @@
-/* How the calling thread rounds: to the nearest number, and with subnormal numbers, whatever the program has chosen
+/* The rounding mode of the calling thread: to the nearest number, and with subnormal numbers, whatever the program has set
  * (torch.set_flush_denormal flushes them to zero). Threads of a pool keep the mode of the thread that made them. */
 #if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>

@@ -48,7 +48,7 @@ ALWAYS void add_words(const int words, counts_t *sum, const uint32_t *a, const u
     sum->fours = vec_add_ones(sum->fours, vec_ones(four));
 }
 
-ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments, int count,
+ALWAYS void count_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments, int count,
                           const uint32_t *b, int64_t panel, int32_t *sums) {
     counts_t sum[2][4];
     int room = COUNTED;
@@ -79,7 +79,7 @@ ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, co
 
 #define CASE(R, P)                                                           \
     case 8 * R + P:                                                          \
-        if (R <= 2) counted_fixed(R, P, a, segments, count, b, panel, sums); \
+        if (R <= 2) count_fixed(R, P, a, segments, count, b, panel, sums); \
         break;
 
 static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,

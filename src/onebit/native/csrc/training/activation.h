@@ -64,8 +64,8 @@ NORM_INLINE void activate_all(const ob_activation *call, const rows_t *work, int
     }
 }
 
-/* Numbers of the channels to places of a period; work->sums[0] is overwritten. */
-static void spread_numbers(const ob_activation *call, const rows_t *work) {
+/* One number per channel to one per slot of a period; work->sums[0] is overwritten. */
+static void broadcast_numbers(const ob_activation *call, const rows_t *work) {
     const float *const from[] = {call->shift, call->scale, call->offset, call->scale}, otherwise[] = {0, 1, 0, 1};
     for (int k = 0; k < ACTIVATION_NUMBERS; k++) {
         for (int32_t c = 0; c < call->channels; c++) {
@@ -73,7 +73,7 @@ static void spread_numbers(const ob_activation *call, const rows_t *work) {
             if (k == INVERSE) number = 1 / (number < FLT_MIN ? FLT_MIN : number); /* 0 times infinity would be NaN */
             work->sums[0][c] = number;
         }
-        spread(work, work->sums[0], work->numbers[k]);
+        broadcast(work, work->sums[0], work->numbers[k]);
     }
 }
 
@@ -99,7 +99,7 @@ static int64_t run_activation(const ob_activation *call, int32_t stage, int32_t 
         if (part == 0) finish_activation(call, &work);
         return units;
     }
-    spread_numbers(call, &work);
+    broadcast_numbers(call, &work);
     for (int64_t b = work.blocks * part / parts, last = work.blocks * (part + 1) / parts; b < last; b++) {
         int64_t begin = b * work.block, end = begin + values_of(&work, b);
         for (int k = 0; k < 3; k++) memset(work.sums[k], 0, (size_t)work.period * sizeof(double));

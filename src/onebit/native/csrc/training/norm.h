@@ -77,7 +77,7 @@ static void block_moments(const ob_norm *call, const rows_t *work, int64_t begin
     add_all(call, work, SUM_VALUES, begin, few);
     gathered(work, work->sums[0], mean);
     for (int32_t c = 0; c < call->channels; c++) mean[c] = center_of(mean[c] / count, call->bf16);
-    spread(work, mean, work->numbers[CENTER]);
+    broadcast(work, mean, work->numbers[CENTER]);
     add_all(call, work, SUM_MOMENTS, begin, end);
     gathered(work, work->sums[1], squares);
     count = (double)((end - begin) / call->channels);
@@ -120,8 +120,8 @@ static void finish_statistics(const ob_norm *call, const rows_t *work, int store
         call->running_mean[c] = (float)(share * mean + (1 - share) * call->running_mean[c]);
         call->running_var[c] = (float)(share * unbiased + (1 - share) * call->running_var[c]);
     }
-    spread(work, work->sums[0], work->numbers[FACTOR]);
-    spread(work, work->sums[1], work->numbers[OFFSET]);
+    broadcast(work, work->sums[0], work->numbers[FACTOR]);
+    broadcast(work, work->sums[1], work->numbers[OFFSET]);
 }
 
 /* Slope and constant of each channel from the sums of the blocks; the first part stores the gradients of weight and bias. */
@@ -140,8 +140,8 @@ static void finish_gradients(const ob_norm *call, const rows_t *work, int stores
         if (call->weight_gradient) call->weight_gradient[c] = (float)(products * inverse[c]);
         if (call->bias_gradient) call->bias_gradient[c] = (float)sum;
     }
-    spread(work, work->sums[0], work->numbers[SLOPE]);
-    spread(work, work->sums[1], work->numbers[CONSTANT]);
+    broadcast(work, work->sums[0], work->numbers[SLOPE]);
+    broadcast(work, work->sums[1], work->numbers[CONSTANT]);
 }
 
 /* Reads the statistics of the forward pass; work->sums[0] is overwritten. */
@@ -150,7 +150,7 @@ static void read_statistics(const ob_norm *call, const rows_t *work) {
     for (int k = CENTER; k <= OFFSET; k++) {
         for (int32_t c = 0; c < call->channels; c++)
             work->sums[0][c] = call->statistics[(int64_t)of_number[k] * call->channels + c];
-        spread(work, work->sums[0], work->numbers[k]);
+        broadcast(work, work->sums[0], work->numbers[k]);
     }
 }
 

@@ -1,6 +1,6 @@
 /* Rows of channels, float32 or bfloat16 that is computed in float32, in vectors of GNU C, and the order of sums over them.
  *
- * Sums have one accumulator per place of a period, which is a whole number of rows and of groups of 32 values: their order
+ * Sums have one accumulator per slot of a period, which is a whole number of rows and of groups of 32 values: their order
  * depends neither on the width of the registers nor on the number of threads. They are float32 for at most CHAIN terms and
  * double after that. Blocks have sums of their own. */
 #if defined(__AVX512F__)
@@ -33,32 +33,32 @@ NORM_INLINE void copy_floats(float *to, const float *from, int64_t count) {
 }
 
 /* `count` values, up to PAIR, with 0 behind them. */
-NORM_INLINE pair_t load_values(const void *from, int64_t place, int64_t count, int bf16) {
+NORM_INLINE pair_t load_values(const void *from, int64_t offset, int64_t count, int bf16) {
     pair_t pair = {{0}, {0}};
     words_t words = {0};
     if (bf16) {
-        memcpy(&words, (const uint16_t *)from + place, (size_t)count * 2);
+        memcpy(&words, (const uint16_t *)from + offset, (size_t)count * 2);
         return (pair_t){(floats_t)(words << 16), (floats_t)(words & 0xffff0000u)};
     }
-    copy_floats((float *)&pair, (const float *)from + place, count);
+    copy_floats((float *)&pair, (const float *)from + offset, count);
     return pair;
 }
 
 /* The bits of the nearest bfloat16, ties to even, in the upper half. NaN stays NaN: the lower half of every NaN is 0 here, as
- * values of bfloat16 and the numbers of `spread` are the only ones that it can come from. */
+ * values of bfloat16 and the numbers of `broadcast` are the only ones that it can come from. */
 NORM_INLINE words_t nearest_bf16(floats_t x) {
     words_t bits = (words_t)x;
     return (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
 }
 
 /* Stores values, and returns them as stored. */
-NORM_INLINE pair_t store_values(void *to, int64_t place, int64_t count, pair_t pair, int bf16) {
+NORM_INLINE pair_t store_values(void *to, int64_t offset, int64_t count, pair_t pair, int bf16) {
     if (bf16) {
         words_t a = nearest_bf16(pair.a), b = nearest_bf16(pair.b), words = a >> 16 | b;
-        memcpy((uint16_t *)to + place, &words, (size_t)count * 2);
+        memcpy((uint16_t *)to + offset, &words, (size_t)count * 2);
         return (pair_t){(floats_t)a, (floats_t)b};
     }
-    copy_floats((float *)to + place, (const float *)&pair, count);
+    copy_floats((float *)to + offset, (const float *)&pair, count);
     return pair;
 }
 
@@ -69,8 +69,8 @@ NORM_INLINE floats_t bounded(floats_t x, float least, float most) {
     return (floats_t)(((words_t)x & ~(below | above)) | ((words_t)lower & below) | ((words_t)upper & above));
 }
 
-/* The place of value number `i` of a period among numbers in the order of pairs. */
-static int64_t pair_place(int64_t i, int bf16) {
+/* The slot of value number `i` of a period among numbers in the order of pairs. */
+static int64_t pair_slot(int64_t i, int bf16) {
     if (!bf16) return i;
     return i / PAIR * PAIR + (i & 1) * NORM_LANES + i % PAIR / 2;
 }
@@ -88,8 +88,8 @@ static int64_t block_of(int64_t period) {
     return period * (periods ? periods : CHAIN);
 }
 
-/* The values of a call, rows of channels, and its scratch memory: numbers per place of a period, in the order of pairs, sums per
- * place, and the sums of each block, one after the other per channel. */
+/* The values of a call, rows of channels, and its scratch memory: numbers per slot of a period, in the order of pairs, sums per
+ * slot, and the sums of each block, one after the other per channel. */
 typedef struct {
     int64_t period, block, blocks, values; /* `block` is a number of whole periods */
     int32_t channels, bf16;
@@ -110,9 +110,9 @@ static int64_t divide_rows(rows_t *work, int64_t rows, int sums, int numbers, do
     return shared + parts * own;
 }
 
-NORM_INLINE pair_t number_at(const rows_t *work, int number, int64_t place) {
+NORM_INLINE pair_t number_at(const rows_t *work, int number, int64_t offset) {
     pair_t pair;
-    copy_floats((float *)&pair, work->numbers[number] + place, PAIR);
+    copy_floats((float *)&pair, work->numbers[number] + offset, PAIR);
     return pair;
 }
 
@@ -122,11 +122,11 @@ static int64_t values_of(const rows_t *work, int64_t b) {
     return left < work->block ? left : work->block;
 }
 
-/* One number per channel to one per place of a period. */
-static void spread(const rows_t *work, const double *numbers, float *to) {
+/* One number per channel to one per slot of a period. */
+static void broadcast(const rows_t *work, const double *numbers, float *to) {
     for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == work->channels ? 0 : c + 1) {
         float number = (float)numbers[c];
-        to[pair_place(i, work->bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
+        to[pair_slot(i, work->bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
     }
 }
 
@@ -134,20 +134,20 @@ static void spread(const rows_t *work, const double *numbers, float *to) {
 static void gathered(const rows_t *work, const double *sums, double *to) {
     for (int32_t c = 0; c < work->channels; c++) to[c] = 0;
     for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == work->channels ? 0 : c + 1)
-        to[c] += sums[pair_place(i, work->bf16)];
+        to[c] += sums[pair_slot(i, work->bf16)];
 }
 
-/* Adds the float32 sums of `count` places. */
+/* Adds the float32 sums of `count` slots. */
 NORM_INLINE void add_pair(double *to, pair_t pair, int64_t count, int bf16) {
     float terms[PAIR];
     memcpy(terms, &pair, sizeof terms);
     if (count == PAIR)
         for (int k = 0; k < PAIR; k++) to[k] += terms[k];
     else
-        for (int k = 0; k < count; k++) to[pair_place(k, bf16)] += terms[pair_place(k, bf16)];
+        for (int k = 0; k < count; k++) to[pair_slot(k, bf16)] += terms[pair_slot(k, bf16)];
 }
 
-/* Calls `pass` for the values from `begin`, where a period begins, to `end`: for those at place `p` of up to `chain` periods from
+/* Calls `pass` for the values from `begin`, where a period begins, to `end`: for those at slot `p` of up to `chain` periods from
  * value `from` on, before value `stop`. Values of a last period that is not whole are a chain of their own; then `count` values of
  * a pair may be fewer than PAIR. */
 #define EACH_PLACE(chain, pass)                                                                      \

@@ -78,10 +78,10 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     for (int i = 0; i < call->kernel[0]; i++)
         for (int j = 0; j < call->kernel[1]; j++) {
             shift_t tap = {down_phase[i] * call->stride[1] + across_phase[j], (int)(down[i] * work->pitch) + across[j], work->taps};
-            int place = work->taps++;
-            for (; place > 0 && group_of(tap) < group_of(work->shifts[place - 1]); place--)
-                work->shifts[place] = work->shifts[place - 1];
-            work->shifts[place] = tap;
+            int index = work->taps++;
+            for (; index > 0 && group_of(tap) < group_of(work->shifts[index - 1]); index--)
+                work->shifts[index] = work->shifts[index - 1];
+            work->shifts[index] = tap;
             first = tap.shift < first ? tap.shift : first;
             last = at_least(last, tap.shift);
         }
@@ -98,12 +98,12 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2, pairs = work->phases * work->channel_tiles * work->pairs * 64;
     int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63, own = ((zeros + 63) & ~(int64_t)63) + gradients + pairs + at;
     if (call->scratch) {
-        char *place = (char *)call->scratch + sums + part * own;
+        char *memory = (char *)call->scratch + sums + part * own;
         work->sums = (float *)call->scratch;
-        work->zeros = (uint16_t *)place;
-        work->gradients = (uint16_t *)(place += (zeros + 63) & ~(int64_t)63);
-        work->pairs_of_x = (uint32_t *)(place += gradients);
-        work->at = (const uint16_t **)(place + pairs);
+        work->zeros = (uint16_t *)memory;
+        work->gradients = (uint16_t *)(memory += (zeros + 63) & ~(int64_t)63);
+        work->pairs_of_x = (uint32_t *)(memory += gradients);
+        work->at = (const uint16_t **)(memory + pairs);
         memset(work->zeros, 0, (size_t)zeros);
     }
     return sums + parts * own;
