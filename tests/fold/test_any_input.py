@@ -76,7 +76,7 @@ def test_preprocessing_in_the_model_is_found(begin: Callable[[Tensor], Tensor]) 
     assert dumps(packed) == dumps(pack(model, input_shape=(3, 6, 5)))
 
 
-def test_pixels_times_a_number_stay_integers_to_the_threshold() -> None:
+def test_scaled_pixels_stay_integers_up_to_the_threshold() -> None:
     torch.manual_seed(0)
     for begin in (lambda x: x / 255, lambda x: x.float() * -2, Normalize(0, 0.5)):
         first, norm = BinaryConv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
@@ -89,7 +89,7 @@ def test_pixels_times_a_number_stay_integers_to_the_threshold() -> None:
         assert_answers(model, packed, inputs_of((3, 6, 5), "uint8", count=40))
 
 
-def test_a_border_is_not_multiplied() -> None:
+def test_a_scale_is_not_deferred_past_a_padded_border() -> None:
     torch.manual_seed(0)
     body = BinaryConv2d(3, 4, 3, padding=1, padding_value=-1)
     model = Model(lambda m, x: m.body(x / 255), body=body).eval()
@@ -158,7 +158,7 @@ def test_several_outputs(answer: Callable[[Tensor, Tensor], Any]) -> None:
     assert_answers(model, loads(dumps(packed)), inputs)
 
 
-def test_the_input_itself_is_no_output() -> None:
+def test_the_input_itself_as_output_is_refused() -> None:
     for begin in (lambda x: (x, F.relu(x)), lambda x: (x.unsqueeze(1).squeeze(1), F.relu(x))):
         with pytest.raises(OnebitError, match="input"):
             pack(Model(lambda m, x, begin=begin: (*begin(x), m.fc(x)), fc=BinaryLinear(3, 3)), inputs_of((3,)))

@@ -107,7 +107,7 @@ def test_every_quantizer_and_range_packs(inputs: str, range: str) -> None:
 
 
 @pytest.mark.parametrize("weights", WEIGHT_QUANTIZERS)
-def test_every_weight_quantizer_goes_with_few_bits(weights: str) -> None:
+def test_every_weight_quantizer_packs_with_integer_activations(weights: str) -> None:
     model = trained(make_mlp(nasty=None, weight_quantizer=weights, input_quantizer="uint4"), (1, 3, 4))
     equal_up_to_ties(model, pack(model), images_of(100))
 
@@ -201,7 +201,7 @@ def test_averages_whose_integer_sums_leave_int32_are_real(
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf")])
-def test_a_range_that_is_no_number_is_refused(limit: float) -> None:
+def test_a_range_that_is_not_finite_is_refused(limit: float) -> None:
     model = trained(make_mlp(nasty=None, input_quantizer="uint4"), (1, 3, 4))
     with torch.no_grad():
         next(m for m in model.modules() if isinstance(m, UInt4)).limit.fill_(limit)
@@ -228,7 +228,7 @@ def test_packed_layers_keep_the_quantizer() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- models and recipes
-def test_what_stays_real_takes_no_quantizer() -> None:
+def test_real_layers_take_no_input_quantizer() -> None:
     model = create_model("mlp", input_quantizer="uint4", real_last=True)
     assert sum(isinstance(module, UInt4) for module in model.modules()) == 1
     real = create_model("mlp", input_quantizer=None)
@@ -236,7 +236,7 @@ def test_what_stays_real_takes_no_quantizer() -> None:
     assert set(made.state_dict()) - set(real.state_dict()) == {"relu1.quantizer.limit", "relu2.quantizer.limit"}
 
 
-def test_a_report_counts_the_range() -> None:
+def test_describe_layers_counts_the_range_parameter() -> None:
     rows = describe_layers(create_model("mlp", input_quantizer="uint4")).real
     assert [(row.name, row.parameters, row.reason) for row in rows if "quantizer" in row.name] == [
         ("relu1.quantizer", 1, "activation"),
@@ -244,7 +244,7 @@ def test_a_report_counts_the_range() -> None:
     ]
 
 
-def test_few_bits_belong_to_no_method() -> None:
+def test_integer_input_quantizers_do_not_change_the_method() -> None:
     def recipe(inputs: str | None) -> Recipe:
         return build_recipe({"dataset": "cifar10", "model": {"name": "vgg_small", "input_quantizer": inputs}})
 

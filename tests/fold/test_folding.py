@@ -167,7 +167,7 @@ def test_the_model_is_not_changed() -> None:
     assert dumps(pack(model)) == first
 
 
-def test_a_draw_is_that_of_evaluate_and_differs_from_the_signs() -> None:
+def test_sampled_weights_are_those_of_evaluate_and_differ_from_the_signs() -> None:
     model = make_mlp(weight_quantizer="stochastic", nasty=None)
     packed = pack(model, weights="sample", seed=11)
     with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(11)):

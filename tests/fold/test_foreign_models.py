@@ -90,7 +90,7 @@ class Keywords(nn.Module):
         return self.get_submodule("lambda")(x) + self.get_parameter("is")
 
 
-def test_parts_that_are_named_as_keywords_of_python(tmp_path: Path) -> None:
+def test_modules_named_like_python_keywords(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = binarize_(Keywords()).model.eval(), torch.randn(8, 12)
     assert check(model, inputs).whole
@@ -118,7 +118,7 @@ def test_foreign_sign_nets_get_thresholds() -> None:
     assert_agrees(model, packed)
 
 
-def test_a_layer_shared_between_places_is_folded_at_each() -> None:
+def test_a_shared_layer_is_folded_at_each_call() -> None:
     torch.manual_seed(0)
     shared = BinaryLinear(16, 16, input_quantizer="ste_sign")
     model = nn.Sequential(

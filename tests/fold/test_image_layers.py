@@ -180,7 +180,7 @@ def test_asymmetric_same_padding_is_that_of_torch() -> None:
         (nn.Conv2d, "same", {"dilation": (2, 2)}),
     ],
 )
-def test_a_convolution_is_packed_as_it_is_now(kind: Any, padding: Any, changed: dict[str, Any]) -> None:
+def test_a_convolution_changed_after_its_construction_packs(kind: Any, padding: Any, changed: dict[str, Any]) -> None:
     """Backbones are dilated after they are made; torch keeps a field of the padding of before."""
     torch.manual_seed(0)
     model = nn.Sequential(InputCoding(), BinaryConv2d(3, 4, 3), kind(4, 5, 3, padding=padding)).eval()
@@ -196,7 +196,7 @@ def test_a_convolution_is_packed_as_it_is_now(kind: Any, padding: Any, changed: 
 
 @pytest.mark.parametrize("negated", [lambda x: F.max_pool2d(-x, 2), lambda x: 2 * F.adaptive_max_pool2d(x * -0.5, 5)])
 @pytest.mark.parametrize("behind", [BinaryConv2d(4, 5, 3), nn.Conv2d(4, 5, 3)])
-def test_the_maximum_of_negated_integers_is_no_minimum(negated: Callable[[Tensor], Tensor], behind: nn.Module) -> None:
+def test_max_pools_of_negated_integers(negated: Callable[[Tensor], Tensor], behind: nn.Module) -> None:
     forward = lambda m, x: m.behind(negated(m.first(x.float()))).mean((2, 3))  # noqa: E731
     model = Model(forward, first=BinaryConv2d(3, 4, 3), behind=behind).eval()
     assert_agrees(model, pack(model, input_shape=(3, 12, 12)), images_of(9, (3, 12, 12)))
@@ -256,7 +256,7 @@ def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], noun: 
         pack(Net(body).eval(), input_shape=SHAPE)
 
 
-def test_a_draw_of_a_convolution_is_that_of_evaluate() -> None:
+def test_sampled_convolutions_are_those_of_evaluate() -> None:
     torch.manual_seed(0)
     layers = [BinaryConvTranspose2d(3, 5, 2, stride=2, weight_quantizer="stochastic"), nn.BatchNorm2d(5), nn.ReLU()]
     model = nn.Sequential(InputCoding(), *layers, BinaryConv2d(5, 2, 3, weight_quantizer="stochastic")).eval()

@@ -39,7 +39,7 @@ def test_batch_norm_relu_and_quantizer_are_one_rounding_of_integers() -> None:
     assert (apart < 1e-4).float().mean() > 0.98  # an integer at a tie may round otherwise in float32
 
 
-def test_a_changed_weight_is_no_rounding() -> None:
+def test_a_changed_weight_fails_verification() -> None:
     """Only a net with all numbers of its model may have other labels, where float32 rounds an integer otherwise."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -71,7 +71,7 @@ def test_a_changed_weight_is_no_rounding() -> None:
         ({}, "activations"),
     ],
 )
-def test_what_a_certificate_says_of_activations_is_checked(given: dict[str, int], message: str) -> None:
+def test_certify_checks_the_activations_of_an_integer_net(given: dict[str, int], message: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.ReLU()),
@@ -87,7 +87,7 @@ def test_what_a_certificate_says_of_activations_is_checked(given: dict[str, int]
 
 
 @pytest.mark.parametrize("bits", [8, 2])
-def test_a_range_that_the_net_bounds_itself_has_its_bits(bits: int) -> None:
+def test_a_bounded_activation_uses_a_symmetric_range(bits: int) -> None:
     """Hardtanh leaves -127 to 127 of 8 bits, which are 255 integers."""
     torch.manual_seed(0)
     model = nn.Sequential(

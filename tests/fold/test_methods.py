@@ -136,7 +136,7 @@ def test_a_prelu_becomes_a_threshold_if_it_is_monotonic(kind: str, slope: float)
     agreed(model, packed, images_of(40, SHAPE))
 
 
-def test_a_prelu_of_a_real_net_is_kept() -> None:
+def test_a_prelu_of_real_values_is_kept() -> None:
     model = net_of(RPReLU(6), inputs=None)
     packed = packed_of(model)
     assert kinds(packed) == ["Conv", "Affine", "Prelu", "Affine", "Flatten", "Dense", "Affine"]
@@ -253,7 +253,7 @@ def test_learned_parameters_that_are_not_finite_are_refused(change: Callable[[An
         pack(model, input_shape=SHAPE)
 
 
-def test_a_plain_state_keeps_what_inputs_are_compared_with() -> None:
+def test_a_plain_state_keeps_the_shifts_of_input_quantizers() -> None:
     model = net_of(inputs="rsign", weight="recu")
     state = plain_state_dict(model)
     assert [key for key in state if "quantizer" in key] == ["4.input_quantizer.shift"]

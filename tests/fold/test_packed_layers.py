@@ -234,7 +234,7 @@ def test_packed_layers_stay_in_eval_mode_and_compile() -> None:
 @pytest.mark.parametrize(
     "make", [lambda: BinaryConv2d(3, 16, 3, value=1e-40), lambda: BinaryLinear(6, 16, value=1e-40)]
 )
-def test_numbers_below_the_normal_ones_count_whatever_torch_flushes(make: Any) -> None:
+def test_denormal_weights_count_even_if_torch_flushes_them(make: Any) -> None:
     if not instruction_sets() or not torch.set_flush_denormal(False):
         pytest.skip("without the native library, torch computes; or the processor flushes nothing")
     torch.manual_seed(0)

@@ -135,7 +135,7 @@ def test_operations_whose_result_is_unused_are_left_out() -> None:
 @pytest.mark.parametrize(
     "model", [nn.Sequential(nn.Flatten(), BinaryLinear(12, 3)), nn.Sequential(BinaryConv2d(1, 3, 3))]
 )
-def test_layers_do_not_take_pixels_as_integers(model: nn.Module) -> None:
+def test_pixels_must_be_converted_to_float(model: nn.Module) -> None:
     with pytest.raises(FoldError, match="cannot follow"):
         pack(model, input_shape=SHAPE)
     assert pack(model, torch.zeros(1, *SHAPE)).input.dtype == "float32"

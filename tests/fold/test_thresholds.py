@@ -145,7 +145,7 @@ def test_float32_sums_are_exact_below_2_to_24_units_with_their_bias() -> None:
         assert not sums_are_exact(10, torch.tensor([scale]), torch.tensor([shift]))
 
 
-def test_a_value_that_is_a_power_of_two_stays_in_the_chain() -> None:
+def test_a_power_of_two_as_weight_value_keeps_exact_thresholds() -> None:
     model = make_mlp(input_quantizer="ste_sign", value=0.25)
     packed = pack(model)
     for index, (inputs, most) in enumerate(((12, 255), (31, 1))):

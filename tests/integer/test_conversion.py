@@ -205,7 +205,7 @@ def image_step(net: PackedNet) -> dict[str, tuple[Fraction, int, int]]:
 
 
 @pytest.mark.parametrize(("name", "bits"), covering(product(NETS, [8, 4, 2])))
-def test_it_computes_the_exact_net_with_each_value_rounded_once(
+def test_an_integer_net_rounds_each_value_of_the_exact_net_once(
     name: str, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = NETS[name](bits)
@@ -224,7 +224,7 @@ def test_it_computes_the_exact_net_with_each_value_rounded_once(
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_weights_multiply_integers_of_few_bits(name: str) -> None:
+def test_weights_multiply_small_integers(name: str) -> None:
     net = NETS[name](0)
     made = calibrated(net, inputs_of(net, 40), activations=8).net
     known = infer(made)

@@ -83,7 +83,7 @@ def test_numbers_that_are_too_large_are_none(scale: float, constant: float, boun
     assert multipliers(np.array([[scale]]), np.array([constant]), [bound]) is None
 
 
-def test_numbers_are_off_by_a_256th_at_most() -> None:
+def test_numbers_err_by_at_most_a_256th() -> None:
     scale, constant = np.array([[2.0**22]]), np.zeros(1)
     made = multipliers(scale, constant, [1])
     assert made is not None

@@ -26,7 +26,7 @@ def changed(net: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
-def test_with_few_bits_rare_large_numbers_are_cut_off() -> None:
+def test_rare_large_numbers_are_clipped() -> None:
     """The step is near the best one, here found by trying 500 others, and the share beyond is counted."""
     normal = np.random.default_rng(0).normal(size=5_000)
     for numbers, least, most in ((np.append(np.abs(normal), 50.0), 0, 15), (normal, -8, 7)):

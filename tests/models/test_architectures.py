@@ -97,7 +97,7 @@ def test_vgg_small_pools_the_output_of_the_convolution() -> None:
     ]  # fmt: skip
 
 
-def test_with_binary_inputs_batch_norm_meets_the_sign() -> None:
+def test_with_binary_inputs_no_relu_follows_batch_norm() -> None:
     names = [name for name, _ in on_meta("vgg_small", input_quantizer="ste_sign").named_children()]
     assert not [name for name in names if name.startswith("relu")]
     real_last = on_meta("vgg_small", input_quantizer="ste_sign", real_last=True)

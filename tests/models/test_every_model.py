@@ -159,7 +159,7 @@ def test_the_summary_counts_every_parameter(form: str) -> None:
 
 
 @each_kind_of_model
-def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> None:
+def test_settings_of_parts_reach_the_layers(form: str) -> None:
     channels = FORMS[form][1]["input_shape"][0]
     pixels = {"coding": "standardize", "mean": [120.0] * channels, "std": [60.0] * channels}
     norm = {"norm_eps": 1e-4, "norm_momentum": 0.2, "norm_affine": False}

@@ -28,9 +28,7 @@ def plain_mlp() -> nn.Module:
 
 
 @pytest.mark.parametrize(("quantizer", "inputs"), covering(product([*WEIGHT_QUANTIZERS, None], ["ste_sign", None])))
-def test_its_state_loads_into_the_net_written_in_torch_alone_and_back(
-    quantizer: str | None, inputs: str | None
-) -> None:
+def test_the_state_dict_loads_into_a_plain_torch_mlp_and_back(quantizer: str | None, inputs: str | None) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"weight_quantizer": quantizer, "input_quantizer": inputs}
     model, twin = MLP((64, 24, 16, 4), **options), plain_mlp()

@@ -14,7 +14,7 @@ from onebit.models.unet import Up
 from onebit.runtime import run
 
 
-def test_it_is_the_net_of_the_paper() -> None:
+def test_unet_has_the_layers_of_the_paper() -> None:
     with torch.device("meta"):
         model = create_model("unet", padding="valid", input_shape=(1, 388, 388), weight_quantizer="sign")
         logits = model.eval()(torch.zeros(1, 1, 572, 572, dtype=torch.uint8))
@@ -30,7 +30,7 @@ def test_it_is_the_net_of_the_paper() -> None:
 @pytest.mark.parametrize(("padding", "side", "taken", "made"), [
     ("same", 1, 16, 16), ("same", 513, 528, 528), ("valid", 4, 188, 4), ("valid", 512, 700, 516),
 ])  # fmt: skip
-def test_it_takes_the_next_sides_that_cover_the_image(padding: str, side: int, taken: int, made: int) -> None:
+def test_the_input_shape_covers_the_image(padding: str, side: int, taken: int, made: int) -> None:
     with torch.device("meta"):
         model = create_model("unet", padding=padding, input_shape=(3, side, 64), classes=5, width=1 / 64)
     assert model.input_shape[:2] == (3, taken)
@@ -40,7 +40,7 @@ def test_it_takes_the_next_sides_that_cover_the_image(padding: str, side: int, t
 
 
 @pytest.mark.parametrize(("padding", "depth"), [("same", 1), ("same", 2), ("valid", 1), ("valid", 2)])
-def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
+def test_shallow_unets_have_the_stated_shapes(padding: str, depth: int) -> None:
     for side in (1, 50):
         model = create_model("unet", padding=padding, depth=depth, input_shape=(1, side, side), width=1 / 64).eval()
         assert model(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape

@@ -72,7 +72,7 @@ def test_the_net_of_every_recipe_starts_from_a_packed_one(name: str) -> None:
         for base in ("cifar10-resnet20-binaryconnect", "mnist-binaryconnect")
     ],
 )
-def test_every_method_starts_from_a_packed_net_and_trains_where_it_ended(method: str, base: str) -> None:
+def test_every_method_starts_from_a_packed_net_in_training_mode_too(method: str, base: str) -> None:
     net = small(build_recipe(with_method(RECIPES[base], method)))
     if net[0].name == "mlp":
         net = replace(net[0], dropout=0.0, input_dropout=0.0), *net[1:]
@@ -98,7 +98,7 @@ def with_thresholds(packed: PackedNet, value: int) -> PackedNet:
 
 
 @pytest.mark.parametrize("value", [INT32.min, INT32.max])
-def test_a_sign_that_never_changes_stays(value: int) -> None:
+def test_constant_signs_stay_constant(value: int) -> None:
     _, packed = packed_net(SMALL["mnist-bnn"], 4)
     packed = with_thresholds(packed, value)
     model, images = fresh(SMALL["mnist-bnn"]), images_of(16, packed.input.shape)
@@ -120,7 +120,7 @@ def test_statistics_are_those_of_the_images() -> None:
     torch.testing.assert_close(norm.running_var, seen[0].var(0, correction=0), rtol=1e-3, atol=1e-3)
 
 
-def test_a_last_layer_of_other_outputs_begins_anew() -> None:
+def test_a_last_layer_with_other_outputs_stays_unchanged() -> None:
     recipe, shape, _ = SMALL["mnist-fast"]
     _, packed = packed_net(SMALL["mnist-fast"], 4)
     widths = (*(recipe.widths or ())[:-1], 7)
@@ -154,7 +154,7 @@ def test_another_net_is_refused_before_anything_changes() -> None:
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-def test_what_does_not_determine_batch_norm_is_refused() -> None:
+def test_nets_that_do_not_determine_batch_norm_are_refused() -> None:
     _, packed = packed_net(SMALL["mnist-fast"], 4)
     images = images_of(40, packed.input.shape)
     _, few_bits = packed_net(SMALL["mnist-w1a4"], 4)

@@ -51,7 +51,7 @@ def multipliers(scales: np.ndarray, constant: np.ndarray, bounds: Sequence[Any])
     largest, scale = float((bound @ np.abs(scales) + np.abs(constant)).max()), float(np.abs(scales).max())
     if not largest < EXACT_LIMIT:  # true for NaN
         return None
-    # the next power of two above each magnitude leaves room for the roundings, and for half of 2^shift
+    # the next power of two above each magnitude leaves a margin for the roundings, and for half of 2^shift
     shift = min(MOST_SHIFT, 51 - frexp(largest + 1)[1], 31 - frexp(scale)[1])
     if np.rint(np.ldexp(scale, shift)) > INT32.max:
         shift -= 1

@@ -1,4 +1,4 @@
-"""Integer nets: the activations of an exact net become integers of few bits."""
+"""Integer nets: the activations of an exact net become integers of 8, 4 or 2 bits."""
 
 from __future__ import annotations
 

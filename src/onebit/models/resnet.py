@@ -104,19 +104,19 @@ class Block(nn.Module):
 
     def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` of the same values for two uses: see `normalized_twice`."""
-        own: Any = self
+        block: Any = self
         if self.bottleneck:
-            y = normalized(own.conv1(x), own.bn1, own.relu1)
-            y = normalized(own.conv2(y), own.bn2, own.relu2)
-            return normalized_twice(own.conv3(y), own.bn3, own.relu3, self.downsample(again))
+            y = normalized(block.conv1(x), block.bn1, block.relu1)
+            y = normalized(block.conv2(y), block.bn2, block.relu2)
+            return normalized_twice(block.conv3(y), block.bn3, block.relu3, self.downsample(again))
         shortcut = self.downsample(again)
-        if self.around_each and not are_watched(*own.conv2.modules()):
-            y, shortcut = normalized_twice(own.conv1(x), own.bn1, own.relu1, shortcut)
+        if self.around_each and not are_watched(*block.conv2.modules()):
+            y, shortcut = normalized_twice(block.conv1(x), block.bn1, block.relu1, shortcut)
         elif self.around_each:
-            y = shortcut = normalized(own.conv1(x), own.bn1, own.relu1, shortcut)
+            y = shortcut = normalized(block.conv1(x), block.bn1, block.relu1, shortcut)
         else:
-            y = normalized(own.conv1(x), own.bn1, own.relu1)
-        return normalized_twice(own.conv2(y), own.bn2, own.relu2, shortcut)
+            y = normalized(block.conv1(x), block.bn1, block.relu1)
+        return normalized_twice(block.conv2(y), block.bn2, block.relu2, shortcut)
 
 
 def _runs_twice(stage: Any, x: Any) -> bool:
