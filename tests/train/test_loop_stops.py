@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -92,6 +93,11 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], mess
     with pytest.raises(UsageError, match=message):
         build(Case("sign")).fit(DATA, tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(UsageError, match="samples"):
+        build(Case("sign")).fit(dataclasses.replace(DATA, train=DATA.train[:0]))
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

