@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from onebit.export.c.plan import Planner
@@ -40,20 +41,14 @@ def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:
 def linked(folder: Path) -> tuple[int, int, int]:
     """Bytes of flash, of static memory, and at most of stack, of net.c linked alone for a Cortex-M4."""
     require(COMPILER)
+    compiler = [COMPILER, *CORTEX_M4, *FLAGS, str(folder.resolve() / "net.c")]
+    link = ["-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs", "-o", "net.elf"]
     with tempfile.TemporaryDirectory() as temporary:
-        program, usage = Path(temporary) / "net.elf", Path(temporary) / "net.su"
-        compiler, source = [COMPILER, *CORTEX_M4, *FLAGS], str((folder / "net.c").resolve())
-        link = ("-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs")
-        _run([*compiler, *link, source, "-o", str(program)], temporary)
-        text, data, bss = _run(["arm-none-eabi-size", str(program)], temporary).splitlines()[1].split()[:3]
-        _run([*compiler, "-fstack-usage", "-c", source, "-o", str(usage.with_suffix(".o"))], temporary)
-        rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
-    frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
+        run = partial(output_of, error=CannotRun, cwd=temporary)
+        run([*compiler, *link])
+        text, data, bss = map(int, run(["arm-none-eabi-size", "net.elf"]).splitlines()[1].split()[:3])
+        run([*compiler, "-fstack-usage", "-c", "-o", "net.o"])
+        rows = [line.split("\t") for line in Path(temporary, "net.su").read_text(encoding="utf-8").splitlines()]
     # no function calls itself, and no stage calls another
-    stages = [size for name, size in frames.items() if name.startswith("stage_")]
-    others = [size for name, size in frames.items() if not name.startswith("stage_")]
-    return int(text) + int(data), int(data) + int(bss), max(stages, default=0) + sum(others) + _LIBRARY_STACK
-
-
-def _run(command: list[str], folder: str) -> bytes:
-    return output_of(command, error=CannotRun, cwd=folder)
+    stages, others = ([int(row[1]) for row in rows if (":stage_" in row[0]) == is_stage] for is_stage in (True, False))
+    return text + data, data + bss, max(stages, default=0) + sum(others) + _LIBRARY_STACK
