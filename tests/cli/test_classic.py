@@ -102,7 +102,7 @@ def test_the_tables_name_every_flag_and_every_model() -> None:
     }
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.data())
 def test_our_own_flags_mean_what_they_say(data: st.DataObject) -> None:
     recipe = build_recipe(read_settings(recipe_path(data.draw(st.sampled_from(recipe_names())))))
