@@ -276,3 +276,12 @@ def test_sums_that_need_more_than_an_int32() -> None:
     np.testing.assert_array_equal(run(net, images, executor="reference"), expected)
     for isa in instruction_sets().values():
         np.testing.assert_array_equal(make_plan(net, isa).run(images)[0], expected)
+
+
+def test_integer_sums_of_two_calls_are_added_and_rounded_once() -> None:
+    b = Builder((3, 5, 6), coding="values")
+    sums = [b.add(Conv, "input", **b.signs(20, 27), kernel=(3, 3)) for _ in range(2)]
+    b.requantize(*sums)
+    b.add(Flatten)
+    b.dense(4)
+    assert_same(b.net())
