@@ -15,7 +15,7 @@ from onebit.cli.train_command import read_command, train_request
 from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 from onebit.runs.result import read_table
-from tools import results
+from tools import method_results, results
 
 ROOT = Path(__file__).parents[1]
 RECORD = json.loads((ROOT / results.METHODS).read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_rows_are_of_the_seeds_that_were_measured(tmp_path: Path) -> None:
     assert results.methods_table(entries).count("not yet trained") == 2
     for seed, correct in {0: 96, 1: 98, 2: 97}.items():
         finished_run(tmp_path, seed, correct)
-    entries["bop"] |= {"seeds": results.measured_seeds(tmp_path), "step": 1.0625}
+    entries["bop"] |= {"seeds": method_results.measured_seeds(tmp_path), "step": 1.0625}
     head, _, bop, _ = results.methods_table(entries).splitlines()
     assert bop == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 0–2 | 1.06 |"
     assert head.count("|") == bop.count("|")
@@ -83,7 +83,7 @@ def test_rows_are_of_the_seeds_that_were_measured(tmp_path: Path) -> None:
 
 def test_steps_are_timed_against_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEBIT_NATIVE", "1")
-    ratios = results.time_steps({"bop": RECORD["mlp"]["bop"]}, rounds=1, seconds=0.0)
+    ratios = method_results.time_steps({"bop": RECORD["mlp"]["bop"]}, rounds=1, seconds=0.0)
     assert list(ratios) == ["bop"]
     assert ratios["bop"] > 0
 

@@ -21,30 +21,22 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 import onebit
-from benchmarks import training_step
-from onebit.cli.train_command import read_command, train_request
-from onebit.runs.result import read_table
+from tools.method_results import METHODS, UNTRAINED, bits_of, methods_table, train_methods
+from tools.task_results import TASKS, tasks_measured, tasks_table
 
 recipe, wording = onebit.recipe, onebit.report.wording
 
 DOCUMENT = Path("docs/results.md")
 RESULTS = Path("docs/results")
-METHODS, PUBLISHED = RESULTS / "methods.json", RESULTS / "published.yaml"
-TASKS = "mnist-permuted-short"
-"""The recipe of several tasks."""
-RUNS = Path("runs/methods")
-SEEDS = ("0", "1", "2")
-UNTRAINED = "not yet trained"
-"""`measured` of a recipe that is not trained yet."""
+PUBLISHED = RESULTS / "published.yaml"
 LAST = "last"
 """The epoch of a net that no validation images chose."""
 MODES = {
@@ -134,13 +126,6 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
 def shipped(name: str, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All settings of a recipe of onebit with these flags, flat."""
     return settings_of(recipe.recipe_path(name), flags)
-
-
-def bits_of(weights: str | None, inputs: str | None, bits: int | None = None) -> str:
-    """Bits of weights and inputs: "1 / 32"."""
-    if inputs is not None and bits is None:
-        bits = onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
-    return f"{32 if weights is None else 1} / {bits or 32}"
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -328,143 +313,6 @@ def _untrained() -> Iterator[str]:
         settings = recipe.read_settings(recipe.recipe_path(name))
         if settings["measured"] == UNTRAINED:
             yield f"| `{name}` | {settings['reference']} |"
-
-
-# ------------------------------------------------------------------------------------------------------- several tasks
-LEARNERS = {"bayesbinn": "BayesBiNN", "ste": "STE"}
-STATISTICS = {"trained": "of the latest task", "reestimate": "of each task"}
-Grid = dict[tuple[str, ...], list[list[float]]]
-"""(method, weights, BatchNorm) -> seed -> the accuracy on each task after the last one."""
-
-
-def task_grid() -> tuple[Grid, dict[int, Path]]:
-    """The accuracies, and the file of each seed."""
-    files = {int(file.stem[5:]): file for file in sorted((RESULTS / TASKS).glob("seed-*.json"))}
-    grid: Grid = {}
-    for file in files.values():
-        table = read_table(file)
-        last = [cell for cell in table.cells if cell.task == table.tasks]
-        for block in dict.fromkeys(cell.block for cell in last):
-            grid.setdefault(block, []).append([cell.accuracy for cell in last if cell.block == block])
-    return grid, files
-
-
-def tasks_measured() -> str:
-    """The results of several tasks in one sentence, for the recipe."""
-    grid, files = task_grid()
-    seeds = f"{min(files)}-{max(files)}"
-    [precision] = {json.loads(file.read_text(encoding="utf-8"))["precision"] for file in files.values()}
-    parts = [f"{_learner(row)} {_mean(of)} (BatchNorm {STATISTICS[row[2]]})" for row, of in grid.items()]
-    return (
-        f"Mean test accuracy over the five tasks after the last one, each with its permutation: {'; '.join(parts)}; "
-        f"seeds {seeds.replace('-', '–')}; 10 epochs a task; {precision}; onebit train {TASKS} --seeds {seeds}"
-    )
-
-
-def tasks_table() -> str:
-    """A row for each method, test mode and BatchNorm statistics, with the accuracy in % on each task."""
-    grid, _ = task_grid()
-    count = len(next(iter(grid.values()))[0])
-    lines = [f"| method, weights | BatchNorm | task 1 | {' | '.join(map(str, range(2, count + 1)))} | mean |"]
-    lines.append("|---" * (count + 3) + "|")
-    for row, of in grid.items():
-        figures = [wording.plus_minus(list(column), ".1f", scale=100) for column in zip(*of, strict=True)]
-        lines.append(f"| {_learner(row)} | {STATISTICS[row[2]]} | {' | '.join(figures)} | **{_mean(of)}** |")
-    return "\n".join(lines)
-
-
-def _learner(row: Sequence[str]) -> str:
-    return f"{LEARNERS[row[0]]}, {row[1]}"
-
-
-def _mean(seeds: Iterable[Sequence[float]]) -> str:
-    """The mean over tasks, then mean and standard deviation over seeds."""
-    return str(wording.percent([sum(one) / len(one) for one in seeds]))
-
-
-# ------------------------------------------------------------------------------------------------------------- methods
-METHOD_MODES = ("latent", "mean", "sample", "ensemble:10")
-"""Test modes with a column."""
-
-
-def recipe_of(entry: Mapping[str, Any]) -> recipe.Recipe:
-    """The recipe of the command of a row."""
-    return train_request(read_command(shlex.split(entry["command"])[1:])).recipe
-
-
-def train_methods(record: dict[str, dict[str, Any]]) -> None:
-    """Train the seeds that the record lacks, then time a step of each method."""
-    for protocol, entries in record.items():
-        for method, entry in entries.items():
-            folder = RUNS / protocol / method
-            if missing := [seed for seed in SEEDS if seed not in entry["seeds"]]:
-                resume = ["--resume"] if folder.exists() else []
-                words = [*shlex.split(entry["command"]), "--seeds", ",".join(missing), "--out", str(folder), *resume]
-                subprocess.run([sys.executable, "-m", "onebit", *words], check=True)
-                entry["seeds"] = dict(sorted((entry["seeds"] | measured_seeds(folder)).items()))
-                entry.pop("before", None)
-        for method, ratio in time_steps(entries).items():
-            entries[method]["step"] = round(ratio, 4)
-    METHODS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def measured_seeds(folder: Path) -> dict[str, Any]:
-    """Seed -> the results of its finished run."""
-    found = {}
-    for file in sorted(folder.glob("seed-*/result.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        log = (file.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        flips = [round(json.loads(row)["flip_ratio"], 6) for row in (log[0], log[-1])]
-        scores = {mode: {key: score[key] for key in ("correct", "count")} for mode, score in result["test"].items()}
-        found[str(result["seed"])] = {"test": scores, "flip_ratios": flips}
-    return found
-
-
-def time_steps(entries: Mapping[str, Any], **turns: Any) -> dict[str, float]:
-    """Method -> the ratio of its training step to that of plain torch, in bf16 where the machine multiplies it."""
-    how: dict[str, Any] = {"device": torch.device("cpu"), "rounds": 11, "seconds": 0.2, **turns}
-    how["mode"] = training_step.MODES["eager"]
-    how["precision"] = "bf16" if onebit.train.precision.multiplies_bf16(how["device"]) else "fp32"
-    steps = {}
-    for method, entry in entries.items():
-        trained = recipe_of(entry)
-        steps[method] = training_step.compare(trained, training_step.NETS[trained.model.name], **how)["ratio"]
-    return steps
-
-
-def method_cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Column -> cell of a row; `before` has the cells of runs whose single figures were not kept."""
-    if "before" in entry:
-        return dict(entry["before"])
-    runs = list(entry["seeds"].values())
-    modes = runs[0]["test"] if runs else ()
-    shown = {
-        mode: str(wording.percent([run["test"][mode]["correct"] / run["test"][mode]["count"] for run in runs]))
-        for mode in modes
-    }
-    if runs and "real" not in shown:
-        first, last = (statistics.mean(run["flip_ratios"][i] for run in runs) for i in (0, 1))
-        shown["flips"] = f"{100 * first:.2f} → {100 * last:.3f} %"
-    return shown | {"seeds": wording.number_range([int(seed) for seed in entry["seeds"]])} if runs else {}
-
-
-def methods_table(entries: Mapping[str, Any]) -> str:
-    """The rows of a protocol as Markdown; untrained methods are marked."""
-    rows = {method: method_cells(entry) for method, entry in entries.items()}
-    modes = [mode for mode in METHOD_MODES if any(mode in row for row in rows.values())]
-    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *modes]
-    lines = [[*head, "flips, first → last epoch", "seeds", "step, to plain torch"]]
-    lines.append(["---"] * len(lines[0]))
-    for method, row in rows.items():
-        if not row:
-            lines.append([f"`{method}`", "", UNTRAINED, *[""] * (len(lines[0]) - 3)])
-            continue
-        model, step = recipe_of(entries[method]).model, entries[method].get("step")
-        cells = [f"`{method}`", bits_of(model.weight_quantizer, model.input_quantizer)]
-        cells += [f"**{row['binary']}**" if "binary" in row else row["real"]]
-        cells += [row.get(column, "") for column in (*modes, "flips", "seeds")]
-        lines.append([*cells, "" if step is None else f"{step:.2f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def written(text: str) -> str:
