@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from onebit.errors import UsageError
 from onebit.layers.base import InputQuantizer, WeightQuantizer, skip_fused_path_
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.description import BinarizeReport, describe
-from onebit.layers.parametrized import PARAMETRIZED, Part, binary_parametrizations, kind_of, make_parts, parametrize_
+from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
 
 
 def binarize_(
@@ -34,15 +35,14 @@ def binarize_(
     they load plain checkpoints too. Subclasses stay as they are. The first layer in the order of `model.modules()`
     keeps real inputs, as pixels are integers already.
 
-    One UserWarning names what could have been binary and is not, except what `where` left out.
-
     Args:
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
         where: `where(name, module)` chooses layers, all by default; one name of a layer with several is enough.
         value: the two values are ±value.
 
     Returns:
-        What became binary, what stayed real and why; `print` it for a table.
+        What became binary, what stayed real and why; `print` it for a table. One UserWarning names what could have been
+        binary and is not, except what `where` left out.
 
     Raises:
         UsageError: no layer to binarize, a layer with a parametrization or a custom forward, a model that holds the
@@ -62,17 +62,18 @@ def binarize_(
     if not layers:
         missed = describe(model, where).warnings
         raise UsageError(f"nothing to binarize: {missed[0] if missed else 'no real layer that `where` chooses'}")
-    _refuse_held_forwards(model, layers)
+    _refuse_real_weights(model, layers)
     # all are made before the first one is installed: an error leaves the model as it was
-    made: list[nn.Module | list[Part]] = []
-    for layer in layers:
+    installs: list[Callable[[], None]] = []
+    for layer in layers.values():
         if kind_of(layer) in PARAMETRIZED:
-            made.append(make_parts(layer, lambda: _copied(weight_quantizer), value))
+            installs.append(partial(parametrize_, layer, make_parts(layer, lambda: _copied(weight_quantizer), value)))
         else:
-            inputs = _copied(input_quantizer) if made else None
-            made.append(_binary_twin(layer, _copied(weight_quantizer), inputs, value))
-    for layer, twin in zip(layers, made, strict=True):
-        _install(layer, twin)
+            inputs = _copied(input_quantizer) if installs else None
+            twin = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
+            installs.append(partial(_become, layer, twin))
+    for install in installs:
+        install()
     skip_fused_path_(model)
     report = describe(model, where)
     if report.warnings:
@@ -82,8 +83,8 @@ def binarize_(
 
 def _choose(
     model: nn.Module, kinds: Collection[type[nn.Module]], where: Callable[[str, nn.Module], bool] | None
-) -> list[nn.Module]:
-    """The layers to binarize, each once."""
+) -> dict[str, nn.Module]:
+    """The layers to binarize by name, each once."""
     offered = [("", model)] if kind_of(model) in PARAMETRIZED else []
     for parent_name, parent in model.named_modules():
         # attention reads the weight of its output projection directly and would not call a twin
@@ -95,34 +96,29 @@ def _choose(
         if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):
-            _check_weights(name, layer)
-            chosen[id(layer)] = layer
-    return list(chosen.values())
+            chosen[id(layer)] = name, layer
+    return dict(chosen.values())
 
 
-def _refuse_held_forwards(model: nn.Module, layers: list[nn.Module]) -> None:
-    """Refuse a model that holds a method of a layer: the method would keep using the real weights."""
-    chosen = set(map(id, layers))
+def _refuse_real_weights(model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    """Refuse layers, and models that hold a method of one, that would keep using the real weights."""
+    for name, layer in layers.items():
+        twin = kind_of(layer) in BINARY_TWINS
+        weights = [(layer, "weight")] if twin else PARAMETRIZED[kind_of(layer)](layer)
+        computed = not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights)
+        if computed or "forward" in vars(layer) or (twin and is_parametrized(layer)):
+            raise UsageError(f"layer {name!r} has a custom forward or a parametrization: undo that first")
+    chosen = set(map(id, layers.values()))
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if id(getattr(value, "__self__", None)) in chosen:
                 raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: store the layer")
 
 
-def _install(layer: nn.Module, made: nn.Module | list[Part]) -> None:
-    if isinstance(made, list):
-        parametrize_(layer, made)
-    else:  # the object stays, for lists and other models that hold it
-        layer.__class__ = type(made)
-        layer.__dict__.update(vars(made))
-
-
-def _check_weights(name: str, layer: nn.Module) -> None:
-    twin = kind_of(layer) in BINARY_TWINS
-    weights = [(layer, "weight")] if twin else PARAMETRIZED[kind_of(layer)](layer)
-    computed = not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights)
-    if computed or "forward" in vars(layer) or (twin and is_parametrized(layer)):
-        raise UsageError(f"layer {name!r} has a custom forward or a parametrization: undo that first")
+def _become(layer: nn.Module, twin: nn.Module) -> None:
+    """Make a layer its twin; the object stays, for lists and other models that hold it."""
+    layer.__class__ = type(twin)
+    layer.__dict__.update(vars(twin))
 
 
 def _copied(quantizer: Any) -> Any:
