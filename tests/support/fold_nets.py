@@ -121,39 +121,42 @@ def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np
     return SteSign()(norm(x)).numpy()
 
 
+def outputs_of(packed: PackedNet, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of the packed net, in numpy, by name."""
+    parts = [values for _, values in batches(packed, inputs, packed.outputs)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in packed.outputs}
+
+
 def answers(packed: PackedNet, inputs: np.ndarray) -> Any:
     """What the packed net answers, in numpy: an array, a tuple or a dict."""
-    parts = [values for _, values in batches(packed, inputs, packed.outputs)]
-    return packed.structured({name: np.concatenate([part[name] for part in parts]) for name in packed.outputs})
+    return packed.structured(outputs_of(packed, inputs))
 
 
 @torch.no_grad()
 def assert_answers(model: nn.Module, packed: PackedNet, inputs: np.ndarray, *, atol: float = 1e-5) -> None:
     """The packed net answers what the model answers, relative to the largest number; natively the same bits."""
-    assert_native(packed, inputs)
-    theirs = copy.deepcopy(model).eval()(torch.from_numpy(inputs.copy()))
-    ours = answers(packed, inputs)
+    outputs = outputs_of(packed, inputs)
+    assert_native(packed, inputs, outputs)
+    theirs, ours = copy.deepcopy(model).eval()(torch.from_numpy(inputs.copy())), packed.structured(outputs)
     if isinstance(theirs, dict):
         assert list(ours) == list(theirs)
         theirs, ours = tuple(theirs.values()), tuple(ours.values())
     if not isinstance(theirs, (tuple, list)):
         theirs, ours = (theirs,), (ours,)
-    assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         assert one.shape == tuple(other.shape)
         scale = float(other.abs().max()) + 1e-30
         np.testing.assert_allclose(one / scale, other.numpy() / scale, atol=atol, rtol=0)
 
 
-def assert_native(packed: PackedNet, inputs: np.ndarray) -> None:
+def assert_native(packed: PackedNet, inputs: np.ndarray, outputs: dict[str, np.ndarray] | None = None) -> None:
     """Every instruction set of this machine gives the bits of numpy."""
-    parts = [values for _, values in batches(packed, inputs, packed.outputs)]
-    outputs = [np.concatenate([part[name] for part in parts]).astype(np.float32) for name in packed.outputs]
-    expected = outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
+    values = (outputs or outputs_of(packed, inputs)).values()
+    expected = np.concatenate([output.astype(np.float32).reshape(-1) for output in values])
     for isa in instruction_sets().values():
         found, nan = make_plan(packed, isa).run(inputs)
         assert not nan
-        np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=isa.name)
+        np.testing.assert_array_equal(found.reshape(-1).view(np.int32), expected.view(np.int32), err_msg=isa.name)
 
 
 def inputs_of(shape: tuple[int, ...], dtype: str = "float32", *, count: int = 9, seed: int = 1) -> np.ndarray:
