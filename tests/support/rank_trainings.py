@@ -201,31 +201,33 @@ def all_in_ranks(folder: str) -> None:
     """All runs, in one launch."""
     torch.set_num_threads(1)
     ranks, root = join(launched_ranks()), Path(folder)
-    told: dict[str, Any] = talk(ranks, root)
+    results: dict[str, Any] = talk(ranks, root)
     for name, curve in CURVES.items():
-        told[name] = rows_of(curve(ranks))
+        results[name] = rows_of(curve(ranks))
     # shares of 13 and 14 images at the end: alone they would be cut into 6 and 7 parts, which would wait for each other
-    told["parts"] = rows_of(mlp(ranks, LAST_27, sync_norm=True, accumulate=7))
-    told["shares"] = [rows_of(shares(ranks, parts)) for parts in (1, 2)]
+    results["parts"] = rows_of(mlp(ranks, LAST_27, sync_norm=True, accumulate=7))
+    results["shares"] = [rows_of(shares(ranks, parts)) for parts in (1, 2)]
     try:
         breaking(ranks, root / "breaking")
     except OnebitError as error:
-        told["breaking"] = str(error)
+        results["breaking"] = str(error)
     toy = build(Case())
     fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.3, ranks=ranks, folder=root / "two")
-    told["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
+    results["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
     few_bits = build(Case(inputs="uint4"))
     fit(few_bits.model, DATA, few_bits.optimizer, epochs=1, ranks=ranks)
-    told["ranges"] = {name: tensor.tolist() for name, tensor in few_bits.model.state_dict().items() if "limit" in name}
-    told["loader"] = loader_training(ranks)
-    told["seed"] = torch.initial_seed()
+    results["ranges"] = {
+        name: tensor.tolist() for name, tensor in few_bits.model.state_dict().items() if "limit" in name
+    }
+    results["loader"] = loader_training(ranks)
+    results["seed"] = torch.initial_seed()
     for name, case in RESUMED.items():
         interrupted(case, ranks, root / name)
     for name in NORMS:
         found = normalize(name, ranks)
         if ranks.writes:
             save_file({key: value.contiguous() for key, value in found.items()}, root / f"{name}.norm")
-    (root / f"told-{ranks.rank}").write_text(json.dumps(told))
+    (root / f"results-{ranks.rank}").write_text(json.dumps(results))
     leave(ranks)
 
 

@@ -169,9 +169,9 @@ def test_void_test_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     command = ["train", "--dataset", "segmentation", "--data", str(root), *small, "--threads", "1"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
-    told = result["test"]["binary"]
+    scores = result["test"]["binary"]
     for each, mean in (("class_iou", "mean_iou"), ("class_dice", "dice")):
-        assert told[mean] == pytest.approx(np.mean([value for value in told[each] if value is not None]))
+        assert scores[mean] == pytest.approx(np.mean([value for value in scores[each] if value is not None]))
     test = load_dataset("segmentation", directory=root, validation=0).test
     number = next(i for i in range(5) if np.array_equal(split.images[i], test.images[0]))
     write(root / "label" / f"{number}.png", np.full((16, 16), VOID, np.uint8))

@@ -16,7 +16,7 @@ from support.own_data import Augmented, X, Y, loader, same, train, trained
 from support.toy_training import CASES, DATA, Stop, build, stop_after_epoch
 
 
-def told(model: nn.Module, data: Any = None, **options: Any) -> list[str]:
+def warnings_of(model: nn.Module, data: Any = None, **options: Any) -> list[str]:
     """The warnings of a training."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -38,12 +38,12 @@ def behind_a_relu(*, norm: bool = False) -> nn.Module:
     ids=["arrays", "loader", "draws"],
 )
 def test_signs_behind_a_relu_are_warned_about_once(data: Any, verbose: bool) -> None:
-    (found,) = told(behind_a_relu(), data, verbose=verbose)
+    (found,) = warnings_of(behind_a_relu(), data, verbose=verbose)
     assert found.endswith(": 3")
 
 
 def test_signs_behind_a_norm_are_not_warned_about() -> None:
-    assert told(behind_a_relu(norm=True)) == []
+    assert warnings_of(behind_a_relu(norm=True)) == []
 
 
 def test_signs_of_images_in_memory_are_warned_about_before_the_first_epoch(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_signs_of_images_in_memory_are_warned_about_before_the_first_epoch(tmp_p
 
 
 def test_a_net_without_binary_layers_is_warned_about() -> None:
-    assert "no binary layer" in told(nn.Linear(12, 3))[0]
-    assert told(nn.Sequential(BinaryLinear(12, 3, weight_quantizer=None))) == []
+    assert "no binary layer" in warnings_of(nn.Linear(12, 3))[0]
+    assert warnings_of(nn.Sequential(BinaryLinear(12, 3, weight_quantizer=None))) == []
 
 
 @pytest.mark.filterwarnings("error")

@@ -19,12 +19,12 @@ from support.rank_agents import Agents
 from support.rank_trainings import CURVES, DATA, NORMS, RESUMED, alone, norm_case, rows_of, shares
 from support.toy_training import Case, build, everything
 
-Told = list[dict[str, Any]]
+Results = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def folder(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `rank_trainings.all_in_ranks` left, run by two processes."""
+    """The files of `rank_trainings.all_in_ranks` in two processes."""
     path = tmp_path_factory.mktemp("ranks")
     ended = agents.launch("support.rank_trainings:all_in_ranks", path).end()
     assert (ended.status, ended.talk) == (0, ""), ended.err
@@ -32,9 +32,9 @@ def folder(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path) -> Told:
-    """What each rank has to tell."""
-    return [json.loads((folder / f"told-{rank}").read_text()) for rank in (0, 1)]
+def results(folder: Path) -> Results:
+    """The results of each rank."""
+    return [json.loads((folder / f"results-{rank}").read_text()) for rank in (0, 1)]
 
 
 # ------------------------------------------------------------------------------------------------------------- curves
@@ -42,11 +42,11 @@ NUMBERS = ("train_loss", "train_error", "validation_loss", "validation_error", "
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_two_processes_give_the_curve_of_one(told: Told, name: str) -> None:
+def test_two_processes_give_the_curve_of_one(results: Results, name: str) -> None:
     expected = alone(name)
     assert len(expected) == 2
     for rank in (0, 1):
-        found = told[rank][name]
+        found = results[rank][name]
         assert [row["step"] for row in found] == [row["step"] for row in expected] == [5, 10]
         for ours, theirs in zip(found, expected, strict=True):
             for number in NUMBERS:
@@ -54,28 +54,28 @@ def test_two_processes_give_the_curve_of_one(told: Told, name: str) -> None:
     assert expected[-1]["train_loss"] < 0.9 * expected[0]["train_loss"]
 
 
-def test_without_sync_norm_each_process_normalizes_its_share(told: Told) -> None:
+def test_without_sync_norm_each_process_normalizes_its_share(results: Results) -> None:
     """As one process does with the parts of an accumulated batch."""
-    for parts, found in zip((1, 2), told[0]["shares"], strict=True):
+    for parts, found in zip((1, 2), results[0]["shares"], strict=True):
         expected = rows_of(shares(ALONE, 2 * parts))
         for number in ("train_loss", "validation_loss"):  # so few steps that the statistics are re-estimated
             assert [row[number] for row in found] == pytest.approx([row[number] for row in expected], rel=1e-4)
     whole = rows_of(shares(ALONE, 1))
-    assert abs(told[0]["shares"][0][0]["train_loss"] / whole[0]["train_loss"] - 1) > 1e-3
+    assert abs(results[0]["shares"][0][0]["train_loss"] / whole[0]["train_loss"] - 1) > 1e-3
 
 
-def test_uneven_shares_are_cut_into_as_many_parts(told: Told) -> None:
-    losses = [row["train_loss"] for row in told[0]["parts"]]
-    assert losses == [row["train_loss"] for row in told[1]["parts"]]
+def test_uneven_shares_are_cut_into_as_many_parts(results: Results) -> None:
+    losses = [row["train_loss"] for row in results[0]["parts"]]
+    assert losses == [row["train_loss"] for row in results[1]["parts"]]
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_the_processes_hold_the_same_net_and_draw_differently(told: Told, folder: Path) -> None:
-    assert told[0]["weights"] == told[1]["weights"]
-    assert told[0]["seed"] == 0 != told[1]["seed"]
-    assert told[0]["ranges"] == told[1]["ranges"]  # each process sees other images first
-    assert min(told[0]["ranges"].values()) > 0
-    assert told[0]["loader"] == told[1]["loader"]  # so few steps that the statistics are re-estimated
+def test_the_processes_hold_the_same_net_and_draw_differently(results: Results, folder: Path) -> None:
+    assert results[0]["weights"] == results[1]["weights"]
+    assert results[0]["seed"] == 0 != results[1]["seed"]
+    assert results[0]["ranges"] == results[1]["ranges"]  # each process sees other images first
+    assert min(results[0]["ranges"].values()) > 0
+    assert results[0]["loader"] == results[1]["loader"]  # so few steps that the statistics are re-estimated
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -116,17 +116,17 @@ def test_another_number_of_processes_is_refused(folder: Path) -> None:
         fit(toy.model, DATA, toy.optimizer, epochs=1, folder=folder / "two", resume=True)
 
 
-def test_a_nan_loss_on_one_rank_stops_all_at_the_same_step(told: Told, folder: Path) -> None:
+def test_a_nan_loss_on_one_rank_stops_all_at_the_same_step(results: Results, folder: Path) -> None:
     kept = folder / "breaking" / "last.ckpt"
-    assert told[0]["breaking"] == told[1]["breaking"]
-    assert "epoch 2, step 7:" in told[0]["breaking"]
+    assert results[0]["breaking"] == results[1]["breaking"]
+    assert "epoch 2, step 7:" in results[0]["breaking"]
     assert len(read_torch_file(kept)["rows"]) == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
-def test_ranks_share_values_and_errors(told: Told, folder: Path) -> None:
+def test_ranks_share_values_and_errors(results: Results, folder: Path) -> None:
     for rank in (0, 1):
-        found = told[rank]
+        found = results[rank]
         assert (found["turns"], found["turns again"]) == (rank, rank)
         assert found["first"] == 0
         assert found["sum"] == [2, 1]
