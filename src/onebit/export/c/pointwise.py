@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.c.stages import Stages, index, real
+from onebit.export.c.stages import Stages, real
 from onebit.export.c.values import LOADS
 from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
@@ -70,14 +70,14 @@ class Pointwise(Stages):
             self.row("wide_t *totals", 8 * count)
             self.second(count)
             self.load_pixel(other, "y")
-            self.line(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")
+            self.line(f"weighted(y, {count}, {self.multiplier(row)}, {offset}, totals);")
             stage.replaces.append(other)
             offset = "totals"
-        given = f"{self.multiplier(node, multiplier)}, {offset}, {node.right_shift}, {node.least}, {node.most}"
+        given = f"{self.multiplier(multiplier)}, {offset}, {node.right_shift}, {node.least}, {node.most}"
         self.line(f"requantize(x, {count}, {given});")
         stage.current = self.values[node.output]
 
-    def multiplier(self, node: nodes.Requantize, row: np.ndarray) -> str:
+    def multiplier(self, row: np.ndarray) -> str:
         """C arguments: the multipliers of an input, and the step between channels, 0 if all are equal."""
         step = int((row != row[0]).any())
         return f"{self.array('multiplier', row if step else row[:1])}, {step}"
@@ -91,8 +91,7 @@ class Pointwise(Stages):
         if not exact:
             self.as_real()
         if LOADS[other.form] == "load_words" and other.step in (0, 1) and (other.bound is None) != exact:
-            at = index(other.first, [(v, s * (other.pixel_step or 0)) for v, s in stage.pixel])
-            y = f"(value_t *){self.pointer(other)} + {at}"
+            y = f"(value_t *){self.pointer(other)} + {self.pixel_of(other)}"
         else:
             y = "y"
             self.second(count)

@@ -207,8 +207,12 @@ class Stages:
     def loop_over_pixels(self) -> None:
         self.stage.loops = [("p", self.stage.pixels)] if self.stage.pixels > 1 else []
 
+    def pixel_of(self, source: Stored) -> str:
+        """C expression of the index of the current pixel in a stored value."""
+        return index(source.first, [(v, s * (source.pixel_step or 0)) for v, s in self.stage.pixel])
+
     def load_pixel(self, source: Stored, to: str) -> None:
-        at = index(source.first, [(v, s * (source.pixel_step or 0)) for v, s in self.stage.pixel])
+        at = self.pixel_of(source)
         self.line(f"{LOADS[source.form]}({self.pointer(source)}, {at}, {source.step}, {self.stage.channels}, {to});")
 
     def store_pixel(self, target: Stored) -> None:

@@ -24,7 +24,7 @@ RUNS_WITH = "torch"
 BATCH = 50
 
 
-def write(net: PackedNet, path: Path, **options: str) -> None:
+def write(net: PackedNet, path: Path) -> None:
     """Write the weights to `path` and the program to `path` with the suffix .py."""
     program = Program(net, suffix=path.suffix)
     path.with_suffix(".py").write_text(program.text(), encoding="utf-8", newline="\n")
@@ -41,7 +41,7 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
         path.write_bytes(stream.getvalue())
 
 
-def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
+def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Run the program on `inputs`, in batches."""
     require("torch", find=find_spec)
     import torch
