@@ -115,7 +115,7 @@ def test_a_truncated_image_is_an_error(tmp_path: Path, suffix: str) -> None:
         decode_image(str(path), (8, 8))
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("workers", [0, 3, None])
 def test_images_and_errors_come_in_order(tmp_path: Path, workers: int | None) -> None:
     paths = [str(write(tmp_path / f"{i}.jpg", picture(i, 20 + i % 7, 30 - i % 5))) for i in range(40)]
     for i in (1, 34):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_a_slow_mirror_times_out(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatc
         find_or_fetch(official(tiny, "http://one/", "http://two/"), directory=None, progress=None)
     assert [url for url, _ in asked] == [f"http://{host}/train-images-idx3-ubyte.gz" for host in ("one", "two")]
     assert all(connect <= 5 and read <= 30 for _, (connect, read) in asked)
+
+
+def test_without_pooch_nothing_is_downloaded(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(DataError, match="pooch"):
+        find_or_fetch(official(tiny, "http://127.0.0.1/"), directory=None, progress=None)
 
 
 def test_download_into_the_cache_then_found_there(
