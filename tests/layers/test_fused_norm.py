@@ -86,8 +86,7 @@ def test_forward_and_all_gradients_are_those_of_the_modules_in_float64(case: Any
     mask = (found["y"] > least) & (found["y"] < most)
     doubles = [None if t is None else t.double() for t in (x, shortcut, whole)]
     exact = results(in_modules(bounds, mask), exact_norm, *doubles)  # type: ignore[arg-type]
-    few = x.numel() // shape[1] < 8  # a variance of few values: dx is a small difference of large numbers
-    if few:
+    if x.numel() // shape[1] < 8:  # the variance of few values: dx is a small difference of large numbers
         for name in ("x", "to weight"):
             found.pop(name, None), exact.pop(name, None)
     flat = x.double().transpose(0, 1).flatten(1)

@@ -194,8 +194,10 @@ def test_values_that_are_not_finite_are_where_torch_has_them(
             assert torch.equal(found[key].isinf(), value.isinf()), key
 
 
-def test_a_distance_of_zero() -> None:
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_a_distance_of_zero(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No NaN, as in torch, also where x is the center."""
+    monkeypatch.setenv("ONEBIT_NATIVE", native)
     adabin = made("adabin", 16)
     with torch.no_grad():
         adabin.distance.zero_()

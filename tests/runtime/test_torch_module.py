@@ -169,15 +169,11 @@ def test_wrong_inputs_are_refused(make: Maker) -> None:
             module(batch)
 
 
+COMPILED = [("eager", None), ("aot_eager", True), pytest.param("inductor", False, marks=pytest.mark.nightly)]
+
+
 @TORCHS_OWN
-@pytest.mark.parametrize(
-    ("backend", "dynamic"),
-    [
-        ("eager", None),
-        ("aot_eager", True),
-        pytest.param("inductor", False, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize(("backend", "dynamic"), COMPILED)
 def test_the_module_compiles_without_a_break(make: Maker, backend: str, dynamic: bool | None) -> None:
     torch.compiler.reset()
     net = make("images real")
