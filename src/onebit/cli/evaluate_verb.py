@@ -66,6 +66,8 @@ def _evaluated(args: Any) -> dict[str, Any]:
 
             net = pack(run.model, classes=data.classes)
     images = getattr(data, args.split)
+    if not len(images):
+        raise UsageError(f"{data.name} has no {args.split} images in this recipe")
     facts = {**data_facts(data), "split": args.split}
     with progress("evaluating", "images") as bar:
         if net is not None:
