@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onebit.packed import (
-    Conv,
-    Flatten,
-    MaxPool,
-    PackedNet,
-    Quantize,
-    RealDense,
-    Sign,
-)
+from onebit.packed import PackedNet, nodes as op
 from support.c_programs import GNU, SMALL, assert_reference_bits, extremes, needs, outputs_of, with_inputs
 from support.kernel_nets import kernel_nets
 from support.packed_nets import IMAGE_NETS, Builder
@@ -26,15 +18,15 @@ from support.packed_nets import IMAGE_NETS, Builder
 def pooled_signs(direction: int) -> PackedNet:
     """Signs and thresholds after pools of integers and reals."""
     b = Builder((3, 8, 8))
-    b.add(Conv, **b.signs(9, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(9, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))
     b.threshold(9, most=900)
     b.nodes[-1] = replace(b.nodes[-1], direction=np.full(9, direction, np.int8))
-    b.add(Conv, **b.signs(8, 81, scale=True), kernel=(3, 3))
+    b.add(op.Conv, **b.signs(8, 81, scale=True), kernel=(3, 3))
     b.affine(8)
-    b.add(MaxPool, kernel=(2, 2))
-    b.add(Sign, shift=b.real(8))
-    b.add(Flatten)
+    b.add(op.MaxPool, kernel=(2, 2))
+    b.add(op.Sign, shift=b.real(8))
+    b.add(op.Flatten)
     b.dense(6)
     return b.net()
 
@@ -87,13 +79,13 @@ def test_nan_has_sign_minus_one_and_is_rounded_to_the_least_integer(tmp_path: Pa
     """Also behind a pool. The reference executor raises an error for NaN, which a C program cannot do."""
     needs("cc")
     b = Builder((3,), coding="float32")
-    b.add(Quantize, least=-7, most=9)
+    b.add(op.Quantize, least=-7, most=9)
     numbers = np.float32([[np.nan, -0.5, np.inf], [2.5, -np.inf, -np.nan]])
     pooled = Builder((1, 2, 4), coding="float32")
-    pooled.add(MaxPool, kernel=(2, 2), stride=(2, 2))
-    pooled.add(Sign)
-    pooled.add(Flatten)
-    pooled.add(RealDense, weight=np.eye(2, dtype=np.float32))
+    pooled.add(op.MaxPool, kernel=(2, 2), stride=(2, 2))
+    pooled.add(op.Sign)
+    pooled.add(op.Flatten)
+    pooled.add(op.RealDense, weight=np.eye(2, dtype=np.float32))
     images = np.float32([[[[np.nan, 1, 2, 2], [2, 3, -1, -1]]], [[[-1, 5, -2, -2], [1, 1, -1, -1]]]])
     integers, signs = outputs_of([(b.net(), numbers), (pooled.net(), images)], tmp_path, ["cc", "-O1"])
     np.testing.assert_array_equal(integers, [[-7, 0, 9], [2, -7, -7]])

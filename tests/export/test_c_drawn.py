@@ -10,21 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from onebit.export.c.plan import Planner
-from onebit.packed import (
-    OPS,
-    Affine,
-    AveragePool,
-    Conv,
-    Flatten,
-    MaxPool,
-    PackedNet,
-    Quantize,
-    RealDense,
-    Relu,
-    Reshape,
-    Sign,
-    Slice,
-)
+from onebit.packed import OPS, PackedNet, nodes as op
 from support.agreeing import reference
 from support.byte_nets import extreme_inputs
 from support.c_programs import SMALL, Case, assert_reference_bits, extremes, needs, outputs_of, with_inputs
@@ -59,28 +45,28 @@ def overflowing() -> PackedNet:
     """Real parameters that overflow float32, so that infinities and NaN reach every kind of kernel."""
     b = Builder((2, 5, 5), coding="standardise")
     huge = np.full(2, 3e38, np.float32)
-    b.add(Affine, scale=huge, shift=-huge)
-    b.add(Affine, scale=huge, shift=huge)
-    b.add(Conv, **b.signs(3, 18, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
-    b.add(MaxPool, kernel=(2, 2))
-    b.add(AveragePool, kernel=(2, 2), padding=(1, 0, 0, 0))
-    b.add(Relu)
-    b.add(Flatten)
-    b.add(RealDense, weight=b.real(4, b.values[b.last].shape[0]))
+    b.add(op.Affine, scale=huge, shift=-huge)
+    b.add(op.Affine, scale=huge, shift=huge)
+    b.add(op.Conv, **b.signs(3, 18, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
+    b.add(op.MaxPool, kernel=(2, 2))
+    b.add(op.AveragePool, kernel=(2, 2), padding=(1, 0, 0, 0))
+    b.add(op.Relu)
+    b.add(op.Flatten)
+    b.add(op.RealDense, weight=b.real(4, b.values[b.last].shape[0]))
     return b.net()
 
 
 def levels_of_a_part(part: str) -> Case:
     """All signs of the part are -1, and one outside is +1: the grid of both levels would be coarser."""
     b = Builder((8, 4, 5), coding="float32")
-    b.add(Sign)
-    b.add(Slice, stop=(8, 1, 1) if part == "pixel" else (8, 2, 5))
+    b.add(op.Sign)
+    b.add(op.Slice, stop=(8, 1, 1) if part == "pixel" else (8, 2, 5))
     if part == "in place":
-        b.add(Sign)
+        b.add(op.Sign)
     elif part == "reshaped":
-        b.add(Reshape, shape=(8, 1, 10))
+        b.add(op.Reshape, shape=(8, 1, 10))
     b.levels(0.1, 1000.7)
-    b.add(Conv, **b.signs(8, 8), kernel=(1, 1))
+    b.add(op.Conv, **b.signs(8, 8), kernel=(1, 1))
     net = b.net()
     assert Planner(net).levels
     inputs = np.full((1, 8, 4, 5), -1, np.float32)
@@ -94,8 +80,8 @@ def rounded_sums(before: str) -> Case:
     signs = b.threshold(8, most=200)
     if before == "levels":
         b.levels(-0.3, 1.7)
-    b.add(Conv, **b.signs(8, 72, centre=before == "center"), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(Quantize, least=-100, most=100)
+    b.add(op.Conv, **b.signs(8, 72, centre=before == "center"), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Quantize, least=-100, most=100)
     b.requantize(b.last, signs, least=-20, most=20)
     net = b.net()
     assert len(Planner(net).list) == 2

@@ -23,20 +23,7 @@ from onebit.errors import OnebitError
 from onebit.export import export_net
 from onebit.export.html import scripts, target
 from onebit.export.html.scripts import asset
-from onebit.packed import (
-    OPS,
-    AdaptiveAveragePool,
-    Add,
-    Certificate,
-    Conv,
-    Dense,
-    Flatten,
-    Node,
-    Relu,
-    costs,
-    dumps,
-    load,
-)
+from onebit.packed import OPS, Certificate, Node, costs, dumps, load, nodes as op
 from support.html_pages import HOSTILE, digits_net
 from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 
@@ -100,13 +87,13 @@ def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     digits = load_dataset("mnist-sample").test.images[:60]
     b = Builder((3, 32, 32), coding="standardise")
-    b.add(Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(16)
-    x = b.add(Relu)
-    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(Add, b.affine(16), x)
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
+    x = b.add(op.Relu)
+    b.add(op.Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Add, b.affine(16), x)
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.Flatten)
     b.dense(10)
     smooth = np.repeat(np.repeat(rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8), 4, axis=2), 4, axis=3)
     for net, samples, most in (
@@ -174,7 +161,7 @@ def test_the_page_counts_weights_as_inspect_does(tmp_path: Path) -> None:
     b = Builder((8,))
     signs = b.signs(8, 8)
     for _ in range(3):
-        b.add(Dense, **signs)
+        b.add(op.Dense, **signs)
     target.write(b.net(), tmp_path / "net.html")
     assert info_of(tmp_path / "net.html")["ratio"] == pytest.approx(4 * 64 / len(dumps(b.net())))
     net = load("resnet20-cifar10-int8")
@@ -187,9 +174,9 @@ def test_the_page_counts_weights_as_inspect_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shape", "stored"), [((1, 1, 70_000), 0), ((1, 30_000, 3), 2), ((3, 2, 65_500), 4)])
 def test_a_sheet_of_samples_fits_into_a_jpeg_file(shape: tuple[int, ...], stored: int) -> None:
     b = Builder(shape)
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
-    b.add(Dense, **b.signs(3, shape[0]))
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(3, shape[0]))
     sheet, numbers = target.samples_of(b.net(), "images", np.zeros((4, *shape), np.uint8), 1 << 20)
     assert numbers == []
     assert (Image.open(io.BytesIO(base64.b64decode(sheet))).height // shape[1] if sheet else 0) == stored

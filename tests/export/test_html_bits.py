@@ -13,23 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export.html import target
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Conv,
-    ConvTranspose,
-    Flatten,
-    Multiply,
-    PackedNet,
-    Quantize,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Sign,
-)
+from onebit.packed import PackedNet, nodes as op
 from onebit.runtime import run
 from support.byte_nets import EXTREMES, extreme_inputs
 from support.drawn_nets import batches_of, nets
@@ -84,36 +68,36 @@ def rounding_nets() -> dict[str, PackedNet]:
     made = {}
     for terms in (2000, 2**15, 2**15 + 3):
         b = Builder((terms,), seed=terms, coding="float32")
-        b.add(RealDense, weight=b.real(5, terms) ** 5)
+        b.add(op.RealDense, weight=b.real(5, terms) ** 5)
         made[f"{terms} real products"] = b.net()
     b = Builder((2**13 + 1, 2, 2), coding="values")
-    b.add(RealConvTranspose, weight=b.real(2, 4 * (2**13 + 1)), kernel=(2, 2))
+    b.add(op.RealConvTranspose, weight=b.real(2, 4 * (2**13 + 1)), kernel=(2, 2))
     made["long sums of a transposed convolution"] = b.net()
     b = Builder((40, 5, 3))
-    b.add(Conv, **b.signs(40, 360), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=-1)
+    b.add(op.Conv, **b.signs(40, 360), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=-1)
     big = b.last
     for _ in range(9):  # integers beyond 2^24
-        big = b.add(Add, big, big)
-    b.add(RealConv, weight=b.real(3, 160), kernel=(2, 2), padding=(1, 0, 0, 0), padding_value=1)
-    b.add(Multiply, b.last, b.last)
-    real = b.add(Flatten)
-    b.add(AveragePool, big, kernel=(2, 3), padding=(1, 0, 0, 1))
-    b.add(AdaptiveAveragePool, size=(2, 2))
-    b.add(ConvTranspose, big, **b.signs(40, 9, scale=True, centre=True), kernel=(3, 3), groups=40, stride=(2, 1))
+        big = b.add(op.Add, big, big)
+    b.add(op.RealConv, weight=b.real(3, 160), kernel=(2, 2), padding=(1, 0, 0, 0), padding_value=1)
+    b.add(op.Multiply, b.last, b.last)
+    real = b.add(op.Flatten)
+    b.add(op.AveragePool, big, kernel=(2, 3), padding=(1, 0, 0, 1))
+    b.add(op.AdaptiveAveragePool, size=(2, 2))
+    b.add(op.ConvTranspose, big, **b.signs(40, 9, scale=True, centre=True), kernel=(3, 3), groups=40, stride=(2, 1))
     made["large integers"] = b.net((real, b.nodes[-2].output, b.last))
     b = Builder((33, 4, 4), coding="float32")
-    b.add(Sign)
-    b.add(Conv, **b.signs(66, 11 * 9, scale=True), kernel=(3, 3), groups=3, padding=(1, 0, 1, 1), padding_value=1)
-    b.add(Sign)
-    b.add(ConvTranspose, **b.signs(37, 66 * 6), kernel=(2, 3), padding=(1, 0, 0, 2), dilation=(1, 2))
-    b.add(Sign)
-    b.add(Conv, **b.signs(5, 37 * 4, centre=True), kernel=(2, 2), padding=(1, 1, 1, 1))
+    b.add(op.Sign)
+    b.add(op.Conv, **b.signs(66, 11 * 9, scale=True), kernel=(3, 3), groups=3, padding=(1, 0, 1, 1), padding_value=1)
+    b.add(op.Sign)
+    b.add(op.ConvTranspose, **b.signs(37, 66 * 6), kernel=(2, 3), padding=(1, 0, 0, 2), dilation=(1, 2))
+    b.add(op.Sign)
+    b.add(op.Conv, **b.signs(5, 37 * 4, centre=True), kernel=(2, 2), padding=(1, 1, 1, 1))
     made["signs in groups"] = b.net()
     b = Builder((2, 4, 4), coding="float32")
-    large = b.add(Affine, scale=np.full(2, 2**20, np.float32))  # beside which a border of 1 is rounded to 0
+    large = b.add(op.Affine, scale=np.full(2, 2**20, np.float32))  # beside which a border of 1 is rounded to 0
     window = {"kernel": (2, 2), "padding": (2, 1, 2, 1), "padding_value": 1}
-    one = b.add(Conv, large, **b.signs(3, 8), **window)
-    b.add(RealConv, large, weight=b.real(3, 8), **window)
+    one = b.add(op.Conv, large, **b.signs(3, 8), **window)
+    b.add(op.RealConv, large, weight=b.real(3, 8), **window)
     made["borders of large numbers"] = b.net((one, b.last))
     return made
 
@@ -134,9 +118,9 @@ def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
 def test_rounding_nan_is_an_error(tmp_path: Path) -> None:
     b = Builder((3,), coding="float32")
     huge = np.full(3, 3e38, np.float32)
-    made = [b.add(Affine, "input", scale=scale, shift=np.zeros(3, np.float32)) for scale in (huge, -huge)]
-    b.add(Add, *made)
-    b.add(Quantize, least=-7, most=9)
+    made = [b.add(op.Affine, "input", scale=scale, shift=np.zeros(3, np.float32)) for scale in (huge, -huge)]
+    b.add(op.Add, *made)
+    b.add(op.Quantize, least=-7, most=9)
     net, page = b.net(), tmp_path / "net.html"
     target.write(net, page)
     (found,) = target.run(net, page, np.float32([[-0.5, 1, 0]])).values()
@@ -148,7 +132,7 @@ def test_rounding_nan_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_an_error(number: float, tmp_path: Path) -> None:
     b = Builder((3,), coding="float32")
-    b.add(RealDense, weight=np.full((1, 3), 1e38, np.float32))
+    b.add(op.RealDense, weight=np.full((1, 3), 1e38, np.float32))
     net, page = b.net(), tmp_path / "net.html"
     target.write(net, page)
     with pytest.raises(OnebitError, match="inputs"):
@@ -161,8 +145,8 @@ def test_values_and_outputs_may_have_any_names(tmp_path: Path) -> None:
     """Such as properties that all objects of JavaScript have, and numbers, by which it sorts keys."""
     b = Builder((2, 3, 1))
     for _ in range(2):
-        b.add(Flatten)
-        b.add(Relu)
+        b.add(op.Flatten)
+        b.add(op.Relu)
     net = with_names(
         b.net({"__proto__": "n3", "10": "n2", "2": "n1"}), ("constructor", "__proto__", "toString", "length")
     )

@@ -15,18 +15,7 @@ from PIL import Image
 
 from onebit.data import load_dataset
 from onebit.export.html import target
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Affine,
-    Certificate,
-    Conv,
-    Dense,
-    Flatten,
-    PackedNet,
-    RealDense,
-    Relu,
-    dumps,
-)
+from onebit.packed import Certificate, PackedNet, dumps, nodes as op
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
 from support.browser import MISSING, Browser
@@ -89,18 +78,18 @@ def strokes_of(digit: np.ndarray, corner: tuple[float, float]) -> list[list[tupl
 
 def image_net() -> PackedNet:
     b = Builder((3, 20, 24), coding="standardise")
-    b.add(Conv, **b.signs(8, 27), kernel=(3, 3))
-    b.add(Relu)
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
-    b.add(Dense, **b.signs(3, 8))
-    b.add(Affine, scale=np.full(3, 1e-1, np.float32))
+    b.add(op.Conv, **b.signs(8, 27), kernel=(3, 3))
+    b.add(op.Relu)
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(3, 8))
+    b.add(op.Affine, scale=np.full(3, 1e-1, np.float32))
     return b.net()
 
 
 def mask_net() -> PackedNet:
     b = Builder((3, 20, 24))
-    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     return replace(b.net(), classes=("sky", "tree", "house", HOSTILE[:190]))
 
 
@@ -265,9 +254,9 @@ def test_the_last_of_many_pictures_is_answered(browser: Browser, tmp_path: Path)
 
 def test_errors_of_the_net_are_shown(browser: Browser, tmp_path: Path) -> None:
     b = Builder((3, 20, 24), coding="values")
-    b.add(Affine, scale=np.full(3, 3e38, np.float32))
-    b.add(Flatten)
-    b.add(RealDense, weight=b.real(3, 3 * 20 * 24))
+    b.add(op.Affine, scale=np.full(3, 3e38, np.float32))
+    b.add(op.Flatten)
+    b.add(op.RealDense, weight=b.real(3, 3 * 20 * 24))
     open_page(browser, b.net(), tmp_path / "net.html", np.zeros((1, 3, 20, 24), np.uint8))
     browser.wait("document.querySelectorAll('#results .bar').length > 0")
     Image.new("RGB", (24, 20), "white").save(tmp_path / "white.png")
@@ -289,13 +278,13 @@ def test_hostile_names_are_shown_as_text(browser: Browser, tmp_path: Path) -> No
 
 def test_weights_and_masks_are_pictures(browser: Browser, tmp_path: Path) -> None:
     b = Builder((1, 5, 6))
-    b.add(Flatten)
+    b.add(op.Flatten)
     b.dense(7)
     open_page(browser, b.net(), tmp_path / "net.html")
     shape = browser.script("const { width, height } = document.getElementById('signs'); return [height, width, 4]")
     pixels = pixels_of(browser, "signs").reshape(shape)
     first = b.nodes[1]
-    assert isinstance(first, Dense)
+    assert isinstance(first, op.Dense)
     signs = unpack_signs(first.signs, 30).reshape(7, 5, 6)
     for k in range(7):
         np.testing.assert_array_equal(pixels[:5, 7 * k : 7 * k + 6, 0] > 128, signs[k] > 0)

@@ -20,22 +20,7 @@ from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.export import export_net
 from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
-from onebit.packed import (
-    AdaptiveAveragePool,
-    AveragePool,
-    Clamp,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    MaxPool,
-    PackedNet,
-    Quantize,
-    Reshape,
-    Sign,
-    Threshold,
-    dumps,
-)
+from onebit.packed import PackedNet, dumps, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
 from support.drawn_nets import batches_of, nets
@@ -52,15 +37,17 @@ def windows(seed: int = 0) -> PackedNet:
     """Groups, centers, dilations and paddings in which ONNX could differ."""
     b = Builder((4, 9, 8), seed=seed, coding="values")
     odd = b.signs(6, 2 * 6, scale=True, centre=True)
-    b.add(ConvTranspose, **odd, kernel=(2, 3), stride=(2, 1), padding=(1, 0, 2, 1), groups=2, extra=(3, 1))
+    b.add(op.ConvTranspose, **odd, kernel=(2, 3), stride=(2, 1), padding=(1, 0, 2, 1), groups=2, extra=(3, 1))
     b.affine(6)
-    first = b.add(Conv, **b.signs(12, 9, centre=True), kernel=(3, 3), dilation=(2, 1), groups=6, padding=(0, 2, 1, 0))
-    b.add(AveragePool, kernel=(2, 2), dilation=(2, 1), padding=(1, 0, 0, 1), sums=1)
-    b.add(Sign, shift=b.real(12))
-    b.add(MaxPool, kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 1))
-    b.add(AveragePool, kernel=(3, 2), stride=(2, 1), padding=(1, 2, 0, 1))
-    b.add(ConvTranspose, **b.signs(4, 12 * 4), kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 0))
-    b.add(AdaptiveAveragePool, size=(3, 2))
+    first = b.add(
+        op.Conv, **b.signs(12, 9, centre=True), kernel=(3, 3), dilation=(2, 1), groups=6, padding=(0, 2, 1, 0)
+    )
+    b.add(op.AveragePool, kernel=(2, 2), dilation=(2, 1), padding=(1, 0, 0, 1), sums=1)
+    b.add(op.Sign, shift=b.real(12))
+    b.add(op.MaxPool, kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 1))
+    b.add(op.AveragePool, kernel=(3, 2), stride=(2, 1), padding=(1, 2, 0, 1))
+    b.add(op.ConvTranspose, **b.signs(4, 12 * 4), kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 0))
+    b.add(op.AdaptiveAveragePool, size=(3, 2))
     return b.net((first, b.last))
 
 
@@ -68,18 +55,18 @@ def far_borders(seed: int = 0) -> PackedNet:
     """Padding as wide as the kernel, and additional rows as many as the stride, which dilations allow."""
     b = Builder((2, 8, 8), seed=seed, coding="values")
     pool = {"kernel": (2, 2), "dilation": (2, 3), "padding": (1, 2, 2, 0)}
-    b.add(ConvTranspose, **b.signs(4, 18, scale=True, centre=True), kernel=(3, 3), dilation=(2, 3), extra=(1, 2))
+    b.add(op.ConvTranspose, **b.signs(4, 18, scale=True, centre=True), kernel=(3, 3), dilation=(2, 3), extra=(1, 2))
     b.affine(4)
-    real = b.add(MaxPool, **pool)
-    b.add(Sign, shift=b.real(4))
-    b.add(MaxPool, **pool)
-    b.add(Conv, **b.signs(6, 16), kernel=(2, 2))
-    b.add(MaxPool, **{**pool, "padding": (2, 0, 0, 1)})
+    real = b.add(op.MaxPool, **pool)
+    b.add(op.Sign, shift=b.real(4))
+    b.add(op.MaxPool, **pool)
+    b.add(op.Conv, **b.signs(6, 16), kernel=(2, 2))
+    b.add(op.MaxPool, **{**pool, "padding": (2, 0, 0, 1)})
     b.threshold(6)
-    b.add(Flatten)
+    b.add(op.Flatten)
     b.dense(60)
-    b.add(Reshape, shape=(3, 4, 5))
-    b.add(MaxPool, **{**pool, "dilation": (3, 1), "padding": (1, 2, 0, 0)})
+    b.add(op.Reshape, shape=(3, 4, 5))
+    b.add(op.MaxPool, **{**pool, "dilation": (3, 1), "padding": (1, 2, 0, 0)})
     return b.net((real, b.last))
 
 
@@ -104,7 +91,7 @@ def assert_equal(net: PackedNet, found: dict[str, np.ndarray], inputs: np.ndarra
     expected, uses = net.by_name(run(net, inputs, executor="reference")), Uses(net)
     values = [part.values() for _, part in batches(net, inputs, list(uses.values))]
     largest = max(float(np.abs(value).max()) for part in values for value in part) or 1.0
-    signed = any(isinstance(node, Sign | Quantize) and node.inputs[0] not in uses.exact for node in net.nodes)
+    signed = any(isinstance(node, op.Sign | op.Quantize) and node.inputs[0] not in uses.exact for node in net.nodes)
     for name in net.outputs:
         assert found[name].dtype == np.float32
         if name in uses.exact:
@@ -176,9 +163,9 @@ def test_nets_of_signs_are_graphs_of_integers(tmp_path: Path) -> None:
     assert (found["QLinearConv"], found["MatMulInteger"], found["Conv"], found["Clip"]) == (3, 2, 1, 3)
     # the scale and shift of real activations become part of the convolution
     b = Builder((2, 6, 6), coding="standardise")
-    b.add(Conv, **b.signs(8, 18), kernel=(3, 3))
+    b.add(op.Conv, **b.signs(8, 18), kernel=(3, 3))
     b.affine(8)
-    b.add(Conv, **b.signs(8, 72), kernel=(3, 3))
+    b.add(op.Conv, **b.signs(8, 72), kernel=(3, 3))
     b.affine(8)
     found = operators(optimized(write(b.net(), tmp_path)))
     assert (found["Conv"], found["Mul"], found["Add"]) == (2, 0, 0)
@@ -189,14 +176,14 @@ def test_the_sign_of_zero_and_of_a_shift_is_plus_one(flavor: str, tmp_path: Path
     zeros = np.float32([0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3, -3])[:, None]
     shift = np.float32([0.1, -2.5, 1e-45, -0.0])
     b = Builder((1,), coding="float32")
-    first = b.add(Sign)
-    b.add(Dense, signs=np.ones((1, 1), np.uint64), in_features=1)
+    first = b.add(op.Sign)
+    b.add(op.Dense, signs=np.ones((1, 1), np.uint64), in_features=1)
     net = b.net((first, b.last))
     found = target.run(net, write(net, tmp_path, flavor), zeros, flavor=flavor)
     for name in net.outputs:
         np.testing.assert_array_equal(found[name][:, 0], [1, 1, 1, -1, 1, -1, 1, -1])
     b = Builder((4,), coding="float32")
-    b.add(Sign, shift=shift)
+    b.add(op.Sign, shift=shift)
     net = b.net()
     inputs = np.stack([shift, np.nextafter(shift, np.float32(-9)), np.nextafter(shift, np.float32(9))])
     found = target.run(net, write(net, tmp_path, flavor), inputs, flavor=flavor)
@@ -211,14 +198,14 @@ def test_thresholds_at_every_sum_and_at_the_limits_of_int32(first: str, tmp_path
     at = np.tile(at, 2)
     direction = np.repeat(np.array([1, -1], np.int8), len(at) // 2)
     b = Builder((5,) if first == "dense" else (5, 4, 4), coding="float32")
-    b.add(Sign)
+    b.add(op.Sign)
     if first == "dense":
         b.dense(len(at))
     else:
-        b.add(Conv, **b.signs(len(at), 5), kernel=(1, 1))
+        b.add(op.Conv, **b.signs(len(at), 5), kernel=(1, 1))
     if first == "pooled":
-        b.add(MaxPool, kernel=(2, 2), stride=(1, 2), padding=(1, 0, 0, 0))
-    b.add(Threshold, threshold=at, direction=direction)
+        b.add(op.MaxPool, kernel=(2, 2), stride=(1, 2), padding=(1, 0, 0, 0))
+    b.add(op.Threshold, threshold=at, direction=direction)
     net = b.net()
     inputs = inputs_of(net, 32)
     path = write(net, tmp_path)
@@ -233,10 +220,10 @@ def mlp(*widths: int, coding: str = "integer") -> PackedNet:
         words = b.rng.integers(0, 2**64, (outputs, -(-inputs // 64)), dtype=np.uint64)
         if inputs % 64:
             words[:, -1] &= np.uint64((1 << inputs % 64) - 1)
-        b.add(Dense, signs=words, in_features=inputs)
+        b.add(op.Dense, signs=words, in_features=inputs)
         b.affine(outputs)
         if outputs != widths[-1]:
-            b.add(Clamp, low=np.float32([0]))
+            b.add(op.Clamp, low=np.float32([0]))
     return b.net()
 
 
@@ -255,8 +242,8 @@ def test_any_number_of_samples_runs_in_one_session(tmp_path: Path) -> None:
     for count in (1, 3, 130):
         assert opened.run(None, {"input": inputs_of(net, count)})[0].shape == (count, 10)
     b = Builder((3,), coding="float32")
-    b.add(Dense, **b.signs(1, 3, scale=True))
-    b.add(Reshape, shape=())
+    b.add(op.Dense, **b.signs(1, 3, scale=True))
+    b.add(op.Reshape, shape=())
     number = b.net()
     assert target.run(number, write(number, tmp_path), inputs_of(number, 4))[b.last].shape == (4,)
 
@@ -324,18 +311,18 @@ def test_sums_beyond_those_of_float32_are_exact_or_an_error(tmp_path: Path) -> N
         return {"signs": pack_signs(np.ones((outputs, terms), np.int8)), "in_features": terms}
 
     b = Builder((300, 1, 1), coding="values")
-    b.add(Conv, **ones(299, 300), kernel=(1, 1))
-    b.add(Flatten)
-    b.add(Dense, **ones(2, 299))
+    b.add(op.Conv, **ones(299, 300), kernel=(1, 1))
+    b.add(op.Flatten)
+    b.add(op.Dense, **ones(2, 299))
     odd = 299 * 299 * 255  # beyond 2^24, so float32 has only the even numbers beside it
-    b.add(Threshold, threshold=np.array([odd, odd + 1], np.int32), direction=np.ones(2, np.int8))
+    b.add(op.Threshold, threshold=np.array([odd, odd + 1], np.int32), direction=np.ones(2, np.int8))
     exact = b.net()
     inputs = np.full((1, 300, 1, 1), 255, np.uint8)
     inputs[0, 7] = 0
     found = target.run(exact, write(exact, tmp_path), inputs)[exact.output]
     np.testing.assert_array_equal(found, [[1, -1]])
     del b.nodes[1:]
-    b.add(Conv, "n0", **ones(2, 299), kernel=(1, 1))
+    b.add(op.Conv, "n0", **ones(2, 299), kernel=(1, 1))
     with pytest.raises(UsageError, match="22,873,500"):
         export_net(b.net(), "onnx", tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()

@@ -17,32 +17,7 @@ from onebit.integer.conversion import Conversion
 from onebit.integer.form import Form
 from onebit.integer.nets import plan_conversion
 from onebit.integer.operations import CONVERSIONS
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Card,
-    CardScore,
-    Clamp,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    MaxPool,
-    Node,
-    PackedNet,
-    Pad,
-    Quantize,
-    Relu,
-    Requantize,
-    Sign,
-    Slice,
-    dumps,
-    infer,
-    loads,
-)
+from onebit.packed import Card, CardScore, Node, PackedNet, dumps, infer, loads, nodes as op
 from onebit.runtime import run
 from support import by_hand
 from support.covering import covering
@@ -52,21 +27,21 @@ from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make
 def residual_net(seed: int = 0) -> PackedNet:
     """Standardized images, residual blocks with a strided shortcut, averages over the whole image."""
     b = Builder((3, 6, 6), seed=seed, coding="standardise")
-    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(4)
-    x = b.add(Relu)
-    b.add(Conv, **b.signs(4, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    x = b.add(op.Relu)
+    b.add(op.Conv, **b.signs(4, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
     y = b.affine(4)
-    b.add(Add, y, x)
-    x = b.add(Relu)
-    shortcut = b.add(Slice, x, stop=(4, 6, 6), step=(1, 2, 2))
-    shortcut = b.add(Pad, shortcut, channels=(0, 2))
-    b.add(Conv, x, **b.signs(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1), stride=(2, 2))
+    b.add(op.Add, y, x)
+    x = b.add(op.Relu)
+    shortcut = b.add(op.Slice, x, stop=(4, 6, 6), step=(1, 2, 2))
+    shortcut = b.add(op.Pad, shortcut, channels=(0, 2))
+    b.add(op.Conv, x, **b.signs(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1), stride=(2, 2))
     y = b.affine(6)
-    b.add(Add, y, shortcut)
-    b.add(Relu)
-    b.add(AveragePool, kernel=(3, 3), stride=(3, 3))
-    b.add(Flatten)
+    b.add(op.Add, y, shortcut)
+    b.add(op.Relu)
+    b.add(op.AveragePool, kernel=(3, 3), stride=(3, 3))
+    b.add(op.Flatten)
     b.dense(4)
     b.affine(4)
     return b.net()
@@ -75,18 +50,18 @@ def residual_net(seed: int = 0) -> PackedNet:
 def stream_net(seed: int = 0) -> PackedNet:
     """A residual stream without bounds: BatchNorm and ReLU come before the weights; pixels are normalized by a node."""
     b = Builder((2, 5, 5), seed=seed, coding="values")
-    b.add(Affine, scale=np.array([1 / 60, 1 / 50], np.float32), shift=np.array([-2.1, -2.4], np.float32))
-    b.add(Conv, **b.signs(4, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Affine, scale=np.array([1 / 60, 1 / 50], np.float32), shift=np.array([-2.1, -2.4], np.float32))
+    b.add(op.Conv, **b.signs(4, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
     x = b.affine(4)
     for _ in range(2):
         b.affine(4)
-        b.add(Relu)
-        y = b.add(Conv, **b.signs(4, 36, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1))
-        x = b.add(Add, x, y)
+        b.add(op.Relu)
+        y = b.add(op.Conv, **b.signs(4, 36, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+        x = b.add(op.Add, x, y)
     b.affine(4)
-    b.add(Relu)
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
+    b.add(op.Relu)
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.Flatten)
     b.dense(3)
     return b.net()
 
@@ -94,21 +69,21 @@ def stream_net(seed: int = 0) -> PackedNet:
 def unet(seed: int = 0) -> PackedNet:
     """Pools, upsampling, and a concatenation of values that must have the same step."""
     b = Builder((1, 6, 6), seed=seed)
-    b.add(Conv, **b.signs(4, 9), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
+    b.add(op.Conv, **b.signs(4, 9), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
     b.affine(4)
-    skip = b.add(Relu)
-    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
-    b.add(Conv, **b.signs(5, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    skip = b.add(op.Relu)
+    b.add(op.MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(op.Conv, **b.signs(5, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(5)
-    b.add(Relu)
-    b.add(ConvTranspose, **b.signs(3, 20), kernel=(2, 2), stride=(2, 2))
+    b.add(op.Relu)
+    b.add(op.ConvTranspose, **b.signs(3, 20), kernel=(2, 2), stride=(2, 2))
     b.affine(3)
-    up = b.add(Relu)
-    b.add(Concat, skip, up)
-    b.add(Conv, **b.signs(3, 63, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+    up = b.add(op.Relu)
+    b.add(op.Concat, skip, up)
+    b.add(op.Conv, **b.signs(3, 63, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(3)
-    b.add(Clamp, low=np.float32([0]), high=np.float32([6]))
-    b.add(Conv, **b.signs(2, 3), kernel=(1, 1))
+    b.add(op.Clamp, low=np.float32([0]), high=np.float32([6]))
+    b.add(op.Conv, **b.signs(2, 3), kernel=(1, 1))
     b.affine(2)
     return b.net()
 
@@ -116,16 +91,16 @@ def unet(seed: int = 0) -> PackedNet:
 def mixed_net(seed: int = 0) -> PackedNet:
     """Signs of sums of integers, after activations of few bits, and a bound on both sides without weights behind it."""
     b = Builder((2, 4, 4), seed=seed, coding="standardise")
-    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(6)
-    b.add(Sign, shift=b.real(6))
-    b.add(Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2, padding_value=-1)
+    b.add(op.Sign, shift=b.real(6))
+    b.add(op.Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2, padding_value=-1)
     b.affine(6)
-    b.add(Clamp, low=np.float32([-1.5]), high=np.float32([2]))
-    b.add(Flatten)
+    b.add(op.Clamp, low=np.float32([-1.5]), high=np.float32([2]))
+    b.add(op.Flatten)
     b.dense(8)
     b.affine(8)
-    b.add(Sign)
+    b.add(op.Sign)
     b.dense(3)
     b.affine(3)
     return b.net()
@@ -134,16 +109,16 @@ def mixed_net(seed: int = 0) -> PackedNet:
 def bordered_net(seed: int = 0, value: int = 1) -> PackedNet:
     """The first rounded value is read by weights, and with a border of ±1 by others."""
     b = Builder((2, 6, 6), seed=seed, coding="values")
-    b.add(Conv, **b.signs(4, 18), kernel=(3, 3))
+    b.add(op.Conv, **b.signs(4, 18), kernel=(3, 3))
     b.affine(4)
-    x = b.add(Relu)
-    b.add(Conv, x, **b.signs(3, 4), kernel=(1, 1))
+    x = b.add(op.Relu)
+    b.add(op.Conv, x, **b.signs(3, 4), kernel=(1, 1))
     y = b.affine(3)
-    b.add(Pad, x, padding=(1, 0, 0, 1), value=value)
-    b.add(Conv, **b.signs(3, 16), kernel=(2, 2))
+    b.add(op.Pad, x, padding=(1, 0, 0, 1), value=value)
+    b.add(op.Conv, **b.signs(3, 16), kernel=(2, 2))
     z = b.affine(3)
-    b.add(Add, y, z)
-    b.add(Flatten)
+    b.add(op.Add, y, z)
+    b.add(op.Flatten)
     b.dense(4)
     return b.net()
 
@@ -194,7 +169,7 @@ def rounded_by_hand(net: PackedNet, steps: dict[str, tuple[Fraction, int, int]],
 
 def image_step(net: PackedNet) -> dict[str, tuple[Fraction, int, int]]:
     """The rounding of an image with real values, and the name of the value."""
-    first = next((node for node in net.nodes if isinstance(node, Affine) and node.inputs == ("input",)), None)
+    first = next((node for node in net.nodes if isinstance(node, op.Affine) and node.inputs == ("input",)), None)
     if net.input.mean is not None and net.input.std is not None:
         name, ends = "input", [(x - net.input.mean.astype(float)) / net.input.std.astype(float) for x in (0, 255)]
     elif first is not None:
@@ -212,7 +187,7 @@ def test_an_integer_net_rounds_each_value_of_the_exact_net_once(
     images = inputs_of(net, 40, seed=1)
     made = calibrated(net, images, activations=bits)
     steps = steps_of(net, bits, images)
-    if any(isinstance(node, Requantize) and node.inputs == ("input",) for node in made.net.nodes):
+    if any(isinstance(node, op.Requantize) and node.inputs == ("input",) for node in made.net.nodes):
         steps |= image_step(net)
     outputs = run(made.net, images[:1])
     parts = list(made.net.by_name(outputs).values())
@@ -229,24 +204,24 @@ def test_weights_multiply_small_integers(name: str) -> None:
     made = calibrated(net, inputs_of(net, 40), activations=8).net
     known = infer(made)
     for node in made.nodes:
-        if isinstance(node, (Dense, Conv, ConvTranspose)):
+        if isinstance(node, (op.Dense, op.Conv, op.ConvTranspose)):
             x = known[node.inputs[0]]
             assert x.exact, node.output
             assert node.scale is None
             assert node.centre is None
-            assert -128 <= x.limits[0] <= x.limits[1] <= 255 or x.bound == 255 or isinstance(node, Dense)
+            assert -128 <= x.limits[0] <= x.limits[1] <= 255 or x.bound == 255 or isinstance(node, op.Dense)
     assert dumps(loads(dumps(made))) == dumps(made)
 
 
 def test_pixels_of_a_net_trained_with_roundings_can_be_rounded_too() -> None:
     """The sums of real values that `quantize` rounded become sums of integers, and the net integer from the pixels."""
     b = Builder((2, 4, 4), coding="standardise")
-    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(Affine, scale=np.full(6, 3, np.float32), shift=b.real(6))
-    x = b.add(Quantize, least=0, most=15)
-    y = b.add(Conv, **b.signs(6, 54), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Affine, scale=np.full(6, 3, np.float32), shift=b.real(6))
+    x = b.add(op.Quantize, least=0, most=15)
+    y = b.add(op.Conv, **b.signs(6, 54), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.requantize(y, x, most=15)
-    b.add(Flatten)
+    b.add(op.Flatten)
     b.dense(5)
     net = b.net()
     images = inputs_of(net, 64)
@@ -270,15 +245,15 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
     sums = wide.append_changed(net.nodes[1], wide.append_changed(net.nodes[0], "input"))
     wide.forms["n1"] = Form.of(sums, 9, 0.5)
-    form = CONVERSIONS[Requantize](wide, net.nodes[2], wide.forms["n1"])
+    form = CONVERSIONS[op.Requantize](wide, net.nodes[2], wide.forms["n1"])
     [(value, scale)] = form.terms.items()
     assert (scale == 1).all()
     node = wide.nodes[-1]
-    assert isinstance(node, Requantize)
+    assert isinstance(node, op.Requantize)
     assert node.output == value
     half = np.arange(-3000, 3000)[:, None] * np.ones(9, np.int64)
     old, new = net.nodes[2], node
-    assert isinstance(old, Requantize)
+    assert isinstance(old, op.Requantize)
     expected = (half * old.multiplier[0].astype(np.int64) + 2 * old.offset) >> (old.right_shift + 1)
     given = (half * new.multiplier[0].astype(np.int64) + new.offset) >> new.right_shift
     assert np.mean(np.clip(expected, 0, 15) == np.clip(given, 0, 15)) > 0.999
@@ -287,8 +262,11 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
 def test_values_that_are_concatenated_have_one_step() -> None:
     net = unet()
     made = calibrated(net, inputs_of(net, 40)).net
-    [joint] = [node.output for node in made.nodes if isinstance(node, Concat)]
-    assert [type(node) for node in made.nodes if joint in node.inputs] == [Conv, Conv]  # the second for its centers
+    [joint] = [node.output for node in made.nodes if isinstance(node, op.Concat)]
+    assert [type(node) for node in made.nodes if joint in node.inputs] == [
+        op.Conv,
+        op.Conv,
+    ]  # the second for its centers
 
 
 def test_a_residual_block_is_one_rounding_of_sums_and_shortcut() -> None:
@@ -300,19 +278,19 @@ def test_a_residual_block_is_one_rounding_of_sums_and_shortcut() -> None:
         *("Requantize", "Conv", "Requantize", "Conv", "Requantize", "Slice", "Pad", "Conv", "Requantize"),
         *("AveragePool", "Flatten", "Dense", "Affine"),
     ]
-    assert [len(node.inputs) for node in made.nodes if isinstance(node, Requantize)] == [1, 1, 2, 2]
+    assert [len(node.inputs) for node in made.nodes if isinstance(node, op.Requantize)] == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("value", [1, -1])
-@pytest.mark.parametrize("bound", [Relu, Clamp])
+@pytest.mark.parametrize("bound", [op.Relu, op.Clamp])
 def test_a_border_of_ones_is_rounded_together_with_what_it_surrounds(bound: type[Node], value: int) -> None:
     b = Builder((2, 6, 6))
-    b.add(Conv, **b.signs(8, 18), kernel=(3, 3))
-    b.add(Affine, scale=np.full(8, 1e-3, np.float32), shift=b.real(8))
-    b.add(bound, **({"low": np.float32([-1.5])} if bound is Clamp else {}))
-    b.add(Pad, padding=(1, 1, 1, 1), value=value)
-    b.add(Conv, **b.signs(8, 72), kernel=(3, 3))
-    b.add(Flatten)
+    b.add(op.Conv, **b.signs(8, 18), kernel=(3, 3))
+    b.add(op.Affine, scale=np.full(8, 1e-3, np.float32), shift=b.real(8))
+    b.add(bound, **({"low": np.float32([-1.5])} if bound is op.Clamp else {}))
+    b.add(op.Pad, padding=(1, 1, 1, 1), value=value)
+    b.add(op.Conv, **b.signs(8, 72), kernel=(3, 3))
+    b.add(op.Flatten)
     b.dense(3)
     net = b.net()
     images = inputs_of(net, 64)
@@ -326,20 +304,20 @@ def test_a_border_of_ones_is_rounded_together_with_what_it_surrounds(bound: type
 def test_a_stream_has_16_bits_and_pixels_8() -> None:
     net = stream_net()
     made = calibrated(net, inputs_of(net, 40), activations=2).net
-    limits = [(node.least, node.most) for node in made.nodes if isinstance(node, Requantize)]
+    limits = [(node.least, node.most) for node in made.nodes if isinstance(node, op.Requantize)]
     assert limits == [(-128, 127), (0, 3), (-32768, 32767), (0, 3), (0, 3)]
 
 
 def rounding_net(*, standardized: bool = False) -> PackedNet:
     """A net that was trained with its roundings: bounds, a division by the step, `quantize`, a multiplication."""
     b = Builder((2, 4, 4), coding="standardise" if standardized else "values")
-    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(6)
-    b.add(Relu)
-    b.add(Affine, scale=np.full(6, 1 / 0.375, np.float32))
-    b.add(Quantize, least=0, most=15)
-    b.add(Affine, scale=np.full(6, 0.375, np.float32))
-    b.add(Flatten)
+    b.add(op.Relu)
+    b.add(op.Affine, scale=np.full(6, 1 / 0.375, np.float32))
+    b.add(op.Quantize, least=0, most=15)
+    b.add(op.Affine, scale=np.full(6, 0.375, np.float32))
+    b.add(op.Flatten)
     b.dense(5)
     b.affine(5)
     return b.net()

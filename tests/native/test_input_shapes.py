@@ -12,27 +12,7 @@ from hypothesis import event, given, settings, strategies as st
 from onebit.errors import FormatError, NotBinaryError
 from onebit.native import NotPlanned, instruction_sets, make_plan
 from onebit.native.layout import merged, permuted, repeated, reshaped
-from onebit.packed import (
-    Add,
-    AveragePool,
-    Clamp,
-    Concat,
-    Conv,
-    Dense,
-    Flatten,
-    Hardtanh,
-    Multiply,
-    Node,
-    PackedNet,
-    Permute,
-    RealConv,
-    Relu,
-    Repeat,
-    Reshape,
-    Sign,
-    dumps,
-    loads,
-)
+from onebit.packed import Node, PackedNet, dumps, loads, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
@@ -107,40 +87,40 @@ def kernels_of(*steps: tuple[type[Node], dict[str, Any]], shape: tuple[int, ...]
     return list(make_plan(net, isa).kernels)
 
 
-RELU: tuple[type[Node], dict[str, Any]] = (Relu, {})
+RELU: tuple[type[Node], dict[str, Any]] = (op.Relu, {})
 
 
 def dense(shape: tuple[int, ...]) -> list[Any]:
     """A layer that reads a value of any shape as it is, and whose output needs no copy."""
-    return [(Flatten, {}), (Dense, Builder((1,)).signs(3, prod(shape)))]
+    return [(op.Flatten, {}), (op.Dense, Builder((1,)).signs(3, prod(shape)))]
 
 
 @pytest.mark.parametrize(
     ("shape", "moves"),
     [
-        ((7, 9), [(Reshape, {"shape": (7, 1, 9)})]),
-        ((7, 1, 9), [(Reshape, {"shape": (7, 9)})]),
-        ((4, 3, 5), [(Reshape, {"shape": (4, 15)})]),
-        ((4, 3, 5), [(Reshape, {"shape": (4, 5, 3)})]),
-        ((20,), [(Reshape, {"shape": (1, 4, 5)})]),
-        ((1, 4, 5), [(Flatten, {})]),
-        ((9, 1), [(Permute, {"axes": (1, 0)})]),
-        ((20,), [(Reshape, {"shape": (1, 20)}), (Permute, {"axes": (1, 0)})]),
-        ((3, 4), [(Repeat, {"times": (1, 1)})]),
+        ((7, 9), [(op.Reshape, {"shape": (7, 1, 9)})]),
+        ((7, 1, 9), [(op.Reshape, {"shape": (7, 9)})]),
+        ((4, 3, 5), [(op.Reshape, {"shape": (4, 15)})]),
+        ((4, 3, 5), [(op.Reshape, {"shape": (4, 5, 3)})]),
+        ((20,), [(op.Reshape, {"shape": (1, 4, 5)})]),
+        ((1, 4, 5), [(op.Flatten, {})]),
+        ((9, 1), [(op.Permute, {"axes": (1, 0)})]),
+        ((20,), [(op.Reshape, {"shape": (1, 20)}), (op.Permute, {"axes": (1, 0)})]),
+        ((3, 4), [(op.Repeat, {"times": (1, 1)})]),
     ],
 )
 def test_equal_layouts_are_not_copied(shape: tuple[int, ...], moves: list[Any]) -> None:
-    assert "copy" not in kernels_of(RELU, *moves, (Hardtanh, {}), *dense(shape), shape=shape)
+    assert "copy" not in kernels_of(RELU, *moves, (op.Hardtanh, {}), *dense(shape), shape=shape)
 
 
 def test_operations_on_channels_follow_a_value_that_is_seen_in_another_shape() -> None:
     """A 1-D convolution is one of an image, and its threshold is still part of its call."""
     b = Builder((33, 9))
     steps = [
-        (Reshape, {"shape": (33, 1, 9)}),
-        (Conv, {**b.signs(8, 99), "kernel": (1, 3)}),
-        (Reshape, {"shape": (8, 7)}),
-        (Sign, {}),
+        (op.Reshape, {"shape": (33, 1, 9)}),
+        (op.Conv, {**b.signs(8, 99), "kernel": (1, 3)}),
+        (op.Reshape, {"shape": (8, 7)}),
+        (op.Sign, {}),
     ]
     assert kernels_of(*steps, shape=(33, 9)) == ["grid", "lut", "expand", "pointwise", "copy"]
 
@@ -150,33 +130,33 @@ def test_operations_on_channels_follow_a_value_that_is_seen_in_another_shape() -
     [((6, 4), (4, 6), 2), ((6, 4), (12, 2), 1), ((12, 2), (2, 2, 6), 1), ((4, 6), (24,), 1)],
 )
 def test_reshapes_take_the_copies_they_need(shape: tuple[int, ...], made: tuple[int, ...], copies: int) -> None:
-    assert kernels_of(RELU, (Reshape, {"shape": made}), *dense(shape), shape=shape).count("copy") == copies
+    assert kernels_of(RELU, (op.Reshape, {"shape": made}), *dense(shape), shape=shape).count("copy") == copies
 
 
 def test_signs_that_moved_are_bits_again() -> None:
     """Else a dense layer would look up ±1 like any integers."""
     b = Builder((5, 64))
-    for move in ((Permute, {"axes": (1, 0)}), (Reshape, {"shape": (64, 5)})):
-        dense = (Conv, {**b.signs(8, 64), "kernel": (1, 1)})
-        kernels = kernels_of((Sign, {}), move, (Reshape, {"shape": (64, 1, 5)}), dense, shape=(5, 64))
+    for move in ((op.Permute, {"axes": (1, 0)}), (op.Reshape, {"shape": (64, 5)})):
+        dense = (op.Conv, {**b.signs(8, 64), "kernel": (1, 1)})
+        kernels = kernels_of((op.Sign, {}), move, (op.Reshape, {"shape": (64, 1, 5)}), dense, shape=(5, 64))
         assert "xnor" in kernels
         assert "lut" not in kernels
     net = Builder((70,), coding="float32")
-    half = net.add(Sign)
-    net.add(Concat, half, half)
+    half = net.add(op.Sign)
+    net.add(op.Concat, half, half)
     net.dense(9)
     assert "xnor" in make_plan(net.net(), list(ISAS.values())[-1]).kernels
 
 
 def test_bits_are_repeated_as_words() -> None:
-    kernels = kernels_of((Sign, {}), (Repeat, {"times": (1, 2, 3)}), shape=(40, 3, 4))
+    kernels = kernels_of((op.Sign, {}), (op.Repeat, {"times": (1, 2, 3)}), shape=(40, 3, 4))
     assert kernels == ["pointwise", "copy", "expand", "pointwise", "copy"]  # a copy of words; then the output
 
 
 def test_a_copy_along_too_many_axes_is_left_to_numpy() -> None:
     b = Builder((2, 3, 2, 3, 2, 3), coding="float32")
-    b.add(Permute, axes=(5, 3, 1, 4, 2, 0))
-    b.add(Repeat, times=(2,) * 6)
+    b.add(op.Permute, axes=(5, 3, 1, 4, 2, 0))
+    b.add(op.Repeat, times=(2,) * 6)
     with pytest.raises(NotPlanned, match="axes"):
         make_plan(b.net(), list(ISAS.values())[-1])
     batch = inputs_of(b.net(), 2)
@@ -220,11 +200,11 @@ def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
 @pytest.mark.parametrize("pixel", [0, 1, 128, 255])
 def test_bytes_as_they_are_and_coded_have_exact_sums(coding: str, pixel: int) -> None:
     b = Builder((3, 5, 4), coding=coding)
-    dense = b.add(Flatten)
+    dense = b.add(op.Flatten)
     signs = {"signs": pack_signs(np.ones((40, 60), np.int8)), "in_features": 60}
-    dense = b.add(Dense, **signs)
+    dense = b.add(op.Dense, **signs)
     conv = {"signs": pack_signs(np.ones((20, 27), np.int8)), "in_features": 27, "kernel": (3, 3)}
-    b.add(Conv, "input", **conv)
+    b.add(op.Conv, "input", **conv)
     net = b.net((dense, b.last))
     batch = np.full((13, 3, 5, 4), pixel, np.uint8)
     value = pixel if coding == "values" else 2 * pixel - 255
@@ -238,10 +218,10 @@ def test_bytes_as_they_are_and_coded_have_exact_sums(coding: str, pixel: int) ->
 def test_bytes_of_an_image_seen_in_another_shape() -> None:
     """784 features as an image: the bytes of a feature are not those of a pixel."""
     b = Builder((30,), coding="values")
-    b.add(Reshape, shape=(1, 5, 6))
-    b.add(Conv, **b.signs(20, 9), kernel=(3, 3))
-    b.add(Reshape, "input", shape=(2, 3, 5))
-    b.add(Conv, **b.signs(20, 8), kernel=(2, 2))
+    b.add(op.Reshape, shape=(1, 5, 6))
+    b.add(op.Conv, **b.signs(20, 9), kernel=(3, 3))
+    b.add(op.Reshape, "input", shape=(2, 3, 5))
+    b.add(op.Conv, **b.signs(20, 8), kernel=(2, 2))
     net = b.net((b.nodes[1].output, b.last))
     batch = inputs_of(net, 3)
     for isa in ISAS.values():
@@ -255,9 +235,9 @@ def test_depthwise_sums_of_many_taps_are_exact(real: bool, taps: tuple[int, int]
     b = Builder((40, *taps), coding="float32")
     count = taps[0] * taps[1]
     if real:
-        b.add(RealConv, weight=np.full((40, count), 2.0**24 - 1, np.float32), kernel=taps, groups=40)
+        b.add(op.RealConv, weight=np.full((40, count), 2.0**24 - 1, np.float32), kernel=taps, groups=40)
     else:
-        b.add(Conv, signs=pack_signs(np.ones((40, count), np.int8)), in_features=count, kernel=taps, groups=40)
+        b.add(op.Conv, signs=pack_signs(np.ones((40, count), np.int8)), in_features=count, kernel=taps, groups=40)
     net = b.net()
     batch = np.full((2, 40, *taps), 2.0**24 - 1, np.float32)
     batch[1] *= -1
@@ -295,13 +275,13 @@ def test_depthwise_convolutions_of_every_size(
     fields |= {"groups": channels, "padding_value": value}
     terms = 3 * fields["kernel"][0]
     if form == "weights":
-        b.add(RealConv, weight=b.real(channels * multiple, terms), **fields)
+        b.add(op.RealConv, weight=b.real(channels * multiple, terms), **fields)
     else:
-        b.add(Conv, **b.signs(channels * multiple, terms), **fields)
+        b.add(op.Conv, **b.signs(channels * multiple, terms), **fields)
     if signs:
         b.affine(channels * multiple)
-        b.add(Sign)
-        b.add(Conv, **b.signs(5, channels * multiple), kernel=(1, 1))
+        b.add(op.Sign)
+        b.add(op.Conv, **b.signs(5, channels * multiple), kernel=(1, 1))
     net = b.net()
     batch = inputs_of(net, 3)
     for isa in ISAS.values():
@@ -317,16 +297,16 @@ def test_a_value_that_is_an_output_and_read_again_keeps_its_numbers() -> None:
     """A view shares memory with it: nothing may be computed in place."""
     b = Builder((8, 3), coding="float32")
     first = b.affine(8)
-    view = b.add(Reshape, shape=(8, 1, 3))
-    b.add(Relu)
+    view = b.add(op.Reshape, shape=(8, 1, 3))
+    b.add(op.Relu)
     b.affine(8)
-    again = b.add(Reshape, first, shape=(8, 3, 1))
-    b.add(Clamp, high=np.float32([0.25]))
-    total = b.add(Multiply, b.last, again)
+    again = b.add(op.Reshape, first, shape=(8, 3, 1))
+    b.add(op.Clamp, high=np.float32([0.25]))
+    total = b.add(op.Multiply, b.last, again)
     for output in ((first, view, total), {"a": total}, (view, b.nodes[3].output, total)):
         nodes = list(b.nodes)
         if b.nodes[3].output not in output:
-            nodes.append(Add(inputs=(b.nodes[3].output, view), output="sum"))
+            nodes.append(op.Add(inputs=(b.nodes[3].output, view), output="sum"))
             output = (*output.values(), "sum") if isinstance(output, dict) else (*output, "sum")
         net = PackedNet(input=b.input, nodes=tuple(nodes), output=output)
         batch = inputs_of(net, 5)
@@ -336,8 +316,8 @@ def test_a_value_that_is_an_output_and_read_again_keeps_its_numbers() -> None:
 
 def test_an_average_of_a_value_of_one_row_is_one_of_an_image() -> None:
     b = Builder((5, 9), coding="values")
-    b.add(Reshape, shape=(5, 1, 9))
-    b.add(AveragePool, kernel=(1, 3), stride=(1, 3))
+    b.add(op.Reshape, shape=(5, 1, 9))
+    b.add(op.AveragePool, kernel=(1, 3), stride=(1, 3))
     batch = inputs_of(b.net(), 2)
     sums = batch.reshape(2, 5, 3, 3).sum(axis=-1).astype(np.float32)
     np.testing.assert_array_equal(run(b.net(), batch)[:, :, 0], sums / np.float32(3))

@@ -9,20 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from onebit.native import instruction_sets, make_plan
-from onebit.packed import (
-    Add,
-    Affine,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    PackedNet,
-    Prelu,
-    RealConv,
-    Relu,
-    Sign,
-)
+from onebit.packed import PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
@@ -51,10 +38,10 @@ def assert_same(net: PackedNet, count: int = 5) -> None:
 def test_more_signs_than_a_byte_counts(inputs: int) -> None:
     """Counts in bytes are added up before they overflow: rows in which all bits differ, or none."""
     b = Builder((1, 1, inputs))
-    b.add(Flatten)
-    b.add(Sign)
+    b.add(op.Flatten)
+    b.add(op.Sign)
     signs = np.repeat(np.array([[1], [-1]], np.int8), inputs, axis=1)
-    b.add(Dense, signs=pack_signs(np.tile(signs, (9, 1))), in_features=inputs)
+    b.add(op.Dense, signs=pack_signs(np.tile(signs, (9, 1))), in_features=inputs)
     net = b.net()
     assert_same(net)
     images = np.stack([np.full((1, 1, inputs), value, np.uint8) for value in (0, 255)])
@@ -67,11 +54,11 @@ def test_epilogues_of_every_width_use_the_parameters_of_each_channel(channels: i
     """Sums of two values with an epilogue; pixels of some widths are finished together."""
     b = Builder((channels, 5, 3))
     b.affine(channels)
-    first = b.add(Relu)
-    second = b.add(Affine, "input", scale=b.real(channels), shift=b.real(channels))
-    b.add(Add, first, second)
+    first = b.add(op.Relu)
+    second = b.add(op.Affine, "input", scale=b.real(channels), shift=b.real(channels))
+    b.add(op.Add, first, second)
     b.affine(channels)
-    b.add(Prelu, slope=b.real(channels))
+    b.add(op.Prelu, slope=b.real(channels))
     assert_same(b.net())
 
 
@@ -89,12 +76,12 @@ def test_dense_layers_of_every_size(
     form: str, inputs: int, outputs: int, count: int, seed: int, scaled: bool, centred: bool
 ) -> None:
     b = Builder((1, 1, inputs), seed=seed)
-    b.add(Flatten)
+    b.add(op.Flatten)
     if form == "real":
         b.affine(inputs)
     if form == "sign":
         b.threshold(inputs, most=200)
-    b.add(Dense, **b.signs(outputs, inputs, scale=scaled, centre=centred))
+    b.add(op.Dense, **b.signs(outputs, inputs, scale=scaled, centre=centred))
     assert_same(b.net(), count)
 
 
@@ -102,8 +89,8 @@ def test_dense_layers_of_every_size(
 def test_single_pixels_are_finished_at_once_or_each_in_a_lane(outputs: int) -> None:
     for size, groups, count in ((1, 1), 1, 11), ((1, 1), 2, 43), ((2, 85), 1, 2):
         b = Builder((46, *size))
-        b.add(Affine, scale=np.full(46, 0.37, np.float32), shift=np.full(46, 94.35, np.float32))  # 0 at a pixel of 0
-        b.add(Conv, **b.signs(groups * outputs, 46 // groups), kernel=(1, 1), stride=(1, 2), groups=groups)
+        b.add(op.Affine, scale=np.full(46, 0.37, np.float32), shift=np.full(46, 94.35, np.float32))  # 0 at a pixel of 0
+        b.add(op.Conv, **b.signs(groups * outputs, 46 // groups), kernel=(1, 1), stride=(1, 2), groups=groups)
         b.affine(groups * outputs)
         assert_same(b.net(), count)
 
@@ -129,17 +116,17 @@ def test_convolutions_of_every_size(
         b.threshold(channels, most=200)
     fields: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "stride": stride, "padding_value": value}
     if form == "weights":
-        b.add(RealConv, weight=b.real(outputs, 9 * channels), **fields)
+        b.add(op.RealConv, weight=b.real(outputs, 9 * channels), **fields)
     else:
-        b.add(Conv, **b.signs(outputs, 9 * channels), **fields)
+        b.add(op.Conv, **b.signs(outputs, 9 * channels), **fields)
     last = b.affine(outputs)
-    b.add(Relu)
-    b.add(Add, b.last, last)
-    b.add(Prelu, slope=b.real(outputs))
-    b.add(Hardtanh)
-    b.add(Sign, shift=b.real(outputs) / 4)
-    b.add(Flatten)
-    b.add(Dense, **b.signs(3, b.values[b.last].shape[0]))
+    b.add(op.Relu)
+    b.add(op.Add, b.last, last)
+    b.add(op.Prelu, slope=b.real(outputs))
+    b.add(op.Hardtanh)
+    b.add(op.Sign, shift=b.real(outputs) / 4)
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(3, b.values[b.last].shape[0]))
     assert_same(b.net(), 3)
 
 
@@ -165,7 +152,7 @@ def test_two_levels_are_multiplied_as_signs(
     b = Builder((channels, 4, 5), seed=seed)
     b.threshold(channels, most=most)
     if kind == "dense":
-        b.add(Flatten)
+        b.add(op.Flatten)
     b.levels(low, high)
     if kind == "dense":
         b.dense(outputs)
@@ -173,9 +160,9 @@ def test_two_levels_are_multiplied_as_signs(
         fields: dict[str, Any] = {"kernel": (3, 3), "groups": groups}
         signs = b.signs(groups * outputs, 9 * channels // groups, scale=bool(seed % 2))
         if kind == "transposed":
-            b.add(ConvTranspose, **signs, stride=(2, 1), padding=(1, 0, 0, 1), **fields)
+            b.add(op.ConvTranspose, **signs, stride=(2, 1), padding=(1, 0, 0, 1), **fields)
         else:
-            b.add(Conv, **signs, stride=(1, 2), padding=(1, 2, 0, 1), dilation=(1, 2), **fields)
+            b.add(op.Conv, **signs, stride=(1, 2), padding=(1, 2, 0, 1), dilation=(1, 2), **fields)
     b.levels(-0.5, 2.0)
     net = b.net()
     assert_same(net, 4)
@@ -196,15 +183,15 @@ def test_levels_that_are_not_multiplied_as_signs(reason: str) -> None:
     if reason == "each channel":
         levels = b.affine(6)
     elif reason == "infinite":
-        levels = b.add(Affine, scale=np.full(6, 3e38, np.float32), shift=np.full(6, 3e38, np.float32))
+        levels = b.add(op.Affine, scale=np.full(6, 3e38, np.float32), shift=np.full(6, 3e38, np.float32))
     else:
         levels = b.levels(-0.7, 2.9)
     groups = 2 if reason == "groups" else 1
     signs = b.signs(6, 54 // groups, centre=reason == "center")
     padding_value = int(reason == "padding")
-    made = b.add(Conv, **signs, kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=padding_value, groups=groups)
+    made = b.add(op.Conv, **signs, kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=padding_value, groups=groups)
     if reason == "sum":
-        b.add(Add, made, levels)
+        b.add(op.Add, made, levels)
     net = b.net((made, levels) if reason == "output" else None)
     images = images_of(net, 3)
     expected = reference(net, images)
@@ -225,15 +212,15 @@ def test_signs_directly_after_a_convolution(form: str, outputs: int, groups: int
         b.threshold(groups * 3, most=200)
     fields: dict[str, Any] = {"kernel": (2, 2), "groups": groups}
     if form == "weights":
-        b.add(RealConv, weight=b.real(outputs * groups, 12), **fields)
+        b.add(op.RealConv, weight=b.real(outputs * groups, 12), **fields)
     else:
-        b.add(Conv, **b.signs(outputs * groups, 12), **fields)
+        b.add(op.Conv, **b.signs(outputs * groups, 12), **fields)
     if form in ("real", "weights"):
-        b.add(Sign)
+        b.add(op.Sign)
     else:
         b.threshold(outputs * groups)
-    b.add(Flatten)
-    b.add(Dense, **b.signs(3, b.values[b.last].shape[0]))
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(3, b.values[b.last].shape[0]))
     assert_same(b.net(), 3)
 
 
@@ -247,17 +234,17 @@ def test_signs_of_several_pixels_are_words_of_their_own(form: str, outputs: int)
             b.threshold(5, most=200)
         if form == "real":
             b.affine(5)
-        b.add(Conv, **b.signs(outputs, 5), kernel=(1, 1))
+        b.add(op.Conv, **b.signs(outputs, 5), kernel=(1, 1))
         if form == "real":
-            b.add(Sign, shift=b.real(outputs))
+            b.add(op.Sign, shift=b.real(outputs))
         else:
             b.threshold(outputs)
-        first = b.add(Conv, **b.signs(outputs, outputs), kernel=(1, 1))
-        b.add(Sign)
-        b.add(Conv, **b.signs(outputs, outputs), kernel=(1, 1))
-        b.add(Add, b.last, first)
-        b.add(Sign)
-        b.add(Flatten)
+        first = b.add(op.Conv, **b.signs(outputs, outputs), kernel=(1, 1))
+        b.add(op.Sign)
+        b.add(op.Conv, **b.signs(outputs, outputs), kernel=(1, 1))
+        b.add(op.Add, b.last, first)
+        b.add(op.Sign)
+        b.add(op.Flatten)
         b.dense(7)
         assert_same(b.net(), 11)
 
@@ -265,11 +252,11 @@ def test_signs_of_several_pixels_are_words_of_their_own(form: str, outputs: int)
 def test_sums_that_need_more_than_an_int32() -> None:
     """All inputs at the end of the grid and all weights alike: 1,000 of them add up to 2³⁴."""
     b = Builder((1, 1, 1000))
-    b.add(Flatten)
-    b.add(Affine, shift=np.full(1000, 16777215 - 255, np.float32))
+    b.add(op.Flatten)
+    b.add(op.Affine, shift=np.full(1000, 16777215 - 255, np.float32))
     fields = {"signs": np.full((40, 16), 2**64 - 1, np.uint64), "in_features": 1000}
     fields["signs"][:, -1] >>= np.uint64(24)
-    b.add(Dense, **fields)
+    b.add(op.Dense, **fields)
     net = b.net()
     images = np.full((16, 1, 1, 1000), 255, np.uint8)
     expected = np.full((16, 40), np.float32(16777215 * 1000))
@@ -280,8 +267,8 @@ def test_sums_that_need_more_than_an_int32() -> None:
 
 def test_integer_sums_of_two_calls_are_added_and_rounded_once() -> None:
     b = Builder((3, 5, 6), coding="values")
-    sums = [b.add(Conv, "input", **b.signs(20, 27), kernel=(3, 3)) for _ in range(2)]
+    sums = [b.add(op.Conv, "input", **b.signs(20, 27), kernel=(3, 3)) for _ in range(2)]
     b.requantize(*sums)
-    b.add(Flatten)
+    b.add(op.Flatten)
     b.dense(4)
     assert_same(b.net())

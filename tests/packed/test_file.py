@@ -17,34 +17,7 @@ from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError
 from onebit.nets import net_names, net_path
-from onebit.packed import (
-    OPS,
-    Add,
-    Affine,
-    Certificate,
-    Clamp,
-    Conv,
-    Dense,
-    Flatten,
-    Hardtanh,
-    InputSpec,
-    Multiply,
-    PackedNet,
-    Pad,
-    Permute,
-    RealDense,
-    Relu,
-    Repeat,
-    Requantize,
-    Reshape,
-    Sign,
-    Slice,
-    costs,
-    dumps,
-    load,
-    loads,
-    save,
-)
+from onebit.packed import OPS, Certificate, InputSpec, PackedNet, costs, dumps, load, loads, nodes as op, save
 from onebit.packed.bits import pack_signs, unpack_signs
 from onebit.packed.node_text import to_lines
 from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, make_packed_mlp
@@ -94,18 +67,18 @@ def test_a_net_of_images_survives_saving_and_loading(form: str) -> None:
 def test_every_operation_survives() -> None:
     nets = [make_packed_mlp((12, 70, 10), form=form) for form in ("weight-only", "sign", "mixed")]
     nets += [make() for make in IMAGE_NETS.values()]
-    a, b = Flatten(inputs=("input",), output="a"), Hardtanh(inputs=("a",), output="b")
-    chain = (a, b, Sign(inputs=("b",), output="c"))
+    a, b = op.Flatten(inputs=("input",), output="a"), op.Hardtanh(inputs=("a",), output="b")
+    chain = (a, b, op.Sign(inputs=("b",), output="c"))
     nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors
     b = Builder((3, 2, 4))
-    b.add(Reshape, shape=(3, 8))
-    b.add(Permute, axes=(1, 0))
-    x = b.add(Repeat, times=(1, 2))
-    y = b.add(Clamp, low=np.float32([-1]), high=np.float32([2.5]))
-    b.add(Multiply, x, y)
-    b.add(Reshape, shape=(48,))
+    b.add(op.Reshape, shape=(3, 8))
+    b.add(op.Permute, axes=(1, 0))
+    x = b.add(op.Repeat, times=(1, 2))
+    y = b.add(op.Clamp, low=np.float32([-1]), high=np.float32([2.5]))
+    b.add(op.Multiply, x, y)
+    b.add(op.Reshape, shape=(48,))
     b.dense(1)
-    b.add(Reshape, shape=())
+    b.add(op.Reshape, shape=())
     nets.append(b.net())
     assert {type(node) for net in nets for node in net.nodes} == set(OPS.values())
     for net in nets:
@@ -114,12 +87,12 @@ def test_every_operation_survives() -> None:
 
 def test_a_node_is_one_line_that_people_can_read() -> None:
     b = Builder((3, 8, 8))
-    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     x = b.affine(4)
-    b.add(Conv, **b.signs(4, 6, scale=True), kernel=(1, 3), stride=(1, 2), padding=(0, 0, 1, 0), groups=2)
-    b.add(Pad, x, value=-1, padding=(0, 0, 0, 2))
-    b.add(Slice, stop=(4, 8, 8), step=(1, 1, 2))
-    b.add(Add, x, x)
+    b.add(op.Conv, **b.signs(4, 6, scale=True), kernel=(1, 3), stride=(1, 2), padding=(0, 0, 1, 0), groups=2)
+    b.add(op.Pad, x, value=-1, padding=(0, 0, 0, 2))
+    b.add(op.Slice, stop=(4, 8, 8), step=(1, 1, 2))
+    b.add(op.Add, x, x)
     lines = to_lines(b.nodes)
     assert lines == [
         "conv n0 signs=4,27 kernel=3 padding=1",
@@ -151,10 +124,10 @@ def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
     weight = rng.standard_normal((6, 4)).astype(np.float32)
     words = pack_signs(rng.choice([-1, 1], (130, 6)), axis=0)  # (3, 6): its transpose is not contiguous
     nodes = (
-        Flatten(inputs=("input",), output="x"),
-        Dense(inputs=("x",), output="fc", signs=words.T, in_features=130),
-        Affine(inputs=("fc",), output="a", shift=np.arange(12, dtype=np.float32)[::2]),
-        RealDense(inputs=("a",), output="y", weight=weight.T),
+        op.Flatten(inputs=("input",), output="x"),
+        op.Dense(inputs=("x",), output="fc", signs=words.T, in_features=130),
+        op.Affine(inputs=("fc",), output="a", shift=np.arange(12, dtype=np.float32)[::2]),
+        op.RealDense(inputs=("a",), output="y", weight=weight.T),
     )
     net = PackedNet(input=InputSpec(shape=(1, 10, 13)), nodes=nodes, output="y")
     _, dense, affine, last = loads(dumps(net)).nodes
@@ -164,15 +137,15 @@ def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
 
 
 def test_invalid_values_are_not_written(tmp_path: Path) -> None:
-    nodes = (Affine(inputs=("input",), output="a", shift=np.array([np.nan], np.float32)),)
+    nodes = (op.Affine(inputs=("input",), output="a", shift=np.array([np.nan], np.float32)),)
     with pytest.raises(FormatError, match="shift"):
         save(PackedNet(input=InputSpec(shape=(1, 2, 2)), nodes=nodes, output="a"), tmp_path / "net.1bit")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_net_with_too_many_nodes_is_not_made() -> None:
-    nodes = [Relu(inputs=("input",), output="0")]
-    nodes += [Relu(inputs=(str(index),), output=str(index + 1)) for index in range(10_000)]
+    nodes = [op.Relu(inputs=("input",), output="0")]
+    nodes += [op.Relu(inputs=(str(index),), output=str(index + 1)) for index in range(10_000)]
     with pytest.raises(FormatError, match="nodes"):
         PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000")
 
@@ -204,7 +177,7 @@ def test_other_nets_are_as_small_as_promised(name: str) -> None:
     net = load(net_path(name)) if make is None else make()
     assert_small(net)
     for node in net.nodes:
-        if isinstance(node, Requantize):
+        if isinstance(node, op.Requantize):
             assert node.stored_bytes == 4 * node.multiplier.size + 8 * node.offset.size
 
 
@@ -267,10 +240,10 @@ def test_the_reader_of_the_specification_reads_our_files(tmp_path: Path) -> None
 
 def test_the_specification_names_every_operation_and_field() -> None:
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
-    for op, kind in OPS.items():
-        line = next(line for line in text.splitlines() if line.startswith(f"| `{op}` |"))
+    for key, kind in OPS.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
         for name in (*kind.arrays, *kind.attributes):
-            assert f"`{name}`" in line, (op, name)
-    net = PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=(Relu(inputs=("input",), output="y"),), output="y")
+            assert f"`{name}`" in line, (key, name)
+    net = PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=(op.Relu(inputs=("input",), output="y"),), output="y")
     for name in graph_of(dumps(net)):
         assert f"| `{name}` |" in text

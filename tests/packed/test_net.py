@@ -7,24 +7,7 @@ import numpy as np
 import pytest
 
 from onebit.errors import FormatError
-from onebit.packed import (
-    OPS,
-    Affine,
-    Dense,
-    Flatten,
-    Hardtanh,
-    InputSpec,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    RealDense,
-    Relu,
-    Sign,
-    Threshold,
-    Value,
-    costs,
-    infer,
-)
+from onebit.packed import OPS, InputSpec, Node, OneBitWeights, PackedNet, Value, costs, infer, nodes as op
 from onebit.packed.bits import pack_signs
 from support.packed_nets import make_packed_mlp
 
@@ -42,8 +25,8 @@ def test_the_numbers_of_a_net_cannot_be_changed() -> None:
         input=replace(IMAGE, coding="standardise", mean=mean, std=mean),
         nodes=(
             flat(),
-            RealDense(inputs=("flat",), output="a", weight=zeros(3, 6)),
-            Affine(inputs=("a",), output="b", shift=own),
+            op.RealDense(inputs=("flat",), output="a", weight=zeros(3, 6)),
+            op.Affine(inputs=("a",), output="b", shift=own),
         ),
         output="b",
     )
@@ -57,18 +40,18 @@ def test_the_numbers_of_a_net_cannot_be_changed() -> None:
     assert np.shares_memory(other.shift, affine.shift)  # type: ignore[attr-defined]  # what cannot change is not copied
 
 
-def flat() -> Flatten:
-    return Flatten(inputs=("input",), output="flat")
+def flat() -> op.Flatten:
+    return op.Flatten(inputs=("input",), output="flat")
 
 
-def dense(source: str = "flat", output: str = "fc", *, inputs: int = 6, outputs: int = 4, **fields: object) -> Dense:
+def dense(source: str = "flat", output: str = "fc", *, inputs: int = 6, outputs: int = 4, **fields: object) -> op.Dense:
     signs = pack_signs(np.ones((outputs, inputs)))
-    return Dense(inputs=(source,), output=output, signs=signs, in_features=inputs, **fields)  # type: ignore[arg-type]
+    return op.Dense(inputs=(source,), output=output, signs=signs, in_features=inputs, **fields)  # type: ignore[arg-type]
 
 
-def threshold(source: str, channels: int = 4) -> Threshold:
+def threshold(source: str, channels: int = 4) -> op.Threshold:
     direction = np.ones(channels, np.int8)
-    return Threshold(inputs=(source,), output="t", threshold=np.zeros(channels, np.int32), direction=direction)
+    return op.Threshold(inputs=(source,), output="t", threshold=np.zeros(channels, np.int32), direction=direction)
 
 
 def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> PackedNet:
@@ -103,10 +86,10 @@ def test_kinds_shapes_and_bounds_follow_the_values() -> None:
 
 
 def test_elementwise_operations_keep_integers_where_they_can() -> None:
-    values = infer(net(Relu(inputs=("input",), output="r"), Hardtanh(inputs=("r",), output="h")))
+    values = infer(net(op.Relu(inputs=("input",), output="r"), op.Hardtanh(inputs=("r",), output="h")))
     assert values["r"] == Value((1, 2, 3), "integer", 255)
     assert values["h"] == Value((1, 2, 3), "integer", 1)  # 0 is possible: not a sign
-    scaled = infer(net(flat(), dense(scale=np.ones(4, np.float32)), Sign(inputs=("fc",), output="s")))
+    scaled = infer(net(flat(), dense(scale=np.ones(4, np.float32)), op.Sign(inputs=("fc",), output="s")))
     assert scaled["fc"].kind == "real"
     assert scaled["s"].kind == "sign"
 
@@ -117,18 +100,18 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
         ([], "x", "'x'"),
         ([flat(), dense("flatt")], "fc", "'flatt'"),
         ([flat(), dense(), dense(output="fc")], "fc", "name"),
-        ([Flatten(inputs=("input",), output="input")], "input", "name"),
+        ([op.Flatten(inputs=("input",), output="input")], "input", "name"),
         ([flat(), dense()], "gone", "'gone'"),
         ([flat()], "input", "'input'"),
         ([flat(), dense(), dense("flat", "spare")], "fc", "'spare'"),
-        ([Flatten(inputs=("input",), output="../x")], "../x", "name"),
-        ([Flatten(inputs=("input",), output="")], "", "name"),
-        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "name"),
+        ([op.Flatten(inputs=("input",), output="../x")], "../x", "name"),
+        ([op.Flatten(inputs=("input",), output="")], "", "name"),
+        ([op.Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "name"),
         ([flat(), dense(inputs=7)], "fc", "shape"),
         ([dense("input")], "fc", "shape"),
-        ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", "shape"),
-        ([flat(), Affine(inputs=("flat",), output="a", shift=zeros(5))], "a", "5 channels"),
-        ([Affine(inputs=("input",), output="a", scale=zeros(6))], "a", "6 channels"),
+        ([flat(), op.RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", "shape"),
+        ([flat(), op.Affine(inputs=("flat",), output="a", shift=zeros(5))], "a", "5 channels"),
+        ([op.Affine(inputs=("input",), output="a", scale=zeros(6))], "a", "6 channels"),
         ([flat(), dense(), threshold("fc", 3)], "t", "3 channels"),
         ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "integers"),
     ],
@@ -158,7 +141,7 @@ def test_sums_beyond_int32_are_refused() -> None:
         (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "int64"),
         (lambda: replace(dense(), signs=np.ones((0, 1), np.uint64)), "empty"),
         (lambda: replace(dense(), inputs=()), "0 inputs"),
-        (lambda: Sign(inputs=("a", "b"), output="c"), "2 inputs"),
+        (lambda: op.Sign(inputs=("a", "b"), output="c"), "2 inputs"),
         (lambda: replace(threshold("a"), threshold=np.ones(4, np.int64)), "threshold"),
     ],
 )
@@ -173,7 +156,7 @@ def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node]
         (dense(scale=np.array([1, np.nan, np.inf, 1], np.float32)), "'fc' .dense.: 2 of 4 values of scale"),
         (dense(centre=np.array([1, 1, 1, -np.inf], np.float32)), "1 of 4 values of centre"),
         (replace(dense(), signs=np.full((4, 1), 64, np.uint64)), "4 rows"),
-        (RealDense(inputs=("flat",), output="fc", weight=np.full((2, 6), np.nan, np.float32)), "12 of 12"),
+        (op.RealDense(inputs=("flat",), output="fc", weight=np.full((2, 6), np.nan, np.float32)), "12 of 12"),
         (replace(threshold("flat", 6), direction=np.array([1, -1, 0, 2, -128, 127], np.int8)), "4 of 6"),
     ],
 )

@@ -8,25 +8,7 @@ import numpy as np
 import pytest
 
 from onebit.errors import FormatError
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    AveragePool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    InputSpec,
-    MaxPool,
-    Node,
-    PackedNet,
-    Pad,
-    RealConv,
-    RealConvTranspose,
-    Relu,
-    Slice,
-    Value,
-    costs,
-)
+from onebit.packed import InputSpec, Node, PackedNet, Value, costs, nodes as op
 from onebit.packed.bits import pack_signs
 
 SIGNS = Value((4, 6, 5), "sign", 1)
@@ -36,38 +18,38 @@ REALS = Value((4, 6, 5), "real")
 
 def make(kind: type[Node], *, outputs: int = 6, terms: int = 36, **fields: Any) -> Node:
     """A node that reads "x", with weights if it has any."""
-    if kind in (Conv, ConvTranspose):
+    if kind in (op.Conv, op.ConvTranspose):
         fields = {"signs": pack_signs(np.ones((outputs, terms))), "in_features": terms, "kernel": (3, 3), **fields}
-    elif kind in (RealConv, RealConvTranspose):
+    elif kind in (op.RealConv, op.RealConvTranspose):
         fields = {"weight": np.ones((outputs, terms), np.float32), "kernel": (3, 3), **fields}
-    inputs = ("x", "y") if kind in (Add, Concat) else ("x",)
+    inputs = ("x", "y") if kind in (op.Add, op.Concat) else ("x",)
     return kind(inputs=inputs, output="z", **fields)
 
 
 @pytest.mark.parametrize(
     ("node", "x", "expected"),
     [
-        (make(Conv), SIGNS, Value((6, 4, 3), "integer", 36)),
-        (make(Conv, padding=(1, 0, 2, 0), stride=(2, 3)), PIXELS, Value((6, 3, 2), "integer", 36 * 255)),
-        (make(Conv, dilation=(2, 1), groups=2, terms=18), SIGNS, Value((6, 2, 3), "integer", 18)),
-        (make(Conv, padding=(1, 1, 1, 1), padding_value=1), SIGNS, Value((6, 6, 5), "integer", 36)),
-        (make(Conv), REALS, Value((6, 4, 3), "real")),
-        (make(Conv, scale=np.ones(6, np.float32)), SIGNS, Value((6, 4, 3), "real")),
-        (make(RealConv), PIXELS, Value((6, 4, 3), "real")),
-        (make(ConvTranspose, stride=(2, 2), padding=(1, 1, 0, 0), extra=(1, 0)), SIGNS,
+        (make(op.Conv), SIGNS, Value((6, 4, 3), "integer", 36)),
+        (make(op.Conv, padding=(1, 0, 2, 0), stride=(2, 3)), PIXELS, Value((6, 3, 2), "integer", 36 * 255)),
+        (make(op.Conv, dilation=(2, 1), groups=2, terms=18), SIGNS, Value((6, 2, 3), "integer", 18)),
+        (make(op.Conv, padding=(1, 1, 1, 1), padding_value=1), SIGNS, Value((6, 6, 5), "integer", 36)),
+        (make(op.Conv), REALS, Value((6, 4, 3), "real")),
+        (make(op.Conv, scale=np.ones(6, np.float32)), SIGNS, Value((6, 4, 3), "real")),
+        (make(op.RealConv), PIXELS, Value((6, 4, 3), "real")),
+        (make(op.ConvTranspose, stride=(2, 2), padding=(1, 1, 0, 0), extra=(1, 0)), SIGNS,
          Value((6, 12, 11), "integer", 36)),
-        (make(RealConvTranspose, dilation=(1, 3)), REALS, Value((6, 8, 11), "real")),
-        (make(MaxPool, kernel=(2, 2), stride=(2, 2)), SIGNS, Value((4, 3, 2), "sign", 1)),
-        (make(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1)), PIXELS, Value((4, 3, 3), "integer", 255)),
-        (make(AveragePool, kernel=(6, 5)), PIXELS, Value((4, 1, 1), "real")),
-        (make(AveragePool, kernel=(2, 3), sums=1), SIGNS, Value((4, 5, 3), "integer", 6)),
-        (make(AveragePool, kernel=(2, 3), sums=1), REALS, Value((4, 5, 3), "real")),
-        (make(AdaptiveAveragePool, size=(4, 2)), SIGNS, Value((4, 4, 2), "real")),
-        (make(Slice, stop=(4, 6, 5), step=(1, 2, 2)), SIGNS, Value((4, 3, 3), "sign", 1)),
-        (make(Slice, start=(1, 2, 3), stop=(3, 6, 4)), PIXELS, Value((2, 4, 1), "integer", 255)),
-        (make(Pad, channels=(1, 2), padding=(0, 1, 2, 3)), SIGNS, Value((7, 7, 10), "integer", 1)),
-        (make(Pad, channels=(1, 2), value=-1), SIGNS, Value((7, 6, 5), "sign", 1)),
-        (make(Pad, value=1), REALS, REALS),
+        (make(op.RealConvTranspose, dilation=(1, 3)), REALS, Value((6, 8, 11), "real")),
+        (make(op.MaxPool, kernel=(2, 2), stride=(2, 2)), SIGNS, Value((4, 3, 2), "sign", 1)),
+        (make(op.MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1,) * 4), PIXELS, Value((4, 3, 3), "integer", 255)),
+        (make(op.AveragePool, kernel=(6, 5)), PIXELS, Value((4, 1, 1), "real")),
+        (make(op.AveragePool, kernel=(2, 3), sums=1), SIGNS, Value((4, 5, 3), "integer", 6)),
+        (make(op.AveragePool, kernel=(2, 3), sums=1), REALS, Value((4, 5, 3), "real")),
+        (make(op.AdaptiveAveragePool, size=(4, 2)), SIGNS, Value((4, 4, 2), "real")),
+        (make(op.Slice, stop=(4, 6, 5), step=(1, 2, 2)), SIGNS, Value((4, 3, 3), "sign", 1)),
+        (make(op.Slice, start=(1, 2, 3), stop=(3, 6, 4)), PIXELS, Value((2, 4, 1), "integer", 255)),
+        (make(op.Pad, channels=(1, 2), padding=(0, 1, 2, 3)), SIGNS, Value((7, 7, 10), "integer", 1)),
+        (make(op.Pad, channels=(1, 2), value=-1), SIGNS, Value((7, 6, 5), "sign", 1)),
+        (make(op.Pad, value=1), REALS, REALS),
     ],
 )  # fmt: skip
 def test_shapes_kinds_and_bounds(node: Node, x: Value, expected: Value) -> None:
@@ -84,30 +66,30 @@ def test_shapes_kinds_and_bounds(node: Node, x: Value, expected: Value) -> None:
 )
 def test_the_kind_of_a_sum_and_of_a_concatenation(x: Value, y: Value, added: Any, joined: Any) -> None:
     for pair in ((x, y), (y, x)):
-        assert make(Add).infer(*pair) == Value((4, 6, 5), *added)
-        assert make(Concat).infer(*pair) == Value((8, 6, 5), *joined)
+        assert make(op.Add).infer(*pair) == Value((4, 6, 5), *added)
+        assert make(op.Concat).infer(*pair) == Value((8, 6, 5), *joined)
 
 
 @pytest.mark.parametrize(
     ("node", "x", "noun"),
     [
-        (make(Conv), Value((3, 6, 5), "sign", 1), "channels"),
-        (make(Conv, groups=3, terms=9), SIGNS, "channels"),
-        (make(Conv), Value((4,), "sign", 1), "image"),
-        (make(Conv), Value((4, 2, 9), "sign", 1), "kernel"),
-        (make(Conv, dilation=(1, 3)), SIGNS, "kernel"),
-        (make(Conv, padding=(0, 2**20, 0, 2**20)), SIGNS, "padded image"),
-        (make(Conv), Value((4, 6, 5), "integer", 2**27), "sums"),
-        (make(ConvTranspose, stride=(2**20, 2**20)), SIGNS, "result"),
-        (make(ConvTranspose, padding=(4, 4, 0, 0)), SIGNS, "padding"),
-        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "windows"),
-        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "windows"),
-        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "windows"),
-        (make(AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums"),
-        (make(AdaptiveAveragePool, size=(7, 1)), SIGNS, "image"),
-        (make(Slice, stop=(4, 6, 6)), SIGNS, "shape"),
-        (make(Slice, start=(2, 0, 0), stop=(2, 6, 5)), SIGNS, "shape"),
-        (make(Pad), Value((4,), "sign", 1), "image"),
+        (make(op.Conv), Value((3, 6, 5), "sign", 1), "channels"),
+        (make(op.Conv, groups=3, terms=9), SIGNS, "channels"),
+        (make(op.Conv), Value((4,), "sign", 1), "image"),
+        (make(op.Conv), Value((4, 2, 9), "sign", 1), "kernel"),
+        (make(op.Conv, dilation=(1, 3)), SIGNS, "kernel"),
+        (make(op.Conv, padding=(0, 2**20, 0, 2**20)), SIGNS, "padded image"),
+        (make(op.Conv), Value((4, 6, 5), "integer", 2**27), "sums"),
+        (make(op.ConvTranspose, stride=(2**20, 2**20)), SIGNS, "result"),
+        (make(op.ConvTranspose, padding=(4, 4, 0, 0)), SIGNS, "padding"),
+        (make(op.MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "windows"),
+        (make(op.AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "windows"),
+        (make(op.MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "windows"),
+        (make(op.AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums"),
+        (make(op.AdaptiveAveragePool, size=(7, 1)), SIGNS, "image"),
+        (make(op.Slice, stop=(4, 6, 6)), SIGNS, "shape"),
+        (make(op.Slice, start=(2, 0, 0), stop=(2, 6, 5)), SIGNS, "shape"),
+        (make(op.Pad), Value((4,), "sign", 1), "image"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(node: Node, x: Value, noun: str) -> None:
@@ -117,33 +99,33 @@ def test_values_that_do_not_fit_are_refused(node: Node, x: Value, noun: str) -> 
 
 def test_two_values_that_do_not_fit_are_refused() -> None:
     for kind, x, y in [
-        (Add, SIGNS, Value((1, 6, 5), "sign", 1)),
-        (Concat, SIGNS, Value((4, 6, 4), "sign", 1)),
-        (Add, Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 1)),
+        (op.Add, SIGNS, Value((1, 6, 5), "sign", 1)),
+        (op.Concat, SIGNS, Value((4, 6, 4), "sign", 1)),
+        (op.Add, Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 1)),
     ]:
         with pytest.raises(FormatError, match=r"shapes|sums"):
             make(kind).infer(x, y)
-    assert make(Add).infer(Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 2)).bound == 2**31 - 2
+    assert make(op.Add).infer(Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 2)).bound == 2**31 - 2
     with pytest.raises(FormatError, match="1 inputs"):
-        Concat(inputs=("x",), output="z")
+        op.Concat(inputs=("x",), output="z")
 
 
 @pytest.mark.parametrize(
     ("kind", "fields", "noun"),
     [
-        (Conv, {"kernel": (3,)}, "kernel"),
-        (Conv, {"kernel": 3}, "kernel"),
-        (Conv, {"kernel": [3, 3]}, "kernel"),
-        (Conv, {"kernel": (0, 3)}, "kernel"),
-        (Conv, {"stride": (1, 2**20 + 1)}, "stride"),
-        (Conv, {"stride": (1, True)}, "stride"),
-        (Conv, {"padding": (1, 1, 1, -1)}, "padding"),
-        (Conv, {"padding_value": 2}, "padding_value"),
-        (Conv, {"groups": 4}, "groups"),
-        (Conv, {"kernel": (5, 1)}, "weights"),
-        (RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight"),
-        (AveragePool, {"kernel": (1, 1), "sums": 2}, "sums"),
-        (Slice, {"stop": (1, 0, 1)}, "stop"),
+        (op.Conv, {"kernel": (3,)}, "kernel"),
+        (op.Conv, {"kernel": 3}, "kernel"),
+        (op.Conv, {"kernel": [3, 3]}, "kernel"),
+        (op.Conv, {"kernel": (0, 3)}, "kernel"),
+        (op.Conv, {"stride": (1, 2**20 + 1)}, "stride"),
+        (op.Conv, {"stride": (1, True)}, "stride"),
+        (op.Conv, {"padding": (1, 1, 1, -1)}, "padding"),
+        (op.Conv, {"padding_value": 2}, "padding_value"),
+        (op.Conv, {"groups": 4}, "groups"),
+        (op.Conv, {"kernel": (5, 1)}, "weights"),
+        (op.RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight"),
+        (op.AveragePool, {"kernel": (1, 1), "sums": 2}, "sums"),
+        (op.Slice, {"stop": (1, 0, 1)}, "stop"),
     ],
 )
 def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any], noun: str) -> None:
@@ -153,20 +135,22 @@ def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any]
 
 def test_a_value_that_is_too_large_is_refused() -> None:
     """A small file must not require much memory."""
-    wide = make(Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
-    nodes = (Relu(inputs=("input",), output="x"), wide)
+    wide = make(op.Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
+    nodes = (op.Relu(inputs=("input",), output="x"), wide)
     with pytest.raises(FormatError, match="'z'"):
         PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=nodes, output="z")
 
 
 def test_costs_count_every_position_of_a_kernel() -> None:
     for node, macs in [
-        (make(Conv), 36 * 6 * 4 * 3),
-        (make(RealConv, stride=(2, 2)), 36 * 6 * 2 * 2),
-        (make(ConvTranspose, stride=(2, 2)), 36 * 6 * 6 * 5),  # a kernel for each pixel of the input
-        (make(MaxPool, kernel=(2, 2)), 0),
+        (make(op.Conv), 36 * 6 * 4 * 3),
+        (make(op.RealConv, stride=(2, 2)), 36 * 6 * 2 * 2),
+        (make(op.ConvTranspose, stride=(2, 2)), 36 * 6 * 6 * 5),  # a kernel for each pixel of the input
+        (make(op.MaxPool, kernel=(2, 2)), 0),
     ]:
-        net = PackedNet(input=InputSpec(shape=(4, 6, 5)), nodes=(Relu(inputs=("input",), output="x"), node), output="z")
+        net = PackedNet(
+            input=InputSpec(shape=(4, 6, 5)), nodes=(op.Relu(inputs=("input",), output="x"), node), output="z"
+        )
         cost = costs(net)[1]
         assert cost.macs == macs
         weights = 216 if macs else 0

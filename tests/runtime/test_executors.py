@@ -14,25 +14,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.packed import (
-    Affine,
-    AveragePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    InputSpec,
-    MaxPool,
-    Node,
-    PackedNet,
-    RealConv,
-    RealConvTranspose,
-    Relu,
-    Sign,
-    Threshold,
-    infer,
-    save,
-)
+from onebit.packed import InputSpec, Node, PackedNet, infer, nodes as op, save
 from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run, softmax
 from onebit.runtime.executors import DTYPES
@@ -109,12 +91,12 @@ def test_drawn_convolutions_compute_what_the_specification_says(
     if real:
         weights = {"weight": b.real(outputs, terms)}
     if form == "sign":
-        b.add(Sign)
+        b.add(op.Sign)
     try:
         if transposed:
-            b.add(RealConvTranspose if real else ConvTranspose, extra=draw(0, 1), **weights, **fields)
+            b.add(op.RealConvTranspose if real else op.ConvTranspose, extra=draw(0, 1), **weights, **fields)
         else:
-            b.add(RealConv if real else Conv, padding_value=data.draw(st.integers(-1, 1)), **weights, **fields)
+            b.add(op.RealConv if real else op.Conv, padding_value=data.draw(st.integers(-1, 1)), **weights, **fields)
     except FormatError:
         assume(False)
     net = b.net()
@@ -129,7 +111,7 @@ def test_drawn_pools_compute_what_the_specification_says(data: st.DataObject, fo
 
     b = Builder((2, *draw(1, 6)), seed=data.draw(st.integers(0, 99)))
     if form != "integer":
-        b.add(Sign) if form == "sign" else b.affine(2)
+        b.add(op.Sign) if form == "sign" else b.affine(2)
     fields: dict[str, Any] = {"kernel": draw(1, 3), "stride": draw(1, 3), "dilation": draw(1, 2)}
     # windows entirely in the border are refused: most drawn ones should not be
     most = [min(2, (size - 1) * step) for size, step in zip(fields["kernel"], fields["dilation"], strict=True)]
@@ -137,7 +119,7 @@ def test_drawn_pools_compute_what_the_specification_says(data: st.DataObject, fo
     if average:
         fields |= {"count_padding": data.draw(st.integers(0, 1)), "sums": data.draw(st.integers(0, 1))}
     try:
-        b.add(AveragePool if average else MaxPool, **fields)
+        b.add(op.AveragePool if average else op.MaxPool, **fields)
     except FormatError:
         assume(False)
     net = b.net()
@@ -181,9 +163,9 @@ def test_convolutions_that_float32_cannot_hold_are_exact() -> None:
     assert int(np.float32(total)) != total
     for above in (0, 1):
         b = Builder((3, 3, 3))
-        b.add(Conv, signs=pack_signs(np.ones((511, 27))), in_features=27, kernel=(3, 3), padding=(1, 1, 1, 1))
-        b.add(Conv, signs=pack_signs(np.ones((1, 511 * 9))), in_features=511 * 9, kernel=(3, 3))
-        b.add(Threshold, threshold=np.array([total + above], np.int32), direction=np.ones(1, np.int8))
+        b.add(op.Conv, signs=pack_signs(np.ones((511, 27))), in_features=27, kernel=(3, 3), padding=(1, 1, 1, 1))
+        b.add(op.Conv, signs=pack_signs(np.ones((1, 511 * 9))), in_features=511 * 9, kernel=(3, 3))
+        b.add(op.Threshold, threshold=np.array([total + above], np.int32), direction=np.ones(1, np.int8))
         assert run_everywhere(b.net(), image).item() == 1 - 2 * above
 
 
@@ -192,20 +174,24 @@ def test_a_transposed_convolution_may_cut_every_pixel(cut: int) -> None:
     """Only the extra rows are left, to which no kernel contributes."""
     for stride in (1, 2, 3):
         b = Builder((1, 2, 3))
-        b.add(ConvTranspose, **b.signs(2, 2), kernel=(2, 1), stride=(stride, 1), padding=(cut, 0, 0, 0), extra=(9, 0))
+        b.add(
+            op.ConvTranspose, **b.signs(2, 2), kernel=(2, 1), stride=(stride, 1), padding=(cut, 0, 0, 0), extra=(9, 0)
+        )
         assert_by_hand(b.net(), random_images(b.net(), 1))
 
 
 def one_layer(node: Node, features: int, *more: Node) -> PackedNet:
-    nodes = (Flatten(inputs=("input",), output="x"), node, *more)
+    nodes = (op.Flatten(inputs=("input",), output="x"), node, *more)
     return PackedNet(input=InputSpec(shape=(1, 1, features)), nodes=nodes, output=nodes[-1].output)
 
 
 def test_thresholds_near_the_sum_and_at_the_limits_of_int32() -> None:
-    weight = Dense(inputs=("x",), output="s", signs=pack_signs(np.ones((10, 3))), in_features=3)  # every sum is 3 · 255
+    weight = op.Dense(
+        inputs=("x",), output="s", signs=pack_signs(np.ones((10, 3))), in_features=3
+    )  # every sum is 3 · 255
     threshold = np.array([764, 765, 766, 764, 765, 766, INT32.min, INT32.max, INT32.min, INT32.max], np.int32)
     direction = np.array([1, 1, 1, -1, -1, -1, 1, 1, -1, -1], np.int8)
-    net = one_layer(weight, 3, Threshold(inputs=("s",), output="t", threshold=threshold, direction=direction))
+    net = one_layer(weight, 3, op.Threshold(inputs=("s",), output="t", threshold=threshold, direction=direction))
     white, black = np.full((1, 1, 1, 3), 255, np.uint8), np.zeros((1, 1, 1, 3), np.uint8)
     assert run_everywhere(net, white).tolist() == [[1, 1, -1, -1, 1, 1, 1, -1, -1, 1]]
     assert run_everywhere(net, black).tolist() == [[-1, -1, -1, 1, 1, 1, 1, -1, -1, 1]]
@@ -215,24 +201,24 @@ def test_sums_that_float32_cannot_hold_are_exact() -> None:
     features = 2000
     ones = np.ones((features, features), np.int8)
     ones[:, 0] = -1
-    first = Dense(inputs=("x",), output="a", signs=pack_signs(ones), in_features=features)
-    second = Dense(inputs=("a",), output="b", signs=pack_signs(ones[:1]), in_features=features)
+    first = op.Dense(inputs=("x",), output="a", signs=pack_signs(ones), in_features=features)
+    second = op.Dense(inputs=("a",), output="b", signs=pack_signs(ones[:1]), in_features=features)
     total = (255 * (features - 1) - 253) * (features - 2)  # about 10^9, odd times even, not a multiple of 64
     image = np.full((1, 1, 1, features), 255, np.uint8)
     image[..., 0] = 254
     outcomes = []
     for offset in (0, 1):
         at = np.array([total + offset], np.int32)
-        rule = Threshold(inputs=("b",), output="t", threshold=at, direction=np.ones(1, np.int8))
+        rule = op.Threshold(inputs=("b",), output="t", threshold=at, direction=np.ones(1, np.int8))
         outcomes.append(run_everywhere(one_layer(first, features, second, rule), image).item())
     assert int(np.float32(total)) != total
     assert outcomes == [1, -1]
 
 
 def test_sign_of_zero_and_of_minus_zero_is_plus_one() -> None:
-    zero = Affine(inputs=("x",), output="z", scale=np.array([0, -0.0, 0], np.float32))
-    rectified = [Relu(inputs=("z",), output="r"), Sign(inputs=("r",), output="s")]
-    for chain in ([Sign(inputs=("z",), output="s")], rectified):
+    zero = op.Affine(inputs=("x",), output="z", scale=np.array([0, -0.0, 0], np.float32))
+    rectified = [op.Relu(inputs=("z",), output="r"), op.Sign(inputs=("r",), output="s")]
+    for chain in ([op.Sign(inputs=("z",), output="s")], rectified):
         images = np.array([[[[0, 127, 255]]], [[[255, 255, 0]]]], np.uint8)
         assert run_everywhere(one_layer(zero, 3, *chain), images).tolist() == [[1, 1, 1], [1, 1, 1]]
 
@@ -284,14 +270,14 @@ def test_color_nets_need_a_channel_axis(packed_mlp: Maker) -> None:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_parameters_that_overflow_are_found(executor: str) -> None:
     huge = np.full(2, 3e38, np.float32)
-    double = Affine(inputs=("x",), output="a", scale=huge)
-    nan = Affine(inputs=("a",), output="b", scale=np.zeros(2, np.float32))  # infinity · 0
+    double = op.Affine(inputs=("x",), output="a", scale=huge)
+    nan = op.Affine(inputs=("a",), output="b", scale=np.zeros(2, np.float32))  # infinity · 0
     image = np.full((1, 1, 1, 2), 255, np.uint8)
     with chosen(executor):
         with pytest.raises(FormatError, match="finite"):
             run(one_layer(double, 2), image)
         with pytest.raises(NotBinaryError, match="NaN"):
-            run(one_layer(double, 2, nan, Sign(inputs=("b",), output="s")), image)
+            run(one_layer(double, 2, nan, op.Sign(inputs=("b",), output="s")), image)
 
 
 def test_softmax_is_a_distribution_even_for_large_logits() -> None:

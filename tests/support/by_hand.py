@@ -9,39 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Clamp,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Multiply,
-    Node,
-    PackedNet,
-    Pad,
-    Permute,
-    Prelu,
-    Quantize,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Repeat,
-    Requantize,
-    Reshape,
-    Sign,
-    Slice,
-    Threshold,
-    Value,
-    infer,
-)
+from onebit.packed import Node, PackedNet, Value, infer, nodes as op
 from onebit.packed.bits import unpack_signs
 
 ONE = Fraction(1)
@@ -87,59 +55,59 @@ def _each(function: Any, array: np.ndarray) -> np.ndarray:
 
 def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarray) -> np.ndarray:
     made = known[node.output]
-    if isinstance(node, (Dense, RealDense, Conv, RealConv, ConvTranspose, RealConvTranspose)):
+    if isinstance(node, (op.Dense, op.RealDense, op.Conv, op.RealConv, op.ConvTranspose, op.RealConvTranspose)):
         return _products(node, made, x, bound=known[node.inputs[0]].bound)
-    if isinstance(node, (MaxPool, AveragePool)):
+    if isinstance(node, (op.MaxPool, op.AveragePool)):
         return _pooled(node, made, x)
-    if isinstance(node, AdaptiveAveragePool):
+    if isinstance(node, op.AdaptiveAveragePool):
         y = np.empty(made.shape, object)
         for c, i, j in np.ndindex(made.shape):
             (h, w), (hs, ws) = node.size, x.shape[1:]
             part = x[c, i * hs // h : -(-(i + 1) * hs // h), j * ws // w : -(-(j + 1) * ws // w)]
             y[c, i, j] = f32(f32(part.sum()) / part.size)
         return y
-    if isinstance(node, Affine):
+    if isinstance(node, op.Affine):
         parameters = (ONE if a is None else _per_channel(a, x) for a in (node.scale, node.shift))
         scale, shift = parameters
         return _each(f32, scale * x + (0 * ONE if node.shift is None else shift))
-    if isinstance(node, Threshold):
+    if isinstance(node, op.Threshold):
         at, up = _per_channel(node.threshold, x), node.direction.reshape(-1, *[1] * (x.ndim - 1)) > 0
         return np.where(np.where(up, x >= at, x <= at), ONE, -ONE)
-    if isinstance(node, Sign):
+    if isinstance(node, op.Sign):
         return np.where(x >= (0 * ONE if node.shift is None else _per_channel(node.shift, x)), ONE, -ONE)
-    if isinstance(node, Relu):
+    if isinstance(node, op.Relu):
         return np.where(x > 0, x, 0 * ONE)
-    if isinstance(node, Prelu):
+    if isinstance(node, op.Prelu):
         x = _each(f32, x)
         return np.where(x > 0, x, _each(f32, x * _per_channel(node.slope, x)))
-    if isinstance(node, Hardtanh):
+    if isinstance(node, op.Hardtanh):
         return _each(lambda v: min(max(v, -ONE), ONE), x)
-    if isinstance(node, Add):
+    if isinstance(node, op.Add):
         return x + others[0] if made.exact else _each(f32, _each(f32, x) + _each(f32, others[0]))
-    if isinstance(node, Concat):
+    if isinstance(node, op.Concat):
         return np.concatenate([x, *others])
-    if isinstance(node, Slice):
+    if isinstance(node, op.Slice):
         first, second, third = (slice(*axis) for axis in zip(node.start, node.stop, node.step, strict=True))
         return x[first, second, third]
-    if isinstance(node, Pad):
+    if isinstance(node, op.Pad):
         return _bordered(x, node.channels, node.padding, node.value)
-    if isinstance(node, Clamp):
+    if isinstance(node, op.Clamp):
         low, high = (None if bound is None else Fraction(float(bound[0])) for bound in (node.low, node.high))
         x = _each(f32, x)
         x = x if low is None else _each(lambda v: max(v, low), x)
         return x if high is None else _each(lambda v: min(v, high), x)
-    if isinstance(node, Requantize):
+    if isinstance(node, op.Requantize):
         y = x * 0 + _per_channel(node.offset, x)
         for row, v in zip(node.multiplier, (x, *others), strict=True):
             y = y + _per_channel(row, x) * v
         return _each(lambda v: Fraction(min(max(floor(v / 2**node.right_shift), node.least), node.most)), y)
-    if isinstance(node, Quantize):
+    if isinstance(node, op.Quantize):
         return _each(lambda v: Fraction(min(max(round(f32(v)), node.least), node.most)), x)
-    if isinstance(node, Multiply):
+    if isinstance(node, op.Multiply):
         return _each(f32, _each(f32, x) * _each(f32, others[0]))
-    if isinstance(node, Reshape):
+    if isinstance(node, op.Reshape):
         return x.reshape(node.shape)
-    if isinstance(node, Permute):
+    if isinstance(node, op.Permute):
         y = np.empty(made.shape, object)
         for index in np.ndindex(made.shape):
             source = [0] * len(index)
@@ -147,12 +115,12 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
                 source[axis] = at
             y[index] = x[tuple(source)]
         return y
-    if isinstance(node, Repeat):
+    if isinstance(node, op.Repeat):
         y = np.empty(made.shape, object)
         for index in np.ndindex(made.shape):
             y[index] = x[tuple(at // times for at, times in zip(index, node.times, strict=True))]
         return y
-    assert isinstance(node, Flatten)
+    assert isinstance(node, op.Flatten)
     return x.reshape(-1)
 
 
@@ -171,7 +139,7 @@ def _windows(node: Any, pixel: tuple[int, int]) -> Iterator[tuple[int, int, int,
         yield a, b, row, pixel[1] * node.stride[1] + b * node.dilation[1]
 
 
-def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarray:
+def _pooled(node: op.MaxPool | op.AveragePool, made: Value, x: np.ndarray) -> np.ndarray:
     y = np.empty(made.shape, object)
     top, _, left, _ = node.padding
     exact = all(v.denominator == 1 for v in x.reshape(-1))
@@ -181,7 +149,7 @@ def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarr
             inside = 0 <= row - top < x.shape[1] and 0 <= column - left < x.shape[2]
             seen.append(x[c, row - top, column - left] if inside else None)
         pixels = [v for v in seen if v is not None]
-        if isinstance(node, MaxPool):
+        if isinstance(node, op.MaxPool):
             y[c, i, j] = max(pixels)
             continue
         total = Fraction(0)
@@ -203,7 +171,7 @@ def _on_grid(values: np.ndarray, least: Fraction) -> np.ndarray:
 
 def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np.ndarray:
     """The sums of the weights of each output times their inputs."""
-    one_bit = isinstance(node, (Dense, Conv, ConvTranspose))
+    one_bit = isinstance(node, (op.Dense, op.Conv, op.ConvTranspose))
     rows = unpack_signs(node.signs, node.in_features) if one_bit else node.weight
     rows = _each(lambda w: Fraction(float(w)), rows)
     padding = Fraction(abs(getattr(node, "padding_value", 0)))
@@ -229,14 +197,14 @@ def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np
 
 def _inputs(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
     """The values that the row of weights of an output multiplies, in order."""
-    if isinstance(node, (Dense, RealDense)):
+    if isinstance(node, (op.Dense, op.RealDense)):
         return list(x)
     output, i, j = index
-    outputs = len(node.signs) if isinstance(node, (Conv, ConvTranspose)) else len(node.weight)
+    outputs = len(node.signs) if isinstance(node, (op.Conv, op.ConvTranspose)) else len(node.weight)
     size = x.shape[0] // node.groups
     group = output // (outputs // node.groups)
     channels = range(group * size, (group + 1) * size)
-    if isinstance(node, (Conv, RealConv)):
+    if isinstance(node, (op.Conv, op.RealConv)):
         padded = _bordered(x, (0, 0), node.padding, node.padding_value)
         return [padded[c, row, column] for _, _, row, column in _windows(node, (i, j)) for c in channels]
     inputs = []

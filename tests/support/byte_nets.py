@@ -6,25 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.packed import (
-    Add,
-    Affine,
-    AveragePool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    MaxPool,
-    PackedNet,
-    Pad,
-    Permute,
-    Quantize,
-    RealConv,
-    Repeat,
-    Requantize,
-    Slice,
-)
+from onebit.packed import PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 from support.packed_nets import Builder
 
@@ -34,7 +16,7 @@ RANGES = ((0, 255), (-128, 127), (0, 15), (-8, 7), (-1, 1), (0, 256), (-129, 1),
 def ranges_net() -> PackedNet:
     """Sums of one channel in every range: shifts of 0 and 52, multipliers of either sign and at their limits."""
     b = Builder((1, 4, 5), coding="values")
-    sums = b.add(Conv, **b.signs(1, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
+    sums = b.add(op.Conv, **b.signs(1, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     most = 2**52 - 1
     fields: list[dict[str, Any]] = [
         {"multiplier": [3], "offset": -5, "shift": 0},
@@ -51,8 +33,8 @@ def ranges_net() -> PackedNet:
         for given in fields[k % 2 :: 2]:
             multiplier, offset = np.int32([given["multiplier"]]), np.int64([given["offset"]])
             ends = {"least": least, "most": greatest, "right_shift": given["shift"]}
-            made.append(b.add(Requantize, sums, multiplier=multiplier, offset=offset, **ends))
-    b.add(Concat, *made)
+            made.append(b.add(op.Requantize, sums, multiplier=multiplier, offset=offset, **ends))
+    b.add(op.Concat, *made)
     return b.net((b.last, made[0]))
 
 
@@ -64,22 +46,22 @@ def sums_net() -> PackedNet:
     z = b.requantize(x, x)
     w = b.requantize(x, y, z)
     geometry = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    one = b.add(Conv, w, **b.signs(3, 27), **geometry)
-    two = b.add(Conv, y, **b.signs(3, 27), **geometry)
+    one = b.add(op.Conv, w, **b.signs(3, 27), **geometry)
+    two = b.add(op.Conv, y, **b.signs(3, 27), **geometry)
     b.requantize(z, one, two, w, least=-7)
     shortcut = b.last
-    b.add(Conv, **b.signs(3, 27), **geometry)
+    b.add(op.Conv, **b.signs(3, 27), **geometry)
     b.requantize()
-    b.add(Conv, **b.signs(3, 27), **geometry)
+    b.add(op.Conv, **b.signs(3, 27), **geometry)
     summed = b.requantize(shortcut, b.last)  # takes the memory of its shortcut
-    turned = b.add(Permute, axes=(0, 2, 1))
-    half = b.add(Slice, turned, start=(0, 1, 0), stop=(3, 7, 6), step=(1, 2, 1))
-    b.add(Repeat, half, times=(2, 1, 2))
+    turned = b.add(op.Permute, axes=(0, 2, 1))
+    half = b.add(op.Slice, turned, start=(0, 1, 0), stop=(3, 7, 6), step=(1, 2, 1))
+    b.add(op.Repeat, half, times=(2, 1, 2))
     wide = b.requantize(b.last, b.last, most=2**16, least=-(2**16))
-    b.add(Conv, summed, **b.signs(5, 12), kernel=(2, 2), stride=(2, 2))
+    b.add(op.Conv, summed, **b.signs(5, 12), kernel=(2, 2), stride=(2, 2))
     b.requantize()
-    b.add(Flatten)
-    b.add(Add, b.last, b.last)
+    b.add(op.Flatten)
+    b.add(op.Add, b.last, b.last)
     b.requantize(most=3)
     b.dense(6)
     return b.net((b.last, summed, half, wide))
@@ -89,8 +71,8 @@ def turned_net(*, real: bool) -> PackedNet:
     """Sums of a value and the same value with its axes exchanged, which must not be written over it."""
     b = Builder((3, 3, 1), coding="values")
     x = b.affine(3) if real else b.requantize()
-    y = b.add(Permute, axes=(1, 0, 2))
-    return b.net(b.add(Add, x, y) if real else b.requantize(x, y))
+    y = b.add(op.Permute, axes=(1, 0, 2))
+    return b.net(b.add(op.Add, x, y) if real else b.requantize(x, y))
 
 
 def windows_net(kind: str) -> PackedNet:
@@ -100,7 +82,7 @@ def windows_net(kind: str) -> PackedNet:
     if kind != "input":
         low = -128 if kind == "int8" else 0
         one, offset = np.ones((1, 5), np.int32), np.full(5, low, np.int64)
-        x = b.add(Requantize, multiplier=one, offset=offset, right_shift=0, least=low, most=255 + low)
+        x = b.add(op.Requantize, multiplier=one, offset=offset, right_shift=0, least=low, most=255 + low)
     outputs = [
         _conv(b, x, 8, kernel=(3, 3), padding=(1, 1, 1, 1), value=1),
         _conv(b, x, 16, kernel=(3, 3), padding=(1, 1, 1, 1), value=-1),
@@ -112,17 +94,17 @@ def windows_net(kind: str) -> PackedNet:
         _conv(b, x, 40, kernel=(3, 3), groups=5, padding=(2, 0, 1, 1)),
         _conv(b, x, 8, kernel=(9, 9)),  # several parts, windows of two columns
         _conv(b, x, 8, kernel=(9, 10)),  # a window as wide as the image
-        b.add(ConvTranspose, x, **b.signs(3, 20), kernel=(2, 2), stride=(2, 1)),
+        b.add(op.ConvTranspose, x, **b.signs(3, 20), kernel=(2, 2), stride=(2, 1)),
     ]
-    pooled = b.add(MaxPool, x, kernel=(2, 2), stride=(2, 1), padding=(1, 0, 0, 1))
-    bordered = b.add(Pad, pooled, channels=(1, 2), padding=(0, 1, 2, 0), value=1)
+    pooled = b.add(op.MaxPool, x, kernel=(2, 2), stride=(2, 1), padding=(1, 0, 0, 1))
+    bordered = b.add(op.Pad, pooled, channels=(1, 2), padding=(0, 1, 2, 0), value=1)
     outputs.append(_conv(b, bordered, 3, kernel=(3, 3), padding=(1, 1, 1, 1)))
-    b.add(Concat, pooled, pooled)
+    b.add(op.Concat, pooled, pooled)
     outputs.append(_conv(b, b.last, 3, kernel=(2, 2), stride=(1, 2)))
     outputs.append(_conv(b, pooled, 8, kernel=(2, 2), stride=(1, 2)))
-    outputs.append(b.add(AveragePool, x, kernel=(3, 3), padding=(1, 1, 0, 0), sums=1))
-    b.add(Flatten, x)
-    outputs.append(b.add(Dense, **b.signs(3, 450)))
+    outputs.append(b.add(op.AveragePool, x, kernel=(3, 3), padding=(1, 1, 0, 0), sums=1))
+    b.add(op.Flatten, x)
+    outputs.append(b.add(op.Dense, **b.signs(3, 450)))
     return b.net(tuple(outputs))
 
 
@@ -132,30 +114,30 @@ def _conv(b: Builder, x: str, outputs: int, *, value: int = 0, groups: int = 1, 
     signs = b.rng.choice([-1, 1], (outputs, terms))
     signs[0], signs[1] = 1, -1
     packed = {"signs": pack_signs(signs), "in_features": terms}
-    return b.add(Conv, x, **packed, groups=groups, padding_value=value, **window)
+    return b.add(op.Conv, x, **packed, groups=groups, padding_value=value, **window)
 
 
 def rounded_net() -> PackedNet:
     """Real values of every magnitude, infinite ones too, and integers, as integers of every range."""
     b = Builder((6, 5), coding="float32")
-    doubled = b.add(Affine, scale=np.full(6, 2, np.float32))
-    halves = b.add(Affine, scale=np.full(6, 0.5, np.float32))
-    huge = b.add(Affine, doubled, scale=np.full(6, 3e38, np.float32))
-    made = [b.add(Quantize, x, least=low, most=high) for x in (doubled, halves, huge) for low, high in RANGES[:-1:2]]
-    made.append(b.add(Quantize, made[-1], least=-3, most=200))
-    b.add(Concat, *made)
+    doubled = b.add(op.Affine, scale=np.full(6, 2, np.float32))
+    halves = b.add(op.Affine, scale=np.full(6, 0.5, np.float32))
+    huge = b.add(op.Affine, doubled, scale=np.full(6, 3e38, np.float32))
+    made = [b.add(op.Quantize, x, least=low, most=high) for x in (doubled, halves, huge) for low, high in RANGES[:-1:2]]
+    made.append(b.add(op.Quantize, made[-1], least=-3, most=200))
+    b.add(op.Concat, *made)
     return b.net(b.requantize(least=-100))
 
 
 def real_weights_net() -> PackedNet:
     """Real weights and scales on bytes, and bytes of their sums."""
     b = Builder((4, 5, 5), coding="values")
-    b.add(RealConv, weight=b.real(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.RealConv, weight=b.real(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(6)
-    b.add(Quantize, least=-128, most=127)
-    b.add(Conv, **b.signs(8, 54, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(Quantize, least=0, most=255)
-    b.add(Conv, **b.signs(4, 32, scale=True), kernel=(2, 2))
+    b.add(op.Quantize, least=-128, most=127)
+    b.add(op.Conv, **b.signs(8, 54, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Quantize, least=0, most=255)
+    b.add(op.Conv, **b.signs(4, 32, scale=True), kernel=(2, 2))
     b.affine(4)
     return b.net()
 

@@ -10,33 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onebit.errors import FormatError
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    AveragePool,
-    Clamp,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Multiply,
-    PackedNet,
-    Pad,
-    Permute,
-    Prelu,
-    Quantize,
-    RealConv,
-    RealDense,
-    Relu,
-    Repeat,
-    Requantize,
-    Reshape,
-    Sign,
-    Slice,
-    Value,
-)
+from onebit.packed import PackedNet, Value, nodes as op
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 from support.packed_nets import Builder
 
@@ -66,7 +40,7 @@ def _round(b: Builder, draw: Draw) -> None:
     least, most = draw(st.sampled_from(_RANGES))
     alike = [name for name, value in b.values.items() if value.shape == b.values[b.last].shape and value.exact]
     if b.last not in alike or draw(st.integers(0, 4)) == 0:
-        b.add(Quantize, least=least, most=most)
+        b.add(op.Quantize, least=least, most=most)
         return
     others = draw(st.lists(st.sampled_from(alike), max_size=2))  # residual sums, also of a value with itself
     inputs = draw(st.permutations([b.last, *others]))
@@ -74,7 +48,7 @@ def _round(b: Builder, draw: Draw) -> None:
     if draw(st.booleans()):
         b.requantize(*inputs, least=least, most=most)
     else:
-        b.add(Requantize, *inputs, least=least, most=most, **_extreme(b, draw, values, max(-least, most)))
+        b.add(op.Requantize, *inputs, least=least, most=most, **_extreme(b, draw, values, max(-least, most)))
     b.nodes[-1].check_values(*values)
 
 
@@ -106,47 +80,47 @@ def _any_value(b: Builder, draw: Draw, *, integers: bool) -> None:
         low, high = sorted(draw(st.tuples(*[st.sampled_from([-2.0, -0.5, -0.0, 0.0, 1.0, 6.0])] * 2)))
         which = draw(st.sampled_from(["both", "low", "high"]))
         bounds = {"low": np.float32([low])} if which != "high" else {}
-        b.add(Clamp, **bounds, **({"high": np.float32([high])} if which != "low" else {}))
+        b.add(op.Clamp, **bounds, **({"high": np.float32([high])} if which != "low" else {}))
     elif kind == "affine":
         b.affine(channels)
     elif kind == "levels":
         if b.values[b.last].kind != "sign":
-            b.add(Sign)
+            b.add(op.Sign)
         b.levels(*draw(st.tuples(*[st.sampled_from([-2.7, -1.0, 0.0, 0.1, 1.3, 3e5])] * 2)))
     elif kind == "prelu":
-        b.add(Prelu, slope=b.real(channels))
+        b.add(op.Prelu, slope=b.real(channels))
     elif kind == "round":
         _round(b, draw)
     elif kind == "through reals":
         b.affine(channels)
         _round(b, draw)
     elif kind == "sign":
-        b.add(Sign, shift=b.real(channels) if draw(st.booleans()) else None)
+        b.add(op.Sign, shift=b.real(channels) if draw(st.booleans()) else None)
     elif kind == "threshold":
         b.threshold(channels, most=draw(st.sampled_from([3, 300])))
     elif kind in ("add", "multiply"):
-        b.add(Add if kind == "add" else Multiply, b.last, draw(st.sampled_from(alike)))
+        b.add(op.Add if kind == "add" else op.Multiply, b.last, draw(st.sampled_from(alike)))
     elif kind == "concat":
-        b.add(Concat, draw(st.sampled_from(joinable)), b.last)
+        b.add(op.Concat, draw(st.sampled_from(joinable)), b.last)
     elif kind == "move":
         move = draw(st.sampled_from(["reshape", "permute", "repeat", "flatten"]))
         if move == "reshape":
-            b.add(Reshape, shape=_shape(draw, count))
+            b.add(op.Reshape, shape=_shape(draw, count))
         elif move == "permute":
-            b.add(Permute, axes=tuple(draw(st.permutations(range(len(shape))))))
+            b.add(op.Permute, axes=tuple(draw(st.permutations(range(len(shape))))))
         elif move == "repeat":
-            b.add(Repeat, times=tuple(draw(st.integers(1, 3)) for _ in shape))
+            b.add(op.Repeat, times=tuple(draw(st.integers(1, 3)) for _ in shape))
         else:
-            b.add(Flatten)
+            b.add(op.Flatten)
     else:
-        b.add(Relu if kind == "relu" else Hardtanh)
+        b.add(op.Relu if kind == "relu" else op.Hardtanh)
 
 
 def _vector(b: Builder, draw: Draw, *, integers: bool) -> None:
     (size,) = b.values[b.last].shape
     outputs = draw(st.sampled_from([1, 5, 32, 33, 40, size]))
     if not integers and draw(st.booleans()):
-        b.add(RealDense, weight=b.real(outputs, size))
+        b.add(op.RealDense, weight=b.real(outputs, size))
     else:
         b.dense(outputs)
 
@@ -171,24 +145,24 @@ def _image(b: Builder, draw: Draw, *, integers: bool) -> None:
         fields["padding"] = draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 1, 1), (1, 1, 1, 1), numbers(0, 2, 4)]))
         more = {name: not integers and draw(st.booleans()) for name in ("scale", "centre")}
         if kind == "transposed":
-            b.add(ConvTranspose, **b.signs(outputs, terms, scale=more["scale"]), **fields)
+            b.add(op.ConvTranspose, **b.signs(outputs, terms, scale=more["scale"]), **fields)
             return
         fields["padding_value"] = draw(st.integers(-1, 1))
         if not integers and draw(st.booleans()):
-            b.add(RealConv, weight=b.real(outputs, terms), **fields)
+            b.add(op.RealConv, weight=b.real(outputs, terms), **fields)
         else:
-            b.add(Conv, **b.signs(outputs, terms, **more), **fields)
+            b.add(op.Conv, **b.signs(outputs, terms, **more), **fields)
     elif kind == "max":
-        b.add(MaxPool, **window, padding=draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 0, 1)])))
+        b.add(op.MaxPool, **window, padding=draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 0, 1)])))
     elif kind == "average":
         padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 0, 1)]))
-        b.add(AveragePool, **window, padding=padding, sums=1 if integers else draw(st.integers(0, 1)))
+        b.add(op.AveragePool, **window, padding=padding, sums=1 if integers else draw(st.integers(0, 1)))
     elif kind == "adaptive":
-        b.add(AdaptiveAveragePool, size=(min(2, height), 1))
+        b.add(op.AdaptiveAveragePool, size=(min(2, height), 1))
     elif kind == "slice":
-        b.add(Slice, stop=(channels, height, width), step=(draw(st.integers(1, channels)), 1, 2))
+        b.add(op.Slice, stop=(channels, height, width), step=(draw(st.integers(1, channels)), 1, 2))
     else:
-        b.add(Pad, channels=(1, 0), padding=(0, 1, 1, 0), value=draw(st.integers(-1, 1)))
+        b.add(op.Pad, channels=(1, 0), padding=(0, 1, 1, 0), value=draw(st.integers(-1, 1)))
 
 
 @st.composite
@@ -220,7 +194,7 @@ def nets(draw: Draw, *, integers: bool = False) -> PackedNet:
         if len(b.nodes) >= wanted:
             break
     if not b.nodes:
-        b.add(Relu)
+        b.add(op.Relu)
     read = {name for node in b.nodes for name in node.inputs}
     assert read | {b.last} >= set(b.values)
     made = [node.output for node in b.nodes]

@@ -9,39 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Certificate,
-    Clamp,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    InputSpec,
-    MaxPool,
-    Multiply,
-    Node,
-    PackedNet,
-    Pad,
-    Permute,
-    Prelu,
-    Quantize,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Repeat,
-    Requantize,
-    Reshape,
-    Sign,
-    Slice,
-    Threshold,
-)
+from onebit.packed import Certificate, InputSpec, Node, PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 
 
@@ -79,16 +47,16 @@ class Builder:
 
     def threshold(self, channels: int, *, most: int = 20) -> str:
         at = self.rng.integers(-most, most, channels).astype(np.int32)
-        return self.add(Threshold, threshold=at, direction=self.rng.choice(np.array([-1, 1], np.int8), channels))
+        return self.add(op.Threshold, threshold=at, direction=self.rng.choice(np.array([-1, 1], np.int8), channels))
 
     def affine(self, channels: int) -> str:
-        return self.add(Affine, scale=self.real(channels), shift=self.real(channels))
+        return self.add(op.Affine, scale=self.real(channels), shift=self.real(channels))
 
     def levels(self, low: float, high: float) -> str:
         """Signs as two real values, the same for all channels."""
         channels = self.values[self.last].shape[0]
         scale, shift = (np.full(channels, number, np.float32) for number in ((high - low) / 2, (high + low) / 2))
-        return self.add(Affine, scale=scale, shift=shift)
+        return self.add(op.Affine, scale=scale, shift=shift)
 
     def requantize(self, *inputs: str, least: int = 0, most: int = 255) -> str:
         """Multipliers of either sign with which most results are inside the range, and some at its ends."""
@@ -102,7 +70,7 @@ class Builder:
         offset = self.rng.uniform(0.7 * least + 0.3 * most, 0.3 * least + 0.7 * most, channels) * 2.0**shift
         offset += 2.0 ** (shift - 1) - np.array([sum(x.limits) / 2 for x in values]) @ multiplier
         fields = {"multiplier": multiplier, "offset": offset.astype(np.int64), "right_shift": shift}
-        return self.add(Requantize, *inputs, least=least, most=most, **fields)
+        return self.add(op.Requantize, *inputs, least=least, most=most, **fields)
 
     def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:
         """The net whose output is that of the last node, or `output`."""
@@ -110,28 +78,28 @@ class Builder:
 
     def dense(self, outputs: int) -> None:
         """A dense layer with one-bit weights."""
-        self.add(Dense, **self.signs(outputs, self.values[self.last].shape[0]))
+        self.add(op.Dense, **self.signs(outputs, self.values[self.last].shape[0]))
 
 
 def sign_net(seed: int = 0) -> PackedNet:
     """Convolutions, pools of integers, paddings, sums and concatenations of integers; no reals before the last map."""
     b = Builder((3, 9, 8), seed=seed)
-    b.add(Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(MaxPool, kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 0))
+    b.add(op.Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.MaxPool, kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 0))
     signs = b.threshold(6, most=300)
-    b.add(Conv, **b.signs(6, 9), kernel=(1, 3), dilation=(1, 2), padding=(0, 0, 2, 2), groups=2, padding_value=-1)
-    b.add(AveragePool, kernel=(2, 2), padding=(0, 1, 1, 1), sums=1)
-    crop = b.add(Slice, start=(0, 0, 1), stop=(6, 5, 5))
-    sums = b.add(Add, signs, crop)
+    b.add(op.Conv, **b.signs(6, 9), kernel=(1, 3), dilation=(1, 2), padding=(0, 0, 2, 2), groups=2, padding_value=-1)
+    b.add(op.AveragePool, kernel=(2, 2), padding=(0, 1, 1, 1), sums=1)
+    crop = b.add(op.Slice, start=(0, 0, 1), stop=(6, 5, 5))
+    sums = b.add(op.Add, signs, crop)
     b.threshold(6, most=4)
-    b.add(Conv, **b.signs(4, 6 * 4), kernel=(2, 2), padding=(1, 0, 0, 1), stride=(2, 1))
-    bordered = b.add(Pad, channels=(1, 0), padding=(1, 0, 0, 0), value=-1)
-    shortcut = b.add(Slice, sums, stop=(6, 5, 4), step=(2, 1, 1))
-    b.add(Pad, shortcut, padding=(0, 1, 0, 1))
-    one = b.add(Flatten)
-    two = b.add(Flatten, bordered)
-    b.add(Concat, one, two, one)
-    b.add(Relu)
+    b.add(op.Conv, **b.signs(4, 6 * 4), kernel=(2, 2), padding=(1, 0, 0, 1), stride=(2, 1))
+    bordered = b.add(op.Pad, channels=(1, 0), padding=(1, 0, 0, 0), value=-1)
+    shortcut = b.add(op.Slice, sums, stop=(6, 5, 4), step=(2, 1, 1))
+    b.add(op.Pad, shortcut, padding=(0, 1, 0, 1))
+    one = b.add(op.Flatten)
+    two = b.add(op.Flatten, bordered)
+    b.add(op.Concat, one, two, one)
+    b.add(op.Relu)
     b.dense(5)
     b.affine(5)
     return b.net()
@@ -140,29 +108,29 @@ def sign_net(seed: int = 0) -> PackedNet:
 def real_net(seed: int = 0) -> PackedNet:
     """Scales, centers, real weights, transposed convolutions, averages and a residual sum."""
     b = Builder((2, 7, 6), seed=seed, coding="standardise")
-    b.add(RealConv, weight=b.real(4, 2 * 9), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.RealConv, weight=b.real(4, 2 * 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(4)
-    x = b.add(Relu)
-    b.add(Conv, **b.signs(4, 9, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=4)
+    x = b.add(op.Relu)
+    b.add(op.Conv, **b.signs(4, 9, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=4)
     y = b.affine(4)
-    x = b.add(Add, y, x)
-    b.add(ConvTranspose, **b.signs(6, 2 * 4, scale=True), kernel=(2, 2), stride=(2, 2), groups=2, extra=(1, 0))
-    b.add(Hardtanh)
-    b.add(Prelu, slope=b.real(6))
-    b.add(AveragePool, kernel=(3, 2), stride=(2, 2), padding=(1, 1, 1, 0), count_padding=1)
-    b.add(Sign, shift=b.real(6))
-    b.add(ConvTranspose, **b.signs(3, 6 * 2, centre=True), kernel=(2, 1), padding=(1, 0, 0, 0), dilation=(2, 1))
-    b.add(RealConvTranspose, weight=b.real(2, 3 * 4), kernel=(2, 2), stride=(3, 1), padding=(1, 1, 0, 1))
-    b.add(Slice, start=(0, 1, 0), stop=(2, 9, 5), step=(1, 2, 2))
-    b.add(AdaptiveAveragePool, size=(3, 2))
-    y = b.add(Flatten)
-    b.add(MaxPool, x, kernel=(2, 2), stride=(2, 3), padding=(1, 0, 1, 1))
-    b.add(AveragePool, kernel=(2, 2), stride=(2, 1), padding=(0, 0, 1, 0))
-    b.add(Pad, padding=(0, 1, 0, 0), value=-1)
-    x = b.add(Flatten)
-    b.add(Concat, x, y)
-    b.add(RealDense, weight=b.real(3, b.values[b.last].shape[0]))
-    b.add(Affine, shift=b.real(3))
+    x = b.add(op.Add, y, x)
+    b.add(op.ConvTranspose, **b.signs(6, 2 * 4, scale=True), kernel=(2, 2), stride=(2, 2), groups=2, extra=(1, 0))
+    b.add(op.Hardtanh)
+    b.add(op.Prelu, slope=b.real(6))
+    b.add(op.AveragePool, kernel=(3, 2), stride=(2, 2), padding=(1, 1, 1, 0), count_padding=1)
+    b.add(op.Sign, shift=b.real(6))
+    b.add(op.ConvTranspose, **b.signs(3, 6 * 2, centre=True), kernel=(2, 1), padding=(1, 0, 0, 0), dilation=(2, 1))
+    b.add(op.RealConvTranspose, weight=b.real(2, 3 * 4), kernel=(2, 2), stride=(3, 1), padding=(1, 1, 0, 1))
+    b.add(op.Slice, start=(0, 1, 0), stop=(2, 9, 5), step=(1, 2, 2))
+    b.add(op.AdaptiveAveragePool, size=(3, 2))
+    y = b.add(op.Flatten)
+    b.add(op.MaxPool, x, kernel=(2, 2), stride=(2, 3), padding=(1, 0, 1, 1))
+    b.add(op.AveragePool, kernel=(2, 2), stride=(2, 1), padding=(0, 0, 1, 0))
+    b.add(op.Pad, padding=(0, 1, 0, 0), value=-1)
+    x = b.add(op.Flatten)
+    b.add(op.Concat, x, y)
+    b.add(op.RealDense, weight=b.real(3, b.values[b.last].shape[0]))
+    b.add(op.Affine, shift=b.real(3))
     return b.net()
 
 
@@ -170,31 +138,31 @@ def integer_net(seed: int = 0) -> PackedNet:
     """Activations of 8, 4 and 2 bits, signed ones too: residual sums, pools, all convolutions, a real layer."""
     b = Builder((3, 8, 9), seed=seed, coding="values")
     b.requantize(least=-128, most=127)
-    b.add(Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     x = b.requantize()
-    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.requantize()
-    y = b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    y = b.add(op.Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
     x = b.requantize(y, x)
-    y = b.add(Conv, **b.signs(33, 16 * 9), kernel=(3, 3), padding=(0, 1, 0, 1), stride=(2, 2))
-    b.add(Slice, x, stop=(16, 8, 9), step=(1, 2, 2))
-    b.add(Slice, stop=(16, 4, 4))
-    x = b.add(Pad, channels=(0, 17))
+    y = b.add(op.Conv, **b.signs(33, 16 * 9), kernel=(3, 3), padding=(0, 1, 0, 1), stride=(2, 2))
+    b.add(op.Slice, x, stop=(16, 8, 9), step=(1, 2, 2))
+    b.add(op.Slice, stop=(16, 4, 4))
+    x = b.add(op.Pad, channels=(0, 17))
     x = b.requantize(y, x, most=15)
-    b.add(Conv, **b.signs(33, 9), kernel=(3, 3), padding=(1, 1, 1, 1), groups=33)
+    b.add(op.Conv, **b.signs(33, 9), kernel=(3, 3), padding=(1, 1, 1, 1), groups=33)
     b.requantize(least=-8, most=7)
-    b.add(MaxPool, kernel=(2, 2), padding=(1, 0, 0, 0))
-    b.add(ConvTranspose, **b.signs(12, 33 * 4), kernel=(2, 2), stride=(2, 2))
+    b.add(op.MaxPool, kernel=(2, 2), padding=(1, 0, 0, 0))
+    b.add(op.ConvTranspose, **b.signs(12, 33 * 4), kernel=(2, 2), stride=(2, 2))
     y = b.requantize(most=3)
-    b.add(Conv, **b.signs(6, 4 * 2), kernel=(1, 2), groups=3, dilation=(1, 2), padding_value=1, padding=(0, 0, 1, 0))
+    b.add(op.Conv, **b.signs(6, 4 * 2), kernel=(1, 2), groups=3, dilation=(1, 2), padding_value=1, padding=(0, 0, 1, 0))
     b.requantize(least=-1, most=1)
-    b.add(AveragePool, kernel=(2, 2), stride=(2, 1), sums=1)
+    b.add(op.AveragePool, kernel=(2, 2), stride=(2, 1), sums=1)
     x = b.requantize(most=255)
-    b.add(RealConv, weight=b.real(5, 6), kernel=(1, 1))
-    b.add(Quantize, least=-3, most=300)
-    one = b.add(Flatten)
-    two = b.add(Flatten, x)
-    b.add(Concat, one, two)
+    b.add(op.RealConv, weight=b.real(5, 6), kernel=(1, 1))
+    b.add(op.Quantize, least=-3, most=300)
+    one = b.add(op.Flatten)
+    two = b.add(op.Flatten, x)
+    b.add(op.Concat, one, two)
     b.dense(70)
     b.requantize()
     b.dense(5)
@@ -207,25 +175,25 @@ def integer_resnet(widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: 
     b = Builder((3, size, size), seed=seed, coding="values")
     b.requantize(least=-128, most=127)
     same = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    b.add(Conv, **b.signs(widths[0], 27), **same)
+    b.add(op.Conv, **b.signs(widths[0], 27), **same)
     x = b.requantize()
     for width in widths:
         for _ in range(blocks):
             before = b.values[x].shape[0]
             stride = (1, 1) if before == width else (2, 2)
-            b.add(Conv, x, **b.signs(width, 9 * before), stride=stride, **same)
+            b.add(op.Conv, x, **b.signs(width, 9 * before), stride=stride, **same)
             b.requantize()
-            y = b.add(Conv, **b.signs(width, 9 * width), **same)
+            y = b.add(op.Conv, **b.signs(width, 9 * width), **same)
             if before != width:
-                b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
-                x = b.add(Pad, channels=((width - before) // 2, (width - before) // 2))
+                b.add(op.Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
+                x = b.add(op.Pad, channels=((width - before) // 2, (width - before) // 2))
             x = b.requantize(y, x)
             multiplier = b.nodes[-1].multiplier.copy()
             multiplier[1] = multiplier[1, 0]  # all channels of the shortcut have one scale
             b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier)
     _, *kernel = b.values[x].shape
-    b.add(AveragePool, kernel=tuple(kernel), sums=1)
-    b.add(Flatten)
+    b.add(op.AveragePool, kernel=tuple(kernel), sums=1)
+    b.add(op.Flatten)
     b.dense(10)
     b.affine(10)
     return b.net()
@@ -236,20 +204,20 @@ def levels_net(seed: int = 0) -> PackedNet:
     b = Builder((8, 6, 7), seed=seed)
     b.threshold(8, most=200)
     b.levels(-0.3, 5.2)
-    first = b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(Sign, shift=np.full(16, 3e4, np.float32))  # all are -1, which has a finer grid than +1
+    first = b.add(op.Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Sign, shift=np.full(16, 3e4, np.float32))  # all are -1, which has a finer grid than +1
     b.levels(0.7, 3e4)
-    b.add(Conv, **b.signs(16, 72, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2)
-    b.add(Add, b.last, first)
-    b.add(Sign, shift=b.real(16))
+    b.add(op.Conv, **b.signs(16, 72, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2)
+    b.add(op.Add, b.last, first)
+    b.add(op.Sign, shift=b.real(16))
     b.levels(-7.3, -2.1)
-    b.add(Conv, **b.signs(8, 48), kernel=(1, 3), stride=(2, 1), padding=(0, 1, 2, 0), dilation=(1, 2))
+    b.add(op.Conv, **b.signs(8, 48), kernel=(1, 3), stride=(2, 1), padding=(0, 1, 2, 0), dilation=(1, 2))
     b.affine(8)
-    b.add(Sign)
+    b.add(op.Sign)
     b.levels(1e-3, -1.0)
-    second = b.add(ConvTranspose, **b.signs(4, 8), kernel=(1, 1))
-    b.add(Flatten, second)
-    b.add(Sign)
+    second = b.add(op.ConvTranspose, **b.signs(4, 8), kernel=(1, 1))
+    b.add(op.Flatten, second)
+    b.add(op.Sign)
     b.levels(0.0, 0.3)
     b.dense(5)
     b.affine(5)
@@ -264,50 +232,50 @@ def features_net(seed: int = 0) -> PackedNet:
     b = Builder((20,), seed=seed, coding="float32")
     b.dense(33)
     b.affine(33)
-    b.add(Clamp, low=np.float32([0]), high=np.float32([6]))
-    hidden = b.add(Dense, **b.signs(33, 33, scale=True))
-    gate = b.add(Clamp, low=np.float32([-0.5]))
-    gated = b.add(Multiply, hidden, gate)
-    b.add(RealDense, weight=b.real(1, 33))
-    number = b.add(Reshape, shape=())
+    b.add(op.Clamp, low=np.float32([0]), high=np.float32([6]))
+    hidden = b.add(op.Dense, **b.signs(33, 33, scale=True))
+    gate = b.add(op.Clamp, low=np.float32([-0.5]))
+    gated = b.add(op.Multiply, hidden, gate)
+    b.add(op.RealDense, weight=b.real(1, 33))
+    number = b.add(op.Reshape, shape=())
     return b.net({"gated": gated, "number": number, "again": gated})
 
 
 def tokens_net(seed: int = 0) -> PackedNet:
     """float32 tokens (T, F): a dense layer on the last axis, heads that change places, and an average over tokens."""
     b = Builder((6, 40), seed=seed, coding="float32")
-    b.add(Sign)
-    b.add(Permute, axes=(1, 0))
-    b.add(Reshape, shape=(40, 1, 6))
-    b.add(Conv, **b.signs(64, 40), kernel=(1, 1))
+    b.add(op.Sign)
+    b.add(op.Permute, axes=(1, 0))
+    b.add(op.Reshape, shape=(40, 1, 6))
+    b.add(op.Conv, **b.signs(64, 40), kernel=(1, 1))
     b.affine(64)
-    b.add(Reshape, shape=(4, 16, 6))
-    b.add(Permute, axes=(2, 0, 1))
-    b.add(Reshape, shape=(6, 2, 2, 16))
-    b.add(Repeat, times=(1, 1, 3, 1))
-    b.add(Permute, axes=(3, 1, 0, 2))
-    b.add(Reshape, shape=(96, 12, 1))
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
-    b.add(Dense, **b.signs(5, 96))
+    b.add(op.Reshape, shape=(4, 16, 6))
+    b.add(op.Permute, axes=(2, 0, 1))
+    b.add(op.Reshape, shape=(6, 2, 2, 16))
+    b.add(op.Repeat, times=(1, 1, 3, 1))
+    b.add(op.Permute, axes=(3, 1, 0, 2))
+    b.add(op.Reshape, shape=(96, 12, 1))
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(5, 96))
     return b.net()
 
 
 def signal_net(seed: int = 0) -> PackedNet:
     """uint8 signals (C, L) as they are: 1-D convolutions of images with one row, each channel by itself, upsampling."""
     b = Builder((3, 19), seed=seed, coding="values")
-    b.add(Reshape, shape=(3, 1, 19))
-    b.add(Conv, **b.signs(35, 15), kernel=(1, 5), padding=(0, 0, 2, 2))
+    b.add(op.Reshape, shape=(3, 1, 19))
+    b.add(op.Conv, **b.signs(35, 15), kernel=(1, 5), padding=(0, 0, 2, 2))
     b.threshold(35, most=900)
-    b.add(Conv, **b.signs(70, 3), kernel=(1, 3), padding=(0, 0, 1, 1), groups=35, padding_value=1)
+    b.add(op.Conv, **b.signs(70, 3), kernel=(1, 3), padding=(0, 0, 1, 1), groups=35, padding_value=1)
     b.affine(70)
-    b.add(RealConv, weight=b.real(70, 3), kernel=(1, 3), groups=70, stride=(1, 2))
-    b.add(Repeat, times=(1, 2, 2))
-    pooled = b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
-    b.add(Reshape, shape=(70, 9))
-    b.add(Permute, axes=(1, 0))
-    b.add(Flatten)
-    b.add(Dense, **b.signs(4, 630))
+    b.add(op.RealConv, weight=b.real(70, 3), kernel=(1, 3), groups=70, stride=(1, 2))
+    b.add(op.Repeat, times=(1, 2, 2))
+    pooled = b.add(op.MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(op.Reshape, shape=(70, 9))
+    b.add(op.Permute, axes=(1, 0))
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(4, 630))
     return b.net((b.last, pooled))
 
 
@@ -349,7 +317,7 @@ def make_packed_mlp(
     scales, centers, a sign of real values and a real last layer).
     """
     rng = np.random.default_rng(seed)
-    nodes: list[Node] = [Flatten(inputs=("input",), output="flat")]
+    nodes: list[Node] = [op.Flatten(inputs=("input",), output="flat")]
 
     def real(*size: int, scale: float = 1.0) -> np.ndarray:
         return (rng.standard_normal(size) * scale).astype(np.float32)
@@ -361,22 +329,22 @@ def make_packed_mlp(
         last = layer == len(widths) - 2
         signs = pack_signs(rng.choice([-1, 1], (outputs, inputs)))
         if form == "mixed" and last:
-            add(RealDense, f"fc{layer}", weight=real(outputs, inputs))
-            add(Affine, f"bias{layer}", shift=real(outputs))
+            add(op.RealDense, f"fc{layer}", weight=real(outputs, inputs))
+            add(op.Affine, f"bias{layer}", shift=real(outputs))
         elif form == "mixed":
             moments = {"scale": np.abs(real(outputs)) + 0.1, "centre": real(outputs, scale=0.1)}
-            add(Dense, f"fc{layer}", signs=signs, in_features=inputs, **moments)
-            add(Sign, f"sign{layer}")
+            add(op.Dense, f"fc{layer}", signs=signs, in_features=inputs, **moments)
+            add(op.Sign, f"sign{layer}")
         else:
-            add(Dense, f"fc{layer}", signs=signs, in_features=inputs)
+            add(op.Dense, f"fc{layer}", signs=signs, in_features=inputs)
             if form == "sign" and not last:
                 direction = rng.choice(np.array([-1, 1], np.int8), outputs)
                 threshold = rng.integers(-50, 50, outputs).astype(np.int32)
-                add(Threshold, f"threshold{layer}", threshold=threshold, direction=direction)
+                add(op.Threshold, f"threshold{layer}", threshold=threshold, direction=direction)
                 continue
-            add(Affine, f"affine{layer}", scale=real(outputs, scale=1 / inputs), shift=real(outputs))
+            add(op.Affine, f"affine{layer}", scale=real(outputs, scale=1 / inputs), shift=real(outputs))
             if not last:
-                add(Relu, f"relu{layer}")
+                add(op.Relu, f"relu{layer}")
     shape = shape or (1, 1, widths[0])
     channels = shape[0]
     spec = InputSpec(shape=shape)
@@ -396,16 +364,16 @@ def make_packed_mlp(
 def signs_conv(seed: int = 0) -> PackedNet:
     """Convolutions of ±1 before thresholds, with and without max pools, and a dense end, as in VGG-small."""
     b = Builder((3, 12, 12), seed=seed)
-    b.add(Conv, **b.signs(8, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.Conv, **b.signs(8, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.threshold(8, most=300)
-    b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(op.Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(op.MaxPool, kernel=(2, 2), stride=(2, 2))
     b.threshold(16)
-    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(0, 1, 2, 1), padding_value=-1)
+    b.add(op.Conv, **b.signs(16, 144), kernel=(3, 3), padding=(0, 1, 2, 1), padding_value=-1)
     b.threshold(16)
-    b.add(Conv, **b.signs(12, 16), kernel=(1, 1), stride=(1, 2))
+    b.add(op.Conv, **b.signs(12, 16), kernel=(1, 1), stride=(1, 2))
     b.threshold(12, most=5)
-    b.add(Flatten)
+    b.add(op.Flatten)
     b.dense(30)
     b.threshold(30)
     b.dense(10)
