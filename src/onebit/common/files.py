@@ -12,6 +12,7 @@ import math
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,19 +21,22 @@ from typing import Any, BinaryIO, TextIO
 from onebit.errors import OnebitError, UsageError
 
 PREFIX = ".onebit-"
-"""Start of the names of temporary files, before `_machine`, the process id and random digits."""
+"""Start of the names of temporary files, before random digits."""
+AnyPath = str | os.PathLike[str]
+OLD = 24 * 3600
+"""Seconds without a change after which a temporary file is that of a killed process."""
 OWN = b"written by onebit"
 """In the first 1000 bytes of files that onebit writes under names that the user did not give."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: AnyPath) -> BinaryIO:
     """Open a regular file for reading; never blocks, as `open` does on a pipe."""
     return os.fdopen(_regular(path, os.O_RDONLY), "rb")
 
 
-def is_own(path: str | os.PathLike[str]) -> bool:
+def is_own(path: AnyPath) -> bool:
     """Whether onebit wrote the file: others are replaced only if the user names them."""
     try:
         with open_regular(path) as stream:
@@ -48,7 +52,7 @@ def refuse_foreign(folder: Path, names: Iterable[Path]) -> None:
             raise UsageError(f"{folder / name} is there already, and onebit has not written it")
 
 
-def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
+def read_regular(path: AnyPath, *, largest: int) -> bytes:
     """The bytes of a regular file."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -57,7 +61,7 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
         return stream.read(largest)
 
 
-def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
+def read_json(path: AnyPath, *, largest: int) -> Any:
     """The value in a JSON file."""
     try:
         return json.loads(read_regular(path, largest=largest))
@@ -65,14 +69,14 @@ def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def append_text(path: str | os.PathLike[str]) -> TextIO:
+def append_text(path: AnyPath) -> TextIO:
     """Open a regular file to append lines to it, created if missing; a link is refused, not followed."""
     descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
     # names of files may hold bytes that are not UTF-8
     return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
 
-def _regular(path: str | os.PathLike[str], flags: int) -> int:
+def _regular(path: AnyPath, flags: int) -> int:
     descriptor = os.open(path, flags | _FLAGS, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -81,7 +85,7 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: AnyPath) -> Iterator[Path]:
     """A temporary path in the same folder, which replaces `path` when the block ends without an error.
 
     The temporary file exists (empty) and has the suffix of `path`, from which some libraries choose the format. After
@@ -112,7 +116,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_files(folder: AnyPath) -> Iterator[Path]:
     """An empty temporary folder, whose files move into `folder` when the block ends without an error.
 
     `folder` is created if it is missing; its other files stay. After an error in the block or Ctrl-C nothing changes.
@@ -141,7 +145,7 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise OnebitError(f"cannot write into {os.fspath(folder)!r}: {reason}") from error
     finally:
         if staging is not None:
-            import shutil  # here, as `socket` below: running a net needs neither
+            import shutil  # here: running a net does not need it
 
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -164,44 +168,28 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+def write_atomic(path: AnyPath, data: bytes | memoryview) -> None:
     """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders of killed processes of this machine from a folder."""
+    """Remove the temporary files and folders of killed processes from a folder: those unchanged for `OLD` seconds."""
     import shutil
 
-    for path in folder.glob(f"{PREFIX}{_machine()}-*"):
+    for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if (name := _TEMPORARY.fullmatch(path.name)) and _has_ended(int(name[1])):
+            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - OLD:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{8}}-(\d{{1,9}})-[0-9a-f]{{8}}(\..+)?", re.A)
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}(\..+)?")
 """Names of `_temporary_name`, with the suffix of the file; other names are the user's."""
 
 
 def _temporary_name() -> str:
-    return f"{PREFIX}{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
-
-
-def _machine() -> str:
-    """A short name of this machine: process ids mean nothing on another machine that sees the same folder."""
-    import socket
-
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
-def _has_ended(process: int) -> bool:
-    if os.name == "posix":  # on Windows, os.kill would end the process
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-    return False
+    return f"{PREFIX}{os.urandom(8).hex()}"
 
 
 def _fsync(path: Path, flags: int) -> None:

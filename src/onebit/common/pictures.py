@@ -136,7 +136,7 @@ def _named_by(word: str) -> list[Path]:
     if path == STANDARD_INPUT:  # ./- is a file
         return [path.absolute()]
     if path.is_dir():
-        images = sorted(_shown_images(path))
+        images = sorted(Path(file) for file in visible_files(path) if is_image_name(file) and os.path.isfile(file))
     elif path.exists() or glob.escape(word) == word:
         images = [path]
     else:
@@ -146,13 +146,11 @@ def _named_by(word: str) -> list[Path]:
     return images
 
 
-def _shown_images(folder: Path) -> Iterator[Path]:
-    """The images in a folder and below it that are not hidden; links to folders are not followed."""
+def visible_files(folder: Path) -> Iterator[str]:
+    """The files in a folder, then those below it, by name, without hidden ones; links to folders are not followed."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if is_image_name(name) and not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
-                yield Path(parent, name)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _raise(error: OSError) -> None:

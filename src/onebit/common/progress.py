@@ -118,25 +118,19 @@ class Progress:
         """Draw the bar; False if rich is not installed, which is part of `onebit[train]`."""
         try:
             # imported here, as only a terminal needs it
+            from rich import progress as rich
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress as RichProgress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
         except ImportError:
             return False
         console = Console(stderr=True)
         console.width = min(console.width, COLUMNS)
 
-        self._bar = RichProgress(
-            TextColumn(self.label),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+        self._bar = rich.Progress(
+            self.label,
+            rich.BarColumn(bar_width=None),
+            rich.MofNCompleteColumn(),
+            "{task.fields[rate]}",
+            rich.TimeRemainingColumn(),
             console=console,
             transient=True,
         )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
-from onebit.common.files import open_regular
+from onebit.common.files import AnyPath, open_regular
 
 MOST_HEADER = 8_000_000
 """Bytes of the header; parsed JSON takes 40 times as much memory."""
@@ -24,7 +23,7 @@ def facts_of(content: bytes) -> dict[str, Any]:
     return facts
 
 
-def open_safetensors(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def open_safetensors(path: AnyPath) -> tuple[Any, dict[str, Any]]:
     """(the open file, a context manager whose tensors are arrays of numpy; the facts in it, see `facts_of`)."""
     import safetensors
 

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from onebit.common.files import open_regular
 from onebit.data.fetch import own_path
-from onebit.data.splits import (
-    DatasetEntry,
-    LoadedFiles,
-    Progress,
-    arrays_digest,
-    as_split,
-    numbered_classes,
-)
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, arrays_digest, as_split, numbered_classes
 from onebit.errors import DataError, first_line
 
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
@@ -23,7 +14,7 @@ VALIDATION = ("validation_images", "validation_labels")
 CLASSES = "classes"
 
 
-def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
+def read_arrays(*, directory: Source = None, progress: Progress | None = None) -> LoadedFiles:
     """Read the file `directory`, which `numpy.savez` wrote; nothing in it is unpickled.
 
     It holds `train_images`, `train_labels`, `test_images` and `test_labels` as `Dataset.from_arrays` takes them, and

@@ -14,7 +14,7 @@ import numpy as np
 from onebit.common.files import read_regular, sha256_of
 from onebit.data.fetch import OfficialFiles, find_or_fetch
 from onebit.data.pickled import read_pickled
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, Split
 from onebit.errors import DataError, first_line
 
 CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
@@ -65,9 +65,7 @@ CIFAR100_FILES = CifarFiles(
 )
 
 
-def read_cifar(
-    files: CifarFiles, *, directory: str | Path | None = None, progress: Progress | None = None
-) -> LoadedFiles:
+def read_cifar(files: CifarFiles, *, directory: Source = None, progress: Progress | None = None) -> LoadedFiles:
     """Find or download the files in either layout, and read them; training images keep the order of the files."""
     paths = find_or_fetch(files.official, directory=directory, progress=progress)
     *parts, test = (read_file(path, files, count) for path, count in zip(paths, files.counts, strict=True))

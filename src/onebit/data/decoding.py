@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.common.pictures import fitted, opened
-from onebit.data.resizing import Images, crop_box
+from onebit.data.resizing import Images, Reals, crop_box
 from onebit.errors import DataError
 
 _T = TypeVar("_T")
@@ -82,7 +82,7 @@ class StreamedImages:
         """The images at an index, a slice, mask or array of indices, without reading them."""
         return StreamedImages(np.atleast_1d(self.paths[index]), self.size, workers=self.workers)
 
-    def read(self, crops: npt.NDArray[np.float64] | None = None) -> Images:
+    def read(self, crops: Reals | None = None) -> Images:
         """All images, (N, H, W, 3); with `crops` a random part of each, see `resizing.crop_box`."""
         pixels = np.empty((len(self), *self.size, 3), np.uint8)
         for out, decoded in zip(pixels, self.decoded(crops), strict=True):
@@ -91,7 +91,7 @@ class StreamedImages:
             out[...] = decoded
         return pixels
 
-    def decoded(self, crops: npt.NDArray[np.float64] | None = None) -> Iterator[Images | DataError]:
+    def decoded(self, crops: Reals | None = None) -> Iterator[Images | DataError]:
         """Each image of `read`, in order; the error of a file that does not decode."""
         jobs = self.paths, [None] * len(self) if crops is None else crops
         if self.workers == 0:
@@ -102,7 +102,7 @@ class StreamedImages:
             for start in range(0, len(self), _CHUNK):
                 yield from threads.map(self._decode, *(each[start : start + _CHUNK] for each in jobs))
 
-    def _decode(self, path: str, crop: npt.NDArray[np.float64] | None) -> Images | DataError:
+    def _decode(self, path: str, crop: Reals | None) -> Images | DataError:
         try:
             return decode_image(path, self.size, crop=crop)
         except DataError as error:

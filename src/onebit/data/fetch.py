@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import atomic_path
-from onebit.data.splits import Progress
+from onebit.data.splits import Progress, Source
 from onebit.errors import DataError, first_line
 
 
@@ -42,7 +42,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ONEBIT_CACHE") or os.path.join(shared, "onebit")).expanduser()
 
 
-def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, progress: Progress | None) -> list[Path]:
+def find_or_fetch(official: OfficialFiles, *, directory: Source, progress: Progress | None) -> list[Path]:
     """Find or download all files of a data set; returns their paths in the order of `official.files`.
 
     Given a `directory`, only that is searched; otherwise each folder in `ONEBIT_DATA`, then the cache. The files may be
@@ -71,14 +71,14 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
     return list(_present(official, target).values())
 
 
-def own_path(name: str, directory: str | Path | None) -> Path:
+def own_path(name: str, directory: Source) -> Path:
     """The folder or file of a data set of the user."""
     if directory is None:
         raise DataError(f"data set {name!r} needs --data with its folder or file")
     return Path(directory).expanduser()
 
 
-def data_folders(directory: str | Path | None, sub_folders: Sequence[str]) -> Iterator[Path]:
+def data_folders(directory: Source, sub_folders: Sequence[str]) -> Iterator[Path]:
     """The folders to search: `directory` alone, or those in `ONEBIT_DATA` and the cache; each with its sub-folders."""
     if directory is not None:
         roots = [Path(directory)]
@@ -89,7 +89,7 @@ def data_folders(directory: str | Path | None, sub_folders: Sequence[str]) -> It
         yield from (root.expanduser() / name for name in ("", *sub_folders))
 
 
-def find_folder(name: str, directory: str | Path | None, needed: Sequence[str], *, needs: str) -> Path:
+def find_folder(name: str, directory: Source, needed: Sequence[str], *, needs: str) -> Path:
     """The first of `data_folders`, with the sub-folder `name`, that has all `needed` ones; else DataError."""
     for folder in data_folders(directory, [name]):
         if all((folder / sub_folder).is_dir() for sub_folder in needed):

@@ -13,7 +13,7 @@ from onebit.common.pictures import opened, upright_size
 from onebit.data.decoding import StreamedImages
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.listing import Listing, list_folder
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, Split
 from onebit.errors import DataError, UsageError
 
 STREAMED_ABOVE = 1 << 30
@@ -23,7 +23,7 @@ STREAMED_ABOVE = 1 << 30
 def read_folder(
     name: str,
     *,
-    directory: str | Path | None = None,
+    directory: Source = None,
     progress: Progress | None = None,
     input_size: int | None = None,
     workers: int | None = None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.common.pictures import is_image_name
+from onebit.common.pictures import is_image_name, visible_files
 from onebit.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
@@ -117,12 +117,11 @@ def _list_images(root: Path, folder: Path, classes: tuple[str, ...], others: lis
     """The images in the class folders of `folder`, at any depth; the names of other files there go to `others`."""
     images: list[ImageFile] = []
     for name in _sub_folders(folder):
-        for parent, folders, entries in os.walk(folder / name):
-            folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-            shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
-            others.extend(entry for entry in shown if not is_image_name(entry))
-            for path in (os.path.join(parent, entry) for entry in shown if is_image_name(entry)):
-                # a broken link, which fails to decode later
+        for path in visible_files(folder / name):
+            if is_image_name(path):
+                # a broken link fails to decode later
                 size = os.path.getsize(path) if os.path.exists(path) else 0
                 images.append(ImageFile(os.path.relpath(path, root), classes.index(name), size))
+            else:
+                others.append(os.path.basename(path))
     return tuple(images)

@@ -7,11 +7,9 @@ import numpy.typing as npt
 
 from onebit.common.augmentation import Augmentation
 from onebit.data.mask_scores import Masks
-from onebit.data.resizing import Images
+from onebit.data.resizing import Images, Integers
 from onebit.data.tiles import mirrored
 from onebit.errors import UsageError
-
-Integers = npt.NDArray[np.int64]
 
 
 class MaskedImages:
@@ -66,9 +64,7 @@ class MaskedImages:
             displacement = np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
         return corners[0][part], corners[1][part], turns[part], flipped[part], displacement
 
-    def batch(
-        self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)
-    ) -> tuple[Images, Masks]:
+    def batch(self, indices: Integers, rng: np.random.Generator, *, part: slice = slice(None)) -> tuple[Images, Masks]:
         """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
         top, left, turns, flipped, displacement = self.draw(len(indices), rng, part)
         chosen = np.asarray(indices)[part]
@@ -91,7 +87,7 @@ class MaskedImages:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), masks
 
     def _deformed(
-        self, chosen: npt.NDArray[np.int64], rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]
+        self, chosen: Integers, rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]
     ) -> tuple[Images, Masks]:
         """The samples at fractional positions, (n, S, S') each."""
         image, (height, width) = chosen[:, None, None], self.size

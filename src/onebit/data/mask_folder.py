@@ -17,7 +17,7 @@ from onebit.common.pictures import is_image_name, opened, picture
 from onebit.data.fetch import find_folder, own_path
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.resizing import Images
-from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
+from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Source, Split, hold_out
 from onebit.errors import DataError, UsageError
 
 TEST_SHARE = 0.2
@@ -30,7 +30,7 @@ IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 def read_masked_folder(
     name: str,
     *,
-    directory: str | Path | None = None,
+    directory: Source = None,
     progress: Progress | None = None,
     classes: Sequence[str] | None = None,
 ) -> LoadedFiles:

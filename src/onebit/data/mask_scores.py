@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onebit.data.resizing import Integers
 from onebit.errors import UsageError
 
 Masks = npt.NDArray[np.uint8]
@@ -22,7 +23,7 @@ def check_mask_classes(classes: int) -> None:
         raise UsageError(f"got masks of {classes} classes, expected at most {VOID}")
 
 
-def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes: int) -> npt.NDArray[np.int64]:
+def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes: int) -> Integers:
     """Count pixels, with a row for each true class and a column for each predicted class; `VOID` pixels are ignored.
 
     Args:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from onebit.common.files import open_regular
 from onebit.data.fetch import OfficialFiles, find_or_fetch
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, Split
 from onebit.errors import DataError
 
 _GZIP_OVERHEAD = 1 << 16
@@ -112,7 +112,7 @@ MNIST_MIRRORS = (
 
 def read_mnist(
     *,
-    directory: str | Path | None = None,
+    directory: Source = None,
     progress: Progress | None = None,
     files: Sequence[IdxFile] = MNIST_FILES,
     mirrors: Sequence[str] = MNIST_MIRRORS,
@@ -127,7 +127,7 @@ def read_mnist(
 
 
 def read_mnist_sample(
-    *, directory: str | Path | None = None, progress: Progress | None = None, folder: Path = Path(__file__).parent
+    *, directory: Source = None, progress: Progress | None = None, folder: Path = Path(__file__).parent
 ) -> LoadedFiles:
     """Read and check the shipped files in `folder`; `directory` and `progress` have no effect."""
     paths = [folder / file.names[0] for file in SAMPLE_FILES]

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from onebit.data.resizing import Images
 from onebit.data.splits import Dataset, Split
 from onebit.errors import UsageError
 
@@ -40,14 +41,14 @@ def _whitened(split: Split, *, mean: Floats, matrix: Floats) -> Split:
     return Split(images, split.labels)
 
 
-def normalized(images: npt.NDArray[np.uint8]) -> Floats:
+def normalized(images: Images) -> Floats:
     """(N, C, H, W) uint8 -> (N, D) with mean 0 and standard deviation 1 in each row; a uniform image becomes 0."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-8)
 
 
-def fit_zca(images: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+def fit_zca(images: Images) -> tuple[Floats, Floats]:
     """Mean (D,) of the normalized images, and the symmetric whitening matrix (D, D)."""
     size = int(np.prod(images.shape[1:]))
     total, products = np.zeros(size), np.zeros((size, size))

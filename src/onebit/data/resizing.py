@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
 
 
 def resize_images(images: Images, size: int) -> Images:
@@ -21,7 +23,7 @@ def resize_images(images: Images, size: int) -> Images:
     return _resized(images, [(left, top, left + side, top + side)] * len(images), (size, size))
 
 
-def resized_crops(images: Images, crops: npt.NDArray[np.float64]) -> Images:
+def resized_crops(images: Images, crops: Reals) -> Images:
     """Crop a random part (see `crop_box`) of each image (N, C, H, W) and resize it to the size of the image."""
     height, width = images.shape[2:]
     return _resized(images, [crop_box(width, height, draw) for draw in crops], (height, width))
@@ -42,7 +44,7 @@ def _resized(images: Images, boxes: Sequence[tuple[float, float, float, float]],
     return resized
 
 
-def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+def crop_box(width: int, height: int, draw: Reals) -> tuple[float, float, float, float]:
     """The part of an image that a random resized crop takes.
 
     Args:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from onebit.data.decoding import StreamedImages
 from onebit.data.mask_scores import VOID, known_labels
 from onebit.errors import DataError, UsageError
 
+Source = str | Path | None
+"""The folder or file that the user named."""
 Progress = Callable[[str, int, int], None]
 """Called during downloads and decoding: the activity ("fetching FILE"), bytes so far, and all bytes (0 if unknown)."""
 

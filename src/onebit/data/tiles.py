@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.mask_scores import VOID, Masks
-from onebit.data.resizing import Images
+from onebit.data.resizing import Images, Integers
 from onebit.data.splits import Split
 from onebit.errors import DataError
 
@@ -84,7 +84,7 @@ class Tiling:
         return joined
 
 
-def mirrored(indices: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+def mirrored(indices: Integers, size: int) -> Integers:
     """Reflect indices of `size` pixels at both ends: −1 becomes 1, and `size` becomes `size` − 2."""
     period = max(2 * size - 2, 1)
     indices = np.abs(indices) % period

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, Split
 
 _SIDE = 8
 
@@ -41,7 +39,7 @@ def make_toy(
     return draw(train_count), draw(test_count)
 
 
-def read_toy(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
+def read_toy(*, directory: Source = None, progress: Progress | None = None) -> LoadedFiles:
     """Make the data set `toy`, with the defaults of `make_toy`; the arguments have no effect, as there are no files."""
     return LoadedFiles(*make_toy(), "", ())
 

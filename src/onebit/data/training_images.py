@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onebit.common.augmentation import Augmentation
 from onebit.data.decoding import StreamedImages, prefetched
 from onebit.data.mask_augment import MaskedImages
-from onebit.data.resizing import Images, resized_crops
+from onebit.data.resizing import Images, Integers, Reals, resized_crops
 from onebit.data.splits import Split
 from onebit.errors import UsageError
 
@@ -28,12 +28,12 @@ class Draws(NamedTuple):
     bool. cut_row, cut_column: (N,) center of the square.
     """
 
-    crops: npt.NDArray[np.float64]
-    top: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
+    crops: Reals
+    top: Integers
+    left: Integers
     mirrored: npt.NDArray[np.bool_]
-    cut_row: npt.NDArray[np.int64]
-    cut_column: npt.NDArray[np.int64]
+    cut_row: Integers
+    cut_column: Integers
 
 
 def draw(
@@ -87,7 +87,7 @@ class TrainingImages:
             images = self._laid_out(images.transpose(0, 2, 3, 1))
         self._images = images
 
-    def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
+    def batch(self, indices: Integers, rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
         """A batch of images, changed at random.
 
         Args:
@@ -128,7 +128,7 @@ class TrainingImages:
             return None
         return self._images
 
-    def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
+    def _read(self, rows: Integers, crops: Reals | None) -> Images:
         """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
         if isinstance(self._images, StreamedImages):
             return self._laid_out(self._images.subset(rows).read(crops))
@@ -188,12 +188,12 @@ class TrainingSamples:
         self.images = None if masks else TrainingImages(split.images, augmentation, **layout)
         """None if the images have masks."""
 
-    def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    def order(self, rng: np.random.Generator) -> Integers:
         """The samples of an epoch in random order, each of them `repeats` times."""
         return rng.permutation(self.count) % len(self.labels)
 
     def batches(
-        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
+        self, chosen: Iterable[tuple[Integers, slice]], rng: np.random.Generator
     ) -> Iterator[tuple[Images, npt.NDArray]]:
         """Images and labels for each (indices, part) in `chosen`; streamed images are read ahead.
 
@@ -202,9 +202,7 @@ class TrainingSamples:
         made = (self._batch(indices, part, rng) for indices, part in chosen)
         return prefetched(made) if self._streamed else made
 
-    def _batch(
-        self, indices: npt.NDArray[np.int64], part: slice, rng: np.random.Generator
-    ) -> tuple[Images, npt.NDArray]:
+    def _batch(self, indices: Integers, part: slice, rng: np.random.Generator) -> tuple[Images, npt.NDArray]:
         if self._masked is not None:
             return self._masked.batch(indices, rng, part=part)
         assert self.images is not None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from onebit.fold.call import Call
+from onebit.fold.call import Call, Shape
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.trace import LAYER_BY_LAYER
@@ -93,7 +93,7 @@ def with_constant(
     return folder.reshaped(call, folder.then(flat, op), (prod(sample),), sample)
 
 
-def _of_sample(call: Call, constant: Any, after: tuple[int, ...]) -> Tensor:
+def _of_sample(call: Call, constant: Any, after: Shape) -> Tensor:
     """A constant in the shape of one sample of the result: the same for all samples of a batch."""
     tensor = torch.as_tensor(constant).detach()
     if tensor.dtype != torch.float32:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from onebit.common.torch_private import storage_address
-from onebit.fold.call import Call, any_dtype, shown
+from onebit.fold.call import Call, Shape, any_dtype, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.fold.trace import LAYER_BY_LAYER
@@ -62,27 +61,17 @@ def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
 def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     mode = call.argument(3, "mode", "nearest")
-    factors = call.argument(2, "scale_factor", None)
-    if call.argument(5, "recompute_scale_factor", None):
-        factors = None  # the sizes alone decide
-    if mode not in ("nearest", "nearest-exact") or not _repeats(before[2:], after[2:], mode, factors):
+    # torch rounds its indices, so that some whole factors do not repeat each value
+    expected = probe = torch.arange(prod(before[2:]), dtype=torch.float64).view(1, 1, *before[2:])
+    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+        expected = expected.repeat_interleave(new // old, axis)
+    made = call.on(probe) if call.module is None else call.module(probe)
+    if mode not in ("nearest", "nearest-exact") or not torch.equal(made, expected):
         raise call.refusal(
             f"got mode {mode!r}, {shown(before)} to {shown(after)}, expected mode 'nearest' and whole factors "
             f"that repeat each value; or {LAYER_BY_LAYER}"
         )
     return folder.repeated(call, x, before, after)
-
-
-def _repeats(before: Sequence[int], after: Sequence[int], mode: str, factors: Any) -> bool:
-    """Whether this interpolation repeats each value; torch rounds its indices, so that some whole factors do not."""
-    if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
-        return False
-    probe = torch.arange(prod(before), dtype=torch.float64).view(1, 1, *before)
-    size = {"size": after} if factors is None else {"scale_factor": factors}
-    expected = probe
-    for axis, (old, new) in enumerate(zip(before, after, strict=True), start=2):
-        expected = expected.repeat_interleave(new // old, axis)
-    return torch.equal(nn.functional.interpolate(probe, **size, mode=mode), expected)
 
 
 @any_dtype
@@ -151,7 +140,7 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.reshaped(call, y, tuple(map(len, ranges[1:])), after[1:])
 
 
-def picked(folder: Folder, call: Call, x: Pending, sample: tuple[int, ...], ranges: Sequence[range]) -> Pending:
+def picked(folder: Folder, call: Call, x: Pending, sample: Shape, ranges: Sequence[range]) -> Pending:
     """The elements of `x`, of shape `sample`, at these indices of each axis."""
     if all(len(r) == size for r, size in zip(ranges, sample, strict=True)):
         return x

@@ -16,6 +16,7 @@ from onebit.fold.chain import Pending
 from onebit.fold.trace import called_in, run
 from onebit.layers.parametrized import kind_name
 
+Shape = tuple[int, ...]
 _HOMES = (torch, F, operator)
 _SYNONYMS = {
     **{"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"},
@@ -73,12 +74,12 @@ class Call(NamedTuple):
         return next(source for source in self.node.all_input_nodes if source.op != "get_attr")
 
     @property
-    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def shapes(self) -> tuple[Shape, Shape]:
         """The shapes of its first input and its output for the example, with the batch axis."""
         return self.before, tuple(self.node.meta["value"].shape)
 
     @property
-    def before(self) -> tuple[int, ...]:
+    def before(self) -> Shape:
         """The shape of its first input for the example, with the batch axis; for a part of a split, of the whole."""
         source = self.source
         return tuple(source.meta["value"].shape) if _is_tensor(source) else Call("", node=source).before

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Call, Operation, canonical, shown
+from onebit.fold.call import Call, Operation, Shape, canonical, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
@@ -305,7 +305,7 @@ class Folder:
             return x.then(FoldedOp(call.name, lambda x: x, kind=kind, fields=fields, mixes=mixes))
         return Pending(self.emit(kind, call.name, self.write(x), **fields))
 
-    def reshaped(self, call: Call, x: Pending, before: tuple[int, ...], shape: tuple[int, ...]) -> Pending:
+    def reshaped(self, call: Call, x: Pending, before: Shape, shape: Shape) -> Pending:
         """`x`, of shape `before`, with another shape; both without the batch axis."""
         if before == shape:
             return x
@@ -316,7 +316,7 @@ class Folder:
             return Pending(self.emit(Reshape, call.name, x.base, shape=shape), x.ops)
         return self.moved(call, x, Reshape, mixes=not same, shape=shape)
 
-    def permuted(self, call: Call, x: Pending, axes: tuple[int, ...]) -> Pending:
+    def permuted(self, call: Call, x: Pending, axes: Shape) -> Pending:
         """`x` with axis `axes[i]` at position i, without the batch axis."""
         if axes == tuple(range(len(axes))):
             return x
@@ -325,7 +325,7 @@ class Folder:
             return self.permuted(call, Pending(x.base, x.ops[:-1]), tuple(first[axis] for axis in axes))
         return self.moved(call, x, Permute, mixes=axes[0] != 0, axes=axes)
 
-    def repeated(self, call: Call, x: Pending, before: tuple[int, ...], after: tuple[int, ...]) -> Pending:
+    def repeated(self, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
         """`x`, of shape `before`, with each element repeated to fill the shape `after`; both with the batch axis."""
         if len(before) != len(after) or before[0] != after[0]:
             raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected the same axes, the batch first")

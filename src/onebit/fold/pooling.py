@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from onebit.fold.arrange import picked
-from onebit.fold.call import Call, any_dtype, shown
+from onebit.fold.call import Call, Shape, any_dtype, shown
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_size, on_images
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Node
 from onebit.packed.nodes.node import SUM_LIMIT, WIDEST
-
-Shape = tuple[int, ...]
 
 
 @on_images

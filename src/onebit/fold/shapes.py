@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from onebit.fold.call import Call, Operation, shown
+from onebit.fold.call import Call, Operation, Shape, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 
@@ -16,7 +16,7 @@ def is_signal(call: Call) -> bool:
     return any(getattr(base, "__name__", "").endswith("1d") for base in bases)
 
 
-def as_image(folder: Folder, call: Call, x: Pending) -> tuple[Pending, tuple[int, ...], tuple[int, ...]]:
+def as_image(folder: Folder, call: Call, x: Pending) -> tuple[Pending, Shape, Shape]:
     """The first input as an image (C, H, W), and the shapes (N, C, H, W) of it and of the output."""
     before, after = call.shapes
     signal = is_signal(call)
