@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from onebit.data import load_dataset, mnist
-from onebit.data.mnist import IdxFile, read_idx, read_mnist, read_mnist_sample
+from onebit.data.mnist import IdxFile, read_idx, read_mnist
 from onebit.errors import DataError
 from support.tiny_mnist import REAL_MNIST, TinyMnist, idx_header, needs_real_mnist
 
@@ -62,6 +61,9 @@ def test_wrong_content_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_no_flipped_bit_of_a_gzipped_file_changes_the_array(tmp_path: Path) -> None:
     packed = gzip.compress(CONTENT, mtime=0)
+    for kept in (0.1, 0.9):
+        with pytest.raises(DataError):
+            read(file(tmp_path, packed[: int(kept * len(packed))], "images.gz"))
     refused = 0
     for position in range(len(packed)):
         damaged = bytearray(packed)
@@ -71,13 +73,6 @@ def test_no_flipped_bit_of_a_gzipped_file_changes_the_array(tmp_path: Path) -> N
         except DataError:
             refused += 1
     assert refused >= len(packed) - 10  # the 10 bytes of gzip's header hold a time and a system, which change nothing
-
-
-def test_a_truncated_gzipped_file_is_refused(tmp_path: Path) -> None:
-    packed = gzip.compress(CONTENT)
-    for kept in (0.1, 0.9):
-        with pytest.raises(DataError):
-            read(file(tmp_path, packed[: int(kept * len(packed))], "images.gz"))
 
 
 def test_a_decompression_bomb_takes_little_memory(tmp_path: Path) -> None:
@@ -133,14 +128,10 @@ def test_the_real_one() -> None:
     assert hashlib.md5(content, usedforsecurity=False).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
 
 
-def test_the_sample_is_balanced_and_mixed() -> None:
+def test_the_sample_is_balanced() -> None:
     data = load_dataset("mnist-sample", validation=0)
     assert np.bincount(data.train.labels).tolist() == [800] * 10
     assert np.bincount(data.test.labels).tolist() == [200] * 10
-    # mixed order: no stretch of a hundred images is of one class
-    assert all(len(np.unique(data.train.labels[start : start + 100])) > 5 for start in range(0, 8000, 100))
-    images = np.concatenate([data.train.images, data.test.images]).reshape(10_000, -1)
-    assert len({image.tobytes() for image in images}) == 10_000
 
 
 def test_the_sample_is_small_and_attributed() -> None:
@@ -149,24 +140,3 @@ def test_the_sample_is_small_and_attributed() -> None:
     for words in (*SAMPLE, "Yann LeCun, Corinna Cortes and Christopher J. C. Burges", "CC BY-SA 3.0"):
         assert words in licence
     assert "sample" in load_dataset("mnist-sample").note
-
-
-def test_a_damaged_sample_is_refused(tmp_path: Path) -> None:
-    name = SAMPLE[0]
-    for file in SAMPLE:
-        shutil.copy(PACKAGE / file, tmp_path)
-    content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
-    content[5000] ^= 1
-    (tmp_path / name).write_bytes(gzip.compress(content, 1))
-    with pytest.raises(DataError):
-        read_mnist_sample(folder=tmp_path)
-
-
-@needs_real_mnist
-def test_every_image_of_the_sample_is_one_of_the_right_part_of_mnist() -> None:
-    sample = load_dataset("mnist-sample", validation=0)
-    mnist = load_dataset("mnist", validation=0, directory=REAL_MNIST)
-    for part in ("train", "test"):
-        whole, some = getattr(mnist, part), getattr(sample, part)
-        known = {image.tobytes(): label for image, label in zip(whole.images, whole.labels, strict=True)}
-        assert all(known[image.tobytes()] == label for image, label in zip(some.images, some.labels, strict=True))

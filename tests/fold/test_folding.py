@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
-from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
+from onebit.packed import Affine, Dense, Threshold, dumps
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run
 from support.fold_nets import (
@@ -143,16 +142,6 @@ def test_scale_and_centre_are_kept_in_the_node() -> None:
     assert_agrees(model, packed)
     signed = make_mlp(weight_quantizer=Centered(), init="default", input_quantizer="ste_sign", nasty=None)
     assert kinds(pack(signed)) == ["Flatten", "Dense", "Affine", "Sign", "Dense", "Affine", "Sign", "Dense", "Affine"]
-
-
-@pytest.mark.parametrize("options", [{"input_quantizer": "ste_sign"}, {"value": "glorot", "real_last": True}])
-def test_a_packed_file_gives_the_same_logits(options: dict[str, Any], tmp_path: Path) -> None:
-    model = make_mlp((12, 30, 20, 5), **options)
-    packed = pack(model)
-    save(packed, tmp_path / "net.1bit")
-    np.testing.assert_array_equal(run(load(tmp_path / "net.1bit"), images_of()), run(packed, images_of()))
-    weights = sum(layer.weight.numel() for _, layer in binary_layers(model))
-    assert sum(cost.binary_weights for cost in costs(packed)) == weights
 
 
 def test_the_model_is_not_changed() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor, nn
 
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import OnebitError
 from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
@@ -263,6 +263,3 @@ def test_sampled_convolutions_are_those_of_evaluate() -> None:
     packed = pack(model, input_shape=SHAPE, weights="sample", seed=3)
     assert verify(model, packed, images_of(9, SHAPE), weights="sample", seed=3).max_logit_difference < 1
     assert verify(model, packed, images_of(9, SHAPE), weights="sample", seed=4).max_logit_difference > 100
-    with pytest.raises(UsageError, match="draw"):
-        pack(nn.Sequential(InputCoding(), BinaryConv2d(3, 2, 3, weight_quantizer="ste_sign")), input_shape=SHAPE,
-             weights="sample")  # fmt: skip

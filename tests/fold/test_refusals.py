@@ -51,13 +51,6 @@ def add_to_alias(x: Tensor) -> Tensor:
     return F.relu(z)
 
 
-def divide_viewed(x: Tensor) -> Tensor:
-    y = x * 2
-    z = y.view(len(y), 2, 3)
-    y /= 4
-    return z.flatten(1)
-
-
 class CallCounter(nn.Module):
     """Its outputs depend on how often it was called."""
 
@@ -96,7 +89,6 @@ def relu(x: Tensor) -> Tensor:
         (read_twice, "overwrites"),
         (view_and_relu, "overwrites"),
         (add_to_alias, "overwrites"),
-        (divide_viewed, "overwrites"),
         (lambda x: (x * 1)[:, None].transpose_(1, 2).flatten(1), "overwrites"),
         (lambda x: x / len(x), "7 samples"),
         (CallCounter(), "7 samples"),
@@ -319,11 +311,6 @@ class Standardized(nn.Conv2d):
         return super()._conv_forward(x, weight - weight.mean(), bias)
 
 
-class Halved(BinaryLinear):
-    def effective_weight(self) -> Tensor:
-        return super().effective_weight() / 2
-
-
 class Doubled(BinaryLinear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -339,12 +326,7 @@ class Dropping(nn.Dropout):
         return super().train()
 
 
-class Counting(nn.BatchNorm2d):
-    def train(self, mode: bool = True) -> Counting:
-        return super().train()
-
-
-@pytest.mark.parametrize("layer", [Standardized(3, 4, 3), Halved(4, 4), Doubled(4, 4), Dropping(), Counting(3)])
+@pytest.mark.parametrize("layer", [Standardized(3, 4, 3), Doubled(4, 4), Dropping()])
 def test_subclasses_that_compute_something_else_are_refused(layer: nn.Module) -> None:
     with pytest.raises(FoldError, match=type(layer).__name__):
         pack(nn.Sequential(BinaryConv2d(3, 3, 1), layer).eval(), torch.zeros(2, 3, 4, 4))
@@ -354,36 +336,23 @@ def test_subclasses_that_compute_the_same_are_packed() -> None:
     pack(nn.Sequential(nn.Flatten(), Described(48, 4)).eval(), torch.zeros(2, 3, 4, 4))
 
 
-def assert_repeats_or_refused(upsample: nn.Module, repeats: bool, x: Tensor) -> None:
-    model = nn.Sequential(BinaryConv2d(1, 2, 1), upsample, BinaryConv2d(2, 2, 1)).eval()
-    if repeats:
-        assert_answers(model, pack(model, x), x.numpy())
-    else:
-        with pytest.raises(FoldError, match="factors"):
-            pack(model, x)
-
-
-@pytest.mark.parametrize(("factor", "repeats"), [(3.1, False), (3.0, True), (3, True), ((3.0, 3.1), False)])
-def test_upsampling_takes_whole_factors(factor: Any, repeats: bool) -> None:
-    """With 3.1 torch makes 12 of 4 pixels, but not by repeating each 3 times."""
-    assert_repeats_or_refused(nn.Upsample(scale_factor=factor), repeats, torch.randn(2, 1, 4, 4))
-
-
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
-@pytest.mark.parametrize("by_size", [True, False])
-def test_factors_whose_indices_torch_rounds_are_refused(mode: str, by_size: bool) -> None:
+def test_only_upsampling_that_repeats_each_value_packs(mode: str) -> None:
     """torch computes indices in float32: of 82 rows made of 2, the first 40 or 42 may come from the first."""
-    x = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([[[[0.0] * 2, [1.0] * 2]]])
+    x, rows = torch.randn(2, 1, 2, 2), torch.tensor([[[[0.0] * 2, [1.0] * 2]]])
     found = set()
-    for factor in (2, 41, 61):
-        size: dict[str, Any] = {"size": (2 * factor, 2)} if by_size else {"scale_factor": (factor, 1)}
-        upsample = nn.Upsample(mode=mode, **size)
-        repeats = torch.equal(upsample(rows), rows.repeat_interleave(factor, 2))
-        assert_repeats_or_refused(upsample, repeats, x)
-        found.add(repeats)
-    assert True in found
-    assert False in found or mode != "nearest"
+    for factor in (2, 3.1, 41, 61):
+        for options in ({"size": (int(2 * factor), 2)}, {"scale_factor": (factor, 1)}):
+            upsample = nn.Upsample(mode=mode, **options)
+            model = nn.Sequential(BinaryConv2d(1, 2, 1), upsample, BinaryConv2d(2, 2, 1)).eval()
+            repeats = torch.equal(upsample(rows), rows.repeat_interleave(int(factor), 2))
+            found.add(repeats)
+            if repeats:
+                assert_answers(model, pack(model, x), x.numpy())
+            else:
+                with pytest.raises(FoldError, match="factors"):
+                    pack(model, x)
+    assert found >= {True, mode != "nearest"}
 
 
 def test_a_forward_that_asks_what_its_input_is_is_refused() -> None:

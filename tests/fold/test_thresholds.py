@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
@@ -30,17 +31,17 @@ from support.fold_nets import (
 )
 
 
-def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:
-    for seed in range(2):
-        model = make_mlp(input_quantizer="ste_sign", nasty=seed)
-        packed = pack(model)
-        assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense", "Affine"]
-        for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
-            node = node_of(packed, Threshold, index)
-            integers = possible_sums(inputs, most)
-            expected = signs_of_modules(model.get_submodule(f"norm{index + 1}"), integers, len(node.threshold))
-            np.testing.assert_array_equal(signs_of(node, integers), expected)
-        assert_agrees(model, packed)
+@pytest.mark.parametrize(("nasty", "value"), [(0, 1.0), (1, 1.0), (0, 0.25)])
+def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets(nasty: int, value: float) -> None:
+    model = make_mlp(input_quantizer="ste_sign", nasty=nasty, value=value)
+    packed = pack(model)
+    assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense", "Affine"]
+    for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
+        node, norm = node_of(packed, Threshold, index), model.get_submodule(f"norm{index + 1}")
+        integers = possible_sums(inputs, most)
+        expected = signs_of_modules(norm, integers * value, len(node.threshold))
+        np.testing.assert_array_equal(signs_of(node, integers), expected)
+    assert_agrees(model, packed)
 
 
 @settings(max_examples=20, deadline=None)
@@ -143,16 +144,3 @@ def test_float32_sums_are_exact_below_2_to_24_units_with_their_bias() -> None:
     assert sums_are_exact(2**22, torch.tensor([2.0, 0.25]), torch.tensor([2.0, 0.5]))
     for scale, shift in ((3.0, 0.0), (1.0, 2.0**24), (1.0, 0.1)):
         assert not sums_are_exact(10, torch.tensor([scale]), torch.tensor([shift]))
-
-
-def test_a_power_of_two_as_weight_value_keeps_exact_thresholds() -> None:
-    model = make_mlp(input_quantizer="ste_sign", value=0.25)
-    packed = pack(model)
-    for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
-        node = node_of(packed, Threshold, index)
-        integers = possible_sums(inputs, most)
-        norm = model.get_submodule(f"norm{index + 1}")
-        np.testing.assert_array_equal(
-            signs_of(node, integers), signs_of_modules(norm, integers / 4, len(node.threshold))
-        )
-    assert_agrees(model, packed)
