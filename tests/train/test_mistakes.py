@@ -42,10 +42,6 @@ def test_signs_behind_a_relu_are_warned_about_once(data: Any, verbose: bool) -> 
     assert found.endswith(": 3")
 
 
-def test_signs_behind_a_norm_are_not_warned_about() -> None:
-    assert warnings_of(behind_a_relu(norm=True)) == []
-
-
 def test_signs_of_images_in_memory_are_warned_about_before_the_first_epoch(tmp_path: Path) -> None:
     toy = build(CASES["sign"])
     layers = [onebit.InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.BatchNorm1d(8), nn.ReLU()]

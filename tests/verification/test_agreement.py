@@ -16,7 +16,7 @@ from onebit import runtime
 from onebit.data import VOID, Split
 from onebit.errors import FoldError, UsageError
 from onebit.evaluation.modes import evaluate
-from onebit.fold import pack
+from onebit.fold import example_of, fold_model, pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Dense, LayerProof, PackedNet, Threshold, load, save
 from onebit.verification.agreement import certify, verify
@@ -78,10 +78,14 @@ def test_disagreement_is_counted() -> None:
     assert not agreement.bit_exact
 
 
+def proof_of(model: nn.Module, packed: PackedNet) -> Proof:
+    return Proof.of(fold_model(model, example_of(packed.input)), packed, None)
+
+
 def test_thresholds_are_proved_for_every_integer() -> None:
     model = make_mlp(input_quantizer="ste_sign")
     packed = pack(model)
-    assert Proof.of(model, packed).layers == (
+    assert proof_of(model, packed).layers == (
         LayerProof(name="linear2.sign", proof="every integer", integers=31 * (12 * 255 + 1), mismatches=0),
         LayerProof(name="linear3.sign", proof="every integer", integers=40 * 32, mismatches=0),
     )
@@ -95,8 +99,8 @@ def test_a_threshold_that_is_off_by_one_sum_is_one_mismatch() -> None:
         threshold = node.threshold.copy()
         threshold[2] += 2
         threshold[5] -= 4
-        assert Proof.of(model, with_node(packed, name, threshold=threshold)).layers[index].mismatches == 3
-        turned = Proof.of(model, with_node(packed, name, direction=-node.direction)).layers[index]
+        assert proof_of(model, with_node(packed, name, threshold=threshold)).layers[index].mismatches == 3
+        turned = proof_of(model, with_node(packed, name, direction=-node.direction)).layers[index]
         at_threshold = len(node.threshold)  # the one integer that both directions call +1
         assert turned.mismatches == turned.integers - at_threshold
 
@@ -105,14 +109,14 @@ def test_a_proof_in_several_blocks_finds_a_mismatch_in_each(monkeypatch: pytest.
     monkeypatch.setattr("onebit.fold.chain._BLOCK", 31 * 100 + 7)
     model = make_mlp(input_quantizer="ste_sign")
     packed = pack(model)
-    assert Proof.of(model, packed).layers[0].mismatches == 0
+    assert proof_of(model, packed).layers[0].mismatches == 0
     never = np.full(31, np.iinfo(np.int32).max, np.int32)
     node = threshold_of(packed, "linear2.sign")
     integers = np.arange(-12 * 255, 12 * 255 + 1, 2)[:, None]
     up, down = integers >= node.threshold, integers <= node.threshold
     plus = int(np.where(node.direction > 0, up, down).sum())
     spoilt = with_node(packed, node.output, threshold=never, direction=np.ones(31, np.int8))
-    assert Proof.of(model, spoilt).layers[0].mismatches == plus > 0
+    assert proof_of(model, spoilt).layers[0].mismatches == plus > 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_signs_of_rounded_sums_are_compared_on_images(options: dict[str, Any]) -
     model = make_mlp(input_quantizer="ste_sign", nasty=None, **options)
     away_from_0(model)
     packed = pack(model)
-    without = Proof.of(model, packed).layers[0]
+    without = proof_of(model, packed).layers[0]
     assert (without.proof, without.integers) == ("float", 0)
     proof = verify(model, packed, images_of()).layers[0]
     assert proof == LayerProof(name="linear2.sign", proof="float", integers=200 * 31, mismatches=0)
@@ -172,7 +176,7 @@ def test_a_net_of_another_model_is_refused() -> None:
     packed = pack(make_mlp())
     for other in (make_mlp((12, 31, 41, 5)), make_mlp(real_last=True), make_mlp(input_quantizer="ste_sign")):
         with pytest.raises(UsageError, match="operations"):
-            Proof.of(other, packed)
+            proof_of(other, packed)
 
 
 def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
@@ -187,7 +191,7 @@ def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
     assert (certificate.weights, certificate.seed) == ("binary", None)
     assert (certificate.source, certificate.recipe) == ("ab" * 32, "a net")
     assert certificate.correct == evaluate(model, split, weights="binary").correct
-    assert certificate.layers == Proof.of(model, packed).layers
+    assert certificate.layers == proof_of(model, packed).layers
     assert certify(model, packed, split, dataset="toy", seed=9).certificate == replace(
         certificate, source=None, recipe=None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -165,31 +166,22 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         if sum(layer_size(layer)) or isinstance(layer, PackedAttention)
     }
     outputs: dict[nn.Module, tuple[int, ...]] = {}
-    binary_macs, real_macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    macs: Counter[tuple[nn.Module, bool]] = Counter()
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outputs[layer] = _sample_shape(layer, output)
-        for part, macs, binary in _macs(layer, args, kwargs, output):
-            (binary_macs if binary else real_macs)[part] += macs
+        for part, count, binary in _macs(layer, args, kwargs, output):
+            macs[part, binary] += count
 
     with kept_training(net), ExitStack() as hooks:
         for layer in names:
             hooks.enter_context(layer.register_forward_hook(note, with_kwargs=True))
         net.eval()(inputs)
-    count = len(inputs)
-    return Summary(
-        tuple(
-            LayerSummary(
-                name,
-                kind_name(layer),
-                outputs.get(layer, ()),
-                *layer_size(layer),
-                binary_macs[layer] // count,
-                real_macs[layer] // count,
-            )
-            for layer, name in names.items()
-        )
-    )
+    rows = []
+    for layer, name in names.items():
+        of_sample = (macs[layer, binary] // len(inputs) for binary in (True, False))
+        rows.append(LayerSummary(name, kind_name(layer), outputs.get(layer, ()), *layer_size(layer), *of_sample))
+    return Summary(tuple(rows))
 
 
 def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:

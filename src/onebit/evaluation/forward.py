@@ -14,7 +14,7 @@ from onebit.data import Images, Split, StreamedImages, fitted
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.sources import ArraySamples, Samples
-from onebit.evaluation.trees import first_samples, joined, mapped, size_of
+from onebit.evaluation.trees import first_samples, joined, mapped, size_of, to_device
 from onebit.layers import InputCoding
 
 OnImages = Callable[[int, int], None]
@@ -61,6 +61,25 @@ def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
             owner[name] = buffer  # forward may have assigned another tensor
 
 
+def generators_of(model: nn.Module) -> dict[str, torch.Generator]:
+    """The generators of quantizers, by module name."""
+    modules = model.named_modules()
+    return {name: it for name, m in modules if isinstance(it := getattr(m, "generator", None), torch.Generator)}
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore buffers, random states and modes at the end of the context."""
+    states = [(generator, generator.get_state()) for generator in {*generators_of(model).values()}]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices), kept_globals(), kept_training(model), kept_buffers(model.modules()):
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
+
+
 @contextmanager
 def whole_pixels(model: nn.Module) -> Iterator[None]:
     """Refuse numbers up to 1 as inputs of an `InputCoding`, to which they are nearly black pixels."""
@@ -79,10 +98,10 @@ def whole_pixels(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def try_model(model: nn.Module, inputs: Any) -> None:
-    """Run the model on two samples in eval mode; random states do not change."""
+    """Run the model on two samples in eval mode; it does not change."""
     plain, device = uncompiled(model), model_device(model)  # two samples need no compilation
-    with torch.random.fork_rng(devices=[]), kept_globals(), kept_training(plain), whole_pixels(plain):
-        plain.eval()(mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2)))
+    with unchanged(plain), whole_pixels(plain):
+        plain.eval()(to_device(first_samples(inputs, 2), device))
 
 
 def in_tiles(model: nn.Module, split: Split) -> Split:
@@ -119,9 +138,9 @@ def outputs_of(
         for inputs, targets in samples.batches(batch_size):
             # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
-                outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
+                outputs = model(to_device(inputs, device))
             parts.append(mapped(Tensor.float, outputs))
-            known.append(mapped(lambda tensor: tensor.to(device), targets))
+            known.append(to_device(targets, device))
             done += size_of(inputs)
             if on_images is not None:
                 on_images(done, done if count is None else count)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onebit.evaluation.forward import autocast, kept_buffers, kept_training, model_device
-from onebit.evaluation.loaders import kept_globals
+from onebit.evaluation.forward import autocast, model_device, unchanged
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.trees import first_samples, leaves, mapped, size_of
+from onebit.evaluation.trees import first_samples, leaves, mapped, size_of, to_device
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
 
@@ -85,10 +85,11 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
     latents = {name: layer.weight for name, layer in binary_layers(model) if layer.weight.requires_grad}
     inputs: dict[str, list[Tensor]] = {}
     with ExitStack() as stack:
-        stack.enter_context(_unchanged(model))
+        stack.enter_context(unchanged(model))
         for name, layer in model.named_modules():
             if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
-                stack.enter_context(layer.register_forward_pre_hook(_cut_inputs(inputs.setdefault(name, []))))
+                hook = partial(_note_cut_inputs, inputs.setdefault(name, []))
+                stack.enter_context(layer.register_forward_pre_hook(hook))
         if not latents and not inputs:
             return {}
         model.train()
@@ -107,30 +108,12 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
     return health
 
 
-def _cut_inputs(into: list[Tensor]) -> Any:
-    """A hook that records where the inputs of a layer get no gradient through its input quantizer."""
-
-    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        with torch.enable_grad():
-            x = inputs[0].detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(layer.quantized_input(x).sum(), x)
-        into.append(gradient == 0)
-
-    return note
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore buffers, random states and modes at the end of the context."""
-    generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
-    states = [(generator, generator.get_state()) for generator in generators]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices), kept_globals(), kept_training(model), kept_buffers(model.modules()):
-        try:
-            yield
-        finally:
-            for generator, state in states:
-                generator.set_state(state)
+def _note_cut_inputs(cut: list[Tensor], layer: Any, inputs: tuple[Tensor, ...]) -> None:
+    """Add to `cut` where the inputs of a layer get no gradient through its input quantizer."""
+    with torch.enable_grad():
+        x = inputs[0].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(layer.quantized_input(x).sum(), x)
+    cut.append(gradient == 0)
 
 
 @torch.no_grad()
@@ -145,23 +128,23 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
     """
     found: dict[str, list[Tensor]] = {}
 
-    def hook(name: str) -> Any:
-        return lambda module, given, output: found.setdefault(name, []).append(torch.stack(output.aminmax()))
+    def note(spans: list[Tensor], module: Any, given: Any, output: Tensor) -> None:
+        spans.append(torch.stack(output.aminmax()))
 
     with ExitStack() as stack:
         for name, quantizer in input_quantizers(model):
             if not isinstance(quantizer, Quantizer) or quantizer.integer_input() is None:
                 name = name.removesuffix("input_quantizer").removesuffix(".") or name
-                stack.enter_context(quantizer.register_forward_hook(hook(name)))
-                found[name] = []
+                hook = partial(note, found.setdefault(name, []))
+                stack.enter_context(quantizer.register_forward_hook(hook))
         if not found or size_of(inputs) < 2:
             return []
-        stack.enter_context(_unchanged(model))
+        stack.enter_context(unchanged(model))
         model.eval()
         for norm in batch_norms(model):
             norm.train(not isinstance(norm, nn.SyncBatchNorm))  # which would wait for other processes
         with suppress(Exception):  # a custom forward, which may not take these inputs
-            model(mapped(lambda tensor: tensor.to(model_device(model)), inputs))
+            model(to_device(inputs, model_device(model)))
     return [name for name, spans in found.items() if spans and len(torch.stack(spans).unique()) == 1]
 
 

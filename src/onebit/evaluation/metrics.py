@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -135,16 +136,14 @@ def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
             name = getattr(one, "__name__", type(one).__name__)
             name = f"own {name}" if name in METRICS else name
             others = sum(known == name or known.startswith(f"{name} ") for known in chosen)
-            chosen[f"{name} {others + 1}" if others else name] = Metric("", _sums_of(one))
+            chosen[f"{name} {others + 1}" if others else name] = Metric("", partial(_sums_of, one))
     return chosen
 
 
-def _sums_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
-    def sums(outputs: Any, targets: Any) -> Tensor:
-        count = size_of(outputs if targets is None else targets)
-        return torch.tensor([float(function(outputs, targets)) * count, count], dtype=torch.float64)
-
-    return sums
+def _sums_of(function: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> Tensor:
+    """The sums of a user's function."""
+    count = size_of(outputs if targets is None else targets)
+    return torch.tensor([float(function(outputs, targets)) * count, count], dtype=torch.float64)
 
 
 def score_outputs(

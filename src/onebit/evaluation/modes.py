@@ -32,7 +32,7 @@ from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples
-from onebit.evaluation.trees import leaves, mapped
+from onebit.evaluation.trees import leaves, to_device
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
@@ -125,7 +125,7 @@ def reestimate_batch_norm_(
                 hooks.enter_context(norm.register_forward_pre_hook(weigh))
                 norm.train()
             for batch in as_samples(data).mixed(count, batch_size):
-                model(mapped(lambda tensor: tensor.to(device), batch))
+                model(to_device(batch, device))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -163,7 +163,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     parse_weights(weights)
     read(bn, Literal["auto", "trained", "reestimate"], name="bn")
     trained = weights == "binary" and not has_other_statistics(model)
-    if not any(True for _ in binary_layers(model)):
+    if not any(binary_layers(model)):
         packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
         weights, trained = "packed" if packed else "real", True
     if bn == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -160,11 +161,7 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
 
 def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
     """The value of each metric from its sums over all samples."""
-    return {name: _r2(sums) if name == "r2" else _ratio(*sums) for name, sums in metrics.items()}
-
-
-def _ratio(total: float, count: float) -> float:
-    return total / count if count else float("nan")
+    return {name: _r2(sums) if name == "r2" else sums[0] / (sums[1] or math.nan) for name, sums in metrics.items()}
 
 
 def _r2(sums: Sums) -> float:

@@ -51,6 +51,11 @@ def split_in(value: Any, parts: int) -> list[Any]:
     return [mapped(lambda tensor, part=part: tensor.tensor_split(parts)[part], value) for part in range(parts)]
 
 
+def to_device(value: Any, device: torch.device) -> Any:
+    """The tree on a device."""
+    return mapped(lambda tensor: tensor.to(device), value)
+
+
 def first_samples(value: Any, count: int) -> Any:
     """The first samples of a tree."""
     return mapped(lambda tensor: tensor[:count], value)

@@ -40,7 +40,7 @@ def run_card(run: Run, certificate: Certificate | None, *, other_files: bool = F
         warnings.warn(f"{run.source} is not what its result.json is about: its scores are left out", stacklevel=2)
         stored = RunResult({})
     result = stored.values
-    scores = {mode: _score(score) for mode, score in stored.test.items() if "correct" in score}
+    scores = {mode: card_score(score) for mode, score in stored.test.items() if "correct" in score}
     if certificate is not None and certificate.correct is not None:
         whole = certificate.split == "test" and certificate.images is None
         if whole and not other_files and certificate.dataset == recipe.dataset and certificate.compared == "labels":
@@ -83,7 +83,8 @@ def _unfinished(run: Run) -> str:
     return "" if epoch >= epochs else f"unfinished: {epoch} of {epochs} epochs"
 
 
-def _score(score: dict[str, Any]) -> CardScore:
+def card_score(score: dict[str, Any]) -> CardScore:
+    """The score in a card from that of a result, see `Score.as_dict`."""
     return CardScore(
         correct=score["correct"],
         count=score.get("count", 0),

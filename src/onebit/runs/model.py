@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,7 +236,6 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     changes = recipe.augmentation if recipe.augmentation != Augmentation() else None
-    step_settings = StepSettings(
-        **{field.name: getattr(recipe.optimizer, field.name) for field in fields(StepSettings)}
-    )
-    return Training(model, optimizer, schedule, loss, changes, step_settings)
+    settings = recipe.optimizer
+    step = StepSettings(settings.accumulate, settings.clip_grad_norm, settings.clip_grad_value, settings.samples)
+    return Training(model, optimizer, schedule, loss, changes, step)

@@ -31,7 +31,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
     entry = OPTIMIZERS.entry(settings.name)
-    real_lr = settings.real_lr if any(True for _ in binary_layers(model)) else None
+    real_lr = settings.real_lr if any(binary_layers(model)) else None
     groups = latent_groups(
         model,
         lr=settings.lr if real_lr is None else real_lr,

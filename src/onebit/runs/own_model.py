@@ -107,7 +107,7 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
     quantizers = (settings.weight_quantizer, settings.input_quantizer)
     if quantizers == (None, None):
         model.meant_real = True  # type: ignore[assignment]  # for `mistakes` of `onebit.train.check`
-    elif not any(True for _ in binary_layers(model)):
+    elif not any(binary_layers(model)):
         weights, inputs = (
             with_options(table, name, options, kind=f"{kind} quantizer")
             for table, name, options, kind in (

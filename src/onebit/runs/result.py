@@ -109,7 +109,6 @@ class TaskTable:
     cells: tuple[Cell, ...]
     tasks: int
     seconds: float
-    parameters: int
 
 
 def read_table(path: Path) -> TaskTable:
@@ -120,7 +119,7 @@ def read_table(path: Path) -> TaskTable:
         for cell in values["cells"]:
             cell["loss"] = math.nan if cell["loss"] is None else cell["loss"]  # JSON has no number for it
         cells = tuple(Cell(**{name: cell[name] for name in names}) for cell in values["cells"])
-        table = TaskTable(cells, values["tasks"], float(values["seconds"]), int(values["parameters"]))
+        table = TaskTable(cells, values["tasks"], float(values["seconds"]))
         rows: dict[tuple[tuple[str, str, str], int], list[int]] = {}
         for cell in cells:
             rows.setdefault((cell.block, cell.task), []).append(cell.seen)

@@ -224,7 +224,10 @@ def train_stage(
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, machine, ranks)
     result["test"] = {score.weights: score.as_dict() for score in scores}
-    result["seconds"] = history.seconds + (ranks.first(lambda: _seconds(start)) if recipe.first_stage else 0.0)
+    result["seconds"] = history.seconds
+    if start is not None and recipe.first_stage:
+        before = ranks.first(lambda: RunResult.read(start))
+        result["seconds"] += (before and before.seconds) or 0.0
     result["folder"] = str(folder)
     if ranks.writes:
         result["sha256"] = sha256_of(weight_file(folder))  # what the scores are about
@@ -232,12 +235,6 @@ def train_stage(
     for tracker in tracked:
         tracker.end(result)
     return result
-
-
-def _seconds(folder: Path | None) -> float:
-    """How long the first stage in a folder took."""
-    found = folder and RunResult.read(folder)
-    return (found and found.seconds) or 0.0
 
 
 def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:

@@ -105,8 +105,8 @@ def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:
     """
     # models of onebit and of recipes are real on purpose
     meant = hasattr(model, "input_shape") or hasattr(model, "meant_real")
-    binary = any(True for _ in binary_layers(model))
+    binary = any(binary_layers(model))
     if not (binary or meant or any(isinstance(part, (BinaryLayer, Quantizer)) for part in model.modules())):
         yield no_binary_layers(model)
-    if any(True for _ in input_quantizers(model)) and (names := constant_inputs(model, inputs())):
+    if any(input_quantizers(model)) and (names := constant_inputs(model, inputs())):
         yield f"the binary inputs are all the same value, as after a ReLU: {', '.join(names)}"

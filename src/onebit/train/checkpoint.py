@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, first_line
+from onebit.evaluation.forward import generators_of
 from onebit.optim import finish_steps_
 from onebit.train.average import copy_tensors_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.run_settings import PLAIN, first_difference, flat, generators_of, of_states
+from onebit.train.run_settings import PLAIN, first_difference, flat, of_states
 from onebit.train.weights import is_odd, read_torch_file
 
 CHECKPOINT_FORMAT = 2

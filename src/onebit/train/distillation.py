@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from onebit.common.fields import Positive, PositiveShare, read
+from onebit.common.fields import Checked, Positive, PositiveShare
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, per_sample
 from onebit.runtime.torch_module import PackedModule
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Teacher(Checked):
     """A net to learn from: loss = (1 − weight)·loss(labels) + weight·distillation(teacher).
 
     With weight 1 and temperature 1 the distributional loss of ReActNet (arXiv:2003.03488); temperature and weight are
@@ -28,13 +28,11 @@ class Teacher:
         temperature: divides the logits of both nets.
     """
 
-    model: nn.Module
-    weight: float = 1.0
-    temperature: float = 1.0
+    PART = "teacher"
 
-    def __post_init__(self) -> None:
-        read(self.weight, PositiveShare, name="weight of the teacher")
-        read(self.temperature, Positive, name="temperature of the teacher")
+    model: nn.Module
+    weight: PositiveShare = 1.0
+    temperature: Positive = 1.0
 
     def loss(self, label_loss: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
         """The loss of logits (N, classes) of `images`; `label_loss` is that of the labels. Void pixels do not count."""

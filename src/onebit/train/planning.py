@@ -14,7 +14,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
-from onebit.evaluation.trees import first_samples, mapped
+from onebit.evaluation.trees import first_samples, mapped, to_device
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
@@ -123,6 +123,6 @@ def _warnings(job: Job) -> Iterator[str]:
         moved = any(state.keys() - {"prior"} for state in job.optimizer.state.values())
         if job.resume and (moved or getattr(job.schedule, "last_epoch", 0) > 0):
             yield "no checkpoint to resume from: training starts with the current weights and schedule"
-        yield from mistakes(unwrapped(job.model), lambda: mapped(lambda tensor: tensor.to(job.device), job.example))
+        yield from mistakes(unwrapped(job.model), lambda: to_device(job.example, job.device))
     elif isinstance(job.data.train, LoaderSamples):
         yield f"a loader resumes at the start of epoch {len(job.history) + 1}; its samples are not compared"

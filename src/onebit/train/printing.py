@@ -13,7 +13,7 @@ from torch import nn
 
 from onebit.common.progress import Progress, progress, shows_progress
 from onebit.evaluation.counts import model_size
-from onebit.evaluation.loaders import kept_globals
+from onebit.evaluation.forward import unchanged
 from onebit.layers import binary_layers
 from onebit.train.check import check
 from onebit.train.history import EpochLog, epoch_lines
@@ -29,9 +29,9 @@ def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
         inputs: a batch, for a model without `input_shape`.
     """
     ours = hasattr(model, "input_shape") and (inputs is None or getattr(inputs, "dtype", None) == torch.uint8)
-    if ours and not any(True for _ in binary_layers(model)):
+    if ours and not any(binary_layers(model)):
         return []
-    with torch.random.fork_rng(devices=[]), kept_globals(), warnings.catch_warnings():
+    with unchanged(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first step repeats them
         several = {} if isinstance(inputs, (tuple, list)) else inputs
         return [check(model, None if ours else several).line]

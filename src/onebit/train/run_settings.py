@@ -8,9 +8,9 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
+from onebit.evaluation.forward import generators_of
 from onebit.layers import binary_layers, input_quantizers
 from onebit.train.job import Job
 
@@ -52,12 +52,6 @@ def settings_of(job: Job) -> dict[str, Any]:
         "teacher": None if job.teacher is None else job.teacher.digest,
         "settings": of_states(optimizer.param_groups, stored) | flat(functions),
     }
-
-
-def generators_of(model: nn.Module) -> dict[str, torch.Generator]:
-    """The generators of quantizers, by module name."""
-    modules = model.named_modules()
-    return {name: it for name, m in modules if isinstance(it := getattr(m, "generator", None), torch.Generator)}
 
 
 def _modules(model: nn.Module) -> dict[str, str]:

@@ -163,8 +163,7 @@ def optimizer_step(
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
-    whole = (x, x if teacher_inputs is None else teacher_inputs, y)
-    split = list(zip(*(split_in(each, parts) for each in whole), strict=True))
+    split = split_in((x, x if teacher_inputs is None else teacher_inputs, y), parts)
     shares, known = [size_of(labels) / count for _, _, labels in split], 0.0
     passes = [(part, *each) for part, each in enumerate(split)] * settings.samples
     again = objective.teacher is not None or settings.samples > 1  # forward may change inputs that are read again

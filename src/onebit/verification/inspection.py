@@ -200,18 +200,17 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
     from onebit.evaluation.counts import state_size  # imports torch, which packed files do not need
 
     weights, others, packed = state_size(state, {layer.name for layer in layers})
+    # MACs depend on the size of the image or the length of the sequence; behind an embedding, layers run once per token
+    depends_on_input = any(
+        len(layer.shape) > 2 or RECURRENT_NAME.search(layer.name) or EMBEDDING_NAME.search(layer.name)
+        for layer in layers
+    )
     return _sizes(weights, others, packed) | {
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        "macs": None if any(_macs_unknown(layer) for layer in layers) else weights,
+        "macs": None if depends_on_input else weights,
     }
-
-
-def _macs_unknown(layer: LayerReport) -> bool:
-    """Whether the MACs depend on the size of the image or the length of the sequence."""
-    names = (RECURRENT_NAME, EMBEDDING_NAME)  # layers behind an embedding run once per token
-    return len(layer.shape) > 2 or any(name.search(layer.name) for name in names)
 
 
 def inspect_file(path: str | Path) -> Inspection:

@@ -32,17 +32,8 @@ class Proof(NamedTuple):
     faults: tuple[str, ...]
 
     @staticmethod
-    def of(
-        model: nn.Module,
-        packed: PackedNet,
-        *,
-        weights: str = "binary",
-        seed: int | None = None,
-        preprocess: nn.Module | None = None,
-        activations: int | None = None,
-    ) -> Proof:
-        """Compare a packed net with its model. `activations`: bits of an integer net, if known."""
-        folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
+    def of(folded: Folded, packed: PackedNet, activations: int | None) -> Proof:
+        """Compare a packed net with its folded model. `activations`: bits of an integer net, if known."""
         bits, twin, real, faults = None, folded.net, folded.real, list[str]()
         sites = folded.sites
         nodes = {node.output: node for node in packed.nodes}

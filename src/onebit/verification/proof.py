@@ -21,7 +21,7 @@ from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, Threshold
 from onebit.packed.certificate import PROMISES
 from onebit.packed.difference import Difference, array_differences, graph_difference
-from onebit.runs.card import stored_result
+from onebit.runs.card import card_score, stored_result
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
@@ -53,7 +53,7 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
         on_images: called with (images done, images) during each claim about images.
     """
     model, test = run.model, in_tiles(run.model, data.test)
-    if not any(True for _ in binary_layers(model)):
+    if not any(binary_layers(model)):
         raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")
     if not stored_result(run).is_about(run.sha256):
         yield Claim("result", False, f"result.json is about other weights than {run.source.name}")
@@ -213,8 +213,7 @@ def _certified_split(net: PackedNet, certificate: Certificate, data: Dataset) ->
 
 
 def _packed_score(net: PackedNet, split: Split, on_images: OnImages | None) -> CardScore:
-    made = score_packed(net, split, on_images=on_images)
-    return CardScore(correct=made["correct"], count=made["count"], mean_iou=made.get("mean_iou"))
+    return card_score(score_packed(net, split, on_images=on_images))
 
 
 def _card_claim(net: PackedNet, data: Dataset, stated: CardScore, found: CardScore) -> Claim:
@@ -252,10 +251,7 @@ def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
     """A recomputed certificate equals the one in the file, except for what depends on rounding in torch."""
     assert net.certificate is not None
     assert made.certificate is not None
-    stated, again = (
-        net.certificate,
-        replace(made.certificate, correct=correct),
-    )
+    stated, again = net.certificate, replace(made.certificate, correct=correct)
     names = ["dataset", "split", "count", "weights", "seed", "correct", "source", "recipe", "images", "compared"]
     names += ["activations", "calibration"]
     if made.promise == "exact":

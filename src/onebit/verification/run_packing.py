@@ -48,22 +48,17 @@ class Rounding:
         return found
 
 
-def refuse_whitened(run: Run) -> None:
-    """Raise UsageError for a net trained on whitened images, before data are read."""
-    if run.recipe.whitening is not None:
-        raise UsageError(
-            f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
-            "train without whitening to pack it; onebit evaluate gives its accuracy"
-        )
-
-
 @torch.no_grad()
 def on_raw_images(run: Run) -> Run:
     """The same net for stored images: permuted pixels become permuted weights of the first layer.
 
     Its recipe has no permutation, so `load_run_data` loads the right images.
     """
-    refuse_whitened(run)
+    if run.recipe.whitening is not None:
+        raise UsageError(
+            f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
+            "train without whitening to pack it; onebit evaluate gives its accuracy"
+        )
     if run.recipe.permutation is None:
         return run
     if run.recipe.model.name != "mlp":
@@ -87,12 +82,10 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
     """A trained net and its packed net, without a certificate.
 
     Args:
+        run: the net for stored images, see `on_raw_images`.
         data: to re-estimate BatchNorm on training images; needed for weights "sample" only.
         weights, seed: see `pack_run`.
     """
-    refuse_whitened(run)
-    if run.recipe.permutation is not None:
-        raise UsageError(f"{run.recipe.name} was trained on permuted pixels: pack on_raw_images(run)")
     model, classes = run.model, _class_names(run) if data is None else data.classes
     if weights == "sample":
         if data is None:

@@ -19,7 +19,7 @@ from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
 from onebit.evaluation.packed_nets import fitted_to
 from onebit.evaluation.sources import as_samples, fitting_batch
-from onebit.fold import eval_copy
+from onebit.fold import eval_copy, example_of, fold_model
 from onebit.fold.shipped import PackedMode
 from onebit.packed import Certificate, LayerProof, PackedNet
 from onebit.runtime.input_batch import as_batch
@@ -94,7 +94,7 @@ class Comparison:
                 inputs = inputs.reshape(len(inputs), *packed.input.shape)
                 count, theirs, as_trained = len(inputs), None, None
                 if feed is not None:
-                    made, found = feed.take(model, inputs)
+                    made, found = feed.outputs(model, inputs)
                     targets = found if targets is None else targets
                     theirs = as_trained = outputs_by_key(packed, made, count, who="the model as trained")
                 if proof:
@@ -115,14 +115,9 @@ class Comparison:
         # without the packed preprocessing, a model with a pipeline may not take what the packed net takes
         other_inputs = self.preprocess is None and feed is not None and feed.feeds_model
         with suppress(*[OnebitError] * other_inputs):
-            return Proof.of(
-                self.model,
-                self.packed,
-                weights=self.weights,
-                seed=self.seed,
-                preprocess=self.preprocess,
-                activations=self.activations,
-            )
+            example, seed = example_of(self.packed.input), self.seed or 0
+            folded = fold_model(self.model, example, preprocess=self.preprocess, weights=self.weights, seed=seed)
+            return Proof.of(folded, self.packed, self.activations)
         return None
 
     def _certificate(self, counts: _Counts) -> Certificate:

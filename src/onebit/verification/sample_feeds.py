@@ -44,27 +44,25 @@ class InOrder:
             raise DataError(f"got more {self._name} than images")
 
 
-class TrainedFeed:
+class TrainedFeed(InOrder):
     """The outputs of the model as trained; `feeds_model` if they are computed from inputs of the model."""
 
     def __init__(self, packed: PackedNet, trained: Trained) -> None:
-        self._function, name = trained if callable(trained) else None, "samples of the model as trained"
+        batches: Iterable[Any] = ()
+        self._function = trained if callable(trained) else None
         self.feeds_model = self._function is None and not are_outputs(packed, trained)
         if self.feeds_model:
-            self._order = InOrder(as_samples(trained, name="trained").batches(), name=name)
+            batches = as_samples(trained, name="trained").batches()
         elif self._function is None:
-            self._order = InOrder([(tensors(trained), None)], name=name)
+            batches = [(tensors(trained), None)]
+        super().__init__(batches, name="samples of the model as trained")
 
-    def take(self, model: nn.Module, inputs: Tensor) -> tuple[Any, Any]:
+    def outputs(self, model: nn.Module, inputs: Tensor) -> tuple[Any, Any]:
         """Outputs for the next inputs, and their targets or None."""
         if self._function is not None:
             return self._function(inputs.clone()), None
-        given, targets = self._order.take(len(inputs))
+        given, targets = self.take(len(inputs))
         return model(given) if self.feeds_model else given, targets
-
-    def check_end(self) -> None:
-        if self._function is None:
-            self._order.check_end()
 
 
 def tensors(value: Any) -> Any:
@@ -87,6 +85,11 @@ def output_keys(packed: PackedNet) -> dict[str, str]:
     return dict(output) if isinstance(output, dict) else {f"output {i}": name for i, name in enumerate(output)}
 
 
+def output_shapes(packed: PackedNet) -> dict[str, tuple[int, ...]]:
+    """The shape of each output for one sample."""
+    return {key: packed.values[name].shape for key, name in output_keys(packed).items()}
+
+
 def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
     """The parts of a value by `output_keys`; None if it is not structured like the outputs.
 
@@ -107,14 +110,14 @@ def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
 def are_outputs(packed: PackedNet, value: Any) -> bool:
     """Whether a value has the structure and the shapes of the outputs."""
     shapes = {key: tuple(getattr(part, "shape", (0, -1)))[1:] for key, part in (by_key(packed, value) or {}).items()}
-    return shapes == {key: packed.values[name].shape for key, name in output_keys(packed).items()}
+    return shapes == output_shapes(packed)
 
 
 def outputs_by_key(packed: PackedNet, made: Any, count: int, *, who: str) -> dict[str, np.ndarray]:
     """Outputs for `count` samples as arrays; UsageError if the packed net has other shapes."""
     found = {key: _array(part) for key, part in (by_key(packed, made) or {}).items()}
     shapes = {key: array.shape for key, array in found.items()}
-    expected = {key: (count, *packed.values[name].shape) for key, name in output_keys(packed).items()}
+    expected = {key: (count, *shape) for key, shape in output_shapes(packed).items()}
     if shapes != expected:
         sizes = [of.get("", of) for of in (shapes, expected)]
         raise UsageError(f"{who}: got outputs {sizes[0]}, the packed net has {sizes[1]}: it is from another model")
@@ -126,7 +129,7 @@ def targets_by_key(packed: PackedNet, targets: Any) -> dict[str, np.ndarray]:
     if targets is None:
         return {}
     if (found := by_key(packed, targets)) is None:
-        shapes = {key: packed.values[name].shape for key, name in output_keys(packed).items()}
+        shapes = output_shapes(packed)
         logits = [key for key, shape in shapes.items() if len(shape) in (1, 3) and shape[0] > 1]
         if len(logits) != 1 or not isinstance(targets, Tensor) or targets.is_floating_point():
             raise UsageError(f"got targets in a {type(targets).__name__}, expected targets of the outputs {shapes}")
