@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS
@@ -69,8 +68,14 @@ def load_dataset(
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
     entry = _entry(name, directory)
-    options: dict[str, Any] = {"input_size": input_size, "workers": workers, "skip_broken": skip_broken}
-    loaded = fetch_dataset(entry, directory=directory, progress=progress, **options)
+    loaded = fetch_dataset(
+        entry,
+        directory=directory,
+        progress=progress,
+        input_size=input_size,
+        workers=workers,
+        skip_broken=skip_broken,
+    )
     if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation
     else:
@@ -114,8 +119,13 @@ def fetch_dataset(
     entry = _entry(name, directory)
     if not entry.folder:
         return entry.read(directory=directory, progress=progress)
-    options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
-    return entry.read(directory=directory, progress=progress, **options)
+    return entry.read(
+        directory=directory,
+        progress=progress,
+        input_size=input_size or entry.input_size,
+        workers=workers,
+        skip_broken=skip_broken,
+    )
 
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:

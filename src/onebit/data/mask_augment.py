@@ -38,35 +38,31 @@ class MaskedImages:
             raise UsageError("augmentation.crop_padding of images with masks needs padding_mode reflect")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
-    def draw(
-        self, count: int, rng: np.random.Generator, part: slice
-    ) -> tuple[Integers, Integers, Integers, npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
-        """Draw for a batch, in this order; returns the draws for a part of the batch, N samples.
+    def displacement(self, count: int, rng: np.random.Generator, part: slice) -> npt.NDArray[np.float32]:
+        """Draw an elastic deformation for a batch; returns that of a part, N samples.
 
-        Top and left corner of the window, (N,) each, in pixels of the image; negative in its mirrored border. Quarter
-        turns (N,). Whether to flip (N, 2), vertically and horizontally. With elastic deformation the displacement
         (N, 2, S, S'): the rows and columns to add to the position that each pixel of the window is read from.
         """
-        border = self.augmentation.crop_padding
-        corners = [
-            rng.integers(-border, size + border - side + 1, count)
+        down, across = self._kernels
+        noise = rng.standard_normal((count, 2, down.shape[1], across.shape[1]), dtype=np.float32)[part]
+        # not by matmul: torch.set_num_threads does not limit its threads, which would compete with the training
+        rows = np.einsum("pi,ncij->ncpj", down, noise)
+        return np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
+
+    def batch(self, indices: Integers, rng: np.random.Generator, *, part: slice = slice(None)) -> tuple[Images, Masks]:
+        """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`.
+
+        Draws are made for all `indices`, in the order of the lines below.
+        """
+        count, border = len(indices), self.augmentation.crop_padding
+        top, left = (  # of the window, in pixels of the image; negative in its mirrored border
+            rng.integers(-border, size + border - side + 1, count)[part]
             for size, side in zip(self.size, self.window, strict=True)
-        ]
+        )
         turns = rng.integers(0, 4, count) if self.augmentation.rotate else np.zeros(count, np.int64)
         flipped = rng.random((count, 2)) < 0.5
         flipped &= [self.augmentation.flip_vertical, self.augmentation.flip]
-        displacement = None
-        if self.augmentation.elastic:
-            down, across = self._kernels
-            noise = rng.standard_normal((count, 2, down.shape[1], across.shape[1]), dtype=np.float32)[part]
-            # not by matmul: torch.set_num_threads does not limit its threads, which would compete with the training
-            rows = np.einsum("pi,ncij->ncpj", down, noise)
-            displacement = np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
-        return corners[0][part], corners[1][part], turns[part], flipped[part], displacement
-
-    def batch(self, indices: Integers, rng: np.random.Generator, *, part: slice = slice(None)) -> tuple[Images, Masks]:
-        """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
-        top, left, turns, flipped, displacement = self.draw(len(indices), rng, part)
+        displacement = self.displacement(count, rng, part) if self.augmentation.elastic else None
         chosen = np.asarray(indices)[part]
         rows = top[:, None] + np.arange(self.window[0])
         columns = left[:, None] + np.arange(self.window[1])
@@ -77,7 +73,7 @@ class MaskedImages:
         else:
             y, x = (displacement[:, axis] for axis in (0, 1))
             pixels, masks = self._deformed(chosen, rows[:, :, None] + y, columns[:, None, :] + x)
-        for i, (turn, (over, across)) in enumerate(zip(turns, flipped, strict=True)):
+        for i, (turn, (over, across)) in enumerate(zip(turns[part], flipped[part], strict=True)):
             if turn or over or across:
                 flips = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
                 for array in (pixels, masks):

@@ -20,7 +20,7 @@ from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
 from onebit.integer.conversion import to_float32
-from onebit.layers import BinaryLayer, InputCoding
+from onebit.layers import BinaryLayer
 from onebit.layers.binary import no_fused_path
 from onebit.layers.parametrized import hold_weights, release_weights
 from onebit.packed import (
@@ -106,7 +106,6 @@ class Folder:
         self.table = table
         self.refusals: dict[str, OnebitError] | None = None
         """Collects the errors of refused operations by path; None to raise the first."""
-        self.coding: InputCoding | None = None
         self.made: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}

@@ -137,34 +137,34 @@ def _refuse_extras(name: str, module: nn.Module) -> None:
             raise FoldError(f"layer {name!r} has hooks or a second parametrization, which a packed layer does not run")
 
 
-def _bits(
-    weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None
-) -> tuple[tuple[Any, int], dict[str, Any]]:
-    """Rows and terms, and the other arguments of a `PackedLayer`."""
+def _arguments(weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None) -> dict[str, Any]:
+    """The arguments of a `PackedLayer`."""
     signs = weight_rows(weight.signs)
-    rows = words_to_bytes(pack_signs(signs), signs.shape[1])
-    bias = None if bias is None else bias.detach().float()
-    arguments: dict[str, Any] = {"scale": weight.scale, "center": weight.centre, "bias": bias}
+    arguments = {"rows": words_to_bytes(pack_signs(signs), signs.shape[1]), "terms": signs.shape[1]}
+    arguments |= {
+        "scale": weight.scale,
+        "center": weight.centre,
+        "bias": None if bias is None else bias.detach().float(),
+    }
     if quantizer is not None:
         given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
         signs_only = given is not None and given.scale is None and given.centre is None
         plain = signs_only and given.shift is None  # type: ignore[union-attr]
         arguments |= {"input_quantizer": quantizer, "sign_inputs": signs_only, "plain": plain}
-    return (rows, signs.shape[1]), arguments
+    return arguments
 
 
 def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
-    bits, arguments = _bits(shipped[layer], layer.bias, layer.input_quantizer)
-    return PackedLinear(*bits, **arguments)
+    return PackedLinear(**_arguments(shipped[layer], layer.bias, layer.input_quantizer))
 
 
 def _conv(name: str, layer: Any, shipped: Shipped) -> PackedConv:
-    bits, arguments = _bits(shipped[layer], layer.bias, layer.input_quantizer)
+    arguments = _arguments(shipped[layer], layer.bias, layer.input_quantizer)
     window = PackedWindow(**window_of(layer), transposed=layer.transposed)
     if layer.padding_mode != "zeros":
         window = window._replace(padding=(0, 0, 0, 0))
         arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding_of(layer)}
-    return PackedConv(*bits, window=window, axes=len(layer.kernel_size), **arguments)
+    return PackedConv(window=window, axes=len(layer.kernel_size), **arguments)
 
 
 # layers of torch whose weights are parametrized
@@ -175,8 +175,7 @@ def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped
     found = binary_parametrizations(layer).get(weight)
     if found is None or found not in shipped:
         raise FoldError(f"layer {name!r}: the weight {weight!r} is real; make all weights of the layer binary")
-    bits, arguments = _bits(shipped[found], bias)
-    return PackedLinear(*bits, **arguments)
+    return PackedLinear(**_arguments(shipped[found], bias))
 
 
 def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:

@@ -23,9 +23,8 @@ def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
     coding: InputCoding = call.module
     source, shape = call.node.all_input_nodes[0], folder.input.shape
     alone = source.op == "placeholder" and all(user.target == call.node.target for user in source.users)
-    if not alone or folder.input.dtype != "uint8" or folder.coding not in (None, coding):
+    if not alone or folder.input.dtype != "uint8":
         raise call.refusal("expected one coding, of the uint8 image itself")
-    folder.coding = coding
     if coding.coding != "standardize":
         folder.set_input(InputSpec(shape=shape))
         return x
