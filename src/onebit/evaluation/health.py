@@ -55,7 +55,7 @@ def layer_health(
     health: LayerHealth = {}
     for name, layer in binary_layers(model):
         health[name] = {"flip_ratio": _share([before[name] != after[name]])}
-        bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
+        bound = getattr(layer.weight_quantizer, "latent_bound", None)
         if bound is not None:
             health[name]["saturation"] = _share([layer.weight.detach().abs() >= bound])
     for name, measured in gradients.items():
@@ -183,7 +183,7 @@ class HealthWatch:
             yield "no weight changed its sign"
         if measured.get("input_saturation") == 1:
             yield "the surrogate gradients of all inputs are zero"
-        bound = None if layer.weight_quantizer is None else layer.weight_quantizer.latent_bound
+        bound = getattr(layer.weight_quantizer, "latent_bound", None)
         unclipped = group and bound is not None and "latent_clip" not in group
         if unclipped and bool((layer.weight.detach().abs() > bound).any()):
             yield f"latents are beyond ±{bound:g} and the optimizer does not clip them"

@@ -43,7 +43,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
     for attribute in parts.attribute.split("."):
         found = getattr(found, attribute)
     _NAMED[name] = found
-    return _NAMED[name]
+    return found
 
 
 def _imported(parts: CustomName) -> ModuleType:
@@ -104,23 +104,16 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
 
     Latents are initialized as in the recipe, with torch's random numbers.
     """
-    quantizers = (settings.weight_quantizer, settings.input_quantizer)
-    if quantizers == (None, None):
+    weights, inputs = settings.weight_quantizer, settings.input_quantizer
+    if weights is None and inputs is None:
         model.meant_real = True  # type: ignore[assignment]  # for `mistakes` of `onebit.train.check`
     elif not any(binary_layers(model)):
-        weights, inputs = (
-            with_options(table, name, options, kind=f"{kind} quantizer")
-            for table, name, options, kind in (
-                (WEIGHT_QUANTIZERS, settings.weight_quantizer, settings.weight_options, "weight"),
-                (INPUT_QUANTIZERS, settings.input_quantizer, settings.input_options, "input"),
-            )
-        )
         layers = [name for name, layer in model.named_modules() if type(layer) in BINARY_TWINS]
         real = {*layers[: int(settings.real_first)], *(layers[-1:] if settings.real_last else [])}
         binarize_(
             model,
-            weight_quantizer=weights,
-            input_quantizer=inputs,
+            weight_quantizer=with_options(WEIGHT_QUANTIZERS, weights, settings.weight_options, kind="weight quantizer"),
+            input_quantizer=with_options(INPUT_QUANTIZERS, inputs, settings.input_options, kind="input quantizer"),
             value=settings.value,
             where=lambda name, layer: name not in real,
         )

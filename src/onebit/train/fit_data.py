@@ -37,20 +37,18 @@ class FitData:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample; () for a loader."""
-        if isinstance(self.train, Split):
-            return self.train.images.shape[1:]
-        return self.train.shape if isinstance(self.train, ArraySamples) else ()
+        samples = as_samples(self.train)
+        return samples.shape if isinstance(samples, ArraySamples) else ()
 
     @property
     def count(self) -> int | None:
         """Number of training samples; None if unknown."""
-        return self.train.count if isinstance(self.train, LoaderSamples) else len(self.train)
+        return as_samples(self.train).count
 
     def identity(self) -> str:
         """A digest of all data, which a checkpoint must have been trained on; reads all arrays."""
         digests = ["" if self.dataset is None else self.dataset.digest]
-        parts = [part for part in (self.train, self.validation) if part is not None]
-        digests += [ArraySamples(p.images, p.labels).digest if isinstance(p, Split) else p.digest for p in parts]
+        digests += [as_samples(part).digest for part in (self.train, self.validation) if part is not None]
         return " | ".join(filter(None, digests))
 
 

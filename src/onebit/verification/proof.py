@@ -97,7 +97,7 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Claim:
     latents, outside = [], 0
     for _, layer in binary_layers(model):
-        bound = None if layer.weight_quantizer is None else layer.weight_quantizer.latent_bound
+        bound = getattr(layer.weight_quantizer, "latent_bound", None)
         latents.append(layer.weight.detach().flatten())
         outside += int(torch.count_nonzero(~(latents[-1].abs() <= (math.inf if bound is None else bound))))
     every = torch.cat(latents)
