@@ -20,7 +20,8 @@ from onebit.evaluation.modes import BN_IMAGES, evaluate, reestimate_batch_norm_,
 from onebit.evaluation.sources import as_samples
 from onebit.layers import BinaryLinear
 from onebit.quantizers import sign
-from support.mode_nets import Bayesian, net, same, state
+from support.mode_nets import Bayesian, net
+from support.tensors import same, state
 
 
 @pytest.fixture(scope="module")

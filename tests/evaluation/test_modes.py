@@ -26,7 +26,8 @@ from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.quantizers import sign
 from onebit.runtime.torch_module import PackedModule
-from support.mode_nets import Bayesian, net, same, state
+from support.mode_nets import Bayesian, net
+from support.tensors import same, state
 
 
 @pytest.fixture(scope="module")

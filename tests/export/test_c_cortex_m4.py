@@ -19,9 +19,9 @@ from onebit.runtime import run
 from support.byte_nets import EXTREMES, extreme_inputs
 from support.c_programs import GNU, assert_reference_bits, exported, needs
 from support.covering import covering
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet
 
-NETS = {**IMAGE_NETS, **OTHER_NETS, **EXTREMES}
+CASES = {**NETS, **EXTREMES}
 NIGHTLY = {"sign", "tokens", "signal", "ranges", "sums", "turned", "turned real", "input windows", "int8 windows"}
 
 
@@ -34,9 +34,9 @@ def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray 
     return found
 
 
-@pytest.mark.parametrize("name", covering(NETS, of=lambda name: () if name in NIGHTLY else (name,)))
+@pytest.mark.parametrize("name", covering(CASES, of=lambda name: () if name in NIGHTLY else (name,)))
 def test_outputs_have_the_bits_of_the_reference_and_the_stack_its_bound(name: str, tmp_path: Path) -> None:
-    net = NETS[name]()
+    net = CASES[name]()
     inputs = extreme_inputs(net) if name in EXTREMES else inputs_of(net, 2)
     found = on_board(net, tmp_path, optimize="-Os", inputs=inputs)
     _, _, most = size.linked(tmp_path / "net")

@@ -25,7 +25,7 @@ from onebit.export.html import scripts, target
 from onebit.export.html.scripts import asset
 from onebit.packed import OPS, Certificate, Node, costs, dumps, load, nodes as op
 from support.html_pages import HOSTILE, digits_net
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 
 needs_node = pytest.mark.skipif(which("node") is None, reason="node is not installed")
 
@@ -116,7 +116,7 @@ def test_a_page_has_only_the_engine_that_its_net_needs(tmp_path: Path) -> None:
 
 
 def test_the_page_requests_nothing(tmp_path: Path) -> None:
-    for make in (*IMAGE_NETS.values(), *OTHER_NETS.values()):
+    for make in NETS.values():
         page = tmp_path / "net.html"
         target.write(make(0), page)
         text = page.read_text(encoding="utf-8")
@@ -183,7 +183,7 @@ def test_a_sheet_of_samples_fits_into_a_jpeg_file(shape: tuple[int, ...], stored
 
 
 def test_samples_of_features_are_stored_as_numbers(tmp_path: Path) -> None:
-    net = OTHER_NETS["features"](0)
+    net = NETS["features"](0)
     inputs = inputs_of(net, 30)
     export_net(net, "html", tmp_path / "net.html", inputs=inputs)
     samples = np.array(info_of(tmp_path / "net.html")["samples"], np.float32)

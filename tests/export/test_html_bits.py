@@ -17,7 +17,7 @@ from onebit.packed import PackedNet, nodes as op
 from onebit.runtime import run
 from support.byte_nets import EXTREMES, extreme_inputs
 from support.drawn_nets import batches_of, nets
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, with_names
+from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp, with_names
 
 pytestmark = pytest.mark.skipif(which("node") is None, reason="node is not installed")
 
@@ -33,9 +33,9 @@ def assert_equal(net: PackedNet, page: Path, inputs: np.ndarray) -> None:
         np.testing.assert_array_equal(found[name].view(np.int32), values.view(np.int32), err_msg=name)
 
 
-@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS, *EXTREMES])
+@pytest.mark.parametrize("name", [*NETS, *EXTREMES])
 def test_nets_of_all_operations_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
-    net = {**IMAGE_NETS, **OTHER_NETS, **EXTREMES}[name]()
+    net = {**NETS, **EXTREMES}[name]()
     assert_equal(net, tmp_path / "net.html", extreme_inputs(net) if name in EXTREMES else inputs_of(net, 3))
 
 
@@ -168,5 +168,5 @@ def test_numbers_of_another_type_or_count_are_an_error(tmp_path: Path) -> None:
     assert "got Float32Array" in error_of(net, "new Float32Array(12)")
     assert "got Array" in error_of(net, "Array(12).fill(256)")
     assert "got 11 numbers" in error_of(net, "new Uint8Array(11)")
-    floats = OTHER_NETS["features"]()
+    floats = NETS["features"]()
     assert "got Uint8Array" in error_of(floats, "new Uint8Array(net.count)")

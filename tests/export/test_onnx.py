@@ -25,7 +25,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
 from support.drawn_nets import batches_of, nets
 from support.onnx_sessions import operators, optimized, session
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp, signs_conv, with_names
+from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp, signs_conv, with_names
 
 UNPACKING = {"Gather", "Split", "Reshape"}
 """Operators that turn bits into weights; no session runs them, except for a Reshape of the net."""
@@ -70,13 +70,12 @@ def far_borders(seed: int = 0) -> PackedNet:
     return b.net((real, b.last))
 
 
-NETS = {
+CASES = {
     "windows": windows,
     "far borders": far_borders,
     **{f"mlp {form}": functools.partial(make_packed_mlp, form=form) for form in ("weight-only", "sign", "mixed")},
     "signs in convolutions": signs_conv,
-    **IMAGE_NETS,
-    **OTHER_NETS,
+    **NETS,
 }
 
 
@@ -103,9 +102,9 @@ def assert_equal(net: PackedNet, found: dict[str, np.ndarray], inputs: np.ndarra
 
 
 @pytest.mark.parametrize("flavor", ["standard", "float"])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", CASES)
 def test_nets_compute_what_the_reference_does(name: str, flavor: str, tmp_path: Path) -> None:
-    net = NETS[name]()
+    net = CASES[name]()
     inputs = inputs_of(net, 30)
     made = export_net(net, "onnx", tmp_path / "net.onnx", inputs=inputs, flavor=flavor)
     assert made.files == (tmp_path / "net.onnx",)
@@ -258,7 +257,7 @@ def test_the_metadata_describe_the_net(certificate: Any, tmp_path: Path) -> None
         "values": "bytes 0 to 255, gray, white strokes on black, no normalization before",
     }
     assert fields["sha256"] == hashlib.sha256(dumps(net)).hexdigest()
-    several = OTHER_NETS["features"]()
+    several = NETS["features"]()
     fields = session(write(several, tmp_path)).get_modelmeta().custom_metadata_map
     assert json.loads(fields["output"]) == several.output
 
@@ -284,7 +283,7 @@ def test_qonnx_marks_binary_weights_and_signs(tmp_path: Path) -> None:
 
 
 def test_qonnx_marks_integers_of_few_bits(tmp_path: Path) -> None:
-    net = IMAGE_NETS["integer"]()
+    net = NETS["integer"]()
     model = onnx.load(str(write(net, tmp_path, "qonnx")))
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     found = []

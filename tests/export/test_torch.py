@@ -29,16 +29,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
 from support.drawn_nets import batches_of, nets
-from support.packed_nets import (
-    IMAGE_NETS,
-    OTHER_NETS,
-    Builder,
-    inputs_of,
-    integer_resnet,
-    make_packed_mlp,
-    signs_conv,
-    with_names,
-)
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, signs_conv, with_names
 from support.recipe_nets import SMALL, packed_net
 
 ALONE = """
@@ -114,7 +105,7 @@ def test_inputs_of_another_dtype_or_shape_are_an_error(tmp_path: Path) -> None:
     for shape in ((5, 2, 2, 3), (3, 2, 2), (5, 12), ()):
         with pytest.raises(ValueError, match="3, 2, 2"):
             net(torch.zeros(shape, dtype=torch.uint8))
-    features = OTHER_NETS["features"]()
+    features = NETS["features"]()
     export_net(features, "torch", tmp_path / "floats.safetensors")
     with pytest.raises(TypeError, match="float32"):
         loaded(tmp_path / "floats.safetensors")(torch.zeros(2, *features.input.shape, dtype=torch.uint8))
@@ -139,10 +130,10 @@ def test_drawn_nets_give_what_the_reference_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [*((name, ".safetensors") for name in (*IMAGE_NETS, *OTHER_NETS)), ("real", ".pth"), ("integer", ".pt")],
+    [*((name, ".safetensors") for name in NETS), ("real", ".pth"), ("integer", ".pt")],
 )
 def test_nets_with_every_operation(name: str, suffix: str, tmp_path: Path) -> None:
-    net = {**IMAGE_NETS, **OTHER_NETS}[name]()
+    net = NETS[name]()
     made = export_net(net, "torch", tmp_path / f"net{suffix}", inputs=inputs_of(net, 30))
     assert made.comparison is not None
     assert made.comparison.bit_exact == (name in ("sign", "integer"))  # integers, up to the affine
@@ -152,7 +143,7 @@ def test_nets_with_every_operation(name: str, suffix: str, tmp_path: Path) -> No
 
 
 def test_the_comparison_keeps_the_random_state_and_ignores_autocast(tmp_path: Path) -> None:
-    net, before = IMAGE_NETS["sign"](0), torch.get_rng_state()
+    net, before = NETS["sign"](0), torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):
         comparison = export_net(net, "torch", tmp_path / "net.safetensors", inputs=inputs_of(net, 4)).comparison
     assert comparison is not None
@@ -302,7 +293,7 @@ def test_long_names_are_laid_out_as_ruff_does_it(tmp_path: Path) -> None:
     made = {"several inputs": long_names(integer_resnet(), 40)}
     for length in range(8, 41):
         made |= {f"pool {length}": long_names(pools.net(), length), f"sum {length}": long_names(b.net(), length)}
-    for name, make in {**IMAGE_NETS, **OTHER_NETS}.items():
+    for name, make in NETS.items():
         made[name] = make()
     for name, net in made.items():
         (tmp_path / f"{name}.py").write_text(Program(net, suffix=".pth").text(), encoding="utf-8")
@@ -341,7 +332,7 @@ def test_inspect_finds_the_weights_binary(tmp_path: Path) -> None:
 def test_a_program_prints_its_weights_and_the_classes_of_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net = replace(IMAGE_NETS["sign"](), classes=("zero", "one", "two", "three", "fünf"))
+    net = replace(NETS["sign"](), classes=("zero", "one", "two", "three", "fünf"))
     export_net(net, "torch", tmp_path / "net.pth")
     inputs = inputs_of(net, 130)
     np.save(tmp_path / "inputs.npy", inputs)
@@ -365,14 +356,14 @@ def test_a_program_prints_its_weights_and_the_classes_of_inputs(
 
 @pytest.mark.parametrize("compared", ["labels", "multi-label", "values"])
 def test_a_net_of_values_or_of_several_labels_prints_no_class(compared: str, certificate: Certificate) -> None:
-    net = replace(IMAGE_NETS["sign"](), classes=tuple("abcde"))
+    net = replace(NETS["sign"](), classes=tuple("abcde"))
     net = replace(net, certificate=replace(certificate, compared=compared, layers=()))
     program = Program(net, suffix=".pth").text()
     assert ("CLASSES[label]" in program) == (compared == "labels")
 
 
 def test_without_torch_it_writes_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = IMAGE_NETS["real"]()
+    net = NETS["real"]()
     export_net(net, "torch", tmp_path / "net.safetensors")
     before = (tmp_path / "net.safetensors").read_bytes()
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -15,7 +15,17 @@ import onebit
 from onebit.data import Augmentation
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
-from support.toy_training import BATCH_SIZE, CASES, DATA, Case, build, metrics_without_times
+from support.toy_training import (
+    BATCH_SIZE,
+    CASES,
+    DATA,
+    Case,
+    Stop,
+    build,
+    metrics_without_times,
+    stop_after_epoch,
+    whole_and_resumed,
+)
 
 # warnings that only a torch with CUDA has are shown, and fail nothing
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -96,35 +106,21 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(name: str, tmp_pat
     case = images_on_the_device(CASES[name])
     if case.generator:
         pytest.skip("a generator of the CPU draws for the CPU only")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    build(case, device=gpu).fit(DATA, whole)
 
-    class Stop(Exception):
-        pass
+    def train(folder: Path, **options: Any) -> Any:
+        build(case, device=gpu).fit(DATA, folder, **options)
+        return metrics_without_times(folder), weights(folder)
 
-    def stop(row: Any) -> None:
-        if row.epoch == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        build(case, device=gpu).fit(DATA, parts, on_epoch=stop)
-    build(case, device=gpu).fit(DATA, parts, resume=True)
-    assert metrics_without_times(parts) == metrics_without_times(whole)
-    assert weights(parts) == weights(whole)
+    whole, resumed = whole_and_resumed(train, tmp_path, epoch=2)
+    assert resumed == whole
 
 
 @pytest.mark.parametrize("name", ["sign", "stochastic", "bop", "bayesbinn", "average", "few bits"])
 def test_a_checkpoint_goes_from_one_device_to_the_other_and_back(name: str, tmp_path: Path, gpu: torch.device) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(row: Any) -> None:
-        raise Stop
-
     cpu = torch.device("cpu")
-    for resume, device in ((False, cpu), (True, gpu)):
+    for epoch, device in ((1, cpu), (2, gpu)):
         with pytest.raises(Stop):
-            build(CASES[name], device=device).fit(DATA, tmp_path, resume=resume, on_epoch=stop)
+            build(CASES[name], device=device).fit(DATA, tmp_path, resume=epoch > 1, on_epoch=stop_after_epoch(epoch))
     history = build(CASES[name], device=cpu).fit(DATA, tmp_path, resume=True)
     assert [row.epoch for row in history.rows] == [1, 2, 3]
     assert history.rows[-1].train_loss < history.rows[0].train_loss

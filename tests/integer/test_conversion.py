@@ -21,7 +21,7 @@ from onebit.packed import Card, CardScore, Node, PackedNet, dumps, infer, loads,
 from onebit.runtime import run
 from support import by_hand
 from support.covering import covering
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp
 
 
 def residual_net(seed: int = 0) -> PackedNet:
@@ -123,7 +123,7 @@ def bordered_net(seed: int = 0, value: int = 1) -> PackedNet:
     return b.net()
 
 
-NETS: dict[str, Callable[[int], PackedNet]] = {
+CASES: dict[str, Callable[[int], PackedNet]] = {
     "residual": residual_net,
     "stream": stream_net,
     "unet": unet,
@@ -132,10 +132,7 @@ NETS: dict[str, Callable[[int], PackedNet]] = {
     "bordered by -1": lambda seed: bordered_net(seed, -1),
     "mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), seed=seed),
     "mixed mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), form="mixed", seed=seed),
-    "real": IMAGE_NETS["real"],
-    "signal": OTHER_NETS["signal"],
-    "features": OTHER_NETS["features"],
-    "tokens": OTHER_NETS["tokens"],
+    **{name: NETS[name] for name in ("real", "signal", "features", "tokens")},
 }
 
 
@@ -179,11 +176,11 @@ def image_step(net: PackedNet) -> dict[str, tuple[Fraction, int, int]]:
     return {name: (Fraction(float(np.abs(ends).max())) / 127, -128, 127)}
 
 
-@pytest.mark.parametrize(("name", "bits"), covering(product(NETS, [8, 4, 2])))
+@pytest.mark.parametrize(("name", "bits"), covering(product(CASES, [8, 4, 2])))
 def test_an_integer_net_rounds_each_value_of_the_exact_net_once(
     name: str, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = NETS[name](bits)
+    net = CASES[name](bits)
     images = inputs_of(net, 40, seed=1)
     made = calibrated(net, images, activations=bits)
     steps = steps_of(net, bits, images)
@@ -198,9 +195,9 @@ def test_an_integer_net_rounds_each_value_of_the_exact_net_once(
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", CASES)
 def test_weights_multiply_small_integers(name: str) -> None:
-    net = NETS[name](0)
+    net = CASES[name](0)
     made = calibrated(net, inputs_of(net, 40), activations=8).net
     known = infer(made)
     for node in made.nodes:

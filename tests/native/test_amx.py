@@ -26,8 +26,8 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
 from support.compiling import SOURCES
-from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, images_of, kernel_nets
-from support.packed_nets import Builder
+from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, kernel_nets
+from support.packed_nets import Builder, inputs_of
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 EMULATOR = Path(__file__).parents[1] / "support" / "emulated_instructions.c"
@@ -70,7 +70,7 @@ def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: 
     """Byte by byte in every dense layer of integers."""
     amx, used = amx._replace(byte_tiles=1), 0
     for net in kernel_nets():
-        images = images_of(net, 5)
+        images = inputs_of(net, 5)
         expected, before = reference(net, images), emulated.emulated_products()
         if assert_agrees(net, images, expected, amx):
             used += emulated.emulated_products() > before
@@ -84,7 +84,7 @@ def test_every_net_has_the_bits_of_the_reference_with_avxvnni(avxvnni: Instructi
         plan = make_plan(net, avxvnni)
         if "dot" not in plan.kernels or plan.work > 100_000:  # each product takes a signal
             continue
-        images, before = images_of(net, 4), emulated.emulated_products()
+        images, before = inputs_of(net, 4), emulated.emulated_products()
         assert assert_agrees(net, images, reference(net, images), avxvnni)
         used += emulated.emulated_products() > before
     assert used > 5 or "avxvnni" in instruction_sets()
@@ -104,7 +104,7 @@ def test_products_of_avxvnni_are_not_cut_to_16_bits(avxvnni: InstructionSet, emu
 
 def assert_same(net: PackedNet, count: int, amx: InstructionSet, emulated: ctypes.CDLL, *, tiles: bool) -> None:
     """The bits of the reference. tiles: whether tiles multiply."""
-    images, before = images_of(net, count), emulated.emulated_products()
+    images, before = inputs_of(net, count), emulated.emulated_products()
     images >>= np.arange(count, dtype=np.uint8).reshape(-1, *[1] * (images.ndim - 1)) % 7  # each has its own grid
     found, _ = make_plan(net, amx).run(images)
     np.testing.assert_array_equal(found, run(net, images, executor="reference"))
@@ -183,7 +183,7 @@ def test_dense_layers_of_bytes(amx: InstructionSet, emulated: ctypes.CDLL, net: 
 @given(net=convolutions_of_bytes(), count=st.sampled_from([1, 3, 17]))
 def test_convolutions_of_bytes(amx: InstructionSet, emulated: ctypes.CDLL, net: PackedNet, count: int) -> None:
     """Rows of pixels that are read where they are, and rows that are packed."""
-    images, before = images_of(net, count), emulated.emulated_products()
+    images, before = inputs_of(net, count), emulated.emulated_products()
     plan, layer = make_plan(net, amx), cast(Conv, net.nodes[-1])
     expected = run(net, images, executor="reference")
     for parts in (1, 3):
@@ -207,7 +207,7 @@ def test_nothing_is_written_behind_the_arena(
     b = Builder(shape, coding="values")
     terms = shape[0] // fields.get("groups", 1) * fields["kernel"][1]
     b.add(Conv, **b.signs(outputs, terms), **fields)
-    images, plan = images_of(b.net(), 128), make_plan(b.net(), amx)
+    images, plan = inputs_of(b.net(), 128), make_plan(b.net(), amx)
     assert plan.kernels[0] == "dot"
     memory = np.full(plan.plan.arena_units + 2**17, 7, np.uint32)
     arena = memory[-memory.ctypes.data % 64 // 4 :]

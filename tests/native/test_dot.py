@@ -16,8 +16,8 @@ from onebit.native.panels import four_panels
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, images_of
-from support.packed_nets import Builder
+from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes
+from support.packed_nets import Builder, inputs_of
 
 ISAS = [isa._replace(dot_lut=0) for isa in instruction_sets().values() if isa.dot_fours]
 LOOKUPS = [isa._replace(dot_lut=32) for isa in ISAS if isa.name.startswith("avx512")]
@@ -92,14 +92,14 @@ def test_a_single_tap_on_the_border_or_at_another_pixel(isa: InstructionSet, cod
         b = Builder((8, size, size), coding=coding)
         b.add(kind, **b.signs(40, 8), **window, **fields)
         for count in (1, 5, 20):
-            assert_same(b.net(), images_of(b.net(), count), isa)
+            assert_same(b.net(), inputs_of(b.net(), count), isa)
 
 
 @each_isa
 @settings(max_examples=12, deadline=None)
 @given(net=convolutions_of_bytes())
 def test_convolutions_of_every_kind(isa: InstructionSet, net: PackedNet) -> None:
-    kernels = assert_same(net, images_of(net, 3), isa)
+    kernels = assert_same(net, inputs_of(net, 3), isa)
     layer: Any = net.nodes[-1]
     assert ("dot" in kernels) == (layer.groups == 1 or layer.group_channels > 1)
 
@@ -108,7 +108,7 @@ def test_convolutions_of_every_kind(isa: InstructionSet, net: PackedNet) -> None
 @settings(max_examples=12, deadline=None)
 @given(net=dense_nets_of_bytes(), count=st.integers(1, 40))
 def test_dense_layers_of_every_size(isa: InstructionSet, net: PackedNet, count: int) -> None:
-    assert assert_same(net, images_of(net, count), isa).count("dot") == 2
+    assert assert_same(net, inputs_of(net, count), isa).count("dot") == 2
 
 
 @each_isa
@@ -118,7 +118,7 @@ def test_weights_of_more_outputs_than_become_bytes_at_once(isa: InstructionSet) 
     b.requantize()
     b.add(Flatten)
     b.dense(700)
-    assert assert_same(b.net(), images_of(b.net(), 3), isa) == ("dot", "dot", "pointwise")
+    assert assert_same(b.net(), inputs_of(b.net(), 3), isa) == ("dot", "dot", "pointwise")
 
 
 @pytest.mark.parametrize("isa", LOOKUPS, ids=lambda isa: isa.name)
@@ -147,7 +147,7 @@ def test_threads_share_lookups(isa: InstructionSet, height: int) -> None:
     b.requantize()
     b.add(Flatten)
     b.dense(300)
-    images = images_of(b.net(), 11)
+    images = inputs_of(b.net(), 11)
     plan = make_plan(b.net(), isa)
     assert plan.kernels[:2] == ("dot_lut", "dot_lut")
     expected = run(b.net(), images, executor="reference")

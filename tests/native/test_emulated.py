@@ -15,7 +15,8 @@ from onebit.native.abi import CallStruct, EpilogueOpStruct, PlanStruct
 from support.agreeing import reference
 from support.compiling import FLAGS, SOURCES, compiled
 from support.covering import covering
-from support.kernel_nets import images_of, kernel_nets
+from support.kernel_nets import kernel_nets
+from support.packed_nets import inputs_of
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
 pytestmark = pytest.mark.skipif(
@@ -87,7 +88,7 @@ def test_every_net_has_the_bits_of_the_reference(program: Path, name: str, tmp_p
     files: list[Path] = []
     wanted = []
     for number, net in enumerate(kernel_nets()):
-        images = images_of(net, 5)
+        images = inputs_of(net, 5)
         wanted.append(reference(net, images))
         blob = Blob(make_plan(net, isas[index]), images)
         files += [tmp_path / f"{number}.plan", tmp_path / f"{number}.answer"]

@@ -15,8 +15,8 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
 from support.hostile_files import changed_nets
-from support.kernel_nets import THRESHOLD_NETS, images_of
-from support.packed_nets import IMAGE_NETS, Builder
+from support.kernel_nets import THRESHOLD_NETS
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of
 
 ISAS = list(instruction_sets().values())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
@@ -28,7 +28,7 @@ def test_changed_nets_agree_or_are_refused_by_both_executors() -> None:
     """Changed bytes, paddings and strides; infinite, NaN and denormal parameters."""
     outcomes: Counter[str] = Counter()
     for net in changed_nets(6):
-        images = images_of(net, 4)
+        images = inputs_of(net, 4)
         expected = reference(net, images)
         kind = "finite" if expected is not None and np.isfinite(expected).all() else "infinite or NaN"
         outcomes["sign of NaN" if expected is None else kind] += 1
@@ -43,7 +43,7 @@ def test_changed_nets_agree_or_are_refused_by_both_executors() -> None:
 def test_thresholds_at_the_limits_of_int32_and_near_sums(isa: InstructionSet, form: str) -> None:
     """Thresholds near int64 sums Σ w·x from numpy; the net is one layer and its signs."""
     net = THRESHOLD_NETS[form]()
-    images, signs = images_of(net, 5), net.nodes[-1]
+    images, signs = inputs_of(net, 5), net.nodes[-1]
     assert isinstance(signs, Threshold)
     answer = reference(PackedNet(input=net.input, nodes=net.nodes[:-1], output=signs.inputs[0]), images)
     assert answer is not None
@@ -103,12 +103,12 @@ def test_other_images_never_reach_the_library(monkeypatch: pytest.MonkeyPatch, i
     with pytest.raises(UsageError if isinstance(images, np.ndarray) else AttributeError, match=r"uint8|shape"):
         run(net, images, executor="native")
     with pytest.raises(AssertionError, match="the library was called"):
-        run(net, images_of(net, 2), executor="native")
+        run(net, inputs_of(net, 2), executor="native")
 
 
 def test_images_of_every_layout_are_the_same_images() -> None:
     net = IMAGE_NETS["sign"]()
-    images = images_of(net, 6)
+    images = inputs_of(net, 6)
     expected = run(net, images, executor="reference")
     large = np.zeros((6, 9, 16, 3), np.uint8)
     large[:, :, ::2] = images.transpose(0, 2, 3, 1)

@@ -12,8 +12,7 @@ from benchmarks.twins import NETS, Net, build, packed_form
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import OneBitWeights, PackedNet, infer
 from support.covering import covering
-from support.kernel_nets import images_of
-from support.packed_nets import Builder
+from support.packed_nets import Builder, inputs_of
 
 MEASURED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 
@@ -50,7 +49,7 @@ def test_a_plan_takes_memory_for_its_weights_and_for_values_in_use(name: str, is
     assert values <= plan.plan.batch * VALUES[MEASURED[name].model] * (largest + 8) + 1024
     # AMX: the bytes of 64 rows of 2048 real values, and sums
     assert scratch <= (700_000 if isa == "amx" and name == "mlp-weights" else 200_000)
-    images = images_of(net, 3)
+    images = inputs_of(net, 3)
     tracemalloc.start()
     plan.run(images)
     peak = tracemalloc.get_traced_memory()[1]

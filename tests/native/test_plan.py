@@ -20,8 +20,7 @@ from onebit.packed import Affine, AveragePool, Conv, Dense, Flatten, PackedNet, 
 from onebit.runtime import run
 from onebit.runtime.running import native_plan, thread_count
 from onebit.runtime.torch_module import PackedModule
-from support.kernel_nets import images_of
-from support.packed_nets import IMAGE_NETS, Builder
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not inst
 def test_a_plan_prints_without_its_weights() -> None:
     net = load("mnist-mlp-signs")
     made = make_plan(net, instruction_sets()[ISAS[0]])
-    made.run(images_of(net, 1))
+    made.run(inputs_of(net, 1))
     assert len(repr(made)) < 1500
     assert "array" not in repr(made)
 
@@ -42,7 +41,7 @@ def test_the_portable_kernels_are_always_there() -> None:
 @pytest.mark.parametrize("form", IMAGE_NETS)
 def test_threads_and_batches_do_not_change_a_bit(form: str) -> None:
     net = IMAGE_NETS[form](3)
-    images = images_of(net, 23)
+    images = inputs_of(net, 23)
     expected = run(net, images, executor="reference")
     for threads, batch in ((1, 4), (2, None), (5, 4), (5, 100)):
         found = run(net, images, executor="native", threads=threads, batch_size=batch)
@@ -59,7 +58,7 @@ def test_the_sign_of_nan_is_refused_as_the_reference_does() -> None:
     net = b.net()
     for executor in ("reference", "native"):
         with pytest.raises(NotBinaryError, match="NaN"):
-            run(net, images_of(net, 2), executor=executor)
+            run(net, inputs_of(net, 2), executor=executor)
 
 
 def test_the_reference_computes_what_the_library_cannot() -> None:
@@ -72,7 +71,7 @@ def test_the_reference_computes_what_the_library_cannot() -> None:
     net = b.net()
     with pytest.raises(NotPlanned, match="int32"):
         make_plan(net, instruction_sets()[ISAS[0]])
-    images = images_of(net, 1)
+    images = inputs_of(net, 1)
     np.testing.assert_array_equal(run(net, images), run(net, images, executor="reference"))
     with pytest.raises(UsageError, match="net"):
         run(net, images, executor="native")
@@ -80,7 +79,7 @@ def test_the_reference_computes_what_the_library_cannot() -> None:
 
 def test_an_operation_without_a_native_kernel_runs_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     net = IMAGE_NETS["sign"](0)
-    images = images_of(net, 3)
+    images = inputs_of(net, 3)
     expected = run(net, images)
     monkeypatch.setitem(plan._MAKERS, type(net.nodes[0]), None)
     other = IMAGE_NETS["sign"](0)  # the plans of a net are kept
@@ -147,7 +146,7 @@ def test_a_net_that_has_no_plan_is_freed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     net = IMAGE_NETS["sign"](0)
-    images = images_of(net, 2)
+    images = inputs_of(net, 2)
     monkeypatch.setenv("ONEBIT_ISA", "avx51")
     with pytest.raises(UnknownNameError, match="'avx51'"):
         run(net, images)

@@ -13,8 +13,7 @@ from onebit.packed import PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.agreeing import assert_agrees, reference
-from support.kernel_nets import images_of
-from support.packed_nets import Builder
+from support.packed_nets import Builder, inputs_of
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not inst
 
 def assert_same(net: PackedNet, count: int = 5) -> None:
     """On all instruction sets of this machine, in batches of several sizes."""
-    images = images_of(net, count)
+    images = inputs_of(net, count)
     images >>= np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) % 7  # each image has its own grid
     expected = run(net, images, executor="reference")
     for name in ISAS:
@@ -193,7 +192,7 @@ def test_levels_that_are_not_multiplied_as_signs(reason: str) -> None:
     if reason == "sum":
         b.add(op.Add, made, levels)
     net = b.net((made, levels) if reason == "output" else None)
-    images = images_of(net, 3)
+    images = inputs_of(net, 3)
     expected = reference(net, images)
     for isa in instruction_sets().values():
         assert "levels" not in make_plan(net, isa).kernels

@@ -28,7 +28,8 @@ sanitized = library.ctypes.CDLL(sys.argv[1])
 library.ctypes.CDLL = lambda path: sanitized
 from support.agreeing import assert_agrees, reference
 from support.hostile_files import changed_nets
-from support.kernel_nets import images_of, kernel_nets
+from support.kernel_nets import kernel_nets
+from support.packed_nets import inputs_of
 from onebit.native import instruction_sets
 
 known, planned = library.compiled_sets(sanitized), 0
@@ -36,13 +37,13 @@ isas = {name: known[name] for name in known if name in instruction_sets() or nam
 if "amx" in isas:  # byte by byte in batches of any size
     isas["amx"] = isas["amx"]._replace(byte_tiles=1)
 for net in kernel_nets():
-    images = images_of(net, 5)
+    images = inputs_of(net, 5)
     expected = reference(net, images)
     planned += sum(assert_agrees(net, images, expected, isa) for isa in isas.values())
     assert_agrees(net, images, expected, isas[list(isas)[-1]], parts=3)
 unplanned = 0
 for net in changed_nets(30, seed=1):
-    images = images_of(net, 4)
+    images = inputs_of(net, 4)
     expected = reference(net, images)
     unplanned += sum(not assert_agrees(net, images, expected, isa) for isa in isas.values())
 assert unplanned <= 2 * len(isas), unplanned

@@ -22,8 +22,8 @@ from onebit.native.abi import BarrierStruct, NormStruct
 from onebit.native.arena import aligned
 from onebit.packed import Affine, Flatten, Relu, Sign
 from onebit.runtime import run, running
-from support.kernel_nets import images_of, kernel_nets
-from support.packed_nets import Builder
+from support.kernel_nets import kernel_nets
+from support.packed_nets import Builder, inputs_of
 
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
@@ -37,7 +37,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("isa", instruction_sets())
 def test_any_number_of_parts_makes_the_same_bits(isa: str) -> None:
     for net in kernel_nets():
-        plan, images = make_plan(net, instruction_sets()[isa]), images_of(net, 2)
+        plan, images = make_plan(net, instruction_sets()[isa]), inputs_of(net, 2)
         expected, _ = plan.run(images)
         plan.plan.batch = 1  # parts continue with the next batch together
         for parts in (2, 7):
@@ -62,7 +62,7 @@ def test_a_call_takes_as_many_threads_as_its_work_is_worth(
     calls: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = kernel_nets()[-1]
-    images = images_of(net, 12)
+    images = inputs_of(net, 12)
     expected = run(net, images, executor="reference")
     np.testing.assert_array_equal(run(net, images[:3], threads=3), expected[:3])
     assert calls == [(get_ident(), 3, 1)], "waking a thread takes longer than running a small net"
@@ -156,7 +156,7 @@ def test_a_thread_keeps_the_memory_of_an_interrupted_call(made: Callable[..., Ca
 
 def test_a_waiting_thread_uses_no_processor_time() -> None:
     net = kernel_nets()[-1]
-    plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
+    plan, images = make_plan(net, list(instruction_sets().values())[-1]), inputs_of(net, 1)
     expected, _ = plan.run(images)
     units = plan.plan.arena_units + plan.plan.scratch_units
     made, (arena, memory), barrier = np.empty_like(expected), aligned(units), BarrierStruct()
@@ -181,7 +181,7 @@ def test_a_waiting_thread_uses_no_processor_time() -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_callers_at_the_same_time_do_not_wait_for_each_other() -> None:
-    nets = [(net, images_of(net, 1)) for net in kernel_nets()[:6]]
+    nets = [(net, inputs_of(net, 1)) for net in kernel_nets()[:6]]
     expected = [run(net, images, threads=1) for net, images in nets]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
@@ -207,7 +207,7 @@ def test_the_sign_of_nan_is_refused_whichever_part_takes_it() -> None:
 
 def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     net = kernel_nets()[0]
-    plan, images = make_plan(net, next(iter(instruction_sets().values()))), images_of(net, 1)
+    plan, images = make_plan(net, next(iter(instruction_sets().values()))), inputs_of(net, 1)
     expected, _ = plan.run(images, parts=3)
 
     class Interrupted:
@@ -233,7 +233,7 @@ def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("shared")
 def test_a_forked_process_has_its_own_thread_pool() -> None:
     net = kernel_nets()[0]
-    images = images_of(net, 1)
+    images = inputs_of(net, 1)
     expected = run(net, images, threads=3)
     child = os.fork()
     if child == 0:

@@ -18,9 +18,7 @@ from onebit.packed import Certificate, PackedNet, dumps, infer, load, loads, sav
 from onebit.runtime import run
 from support.covering import covering
 from support.hostile_files import assert_refused, damaged, header_end, join, mutated, renumbered, sound, split
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of, make_packed_mlp
-
-NETS = {**IMAGE_NETS, **OTHER_NETS}
+from support.packed_nets import IMAGE_NETS, NETS, inputs_of, make_packed_mlp
 
 
 def flipped(good: bytes, bits: Iterable[int]) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from onebit.nets import net_names, net_path
 from onebit.packed import OPS, Certificate, InputSpec, PackedNet, costs, dumps, load, loads, nodes as op, save
 from onebit.packed.bits import pack_signs, unpack_signs
 from onebit.packed.node_text import to_lines
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, make_packed_mlp
+from support.packed_nets import IMAGE_NETS, NETS, Builder, make_packed_mlp
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,9 +171,9 @@ def assert_small(net: PackedNet) -> None:
     assert len(dumps(net)) <= sum(cost.bytes for cost in costs(net)) + coding + 2000 + 100 * len(net.nodes)
 
 
-@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS, *net_names()])
+@pytest.mark.parametrize("name", [*NETS, *net_names()])
 def test_other_nets_are_as_small_as_promised(name: str) -> None:
-    make = {**IMAGE_NETS, **OTHER_NETS}.get(name)
+    make = NETS.get(name)
     net = load(net_path(name)) if make is None else make()
     assert_small(net)
     for node in net.nodes:
@@ -223,7 +223,7 @@ def test_the_reader_of_the_specification_reads_our_files(tmp_path: Path) -> None
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     (tmp_path / "reader.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
     nets = [make_packed_mlp((12, 70, 10), form=form) for form in ("mixed", "weight-only", "sign")]
-    for net in [*(make() for make in (*OTHER_NETS.values(), *IMAGE_NETS.values())), *nets]:
+    for net in [*(make() for make in NETS.values()), *nets]:
         save(net, tmp_path / "net.1bit")
         graph, tensors = runpy.run_path(str(tmp_path / "reader.py"))["read"](tmp_path / "net.1bit")
         assert graph == graph_of(dumps(net))

@@ -20,7 +20,7 @@ from onebit.runtime import batches, run, softmax
 from onebit.runtime.executors import DTYPES
 from support.by_hand import by_hand
 from support.executors import EXECUTORS, chosen
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from support.packed_nets import IMAGE_NETS, NETS, Builder, inputs_of
 
 Maker = Callable[..., PackedNet]
 INT32 = np.iinfo(np.int32)
@@ -66,9 +66,9 @@ def test_color_images_are_flattened_and_standardized_by_channel(packed_mlp: Make
         assert_by_hand(net, random_images(net, 3))
 
 
-@pytest.mark.parametrize("form", [*IMAGE_NETS, *OTHER_NETS])
+@pytest.mark.parametrize("form", [*NETS])
 def test_nets_of_any_input_compute_what_the_specification_says(form: str) -> None:
-    net = (IMAGE_NETS | OTHER_NETS)[form](0)
+    net = NETS[form](0)
     assert_by_hand(net, inputs_of(net, 1))
 
 

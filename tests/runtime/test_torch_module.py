@@ -29,7 +29,7 @@ from support.packed_modules import (
     make,
     readings,
 )
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder
+from support.packed_nets import NETS, OTHER_NETS, Builder
 
 __all__ = ["make", "readings"]
 
@@ -56,7 +56,7 @@ def test_the_logits_are_those_of_run(
 
 
 def test_images_may_have_any_layout_and_gray_ones_need_no_channel(packed_mlp: Maker) -> None:
-    net = IMAGE_NETS["real"](0)
+    net = NETS["real"](0)
     images = images_of(net)
     expected = PackedModule(net)(images)
     for other in (images.to(memory_format=torch.channels_last), images.flip(0).flip(0), images.mT.contiguous().mT):

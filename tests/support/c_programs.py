@@ -16,13 +16,13 @@ from onebit.export.c import target as c
 from onebit.packed import PackedNet, infer
 from support.agreeing import bits_of, reference
 from support.byte_nets import EXTREMES, extreme_inputs
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
+from support.packed_nets import NETS, inputs_of
 
 Case = tuple[PackedNet, np.ndarray]
 
 GNU = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """Flags for a GNU dialect, in which gcc contracts products and sums unless net.c forbids it."""
-SMALL = [*(make() for make in IMAGE_NETS.values()), *(make() for make in OTHER_NETS.values())]
+SMALL = [make() for make in NETS.values()]
 
 
 def needs(*tools: str) -> None:

@@ -25,11 +25,3 @@ class Bayesian(Stochastic):
 
     def mean(self, latent: Tensor) -> Tensor:
         return latent.tanh()
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

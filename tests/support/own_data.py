@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import Stochastic
 from onebit.train.history import History
 from onebit.train.loop import fit
 
@@ -47,8 +48,22 @@ def trained(data: Any, folder: Path | None = None, **options: Any) -> dict[str, 
     return model.state_dict()
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, other[name]) for name, value in one.items())
+class Drawing(nn.Module):
+    """Draws random numbers of every kind, counts its calls, and has running statistics and a moving tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        random.seed(0)
+        np.random.seed(0)
+        self.net, self.calls = net(), 0
+        self.last = BinaryLinear(3, 3, weight_quantizer=Stochastic(generator=torch.Generator()))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.steps += 1
+        noise = random.random() + np.random.random() + torch.rand(())
+        return self.last(self.net(x + 0.01 * noise))
 
 
 def tensors() -> TensorDataset:

@@ -29,11 +29,11 @@ class Builder:
         self.values = {"input": self.input.value}
         self.last = "input"
 
-    def real(self, *size: int) -> np.ndarray:
-        return self.rng.standard_normal(size).astype(np.float32)
+    def real(self, *size: int, stddev: float = 1.0) -> np.ndarray:
+        return (self.rng.standard_normal(size) * stddev).astype(np.float32)
 
-    def add(self, kind: type[Node], *inputs: str, **fields: Any) -> str:
-        name = f"n{len(self.nodes)}"
+    def add(self, kind: type[Node], *inputs: str, name: str = "", **fields: Any) -> str:
+        name = name or f"n{len(self.nodes)}"
         self.nodes.append(kind(inputs=inputs or (self.last,), output=name, **fields))
         self.values[name] = self.nodes[-1].infer(*(self.values[source] for source in self.nodes[-1].inputs))
         self.last = name
@@ -280,6 +280,7 @@ def signal_net(seed: int = 0) -> PackedNet:
 
 
 OTHER_NETS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
+NETS = {**IMAGE_NETS, **OTHER_NETS}
 
 
 def with_names(net: PackedNet, new: Sequence[str]) -> PackedNet:
@@ -316,49 +317,33 @@ def make_packed_mlp(
     `form`: "weight-only" (affine and ReLU between the layers), "sign" (thresholds), or "mixed" (standardized input,
     scales, centers, a sign of real values and a real last layer).
     """
-    rng = np.random.default_rng(seed)
-    nodes: list[Node] = [op.Flatten(inputs=("input",), output="flat")]
-
-    def real(*size: int, scale: float = 1.0) -> np.ndarray:
-        return (rng.standard_normal(size) * scale).astype(np.float32)
-
-    def add(kind: type[Node], output: str, **fields: object) -> None:
-        nodes.append(kind(inputs=(nodes[-1].output,), output=output, **fields))
-
+    b = Builder(shape or (1, 1, widths[0]), seed=seed)
+    b.add(op.Flatten, name="flat")
     for layer, (inputs, outputs) in enumerate(pairwise(widths)):
-        last = layer == len(widths) - 2
-        signs = pack_signs(rng.choice([-1, 1], (outputs, inputs)))
+        fc, last, signs = f"fc{layer}", layer == len(widths) - 2, b.signs(outputs, inputs)
         if form == "mixed" and last:
-            add(op.RealDense, f"fc{layer}", weight=real(outputs, inputs))
-            add(op.Affine, f"bias{layer}", shift=real(outputs))
+            b.add(op.RealDense, name=fc, weight=b.real(outputs, inputs))
+            b.add(op.Affine, name=f"bias{layer}", shift=b.real(outputs))
         elif form == "mixed":
-            moments = {"scale": np.abs(real(outputs)) + 0.1, "centre": real(outputs, scale=0.1)}
-            add(op.Dense, f"fc{layer}", signs=signs, in_features=inputs, **moments)
-            add(op.Sign, f"sign{layer}")
+            signs |= {"scale": np.abs(b.real(outputs)) + 0.1, "centre": b.real(outputs, stddev=0.1)}
+            b.add(op.Dense, name=fc, **signs)
+            b.add(op.Sign, name=f"sign{layer}")
+        elif form == "sign" and not last:
+            b.add(op.Dense, name=fc, **signs)
+            direction = b.rng.choice(np.array([-1, 1], np.int8), outputs)
+            threshold = b.rng.integers(-50, 50, outputs).astype(np.int32)
+            b.add(op.Threshold, name=f"threshold{layer}", threshold=threshold, direction=direction)
         else:
-            add(op.Dense, f"fc{layer}", signs=signs, in_features=inputs)
-            if form == "sign" and not last:
-                direction = rng.choice(np.array([-1, 1], np.int8), outputs)
-                threshold = rng.integers(-50, 50, outputs).astype(np.int32)
-                add(op.Threshold, f"threshold{layer}", threshold=threshold, direction=direction)
-                continue
-            add(op.Affine, f"affine{layer}", scale=real(outputs, scale=1 / inputs), shift=real(outputs))
+            b.add(op.Dense, name=fc, **signs)
+            b.add(op.Affine, name=f"affine{layer}", scale=b.real(outputs, stddev=1 / inputs), shift=b.real(outputs))
             if not last:
-                add(op.Relu, f"relu{layer}")
-    shape = shape or (1, 1, widths[0])
-    channels = shape[0]
-    spec = InputSpec(shape=shape)
+                b.add(op.Relu, name=f"relu{layer}")
+    net = replace(b.net(), classes=tuple(map(str, range(widths[-1]))), certificate=certificate, name=f"random {form}")
     if form == "mixed":
-        mean, std = real(channels, scale=20) + np.float32(128), np.full(channels, 64, np.float32)
-        spec = InputSpec(shape=shape, coding="standardise", mean=mean, std=std)
-    return PackedNet(
-        input=spec,
-        nodes=tuple(nodes),
-        output=nodes[-1].output,
-        classes=tuple(str(label) for label in range(widths[-1])),
-        certificate=certificate,
-        name=f"random {form}",
-    )
+        channels = net.input.shape[0]
+        mean, std = b.real(channels, stddev=20) + np.float32(128), np.full(channels, 64, np.float32)
+        net = replace(net, input=InputSpec(shape=net.input.shape, coding="standardise", mean=mean, std=std))
+    return net
 
 
 def signs_conv(seed: int = 0) -> PackedNet:

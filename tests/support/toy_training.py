@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -130,6 +133,15 @@ def stop_at_step(step: int) -> Callable[[int, int], None]:
             raise Stop
 
     return hook
+
+
+def whole_and_resumed(train: Callable[..., Any], folder: Path, *, epoch: int = 1) -> tuple[Any, Any]:
+    """The results of `train(folder)`, and of the same run stopped after an epoch and resumed."""
+    whole = train(folder / "whole")
+    with pytest.raises(Stop):
+        train(folder / "parts", on_epoch=stop_after_epoch(epoch))
+    torch.rand(7), np.random.random(), random.random()  # random numbers drawn between the two runs do not matter
+    return whole, train(folder / "parts", resume=True)
 
 
 def metrics_without_times(folder: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from onebit.errors import UsageError
 from onebit.models.resnet import cifar_resnet
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.feeds import images_of_epoch, side_at
-from support.toy_training import Stop, flat, stop_after_epoch
+from support.toy_training import flat, whole_and_resumed
 
 GROWING = Augmentation(first_size=8, growing=0.5, flip=True)
 
@@ -97,12 +97,12 @@ def test_a_teacher_sees_full_images() -> None:
 
 
 def test_a_resumed_training_has_the_sizes_of_a_whole_one(tmp_path: Path) -> None:
-    whole, parts = net(), net()
-    train(whole)
-    with pytest.raises(Stop):
-        train(net(), folder=tmp_path, on_epoch=stop_after_epoch(1))
-    train(parts, folder=tmp_path, resume=True)
-    assert flat(parts.state_dict()) == flat(whole.state_dict())
+    def trained(folder: Path, **options: Any) -> dict[str, Any]:
+        train(model := net(), folder=folder, **options)
+        return flat(model.state_dict())
+
+    whole, resumed = whole_and_resumed(trained, tmp_path)
+    assert resumed == whole
 
 
 def test_masks_do_not_grow() -> None:

@@ -21,7 +21,7 @@ from onebit.train.loop import fit
 from onebit.train.step import BatchLog, BatchWatch
 from onebit.train.weights import load_weights, read_weights
 from support.numbered_images import Recorder, numbered
-from support.toy_training import CASES, DATA, EPOCHS, Case, Toy, build, flat, toy_data
+from support.toy_training import CASES, DATA, EPOCHS, Case, build, flat, toy_data
 
 
 # ---------------------------------------------------------------------------------------------------------------- log
@@ -100,10 +100,14 @@ def test_validation_changes_neither_weights_nor_batch_norm(name: str) -> None:
     [("sign", 0.1, False), ("sign", 0.5, True), ("sign", None, True), ("stochastic", 0.5, False)],
 )
 def test_batch_norm_belongs_to_the_weights_that_ship(quantizer: str, momentum: float | None, settled: bool) -> None:
-    toy = build(Case(quantizer))  # trains for 12 steps; statistics have settled after 5 / momentum
+    toy, trained = build(Case(quantizer)), dict[str, Any]()  # 12 steps; statistics settle after 5 / momentum
     for norm in batch_norms(toy.model):
         norm.momentum = momentum
-    assert _belongs_to_the_weights(toy) is not settled
+    toy.fit(DATA, on_epoch=lambda row: trained.update(flat(toy.model.state_dict())))
+    assert (flat(toy.model.state_dict()) == trained) is settled
+    stored = evaluate(toy.model, DATA.test, bn="trained")
+    again = evaluate(toy.model, DATA.test, bn="reestimate", train=DATA.train)
+    assert ((stored.correct, stored.loss) != (again.correct, again.loss)) is settled
 
 
 @pytest.mark.parametrize("batch", [1, 16])
@@ -122,17 +126,6 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path, batch: int) -> N
     fit(model, loader, clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.01))), epochs=1, folder=tmp_path)
     assert model[1].running_mean.tolist() == [0.5] * 3
     assert (tmp_path / "final.safetensors").exists()
-
-
-def _belongs_to_the_weights(toy: Toy) -> bool:
-    """Whether training changes BatchNorm at its end, and its statistics are then those of the training images."""
-    trained: dict[str, Any] = {}
-    toy.fit(DATA, on_epoch=lambda row: trained.update(flat(toy.model.state_dict())))
-    changed = flat(toy.model.state_dict()) != trained
-    stored = evaluate(toy.model, DATA.test, bn="trained")
-    again = evaluate(toy.model, DATA.test, bn="reestimate", train=DATA.train)
-    assert ((stored.correct, stored.loss) == (again.correct, again.loss)) is changed
-    return changed
 
 
 def test_on_step_is_called_after_each_step() -> None:

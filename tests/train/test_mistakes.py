@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import onebit
 from onebit.layers import BinaryLinear, binarize_
-from support.own_data import Augmented, X, Y, loader, same, train, trained
+from support.own_data import Augmented, Drawing, X, Y, loader, train, trained
+from support.tensors import same
 from support.toy_training import CASES, DATA, Stop, build, stop_after_epoch
 
 
@@ -69,28 +70,13 @@ def test_nets_that_are_real_on_purpose_give_no_warning() -> None:
     onebit.fit(real, DATA, optimizer, epochs=1, verbose=False)
 
 
-class Draws(nn.Module):
-    """Draws in each pass, has running statistics, and a generator of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = behind_a_relu(norm=True)
-        self.last = BinaryLinear(3, 3, weight_quantizer=onebit.quantizers.Stochastic(generator=torch.Generator()))
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.last(self.net(x + 0.01 * torch.rand(())))
-
-
 @pytest.mark.parametrize("data", [(X, Y), loader(Augmented())])
 def test_the_check_changes_no_bit(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
     states = []
     for checked in (True, False):
         if not checked:
             monkeypatch.setattr("onebit.train.planning.mistakes", lambda *_: [])
-        torch.manual_seed(1)
-        model = Draws()
+        model = Drawing()
         train(data, model=model, epochs=1)
         states.append(model.state_dict() | {"trained": trained(data, epochs=1)["0.weight"]})
     assert same(*states)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR
 
 import onebit.common.files
 import onebit.train.loop
@@ -30,6 +31,7 @@ from support.toy_training import (
     everything,
     stop_after_epoch,
     stop_at_step,
+    whole_and_resumed,
 )
 
 
@@ -70,14 +72,15 @@ def test_an_interrupted_epoch_is_trained_again(tmp_path: Path, whole: Any, name:
     assert everything(tmp_path) == whole(name)
 
 
-def test_the_same_objects_resume_in_the_same_process(tmp_path: Path, whole: Any) -> None:
-    """As in a notebook: an interrupt between backward and step leaves a gradient."""
-    toy = build(CASES["sign"])
+@pytest.mark.parametrize("name", ["sign", "prox", "bop", "bayesbinn"])
+def test_the_same_objects_resume_in_the_same_process(tmp_path: Path, whole: Any, name: str) -> None:
+    """As in a notebook: the rates are further than the checkpoint, and a gradient is left of a backward pass."""
+    toy = build(CASES[name])
     with pytest.raises(Stop):
-        toy.fit(DATA, tmp_path, on_step=stop_at_step(6))
+        toy.fit(DATA, tmp_path, on_step=stop_at_step(7))
     toy.model(torch.from_numpy(DATA.train.images[:8])).sum().backward()
     toy.fit(DATA, tmp_path, resume=True)
-    assert everything(tmp_path) == whole("sign")
+    assert everything(tmp_path) == whole(name)
 
 
 def test_a_row_without_its_checkpoint_is_dropped(tmp_path: Path, whole: Any) -> None:
@@ -116,35 +119,6 @@ def test_missing_best_weights_are_written_on_resume(
     assert (tmp_path / "best.safetensors").read_bytes() == whole_best
     build(CASES[name]).fit(DATA, tmp_path, resume=True)
     assert everything(tmp_path) == whole(name)
-
-
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 5, 9]),
-        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=13),
-        lambda o: torch.optim.lr_scheduler.SequentialLR(
-            o,
-            [torch.optim.lr_scheduler.ConstantLR(o, 0.5, 3), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
-            milestones=[5],
-        ),
-    ],
-    ids=["multistep", "one cycle", "sequential"],
-)
-def test_the_schedulers_of_torch_are_resumed(tmp_path: Path, scheduler: Any) -> None:
-    runs = []
-    for stop in (None, 2):
-        folder = tmp_path / str(stop)
-        toy = build(dataclasses.replace(CASES["sign"], schedule=None))
-        toy.schedule = scheduler(toy.optimizer)
-        if stop is not None:
-            with pytest.raises(Stop):
-                toy.fit(DATA, folder, on_epoch=stop_after_epoch(stop))
-            toy = build(dataclasses.replace(CASES["sign"], schedule=None))
-            toy.schedule = scheduler(toy.optimizer)
-        toy.fit(DATA, folder, resume=True)
-        runs.append(everything(folder))
-    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", None])
@@ -190,23 +164,15 @@ class Counting(nn.Module):
 def test_buffers_change_in_training_passes_only_and_are_resumed(
     tmp_path: Path, assigns: bool, persistent: bool
 ) -> None:
-    results = []
-    for stops in (False, True):
-        folder = tmp_path / str(stops)
-        if stops:
-            _count(folder, assigns, persistent, on_epoch=stop_after_epoch(1))
-        model = _count(folder, assigns, persistent, resume=stops)
-        assert model.passes == 3 * 5
-        results.append(model.net.weight.tolist())
-    assert results[0] == results[1]
-
-
-def _count(folder: Path, assigns: bool, persistent: bool, **options: Any) -> Counting:
-    model = Counting(assigns=assigns, persistent=persistent)
-    with contextlib.suppress(Stop):
+    def train(folder: Path, **options: Any) -> tuple[float, Any]:
+        model = Counting(assigns=assigns, persistent=persistent)
         optimizer = torch.optim.Adam(latent_groups(model, lr=0.01))
         fit(model, DATA, optimizer, epochs=3, batch_size=30, folder=folder, **options)
-    return model
+        return float(model.passes), model.net.weight.tolist()
+
+    whole, resumed = whole_and_resumed(train, tmp_path)
+    assert whole == resumed
+    assert whole[0] == 3 * 5
 
 
 def test_draws_of_python_and_numpy_in_forward_are_resumed(tmp_path: Path) -> None:
@@ -220,14 +186,10 @@ def test_draws_of_python_and_numpy_in_forward_are_resumed(tmp_path: Path) -> Non
         return model.state_dict()
 
     before = random.getstate(), np.random.get_state()[1].tolist()
-    expected = train(tmp_path / "whole")
+    train(tmp_path / "first")
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-    random.random(), np.random.random()
-    with pytest.raises(Stop):
-        train(tmp_path / "parts", on_epoch=stop_after_epoch(1))
-    random.random(), np.random.random()
-    found = train(tmp_path / "parts", resume=True)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    whole, resumed = whole_and_resumed(train, tmp_path)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 # --------------------------------------------------------------------------------------------------------------- kills
@@ -280,16 +242,6 @@ def test_a_killed_process_is_continued(killed: Path, whole: Any, name: str) -> N
 
 
 # --------------------------------------------------------------------------------------------- optimizers, schedules
-def test_rates_that_training_changes_are_not_compared(tmp_path: Path, whole: Any) -> None:
-    """Interrupted between two epochs, the same objects are further than their checkpoint."""
-    for name in ("prox", "bop", "bayesbinn"):
-        toy, folder = build(CASES[name]), tmp_path / name
-        with pytest.raises(Stop):
-            toy.fit(DATA, folder, on_step=stop_at_step(7))
-        toy.fit(DATA, folder, resume=True)
-        assert everything(folder) == whole(name)
-
-
 class Slower(torch.optim.Optimizer):
     """A step that its groups count from the first one on, as in optimizers of timm and apex."""
 
@@ -305,7 +257,7 @@ class Slower(torch.optim.Optimizer):
                 parameter.add_(parameter.grad, alpha=-group["lr"] / group["count"])
 
 
-class Phases(torch.optim.lr_scheduler.LRScheduler):
+class Phases(LRScheduler):
     """A rate that depends on a phase with a name."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -317,18 +269,26 @@ class Phases(torch.optim.lr_scheduler.LRScheduler):
         return [0.1 if self.phase == "warm" else 0.01 for _ in self.base_lrs]
 
 
-def test_state_of_a_users_optimizer_and_schedule_is_resumed(tmp_path: Path) -> None:
-    def make() -> Any:
-        toy = build(CASES["real"])
-        toy.optimizer = Slower(toy.model.parameters())
-        toy.schedule = Phases(toy.optimizer)
-        return toy
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "multistep": lambda o: MultiStepLR(o, [2, 5, 9]),
+    "one cycle": lambda o: OneCycleLR(o, max_lr=0.1, total_steps=13),
+    "sequential": lambda o: SequentialLR(o, [ConstantLR(o, 0.5, 3), ExponentialLR(o, 0.9)], milestones=[5]),
+    "a user's": Phases,
+}
 
-    make().fit(DATA, tmp_path / "whole")
-    with pytest.raises(Stop):
-        make().fit(DATA, tmp_path / "parts", on_epoch=stop_after_epoch(2))
-    make().fit(DATA, tmp_path / "parts", resume=True)
-    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_of_torch_and_of_users_are_resumed(tmp_path: Path, name: str) -> None:
+    def train(folder: Path, **options: Any) -> dict[str, Any]:
+        toy = build(dataclasses.replace(CASES["real" if name == "a user's" else "sign"], schedule=None))
+        if name == "a user's":
+            toy.optimizer = Slower(toy.model.parameters())
+        toy.schedule = SCHEDULES[name](toy.optimizer)
+        toy.fit(DATA, folder, **options)
+        return everything(folder)
+
+    whole, resumed = whole_and_resumed(train, tmp_path, epoch=2)
+    assert resumed == whole
 
 
 # --------------------------------------------------------------------------------------------------------- determinism
