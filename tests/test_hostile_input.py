@@ -18,7 +18,7 @@ from onebit.errors import LONGEST_MESSAGE, DataError, OnebitError, UsageError
 from onebit.verification.inspection import inspect_file
 from support.covering import covering
 from support.hostile_runs import bounded, folder, run
-from support.tiny_folder import write_class
+from support.image_folders import write_class
 
 __all__ = ["folder", "run"]
 

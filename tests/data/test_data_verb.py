@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onebit.__main__ import main
-from support.tiny_folder import break_image, imagenet_folder
+from support.image_folders import break_image, imagenet_folder
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -13,9 +13,8 @@ import pytest
 from onebit.data import DATASETS, DatasetEntry, fetch_dataset, load_dataset, make_toy
 from onebit.data.cifar import read_cifar
 from onebit.errors import DataError, UnknownNameError, UsageError
+from support.image_folders import imagenet_folder, masked_folder
 from support.tiny_cifar import TinyCifar, tiny_cifar10, tiny_cifar100
-from support.tiny_folder import imagenet_folder
-from support.tiny_masks import masked_folder
 from support.tiny_mnist import REAL_MNIST, needs_real_mnist
 
 HERE = [pytest.param(name, marks=needs_real_mnist if name == "mnist" else ()) for name in DATASETS]

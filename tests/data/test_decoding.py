@@ -15,7 +15,7 @@ from onebit.data.decoding import decode_image
 from onebit.data.resizing import crop_box
 from onebit.data.splits import hold_out
 from onebit.errors import DataError
-from support.tiny_folder import break_image, picture, write
+from support.image_folders import break_image, picture, write
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
 ARRAY = PIXELS.transpose(0, 3, 1, 2)

@@ -15,7 +15,7 @@ from onebit.data import StreamedImages, TrainingImages, image_folder, load_datas
 from onebit.data.decoding import decode_image
 from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError
-from support.tiny_folder import break_image, imagenet_folder, picture, write, write_class
+from support.image_folders import break_image, imagenet_folder, picture, write, write_class
 
 read = functools.partial(read_folder, "folder", workers=0)
 

@@ -10,7 +10,7 @@ import pytest
 from onebit.data import Augmentation, Split, TrainingSamples
 from onebit.data.mask_augment import MaskedImages, _gaussian
 from onebit.errors import UsageError
-from support.tiny_masks import blobs
+from support.image_folders import blobs
 
 MASKS = np.array([blobs(i, 40) for i in range(6)], np.uint8)
 IMAGES = np.repeat(MASKS[:, np.newaxis] * np.uint8(250), 3, axis=1)

@@ -10,8 +10,7 @@ from PIL import Image, ImageOps
 
 from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
 from onebit.errors import DataError, UsageError
-from support.tiny_folder import write
-from support.tiny_masks import blobs, masked_folder
+from support.image_folders import blobs, masked_folder, write
 
 
 def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from onebit.export.c import size
 from onebit.export.c.plan import Planner
 from onebit.packed import AdaptiveAveragePool, Add, Affine, Conv, Flatten, PackedNet, Pad, Relu, Slice, costs
 from onebit.runtime import run
-from support.byte_nets import EXTREMES, extreme_inputs
 from support.c_programs import GNU, assert_reference_bits, exported, needs
 from support.covering import covering
+from support.extreme_nets import EXTREMES, extreme_inputs
 from support.packed_nets import NETS, Builder, inputs_of, integer_resnet
 
 CASES = {**NETS, **EXTREMES}

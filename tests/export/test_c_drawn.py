@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from onebit.export.c.plan import Planner
 from onebit.packed import OPS, PackedNet, nodes as op
-from support.agreeing import reference
-from support.byte_nets import extreme_inputs
 from support.c_programs import SMALL, Case, assert_reference_bits, extremes, needs, outputs_of, with_inputs
 from support.drawn_nets import batches_of, nets
+from support.executors import reference
+from support.extreme_nets import extreme_inputs
 from support.packed_nets import Builder, inputs_of
 
 SANITIZE = ("-O0", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")

@@ -15,8 +15,8 @@ from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export.html import target
 from onebit.packed import PackedNet, nodes as op
 from onebit.runtime import run
-from support.byte_nets import EXTREMES, extreme_inputs
 from support.drawn_nets import batches_of, nets
+from support.extreme_nets import EXTREMES, extreme_inputs
 from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp, with_names
 
 pytestmark = pytest.mark.skipif(which("node") is None, reason="node is not installed")

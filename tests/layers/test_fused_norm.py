@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from onebit.layers import fused_norm
 from onebit.layers.fused_norm import normalized, normalized_twice
 from onebit.native import instruction_sets
-from support.fused_norms import SHAPE, Tensors, norm_of, results
-from support.kernel_inputs import DTYPES, drawn, one_thread
+from support.kernel_inputs import DTYPES, SHAPE, Tensors, drawn, norm_of, one_thread, results
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 import onebit
 from onebit.layers.fused_norm import Chain, normalized, normalized_twice
 from onebit.native import instruction_sets
-from support.fused_norms import SHAPE, fused, norm_of, results
-from support.kernel_inputs import drawn, one_thread
+from support.kernel_inputs import SHAPE, drawn, fused, norm_of, one_thread, results
 
 __all__ = ["fused", "one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")

@@ -24,8 +24,8 @@ from onebit.native.arena import THREAD
 from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.agreeing import assert_agrees, reference
 from support.compiling import SOURCES
+from support.executors import assert_agrees, reference
 from support.kernel_nets import convolutions_of_bytes, dense_nets_of_bytes, kernel_nets
 from support.packed_nets import Builder, inputs_of
 

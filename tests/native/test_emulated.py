@@ -12,9 +12,9 @@ import pytest
 
 from onebit.native import InstructionSet, NativePlan, make_plan
 from onebit.native.abi import CallStruct, EpilogueOpStruct, PlanStruct
-from support.agreeing import reference
 from support.compiling import FLAGS, SOURCES, compiled
 from support.covering import covering
+from support.executors import reference
 from support.kernel_nets import kernel_nets
 from support.packed_nets import inputs_of
 

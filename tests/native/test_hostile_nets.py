@@ -13,7 +13,7 @@ from onebit.native import InstructionSet, NativePlan, instruction_sets, make_pla
 from onebit.packed import Dense, Flatten, PackedNet, Threshold
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.agreeing import assert_agrees, reference
+from support.executors import assert_agrees, reference
 from support.hostile_files import changed_nets
 from support.kernel_nets import THRESHOLD_NETS
 from support.packed_nets import IMAGE_NETS, Builder, inputs_of

@@ -15,8 +15,8 @@ from onebit.native.layout import merged, permuted, repeated, reshaped
 from onebit.packed import Node, PackedNet, dumps, loads, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.agreeing import assert_agrees, reference
 from support.drawn_nets import batches_of, nets
+from support.executors import assert_agrees, reference
 from support.packed_nets import OTHER_NETS, Builder, inputs_of
 
 ISAS = instruction_sets()

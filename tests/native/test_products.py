@@ -12,7 +12,7 @@ from onebit.native import instruction_sets, make_plan
 from onebit.packed import PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
-from support.agreeing import assert_agrees, reference
+from support.executors import assert_agrees, reference
 from support.packed_nets import Builder, inputs_of
 
 ISAS = list(instruction_sets())

@@ -26,7 +26,7 @@ import sys
 from onebit.native import library
 sanitized = library.ctypes.CDLL(sys.argv[1])
 library.ctypes.CDLL = lambda path: sanitized
-from support.agreeing import assert_agrees, reference
+from support.executors import assert_agrees, reference
 from support.hostile_files import changed_nets
 from support.kernel_nets import kernel_nets
 from support.packed_nets import inputs_of

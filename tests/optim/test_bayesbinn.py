@@ -17,7 +17,7 @@ from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import BayesBiNN, latent_groups
 from onebit.quantizers import ConcreteSign, sign
 from onebit.quantizers.bayesbinn import _uniform
-from support.own_rule import bayesbinn, net, train
+from support.latent_training import bayesbinn, net, train
 
 COUNT = 1000
 RATE = 1e-5

@@ -13,7 +13,7 @@ from onebit.layers import BinaryLinear
 from onebit.optim import Bop, latent_groups
 from onebit.quantizers import Sign
 from onebit.train.schedules import make_schedule
-from support.own_rule import batches, bop, net, train
+from support.latent_training import batches, bop, net, train
 
 
 def one_latent(weights: list[float], **options: float) -> tuple[nn.Parameter, Bop]:

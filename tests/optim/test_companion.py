@@ -16,7 +16,7 @@ from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.precision import lay_out_state_
-from support.own_rule import OPTIMIZERS, net, parameters, same, train
+from support.latent_training import OPTIMIZERS, net, parameters, same, train
 
 
 @pytest.fixture(params=OPTIMIZERS)

@@ -12,7 +12,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.optim import clip_latents_, latent_groups, prox_, prox_latents_
-from support.own_rule import net, train
+from support.latent_training import net, train
 
 
 def start(growth: float = 0.05, **options: float) -> tuple[nn.Sequential, torch.optim.Optimizer]:

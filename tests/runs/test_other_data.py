@@ -16,7 +16,7 @@ from onebit.runs import opening
 from onebit.runs.continual import train_continual
 from onebit.runs.opening import OTHER_FILES, load_run_data
 from onebit.runs.run import open_run, start_folder, train_run
-from support.tiny_masks import masked_folder
+from support.image_folders import masked_folder
 from support.toy_training import TOY, Stop, stop_after_epoch, toy_data
 
 OWN: Dataset = replace(toy_data(), name="own", directory="somewhere")

@@ -14,8 +14,8 @@ import pytest
 from benchmarks.cortex_m4 import STRICT
 from onebit.export.c import target as c
 from onebit.packed import PackedNet, infer
-from support.agreeing import bits_of, reference
-from support.byte_nets import EXTREMES, extreme_inputs
+from support.executors import bits_of, reference
+from support.extreme_nets import EXTREMES, extreme_inputs
 from support.packed_nets import NETS, inputs_of
 
 Case = tuple[PackedNet, np.ndarray]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import onebit.common.files
 from onebit.data import Augmentation, Dataset, Split, make_toy
 from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.models import MLP
@@ -212,3 +213,36 @@ def loss_that_breaks(at: int, value: float) -> Any:
         return found * 0 + value if calls == at and logits.requires_grad else found
 
     return loss
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of tiny files are written here; that they are synced is tested with `onebit.common.files`."""
+    monkeypatch.setattr(onebit.common.files, "_fsync", lambda path, flags: None)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    train, test = make_toy(128, 64)
+    return Dataset("toy", train, test[:32], test[32:], tuple("abcd"))
+
+
+class Recorder(nn.Module):
+    """Writes down which images it is shown: each carries its number in two pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.batches: list[list[int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.batches.append((x[:, 0, 0, 0].long() + 256 * x[:, 0, 0, 1].long()).tolist())
+        return self.linear(x.flatten(1).float())
+
+
+def numbered(count: int, validation: int = 0) -> Dataset:
+    numbers = np.arange(count + validation)
+    images = np.stack([numbers % 256, numbers // 256], 1).astype(np.uint8).reshape(-1, 1, 1, 2)
+    split = Split(images, numbers % 2)
+    return Dataset("numbered", split[:count], split[count:], split[:0], ("even", "odd"))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from support.training_fixtures import data, no_waiting_for_the_disk
+from support.toy_training import data, no_waiting_for_the_disk
 
 __all__ = ["data", "no_waiting_for_the_disk"]

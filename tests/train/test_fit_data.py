@@ -21,7 +21,7 @@ from onebit.layers import BinaryLinear
 from onebit.train.feeds import LoaderFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
-from support.own_data import LABELS, VALUES, Augmented, SizedStream, Stream, X, Y, loader, net, tensors, train, trained
+from support.samples import LABELS, VALUES, Augmented, SizedStream, Stream, X, Y, loader, net, tensors, train, trained
 from support.tensors import same
 from support.toy_training import Stop, stop_after_epoch, toy_data, whole_and_resumed
 

@@ -20,8 +20,7 @@ from onebit.layers import binary_layers, has_other_statistics
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import IRNet
 from onebit.train.loop import fit
-from support.numbered_images import Recorder, numbered
-from support.toy_training import DATA, EPOCHS, Case, build, flat, toy_data
+from support.toy_training import DATA, EPOCHS, Case, Recorder, build, flat, numbered, toy_data
 
 
 # ------------------------------------------------------------------------------------------------------------ learning

@@ -20,8 +20,7 @@ from onebit.train.history import EpochLog
 from onebit.train.loop import fit
 from onebit.train.step import BatchLog, BatchWatch
 from onebit.train.weights import load_weights, read_weights
-from support.numbered_images import Recorder, numbered
-from support.toy_training import CASES, DATA, EPOCHS, Case, build, flat, toy_data
+from support.toy_training import CASES, DATA, EPOCHS, Case, Recorder, build, flat, numbered, toy_data
 
 
 # ---------------------------------------------------------------------------------------------------------------- log

@@ -23,7 +23,7 @@ from onebit.recipe import build_recipe
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
-from support.tiny_folder import write
+from support.image_folders import write
 from support.toy_training import flat, whole_and_resumed
 
 SETTINGS: dict[str, Any] = {

@@ -12,7 +12,7 @@ from torch import nn
 
 import onebit
 from onebit.layers import BinaryLinear, binarize_
-from support.own_data import Augmented, Drawing, X, Y, loader, train, trained
+from support.samples import Augmented, Drawing, X, Y, loader, train, trained
 from support.tensors import same
 from support.toy_training import CASES, DATA, Stop, build, stop_after_epoch
 

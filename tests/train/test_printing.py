@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import onebit
 from onebit.layers import BinaryLinear
 from onebit.train.printing import packing_lines
-from support.own_data import LABELS, Augmented, Drawing, X, Y, loader, train, trained
+from support.samples import LABELS, Augmented, Drawing, X, Y, loader, train, trained
 from support.tensors import same
 
 WHOLE = "check: 1 of 3 layers binary (51.6 % of weights); packs whole"
