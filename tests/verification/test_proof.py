@@ -14,7 +14,16 @@ from onebit.models import MLP
 from onebit.recipe import Recipe
 from onebit.runs.run import Run
 from onebit.verification import proof
-from onebit.verification.proof import prove_run
+from onebit.verification.proof import Claim, prove_run
+
+
+def claim_of(name: str, model: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> Claim:
+    data = Dataset.from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
+    claims = prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data)
+    return next(claim for claim in claims if claim.name == name)
+
+
+BLACK = np.zeros((2, 1, 4, 4), np.uint8), np.arange(2)
 
 
 def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
@@ -29,9 +38,7 @@ def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
             model.norm2.bias.data -= predict_logits(model, torch.from_numpy(images)).median(0).values
             labels = predict_logits(model, torch.from_numpy(images)).argmax(1).numpy()
             assert 0 < labels.sum() < 16
-        data = Dataset.from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
-        run = Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {})
-        claim = next(claim for claim in prove_run(run, data) if claim.name == "binary accuracy")
+        claim = claim_of("binary accuracy", model, images, labels)
         assert claim.ok is right
         if not right:
             assert "(10 of 16; " in claim.detail
@@ -43,10 +50,7 @@ def test_the_range_of_latents_is_theirs() -> None:
     for name in ("linear1", "linear2"):
         model.get_submodule(name).weight.data.uniform_(0.25, 0.5)
     model.linear1.weight.data[0, 0], model.linear2.weight.data[0, 0] = 0.125, 0.75
-    images = np.zeros((2, 1, 4, 4), np.uint8)
-    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
-    claim = next(prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data))
-    assert claim.name == "latent weights"
+    claim = claim_of("latent weights", model, *BLACK)
     assert claim.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")
 
 
@@ -57,9 +61,6 @@ def test_only_layers_with_two_values_are_counted_as_binary(monkeypatch: pytest.M
 
     monkeypatch.setattr(proof, "save_plain", save_latents)
     model = MLP((16, 8, 2)).eval()
-    images = np.zeros((2, 1, 4, 4), np.uint8)
-    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
-    claims = prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data)
-    claim = next(claim for claim in claims if claim.name == "binarized weights")
+    claim = claim_of("binarized weights", model, *BLACK)
     assert not claim.ok
     assert claim.detail.startswith("1 of 2 layers hold two values")

@@ -143,7 +143,7 @@ def outputs_of(
             known.append(to_device(targets, device))
             done += size_of(inputs)
             if on_images is not None:
-                on_images(done, done if count is None else count)
+                on_images(done, count or done)
     if not parts:
         raise UsageError("there are no samples")
     return joined(parts), None if known[0] is None else joined(known)

@@ -159,16 +159,15 @@ class HealthWatch:
         self.model, self.optimizer = model, optimizer
         self._warned: set[tuple[str, str]] = set()
 
-    def read(self, layers: LayerHealth, *, epoch: int, steps: int, early: bool) -> list[str]:
+    def read(self, layers: LayerHealth, *, epoch: int, steps: int) -> list[str]:
         """One warning per reason, for layers without an earlier one.
 
         Args:
-            steps: optimizer steps of this epoch.
-            early: whether signs should still flip, as in the first half of training.
+            steps: optimizer steps of this epoch; 0 if signs need not flip any more, as in the second half of training.
         """
         warnings: dict[str, list[str]] = {}
         for name, measured in layers.items():
-            for reason in self._reasons(name, measured, steps=steps if early else 0):
+            for reason in self._reasons(name, measured, steps=steps):
                 if (name, reason) not in self._warned:
                     self._warned.add((name, reason))
                     warnings.setdefault(reason, []).append(name)

@@ -29,7 +29,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         count: labels of the training split, of images or of pixels.
     """
     settings = recipe.optimizer
-    kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
+    kind = OPTIMIZERS[settings.name]
     entry = OPTIMIZERS.entry(settings.name)
     real_lr = settings.real_lr if any(binary_layers(model)) else None
     groups = latent_groups(

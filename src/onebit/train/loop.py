@@ -273,7 +273,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
         write_best(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
-        for text in job.health.read(row.layers, epoch=row.epoch, steps=steps, early=early):
+        for text in job.health.read(row.layers, epoch=row.epoch, steps=steps if early else 0):
             warnings.warn(text, stacklevel=3)
     return row
 
