@@ -15,7 +15,7 @@ from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
 from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
-from onebit.quantizers import BinaryInput, InputAdaBin, Quantizer, RSign, SteSign
+from onebit.quantizers import BinaryInput, Quantizer, SteSign
 from onebit.recipe import ModelRecipe, build_recipe, merge, methods
 from onebit.recipe.defaults import default_settings
 from onebit.runs.model import build_model
@@ -234,14 +234,3 @@ def test_a_foreign_quantizer_packs_by_its_binary_input() -> None:
 def test_input_quantizers_with_a_wrong_binary_input_are_refused(quantizer: Quantizer, message: str) -> None:
     with pytest.raises(FoldError, match=message):
         pack(net_of(inputs=quantizer), input_shape=SHAPE)
-
-
-def test_a_plain_state_keeps_the_shifts_of_input_quantizers() -> None:
-    model = net_of(inputs="rsign", weight="recu")
-    state = plain_state_dict(model)
-    assert [key for key in state if "quantizer" in key] == ["4.input_quantizer.shift"]
-    assert isinstance(model[4].input_quantizer, RSign)
-    assert torch.equal(state["4.weight"], model[4].effective_weight())
-    adabin = plain_state_dict(net_of(inputs=InputAdaBin(), weight="adabin"))
-    assert len(adabin["1.weight"][0].unique()) == 2
-    assert {"4.input_quantizer.centre", "4.input_quantizer.distance"} < set(adabin)

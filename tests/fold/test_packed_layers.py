@@ -172,12 +172,6 @@ def not_finite() -> nn.Module:
     return layer
 
 
-def hooked() -> nn.Module:
-    layer = binary(nn.Sequential(nn.Linear(8, 8)))[0]  # type: ignore[index]
-    layer.register_forward_hook(lambda module, inputs, y: 2 * y - 1)
-    return layer
-
-
 def hooked_lstm() -> nn.Module:
     lstm = binary(nn.Sequential(nn.LSTM(8, 8)))[0]  # type: ignore[index]
     lstm.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
@@ -195,7 +189,6 @@ def twice_parametrized() -> nn.Module:
     [
         (lambda: Own(8, 8, input_quantizer="int8"), FoldError, "Own"),
         (not_finite, NotBinaryError, "latent weights"),
-        (hooked, FoldError, "hooks"),
         (hooked_lstm, FoldError, "hooks"),
         (twice_parametrized, FoldError, "self_attn"),
     ],

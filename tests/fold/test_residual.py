@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, InputCoding, binarize_
-from onebit.packed import Affine, Threshold
+from onebit.packed import Affine
 from onebit.runtime import run
 from onebit.verification.agreement import verify
 from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty, randomise, torch_logits
@@ -161,14 +161,6 @@ def test_a_normed_value_is_written_once_whichever_reader_comes_first(quantizer: 
         of_first = [node for node in packed.nodes if isinstance(node, Affine) and node.inputs == ("first",)]
         assert len(of_first) == 1
         assert_agrees(model, packed, images_of(20, SHAPE))
-
-
-def test_two_signs_of_one_value_are_one_threshold_and_counted_call_by_call() -> None:
-    model = make_nasty(body_net(signed_twice))
-    packed = pack(model, input_shape=SHAPE)
-    assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign"]
-    proofs = verify(model, packed, images_of(20, SHAPE)).layers
-    assert [(proof.name, proof.proof, proof.mismatches) for proof in proofs] == [("a.sign", "every integer", 0)]
 
 
 def test_in_place_sums_of_values_that_nothing_else_reads() -> None:

@@ -121,16 +121,6 @@ def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
     assert (float(seen[0].min()) >= 0) != ("resnet" in form)
 
 
-@each_kind_of_model
-def test_the_same_seed_gives_the_same_model(form: str) -> None:
-    first, second = build(form).state_dict(), build(form).state_dict()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    torch.manual_seed(1)
-    name, small = FORMS[form]
-    other = create_model(name, **small, **KINDS["binary weights"]).state_dict()
-    assert not all(torch.equal(first[key], other[key]) for key in first)
-
-
 @pytest.mark.parametrize(("form", "kind"), covering(product(FORMS, ["binary weights and inputs", "real"]), heavy=ALIKE))
 def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> None:
     class Tracer(fx.Tracer):
