@@ -97,10 +97,7 @@ def test_the_seed_gives_each_epoch_another_order() -> None:
     assert all(sorted(order) == list(range(300)) for order in orders)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "sizes"),
-    [(0.25, [4]), (1.5, [4, 4, 4, 5, 4, 4])],
-)
+@pytest.mark.parametrize(("epochs", "sizes"), [(0.25, [4]), (1.5, [4, 4, 4, 5, 4, 4])])
 def test_fractional_epochs(epochs: float, sizes: list[int]) -> None:
     batches = recorded(17, epochs=epochs)
     assert [len(batch) for batch in batches] == sizes
@@ -210,9 +207,7 @@ def test_the_schedule_moves_once_a_step_and_keeps_the_factor_of_each_group() -> 
     assert [row.lr for row in history] == pytest.approx([0.1 * 0.5**step for step in (4, 8, 12)])
 
 
-def test_quantizers_get_the_progress_before_each_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_quantizers_get_the_progress_before_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
     monkeypatch.setattr(IRNet, "set_progress", lambda quantizer, progress: seen.append(progress))
     toy = build(Case("irnet"))

@@ -66,11 +66,7 @@ def test_every_schedule_keeps_the_glorot_factor(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [
-        ("cosin", {}, "cosine"),
-        ("cosine", {"warmup_steps": 40}, "warm-up"),
-        ("exponential", {"final": 0.0}, "final"),
-    ],
+    [("cosin", {}, "cosine"), ("cosine", {"warmup_steps": 40}, "warm-up"), ("exponential", {"final": 0.0}, "final")],
 )
 def test_wrong_schedules_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):

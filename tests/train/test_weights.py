@@ -21,14 +21,7 @@ from torch import nn
 
 from onebit.errors import CheckpointError, FormatError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.train.weights import (
-    load_weights,
-    read_state,
-    read_torch_file,
-    read_weights,
-    save_weights,
-    strip_prefixes,
-)
+from onebit.train.weights import load_weights, read_state, read_torch_file, read_weights, save_weights, strip_prefixes
 from support.toy_training import CASES, DATA, build, flat
 
 
