@@ -6,23 +6,10 @@ import dataclasses
 import json
 
 from onebit.common.text import NetSize
-from onebit.train.history import EpochLog, History, epoch_lines
+from onebit.train.history import History, epoch_lines
+from support.report_runs import row
 
-ROW = EpochLog(
-    epoch=1,
-    epochs=3,
-    step=10,
-    train_loss=0.5,
-    train_error=0.125,
-    validation_loss=0.25,
-    validation_error=0.0625,
-    validation_weights="binary",
-    lr=1e-3,
-    seconds=2.0,
-    images_per_second=640.0,
-    flip_ratio=0.03,
-    saturation=0.5,
-)
+ROW = row(1, train_loss=0.5, train_error=0.125, validation_loss=0.25, validation_error=0.0625)
 
 
 def rows(*errors: float | None) -> History:
@@ -46,10 +33,10 @@ def test_the_first_epoch_with_the_highest_mean_iou_comes_before_a_lower_error() 
 
 
 def test_a_nan_validation_loss_is_never_the_best() -> None:
-    row = dataclasses.replace(ROW, train_error=None, validation_error=None)
+    unclassed = dataclasses.replace(ROW, train_error=None, validation_error=None)
     nan = float("nan")
     for losses, best in (((nan, 0.3, 0.2, nan), 3), ((0.3, nan, 0.3), 1), ((nan, nan), 2)):
-        history = History([dataclasses.replace(row, epoch=i, validation_loss=x) for i, x in enumerate(losses, 1)])
+        history = History([dataclasses.replace(unclassed, epoch=i, validation_loss=x) for i, x in enumerate(losses, 1)])
         assert history.best.epoch == best
 
 
@@ -86,7 +73,7 @@ def test_progress_lines_are_aligned_within_80_characters() -> None:
     first, *others = [epoch_lines(epochs[:done]) for done in (1, 2, 3)]
     head, line = first[:-1], first[-1]
     assert line.split()[:3] == ["1/100", "0.5000", "75.00"]
-    assert all(len(row) == 1 and len(row[0]) == len(line) for row in others)
+    assert all(len(lines) == 1 and len(lines[0]) == len(line) for lines in others)
     assert max(map(len, [*head, line])) <= 80
     assert head[-1].split()[:2] == ["epoch", "loss"]
 
