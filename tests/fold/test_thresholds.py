@@ -14,21 +14,27 @@ from onebit.fold import pack
 from onebit.fold.chain import sums_are_exact
 from onebit.layers import BinaryLinear, InputCoding
 from onebit.packed import Threshold
+from onebit.quantizers import SteSign
 from onebit.runtime import run
-from support.fold_nets import (
-    INT32,
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    make_nasty,
-    node_of,
-    possible_sums,
-    signs_of,
-    signs_of_modules,
-    torch_logits,
-)
+from support.fold_nets import INT32, SHAPE, assert_agrees, images_of, kinds, make_mlp, make_nasty, node_of, torch_logits
+
+
+def signs_of(node: Threshold, integers: np.ndarray) -> np.ndarray:
+    """(n, C) ±1 by the rule of the format."""
+    up, down = integers[:, None] >= node.threshold, integers[:, None] <= node.threshold
+    return np.where(np.where(node.direction > 0, up, down), 1, -1)
+
+
+def possible_sums(inputs: int, most: int) -> np.ndarray:
+    """All possible sums of `inputs` odd numbers up to ±most."""
+    return np.arange(-inputs * most, inputs * most + 1, 2)
+
+
+@torch.no_grad()
+def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
+    """(n, C) ±1 of the trained modules, for the same integer in every channel."""
+    x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
+    return SteSign()(norm(x)).numpy()
 
 
 @pytest.mark.parametrize(("nasty", "value"), [(0, 1.0), (1, 1.0), (0, 0.25)])

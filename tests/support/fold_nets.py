@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from onebit.layers import RPReLU, batch_norms
 from onebit.models import create_model
 from onebit.native import instruction_sets, make_plan
-from onebit.packed import PackedNet, Threshold
-from onebit.quantizers import Quantizer, SteSign
+from onebit.packed import PackedNet
+from onebit.quantizers import Quantizer
 from onebit.runtime import batches, run
 
 SHAPE = (1, 3, 4)
@@ -101,24 +101,6 @@ def kinds(packed: PackedNet) -> list[str]:
 
 def node_of(packed: PackedNet, kind: type, index: int = 0) -> Any:
     return [node for node in packed.nodes if isinstance(node, kind)][index]
-
-
-def signs_of(node: Threshold, integers: np.ndarray) -> np.ndarray:
-    """(n, C) ±1 by the rule of the format."""
-    up, down = integers[:, None] >= node.threshold, integers[:, None] <= node.threshold
-    return np.where(np.where(node.direction > 0, up, down), 1, -1)
-
-
-def possible_sums(inputs: int, most: int) -> np.ndarray:
-    """All possible sums of `inputs` odd numbers up to ±most."""
-    return np.arange(-inputs * most, inputs * most + 1, 2)
-
-
-@torch.no_grad()
-def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
-    """(n, C) ±1 of the trained modules, for the same integer in every channel."""
-    x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
-    return SteSign()(norm(x)).numpy()
 
 
 def outputs_of(packed: PackedNet, inputs: np.ndarray) -> dict[str, np.ndarray]:
