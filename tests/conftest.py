@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from hypothesis import settings
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from onebit.packed import Certificate, LayerProof, PackedNet
-from support.packed_nets import make_packed_mlp
+from onebit.packed import Certificate, LayerProof
 from support.rank_agents import Agents, warm_agents
 
 # before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
@@ -37,12 +36,6 @@ CERTIFICATE = Certificate(
     recipe="mnist-fast",
     layers=(LayerProof(name="fc0", proof="every integer", integers=399_841, mismatches=0),),
 )
-
-
-@pytest.fixture
-def packed_mlp() -> Callable[..., PackedNet]:
-    """`make_packed_mlp`: packed nets of several forms with random contents."""
-    return make_packed_mlp
 
 
 @pytest.fixture

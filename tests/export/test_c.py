@@ -8,7 +8,6 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from onebit.export import CannotRun, export_net
 from onebit.export.c import size, target
 from onebit.packed import AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Repeat
 from support.c_programs import exported, needs
-from support.packed_nets import IMAGE_NETS, Builder, inputs_of, with_names
+from support.packed_nets import IMAGE_NETS, Builder, inputs_of, make_packed_mlp, with_names
 
 
 def integers_only() -> PackedNet:
@@ -119,10 +118,10 @@ def test_the_native_library_includes_the_same_functions() -> None:
         assert f'#include "../plain/{name}"' in used
 
 
-def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path, packed_mlp: Any) -> None:
+def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path) -> None:
     needs("cc")
     hostile = ('"};int x[', "*/ int main", "/* ??/", "\\", "%s%n", "é√", "#include", "'", "??/??/", "a" * 150)
-    net = packed_mlp((12, 70, 65, 10))
+    net = make_packed_mlp((12, 70, 65, 10))
     spec = replace(net.input, meaning="*/ # ??/ \\")
     net = replace(net, name="*/ int y; /* \\ ??/ é", classes=hostile, input=spec)
     folder = exported(net, tmp_path / "net")
@@ -145,9 +144,9 @@ def test_values_of_any_name_get_names_in_c(tmp_path: Path) -> None:
     assert export_net(net, "c", tmp_path / "net").comparison is not None
 
 
-def test_the_program_fails_on_cut_inputs_and_unwritten_outputs(tmp_path: Path, packed_mlp: Any) -> None:
+def test_the_program_fails_on_cut_inputs_and_unwritten_outputs(tmp_path: Path) -> None:
     needs("cc", "make")
-    folder = exported(packed_mlp(), tmp_path / "net")
+    folder = exported(make_packed_mlp(), tmp_path / "net")
     subprocess.run(["make", "-s", "-C", str(folder)], check=True)
     program = str(folder / "net")
     done = subprocess.run([program], input=bytes(12 + 5), capture_output=True)
@@ -173,9 +172,9 @@ def test_the_headers_of_two_nets_do_not_compile_together(folders: dict[str, Path
     assert "#error" in errors("real", "integers")
 
 
-def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path, packed_mlp: Any) -> None:
+def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path) -> None:
     needs("g++")
-    made = export_net(packed_mlp(), "c", tmp_path / "lib", layout="arduino")
+    made = export_net(make_packed_mlp(), "c", tmp_path / "lib", layout="arduino")
     assert made.comparison is None or made.comparison.bit_exact
     names = {str(path.relative_to(tmp_path / "lib")) for path in made.files}
     assert names == {
@@ -192,9 +191,9 @@ def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path, packed_mlp: 
 
 
 # ---------------------------------------------------------------------------------------------------------- the report
-def test_the_report_measures_flash_and_memory(tmp_path: Path, packed_mlp: Any) -> None:
+def test_the_report_measures_flash_and_memory(tmp_path: Path) -> None:
     needs("arm-none-eabi-gcc", "cc", "make")
-    lines = export_net(packed_mlp(), "c", tmp_path / "net", report=True).report.splitlines()
+    lines = export_net(make_packed_mlp(), "c", tmp_path / "net", report=True).report.splitlines()
     flash, static, stack = size.linked(tmp_path / "net")
     assert lines[0].startswith(f"{12 * 70 + 70 * 65 + 65 * 10:,} ")
     assert f" {flash:,} bytes" in lines[1]
@@ -216,21 +215,19 @@ def broken_tool(name: str, message: str, folder: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("tool", ["arm-none-eabi-gcc", "arm-none-eabi-size"])
 def test_a_compiler_that_cannot_link_measures_nothing(
-    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed_mlp: Any
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs("arm-none-eabi-gcc")
     broken_tool(tool, "cannot read spec file nano.specs", tmp_path, monkeypatch)
-    report = export_net(packed_mlp(), "c", tmp_path / "net", report=True).report
+    report = export_net(make_packed_mlp(), "c", tmp_path / "net", report=True).report
     assert re.search(r"flash: [\d,]+ bytes of constants.*nano\.specs\n", report)
     assert "more" not in report
 
 
 # --------------------------------------------------------------------------------------------------------- comparison
-def test_without_compilers_the_files_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed_mlp: Any
-) -> None:
+def test_without_compilers_the_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    net = packed_mlp()
+    net = make_packed_mlp()
     made = export_net(net, "c", tmp_path / "net", report=True)
     assert made.comparison is None
     assert "make" in made.not_compared
@@ -247,9 +244,9 @@ def test_without_a_c_library_the_files_are_written(tmp_path: Path, monkeypatch: 
     assert "no stdio.h" in made.not_compared
 
 
-def test_a_program_that_does_not_compile_is_an_error(tmp_path: Path, packed_mlp: Any) -> None:
+def test_a_program_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
     needs("cc", "make")
-    net = packed_mlp()
+    net = make_packed_mlp()
     folder = exported(net, tmp_path / "net")
     (folder / "main.c").write_text("#error broken\n")
     with pytest.raises(OnebitError, match="broken"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from onebit.runtime import run
 from support.c_programs import GNU, assert_reference_bits, exported, needs
 from support.covering import covering
 from support.extreme_nets import EXTREMES, extreme_inputs
-from support.packed_nets import NETS, Builder, inputs_of, integer_resnet
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 
 CASES = {**NETS, **EXTREMES}
 NIGHTLY = {"sign", "tokens", "signal", "ranges", "sums", "turned", "turned real", "input windows", "int8 windows"}
@@ -101,8 +100,8 @@ def test_multiply_adds_call_no_library(compiler: str, optimize: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
-def test_an_mlp_is_small_and_fast(form: str, most: int, ram: int, tmp_path: Path, packed_mlp: Any) -> None:
-    found = on_board(packed_mlp((784, 512, 256, 10), form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
+def test_an_mlp_is_small_and_fast(form: str, most: int, ram: int, tmp_path: Path) -> None:
+    found = on_board(make_packed_mlp((784, 512, 256, 10), form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
     assert 400_000 < found.instructions <= most
     flash, static, stack = size.linked(tmp_path / "net")
     assert 66_880 < flash <= 76_000

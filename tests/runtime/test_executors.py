@@ -20,7 +20,7 @@ from onebit.runtime import batches, run, softmax
 from onebit.runtime.executors import DTYPES
 from support.by_hand import by_hand
 from support.executors import EXECUTORS, chosen
-from support.packed_nets import IMAGE_NETS, NETS, Builder, inputs_of
+from support.packed_nets import IMAGE_NETS, NETS, Builder, inputs_of, make_packed_mlp
 
 Maker = Callable[..., PackedNet]
 INT32 = np.iinfo(np.int32)
@@ -53,16 +53,14 @@ def random_images(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
 @pytest.mark.parametrize("widths", [(1, 1), (12, 9, 3), (65, 33, 66, 10)])
-def test_nets_of_dense_layers_compute_what_the_specification_says(
-    packed_mlp: Maker, form: str, widths: tuple[int, ...]
-) -> None:
-    net = packed_mlp(widths, form=form)
+def test_nets_of_dense_layers_compute_what_the_specification_says(form: str, widths: tuple[int, ...]) -> None:
+    net = make_packed_mlp(widths, form=form)
     assert_by_hand(net, random_images(net, 3))
 
 
-def test_color_images_are_flattened_and_standardized_by_channel(packed_mlp: Maker) -> None:
+def test_color_images_are_flattened_and_standardized_by_channel() -> None:
     for form in ("sign", "mixed"):
-        net = packed_mlp((3 * 4 * 5, 9, 3), form=form, shape=(3, 4, 5))
+        net = make_packed_mlp((3 * 4 * 5, 9, 3), form=form, shape=(3, 4, 5))
         assert_by_hand(net, random_images(net, 3))
 
 
@@ -223,9 +221,9 @@ def test_sign_of_zero_and_of_minus_zero_is_plus_one() -> None:
         assert run_everywhere(one_layer(zero, 3, *chain), images).tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
-def test_batch_sizes_and_layouts_do_not_change_the_result(packed_mlp: Maker) -> None:
+def test_batch_sizes_and_layouts_do_not_change_the_result() -> None:
     for form in ("weight-only", "sign", "mixed"):
-        net = packed_mlp((65, 130, 70, 10), form=form)
+        net = make_packed_mlp((65, 130, 70, 10), form=form)
         images = random_images(net, 23)
         images.flags.writeable = False
         expected = run_everywhere(net, images)
@@ -235,7 +233,7 @@ def test_batch_sizes_and_layouts_do_not_change_the_result(packed_mlp: Maker) -> 
             with chosen(executor):
                 found = run(net, images, batch_size=np.int64(2), threads=np.int32(1))  # type: ignore[arg-type]
                 np.testing.assert_array_equal(found, expected)
-    net = packed_mlp((12, 5), shape=(1, 3, 4))
+    net = make_packed_mlp((12, 5), shape=(1, 3, 4))
     images = random_images(net, 4)
     expected = run_everywhere(net, images)
     for same in (images[:, 0], images[:, :, ::-1].copy()[:, :, ::-1], images.copy(order="F")):
@@ -255,13 +253,13 @@ def test_batch_sizes_and_layouts_do_not_change_the_result(packed_mlp: Maker) -> 
         np.zeros((2, 1, 3, 4), object),
     ],
 )
-def test_other_images_are_refused(packed_mlp: Maker, images: Any) -> None:
+def test_other_images_are_refused(images: Any) -> None:
     with pytest.raises(UsageError, match="inputs"):
-        run(packed_mlp((12, 5), shape=(1, 3, 4)), images)
+        run(make_packed_mlp((12, 5), shape=(1, 3, 4)), images)
 
 
-def test_color_nets_need_a_channel_axis(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5), shape=(3, 2, 2))
+def test_color_nets_need_a_channel_axis() -> None:
+    net = make_packed_mlp((12, 5), shape=(3, 2, 2))
     for shape in ((3, 2, 2), (5, 2, 2)):
         with pytest.raises(UsageError, match="inputs"):
             run(net, np.zeros(shape, np.uint8))
@@ -286,8 +284,8 @@ def test_softmax_is_a_distribution_even_for_large_logits() -> None:
     np.testing.assert_allclose(probabilities, np.array([[1, 0, 0], [1 / 3] * 3, [1 / 8, 2 / 8, 5 / 8]]), rtol=1e-6)
 
 
-def test_the_runtime_imports_only_numpy_and_safetensors(tmp_path: Path, packed_mlp: Maker) -> None:
-    save(packed_mlp((12, 5)), tmp_path / "net.1bit")
+def test_the_runtime_imports_only_numpy_and_safetensors(tmp_path: Path) -> None:
+    save(make_packed_mlp((12, 5)), tmp_path / "net.1bit")
     code = """
 import sys
 before = set(sys.modules)

@@ -23,21 +23,20 @@ from support.packed_modules import (
     RUN_PACKED,
     SEVERAL,
     TORCHS_OWN,
-    Maker,
     assert_runs,
     images_of,
     make,
     readings,
 )
-from support.packed_nets import NETS, OTHER_NETS, Builder
+from support.packed_nets import NETS, OTHER_NETS, Builder, make_packed_mlp
 
-__all__ = ["make", "readings"]
+__all__ = ["readings"]
 
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_logits_are_those_of_run(
-    make: Maker, form: str, native: bool, monkeypatch: pytest.MonkeyPatch, readings: list[bytes]
+    form: str, native: bool, monkeypatch: pytest.MonkeyPatch, readings: list[bytes]
 ) -> None:
     monkeypatch.delenv("ONEBIT_NATIVE", raising=False)
     net = make(form)
@@ -55,19 +54,19 @@ def test_the_logits_are_those_of_run(
     assert len(readings) == 1
 
 
-def test_images_may_have_any_layout_and_gray_ones_need_no_channel(packed_mlp: Maker) -> None:
+def test_images_may_have_any_layout_and_gray_ones_need_no_channel() -> None:
     net = NETS["real"](0)
     images = images_of(net)
     expected = PackedModule(net)(images)
     for other in (images.to(memory_format=torch.channels_last), images.flip(0).flip(0), images.mT.contiguous().mT):
         for count in (1, 5):
             torch.testing.assert_close(PackedModule(net)(other[:count]), expected[:count], rtol=0, atol=0)
-    grey = packed_mlp((12, 5), shape=(1, 3, 4))
+    grey = make_packed_mlp((12, 5), shape=(1, 3, 4))
     assert_runs(lambda images: PackedModule(grey)(images[:, 0]), grey, counts=(1, 3))
 
 
-def test_a_batch_is_shared_by_the_threads_of_torch(packed_mlp: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = packed_mlp((12, 5))
+def test_a_batch_is_shared_by_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make_packed_mlp((12, 5))
     module, threads = PackedModule(net), []
 
     def noted(net: PackedNet, *args: Any) -> Any:
@@ -91,7 +90,7 @@ def test_a_batch_is_shared_by_the_threads_of_torch(packed_mlp: Maker, monkeypatc
 
 
 @TORCHS_OWN
-def test_the_operators_pass_the_checks_of_torch(make: Maker) -> None:
+def test_the_operators_pass_the_checks_of_torch() -> None:
     net = make("mixed")
     module = PackedModule(net)
     found = torch.library.opcheck(RUN_PACKED, (images_of(net), module.file, [*module.signature.shapes[0]]))
@@ -112,7 +111,7 @@ def test_the_operators_pass_the_checks_of_torch(make: Maker) -> None:
 
 @TORCHS_OWN
 @pytest.mark.parametrize("form", OTHER_NETS)
-def test_nets_of_any_input_compile_and_export(make: Maker, form: str, tmp_path: Path) -> None:
+def test_nets_of_any_input_compile_and_export(form: str, tmp_path: Path) -> None:
     torch.compiler.reset()
     net = make(form)
     assert_runs(torch.compile(PackedModule(net), fullgraph=True, backend="aot_eager"), net, counts=(5, 2, 1))
@@ -122,7 +121,7 @@ def test_nets_of_any_input_compile_and_export(make: Maker, form: str, tmp_path: 
     assert_runs(torch.export.load(tmp_path / "net.pt2").module(), net, counts=(5, 2))
 
 
-def test_a_net_of_another_input_or_other_outputs_is_not_loaded(make: Maker) -> None:
+def test_a_net_of_another_input_or_other_outputs_is_not_loaded() -> None:
     def one(dtype: str, output: Any = None) -> PackedNet:
         b = Builder((4,), coding="float32" if dtype == "float32" else "values")
         b.affine(4)
@@ -157,7 +156,7 @@ def renamed_output(output: Any, names: dict[str, str]) -> Any:
     return tuple(names[name] for name in output)
 
 
-def test_wrong_inputs_are_refused(make: Maker) -> None:
+def test_wrong_inputs_are_refused() -> None:
     net = make("features")
     module = PackedModule(net)
     with pytest.raises(UsageError, match="float64"):
@@ -174,7 +173,7 @@ COMPILED = [("eager", None), ("aot_eager", True), pytest.param("inductor", False
 
 @TORCHS_OWN
 @pytest.mark.parametrize(("backend", "dynamic"), COMPILED)
-def test_the_module_compiles_without_a_break(make: Maker, backend: str, dynamic: bool | None) -> None:
+def test_the_module_compiles_without_a_break(backend: str, dynamic: bool | None) -> None:
     torch.compiler.reset()
     net = make("images real")
     compiled = torch.compile(PackedModule(net), fullgraph=True, backend=backend, dynamic=dynamic)
@@ -182,19 +181,19 @@ def test_the_module_compiles_without_a_break(make: Maker, backend: str, dynamic:
 
 
 @TORCHS_OWN
-def test_a_compiled_module_sees_a_changed_net(packed_mlp: Maker) -> None:
+def test_a_compiled_module_sees_a_changed_net() -> None:
     torch.compiler.reset()
-    module = PackedModule(packed_mlp((12, 5), seed=0))
+    module = PackedModule(make_packed_mlp((12, 5), seed=0))
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     assert_runs(compiled, module.net)
-    other = packed_mlp((12, 5), seed=1)
+    other = make_packed_mlp((12, 5), seed=1)
     module.load_state_dict(PackedModule(other).state_dict())
     assert_runs(compiled, other)
 
 
 @TORCHS_OWN
-def test_an_exported_program_takes_any_batch_and_contains_one_bit_weights(packed_mlp: Maker, tmp_path: Path) -> None:
-    net = packed_mlp((784, 300, 10), form="sign")
+def test_an_exported_program_takes_any_batch_and_contains_one_bit_weights(tmp_path: Path) -> None:
+    net = make_packed_mlp((784, 300, 10), form="sign")
     batch = torch.export.Dim("batch")
     program = torch.export.export(PackedModule(net), (images_of(net),), dynamic_shapes={"images": {0: batch}})
     torch.export.save(program, tmp_path / "net.pt2")
@@ -204,8 +203,8 @@ def test_an_exported_program_takes_any_batch_and_contains_one_bit_weights(packed
     assert_runs(program.module(), net, counts=(5, 1, 2, 0))
 
 
-def test_its_score_names_packed_weights(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_its_score_names_packed_weights() -> None:
+    net = make_packed_mlp((12, 5))
     images = images_of(net, 9)
     labels = run(net, images.numpy()).argmax(axis=1)
     labels[0] += 1
@@ -213,8 +212,8 @@ def test_its_score_names_packed_weights(packed_mlp: Maker) -> None:
     assert (score.weights, score.correct, score.count) == ("packed", 8, 9)
 
 
-def test_logits_have_no_gradient_and_later_layers_train(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_logits_have_no_gradient_and_later_layers_train() -> None:
+    net = make_packed_mlp((12, 5))
     head = torch.nn.Linear(5, 3)
     assert_runs(PackedModule(net), net)
     head(PackedModule(net)(images_of(net))).sum().backward()

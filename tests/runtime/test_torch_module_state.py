@@ -25,22 +25,14 @@ from onebit.errors import FormatError, UsageError
 from onebit.packed import Dense, dumps, save
 from onebit.runtime import run
 from onebit.runtime.torch_module import PackedModule
-from support.packed_modules import (
-    RUN_PACKED,
-    TORCHS_OWN,
-    Maker,
-    assert_runs,
-    images_of,
-    make,
-    readings,
-)
-from support.packed_nets import Builder
+from support.packed_modules import RUN_PACKED, TORCHS_OWN, assert_runs, images_of, readings
+from support.packed_nets import Builder, make_packed_mlp
 
-__all__ = ["make", "readings"]
+__all__ = ["readings"]
 
 
-def test_the_state_dict_is_the_file(packed_mlp: Maker, tmp_path: Path) -> None:
-    net = packed_mlp((12, 70, 5), form="mixed")
+def test_the_state_dict_is_the_file(tmp_path: Path) -> None:
+    net = make_packed_mlp((12, 70, 5), form="mixed")
     save(net, tmp_path / "net.1bit")
     module = torch.nn.ModuleDict({"inner": PackedModule(tmp_path / "net.1bit")})
     torch.save(module.state_dict(), tmp_path / "state.pt")
@@ -48,17 +40,17 @@ def test_the_state_dict_is_the_file(packed_mlp: Maker, tmp_path: Path) -> None:
     assert list(state) == ["inner.file"]
     assert state["inner.file"].numpy().tobytes() == (tmp_path / "net.1bit").read_bytes()
     for assign in (False, True):
-        other = replace(packed_mlp((12, 5), seed=1), name="of a longer name, and of another depth")
+        other = replace(make_packed_mlp((12, 5), seed=1), name="of a longer name, and of another depth")
         target = torch.nn.ModuleDict({"inner": PackedModule(other)})
         target.load_state_dict(state, assign=assign)
         assert_runs(target["inner"], net)
         assert target["inner"].net.name == net.name
 
 
-def test_another_net_is_not_loaded(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_another_net_is_not_loaded() -> None:
+    net = make_packed_mlp((12, 5))
     module = PackedModule(net)
-    others = [PackedModule(packed_mlp(widths)).file for widths in ((12, 4), (13, 5))]
+    others = [PackedModule(make_packed_mlp(widths)).file for widths in ((12, 4), (13, 5))]
     for state in ({}, *({"file": given} for given in (*others, torch.zeros(9), torch.zeros(900, dtype=torch.uint8)))):
         with pytest.raises(RuntimeError, match="file"):
             module.load_state_dict(state)
@@ -66,8 +58,8 @@ def test_another_net_is_not_loaded(packed_mlp: Maker) -> None:
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle", "torch.save", "other process"])
-def test_a_copy_runs_and_is_independent(packed_mlp: Maker, copied: str) -> None:
-    net, other = packed_mlp((12, 5), seed=0), packed_mlp((12, 5), seed=1)
+def test_a_copy_runs_and_is_independent(copied: str) -> None:
+    net, other = make_packed_mlp((12, 5), seed=0), make_packed_mlp((12, 5), seed=1)
     module = PackedModule(net)
     if copied == "torch.save":
         stream = io.BytesIO()
@@ -87,8 +79,8 @@ def test_a_copy_runs_and_is_independent(packed_mlp: Maker, copied: str) -> None:
 
 
 @TORCHS_OWN
-def test_workers_of_a_loader_run_it(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_workers_of_a_loader_run_it() -> None:
+    net = make_packed_mlp((12, 5))
     module = PackedModule(net)
     assert_runs(module, net)  # workers start with the net that was read here
 
@@ -112,10 +104,8 @@ CHANGES: dict[str, Callable[[PackedModule, torch.Tensor], Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_net_that_is_changed_in_place_is_read_again(
-    packed_mlp: Maker, change: str, inference: bool, readings: list[bytes]
-) -> None:
-    nets = [packed_mlp((12, 70, 5), seed=seed) for seed in range(2)]
+def test_a_net_that_is_changed_in_place_is_read_again(change: str, inference: bool, readings: list[bytes]) -> None:
+    nets = [make_packed_mlp((12, 70, 5), seed=seed) for seed in range(2)]
     with torch.inference_mode(inference):
         module, *files = [PackedModule(nets[0]), *(PackedModule(net).file for net in nets)]
         assert len(files[0]) == len(files[1])
@@ -126,8 +116,8 @@ def test_a_net_that_is_changed_in_place_is_read_again(
 
 
 @pytest.mark.parametrize("how", ["counted", "inference", "shared", "alias"])
-def test_a_change_of_the_last_weight_of_a_large_file_is_seen(packed_mlp: Maker, how: str) -> None:
-    net = packed_mlp((784, 800, 5), form="sign")
+def test_a_change_of_the_last_weight_of_a_large_file_is_seen(how: str) -> None:
+    net = make_packed_mlp((784, 800, 5), form="sign")
     with torch.inference_mode(how == "inference"):
         module = PackedModule(net)
         assert module.file.numel() > onebit.runtime.torch_module._COMPARED
@@ -157,8 +147,8 @@ def test_a_change_of_the_last_weight_of_a_large_file_is_seen(packed_mlp: Maker, 
                 assert_runs(call, changed)
 
 
-def test_altered_bits_are_refused_everywhere(packed_mlp: Maker, tmp_path: Path) -> None:
-    net, rng = packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
+def test_altered_bits_are_refused_everywhere(tmp_path: Path) -> None:
+    net, rng = make_packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
     good, images = dumps(net), images_of(net)
     for bit in (rng.randrange(8 * len(good)) for _ in range(20)):
         data = bytearray(good)
@@ -190,9 +180,9 @@ def exported(module: PackedModule, path: Path) -> torch.nn.Module:
 
 @TORCHS_OWN
 @pytest.mark.parametrize("use", USES)
-def test_a_deleted_module_frees_its_net(packed_mlp: Maker, use: str, tmp_path: Path) -> None:
+def test_a_deleted_module_frees_its_net(use: str, tmp_path: Path) -> None:
     torch.compiler.reset()
-    net = packed_mlp((12, 5))
+    net = make_packed_mlp((12, 5))
     module = PackedModule(net)
     call = USES[use](module, tmp_path)
     for one in (module, call):
@@ -209,14 +199,14 @@ def test_a_deleted_module_frees_its_net(packed_mlp: Maker, use: str, tmp_path: P
     assert len(onebit.runtime.torch_module._READ) < before
 
 
-def test_a_replaced_net_is_freed(packed_mlp: Maker) -> None:
+def test_a_replaced_net_is_freed() -> None:
     gc.freeze()  # only what is made from here on is looked through
     try:
-        module = PackedModule(packed_mlp((12, 5), seed=0))
+        module = PackedModule(make_packed_mlp((12, 5), seed=0))
         for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
             for seed in (1, 0):
                 old = weakref.ref(module.net)
-                change(module, PackedModule(packed_mlp((12, 5), seed=seed)).file)
+                change(module, PackedModule(make_packed_mlp((12, 5), seed=seed)).file)
                 assert_runs(module, module.net)
                 gc.collect()
                 assert old() is None
@@ -224,15 +214,15 @@ def test_a_replaced_net_is_freed(packed_mlp: Maker) -> None:
         gc.unfreeze()
 
 
-def test_a_strided_file_is_read(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_a_strided_file_is_read() -> None:
+    net = make_packed_mlp((12, 5))
     file = torch.stack([PackedModule(net).file] * 2, 1)[:, 0]
     for _ in range(2):
         assert_runs(lambda images: RUN_PACKED(images, file.detach(), (5,)), net)
 
 
-def test_other_devices_are_refused(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_other_devices_are_refused() -> None:
+    net = make_packed_mlp((12, 5))
     module, images = PackedModule(net), images_of(net)
     # as the operator on a GPU
     with pytest.raises(TypeError, match="meta"):
@@ -244,8 +234,8 @@ def test_other_devices_are_refused(packed_mlp: Maker) -> None:
         _ = module.net
 
 
-def test_half_precision_does_not_change_the_bytes_and_a_cast_is_refused(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5), form="mixed")
+def test_half_precision_does_not_change_the_bytes_and_a_cast_is_refused() -> None:
+    net = make_packed_mlp((12, 5), form="mixed")
     module = PackedModule(net)
     for same in (module.half(), module.double(), module.to(torch.bfloat16), module.to("cpu", torch.float16)):
         assert same.file.dtype == torch.uint8
@@ -255,8 +245,8 @@ def test_half_precision_does_not_change_the_bytes_and_a_cast_is_refused(packed_m
         module(images_of(net))
 
 
-def test_damaged_bytes_and_other_outputs_are_refused(packed_mlp: Maker) -> None:
-    net = packed_mlp((12, 5))
+def test_damaged_bytes_and_other_outputs_are_refused() -> None:
+    net = make_packed_mlp((12, 5))
     module, images = PackedModule(net), images_of(net)
     with pytest.raises(UsageError, match="packed"):
         RUN_PACKED(images, module.file, (6,))

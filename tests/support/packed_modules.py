@@ -12,9 +12,8 @@ import torch
 import onebit.runtime.torch_module
 from onebit.packed import PackedNet
 from onebit.runtime import run
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
+from support.packed_nets import IMAGE_NETS, NETS, OTHER_NETS, inputs_of, make_packed_mlp
 
-Maker = Callable[..., PackedNet]
 RUN_PACKED = torch.ops.onebit.run_packed.default
 RUN_OUTPUTS = torch.ops.onebit.run_packed_outputs.default
 FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS), *OTHER_NETS]
@@ -23,11 +22,11 @@ SEVERAL = ["features", "signal"]
 TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture
-def make(packed_mlp: Maker) -> Maker:
+def make(form: str) -> PackedNet:
     """A net of one of FORMS."""
-    nets = {**{f"images {form}": net for form, net in IMAGE_NETS.items()}, **OTHER_NETS}
-    return lambda form: nets[form](0) if form in nets else packed_mlp((12, 70, 5), form=form)
+    if form in OTHER_NETS or form.startswith("images "):
+        return NETS[form.removeprefix("images ")]()
+    return make_packed_mlp((12, 70, 5), form=form)
 
 
 def images_of(net: PackedNet, count: int = 5, seed: int = 0) -> torch.Tensor:
