@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from onebit.common.entries import Option
+from onebit.common.fields import NotNegative
 from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.optim import BayesBiNN, Bop
+from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, OptimizerEntry
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe
@@ -68,6 +70,14 @@ def test_bayesbinn_takes_its_settings(data: Dataset) -> None:
     assert built.model.linear1.weight.unique().tolist() == [-3, 3]
     assert built.model.linear1.weight_quantizer.temperature == 0.1
     assert built.step_settings.samples == 4
+
+
+def test_an_entry_without_build_passes_its_options_to_its_class(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    dampening = Option("dampening", NotNegative, 0.25, "dampening of the momentum")
+    monkeypatch.setitem(OPTIMIZERS.data, "damped", OptimizerEntry("torch.optim:SGD", options=(dampening,)))
+    for options, expected in (({}, 0.25), ({"dampening": 0.0}, 0.0), ({"dampening": 0.5}, 0.5)):
+        built = build_training(recipe(optimizer={"name": "damped", "momentum": 0.9, **options}), data)
+        assert {(group["momentum"], group["dampening"]) for group in built.optimizer.param_groups} == {(0.9, expected)}
 
 
 def test_bayesbinn_goes_on_from_the_latents_of_another_training(data: Dataset, tmp_path: Path) -> None:

@@ -19,10 +19,7 @@ _REAL_LANES = 16
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time, in the second-level cache
 _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
-_TABLES_KEPT, _TABLE_UNITS = (
-    51,
-    16,
-)  # of csrc/dot_lut.h: tables of a dense row at the same time, their size
+_TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: tables of a dense row at the same time, their size
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, bytes of an int32: as in csrc/amx.h
 _DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
 _MOST_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time

@@ -21,7 +21,7 @@ import numpy as np
 
 from onebit.common.fields import within
 from onebit.common.files import open_regular, write_atomic
-from onebit.common.record import Record, Text, Whole, check
+from onebit.common.record import Record, Text, Whole
 from onebit.errors import FormatError, first_line, short
 from onebit.nets import nearest_net, net_path
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
@@ -185,10 +185,11 @@ def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _parts(
-    spec: object, lines: Any, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
+    spec: object, lines: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
 ) -> dict[str, Any]:
     """The input and the nodes of a graph; they must use every value of the tensors."""
-    lines = check(lines, list, name="nodes")
+    if not isinstance(lines, list):
+        raise FormatError(f"nodes is {short(lines)}, expected a list")
     moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
     used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
 

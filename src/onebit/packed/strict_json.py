@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from onebit.common.record import check
 from onebit.errors import FormatError, short
 
 _MOST_DIGITS = 20  # a 64-bit number has fewer; Python stops at 4300
@@ -23,8 +22,9 @@ def parse_object(what: str, text: bytes | str) -> dict[str, Any]:
         raise FormatError(f"{what} is nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise FormatError(f"{what} is not JSON in UTF-8: {error}") from None
-    made: dict[str, Any] = check(found, dict, name=what)
-    return made
+    if not isinstance(found, dict):
+        raise FormatError(f"{what} is {short(found)}, expected an object")
+    return found
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
