@@ -17,7 +17,7 @@ from onebit.quantizers import SteSign
 from onebit.runtime import batches, run
 from onebit.verification.agreement import verify
 from onebit.verification.layer_proofs import Proof
-from support.fold_nets import images_of, kinds, make_nasty, node_of, torch_logits
+from support.fold_nets import Model, images_of, kinds, make_nasty, node_of, torch_logits
 
 SHAPE = (3, 8, 8)
 
@@ -110,6 +110,26 @@ def test_possible_integers_have_the_parity_of_sums(layer: nn.Module, step: int) 
     assert set(seen.tolist()) <= set(chain.integers)
     if step == 1:
         assert len(set((seen % 2).tolist())) == 2
+
+
+@pytest.mark.parametrize("padding_value", [1, -1])
+def test_a_border_of_ones_makes_even_sums_odd(padding_value: int) -> None:
+    torch.manual_seed(0)
+    model = Model(
+        lambda net, x: net.last(net.sign(net.first(net.coding(x))) + net.sign(net.second(net.coding(x)))),
+        coding=InputCoding(),
+        sign=SteSign(),
+        first=nn.Conv2d(3, 3, 1, bias=False),
+        second=nn.Conv2d(3, 3, 1, bias=False),
+        last=nn.Sequential(
+            BinaryConv2d(3, 16, 3, padding=1, padding_value=padding_value),
+            nn.BatchNorm2d(16),
+            nn.Flatten(),
+            BinaryLinear(16 * 64, 4, input_quantizer="ste_sign"),
+        ),
+    )
+    model, images = make_nasty(model), images_of(20, SHAPE)
+    np.testing.assert_array_equal(run(pack(model, input_shape=SHAPE), images), torch_logits(model, images))
 
 
 def test_a_border_of_zeros_is_not_a_sign() -> None:
