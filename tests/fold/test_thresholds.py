@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from onebit.fold import pack
-from onebit.fold.chain import sums_are_exact
+from onebit.fold import FOLDS, pack
+from onebit.fold.chain import FoldedOp, sums_are_exact
 from onebit.layers import BinaryLinear, InputCoding
-from onebit.packed import Threshold
+from onebit.packed import OPS, Node, Threshold, Value
 from onebit.quantizers import SteSign
 from onebit.runtime import run
 from support.fold_nets import INT32, SHAPE, assert_agrees, images_of, kinds, make_mlp, make_nasty, node_of, torch_logits
@@ -138,6 +139,37 @@ def test_clips_and_two_norms_before_a_sign_are_one_threshold() -> None:
     expected = signs_of_modules(nn.Sequential(*model[3:6]), integers, 33)
     np.testing.assert_array_equal(signs_of(packed.nodes[2], integers), expected)
     assert (packed.nodes[4].threshold == INT32.min).all()  # relu(x) >= 0: always +1
+    np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AbsoluteNode(Node):
+    """|x|."""
+
+    def infer(self, *inputs: Value) -> Value:
+        return Value(inputs[0].shape, "real")
+
+    def compute(self, dtype: Any, *arrays: Any) -> np.ndarray:
+        return np.abs(arrays[0].astype(dtype))
+
+
+class Absolute(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+def test_no_threshold_replaces_an_operation_that_is_not_monotonic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "absolute", AbsoluteNode)
+    monkeypatch.setitem(
+        FOLDS, Absolute, lambda folder, call, x: x.then(FoldedOp(call.name, torch.abs, kind=AbsoluteNode))
+    )
+    torch.manual_seed(0)
+    layers = [BinaryLinear(12, 33), Absolute(), nn.BatchNorm1d(33), BinaryLinear(33, 4, input_quantizer="ste_sign")]
+    model = nn.Sequential(InputCoding(), nn.Flatten(), *layers).eval()
+    with torch.no_grad():
+        model[4].running_mean.fill_(300)
+    packed = pack(model, input_shape=SHAPE)
+    assert "Threshold" not in kinds(packed)
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
 
 

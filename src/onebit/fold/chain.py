@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onebit.errors import NotBinaryError
 from onebit.integer import Affines
-from onebit.packed import Flatten, MaxPool, Node, Permute, Repeat, Reshape
+from onebit.packed import AveragePool, Clamp, Flatten, Hardtanh, MaxPool, Node, Permute, Prelu, Relu, Repeat, Reshape
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
@@ -59,6 +59,13 @@ class FoldedOp:
     def moves(self) -> bool:
         """Whether it only selects and moves elements, so that it commutes with sign."""
         return self.kind in (Flatten, MaxPool, Reshape, Permute, Repeat)
+
+    @property
+    def monotonic(self) -> bool:
+        """Whether it is monotonic in each channel, so that an integer threshold can replace it before a sign."""
+        if self.kind is Prelu:
+            return bool(((self.fields or {})["slope"] >= 0).all())
+        return self.moves or self.kind in (None, AveragePool, Clamp, Hardtanh, Relu)
 
     @property
     def factor(self) -> float | None:

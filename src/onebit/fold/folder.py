@@ -336,6 +336,8 @@ class Folder:
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:
         """The signs of `x`: a threshold of integers before all moves of elements, or the sign of a real value."""
         index = self._index(call)
+        if not all(op.monotonic for op in x.ops):  # no integer threshold can replace them
+            x = Pending(self.write(x))
         shift = binary_input.shift
         key = x, None if shift is None else call.module
         if key not in self._signed:

@@ -118,27 +118,27 @@ def relu(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def prelu(folder: Folder, call: Call, x: Pending) -> Pending:
     slope: Tensor = call.argument(1, "weight", None)
-    return _bent(folder, call, x, slope.detach().expand(call.shapes[1][1]))
+    return _leaky(folder, call, x, slope.detach().expand(call.shapes[1][1]))
 
 
 def leaky_relu(folder: Folder, call: Call, x: Pending) -> Pending:
     slope = float(call.argument(1, "negative_slope", 0.01))
-    return _bent(folder, call, x, torch.full(call.shapes[1][1:2], slope))
+    return _leaky(folder, call, x, torch.full(call.shapes[1][1:2], slope))
 
 
 def rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: RPReLU = call.module
     x = folder.then(x, _shifted(f"{call.name}.in", -layer.shift_in.detach()))
-    y = _bent(folder, call, x, layer.slope.detach())
+    y = _leaky(folder, call, x, layer.slope.detach())
     return folder.then(y, _shifted(f"{call.name}.out", layer.shift_out.detach()))
 
 
-def _bent(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
+def _leaky(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
     """`x` where it is positive, else slope · x."""
     fields = {"slope": slope.contiguous().numpy()}
-    y = folder.then(x, FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields))
-    # with a negative slope it is not monotonic: no integer threshold can replace it
-    return y if bool((slope >= 0).all()) else Pending(folder.write(y))
+    op = FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields)
+    y = folder.then(x, op)
+    return y if op.monotonic else Pending(folder.write(y))
 
 
 def _shifted(name: str, shift: Tensor) -> FoldedOp:
