@@ -140,6 +140,8 @@ def test_several_labels_and_pixels_are_counted_one_by_one(certificate: Certifica
     expected = outputs_of(masks, 7)
     found = compared(masks, expected, changed(expected, np.negative))
     assert (found.labels, found.noun) == (7 * 4 * 5, "pixels")
+    found = compared(replace(masks, certificate=net.certificate), expected, expected)
+    assert (found.labels, found.noun) == (7 * 3 * 4 * 5, "labels")
 
 
 @pytest.mark.parametrize("factor", [1.01, 1e-6, np.nan])

@@ -76,9 +76,9 @@ def compare(
         median = max(median, float(np.median(share)))
     labels, others = _labels(net, expected), _labels(net, found)
     size, mismatches = (None, None) if labels is None else (labels.size, int(np.count_nonzero(labels != others)))
-    noun = "pixels" if labels is not None and labels.ndim > 2 else "labels"
-    samples = len(expected[net.outputs[0]])
-    return Comparison(samples, what, runs_with, size, mismatches, largest, relative, median, exact, noun)
+    logits = expected[net.outputs[0]]
+    noun = "pixels" if net.compared == "labels" and logits.ndim == 4 else "labels"
+    return Comparison(len(logits), what, runs_with, size, mismatches, largest, relative, median, exact, noun)
 
 
 def _labels(net: PackedNet, outputs: dict[str, np.ndarray]) -> np.ndarray | None:

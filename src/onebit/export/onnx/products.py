@@ -161,10 +161,8 @@ def _conv_to_code(graph: Graph, node: nodes.Conv, after: nodes.Requantize, found
     sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{graph.current}/sizes", np.float32)
     weight = graph.cast(graph.add("Mul", weight, sizes), np.int8)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
-    zero, scale = (
-        graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8),
-        graph.constant(found.scale, f"{graph.current}/scale"),
-    )
+    zero = graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8)
+    scale = graph.constant(found.scale, f"{graph.current}/scale")
     bias = graph.constant(found.bias, f"{graph.current}/bias", np.int32)
     made = graph.values[graph.current]
     most = made.limits[1] + zero_point(made)
