@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runs.model import build_model
 from onebit.runs.opening import Run
-from onebit.verification.run_packing import on_raw_images
+from onebit.verification.run_packing import fold_run, on_raw_images
 from support.command_line import SMALL, Onebit
 
 
@@ -46,6 +46,8 @@ def test_the_net_on_raw_images_computes_what_it_did_on_permuted_ones(method: str
 def test_nets_that_keep_their_permutation_are_not_packed() -> None:
     with pytest.raises(UsageError, match="permuted"):  # a convolution cannot take over the order of pixels
         on_raw_images(made_run("lenet", "binaryconnect", (1, 28, 28)))
+    with pytest.raises(UsageError, match="on_raw_images"):
+        fold_run(made_run("mlp", "binaryconnect", (3, 6, 8)), None)
 
 
 def test_the_packed_net_is_right_on_the_images_of_its_certificate(onebit: Onebit, tmp_path: Path) -> None:

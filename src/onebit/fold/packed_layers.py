@@ -141,11 +141,8 @@ def _arguments(weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module |
     """The arguments of a `PackedLayer`."""
     signs = weight_rows(weight.signs)
     arguments = {"rows": words_to_bytes(pack_signs(signs), signs.shape[1]), "terms": signs.shape[1]}
-    arguments |= {
-        "scale": weight.scale,
-        "center": weight.centre,
-        "bias": None if bias is None else bias.detach().float(),
-    }
+    bias = None if bias is None else bias.detach().float()
+    arguments |= {"scale": weight.scale, "center": weight.centre, "bias": bias}
     if quantizer is not None:
         given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
         signs_only = given is not None and given.scale is None and given.centre is None

@@ -82,10 +82,11 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
     """A trained net and its packed net, without a certificate.
 
     Args:
-        run: the net for stored images, see `on_raw_images`.
         data: to re-estimate BatchNorm on training images; needed for weights "sample" only.
         weights, seed: see `pack_run`.
     """
+    if on_raw_images(run) is not run:
+        raise UsageError(f"{run.recipe.name} was trained on permuted pixels: pack on_raw_images(run)")
     model, classes = run.model, _class_names(run) if data is None else data.classes
     if weights == "sample":
         if data is None:
