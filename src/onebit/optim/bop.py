@@ -24,7 +24,8 @@ class Bop(CompanionOptimizer):
 
     m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Latents are set to their signs, and stay ±1; of other
     weights that are loaded later only the signs count. Write to latents in `torch.no_grad()`, not through
-    `parameter.data`: right after a step such a write goes unnoticed, and the next forward pass uses its numbers.
+    `parameter.data` or a fused optimizer of torch: right after a step such a write goes unnoticed, and the next forward
+    pass uses its numbers.
 
     Args:
         groups: of `latent_groups`; in those of latents `lr` becomes γ, so that schedulers change it, and `threshold` τ.

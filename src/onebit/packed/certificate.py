@@ -101,7 +101,7 @@ class Certificate(Record):
         trained_correct: labels that the pipeline predicts correctly; None without it or without labels.
         activations: bits of the activations if they were rounded after the training; else None.
         calibration: number of training images, evenly spaced in the split, that set their ranges.
-        model_correct: for an integer net, labels that torch predicts correctly with real activations; else None.
+        model_correct: labels that torch predicts correctly, in an integer net with real activations; None without any.
         faults: what breaks the promise; empty for a certified net. Not stored.
     """
 
