@@ -39,7 +39,8 @@ class OptimizerEntry(Entry):
         lr_of_latents: `lr` is the rate of latents, not an option of another name.
         clips_latents: `latent_clip` has an effect.
         clips_gradients: False for gradients as large as the number of images, which a clip would shrink to nothing.
-        build: OptimizerSetup -> optimizer, or "module:name" of it; None for `target(groups, lr=…, momentum=…)`.
+        build: OptimizerSetup -> optimizer, or "module:name" of it; None for `target(groups, lr=…, momentum=…)` with
+            each of `options` as an argument.
         factors: OptimizerSetup -> {setting of a group of latents: (step -> factor)}, where the setting ("lr" or
             another) does not follow the learning-rate schedule; or "module:name" of it.
     """

@@ -49,7 +49,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         optimizer: torch.optim.Optimizer = load(entry.build)(setup)
     else:
         options = {"momentum": settings.momentum, "nesterov": settings.nesterov, "fused": settings.name in FUSED}
-        optimizer = kind(groups, lr=settings.lr, **{name: value for name, value in options.items() if value})
+        options = {name: value for name, value in options.items() if value}
+        options |= {option.name: getattr(settings, option.name) for option in entry.options}
+        optimizer = kind(groups, lr=settings.lr, **options)
     quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
     if quantizer.prepare is not None:
         load(quantizer.prepare)(optimizer, setup)
