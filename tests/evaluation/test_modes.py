@@ -24,7 +24,7 @@ from onebit.evaluation.modes import (
 from onebit.evaluation.scores import Score, whole_score
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers
-from onebit.quantizers import sign
+from onebit.quantizers import Quantizer, sign
 from onebit.runtime.torch_module import PackedModule
 from support.mode_nets import Bayesian, net
 from support.tensors import same, state
@@ -64,6 +64,18 @@ def test_test_modes_are_parsed_and_unknown_ones_refused() -> None:
 def test_a_mode_that_a_net_does_not_have_is_refused(splits: tuple[Split, Split], quantizer: str, mode: str) -> None:
     with pytest.raises(UsageError, match=mode):
         evaluate(net(quantizer), splits[1], weights=mode, bn="trained")
+
+
+class Halved(Quantizer):
+    """A quantizer whose inherited `decompose` lacks the scale of its forward."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return 0.5 * sign(latent)
+
+
+def test_a_quantizer_that_ships_other_weights_than_it_computes_is_named(splits: tuple[Split, Split]) -> None:
+    with pytest.warns(UserWarning, match="Halved"):
+        evaluate(net(Halved), splits[1], bn="trained")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,20 @@ class Forks(Quantizer):
         return BinaryInput()
 
 
+class Doubled(Quantizer):
+    """A quantizer whose inherited `decompose` lacks the factor of its forward."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return 2 * sign(latent)
+
+
+def test_a_net_that_does_not_pack_at_all_is_not_said_to_pack_layer_by_layer() -> None:
+    model = nn.Sequential(BinaryLinear(4, 4, weight_quantizer=Doubled))
+    text = str(check(model, torch.zeros(2, 4)))
+    assert "Doubled" in text
+    assert "packed_layers_" not in text
+
+
 def test_batches_of_a_loader_and_preprocessing() -> None:
     net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.BatchNorm1d(3))
     assert check(net, [torch.zeros(2, 1, 3, 4), torch.zeros(2)]).whole

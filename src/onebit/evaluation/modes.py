@@ -81,7 +81,13 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
     if weights == "sample":
         parts = layer.sample_weight(generator=generator)
         return None if parts is None else layer.dense(parts)
-    return layer.dense(layer.binary_weight()) if weights == "binary" else None
+    if weights != "binary":
+        return None
+    binary = layer.binary_weight()
+    if not layer.computes(binary):
+        kind = type(layer.weight_quantizer).__name__
+        warnings.warn(f"{kind}.forward computes other weights than decompose(), which are evaluated", stacklevel=3)
+    return layer.dense(binary)
 
 
 @torch.no_grad()

@@ -9,9 +9,7 @@ from torch import nn
 
 from onebit.common.fields import read
 from onebit.errors import FoldError, NotBinaryError, UsageError
-from onebit.fold.trace import is_close
 from onebit.layers import binary_layers
-from onebit.layers.base import LatentWeight
 from onebit.quantizers import BinaryWeight
 from onebit.runtime.torch_layers import PackedLayer
 
@@ -42,23 +40,8 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         if not (parts[0].abs() == 1).all():
             raise NotBinaryError(f"layer {name!r}: some of its signs are not ±1")
         weight = BinaryWeight(*parts)
-        if weights == "binary":
-            _refuse_other_forward(name, layer, weight)
+        if weights == "binary" and not layer.computes(weight):
+            kind = type(layer.weight_quantizer).__name__
+            raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() states")
         shipped[layer] = weight
     return shipped
-
-
-@torch.no_grad()
-def _refuse_other_forward(name: str, layer: LatentWeight, weight: BinaryWeight) -> None:
-    """Raise FoldError if the model computes with other weights in eval mode."""
-    quantizer, expected = layer.weight_quantizer, weight.dense()
-    assert quantizer is not None
-    was = quantizer.training
-    try:
-        with torch.autocast(layer.weight.device.type, enabled=False):  # that of the caller
-            found = quantizer.eval().forward(layer.latent())
-    finally:
-        quantizer.train(was)
-    if not is_close(expected, found):
-        kind = type(quantizer).__name__
-        raise FoldError(f"layer {name!r}: {kind} does not compute in eval mode what its decompose() states")

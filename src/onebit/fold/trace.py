@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from onebit.common.torch_private import storage_address
 from onebit.errors import FoldError, OnebitError, first_line
+from onebit.layers.base import is_close
 
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
@@ -101,14 +102,6 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two outputs have the same tensors up to rounding."""
     ours, theirs = _leaves(one), _leaves(other)
     return len(ours) == len(theirs) and all(map(is_close, ours, theirs))
-
-
-def is_close(a: Any, b: Tensor) -> bool:
-    """Whether two tensors are the same up to rounding."""
-    if not isinstance(a, Tensor) or a.shape != b.shape:
-        return False
-    atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=atol, equal_nan=True)
 
 
 def module_path(node: fx.Node) -> str:

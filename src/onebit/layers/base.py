@@ -67,6 +67,14 @@ def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     return found if found is None or isinstance(found, nn.Module) else found()
 
 
+def is_close(a: Any, b: Tensor) -> bool:
+    """Whether two tensors are the same up to rounding."""
+    if not isinstance(a, Tensor) or a.shape != b.shape:
+        return False
+    atol = 1e-5 * float(a.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=atol, equal_nan=True)
+
+
 class LatentWeight(nn.Module):
     """Base of what holds a latent weight of shape (O, …) and derives the binary one.
 
@@ -118,6 +126,18 @@ class LatentWeight(nn.Module):
             UsageError: as `latent`.
         """
         return self.weight_quantizer.decompose(self.latent())  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def computes(self, binary: BinaryWeight) -> bool:
+        """Whether the quantizer gives this weight in eval mode, up to rounding."""
+        quantizer = self.weight_quantizer
+        assert quantizer is not None
+        was = quantizer.training
+        try:
+            with torch.autocast(self.weight.device.type, enabled=False):  # that of the caller
+                return is_close(binary.dense(), quantizer.eval().forward(self.latent()))
+        finally:
+            quantizer.train(was)
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the binary weight, or None if the method draws nothing."""

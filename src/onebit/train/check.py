@@ -60,7 +60,8 @@ class CheckReport:
     def __str__(self) -> str:
         lines = [str(self.layers), "packs whole: onebit.pack(model, example)"]
         if not self.whole:
-            lines[1] = "does not pack whole, only layer by layer with onebit.packed_layers_(model), because"
+            layers = "" if "" in self.reasons else ", only layer by layer with onebit.packed_layers_(model)"
+            lines[1] = f"does not pack whole{layers}, because"
             lines += [f"  {reason}" for reason in dict.fromkeys(self.reasons.values())]
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
