@@ -13,7 +13,7 @@ import pytest
 
 from onebit.errors import DataError
 from onebit.export import EXPORTS, CannotRun, Target
-from onebit.packed import Certificate, Conv, PackedNet, nodes, save
+from onebit.packed import Certificate, Conv, PackedNet, load, nodes, save
 from onebit.runtime import run
 from support.command_line import Onebit
 from support.packed_nets import OTHER_NETS, Builder
@@ -116,6 +116,19 @@ def test_without_data_it_says_so(
         assert refused.line.endswith("no such folder")
         few = onebit(*request, "--images", "7", "--json")
         assert few.json["comparison"]["what"] == "7 random inputs"
+
+
+def test_samples_of_a_certificate_that_are_not_stored(onebit: Onebit, packed_file: Path, here: Path) -> None:
+    net = load(packed_file)
+    assert net.certificate is not None
+    save(replace(net, certificate=replace(net.certificate, dataset="own data (arrays)", split="")), "own.1bit")
+    done = onebit("export", "own.1bit", "--to", "torch", "-o", "net.pth")
+    assert done.status == 0
+    assert "not compared" in done.err
+    assert "stored" in done.err
+    for verb in ("evaluate", "verify"):
+        refused = onebit(verb, "own.1bit")
+        assert (refused.status, "stored" in refused.line) == (2, True)
 
 
 @pytest.mark.parametrize(
