@@ -55,7 +55,8 @@ def _message(error: Exception, name: str) -> str:
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):
-        return f"`{name}` needs {error.name}: pip install 'onebit[train]'"
+        extra = "export" if error.name == "onnx" else "train"
+        return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
 
 
