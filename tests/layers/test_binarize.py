@@ -107,8 +107,9 @@ def test_layers_that_would_keep_real_weights_are_refused(change: str) -> None:
 
 def test_no_layer_or_no_quantizer_is_an_error() -> None:
     for model in (nn.Sequential(nn.ReLU()), nn.Linear(2, 2), nn.Sequential(BinaryLinear(2, 2))):
-        with pytest.raises(UsageError, match="nothing"):
+        with pytest.raises(UsageError, match="nothing") as refused:
             binarize_(model)
+        assert "where" not in str(refused.value)
     net = Net()
     with pytest.raises(UsageError, match="nothing"):
         binarize_(net, where=lambda name, layer: False)

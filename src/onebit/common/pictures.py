@@ -55,7 +55,8 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
         with file as content, Image.open(content, formats=FORMATS) as image:
             yield image
     except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
-        raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{path}: cannot be read as an image: {reason}") from None
 
 
 def upright_size(image: Any) -> tuple[int, int]:

@@ -43,10 +43,10 @@ def trace(
     except OnebitError:
         raise
     except Exception as error:
-        raise FoldError(
-            f"cannot follow {type(model).__name__}.forward on inputs {tuple(example.shape)}: {first_line(error)}; "
-            f"it may depend on shapes, not on the contents of tensors; {LAYER_BY_LAYER}"
-        ) from error
+        failed = f"cannot follow {type(model).__name__}.forward on inputs {tuple(example.shape)}: {first_line(error)}"
+        if not isinstance(error, RuntimeError):  # torch's for wrong shapes and dtypes
+            failed += f"; it may depend on shapes, not on the contents of tensors; {LAYER_BY_LAYER}"
+        raise FoldError(failed) from error
     if drawn:
         raise FoldError(f"{type(model).__name__}.forward draws random numbers in eval mode")
     for node in reversed(graph.nodes):  # as `x[0]` in `x[0].numel()`

@@ -60,8 +60,9 @@ def binarize_(
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     layers = _choose(model, kinds, where)
     if not layers:
-        missed = describe(model, where).warnings
-        raise UsageError(f"nothing to binarize: {missed[0] if missed else 'no real layer that `where` chooses'}")
+        chosen = "" if where is None else " that `where` chooses"
+        reasons = [*describe(model, where).warnings, f"no real layer inside the model{chosen}"]
+        raise UsageError(f"nothing to binarize: {reasons[0]}")
     _refuse_real_weights(model, layers)
     # all are made before the first one is installed: an error leaves the model as it was
     installs: list[Callable[[], None]] = []
