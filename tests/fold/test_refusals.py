@@ -19,7 +19,7 @@ from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
 from onebit.packed import Affine, Dense, dumps
-from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer
+from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer, sign
 from support.fold_nets import SHAPE, Model, assert_agrees, assert_answers, kinds, make_mlp
 
 
@@ -292,14 +292,32 @@ def test_weight_quantizers_must_decompose_into_what_they_compute(
             way()
 
 
+class Columns(Quantizer):
+    """Its scales and centers are columns, (O, 1)."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.decompose(latent).dense()
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        latent = latent.detach()
+        return BinaryWeight(sign(latent), latent.abs().mean(1, keepdim=True), latent.mean(1, keepdim=True))
+
+
+def test_scales_may_be_columns() -> None:
+    model = nn.Sequential(BinaryLinear(10, 4, weight_quantizer=Columns()), nn.BatchNorm1d(4)).eval()
+    x = torch.rand(5, 10).numpy()
+    assert_answers(model, pack(model, x), x)
+
+
 def test_usage_errors() -> None:
     with pytest.raises(NotBinaryError, match="binary layer"):
         pack(make_mlp(weight_quantizer=None))
     foreign = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(12, 3))
     with pytest.raises(UsageError, match="input_shape"):
         pack(foreign)
-    with pytest.raises(FoldError, match="cannot follow"):
+    with pytest.raises(FoldError, match="shapes") as wrong:
         pack(foreign, input_shape=(1, 2, 2))
+    assert "packed_layers_" not in str(wrong.value)
     with pytest.raises(FoldError, match="double"):
         pack(make_mlp().double())
     with pytest.raises(FoldError, match="initialized"):
