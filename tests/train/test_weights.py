@@ -21,6 +21,7 @@ from torch import nn
 
 from onebit.errors import CheckpointError, FormatError
 from onebit.layers import BinaryLinear, binarize_
+from onebit.nets import shipped_path
 from onebit.train.weights import load_weights, read_state, read_torch_file, read_weights, save_weights, strip_prefixes
 from support.toy_training import CASES, DATA, build, flat
 
@@ -235,6 +236,13 @@ def test_a_damaged_weight_file_is_refused(tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "best.safetensors"
     path.write_bytes(content)
     with pytest.raises(FormatError):
+        read_weights(path)
+
+
+def test_a_packed_net_is_not_trained_weights(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(shipped_path("mnist-mlp").read_bytes())
+    with pytest.raises(FormatError, match="packed"):
         read_weights(path)
 
 

@@ -212,7 +212,7 @@ def read_weights(path: Path, data: bytes | None = None) -> tuple[dict[str, Tenso
     try:
         facts = facts_of(data)
         if "nodes" in facts:
-            raise FormatError(f"{path}: is a packed net, whose name has to end in {SUFFIX}: rename it")
+            raise FormatError(f"{path}: is a packed net ({SUFFIX}), expected trained weights")
         tensors = safetensors.torch.load(data)
         order = {name: index for index, name in enumerate(facts.pop("order", []))}
         facts.pop("latents", None)
