@@ -42,6 +42,7 @@ def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> No
     assert_equal(onebit.run(tmp_path / "net.1bit", batch), expected)
     assert_equal(onebit.run(str(tmp_path / "net.1bit"), batch), expected)
     assert_equal(run(net, tensor), expected)
+    assert_equal(run(net, list(batch)), expected)
     assert_equal(run(net, tensor.clone().requires_grad_() if net.input.dtype == "float32" else tensor), expected)
     assert_equal(run(net, np.asfortranarray(batch), executor="reference"), expected)
     assert_equal(run(net, batch[::-1].copy()[::-1], threads=2, batch_size=3), expected)

@@ -20,7 +20,7 @@ def as_batch(spec: InputSpec, images: Any) -> Any:
     Raises:
         UsageError: a wrong shape or dtype.
     """
-    images, gray = _without_torch(images), is_gray(spec)
+    images, gray = _as_array(images), is_gray(spec)
     shape = images.shape
     if shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:]):
         # objects that load samples when they are indexed may have no dtype
@@ -45,7 +45,9 @@ def is_gray(spec: InputSpec) -> bool:
     return len(spec.shape) == 3 and spec.shape[0] == 1
 
 
-def _without_torch(batch: Any) -> Any:
-    """A tensor as an array; anything else unchanged."""
+def _as_array(batch: Any) -> Any:
+    """A tensor or a list as an array; other objects with a shape unchanged."""
     torch = sys.modules.get("torch")
-    return batch.detach().numpy() if torch is not None and isinstance(batch, torch.Tensor) else batch
+    if torch is not None and isinstance(batch, torch.Tensor):
+        return batch.detach().numpy()
+    return batch if hasattr(batch, "shape") else np.asarray(batch)
