@@ -70,7 +70,7 @@ def test_the_context_applies_the_average_and_restores_the_weights() -> None:
     for tensor in average.state.values():
         tensor.fill_(3)
     with pytest.raises(ZeroDivisionError), average.applied():
-        assert all(bool((tensor == 3).all()) for tensor in model.state_dict().values()) / 0
+        assert 1 / any(bool((tensor != 3).any()) for tensor in model.state_dict().values())  # 1 / False
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
 
 
