@@ -130,6 +130,12 @@ def test_latents_start_at_plus_and_minus_ten() -> None:
     assert torch.equal(kept[4].weight, net("concrete_sign")[4].weight)
 
 
+def test_added_latents_without_a_rate_take_that_of_the_first() -> None:
+    optimizer = BayesBiNN(latent_groups(net("concrete_sign"), lr=0.02), count=100)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))], "latent": True})
+    assert optimizer.param_groups[-1]["lr"] == 0.02
+
+
 def test_without_data_latents_converge_to_the_prior() -> None:
     layer = BinaryLinear(3, 2, weight_quantizer="concrete_sign")
     optimizer = BayesBiNN(latent_groups(layer, lr=0.5), count=10)
@@ -183,7 +189,8 @@ def test_a_second_fit_continues_from_the_posterior() -> None:
         nn.Sequential(onebit.InputCoding(), model), "bayesbinn", epochs=4, batch_size=50, precision="fp32"
     )
     trainer.fit(data, verbose=False)
-    before = [layer.weight.detach().clone() for _, layer in binary_layers(trainer.model)]
+    # other signs than those that the seed draws
+    before = [layer.weight.detach().neg_().clone() for _, layer in binary_layers(trainer.model)]
     assert all(latent.abs().mean() > 5 for latent in before)
     trainer.fit(data, epochs=1, verbose=False)
     for latent, (_, layer) in zip(before, binary_layers(trainer.model), strict=True):

@@ -14,19 +14,9 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.optim import (
-    OPTIMIZERS,
-    Bop,
-    CompanionOptimizer,
-    clip_latents_,
-    latent_groups,
-    latent_rate,
-)
+from onebit.optim import OPTIMIZERS, Bop, CompanionOptimizer, clip_latents_, latent_groups, latent_rate
 
-EXCEPTIONS = {
-    "LBFGS": "takes one group of parameters only",
-    "SparseAdam": "takes sparse gradients only",
-}
+EXCEPTIONS = {"LBFGS": "takes one group of parameters only", "SparseAdam": "takes sparse gradients only"}
 ONLY_MATRICES = "Muon"
 OF_TORCH = [name for name, kind in OPTIMIZERS.items() if not issubclass(kind, CompanionOptimizer)]
 """The others have other test files."""
