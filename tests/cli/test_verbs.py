@@ -250,8 +250,9 @@ def test_predict_takes_folders_and_patterns(
         ([files[2]], [2]),  # brackets in a name are no pattern
         ([files[1], "-"], [1, 0]),
     ):
-        found = onebit("predict", packed_file, *words, "--json").json["predictions"]
-        names = [str(files[index]) for index in indices]
+        done = onebit("predict", packed_file, *words, "--json")
+        found, names = done.json["predictions"], [str(files[index]) for index in indices]
+        assert done.status == 0
         assert [one["file"] for one in found] == [*names[:1], "-"] if "-" in words else names
         assert [one["label"] for one in found] == [labels[index] for index in indices]
     assert "standard input" in onebit("predict", packed_file, "-").line  # it was read

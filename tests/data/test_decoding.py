@@ -63,6 +63,17 @@ def test_a_crop_of_a_large_jpeg_keeps_its_detail(tmp_path: Path, orientation: in
     np.testing.assert_allclose(got.astype(float), np.asarray(whole, float), atol=8)
 
 
+def test_a_turned_jpeg_keeps_its_detail(tmp_path: Path) -> None:
+    """Its stored height and width are exchanged when a smaller size to decode is chosen."""
+    blocks = np.random.default_rng(0).integers(0, 256, (20, 80), np.uint8).repeat(4, 0).repeat(4, 1)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = save(tmp_path / "turned.jpg", Image.fromarray(blocks), quality=95, exif=exif)
+    plain = save(tmp_path / "plain.jpg", Image.fromarray(np.rot90(blocks, -1)), quality=95)
+    apart = decode_image(turned, (10, 40)).astype(int) - decode_image(plain, (10, 40))
+    assert np.abs(apart).mean() < 4
+
+
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     rgb = Image.fromarray(picture(3))
     gray = np.asarray(rgb.convert("L"))

@@ -17,15 +17,7 @@ from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.packed import Affine, Dense, Threshold, dumps
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run
-from support.fold_nets import (
-    SHAPE,
-    assert_agrees,
-    images_of,
-    kinds,
-    make_mlp,
-    node_of,
-    torch_logits,
-)
+from support.fold_nets import SHAPE, assert_agrees, images_of, kinds, make_mlp, node_of, torch_logits
 from support.packed_layers import Centered
 
 
@@ -70,13 +62,7 @@ def test_mlps_fold_and_agree(options: dict[str, Any], expected: str) -> None:
 
 def test_names_are_those_of_the_modules() -> None:
     packed = pack(make_mlp((12, 7, 3), input_quantizer="ste_sign"))
-    assert [node.output for node in packed.nodes] == [
-        "flatten",
-        "linear1",
-        "linear2.sign",
-        "linear2",
-        "norm2",
-    ]
+    assert [node.output for node in packed.nodes] == ["flatten", "linear1", "linear2.sign", "linear2", "norm2"]
 
 
 def test_invalid_names_of_modules_are_changed() -> None:

@@ -230,6 +230,7 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "padding"),
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
         (lambda x: torch.add(x, x, alpha=2), "alpha"),
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), "rounding"),
         (lambda x: torch.add(x, 2, x), "operands"),
         (lambda x: x.clamp(min=float("inf")).clamp(max=5.0), "clamp"),
         (lambda x: x.mean(0, keepdim=True), "mean"),

@@ -260,10 +260,7 @@ def test_values_that_are_concatenated_have_one_step() -> None:
     net = unet()
     made = calibrated(net, inputs_of(net, 40)).net
     [joint] = [node.output for node in made.nodes if isinstance(node, op.Concat)]
-    assert [type(node) for node in made.nodes if joint in node.inputs] == [
-        op.Conv,
-        op.Conv,
-    ]  # the second for its centers
+    assert [type(node) for node in made.nodes if joint in node.inputs] == [op.Conv] * 2  # one for centers
 
 
 def test_a_residual_block_is_one_rounding_of_sums_and_shortcut() -> None:

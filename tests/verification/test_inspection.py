@@ -57,6 +57,11 @@ def test_other_weights_are_not_binary(weight: np.ndarray) -> None:
     assert inspect_weight("w", weight.astype(np.float32), dtype="float32").verdict != "binary"
 
 
+def test_weights_that_are_not_finite_or_huge_are_real() -> None:
+    for weight in ([[np.nan, np.nan]], [[np.inf, 1.0]], [[1e300, 2.0]]):
+        assert inspect_weight("w", np.array(weight), dtype="float64").verdict == "real"
+
+
 def test_zeros_of_a_binary_layer_are_one_of_its_values() -> None:
     state: dict[str, Any] = {"a.weight": torch.from_numpy((SIGNS + 1) / 2), "b.weight": torch.tensor([[0.0, 1, -1]])}
     zeros = int((SIGNS < 0).sum())
