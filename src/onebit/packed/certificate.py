@@ -18,8 +18,9 @@ PROMISES = {
     "occur, and the outputs are equal, up to the rounding of a last scale or BatchNorm",
     "real": "real activations: no output differs by more than 1e-5·√L of the largest, with L layers of weights, so "
     "labels differ only at ties",
-    "rounded": "signs or rounding after float sums: each of them, given the inputs that torch had, agrees with torch "
-    "unless its number is within 1e-5 of the largest from a step; labels that differ are counted",
+    "rounded": "signs or rounding after float sums: given the same inputs, each sign or integer equals torch's, unless "
+    "the value before rounding lies within 1e-5 (of the largest value) of a rounding threshold; labels that differ are "
+    "counted",
 }
 """What a certificate promises, see `PackedNet.promise`."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"

@@ -38,10 +38,11 @@ def verify(
       the outputs are equal; behind a last scale or BatchNorm up to its rounding.
     - "real", real activations: no output differs by more than 1e-5·√L of the largest, with L layers of weights, so
       labels differ only at ties.
-    - "rounded", signs or rounding behind float sums: each sign and each rounded integer, given the inputs of torch, is
-      that of torch, unless its number is within 1e-5 of the largest one from the step. So are the outputs. Labels that
-      differ because of such a sign are counted. A net from `integer_net` has the weights of the model, and each of its
-      roundings is off by less than 2⁻⁸ of a step.
+    - "rounded", signs or rounding behind float sums: given the same inputs, each sign or integer equals that of torch,
+      unless the value before rounding lies within 1e-5 (of the largest value) of a rounding threshold. Outputs agree
+      within 1e-5 of the largest, given the same signs and integers. Labels that differ because of such a sign are
+      counted. A net from `integer_net` has the weights of the model, and each of its roundings is off by less than 2⁻⁸
+      of a step.
 
     The native library runs all samples. Numpy runs every (N // 1000)-th of them, and must give the same bits.
 
