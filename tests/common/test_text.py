@@ -78,6 +78,6 @@ def test_a_share_is_whole_only_for_all(binary: int, weights: int, share: str) ->
 
 
 def test_a_size_in_words() -> None:
-    assert str(NetSize(22, 100, 1234)) == "22.0 % of the weights binary, 1.2 kB packed"
+    assert str(NetSize(22, 100, 1234)) == "22.0 % of the weights binary, 1.2 kB of packed parameters"
     assert str(NetSize(0, 100, 1234)) == "no binary weights"
     assert [size(count) for count in (999, 93_808, 2.7e6, 5e9)] == ["999 B", "93.8 kB", "2.7 MB", "5.0 GB"]

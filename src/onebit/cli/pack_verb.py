@@ -104,8 +104,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
 
     def state(found: Any) -> None:
         ranges.update({name: made._asdict() for name, made in found.ranges.items()})
-        beyond = f"at most {percent(found.beyond)} of the numbers of a value are beyond its range"
-        say(f"activations rounded to {args.activations} bits: {beyond}")
+        most = f"no activation tensor has more than {percent(found.beyond)} of its entries clipped"
+        say(f"activations rounded to {args.activations} bits: {most}")
 
     bits = args.activations
     rounding = None if bits is None else Rounding(bits, args.calibration or CALIBRATION, state)

@@ -30,7 +30,9 @@ class NetSize(NamedTuple):
         return f"{min(share, 99.9) if self.binary < self.weights else share:.1f} %"
 
     def __str__(self) -> str:
-        return f"{self.share} of the weights binary, {size(self.bytes)} packed" if self.binary else "no binary weights"
+        if not self.binary:
+            return "no binary weights"
+        return f"{self.share} of the weights binary, {size(self.bytes)} of packed parameters"
 
 
 def size(count: float) -> str:
