@@ -84,6 +84,7 @@ def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Pa
     assert latent["verdict"] == "clipped"
     assert latent["facts"]["recipe"]["name"] == "digits-smoke"
     assert latent["facts"]["epoch"] in (1, 2)
+    assert "latent" in onebit("inspect", run_folder).out
     for file in ("plain.pth", "net.safetensors"):
         path = tmp_path / file
         exported = onebit("export", run_folder, "--to", "torch", "-o", path, "--json")
@@ -115,6 +116,7 @@ def test_inspect_counts_what_summary_counts(onebit: Onebit, run_folder: Path, tm
 def test_a_real_net_is_inspected_but_not_packed(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:
     picture = tmp_path / "weights.png"
     assert onebit("inspect", real_folder, "--plot", picture, "--json").json["verdict"] in ("real", "clipped")
+    assert "latent" not in onebit("inspect", real_folder).out
     with Image.open(picture) as image:
         assert image.size[0] > 300
     done = onebit("verify", real_folder, "--json")

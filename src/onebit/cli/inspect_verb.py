@@ -31,8 +31,12 @@ def main(argv: list[str]) -> int:
 
     found = inspect_file(args.run)
     run = None if found.kind == "packed" else _known_net(args, found)
+    latent = False
     if run is not None:
+        from onebit.layers import binary_layers
+
         found.total.update(net_totals(run.model))
+        latent = not found.total["binary_weights"] and any(binary_layers(run.model))
     if args.plot:
         from onebit.report import plot_weights
         from onebit.train.weights import read_state, weight_file
@@ -41,14 +45,14 @@ def main(argv: list[str]) -> int:
         drawn = run.model if run else read_state(weight_file(Path(args.run)))[0]
         plot_weights(drawn, args.plot, title=f"{Path(found.file).name}: {found.verdict} weights")
         say(f"wrote {args.plot}")
-    answer_either(found.as_dict(), "\n".join(_lines(found)), as_json=args.json)
+    answer_either(found.as_dict(), "\n".join(_lines(found, latent=latent)), as_json=args.json)
     for warning in found.warnings:
         say(f"warning: {warning}")
     return 0
 
 
-def _lines(found: Inspection) -> Iterator[str]:
-    """The answer as text."""
+def _lines(found: Inspection, *, latent: bool) -> Iterator[str]:
+    """The answer as text; `latent` for the latent weights of a binary net."""
     packed, total = found.kind == "packed", found.total
     yield f"{escaped(found.file)}: {found.verdict} ({found.kind} file)"
     rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
@@ -58,7 +62,8 @@ def _lines(found: Inspection) -> Iterator[str]:
         rows[-1].append(f"{layer.distance:.4f}")
     yield table(rows, right=range(3, 8))
     yield (
-        f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
+        f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary"
+        f"{' (these are latent weights; their signs ship)' if latent else ''}; "
         f"{size(total['bytes_in_file'])} {'in the file' if packed else 'of tensors here'}, "
         f"{size(total['bytes_at_32_bit'])} at 32 bits, {size(total['bytes_at_1_bit'])} with weights at 1 bit"
         + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
