@@ -31,7 +31,7 @@ def test_unknown_names_come_before_the_device() -> None:
 
 def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "load_dataset", None)
-    with pytest.raises(UsageError, match="batch_size"):
+    with pytest.raises(UsageError, match="--batch_size"):
         onebit.Trainer("mlp", batch_size=60_001).fit("mnist")
 
 

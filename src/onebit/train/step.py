@@ -121,7 +121,9 @@ def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1
     """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs."""
     least = 2 * processes if processes > 1 else 1
     if not least <= batch_size <= max(count, least):
-        raise UsageError(f"batch_size is {batch_size}, expected {least} to {count:,} in {processes} processes")
+        shared = f", in {processes} processes" if processes > 1 else ""
+        allowed = f"--batch_size {least} to {count:,}, the number of training samples{shared}"
+        raise UsageError(f"batch_size is {batch_size}, expected {allowed}")
     batches = batch_bounds(count, batch_size, least=2 * processes)
     return batches, count_steps(len(batches), epochs)
 
