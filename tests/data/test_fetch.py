@@ -98,6 +98,12 @@ def test_a_slow_mirror_times_out(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatc
     assert all(connect <= 5 and read <= 30 for _, (connect, read) in asked)
 
 
+def test_an_unreachable_mirror_is_reported_shortly(tiny: TinyMnist) -> None:
+    with pytest.raises(DataError, match="ConnectionError") as caught:
+        find_or_fetch(official(tiny, "http://127.0.0.1:1/"), directory=None, progress=None)
+    assert len(str(caught.value)) < 200
+
+
 def test_without_pooch_nothing_is_downloaded(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(DataError, match="pooch"):

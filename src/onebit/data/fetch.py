@@ -133,7 +133,9 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
             pooch.retrieve(url, checksum, name, target, downloader=download)
             return
         except (OSError, ValueError) as error:  # ValueError: a wrong checksum
-            failures.append(f"{mirror}: {first_line(error)}")
+            # the message of a failed connection repeats the address and lists nested causes
+            offline = isinstance(error, requests.ConnectionError)
+            failures.append(f"{mirror}: {type(error).__name__ if offline else first_line(error)}")
     raise DataError(f"cannot download {name}: {'; '.join(failures)}; {remedy}")
 
 
