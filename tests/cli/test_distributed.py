@@ -139,7 +139,7 @@ def test_stopped_processes_go_on_to_the_very_bits(stopped: Stopped) -> None:
 def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callable[..., Outcome]) -> None:
     refused = onebit("train", "--resume", stopped.folder)
     assert refused.status == 2
-    assert "was trained with processes = 2, this run has 1" in refused.err.splitlines()[-1]
+    assert "was trained with processes = 2, now it is 1" in refused.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_used_folder_is_resumed_with_its_own_recipe_only(onebit: Onebit, run_f
     before = (run_folder / "result.json").read_bytes()
     for flags, noun in (
         (["--out", run_folder], f"--resume {run_folder}"),
-        (["--epochs", "5", "--resume", run_folder], "epochs = 2.0, now it is 5.0"),
+        (["--epochs", "5", "--resume", run_folder], "epochs = 2, now it is 5"),
         (["--method", "bnn", "--resume", run_folder], "model.weight_quantizer"),
     ):
         refused = onebit("train", "digits-smoke", *SMALL, *flags)

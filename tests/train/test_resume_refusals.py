@@ -60,7 +60,7 @@ NO_SCHEDULE = Case(schedule=None)
     [
         (PLAIN, PLAIN, {"seed": 1}, "seed"),
         (PLAIN, PLAIN, {"batch_size": 16}, "batch_size"),
-        (PLAIN, PLAIN, {"epochs": 4}, "total_steps"),
+        (PLAIN, PLAIN, {"epochs": 4}, "epochs"),
         (PLAIN, Case(precision="bf16"), {}, "precision"),
         (PLAIN, Case(loss="hinge"), {}, "loss"),
         (PLAIN, Case(optimizer="sgd"), {}, "optimizer"),

@@ -31,6 +31,7 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.run_files import is_of_epoch, refuse_other_data
+from onebit.train.run_settings import change_in_words
 from onebit.train.weights import load_weights, read_weights, weight_file
 
 
@@ -51,7 +52,7 @@ def refuse_other(folder: Path, recipe: Recipe, data: Dataset | None = None) -> N
         return
     if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
         name, was, now = min(changed, key=lambda change: change[0] != "epochs")  # which change others: name their cause
-        raise CheckpointError(f"{folder}: was trained with {name} = {was!r}, now it is {now!r}")
+        raise CheckpointError(f"{folder}: {change_in_words(name, was, now)}")
 
 
 def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **options: Any) -> History:

@@ -20,7 +20,7 @@ from onebit.optim import finish_steps_
 from onebit.train.average import copy_tensors_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.run_settings import PLAIN, first_difference, flat, of_states
+from onebit.train.run_settings import PLAIN, change_in_words, first_difference, flat, of_states
 from onebit.train.weights import is_odd, read_torch_file
 
 CHECKPOINT_FORMAT = 2
@@ -93,8 +93,11 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     began = {**state["setting"], "generators": sorted(state["generators"], key=str)}
     last = of_states(state["optimizer"].get("param_groups"), state.get("schedule"))
     if changed := first_difference(flat(began), flat({"settings": last}), flat(job.settings)):
-        name, was, given = changed
-        raise CheckpointError(f"was trained with {name} = {reprlib.repr(was)}, this run has {reprlib.repr(given)}")
+        (name, was, given), steps = changed, job.feed.steps
+        # a loader may have had another length
+        if name == "total_steps" and History.from_rows(state["rows"]).rows[0].step == steps:
+            name, was, given = "epochs", was / steps, given / steps
+        raise CheckpointError(change_in_words(name, was, given))
     expected = _content(job)
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # training may move between CPU and GPU
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
