@@ -108,6 +108,11 @@ def test_folders_with_another_layout_are_refused(tmp_path: Path, files: tuple[st
         list_folder(touch(tmp_path, *files))
 
 
+def test_a_missing_folder_is_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        list_folder(tmp_path / "moved")
+
+
 def test_a_copy_has_the_same_digest_and_other_folders_do_not(tmp_path: Path) -> None:
     files = ("train/a/1.png", "train/b/1.png", "test/a/1.png")
 

@@ -67,7 +67,8 @@ def list_folder(root: Path) -> Listing:
     others: list[str] = []
     train = _list_images(root, train_folder, classes, others)
     if not train:
-        raise DataError(f"{root}: no images in class folders, expected train/CLASS/IMAGE or CLASS/IMAGE")
+        found = "no images in class folders" if root.is_dir() else "no such folder"
+        raise DataError(f"{root}: {found}, expected train/CLASS/IMAGE or CLASS/IMAGE")
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if train_folder != root:
         for name in (*VALIDATION, "test"):
