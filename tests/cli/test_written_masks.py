@@ -43,11 +43,12 @@ def test_no_image_and_no_true_mask_is_replaced(
 
 
 def test_masks_of_an_earlier_call_are_replaced(onebit: Onebit, tmp_path: Path) -> None:
-    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a.png")
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a\n.png")
     made = []
     for flags in ((), ("--invert",)):
-        assert onebit("predict", "membrane-unet", tmp_path / "a.png", "--masks", tmp_path / "m", *flags).status == 0
-        made.append([(tmp_path / "m" / name).read_bytes() for name in ("a.png", "a-beside.png")])
+        done = onebit("predict", "membrane-unet", tmp_path / "a\n.png", "--masks", tmp_path / "m", *flags)
+        assert (done.status, r"a\n.png: " in done.out) == (0, True)
+        made.append([(tmp_path / "m" / name).read_bytes() for name in ("a\n.png", "a\n-beside.png")])
     assert made[0][0] != made[1][0]
 
 
@@ -87,11 +88,7 @@ def masked(folder: Path, high: int, classes: str = "") -> Path:
 
 @pytest.mark.parametrize(
     ("high", "classes", "compared"),
-    [
-        (255, "", True),
-        (1, "membrane\ncell\n", True),
-        (1, "cell\nmembrane\n", False),
-    ],
+    [(255, "", True), (1, "membrane\ncell\n", True), (1, "cell\nmembrane\n", False)],
 )
 def test_other_classes_are_ignored(onebit: Onebit, tmp_path: Path, high: int, classes: str, compared: bool) -> None:
     done = onebit("predict", "membrane-unet", masked(tmp_path, high, classes), "--masks", tmp_path / "masks")
