@@ -285,7 +285,7 @@ def test_without_true_masks_no_class_is_void() -> None:
 DRAWN = np.random.default_rng(5).integers(0, 256, (2500, *SHAPE), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("batch_size", "native"), [(None, "0"), (640, "1")])
+@pytest.mark.parametrize(("batch_size", "native"), [(None, "0"), (641, "1")])
 def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of 2,500 images; signs inside the net are compared on these, with or without the library."""
     monkeypatch.setenv("ONEBIT_NATIVE", native)
