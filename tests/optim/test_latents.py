@@ -121,6 +121,17 @@ def test_a_group_added_later_is_left_alone() -> None:
     assert extra.tolist() == [7.0, 7.0]
 
 
+def test_only_updated_parameters_are_clipped() -> None:
+    layers = BinaryLinear(4, 4), BinaryLinear(4, 4)
+    optimizer = clip_latents_(torch.optim.SGD(latent_groups(nn.ModuleList(layers), lr=1.0)))
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.fill_(7)
+    layers[0](torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert [largest(layer) for layer in layers] == [1, 7]
+
+
 # ------------------------------------------------------------------------------------------------------------- groups
 @pytest.mark.parametrize("name", ["sign", "concrete_sign", "adabin"])
 def test_every_parameter_is_in_one_group(name: str) -> None:
