@@ -62,9 +62,10 @@ BOMB = "a: &a [x, x, x]\n" + "".join(
 )
 RECIPES = {
     "nested": ("[" * 50_000, "deep"),
+    "nested JSON": ('{"model": ' + "[" * 40_000 + "]" * 40_000 + "}", "deep"),
     "nested text": ("model: {widths: '" + "[" * 1_500 + "'}", "model.widths"),
     "indented": ("".join(" " * i + "model:\n" for i in range(300)), "deep"),
-    "long": ("epochs: " + "1" * 40_000, "40,000"),
+    "long": ("epochs: " + "x" * 40_000, "40,000"),
     "sexagesimal": ("epochs: " + "1:" * 900, "1,7"),
     "large": ("#" * 200_000, "200,000"),
     "many": ("- 1\n" * 20_000, "5,000"),
@@ -79,15 +80,14 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_crafted_recipes_are_refused_at_once(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     text, noun = RECIPES[name]
-    for suffix in ("yaml", "json"):
-        path = folder / f"x.{suffix}"
-        path.write_text(text)
-        with bounded():
-            assert main(["train", str(path), "--out", str(folder / "run")]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert len(error.partition("; known: ")[0]) < 500
-        assert suffix == "json" or noun in error
+    path = folder / ("x.json" if "JSON" in name else "x.yaml")
+    path.write_text(text)
+    with bounded():
+        assert main(["train", str(path), "--out", str(folder / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert len(error.partition("; known: ")[0]) < 500
+    assert noun in error
 
 
 # ---------------------------------------------------------------------------------------------------------------- pipes
