@@ -21,7 +21,7 @@ from onebit.train.average import copy_tensors_
 from onebit.train.history import History
 from onebit.train.job import Job
 from onebit.train.run_settings import PLAIN, change_in_words, first_difference, flat, of_states
-from onebit.train.weights import is_odd, read_torch_file
+from onebit.train.weights import is_unusual_storage, read_torch_file
 
 CHECKPOINT_FORMAT = 2
 DEEPEST, MOST_ITEMS = 12, 1_000_000
@@ -101,10 +101,10 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     expected = _content(job)
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # training may move between CPU and GPU
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
-    found = {name: alike(state.get(name), expected[name], name) for name in parts}
+    found = {name: checked_like(state.get(name), expected[name], name) for name in parts}
     stored, here = (of["optimizer"].get("param_groups") for of in (state, expected))
     # with what a user's optimizer adds while it runs, such as a count
-    groups = [old | group for old, group in zip(stored or (), alike(stored, here, "param_groups"), strict=True)]
+    groups = [old | group for old, group in zip(stored or (), checked_like(stored, here, "param_groups"), strict=True)]
     cpu, cuda = found["rng"][job.ranks.rank]
     history = History.from_rows(state.get("rows"))
     _check_states(job.optimizer, groups, state["optimizer"]["state"])
@@ -132,19 +132,24 @@ def _read(path: Path) -> dict[str, Any]:
     version = state.get("format") if isinstance(state, dict) else None
     if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
-    level, left, odd = [state], MOST_ITEMS, False
+    level, left, unusual = [state], MOST_ITEMS, False
     for _ in range(DEEPEST):
         inner = (value.values() if isinstance(value, dict) else value for value in level)
         level = list(islice(chain.from_iterable(inner), left + 1))
         left -= len(level)
-        odd = odd or any(isinstance(value, Tensor) and is_odd(value, empty=True) for value in level)
+        unusual |= any(isinstance(value, Tensor) and is_unusual_storage(value, empty=True) for value in level)
         level = [value for value in level if isinstance(value, (dict, list, tuple))]
-    if level or left < 0 or odd:
-        raise CheckpointError(f"{path}: more than {MOST_ITEMS:,} values, nested too deep, or an odd tensor")
+    for wrong, text in (
+        (left < 0, f"more than {MOST_ITEMS:,} values"),
+        (level, f"values nested more than {DEEPEST} deep"),
+        (unusual, "a tensor that is sparse, quantized, or larger than its memory"),
+    ):
+        if wrong:
+            raise CheckpointError(f"{path}: {text}")
     return state
 
 
-def alike(found: Any, expected: Any, name: str) -> Any:
+def checked_like(found: Any, expected: Any, name: str) -> Any:
     """`found` without unexpected keys, if it has the types and shapes of `expected`; CheckpointError otherwise.
 
     Booleans and None may be missing: versions of torch have different switches.
@@ -154,10 +159,10 @@ def alike(found: Any, expected: Any, name: str) -> Any:
         if not all(isinstance(key, str) for key in expected):  # a Counter of milestones
             return found
         found = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)} | found
-        return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
+        return {key: checked_like(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
     if isinstance(expected, (list, tuple)) and fits and len(found) == len(expected):
         pairs = enumerate(zip(found, expected, strict=True))
-        return type(expected)(alike(item, own, f"{name}.{index}") for index, (item, own) in pairs)
+        return type(expected)(checked_like(item, own, f"{name}.{index}") for index, (item, own) in pairs)
     if isinstance(expected, Tensor):
         fits = fits and found.shape == expected.shape
     elif isinstance(expected, (int, float)):

@@ -69,13 +69,13 @@ def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor]
             # `fit` saves the moving average in the end
             content = average if isinstance(average := content.get("average"), dict) else inner
         state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    wrong = [name for name, tensor in state.items() if not isinstance(name, str) or is_odd(tensor)]
+    wrong = [name for name, tensor in state.items() if not isinstance(name, str) or is_unusual_storage(tensor)]
     if wrong or not state:
         raise FormatError(f"{path}: holds no plain tensors by name{f', such as {wrong[0]!r}' if wrong else ''}")
     return strip_prefixes(state), facts
 
 
-def is_odd(tensor: Tensor, *, empty: bool = False) -> bool:
+def is_unusual_storage(tensor: Tensor, *, empty: bool = False) -> bool:
     """Whether a tensor is sparse, quantized, without memory or larger than its memory, or, unless `empty`, empty."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or (0 in tensor.shape and not empty):
         return True
