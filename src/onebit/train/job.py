@@ -26,7 +26,7 @@ from onebit.train.ranks import Ranks
 from onebit.train.step import BatchWatch, StepSettings
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Job:
     """The shared state of the phases of `fit`: first its arguments, in which `plan` resolves "auto".
 

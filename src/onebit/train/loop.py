@@ -132,12 +132,33 @@ def fit(
     source = fit_data(data, validation, batch_size=batch_size)
     run_folder = None if folder is None else Path(folder)
     job = Job(
-        model, source, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), task, chosen_metrics(metric, task),
-        batch_size_of(source, batch_size), seed, augmentation, ema, teacher,
-        StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
-        precision, memory_format, compile, sync_norm, ranks,
-        run_folder, resume, facts, on_step, on_epoch, on_restored, batch_watch, verbose,
-    )  # fmt: skip
+        model=model,
+        data=source,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=resolve(LOSSES, loss, kind="loss"),
+        task=task,
+        metrics=chosen_metrics(metric, task),
+        batch_size=batch_size_of(source, batch_size),
+        seed=seed,
+        augmentation=augmentation,
+        ema=ema,
+        teacher=teacher,
+        step_settings=StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
+        precision=precision,
+        memory_format=memory_format,
+        compile=compile,
+        sync_norm=sync_norm,
+        ranks=ranks,
+        folder=run_folder,
+        resume=resume,
+        facts=facts,
+        on_step=on_step,
+        on_epoch=on_epoch,
+        on_restored=on_restored,
+        batch_watch=batch_watch,
+        verbose=verbose,
+    )
     plan(job, epochs)
     # turns off a user's autocast: each step sets the precision
     with lock_folder(run_folder, ranks), autocast("fp32", job.device), repeatable(job.device):
