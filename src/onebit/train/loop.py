@@ -198,21 +198,24 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     objective = Objective(job.loss, job.precision, job.step_settings, job.task, job.teacher, job.metrics, ranks)
     quantizers, checked = scheduled(job.model), 0
     job.model.train()
-    for i, (whole, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
+    for i, (full_size_images, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         images += count
-        x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
+        x = full_size_images
+        if job.augmentation is not None:
+            x = images_of_epoch(x, job.augmentation, epoch=epoch, epochs=epochs)
         for quantizer in quantizers:
             quantizer.set_progress(job.step / total_steps)
         if i == steps:  # before the step, in which forward may change its inputs
             last = mapped(Tensor.clone, first_samples(x, LOOK_IMAGES)), first_samples(y, LOOK_IMAGES)
-        losses[i - 1], right, known = optimizer_step(
-            job.forward, job.optimizer, x, y, objective, count=count, teacher_inputs=whole, sums=sums
+        losses[i - 1], correct_count, labelled_share = optimizer_step(
+            job.forward, job.optimizer, x, y, objective, count=count, teacher_inputs=full_size_images, sums=sums
         )
-        counts.append(size_of(y) * known)
-        correct = None if right is None or correct is None else correct.add_(right)
-        if watch is not None and right is not None and (i % watch.every == 0 or i == steps):
-            now = ranks.sum_(torch.stack([losses[i - 1].double(), right, right.new_tensor(counts[-1])])).tolist()
-            watch.on_batch(BatchLog(epoch, i, steps, now[0], now[1] / (now[2] or 1)))  # all pixels may be void
+        counts.append(size_of(y) * labelled_share)
+        correct = None if correct_count is None or correct is None else correct.add_(correct_count)
+        if watch is not None and correct_count is not None and (i % watch.every == 0 or i == steps):
+            sums_of_rank = [losses[i - 1].double(), correct_count, correct_count.new_tensor(counts[-1])]
+            loss, right, labelled = ranks.sum_(torch.stack(sums_of_rank)).tolist()
+            watch.on_batch(BatchLog(epoch, i, steps, loss, right / (labelled or 1)))  # all pixels may be void
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -226,16 +229,16 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     # BatchNorm statistics and the moving average differ between ranks: rank 0 decides
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
-    known_images = ranks.sum_(losses.new_tensor(counts))
-    known = float(known_images.double().sum()) or 1.0  # all pixels may be void
+    labelled_counts = ranks.sum_(losses.new_tensor(counts))
+    labelled_count = float(labelled_counts.double().sum()) or 1.0  # all pixels may be void
     values = {
-        "train_loss": float((losses * known_images).sum()) / known,
+        "train_loss": float((losses * labelled_counts).sum()) / labelled_count,
         # sums of rounded fractions, which may exceed the count by 1e-8
-        "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / known),
+        "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / labelled_count),
         "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
         "lr": latent_rate(job.optimizer),
         "images_per_second": images / (time.perf_counter() - started),
-        "small": x is not whole,
+        "small": x is not full_size_images,
     }
     return values, steps, last
 
