@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,7 +114,7 @@ class Comparison:
     def _proof(self, feed: TrainedFeed | None) -> Proof | None:
         # without the packed preprocessing, a model with a pipeline may not take what the packed net takes
         other_inputs = self.preprocess is None and feed is not None and feed.feeds_model
-        with suppress(*[OnebitError] * other_inputs):
+        with suppress(OnebitError) if other_inputs else nullcontext():
             example, seed = example_of(self.packed.input), self.seed or 0
             folded = fold_model(self.model, example, preprocess=self.preprocess, weights=self.weights, seed=seed)
             return Proof.of(folded, self.packed, self.activations)
