@@ -120,7 +120,7 @@ class LatentWeight(nn.Module):
         return self.outputs_first(self.weight)
 
     def binary_weight(self) -> BinaryWeight:
-        """The binary weight that ships: scale·signs + center, output channels first.
+        """The binary weight that ships: scale·signs + centre, output channels first.
 
         Raises:
             UsageError: as `latent`.

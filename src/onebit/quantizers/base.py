@@ -117,7 +117,7 @@ class Surrogate(torch.autograd.Function):
 
 
 class BinaryWeight(NamedTuple):
-    """The weight that ships: `scale · signs + center`, two values per output channel.
+    """The weight that ships: `scale · signs + centre`, two values per output channel.
 
     signs: ±1, the shape of the latent weight.
     scale: (O,), positive, or None for 1.
@@ -129,7 +129,7 @@ class BinaryWeight(NamedTuple):
     centre: Tensor | None = None
 
     def dense(self) -> Tensor:
-        """The real-valued weight `scale · signs + center`, shape of `signs`."""
+        """The real-valued weight `scale · signs + centre`, shape of `signs`."""
         weight = self.signs
         channels = (-1,) + (1,) * (weight.dim() - 1)
         if self.scale is not None:
@@ -140,7 +140,7 @@ class BinaryWeight(NamedTuple):
 
 
 class BinaryInput(NamedTuple):
-    """A binary input quantizer in eval mode: `scale · sign(x − shift) + center` of x (N, C, …).
+    """A binary input quantizer in eval mode: `scale · sign(x − shift) + centre` of x (N, C, …).
 
     Each field has shape (), for all channels, or (C,).
 
@@ -249,7 +249,7 @@ class Quantizer(torch.nn.Module):
         """Called before each training step with the share of steps done, in [0, 1): follow a schedule."""
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        """Signs, scale and center of the weight that ships; for most methods sign(latent)."""
+        """Signs, scale and centre of the weight that ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
 
     def binary_input(self) -> BinaryInput | None:
