@@ -162,6 +162,7 @@ class DeviceBatches:
         from_x = torch.where(mirrored.bool(), width - 1 - x, x) + left - augmentation.crop_padding
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
         from_y, from_x = _reflected(from_y, height), _reflected(from_x, width)
+        # held: (images, P, H, W, K), P = C planes of K = 1 value for each pixel, or one plane of K = C values
         pixels = held[rows.unsqueeze(2), :, from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, P, K)
         kept = kept_y.unsqueeze(2) & kept_x.unsqueeze(1) if augmentation.padding_mode == "zero" else None
         if augmentation.cutout:
