@@ -16,7 +16,7 @@ from onebit.export import EXPORTS, CannotRun, Target
 from onebit.packed import Certificate, Conv, PackedNet, load, nodes, save
 from onebit.runtime import run
 from support.command_line import Onebit
-from support.packed_nets import OTHER_NETS, Builder
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder
 
 
 class Archive:
@@ -89,7 +89,7 @@ def test_inputs_are_images_or_random(onebit: Onebit, here: Path, archive: Archiv
     b.add(nodes.AdaptiveAveragePool, size=(1, 10))
     b.add(nodes.Flatten)
     save(replace(b.net(), certificate=replace(certificate, dataset="mnist-sample")), "net.1bit")
-    save(next(iter(OTHER_NETS.values()))(), "other.1bit")
+    save(next(iter(NETS_OF_OTHER_INPUTS.values()))(), "other.1bit")
     for name, what in (("net", "200 mnist-sample test images"), ("other", "20 random inputs")):
         done = onebit("export", f"{name}.1bit", "--to", "archive", "-o", f"{name}.zip", "--json")
         assert done.status == 0, done.err

@@ -13,7 +13,7 @@ from onebit.export import Comparison
 from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
 from onebit.packed import Certificate, PackedNet
 from onebit.runtime import run
-from support.packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of, sign_net
 
 Outputs = dict[str, np.ndarray]
 
@@ -81,7 +81,7 @@ def test_a_small_share_of_labels_may_differ(share: float, passes: bool) -> None:
 
 
 def test_outputs_that_are_not_logits_have_a_largest_distance() -> None:
-    net = OTHER_NETS["features"]()
+    net = NETS_OF_OTHER_INPUTS["features"]()
     expected = outputs_of(net)
 
     def moved(factor: float) -> Outputs:
@@ -155,7 +155,7 @@ def test_logits_of_another_scale_are_rejected_although_their_labels_are_equal(fa
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_rejected(wrong: float) -> None:
-    net = OTHER_NETS["features"]()
+    net = NETS_OF_OTHER_INPUTS["features"]()
     expected = outputs_of(net)
     assert_rejected(net, expected, changed(expected, lambda values: np.where(values > 0, np.float32(wrong), values)))
 

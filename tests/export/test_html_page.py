@@ -20,7 +20,7 @@ from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
 from support.browser import MISSING, Browser
 from support.html_pages import HOSTILE, digits_net
-from support.packed_nets import OTHER_NETS, Builder, inputs_of
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ PAGES = {
     "digits": lambda: (digits_net(), load_dataset("mnist-sample").test.images[:20]),
     "images": lambda: (replace(image_net(), classes=("first", "second", "third")), inputs_of(image_net(), 3)),
     "masks": lambda: (mask_net(), None),
-    "numbers": lambda: (OTHER_NETS["features"](0), None),
-    "signal": lambda: (OTHER_NETS["signal"](0), None),
+    "numbers": lambda: (NETS_OF_OTHER_INPUTS["features"](0), None),
+    "signal": lambda: (NETS_OF_OTHER_INPUTS["signal"](0), None),
 }
 
 
@@ -316,7 +316,7 @@ def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path
         )
         return found
 
-    net, inputs = OTHER_NETS["features"](0), np.zeros((1, 20), np.float32)
+    net, inputs = NETS_OF_OTHER_INPUTS["features"](0), np.zeros((1, 20), np.float32)
     open_page(browser, net, tmp_path / "net.html")
     for selector, value in (("#fields input[type=number]", 1.25), ("#fields input[type=range]", -2.4)):
         inputs[0, 0] = value
@@ -328,7 +328,7 @@ def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path
         enter("#fields input[type=number]", text)
         assert answer(browser) == "Input 0 is not a number"
 
-    signal = OTHER_NETS["signal"](0)
+    signal = NETS_OF_OTHER_INPUTS["signal"](0)
     open_page(browser, signal, tmp_path / "net.html")
     numbers = inputs_of(signal, 1)
     enter("textarea", ", ".join(map(str, numbers.ravel().tolist())))

@@ -14,7 +14,7 @@ from onebit.export import export_net
 from onebit.export.onnx.target import card
 from onebit.export.pixels import IMAGE_DATA, UNKNOWN, pixels_in_words
 from onebit.packed import Card, Certificate
-from support.packed_nets import OTHER_NETS, make_packed_mlp
+from support.packed_nets import NETS_OF_OTHER_INPUTS, make_packed_mlp
 
 COLOR = "bytes 0 to 255, planes in the order red, green, blue, no normalization before"
 DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"
@@ -41,7 +41,7 @@ def test_a_certificate_names_the_data_of_bytes(certificate: Certificate) -> None
     net = make_packed_mlp(shape=(1, 3, 4))
     assert pixels_in_words(replace(net, certificate=certificate)) == DIGITS
     assert pixels_in_words(replace(net, certificate=replace(certificate, split=""))) == UNKNOWN
-    assert pixels_in_words(OTHER_NETS["features"]()) == ""
+    assert pixels_in_words(NETS_OF_OTHER_INPUTS["features"]()) == ""
 
 
 def test_the_data_are_in_the_table_of_data_sets() -> None:

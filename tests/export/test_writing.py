@@ -16,7 +16,7 @@ from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
 from onebit.packed import OPS, Dense, Flatten, PackedNet, costs
 from onebit.runtime import run
-from support.packed_nets import OTHER_NETS, Builder, inputs_of, real_net, sign_net
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of, real_net, sign_net
 
 Outputs = dict[str, np.ndarray]
 AddTarget = Callable[..., ModuleType]
@@ -147,7 +147,7 @@ def test_a_net_that_differs_or_fails_is_not_written(add_target: AddTarget, tmp_p
         with pytest.raises(error):
             export_net(real_net(), "own", tmp_path / "net.own")
         assert list(tmp_path.iterdir()) == []
-    tokens = OTHER_NETS["tokens"]()
+    tokens = NETS_OF_OTHER_INPUTS["tokens"]()
     nan = np.full((1, *tokens.input.shape), np.nan, np.float32)
     with pytest.raises(UsageError, match="NaN"):  # the packed net runs first
         export_net(tokens, "own", tmp_path / "net.own", inputs=nan)

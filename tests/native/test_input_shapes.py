@@ -17,7 +17,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from support.drawn_nets import batches_of, nets
 from support.executors import assert_agrees, reference
-from support.packed_nets import OTHER_NETS, Builder, inputs_of
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of
 
 ISAS = instruction_sets()
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
@@ -66,9 +66,9 @@ def test_drawn_nets_are_the_same_after_a_file_and_in_any_batches(data: st.DataOb
             np.testing.assert_array_equal(array.view(np.int32), expected[name].view(np.int32))
 
 
-@pytest.mark.parametrize("name", OTHER_NETS)
+@pytest.mark.parametrize("name", NETS_OF_OTHER_INPUTS)
 def test_nets_of_other_inputs_are_planned(name: str) -> None:
-    net = OTHER_NETS[name]()
+    net = NETS_OF_OTHER_INPUTS[name]()
     batch = inputs_of(net, 7)
     expected = reference(net, batch)
     for isa in ISAS.values():

@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_tensors
 from onebit.errors import FormatError
 from onebit.packed import dumps, load, loads
 from support.hostile_files import Header, assert_refused, join, sealed, split
-from support.packed_nets import OTHER_NETS, make_packed_mlp
+from support.packed_nets import NETS_OF_OTHER_INPUTS, make_packed_mlp
 
 GOOD = dumps(make_packed_mlp((12, 70, 10), form="mixed"))
 
@@ -195,7 +195,7 @@ TOKENS_GRAPHS = [
 )
 def test_changed_graphs_are_refused(form: str, where: str, change: Any, noun: str | None) -> None:
     """`where`: a field of the graph, "first" for another first node, or the node to replace; noun None: still valid."""
-    header, graph, tensors = split(GOOD if form == "mlp" else dumps(OTHER_NETS[form]()))
+    header, graph, tensors = split(GOOD if form == "mlp" else dumps(NETS_OF_OTHER_INPUTS[form]()))
     if where == "first":
         graph["nodes"].insert(0, change)
     elif where in [line.split(" ")[1] for line in graph["nodes"]]:
@@ -273,7 +273,7 @@ def test_tensors_that_the_net_does_not_use_are_refused(name: str, dtype: str, no
     ],
 )
 def test_invalid_contents_are_refused(form: str, tensor: str, value: Any, noun: str) -> None:
-    header, graph, tensors = split(GOOD if form == "mlp" else dumps(OTHER_NETS[form]()))
+    header, graph, tensors = split(GOOD if form == "mlp" else dumps(NETS_OF_OTHER_INPUTS[form]()))
     value = value if isinstance(value, bytes) else value.tobytes()
     first = header[tensor]["data_offsets"][0]
     assert_refused(join(header, graph, tensors[:first] + value + tensors[first + len(value) :]), noun)

@@ -17,7 +17,7 @@ from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Re
 from onebit.runtime import batches, run, timing
 from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import native_plan
-from support.packed_nets import OTHER_NETS, Builder, inputs_of
+from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -31,9 +31,9 @@ def assert_equal(found: Any, expected: Any) -> None:
         np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
 
 
-@pytest.mark.parametrize("form", OTHER_NETS)
+@pytest.mark.parametrize("form", NETS_OF_OTHER_INPUTS)
 def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> None:
-    net = OTHER_NETS[form]()
+    net = NETS_OF_OTHER_INPUTS[form]()
     batch = inputs_of(net, 5)
     expected = run(net, batch)
     assert type(expected) is {"features": dict, "tokens": np.ndarray, "signal": tuple}[form]
@@ -51,7 +51,7 @@ def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> No
 
 
 def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
-    net = OTHER_NETS["features"]()
+    net = NETS_OF_OTHER_INPUTS["features"]()
     made = run(net, inputs_of(net, 4))
     assert {key: array.shape for key, array in made.items()} == {"gated": (4, 33), "number": (4,), "again": (4, 33)}
     np.testing.assert_array_equal(made["gated"], made["again"])
@@ -61,9 +61,9 @@ def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
     assert isinstance(run(one, inputs_of(net, 4)), tuple)
 
 
-@pytest.mark.parametrize("form", OTHER_NETS)
+@pytest.mark.parametrize("form", NETS_OF_OTHER_INPUTS)
 def test_a_call_infers_no_shapes_and_asks_the_library_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = OTHER_NETS[form]()
+    net = NETS_OF_OTHER_INPUTS[form]()
     batch, plan = inputs_of(net, 5), native_plan(net)
     module = onebit.PackedModule(net)
     expected = run(net, batch), net.by_name(module(torch.from_numpy(batch)))
@@ -83,7 +83,7 @@ def test_a_call_infers_no_shapes_and_asks_the_library_once(form: str, monkeypatc
 
 
 def test_samples_may_be_read_on_demand() -> None:
-    net = OTHER_NETS["tokens"]()
+    net = NETS_OF_OTHER_INPUTS["tokens"]()
     batch, sizes = inputs_of(net, 9), []
     streamed = Streamed(batch, lambda part: sizes.append(len(part)) or part)
     for executor in ("native", "reference"):
@@ -92,14 +92,14 @@ def test_samples_may_be_read_on_demand() -> None:
 
 
 def test_progress_counts_samples() -> None:
-    net, seen = OTHER_NETS["signal"](), []
+    net, seen = NETS_OF_OTHER_INPUTS["signal"](), []
     run(net, inputs_of(net, 7), batch_size=3, threads=1, on_images=lambda *done: seen.append(done))
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
 @pytest.mark.parametrize("executor", ["native", "reference"])
 def test_inputs_that_are_not_finite_are_refused(executor: str) -> None:
-    net = OTHER_NETS["tokens"]()
+    net = NETS_OF_OTHER_INPUTS["tokens"]()
     batch = inputs_of(net, 3)
     batch[0, 0, 0], batch[2, 5, :2] = np.nan, np.inf
     for given in (batch, torch.from_numpy(batch), batch.transpose(0, 2, 1).copy().transpose(0, 2, 1)):
@@ -133,7 +133,7 @@ class Streamed:
     ],
 )
 def test_samples_read_on_demand_have_the_expected_number_and_shape(read: Any, noun: str, executor: str) -> None:
-    net = OTHER_NETS["tokens"]()
+    net = NETS_OF_OTHER_INPUTS["tokens"]()
     with pytest.raises(UsageError, match=noun):
         run(net, Streamed(inputs_of(net, 9), read), batch_size=4, executor=executor)
 
@@ -186,7 +186,7 @@ def test_the_largest_numbers_are_finite() -> None:
     ],
 )
 def test_other_inputs_are_refused(batch: Any) -> None:
-    net = OTHER_NETS["features"]()
+    net = NETS_OF_OTHER_INPUTS["features"]()
     for call in (run, lambda net, batch: as_batch(net.input, batch)):
         with pytest.raises(UsageError, match="inputs"):
             call(net, batch)
@@ -212,14 +212,14 @@ def test_a_number_per_sample_is_a_vector() -> None:
 
 def test_times_include_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running.check_logits", lambda net, logits: time.sleep(0.005))
-    for row in timing.time_packed(OTHER_NETS["features"](), 1, rounds=1, seconds=1e-4):
+    for row in timing.time_packed(NETS_OF_OTHER_INPUTS["features"](), 1, rounds=1, seconds=1e-4):
         assert row["fastest_us"] > 5000, row["variant"]
 
 
-@pytest.mark.parametrize("form", OTHER_NETS)
+@pytest.mark.parametrize("form", NETS_OF_OTHER_INPUTS)
 def test_any_net_is_timed(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onebit.runtime.running._THREAD_WORK", 1)
-    net = OTHER_NETS[form]()
+    net = NETS_OF_OTHER_INPUTS[form]()
     for count, threads in ((1, 2), (3, 1)):
         rows = timing.time_packed(net, count, rounds=1, seconds=1e-4, threads=threads)
         assert {row["batch"] for row in rows} == {count}

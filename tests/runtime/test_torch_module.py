@@ -28,7 +28,7 @@ from support.packed_modules import (
     make,
     readings,
 )
-from support.packed_nets import NETS, OTHER_NETS, Builder, make_packed_mlp
+from support.packed_nets import NETS, NETS_OF_OTHER_INPUTS, Builder, make_packed_mlp
 
 __all__ = ["readings"]
 
@@ -110,7 +110,7 @@ def test_the_operators_pass_the_checks_of_torch() -> None:
 
 
 @TORCHS_OWN
-@pytest.mark.parametrize("form", OTHER_NETS)
+@pytest.mark.parametrize("form", NETS_OF_OTHER_INPUTS)
 def test_nets_of_any_input_compile_and_export(form: str, tmp_path: Path) -> None:
     torch.compiler.reset()
     net = make(form)

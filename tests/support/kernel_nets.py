@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
-from support.packed_nets import IMAGE_NETS, OTHER_NETS, Builder
+from support.packed_nets import IMAGE_NETS, NETS_OF_OTHER_INPUTS, Builder
 
 _INT32 = np.iinfo(np.int32)
 
@@ -72,7 +72,7 @@ def kernel_nets() -> list[PackedNet]:
     for form in ("sign", "integer", "real"):
         for channels, outputs, values in ((1, 1, (0,)), (3, 16, (0, 1)), (33, 37, (1,)), (64, 130, (0, 1))):
             nets += [_wide(channels, outputs, form, value) for value in values]
-    nets += [make() for make in (*THRESHOLD_NETS.values(), *OTHER_NETS.values())]
+    nets += [make() for make in (*THRESHOLD_NETS.values(), *NETS_OF_OTHER_INPUTS.values())]
     return [*nets, _long(2100, 1100)]
 
 

@@ -12,11 +12,11 @@ import torch
 import onebit.runtime.torch_module
 from onebit.packed import PackedNet
 from onebit.runtime import run
-from support.packed_nets import IMAGE_NETS, NETS, OTHER_NETS, inputs_of, make_packed_mlp
+from support.packed_nets import IMAGE_NETS, NETS, NETS_OF_OTHER_INPUTS, inputs_of, make_packed_mlp
 
 RUN_PACKED = torch.ops.onebit.run_packed.default
 RUN_OUTPUTS = torch.ops.onebit.run_packed_outputs.default
-FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS), *OTHER_NETS]
+FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS), *NETS_OF_OTHER_INPUTS]
 SEVERAL = ["features", "signal"]
 # torch's compiler and exporter cause some themselves
 TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -24,7 +24,7 @@ TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 def make(form: str) -> PackedNet:
     """A net of one of FORMS."""
-    if form in OTHER_NETS or form.startswith("images "):
+    if form in NETS_OF_OTHER_INPUTS or form.startswith("images "):
         return NETS[form.removeprefix("images ")]()
     return make_packed_mlp((12, 70, 5), form=form)
 

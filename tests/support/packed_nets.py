@@ -279,8 +279,8 @@ def signal_net(seed: int = 0) -> PackedNet:
     return b.net((b.last, pooled))
 
 
-OTHER_NETS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
-NETS = {**IMAGE_NETS, **OTHER_NETS}
+NETS_OF_OTHER_INPUTS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
+NETS = {**IMAGE_NETS, **NETS_OF_OTHER_INPUTS}
 
 
 def with_names(net: PackedNet, new: Sequence[str]) -> PackedNet:
