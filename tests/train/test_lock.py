@@ -17,6 +17,7 @@ from onebit.__main__ import main
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe
+from onebit.runs.folders import free_folder
 from onebit.runs.run import start_folder, train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
 from support.toy_training import CASES, DATA, TOY, Stop, build, stop_at_step
@@ -130,6 +131,15 @@ def test_another_thread_is_refused(tmp_path: Path) -> None:
     with lock_folder(tmp_path), ThreadPoolExecutor(1) as pool:
         found = pool.submit(fit_toy, tmp_path, DATA).exception()
     assert isinstance(found, UsageError)
+
+
+def test_another_thread_gets_the_next_free_folder(tmp_path: Path) -> None:
+    def first_free() -> str:
+        with free_folder(tmp_path / "x") as folder:
+            return folder.name
+
+    with lock_folder(tmp_path / "x"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(first_free).result() == "x-2"
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
