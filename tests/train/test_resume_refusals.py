@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from onebit.data import Augmentation, Dataset, Split
 from onebit.errors import CheckpointError, UsageError
@@ -121,6 +122,19 @@ def other_data() -> dict[str, Dataset]:
 def test_other_data_are_refused(started: Started, change: str) -> None:
     with pytest.raises(CheckpointError, match="images" if change == "fewer" else "data"):
         build(CASES["sign"]).fit(other_data()[change], started(CASES["sign"]), resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:a loader resumes")
+def test_other_batches_of_a_custom_sampler_are_refused(tmp_path: Path) -> None:
+    samples, stop = TensorDataset(torch.rand(16, 4), torch.arange(16) % 3), {"on_epoch": stop_after_epoch(1)}
+    for count, epochs, error, options in ((4, 2, Stop, stop), (8, 1, CheckpointError, {"resume": True})):
+        model, loader = (
+            BinaryLinear(4, 3),
+            DataLoader(samples, batch_sampler=[[2 * i, 2 * i + 1] for i in range(count)]),
+        )
+        optimizer = torch.optim.Adam(latent_groups(model, lr=0.01))
+        with pytest.raises(error):
+            fit(model, loader, optimizer, epochs=epochs, folder=tmp_path, **options)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from onebit.common.fields import Share, read
 from onebit.data import Split, TrainingSamples
-from onebit.errors import UsageError
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
@@ -107,6 +107,8 @@ def start(job: Job) -> None:
             warnings.warn(text, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
+    if job.history.rows and job.history.rows[-1].step != job.step:
+        raise CheckpointError(f"{job.folder}: the last epoch ends at step {job.history.rows[-1].step}, not {job.step}")
     # drops the row of an epoch whose checkpoint was never written: that epoch is trained again
     write_rows(job)
     write_data_file(job)
