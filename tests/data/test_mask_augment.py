@@ -104,7 +104,7 @@ def test_an_epoch_uses_each_image_repeats_times() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}],
+    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}, {"crop_size": 41}],
     ids=str,
 )
 def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from onebit.errors import FormatError, OnebitError, UsageError
+from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.packed.bits import sign
 from onebit.report import (
@@ -62,7 +62,7 @@ def test_what_cannot_be_written_is_named_and_the_old_picture_stays(tmp_path: Pat
             plot_history(History([row(1)]), tmp_path / name)
     path = tmp_path / "weights.png"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError):  # no layers
+    with pytest.raises(DataError, match="no weights"):
         plot_weights({}, path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["weights.png"]

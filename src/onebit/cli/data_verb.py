@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from onebit.cli.output import answer_either, download_progress
-from onebit.cli.parsing import Parser
+from onebit.cli.parsing import Parser, whole_number
 from onebit.data import fetch_dataset
 
 
 def parser() -> Parser:
     made = Parser("data", "Find or fetch a data set and check it; decode all images of a folder.", "data", "json")
     made.add_argument("name", help="see onebit list datasets")
-    made.add_argument("--input-size", type=int, metavar="N", help="resize images to this side in pixels")
-    made.add_argument("-j", "--workers", type=int, metavar="N", help="decoding threads (default: one per CPU)")
+    made.add_argument("--input-size", type=whole_number(1), metavar="N", help="resize images to this side in pixels")
+    made.add_argument("-j", "--workers", type=whole_number(0), metavar="N", help="decoding threads (one per CPU)")
     made.add_argument("--skip-broken", action="store_true", help="skip images that do not decode")
     return made
 

@@ -10,7 +10,7 @@ from onebit.cli.inputs import named_model
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser
 from onebit.common.text import size, table
-from onebit.errors import OnebitError, escaped
+from onebit.errors import OnebitError, UsageError, escaped
 
 if TYPE_CHECKING:
     from onebit.runs.run import Run
@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
 
         found.total.update(net_totals(run.model))
         latent = not found.total["binary_weights"] and any(binary_layers(run.model))
+    if args.plot and found.kind == "packed":
+        raise UsageError("--plot draws latent weights, got a packed net")
     if args.plot:
         from onebit.report import plot_weights
         from onebit.train.weights import read_state, weight_file

@@ -36,6 +36,8 @@ class MaskedImages:
         self.window = self.size if crop is None else (crop, crop)
         if self.augmentation.crop_padding and self.augmentation.padding_mode != "reflect":
             raise UsageError("augmentation.crop_padding of images with masks needs padding_mode reflect")
+        if crop is not None and crop > min(self.size) + 2 * self.augmentation.crop_padding:
+            raise UsageError(f"augmentation.crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
     def displacement(self, count: int, rng: np.random.Generator, part: slice) -> npt.NDArray[np.float32]:

@@ -72,7 +72,7 @@ def recipe_path(name: str) -> Path:
     for path in (Path(name) / "recipe.yaml", Path(name)):
         if os.path.isfile(path):  # does not raise for a name that is too long
             return path
-    raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
+    raise UsageError(f"unknown recipe or file {name!r}{did_you_mean(name, recipe_names())}")
 
 
 def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import FormatError
+from onebit.errors import DataError, FormatError
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults
 from onebit.report.wording import printable
@@ -48,6 +48,7 @@ def plot_weights(model_or_state: Any, path: str | os.PathLike[str], *, title: st
         title: of the picture.
 
     Raises:
+        DataError: no such weights.
         UsageError: `path` is not a .png.
         OnebitError: the file cannot be written.
 
@@ -111,7 +112,9 @@ def _is_weight(name: str, tensor: Any) -> bool:
 
 
 def draw_weights(layers: Sequence[Layer], path: str | os.PathLike[str], *, title: str) -> None:
-    """One panel per layer."""
+    """One panel per layer; DataError without layers."""
+    if not layers:
+        raise DataError(f"{title}: no weights with two or more axes")
     columns = min(math.ceil(math.sqrt(len(layers))), 6)
     rows = math.ceil(len(layers) / columns)
     with picture(path, width=max(PANEL * columns, 5.5), height=2.5 * rows + 0.6) as figure:

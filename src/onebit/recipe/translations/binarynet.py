@@ -103,7 +103,10 @@ def _meant(found: dict[str, str], given: dict[str, str], *, recipe: str | None) 
 
 
 def _model_config(text: str) -> dict[str, Any]:
-    config = dict(literal_eval(text))
+    try:
+        config = dict(literal_eval(text))
+    except Exception:
+        raise UsageError(f"--model_config: expected a dictionary such as \"{{'depth': 18}}\", got {text!r}") from None
     config.pop("num_classes", None)  # the data set has them
     return {str(name): value for name, value in config.items()}
 
