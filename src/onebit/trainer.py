@@ -154,9 +154,7 @@ class Trainer:
                 recipe = replace(recipe, validation=len(held_out) if isinstance(held_out, Split) else 0)
                 facts = facts_of(recipe, source)
             elif given is None:
-                raise UsageError(
-                    f"{recipe.model.name}: expected uint8 images (N, C, H, W) in memory; other data need a module"
-                )
+                raise UsageError(f"{recipe.model.name}: expected uint8 images (N, C, H, W) in memory, or a module")
             else:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
             training = build_training(recipe, source, model=given)

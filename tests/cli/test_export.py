@@ -46,9 +46,7 @@ class Archive:
 def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
     """The target `archive`, with an option and a report."""
     writer = Archive()
-    entry = Target(
-        text="as it is", module="archive", suffixes=(".zip",), options={"form": ("long", "short")}, report=True
-    )
+    entry = Target(text="copy", module="archive", suffixes=(".zip",), options={"form": ("long", "short")}, report=True)
     monkeypatch.setitem(EXPORTS, "archive", entry)
     monkeypatch.setitem(sys.modules, "archive", writer)
     return writer

@@ -141,9 +141,8 @@ def test_a_folder_like_imagenet_trains_and_packs(onebit: Onebit, tmp_path: Path)
     packed = onebit("pack", tmp_path / "run", "-o", tmp_path / "net.1bit", *where, "--json")
     assert packed.status == 0, packed.err
     assert packed.json["certificate"]["label_mismatches"] == 0
-    assert (
-        len(onebit("predict", tmp_path / "net.1bit", tmp_path / "imagenet" / "val", "--json").json["predictions"]) == 24
-    )
+    found = onebit("predict", tmp_path / "net.1bit", tmp_path / "imagenet" / "val", "--json").json["predictions"]
+    assert len(found) == 24
 
 
 def test_other_files_than_those_of_the_training_are_noted(onebit: Onebit, trained: Path, tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ from onebit.runs.opening import Run
     ],
 )
 def test_another_training_has_neither_summary_nor_reference(flags: list[str], described: bool, tmp_path: Path) -> None:
-    recipe = build_recipe(
-        read_settings(recipe_path("digits-smoke")), {word.name: word.value for word in read_words(flags)}
-    )
+    recipe = build_recipe(read_settings(recipe_path("digits-smoke")), dict(word[:2] for word in read_words(flags)))
     run = Run(recipe, nn.Identity(), (1, 28, 28), 10, tmp_path / "best.safetensors", {"recipe": recipe.settings()})
     card = run_card(run, None)
     assert card is not None

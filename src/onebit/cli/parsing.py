@@ -98,10 +98,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "dataset": {"metavar": "NAME", "help": "data set in place of the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
-    "data": {
-        "metavar": "DIR",
-        "help": "folder of data sets or images, or FILE.npz of arrays (default: ONEBIT_DATA)",
-    },
+    "data": {"metavar": "DIR", "help": "folder of data sets or images, or FILE.npz of arrays (default: ONEBIT_DATA)"},
     "threads": {
         "type": thread_number,
         "action": _SetThreads,

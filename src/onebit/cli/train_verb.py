@@ -152,10 +152,8 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     keep_freed_memory()
     known = directory_of_training(folder) if command.resume else None
-    with download_progress() as fetched:
-        data = ranks.in_turns(
-            lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=fetched)
-        )
+    with download_progress() as bar:
+        data = ranks.in_turns(lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=bar))
     recipe = dataclasses.replace(recipe, validation=len(data.validation))
     if recipe.model.is_custom:
         recipe = settle_input(recipe, data)

@@ -88,9 +88,7 @@ def read_file(path: Path, files: CifarFiles, count: int) -> Split:
             images, labels = entries["data"], entries[files.labels[-1]]
         return Split(images.reshape(count, 3, 32, 32), np.array(labels, np.int64))
     except Exception as error:  # a damaged file may hold anything
-        raise DataError(
-            f"{path} is not the {count:,} images of {files.official.dataset}: {first_line(error)}"
-        ) from None
+        raise DataError(f"{path} is not {count:,} images of {files.official.dataset}: {first_line(error)}") from None
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

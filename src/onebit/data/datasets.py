@@ -119,13 +119,8 @@ def fetch_dataset(
     entry = _entry(name, directory)
     if not entry.folder:
         return entry.read(directory=directory, progress=progress)
-    return entry.read(
-        directory=directory,
-        progress=progress,
-        input_size=input_size or entry.input_size,
-        workers=workers,
-        skip_broken=skip_broken,
-    )
+    options = {"input_size": input_size or entry.input_size, "workers": workers}
+    return entry.read(directory=directory, progress=progress, skip_broken=skip_broken, **options)
 
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:

@@ -93,7 +93,5 @@ def mask_shape(net: PackedNet) -> tuple[int, int, int]:
     except FormatError:  # a size that such a net does not take
         grown = [sides[0] + height, sides[1] + width]
     if grown != [sides[0] + height, sides[1] + width]:
-        raise UsageError(
-            f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, at another scale"
-        )
+        raise UsageError(f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, another scale")
     return classes, sides[0], sides[1]

@@ -95,16 +95,14 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
         path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.7 + 0.04 * min(tasks, LEGEND_TASKS)
     ) as figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-        for axes, (method, method_rows) in zip(panels, methods.items(), strict=True):
+        for axes, (method, block) in zip(panels, methods.items(), strict=True):
             for seen in range(1, tasks + 1):
-                curve = {row.task: row.accuracies[seen - 1] for row in method_rows if row.task >= seen}
+                curve = {row.task: row.accuracies[seen - 1] for row in block if row.task >= seen}
                 label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
                 _draw(axes, curve, marker="o", markersize=4, label=label, color=curve_color(seen - 1, tasks))
-            means = {row.task: row.means for row in method_rows}
+            means = {row.task: row.means for row in block}
             _draw(axes, means, color=INK, linestyle="--", label="mean of the tasks seen")
-            axes.set_title(
-                printable(f"{method} ({method_rows[0].weights} weights)" if method_rows else method, limit=60)
-            )
+            axes.set_title(printable(f"{method} ({block[0].weights} weights)" if block else method, limit=60))
             axes.set_xlabel("tasks learned")
             axes.set_xlim(0.8, tasks + 0.2)
             whole_ticks(axes)

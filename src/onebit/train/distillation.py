@@ -44,9 +44,9 @@ class Teacher(Checked):
             if not len(known):
                 return mine.sum()  # 0, as of a loss without samples
         distilled = distillation(mine, taught, temperature=self.temperature)
-        return (
-            distilled if self.weight == 1 else (1 - self.weight) * label_loss(logits, labels) + self.weight * distilled
-        )
+        if self.weight == 1:
+            return distilled
+        return (1 - self.weight) * label_loss(logits, labels) + self.weight * distilled
 
     @property
     def packed(self) -> bool:

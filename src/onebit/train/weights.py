@@ -177,9 +177,8 @@ def load_weights(
         if found != expected:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} has shape {found}, expected {expected}")
     if kept:
-        warnings.warn(
-            f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
-        )
+        text = f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}"
+        warnings.warn(text, stacklevel=2)
     model.load_state_dict(state)
 
 

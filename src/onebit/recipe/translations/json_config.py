@@ -99,9 +99,7 @@ def flags_of(
     config = _read(keys, source)
     data, model = config.dataset, ARCHITECTURES[config.model_architecture]
     if task is None and model == "mlp" and (config.temperature or 0) >= CONTINUAL_TEMPERATURE:
-        raise UsageError(
-            f"{source}: temperature {config.temperature:g} is for continual learning: add --task permuted-mnist"
-        )
+        raise UsageError(f"{source}: temperature {config.temperature:g} needs --task permuted-mnist")
     bayes, ste = config.mc_steps or config.temperature, config.weight_clip_value
     if method is None and bool(bayes) is bool(ste):
         raise UsageError(f"{source}: mc_steps, temperature, weight_clip_value imply no method: add --method NAME")
