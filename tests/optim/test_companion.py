@@ -84,6 +84,7 @@ def test_a_net_without_real_parameters(name: str) -> None:
 @pytest.mark.parametrize("through", [copy.deepcopy, through_a_file])
 def test_a_state_dict_resumes_bit_for_bit(name: str, through: Callable) -> None:
     model, optimizer = pair(name)
+    optimizer.param_groups[-1]["lr"] *= 0.5
     train(model, optimizer, steps=3)
     twin, fresh = pair(name)
     twin.load_state_dict(through(model.state_dict()))
