@@ -159,7 +159,7 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "9")
     write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
     lone.write_bytes(b"no image")
-    refused(tmp_path, "decode")
+    refused(tmp_path, "image")
 
 
 def test_a_split_refuses_masks_of_other_shapes() -> None:
