@@ -297,10 +297,8 @@ def test_the_folder_of_fit_is_opened_with_its_code(onebit: Onebit, here: Path) -
     assert "--model FILE.py:Class" in refused.line
     done = onebit("evaluate", "run", "--model", "nets.py:binary", "--json")
     assert done.json["dataset"] == "mnist-sample"
-    best = open_run(
-        "run", model=library.recipe.ModelRecipe(name="nets.py:binary", coding="none", weight_quantizer=None)
-    )
-    assert done.json["correct"] == library.evaluate(best.model, data.test).correct
+    code = library.recipe.ModelRecipe(name="nets.py:binary", coding="none", weight_quantizer=None)
+    assert done.json["correct"] == library.evaluate(open_run("run", model=code).model, data.test).correct
     assert onebit("verify", "run", "--model", "nets.py:binary").status == 0
 
 
