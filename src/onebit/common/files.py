@@ -23,8 +23,8 @@ from onebit.errors import OnebitError, UsageError
 PREFIX = ".onebit-"
 """Start of the names of temporary files, before random digits."""
 AnyPath = str | os.PathLike[str]
-OLD = 24 * 3600
-"""Seconds without a change after which a temporary file is that of a killed process."""
+OLD = 3600
+"""Seconds without a change after which a temporary file is taken for that of a killed process."""
 OWN = b"written by onebit"
 """In the first 1000 bytes of files that onebit writes under names that the user did not give."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
