@@ -46,7 +46,7 @@ def arithmetic(
     _, after = call.shapes
     sources: list[str] = []
     for term in (first, second):
-        x, shape = folder.made[term], tuple(term.meta["value"].shape)
+        x, shape = folder.pending[term], tuple(term.meta["value"].shape)
         if compute is torch.sub and sources:
             minus = FoldedOp(f"{call.name}.minus", lambda sums: -sums, scale=np.full(shape[1], -1.0))
             x = folder.then(x, minus)

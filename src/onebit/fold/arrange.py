@@ -87,7 +87,7 @@ def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False)
         return values[0]
     sources = []
     for part in parts:
-        x = folder.made[part]
+        x = folder.pending[part]
         x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
         sources.append(folder.write(x))
     made = Pending(folder.emit(Concat, call.name, *sources))

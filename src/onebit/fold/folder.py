@@ -106,7 +106,7 @@ class Folder:
         self.table = table
         self.refusals: dict[str, OnebitError] | None = None
         """Collects the errors of refused operations by path; None to raise the first."""
-        self.made: dict[fx.Node, Pending] = {}
+        self.pending: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
@@ -140,9 +140,10 @@ class Folder:
         """Apply the operations of a graph in order; returns the name of the output, or a tuple or dict of names."""
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.made[node] = Pending(INPUT)
+                self.pending[node] = Pending(INPUT)
             elif node.op.startswith("call"):
-                self.made[node] = self._step(node, [self.made[x] for x in node.all_input_nodes if x.op != "get_attr"])
+                operands = [self.pending[x] for x in node.all_input_nodes if x.op != "get_attr"]
+                self.pending[node] = self._step(node, operands)
         return self._output(next(iter(reversed(graph.nodes))).args[0])
 
     def _step(self, node: fx.Node, inputs: list[Pending]) -> Pending:
@@ -165,12 +166,14 @@ class Folder:
     def _output(self, answer: Any) -> Any:
         keyed = isinstance(answer, dict)
         parts = [*answer.values()] if keyed else [*answer] if isinstance(answer, (tuple, list)) else [answer]
-        tensors = all(isinstance(x, fx.Node) and x in self.made and isinstance(x.meta["value"], Tensor) for x in parts)
+        tensors = all(
+            isinstance(x, fx.Node) and x in self.pending and isinstance(x.meta["value"], Tensor) for x in parts
+        )
         if not parts or not tensors or (keyed and not all(isinstance(key, str) for key in answer)):
             raise FoldError(
                 "the model returns something other than a tensor, or a tuple, list or dict of tensors with text as keys"
             )
-        names = [self.write(self.made[part]) for part in parts]
+        names = [self.write(self.pending[part]) for part in parts]
         return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
     def _prune(self, needed: set[str]) -> None:
@@ -346,7 +349,7 @@ class Folder:
             if not self.values[x.base].exact:
                 source = self.write(x)
                 level = None if shift is None else shift.expand(self.values[source].shape[0]).contiguous().numpy()
-                made = compared = self.emit(Sign, call.name, source, shift=level)
+                signs = compared = self.emit(Sign, call.name, source, shift=level)
                 chain = None
             else:
                 base, first = x.base, x.ops[0] if x.ops else None
@@ -354,19 +357,19 @@ class Folder:
                     base = self.emit(AveragePool, first.name, base, **{**(first.fields or {}), "sums": 1})
                 chain = Chain(x.ops, call.module, self.values[base].shape[0], self.ranges[base])
                 threshold, direction = chain.settle()
-                made = compared = self.emit(Threshold, call.name, base, threshold=threshold, direction=direction)
+                signs = compared = self.emit(Threshold, call.name, base, threshold=threshold, direction=direction)
                 for op in x.ops:
                     if op.moves and op.kind is not None:
                         compared = self.emit(op.kind, op.name, compared, **(op.fields or {}))
             self._signed[key] = compared
-            self._signs.append(Site(made, compared, call.path or call.name, index, chain))
+            self._signs.append(Site(signs, compared, call.path or call.name, index, chain))
         return Pending(self._signed[key])
 
     def rounded(self, call: Call, x: Pending, least: int, most: int) -> str:
         """The integers of `x`, rounded by the module of a call."""
-        made = self.emit(Quantize, call.name, self.write(x), least=least, most=most)
-        self._roundings.append(Site(made, made, call.path or call.name, self._index(call)))
-        return made
+        integers = self.emit(Quantize, call.name, self.write(x), least=least, most=most)
+        self._roundings.append(Site(integers, integers, call.path or call.name, self._index(call)))
+        return integers
 
     def _index(self, call: Call) -> int:
         """The number of earlier calls of the same module."""

@@ -70,19 +70,19 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     quantizer: Quantizer = call.module
-    given = quantizer.binary_input()
-    if given is None:
+    stated = quantizer.binary_input()
+    if stated is None:
         return _integer_quantizer(folder, call, x)
-    level = torch.zeros(1) if given.shift is None else given.shift
-    scale = torch.ones(()) if given.scale is None else given.scale
-    centre = torch.zeros(()) if given.centre is None else given.centre
+    level = torch.zeros(1) if stated.shift is None else stated.shift
+    scale = torch.ones(()) if stated.scale is None else stated.scale
+    centre = torch.zeros(()) if stated.centre is None else stated.centre
     tried = level + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
     with torch.no_grad():
         same = tried.isfinite().all() and torch.allclose(quantizer(tried), sign(tried - level) * scale + centre)
     if not same:
         raise call.refusal("it does not compute what its binary_input() states")
-    signs = folder.signed(call, x, given)
-    if given.scale is None and given.centre is None:
+    signs = folder.signed(call, x, stated)
+    if stated.scale is None and stated.centre is None:
         return signs
     channels = folder.values[signs.base].shape[0]
     factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
@@ -92,24 +92,24 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
 def _integer_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     """`Quantize` of x / step, then times the step, which is deferred past the weights that follow."""
     quantizer: Any = call.module
-    given = quantizer.integer_input()
-    step = given.step.detach()
-    numbers = torch.arange(given.least - 2, given.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
+    stated = quantizer.integer_input()
+    step = stated.step.detach()
+    numbers = torch.arange(stated.least - 2, stated.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
     with torch.no_grad():
-        if not torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step):
+        if not torch.equal(quantizer(numbers * step), numbers.round().clamp(stated.least, stated.most) * step):
             raise call.refusal("it does not compute what its integer_input() states")
-    least = given.least
+    least = stated.least
     if x.ops and x.ops[-1].kind is Relu:  # clipping at 0 replaces it
         x, least = Pending(x.base, x.ops[:-1]), 0
     if x.moved:  # its channels are not those of the base
         x = Pending(folder.write(x))
     count, size = folder.values[x.base].shape[0], float(step)
     divided = FoldedOp(f"{call.name}.step", lambda x: x / step, scale=np.full(count, 1 / size))
-    made = folder.rounded(call, x.then(divided), least, given.most)
+    integers = folder.rounded(call, x.then(divided), least, stated.most)
     if size == 1:
-        return Pending(made)
+        return Pending(integers)
     times = FoldedOp(f"{call.name}.values", lambda x: x * step, scale=np.full(count, size), exact=False)
-    return Pending(made, (times,))
+    return Pending(integers, (times,))
 
 
 def relu(folder: Folder, call: Call, x: Pending) -> Pending:

@@ -20,9 +20,9 @@ def union(a: range, b: range) -> range:
     return _around_0(max(a[-1], b[-1]), 2 if a.step == b.step == 2 and (a[-1] - b[-1]) % 2 == 0 else 1)
 
 
-def range_of(node: Node, made: Value, *inputs: range) -> range:
-    """The possible integers of `made`, the output of a node, or a superset; `inputs` are those of its inputs."""
-    assert made.bound is not None
+def range_of(node: Node, output: Value, *inputs: range) -> range:
+    """The possible integers of the `output` of a node, or a superset; `inputs` are those of its inputs."""
+    assert output.bound is not None
     if isinstance(node, (Sign, Threshold)):
         return SIGNS
     if isinstance(node, Pad):
@@ -38,7 +38,7 @@ def range_of(node: Node, made: Value, *inputs: range) -> range:
         return _around_0(prod(node.kernel) * inputs[0][-1], step)
     if isinstance(node, OneBitWeights):
         return _sums(node, inputs[0])
-    return _around_0(made.bound, 1)
+    return _around_0(output.bound, 1)
 
 
 def _sums(node: OneBitWeights, terms: range) -> range:

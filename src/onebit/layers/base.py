@@ -63,8 +63,8 @@ def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str,
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     """The input quantizer of one layer from a name, a class or an object; None leaves inputs real."""
-    found: Any = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
-    return found if found is None or isinstance(found, nn.Module) else found()
+    resolved: Any = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
+    return resolved if resolved is None or isinstance(resolved, nn.Module) else resolved()
 
 
 def is_close(a: Any, b: Tensor) -> bool:
@@ -297,7 +297,7 @@ def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
     Args:
         shared: whether a layer with two names appears under both.
     """
-    found = {}
+    latents = {}
     for name, module in model.named_modules(remove_duplicate=not shared):
         if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
             key = plain = f"{name}.weight".lstrip(".")
@@ -305,5 +305,5 @@ def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
                 *layer, _, weight, _ = name.split(".")
                 key, plain = f"{name.rpartition('.')[0]}.original", ".".join([*layer, weight])
                 name = plain
-            found[key] = Latent(plain, name, module)
-    return found
+            latents[key] = Latent(plain, name, module)
+    return latents

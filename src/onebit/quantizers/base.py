@@ -102,8 +102,8 @@ class Surrogate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        found = ctx.rule(gradient, x, *tensors, *ctx.numbers)
-        to_x, *others = found if isinstance(found, tuple) else (found, *[None] * len(tensors))
+        gradients = ctx.rule(gradient, x, *tensors, *ctx.numbers)
+        to_x, *others = gradients if isinstance(gradients, tuple) else (gradients, *[None] * len(tensors))
         return to_x, None, None, None, *others
 
     @classmethod
@@ -266,8 +266,8 @@ class Quantizer(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The numeric arguments of the quantizer."""
-        given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
+        arguments = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        numbers = {name: value for name, value in arguments.items() if isinstance(value, (int, float))}
         # checkpoints compare this text: 1 and 1.0 must agree
         return ", ".join(f"{name}={value if type(value) is bool else f'{value:g}'}" for name, value in numbers.items())
 

@@ -93,37 +93,37 @@ def _restore(state: dict[str, Any], job: Job) -> None:
     began = {**state["setting"], "generators": sorted(state["generators"], key=str)}
     last = of_states(state["optimizer"].get("param_groups"), state.get("schedule"))
     if changed := first_difference(flat(began), flat({"settings": last}), flat(job.settings)):
-        (name, was, given), steps = changed, job.feed.steps
+        (name, was, now), steps = changed, job.feed.steps
         # a loader may have had another length
         if name == "total_steps" and History.from_rows(state["rows"]).rows[0].step == steps:
-            name, was, given = "epochs", was / steps, given / steps
-        raise CheckpointError(change_in_words(name, was, given))
+            name, was, now = "epochs", was / steps, now / steps
+        raise CheckpointError(change_in_words(name, was, now))
     expected = _content(job)
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # training may move between CPU and GPU
     parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
-    found = {name: checked_like(state.get(name), expected[name], name) for name in parts}
+    checked = {name: checked_like(state.get(name), expected[name], name) for name in parts}
     stored, here = (of["optimizer"].get("param_groups") for of in (state, expected))
     # with what a user's optimizer adds while it runs, such as a count
     groups = [old | group for old, group in zip(stored or (), checked_like(stored, here, "param_groups"), strict=True)]
-    cpu, cuda = found["rng"][job.ranks.rank]
+    cpu, cuda = checked["rng"][job.ranks.rank]
     history = History.from_rows(state.get("rows"))
     _check_states(job.optimizer, groups, state["optimizer"]["state"])
     torch.set_rng_state(cpu)
     if cuda is not None and job.device.type == "cuda":
         torch.cuda.set_rng_state(cuda, job.device)
     for name, generator in generators_of(job.model).items():
-        generator.set_state(found["generators"][name][job.ranks.rank])
+        generator.set_state(checked["generators"][name][job.ranks.rank])
     if job.schedule is not None:
-        job.schedule.load_state_dict(found["schedule"])
+        job.schedule.load_state_dict(checked["schedule"])
     job.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-    history.threads = found["threads"]
+    history.threads = checked["threads"]
     job.settings, job.history = state["setting"], history
-    job.model.load_state_dict(found["model"])
+    job.model.load_state_dict(checked["model"])
     for name, buffer in _other_buffers(job.model).items():
-        buffer.copy_(found["buffers"][name])
+        buffer.copy_(checked["buffers"][name])
     finish_steps_(job.optimizer)
     if job.average is not None:
-        copy_tensors_(found["average"], job.average.state)
+        copy_tensors_(checked["average"], job.average.state)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -149,33 +149,33 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def checked_like(found: Any, expected: Any, name: str) -> Any:
-    """`found` without unexpected keys, if it has the types and shapes of `expected`; CheckpointError otherwise.
+def checked_like(saved: Any, expected: Any, name: str) -> Any:
+    """`saved` without unexpected keys, if it has the types and shapes of `expected`; CheckpointError otherwise.
 
     Booleans and None may be missing: versions of torch have different switches.
     """
-    fits = isinstance(found, type(expected))
+    fits = isinstance(saved, type(expected))
     if isinstance(expected, dict) and fits:
         if not all(isinstance(key, str) for key in expected):  # a Counter of milestones
-            return found
-        found = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)} | found
-        return {key: checked_like(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
-    if isinstance(expected, (list, tuple)) and fits and len(found) == len(expected):
-        pairs = enumerate(zip(found, expected, strict=True))
+            return saved
+        saved = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)} | saved
+        return {key: checked_like(saved.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
+    if isinstance(expected, (list, tuple)) and fits and len(saved) == len(expected):
+        pairs = enumerate(zip(saved, expected, strict=True))
         return type(expected)(checked_like(item, own, f"{name}.{index}") for index, (item, own) in pairs)
     if isinstance(expected, Tensor):
-        fits = fits and found.shape == expected.shape
+        fits = fits and saved.shape == expected.shape
     elif isinstance(expected, (int, float)):
-        fits = isinstance(found, (int, float))
+        fits = isinstance(saved, (int, float))
     elif expected is None:  # not chosen yet; training may set it
-        fits = isinstance(found, (*PLAIN, Tensor))
+        fits = isinstance(saved, (*PLAIN, Tensor))
     elif isinstance(expected, (dict, list, tuple)):
         fits = False
     elif not isinstance(expected, str):
         return expected  # an object, which no checkpoint holds
     if not fits:
-        raise CheckpointError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
-    return found
+        raise CheckpointError(f"{name} is {reprlib.repr(saved)}, expected {reprlib.repr(expected)}")
+    return saved
 
 
 def _check_states(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], states: Any) -> None:

@@ -65,8 +65,8 @@ class SampleFeed:
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in bounds]
         batches: Iterator[tuple[Any, Any]]
         if isinstance(samples, ArraySamples):
-            made = samples.batches(indices=[indices[part] for indices, part in chosen])
-            batches = ((sent(x, self.device), sent(y, self.device)) for x, y in made)
+            pairs = samples.batches(indices=[indices[part] for indices, part in chosen])
+            batches = ((sent(x, self.device), sent(y, self.device)) for x, y in pairs)
         else:
             batches = self._on_device.batches(chosen, rng)
         with kept_globals(epoch_seed(self.seed, epoch)):  # for a model whose forward pass draws from them
@@ -94,15 +94,15 @@ class LoaderFeed:
         return self.samples.steps
 
     def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        given, name = 0, self.samples.name
+        count, name = 0, self.samples.name
         with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
             for batch in islice(self.samples.loader, steps):
-                given += 1
+                count += 1
                 parts = parts_of(batch, name, wait=False)
                 x, y = mapped(lambda tensor: tensor.to(self.device, non_blocking=True), parts)
                 yield x, y, size_of(x) * self.ranks.world
-        if given < steps:
-            raise DataError(f"{name}: the loader gave {given} batches, its length is {self.steps}")
+        if count < steps:
+            raise DataError(f"{name}: the loader gave {count} batches, its length is {self.steps}")
 
 
 Feed = SampleFeed | LoaderFeed
@@ -138,8 +138,8 @@ class DeviceBatches:
         """Images (N, C, H, W), uint8, and labels of each batch. Do not use `rng` before the iterator ends."""
         images = self._samples.images
         if self._pixels is None or images is None:
-            made = self._samples.batches(chosen, rng)
-            for pixels, labels in made if self._device.type == "cpu" else prefetched(made):
+            pairs = self._samples.batches(chosen, rng)
+            for pixels, labels in pairs if self._device.type == "cpu" else prefetched(pairs):
                 yield sent(torch.from_numpy(pixels), self._device), sent(torch.from_numpy(labels), self._device)
             return
         tables = []

@@ -94,9 +94,9 @@ class Comparison:
                 inputs = inputs.reshape(len(inputs), *packed.input.shape)
                 count, theirs, as_trained = len(inputs), None, None
                 if feed is not None:
-                    made, found = feed.outputs(model, inputs)
-                    targets = found if targets is None else targets
-                    theirs = as_trained = outputs_by_key(packed, made, count, who="the model as trained")
+                    trained_outputs, trained_targets = feed.outputs(model, inputs)
+                    targets = trained_targets if targets is None else targets
+                    theirs = as_trained = outputs_by_key(packed, trained_outputs, count, who="the model as trained")
                 if proof:
                     theirs = outputs_by_key(packed, behind(inputs.clone()), count, who="the model")
                     if not all(np.isfinite(output).all() for output in theirs.values()):
@@ -123,9 +123,9 @@ class Comparison:
     def _certificate(self, counts: _Counts) -> Certificate:
         if not counts.done:
             raise UsageError("got no images, expected some to compare the two nets on")
-        found, outputs = counts.result(with_trained=self.trained is not None), counts.outputs
+        fields, outputs = counts.result(with_trained=self.trained is not None), counts.outputs
         faults = counts.faults()
-        if (found.get("trained_mismatches") or 0) > max(found["count"] >= 10, MOST_CHANGED * found["count"]):
+        if (fields.get("trained_mismatches") or 0) > max(fields["count"] >= 10, MOST_CHANGED * fields["count"]):
             faults.append("what is packed is not the preprocessing of the training")
         return Certificate(
             onebit=__version__,
@@ -137,7 +137,7 @@ class Comparison:
             bit_exact=all(output.bit_exact for output in outputs.values()),
             layers=counts.layers(),
             faults=tuple(faults),
-            **found,
+            **fields,
         )
 
 
@@ -185,8 +185,8 @@ class _Counts:
         images, packed = inputs[chosen], self.packed
         if not len(images):
             return {key: output[:0] for key, output in ours.items()}
-        made, replaced = self.sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
-        fed_torch = {key: made[name] for key, name in output_keys(packed).items()}
+        outputs, replaced = self.sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
+        fed_torch = {key: outputs[name] for key, name in output_keys(packed).items()}
         numpy = {key: output.copy() for key, output in fed_torch.items()}
         if replaced.any():
             again = runtime.run(packed, images[replaced], executor="reference")
