@@ -100,7 +100,7 @@ def test_other_images_never_reach_the_library(monkeypatch: pytest.MonkeyPatch, i
         raise AssertionError("the library was called")
 
     monkeypatch.setattr(NativePlan, "run", reached)
-    with pytest.raises(UsageError if isinstance(images, np.ndarray) else AttributeError, match=r"uint8|shape"):
+    with pytest.raises(UsageError, match="uint8"):
         run(net, images, executor="native")
     with pytest.raises(AssertionError, match="the library was called"):
         run(net, inputs_of(net, 2), executor="native")
