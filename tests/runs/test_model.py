@@ -35,7 +35,7 @@ from onebit.train.loop import fit
 from onebit.train.schedules import SCHEDULES
 from onebit.train.weights import load_weights, save_weights
 from support.covering import covering, recipe_traits
-from support.recipe_nets import RECIPES, small, without_runs
+from support.recipe_nets import RECIPES, small, whole, without_runs
 from support.toy_training import TOY
 
 
@@ -186,6 +186,8 @@ def shrunken(name: str) -> tuple[Recipe, Dataset]:
     """A shipped recipe with thin layers and two steps on small random images."""
     shipped = without_runs(RECIPES[name])
     model, shape, classes = small(shipped)
+    if shipped.teacher:  # a packed net takes images of one size
+        shape = whole(shipped)[1]
     masks, rng = model.name == "unet", np.random.default_rng(0)
     side = shape[1] if masks else shipped.augmentation.crop_size
     if masks and model.padding == "valid":
