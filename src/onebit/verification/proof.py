@@ -140,7 +140,9 @@ def prove_packed(
         return
     if not certificate.split:
         raise UsageError(f"the certificate is about {certificate.dataset}, which are not stored: use onebit.verify(…)")
-    score = _packed_score(net, _certified_split(net, certificate, data), on_images)
+    split = getattr(data, certificate.split)
+    split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
+    score = _packed_score(net, split, on_images)
     detail = (
         f"{score.correct:,} of {score.count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}"
@@ -151,7 +153,7 @@ def prove_packed(
         whole = certificate.split == "test" and certificate.images is None
         yield _card_claim(net, data, stated, score if whole else _packed_score(net, data.test, on_images))
     if source is not None:
-        yield from _prove_source(net, certificate, data, source, score.correct, on_images)
+        yield from _prove_source(net, certificate, data, split, source, score.correct, on_images)
 
 
 def _prove_uncertified(
@@ -171,9 +173,20 @@ def _prove_uncertified(
 
 
 def _prove_source(
-    net: PackedNet, certificate: Certificate, data: Dataset, source: Run, correct: int, on_images: OnImages | None
+    net: PackedNet,
+    certificate: Certificate,
+    data: Dataset,
+    split: Split,
+    source: Run,
+    correct: int,
+    on_images: OnImages | None,
 ) -> Iterator[Claim]:
-    """The packed net is that of its source, and the certificate is recomputed."""
+    """The packed net is that of its source, and the certificate is recomputed.
+
+    Args:
+        split: the images that the certificate is about.
+        correct: how many of them the packed net gets right.
+    """
     same_file = source.sha256 == certificate.source
     yield Claim("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
     seed = certificate.seed or 0
@@ -188,7 +201,7 @@ def _prove_source(
         again = certify(
             model,
             ours,
-            _certified_split(net, certificate, data),
+            split,
             dataset=data.name,
             split_name=certificate.split,
             weights=certificate.weights,
@@ -204,12 +217,6 @@ def _prove_source(
         yield Claim("certificate", False, str(error))
         return
     yield _same_claims(net, again, correct)
-
-
-def _certified_split(net: PackedNet, certificate: Certificate, data: Dataset) -> Split:
-    """The images that a certificate is about."""
-    split = getattr(data, certificate.split)
-    return fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
 
 
 def _packed_score(net: PackedNet, split: Split, on_images: OnImages | None) -> CardScore:
