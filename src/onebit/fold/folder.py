@@ -12,17 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Call, Operation, Shape, canonical, shown
+from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
 from onebit.integer import Affines, RealRounding
 from onebit.integer.conversion import to_float32
 from onebit.layers import BinaryLayer
-from onebit.layers.binary import no_fused_path
-from onebit.layers.parametrized import hold_weights, release_weights
 from onebit.packed import (
     Affine,
     AveragePool,
@@ -389,11 +386,6 @@ class Folder:
 
 _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}
 """Methods of subclasses that do not change the result; `forward` is compared separately."""
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has forward hooks that may change its result."""
-    return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
 def _overrides(cls: type, known: type) -> bool:

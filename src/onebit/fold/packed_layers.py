@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onebit.common.text import table
 from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError
-from onebit.fold.folder import has_hooks
+from onebit.fold.call import has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.weight_layers import weight_rows, window_of
 from onebit.layers import (

@@ -136,9 +136,7 @@ def rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
 def _leaky(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
     """`x` where it is positive, else slope · x."""
     fields = {"slope": slope.contiguous().numpy()}
-    op = FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields)
-    y = folder.then(x, op)
-    return y if op.monotonic else Pending(folder.write(y))
+    return folder.then(x, FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields))
 
 
 def _shifted(name: str, shift: Tensor) -> FoldedOp:
