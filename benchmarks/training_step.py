@@ -51,10 +51,9 @@ NETS = {
 
 @dataclass(frozen=True)
 class Mode:
-    """A mode of torch.compile for the model, flags of `onebit train`, and whether onebit uses its kernels."""
+    """A mode of torch.compile for the model, and whether onebit uses its kernels."""
 
     compile: str | None = None
-    flags: tuple[str, ...] = ()
     kernels: bool = True
 
 
@@ -62,7 +61,6 @@ MODES = {
     "eager": Mode(),
     "compiled": Mode("default"),
     "graphs": Mode("reduce-overhead"),  # replays CUDA graphs
-    "updates": Mode(flags=("--optimizer.compile", "true")),
     "without-kernels": Mode(kernels=False),
 }
 COLUMNS = {"net": "", "precision": "", "mode": "", "method": "", "ms": ".2f", "twin_ms": ".2f", "ratio": ".3f"}
@@ -111,7 +109,7 @@ def twin_of(recipe: Recipe) -> Recipe:
     real: dict[str, Any] = dict.fromkeys(names)
     optimizer = recipe.optimizer
     name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
-    optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, compile=False, own={})
+    optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, own={})
     return replace(recipe, model=replace(recipe.model, value=1.0, init="default", **real), optimizer=optimizer)
 
 
@@ -188,7 +186,7 @@ def measure(
     for mode, precision, net, method in cases:
         if time.monotonic() >= end:
             break
-        recipe = recipe_of(net, method, [*flags, *MODES[mode].flags])
+        recipe = recipe_of(net, method, flags)
         about = replace(NETS[net], batch=batch or NETS[net].batch)
         found = compare(recipe, about, precision=precision, mode=MODES[mode], device=found_device, **turns)
         rows.append({"net": net, "precision": precision, "mode": mode, "method": method, **found})

@@ -120,14 +120,6 @@ def test_no_step_waits_for_the_gpu(method: str, net: str, cuda: torch.device) ->
         trained.step("bf16")
 
 
-def test_a_compiled_update_does_not_wait_either(cuda: torch.device) -> None:
-    recipe = recipe_of("ste", more=["--optimizer.compile", "true"])
-    trained = steps(recipe, *whole_net(recipe, "mlp"), cuda)
-    trained.take(1, "bf16")
-    with no_waiting():
-        trained.step("bf16")
-
-
 def test_every_optimizer_has_a_state_on_the_gpu(gpu: torch.device) -> None:
     for method in ("binaryconnect", "irnet", "bop", "bayesbinn"):
         recipe = recipe_of(method)

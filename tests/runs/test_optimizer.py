@@ -136,7 +136,6 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
         ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "lr_scale"),
         ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}}, "clip"),
         ("bop", {"optimizer": {"momentum": 0.9}}, "momentum"),
-        ("bop", {"optimizer": {"compile": True}}, "compile"),
         ("proxquant", {"optimizer": {"prox_strength": None}}, "prox"),
     ],
 )

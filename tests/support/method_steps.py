@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +44,8 @@ class Steps:
         return loss
 
 
-def recipe_of(method: str, net: str = "mlp", more: Sequence[str] = ()) -> Recipe:
-    command = ["--model", net, "--method", method, "--dataset", NETS[net][0], "--epochs", "2", *more]
+def recipe_of(method: str, net: str = "mlp") -> Recipe:
+    command = ["--model", net, "--method", method, "--dataset", NETS[net][0], "--epochs", "2"]
     return train_request(read_command(command)).recipe
 
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from onebit.optim.bayesbinn import BayesBiNN as BayesBiNN
     from onebit.optim.bop import Bop as Bop
     from onebit.optim.companion import CompanionOptimizer as CompanionOptimizer
-    from onebit.optim.compiled import compile_update_ as compile_update_
     from onebit.optim.latents import (
         clip_latents_ as clip_latents_,
         finish_steps_ as finish_steps_,
@@ -24,7 +23,6 @@ _MODULES = {
     "bayesbinn": "BayesBiNN",
     "bop": "Bop",
     "companion": "CompanionOptimizer",
-    "compiled": "compile_update_",
     "latents": "clip_latents_ finish_steps_ latent_groups latent_rate",
     "prox": "prox_ prox_latents_",
 }

@@ -29,7 +29,6 @@ class OptimizerRecipe(Part):
         accumulate: parts into which a batch is split to save memory
         clip_grad_norm: clips the norm of all gradients
         clip_grad_value: clips each gradient to ±this
-        compile: compile the update with torch.compile (slow to start, faster in long runs)
     """
 
     PART: ClassVar[str] = "optimizer"
@@ -48,7 +47,6 @@ class OptimizerRecipe(Part):
     accumulate: Count = 1
     clip_grad_norm: Positive | None = None
     clip_grad_value: Positive | None = None
-    compile: bool = False
     own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
 
 

@@ -12,10 +12,9 @@ from onebit.common.entries import load
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
-from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups
+from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
-from onebit.train.precision import resolve_precision
 from onebit.train.schedules import make_schedule, schedule_factor
 
 FUSED = ("adam", "adamw", "sgd")
@@ -23,7 +22,7 @@ FUSED = ("adam", "adamw", "sgd")
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over `latent_groups`, with latent clip, the quantizer's part, or compiled update.
+    """The optimizer of a recipe over `latent_groups`, with the latent clip and the quantizer's part.
 
     Args:
         count: labels of the training split, of images or of pixels.
@@ -55,11 +54,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
     if quantizer.prepare is not None:
         load(quantizer.prepare)(optimizer, setup)
-    clip_latents_(optimizer)
-    if not settings.compile:
-        return optimizer
-    bf16 = resolve_precision(recipe.precision, next(model.parameters()).device) == "bf16"
-    return compile_update_(optimizer, model, dtype=torch.bfloat16 if bf16 else None)
+    return clip_latents_(optimizer)
 
 
 def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:

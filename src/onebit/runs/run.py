@@ -122,7 +122,7 @@ def first_stage(recipe: Recipe) -> Recipe:
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     dropped = [option.name for option in WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options]
     own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False, own=own)
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, own=own)
     share, schedule = recipe.first_stage / recipe.epochs, recipe.schedule
     stage = replace(
         recipe,

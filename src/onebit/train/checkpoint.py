@@ -49,7 +49,7 @@ def _content(job: Job) -> dict[str, Any]:
         "format": CHECKPOINT_FORMAT,
         "model": job.model.state_dict(),
         "buffers": _other_buffers(job.model),
-        "optimizer": job.optimizer.state_dict(),  # drops draws of `compile_update_`, which are not saved
+        "optimizer": job.optimizer.state_dict(),
         "schedule": None if job.schedule is None else job.schedule.state_dict(),
         "average": None if job.average is None else job.average.state,
         "rng": [(cpu, cuda) for cpu, cuda, _ in streams],
