@@ -11,7 +11,7 @@ from torch import Tensor
 from onebit.common.fields import NotNegative, PositiveShare, read
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.optimizer_table import OptimizerSetup
-from onebit.quantizers.base import Prepared, sign
+from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
 
 LEAST = 1e-38
@@ -23,9 +23,7 @@ class Bop(CompanionOptimizer):
     """Bop: weights are ±1 and flip where the running mean of their gradient is steadily against them.
 
     m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Latents are set to their signs, and stay ±1; of other
-    weights that are loaded later only the signs count. Write to latents in `torch.no_grad()`, not through
-    `parameter.data` or a fused optimizer of torch: right after a step such a write goes unnoticed, and the next forward
-    pass uses its numbers.
+    weights that are loaded later only the signs count.
 
     Args:
         groups: of `latent_groups`; in those of latents `lr` becomes γ, so that schedulers change it, and `threshold` τ.
@@ -74,7 +72,6 @@ class Bop(CompanionOptimizer):
             against = torch.nn.functional.hardshrink(m, least)
             # of the sign, as weights that are loaded later may be any numbers
             torch.sub(sign(w), against, alpha=HUGE, out=w).clamp_(-1, 1)
-        latent.prepared = Prepared(latent, latent.detach())  # type: ignore[attr-defined]
 
 
 def build_bop(setup: OptimizerSetup) -> Bop:

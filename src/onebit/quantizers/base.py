@@ -11,7 +11,6 @@ from torch import Tensor
 from onebit.common import torch_private
 from onebit.common.fields import read, within
 from onebit.common.torch_private import transforms_active
-from onebit.errors import TrainingError
 
 Progress = Annotated[float, within("[0, 1]")]
 ONE_BF16 = 0x3F80
@@ -174,31 +173,6 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter if parameter.dim() == 0 else parameter.view(-1, *[1] * (x.dim() - 2))
 
 
-class Prepared:
-    """The weight of the next forward pass, stored by the optimizer as an attribute of its latent.
-
-    It is valid until the latent is written again, which shows in autograd's version counter; a write through
-    `latent.data` does not.
-
-    value, random: of the quantizer; layers with other quantizers may share the latent.
-    passes: forward passes since. The weight serves the first one, and its repetition by activation checkpointing.
-    """
-
-    def __init__(self, latent: Tensor, weight: Tensor, value: float = 1.0, random: bool = False) -> None:
-        self.weight, self.kind, self.passes = weight, (value, random), 0
-        self.version, self.address = latent._version, latent.data_ptr()  # `latent.data = …` keeps the version
-
-    def fits(self, latent: Tensor, quantizer: Quantizer) -> bool:
-        """Whether `latent` is unchanged and the weight has a usable dtype."""
-        same = self.kind == (quantizer.value, quantizer.random)
-        same = same and (self.version, self.address) == (latent._version, latent.data_ptr())
-        return same and self.weight.dtype in (autocast_dtype(latent), latent.dtype)
-
-    def __reduce__(self) -> tuple[type[set[Any]], tuple[()]]:
-        # a copy has other latents: an empty set replaces this, which `torch.load` reads with weights_only
-        return set, ()
-
-
 class Quantizer(torch.nn.Module):
     """Base of quantizers. For weights: `forward` (latent -> weight used), `decompose` (latent -> what ships).
 
@@ -215,32 +189,11 @@ class Quantizer(torch.nn.Module):
     """The bound ±b to which latents are clipped, None for no bound."""
     start: float = 0.5
     """Magnitude of latents that begin with given signs, as a share of `latent_bound` (of 1 without one)."""
-    value: float = 1.0
-    """The two values are ±value, if all channels share them."""
 
     @property
     def start_size(self) -> float:
         """Magnitude of latents that begin with given signs."""
         return self.start * (self.latent_bound or 1.0)
-
-    def take_prepared(self, latent: Tensor) -> Tensor | None:
-        """The weight that the optimizer prepared for this forward pass of training, if it is still valid.
-
-        Raises:
-            TrainingError: activation checkpointing repeats one of several forward passes with different draws.
-        """
-        # a compiled model fuses the quantizer
-        usable = self.training and not torch.compiler.is_compiling()
-        prepared = getattr(latent, "prepared", None) if usable else None
-        if not prepared or not prepared.fits(latent, self):
-            return None
-        repeats = in_backward() and prepared.passes > 0
-        prepared.passes += not repeats
-        if prepared.passes > 1 and not (repeats and self.random):
-            return None
-        if prepared.passes > 1:
-            raise TrainingError("checkpointing repeats one of several forward passes of a step, whose draws differed")
-        return prepared.weight.to(autocast_dtype(latent))
 
     def bind(self, latent: Tensor) -> None:
         """Called once by the layer of `latent` (O, …): make the parameters that depend on its shape."""

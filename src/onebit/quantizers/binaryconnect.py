@@ -67,8 +67,7 @@ class Sign(Quantizer):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""
-        weight = self.take_prepared(latent)
-        return PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
+        return PassGradient.apply(latent, self._scaled(sign(latent.detach())))
 
     def _scaled(self, signs: Tensor) -> Tensor:
         """±value from ±1, which may be overwritten, in the dtype of the matrix product."""
@@ -107,9 +106,6 @@ class Stochastic(Sign):
         """(O, …) latent -> (O, …) of ±value: a draw in training, the sign in eval mode."""
         if not self.training:
             return super().forward(latent)
-        weight = self.take_prepared(latent)
-        if weight is None:
-            order = memory_order(latent)
-            draw = draw_signs(latent.detach().permute(order), value=self.value, generator=self.generator)
-            weight = self._scaled(draw).permute([order.index(i) for i in range(latent.dim())])
-        return PassGradient.apply(latent, weight)
+        order = memory_order(latent)
+        draw = draw_signs(latent.detach().permute(order), value=self.value, generator=self.generator)
+        return PassGradient.apply(latent, self._scaled(draw).permute([order.index(i) for i in range(latent.dim())]))

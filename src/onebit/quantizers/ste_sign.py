@@ -33,7 +33,7 @@ class SteSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return signed(x, clipped, self._above, signs=self.take_prepared(x))
+        return signed(x, clipped, self._above)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()

@@ -89,15 +89,13 @@ def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *pa
     return to_x
 
 
-def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any, signs: Tensor | None = None) -> Tensor:
+def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
     """sign(x) as ±1 in the dtype of the matrix product, with the gradient of a surrogate.
 
     Args:
         x: real, any shape; the gradient has its dtype.
         surrogate: `clipped`, `approx`, `swish` or `ede`, or any function (gradient, x, *parameters) -> gradient to x.
         parameters: further arguments of the surrogate, which get no gradient.
-        signs: sign(x), if it is known.
     """
-    if signs is None:
-        signs = sign(x.detach()).to(autocast_dtype(x))
+    signs = sign(x.detach()).to(autocast_dtype(x))
     return Surrogate.apply(x, signs, _gradient, (surrogate, *parameters))
