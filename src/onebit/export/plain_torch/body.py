@@ -1,6 +1,6 @@
 """`Body` collects what operations add to a program: layers with weights, lines of the forward pass, and parts.
 
-The text has the layout of `ruff format`. Values of the net may have any name, and get a valid Python name.
+Values of the net may have any name, and get a valid Python name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -30,7 +29,7 @@ register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_ex
 state_dict to to_empty train training type xpu zero_grad
 """
 """Public attributes of `nn.Module`, which a layer must not hide."""
-PROGRAM_NAMES = "self x total parts l O I nn np F sys torch safetensors Path Tensor Net CLASSES load main"
+PROGRAM_NAMES = "self x l O I nn np F sys torch safetensors Path Tensor Net CLASSES load main"
 """Names with a meaning in the program, besides the builtins, and names that look like digits."""
 INDENT = " " * 8
 DEFAULTS = {"stride": "1", "dilation": "1", "groups": "1", "padding": "0", "output_padding": "0"}
@@ -77,14 +76,14 @@ class Body:
                 self.state[f"{attribute}.{key}"] = np.ascontiguousarray(value)
             elif pair(value) != DEFAULTS.get(key):
                 given.append(f"{key}={pair(value)}")
-        self.layers.append(call(f"self.{attribute} = {kind}", given, indent=INDENT))
+        self.layers.append(f"{INDENT}self.{attribute} = {kind}({', '.join(given)})")
         return f"self.{attribute}"
 
-    def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
-        """Add a parameter of the net, ones or zeros until the weights are loaded; its expression."""
+    def parameter(self, name: str, value: np.ndarray) -> str:
+        """Add a parameter of the net, ones until the weights are loaded; its expression."""
         attribute = new_name(name, self._attributes)
         sizes = ", ".join(map(str, value.shape))
-        self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
+        self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.ones({sizes}))")
         self.state[attribute] = value
         return f"self.{attribute}"
 
@@ -95,27 +94,13 @@ class Body:
 
     def step(self, expression: str, *, into: str = "x") -> str:
         """Add a line that assigns an expression to a variable; the name of the variable."""
-        function, _, rest = expression.partition("(")
-        line = f"{INDENT}{into} = {expression}"
-        if rest.endswith(")") and "(" not in rest:  # a call whose arguments may be broken into lines
-            line = call(f"{into} = {function}", rest[:-1].split(", "), indent=INDENT)
-        self.steps.append(line)
+        self.steps.append(f"{INDENT}{into} = {expression}")
         return into
-
-    def list_of(self, items: Sequence[str]) -> str:
-        """Assign a long list to a variable; the name of the variable."""
-        self.steps.append(listing("parts = [", items, "]", indent=INDENT))
-        return "parts"
 
 
 def pair(sizes: object) -> str:
     """(3, 3) as 3, the short form in torch."""
     return str(sizes[0] if isinstance(sizes, tuple) and len(set(sizes)) == 1 else sizes)
-
-
-def fits_line(step: str) -> bool:
-    """Whether ruff leaves a line of `forward` in one piece."""
-    return len(INDENT + step) <= WIDTH
 
 
 @cache
@@ -130,12 +115,6 @@ def all_parts() -> dict[str, str]:
     }
 
 
-def quoted(text: str) -> str:
-    """A string literal with the quotes that need fewer escapes."""
-    quote = "'" if text.count('"') > text.count("'") else '"'
-    return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
-
-
 def plain(text: str) -> str:
     """Text for a docstring."""
     return text.replace("\\", "/").replace('"', "'").strip()
@@ -144,22 +123,6 @@ def plain(text: str) -> str:
 def listing(start: str, items: Sequence[str], end: str, *, indent: str) -> str:
     """`start`, the items and `end` in one line, or with one line per item if that is too long."""
     line = f"{indent}{start}{', '.join(items)}{end}"
-    if columns(line) <= WIDTH:
+    if len(line) <= WIDTH:
         return line
     return "\n".join([indent + start, *(f"{indent}    {item}," for item in items), indent + end])
-
-
-def call(function: str, arguments: Sequence[str], *, indent: str) -> str:
-    """A call in one line, with its arguments in the next line, or with one line per argument."""
-    line = f"{indent}{function}({', '.join(arguments)})"
-    inner = f"{indent}    {', '.join(arguments)}"
-    if columns(line) <= WIDTH:
-        return line
-    if columns(inner) <= WIDTH:
-        return f"{indent}{function}(\n{inner}\n{indent})"
-    return listing(f"{function}(", arguments, ")", indent=indent)
-
-
-def columns(text: str) -> int:
-    """Width of a text; letters of some scripts take two columns."""
-    return sum(1 if unicodedata.east_asian_width(letter) in ("Na", "H", "N") else 2 for letter in text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.plain_torch.body import Body, fits_line, pair
+from onebit.export.plain_torch.body import Body, pair
 from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 
@@ -30,18 +30,13 @@ def products(body: Body, node: Any, x: str, kind: str, *sizes: int, **fields: An
     layer = body.layer(node.output, kind, *sizes, **fields)
     shape = -1, *[1] * (len(body.values[node.output].shape) - 1)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
-    made, after = f"{layer}({x})", ""
+    made = f"{layer}({x})"
     if scale is not None:
-        after = f" * {body.parameter(f'{node.output}_scale', scale.reshape(shape))}"
+        made += f" * {body.parameter(f'{node.output}_scale', scale.reshape(shape))}"
     if centre is not None:
-        name = body.parameter(f"{node.output}_center", centre.reshape(shape), start="zeros")
-        total = f"{body.part('sums')}({layer}, {x})"
-        if not fits_line(f"total = {total} * {name}"):
-            total = body.step(total, into="total")
-        after += f" + {body.step(f'{total} * {name}', into='total')}"
-    if not fits_line(f"x = {made}{after}"):
-        made = body.step(made)
-    return made + after
+        name = body.parameter(f"{node.output}_center", centre.reshape(shape))
+        made += f" + {body.part('sums')}({layer}, {x}) * {name}"
+    return made
 
 
 def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
@@ -73,7 +68,7 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
     made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, **settings, dilation=node.dilation)
     if inside or not any((*node.padding, *node.extra)):
         return made
-    return f"F.pad({body.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
+    return f"F.pad({made}, {sides((-top, down - bottom, -left, across - right))})"
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
@@ -166,7 +161,7 @@ def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
 
 def number(value: np.float32) -> str:
     """The shortest literal with the same float32 value."""
-    return repr(float(str(value))).replace("e+", "e")
+    return repr(float(str(value)))
 
 
 # --------------------------------------------------------------------------------------------------- moves of values
@@ -201,13 +196,12 @@ def permute(body: Body, node: nodes.Permute, x: str) -> str:
 def repeat(body: Body, node: nodes.Repeat, x: str) -> str:
     for axis, times in enumerate(node.times, start=1):
         if times > 1:
-            x = body.step(f"torch.repeat_interleave({x}, {times}, dim={axis})")
+            x = f"torch.repeat_interleave({x}, {times}, dim={axis})"
     return x
 
 
 def concat(body: Body, node: nodes.Concat, *inputs: str) -> str:
-    line = f"torch.cat([{', '.join(inputs)}], dim=1)"
-    return line if len(line) < 100 else f"torch.cat({body.list_of(inputs)}, dim=1)"
+    return f"torch.cat([{', '.join(inputs)}], dim=1)"
 
 
 LAYERS: dict[type, Callable[..., str]] = {
@@ -236,9 +230,4 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Requantize: requantize,
     nodes.Quantize: quantize,
 }
-"""Operation, or base class of operations -> function of (body, node, expressions of its inputs) for its output."""
-SEPARATE = (
-    *(nodes.Weights, nodes.AveragePool, nodes.Clamp),
-    *(nodes.Reshape, nodes.Permute, nodes.Repeat, nodes.Slice, nodes.Pad),
-)
-"""Operations whose input must be a variable."""
+"""Operation, or base class of operations -> function of (body, node, variables of its inputs) for its output."""

@@ -6,26 +6,13 @@ import builtins
 from collections import Counter
 
 from onebit.export.pixels import pixels_in_words
-from onebit.export.plain_torch.body import (
-    INDENT,
-    LONGEST,
-    PROGRAM_NAMES,
-    Body,
-    all_parts,
-    fits_line,
-    listing,
-    new_name,
-    plain,
-    quoted,
-)
-from onebit.export.plain_torch.layers import LAYERS, SEPARATE, fits, sides
-from onebit.packed import MaxPool, PackedNet, Quantize
+from onebit.export.plain_torch.body import INDENT, PROGRAM_NAMES, Body, all_parts, listing, new_name, plain
+from onebit.export.plain_torch.layers import LAYERS
+from onebit.packed import PackedNet
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import by_class
 
-LONGEST_EXPRESSION = 90
-"""Longer expressions are not nested into the next one, so that lines are short."""
 READERS = {
     ".safetensors": "safetensors.torch.load_file(path)",
     **dict.fromkeys((".pth", ".pt"), 'torch.load(path, map_location="cpu", weights_only=True)'),
@@ -49,40 +36,18 @@ class Program(Body):
         self._readers.update(net.outputs)
         wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.values.values())
         self._real = "double" if wide else "float"  # holds every integer of the net
-        self._waiting = INPUT, self._coded()  # a value and its expression, not yet in a line
-        for index, node in enumerate(net.nodes):
-            arguments = [self._argument(name, index) for name in node.inputs]
-            self._waiting = node.output, by_class(LAYERS, node)(self, node, *arguments)
-        self._flush(len(net.nodes))
+        self._assign(INPUT, self._coded(), 0)
+        for index, node in enumerate(net.nodes, start=1):
+            arguments = [self._variables[name] for name in node.inputs]
+            self._assign(node.output, by_class(LAYERS, node)(self, node, *arguments), index)
 
     # ----------------------------------------------------------------------------------------------------- forward pass
-    def _argument(self, name: str, index: int) -> str:
-        """An input of a node: a variable, or an expression that only this node reads and that fits into its line."""
-        waiting, expression = self._waiting
-        node = self.net.nodes[index]
-        alone = name == waiting and self._readers[name] == 1 and len(node.inputs) == 1
-        around = min(len(node.output), LONGEST) + len("self.()")
-        if isinstance(node, Quantize):
-            around = len(f"quantize(, least={node.least}, most={node.most})")
-        elif isinstance(node, MaxPool) and not fits(node):
-            around = len(f"F.pad(, {sides(node.padding)}, value=-torch.inf)")
-        if alone and len(expression) + around <= LONGEST_EXPRESSION and not isinstance(node, SEPARATE):
-            return expression
-        if waiting not in self._variables:
-            self._flush(index)
-        return self._variables[name]
-
-    def _flush(self, index: int) -> None:
-        """Write the line of the waiting value; index: of the next node."""
-        name, expression = self._waiting
+    def _assign(self, name: str, expression: str, index: int) -> None:
+        """Write the line of a value, in `x` if only the next node, of this index, reads it."""
         following = self.net.nodes[index].inputs if index < len(self.net.nodes) else self.net.outputs
         read_next = self._readers[name] == 1 and name in following
         variable = "x" if read_next else new_name("coded" if name == INPUT else name, self._locals)
-        self._variables[name] = variable
-        if not fits_line(f"{variable} = {expression}"):
-            expression = self.step(expression)
-        if expression != variable:
-            self.step(expression, into=variable)
+        self._variables[name] = self.step(expression, into=variable)
 
     def _coded(self) -> str:
         spec = self.net.input
@@ -91,7 +56,7 @@ class Program(Body):
         if spec.mean is None or spec.std is None:
             return f"x.{self._real}()"
         ones = [1] * (len(spec.shape) - 1)
-        mean = self.parameter("input_mean", spec.mean.reshape(-1, *ones), start="zeros")
+        mean = self.parameter("input_mean", spec.mean.reshape(-1, *ones))
         std = self.parameter("input_std", spec.std.reshape(-1, *ones))
         return f"(x.{self._real}() - {mean}) / {std}"
 
@@ -104,7 +69,7 @@ class Program(Body):
         if isinstance(net.output, str) and len(shape) == 1 and shape[0] > 1 and net.compared == "labels":
             answer, what = "classes" if net.classes else "labels", "the class"
         if net.classes:
-            classes = "\n\n" + listing("CLASSES = [", [quoted(name) for name in net.classes], "]", indent="")
+            classes = "\n\n" + listing("CLASSES = [", [*map(repr, net.classes)], "]", indent="")
         used = [text for name, text in all_parts().items() if name in self.parts]
         imports = ["import numpy as np", "import torch"]
         if self.suffix == ".safetensors":
@@ -159,7 +124,7 @@ if __name__ == "__main__":
             kind, given, answer = "Tensor", sized(self.values[output].shape), f"{INDENT}return {values[output]}"
         elif isinstance(output, dict):
             kind, given = "dict[str, Tensor]", "outputs by name"
-            items = [f"{quoted(key)}: {values[name]}" for key, name in output.items()]
+            items = [f"{key!r}: {values[name]}" for key, name in output.items()]
             answer = listing("return {", items, "}", indent=INDENT)
         else:
             kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
