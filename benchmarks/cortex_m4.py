@@ -13,9 +13,9 @@ import numpy as np
 from onebit.errors import OnebitError
 from onebit.export.c import target as c
 from onebit.export.c.size import COMPILER, CORTEX_M4, FLAGS, linked
-from onebit.export.writing import random_inputs
 from onebit.packed import costs, load
 from onebit.runtime import run
+from onebit.runtime.timing import noise
 
 PROGRAM = Path(__file__).parent / "cortex_m4_program"
 EMULATOR = "qemu-system-arm"
@@ -46,7 +46,7 @@ def measure(*, nets: list[str], optimize: str) -> dict[str, Any]:
     rows = []
     for name in nets:
         net = load(name)
-        inputs = random_inputs(net, 1)
+        inputs = noise(net.input, 1)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "net"
             folder.mkdir()

@@ -19,6 +19,7 @@ from onebit.packed.net import op_name
 from onebit.runtime import run
 from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import opened
+from onebit.runtime.timing import noise
 
 RANDOM_INPUTS = 20
 """Default number of random inputs to compare; fewer for large nets, see `affordable`."""
@@ -91,7 +92,7 @@ def export_net(
             raise UsageError(f"{to} has no operation {op_name(node)!r}, needed for {node.output!r}")
     if inputs is None:
         count = count or affordable(net, RANDOM_INPUTS)
-        inputs, what = random_inputs(net, count), f"{count} random inputs"
+        inputs, what = noise(net.input, count), f"{count} random inputs"
     else:
         inputs = np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
         samples = {"samples": inputs} if target.samples else {}
@@ -155,12 +156,3 @@ def affordable(net: PackedNet, most: int) -> int:
     """The default number of inputs to compare: `most`, or fewer if these need more than `MOST_MACS`."""
     macs = sum(row.macs for row in costs(net))
     return max(LEAST_INPUTS, min(most, MOST_MACS // max(1, macs)))
-
-
-def random_inputs(net: PackedNet, count: int) -> np.ndarray:
-    """(count, …) inputs of a net: uniform bytes, or normally distributed float32."""
-    rng = np.random.default_rng(0)
-    shape = (count, *net.input.shape)
-    if net.input.dtype == "uint8":
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    return rng.standard_normal(shape, dtype=np.float32)

@@ -102,11 +102,13 @@ class Graph:
         a, b = (self.cast(tensor, np.float64) for tensor in (a, b))
         return self.cast(self.add(op, a, b), np.float32)
 
-    def padded(self, tensor: str, padding: tuple[int, int, int, int], value: float, dtype: Any) -> str:
-        """Append a Pad of images; padding: (top, bottom, left, right)."""
+    def padded(
+        self, tensor: str, padding: tuple[int, int, int, int], value: float, dtype: Any, channels: Any = (0, 0)
+    ) -> str:
+        """Append a Pad of images; padding: (top, bottom, left, right); channels: (before, after)."""
         top, bottom, left, right = padding
-        border = self.number(value, dtype)
-        return self.add("Pad", tensor, self.shape(0, 0, top, left, 0, 0, bottom, right), border)
+        sizes = self.shape(0, channels[0], top, left, 0, channels[1], bottom, right)
+        return self.add("Pad", tensor, sizes, self.number(value, dtype))
 
     def bipolar(self, tensor: str, **given: str) -> str:
         """Append QONNX's sign operator, for which the sign of zero is +1 too."""
@@ -206,14 +208,7 @@ class Graph:
             return
         mean, std = self.per_channel(spec.mean, "mean"), self.per_channel(spec.std, "std")
         tensor = self.add("Sub", self.cast(INPUT, np.float32), mean)
-        if INPUT not in self.precise:
-            self.add("Div", tensor, std)
-        else:  # onnxruntime may multiply by the reciprocal, which is right only in float64
-            tensor, std = (
-                self.cast(one, np.float64, output=f"{INPUT}/{name}")
-                for one, name in ((tensor, "wide"), (std, "wide_std"))
-            )
-            self.cast(self.add("Div", tensor, std), np.float32)
+        self.real("Div", tensor, std)  # in float32, onnxruntime may multiply by the reciprocal
         self.make("float")
 
     # the whole
@@ -241,21 +236,18 @@ class Graph:
 
     def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> None:
         """Append nodes that unpack the weights of one dtype from their bits."""
-        what = "bits" if len(self._layers) == 1 else f"bits/{dtype.name}"
+        self.current = "bits"
         signs = np.concatenate([layer.reshape(-1) for _, layer in layers])
-        bits = self.constant(np.packbits(signs > 0, bitorder="little"), f"{what}/packed")
-        tensor = self.cast(bits, np.int32, output=f"{what}/index")
-        tensor = self.add("Gather", self.constant(_TABLE, "bits/table"), tensor, output=f"{what}/signs")
-        tensor = self.add("Reshape", tensor, self.shape(-1), output=f"{what}/flat")
+        bits = self.constant(np.packbits(signs > 0, bitorder="little"), "bits/packed")
+        tensor = self.add("Gather", self.constant(_TABLE, "bits/table"), self.cast(bits, np.int32))
+        tensor = self.add("Reshape", tensor, self.shape(-1))
         if dtype != np.int8:
-            tensor = self.cast(tensor, dtype, output=f"{what}/values")
+            tensor = self.cast(tensor, dtype)
         sizes = [layer.size for _, layer in layers]
-        parts = [f"{what}/{index}" for index in range(len(layers))]
         if rest := -sum(sizes) % 8:
             sizes.append(rest)
-            parts.append(f"{what}/rest")
-        split = self.helper.make_node("Split", [tensor, self.constant(sizes, f"{what}/sizes", np.int64)], parts)
-        self.nodes.append(split)
+        parts = [self.name("bits/part") for _ in sizes]
+        self.nodes.append(self.helper.make_node("Split", [tensor, self.shape(*sizes)], parts))
         for part, (name, layer) in zip(parts, layers, strict=False):
             self.add("Reshape", part, self.shape(*layer.shape), output=name)
 

@@ -144,10 +144,8 @@ def write_concat(graph: Graph, node: nodes.Concat) -> str:
 
 def write_pad(graph: Graph, node: nodes.Pad) -> str:
     (source,), form = node.inputs, common_form(graph, node)
-    border = graph.number(node.value + zero_point(graph.values[source]) if form == "code" else node.value, DTYPES[form])
-    (before, after), (top, bottom, left, right) = node.channels, node.padding
-    sizes = graph.shape(0, before, top, left, 0, after, bottom, right)
-    graph.add("Pad", graph.get(source, form), sizes, border)
+    border = node.value + zero_point(graph.values[source]) if form == "code" else node.value
+    graph.padded(graph.get(source, form), node.padding, border, DTYPES[form], node.channels)
     return form
 
 
@@ -156,11 +154,11 @@ def write_slice(graph: Graph, node: nodes.Slice) -> str:
 
 
 def write_repeat(graph: Graph, node: nodes.Repeat) -> str:
-    """Insert an axis of 1 after each repeated axis, expand it, and merge it with the axis before it."""
+    """Insert an axis of 1 after each axis, expand it, and merge it with the axis before it."""
     (source,) = node.inputs
     form, shape = graph.natural(source), graph.values[source].shape
-    pairs = [(size, *[times] * (times > 1)) for size, times in zip(shape, node.times, strict=True)]
-    apart, wide = [n for size, *times in pairs for n in (size, *[1] * len(times))], [n for pair in pairs for n in pair]
+    apart = [n for size in shape for n in (size, 1)]
+    wide = [n for pair in zip(shape, node.times, strict=True) for n in pair]
     tensor = graph.add("Reshape", graph.get(source, form), graph.shape(-1, *apart))
     tensor = graph.add("Expand", tensor, graph.shape(1, *wide))
     graph.add("Reshape", tensor, graph.shape(-1, *graph.values[graph.current].shape))

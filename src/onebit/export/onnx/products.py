@@ -133,13 +133,8 @@ def _conv_to_sign(graph: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, af
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
         least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
-    codes, padding = _padded(graph, node, "code")
-    one, zero = graph.number(1, np.float32), graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8)
-    weight = graph.weights(signs, np.int8)
-    none, scale, two = graph.number(0, np.int8), graph.number(_TWICE, np.float32), graph.number(2, np.uint8)
-    bias = graph.constant(-least, f"{graph.current}/bias", np.int32)
-    given = codes, one, zero, weight, one, none, scale, two, bias
-    tensor = graph.add("QLinearConv", *given, **geometry(node, padding))
+    one, scale, two = graph.number(1, np.float32), graph.number(_TWICE, np.float32), graph.number(2, np.uint8)
+    tensor = _integer_conv(graph, node, graph.weights(signs, np.int8), one, scale, two, -least)
     graph.current = after.output
     tensor = graph.add("Clip", tensor, graph.number(0, np.uint8), two)
     graph.written.add(graph.current)
@@ -155,23 +150,30 @@ def _conv_to_sign(graph: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, af
 
 def _conv_to_code(graph: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> str:
     """Write a QLinearConv of codes that includes the requantization; see `byte_conv`."""
-    codes, padding = _padded(graph, node, "code")
     weight = graph.weights(node.kernels())
     graph.current = after.output
     sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{graph.current}/sizes", np.float32)
     weight = graph.cast(graph.add("Mul", weight, sizes), np.int8)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
-    zero = graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8)
     scale = graph.constant(found.scale, f"{graph.current}/scale")
-    bias = graph.constant(found.bias, f"{graph.current}/bias", np.int32)
+    tensor = _integer_conv(graph, node, weight, scale, one, none, found.bias)
     made = graph.values[graph.current]
     most = made.limits[1] + zero_point(made)
-    given = codes, one, zero, weight, scale, graph.number(0, np.int8), one, none, bias
-    tensor = graph.add("QLinearConv", *given, **geometry(node, padding))
     if most < 255:
         graph.add("Clip", tensor, none, graph.number(most, np.uint8))
     graph.written.add(graph.current)
     return "code"
+
+
+def _integer_conv(
+    graph: Graph, node: nodes.Conv, weight: str, weight_scale: str, scale: str, zero: str, bias: np.ndarray
+) -> str:
+    """Append a QLinearConv of the codes of the input; scale, zero: of the output."""
+    codes, padding = _padded(graph, node, "code")
+    source = graph.number(1, np.float32), graph.number(zero_point(graph.values[node.inputs[0]]), np.uint8)
+    weights = weight, weight_scale, graph.number(0, np.int8)
+    made = scale, zero, graph.constant(bias, f"{graph.current}/bias", np.int32)
+    return graph.add("QLinearConv", codes, *source, *weights, *made, **geometry(node, padding))
 
 
 def _padded(graph: Graph, node: nodes.Conv | nodes.RealConv, form: str) -> tuple[str, tuple[int, int, int, int]]:
