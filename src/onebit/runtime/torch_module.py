@@ -32,9 +32,8 @@ def _outputs(images: Tensor, file: Tensor, shapes: _Shapes) -> list[Tensor]:
     batch, threads = images.numpy(), 1
     if batch.shape[:1] != (1,):
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-    outputs = run_planned(net, plan, batch, threads=threads)
-    arrays = [outputs] if isinstance(net.output, str) else net.by_name(outputs).values()
-    return [torch.from_numpy(array) for array in arrays]
+    outputs = net.by_name(run_planned(net, plan, batch, threads=threads))
+    return [torch.from_numpy(array) for array in outputs.values()]
 
 
 def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:

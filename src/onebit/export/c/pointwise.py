@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from onebit.export.c.stages import Stages, real
-from onebit.export.c.values import LOADS
 from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import op_name
@@ -90,7 +89,7 @@ class Pointwise(Stages):
         count, exact = stage.channels, made.exact
         if not exact:
             self.as_real()
-        if LOADS[other.form] == "load_words" and other.step in (0, 1) and (other.bound is None) != exact:
+        if other.is_words and (other.bound is None) != exact:
             y = f"(value_t *){self.pointer(other)} + {self.pixel_of(other)}"
         else:
             y = "y"

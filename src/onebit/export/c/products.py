@@ -70,7 +70,7 @@ class Products(Pointwise):
             self.sign_products(product)
             if name in self.levels:
                 self.level_products(product)
-        elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
+        elif dense and one_bit and source.bound is None and source.is_words and node.centre is None:
             stage.channel_bytes = 8
             self.line(f"dense({self.pointer(source)}, {node.terms}, {weights}, {outputs}, x);")
             stage.current = Value(made.shape, "real")
@@ -198,7 +198,7 @@ class Products(Pointwise):
         pointer, count = self.pointer(source), _count(node.terms)
         at = index(source.first, [("k", source.step or 0)] if node.terms > PART else [])
         part, lines = "part", []
-        if _is_words(source):
+        if source.is_words:
             part = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
         else:
             lines.append(f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {count}, part);")
@@ -287,11 +287,6 @@ def sums_last(net: PackedNet) -> PackedNet:
         order += [waiting.pop(name) for name in node.inputs if name in waiting]
         order.append(node)
     return replace(net, nodes=tuple(order))
-
-
-def _is_words(source: Stored) -> bool:
-    """Whether the numbers of a vector are 32-bit words side by side."""
-    return LOADS[source.form] == "load_words" and source.step in (0, 1)
 
 
 def takes_signs(node: Node, source: Stored) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.c.values import BITS, LOADS, STORES, Axis, Memory, Stored, plain
+from onebit.export.c.values import BITS, LOADS, Axis, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value
 from onebit.packed.net import INPUT, op_name, readers
 
@@ -129,7 +129,7 @@ class Stages:
             target = replace(target, memory=old or target.memory)
             assert target.memory is not None
             self.index_of(target.memory)
-            if stage.pixels == 1 and STORES[target.form] == "store_words" and old is None:
+            if stage.pixels == 1 and target.is_words and old is None:
                 x = self.pointer(target)
                 target.memory.units = max(target.memory.units, stage.channel_bytes * stage.channels)
             else:
@@ -218,8 +218,12 @@ class Stages:
     def store_pixel(self, target: Stored) -> None:
         """Add the line that stores the current pixel of a plain value."""
         count = self.stage.channels
-        at = index(0, [(v, s * count) for v, s in self.stage.pixel])
-        self.line(f"{STORES[target.form]}(x, {count}, {self.pointer(target)}, {at}, 1);")
+        self.store("x", count, target, index(0, [(v, s * count) for v, s in self.stage.pixel]), 1)
+
+    def store(self, row: str, count: int, target: Stored, at: str, step: int) -> None:
+        """Add the line that stores a row of numbers in a value, from an index on."""
+        kernel = LOADS[target.form].replace("load", "store")
+        self.line(f"{kernel}({row}, {count}, {self.pointer(target)}, {at}, {step});")
 
     def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
         """A plain copy of a value, or of its elements in another shape."""
@@ -250,7 +254,7 @@ class Stages:
         self.line(f"{LOADS[source.form]}({self.pointer(source)}, {read}, {from_step}, {size}, y);")
         if source.bound is not None and target.form == "real":
             self.line(f"real(y, {size});")
-        self.line(f"{STORES[target.form]}(y, {size}, {self.pointer(target)}, {write}, {to_step});")
+        self.store("y", size, target, write, to_step)
         self.stage.body += ["}"] * len(loops)
 
     def second(self, count: int) -> None:
@@ -267,11 +271,8 @@ class Stages:
 
     def fill(self, value: float, *, exact: bool) -> str:
         """C statement that fills all channels of `x` with a value."""
-        return (
-            f"fill(x, {self.stage.channels}, {value});"
-            if exact
-            else f"fill_real(x, {self.stage.channels}, {real(value)});"
-        )
+        kernel, number = ("fill", value) if exact else ("fill_real", real(value))
+        return f"{kernel}(x, {self.stage.channels}, {number});"
 
     def as_real(self) -> None:
         """Convert integers in `x` to float."""

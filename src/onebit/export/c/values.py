@@ -18,8 +18,6 @@ LOADS = {
     "floats": "load_floats",
 }
 """Form of a value in memory -> the kernel that loads it; the last two are forms of inputs only."""
-STORES = {"signs": "store_signs", "small": "store_small", "shorts": "store_shorts", "integers": "store_words"}
-STORES |= {"real": "store_words", "bytes": "store_bytes"}
 BITS = {"signs": 1, "small": 8, "bytes": 8, "shorts": 16, "integers": 32, "real": 32}
 RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
 
@@ -84,6 +82,11 @@ class Stored:
         """Distance between neighbors along each axis, None if one is not evenly spaced."""
         steps = [_single(axis) for axis in self.axes]
         return None if None in steps else tuple(step for step in steps if step is not None)
+
+    @property
+    def is_words(self) -> bool:
+        """Whether the numbers of a pixel are 32-bit words side by side."""
+        return BITS.get(self.form) == 32 and self.step in (0, 1)
 
     @property
     def is_plain(self) -> bool:

@@ -29,25 +29,15 @@ def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
     wanted = set(operations)
     parts = [part for name in files for part in _PARTS.split(asset(f"engine/{name}.js"))]
     parts = [part for part in parts if not (made := _OPERATIONS.findall(part)) or wanted & set(made)]
-    roots = {"OPS", "openNet"}
-    while True:
-        words = [set(re.findall(r"\w+", compact_script(part))) for part in parts]
-        kept = []
-        for index, part in enumerate(parts):
-            names = set(_DEFINED.findall(part))
-            others = set().union(roots, *words[:index], *words[index + 1 :])
-            if not names or names & others:
-                kept.append(part)
-        if len(kept) == len(parts):
-            return compact_script("\n".join(kept))
-        parts = kept
+    defined = {part: set(_DEFINED.findall(part)) for part in parts}
+    used, kept = {"OPS", "openNet"}, set[str]()
+    while new := {part for part, names in defined.items() if not names or names & used} - kept:
+        kept |= new
+        used.update(*(re.findall(r"\w+", compact_script(part)) for part in new))
+    return compact_script("\n".join(part for part in parts if part in kept))
 
 
 def compact_script(text: str) -> str:
     """Remove indentation, empty lines, and comments, which are on separate lines or follow two spaces."""
     lines = (line.lstrip().partition("  // ")[0] for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))
-
-
-def without_indentation(text: str) -> str:
-    return "\n".join(line.lstrip() for line in text.splitlines())

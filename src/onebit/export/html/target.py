@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from onebit.export.comparison import split_outputs
-from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation, written_operations
+from onebit.export.html.scripts import asset, compact_script, engine_script, written_operations
 from onebit.export.tools import output_of, require
 from onebit.packed import OPS, Node, PackedNet, dumps, nodes
 from onebit.packed.net import float32_bytes, op_name
@@ -47,7 +47,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
     kind, file = input_kind(net), dumps(net)
     shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
-    style = "".join(without_indentation(asset(f"page/{name}.css")) for name in shown)
+    style = "".join(compact_script(asset(f"page/{name}.css")) for name in shown)
     engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
     boot = compact_script(asset("page/boot.js"))
     stored, numbers = samples_of(net, kind, samples, len(file))

@@ -246,8 +246,8 @@ class Graph:
         sizes = [layer.size for _, layer in layers]
         if rest := -sum(sizes) % 8:
             sizes.append(rest)
-        parts = [self.name("bits/part") for _ in sizes]
-        self.nodes.append(self.helper.make_node("Split", [tensor, self.shape(*sizes)], parts))
+        parts = [self.name(f"bits/{index}") for index in range(len(sizes))]
+        self.nodes.append(self.helper.make_node("Split", [tensor, self.constant(sizes, "bits/sizes", np.int64)], parts))
         for part, (name, layer) in zip(parts, layers, strict=False):
             self.add("Reshape", part, self.shape(*layer.shape), output=name)
 

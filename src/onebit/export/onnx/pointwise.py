@@ -115,12 +115,7 @@ def write_bounded(graph: Graph, node: nodes.Bounded) -> str:
     if isinstance(node, nodes.Relu) and form == "float":
         graph.add("Relu", graph.get(source, form))
         return form
-    ends = []
-    for what, bound in zip(("low", "high"), node.bounds, strict=True):
-        if what in node.stored:
-            ends.append(graph.constant(node.stored[what][0], f"{graph.current}/{what}"))
-        else:
-            ends.append(graph.number(bound, DTYPES[form]) if abs(bound) < inf else "")
+    ends = [graph.number(bound, DTYPES[form]) if abs(bound) < inf else "" for bound in node.bounds]
     graph.add("Clip", graph.get(source, form), *ends[: 2 if ends[1] else 1])
     return form
 

@@ -29,7 +29,7 @@ register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_ex
 state_dict to to_empty train training type xpu zero_grad
 """
 """Public attributes of `nn.Module`, which a layer must not hide."""
-PROGRAM_NAMES = "self x l O I nn np F sys torch safetensors Path Tensor Net CLASSES load main"
+PROGRAM_NAMES = "self x l O I nn np sys torch safetensors Path Tensor Net CLASSES load main"
 """Names with a meaning in the program, besides the builtins, and names that look like digits."""
 INDENT = " " * 8
 DEFAULTS = {"stride": "1", "dilation": "1", "groups": "1", "padding": "0", "output_padding": "0"}

@@ -47,7 +47,7 @@ def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
-        x = body.step(f"F.pad({x}, {sides(node.padding)}{value})")
+        x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}{value})")
     return windows(body, node, "nn.Conv2d", x, inside=inside, dilation=node.dilation, groups=node.groups, bias=False)
 
 
@@ -68,7 +68,7 @@ def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspo
     made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, **settings, dilation=node.dilation)
     if inside or not any((*node.padding, *node.extra)):
         return made
-    return f"F.pad({made}, {sides((-top, down - bottom, -left, across - right))})"
+    return f"nn.functional.pad({made}, {sides((-top, down - bottom, -left, across - right))})"
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
@@ -87,18 +87,16 @@ def pool(body: Body, node: nodes.MaxPool | nodes.AveragePool, kind: str, x: str,
 
 def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     if not fits(node):
-        x = body.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
+        x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}, value=-torch.inf)")
     return pool(body, node, "nn.MaxPool2d", x, dilation=node.dilation)
 
 
 def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
-    count_padding = bool(node.count_padding or node.sums or not any(node.padding))
-    if node.dilation != (1, 1) or not (fits(node) or count_padding):
+    if node.dilation != (1, 1) or not fits(node):
         by = "one" if node.sums else "window" if node.count_padding else "pixels"
         sizes = f"{x}, {node.kernel}, stride={node.stride}, dilation={node.dilation}, padding={sides(node.padding)}"
         return f'{body.part("average_pool")}({sizes}, divide_by="{by}")'
-    if not fits(node):
-        x = body.step(f"F.pad({x}, {sides(node.padding)})")
+    count_padding = bool(node.count_padding or node.sums or not any(node.padding))
     divide = {"divisor_override": 1} if node.sums else {}
     return pool(body, node, "nn.AvgPool2d", x, count_include_pad=count_padding, **divide)
 
@@ -126,17 +124,20 @@ def affine(body: Body, node: nodes.Affine, x: str) -> str:
 
 
 def threshold(body: Body, node: nodes.Threshold, x: str) -> str:
-    body.part("sign")
     wide = np.abs(node.threshold.astype(np.int64)).max() > FLOAT32_EXACT
-    at, direction = node.threshold.astype(np.float64 if wide else np.float32), node.direction.astype(np.float32)
-    return f"{per_channel(body, node, 'Threshold', threshold=at, direction=direction)}({x})"
+    return compared(body, node, x, node.threshold.astype(np.float64 if wide else np.float32), node.direction)
+
+
+def compared(body: Body, node: Node, x: str, at: np.ndarray, direction: np.ndarray) -> str:
+    """Signs of a comparison with a threshold per channel."""
+    body.part("sign")
+    return f"{per_channel(body, node, 'Threshold', threshold=at, direction=np.float32(direction))}({x})"
 
 
 def sign(body: Body, node: nodes.Sign, x: str) -> str:
-    function = body.part("sign")
     if node.shift is None:
-        return f"{function}({x})"
-    return f"{per_channel(body, node, 'ShiftedSign', shift=node.shift)}({x})"
+        return f"{body.part('sign')}({x})"
+    return compared(body, node, x, node.shift, np.ones_like(node.shift))
 
 
 def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
@@ -178,7 +179,7 @@ def slice_(body: Body, node: nodes.Slice, x: str) -> str:
 def pad(body: Body, node: nodes.Pad, x: str) -> str:
     top, bottom, left, right = node.padding
     sizes = (left, right, top, bottom, *(node.channels if any(node.channels) else ()))
-    return f"F.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
+    return f"nn.functional.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
 
 
 def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
@@ -215,9 +216,8 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Affine: affine,
     nodes.Threshold: threshold,
     nodes.Sign: sign,
-    nodes.Relu: lambda body, node, x: f"F.relu({x})",
+    nodes.Relu: lambda body, node, x: f"torch.relu({x})",
     nodes.Prelu: prelu,
-    nodes.Hardtanh: lambda body, node, x: f"F.hardtanh({x})",
     nodes.Bounded: bounded,
     nodes.Add: lambda body, node, a, b: f"{a} + {b}",
     nodes.Concat: concat,

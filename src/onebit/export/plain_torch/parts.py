@@ -1,7 +1,6 @@
 """Parts of the programs that `program` writes; each has those that its net needs, word for word."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -23,7 +22,7 @@ class Affine(nn.Module):
 
 
 class Threshold(nn.Module):
-    """A folded BatchNorm and sign: +1 where x >= threshold, or x <= threshold for a direction of -1; else -1."""
+    """A sign with a threshold: +1 where x >= threshold, or x <= threshold for a direction of -1; else -1."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -32,17 +31,6 @@ class Threshold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return sign(self.direction * (x - self.threshold))
-
-
-class ShiftedSign(nn.Module):
-    """sign(x - shift) for each channel."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return sign(x - self.shift)
 
 
 class Requantize(nn.Module):
@@ -95,7 +83,9 @@ def average_pool(
 
     def add_up(image: Tensor) -> Tensor:
         ones = image.new_ones(image.shape[1], 1, *kernel)
-        return F.conv2d(F.pad(image, padding), ones, stride=stride, dilation=dilation, groups=len(ones))
+        return nn.functional.conv2d(
+            nn.functional.pad(image, padding), ones, stride=stride, dilation=dilation, groups=len(ones)
+        )
 
     if divide_by == "pixels":
         return add_up(x) / add_up(torch.ones_like(x[:1, :1]))

@@ -13,10 +13,6 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import by_class
 
-READERS = {
-    ".safetensors": "safetensors.torch.load_file(path)",
-    **dict.fromkeys((".pth", ".pt"), 'torch.load(path, map_location="cpu", weights_only=True)'),
-}
 ANSWERS = {
     "classes": 'print(*(CLASSES[label] for label in net(inputs).argmax(dim=1).tolist()), sep="\\n")',
     "labels": 'print(*net(inputs).argmax(dim=1).tolist(), sep="\\n")',
@@ -71,12 +67,9 @@ class Program(Body):
         if net.classes:
             classes = "\n\n" + listing("CLASSES = [", [*map(repr, net.classes)], "]", indent="")
         used = [text for name, text in all_parts().items() if name in self.parts]
-        imports = ["import numpy as np", "import torch"]
+        imported, read = "", 'torch.load(path, map_location="cpu", weights_only=True)'
         if self.suffix == ".safetensors":
-            imports.insert(1, "import safetensors.torch")
-        if any("F." in text for text in (*self.steps, *used)):
-            imports.append("import torch.nn.functional as F")
-        joined = "\n".join(imports)
+            imported, read = "import safetensors.torch\n", "safetensors.torch.load_file(path)"
         parts = "".join(f"{text}\n\n\n" for text in used)
         return f'''\
 """{plain(net.name) or "A net"} in plain torch, written by onebit; its weights are beside it."""
@@ -84,7 +77,8 @@ class Program(Body):
 import sys
 from pathlib import Path
 
-{joined}
+import numpy as np
+{imported}import torch
 from torch import Tensor, nn{classes}
 
 
@@ -94,7 +88,7 @@ from torch import Tensor, nn{classes}
 def load(path: str | Path) -> Net:
     """The net with the weights in a file, ready to be used."""
     net = Net()
-    net.load_state_dict({READERS[self.suffix]})
+    net.load_state_dict({read})
     return net.eval()
 
 
@@ -128,8 +122,7 @@ if __name__ == "__main__":
             answer = listing("return {", items, "}", indent=INDENT)
         else:
             kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
-            comma = "," if len(output) == 1 else ""
-            answer = listing("return (", [values[name] for name in output], f"{comma})", indent=INDENT)
+            answer = listing("return tuple([", [values[name] for name in output], "])", indent=INDENT)
         meaning = f", {text}," if (text := plain(spec.meaning)) else ""
         pixels = f"\n\n    Inputs are {text}.\n    " if (text := pixels_in_words(self.net)) else ""
         if double:
