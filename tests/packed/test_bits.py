@@ -5,30 +5,23 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from hypothesis.extra import numpy as hnp
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.packed.bits import bytes_to_words, check_tail, pack_signs, sign, unpack_signs, words_to_bytes, xnor_dot
-
-SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=140)
-SIGN_ARRAYS = hnp.arrays(np.int8, SHAPES, elements=st.sampled_from([-1, 1]), fill=st.sampled_from([-1, 1]))
 
 
 def random_signs(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), shape)
 
 
-@given(SIGN_ARRAYS, st.data())
+@given(st.lists(st.integers(0, 140), min_size=1, max_size=3))
 @settings(max_examples=40, deadline=None)
-def test_packing_and_unpacking_are_inverse_on_every_axis(signs: np.ndarray, data: st.DataObject) -> None:
-    axis = data.draw(st.integers(-signs.ndim, signs.ndim - 1))
-    count = signs.shape[axis]
-    words = pack_signs(signs, axis=axis)
-    expected_shape = list(signs.shape)
-    expected_shape[axis] = -(-count // 64)
+def test_packing_and_unpacking_are_inverse(shape: list[int]) -> None:
+    signs = random_signs(*shape)
+    words = pack_signs(signs)
     assert words.dtype == np.uint64
-    assert words.shape == tuple(expected_shape)
-    np.testing.assert_array_equal(unpack_signs(words, count, axis=axis), signs)
+    assert words.shape == (*shape[:-1], -(-shape[-1] // 64))
+    np.testing.assert_array_equal(unpack_signs(words, shape[-1]), signs)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 63, 64, 65, 130])
@@ -138,7 +131,6 @@ def test_sign_of_zero_is_plus_one_and_nan_has_none() -> None:
     x = np.array([0.0, -0.0, 1e-45, -1e-45, np.inf, -np.inf], np.float32)
     assert sign(x).tolist() == [1, 1, 1, -1, 1, -1]
     assert sign(x).dtype == np.int8
-    assert sign(x, dtype=np.float32).dtype == np.float32
     assert sign(np.array([-3, 0, 3])).tolist() == [-1, 1, 1]
     with pytest.raises(NotBinaryError, match="1 of 2"):
         sign(np.array([np.nan, 1.0]))

@@ -122,16 +122,16 @@ def test_the_same_net_always_makes_the_same_bytes(tmp_path: Path, certificate: C
 def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((6, 4)).astype(np.float32)
-    words = pack_signs(rng.choice([-1, 1], (130, 6)), axis=0)  # (3, 6): its transpose is not contiguous
+    words = np.asfortranarray(pack_signs(rng.choice([-1, 1], (6, 130))))
     nodes = (
         op.Flatten(inputs=("input",), output="x"),
-        op.Dense(inputs=("x",), output="fc", signs=words.T, in_features=130),
+        op.Dense(inputs=("x",), output="fc", signs=words, in_features=130),
         op.Affine(inputs=("fc",), output="a", shift=np.arange(12, dtype=np.float32)[::2]),
         op.RealDense(inputs=("a",), output="y", weight=weight.T),
     )
     net = PackedNet(input=InputSpec(shape=(1, 10, 13)), nodes=nodes, output="y")
     _, dense, affine, last = loads(dumps(net)).nodes
-    np.testing.assert_array_equal(dense.signs, words.T)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(dense.signs, words)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(affine.shift, [0, 2, 4, 6, 8, 10])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(last.weight, weight.T)  # type: ignore[attr-defined]
 

@@ -16,12 +16,8 @@ WORD_BITS = 64
 _BLOCK_VALUES = 1 << 16  # values per block of xnor_dot, whose temporaries then fit into the second-level cache
 
 
-def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
+def sign(x: np.ndarray) -> np.ndarray:
     """The sign: +1 where x >= 0 (also -0.0), else -1.
-
-    Args:
-        x: real array of any shape.
-        dtype: dtype of the result.
 
     Raises:
         NotBinaryError: some values are NaN, which has no sign.
@@ -33,19 +29,18 @@ def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
     x = np.asarray(x)
     if x.dtype.kind == "f" and (count := int(np.count_nonzero(np.isnan(x)))):
         raise NotBinaryError(f"{count} of {x.size} values are NaN, which has no sign")
-    result = (x >= 0).astype(dtype)
+    result = (x >= 0).astype(np.int8)
     return np.subtract(np.add(result, result, out=result), 1, out=result)
 
 
-def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    """Pack an array of ±1 into words.
+def pack_signs(signs: np.ndarray) -> np.ndarray:
+    """Pack an array of ±1 into words, along the last axis.
 
     Args:
-        signs: exactly +1 and -1, any real dtype, any shape.
-        axis: the axis to pack; it shrinks from count to ceil(count / 64).
+        signs: (…, count), exactly +1 and -1, any real dtype.
 
     Returns:
-        uint64 array.
+        (…, ceil(count / 64)) uint64.
 
     Example:
         >>> pack_signs(np.array([1, -1, 1, 1]))
@@ -56,24 +51,22 @@ def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
     others = signs.size - int(np.count_nonzero(positive)) - int(np.count_nonzero(signs == -1))
     if others:
         raise NotBinaryError(f"{others} of {signs.size} values are neither +1 nor -1; take their sign first")
-    positive = np.moveaxis(positive, axis, -1)
     rows = np.packbits(positive, axis=-1, bitorder="little")
-    return np.moveaxis(bytes_to_words(rows, positive.shape[-1]), -1, axis)
+    return bytes_to_words(rows, positive.shape[-1])
 
 
-def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = np.int8) -> np.ndarray:
+def unpack_signs(words: np.ndarray, count: int, *, dtype: Any = np.int8) -> np.ndarray:
     """The ±1 array of packed words; inverse of `pack_signs`.
 
     Args:
-        words: uint64 array.
-        count: number of signs along `axis`.
-        axis: the packed axis; it grows from ceil(count / 64) to count.
+        words: (…, ceil(count / 64)) uint64.
+        count: number of signs along the last axis.
         dtype: signed dtype of the result.
     """
-    rows = words_to_bytes(np.moveaxis(np.asarray(words), axis, -1), count)
+    rows = words_to_bytes(words, count)
     signs = np.unpackbits(rows, axis=-1, count=count, bitorder="little").view(np.int8)
     np.subtract(np.add(signs, signs, out=signs), 1, out=signs)
-    return np.moveaxis(signs.astype(dtype, copy=False), -1, axis)
+    return signs.astype(dtype, copy=False)
 
 
 def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
