@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.errors import FormatError, NotBinaryError
 from onebit.packed.bits import bytes_to_words, check_tail, pack_signs, sign, unpack_signs, words_to_bytes, xnor_dot
 
 
@@ -40,21 +40,6 @@ def test_all_real_dtypes_pack_to_the_same_words(dtype: Any) -> None:
     assert unpack_signs(pack_signs(signs.T), 70, dtype=dtype).dtype == np.dtype(dtype)
 
 
-@pytest.mark.parametrize(
-    ("values", "count"),
-    [
-        (np.array([1.0, 0.0, -1.0]), "1 of 3"),
-        (np.array([np.nan, np.nan, 1.0]), "2 of 3"),
-        (np.array([0.5, 2.0, -np.inf]), "3 of 3"),
-        (np.array([1, 255, 1], np.uint8), "1 of 3"),
-        (np.array(["+1"]), "1 of 1"),
-    ],
-)
-def test_values_other_than_plus_and_minus_one_are_refused_and_counted(values: np.ndarray, count: str) -> None:
-    with pytest.raises(NotBinaryError, match=count):
-        pack_signs(values)
-
-
 @given(st.integers(1, 300), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_rows_of_bytes_and_words_are_inverse(count: int, rows: int) -> None:
@@ -85,16 +70,6 @@ def test_bits_after_the_last_sign_are_refused(bit: int) -> None:
     if bit < 72:  # within the bytes of a file row
         with pytest.raises(FormatError, match="signs"):
             bytes_to_words(words_to_bytes(words, 70), 70)
-
-
-def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
-    words = pack_signs(random_signs(2, 70))
-    for wrong, count in [(words, 64), (words, 129), (words.astype(np.int64), 70), (words[0, 0], 64)]:
-        with pytest.raises(UsageError, match="words"):
-            words_to_bytes(wrong, count)
-    for a, b in [(words, words.astype(np.int64)), (words[:, :1], words)]:
-        with pytest.raises(UsageError, match="words"):
-            xnor_dot(a, b, 70)
 
 
 @given(st.integers(1, 200), st.integers(0, 5), st.integers(0, 5), st.integers(0, 99))

@@ -240,7 +240,8 @@ class Conversion:
     def _takes(self, reader: Node, form: Form) -> bool:
         """Whether an operation reads a form without rounding."""
         if isinstance(reader, nodes.OneBitWeights):
-            return form.plain is not None and self._multiplied(reader, self.values[form.plain[0]])
+            bound = self.values[form.plain[0]].bound if form.plain else None
+            return bound is not None and bound < DIRECT and reader.terms * bound <= SUM_LIMIT
         if isinstance(reader, nodes.Pad) and reader.value:
             return True  # a border of ±1 is not a multiple of a step: only its result is rounded
         if isinstance(reader, (*ARRANGE, nodes.MaxPool)):
@@ -253,9 +254,6 @@ class Conversion:
         if isinstance(reader, nodes.Affine):
             return not form.clipped or keeps_bounds(reader)
         return not (isinstance(reader, (nodes.Add, nodes.Requantize)) and form.clipped)
-
-    def _multiplied(self, reader: nodes.OneBitWeights, x: Value) -> bool:
-        return x.bound is not None and x.bound < DIRECT and reader.terms * x.bound <= SUM_LIMIT
 
     def pool_of(self, node: nodes.AdaptiveAveragePool) -> nodes.AveragePool | None:
         """The equivalent pool with windows of one size, if there is one."""

@@ -9,7 +9,7 @@ from math import inf, prod
 
 import numpy as np
 
-from onebit.integer.conversion import Conversion, float64_or, keeps_bounds, to_float32
+from onebit.integer.conversion import Conversion, float64_or, keeps_bounds
 from onebit.integer.form import Form
 from onebit.packed import Node, nodes
 from onebit.packed.bits import pack_signs
@@ -50,10 +50,8 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
     """+1 where direction · x >= direction · at: a threshold of integers, or else a sign of real values."""
     if x.term is None or not net.values[x.term[0]].exact:
         shift = np.clip(-direction * at, -(2.0**32), 2.0**32)
-        value = net.computed(f"{node.output[:80]}.scaled", x.scaled(direction, shift)) if not x.clipped else None
-        if value is None:
-            fields = {"scale": to_float32(direction), "shift": to_float32(shift)}
-            value = net.emit(nodes.Affine, f"{node.output[:80]}.scaled", net.real(node.inputs[0]), **fields)
+        form = net.unbounded(node.inputs[0]).scaled(direction, shift)
+        value = net.computed(f"{node.output[:80]}.scaled", form)
         return Form.of(net.emit(nodes.Sign, node.output, value), len(x.shift))
     value, scale = x.term
     ahead = np.where(direction * scale >= 0, 1, -1)
