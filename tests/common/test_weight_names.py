@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from onebit.common.weight_names import EMBEDDING_NAME, RECURRENT_NAME, WEIGHT_NAME
+from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
 from onebit.layers import binarize_
 
 NET = nn.ModuleDict(
@@ -26,16 +25,6 @@ def test_the_matrices_of_torchs_layers_are_weights_and_the_rest_is_not() -> None
         for name, tensor in state.items():
             assert bool(WEIGHT_NAME.search(name)) == (tensor.dim() > 1), name
             assert bool(RECURRENT_NAME.search(name)) == (name[:4] in ("lstm", "cell") and tensor.dim() > 1), name
-
-
-@pytest.mark.parametrize("name", ["embedding", "embed_tokens", "emb", "word_embeddings", "h.0.wte", "wpe", "embed.1"])
-def test_tables_that_are_looked_up_are_known_by_their_usual_names(name: str) -> None:
-    assert EMBEDDING_NAME.search(f"encoder.{name}.weight")
-
-
-@pytest.mark.parametrize("name", ["linear", "member", "route", "patch_embed.proj"])
-def test_other_matrices_are_no_tables(name: str) -> None:
-    assert not EMBEDDING_NAME.search(f"{name}.weight")
 
 
 def test_parts_of_other_parametrizations_are_none() -> None:

@@ -62,14 +62,11 @@ def test_weights_that_are_not_finite_or_huge_are_real() -> None:
         assert inspect_weight("w", np.array(weight), dtype="float64").verdict == "real"
 
 
-def test_zeros_of_a_binary_layer_are_one_of_its_values() -> None:
+def test_zeros_beside_two_other_values_are_named() -> None:
     state: dict[str, Any] = {"a.weight": torch.from_numpy((SIGNS + 1) / 2), "b.weight": torch.tensor([[0.0, 1, -1]])}
-    zeros = int((SIGNS < 0).sum())
-    first, second = inspect_state(state, file="f", kind="torch", facts={}).warnings
-    assert first.startswith(f"a.weight: {zeros} weights")
-    assert "ternary" not in first
-    assert second.startswith("b.weight: 1 weights")
-    assert "ternary" in second
+    [warning] = inspect_state(state, file="f", kind="torch", facts={}).warnings
+    assert warning.startswith("b.weight: 1 weights")
+    assert "ternary" in warning
 
 
 @pytest.mark.parametrize("name", ["b.weight_orig", "dense.kernel", "b.parametrizations.weight.original1", "proj"])
@@ -77,7 +74,7 @@ def test_real_weights_of_another_name_are_not_overlooked(name: str) -> None:
     state = {"a.weight": torch.from_numpy(SIGNS), "a.scale": torch.rand(4, 1, 1, 1)}
     assert inspect_state(state, file="f", kind="torch", facts={}).verdict == "binary"
     found = inspect_state(state | {name: torch.randn(30, 40)}, file="f", kind="torch", facts={})
-    assert (found.verdict, found.total["macs"]) == ("mixed", None)
+    assert found.verdict == "mixed"
     assert (found.total["binary_weights"], found.total["weights"]) == (SIGNS.size, SIGNS.size + 1200)
     (warning,) = found.warnings
     assert name in warning
@@ -99,10 +96,3 @@ def test_weights_that_are_stored_for_each_call_count_once(tmp_path: Path) -> Non
     assert (found.total["binary_weights"], found.total["parameters"]) == (512, 256)
     assert found.total["bytes_at_32_bit"] == 4 * 256
     assert any("256" in warning for warning in found.warnings)
-
-
-def test_a_table_that_is_looked_up_counts_no_products() -> None:
-    state = {"embedding.weight": torch.ones(7, 3), "head.weight": torch.randn(2, 3)}
-    assert inspect_state(state, file="net.pth", kind="torch", facts={}).total["macs"] is None
-    del state["embedding.weight"]
-    assert inspect_state(state, file="net.pth", kind="torch", facts={}).total["macs"] == 6

@@ -195,7 +195,7 @@ def test_each_of_several_outputs_is_compared(named: bool) -> None:
     assert found.correct == (made["label" if named else 1].argmax(1).numpy() == labels).sum()
     unlabeled = verify(model, packed, RAW)
     assert (unlabeled.ok, unlabeled.correct) == (True, None)
-    hidden = "hidden" if named else "output 0"
+    hidden = "output hidden" if named else "output 0"
     at = next(index for index, node in enumerate(packed.nodes) if isinstance(node, Affine))
     spoilt = replace(packed, nodes=(*packed.nodes[:at], times(packed.nodes[at], 1.1), *packed.nodes[at + 1 :]))
     wrong = verify(model, spoilt, RAW, labels=targets)

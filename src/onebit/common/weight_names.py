@@ -6,7 +6,5 @@ import re
 
 RECURRENT_NAME = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?(\.original)?$")
 """The end of the name of a weight of a recurrent layer, plain or parametrized."""
-EMBEDDING_NAME = re.compile(r"(^|[._])(emb[a-z_]*(\.\d+)?|w[tp]e)\.weight$", re.IGNORECASE)
-"""The usual end of the name of an embedding, whose rows are looked up."""
 WEIGHT_NAME = re.compile(rf"weight$|weight\.original$|{RECURRENT_NAME.pattern}")
 """The end of the name of any weight."""

@@ -111,11 +111,9 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
     image = before[1:]
     if len(image) == 2:  # a signal
         ends, image = [ends[0], (0, 0), ends[1]], (image[0], 1, image[1])
-    x = folder.reshaped(call, x, before[1:], image)
-    inside = [range(max(0, -first), size - max(0, -last)) for size, (first, last) in zip(image, ends, strict=True)]
-    source = folder.write(picked(folder, call, x, image, inside))  # negative padding crops
-    channels, *rows_and_columns = [(max(0, first), max(0, last)) for first, last in ends]
-    padding = tuple(size for pair in rows_and_columns for size in pair)
+    source = folder.write(folder.reshaped(call, x, before[1:], image))
+    channels, rows, columns = ends
+    padding = *rows, *columns
     if any((*channels, *padding)):
         source = folder.emit(Pad, call.name, source, channels=channels, padding=padding, value=int(value))
     return folder.reshaped(call, Pending(source), folder.values[source].shape, after[1:])

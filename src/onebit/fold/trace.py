@@ -148,8 +148,6 @@ class _ExampleProxy(fx.Proxy):
             *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "requires_grad"),
             *("is_floating_point", "is_contiguous", "get_device", "stride"),
         )
-        if name == "mT":
-            return self.tracer.create_proxy("call_method", "transpose", (self, -2, -1), {}, name="getattr")
         return getattr(value, name) if name in known else super().__getattr__(name)
 
     def __len__(self) -> int:

@@ -137,12 +137,17 @@ class PackedNet(Record):
         )
 
     @property
+    def keyed(self) -> dict[str, str]:
+        """The outputs: key -> name of the value. The key of a single output is "", those of a tuple "0", "1", …"""
+        output = self.output
+        if isinstance(output, dict):
+            return output
+        return {"": output} if isinstance(output, str) else {str(index): name for index, name in enumerate(output)}
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the output values, each once."""
-        output = self.output
-        if isinstance(output, str):
-            return (output,)
-        return tuple(dict.fromkeys(output.values() if isinstance(output, dict) else output))
+        return tuple(dict.fromkeys(self.keyed.values()))
 
     @property
     def only_output(self) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onebit.common.weight_names import EMBEDDING_NAME, RECURRENT_NAME, WEIGHT_NAME
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
-from onebit.packed import InputSpec, PackedNet, RealWeights, costs
+from onebit.packed import InputSpec, RealWeights, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
@@ -153,17 +153,13 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         warnings.append(f"not named as weights, but perhaps real weights: {', '.join(others[:3])}{more}")
     for layer in layers:
-        ones, zeros = layer.plus_one + layer.minus_one, int((state[layer.name] == 0).sum())
         if layer.not_numbers:
             warnings.append(f"{layer.name}: {layer.not_numbers} values are not numbers")
-        if layer.verdict == "binary" and layer.low == layer.high:
-            warnings.append(f"{layer.name}: all {ones} weights have the same sign")
-        if zeros and ones + zeros == math.prod(layer.shape):
-            what = "one of two values" if layer.verdict == "binary" else "a ternary net, not a binary one?"
-            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: {what}")
+        zeros = math.prod(layer.shape) - layer.plus_one - layer.minus_one
+        if layer.verdict != "binary" and zeros and zeros == int((state[layer.name] == 0).sum()):
+            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: a ternary net, not a binary one?")
     total = _total(state, layers)
-    if others:
-        total |= {"weights": total["weights"] + sum(state[name].numel() for name in others), "macs": None}
+    total["weights"] += sum(state[name].numel() for name in others)
     return Inspection(
         file=file,
         kind=kind,
@@ -200,16 +196,11 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
     from onebit.evaluation.counts import state_size  # imports torch, which packed files do not need
 
     weights, others, packed = state_size(state, {layer.name for layer in layers})
-    # MACs depend on the size of the image or the length of the sequence; behind an embedding, layers run once per token
-    depends_on_input = any(
-        len(layer.shape) > 2 or RECURRENT_NAME.search(layer.name) or EMBEDDING_NAME.search(layer.name)
-        for layer in layers
-    )
     return _sizes(weights, others, packed) | {
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        "macs": None if depends_on_input else weights,
+        "macs": None,  # they depend on the input
     }
 
 
@@ -229,13 +220,6 @@ def _input_facts(spec: InputSpec) -> dict[str, Any]:
     statistics = {} if spec.mean is None or spec.std is None else {"mean": spec.mean.tolist(), "std": spec.std.tolist()}
     coding = "standardize" if spec.coding == "standardise" else spec.coding
     return {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, "coding": coding, **statistics}
-
-
-def _output_facts(net: PackedNet) -> list[dict[str, Any]]:
-    """The outputs of a packed net: key or index, name of the value, and shape."""
-    values, output = net.values, net.output
-    named = {"": output} if isinstance(output, str) else output if isinstance(output, dict) else dict(enumerate(output))
-    return [{"key": str(key), "name": name, "shape": list(values[name].shape)} for key, name in named.items()]
 
 
 def _inspect_packed(path: str | Path) -> Inspection:
@@ -264,7 +248,9 @@ def _inspect_packed(path: str | Path) -> Inspection:
         },
         facts={
             "input": _input_facts(net.input),
-            "outputs": _output_facts(net),
+            "outputs": [
+                {"key": key, "name": name, "shape": list(net.values[name].shape)} for key, name in net.keyed.items()
+            ],
             "card": net.card and net.card.to_json(),
             "certificate": net.certificate and net.certificate.as_dict(),
             "promise": net.certificate and f"{net.promise}: {PROMISES[net.promise]}",

@@ -14,7 +14,6 @@ from onebit.packed import PackedNet
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.dense import Weights
-from onebit.verification.sample_feeds import output_keys
 from onebit.verification.sites import last_shifts
 
 
@@ -37,7 +36,7 @@ class OutputCounts:
         self.labels, self.samples = Counter[str](), Counter[str]()
         self.judged = self.beyond = 0
         if targets is None:
-            self.are_labels = len(shape) in (1, 3) and shape[0] > 1 and len(output_keys(packed)) == 1
+            self.are_labels = len(shape) in (1, 3) and shape[0] > 1 and len(packed.keyed) == 1
             return
         mapped = len(shape) > 0 and shape[0] > 1 and targets.shape[1:] == shape[1:]
         self.are_labels = mapped and targets.dtype.kind != "f"
@@ -103,10 +102,6 @@ class OutputCounts:
         """Count the samples of a batch whose outputs differ by more than rounding."""
         self.judged += len(ours)
         self.beyond += int(np.count_nonzero(self.apart(ours, theirs)))
-
-    def fault(self, name: str) -> str:
-        """What is wrong with the output, or ""."""
-        return f"{name}: {self.beyond:,} of {self.judged:,} samples differ by more than rounding" if self.beyond else ""
 
     def result(self) -> dict[str, Any]:
         """The fields of a certificate."""

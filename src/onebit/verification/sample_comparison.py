@@ -29,7 +29,6 @@ from onebit.verification.sample_feeds import (
     InOrder,
     Trained,
     TrainedFeed,
-    output_keys,
     outputs_by_key,
     targets_by_key,
     tensors,
@@ -42,7 +41,7 @@ MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
 
 Outputs = dict[str, np.ndarray]
-"""Outputs of some samples by `output_keys`."""
+"""Outputs of some samples by the keys of `PackedNet.keyed`."""
 
 
 def reference_images(count: int) -> int:
@@ -162,7 +161,7 @@ class _Counts:
         packed, proof, count = self.packed, self.proof, len(inputs)
         ours = outputs_by_key(packed, runtime.run(packed, inputs), count, who="the packed net")
         if not self.done:
-            for key, name in output_keys(packed).items():
+            for key, name in packed.keyed.items():
                 self.outputs[key] = OutputCounts(packed, name, ours[key], truth.get(key))
         chosen = (self.done + np.arange(count)) % self.step == 0
         if proof and not proof.rounded:  # only a sign that rounding decides may explain another output
@@ -186,7 +185,7 @@ class _Counts:
         if not len(images):
             return {key: output[:0] for key, output in ours.items()}
         outputs, replaced = self.sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
-        fed_torch = {key: outputs[name] for key, name in output_keys(packed).items()}
+        fed_torch = {key: outputs[name] for key, name in packed.keyed.items()}
         numpy = {key: output.copy() for key, output in fed_torch.items()}
         if replaced.any():
             again = runtime.run(packed, images[replaced], executor="reference")
@@ -213,7 +212,11 @@ class _Counts:
     def faults(self) -> list[str]:
         """What is wrong."""
         faults = [*(self.proof.faults if self.proof else ()), *self.sites.faults()]
-        return faults + [fault for key, output in self.outputs.items() if (fault := output.fault(key or "outputs"))]
+        return faults + [
+            f"{f'output {key}'.strip()}: {output.beyond:,} of {output.judged:,} samples differ by more than rounding"
+            for key, output in self.outputs.items()
+            if output.beyond
+        ]
 
     def result(self, *, with_trained: bool) -> dict[str, Any]:
         """The counts in a certificate; of several outputs the samples in which any differs, and the right labels."""

@@ -77,25 +77,17 @@ def tensors(value: Any) -> Any:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
-def output_keys(packed: PackedNet) -> dict[str, str]:
-    """The outputs of a net: key -> name of the value; the key of a single output is empty."""
-    output = packed.output
-    if isinstance(output, str):
-        return {"": output}
-    return dict(output) if isinstance(output, dict) else {f"output {i}": name for i, name in enumerate(output)}
-
-
 def output_shapes(packed: PackedNet) -> dict[str, tuple[int, ...]]:
     """The shape of each output for one sample."""
-    return {key: packed.values[name].shape for key, name in output_keys(packed).items()}
+    return {key: packed.values[name].shape for key, name in packed.keyed.items()}
 
 
 def by_key(packed: PackedNet, value: Any) -> dict[str, Any] | None:
-    """The parts of a value by `output_keys`; None if it is not structured like the outputs.
+    """The parts of a value by the keys of `PackedNet.keyed`; None if it is not structured like the outputs.
 
     Parts may be None, and those of a dict may be missing.
     """
-    output, keys, structured = packed.output, output_keys(packed), isinstance(value, (tuple, list))
+    output, keys, structured = packed.output, packed.keyed, isinstance(value, (tuple, list))
     if isinstance(output, dict) and hasattr(value, "keys") and set(value.keys()) <= set(keys):
         parts = dict(value)
     elif isinstance(output, tuple) and structured and len(value) == len(keys):
