@@ -115,7 +115,6 @@ ANY_SHAPE: dict[str, Body] = {
     "-x": lambda net, x: -x,
     "x += 1": lambda net, x: _in_place(x),
     "x.add_": lambda net, x: (x * 1.5).add_(0.25).sub_(0.5).mul_(0.5).div_(3),
-    "torch.rsub": lambda net, x: torch.rsub(x, 1.0),
     "a number of the model": lambda net, x: x * net.number - net.number,
     "a gate per channel": lambda net, x: x * net.gate,
     "a gate computed": lambda net, x: x * (net.gate + 1).sqrt() / net.gate.exp(),

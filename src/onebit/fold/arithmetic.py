@@ -28,19 +28,15 @@ AFFINE: dict[Callable[..., Any], tuple[Affine, Affine | None]] = {
 """torch's operation -> the maps of x for operation(x, constant) and operation(constant, x); None if not affine."""
 
 
-def arithmetic(
-    compute: Callable[..., Any], folder: Folder, call: Call, *values: Pending, swapped: bool = False
-) -> Pending:
+def arithmetic(compute: Callable[..., Any], folder: Folder, call: Call, *values: Pending) -> Pending:
     """compute(first, second), one of torch's four operations; one operand may be a constant."""
     args, kwargs = call.node.args, call.node.kwargs
     if len(args) > 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
         raise call.refusal("expected two operands and no rounding: write x + alpha * y, x / y")
-    terms = [call.argument(0, "input", None), call.argument(1, "other", None)]
-    first, second = terms[::-1] if swapped else terms
-    are_values = [isinstance(term, fx.Node) for term in (first, second)]
-    if not all(are_values):
-        constant = second if are_values[0] else first
-        return with_constant(folder, call, values[0], constant, compute, value_first=are_values[0])
+    first, second = call.argument(0, "input", None), call.argument(1, "other", None)
+    for constant in (second, first):
+        if not isinstance(constant, fx.Node):
+            return with_constant(folder, call, values[0], constant, compute, value_first=constant is second)
     if compute is torch.div:
         raise call.refusal(DIVIDES)
     _, after = call.shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,15 +73,6 @@ class FoldedOp:
         if self.kind is not None or self.shift is not None or self.scale is None or (self.scale != self.scale[0]).any():
             return None
         return float(self.scale[0])
-
-    def for_each_pixel(self, pixels: int) -> FoldedOp:
-        """This operation after a Flatten that turns each channel into `pixels` channels."""
-
-        def apply(x: Tensor) -> Tensor:
-            images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
-            return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
-
-        return replace(self, apply=apply)
 
 
 def joined(maps: Iterable[Affines]) -> Affines:

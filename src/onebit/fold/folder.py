@@ -6,7 +6,6 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,6 @@ from onebit.packed import (
     AveragePool,
     Flatten,
     InputSpec,
-    MaxPool,
     Node,
     PackedNet,
     Permute,
@@ -109,8 +107,7 @@ class Folder:
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value, or a superset: symmetric around 0."""
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
-        self._signs: list[Site] = []
-        self._roundings: list[Site] = []
+        self._sites: list[Site] = []
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
@@ -131,7 +128,7 @@ class Folder:
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
         self._prune(names)
         net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
-        return Folded(net, (*self._signs, *self._roundings), self.affine, {})
+        return Folded(net, tuple(self._sites), self.affine, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph in order; returns the name of the output, or a tuple or dict of names."""
@@ -181,11 +178,11 @@ class Folder:
                 kept.append(node)
                 needed.update(node.inputs)
         source = {node.output: node.inputs[0] for node in self.nodes}
-        for index, site in enumerate(self._signs):
+        for index, site in enumerate(self._sites):
             compared = site.compared
             while compared not in needed and compared != site.value:
                 compared = source[compared]
-            self._signs[index] = site._replace(compared=compared)
+            self._sites[index] = site._replace(compared=compared)
         self.nodes = kept[::-1]
 
     def apply(self, call: Call, *inputs: Pending) -> Pending:
@@ -342,7 +339,7 @@ class Folder:
         key = x, None if shift is None else call.module
         if key not in self._signed:
             if shift is not None and shift.dim() and any(op.mixes for op in x.ops):
-                x = self._flat_first(x)
+                x = Pending(self.write(x))  # its channels are not those of the base
             if not self.values[x.base].exact:
                 source = self.write(x)
                 level = None if shift is None else shift.expand(self.values[source].shape[0]).contiguous().numpy()
@@ -359,29 +356,19 @@ class Folder:
                     if op.moves and op.kind is not None:
                         compared = self.emit(op.kind, op.name, compared, **(op.fields or {}))
             self._signed[key] = compared
-            self._signs.append(Site(signs, compared, call.path or call.name, index, chain))
+            self._sites.append(Site(signs, compared, call.path or call.name, index, chain))
         return Pending(self._signed[key])
 
     def rounded(self, call: Call, x: Pending, least: int, most: int) -> str:
         """The integers of `x`, rounded by the module of a call."""
         integers = self.emit(Quantize, call.name, self.write(x), least=least, most=most)
-        self._roundings.append(Site(integers, integers, call.path or call.name, self._index(call)))
+        self._sites.append(Site(integers, integers, call.path or call.name, self._index(call)))
         return integers
 
     def _index(self, call: Call) -> int:
         """The number of earlier calls of the same module."""
         self._calls[call.module] += 1
         return self._calls[call.module] - 1
-
-    def _flat_first(self, x: Pending) -> Pending:
-        """`x` with its Flatten first, so that the base has its channels; written if that is impossible."""
-        shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
-        if not {MaxPool, AveragePool, Reshape, Permute, Repeat}.isdisjoint(kinds):
-            return Pending(self.write(x))
-        at = kinds.index(Flatten)
-        base = self.emit(Flatten, x.ops[at].name, x.base)
-        before = (op.for_each_pixel(prod(shape[1:])) for op in x.ops[:at])
-        return Pending(base, (*before, *x.ops[at + 1 :]))
 
 
 _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}

@@ -56,7 +56,6 @@ FOLDS: dict[Any, Operation] = {
     "alphadropout": pointwise.dropout,
     "add": partial(arithmetic, torch.add),
     "sub": partial(arithmetic, torch.sub),
-    "rsub": partial(arithmetic, torch.sub, swapped=True),
     "mul": partial(arithmetic, torch.mul),
     "div": partial(arithmetic, torch.div),
     "neg": partial(with_constant, constant=-1, compute=torch.mul),

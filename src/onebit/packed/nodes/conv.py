@@ -89,9 +89,6 @@ class Convolution(Grouped):
         """(O, I / groups, kH, kW): the rows as torch and ONNX have them."""
         return self.rows.reshape(self.outputs, *self.kernel, self.group_channels).transpose(0, 3, 1, 2)
 
-    def macs(self, x: Value, y: Value) -> int:
-        return self.terms * prod(y.shape)
-
 
 @operation
 class Transposed(Grouped):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import prod
 
 import numpy as np
 
@@ -29,6 +30,9 @@ class Weights(Node):
     @abstractmethod
     def rows(self) -> np.ndarray:
         """(outputs, terms): int8 ±1, or float32 real weights."""
+
+    def macs(self, x: Value, y: Value) -> int:
+        return self.terms * prod(y.shape)
 
     @abstractmethod
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
@@ -121,9 +125,6 @@ class DenseLayer(Weights):
         if x.shape != (self.terms,):
             raise FormatError(f"got a value of shape {x.shape}, expected ({self.terms},)")
         return self.products(x, (self.outputs,))
-
-    def macs(self, x: Value, y: Value) -> int:
-        return self.outputs * self.terms
 
 
 @operation
