@@ -130,10 +130,7 @@ def test_a_bad_file_is_one_clear_line(config: Callable[..., Outcome], changed: d
     assert noun in done.line
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["wandb_on"], ["--epochs", "3", "wandb_on"], ["--out", "X", "wandb_on", "--seed=3"], ["--resume", "wandb_on"]],
-)
+@pytest.mark.parametrize("words", [["wandb_on"], ["--epochs", "3", "wandb_on"], ["--out", "X", "wandb_on", "--seed=3"]])
 def test_wandb_on_is_a_word_of_its_own(words: list[str]) -> None:
     meant = translated([str(EXAMPLES / "mnist_bayesbinn.json"), *words])
     assert meant is not None

@@ -13,6 +13,7 @@ from onebit.recipe import (
     Recipe,
     build_recipe,
     default_settings,
+    flag_names,
     flatten,
     merge,
     method_of,
@@ -23,7 +24,7 @@ from onebit.recipe import (
     recipe_path,
     with_method,
 )
-from onebit.recipe.override import METHOD_FIELDS
+from onebit.recipe.override import is_of_methods
 from onebit.runs.optimizer import check_settings
 
 NETS: dict[str, dict[str, Any]] = {
@@ -31,6 +32,7 @@ NETS: dict[str, dict[str, Any]] = {
     "resnet20": {"dataset": "cifar10", "batch_size": 50, "model": {"name": "resnet20", "width": 1 / 16}},
     "unet": {"dataset": "membrane", "epochs": 7, "model": {"name": "unet", "width": 1 / 16}},
 }
+METHOD_FIELDS = tuple(filter(is_of_methods, flag_names()))
 TOLD = {"name", "summary", "reference", "measured"}
 PLAIN: dict[tuple[str, str], Recipe] = {}
 

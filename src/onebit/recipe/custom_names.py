@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import PurePath
 from typing import NamedTuple
 
 from onebit.errors import UsageError
@@ -48,8 +47,7 @@ def split_custom(name: str) -> CustomName:
     where, _, attribute = name.rpartition(":")
     is_file = where.endswith(".py")
     if not (is_file or _DOTTED.fullmatch(where)) or not _DOTTED.fullmatch(attribute):
-        near = f"; did you mean {where}.py:{attribute}?" if "/" in where and not PurePath(where).suffix else ""
-        raise UsageError(f"model {name!r}: expected path/to/file.py:Class or package.module:Class{near}")
+        raise UsageError(f"model {name!r}: expected path/to/file.py:Class or package.module:Class")
     return CustomName(where, attribute, is_file)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from onebit.common.tables import did_you_mean
@@ -22,7 +21,6 @@ NAMED_PARTS = ("model", "optimizer", "schedule")
 OPTION_FIELDS = ("model.weight_options", "model.input_options", ARGUMENTS)
 """Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
 
-_NONE: Mapping[str, str] = MappingProxyType({})
 _FLAG = re.compile(r"-(?![\d.])")
 """How a flag begins; -1 and -.5 are values."""
 
@@ -40,9 +38,7 @@ def flag_names() -> list[str]:
     return list(flag_types())
 
 
-def read_words(
-    words: Sequence[str], *, options: Mapping[str, str] = _NONE, short: Mapping[str, str] = _NONE
-) -> list[Word]:
+def read_words(words: Sequence[str], *, options: Mapping[str, str] = {}, short: Mapping[str, str] = {}) -> list[Word]:
     """Split a command line into flags with their values, and other words.
 
     Every field of a recipe is a flag. Dashes and underscores in a flag are equivalent. If `--model` names a custom

@@ -18,8 +18,6 @@ TABLES: dict[str, dict[str, Table[Any]]] = {
     "optimizer": {"optimizer.name": OPTIMIZERS, "model.weight_quantizer": WEIGHT_QUANTIZERS},
 }
 """Part of a recipe -> {field that chooses an entry: table whose entries declare options of that part}."""
-MOST_SHOWN = 4
-"""Entries named in the description of an option."""
 
 
 class Declared(NamedTuple):
@@ -31,8 +29,7 @@ class Declared(NamedTuple):
 
     def described(self) -> str:
         """The description, with the entries it belongs to."""
-        shown, more = self.entries[:MOST_SHOWN], len(self.entries) - MOST_SHOWN
-        return f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}: {self.option.text}"
+        return f"{', '.join(self.entries)}: {self.option.text}"
 
 
 def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.flags import flag_names
-from onebit.recipe.reading import NO_FLAGS, build_recipe, merge, method_settings, methods
+from onebit.recipe.reading import build_recipe, merge, method_settings, methods
 from onebit.recipe.settings import Recipe, flatten
 
 _METHOD_PARTS = (
@@ -24,13 +23,11 @@ _METHOD_PARTS = (
 )
 
 
-def _is_of_methods(field: str) -> bool:
+def is_of_methods(field: str) -> bool:
+    """Whether a setting belongs to methods, set by one or not."""
     # optimizer.accumulate depends on the machine
     return field in _METHOD_PARTS or (field.startswith("optimizer.") and field != "optimizer.accumulate")
 
-
-METHOD_FIELDS = tuple(filter(_is_of_methods, flag_names()))
-"""The settings that belong to methods, set by one or not."""
 
 IDENTIFYING = (
     "model.weight_quantizer",
@@ -65,13 +62,13 @@ def method_of(recipe: Recipe) -> str | None:
 
 
 def with_method(
-    recipe: Recipe, name: str, *, flags: Mapping[str, Any] = NO_FLAGS, optimizer: str | None = None
+    recipe: Recipe, name: str, *, flags: Mapping[str, Any] = {}, optimizer: str | None = None
 ) -> dict[str, Any]:
     """The settings of a recipe with a method in place of its own; unchanged if it already uses that method.
 
-    The `METHOD_FIELDS` are set as without a recipe: by the method, else by defaults.yaml for the net, the data and the
-    method, else to the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe decides about
-    it. Summary, reference and measured results belong to the original recipe and are dropped.
+    Settings that belong to methods are set as without a recipe: by the method, else by defaults.yaml for the net, the
+    data and the method, else to the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe
+    decides about it. Summary, reference and measured results belong to the original recipe and are dropped.
 
     Args:
         name: of the method.
@@ -102,7 +99,7 @@ def _fields(settings: Mapping[str, Any], *, of_methods: bool) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for part, value in settings.items():
         if isinstance(value, Mapping):
-            chosen[part] = {key: item for key, item in value.items() if _is_of_methods(f"{part}.{key}") is of_methods}
-        elif _is_of_methods(part) is of_methods:
+            chosen[part] = {key: item for key, item in value.items() if is_of_methods(f"{part}.{key}") is of_methods}
+        elif is_of_methods(part) is of_methods:
             chosen[part] = value
     return chosen

@@ -19,7 +19,6 @@ from onebit.recipe.settings import Recipe
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
-NO_FLAGS: Mapping[str, Any] = {}
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
 """Settings of latents that a method keeps with any optimizer."""
@@ -110,7 +109,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build_recipe(settings: Mapping[str, Any], flags: Mapping[str, Any] = NO_FLAGS) -> Recipe:
+def build_recipe(settings: Mapping[str, Any], flags: Mapping[str, Any] = {}) -> Recipe:
     """A recipe from settings, with flags that override them.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -248,7 +249,8 @@ class Recipe(Checked):
         """The complete recipe; `onebit train FILE` repeats it."""
         import yaml
 
-        return yaml.safe_dump(_plain(self.settings()), sort_keys=False, allow_unicode=True)
+        plain = json.loads(json.dumps(self.settings()))  # lists in place of tuples
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def flag_types(kind: Any = Recipe, prefix: str = "") -> dict[str, Any]:
@@ -261,12 +263,6 @@ def flag_types(kind: Any = Recipe, prefix: str = "") -> dict[str, Any]:
             found[prefix + name] = hint
     options = declared(kind.PART) if issubclass(kind, Part) else {}
     return found | {prefix + name: row.option.kind for name, row in options.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(map(_plain, value)) if isinstance(value, (tuple, list)) else value
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -31,7 +31,9 @@ def read_yaml(path: Path) -> Any:
     try:
         text = read_regular(path, largest=MOST_BYTES).decode("utf-8-sig")
         # JSON is YAML but for tabs between its tokens
-        return load_yaml(text.expandtabs() if path.suffix == ".json" else text, where=f"{path}, ")
+        loader = _BoundedLoader(text.expandtabs() if path.suffix == ".json" else text)
+        loader.where = f"{path}, "
+        return loader.get_single_data()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except yaml.YAMLError as error:
@@ -70,13 +72,3 @@ class _BoundedLoader(yaml.SafeLoader):
             if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
                 return f"a value of {len(event.value):,} characters, too long for a recipe"
         return None
-
-
-def load_yaml(text: str, *, where: str = "") -> Any:
-    """The value of a YAML text; UsageError beyond the bounds, yaml.YAMLError for other text."""
-    loader = _BoundedLoader(text)
-    loader.where = where
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()

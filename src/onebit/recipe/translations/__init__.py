@@ -14,13 +14,7 @@ WANDB_WORD = "wandb_on"
 
 def translate(words: Sequence[Word]) -> list[str] | None:
     """The `onebit` words for a command line of another repository; None for one of ours."""
-    found: list[Word] = []
-    for word in words:
-        if word.value != WANDB_WORD or word.name not in ("", "resume"):
-            found.append(word)
-        else:
-            found += [Word(name, None, (f"--{name}",)) for name in (word.name, "wandb") if name]
-    wandb = found != list(words)
+    found = [Word("wandb", None, ("--wandb",)) if word[:2] == ("", WANDB_WORD) else word for word in words]
     options = {word.name: word.value for word in found}
     recipe = next((word for word in found if not word.name), None)
     config = None if recipe is None else json_config.read_config(Path(str(recipe.value)))
@@ -30,4 +24,5 @@ def translate(words: Sequence[Word]) -> list[str] | None:
         )
         rest = [text for word in found if word is not recipe for text in word.typed]
         return ["train", *(text for name, value in flags.items() for text in (f"--{name}", value)), *rest]
-    return binarynet.translate(found) or (["train", *(t for w in found for t in w.typed)] if wandb else None)
+    ours = None if found == [*words] else ["train", *(text for word in found for text in word.typed)]
+    return binarynet.translate(found) or ours
