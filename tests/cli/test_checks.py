@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -29,31 +28,6 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the data were read")
 
     monkeypatch.setattr("onebit.runs.opening.load_dataset", read)
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_missing_trackers_fail_early(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    for module in (name, "torch.utils.tensorboard"):
-        monkeypatch.setitem(sys.modules, module, None)
-    refused = onebit("train", "mnist-fast", f"--{name}", "--out", tmp_path / "run")
-    assert refused.status == 2
-    assert f"--{name} needs {name}" in refused.err.splitlines()[-1]
-
-
-def test_only_the_first_process_opens_the_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """wandb would log in once for each of them."""
-
-    class SecondProcess:
-        world = 2
-
-        def first(self, action: Callable[[], None]) -> None:
-            raise UsageError("the first process refuses")
-
-    monkeypatch.setattr("onebit.runs.resolve.refuse_missing", None)
-    with pytest.raises(UsageError, match="first process"):
-        resolve(Recipe(), trackers=("wandb",), ranks=SecondProcess())  # type: ignore[arg-type]
 
 
 def test_unsuitable_nets_are_refused_before_reading_data(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from typing import Any
 
 from onebit.common.progress import discard, print_note
 from onebit.common.tables import did_you_mean
@@ -40,14 +40,17 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
         try:
             status = run(argv)
-            _flush(sys.stdout, BrokenPipeError)
         except KeyboardInterrupt as error:
             status = _say(str(error) or "interrupted", INTERRUPTED)
         except Exception as error:
             if os.environ.get("ONEBIT_DEBUG", "0") != "0":
                 traceback.print_exc()
             status = _say(_message(error, name), OnebitError.exit_status)
-    _flush(sys.stderr, OSError)  # else Python would exit with status 120
+    if sys.stderr is not None:  # as after `2>&-`, and under pythonw
+        try:
+            sys.stderr.flush()
+        except OSError:
+            discard(sys.stderr)  # else Python would exit with status 120
     return status
 
 
@@ -55,19 +58,9 @@ def _message(error: Exception, name: str) -> str:
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):
-        extra = "export" if error.name == "onnx" else "train"
+        extra = {"onnx": "export", "tensorboard": "log", "wandb": "log"}.get(error.name or "", "train")
         return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
-
-
-def _flush(stream: TextIO | None, error: type[OSError]) -> None:
-    """Flush a stream; its content is dropped after an error of this type."""
-    if stream is None:  # as after `2>&-`, and under pythonw
-        return
-    try:
-        stream.flush()
-    except error:
-        discard(stream)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:

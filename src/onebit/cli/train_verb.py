@@ -6,21 +6,20 @@ import dataclasses
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import set_threads
 from onebit.cli.main import INTERRUPTED
-from onebit.cli.output import answer_either, download_progress, percent, progress, say
+from onebit.cli.output import answer_either, download_progress, progress, say
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
 from onebit.cli.train_help import USAGE, train_help
 from onebit.common.files import append_text
 from onebit.common.progress import print_answer
 from onebit.errors import OnebitError, TrainingError, UsageError
-from onebit.nets import net_path
 from onebit.recipe import Recipe
 from onebit.runs.folders import (
     PICTURE,
@@ -38,7 +37,6 @@ from onebit.train.lock import lock_folder
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.runs.model import Machine
-    from onebit.runs.result import Cell
     from onebit.train.printing import TrainingPrinter
     from onebit.train.ranks import Ranks
 
@@ -120,9 +118,6 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
     if command.overwrite:
         if not is_replaceable(folder):
             raise UsageError(f"--overwrite: expected a run folder, got {folder}")
-        for path in filter(None, (recipe.init_from, recipe.teacher)):
-            if Path(os.path.realpath(net_path(path))).is_relative_to(os.path.realpath(folder)):
-                raise UsageError(f"--overwrite would replace {folder}, but training reads {path}")
     elif command.folder or command.resume:
         if seeds is None and seed_folders(folder):
             raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
@@ -149,7 +144,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     ranks = ranks or ALONE
     set_threads()
     recipe = settle_code(recipe, named=command.names_custom_model)
-    machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
+    machine = resolve(recipe, ranks=ranks)
     keep_freed_memory()
     known = directory_of_training(folder) if command.resume else None
     with download_progress() as bar:
@@ -181,7 +176,7 @@ def _train(
     command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
     """Train one task or several into a run folder, with progress messages; several are drawn at the end."""
-    from onebit.report.tasks import plot_tasks, task_rows
+    from onebit.report.tasks import plot_tasks
     from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
     from onebit.train.step import BatchWatch
@@ -209,13 +204,8 @@ def _train(
         if command.print_freq:
             options["batch_watch"] = BatchWatch(command.print_freq, lambda row: printer.note(str(row)))
         if tasks := recipe.continual.tasks:
-
-            def task_done(method: str, task: int, cells: Sequence[Cell]) -> None:
-                row = task_rows([cells])[0]  # the whole table comes at the end
-                mean = f"mean test accuracy {percent(row.means[0])} on the tasks so far ({row.weights} weights)"
-                printer.note(f"{method}: task {task} of {tasks} learned, {mean}")
-
-            result = train_continual(recipe, data, folder, on_task=task_done, **options)
+            options["on_task"] = lambda method, task: printer.note(f"{method}: task {task} of {tasks} learned")
+            result = train_continual(recipe, data, folder, **options)
         else:
             result = train_run(recipe, data, folder, on_model=printer.model, **options)
         for line in _result_lines(result):

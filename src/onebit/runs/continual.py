@@ -83,7 +83,7 @@ def train_continual(
     folder: Path,
     *,
     resume: bool = False,
-    on_task: Callable[[str, int, Sequence[Cell]], None] | None = None,
+    on_task: Callable[[str, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Learn all tasks with every method of `arms`, and write continual.json after each.
@@ -91,7 +91,7 @@ def train_continual(
     Args:
         data: the data set, not permuted.
         resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
-        on_task: called with the method, the task and its cells, unless it was finished before.
+        on_task: called with the method and the task, unless it was finished before.
         options: of `train_part`, for each task.
 
     Returns:
@@ -107,12 +107,11 @@ def train_continual(
         before = part.with_name(f"task-{task - 1}") if task > 1 else None
         permuted = permute_pixels(data, asked.permutation or 0)
         train_part(asked, permuted, part, resume=resume, start=before, **options)
-        tested = test_seen(own, data, part, method=method, task=task)
-        cells += tested
+        cells += test_seen(own, data, part, method=method, task=task)
         text = json_text(_result(recipe, data, folder, cells), indent=1)
         write_atomic(folder / TABLE_FILE, f"{text}\n".encode())
         if on_task is not None:
-            on_task(method, task, tested)
+            on_task(method, task)
     return _result(recipe, data, folder, cells)
 
 

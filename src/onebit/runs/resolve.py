@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from onebit.runs.continual import arms, task_recipe
 from onebit.runs.model import Machine, build_model, build_training, resolve_machine, training_of
 from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
-from onebit.runs.trackers import refuse_missing
 from onebit.train.precision import resolve_memory_format
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import plan_steps
@@ -29,20 +27,18 @@ MANY = 1_000_000
 """Assumed number of images if it is unknown, so that no batch is too large."""
 
 
-def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
+def resolve(recipe: Recipe, *, ranks: Ranks = ALONE) -> Machine:
     """Check a recipe once, before any data are read, and return the machine that trains it.
 
-    Refuses unknown names, devices, options, sizes, and missing files or packages. Nets are built on the meta device,
+    Refuses unknown names, devices, options, sizes, and missing files. Nets are built on the meta device,
     without memory for weights, with their optimizers. For data sets with fixed content, the number and size of images
     and the number of classes are checked, too.
 
     Args:
-        trackers: see `onebit.runs.trackers`. ranks: this process among several.
+        ranks: this process among several.
     """
     check_names(recipe)
     machine = resolve_machine(recipe, ranks)
-    if trackers:
-        ranks.first(lambda: refuse_missing(trackers))
     for path in filter(None, (recipe.init_from, recipe.teacher)):
         if not is_packed(path):
             weight_file(Path(path))

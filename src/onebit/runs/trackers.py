@@ -8,22 +8,18 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from onebit.common.files import write_atomic
-from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.train.history import EpochLog
 from onebit.train.ranks import ALONE, Ranks
 
-COUNTS = ("epoch", "epochs")
-
 
 def numbers(row: EpochLog) -> dict[str, float]:
     """All measurements of an epoch by name: `train_loss`, …, `layers/linear1/flip_ratio`."""
-    found = {k: v for k, v in asdict(row).items() if isinstance(v, (int, float)) and k not in COUNTS}
+    found = {k: v for k, v in asdict(row).items() if isinstance(v, (int, float)) and k not in ("epoch", "epochs")}
     for layer, measured in row.layers.items():
         found |= {f"layers/{layer}/{name}": value for name, value in measured.items()}
     return found
@@ -98,13 +94,6 @@ class WeightsAndBiases:
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 """Called after each epoch, and at the `end` with the content of result.json, or without it if the training failed."""
-
-
-def refuse_missing(names: Sequence[str]) -> None:
-    """Refuse a tracker whose package is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise UsageError(f"--{name} needs {name}: pip install 'onebit[log]'")
 
 
 @contextmanager
