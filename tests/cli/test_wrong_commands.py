@@ -31,7 +31,6 @@ summary --model mlpp --input_shape 1,2,2
 summary --model mlp --input_shape 1,x
 summary --model nets.py:Net --dataset mnist
 summary --model mlp --dataset mnist --method bn
-summary mnist-mlp --model.hidden 3
 evaluate nowhere
 evaluate mnist-mlp --weights latent
 evaluate mnist-mlp --dataset toy

@@ -60,7 +60,7 @@ def _evaluated(args: Any) -> dict[str, Any]:
         data = load_data_of_net(net, name, args)
     else:
         run = open_trained(args, args.run)
-        data = load_data(run, args.data, dataset=args.dataset)
+        data = load_data(run, args)
         if weights == "packed":
             from onebit.verification.agreement import pack
 

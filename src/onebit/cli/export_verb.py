@@ -81,7 +81,7 @@ def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
     from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
     run = on_raw_images(open_trained(args, args.run))
-    data = _loaded(args, lambda: load_data(run, args.data), "neither certified nor compared")
+    data = _loaded(args, lambda: load_data(run, args), "neither certified nor compared")
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))

@@ -44,12 +44,13 @@ def open_trained(args: Namespace, path: str) -> Run:
     return open_run(path, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
 
 
-def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:
-    """Load and announce the data of a run, see `onebit.runs.opening.load_run_data`."""
+def load_data(run: Run, args: Namespace) -> Dataset:
+    """Load and announce the data of a run, or those of `--data` and `--dataset`; see `load_run_data`."""
     from onebit.runs.opening import load_run_data
 
     with download_progress() as fetched:
-        return _announced(load_run_data(run, dataset=dataset, directory=directory, progress=fetched))
+        options = {"dataset": getattr(args, "dataset", None), "directory": args.data}
+        return _announced(load_run_data(run, **options, progress=fetched))
 
 
 def load_data_of_net(net: PackedNet, name: str, args: Namespace) -> Dataset:

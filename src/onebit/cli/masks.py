@@ -66,10 +66,8 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> tuple[list[
 def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
     """Refuse to replace any file but an earlier mask or its picture."""
     kept = {os.path.realpath(path) for file in files for path in (file, *_true_masks(file))}
-    beside_images = os.path.realpath(folder) in {os.path.dirname(os.path.realpath(file)) for file in files}
     for path in (folder / f"{file.stem}{end}.png" for file in files for end in ("", "-beside")):
-        taken = os.path.lexists(path) and (beside_images or not is_own(path))  # any file there may be an image
-        if os.path.realpath(path) in kept or taken:
+        if os.path.realpath(path) in kept or (os.path.lexists(path) and not is_own(path)):
             raise UsageError(f"{path} would be replaced: name another folder with --masks, or rename the image")
         kept.add(os.path.realpath(path))
 

@@ -92,7 +92,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.verification.run_packing import CALIBRATION, Rounding, pack_run
     from onebit.verification.sample_comparison import reference_images
 
-    data = load_data(run, args.data, dataset=args.dataset)
+    data = load_data(run, args)
     compared = 0
 
     def update(done: int, total: int) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained, set_threads
+from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained
 from onebit.cli.output import answer, answer_either, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -61,7 +61,7 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
             raise UsageError(f"--source is for a packed net, got {args.run}")
         else:
             run = on_raw_images(open_trained(args, args.run))
-            data = load_data(run, args.data, dataset=args.dataset)
+            data = load_data(run, args)
             about.update(data_facts(data))
             yield from prove_run(run, data, on_images=on_images)
     except (FoldError, NotBinaryError) as error:
@@ -74,7 +74,6 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
     from onebit.packed import Card, load
     from onebit.verification.run_packing import on_raw_images
 
-    set_threads()
     net = load(args.run)
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} has no certificate: add --source RUN, the run it was packed from")
@@ -86,5 +85,5 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
         assert net.certificate is not None  # refused above
         say("note: only --source RUN recomputes the comparison with torch in the certificate")
         return net, None, load_data_of_net(net, args.dataset or net.certificate.dataset, args)
-    data = load_data(source, args.data, dataset=args.dataset)
+    data = load_data(source, args)
     return net, source, with_classes(data, net.classes, source=args.run)

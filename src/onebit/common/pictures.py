@@ -132,10 +132,8 @@ def image_files(words: Sequence[str]) -> list[Path]:
 
 def _named_by(word: str) -> list[Path]:
     path = Path(word)
-    if word == str(STANDARD_INPUT):
-        return [STANDARD_INPUT]
-    if path == STANDARD_INPUT:  # ./- is a file
-        return [path.absolute()]
+    if path == STANDARD_INPUT:
+        return [path]
     if path.is_dir():
         images = sorted(Path(file) for file in visible_files(path) if is_image_name(file) and os.path.isfile(file))
     elif path.exists() or glob.escape(word) == word:

@@ -92,12 +92,12 @@ def build_model(
         statistics: mean and standard deviation per channel for the coding "standardize"; by default 0 and 1, to be
             overwritten by loaded weights.
     """
+    statistics = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
     if recipe.is_custom:
         return build_own(recipe, input_shape=input_shape, statistics=statistics)
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding != "integer":
-        mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
-        options |= {"mean": mean, "std": std}
+        options |= dict(zip(("mean", "std"), statistics, strict=True))
     name = options.pop("name")
     return create_model(name, **options)
 

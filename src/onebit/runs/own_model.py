@@ -141,7 +141,7 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
 def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     """A recipe of a custom model with its input coding resolved: none for a model that takes uint8 images."""
     settings = recipe.model
-    model = build_own(settings, input_shape=data.input_shape)
+    model = build_own(replace(settings, coding="none"), input_shape=data.input_shape)
     refuse_other_quantizers(model, settings)
     if settings.coding != "auto":
         return recipe
@@ -154,7 +154,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     return replace(recipe, model=replace(settings, coding=coding))
 
 
-def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
+def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics = ([], [])) -> nn.Module:
     """The custom model of a recipe with its input coding and binary layers; see `build_model`."""
     with torch.device("cpu"), warnings.catch_warnings():  # custom code may not work on the meta device
         warnings.simplefilter("ignore")  # about layers that stay real
@@ -164,8 +164,7 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
     if settings.coding not in ("auto", "none"):
         options: dict[str, Any] = {}
         if settings.coding == "standardize":
-            mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
-            options = {"mean": mean, "std": std, "scale": 1}
+            options = {"mean": statistics[0], "std": statistics[1], "scale": 1}
         model = nn.Sequential(OrderedDict(coding=InputCoding(settings.coding, **options), model=model))
     if not hasattr(model, "input_shape"):
         model.input_shape = tuple(input_shape)  # type: ignore[assignment]
